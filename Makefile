@@ -1,0 +1,55 @@
+# `make run` is the whole system on this machine; `make help` lists the rest.
+# Settings are given as in `make run RECORDING=trades.csv REPLAY_SPEED=max`, or in .env (see .env.example).
+
+.DEFAULT_GOAL := help
+.PHONY: run test acceptance bench check lock reset help
+SHELL := bash
+
+UV_VERSION := 0.9.9
+UV := $(or $(shell command -v uv),.tools/bin/uv)
+PYTHON := .venv/bin/python
+ENVIRONMENT := .venv/.synced
+# When `make` was typed: the stack counts the seconds to the first forecast from here.
+RUN_STARTED := $(shell date +%s)
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(ENVIRONMENT) ## everything up, and a replay of RECORDING= (default: a simulated day) at REPLAY_SPEED= (default 10)
+	@RUN_STARTED=$(RUN_STARTED) exec $(PYTHON) -m orchestration.local.stack
+
+test: $(ENVIRONMENT) ## all tests that are quick
+	@$(PYTHON) -m orchestration.local.broker fetch
+	$(PYTHON) -m pytest
+
+acceptance: $(ENVIRONMENT) ## the long proofs
+	@$(PYTHON) -m orchestration.local.broker fetch
+	$(PYTHON) -m pytest -m acceptance
+
+bench: $(ENVIRONMENT) ## how fast it is here
+	@$(PYTHON) -m orchestration.local.broker fetch
+	$(PYTHON) -m tests.bench
+
+check: $(ENVIRONMENT) ## style and strict types
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m mypy
+
+lock: $(UV) ## requirements.txt anew from pyproject.toml
+	$(UV) pip compile --universal --generate-hashes --quiet pyproject.toml --group dev -o requirements.txt
+
+reset: ## forget all state: topics, models, recordings, logs
+	rm -rf var
+
+# The environment follows requirements.txt; while that does not change, nothing is touched and no network is needed.
+$(ENVIRONMENT): requirements.txt | $(UV)
+	@echo "making the environment: .venv gets what requirements.txt names (2 GB; a minute or two the first time)"
+	@test -x $(PYTHON) || $(UV) venv --quiet --python '>=3.11,<3.13' .venv
+	@$(UV) pip sync --quiet --require-hashes --python $(PYTHON) requirements.txt
+	@touch $@
+
+# uv in a folder of its own, where the machine has none.
+.tools/bin/uv:
+	@echo "fetching uv $(UV_VERSION) into .tools"
+	@python3 -m venv .tools
+	@.tools/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)

@@ -1,0 +1,71 @@
+"""Which trades a stream takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from data.trades import NS, Int64s, StreamKey, Trades
+
+# Compiled kernels are kept with all other state, so that `make reset` forgets them and no source folder collects them.
+numba.config.CACHE_DIR = str(  # type: ignore[attr-defined]
+    Path(__file__).resolve().parent.parent / "var" / "numba"
+)
+
+MAX_FALL_S = 1
+"""Event time may fall by this much while trade ids rise: matching engines stamp a burst slightly out of order."""
+
+
+TAKEN, PASSED_ID, FALLEN_TIME = 0, 1, 2
+"""What `admit_one` says of a trade."""
+
+REASONS = {
+    PASSED_ID: "trade id was already taken or passed",
+    FALLEN_TIME: f"event time falls by more than {MAX_FALL_S} s",
+}
+
+
+@numba.njit(numba.int8(numba.int64, numba.int64, numba.int64, numba.int64), cache=True, inline="always")
+def admit_one(trade_id: int, event_time: int, last_id: int, last_time: int) -> int:
+    """Judge one trade by the last one that its stream took: TAKEN, PASSED_ID or FALLEN_TIME."""
+    if trade_id <= last_id:
+        return 1
+    if event_time < last_time - MAX_FALL_S * NS:
+        return 2
+    return 0
+
+
+@numba.njit(cache=True)
+def _admit(stream: NDArray[np.int32], trade_id: Int64s, event_time: Int64s, last: Int64s) -> NDArray[np.int8]:
+    status = np.empty(len(trade_id), np.int8)
+    for i in range(len(trade_id)):
+        row = last[stream[i]]
+        status[i] = admit_one(trade_id[i], event_time[i], row[0], row[1])
+        if status[i] == TAKEN:
+            row[0] = trade_id[i]
+            row[1] = max(row[1], event_time[i])
+    return status
+
+
+NOTHING_YET = (np.iinfo(np.int64).min, np.iinfo(np.int64).min // 2)
+"""Last id and last time of a stream before its first trade: below all others, with room to subtract from."""
+
+
+class Admission:
+    """Which trades of each stream are taken: ids rise, and time falls by at most `MAX_FALL_S`.
+
+    Judging trades that were already taken once changes nothing, so every stage may judge them again.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[StreamKey, Int64s] = {}
+
+    def judge(self, trades: Trades) -> NDArray[np.int8]:
+        """Return TAKEN, PASSED_ID or FALLEN_TIME for each trade, shape (n,), and remember the taken ones."""
+        last = np.array([self._last.get(key, NOTHING_YET) for key in trades.keys], np.int64).reshape(-1, 2)
+        status = _admit(trades.stream, trades.trade_id, trades.event_time, last)
+        self._last.update(zip(trades.keys, last, strict=True))
+        return status

@@ -1,0 +1,83 @@
+"""What is forecast: the realized volatility of the horizon after a row."""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from data.spec import FeatureSpec
+from data.trades import NS, Floats, Int64s
+
+
+def realized_volatility(log_returns: NDArray[np.float64]) -> float:
+    """Return the realized volatility of one window, not annualized: a 60 s window gives volatility per 60 s.
+
+    Args:
+        log_returns: shape (n,), n >= 1, dimensionless, oldest first.
+
+    Raises:
+        ValueError: the window is empty.
+
+    Source: Andersen, Bollerslev, Diebold, Labys (2003), Econometrica 71(2), 579-625.
+
+    >>> realized_volatility(np.array([0.03, -0.04]))
+    0.05
+    """
+    if log_returns.size == 0:
+        raise ValueError("realized volatility needs at least 1 log return, the window has 0")
+    return float(np.sqrt(np.sum(log_returns**2)))
+
+
+def target_volatility(event_time: Int64s, price: Floats, spec: FeatureSpec) -> Floats:
+    """Return the target of each trade: realized volatility over the grid steps of the horizon that follows it.
+
+    The horizon begins at the first grid point at or after the trade. Unknown, NaN, where the segment ends sooner.
+
+    Args:
+        event_time: shape (n,), ns since 1970, not falling; one stream.
+        price: shape (n,), of the same trades.
+        spec: gives grid step, horizon and what ends a segment.
+
+    Returns:
+        shape (n,), volatility per horizon.
+    """
+    if np.any(np.diff(event_time) < 0):
+        raise ValueError("targets need event times that do not fall: take those of the feature rows, not the file's")
+    return _targets(event_time, price, spec.grid_step_s * NS, spec.horizon_s // spec.grid_step_s, spec.gap_s * NS)
+
+
+@numba.njit(cache=True)
+def _targets(event_time: Int64s, price: Floats, step: int, horizon_steps: int, gap: int) -> Floats:
+    targets = np.full(len(price), np.nan)
+    start = 0
+    for end in range(1, len(price) + 1):
+        if end < len(price) and event_time[end] - event_time[end - 1] <= gap:
+            continue
+        first, last = -(-event_time[start] // step), event_time[end - 1] // step
+        squares = np.zeros(max(last - first + 1, 0))  # of the log return into each grid point
+        trade = start
+        before = price[start]
+        for point in range(first, last + 1):
+            while trade + 1 < end and event_time[trade + 1] <= point * step:
+                trade += 1
+            if point > first:
+                squares[point - first] = math.log1p((price[trade] - before) / before) ** 2
+            before = price[trade]
+        known = -1
+        volatility = np.nan
+        for i in range(start, end):
+            point = -(-event_time[i] // step)
+            if point + horizon_steps > last:
+                break
+            if point != known:
+                total = 0.0
+                for ahead in range(point + 1, point + horizon_steps + 1):
+                    total += squares[ahead - first]
+                volatility = math.sqrt(total)
+                known = point
+            targets[i] = volatility
+        start = end
+    return targets

@@ -1,0 +1,103 @@
+"""What a trade is, in columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int64s = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+NS = 1_000_000_000
+"""Nanoseconds in a second: all times in columns are int64 nanoseconds since 1970, UTC."""
+
+
+class Side(IntEnum):
+    """The taker's side, as stored in a column of int8."""
+
+    SELL = -1
+    UNKNOWN = 0
+    BUY = 1
+
+
+class StreamKey(NamedTuple):
+    """One product of one source: within it trades are ordered, and windows, lateness and duplicates are judged."""
+
+    source_id: str
+    product_id: str
+
+
+class Reject(NamedTuple):
+    """A row that is no trade, or that its stream does not take, and where it stood."""
+
+    file: str
+    line: int
+    reason: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trades:
+    """n trades of any streams in columns; within a stream in the order in which they happened.
+
+    Attributes:
+        keys: the streams that occur.
+        stream: shape (n,), index into `keys`.
+        trade_id: shape (n,), rises within a stream. A row's position in its source where a recording has no ids.
+        event_time: shape (n,), ns since 1970, UTC: when the trade happened.
+        ingest_time: shape (n,), ns since 1970, UTC: when it was published; 0 before it is.
+        price: shape (n,), finite and above 0, quote currency for one unit of the base currency.
+        size: shape (n,), units of the base currency, NaN where it is unknown.
+        side: shape (n,), int8, see `Side`.
+    """
+
+    keys: tuple[StreamKey, ...]
+    stream: NDArray[np.int32]
+    trade_id: Int64s
+    event_time: Int64s
+    ingest_time: Int64s
+    price: Floats
+    size: Floats
+    side: NDArray[np.int8]
+
+    def __len__(self) -> int:
+        return len(self.trade_id)
+
+    def take(self, rows: slice | NDArray[np.intp] | NDArray[np.bool_]) -> Self:
+        """Return the chosen rows; `keys` stays whole."""
+        columns = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "keys"}
+        return type(self)(self.keys, **columns)
+
+
+def iso_times(ns: Int64s) -> list[str]:
+    """Write times, ns since 1970, as RFC 3339 in UTC with nine digits.
+
+    >>> iso_times(np.array([1_500_000_000]))
+    ['1970-01-01T00:00:01.500000000Z']
+    """
+    texts: list[str] = np.datetime_as_string(ns.view("M8[ns]"), unit="ns").tolist()
+    return [text + "Z" for text in texts]
+
+
+def parse_times(texts: list[str]) -> Int64s:
+    """Read times as `iso_times` writes them (other numbers of digits too) as ns since 1970.
+
+    Raises:
+        ValueError: a text is no such time.
+
+    >>> parse_times(["1970-01-01T00:00:01.5Z"])
+    array([1500000000])
+    """
+    if not texts:
+        return np.empty(0, np.int64)
+    for text in (min(texts), max(texts)):  # numpy would wrap what 64 bits of nanoseconds cannot hold
+        if not "1970" <= text[:4] < "2200":
+            raise ValueError(f"a time must be from 1970 to 2199, was {text!r}")
+    if not all(text.endswith("Z") for text in texts):
+        bad = next(text for text in texts if not text.endswith("Z"))
+        raise ValueError(f"a time must be UTC and end in Z, was {bad!r}")
+    return np.array([text[:-1] for text in texts], "M8[ns]").view(np.int64)

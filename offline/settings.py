@@ -1,0 +1,22 @@
+"""What the offline side needs from outside."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from data.spec import FeatureSpec
+
+
+class OfflineSettings(BaseSettings):
+    """Read once in each `main`, from the environment and `.env`."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    mlflow_tracking_uri: str = Field(
+        "http://127.0.0.1:5000", pattern="^https?://", description="the MLflow server, for runs and for the registry"
+    )
+    window_size: int = Field(50, ge=2, le=10_000, description="returns in the contract window, as online")
+
+    def spec(self) -> FeatureSpec:
+        return FeatureSpec(window_size=self.window_size)

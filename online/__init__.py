@@ -1,0 +1,1 @@
+"""From trades to forecasts while they happen: one process each, Kafka between them."""

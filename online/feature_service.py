@@ -1,0 +1,208 @@
+"""Trades in, feature rows out: `python -m online.feature_service`."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import groupby
+from operator import attrgetter
+
+import numpy as np
+import structlog
+from confluent_kafka import Consumer, Producer
+from numpy.typing import NDArray
+
+from data.admission import FALLEN_TIME, PASSED_ID, REASONS, TAKEN
+from data.features import Windows, compile_kernel, feature_rows
+from data.spec import FeatureSpec
+from data.topics import (
+    FEATURES,
+    TRADES,
+    Purpose,
+    TradeRecords,
+    decode_trades,
+    encode,
+    encode_features,
+)
+from data.trades import Int64s, StreamKey
+from online.exactly_once import Record, rejected, serve
+from online.kafka import Incoming, consumer_config, read_range, reader_config, transactional_config, until_stopped
+from online.logs import configure_logs
+from online.metrics import Metrics, serve_metrics
+from online.settings import FeatureSettings
+
+log = structlog.get_logger()
+
+GROUP = "feature-service"
+
+MAX_SOURCES = 64
+"""Open at once in a partition: what the windows may take of memory is known beforehand."""
+
+MAX_NOTE = 4_000
+"""Characters of the note in a committed offset; brokers take 4,096 bytes by default."""
+
+STATUS_LABELS = {PASSED_ID: "passed_id", FALLEN_TIME: "fallen_time"}
+
+
+class _Partition:
+    """The open streams of one partition."""
+
+    def __init__(self, spec: FeatureSpec) -> None:
+        self.windows = Windows(spec)
+        self.purposes: dict[StreamKey, Purpose] = {}
+
+    def open(self, key: StreamKey, purpose: Purpose) -> str | None:
+        """Open a stream, or return why not."""
+        if key not in self.purposes:
+            sources = {known.source_id for known in self.purposes}
+            if key.source_id not in sources and len(sources) >= MAX_SOURCES:
+                return f"{MAX_SOURCES} sources are open in this partition; wait until one has ended"
+            self.purposes[key] = purpose
+        return None
+
+    def close(self, key: StreamKey) -> None:
+        self.windows.drop(key)
+        self.purposes.pop(key, None)
+
+
+class FeatureStage:
+    """Feature rows from trades, with windows that a start rebuilds from the topic.
+
+    Args:
+        read: gives the records of (partition, start, end) of the trades topic, in batches.
+    """
+
+    topic = TRADES
+
+    def __init__(
+        self, spec: FeatureSpec, read: Callable[[int, int, int], Iterable[list[Incoming]]], metrics: Metrics
+    ) -> None:
+        self._spec, self._read, self._metrics = spec, read, metrics
+        self._partitions: dict[int, _Partition] = {}
+        self._written: list[tuple[Purpose, Int64s]] = []
+
+    def restore(self, partition: int, offset: int, note: str) -> None:
+        """Feed each open stream the trades that its window still needs, and write nothing."""
+        needed = _read_note(note, offset)
+        if not needed:
+            return
+        state = self._partitions[partition] = _Partition(self._spec)
+        start = expected = min(needed.values())
+        for messages in self._read(partition, start, offset):
+            if messages[0].offset > expected:
+                log.error("the topic no longer holds all that the windows need", partition=partition, needed=start)
+                self._metrics.errors.labels("window_incomplete").inc()
+            expected = messages[-1].offset + 1
+            found = decode_trades([message.value for message in messages])
+            offsets = np.array([message.offset for message in messages], np.int64)[found.places]
+            default = needed.get("*", offset)  # a stream that the note does not name had ended
+            first = np.array([needed.get(_short(key), default) for key in found.trades.keys], np.int64)
+            rows = offsets >= first[found.trades.stream]
+            kept = found.trades.take(rows)
+            for stream in np.unique(kept.stream):
+                state.open(key := kept.keys[stream], found.purposes[key])
+            feature_rows(kept, state.windows, offsets[rows])
+
+    def drop(self, partition: int) -> None:
+        self._partitions.pop(partition, None)
+
+    def note(self, partition: int, offset: int) -> str:
+        """Name, for each open stream, how many records before `offset` its window still needs."""
+        state = self._partitions.get(partition)
+        if state is None:
+            return ""
+        needs = {_short(key): offset - state.windows.oldest_needed(key) for key in state.windows.open_streams}
+        note = " ".join(f"{stream}:{records:x}" for stream, records in needs.items())
+        return note if len(note) <= MAX_NOTE else f"*:{max(needs.values()):x}"
+
+    def process(self, messages: list[Incoming]) -> list[Record]:
+        records: list[Record] = []
+        self._written.clear()
+        by_partition = sorted(messages, key=attrgetter("partition"))
+        for partition, group in groupby(by_partition, key=attrgetter("partition")):
+            records.extend(self._process(partition, list(group)))
+        return records
+
+    def committed(self) -> None:
+        for purpose, ingest_time in self._written:
+            self._metrics.saw_rows(purpose, ingest_time)
+            self._metrics.messages_out.labels(FEATURES).inc(len(ingest_time))
+        self._metrics.open_streams.set(sum(len(state.purposes) for state in self._partitions.values()))
+
+    def _process(self, partition: int, messages: list[Incoming]) -> Iterator[Record]:
+        """Handle one partition's records, an end in its turn: what comes after it starts anew."""
+        state = self._partitions.setdefault(partition, _Partition(self._spec))
+        found = decode_trades([message.value for message in messages])
+        for place, reason in found.unreadable:
+            yield self._reject(messages[place], "unreadable", reason, None)
+        start = 0
+        for place, end in [*found.ends, (len(messages), None)]:
+            rows = (found.places >= start) & (found.places < place)
+            yield from self._rows(state, messages, found, rows)
+            if end is not None:
+                state.close(end.key)
+                yield Record(FEATURES, partition, end.product_id, encode(end), messages[place].ingest_time_ms)
+            start = place + 1
+
+    def _rows(
+        self, state: _Partition, messages: list[Incoming], found: TradeRecords, rows: NDArray[np.bool_]
+    ) -> Iterator[Record]:
+        """Write the feature rows of some of a batch's trades, and reject those that their stream does not take."""
+        trades, places = found.trades.take(rows), found.places[rows]
+        for stream in np.unique(trades.stream):
+            key = trades.keys[stream]
+            if refusal := state.open(key, found.purposes[key]):
+                refused = trades.stream == stream
+                for place in places[refused]:
+                    yield self._reject(messages[place], "too_many_sources", refusal, key)
+                trades, places = trades.take(~refused), places[~refused]
+        offsets = np.array([messages[place].offset for place in places], np.int64)
+        made = feature_rows(trades, state.windows, offsets)
+        for row in np.flatnonzero(made.status):
+            status, key = int(made.status[row]), trades.keys[trades.stream[row]]
+            yield self._reject(messages[places[row]], STATUS_LABELS[status], REASONS[status], key)
+        taken = made.status == TAKEN
+        partition = np.full(len(made.values), messages[0].partition)
+        values = encode_features(made, self._spec, found.purposes, partition, offsets[taken])
+        for stream, place, value in zip(made.trades.stream, places[taken], values, strict=True):
+            product_id = trades.keys[stream].product_id
+            yield Record(FEATURES, messages[place].partition, product_id, value, messages[place].ingest_time_ms)
+        for stream in np.unique(made.trades.stream):
+            times = made.trades.ingest_time[made.trades.stream == stream]
+            self._written.append((found.purposes[trades.keys[stream]], times))
+
+    def _reject(self, message: Incoming, label: str, reason: str, key: StreamKey | None) -> Record:
+        self._metrics.rejects.labels(label).inc()
+        return rejected("feature_service", message, reason, key)
+
+
+def _short(key: StreamKey) -> str:
+    """Name a stream in eight characters: 48 bits tell apart the few that are open in a partition."""
+    digest = hashlib.blake2b("/".join(key).encode(), digest_size=6).digest()
+    return base64.urlsafe_b64encode(digest).decode()
+
+
+def _read_note(note: str, offset: int) -> dict[str, int]:
+    """Return the first offset that each stream of a note still needs."""
+    pairs = (part.split(":") for part in note.split())
+    return {stream: offset - int(records, 16) for stream, records in pairs}
+
+
+def main() -> None:
+    settings = FeatureSettings()
+    configure_logs(settings)
+    metrics = Metrics()
+    running = until_stopped()
+    spec = settings.spec()
+    stage = FeatureStage(spec, partial(read_range, reader_config(settings), TRADES), metrics)
+    with serve_metrics(metrics, settings.host, settings.feature_service_port) as port:
+        log.info("feature service", spec_id=spec.spec_id, window_size=spec.window_size, metrics_port=port)
+        compile_kernel(spec)
+        consumer = Consumer(consumer_config(settings, GROUP, settings.slot) | {"stats_cb": metrics.read_statistics})
+        serve(consumer, Producer(transactional_config(settings, GROUP, settings.slot)), stage, running, metrics)
+
+
+if __name__ == "__main__":
+    main()

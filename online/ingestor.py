@@ -1,0 +1,368 @@
+"""Recordings onto the topic, at their pace: `python -m online.ingestor RECORDING...`."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import math
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import structlog
+from confluent_kafka import Consumer, Producer, TopicPartition
+from numpy.typing import NDArray
+
+from data.readers import Batch, read_trades
+from data.topics import (
+    PARTITIONS,
+    REJECTED,
+    TRADES,
+    End,
+    Purpose,
+    Rejected,
+    Trade,
+    decode_records,
+    encode,
+    encode_trades,
+)
+from data.trades import NS, Floats, Reject, StreamKey, Trades, iso_times, parse_times
+from online.kafka import idempotent_config, read_range, reader_config, until_stopped
+from online.logs import configure_logs
+from online.metrics import Metrics, serve_metrics
+from online.settings import IngestorSettings, KafkaSettings
+
+log = structlog.get_logger()
+
+CHUNK = 1_000
+"""Trades that are written with one `ingest_time`."""
+
+PROGRESS_S = 5.0
+DELIVERY_TIMEOUT_S = 8.0
+"""How long a stop waits for the broker: a supervisor kills after 10 s."""
+
+BAD_RECORDING = 2
+"""Exit code that no restart mends."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast to replay: `factor` times the recorded pace, infinity for all at once; `now`: as if it happened now."""
+
+    factor: float
+    now: bool = False
+
+
+def parse_speed(text: str) -> Speed:
+    """Read a REPLAY_SPEED.
+
+    Raises:
+        ValueError: says what is allowed.
+
+    >>> parse_speed("10"), parse_speed("real-time")
+    (Speed(factor=10.0, now=False), Speed(factor=1.0, now=True))
+    """
+    if text == "real-time":
+        return Speed(1.0, now=True)
+    if text == "max":
+        return Speed(math.inf)
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = math.nan
+    if not (math.isfinite(factor) and factor > 0):
+        raise ValueError(f"REPLAY_SPEED must be a number above 0, real-time or max, was {text!r}")
+    return Speed(factor)
+
+
+class Pace:
+    """When each trade of a source is due.
+
+    Args:
+        speed: times the recorded pace.
+        max_wait_s: no wait between two trades is longer.
+        start: clock time of the first trade, seconds.
+    """
+
+    def __init__(self, speed: float, max_wait_s: float, start: float) -> None:
+        self._speed, self._max_wait_s = speed, max_wait_s
+        self._due, self._time = start, -1
+
+    def due(self, event_time: NDArray[np.int64]) -> Floats:
+        """Return clock times, shape (n,), seconds, never falling, for the next trades of the source."""
+        times = np.maximum.accumulate(np.concatenate([[self._time if self._time >= 0 else event_time[0]], event_time]))
+        waits = np.diff(times) / (NS * self._speed)
+        for hole in np.flatnonzero(waits > self._max_wait_s):
+            log.info(
+                "hole cut",
+                recorded_s=round(float(np.diff(times)[hole]) / NS, 1),
+                would_wait_s=round(float(waits[hole]), 1),
+                waits_s=self._max_wait_s,
+            )
+        due = self._due + np.cumsum(np.minimum(waits, self._max_wait_s))
+        self._due, self._time = float(due[-1]), int(times[-1])
+        return np.asarray(due, dtype=np.float64)
+
+
+@dataclass
+class Place:
+    """How far a source has come: what the topic holds of it.
+
+    Attributes:
+        last: last delivered trade id and its event time, ns, a product.
+        ended: products with an end record.
+    """
+
+    last: dict[str, tuple[int, int]] = field(default_factory=dict)
+    ended: set[str] = field(default_factory=set)
+
+    @property
+    def is_finished(self) -> bool:
+        return bool(self.ended) and self.ended >= set(self.last)
+
+
+def find_place(settings: KafkaSettings, source_id: str) -> Place:
+    """Return how far a source has come, from the topic's end back to where the source began.
+
+    A source's beginning is kept by the broker, as the committed offsets of a group of the source's own; a source that
+    has none is new, and begins here.
+    """
+    reader = reader_config(settings)
+    consumer = Consumer(reader | {"group.id": f"ingestor-{source_id}"})
+    try:
+        partitions = [TopicPartition(TRADES, partition) for partition in range(PARTITIONS)]
+        begins = consumer.committed(partitions, timeout=30)
+        ends = {p.partition: consumer.get_watermark_offsets(p, timeout=30)[1] for p in partitions}
+        if all(begin.offset < 0 for begin in begins):
+            here = [TopicPartition(TRADES, partition, end) for partition, end in ends.items()]
+            consumer.commit(offsets=here, asynchronous=False)
+            return Place()
+    finally:
+        consumer.close()
+    place = Place()
+    mine = f'"source_id":"{source_id}"'.encode()
+    decode = msgspec.json.Decoder(Trade).decode
+    for begin in begins:
+        for batch in read_range(reader, TRADES, begin.partition, begin.offset, ends[begin.partition]):
+            found = decode_records([record.value for record in batch if mine in record.value], decode)
+            for trade in found.records:
+                place.last[trade.product_id] = trade.trade_id, int(parse_times([trade.event_time])[0])
+            place.ended.update(end.product_id for _, end in found.ends)
+    return place
+
+
+class BadRecording(ValueError):
+    """The recording cannot be read on."""
+
+
+class NotDelivered(RuntimeError):
+    """The broker did not take what was read before the process had to end."""
+
+
+class Ingestor:
+    """Writes one source to the topic.
+
+    Args:
+        source_id: of the source.
+        place: what the topic already holds of it.
+    """
+
+    def __init__(
+        self,
+        producer: Producer,
+        metrics: Metrics,
+        source_id: str,
+        purpose: Purpose,
+        place: Place,
+        running: Callable[[], bool],
+    ) -> None:
+        self._producer, self._metrics, self._running = producer, metrics, running
+        self._source_id, self._purpose, self._place = source_id, purpose, place
+        self._products = set(place.last)
+        self._shift_ns: int | None = None
+        self.sent = 0
+
+    def replay(self, batches: Iterable[Batch], speed: Speed, max_wait_s: float) -> bool:
+        """Write the trades of all batches when they are due; False if it was stopped before the end."""
+        pace: Pace | None = None
+        told, told_sent = time.monotonic(), 0
+        for batch in batches:
+            for reject in batch.rejects:
+                self._metrics.rejects.labels("recording").inc()
+                self._reject(reject)
+            trades = self._still_to_send(batch.trades)
+            if not len(trades):
+                continue
+            if speed.now:
+                trades = self._moved(trades)
+            if pace is None:
+                pace = Pace(speed.factor, max_wait_s, time.monotonic())
+            due = np.full(len(trades), -math.inf) if math.isinf(speed.factor) else pace.due(trades.event_time)
+            sent = 0
+            while sent < len(trades):
+                if not self._running():
+                    return False
+                now = time.monotonic()
+                ready = min(int(np.searchsorted(due, now, side="right")), sent + CHUNK)
+                if ready > sent:
+                    self._send(trades.take(slice(sent, ready)))
+                    sent = ready
+                else:
+                    self._producer.poll(min(due[sent] - now, 0.5))
+                if now - told >= PROGRESS_S:
+                    log.info(
+                        "replaying",
+                        trades=self.sent,
+                        rate=round((self.sent - told_sent) / (now - told)),
+                        at=iso_times(trades.event_time[sent - 1 : sent])[0] if sent else None,
+                        behind_s=round(max(0.0, now - due[sent]), 3) if sent < len(trades) else 0.0,
+                    )
+                    told, told_sent = now, self.sent
+        return True
+
+    def end(self) -> None:
+        """Say of each product that the source says no more."""
+        for product_id in sorted(self._products - self._place.ended):
+            end = End(self._source_id, product_id, self._purpose, iso_times(np.array([time.time_ns()]))[0])
+            self._produce(TRADES, product_id, encode(end))
+
+    def flush(self) -> None:
+        """Wait until the broker has it all.
+
+        Raises:
+            NotDelivered: it does not within `DELIVERY_TIMEOUT_S` after a stop.
+        """
+        while left := self._producer.flush(DELIVERY_TIMEOUT_S):
+            log.warning("waiting for the broker", trades=left)
+            if not self._running():
+                raise NotDelivered
+
+    def _still_to_send(self, trades: Trades) -> Trades:
+        """Name the source, and leave out what the topic already holds."""
+        keys = tuple(StreamKey(self._source_id, key.product_id) for key in trades.keys)
+        self._products.update(key.product_id for key in keys)
+        trades = replace(trades, keys=keys)
+        if not self._place.last:
+            return trades
+        known = [self._place.last.get(key.product_id, (-1, 0)) for key in keys]
+        last_id = np.array([trade_id for trade_id, _ in known])[trades.stream]
+        for row in np.flatnonzero(trades.trade_id == last_id)[:1]:
+            self._shift_ns = known[trades.stream[row]][1] - int(trades.event_time[row])
+        return trades.take(trades.trade_id > last_id)
+
+    def _moved(self, trades: Trades) -> Trades:
+        """Move times by whole seconds, so that the first trade of the source happens now; a resumed one goes on so."""
+        if self._shift_ns is None:
+            self._shift_ns = (time.time_ns() - int(trades.event_time[0])) // NS * NS
+        return replace(trades, event_time=trades.event_time + self._shift_ns)
+
+    def _send(self, trades: Trades) -> None:
+        now_ns = time.time_ns()
+        trades = replace(trades, ingest_time=np.full(len(trades), now_ns))
+        for stream, value in zip(trades.stream, encode_trades(trades, self._purpose), strict=True):
+            self._produce(TRADES, trades.keys[stream].product_id, value, now_ns // 1_000_000)
+        self._producer.poll(0)
+        self.sent += len(trades)
+        self._metrics.messages_out.labels(TRADES).inc(len(trades))
+
+    def _reject(self, reject: Reject) -> None:
+        where = f"{reject.file}:{reject.line}"
+        log.warning("rejected", where=where, reason=reject.reason)
+        record = Rejected("ingestor", where, reject.reason, reject.text, self._source_id)
+        self._produce(REJECTED, reject.file, encode(record))
+
+    def _produce(self, topic: str, key: str, value: bytes, timestamp_ms: int = 0) -> None:
+        while True:
+            try:
+                return self._producer.produce(topic, value, key, timestamp=timestamp_ms)
+            except BufferError:  # the broker is slower, or away
+                self._producer.poll(0.1)
+                if not self._running():
+                    raise NotDelivered from None
+
+
+@contextmanager
+def _next_free_port(metrics: Metrics, host: str, port: int) -> Iterator[int]:
+    """Serve metrics on the first free port from `port`: replays may run side by side."""
+    for candidate in range(port, port + 100):
+        try:
+            with serve_metrics(metrics, host, candidate) as served:
+                yield served
+                return
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+    raise OSError(f"no port from {port} to {port + 99} is free for the ingestor's metrics")
+
+
+def _readable(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Tell what is wrong with a recording from what is wrong with the program."""
+    try:
+        yield from batches
+    except ValueError as error:
+        raise BadRecording(str(error)) from error
+
+
+def run(recordings: list[Path], settings: IngestorSettings, running: Callable[[], bool]) -> int:
+    """Replay one source, to its end or until told to stop; return the exit code."""
+    speed = parse_speed(settings.replay_speed)
+    source_id = settings.replay_id or f"replay-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+    place = find_place(settings, source_id) if settings.replay_id else Place()
+    if place.is_finished:
+        log.error("this source has ended: leave REPLAY_ID empty, or choose a new one", source_id=source_id)
+        return BAD_RECORDING
+    end_on_stop = settings.replay_id is None if settings.replay_end_on_stop is None else settings.replay_end_on_stop
+    metrics = Metrics()
+    ingestor = Ingestor(Producer(idempotent_config(settings)), metrics, source_id, settings.purpose, place, running)
+    with _next_free_port(metrics, settings.host, settings.ingestor_port) as port:
+        metrics.ready.set(1)
+        log.info(
+            "replay",
+            source_id=source_id,
+            recordings=[str(path) for path in recordings],
+            speed=settings.replay_speed,
+            resumes_after=place.last or None,
+            metrics_port=port,
+        )
+        code = 0
+        try:
+            batches = _readable(read_trades(recordings, product_id=settings.product_id))
+            try:
+                whole = ingestor.replay(batches, speed, settings.max_wait_s)
+            except BadRecording as error:
+                log.error("the recording cannot be read on", reason=str(error), delivered=ingestor.sent)
+                whole, code = True, BAD_RECORDING
+            if whole or end_on_stop:
+                ingestor.flush()
+                ingestor.end()
+            ingestor.flush()
+        except NotDelivered:
+            log.error("not all was delivered; start again with this id to go on", REPLAY_ID=source_id)
+            return 1
+        log.info("replay ended" if whole else "replay stopped", source_id=source_id, trades=ingestor.sent)
+    return code
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Replay recorded trades as one source.")
+    parser.add_argument("recordings", nargs="+", type=Path, metavar="RECORDING", help="in the order of their trades")
+    recordings = parser.parse_args().recordings
+    settings = IngestorSettings()
+    configure_logs(settings)
+    try:
+        parse_speed(settings.replay_speed)
+    except ValueError as error:
+        log.error(str(error))
+        return BAD_RECORDING
+    return run(recordings, settings, until_stopped())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

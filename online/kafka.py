@@ -1,0 +1,146 @@
+"""The clients of the broker, as each process needs them."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from online.settings import KafkaSettings
+
+log = structlog.get_logger()
+
+READ_BATCH = 10_000
+
+Config = dict[str, Any]
+
+
+def _quiet(error: Any) -> None:
+    """Say what the client says of itself; it goes on by itself unless it calls the error fatal."""
+    log.warning("kafka client", error=str(error))
+
+
+def consumer_config(settings: KafkaSettings, group: str, slot: int) -> Config:
+    """Return the settings of a consumer that commits in transactions.
+
+    The slot's name is stable, so that the broker hands a restarted process its partitions at once.
+    """
+    return settings.client_config() | {
+        "group.id": group,
+        "group.instance.id": f"{group}-{slot}",
+        "client.id": f"{group}-{slot}",
+        "isolation.level": "read_committed",
+        "enable.auto.commit": False,
+        "auto.offset.reset": "earliest",
+        "partition.assignment.strategy": "cooperative-sticky",
+        "fetch.queue.backoff.ms": 5,
+        "queued.min.messages": 200_000,
+        "queued.max.messages.kbytes": 32_768,  # bounds the memory of a process that is far behind
+        "statistics.interval.ms": 1_000,
+        "error_cb": _quiet,
+    }
+
+
+def transactional_config(settings: KafkaSettings, group: str, slot: int) -> Config:
+    """Return the settings of a producer whose records and offsets are one transaction."""
+    return settings.client_config() | {
+        "transactional.id": f"{group}-{slot}",
+        "client.id": f"{group}-{slot}",
+        "compression.type": "lz4",
+        "linger.ms": 2,
+        "transaction.timeout.ms": 30_000,  # readers wait this long for one that died and was not started again
+        # With the default, each transaction after the first waits 100 ms for the markers of the one before.
+        "retry.backoff.ms": 1,
+        "retry.backoff.max.ms": 5,
+        "error_cb": _quiet,
+    }
+
+
+def idempotent_config(settings: KafkaSettings) -> Config:
+    """Return the settings of a producer that writes each record once and in order, for as long as the process lives."""
+    return settings.client_config() | {
+        "enable.idempotence": True,
+        "partitioner": "murmur2_random",  # the partition that every Java client would choose for the key
+        "compression.type": "lz4",
+        "linger.ms": 2,
+        "message.timeout.ms": 0,  # a lost broker is waited for
+        "error_cb": _quiet,
+    }
+
+
+def reader_config(settings: KafkaSettings) -> Config:
+    """Return the settings of a consumer that belongs to no group and commits nothing."""
+    return settings.client_config() | {
+        "group.id": "unused",  # the client wants one
+        "isolation.level": "read_committed",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "earliest",
+        "enable.partition.eof": True,
+        "error_cb": _quiet,
+    }
+
+
+class Incoming(NamedTuple):
+    """A record as it was read."""
+
+    topic: str
+    partition: int
+    offset: int
+    value: bytes
+    ingest_time_ms: int
+
+
+def incoming(message: Message) -> Incoming:
+    """Return what was read.
+
+    Raises:
+        KafkaException: the broker said an error in its place.
+    """
+    if (error := message.error()) is not None:
+        raise KafkaException(error)
+    place = message.topic() or "", message.partition() or 0, message.offset() or 0
+    return Incoming(*place, message.value() or b"", message.timestamp()[1])
+
+
+def read_range(config: Config, topic: str, partition: int, start: int, end: int) -> Iterator[list[Incoming]]:
+    """Read the records of one partition from offset `start` up to, not with, `end`, in batches.
+
+    Raises:
+        KafkaException: the broker says that reading is not possible.
+    """
+    if start >= end:
+        return
+    consumer = Consumer(config)
+    try:
+        consumer.assign([TopicPartition(topic, partition, start)])
+        at_end = False
+        while not at_end and consumer.position([TopicPartition(topic, partition)])[0].offset < end:
+            messages = []
+            first = consumer.poll(1.0)
+            for message in (first, *consumer.consume(READ_BATCH, 0)) if first is not None else ():
+                if (error := message.error()) is not None and error.code() == KafkaError._PARTITION_EOF:
+                    at_end = True
+                else:
+                    messages.append(incoming(message))
+            if wanted := [message for message in messages if message.offset < end]:
+                yield wanted
+    finally:
+        consumer.close()
+
+
+def until_stopped() -> Callable[[], bool]:
+    """Return what says whether to go on: true until SIGTERM or SIGINT."""
+    stopped = False
+
+    def stop(signum: int, _frame: object) -> None:
+        nonlocal stopped
+        stopped = True
+        log.info("stopping", signal=signal.Signals(signum).name)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    return lambda: not stopped

@@ -1,0 +1,132 @@
+"""What a body of `POST /predict` may hold."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from data.trades import Floats
+
+MAX_ROWS = 1_000
+MAX_ERRORS = 20
+"""Named in one answer."""
+
+
+class FieldError(NamedTuple):
+    """What is wrong with one field of a body."""
+
+    field: str
+    problem: str
+
+
+class BadBody(ValueError):
+    """A body that cannot be answered, with what is wrong in it."""
+
+    def __init__(self, errors: list[FieldError]) -> None:
+        super().__init__("; ".join(f"{error.field} {error.problem}" for error in errors))
+        self.errors = errors
+
+
+class Rows(NamedTuple):
+    """Rows to score.
+
+    Attributes:
+        values: shape (n, k), the model's columns, NaN where a value is missing.
+        ignored: for each row, the fields that the model has no column for.
+    """
+
+    values: Floats
+    ignored: list[list[str]]
+
+
+_decode = msgspec.json.Decoder().decode
+
+
+def read_rows(body: bytes, columns: tuple[str, ...]) -> Rows:
+    """Read the rows of a body.
+
+    Args:
+        columns: of the model, `n`, `ret_mean` and `ret_std` first.
+
+    Raises:
+        BadBody: names each field that is wrong, what it was, and what is allowed.
+    """
+    rows = _listed(_parsed(body))
+    errors: list[FieldError] = []
+    values = [_row(f"rows[{i}]", row, columns, errors) for i, row in enumerate(rows)]
+    if errors:
+        raise BadBody(errors[:MAX_ERRORS])
+    known = set(columns)
+    return Rows(np.array(values, np.float64), [[name for name in row if name not in known] for row in rows])
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        return _decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        pass  # Python's parser also takes NaN, Infinity and 1e999: their fields can then be named
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BadBody([FieldError("body", f"must be JSON: {error}")]) from error
+
+
+def _listed(document: Any) -> list[Any]:
+    if not isinstance(document, dict):
+        raise BadBody([FieldError("body", f"must be an object with a list `rows`, was {_shown(document)}")])
+    if "rows" not in document:
+        raise BadBody([FieldError("rows", f"is missing; the body has {_shown(sorted(document))}")])
+    rows = document["rows"]
+    if not isinstance(rows, list):
+        raise BadBody([FieldError("rows", f"must be a list of objects, was {_shown(rows)}")])
+    if not 1 <= len(rows) <= MAX_ROWS:
+        raise BadBody([FieldError("rows", f"must be 1 to {MAX_ROWS} rows, were {len(rows)}")])
+    return rows
+
+
+def _row(where: str, row: Any, columns: tuple[str, ...], errors: list[FieldError]) -> list[float]:
+    if not isinstance(row, dict):
+        errors.append(FieldError(where, f"must be an object, was {_shown(row)}"))
+        return []
+    values = []
+    for name in columns:
+        value = row.get(name)
+        if value is None:
+            values.append(math.nan)
+            continue
+        problem = _problem(name, value)
+        if problem:
+            errors.append(FieldError(f"{where}.{name}", f"must be {problem}, was {_shown(value)}"))
+            return []
+        values.append(float(value))
+    n = values[0]
+    if math.isnan(n):
+        errors.append(FieldError(f"{where}.n", "is missing; it is how many returns are in the window"))
+    elif n >= 1 and math.isnan(values[1]):
+        errors.append(FieldError(f"{where}.ret_mean", f"is missing; only n = 0 goes without, n was {n:g}"))
+    elif n >= 2 and math.isnan(values[2]):
+        errors.append(FieldError(f"{where}.ret_std", f"is missing; only n < 2 goes without, n was {n:g}"))
+    return values
+
+
+def _problem(name: str, value: Any) -> str | None:
+    """Return what a field must be and is not."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "a number or null"
+    if not abs(value) <= 1e300:  # not: NaN compares as false
+        return "a finite number"
+    if name == "n" and (value < 0 or value != int(value)):
+        return "a whole number, 0 or more"
+    if name != "ret_mean" and value < 0:
+        return "0 or more"
+    return None
+
+
+def _shown(value: Any) -> str:
+    """Show what was found, shortened."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,99 @@
+"""What the online processes need from outside: environment and `.env`, read once in each `main`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from data.spec import FeatureSpec
+from data.topics import PRODUCT_PATTERN, SOURCE_PATTERN, Purpose
+
+
+class KafkaSettings(BaseSettings):
+    """How to reach the brokers."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    kafka_bootstrap_servers: str = "127.0.0.1:9092"
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    kafka_sasl_mechanism: str | None = None
+    kafka_sasl_username: str | None = None
+    kafka_sasl_password: SecretStr | None = None
+    kafka_ssl_ca_location: Path | None = None
+    kafka_ssl_certificate_location: Path | None = None
+    kafka_ssl_key_location: Path | None = None
+    kafka_ssl_key_password: SecretStr | None = None
+
+    def client_config(self) -> dict[str, str]:
+        """Return the settings that are set, under the client's own names."""
+        config = {}
+        for field in KafkaSettings.model_fields:
+            value = getattr(self, field)
+            if value is not None:
+                text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+                config[field.removeprefix("kafka_").replace("_", ".")] = text
+        return config
+
+
+class OnlineSettings(KafkaSettings):
+    """What every online process needs."""
+
+    host: str = Field("127.0.0.1", description="address that the processes listen on")
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class IngestorSettings(OnlineSettings):
+    """What the ingestor needs."""
+
+    product_id: str = Field("BTC-USD", pattern=PRODUCT_PATTERN, description="of recordings that name none")
+    replay_speed: str = Field("1", description="1, 10, any number above 0, real-time or max")
+    replay_id: str | None = Field(None, pattern=SOURCE_PATTERN, description="resume this source, or start it")
+    replay_end_on_stop: bool | None = Field(
+        None, description="whether a stopped replay ends its source; without a value: only if nobody could resume it"
+    )
+    purpose: Purpose = "replay"
+    max_wait_s: float = Field(10.0, ge=0, description="a longer wait between two trades is cut to this")
+    ingestor_port: int = Field(8010, ge=0, le=65535, description="metrics; the next free port from here")
+
+
+class FeatureSettings(OnlineSettings):
+    """What the feature service needs."""
+
+    window_size: int = Field(50, ge=2, le=10_000, description="returns in the contract window")
+    slot: int = Field(0, ge=0, description="which of the replicas this is; a slot keeps its identity over restarts")
+    feature_service_port: int = Field(8001, ge=0, le=65535)
+
+    def spec(self) -> FeatureSpec:
+        return FeatureSpec(window_size=self.window_size)
+
+
+class ModelSettings(OnlineSettings):
+    """What a process that serves models needs."""
+
+    model_config = SettingsConfigDict(protected_namespaces=())
+
+    model_variant: Literal["baseline", "ml"] = Field("ml", description="which champion answers")
+    mlflow_tracking_uri: str = "http://127.0.0.1:5000"
+    models_dir: Path = Field(Path("var/models"), description="keeps the last good model for when the registry is away")
+    window_size: int = Field(50, ge=2, le=10_000)
+
+    def spec(self) -> FeatureSpec:
+        return FeatureSpec(window_size=self.window_size)
+
+
+class ScorerSettings(ModelSettings):
+    """What the scorer needs."""
+
+    slot: int = Field(0, ge=0, description="which of the replicas this is; a slot keeps its identity over restarts")
+    scorer_port: int = Field(8002, ge=0, le=65535)
+
+
+class ApiSettings(ModelSettings):
+    """What the API needs."""
+
+    api_port: int = Field(8000, ge=0, le=65535)
+    max_feature_age_s: float = Field(30.0, gt=0, description="an open source whose newest row is older is stale")

@@ -1,0 +1,44 @@
+"""Children that do not outlive their parent, however it ends.
+
+`bound_to_parent` puts this file in front of a command: it asks the kernel to kill the process with its parent, and then
+becomes the command. It is a program of its own because code between fork and exec is not safe where threads run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+_PR_SET_PDEATHSIG = 1
+
+
+def bound_to_parent(command: Sequence[str], nice: int = 0) -> list[str]:
+    """Return a command that runs `command`, `nice`r than this process, and is killed when the thread that starts it ends.
+
+    By SIGKILL: a hung or paused process ends too, and its ports are free at once. On systems without `prctl` (all but
+    Linux) it lives on.
+    """
+    return [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(nice), *command]
+
+
+def _become(parent: int, nice: int, command: Sequence[str]) -> None:
+    import ctypes  # noqa: PLC0415 - late, as `signal`: whoever only wraps a command does not need them
+    import signal  # noqa: PLC0415
+
+    # A shell's background job has SIGINT ignored, and a child would inherit that.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before we asked
+            sys.exit(1)
+    os.nice(nice)
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        sys.exit(f"{command[0]} could not be run: {error}")
+
+
+if __name__ == "__main__":
+    _become(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

@@ -1,0 +1,197 @@
+"""The parts of the local stack: what each runs, what it needs, and when it is ready."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+
+from orchestration.local.broker import broker_config, is_ready
+from orchestration.local.ports import next_free_port
+from orchestration.local.settings import StackSettings
+from orchestration.local.supervisor import Part
+from orchestration.local.topics import create_topics
+
+SIMULATED_DAY = "2025-01-06"
+PROBE_TIMEOUT_S = 1.0
+
+
+def fetch_text(url: str, timeout_s: float = PROBE_TIMEOUT_S) -> str | None:
+    """Return what a URL answers with status 200, else None."""
+    try:
+        with urllib.request.urlopen(url, timeout=timeout_s) as answer:
+            return str(answer.read().decode()) if answer.status == 200 else None
+    except OSError:
+        return None
+
+
+def answers(url: str) -> Callable[[], bool]:
+    """Ready when the URL answers 200."""
+    return lambda: fetch_text(url) is not None
+
+
+def says_ready(metrics_url: str) -> Callable[[], bool]:
+    """Ready when the process says so in its metrics."""
+    return lambda: "cryptovol_ready 1.0" in (fetch_text(metrics_url) or "").splitlines()
+
+
+def simulated_recording(settings: StackSettings) -> Path:
+    """What is replayed when no recording is named."""
+    return settings.var_dir / "recordings" / f"simulated-{settings.product_id}-{SIMULATED_DAY}.csv"
+
+
+def stack_parts(settings: StackSettings, kafka: Mapping[str, str]) -> list[Part]:
+    """Return the parts in the order of their needs.
+
+    Args:
+        kafka: configuration of a client of the broker.
+    """
+    python = (sys.executable, "-m")
+    # A model from an earlier run serves without the registry: then nothing waits for the slowest part, and it stands back.
+    is_warm = any((settings.var_dir / "models").glob("**/*.onnx"))
+    models = () if is_warm else ("training",)
+    nice = 10 if is_warm else 0
+    recordings = [str(path) for path in settings.recordings]
+    parts = []
+
+    if settings.starts_kafka:
+        config = broker_config(settings.var_dir, settings.kafka_port, settings.kafka_controller_port)
+        parts.append(
+            Part(
+                "kafka",
+                (*python, "orchestration.local.broker", "--var", str(settings.var_dir), "serve",
+                 "--port", str(config.port), "--controller-port", str(config.controller_port)),
+                is_ready=lambda: bool(config.cluster_id) and is_ready(config.bootstrap_servers, config.cluster_id),
+                ports={"KAFKA_PORT": config.port, "KAFKA_CONTROLLER_PORT": config.controller_port},
+                address=config.bootstrap_servers,
+                advice="If its data is damaged, `make reset` forgets it, with everything else under var/.",
+            )
+        )  # fmt: skip
+    retention = timedelta(days=settings.topic_retention_days)
+    parts.append(
+        Part(
+            "topics",
+            action=functools.partial(create_topics, kafka, retention=retention),
+            needs=("kafka",) if settings.starts_kafka else (),
+            advice=f"The broker is {kafka['bootstrap.servers']}; KAFKA_BOOTSTRAP_SERVERS names another.",
+        )
+    )
+    if settings.starts_mlflow:
+        parts.append(_mlflow(settings, ("topics",) if is_warm else (), nice))
+    parts.append(
+        Part(
+            "training",
+            (*python, "offline.training", "--if-missing"),
+            needs=("mlflow",) if settings.starts_mlflow else (),
+            once=True,
+            essential=not is_warm,
+            nice=nice,
+            advice="It trains and registers the first model. The registry is MLFLOW_TRACKING_URI.",
+        )
+    )
+    feature_metrics = f"http://127.0.0.1:{settings.feature_service_port}/metrics"
+    parts.append(
+        Part(
+            "feature_service",
+            (*python, "online.feature_service"),
+            needs=("topics",),
+            is_ready=says_ready(feature_metrics),
+            ports={"FEATURE_SERVICE_PORT": settings.feature_service_port},
+            address=feature_metrics,
+        )
+    )
+    scorer_metrics = f"http://127.0.0.1:{settings.scorer_port}/metrics"
+    parts.append(
+        Part(
+            "scorer",
+            (*python, "online.scorer"),
+            needs=("topics", *models),
+            is_ready=says_ready(scorer_metrics),
+            ports={"SCORER_PORT": settings.scorer_port},
+            address=scorer_metrics,
+        )
+    )
+    parts.append(
+        Part(
+            "api",
+            (*python, "uvicorn", "online.api:create_app", "--factory", "--host", "127.0.0.1",
+             "--port", str(settings.api_port)),
+            needs=("topics", *models),
+            is_ready=answers(f"http://127.0.0.1:{settings.api_port}/health"),
+            ports={"API_PORT": settings.api_port},
+            address=f"http://127.0.0.1:{settings.api_port}/docs",
+        )
+    )  # fmt: skip
+    if not recordings:
+        recording = simulated_recording(settings)
+        recordings = [str(recording)]
+        if not recording.exists():
+            parts.append(
+                Part(
+                    "recording",
+                    (*python, "data.simulator", "--product", settings.product_id, "--day", SIMULATED_DAY,
+                     "--out", str(recording)),
+                    once=True,
+                    nice=10,
+                    advice="It simulates a day of trades; RECORDING names one of your own.",
+                )
+            )  # fmt: skip
+    has_simulator = parts[-1].name == "recording"
+    ingestor_port = next_free_port(settings.ingestor_port)  # other replays may run beside this one
+    ingestor_metrics = f"http://127.0.0.1:{ingestor_port}/metrics"
+    parts.append(
+        Part(
+            "ingestor",
+            (*python, "online.ingestor", *recordings),
+            environment={"INGESTOR_PORT": str(ingestor_port)},
+            is_ready=says_ready(ingestor_metrics),
+            address=ingestor_metrics,
+            needs=("topics", "feature_service", "scorer", *(("recording",) if has_simulator else ())),
+            exits={
+                0: "replay ended; the stack stays up for questions: Ctrl-C stops it",
+                2: "this recording cannot be replayed",
+            },
+            essential=False,
+            advice="The rest stays up. Stop with Ctrl-C, then `make run RECORDING=path/to/another`.",
+        )
+    )
+    return parts
+
+
+def _mlflow(settings: StackSettings, needs: tuple[str, ...], nice: int) -> Part:
+    """MLflow's server in one process.
+
+    The variables are those that `mlflow server` sets for the uvicorn that it starts. Started so, the command's own
+    process, which only waits, is spared, and with it 190 MB; and nothing is left over when it is killed.
+    """
+    folder = settings.var_dir / "mlflow"
+    store = f"sqlite:///{folder / 'mlflow.db'}"
+    return Part(
+        "mlflow",
+        (sys.executable, "-m", "uvicorn", "mlflow.server.fastapi_app:app", "--host", "127.0.0.1",
+         "--port", str(settings.mlflow_port), "--no-access-log"),
+        environment={
+            "_MLFLOW_SERVER_FILE_STORE": store,
+            "_MLFLOW_SERVER_REGISTRY_STORE": store,
+            "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+            "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+            "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(folder / "artifacts"),
+            "_MLFLOW_SGI_NAME": "uvicorn",
+            # With jobs it starts eight more processes, 1.1 GB in all.
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        },
+        # This request reads the database: the first one makes its tables.
+        is_ready=lambda: fetch_text(
+            f"{settings.local_mlflow}/api/2.0/mlflow/registered-models/search?max_results=1", timeout_s=30.0
+        ) is not None,
+        needs=needs,
+        nice=nice,
+        ports={"MLFLOW_PORT": settings.mlflow_port},
+        address=settings.local_mlflow,
+        advice="MLFLOW_TRACKING_URI can name a registry that is running.",
+    )  # fmt: skip

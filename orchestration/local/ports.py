@@ -1,0 +1,47 @@
+"""Says who holds a port that a part wants, before anything is started."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterable
+
+import psutil
+
+from orchestration.local.supervisor import Part
+
+
+def port_conflicts(parts: Iterable[Part]) -> list[str]:
+    """Return one sentence for each wanted port that is taken: which, by whom, and what to do."""
+    return [
+        f"port {port}, wanted by {part.name}, is taken by {_holder(port)}. "
+        f"Stop that process, or choose another port: make run {setting}={port + 100}"
+        for part in parts
+        for setting, port in part.ports.items()
+        if not _is_free(port)
+    ]
+
+
+def next_free_port(port: int) -> int:
+    """Return the first port from `port` on that nobody listens on."""
+    return next(candidate for candidate in range(port, 65536) if _is_free(candidate))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As servers do: a port whose last connections are only fading away is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _holder(port: int) -> str:
+    with contextlib.suppress(psutil.Error):
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+                process = psutil.Process(connection.pid)
+                return f"process {process.pid} ({' '.join(process.cmdline())[:100]})"
+    return "a process of another user"

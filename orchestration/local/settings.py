@@ -1,0 +1,76 @@
+"""What the local stack takes from outside."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class StackSettings(BaseSettings):
+    """Where the stack's parts listen, what is replayed and how fast; from the environment and `.env`."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    kafka_bootstrap_servers: str | None = Field(None, description="a broker that is running; unset: the local one")
+    mlflow_tracking_uri: str | None = Field(None, description="a registry that is running; unset: the local one")
+    api_port: int = Field(8000, gt=0, lt=65536)
+    feature_service_port: int = Field(8001, gt=0, lt=65536)
+    scorer_port: int = Field(8002, gt=0, lt=65536)
+    ingestor_port: int = Field(8010, gt=0, lt=65536)
+    kafka_port: int = Field(9092, gt=0, lt=65536)
+    kafka_controller_port: int = Field(9093, gt=0, lt=65536)
+    mlflow_port: int = Field(5000, gt=0, lt=65536)
+    var_dir: Path = Path("var")
+    recording: str | None = Field(None, description="paths as in a shell; unset: a simulated day")
+    product_id: str = "BTC-USD"
+    replay_speed: str = "10"
+    replay_id: str | None = None
+    topic_retention_days: float = Field(7.0, gt=0)
+    run_started: float | None = Field(None, description="seconds since 1970 when `make run` was typed")
+
+    @field_validator("var_dir")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        return path.expanduser().resolve()
+
+    @property
+    def local_kafka(self) -> str:
+        return f"127.0.0.1:{self.kafka_port}"
+
+    @property
+    def local_mlflow(self) -> str:
+        return f"http://127.0.0.1:{self.mlflow_port}"
+
+    @property
+    def starts_kafka(self) -> bool:
+        """Whether the broker is ours to start."""
+        return self.kafka_bootstrap_servers in (None, self.local_kafka, f"localhost:{self.kafka_port}")
+
+    @property
+    def starts_mlflow(self) -> bool:
+        """Whether the registry is ours to start."""
+        uri = (self.mlflow_tracking_uri or self.local_mlflow).rstrip("/")
+        return uri in (self.local_mlflow, f"http://localhost:{self.mlflow_port}")
+
+    @property
+    def recordings(self) -> list[Path]:
+        """The recordings to replay; none means the simulated day."""
+        return [Path(path).expanduser().resolve() for path in shlex.split(self.recording or "")]
+
+    def environment(self, replay_id: str) -> dict[str, str]:
+        """What every part is told, so that all of them agree."""
+        return {
+            "KAFKA_BOOTSTRAP_SERVERS": self.local_kafka if self.starts_kafka else str(self.kafka_bootstrap_servers),
+            "MLFLOW_TRACKING_URI": self.local_mlflow if self.starts_mlflow else str(self.mlflow_tracking_uri),
+            "API_PORT": str(self.api_port),
+            "FEATURE_SERVICE_PORT": str(self.feature_service_port),
+            "SCORER_PORT": str(self.scorer_port),
+            "VAR_DIR": str(self.var_dir),
+            "MODELS_DIR": str(self.var_dir / "models"),
+            "PRODUCT_ID": self.product_id,
+            "REPLAY_SPEED": self.replay_speed,
+            "REPLAY_ID": replay_id,
+        }

@@ -1,0 +1,245 @@
+"""`make run`: brings up every part of cryptovol on this machine, replays a recording, and shows what the forecasts say.
+
+Run as `python -m orchestration.local.stack` from the root. Ctrl-C or SIGTERM stops all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from orchestration.local.parts import stack_parts
+from orchestration.local.ports import port_conflicts
+from orchestration.local.settings import StackSettings
+from orchestration.local.supervisor import Part, State, Supervisor, Watched, tree_memory
+from orchestration.local.watch import Forecast, Watch
+
+ROOT = Path(__file__).resolve().parents[2]
+PLAIN_WIDTH = 120
+PLAIN_LINES_S = 5.0  # between live lines where there is no terminal to update them in place
+STYLES = {State.READY: "green", State.DONE: "green", State.FAILED: "bold red", State.RESTARTING: "yellow"}
+# A small machine runs all parts at once: one thread each for numbers, and no minutes lost on a registry that is away.
+CALM = {
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "2",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "PYTHONUNBUFFERED": "1",
+}
+
+
+class Refusal(Exception):
+    """The stack cannot start; the text tells a person why and what to do."""
+
+
+def new_replay_id(now: datetime) -> str:
+    """An id for one replay, such as replay-20261123T101500Z-3f9a."""
+    return f"replay-{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+
+
+def child_environment(settings: StackSettings) -> dict[str, str]:
+    """The environment of every part."""
+    replay_id = settings.replay_id or new_replay_id(datetime.now(UTC))
+    # A replay that only this stack knows of is over when the stack stops; one that was named can be resumed.
+    ends = {} if settings.replay_id else {"REPLAY_END_ON_STOP": "true"}
+    return {**os.environ, **CALM, **ends, **settings.environment(replay_id)}
+
+
+def kafka_client(settings: StackSettings) -> dict[str, str]:
+    """How this process reaches the broker."""
+    if settings.starts_kafka:
+        return {"bootstrap.servers": settings.local_kafka}
+    # It brings the compiled core with it, and takes a second: only who needs it waits for it.
+    from online.settings import KafkaSettings  # noqa: PLC0415
+
+    return KafkaSettings().client_config()
+
+
+def check_recordings(settings: StackSettings) -> None:
+    """Refuse recordings that cannot be read."""
+    for path in settings.recordings:
+        if not path.exists():
+            raise Refusal(f"RECORDING: there is no file {path}. Name an existing one, or none for a simulated day.")
+        if not path.is_file() or not os.access(path, os.R_OK):
+            raise Refusal(f"RECORDING: {path} cannot be read: it must be a file that this user may read.")
+
+
+@contextlib.contextmanager
+def only_stack(var_dir: Path) -> Iterator[None]:
+    """Refuse to run two stacks on the same state."""
+    var_dir.mkdir(parents=True, exist_ok=True)
+    with (var_dir / "stack.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            raise Refusal(
+                f"another stack (process {lock.read().strip() or 'unknown'}) runs on {var_dir}. "
+                f"Stop it, or let VAR_DIR name another folder and the *_PORT settings other ports."
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def check_ports(parts: list[Part]) -> None:
+    """Refuse ports that are taken, or wanted twice."""
+    conflicts = port_conflicts(parts)
+    if conflicts:
+        raise Refusal("\n".join(conflicts))
+
+
+def parts_table(watched: list[Watched], own_memory: int) -> Table:
+    """Return what runs where, since when, and in how much memory."""
+    table = Table("part", title="cryptovol", title_justify="left")
+    table.add_column("address", overflow="fold")
+    table.add_column("state")
+    table.add_column("memory", justify="right")
+    table.add_column("ready after", justify="right")
+    total = own_memory
+    for each in watched:
+        memory = each.memory()
+        total += memory or 0
+        table.add_row(
+            each.part.name,
+            each.part.address or "–",
+            Text(each.state, STYLES.get(each.state, "")),
+            f"{memory / 2**20:.0f} MiB" if memory is not None else "–",
+            f"{each.ready_after_s:.1f} s" if each.ready_after_s is not None else "–",
+        )
+    table.add_row("this process", "–", "", f"{own_memory / 2**20:.0f} MiB", "–", end_section=True)
+    table.add_row("all", "", "", f"{total / 2**20:.0f} MiB", "", style="bold")
+    return table
+
+
+async def run_stack(settings: StackSettings, console: Console, began: float) -> int:
+    """Bring everything up, show it until a signal comes, and stop everything.
+
+    Args:
+        began: `time.monotonic` when the stack was asked for.
+
+    Returns:
+        The exit code: 0 after a signal, 1 if a part could not start.
+    """
+    kafka = kafka_client(settings)
+    parts = stack_parts(settings, kafka)
+    check_ports(parts)
+
+    def say(text: str, style: str = "") -> None:
+        console.print(Text(f"{time.monotonic() - began:6.1f} s  {text}", style), soft_wrap=True)
+
+    def first(_: Forecast) -> None:
+        say(f"first forecast {time.monotonic() - began:.1f} s after start", "bold green")
+
+    supervisor = Supervisor(parts, settings.var_dir / "logs", say, child_environment(settings), ROOT)
+    consumers = [part.address for part in parts if part.name in ("feature_service", "scorer")]
+    watch = Watch(kafka, consumers, first)
+    stopping = _stop_on_signals(supervisor.kill)
+    say(f"starting {', '.join(part.name for part in parts)}; logs in {settings.var_dir / 'logs'}")
+    await supervisor.start()
+    watch.start()
+    try:
+        is_up = await _unless_stopped(stopping, supervisor.wait_until_up())
+        if is_up is None:
+            return 0
+        if not is_up:
+            say("the stack cannot come up without that part", "bold red")
+            return 1
+        own_memory = tree_memory(os.getpid(), with_children=False) or 0
+        console.print(parts_table(list(supervisor.watched.values()), own_memory))
+        await _show(watch, console, stopping)
+        return 0
+    finally:
+        say("stopping")
+        watch.close()
+        await supervisor.stop()
+        say("all parts have ended")
+
+
+def _stop_on_signals(kill: Callable[[], None]) -> asyncio.Event:
+    """Return an event that Ctrl-C, SIGTERM and a closed terminal set; a second Ctrl-C kills what has not ended yet."""
+    stopping = asyncio.Event()
+    asked: list[float] = []
+
+    def ask(number: signal.Signals) -> None:
+        # One Ctrl-C can arrive twice: from the terminal, and from whoever started us and passes it on.
+        if asked and number is signal.SIGINT and time.monotonic() - asked[0] > 1.0:
+            kill()
+        asked.append(time.monotonic())
+        stopping.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, ask, number)
+    return stopping
+
+
+async def _unless_stopped(stopping: asyncio.Event, work: Coroutine[None, None, bool]) -> bool | None:
+    """Return what the work returns, or None as soon as a stop is asked for."""
+    working, waiting = asyncio.create_task(work), asyncio.create_task(stopping.wait())
+    await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if stopping.is_set():
+        working.cancel()
+        return None
+    return working.result()
+
+
+async def _show(watch: Watch, console: Console, stopping: asyncio.Event) -> None:
+    """Show the live lines until a stop is asked for: in place in a terminal, else one after the other."""
+    if console.is_terminal:
+        with Live(console=console, auto_refresh=False, transient=True) as live:
+            while not await _is_set_within(stopping, 1.0):
+                live.update(Text("\n".join(watch.lines() or ["waiting for the first forecast"])), refresh=True)
+        return
+    shown: list[str] = []
+    while not await _is_set_within(stopping, PLAIN_LINES_S):
+        lines = watch.lines()
+        if lines != shown:
+            console.print(Text("\n".join(lines)), soft_wrap=True)
+        shown = lines
+
+
+async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    return event.is_set()
+
+
+def main() -> int:
+    began = time.monotonic()
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=PLAIN_WIDTH)
+    try:
+        settings = StackSettings()
+        if settings.run_started is not None and 0 <= time.time() - settings.run_started < 3600:
+            began -= time.time() - settings.run_started
+        check_recordings(settings)
+        with only_stack(settings.var_dir):
+            return asyncio.run(run_stack(settings, console, began))
+    except ValidationError as error:
+        wrong = (f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}, was {e['input']!r}" for e in error.errors())
+        console.print(Text("\n".join(wrong), "bold red"), soft_wrap=True)
+    except Refusal as refusal:
+        console.print(Text(str(refusal), "bold red"), soft_wrap=True)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

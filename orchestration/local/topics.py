@@ -1,0 +1,69 @@
+"""The topics of the stack, made if they are not there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+TOPICS = ("coinbase-trades", "features", "predictions", "trades-rejected")
+PARTITIONS = 12
+RETENTION = timedelta(days=7)
+
+
+def create_topics(
+    kafka: Mapping[str, str | int | float | bool],
+    *,
+    topics: Iterable[str] = TOPICS,
+    partitions: int = PARTITIONS,
+    replication: int = -1,
+    retention: timedelta = RETENTION,
+    timeout_s: float = 30.0,
+) -> list[str]:
+    """Make the topics that are missing, and return their names. Those that exist are left as they are.
+
+    Args:
+        kafka: client configuration: `bootstrap.servers`, and what a secured broker needs besides.
+        replication: copies of each partition; -1 is the broker's default.
+        retention: how long a record is kept, counted from its ingest time.
+
+    Raises:
+        ValueError: a topic exists with another number of partitions.
+        KafkaException: the broker does not answer, or refuses.
+        TimeoutError: a topic stayed without a leader.
+    """
+    admin = AdminClient(dict(kafka))
+    config = {"retention.ms": str(int(retention.total_seconds() * 1000)), "message.timestamp.type": "CreateTime"}
+    wanted = [NewTopic(name, partitions, replication, config=config) for name in topics]
+    created = []
+    for name, future in admin.create_topics(wanted, operation_timeout=timeout_s, request_timeout=timeout_s).items():
+        try:
+            future.result()
+            created.append(name)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
+    for topic in wanted:
+        found = _partition_count(admin, topic.topic, timeout_s)
+        if found != partitions:
+            raise ValueError(
+                f"topic {topic.topic} has {found} partitions, {partitions} are needed: records are keyed by product, "
+                f"and another number would split a product's history; delete the topic, or use another broker"
+            )
+    return created
+
+
+def _partition_count(admin: AdminClient, topic: str, timeout_s: float) -> int:
+    """How many partitions a topic has, once the broker shows all of them with a leader: it answers before that."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        partitions = admin.list_topics(topic, timeout=timeout_s).topics[topic].partitions
+        if partitions and all(partition.leader >= 0 for partition in partitions.values()):
+            return len(partitions)
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"topic {topic} has no leader after {timeout_s} s; is the broker in good order?")
+        time.sleep(0.02)

@@ -1,0 +1,45 @@
+"""Small models for tests: the shape of a served one, with parameters that a person can compute with."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+
+from data.spec import FeatureSpec
+from offline.baseline import Baseline, to_onnx
+
+SPEC = FeatureSpec()
+
+BASELINE = Baseline(
+    columns=("n", "ret_mean", "ret_std", "ewma_variance_300"),
+    scale=4.0,
+    intercept=float(np.log(100.0)),
+    slope=1.0,
+    shrinkage=50.0,
+    unconditional=1e-6,
+    min_ret_std=1e-9,
+    floor=1e-10,
+    ratios=((0.5, 1.5), (0.25, 2.0), (0.125, 3.0)),
+)
+"""All columns: score = sqrt(4 * ewma). Contract: 100 * ret_std ** 2, half way (in log) to 1e-6 at n = 50."""
+
+METADATA = {
+    "variant": "baseline",
+    "columns": ",".join(BASELINE.columns),
+    "spec_id": SPEC.spec_id,
+    "horizon_s": "60",
+    "train_end": "2010-01-09T00:00:00Z",
+    "coverage": "0.9",
+}
+
+NAN = float("nan")
+
+
+def model_bytes(baseline: Baseline = BASELINE, **metadata: str) -> bytes:
+    """Return the model as a file; `metadata` replaces what it says of itself."""
+    return to_onnx(baseline, METADATA | metadata)
+
+
+def a_pickle() -> bytes:
+    return pickle.dumps({"model": [1, 2, 3]})

@@ -1,0 +1,124 @@
+"""The local broker: its jars are what was locked, it survives what a machine does to it, its topics are right."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+
+from orchestration.local import jars as jars_module
+from orchestration.local.broker import Broker, free_ports, is_ready, running_broker
+from orchestration.local.jars import Jar, JarsMissing, fetch_jars, read_lock
+from orchestration.local.topics import PARTITIONS, TOPICS, create_topics
+
+
+def test_the_lock_names_a_sha256_for_every_jar():
+    locked = read_lock()
+    assert any(jar.artifact == "kafka_2.13" and jar.version == "4.3.1" for jar in locked)
+    assert all(len(jar.sha256) == 64 for jar in locked)
+
+
+def test_a_damaged_jar_is_noticed_and_fetched_again(tmp_path: Path, jars: list[Path], monkeypatch: pytest.MonkeyPatch):
+    """One flipped byte in one jar: only that one is fetched."""
+    jar = next(jar for jar in read_lock() if jar.artifact == "slf4j-simple")
+    original = next(path for path in jars if path.name == jar.path(tmp_path).name)
+    copy = jar.path(tmp_path)
+    copy.parent.mkdir(parents=True)
+    damaged = bytearray(original.read_bytes())
+    damaged[100] ^= 1
+    copy.write_bytes(damaged)
+    assert not jar.is_intact(tmp_path)
+
+    def download(missing: list[Jar], folder: Path, pool: object) -> None:
+        assert missing == [jar]
+        shutil.copyfile(original, jar.path(folder))
+
+    monkeypatch.setattr(jars_module, "_download", download)
+    assert fetch_jars(tmp_path, [jar]) == [copy]
+    assert jar.is_intact(tmp_path)
+
+
+def test_a_jar_that_cannot_be_fetched_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class NoNetwork:
+        def __init__(self, **_: object) -> None:
+            self.remote_repos: dict[str, str] = {}
+
+        def project(self, *_: object) -> None:
+            raise ConnectionError("no route")
+
+    monkeypatch.setattr("jgo.maven.MavenContext", NoNetwork)
+    with pytest.raises(
+        JarsMissing, match=r"1 of 1 jars .* kafka 1: ConnectionError: no route.*KAFKA_BOOTSTRAP_SERVERS"
+    ):
+        fetch_jars(tmp_path, [Jar("org.example", "kafka", "1", "0" * 64)])
+
+
+def test_topics_are_made_once_with_their_settings(broker: Broker):
+    client = {"bootstrap.servers": broker.bootstrap_servers}
+    assert create_topics(client) == []  # the fixture made them
+    admin = AdminClient(client)
+    found = admin.list_topics(timeout=10).topics
+    assert {name: len(found[name].partitions) for name in TOPICS} == dict.fromkeys(TOPICS, PARTITIONS)
+    resource = ConfigResource(ResourceType.TOPIC, "predictions")
+    settings = admin.describe_configs([resource])[resource].result(10)
+    assert settings["retention.ms"].value == str(7 * 24 * 3600 * 1000)
+    assert settings["message.timestamp.type"].value == "CreateTime"
+
+
+def test_a_topic_with_another_partition_count_is_an_error(broker: Broker):
+    client = {"bootstrap.servers": broker.bootstrap_servers}
+    create_topics(client, topics=["narrow"], partitions=2)
+    with pytest.raises(ValueError, match="topic narrow has 2 partitions, 12 are needed"):
+        create_topics(client, topics=["narrow"])
+
+
+def test_a_killed_broker_comes_back_with_what_was_acknowledged(tmp_path: Path, jars: list[Path]):
+    with running_broker(tmp_path, jars) as broker:
+        client = {"bootstrap.servers": broker.bootstrap_servers, "log_level": 0}
+        create_topics(client, topics=["kept"], partitions=1)
+        producer = Producer(client)
+        producer.produce("kept", b"one")
+        assert producer.flush(10) == 0
+        address = broker.bootstrap_servers
+
+        broker.kill()
+        assert not is_ready(address)
+        began = time.monotonic()
+        broker.start()
+        assert broker.bootstrap_servers == address
+        assert time.monotonic() - began < 20  # 4 s alone on the machine
+
+        consumer = Consumer({**client, "group.id": "kept", "enable.auto.commit": False})
+        consumer.assign([TopicPartition("kept", 0, 0)])
+        message = consumer.poll(10)
+        assert message is not None and message.value() == b"one"
+        consumer.close()
+
+
+def test_a_paused_broker_does_not_answer_and_a_resumed_one_does(broker: Broker):
+    broker.pause()
+    try:
+        assert not is_ready(broker.bootstrap_servers, timeout_s=0.5)
+    finally:
+        broker.resume()
+    assert is_ready(broker.bootstrap_servers, timeout_s=20)
+
+
+def test_a_broker_that_cannot_start_shows_the_end_of_its_log(tmp_path: Path, jars: list[Path], broker: Broker):
+    """Its port is taken by the other broker, which answers there; its cluster id tells the two apart."""
+    second = Broker(tmp_path, jars, port=broker.config.port, controller_port=free_ports(1)[0])
+    with pytest.raises(RuntimeError, match=r"(?s)ended with exit code 1; the end of .*kafka.log:.*in use"):
+        second.start()
+    assert second.pid is None
+
+
+def test_a_stopped_broker_leaves_no_process(tmp_path: Path, jars: list[Path]):
+    with running_broker(tmp_path, jars) as broker:
+        pid = broker.pid
+        assert pid is not None
+    assert not psutil.pid_exists(pid)

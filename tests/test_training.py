@@ -1,0 +1,253 @@
+"""The baseline: what is fitted, that its graph computes it, and that it is registered whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import urllib.request
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from data.losses import qlike
+from data.serving import ServedModel
+from data.simulator import simulate_day
+from data.spec import FeatureSpec
+from data.trades import NS, Floats, StreamKey, Trades
+from offline import training
+from offline.baseline import CONTRACT_ONLY, fit, to_onnx, with_intervals
+from offline.registry import Candidate, RegistryError, champion_of, register
+from offline.training import FIT_DAYS, counted_rows, evaluate, main, sample, train
+from tests.models import METADATA, NAN, SPEC, model_bytes
+
+MLFLOW_WARNS = pytest.mark.filterwarnings("default")  # about its own code
+COLUMNS = ("n", "ret_mean", "ret_std", "ewma_variance_300", "ewma_variance_1200")
+
+
+def _trades(event_time_s: list[float], price: list[float]) -> Trades:
+    n = len(price)
+    return Trades(
+        keys=(StreamKey("s", "BTC-USD"),),
+        stream=np.zeros(n, np.int32),
+        trade_id=np.arange(1, n + 1),
+        event_time=(np.array(event_time_s) * NS).astype(np.int64),
+        ingest_time=np.zeros(n, np.int64),
+        price=np.array(price),
+        size=np.ones(n),
+        side=np.zeros(n, np.int8),
+    )
+
+
+@pytest.fixture(scope="module")
+def candidate() -> Candidate:
+    """The real training on the first two hours of each day."""
+    return training.train_on_simulated_days(SPEC, hours=(0, 2))
+
+
+# Fitting
+
+
+def _market(seed: int, count: int) -> tuple[Floats, Floats]:
+    """Rows whose target is known in law: variance 3 * ewma_variance_300, times noise of mean 1."""
+    rng = np.random.default_rng(seed)
+    log_variance = rng.normal(-14, 1, count)
+    noise = np.exp(rng.normal(-0.045, 0.3, count))  # mean 1
+    values = np.column_stack(
+        [
+            np.full(count, 50.0),
+            rng.normal(0, 1e-6, count),
+            np.exp((log_variance + rng.normal(0, 0.5, count)) / 2 - 1),
+            np.exp(log_variance) / 3,
+            np.exp(log_variance + rng.normal(0, 1, count)),
+        ]
+    )
+    return values, np.sqrt(np.exp(log_variance) * noise)
+
+
+def test_the_half_life_that_knows_the_variance_is_chosen_and_scaled_to_it() -> None:
+    values, targets = _market(1, 20_000)
+    fitted = fit(values, COLUMNS, targets)
+    assert fitted.columns == ("n", "ret_mean", "ret_std", "ewma_variance_300")
+    assert fitted.scale == pytest.approx(3, rel=0.01)
+
+
+def test_the_scale_is_where_qlike_is_smallest() -> None:
+    values, targets = _market(2, 2_000)
+    fitted = fit(values, COLUMNS, targets)
+
+    def loss(scale: float) -> float:
+        return float(np.mean(qlike(targets**2, scale * values[:, 3], fitted.floor)))
+
+    assert loss(fitted.scale) < min(loss(fitted.scale * 1.01), loss(fitted.scale / 1.01))
+
+
+def test_short_windows_of_noise_are_shrunk_more_than_windows_that_know() -> None:
+    values, targets = _market(3, 5_000)
+    rng = np.random.default_rng(4)
+    short = values.copy()
+    short[:, 0], short[:, 3:] = 5, NAN
+    noisy = short.copy()
+    noisy[:, 2] *= np.exp(rng.normal(0, 3, len(noisy)))
+    both = np.concatenate([targets, targets])
+    assert fit(np.concatenate([values, short]), COLUMNS, both).shrinkage == 0
+    assert fit(np.concatenate([values, noisy]), COLUMNS, both).shrinkage >= 16
+
+
+def test_intervals_hold_nine_tenths_of_each_input_set() -> None:
+    values, targets = _market(5, 10_000)
+    fitted = with_intervals(fit(values, COLUMNS, targets), values[:, :4], targets)
+    contract = values[:, :4].copy()
+    contract[:, 3] = NAN
+    low, high = fitted.ratios[CONTRACT_ONLY]
+    score = fitted.predict(contract)
+    assert np.mean((low * score <= targets) & (targets <= high * score)) == pytest.approx(0.9, abs=0.001)
+    widths = [high / low for low, high in fitted.ratios]
+    assert widths == sorted(widths)  # who knows less is less sure
+
+
+def test_a_market_that_never_moved_cannot_be_learned_from() -> None:
+    values, targets = _market(6, 100)
+    with pytest.raises(ValueError, match="the training median of variance must be above 0"):
+        fit(values, COLUMNS, np.zeros_like(targets))
+    values[:, 2] = 0
+    with pytest.raises(ValueError, match="median ret_std of full windows is 0"):
+        fit(values, COLUMNS, targets)
+
+
+# The graph
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 8.0])
+def test_the_graph_computes_what_was_fitted(shrinkage: float) -> None:
+    values, targets = _market(7, 2_000)
+    fitted = replace(with_intervals(fit(values, COLUMNS, targets), values[:, :4], targets), shrinkage=shrinkage)
+    rows = np.tile(values[:, :4], (3, 1))
+    rows[2_000:4_000, 0], rows[2_000:4_000, 3] = np.arange(2_000) % 49 + 2, NAN
+    rows[4_000:, 0], rows[4_000:, 1:] = 0, NAN
+    found = ServedModel.load(to_onnx(fitted, METADATA), spec_id=SPEC.spec_id).score(rows)
+    expected = fitted.predict(rows)
+    ratios = np.array(fitted.ratios)[fitted.input_sets(rows)]
+    np.testing.assert_allclose(found.score, expected, rtol=2e-6)
+    np.testing.assert_allclose(found.lower, expected * ratios[:, 0], rtol=2e-6)
+    np.testing.assert_allclose(found.upper, expected * ratios[:, 1], rtol=2e-6)
+
+
+# Samples
+
+
+def test_the_last_row_up_to_each_twelfth_of_a_horizon_counts() -> None:
+    """Twelfths of 60 s end at 5, 10, 15 s; a row at 5.0 s is still of the first."""
+    seconds = np.array([0.1, 4.9, 5.0, 5.1, 9.0, 14.0])
+    assert counted_rows((seconds * NS).astype(np.int64), FeatureSpec()).tolist() == [2, 4, 5]
+
+
+def test_a_short_window_has_the_deviation_of_its_last_returns() -> None:
+    """A trade a second, up 1 %, down 1 %, ...: any 2 returns have mean 0 and deviation sqrt(2) * ln 1.01."""
+    trades = _trades([float(i) for i in range(400)], [100.0 * 1.01 ** (i % 2) for i in range(400)])
+    made = sample(trades, SPEC, short_windows=(2,))
+    short = made.values[made.values[:, 0] == 2][1:]  # the first such row is one of the stream's own
+    assert len(short) > 60
+    np.testing.assert_allclose(short[:, 1], 0, atol=1e-15)
+    np.testing.assert_allclose(short[:, 2], np.sqrt(2) * np.log(1.01), rtol=1e-12)
+    assert np.isnan(short[:, 3:]).all()
+    np.testing.assert_allclose(made.targets, np.sqrt(60) * np.log(1.01), rtol=1e-12)
+
+
+# The whole
+
+
+def test_the_same_data_gives_the_same_digest(candidate: Candidate) -> None:
+    days = [sample(simulate_day("BTC-USD", day, 0, (0, 2)), SPEC) for day in FIT_DAYS[:2]]
+    assert train(days[0], days[1], SPEC)[1] == train(days[0], days[1], SPEC)[1]
+    again = training.train_on_simulated_days(SPEC, hours=(0, 2))
+    assert again.model.digest == candidate.model.digest
+
+
+def test_training_says_when_it_ended_and_is_tested_after_it(candidate: Candidate) -> None:
+    assert candidate.model.train_end.isoformat() == "2010-01-08T02:00:00+00:00"
+    assert candidate.params["test_days"] == "2010-01-09"
+    assert candidate.metrics["test_horizons"] > 100
+    assert candidate.metrics["qlike"] < candidate.metrics["qlike_unconditional"]
+    assert candidate.metrics["qlike_contract"] < candidate.metrics["qlike_unconditional"]
+
+
+def test_evaluation_by_hand() -> None:
+    """ewma 1e-6 times 4: score 2e-3. Targets: right; half, the lower end; a quarter, outside."""
+    model = ServedModel.load(model_bytes(), spec_id=SPEC.spec_id)
+    values = np.full((3, len(SPEC.columns)), NAN)
+    values[:, [SPEC.columns.index(name) for name in model.columns]] = [50, 0, 1e-4, 1e-6]
+    test = training.Sample(values, np.array([2e-3, 1.001e-3, 0.5e-3]), 0)
+    metrics = evaluate(model, test, SPEC, floor=1e-10)
+    assert metrics["coverage"] == pytest.approx(2 / 3)
+    losses = [r - np.log(r) - 1 for r in (1.0, 1.001**2 / 4, 1 / 16)]
+    assert metrics["qlike"] == pytest.approx(np.mean(losses), rel=1e-4)
+    assert metrics["zero_target_share"] == 0
+
+
+# The registry
+
+
+def _named(candidate: Candidate, name: str) -> Candidate:
+    return replace(candidate, name=name)
+
+
+@MLFLOW_WARNS
+def test_a_registered_model_is_champion_and_its_digest_is_that_of_the_served_file(
+    candidate: Candidate, mlflow_uri: str
+) -> None:
+    name = "training-champion"
+    assert champion_of(mlflow_uri, name) is None
+    assert register(mlflow_uri, _named(candidate, name)) == "1"
+    assert register(mlflow_uri, _named(candidate, name)) == "2"
+    assert champion_of(mlflow_uri, name) == ("2", SPEC.spec_id)
+
+    import mlflow
+
+    client = mlflow.MlflowClient(mlflow_uri)
+    version = client.get_model_version_by_alias(name, "champion")
+    uri = client.get_model_version_download_uri(name, "2").removeprefix("mlflow-artifacts:")
+    with urllib.request.urlopen(f"{mlflow_uri}/api/2.0/mlflow-artifacts/artifacts{uri}/model.onnx") as answer:
+        served = answer.read()
+    assert hashlib.sha256(served).hexdigest() == version.tags["digest"] == candidate.model.digest
+    assert served == candidate.model_bytes
+    assert version.tags["train_end"] == "2010-01-08T02:00:00Z"
+    run = client.get_run(str(version.run_id))
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["qlike"] == pytest.approx(candidate.metrics["qlike"])
+    signature = mlflow.models.get_model_info(f"models:/{name}@champion").signature
+    assert (signature.inputs.input_names(), signature.outputs.input_names()) == (["X"], ["score", "lower", "upper"])
+
+
+@MLFLOW_WARNS
+def test_a_model_that_cannot_be_read_back_leaves_no_version(candidate: Candidate, mlflow_uri: str) -> None:
+    name = "training-unreadable"
+    other = ServedModel.load(model_bytes(), spec_id=SPEC.spec_id)
+    with pytest.raises(RegistryError, match="is not registered"):
+        register(mlflow_uri, replace(_named(candidate, name), model=other))
+    assert champion_of(mlflow_uri, name) is None
+
+    import mlflow
+
+    assert mlflow.MlflowClient(mlflow_uri).search_model_versions(f"name = '{name}'") == []
+
+
+@MLFLOW_WARNS
+def test_if_missing_trains_nothing_where_a_champion_serves(
+    candidate: Candidate, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    register(mlflow_uri, _named(candidate, "training-if-missing"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    monkeypatch.setattr(training, "NAME", "training-if-missing")
+    monkeypatch.setattr(training, "train_on_simulated_days", None)
+    main(["--if-missing"])
+    assert "training-if-missing version 1 is champion already: nothing to do" in capsys.readouterr().out
+
+
+def test_an_mlflow_that_is_away_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(SystemExit, match=f"MLflow does not answer at {uri} .*: start it, or set MLFLOW_TRACKING_URI"):
+        main([])
