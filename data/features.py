@@ -52,7 +52,7 @@ def _window_type(spec: FeatureSpec) -> np.dtype[Any]:
             ("open", "f8", (5,)),  # sums over the passed steps of the open block
             ("now", "f8", (5,)),  # the same with the open step as it stands: scratch for one row
             ("closed", "f8", (blocks, 5)),  # sums of closed blocks, at block % blocks
-            ("block_anchors", "i8", (blocks,)),  # of the trade that set the price at the start of a block
+            ("block_anchors", "i8", (blocks + 1,)),  # of the trade that sets the price where a block starts, likewise
             ("weighted", "f8", (len(spec.half_lives), 5)),  # weighted sums over the closed blocks
         ],
         align=True,
@@ -84,12 +84,12 @@ class Windows:
     def oldest_needed(self, key: StreamKey) -> int:
         """Return the position of the oldest trade from which this stream's window can be rebuilt, byte for byte."""
         w, spec = self._state[self._slots[key]], self.spec
-        ring, blocks = len(w["anchors"]), len(w["block_anchors"])
+        ring, blocks = len(w["anchors"]), len(w["closed"])
         oldest = int(w["anchors"][w["trades"] % ring if w["trades"] >= ring else 0])
         if not w["has_grid"]:
             return oldest
         oldest_block = max(w["block"] - (blocks - 1), w["first_point"] // spec.block_steps)
-        return min(oldest, int(w["block_anchors"][oldest_block % blocks]))
+        return min(oldest, int(w["block_anchors"][oldest_block % (blocks + 1)]))
 
     def slots(self, trades: Trades) -> NDArray[np.int64]:
         """Return where each trade's window stands, shape (n,), opening those of new streams."""
@@ -191,7 +191,6 @@ def _start_block(w: Any, block: int, weights: Floats, block_steps: int) -> None:
     w.closed[w.block % blocks] = w.open
     w.open[:] = 0.0
     w.block = block
-    w.block_anchors[block % blocks] = w.anchor
     w.weighted[:] = 0.0
     for age in range(1, min(blocks - 1, block - w.first_point // block_steps) + 1):
         closed = w.closed[(block - age) % blocks]
@@ -226,16 +225,20 @@ def _pass_points(w: Any, until: int, weights: Floats, block_steps: int) -> None:
         w.has_grid = 1
         w.first_point = point
         w.block = point // block_steps
-        w.block_anchors[w.block % w.closed.shape[0]] = w.anchor
+        w.block_anchors[w.block % len(w.block_anchors)] = w.anchor
     w.grid_price = w.last_price
     _start_step(w)
-    point += 1
-    while point < until:  # steps without a trade, a block at a time
-        block = (point - 1) // block_steps
+    while True:
+        if point % block_steps == 0:
+            w.block_anchors[point // block_steps % len(w.block_anchors)] = w.anchor
+        point += 1
+        if point >= until:
+            break
+        block = (point - 1) // block_steps  # steps without a trade, a block at a time
         _start_block(w, block, weights, block_steps)
         steps = min(until, (block + 1) * block_steps + 1) - point
         w.open[STEPS] += steps
-        point += steps
+        point += steps - 1
     w.next_point = until
 
 

@@ -553,16 +553,8 @@ _MESSAGES = msgspec.json.Decoder(_Message)
 _ENVELOPES = msgspec.json.Decoder(_Envelope)
 
 
-def _messages(data: bytes) -> list[_Message]:
-    return _MESSAGES.decode_lines(data)
-
-
-def _enclosed_messages(data: bytes) -> list[_Message]:
-    raw = [envelope.raw for envelope in _ENVELOPES.decode_lines(data)]
-    joined = "\n".join(raw)
-    if joined.count("\n") == len(raw) - 1:
-        return _MESSAGES.decode_lines(joined)
-    return [_MESSAGES.decode(text) for text in raw]
+def _enclosed_message(line: bytes) -> _Message:
+    return _MESSAGES.decode(_ENVELOPES.decode(line).raw)
 
 
 class _JsonDialect(Dialect):
@@ -571,24 +563,20 @@ class _JsonDialect(Dialect):
     header_lines = 0
     columns = _TICKER_COLUMNS
 
-    def __init__(self, name: str, decode: Callable[[bytes], list[_Message]]) -> None:
+    def __init__(self, name: str, decode: Callable[[bytes], _Message]) -> None:
         self.name = name
         self._decode = decode
 
     def rows(self, lines: _Lines) -> _Rows:
         at = np.arange(len(lines))
         broken: dict[int, str] = {}
-        try:
-            messages = self._messages(lines)
-        except (msgspec.MsgspecError, UnicodeError):
-            messages = []
-            for i in range(len(lines)):
-                try:
-                    messages += self._messages(lines.cut(i, i + 1))
-                except (msgspec.MsgspecError, UnicodeError) as error:
-                    reason = str(error).replace("$[0]", "$")
-                    broken[i] = f"the line must be a JSON message of the ticker channel: {reason}"
-            at = np.delete(at, list(broken))
+        messages: list[_Message] = []
+        for i, line in enumerate(lines.data.split(b"\n")[:-1]):
+            try:
+                messages.append(self._decode(line))
+            except (msgspec.MsgspecError, UnicodeError) as error:
+                broken[i] = f"the line must be a JSON message of the ticker channel: {error}"
+        at = np.delete(at, list(broken))
         is_trade = np.array([message.type == _TRADE_MESSAGE for message in messages], np.bool_)
         skipped = int(np.sum(~is_trade))
         if skipped:
@@ -596,13 +584,6 @@ class _JsonDialect(Dialect):
             at = at[is_trade]
         texts = {field: _texts(list(map(attrgetter(column), messages))) for field, column in self.columns.items()}
         return _Rows(at, texts, broken, skipped)
-
-    def _messages(self, lines: _Lines) -> list[_Message]:
-        """Return one message a line."""
-        messages = self._decode(lines.data)
-        if len(messages) != len(lines):
-            raise msgspec.DecodeError(f"{len(lines)} lines hold {len(messages)} messages")
-        return messages
 
 
 def _texts(values: list[_Scalar]) -> pa.Array:
@@ -612,13 +593,11 @@ def _texts(values: list[_Scalar]) -> pa.Array:
         return pa.array(["" if value is None else str(value) for value in values], pa.string())
 
 
-def _recognize_json(
-    name: str, decode: Callable[[bytes], list[_Message]]
-) -> Callable[[Sequence[bytes]], Dialect | None]:
+def _recognize_json(name: str, decode: Callable[[bytes], _Message]) -> Callable[[Sequence[bytes]], Dialect | None]:
     def recognize(head: Sequence[bytes]) -> Dialect | None:
         for line in head:
             try:
-                if any(message.type in (_TRADE_MESSAGE, "subscriptions") for message in decode(line)):
+                if decode(line).type in (_TRADE_MESSAGE, "subscriptions"):
                     return _JsonDialect(name, decode)
             except (msgspec.MsgspecError, UnicodeError):
                 continue
@@ -629,8 +608,8 @@ def _recognize_json(
 
 DIALECTS: Final[Mapping[str, Callable[[Sequence[bytes]], Dialect | None]]] = {
     **dict.fromkeys(_CSV_DIALECTS, _recognize_csv),
-    _TICKER_NDJSON: _recognize_json(_TICKER_NDJSON, _messages),
-    _ENVELOPE_NDJSON: _recognize_json(_ENVELOPE_NDJSON, _enclosed_messages),
+    _TICKER_NDJSON: _recognize_json(_TICKER_NDJSON, _MESSAGES.decode),
+    _ENVELOPE_NDJSON: _recognize_json(_ENVELOPE_NDJSON, _enclosed_message),
 }
 """What is read, and for each what recognizes it by the first lines that are not blank."""
 

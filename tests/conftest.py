@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import socket
@@ -14,9 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from online.registry import ModelFile, save_last_good
 from orchestration.local.broker import Broker, jars_folder, running_broker
 from orchestration.local.jars import JarsMissing, fetch_jars
 from orchestration.local.topics import create_topics
+from tests.models import model_bytes
+from tests.pipeline import Process, environment, running
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -73,3 +77,33 @@ def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(20)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real recordings beside the repository. They may not be published, so most people lack them."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the real recordings are not here: no folder {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds a small baseline as the last good model: processes start from it without a registry."""
+    folder = tmp_path_factory.mktemp("models")
+    content = model_bytes()
+    save_last_good(folder, ModelFile("volatility-baseline", "1", hashlib.sha256(content).hexdigest(), content))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def online(broker: Broker, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Feature service and scorer, real processes on the session's broker; gives the environment for more of them."""
+    logs = tmp_path_factory.mktemp("logs")
+    environ = environment(broker.bootstrap_servers, models)
+    services = [Process(f"online.{name}", environ, logs / f"{name}.log") for name in ("feature_service", "scorer")]
+    with running(*services):
+        for service in services:
+            service.await_log('"event": ?"assigned"')
+        yield environ

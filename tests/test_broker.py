@@ -9,7 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._resource import ResourceType
 
 from orchestration.local import jars as jars_module
 from orchestration.local.broker import Broker, free_ports, is_ready, running_broker
@@ -17,13 +19,13 @@ from orchestration.local.jars import Jar, JarsMissing, fetch_jars, read_lock
 from orchestration.local.topics import PARTITIONS, TOPICS, create_topics
 
 
-def test_the_lock_names_a_sha256_for_every_jar():
+def test_the_lock_names_a_sha256_for_every_jar() -> None:
     locked = read_lock()
     assert any(jar.artifact == "kafka_2.13" and jar.version == "4.3.1" for jar in locked)
     assert all(len(jar.sha256) == 64 for jar in locked)
 
 
-def test_a_damaged_jar_is_noticed_and_fetched_again(tmp_path: Path, jars: list[Path], monkeypatch: pytest.MonkeyPatch):
+def test_a_damaged_jar_is_noticed_and_fetched_again(tmp_path: Path, jars: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """One flipped byte in one jar: only that one is fetched."""
     jar = next(jar for jar in read_lock() if jar.artifact == "slf4j-simple")
     original = next(path for path in jars if path.name == jar.path(tmp_path).name)
@@ -43,7 +45,7 @@ def test_a_damaged_jar_is_noticed_and_fetched_again(tmp_path: Path, jars: list[P
     assert jar.is_intact(tmp_path)
 
 
-def test_a_jar_that_cannot_be_fetched_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_jar_that_cannot_be_fetched_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class NoNetwork:
         def __init__(self, **_: object) -> None:
             self.remote_repos: dict[str, str] = {}
@@ -58,10 +60,9 @@ def test_a_jar_that_cannot_be_fetched_says_what_to_do(tmp_path: Path, monkeypatc
         fetch_jars(tmp_path, [Jar("org.example", "kafka", "1", "0" * 64)])
 
 
-def test_topics_are_made_once_with_their_settings(broker: Broker):
-    client = {"bootstrap.servers": broker.bootstrap_servers}
-    assert create_topics(client) == []  # the fixture made them
-    admin = AdminClient(client)
+def test_topics_are_made_once_with_their_settings(broker: Broker) -> None:
+    assert create_topics({"bootstrap.servers": broker.bootstrap_servers}) == []  # the fixture made them
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
     found = admin.list_topics(timeout=10).topics
     assert {name: len(found[name].partitions) for name in TOPICS} == dict.fromkeys(TOPICS, PARTITIONS)
     resource = ConfigResource(ResourceType.TOPIC, "predictions")
@@ -70,16 +71,16 @@ def test_topics_are_made_once_with_their_settings(broker: Broker):
     assert settings["message.timestamp.type"].value == "CreateTime"
 
 
-def test_a_topic_with_another_partition_count_is_an_error(broker: Broker):
+def test_a_topic_with_another_partition_count_is_an_error(broker: Broker) -> None:
     client = {"bootstrap.servers": broker.bootstrap_servers}
     create_topics(client, topics=["narrow"], partitions=2)
     with pytest.raises(ValueError, match="topic narrow has 2 partitions, 12 are needed"):
         create_topics(client, topics=["narrow"])
 
 
-def test_a_killed_broker_comes_back_with_what_was_acknowledged(tmp_path: Path, jars: list[Path]):
+def test_a_killed_broker_comes_back_with_what_was_acknowledged(tmp_path: Path, jars: list[Path]) -> None:
     with running_broker(tmp_path, jars) as broker:
-        client = {"bootstrap.servers": broker.bootstrap_servers, "log_level": 0}
+        client: dict[str, str | int | float | bool] = {"bootstrap.servers": broker.bootstrap_servers, "log_level": 0}
         create_topics(client, topics=["kept"], partitions=1)
         producer = Producer(client)
         producer.produce("kept", b"one")
@@ -100,7 +101,7 @@ def test_a_killed_broker_comes_back_with_what_was_acknowledged(tmp_path: Path, j
         consumer.close()
 
 
-def test_a_paused_broker_does_not_answer_and_a_resumed_one_does(broker: Broker):
+def test_a_paused_broker_does_not_answer_and_a_resumed_one_does(broker: Broker) -> None:
     broker.pause()
     try:
         assert not is_ready(broker.bootstrap_servers, timeout_s=0.5)
@@ -109,7 +110,7 @@ def test_a_paused_broker_does_not_answer_and_a_resumed_one_does(broker: Broker):
     assert is_ready(broker.bootstrap_servers, timeout_s=20)
 
 
-def test_a_broker_that_cannot_start_shows_the_end_of_its_log(tmp_path: Path, jars: list[Path], broker: Broker):
+def test_a_broker_that_cannot_start_shows_the_end_of_its_log(tmp_path: Path, jars: list[Path], broker: Broker) -> None:
     """Its port is taken by the other broker, which answers there; its cluster id tells the two apart."""
     second = Broker(tmp_path, jars, port=broker.config.port, controller_port=free_ports(1)[0])
     with pytest.raises(RuntimeError, match=r"(?s)ended with exit code 1; the end of .*kafka.log:.*in use"):
@@ -117,7 +118,7 @@ def test_a_broker_that_cannot_start_shows_the_end_of_its_log(tmp_path: Path, jar
     assert second.pid is None
 
 
-def test_a_stopped_broker_leaves_no_process(tmp_path: Path, jars: list[Path]):
+def test_a_stopped_broker_leaves_no_process(tmp_path: Path, jars: list[Path]) -> None:
     with running_broker(tmp_path, jars) as broker:
         pid = broker.pid
         assert pid is not None

@@ -71,7 +71,7 @@ def started_pids(folder: Path) -> list[int]:
     return [int(line) for path in folder.glob("*.pid") for line in path.read_text().split()]
 
 
-def test_parts_start_when_those_they_need_are_ready(tmp_path: Path):
+def test_parts_start_when_those_they_need_are_ready(tmp_path: Path) -> None:
     """`second` writes whether the mark of `first` was there when it started."""
     mark = tmp_path / "mark"
     first = Part(
@@ -88,7 +88,7 @@ def test_parts_start_when_those_they_need_are_ready(tmp_path: Path):
     assert supervisor.watched["first"].state is State.STOPPED
 
 
-def test_a_part_that_dies_is_restarted_and_said(tmp_path: Path):
+def test_a_part_that_dies_is_restarted_and_said(tmp_path: Path) -> None:
     """It dies once, with its last words, and lives from then on."""
     mark = tmp_path / "mark"
     code = f"""
@@ -107,7 +107,7 @@ def test_a_part_that_dies_is_restarted_and_said(tmp_path: Path):
     assert "fragile ended with exit code 1; it starts again in 0.0 s. Its last words: something broke" in said
 
 
-def test_a_killed_part_is_restarted(tmp_path: Path):
+def test_a_killed_part_is_restarted(tmp_path: Path) -> None:
     part = Part("steady", python(SLEEP))
 
     def killed_and_back(supervisor: Supervisor) -> bool:
@@ -120,7 +120,7 @@ def test_a_killed_part_is_restarted(tmp_path: Path):
     assert "steady ended by SIGKILL" in said.text
 
 
-def test_a_part_that_cannot_start_shows_the_end_of_its_log_and_what_to_do(tmp_path: Path):
+def test_a_part_that_cannot_start_shows_the_end_of_its_log_and_what_to_do(tmp_path: Path) -> None:
     code = "import sys; [print('line', i, flush=True) for i in range(100)]; sys.exit('no such model')"
     part = Part("scorer", python(code), is_ready=lambda: False, advice="Look at the registry.")
     other = Part("api", python(SLEEP), needs=("scorer",))
@@ -134,7 +134,7 @@ def test_a_part_that_cannot_start_shows_the_end_of_its_log_and_what_to_do(tmp_pa
     assert not (tmp_path / "api.log").exists()
 
 
-def test_an_exit_code_with_a_meaning_is_said_and_not_repeated(tmp_path: Path):
+def test_an_exit_code_with_a_meaning_is_said_and_not_repeated(tmp_path: Path) -> None:
     part = Part(
         "ingestor",
         python("import sys; sys.exit(2)"),
@@ -146,13 +146,13 @@ def test_an_exit_code_with_a_meaning_is_said_and_not_repeated(tmp_path: Path):
     assert "ingestor ended: bad recording" in said.text
 
 
-def test_a_replay_that_ends_is_done(tmp_path: Path):
+def test_a_replay_that_ends_is_done(tmp_path: Path) -> None:
     part = Part("ingestor", python(""), exits={0: "replay ended"})
     said, _ = supervise([part], tmp_path, until=lambda s: s.watched["ingestor"].state is State.DONE)
     assert "replay ended" in said
 
 
-def test_a_failing_step_stops_the_start(tmp_path: Path):
+def test_a_failing_step_stops_the_start(tmp_path: Path) -> None:
     def fail() -> None:
         raise ValueError("topic features has 3 partitions")
 
@@ -163,7 +163,7 @@ def test_a_failing_step_stops_the_start(tmp_path: Path):
     assert supervisor.watched["later"].process is None
 
 
-def test_stop_is_in_reverse_order_and_leaves_no_process(tmp_path: Path):
+def test_stop_is_in_reverse_order_and_leaves_no_process(tmp_path: Path) -> None:
     """Each part notes when it was told to stop; `stubborn` ignores that and its child too, and both are killed."""
     order = tmp_path / "order"
 
@@ -203,13 +203,13 @@ def test_stop_is_in_reverse_order_and_leaves_no_process(tmp_path: Path):
 
 def is_alive(pid: int) -> bool:
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
-def test_a_killed_supervisor_takes_its_parts_along(tmp_path: Path):
+def test_a_killed_supervisor_takes_its_parts_along(tmp_path: Path) -> None:
     program = f"""
         import asyncio, pathlib, sys
         from orchestration.local.supervisor import Part, Supervisor
@@ -243,14 +243,14 @@ def taken_port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def test_a_taken_port_is_said_with_part_holder_and_setting(taken_port: int):
+def test_a_taken_port_is_said_with_part_holder_and_setting(taken_port: int) -> None:
     (conflict,) = port_conflicts([Part("api", ("true",), ports={"API_PORT": taken_port})])
     assert conflict.startswith(f"port {taken_port}, wanted by api, is taken by process {os.getpid()} (")
     assert conflict.endswith(f"choose another port: make run API_PORT={taken_port + 100}")
 
 
 def settings(folder: Path, **values: object) -> StackSettings:
-    return StackSettings(_env_file=None, var_dir=folder, **values)  # type: ignore[call-arg, arg-type]
+    return StackSettings(_env_file=None, var_dir=folder, **values)  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)
@@ -266,7 +266,7 @@ def needs(parts: list[Part]) -> dict[str, tuple[str, ...]]:
     return {part.name: part.needs for part in parts}
 
 
-def test_a_cold_start_waits_for_the_first_model_and_a_warm_one_does_not(tmp_path: Path):
+def test_a_cold_start_waits_for_the_first_model_and_a_warm_one_does_not(tmp_path: Path) -> None:
     cold = needs(stack_parts(settings(tmp_path), KAFKA))
     assert cold["scorer"] == cold["api"] == ("topics", "training")
     (tmp_path / "models" / "baseline").mkdir(parents=True)
@@ -275,7 +275,7 @@ def test_a_cold_start_waits_for_the_first_model_and_a_warm_one_does_not(tmp_path
     assert warm["scorer"] == warm["api"] == ("topics",)
 
 
-def test_a_broker_and_a_registry_elsewhere_are_used_and_none_is_started(tmp_path: Path):
+def test_a_broker_and_a_registry_elsewhere_are_used_and_none_is_started(tmp_path: Path) -> None:
     elsewhere = settings(
         tmp_path, kafka_bootstrap_servers="kafka.example:9092", mlflow_tracking_uri="http://ml.example"
     )
@@ -288,27 +288,27 @@ def test_a_broker_and_a_registry_elsewhere_are_used_and_none_is_started(tmp_path
     assert environment["MLFLOW_TRACKING_URI"] == "http://ml.example"
 
 
-def test_the_simulated_day_is_made_once(tmp_path: Path):
+def test_the_simulated_day_is_made_once(tmp_path: Path) -> None:
     assert "recording" in needs(stack_parts(settings(tmp_path), KAFKA))["ingestor"]
     (tmp_path / "recordings").mkdir()
     (tmp_path / "recordings" / "simulated-BTC-USD-2025-01-06.csv").touch()
     assert "recording" not in needs(stack_parts(settings(tmp_path), KAFKA))
 
 
-def test_a_recording_that_is_not_there_is_refused(tmp_path: Path):
+def test_a_recording_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match=r"there is no file .*/absent\.csv"):
         check_recordings(settings(tmp_path, recording=str(tmp_path / "absent.csv")))
     with pytest.raises(Refusal, match="cannot be read"):
         check_recordings(settings(tmp_path, recording=str(tmp_path)))
 
 
-def test_recordings_are_named_as_in_a_shell(tmp_path: Path):
+def test_recordings_are_named_as_in_a_shell(tmp_path: Path) -> None:
     two = settings(tmp_path, recording="'/a b.csv' /c.csv")
     assert [str(path) for path in two.recordings] == ["/a b.csv", "/c.csv"]
     assert stack_parts(two, KAFKA)[-1].command[-2:] == ("/a b.csv", "/c.csv")
 
 
-def test_a_replay_id_of_our_own_ends_with_the_stack_and_a_given_one_can_be_resumed(tmp_path: Path):
+def test_a_replay_id_of_our_own_ends_with_the_stack_and_a_given_one_can_be_resumed(tmp_path: Path) -> None:
     own = child_environment(settings(tmp_path))
     assert own["REPLAY_END_ON_STOP"] == "true"
     given = child_environment(settings(tmp_path, replay_id="mine"))
@@ -317,12 +317,12 @@ def test_a_replay_id_of_our_own_ends_with_the_stack_and_a_given_one_can_be_resum
     assert new_replay_id(datetime(2026, 11, 23, 10, 15, tzinfo=UTC)).startswith("replay-20261123T101500Z-")
 
 
-def test_a_second_stack_on_the_same_state_is_refused(tmp_path: Path):
+def test_a_second_stack_on_the_same_state_is_refused(tmp_path: Path) -> None:
     with only_stack(tmp_path), pytest.raises(Refusal, match=f"process {os.getpid()}"), only_stack(tmp_path):
         pass
 
 
-def test_realized_volatility_of_the_last_minute_of_event_time():
+def test_realized_volatility_of_the_last_minute_of_event_time() -> None:
     """A price that doubles once a minute ago and halves again at the end: two steps of ln 2, the other 58 are 0."""
     minute = MinuteVolatility()
     for second in range(61):
@@ -332,7 +332,7 @@ def test_realized_volatility_of_the_last_minute_of_event_time():
     assert minute.value == pytest.approx(math.sqrt(2) * math.log(2), rel=1e-12)
 
 
-def test_seconds_without_trades_keep_their_price_and_a_hole_starts_anew():
+def test_seconds_without_trades_keep_their_price_and_a_hole_starts_anew() -> None:
     minute = MinuteVolatility()
     minute.add(0, False, 100.0)
     minute.add(61, True, 300.0)  # P(0) to P(61) are 100
@@ -341,7 +341,25 @@ def test_seconds_without_trades_keep_their_price_and_a_hole_starts_anew():
     assert minute.value is None
 
 
-def test_event_times_become_seconds():
+def test_event_times_become_seconds() -> None:
     assert epoch_seconds("1970-01-02T00:00:01.5Z") == (86401, True)
     assert epoch_seconds("1970-01-02T00:00:01.000Z") == (86401, False)
     assert epoch_seconds("1970-01-02T00:00:01Z") == (86401, False)
+
+
+def test_the_topics_that_are_made_are_those_of_the_contract() -> None:
+    """Named twice: `data.topics` takes seconds to import, and the stack starts without it."""
+    from data import topics as contract
+    from orchestration.local import topics as made
+
+    assert (made.TOPICS, made.PARTITIONS) == (contract.TOPICS, contract.PARTITIONS)
+
+
+def test_the_example_names_every_setting() -> None:
+    from offline.settings import OfflineSettings
+    from online.settings import ApiSettings, FeatureSettings, IngestorSettings, ScorerSettings
+
+    classes = (StackSettings, OfflineSettings, IngestorSettings, FeatureSettings, ScorerSettings, ApiSettings)
+    settable = {name.upper() for each in classes for name in each.model_fields} - {"RUN_STARTED"}
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    assert {line.partition("=")[0] for line in lines if line and not line.startswith("#")} == settable

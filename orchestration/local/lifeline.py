@@ -14,7 +14,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def bound_to_parent(command: Sequence[str], nice: int = 0) -> list[str]:
-    """Return a command that runs `command`, `nice`r than this process, and is killed when the thread that starts it ends.
+    """Return a command that runs `command`, nicer than this process, and is killed when the thread that starts it ends.
 
     By SIGKILL: a hung or paused process ends too, and its ports are free at once. On systems without `prctl` (all but
     Linux) it lives on.
@@ -35,7 +35,7 @@ def _become(parent: int, nice: int, command: Sequence[str]) -> None:
             sys.exit(1)
     os.nice(nice)
     try:
-        os.execvp(command[0], command)
+        os.execvp(command[0], list(command))
     except OSError as error:
         sys.exit(f"{command[0]} could not be run: {error}")
 

@@ -29,9 +29,9 @@ def fetch_text(url: str, timeout_s: float = PROBE_TIMEOUT_S) -> str | None:
         return None
 
 
-def answers(url: str) -> Callable[[], bool]:
+def answers(url: str, timeout_s: float) -> Callable[[], bool]:
     """Ready when the URL answers 200."""
-    return lambda: fetch_text(url) is not None
+    return lambda: fetch_text(url, timeout_s) is not None
 
 
 def says_ready(metrics_url: str) -> Callable[[], bool]:
@@ -51,7 +51,7 @@ def stack_parts(settings: StackSettings, kafka: Mapping[str, str]) -> list[Part]
         kafka: configuration of a client of the broker.
     """
     python = (sys.executable, "-m")
-    # A model from an earlier run serves without the registry: then nothing waits for the slowest part, and it stands back.
+    # A model from an earlier run serves without the registry: nothing waits for the slowest part then; it stands back.
     is_warm = any((settings.var_dir / "models").glob("**/*.onnx"))
     models = () if is_warm else ("training",)
     nice = 10 if is_warm else 0
@@ -121,7 +121,7 @@ def stack_parts(settings: StackSettings, kafka: Mapping[str, str]) -> list[Part]
             (*python, "uvicorn", "online.api:create_app", "--factory", "--host", "127.0.0.1",
              "--port", str(settings.api_port)),
             needs=("topics", *models),
-            is_ready=answers(f"http://127.0.0.1:{settings.api_port}/health"),
+            is_ready=answers(f"http://127.0.0.1:{settings.api_port}/health", timeout_s=5.0),  # it asks the broker
             ports={"API_PORT": settings.api_port},
             address=f"http://127.0.0.1:{settings.api_port}/docs",
         )
@@ -186,9 +186,9 @@ def _mlflow(settings: StackSettings, needs: tuple[str, ...], nice: int) -> Part:
             "MLFLOW_DISABLE_TELEMETRY": "true",
         },
         # This request reads the database: the first one makes its tables.
-        is_ready=lambda: fetch_text(
+        is_ready=answers(
             f"{settings.local_mlflow}/api/2.0/mlflow/registered-models/search?max_results=1", timeout_s=30.0
-        ) is not None,
+        ),
         needs=needs,
         nice=nice,
         ports={"MLFLOW_PORT": settings.mlflow_port},

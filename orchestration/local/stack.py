@@ -147,10 +147,12 @@ async def run_stack(settings: StackSettings, console: Console, began: float) -> 
     def first(_: Forecast) -> None:
         say(f"first forecast {time.monotonic() - began:.1f} s after start", "bold green")
 
-    supervisor = Supervisor(parts, settings.var_dir / "logs", say, child_environment(settings), ROOT)
+    environment = child_environment(settings)
+    supervisor = Supervisor(parts, settings.var_dir / "logs", say, environment, ROOT)
     consumers = [part.address for part in parts if part.name in ("feature_service", "scorer")]
-    watch = Watch(kafka, consumers, first)
+    watch = Watch(kafka, consumers, environment["REPLAY_ID"], first)
     stopping = _stop_on_signals(supervisor.kill)
+    say(f"replay {environment['REPLAY_ID']} at speed {settings.replay_speed}")
     say(f"starting {', '.join(part.name for part in parts)}; logs in {settings.var_dir / 'logs'}")
     await supervisor.start()
     watch.start()

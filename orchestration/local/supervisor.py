@@ -111,7 +111,8 @@ class Watched:
         """The last lines that its newest process wrote."""
         with self.log_path.open("rb") as file:
             file.seek(self._log_start)
-            return list(deque((line.decode(errors="replace").rstrip() for line in file), LOG_LINES))
+            lines = (line.decode(errors="replace").rstrip() for line in file)
+            return list(deque((line for line in lines if line), LOG_LINES))
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to its process group, so also to what its process started."""

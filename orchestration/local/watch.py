@@ -32,8 +32,6 @@ class Forecast(msgspec.Struct):
     price: float = 0.0
     score: float = 0.0
     interval: tuple[float, float] = (0.0, 0.0)
-    model_variant: str = ""
-    version: str = ""
     end: bool = False
 
 
@@ -98,11 +96,10 @@ class Line:
         low, high = f.interval
         realized = self.volatility.value
         return (
-            f"{f.product_id:<9} {f.event_time[:19].replace('T', ' ')}  price {f.price:,.2f}  "
+            f"{f.product_id}  {f.event_time[:19].replace('T', ' ')}  price {f.price:,.2f}  "
             f"forecast {1e4 * f.score:.2f} [{1e4 * low:.2f}, {1e4 * high:.2f}] bp/min  "
             f"realized {'–' if realized is None else f'{1e4 * realized:.2f}'}  "
-            f"lag {'–' if lag is None else lag}  {self.rows_per_s:,.0f} rows/s  "
-            f"{f.model_variant} {f.version}{'  ended' if self.ended else ''}"
+            f"lag {'–' if lag is None else lag}  {self.rows_per_s:,.0f} rows/s{'  ended' if self.ended else ''}"
         )
 
 
@@ -112,11 +109,16 @@ class Watch(threading.Thread):
     Args:
         kafka: configuration of a client of the broker.
         metrics_urls: where the lag of each consumer is told.
-        on_first: called with the moment (`time.monotonic`) of the first forecast.
+        source_id: the replay of this stack; what an earlier one left to do may be seen too.
+        on_first: called with the first forecast of that replay.
     """
 
     def __init__(
-        self, kafka: Mapping[str, str], metrics_urls: Sequence[str], on_first: Callable[[Forecast], None]
+        self,
+        kafka: Mapping[str, str],
+        metrics_urls: Sequence[str],
+        source_id: str,
+        on_first: Callable[[Forecast], None],
     ) -> None:
         super().__init__(name="watch", daemon=True)
         self._kafka = {
@@ -129,6 +131,7 @@ class Watch(threading.Thread):
             "log_level": 0,  # a broker that restarts is told by the stack, not by each client
         }
         self._metrics_urls = metrics_urls
+        self._source_id = source_id
         self._on_first = on_first
         self._closing = threading.Event()
         self._lines: dict[tuple[str, str], Line] = {}
@@ -192,7 +195,7 @@ class Watch(threading.Thread):
         line.newest = forecast
         line.rows += 1
         line.volatility.add(*epoch_seconds(forecast.event_time), forecast.price)
-        if not self._seen:
+        if not self._seen and forecast.source_id == self._source_id:
             self._seen = True
             self._on_first(forecast)
 

@@ -1,0 +1,132 @@
+"""Real processes on a real broker, and what they left on the topics."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
+
+from data.topics import PARTITIONS, PREDICTIONS
+
+READY_S = 60.0
+
+
+def wait_until(fact: Callable[[], Any], what: str, within_s: float = READY_S) -> Any:
+    """Return the first true answer of `fact`; fail with `what` if there is none in time."""
+    deadline = time.monotonic() + within_s
+    while not (found := fact()):
+        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
+        time.sleep(0.02)
+    return found
+
+
+@dataclass
+class Process:
+    """One of our processes, with its log in a file."""
+
+    module: str
+    environment: dict[str, str]
+    log: Path
+    arguments: tuple[str, ...] = ()
+    process: subprocess.Popen[bytes] = field(init=False)
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            command = [sys.executable, "-m", self.module, *self.arguments]
+            self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
+
+    def await_log(self, pattern: str, within_s: float = READY_S) -> re.Match[str]:
+        """Wait until the log has a line of this pattern."""
+
+        def found() -> re.Match[str] | None:
+            text = self.log.read_text()
+            assert self.process.poll() in (None, 0), f"{self.module} ended with {self.process.returncode}: {text}"
+            return re.search(pattern, text)
+
+        match: re.Match[str] = wait_until(found, f"{pattern!r} in the log of {self.module}", within_s)
+        return match
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, within_s: float = 10.0) -> int:
+        """End it as an operator would; the design gives it 10 s."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(within_s)
+
+
+@contextmanager
+def running(*processes: Process) -> Iterator[None]:
+    """Start processes; whatever happens, none of them outlives the block."""
+    try:
+        for process in processes:
+            process.start()
+        yield
+    finally:
+        for process in processes:
+            if process.process.poll() is None:
+                process.kill()
+
+
+def environment(bootstrap_servers: str, models: Path, **settings: str) -> dict[str, str]:
+    """Return what a process is started with: no registry, models from disk, any free port."""
+    ours = {
+        "KAFKA_BOOTSTRAP_SERVERS": bootstrap_servers,
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",  # nobody listens there
+        "MODELS_DIR": str(models),
+        "FEATURE_SERVICE_PORT": "0",
+        "SCORER_PORT": "0",
+        "INGESTOR_PORT": "0",
+        "LOG_FORMAT": "json",
+    }
+    return os.environ | ours | settings
+
+
+def replay(environ: dict[str, str], log: Path, source_id: str, *recordings: Path, **settings: str) -> Process:
+    """Return the ingestor of one source, not yet started."""
+    environ = environ | {"REPLAY_ID": source_id, "REPLAY_SPEED": "max"} | settings
+    return Process("online.ingestor", environ, log / f"{source_id}.log", tuple(map(str, recordings)))
+
+
+def read_topic(bootstrap_servers: str, topic: str, source_id: str) -> list[dict[str, Any]]:
+    """Return what a `read_committed` reader sees of a source now, in the order of each partition."""
+    config = {"bootstrap.servers": bootstrap_servers, "group.id": "unused", "isolation.level": "read_committed"}
+    consumer = Consumer(config | {"enable.partition.eof": True, "enable.auto.commit": False})
+    consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in range(PARTITIONS)])
+    mine, at_end = f'"source_id":"{source_id}"'.encode(), set()
+    records = []
+    try:
+        while len(at_end) < PARTITIONS:
+            for message in consumer.consume(10_000, 1.0):
+                if (error := message.error()) is not None:
+                    assert error.code() == KafkaError._PARTITION_EOF, error
+                    at_end.add(message.partition())
+                elif mine in (message.value() or b""):
+                    records.append(msgspec.json.decode(message.value() or b""))
+    finally:
+        consumer.close()
+    return records
+
+
+def await_end(
+    bootstrap_servers: str, source_id: str, products: int = 1, within_s: float = 60.0
+) -> list[dict[str, Any]]:
+    """Return the predictions of a source once it has ended, the end records left out."""
+    deadline = time.monotonic() + within_s
+    while True:
+        records = read_topic(bootstrap_servers, PREDICTIONS, source_id)
+        if sum(record.get("end", False) for record in records) == products:
+            return [record for record in records if "end" not in record]
+        assert time.monotonic() < deadline, f"{source_id} has not ended after {len(records)} predictions"

@@ -1,0 +1,164 @@
+"""From a recording to forecasts through the real broker and the real processes."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data.features import Windows, feature_rows
+from data.readers import read_trades, write_csv
+from data.simulator import simulate_day
+from data.spec import FeatureSpec
+from data.topics import FEATURES, REJECTED, TRADES
+from data.trades import NS, iso_times, parse_times
+from orchestration.local.broker import Broker
+from tests.pipeline import Process, await_end, read_topic, replay, running
+
+SPEC = FeatureSpec()
+
+
+def run_to_end(process: Process, expected: int = 0) -> str:
+    with running(process):
+        assert process.process.wait(60) == expected, process.log.read_text()
+    return process.log.read_text()
+
+
+def columns_of(records: list[dict[str, Any]]) -> np.ndarray:
+    """Return the feature columns as the topic has them, NaN for null: JSON keeps every bit of a double."""
+    return np.array([[record[name] for name in SPEC.columns] for record in records], np.float64)
+
+
+def check_source(broker: Broker, source_id: str, recording: Path) -> list[dict[str, Any]]:
+    """Each trade of the recording is once on each topic, and its row has the bytes of the kernel over the file."""
+    predictions = await_end(broker.bootstrap_servers, source_id)
+    trades = [r for r in read_topic(broker.bootstrap_servers, TRADES, source_id) if "end" not in r]
+    features = [r for r in read_topic(broker.bootstrap_servers, FEATURES, source_id) if "end" not in r]
+    windows = Windows(SPEC)
+    made = [feature_rows(batch.trades, windows) for batch in read_trades(recording)]
+    ids = np.concatenate([rows.trades.trade_id for rows in made]).tolist()
+    for records in (trades, features, predictions):
+        assert [record["trade_id"] for record in records] == ids
+    expected = np.concatenate([rows.values for rows in made])
+    assert columns_of(features).tobytes() == expected.tobytes()
+    assert columns_of(predictions).tobytes() == expected.tobytes()
+    places = [(record["kafka_partition"], record["kafka_offset"]) for record in predictions]
+    assert len(set(places)) == len(places)
+    return predictions
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """20,000 simulated trades, the kernel's lookback not yet full."""
+    path = tmp_path_factory.mktemp("recordings") / "simulated.csv"
+    write_csv(path, [simulate_day("BTC-USD", dt.date(2025, 3, 3), hours=(14, 15)).take(slice(0, 20_000))])
+    return path
+
+
+def test_a_recording_becomes_forecasts_each_trade_once(
+    broker: Broker, online: dict[str, str], recording: Path, tmp_path: Path
+):
+    run_to_end(replay(online, tmp_path, "once", recording))
+    predictions = check_source(broker, "once", recording)
+    assert all(0 < p["interval"][0] < p["score"] < p["interval"][1] for p in predictions)
+    assert {p["model_variant"] for p in predictions} == {"baseline"}
+    assert {p["in_sample"] for p in predictions} == {False}, "trained up to 2010"
+    assert predictions[0]["missing"] == ["ret_mean", "ret_std", "ewma_variance_300"]
+    assert predictions[-1]["missing"] == []
+
+
+def test_the_real_recording_of_4337_trades_replayed_twice_is_two_sources(
+    broker: Broker, online: dict[str, str], shared: Path, tmp_path: Path
+):
+    path = shared / "coinbase_trades_btcusd_20251117.csv"
+    for source_id in ("real-1", "real-2"):
+        run_to_end(replay(online, tmp_path, source_id, path))
+        assert len(check_source(broker, source_id, path)) == 4_337
+
+
+def test_two_holes_make_three_segments_and_hold_nothing_up(
+    broker: Broker, online: dict[str, str], shared: Path, tmp_path: Path
+):
+    """The Exchange recording at 60 times its pace: holes of 35.3 and 5.4 hours are cut to a second."""
+    path = shared / "coinbase_exchange_ticker_btcusd_20251112-13.ndjson.gz"
+    log = run_to_end(replay(online, tmp_path, "holes", path, REPLAY_SPEED="60", MAX_WAIT_S="1"))
+    assert log.count("hole cut") == 2
+    predictions = check_source(broker, "holes", path)
+    assert len(predictions) == 2_824
+    starts = [i for i, p in enumerate(predictions) if p["n"] == 0]
+    assert starts == [0, 44, 1_834], "the lines of its control messages, 1, 46 and 1,837, less themselves"
+    assert all(predictions[start]["ret_mean"] is None for start in starts)
+
+
+def test_a_killed_replay_goes_on_after_its_last_delivered_trade(
+    broker: Broker, online: dict[str, str], recording: Path, tmp_path: Path
+):
+    """`real-time` moves all times by one number of whole seconds; a resumed replay must find it again."""
+    settings = {"REPLAY_SPEED": "real-time", "MAX_WAIT_S": "0.001"}
+    process = replay(online, tmp_path, "killed", recording, **settings)
+    for _ in range(3):
+        before = len(read_topic(broker.bootstrap_servers, TRADES, "killed"))
+        with running(process):
+            while len(read_topic(broker.bootstrap_servers, TRADES, "killed")) < before + 500:
+                assert process.process.poll() is None, process.log.read_text()
+            process.kill()
+    run_to_end(process)
+    trades = [r for r in read_topic(broker.bootstrap_servers, TRADES, "killed") if "end" not in r]
+    recorded = next(read_trades(recording)).trades
+    assert [r["trade_id"] for r in trades] == recorded.trade_id.tolist()
+    shift = parse_times([trades[0]["event_time"]])[0] - recorded.event_time[0]
+    assert shift % NS == 0
+    assert [r["event_time"] for r in trades] == iso_times(recorded.event_time + shift)
+
+
+def test_sigterm_delivers_what_was_read_and_a_finished_source_is_refused(
+    broker: Broker, online: dict[str, str], recording: Path, tmp_path: Path
+):
+    process = replay(online, tmp_path, "stopped", recording, REPLAY_SPEED="10")
+    with running(process):
+        process.await_log('"event": ?"replay"')
+        while not read_topic(broker.bootstrap_servers, TRADES, "stopped"):
+            assert process.process.poll() is None
+        assert process.stop() == 0
+    sent = int(process.await_log(r'"trades": ?(\d+)').group(1))
+    assert len(read_topic(broker.bootstrap_servers, TRADES, "stopped")) == sent, "delivered, and no end record"
+    run_to_end(replay(online, tmp_path, "stopped", recording))
+    check_source(broker, "stopped", recording)
+    assert "has ended" in run_to_end(replay(online, tmp_path, "stopped", recording), expected=2)
+
+
+def test_rows_that_are_no_trades_are_kept_with_their_place(broker: Broker, online: dict[str, str], tmp_path: Path):
+    path = tmp_path / "bad.csv"
+    path.write_text(
+        "timestamp,price,volume\n"
+        "2025-01-01T00:00:00.0Z,100.0,1\n"
+        "2025-01-01T00:00:01.0Z,-5,1\n"
+        "2025-01-01T00:00:02.0Z,101.0,1\n"
+        "2024-12-31T23:59:00.0Z,102.0,1\n"
+    )
+    run_to_end(replay(online, tmp_path, "bad-rows", path))
+    predictions = await_end(broker.bootstrap_servers, "bad-rows")
+    assert [p["trade_id"] for p in predictions] == [1, 3], "the position counts rejected rows too"
+    rejected = {r["where"]: r["reason"] for r in read_topic(broker.bootstrap_servers, REJECTED, "bad-rows")}
+    assert sorted(where.rsplit(":", 1)[1] for where in rejected) == ["3", "5"]
+    assert any("-5" in reason for reason in rejected.values())
+    assert any("falls by more than 1 s" in reason for reason in rejected.values())
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "PNG"),
+        (b"", "empty"),
+        (b"hello, world\n", "timestamp,price,volume"),
+    ],
+)
+def test_a_file_without_trades_is_refused_with_what_is_read(
+    online: dict[str, str], tmp_path: Path, content: bytes, said: str
+):
+    path = tmp_path / "recording"
+    path.write_bytes(content)
+    assert said in run_to_end(replay(online, tmp_path, f"none-{len(content)}", path), expected=2)
