@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 import structlog
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from data.topics import PARTITIONS, PREDICTIONS
 from data.trades import StreamKey
@@ -50,8 +51,9 @@ class NewestForecasts:
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._consumer = Consumer(reader_config(settings))
+        self._admin = AdminClient(settings.client_config())  # asked from other threads than the one that consumes
         self._streams: dict[StreamKey, Newest] = {}
-        self._behind = set(range(PARTITIONS))
+        self._behind = dict.fromkeys(range(PARTITIONS), 0)  # partitions, and the offset where each ended at the start
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="forecasts", daemon=True)
         self._decode = msgspec.json.Decoder(_Head).decode
@@ -94,20 +96,35 @@ class NewestForecasts:
         Raises:
             KafkaException: no answer in time, or there is no such topic.
         """
-        topic = self._consumer.list_topics(PREDICTIONS, timeout=timeout_s).topics[PREDICTIONS]
+        topic = self._admin.list_topics(PREDICTIONS, timeout=timeout_s).topics[PREDICTIONS]
         if topic.error is not None:
             raise KafkaException(topic.error)
 
     def _follow(self) -> None:
-        self._consumer.assign([TopicPartition(PREDICTIONS, p, OFFSET_BEGINNING) for p in range(PARTITIONS)])
         while not self._stop.is_set():
-            for message in self._consumer.consume(10_000, 0.1):
-                if (error := message.error()) is None:
-                    self._take(message.value() or b"")
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    self._behind.discard(message.partition() or 0)
-                else:
-                    log.warning("kafka", error=str(error))
+            try:
+                for partition in self._behind:
+                    place = TopicPartition(PREDICTIONS, partition)
+                    self._behind[partition] = self._consumer.get_watermark_offsets(place, timeout=5)[1]
+                break
+            except KafkaException as error:
+                log.warning("the broker does not answer", error=error.args[0].str())
+        self._consumer.assign([TopicPartition(PREDICTIONS, partition, OFFSET_BEGINNING) for partition in self._behind])
+        while not self._stop.is_set():
+            first = self._consumer.poll(0.1)
+            for message in (first, *self._consumer.consume(10_000, 0)) if first is not None else ():
+                self._read(message)
+
+    def _read(self, message: Message) -> None:
+        partition, error = message.partition() or 0, message.error()
+        if error is None:
+            self._take(message.value() or b"")
+            if (message.offset() or 0) >= self._behind.get(partition, 0) - 1:
+                self._behind.pop(partition, None)
+        elif error.code() == KafkaError._PARTITION_EOF:  # comes only while nothing new does
+            self._behind.pop(partition, None)
+        else:
+            log.warning("kafka", error=str(error))
 
     def _take(self, value: bytes) -> None:
         try:

@@ -95,20 +95,19 @@ class Pace:
         self._speed, self._max_wait_s = speed, max_wait_s
         self._due, self._time = start, -1
 
-    def due(self, event_time: NDArray[np.int64]) -> Floats:
-        """Return clock times, shape (n,), seconds, never falling, for the next trades of the source."""
+    def due(self, event_time: NDArray[np.int64]) -> tuple[Floats, dict[int, float]]:
+        """Say when the next trades of the source are due.
+
+        Returns:
+            clock times, shape (n,), seconds, never falling; and the rows before which a wait was cut, with the seconds
+            that it had been.
+        """
         times = np.maximum.accumulate(np.concatenate([[self._time if self._time >= 0 else event_time[0]], event_time]))
         waits = np.diff(times) / (NS * self._speed)
-        for hole in np.flatnonzero(waits > self._max_wait_s):
-            log.info(
-                "hole cut",
-                recorded_s=round(float(np.diff(times)[hole]) / NS, 1),
-                would_wait_s=round(float(waits[hole]), 1),
-                waits_s=self._max_wait_s,
-            )
+        cut = {int(row): float(waits[row]) for row in np.flatnonzero(waits > self._max_wait_s)}
         due = self._due + np.cumsum(np.minimum(waits, self._max_wait_s))
         self._due, self._time = float(due[-1]), int(times[-1])
-        return np.asarray(due, dtype=np.float64)
+        return np.asarray(due, dtype=np.float64), cut
 
 
 @dataclass
@@ -204,7 +203,7 @@ class Ingestor:
                 trades = self._moved(trades)
             if pace is None:
                 pace = Pace(speed.factor, max_wait_s, time.monotonic())
-            due = np.full(len(trades), -math.inf) if math.isinf(speed.factor) else pace.due(trades.event_time)
+            due, cut = pace.due(trades.event_time)
             sent = 0
             while sent < len(trades):
                 if not self._running():
@@ -215,6 +214,8 @@ class Ingestor:
                     self._send(trades.take(slice(sent, ready)))
                     sent = ready
                 else:
+                    if sent in cut:
+                        log.info("hole", would_wait_s=round(cut.pop(sent), 1), waits_s=max_wait_s)
                     self._producer.poll(min(due[sent] - now, 0.5))
                 if now - told >= PROGRESS_S:
                     log.info(
@@ -302,10 +303,10 @@ def _next_free_port(metrics: Metrics, host: str, port: int) -> Iterator[int]:
     raise OSError(f"no port from {port} to {port + 99} is free for the ingestor's metrics")
 
 
-def _readable(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Tell what is wrong with a recording from what is wrong with the program."""
+def _batches(recordings: list[Path], product_id: str) -> Iterator[Batch]:
+    """Read a source, and tell what is wrong with a recording from what is wrong with the program."""
     try:
-        yield from batches
+        yield from read_trades(recordings, product_id=product_id)
     except ValueError as error:
         raise BadRecording(str(error)) from error
 
@@ -333,7 +334,7 @@ def run(recordings: list[Path], settings: IngestorSettings, running: Callable[[]
         )
         code = 0
         try:
-            batches = _readable(read_trades(recordings, product_id=settings.product_id))
+            batches = _batches(recordings, settings.product_id)
             try:
                 whole = ingestor.replay(batches, speed, settings.max_wait_s)
             except BadRecording as error:

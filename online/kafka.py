@@ -55,6 +55,10 @@ def transactional_config(settings: KafkaSettings, group: str, slot: int) -> Conf
         # With the default, each transaction after the first waits 100 ms for the markers of the one before.
         "retry.backoff.ms": 1,
         "retry.backoff.max.ms": 5,
+        # A broker that was killed and came back is else asked over a dead connection for minutes (librdkafka #5511).
+        "metadata.max.age.ms": 5_000,
+        "connections.max.idle.ms": 4_000,
+        "log.connection.close": False,
         "error_cb": _quiet,
     }
 

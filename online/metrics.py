@@ -71,11 +71,16 @@ class Metrics:
         self.feature_age.labels(purpose).set_function(lambda: time.time() - newest_s)
 
     def read_statistics(self, statistics: str) -> None:
-        """Take the lag of each assigned partition from the client's statistics: the broker's end of log is in them."""
+        """Take the lag of each assigned partition from the client's statistics: the broker's end of log is in them.
+
+        It is what is still to fetch plus what is fetched and not yet read. The client's own `consumer_lag` stays
+        unknown where offsets are committed in transactions.
+        """
         for topic, known in json.loads(statistics)["topics"].items():
             for partition, facts in known["partitions"].items():
-                if facts["consumer_lag"] >= 0:
-                    self.consumer_lag.labels(topic, partition).set(facts["consumer_lag"])
+                if facts["fetch_state"] == "active" and facts["ls_offset"] >= 0:
+                    to_fetch = max(0, facts["ls_offset"] - facts["next_offset"])
+                    self.consumer_lag.labels(topic, partition).set(to_fetch + facts["fetchq_cnt"])
 
 
 @contextmanager

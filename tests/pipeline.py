@@ -90,6 +90,8 @@ def environment(bootstrap_servers: str, models: Path, **settings: str) -> dict[s
         "SCORER_PORT": "0",
         "INGESTOR_PORT": "0",
         "LOG_FORMAT": "json",
+        "PYTHONDONTWRITEBYTECODE": "",  # starts count: compiled once, under var/, also where the shell forbids it
+        "PYTHONPYCACHEPREFIX": str(Path(__file__).parents[1] / "var" / "pycache"),
     }
     return os.environ | ours | settings
 
@@ -104,17 +106,24 @@ def read_topic(bootstrap_servers: str, topic: str, source_id: str) -> list[dict[
     """Return what a `read_committed` reader sees of a source now, in the order of each partition."""
     config = {"bootstrap.servers": bootstrap_servers, "group.id": "unused", "isolation.level": "read_committed"}
     consumer = Consumer(config | {"enable.partition.eof": True, "enable.auto.commit": False})
-    consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in range(PARTITIONS)])
-    mine, at_end = f'"source_id":"{source_id}"'.encode(), set()
+    places = [TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in range(PARTITIONS)]
+    behind = {place.partition: consumer.get_watermark_offsets(place, timeout=10)[1] for place in places}
+    consumer.assign(places)
+    mine = f'"source_id":"{source_id}"'.encode()
     records = []
     try:
-        while len(at_end) < PARTITIONS:
-            for message in consumer.consume(10_000, 1.0):
+        while behind:
+            first = consumer.poll(1.0)
+            for message in (first, *consumer.consume(10_000, 0)) if first is not None else ():
+                place = message.partition() or 0
                 if (error := message.error()) is not None:
                     assert error.code() == KafkaError._PARTITION_EOF, error
-                    at_end.add(message.partition())
-                elif mine in (message.value() or b""):
+                    behind.pop(place, None)
+                    continue
+                if mine in (message.value() or b""):
                     records.append(msgspec.json.decode(message.value() or b""))
+                if (message.offset() or 0) >= behind.get(place, 0) - 1:
+                    behind.pop(place, None)
     finally:
         consumer.close()
     return records

@@ -25,7 +25,9 @@ def test_the_lock_names_a_sha256_for_every_jar() -> None:
     assert all(len(jar.sha256) == 64 for jar in locked)
 
 
-def test_a_damaged_jar_is_noticed_and_fetched_again(tmp_path: Path, jars: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_jar_is_noticed_and_fetched_again(
+    tmp_path: Path, jars: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One flipped byte in one jar: only that one is fetched."""
     jar = next(jar for jar in read_lock() if jar.artifact == "slf4j-simple")
     original = next(path for path in jars if path.name == jar.path(tmp_path).name)

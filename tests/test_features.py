@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +30,7 @@ SMALL = FeatureSpec(
 KEY = StreamKey("test", "BTC-USD")
 
 
-def trades_of(times_s: list[float], prices: list[float], sizes: list[float] | None = None) -> Trades:
+def trades_of(times_s: Sequence[float], prices: Sequence[float]) -> Trades:
     n = len(times_s)
     return Trades(
         (KEY,),
@@ -37,7 +39,7 @@ def trades_of(times_s: list[float], prices: list[float], sizes: list[float] | No
         np.array([round(t * NS) for t in times_s], np.int64),
         np.zeros(n, np.int64),
         np.array(prices, np.float64),
-        np.array(sizes or [1.0] * n, np.float64),
+        np.ones(n),
         np.zeros(n, np.int8),
     )
 
@@ -46,7 +48,7 @@ def table(rows: FeatureRows, spec: FeatureSpec) -> dict[str, list[float]]:
     return dict(zip(spec.columns, rows.values.T.tolist(), strict=True))
 
 
-def test_three_prices_give_two_returns():
+def test_three_prices_give_two_returns() -> None:
     """Returns ln 1.1 and ln(1/1.1): their mean is 0, their sample deviation sqrt(2 ln(1.1)^2 / 1)."""
     rows = table(feature_rows(trades_of([0.0, 0.1, 0.2], [100, 110, 100]), Windows(SPEC)), SPEC)
     assert rows["n"] == [0, 1, 2]
@@ -57,7 +59,7 @@ def test_three_prices_give_two_returns():
     assert rows["ret_std"][2] == pytest.approx(math.sqrt(2) * math.log(1.1), rel=1e-14)
 
 
-def test_the_window_holds_the_newest_returns_only():
+def test_the_window_holds_the_newest_returns_only() -> None:
     """Of returns +, -, +, ..., the last 4 have mean 0; before them stands one large return, gone after 4 more."""
     prices = [100, 200, 202, 200, 202, 200]
     rows = table(feature_rows(trades_of([0.1 * i for i in range(6)], prices), Windows(SMALL)), SMALL)
@@ -66,7 +68,7 @@ def test_the_window_holds_the_newest_returns_only():
     assert rows["ret_mean"][5] == pytest.approx(0, abs=1e-16)
 
 
-def test_ewma_variance_by_hand():
+def test_ewma_variance_by_hand() -> None:
     """Grid of 2 s, blocks of 5 steps (10 s), half-lives of 2, 5 and 9 steps, horizon of 5 steps.
 
     One trade at each grid point from 0 to 12 s, one return of ln 1.1 from 2 to 4 s. At 8 s: 4 steps, one moved, all in
@@ -85,14 +87,14 @@ def test_ewma_variance_by_hand():
     assert rows["trade_rate_2"][4] == pytest.approx(0.5), "one trade in each step of 2 s"
 
 
-def test_a_row_on_a_grid_point_counts_that_point_as_it_stands():
+def test_a_row_on_a_grid_point_counts_that_point_as_it_stands() -> None:
     """Two trades at 2 s: the first row sees 110 at the point, the second one sees 121."""
     rows = table(feature_rows(trades_of([0, 1, 4, 4], [100, 100, 110, 121]), Windows(SMALL)), SMALL)
     assert rows["ewma_variance_2"][2] == pytest.approx(math.log(1.1) ** 2 / 2 * 5)
     assert rows["ewma_variance_2"][3] == pytest.approx(math.log(1.21) ** 2 / 2 * 5)
 
 
-def test_no_return_spans_a_hole():
+def test_no_return_spans_a_hole() -> None:
     """gap_s is 300: 300 s apart is one segment, 300 s and a nanosecond are two."""
     rows = feature_rows(trades_of([0, 300], [100, 200]), Windows(SPEC))
     assert rows.values[:, 0].tolist() == [0, 1]
@@ -101,7 +103,7 @@ def test_no_return_spans_a_hole():
     assert feature_rows(trades, Windows(SPEC)).values[:, 0].tolist() == [0, 0]
 
 
-def test_passed_ids_and_fallen_times_give_no_row():
+def test_passed_ids_and_fallen_times_give_no_row() -> None:
     """Id 2 comes twice; the fifth trade falls by 1.5 s; one that falls by 0.5 s counts as the time before it."""
     trades = replace(trades_of([10, 11, 11, 10.5, 9.5, 12], [1, 1, 1, 1, 1, 1]), trade_id=np.array([1, 2, 2, 3, 4, 5]))
     rows = feature_rows(trades, Windows(SPEC))
@@ -110,7 +112,7 @@ def test_passed_ids_and_fallen_times_give_no_row():
     assert (rows.trades.event_time / NS).tolist() == [10, 11, 11, 12]
 
 
-def test_a_flat_market_has_no_deviation():
+def test_a_flat_market_has_no_deviation() -> None:
     rows = feature_rows(trades_of([i * 0.1 for i in range(80)], [91_749.99] * 80), Windows(SPEC))
     assert rows.values[2:, 1].tolist() == [0.0] * 78
     assert rows.values[2:, 2].tolist() == [0.0] * 78
@@ -137,26 +139,20 @@ def check_contract(trades: Trades, values: np.ndarray) -> None:
             assert std == pytest.approx(expected, rel=1e-12, abs=0)
 
 
-def test_contract_features_equal_an_independent_computation(shared: Path):
+def test_contract_features_equal_an_independent_computation(shared: Path) -> None:
     for name in ("coinbase_trades_btcusd_20251117.csv", "coinbase_exchange_ticker_btcusd_20251112-13.ndjson.gz"):
         windows = Windows(SPEC)
         batches = [batch.trades for batch in read_trades(shared / name)]
         rows = [feature_rows(trades, windows) for trades in batches]
         for trades, made in zip(batches, rows, strict=True):
             assert len(made.values) == len(trades)
-        everything = replace(
-            batches[0],
-            **{
-                name: np.concatenate([getattr(trades, name) for trades in batches])
-                for name in ("stream", "trade_id", "event_time", "ingest_time", "price", "size", "side")
-            },
-        )
+        names = ("stream", "trade_id", "event_time", "ingest_time", "price", "size", "side")
+        columns = [np.concatenate([getattr(trades, name) for trades in batches]) for name in names]
+        everything = Trades(batches[0].keys, *columns)
         check_contract(everything, np.concatenate([made.values for made in rows]))
 
 
-def test_contract_features_of_simulated_trades_equal_an_independent_computation():
-    import datetime as dt
-
+def test_contract_features_of_simulated_trades_equal_an_independent_computation() -> None:
     trades = simulate_day("BTC-USD", dt.date(2025, 3, 1), hours=(13, 14)).take(slice(0, 5_000))
     check_contract(trades, feature_rows(trades, Windows(SPEC)).values)
 
@@ -168,7 +164,7 @@ def by_definition(trades: Trades, spec: FeatureSpec) -> np.ndarray:
     first, now = -(-times[0] // step), times[-1] // step
 
     def price_at(point: int) -> float:
-        return [p for t, p in zip(times, prices, strict=True) if t <= point * step][-1]
+        return float([p for t, p in zip(times, prices, strict=True) if t <= point * step][-1])
 
     def in_step(point: int) -> list[int]:
         return [i for i, t in enumerate(times) if (point - 1) * step < t <= point * step]
@@ -227,7 +223,7 @@ def streams(draw: st.DrawFn, most: int = 120) -> Trades:
 
 @settings(deadline=None, max_examples=60)
 @given(streams())
-def test_grid_features_follow_their_definitions(trades: Trades):
+def test_grid_features_follow_their_definitions(trades: Trades) -> None:
     rows = feature_rows(trades, Windows(SMALL))
     for stream in range(3):
         mine = np.flatnonzero(trades.stream == stream)
@@ -241,7 +237,7 @@ def test_grid_features_follow_their_definitions(trades: Trades):
 
 @settings(deadline=None, max_examples=60)
 @given(streams(most=400), st.lists(st.integers(1, 399), max_size=12))
-def test_batches_change_no_byte(trades: Trades, cuts: list[int]):
+def test_batches_change_no_byte(trades: Trades, cuts: list[int]) -> None:
     """Ties, holes and three mixed streams, in one batch, in some, and one by one."""
     whole = feature_rows(trades, Windows(SMALL)).values.tobytes()
     for places in (sorted({0, *(cut for cut in cuts if cut < len(trades)), len(trades)}), range(len(trades) + 1)):
@@ -252,7 +248,7 @@ def test_batches_change_no_byte(trades: Trades, cuts: list[int]):
 
 @settings(deadline=None, max_examples=60)
 @given(streams(most=400), st.integers(0, 399))
-def test_a_window_rebuilt_from_what_it_still_needs_goes_on_to_the_same_bytes(trades: Trades, stop: int):
+def test_a_window_rebuilt_from_what_it_still_needs_goes_on_to_the_same_bytes(trades: Trades, stop: int) -> None:
     """The rule that carries the system: a row is a pure function of a bounded suffix of its stream."""
     stop = min(stop, len(trades) - 1)
     position = np.arange(len(trades))
@@ -268,7 +264,7 @@ def test_a_window_rebuilt_from_what_it_still_needs_goes_on_to_the_same_bytes(tra
     assert feature_rows(trades.take(slice(stop, None)), rebuilt, position[stop:]).values.tobytes() == expected.tobytes()
 
 
-def test_fallen_times_do_not_break_a_rebuild():
+def test_fallen_times_do_not_break_a_rebuild() -> None:
     """Where time fell, a rebuild starts at the trade before the fall: else the fallen one would count as earlier."""
     times = [1.0, 2.0, 3.9, 3.2, 3.3, 3.4, 3.5, 3.6, 3.7, 4.5, 6.1]
     trades = trades_of(times, [100 + i for i in range(len(times))])
@@ -285,7 +281,7 @@ def test_fallen_times_do_not_break_a_rebuild():
         assert found.trades.event_time.tolist() == expected.trades.event_time.tolist()
 
 
-def test_the_suffix_is_bounded():
+def test_the_suffix_is_bounded() -> None:
     """A trade a second for an hour on the small spec: what is needed stays within window and lookback (20 steps)."""
     trades = trades_of([float(i) for i in range(3_600)], [100 + (i % 7) for i in range(3_600)])
     windows = Windows(SMALL)
@@ -303,12 +299,12 @@ def test_the_suffix_is_bounded():
         ({"horizon_s": 61, "grid_step_s": 2}, "whole grid steps of 2 s, was 61"),
     ],
 )
-def test_a_spec_that_means_nothing_is_refused(fields: dict[str, object], said: str):
+def test_a_spec_that_means_nothing_is_refused(fields: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         FeatureSpec(**fields)  # type: ignore[arg-type]
 
 
-def test_each_field_of_a_spec_changes_its_id():
+def test_each_field_of_a_spec_changes_its_id() -> None:
     changed = [
         FeatureSpec(window_size=51),
         FeatureSpec(lookback_steps=14_460),

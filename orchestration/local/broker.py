@@ -137,7 +137,8 @@ def format_storage(config: BrokerConfig, jars: Sequence[Path]) -> Path:
     if config.cluster_id is not None:
         return properties
     cluster_id = base64.urlsafe_b64encode(secrets.token_bytes(16)).decode().rstrip("=")
-    tool = ("kafka.tools.StorageTool", "format", "--standalone", "-t", cluster_id, "-c", str(properties))
+    # Joined by "=", for one id in 64 begins with a dash, which would else be read as an option.
+    tool = ("kafka.tools.StorageTool", "format", "--standalone", f"--cluster-id={cluster_id}", "-c", str(properties))
     done = subprocess.run(
         java_command(*tool), env=java_environment(jars), capture_output=True, text=True, check=False, timeout=60
     )

@@ -1,0 +1,66 @@
+"""Whatever is killed, a `read_committed` reader sees what it would have seen."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.readers import write_csv
+from data.simulator import simulate_day
+from data.topics import FEATURES, PREDICTIONS
+from orchestration.local.broker import Broker, running_broker
+from orchestration.local.topics import create_topics
+from tests.pipeline import Process, await_end, environment, read_topic, replay, running
+
+DIFFERS = {"source_id", "ingest_time", "ts", "kafka_partition", "kafka_offset"}
+"""What may differ between two runs of the same trades."""
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path, jars: list[Path]) -> Iterator[Broker]:
+    """A broker for one test: the shared one has services that are not to be killed."""
+    with running_broker(tmp_path / "kafka", jars) as broker:
+        create_topics({"bootstrap.servers": broker.bootstrap_servers})
+        yield broker
+
+
+def equal_columns(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in record.items() if name not in DIFFERS} for record in records]
+
+
+@pytest.mark.parametrize(
+    ("kills", "trades", "speed"), [(1, 6_000, "100"), pytest.param(5, 20_000, "50", marks=pytest.mark.acceptance)]
+)
+def test_killed_services_leave_the_topics_of_an_undisturbed_run(
+    own_broker: Broker, models: Path, tmp_path: Path, kills: int, trades: int, speed: str
+) -> None:
+    """Feature service and scorer, each killed with SIGKILL and started again, in turn, during one paced replay."""
+    recording = tmp_path / "recording.csv"
+    write_csv(recording, [simulate_day("BTC-USD", dt.date(2025, 3, 5), hours=(14, 16)).take(slice(0, trades))])
+    servers = own_broker.bootstrap_servers
+    environ = environment(servers, models)
+    services = [Process(f"online.{name}", environ, tmp_path / f"{name}.log") for name in ("feature_service", "scorer")]
+    undisturbed, disturbed = (
+        replay(environ, tmp_path, "undisturbed", recording),
+        replay(environ, tmp_path, "disturbed", recording, REPLAY_SPEED=speed),
+    )
+    with running(*services):
+        with running(undisturbed):
+            expected = await_end(servers, "undisturbed")
+        assert len(expected) == trades
+        with running(disturbed):
+            for kill in range(kills):
+                for service in services:
+                    seen = len(read_topic(servers, PREDICTIONS, "disturbed"))
+                    while len(read_topic(servers, PREDICTIONS, "disturbed")) < seen + trades // (4 * kills):
+                        assert disturbed.process.poll() is None, f"the replay ended before kill {kill}"
+                    service.kill()
+                    service.start()
+            found = await_end(servers, "disturbed")
+    assert equal_columns(found) == equal_columns(expected)
+    features = {source: read_topic(servers, FEATURES, source) for source in ("undisturbed", "disturbed")}
+    assert equal_columns(features["disturbed"]) == equal_columns(features["undisturbed"])
