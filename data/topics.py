@@ -57,7 +57,7 @@ class End(Struct, frozen=True, gc=False):
     product_id: ProductId
     purpose: Purpose
     ingest_time: Time
-    end: Literal[True] = True
+    end: Annotated[bool, Meta(description="always true", extra_json_schema={"const": True})]
 
     @property
     def key(self) -> StreamKey:
@@ -194,9 +194,14 @@ def decode_records(values: Sequence[bytes | None], decode: Any) -> Records:
             found.places.append(place)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             try:
-                found.ends.append((place, _decode_end(value or b"")))
+                end = _decode_end(value or b"")
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 found.unreadable.append(Unreadable(place, str(error)))
+            else:
+                if end.end:
+                    found.ends.append((place, end))
+                else:
+                    found.unreadable.append(Unreadable(place, "`end` must be true where it stands"))
     return found
 
 

@@ -231,7 +231,7 @@ class Ingestor:
     def end(self) -> None:
         """Say of each product that the source says no more."""
         for product_id in sorted(self._products - self._place.ended):
-            end = End(self._source_id, product_id, self._purpose, iso_times(np.array([time.time_ns()]))[0])
+            end = End(self._source_id, product_id, self._purpose, iso_times(np.array([time.time_ns()]))[0], end=True)
             self._produce(TRADES, product_id, encode(end))
 
     def flush(self) -> None:

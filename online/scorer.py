@@ -81,7 +81,7 @@ class ScoreStage:
         values = np.array([row[first:] for row in table], np.float64)
         scores = model.score(values[:, self._columns])
         names = np.array(model.columns, object)
-        train_end = f"{model.train_end:%Y-%m-%dT%H:%M:%S.%f}Z"
+        train_end = f"{model.train_end:%Y-%m-%dT%H:%M:%S.%f}000Z"  # nine digits, as times on the topic have
         ts = iso_times(np.array([time.time_ns()]))[0]
         ingest_time = parse_times([row.ingest_time for row in rows])
         purposes = np.array([row.purpose for row in rows])

@@ -1,0 +1,176 @@
+"""The feature service's stage, fed records by hand; Kafka itself is in test_pipeline.py and faults/."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.simulator import simulate_day
+from data.spec import FeatureSpec
+from data.topics import FEATURES, REJECTED, TRADES, End, encode, encode_trades
+from data.trades import StreamKey, Trades
+from online.exactly_once import Record
+from online.feature_service import MAX_NOTE, MAX_SOURCES, FeatureStage
+from online.kafka import Incoming
+from online.metrics import Metrics
+
+SPEC = FeatureSpec()
+PARTITION = 3
+
+
+class FakeTopic:
+    """One partition of `coinbase-trades`, in a list: a stand-in for the broker, without transactions."""
+
+    def __init__(self) -> None:
+        self.records: list[Incoming] = []
+
+    def add(self, *values: bytes) -> None:
+        for value in values:
+            self.records.append(Incoming(TRADES, PARTITION, len(self.records), value, 1_000))
+
+    def read(self, partition: int, start: int, end: int) -> Iterator[list[Incoming]]:
+        assert partition == PARTITION
+        for at in range(start, end, 100):
+            yield self.records[at : min(at + 100, end)]
+
+
+def stage_on(topic: FakeTopic) -> FeatureStage:
+    return FeatureStage(SPEC, topic.read, Metrics())
+
+
+@cache
+def _simulated(product_id: str) -> Trades:
+    return simulate_day(product_id, dt.date(2025, 3, 6), hours=(10, 11))
+
+
+def source(source_id: str, n: int, product_id: str = "BTC-USD") -> Trades:
+    trades = _simulated(product_id).take(slice(0, n))
+    return replace(trades, keys=(StreamKey(source_id, product_id),))
+
+
+def records_of(trades: Trades) -> list[bytes]:
+    return encode_trades(trades, "drill")
+
+
+def end_of(source_id: str, product_id: str = "BTC-USD") -> bytes:
+    return encode(End(source_id, product_id, "drill", "2025-01-01T00:00:00Z", end=True))
+
+
+def values(records: list[Record], topic: str = FEATURES) -> list[Any]:
+    return [msgspec.json.decode(record.value) for record in records if record.topic == topic]
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.integers(1, 399), max_size=6), st.integers(0, 3))
+def test_a_restart_anywhere_writes_what_was_still_to_write(cuts: list[int], seed: int) -> None:
+    """Three sources in turns, one of which ends and one of which has ids and times that are not taken.
+
+    After each batch the stage is thrown away and another one restored from the note: the records are those of a stage
+    that was never interrupted.
+    """
+    rng = np.random.default_rng(seed)
+    topic = FakeTopic()
+    queues = [records_of(source(name, 130)) for name in ("a", "b", "c")]
+    queues[0].insert(60, queues[0][10])  # an id that has passed
+    queues[1].append(end_of("b"))
+    turns = np.repeat(np.arange(3), [len(queue) for queue in queues])
+    rng.shuffle(turns)
+    mixed = [iter(queue) for queue in queues]
+    topic.add(*(next(mixed[turn]) for turn in turns))
+    expected = stage_on(topic).process(topic.records)
+    places = sorted({0, *(cut for cut in cuts if cut < len(topic.records)), len(topic.records)})
+    found: list[Record] = []
+    note = ""
+    for start, stop in pairwise(places):
+        stage = stage_on(topic)
+        stage.restore(PARTITION, start, note)
+        found.extend(stage.process(topic.records[start:stop]))
+        note = stage.note(PARTITION, stop)
+    for topic_name in (FEATURES, REJECTED):
+        assert values(found, topic_name) == values(expected, topic_name)
+
+
+def test_each_trade_gives_a_row_with_its_place_and_an_end_goes_on() -> None:
+    topic = FakeTopic()
+    topic.add(*records_of(source("a", 3)), end_of("a"))
+    rows = values(stage_on(topic).process(topic.records))
+    assert [row.get("kafka_offset") for row in rows] == [0, 1, 2, None]
+    assert {row["kafka_partition"] for row in rows[:3]} == {PARTITION}
+    assert [row["n"] for row in rows[:3]] == [0, 1, 2]
+    assert rows[0]["ret_mean"] is None
+    assert {row["spec_id"] for row in rows[:3]} == {SPEC.spec_id}
+    assert rows[3] == msgspec.json.decode(end_of("a"))
+
+
+def test_what_comes_after_an_end_starts_anew_in_any_batch() -> None:
+    topic = FakeTopic()
+    trades = records_of(source("a", 20))
+    topic.add(*trades[:10], end_of("a"), *trades[10:])
+    whole = stage_on(topic).process(topic.records)
+    stage = stage_on(topic)
+    single = [record for incoming in topic.records for record in stage.process([incoming])]
+    assert [r.value for r in whole] == [r.value for r in single]
+    assert [row["n"] for row in values(whole) if "n" in row] == [*range(10), *range(10)]
+
+
+def test_what_is_not_taken_is_rejected_with_its_place() -> None:
+    topic = FakeTopic()
+    trades = records_of(source("a", 5))
+    no_price = trades[0].replace(b'"price":', b'"price":-')
+    bad_name = trades[0].replace(b"BTC-USD", b"btcusd")
+    bad_time = trades[0].replace(b"2025-03-06T", b"2025-13-06T")
+    topic.add(trades[0], b"\xff", no_price, bad_name, bad_time, trades[0], trades[1])
+    records = stage_on(topic).process(topic.records)
+    assert [row["kafka_offset"] for row in values(records)] == [0, 6]
+    rejected = {row["where"]: row["reason"] for row in values(records, REJECTED)}
+    said = {1: "malformed", 2: "> 0", 3: "product_id must match", 4: "Month out of range", 5: "already taken or passed"}
+    assert rejected.keys() == {f"{TRADES}[{PARTITION}]@{offset}" for offset in said}
+    for offset, reason in said.items():
+        assert reason in rejected[f"{TRADES}[{PARTITION}]@{offset}"]
+
+
+def test_the_65th_open_source_is_refused_until_one_has_ended() -> None:
+    topic = FakeTopic()
+    trades = {name: records_of(source(name, 2)) for name in [*(f"s{i}" for i in range(MAX_SOURCES)), "late"]}
+    topic.add(*(pair[0] for pair in trades.values()), trades["s0"][1], end_of("s0"), trades["late"][1])
+    records = stage_on(topic).process(topic.records)
+    assert len(values(records)) == MAX_SOURCES + 3
+    [refused] = values(records, REJECTED)
+    assert refused["source_id"] == "late"
+    assert "64 sources are open in this partition" in refused["reason"]
+
+
+def test_the_note_of_64_sources_fits_what_brokers_take() -> None:
+    topic = FakeTopic()
+    for i in range(MAX_SOURCES):
+        for product_id in ("BTC-USD", "ETH-USD", "SOL-USD"):
+            topic.add(*records_of(source(f"replay-20250101T000000Z-{i:04x}", 1, product_id)))
+    stage = stage_on(topic)
+    stage.process(topic.records)
+    note = stage.note(PARTITION, len(topic.records))
+    assert len(note.split()) == 3 * MAX_SOURCES
+    assert len(note) <= MAX_NOTE
+
+
+def test_a_topic_that_lost_what_a_window_needs_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    topic = FakeTopic()
+    topic.add(*records_of(source("a", 30)))
+    stage = stage_on(topic)
+    stage.process(topic.records)
+    note = stage.note(PARTITION, 30)
+    metrics = Metrics()
+    shortened = FeatureStage(SPEC, lambda partition, start, end: topic.read(partition, max(start, 10), end), metrics)
+    shortened.restore(PARTITION, 30, note)
+    lost = metrics.registry.get_sample_value("cryptovol_errors_total", {"kind": "window_incomplete"})
+    assert lost == 1
+    assert "no longer holds" in capsys.readouterr().out
