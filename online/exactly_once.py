@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import structlog
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from data.topics import REJECTED, Rejected, encode
 from data.trades import StreamKey
@@ -21,7 +21,15 @@ MAX_BATCH = 10_000
 MIN_TRANSACTION_S = 0.01
 """At most one transaction in this time: each costs the broker the same, however many records it holds."""
 
-COMMIT_TIMEOUT_S = 5.0
+ANSWER_S = 3.0
+"""How long one question to the broker may take before we look whether we should stop."""
+
+
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """Told to stop while waiting for the broker."""
 
 
 class Record(NamedTuple):
@@ -64,89 +72,125 @@ def serve(consumer: Consumer, producer: Producer, stage: Stage, running: Callabl
     Raises:
         KafkaException: the broker refuses for good (another process has this slot's identity, say).
     """
-    producer.init_transactions()
-
-    def restored(partitions: list[TopicPartition]) -> list[TopicPartition]:
-        committed = consumer.committed(partitions, timeout=30)
-        for found in committed:
-            stage.drop(found.partition)
-            if found.error is not None:
-                raise KafkaException(found.error)
-            if found.offset >= 0:
-                started = time.monotonic()
-                stage.restore(found.partition, found.offset, found.metadata or "")
-                if (took_s := time.monotonic() - started) > 1:
-                    log.info("restored", partition=found.partition, seconds=round(took_s, 1))
-        return [TopicPartition(stage.topic, found.partition, found.offset) for found in committed]
-
-    def on_assign(_: Consumer, partitions: list[TopicPartition]) -> None:
-        if partitions:
-            consumer.incremental_assign(restored(partitions))
-            log.info("assigned", partitions=sorted(p.partition for p in consumer.assignment()))
-        metrics.ready.set(1)
-
-    def on_revoke(_: Consumer, partitions: list[TopicPartition]) -> None:
-        for revoked in partitions:
-            stage.drop(revoked.partition)
-        consumer.incremental_unassign(partitions)
-
-    consumer.subscribe([stage.topic], on_assign=on_assign, on_revoke=on_revoke, on_lost=on_revoke)
-    next_at = 0.0
+    loop = _Loop(consumer, producer, stage, running, metrics)
     try:
-        while running():
-            time.sleep(max(0.0, next_at - time.monotonic()))
-            first = consumer.poll(0.2)
-            if first is None:
-                continue
-            next_at = (started := time.monotonic()) + MIN_TRANSACTION_S
-            messages = [incoming(message) for message in (first, *consumer.consume(MAX_BATCH - 1, 0))]
-            try:
-                _transact(consumer, producer, stage, messages, running)
-            except KafkaException as error:
-                if not error.args[0].txn_requires_abort():
-                    raise
-                log.warning("transaction aborted, going back", error=str(error))
-                metrics.errors.labels("transaction_aborted").inc()
-                producer.abort_transaction()
-                for place in restored(consumer.assignment()):
-                    consumer.seek(place)
-                continue
-            stage.committed()
-            metrics.messages_in.labels(stage.topic).inc(len(messages))
-            metrics.transaction.observe(np.array([time.monotonic() - started]))
+        loop.run()
+    except Stopped as stopped:
+        log.warning("stopped while the broker did not answer; the next start goes on", error=str(stopped.__cause__))
     finally:
         metrics.ready.set(0)
         consumer.close()
 
 
-def _transact(
-    consumer: Consumer, producer: Producer, stage: Stage, messages: list[Incoming], running: Callable[[], bool]
-) -> None:
-    producer.begin_transaction()
-    for record in stage.process(messages):
-        produce(producer, record)
-    ends: dict[int, int] = {}
-    for message in messages:
-        ends[message.partition] = message.offset + 1
-    offsets = [TopicPartition(stage.topic, p, offset, stage.note(p, offset)) for p, offset in ends.items()]
-    producer.send_offsets_to_transaction(offsets, consumer.consumer_group_metadata())
+class _Loop:
+    """What `serve` works with. The client calls back only from within `poll` and `consume`, so between transactions."""
+
+    def __init__(
+        self, consumer: Consumer, producer: Producer, stage: Stage, running: Callable[[], bool], metrics: Metrics
+    ) -> None:
+        self._consumer, self._producer, self._stage = consumer, producer, stage
+        self._running, self._metrics = running, metrics
+        self._mine: set[int] = set()
+
+    def run(self) -> None:
+        _insist(self._producer.init_transactions, self._running)
+        self._consumer.subscribe(
+            [self._stage.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
+        )
+        next_at = 0.0
+        while self._running():
+            time.sleep(max(0.0, next_at - time.monotonic()))
+            first = self._consumer.poll(0.2)
+            if first is None:
+                continue
+            next_at = (started := time.monotonic()) + MIN_TRANSACTION_S
+            read = [incoming(message) for message in (first, *self._consumer.consume(MAX_BATCH - 1, 0))]
+            messages = [message for message in read if message.partition in self._mine]  # the second call may take some
+            try:
+                self._transact(messages)
+            except KafkaException as error:
+                if not error.args[0].txn_requires_abort():
+                    raise
+                log.warning("transaction aborted, going back", error=str(error))
+                self._metrics.errors.labels("transaction_aborted").inc()
+                self._go_back()
+                continue
+            self._stage.committed()
+            self._metrics.messages_in.labels(self._stage.topic).inc(len(messages))
+            self._metrics.transaction.observe(np.array([time.monotonic() - started]))
+
+    def _transact(self, messages: list[Incoming]) -> None:
+        self._producer.begin_transaction()
+        for record in self._stage.process(messages):
+            self._produce(record)
+        ends = {message.partition: message.offset + 1 for message in messages}
+        topic, note = self._stage.topic, self._stage.note
+        offsets = [TopicPartition(topic, partition, end, note(partition, end)) for partition, end in ends.items()]
+        group = self._consumer.consumer_group_metadata()
+        send = self._producer.send_offsets_to_transaction
+        _insist(lambda timeout_s: send(offsets, group, timeout_s), self._running)
+        _insist(self._producer.commit_transaction, self._running)
+
+    def _produce(self, record: Record) -> None:
+        """Hand a record to the client, waiting while its queue is full."""
+        while True:
+            try:
+                return self._producer.produce(
+                    record.topic, record.value, record.key, record.partition, timestamp=record.ingest_time_ms
+                )
+            except BufferError:
+                self._producer.poll(0.1)
+
+    def _go_back(self) -> None:
+        """Undo what the aborted transaction did here: in the client, and in the stage's memory."""
+        _insist(self._producer.abort_transaction, self._running)
+        for place in self._restored(self._consumer.assignment()):
+            self._consumer.seek(place)
+
+    def _restored(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
+        """Bring the stage to where these partitions were committed, and return where to read on."""
+        committed = _insist(lambda timeout_s: self._consumer.committed(partitions, timeout=timeout_s), self._running)
+        places = []
+        for found in committed:
+            if found.error is not None:
+                raise KafkaException(found.error)
+            self._stage.drop(found.partition)
+            if found.offset >= 0:
+                self._stage.restore(found.partition, found.offset, found.metadata or "")
+            start = found.offset if found.offset >= 0 else OFFSET_BEGINNING
+            places.append(TopicPartition(self._stage.topic, found.partition, start))
+        return places
+
+    def _on_assign(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        if partitions:
+            started = time.monotonic()
+            self._consumer.incremental_assign(self._restored(partitions))
+            self._mine.update(assigned.partition for assigned in partitions)
+            log.info("assigned", partitions=sorted(self._mine), restored_in_s=round(time.monotonic() - started, 2))
+        self._metrics.ready.set(1)
+
+    def _on_revoke(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        for revoked in partitions:
+            self._mine.discard(revoked.partition)
+            self._stage.drop(revoked.partition)
+        self._consumer.incremental_unassign(partitions)
+
+
+def _insist(ask: Callable[[float], T], running: Callable[[], bool]) -> T:
+    """Ask the broker until it answers.
+
+    Raises:
+        Stopped: told to stop before it did. What is not committed will be done again by the next start.
+        KafkaException: it refuses.
+    """
     while True:
         try:
-            return producer.commit_transaction(COMMIT_TIMEOUT_S)
+            return ask(ANSWER_S)
         except KafkaException as error:
-            if not (error.args[0].retriable() and running()):
+            if not (error.args[0].retriable() or error.args[0].code() == KafkaError._TIMED_OUT):
                 raise
-
-
-def produce(producer: Producer, record: Record) -> None:
-    """Hand a record to the client, waiting while its queue is full."""
-    while True:
-        try:
-            return producer.produce(
-                record.topic, record.value, record.key, record.partition, timestamp=record.ingest_time_ms
-            )
-        except BufferError:
-            producer.poll(0.1)
+            if not running():
+                raise Stopped from error
 
 
 def rejected(

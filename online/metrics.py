@@ -88,9 +88,12 @@ def serve_metrics(metrics: Metrics, host: str, port: int) -> Iterator[int]:
     """Answer `/metrics` while the block runs; gives the port.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is taken; says which one.
     """
-    server, thread = start_http_server(port, host, registry=metrics.registry)
+    try:
+        server, thread = start_http_server(port, host, registry=metrics.registry)
+    except OSError as error:
+        raise OSError(error.errno, f"metrics cannot be served on {host}:{port}: {error.strerror}") from None
     try:
         yield server.server_port
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,11 @@ import pytest
 from data.readers import write_csv
 from data.simulator import simulate_day
 from data.topics import FEATURES, PREDICTIONS
-from orchestration.local.broker import Broker, running_broker
-from orchestration.local.topics import create_topics
+from orchestration.local.broker import Broker
 from tests.pipeline import Process, await_end, environment, read_topic, replay, running
 
 DIFFERS = {"source_id", "ingest_time", "ts", "kafka_partition", "kafka_offset"}
 """What may differ between two runs of the same trades."""
-
-
-@pytest.fixture
-def own_broker(tmp_path: Path, jars: list[Path]) -> Iterator[Broker]:
-    """A broker for one test: the shared one has services that are not to be killed."""
-    with running_broker(tmp_path / "kafka", jars) as broker:
-        create_topics({"bootstrap.servers": broker.bootstrap_servers})
-        yield broker
 
 
 def equal_columns(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
