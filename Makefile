@@ -9,6 +9,9 @@ UV_VERSION := 0.9.9
 UV := $(or $(shell command -v uv),.tools/bin/uv)
 PYTHON := .venv/bin/python
 ENVIRONMENT := .venv/.synced
+# Compiled Python is kept under var/, also where the shell forbids it or .venv cannot be written.
+export PYTHONPYCACHEPREFIX := $(abspath $(or $(VAR_DIR),var))/pycache
+export PYTHONDONTWRITEBYTECODE :=
 # When `make` was typed: the stack counts the seconds to the first forecast from here.
 RUN_STARTED := $(shell date +%s)
 

@@ -1,7 +1,9 @@
-"""Forecasts over HTTP: `uvicorn online.api:create_app --factory`."""
+"""Forecasts over HTTP: `python -m online.api`, or `uvicorn online.api:create_app --factory`."""
 
 from __future__ import annotations
 
+import signal
+import sys
 import threading
 import time
 import tomllib
@@ -13,7 +15,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import structlog
-from confluent_kafka import KafkaException
+import uvicorn
 from fastapi import FastAPI, Query, Request, Response
 from fastapi import Path as UrlPath
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
@@ -21,19 +23,23 @@ from starlette.concurrency import run_in_threadpool
 
 from data.spec import CONTRACT
 from data.topics import PRODUCT_PATTERN, SOURCE_PATTERN
-from data.trades import NS, iso_times, parse_times
+from data.trades import iso_times
 from online.forecasts import NewestForecasts
+from online.health import BrokerCheck
 from online.logs import configure_logs
 from online.metrics import LATENCY_BUCKETS_S, Metrics
 from online.registry import ModelVersion, await_model
 from online.requests import MAX_ROWS, read_rows
 from online.settings import ApiSettings
-from online.web import Observed, Problem, handle_errors, json_answer
+from online.web import NO_STORE, Observed, Problem, described_problems, handle_errors, json_answer, read_body
 
 log = structlog.get_logger()
 
 MAX_BODY_BYTES = 4_000_000
-BROKER_TIMEOUT_S = 2.0
+BODY_TIMEOUT_S = 5.0
+MODEL_STOP_S = 2.0
+DRAIN_S = 5
+"""How long requests that are under way at SIGTERM may take to end."""
 
 
 class Service:
@@ -41,8 +47,10 @@ class Service:
 
     def __init__(self, settings: ApiSettings, metrics: Metrics) -> None:
         self.settings = settings
-        self.forecasts = NewestForecasts(settings)
+        self.columns = settings.spec().columns
+        self.forecasts = NewestForecasts(settings, metrics)
         self.served: ModelVersion | None = None
+        self._broker = BrokerCheck(settings)
         self._metrics = metrics
         self._stopping = False
         self._thread = threading.Thread(target=self._await_model, name="model", daemon=True)
@@ -53,7 +61,8 @@ class Service:
 
     def stop(self) -> None:
         self._stopping = True
-        self._thread.join()
+        self.forecasts.begin_stop()
+        self._thread.join(MODEL_STOP_S)  # it may wait for the registry, and holds nothing that must be closed
         self.forecasts.stop()
 
     def _await_model(self) -> None:
@@ -61,6 +70,10 @@ class Service:
         if served is not None:
             self._metrics.model.labels(served.model.variant, served.version, served.model.digest).set(1)
         self.served = served
+
+    def is_ready(self) -> bool:
+        """Whether both kinds of forecast can be given, as far as is known without asking the broker."""
+        return self.served is not None and self.forecasts.problem is None
 
     def model(self) -> ModelVersion:
         """Return the model that answers.
@@ -73,30 +86,21 @@ class Service:
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail)
         return self.served
 
-    def health(self) -> dict[str, Any]:
+    async def health(self) -> dict[str, Any]:
         """Check what answering needs, now."""
-        started = time.perf_counter()
-        broker: dict[str, Any] = {"ok": True}
-        try:
-            self.forecasts.answers(BROKER_TIMEOUT_S)
-            broker["answered_ms"] = round(1e3 * (time.perf_counter() - started), 1)
-        except KafkaException as error:
-            broker = {"ok": False, "problem": f"{self.settings.kafka_bootstrap_servers}: {error.args[0].str()}"}
-        model: dict[str, Any] = {"ok": False, "problem": f"none from {self.settings.mlflow_tracking_uri} yet"}
+        broker = await self._broker.answer()
         if self.served is not None:
             model = {"ok": True, "model_variant": self.served.model.variant, "version": self.served.version}
-        newest = self.forecasts.newest_ingest_time()
-        stream = {
-            "ok": self.forecasts.is_caught_up and self.forecasts.is_following,
-            "feature_age_s": None if newest is None else _age_s(newest),
-        }
+        else:
+            places = f"neither {self.settings.mlflow_tracking_uri} nor {self.settings.models_dir}"
+            model = {"ok": False, "problem": f"{places} has given a model yet; the log says why"}
+        problem, newest = self.forecasts.problem, self.forecasts.newest_open()
+        stream: dict[str, Any] = {"ok": problem is None, "feature_age_s": newest and newest.age_s}
+        if problem is not None:
+            stream["problem"] = problem
         checks = {"broker": broker, "model": model, "stream": stream}
         status = "healthy" if all(check["ok"] for check in checks.values()) else "unhealthy"
         return {"status": status, "checks": checks}
-
-
-def _age_s(ingest_time: str) -> float:
-    return round(time.time() - int(parse_times([ingest_time])[0]) / NS, 3)
 
 
 def create_app(settings: ApiSettings | None = None) -> FastAPI:
@@ -116,13 +120,13 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         "cryptovol_newest_forecast_age_seconds", "of any open source; NaN without one", registry=metrics.registry
     )
     service = Service(settings, metrics)
-    forecast_age.set_function(lambda: _age_s(t) if (t := service.forecasts.newest_ingest_time()) else float("nan"))
+    forecast_age.set_function(lambda: newest.age_s if (newest := service.forecasts.newest_open()) else float("nan"))
+    metrics.ready.set_function(service.is_ready)
     version = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["version"]
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.start()
-        metrics.ready.set(1)
         yield
         await run_in_threadpool(service.stop)
 
@@ -137,19 +141,23 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
 
 def _add_forecasts(app: FastAPI, service: Service, rows_scored: Counter) -> None:
     settings = service.settings
+    unready = HTTPStatus.SERVICE_UNAVAILABLE
+    bad_body = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY)
 
-    @app.post("/predict", openapi_extra=_predict_schema(settings))
+    @app.post(
+        "/predict", openapi_extra=_predict_schema(service.columns), responses=described_problems(*bad_body, unready)
+    )
     async def predict(request: Request) -> Response:
-        """Forecast the volatility of the next horizon for each row of features."""
+        """Forecast the volatility of the next horizon for each row of features.
+
+        `n` = 0 gets the unconditional forecast, and the contract columns alone a forecast with a wider interval: what
+        played no part is listed as missing, what no column is for as ignored, for each row.
+        """
         served = service.model()
-        body = await request.body()
-        if len(body) > MAX_BODY_BYTES:
-            detail = f"the body must be at most {MAX_BODY_BYTES} bytes, was {len(body)}"
-            raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
-        rows = read_rows(body, served.model.columns)
+        columns = served.model.columns
+        rows = read_rows(await read_body(request, MAX_BODY_BYTES, BODY_TIMEOUT_S), columns)
         scores = served.model.score(rows.values)
         rows_scored.inc(len(rows.values))
-        names = np.array(served.model.columns, object)
         return json_answer(
             {
                 "scores": scores.score.tolist(),
@@ -158,39 +166,49 @@ def _add_forecasts(app: FastAPI, service: Service, rows_scored: Counter) -> None
                 "ts": iso_times(np.array([time.time_ns()]))[0],
                 "intervals": list(zip(scores.lower.tolist(), scores.upper.tolist(), strict=True)),
                 "horizon_s": served.model.horizon_s,
-                "missing": [names[gone].tolist() for gone in scores.missing],
+                "missing": [[columns[i] for i, gone in enumerate(row) if gone] for row in scores.missing.tolist()],
                 "ignored": rows.ignored,
             }
         )
 
-    @app.get("/predict/{product_id}")
+    @app.get(
+        "/predict/{product_id}",
+        responses=_newest_schema() | described_problems(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY, unready),
+    )
     async def newest_forecast(
         product_id: Annotated[str, UrlPath(pattern=PRODUCT_PATTERN, examples=["BTC-USD"])],
         source_id: Annotated[str | None, Query(pattern=SOURCE_PATTERN)] = None,
     ) -> Response:
-        """Return the newest live forecast of a product with the row that it was made from."""
+        """Return the newest live forecast of a product with the row that it was made from.
+
+        Without `source_id` it is that of the source with the newest `ingest_time`. A source that is open and says
+        nothing for too long is no answer, but one that has ended keeps its last.
+        """
         found = service.forecasts.newest(product_id, source_id)
         if found is None:
+            if (problem := service.forecasts.problem) is not None:
+                raise Problem(unready, f"no forecast of {product_id} is known yet: {problem}")
             of = f" from source {source_id}" if source_id else ""
             raise Problem(HTTPStatus.NOT_FOUND, f"no forecast of {product_id}{of} was ever seen")
-        age_s, limit_s = _age_s(found.ingest_time), settings.max_feature_age_s
+        age_s, limit_s = found.age_s, settings.max_feature_age_s
         if not found.has_ended and age_s > limit_s:
             detail = f"{product_id}: features are {age_s:.1f} s old, the limit is {limit_s:g} s; does the replay go on?"
-            more = {"feature_age_s": age_s, "limit_s": limit_s, "source_id": found.source_id}
-            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, **more)
+            raise Problem(unready, detail, feature_age_s=age_s, limit_s=limit_s, source_id=found.source_id)
         record = found.read()
-        features = {name: record.pop(name) for name in settings.spec().columns if name in record}
+        features = {name: record.pop(name) for name in service.columns if name in record}
         state = "ended" if found.has_ended else "live"
         return json_answer(record | {"features": features, "feature_age_s": age_s, "state": state})
 
 
 def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
-    @app.get("/health")
+    @app.head("/health", include_in_schema=False)
+    @app.get("/health", responses={503: {"description": "Unhealthy: `checks` says what failed"}})
     async def health() -> Response:
         """Say whether the service can answer now: what was checked, and what was found."""
-        found = await run_in_threadpool(service.health)
+        found = await service.health()
         return json_answer(found, HTTPStatus.OK if found["status"] == "healthy" else HTTPStatus.SERVICE_UNAVAILABLE)
 
+    @app.head("/health/live", include_in_schema=False)
     @app.get("/health/live")
     async def live() -> Response:
         """Say that the process runs; a restart would not mend what /health finds wrong."""
@@ -215,35 +233,75 @@ def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
     @app.get("/metrics")
     async def metrics_of() -> Response:
         """Say it to Prometheus."""
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(metrics.registry), headers=NO_STORE, media_type=CONTENT_TYPE_LATEST)
 
 
-def _predict_schema(settings: ApiSettings) -> dict[str, Any]:
+NUMBERS: dict[str, Any] = {"type": "array", "items": {"type": "number"}}
+NAMES: dict[str, Any] = {"type": "array", "items": {"type": "array", "items": {"type": "string"}}}
+TEXT: dict[str, Any] = {"type": "string"}
+TIME = TEXT | {"format": "date-time"}
+
+
+def _predict_schema(columns: tuple[str, ...]) -> dict[str, Any]:
     """Describe body and answer of /predict: they are read and written without a model of FastAPI's, for speed."""
     number: dict[str, Any] = {"type": ["number", "null"]}
-    columns: dict[str, Any] = {name: number | {"minimum": 0} for name in settings.spec().columns}
-    columns |= {"n": {"type": "integer", "minimum": 0}, "ret_mean": number}
+    fields: dict[str, Any] = {name: number | {"minimum": 0} for name in columns}
+    fields |= {"n": {"type": "integer", "minimum": 0}, "ret_mean": number}
     example = {"n": 50, "ret_mean": 0.00001, "ret_std": 0.0002}
-    row = {"type": "object", "properties": columns, "required": list(CONTRACT), "example": example}
+    row = {"type": "object", "properties": fields, "required": list(CONTRACT), "example": example}
     rows = {"type": "array", "items": row, "minItems": 1, "maxItems": MAX_ROWS}
     body = {"type": "object", "properties": {"rows": rows}, "required": ["rows"]}
-    numbers = {"type": "array", "items": {"type": "number"}}
-    names = {"type": "array", "items": {"type": "array", "items": {"type": "string"}}}
-    text = {"type": "string"}
     answer = {
-        "type": "object",
-        "properties": {
-            "scores": numbers,
-            "model_variant": text,
-            "version": text,
-            "ts": text | {"format": "date-time"},
-            "intervals": {"type": "array", "items": numbers | {"minItems": 2, "maxItems": 2}},
-            "horizon_s": {"type": "integer"},
-            "missing": names,
-            "ignored": names,
-        },
+        "scores": NUMBERS,
+        "model_variant": TEXT,
+        "version": TEXT,
+        "ts": TIME,
+        "intervals": {"type": "array", "items": NUMBERS | {"minItems": 2, "maxItems": 2}},
+        "horizon_s": {"type": "integer"},
+        "missing": NAMES,
+        "ignored": NAMES,
     }
     return {
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
-        "responses": {"200": {"description": "Forecasts", "content": {"application/json": {"schema": answer}}}},
+        "responses": {"200": _described("Forecasts", answer)},
     }
+
+
+def _newest_schema() -> dict[int | str, dict[str, Any]]:
+    fields = {
+        "source_id": TEXT,
+        "product_id": TEXT,
+        "trade_id": {"type": "integer"},
+        "event_time": TIME,
+        "ingest_time": TIME,
+        "score": {"type": "number"},
+        "interval": NUMBERS | {"minItems": 2, "maxItems": 2},
+        "model_variant": TEXT,
+        "version": TEXT,
+        "features": {"type": "object", "additionalProperties": {"type": ["number", "null"]}},
+        "feature_age_s": {"type": "number"},
+        "state": {"enum": ["live", "ended"]},
+    }
+    return {200: _described("The record of `predictions`, its features under `features`", fields)}
+
+
+def _described(description: str, fields: dict[str, Any]) -> dict[str, Any]:
+    schema = {"type": "object", "properties": fields, "required": list(fields)}
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def main() -> None:
+    settings = ApiSettings()
+    # uvicorn ends in good order and then raises the signal again; then it is a success, as with every other process.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.api_port,
+        timeout_graceful_shutdown=DRAIN_S,
+        access_log=False,  # 0.1 ms a request; /metrics has the counts
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from data.topics import PARTITIONS, PREDICTIONS
 from data.trades import StreamKey
-from online.kafka import reader_config
+from online.kafka import READ_BATCH, ClientLog, reader_config
+from online.metrics import Metrics
 from online.settings import KafkaSettings
 
 log = structlog.get_logger()
 
 MAX_STREAMS = 10_000
-"""Kept at most; the ones heard of longest ago go first."""
+"""Kept at most; the one heard of longest ago goes first."""
+RETRY_S = 1.0
+STOP_S = 3.0
 
 
 class _Head(msgspec.Struct, gc=False):
@@ -27,33 +29,48 @@ class _Head(msgspec.Struct, gc=False):
 
     source_id: str
     product_id: str
-    ingest_time: str
+    ingest_time: Annotated[datetime, msgspec.Meta(tz=True)]
     end: bool = False
 
 
-@dataclass(slots=True)
-class Newest:
-    """The newest record of a stream, and whether its source has ended."""
+class Newest(NamedTuple):
+    """The newest forecast of a stream, never changed: another one takes its place.
+
+    Attributes:
+        value: the record as it stands on the topic.
+        has_ended: its source says nothing more of this product.
+    """
 
     source_id: str
-    ingest_time: str
-    value: bytes | None
+    ingest_time: datetime
+    value: bytes
     has_ended: bool
+
+    @property
+    def age_s(self) -> float:
+        """Wall time minus ingest time."""
+        return round((datetime.now(UTC) - self.ingest_time).total_seconds(), 3)
 
     def read(self) -> dict[str, Any]:
         """Return the record."""
-        record: dict[str, Any] = msgspec.json.decode(self.value or b"{}")
+        record: dict[str, Any] = msgspec.json.decode(self.value)
         return record
 
 
 class NewestForecasts:
-    """Follows `predictions` in a thread of its own, in no group: each replica of the API sees all of it."""
+    """Follows `predictions` in a thread of its own, in no group: each replica of the API sees all of it.
 
-    def __init__(self, settings: KafkaSettings) -> None:
-        self._consumer = Consumer(reader_config(settings))
-        self._admin = AdminClient(settings.client_config())  # asked from other threads than the one that consumes
+    The thread alone writes; whoever reads takes a whole `Newest`, or a copy of all of them.
+    """
+
+    def __init__(self, settings: KafkaSettings, metrics: Metrics) -> None:
+        self._settings, self._metrics = settings, metrics
+        self._records_in = metrics.messages_in.labels(PREDICTIONS)
         self._streams: dict[StreamKey, Newest] = {}
-        self._behind = dict.fromkeys(range(PARTITIONS), 0)  # partitions, and the offset where each ended at the start
+        self._next: dict[int, int] = {}  # by partition, the offset to read next
+        self._behind: dict[int, int] | None = None  # by partition, the end at the start where it is not yet reached
+        self._problem: str | None = None
+        self._tell = ClientLog()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="forecasts", daemon=True)
         self._decode = msgspec.json.Decoder(_Head).decode
@@ -61,83 +78,106 @@ class NewestForecasts:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
+    def begin_stop(self) -> None:
         self._stop.set()
-        self._thread.join()
-        self._consumer.close()
+
+    def stop(self) -> None:
+        self.begin_stop()
+        self._thread.join(STOP_S)
 
     @property
-    def is_caught_up(self) -> bool:
-        """Whether all that was on the topic at the start has been read."""
-        return not self._behind
-
-    @property
-    def is_following(self) -> bool:
-        return self._thread.is_alive()
+    def problem(self) -> str | None:
+        """Say why the newest forecasts are not known; None if they are."""
+        if not self._thread.is_alive():
+            return f"nobody reads {PREDICTIONS}: the thread has ended"
+        if self._problem is not None:
+            return self._problem
+        behind = self._behind
+        if behind is None:
+            return f"asking where {PREDICTIONS} ends"
+        if behind:
+            return f"reading what is on {PREDICTIONS}: {len(behind)} partitions are not read to their end yet"
+        return None
 
     def newest(self, product_id: str, source_id: str | None) -> Newest | None:
         """Return the newest forecast for a product: of one source, or of the source with the newest `ingest_time`."""
         if source_id is not None:
-            found = self._streams.get(StreamKey(source_id, product_id))
-            return found if found is not None and found.value is not None else None
-        # A copy: the thread may open a stream meanwhile.
-        streams = [(key, newest) for key, newest in list(self._streams.items()) if key.product_id == product_id]
-        known = [newest for _, newest in streams if newest.value is not None]
-        return max(known, key=lambda newest: newest.ingest_time, default=None)
+            return self._streams.get(StreamKey(source_id, product_id))
+        found = (newest for key, newest in self._streams.copy().items() if key.product_id == product_id)
+        return max(found, key=lambda newest: newest.ingest_time, default=None)
 
-    def newest_ingest_time(self) -> str | None:
-        """Return when the newest row of any open source was ingested."""
-        open_streams = (newest for newest in list(self._streams.values()) if not newest.has_ended)
-        return max((newest.ingest_time for newest in open_streams), default=None)
-
-    def answers(self, timeout_s: float) -> None:
-        """Ask the broker for the topic.
-
-        Raises:
-            KafkaException: no answer in time, or there is no such topic.
-        """
-        topic = self._admin.list_topics(PREDICTIONS, timeout=timeout_s).topics[PREDICTIONS]
-        if topic.error is not None:
-            raise KafkaException(topic.error)
+    def newest_open(self) -> Newest | None:
+        """Return the newest forecast of any open source."""
+        found = (newest for newest in self._streams.copy().values() if not newest.has_ended)
+        return max(found, key=lambda newest: newest.ingest_time, default=None)
 
     def _follow(self) -> None:
+        """Read until told to stop; what goes wrong is said, and reading goes on behind the last record."""
         while not self._stop.is_set():
             try:
-                for partition in self._behind:
-                    place = TopicPartition(PREDICTIONS, partition)
-                    self._behind[partition] = self._consumer.get_watermark_offsets(place, timeout=5)[1]
-                break
-            except KafkaException as error:
-                log.warning("the broker does not answer", error=error.args[0].str())
-        self._consumer.assign([TopicPartition(PREDICTIONS, partition, OFFSET_BEGINNING) for partition in self._behind])
-        while not self._stop.is_set():
-            first = self._consumer.poll(0.1)
-            for message in (first, *self._consumer.consume(10_000, 0)) if first is not None else ():
-                self._read(message)
+                self._read_topic()
+            except Exception as error:  # whatever it is, a service that never reads again would be worse
+                is_kafka = isinstance(error, KafkaException)
+                problem = f"reading {PREDICTIONS}: {error.args[0].str() if is_kafka else repr(error)}"
+                if problem != self._problem:
+                    log.warning("cannot follow", reason=problem, exc_info=None if is_kafka else error)
+                self._problem = problem
+                self._metrics.errors.labels("follow").inc()
+                self._stop.wait(RETRY_S)
 
-    def _read(self, message: Message) -> None:
-        partition, error = message.partition() or 0, message.error()
+    def _read_topic(self) -> None:
+        config = reader_config(self._settings) | {
+            "reconnect.backoff.max.ms": 1_000,  # a broker that is back is read at once, not in ten seconds
+            "queued.max.messages.kbytes": 16_384,  # bounds the memory of a start with much on the topic
+            "fetch.queue.backoff.ms": 5,
+            "statistics.interval.ms": 1_000,
+            "stats_cb": self._metrics.read_statistics,
+            "error_cb": self._tell,
+        }
+        consumer = Consumer(config)
+        try:
+            behind = {}
+            for partition in range(PARTITIONS):
+                first, end = consumer.get_watermark_offsets(TopicPartition(PREDICTIONS, partition), timeout=RETRY_S)
+                if self._next.get(partition, first) < end:
+                    behind[partition] = end
+                if self._stop.is_set():
+                    return
+            self._behind, self._problem = behind, None
+            starts = [self._next.get(partition, OFFSET_BEGINNING) for partition in range(PARTITIONS)]
+            consumer.assign([TopicPartition(PREDICTIONS, partition, start) for partition, start in enumerate(starts)])
+            while not self._stop.is_set():
+                message = consumer.poll(0.1)
+                if message is not None:
+                    for each in (message, *consumer.consume(READ_BATCH, 0)):
+                        self._read(each, behind)
+        finally:
+            consumer.close()
+
+    def _read(self, message: Message, behind: dict[int, int]) -> None:
+        partition, offset, error = message.partition() or 0, message.offset() or 0, message.error()
         if error is None:
-            self._take(message.value() or b"")
-            if (message.offset() or 0) >= self._behind.get(partition, 0) - 1:
-                self._behind.pop(partition, None)
+            self._next[partition] = offset + 1
+            if behind and self._next[partition] >= behind.get(partition, 0):
+                behind.pop(partition, None)
+            self._records_in.inc()
+            self._take(message.value() or b"", f"{PREDICTIONS}[{partition}]@{offset}")
         elif error.code() == KafkaError._PARTITION_EOF:  # comes only while nothing new does
-            self._behind.pop(partition, None)
+            behind.pop(partition, None)
         else:
-            log.warning("kafka", error=str(error))
+            self._tell(error)
 
-    def _take(self, value: bytes) -> None:
+    def _take(self, value: bytes, where: str) -> None:
         try:
             head = self._decode(value)
-        except msgspec.MsgspecError as error:
-            log.warning("unreadable prediction", reason=str(error))
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            self._metrics.rejects.labels("unreadable").inc()
+            log.warning("unreadable prediction", where=where, reason=str(error))
             return
         key = StreamKey(head.source_id, head.product_id)
-        newest = self._streams.get(key)
-        if newest is None:
-            if len(self._streams) >= MAX_STREAMS:
-                del self._streams[next(iter(self._streams))]
-            newest = self._streams[key] = Newest(head.source_id, head.ingest_time, None, has_ended=False)
-        newest.has_ended = head.end
         if not head.end:
-            newest.value, newest.ingest_time = value, head.ingest_time
+            if key not in self._streams and len(self._streams) >= MAX_STREAMS:
+                del self._streams[min(self._streams, key=lambda known: self._streams[known].ingest_time)]
+            self._streams[key] = Newest(head.source_id, head.ingest_time, value, has_ended=False)
+        elif key in self._streams:
+            self._streams[key] = self._streams[key]._replace(has_ended=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import signal
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -14,13 +16,28 @@ from online.settings import KafkaSettings
 log = structlog.get_logger()
 
 READ_BATCH = 10_000
+REPEAT_S = 60.0
 
 Config = dict[str, Any]
 
 
-def _quiet(error: Any) -> None:
-    """Say what the client says of itself; it goes on by itself unless it calls the error fatal."""
-    log.warning("kafka client", error=str(error))
+class ClientLog:
+    """Logs what a client says of itself, each kind of error once in `REPEAT_S`: of a lost broker it speaks 20 times a
+    second. It goes on by itself."""
+
+    def __init__(self) -> None:
+        self._told: dict[int, float] = {}
+
+    def __call__(self, error: KafkaError) -> None:
+        now = time.monotonic()
+        if now - self._told.get(error.code(), -math.inf) >= REPEAT_S:
+            self._told[error.code()] = now
+            log.warning("kafka client", error=error.str())
+
+
+def _client(settings: KafkaSettings) -> Config:
+    """Return what all clients have in common. The client's own log goes: `ClientLog` has what matters of it."""
+    return settings.client_config() | {"error_cb": ClientLog(), "log_level": 0}
 
 
 def consumer_config(settings: KafkaSettings, group: str, slot: int) -> Config:
@@ -28,7 +45,7 @@ def consumer_config(settings: KafkaSettings, group: str, slot: int) -> Config:
 
     The slot's name is stable, so that the broker hands a restarted process its partitions at once.
     """
-    return settings.client_config() | {
+    return _client(settings) | {
         "group.id": group,
         "group.instance.id": f"{group}-{slot}",
         "client.id": f"{group}-{slot}",
@@ -40,13 +57,12 @@ def consumer_config(settings: KafkaSettings, group: str, slot: int) -> Config:
         "queued.min.messages": 200_000,
         "queued.max.messages.kbytes": 32_768,  # bounds the memory of a process that is far behind
         "statistics.interval.ms": 1_000,
-        "error_cb": _quiet,
     }
 
 
 def transactional_config(settings: KafkaSettings, group: str, slot: int) -> Config:
     """Return the settings of a producer whose records and offsets are one transaction."""
-    return settings.client_config() | {
+    return _client(settings) | {
         "transactional.id": f"{group}-{slot}",
         "client.id": f"{group}-{slot}",
         "compression.type": "lz4",
@@ -58,33 +74,29 @@ def transactional_config(settings: KafkaSettings, group: str, slot: int) -> Conf
         # A broker that was killed and came back is else asked over a dead connection for minutes (librdkafka #5511).
         "metadata.max.age.ms": 5_000,
         "connections.max.idle.ms": 4_000,
-        "log.connection.close": False,
-        "error_cb": _quiet,
     }
 
 
 def idempotent_config(settings: KafkaSettings) -> Config:
     """Return the settings of a producer that writes each record once and in order, for as long as the process lives."""
-    return settings.client_config() | {
+    return _client(settings) | {
         "enable.idempotence": True,
         "partitioner": "murmur2_random",  # the partition that every Java client would choose for the key
         "compression.type": "lz4",
         "linger.ms": 2,
         "message.timeout.ms": 0,  # a lost broker is waited for
-        "error_cb": _quiet,
     }
 
 
 def reader_config(settings: KafkaSettings) -> Config:
     """Return the settings of a consumer that belongs to no group and commits nothing."""
-    return settings.client_config() | {
+    return _client(settings) | {
         "group.id": "unused",  # the client wants one
         "isolation.level": "read_committed",
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "auto.offset.reset": "earliest",
         "enable.partition.eof": True,
-        "error_cb": _quiet,
     }
 
 

@@ -14,6 +14,7 @@ from data.trades import Floats
 MAX_ROWS = 1_000
 MAX_ERRORS = 20
 """Named in one answer."""
+MAX_VALUE = 1e300
 
 
 class FieldError(NamedTuple):
@@ -55,20 +56,23 @@ def read_rows(body: bytes, columns: tuple[str, ...]) -> Rows:
     Raises:
         BadBody: names each field that is wrong, what it was, and what is allowed.
     """
-    rows = _listed(_parsed(body))
+    try:
+        document, not_json = _decode(body), None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        document, not_json = _parsed_leniently(body), str(error)
+    rows = _listed(document)
     errors: list[FieldError] = []
-    values = [_row(f"rows[{i}]", row, columns, errors) for i, row in enumerate(rows)]
+    values = [_row(i, row, columns, errors) for i, row in enumerate(rows)]
+    if not_json is not None and not errors:
+        errors = [FieldError("body", f"must be JSON: {not_json}")]
     if errors:
         raise BadBody(errors[:MAX_ERRORS])
     known = set(columns)
     return Rows(np.array(values, np.float64), [[name for name in row if name not in known] for row in rows])
 
 
-def _parsed(body: bytes) -> Any:
-    try:
-        return _decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        pass  # Python's parser also takes NaN, Infinity and 1e999: their fields can then be named
+def _parsed_leniently(body: bytes) -> Any:
+    """Read what is no JSON but looks like it (NaN, Infinity, 1e999), so that the field where it stands can be named."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -88,45 +92,49 @@ def _listed(document: Any) -> list[Any]:
     return rows
 
 
-def _row(where: str, row: Any, columns: tuple[str, ...], errors: list[FieldError]) -> list[float]:
+def _row(place: int, row: Any, columns: tuple[str, ...], errors: list[FieldError]) -> list[float]:
     if not isinstance(row, dict):
-        errors.append(FieldError(where, f"must be an object, was {_shown(row)}"))
+        errors.append(FieldError(f"rows[{place}]", f"must be an object, was {_shown(row)}"))
         return []
-    values = []
+    values: list[float] = []
     for name in columns:
         value = row.get(name)
         if value is None:
             values.append(math.nan)
-            continue
-        problem = _problem(name, value)
-        if problem:
-            errors.append(FieldError(f"{where}.{name}", f"must be {problem}, was {_shown(value)}"))
+        elif (type(value) is float or type(value) is int) and _least(name) <= value <= MAX_VALUE:
+            values.append(value)
+        else:
+            errors.append(FieldError(f"rows[{place}].{name}", f"must be {_allowed(value)}, was {_shown(value)}"))
             return []
-        values.append(float(value))
     n = values[0]
     if math.isnan(n):
-        errors.append(FieldError(f"{where}.n", "is missing; it is how many returns are in the window"))
+        errors.append(FieldError(f"rows[{place}].n", "is missing; it is how many returns are in the window"))
+    elif n != int(n):
+        errors.append(FieldError(f"rows[{place}].n", f"must be a whole number, was {n}"))
     elif n >= 1 and math.isnan(values[1]):
-        errors.append(FieldError(f"{where}.ret_mean", f"is missing; only n = 0 goes without, n was {n:g}"))
+        errors.append(FieldError(f"rows[{place}].ret_mean", f"is missing; only n = 0 goes without, n was {n:g}"))
     elif n >= 2 and math.isnan(values[2]):
-        errors.append(FieldError(f"{where}.ret_std", f"is missing; only n < 2 goes without, n was {n:g}"))
+        errors.append(FieldError(f"rows[{place}].ret_std", f"is missing; only n < 2 goes without, n was {n:g}"))
     return values
 
 
-def _problem(name: str, value: Any) -> str | None:
-    """Return what a field must be and is not."""
+def _least(name: str) -> float:
+    return -MAX_VALUE if name == "ret_mean" else 0.0
+
+
+def _allowed(value: Any) -> str:
+    """Return what a field must be that does not hold this value."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "a number or null"
-    if not abs(value) <= 1e300:  # not: NaN compares as false
+    if not abs(value) <= MAX_VALUE:  # not: NaN compares as false
         return "a finite number"
-    if name == "n" and (value < 0 or value != int(value)):
-        return "a whole number, 0 or more"
-    if name != "ret_mean" and value < 0:
-        return "0 or more"
-    return None
+    return "0 or more"
 
 
 def _shown(value: Any) -> str:
     """Show what was found, shortened."""
-    text = json.dumps(value, default=str)
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        text = f"{type(value).__name__!s} of many levels"
     return text if len(text) <= 60 else text[:57] + "..."

@@ -13,10 +13,11 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
+from data.topics import PARTITIONS, TOPICS
 from orchestration.local import jars as jars_module
 from orchestration.local.broker import Broker, free_ports, is_ready, running_broker
 from orchestration.local.jars import Jar, JarsMissing, fetch_jars, read_lock
-from orchestration.local.topics import PARTITIONS, TOPICS, create_topics
+from orchestration.local.topics import create_topics
 
 
 def test_the_lock_names_a_sha256_for_every_jar() -> None:

@@ -347,14 +347,6 @@ def test_event_times_become_seconds() -> None:
     assert epoch_seconds("1970-01-02T00:00:01Z") == (86401, False)
 
 
-def test_the_topics_that_are_made_are_those_of_the_contract() -> None:
-    """Named twice: `data.topics` takes seconds to import, and the stack starts without it."""
-    from data import topics as contract
-    from orchestration.local import topics as made
-
-    assert (made.TOPICS, made.PARTITIONS) == (contract.TOPICS, contract.PARTITIONS)
-
-
 def test_the_example_names_every_setting() -> None:
     from offline.settings import OfflineSettings
     from online.settings import ApiSettings, FeatureSettings, IngestorSettings, ScorerSettings

@@ -118,14 +118,13 @@ def stack_parts(settings: StackSettings, kafka: Mapping[str, str]) -> list[Part]
     parts.append(
         Part(
             "api",
-            (*python, "uvicorn", "online.api:create_app", "--factory", "--host", "127.0.0.1",
-             "--port", str(settings.api_port)),
+            (*python, "online.api"),
             needs=("topics", *models),
             is_ready=answers(f"http://127.0.0.1:{settings.api_port}/health", timeout_s=5.0),  # it asks the broker
             ports={"API_PORT": settings.api_port},
             address=f"http://127.0.0.1:{settings.api_port}/docs",
         )
-    )  # fmt: skip
+    )
     if not recordings:
         recording = simulated_recording(settings)
         recordings = [str(recording)]

@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
-from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 from confluent_kafka.cimpl import NewTopic
 
-TOPICS = ("coinbase-trades", "features", "predictions", "trades-rejected")
-PARTITIONS = 12
+from data.topics import PARTITIONS, TOPICS
+
 RETENTION = timedelta(days=7)
 
 
@@ -58,12 +58,19 @@ def create_topics(
 
 
 def _partition_count(admin: AdminClient, topic: str, timeout_s: float) -> int:
-    """How many partitions a topic has, once the broker shows all of them with a leader: it answers before that."""
+    """How many partitions a topic has, once each of them answers: the broker shows a new topic before it serves it."""
     deadline = time.monotonic() + timeout_s
     while True:
         partitions = admin.list_topics(topic, timeout=timeout_s).topics[topic].partitions
-        if partitions and all(partition.leader >= 0 for partition in partitions.values()):
-            return len(partitions)
+        try:
+            ends = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in partitions}
+            for future in admin.list_offsets(ends, request_timeout=timeout_s).values():
+                future.result()
+            if partitions:
+                return len(partitions)
+        except KafkaException as error:
+            if not error.args[0].retriable():
+                raise
         if time.monotonic() > deadline:
-            raise TimeoutError(f"topic {topic} has no leader after {timeout_s} s; is the broker in good order?")
+            raise TimeoutError(f"topic {topic} is not served after {timeout_s} s; is the broker in good order?")
         time.sleep(0.02)
