@@ -1,7 +1,11 @@
-"""What stands on the topics: JSON records and their schemas, to and from columns."""
+"""What stands on the topics: JSON records and their schemas, to and from columns.
+
+`python -m data.topics` prints the JSON Schema of each topic.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -305,3 +309,7 @@ def encode_features(
         encode(record(*keys[stream], trade_id, event, ingest, price, part, place, spec_id, int(values[0]), *values[1:]))
         for stream, trade_id, event, ingest, price, part, place, values in columns
     ]
+
+
+if __name__ == "__main__":
+    print(json.dumps(schemas(FeatureSpec()), indent=2))

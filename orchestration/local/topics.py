@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined] # its types forget the second
 from confluent_kafka.cimpl import NewTopic
 
 from data.topics import PARTITIONS, TOPICS
@@ -63,14 +63,15 @@ def _partition_count(admin: AdminClient, topic: str, timeout_s: float) -> int:
     while True:
         partitions = admin.list_topics(topic, timeout=timeout_s).topics[topic].partitions
         try:
-            ends = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in partitions}
+            latest = OffsetSpec.latest()  # type: ignore[no-untyped-call] # the client's
+            ends = dict.fromkeys((TopicPartition(topic, partition) for partition in partitions), latest)
             for future in admin.list_offsets(ends, request_timeout=timeout_s).values():
                 future.result()
             if partitions:
                 return len(partitions)
-        except KafkaException as error:
-            if not error.args[0].retriable():
-                raise
+            said = "it has no partitions"
+        except KafkaException as error:  # "not leader for partition", for some milliseconds
+            said = error.args[0].str()
         if time.monotonic() > deadline:
-            raise TimeoutError(f"topic {topic} is not served after {timeout_s} s; is the broker in good order?")
+            raise TimeoutError(f"topic {topic} is not served after {timeout_s} s: {said}")
         time.sleep(0.02)
