@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import math
 import secrets
 import sys
 import time
@@ -18,7 +17,6 @@ import msgspec
 import numpy as np
 import structlog
 from confluent_kafka import Consumer, Producer, TopicPartition
-from numpy.typing import NDArray
 
 from data.readers import Batch, read_trades
 from data.topics import (
@@ -33,10 +31,11 @@ from data.topics import (
     encode,
     encode_trades,
 )
-from data.trades import NS, Floats, Reject, StreamKey, Trades, iso_times, parse_times
+from data.trades import NS, Reject, StreamKey, Trades, iso_times, parse_times
 from online.kafka import idempotent_config, read_range, reader_config, until_stopped
 from online.logs import configure_logs
 from online.metrics import Metrics, serve_metrics
+from online.pace import Pace, Speed, parse_speed
 from online.settings import IngestorSettings, KafkaSettings
 
 log = structlog.get_logger()
@@ -50,64 +49,6 @@ DELIVERY_TIMEOUT_S = 8.0
 
 BAD_RECORDING = 2
 """Exit code that no restart mends."""
-
-
-@dataclass(frozen=True)
-class Speed:
-    """How fast to replay: `factor` times the recorded pace, infinity for all at once; `now`: as if it happened now."""
-
-    factor: float
-    now: bool = False
-
-
-def parse_speed(text: str) -> Speed:
-    """Read a REPLAY_SPEED.
-
-    Raises:
-        ValueError: says what is allowed.
-
-    >>> parse_speed("10"), parse_speed("real-time")
-    (Speed(factor=10.0, now=False), Speed(factor=1.0, now=True))
-    """
-    if text == "real-time":
-        return Speed(1.0, now=True)
-    if text == "max":
-        return Speed(math.inf)
-    try:
-        factor = float(text)
-    except ValueError:
-        factor = math.nan
-    if not (math.isfinite(factor) and factor > 0):
-        raise ValueError(f"REPLAY_SPEED must be a number above 0, real-time or max, was {text!r}")
-    return Speed(factor)
-
-
-class Pace:
-    """When each trade of a source is due.
-
-    Args:
-        speed: times the recorded pace.
-        max_wait_s: no wait between two trades is longer.
-        start: clock time of the first trade, seconds.
-    """
-
-    def __init__(self, speed: float, max_wait_s: float, start: float) -> None:
-        self._speed, self._max_wait_s = speed, max_wait_s
-        self._due, self._time = start, -1
-
-    def due(self, event_time: NDArray[np.int64]) -> tuple[Floats, dict[int, float]]:
-        """Say when the next trades of the source are due.
-
-        Returns:
-            clock times, shape (n,), seconds, never falling; and the rows before which a wait was cut, with the seconds
-            that it had been.
-        """
-        times = np.maximum.accumulate(np.concatenate([[self._time if self._time >= 0 else event_time[0]], event_time]))
-        waits = np.diff(times) / (NS * self._speed)
-        cut = {int(row): float(waits[row]) for row in np.flatnonzero(waits > self._max_wait_s)}
-        due = self._due + np.cumsum(np.minimum(waits, self._max_wait_s))
-        self._due, self._time = float(due[-1]), int(times[-1])
-        return np.asarray(due, dtype=np.float64), cut
 
 
 @dataclass
@@ -338,7 +279,7 @@ def run(recordings: list[Path], settings: IngestorSettings, running: Callable[[]
             try:
                 whole = ingestor.replay(batches, speed, settings.max_wait_s)
             except BadRecording as error:
-                log.error("the recording cannot be read on", reason=str(error), delivered=ingestor.sent)
+                log.error(f"this recording cannot be read: {error}", delivered=ingestor.sent)
                 whole, code = True, BAD_RECORDING
             if whole or end_on_stop:
                 ingestor.flush()

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from data.trades import NS
-from online.ingestor import Pace, Place, Speed, parse_speed
+from online.ingestor import Place
+from online.pace import Pace, Speed, parse_speed
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from online.pace import parse_speed
 from orchestration.local.parts import stack_parts
 from orchestration.local.ports import port_conflicts
 from orchestration.local.settings import StackSettings
@@ -79,6 +80,14 @@ def check_recordings(settings: StackSettings) -> None:
             raise Refusal(f"RECORDING: there is no file {path}. Name an existing one, or none for a simulated day.")
         if not path.is_file() or not os.access(path, os.R_OK):
             raise Refusal(f"RECORDING: {path} cannot be read: it must be a file that this user may read.")
+
+
+def check_speed(settings: StackSettings) -> None:
+    """Refuse a speed that is none."""
+    try:
+        parse_speed(settings.replay_speed)
+    except ValueError as error:
+        raise Refusal(str(error)) from None
 
 
 @contextlib.contextmanager
@@ -235,6 +244,7 @@ def main() -> int:
         if settings.run_started is not None and 0 <= time.time() - settings.run_started < 3600:
             began -= time.time() - settings.run_started
         check_recordings(settings)
+        check_speed(settings)
         with only_stack(settings.var_dir):
             return asyncio.run(run_stack(settings, console, began))
     except ValidationError as error:
