@@ -68,9 +68,6 @@ class Windows:
         self._free: list[int] = []
         self._state = np.zeros(0, _window_type(spec))
 
-    def __contains__(self, key: StreamKey) -> bool:
-        return key in self._slots
-
     @property
     def open_streams(self) -> tuple[StreamKey, ...]:
         """The streams that have a window."""

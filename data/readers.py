@@ -25,7 +25,7 @@ import pyarrow.csv
 from numpy.typing import NDArray
 
 from data.admission import REASONS, TAKEN, Admission
-from data.trades import Floats, Int64s, Reject, Side, StreamKey, Trades
+from data.trades import FIRST_YEAR, LAST_YEAR, Floats, Int64s, Reject, Side, StreamKey, Trades
 
 PRODUCT_ID = re.compile(r"[A-Z0-9]{1,20}-[A-Z0-9]{1,20}")
 """Base and quote currency, as `BTC-USD`."""
@@ -332,15 +332,19 @@ def _whole_numbers(texts: pa.Array) -> tuple[Int64s, Mask]:
     return _numpy(values.fill_null(0)), _numpy(values.is_valid())
 
 
+_TOO_LATE = int(np.datetime64(f"{LAST_YEAR + 1}-01-01", "ns").view(np.int64))
+
+
 def _times(texts: pa.Array) -> tuple[Int64s, Mask]:
     values = _cast(texts, _UTC)
-    return _numpy(values.cast(pa.int64()).fill_null(0)), _numpy(values.is_valid())
+    ns = _numpy(values.cast(pa.int64()).fill_null(0))
+    return ns, _numpy(values.is_valid()) & (ns >= 0) & (ns < _TOO_LATE)
 
 
 def _explain_time(text: str) -> str:
     if _cast(pa.array([text]), pa.timestamp("ns")).is_valid()[0].as_py():
         return "has no zone: a time must end with Z or an offset like +00:00"
-    return "must be a time like 2025-01-06T00:00:00.123456789Z, from 1678 to 2261"
+    return f"must be a time like 2025-01-06T00:00:00.123456789Z, from {FIRST_YEAR} to {LAST_YEAR}"
 
 
 def _prices(texts: pa.Array) -> tuple[Floats, Mask]:

@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.readers import check_product_id, write_csv
-from data.trades import NS, Floats, Side, StreamKey, Trades
+from data.trades import FIRST_YEAR, LAST_YEAR, NS, Floats, Side, StreamKey, Trades
 
 DAY_S = 86_400
 IDS_A_DAY = 100_000_000
 """Trade ids of a day start at its number since 1970 times this: known without the day before, rising across days."""
 
-FIRST_DAY, LAST_DAY = dt.date(1970, 1, 1), dt.date(2261, 12, 31)
+FIRST_DAY, LAST_DAY = dt.date(FIRST_YEAR, 1, 1), dt.date(LAST_YEAR, 12, 31)
 """Days whose trades have an id of at least 0 and a time that fits in int64 nanoseconds."""
 
 

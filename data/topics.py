@@ -36,6 +36,7 @@ def _text(description: str, **schema: Any) -> Meta:
 SourceId = Annotated[str, _text("one pass over recordings, or the live feed", pattern=SOURCE_PATTERN)]
 ProductId = Annotated[str, _text("base and quote currency", pattern=PRODUCT_PATTERN, examples=["BTC-USD"])]
 Time = Annotated[str, _text("RFC 3339 in UTC, up to nanoseconds", format="date-time")]
+Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Purpose = Literal["live", "replay", "drill"]
 TakerSide = Literal["buy", "sell"]
 
@@ -46,7 +47,7 @@ class Trade(Struct, frozen=True, gc=False):
     source_id: SourceId
     product_id: ProductId
     purpose: Purpose
-    trade_id: int
+    trade_id: Int64
     event_time: Time
     ingest_time: Time
     price: Annotated[float, Meta(gt=0)]
@@ -91,7 +92,7 @@ _ROW_KEY: list[tuple[str, Any]] = [
     ("source_id", SourceId),
     ("product_id", ProductId),
     ("purpose", Purpose),
-    ("trade_id", int),
+    ("trade_id", Int64),
     ("event_time", Time),
     ("ingest_time", Time),
     ("price", float),
@@ -114,7 +115,7 @@ _FORECAST: list[tuple[str, Any]] = [
 
 
 def _columns(spec: FeatureSpec) -> list[tuple[str, Any]]:
-    return [(name, int if name == "n" else float | None) for name in spec.columns]
+    return [(name, Annotated[int, Meta(ge=0, le=2**53)] if name == "n" else float | None) for name in spec.columns]
 
 
 @cache

@@ -16,6 +16,10 @@ NS = 1_000_000_000
 """Nanoseconds in a second: all times in columns are int64 nanoseconds since 1970, UTC."""
 
 
+FIRST_YEAR, LAST_YEAR = 1970, 2199
+"""Of any time: what is kept as ns since 1970 reaches to 2262, and windows and horizons must fit behind it."""
+
+
 class Side(IntEnum):
     """The taker's side, as stored in a column of int8."""
 
@@ -95,8 +99,8 @@ def parse_times(texts: list[str]) -> Int64s:
     if not texts:
         return np.empty(0, np.int64)
     for text in (min(texts), max(texts)):  # numpy would wrap what 64 bits of nanoseconds cannot hold
-        if not "1970" <= text[:4] < "2200":
-            raise ValueError(f"a time must be from 1970 to 2199, was {text!r}")
+        if not str(FIRST_YEAR) <= text[:4] <= str(LAST_YEAR):
+            raise ValueError(f"a time must be from {FIRST_YEAR} to {LAST_YEAR}, was {text!r}")
     if not all(text.endswith("Z") for text in texts):
         bad = next(text for text in texts if not text.endswith("Z"))
         raise ValueError(f"a time must be UTC and end in Z, was {bad!r}")

@@ -89,11 +89,10 @@ class FeatureStage:
         if not needed:
             return
         state = self._partitions[partition] = _Partition(self._spec)
-        start = expected = min(needed.values())
-        for messages in self._read(partition, start, offset):
+        expected = min(needed.values())
+        for messages in self._read(partition, expected, offset):
             if messages[0].offset > expected:
-                log.error("the topic no longer holds all that the windows need", partition=partition, needed=start)
-                self._metrics.errors.labels("window_incomplete").inc()
+                self._incomplete(partition, expected)
             expected = messages[-1].offset + 1
             found = decode_trades([message.value for message in messages])
             offsets = np.array([message.offset for message in messages], np.int64)[found.places]
@@ -104,6 +103,15 @@ class FeatureStage:
             for stream in np.unique(kept.stream):
                 state.open(key := kept.keys[stream], found.purposes[key])
             feature_rows(kept, state.windows, offsets[rows])
+            if "*" in needed:
+                for _, end in found.ends:
+                    state.close(end.key)
+        if expected < offset:
+            self._incomplete(partition, expected)
+
+    def _incomplete(self, partition: int, offset: int) -> None:
+        log.error("the topic no longer holds all that the windows need", partition=partition, missing_from=offset)
+        self._metrics.errors.labels("window_incomplete").inc()
 
     def drop(self, partition: int) -> None:
         self._partitions.pop(partition, None)
@@ -196,7 +204,7 @@ def main() -> None:
     metrics = Metrics()
     running = until_stopped()
     spec = settings.spec()
-    stage = FeatureStage(spec, partial(read_range, reader_config(settings), TRADES), metrics)
+    stage = FeatureStage(spec, partial(read_range, reader_config(settings), running, TRADES), metrics)
     with serve_metrics(metrics, settings.host, settings.feature_service_port) as port:
         log.info("feature service", spec_id=spec.spec_id, window_size=spec.window_size, metrics_port=port)
         compile_kernel(spec)

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import structlog
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 
 from data.readers import Batch, read_trades
 from data.topics import (
@@ -44,6 +44,8 @@ CHUNK = 1_000
 """Trades that are written with one `ingest_time`."""
 
 PROGRESS_S = 5.0
+ANSWER_S = 5.0
+"""How long one question to the broker may take at the start: a stop is seen between two of them."""
 DELIVERY_TIMEOUT_S = 8.0
 """How long a stop waits for the broker: a supervisor kills after 10 s."""
 
@@ -58,17 +60,19 @@ class Place:
     Attributes:
         last: last delivered trade id and its event time, ns, a product.
         ended: products with an end record.
+        rejected: where the rows stood that are on `trades-rejected`.
     """
 
     last: dict[str, tuple[int, int]] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
+    rejected: set[str] = field(default_factory=set)
 
     @property
     def is_finished(self) -> bool:
         return bool(self.ended) and self.ended >= set(self.last)
 
 
-def find_place(settings: KafkaSettings, source_id: str) -> Place:
+def find_place(settings: KafkaSettings, source_id: str, running: Callable[[], bool]) -> Place:
     """Return how far a source has come, from the topic's end back to where the source began.
 
     A source's beginning is kept by the broker, as the committed offsets of a group of the source's own; a source that
@@ -77,21 +81,26 @@ def find_place(settings: KafkaSettings, source_id: str) -> Place:
     reader = reader_config(settings)
     consumer = Consumer(reader | {"group.id": f"ingestor-{source_id}"})
     try:
-        partitions = [TopicPartition(TRADES, partition) for partition in range(PARTITIONS)]
-        begins = consumer.committed(partitions, timeout=30)
-        ends = {p.partition: consumer.get_watermark_offsets(p, timeout=30)[1] for p in partitions}
+        topics = (TRADES, REJECTED)
+        partitions = [TopicPartition(topic, partition) for topic in topics for partition in range(PARTITIONS)]
+        begins = consumer.committed(partitions, timeout=ANSWER_S)
+        ends = {(p.topic, p.partition): consumer.get_watermark_offsets(p, timeout=ANSWER_S)[1] for p in partitions}
         if all(begin.offset < 0 for begin in begins):
-            here = [TopicPartition(TRADES, partition, end) for partition, end in ends.items()]
+            here = [TopicPartition(topic, partition, end) for (topic, partition), end in ends.items()]
             consumer.commit(offsets=here, asynchronous=False)
             return Place()
     finally:
         consumer.close()
     place = Place()
     mine = f'"source_id":"{source_id}"'.encode()
-    decode = msgspec.json.Decoder(Trade).decode
+    decode = {TRADES: msgspec.json.Decoder(Trade).decode, REJECTED: msgspec.json.Decoder(Rejected).decode}
     for begin in begins:
-        for batch in read_range(reader, TRADES, begin.partition, begin.offset, ends[begin.partition]):
-            found = decode_records([record.value for record in batch if mine in record.value], decode)
+        end = ends[begin.topic, begin.partition]
+        for batch in read_range(reader, running, begin.topic, begin.partition, begin.offset, end):
+            found = decode_records([record.value for record in batch if mine in record.value], decode[begin.topic])
+            if begin.topic == REJECTED:
+                place.rejected.update(rejected.where for rejected in found.records)
+                continue
             for trade in found.records:
                 place.last[trade.product_id] = trade.trade_id, int(parse_times([trade.event_time])[0])
             place.ended.update(end.product_id for _, end in found.ends)
@@ -127,7 +136,9 @@ class Ingestor:
         self._source_id, self._purpose, self._place = source_id, purpose, place
         self._products = set(place.last)
         self._shift_ns: int | None = None
+        self._refused: KafkaError | None = None
         self.sent = 0
+        self.rejected = 0
 
     def replay(self, batches: Iterable[Batch], speed: Speed, max_wait_s: float) -> bool:
         """Write the trades of all batches when they are due; False if it was stopped before the end."""
@@ -184,7 +195,9 @@ class Ingestor:
         while left := self._producer.flush(DELIVERY_TIMEOUT_S):
             log.warning("waiting for the broker", trades=left)
             if not self._running():
-                raise NotDelivered
+                raise NotDelivered("the broker did not answer")
+        if self._refused is not None:
+            raise NotDelivered(f"the broker refused: {self._refused.str()}")
 
     def _still_to_send(self, trades: Trades) -> Trades:
         """Name the source, and leave out what the topic already holds."""
@@ -216,18 +229,25 @@ class Ingestor:
 
     def _reject(self, reject: Reject) -> None:
         where = f"{reject.file}:{reject.line}"
+        self.rejected += 1
+        if where in self._place.rejected:
+            return
         log.warning("rejected", where=where, reason=reject.reason)
         record = Rejected("ingestor", where, reject.reason, reject.text, self._source_id)
         self._produce(REJECTED, reject.file, encode(record))
 
+    def _on_delivery(self, error: KafkaError | None, _: Message) -> None:
+        if error is not None and self._refused is None:
+            self._refused = error
+
     def _produce(self, topic: str, key: str, value: bytes, timestamp_ms: int = 0) -> None:
         while True:
             try:
-                return self._producer.produce(topic, value, key, timestamp=timestamp_ms)
+                return self._producer.produce(topic, value, key, timestamp=timestamp_ms, on_delivery=self._on_delivery)
             except BufferError:  # the broker is slower, or away
                 self._producer.poll(0.1)
                 if not self._running():
-                    raise NotDelivered from None
+                    raise NotDelivered("the broker did not answer") from None
 
 
 @contextmanager
@@ -256,7 +276,8 @@ def run(recordings: list[Path], settings: IngestorSettings, running: Callable[[]
     """Replay one source, to its end or until told to stop; return the exit code."""
     speed = parse_speed(settings.replay_speed)
     source_id = settings.replay_id or f"replay-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
-    place = find_place(settings, source_id) if settings.replay_id else Place()
+    names = [str(path) for path in recordings]
+    place = find_place(settings, source_id, running) if settings.replay_id else Place()
     if place.is_finished:
         log.error("this source has ended: leave REPLAY_ID empty, or choose a new one", source_id=source_id)
         return BAD_RECORDING
@@ -268,7 +289,7 @@ def run(recordings: list[Path], settings: IngestorSettings, running: Callable[[]
         log.info(
             "replay",
             source_id=source_id,
-            recordings=[str(path) for path in recordings],
+            recordings=names,
             speed=settings.replay_speed,
             resumes_after=place.last or None,
             metrics_port=port,
@@ -285,9 +306,12 @@ def run(recordings: list[Path], settings: IngestorSettings, running: Callable[[]
                 ingestor.flush()
                 ingestor.end()
             ingestor.flush()
-        except NotDelivered:
-            log.error("not all was delivered; start again with this id to go on", REPLAY_ID=source_id)
+        except NotDelivered as error:
+            log.error(f"not all was delivered: {error}; start again with this id to go on", REPLAY_ID=source_id)
             return 1
+        if whole and code == 0 and not ingestor.sent and not place.last:
+            log.error(f"not one of {ingestor.rejected} rows is a trade; the reasons are above", recordings=names)
+            return BAD_RECORDING
         log.info("replay ended" if whole else "replay stopped", source_id=source_id, trades=ingestor.sent)
     return code
 

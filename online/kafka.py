@@ -122,8 +122,12 @@ def incoming(message: Message) -> Incoming:
     return Incoming(*place, message.value() or b"", message.timestamp()[1])
 
 
-def read_range(config: Config, topic: str, partition: int, start: int, end: int) -> Iterator[list[Incoming]]:
+def read_range(
+    config: Config, running: Callable[[], bool], topic: str, partition: int, start: int, end: int
+) -> Iterator[list[Incoming]]:
     """Read the records of one partition from offset `start` up to, not with, `end`, in batches.
+
+    Where `running` says stop, or the topic ends sooner, it is less.
 
     Raises:
         KafkaException: the broker says that reading is not possible.
@@ -134,7 +138,7 @@ def read_range(config: Config, topic: str, partition: int, start: int, end: int)
     try:
         consumer.assign([TopicPartition(topic, partition, start)])
         at_end = False
-        while not at_end and consumer.position([TopicPartition(topic, partition)])[0].offset < end:
+        while running() and not at_end and consumer.position([TopicPartition(topic, partition)])[0].offset < end:
             messages = []
             first = consumer.poll(1.0)
             for message in (first, *consumer.consume(READ_BATCH, 0)) if first is not None else ():

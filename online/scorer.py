@@ -47,17 +47,22 @@ class ScoreStage:
         return ""
 
     def process(self, messages: list[Incoming]) -> list[Record]:
+        self._written = []
         found = decode_records([message.value for message in messages], self._decode)
         records = [self._reject(messages[place], "unreadable", reason, None) for place, reason in found.unreadable]
         rows, places = [], []
+        times_are_good = _are_times([row.ingest_time for row in found.records])
         for place, row in zip(found.places, found.records, strict=True):
-            if row.spec_id == self._spec.spec_id:
+            key = StreamKey(row.source_id, row.product_id)
+            if row.spec_id != self._spec.spec_id:
+                reason = f"the row is of feature spec {row.spec_id}, the model was trained on {self._spec.spec_id}"
+                records.append(self._reject(messages[place], "other_spec", reason, key))
+            elif not times_are_good and not _are_times([row.ingest_time]):
+                reason = f"ingest_time must be RFC 3339 in UTC, was {row.ingest_time[:40]!r}"
+                records.append(self._reject(messages[place], "unreadable", reason, key))
+            else:
                 rows.append(row)
                 places.append(place)
-            else:
-                reason = f"the row is of feature spec {row.spec_id}, the model was trained on {self._spec.spec_id}"
-                key = StreamKey(row.source_id, row.product_id)
-                records.append(self._reject(messages[place], "other_spec", reason, key))
         answers: list[tuple[int, str, bytes]] = []
         if rows:
             scored = zip(places, (row.product_id for row in rows), self._score(rows), strict=True)
@@ -108,6 +113,14 @@ class ScoreStage:
     def _reject(self, message: Incoming, label: str, reason: str, key: StreamKey | None) -> Record:
         self._metrics.rejects.labels(label).inc()
         return rejected("scorer", message, reason, key)
+
+
+def _are_times(texts: list[str]) -> bool:
+    try:
+        parse_times(texts)
+    except ValueError:
+        return False
+    return True
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ class IngestorSettings(OnlineSettings):
     """What the ingestor needs."""
 
     product_id: str = Field("BTC-USD", pattern=PRODUCT_PATTERN, description="of recordings that name none")
-    replay_speed: str = Field("1", description="1, 10, any number above 0, real-time or max")
+    replay_speed: str = Field("10", description="1, 10, any number above 0, real-time or max")
     replay_id: str | None = Field(None, pattern=SOURCE_PATTERN, description="resume this source, or start it")
     replay_end_on_stop: bool | None = Field(
         None, description="whether a stopped replay ends its source; without a value: only if nobody could resume it"

@@ -129,11 +129,19 @@ def test_what_is_not_taken_is_rejected_with_its_place() -> None:
     no_price = trades[0].replace(b'"price":', b'"price":-')
     bad_name = trades[0].replace(b"BTC-USD", b"btcusd")
     bad_time = trades[0].replace(b"2025-03-06T", b"2025-13-06T")
-    topic.add(trades[0], b"\xff", no_price, bad_name, bad_time, trades[0], trades[1])
+    huge_id = trades[0].replace(b'"trade_id":', b'"trade_id":1' + b"0" * 30)
+    topic.add(trades[0], b"\xff", no_price, bad_name, bad_time, trades[0], huge_id, trades[1])
     records = stage_on(topic).process(topic.records)
-    assert [row["kafka_offset"] for row in values(records)] == [0, 6]
+    assert [row["kafka_offset"] for row in values(records)] == [0, 7]
     rejected = {row["where"]: row["reason"] for row in values(records, REJECTED)}
-    said = {1: "malformed", 2: "> 0", 3: "product_id must match", 4: "Month out of range", 5: "already taken or passed"}
+    said = {
+        1: "malformed",
+        2: "> 0",
+        3: "product_id must match",
+        4: "Month out of range",
+        5: "already taken or passed",
+        6: "trade_id",
+    }
     assert rejected.keys() == {f"{TRADES}[{PARTITION}]@{offset}" for offset in said}
     for offset, reason in said.items():
         assert reason in rejected[f"{TRADES}[{PARTITION}]@{offset}"]

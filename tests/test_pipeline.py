@@ -149,10 +149,17 @@ def test_rows_that_are_no_trades_are_kept_with_their_place(
         "2025-01-01T00:00:02.0Z,101.0,1\n"
         "2024-12-31T23:59:00.0Z,102.0,1\n"
     )
+    interrupted = replay(online, tmp_path, "bad-rows", path, REPLAY_SPEED="0.1")
+    with running(interrupted):  # its rejects are out, the trade at 2 s is not
+        while not read_topic(broker.bootstrap_servers, TRADES, "bad-rows"):
+            assert interrupted.process.poll() is None
+        interrupted.kill()
     run_to_end(replay(online, tmp_path, "bad-rows", path))
     predictions = await_end(broker.bootstrap_servers, "bad-rows")
     assert [p["trade_id"] for p in predictions] == [1, 3], "the position counts rejected rows too"
-    rejected = {r["where"]: r["reason"] for r in read_topic(broker.bootstrap_servers, REJECTED, "bad-rows")}
+    records = read_topic(broker.bootstrap_servers, REJECTED, "bad-rows")
+    rejected = {r["where"]: r["reason"] for r in records}
+    assert len(records) == len(rejected), "said once, though the replay was resumed"
     assert sorted(where.rsplit(":", 1)[1] for where in rejected) == ["3", "5"]
     assert any("-5" in reason for reason in rejected.values())
     assert any("falls by more than 1 s" in reason for reason in rejected.values())
@@ -164,6 +171,7 @@ def test_rows_that_are_no_trades_are_kept_with_their_place(
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "PNG"),
         (b"", "empty"),
         (b"hello, world\n", "timestamp,price,volume"),
+        (b"timestamp,price,volume\n2025-01-01 00:00:00,100,1\n", "not one of 1 rows is a trade"),
     ],
 )
 def test_a_file_without_trades_is_refused_with_what_is_read(

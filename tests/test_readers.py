@@ -245,11 +245,11 @@ GOOD = "s,BTC-USD,{},2025-01-01T00:00:01Z,,1,1,buy"
         ),
         (
             "s,BTC-USD,5,2025-02-30,,1,1,buy",
-            "event_time must be a time like 2025-01-06T00:00:00.123456789Z, from 1678 to 2261, was '2025-02-30'",
+            "event_time must be a time like 2025-01-06T00:00:00.123456789Z, from 1970 to 2199, was '2025-02-30'",
         ),
         (
             "s,BTC-USD,5,1735689601,,1,1,buy",
-            "event_time must be a time like 2025-01-06T00:00:00.123456789Z, from 1678 to 2261, was '1735689601'",
+            "event_time must be a time like 2025-01-06T00:00:00.123456789Z, from 1970 to 2199, was '1735689601'",
         ),
         ("s,BTC-USD,5", "expected 8 fields, found 3"),
         ("s,BTC-USD,5,2025-01-01T00:00:01Z,,1,1,buy,9", "expected 8 fields, found 9"),

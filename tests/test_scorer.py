@@ -63,6 +63,18 @@ def test_each_row_gives_a_forecast_that_holds_its_row_and_its_model(records: lis
     assert last["interval"] == pytest.approx([last["score"] * 0.5, last["score"] * 1.5], rel=1e-6)
 
 
+def test_a_batch_without_rows_counts_nothing_again(records: list[Incoming]) -> None:
+    metrics = Metrics()
+    content = model_bytes()
+    model = ServedModel.load(content, spec_id=SPEC.spec_id)
+    scorer = ScoreStage(SPEC, ModelVersion(model, "volatility-baseline", "7", "disk", ()), metrics)
+    for batch in (records[:10], records[-1:]):
+        scorer.process(batch)
+        scorer.committed()
+    written = metrics.registry.get_sample_value("cryptovol_messages_out_total", {"topic": PREDICTIONS})
+    assert written == 10
+
+
 def test_a_score_has_the_same_bytes_in_any_batch(records: list[Incoming]) -> None:
     def without_time(found: list[Any]) -> list[dict[str, Any]]:
         return [{k: v for k, v in row.items() if k != "ts"} for row in decoded(found, PREDICTIONS)]
@@ -78,13 +90,17 @@ def test_a_score_has_the_same_bytes_in_any_batch(records: list[Incoming]) -> Non
 def test_rows_of_another_spec_and_broken_ones_are_rejected(records: list[Incoming]) -> None:
     other = records[0]._replace(value=records[0].value.replace(SPEC.spec_id.encode(), b"0123456789ab"))
     broken = records[1]._replace(value=b'{"source_id": 1}')
-    found = stage().process([other, broken, records[2]])
+    no_time = records[3]._replace(value=records[3].value.replace(b'"ingest_time":"', b'"ingest_time":"x'))
+    huge = records[4]._replace(value=records[4].value.replace(b'"n":4,', b'"n":1' + b"0" * 400 + b","))
+    found = stage().process([other, broken, records[2], no_time, huge])
     assert [row["trade_id"] for row in decoded(found, PREDICTIONS)] == [
         msgspec.json.decode(records[2].value)["trade_id"]
     ]
     reasons = {row["where"]: row["reason"] for row in decoded(found, REJECTED)}
     assert "of feature spec 0123456789ab" in reasons["features[5]@0"]
     assert "source_id" in reasons["features[5]@1"]
+    assert "ingest_time must be RFC 3339" in reasons["features[5]@3"]
+    assert "$.n" in reasons["features[5]@4"]
 
 
 @pytest.mark.parametrize(
