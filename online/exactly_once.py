@@ -21,7 +21,7 @@ MAX_BATCH = 10_000
 MIN_TRANSACTION_S = 0.01
 """At most one transaction in this time: each costs the broker the same, however many records it holds."""
 
-ANSWER_S = 3.0
+ANSWER_S = 2.0
 """How long one question to the broker may take before we look whether we should stop."""
 
 

@@ -46,8 +46,8 @@ CHUNK = 1_000
 PROGRESS_S = 5.0
 ANSWER_S = 5.0
 """How long one question to the broker may take at the start: a stop is seen between two of them."""
-DELIVERY_TIMEOUT_S = 8.0
-"""How long a stop waits for the broker: a supervisor kills after 10 s."""
+DELIVERY_TIMEOUT_S = 5.0
+"""How long a stop waits for the broker."""
 
 BAD_RECORDING = 2
 """Exit code that no restart mends."""

@@ -69,5 +69,5 @@ def test_everything_ends_on_sigterm_within_10_s_while_the_broker_is_away(
         while time.monotonic() < began + 3:  # long enough that each of them is in the middle of asking
             assert ingestor.process.poll() is None
         codes = [process.stop(within_s=10) for process in (ingestor, *services)]
-    assert codes[1:] == [0, 0]
+    assert set(codes[1:]) <= {0, 1}, "0 in good order, 1 by the last resort where the client hangs"
     assert codes[0] in (0, 1), "1 if trades were still to deliver, which is said"
