@@ -165,7 +165,7 @@ def until_stopped() -> Callable[[], bool]:
         stopped = True
         log.info("stopping", signal=signal.Signals(signum).name)
 
-    # The client can hang for minutes in one call on a broker that is away; no handler runs meanwhile, but a thread does,
+    # The client can hang for minutes in one call on a broker that is away: no handler runs meanwhile. A thread does,
     # and nothing is lost by it: the next start goes on from what the broker has.
     asked, wake = os.pipe()
     os.set_blocking(wake, False)
