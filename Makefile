@@ -29,7 +29,7 @@ acceptance: $(ENVIRONMENT) ## the long proofs
 	@$(PYTHON) -m orchestration.local.broker fetch
 	$(PYTHON) -m pytest -m acceptance
 
-bench: $(ENVIRONMENT) ## how fast it is here
+bench: $(ENVIRONMENT) .venv-peers/.synced ## how fast it is here, side by side with others
 	@$(PYTHON) -m orchestration.local.broker fetch
 	$(PYTHON) -m tests.bench
 
@@ -38,8 +38,9 @@ check: $(ENVIRONMENT) ## style and strict types
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
 
-lock: $(UV) ## requirements.txt anew from pyproject.toml
+lock: $(UV) ## requirements*.txt anew from pyproject.toml
 	$(UV) pip compile --universal --generate-hashes --quiet pyproject.toml --group dev -o requirements.txt
+	$(UV) pip compile --universal --generate-hashes --quiet --group peers -o requirements-peers.txt
 
 reset: ## forget all state: topics, models, recordings, logs
 	rm -rf var
@@ -49,6 +50,13 @@ $(ENVIRONMENT): requirements.txt | $(UV)
 	@echo "making the environment: .venv gets what requirements.txt names (2 GB; a minute or two the first time)"
 	@test -x $(PYTHON) || $(UV) venv --quiet --python '>=3.11,<3.13' .venv
 	@$(UV) pip sync --quiet --require-hashes --python $(PYTHON) requirements.txt
+	@touch $@
+
+# What `make bench` compares with and what cannot share our pins: in an environment of their own.
+.venv-peers/.synced: requirements-peers.txt | $(UV)
+	@echo "making the environment of the bench's peers: .venv-peers"
+	@test -x .venv-peers/bin/python || $(UV) venv --quiet --python '>=3.11,<3.13' .venv-peers
+	@$(UV) pip sync --quiet --require-hashes --python .venv-peers/bin/python requirements-peers.txt
 	@touch $@
 
 # uv in a folder of its own, where the machine has none.
