@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from data.compiled import compiled
 from data.trades import NS, Int64s, StreamKey, Trades
-
-# Compiled kernels are kept with all other state, so that `make reset` forgets them and no source folder collects them.
-numba.config.CACHE_DIR = str(  # type: ignore[attr-defined]
-    Path(__file__).resolve().parent.parent / "var" / "numba"
-)
 
 MAX_FALL_S = 1
 """Event time may fall by this much while trade ids rise: matching engines stamp a burst slightly out of order."""
@@ -28,7 +21,7 @@ REASONS = {
 }
 
 
-@numba.njit(numba.int8(numba.int64, numba.int64, numba.int64, numba.int64), cache=True, inline="always")
+@compiled
 def admit_one(trade_id: int, event_time: int, last_id: int, last_time: int) -> int:
     """Judge one trade by the last one that its stream took: TAKEN, PASSED_ID or FALLEN_TIME."""
     if trade_id <= last_id:
@@ -38,7 +31,7 @@ def admit_one(trade_id: int, event_time: int, last_id: int, last_time: int) -> i
     return 0
 
 
-@numba.njit(cache=True)
+@compiled
 def _admit(stream: NDArray[np.int32], trade_id: Int64s, event_time: Int64s, last: Int64s) -> NDArray[np.int8]:
     status = np.empty(len(trade_id), np.int8)
     for i in range(len(trade_id)):

@@ -11,16 +11,26 @@ import math
 from dataclasses import replace
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from data.admission import NOTHING_YET, TAKEN, admit_one
-from data.spec import FeatureRows, FeatureSpec
+from data.compiled import compiled
+from data.moments import trailing_moments
+from data.spec import CONTRACT, FeatureRows, FeatureSpec
 from data.trades import NS, Floats, Int64s, StreamKey, Trades
 
 PARKINSON = 1 / (4 * math.log(2))
 """Squared log range to variance. Source: Parkinson (1980), Journal of Business 53(1), 61-65."""
+
+CHUNK = 512
+"""Windows whose moments are made at once: enough to fill vectors, and all of it stays in the nearest cache."""
+
+NO_POINT = -1
+"""All grid points are later: times start with 1970."""
+
+GRID = len(CONTRACT)
+"""The first column that is on the grid."""
 
 # What is summed in each grid step, block and weighted average.
 VARIANCE, RANGE, TRADES, VOLUME, STEPS = range(5)
@@ -36,10 +46,11 @@ def _window_type(spec: FeatureSpec) -> np.dtype[Any]:
             ("last_price", "f8"),
             ("anchor", "i8"),  # position of the newest trade whose event time had not fallen: a rebuild may start there
             ("n", "i8"),  # returns in the window
-            ("head", "i8"),  # where the next return goes
-            ("returns", "f8", (2 * ring,)),  # each return twice, `ring` apart: any window is one contiguous run
-            ("trades", "i8"),  # of the segment
-            ("anchors", "i8", (ring + 1,)),  # of the trades in the window
+            ("kept", "i8"),  # returns that the next row's window may still hold ...
+            ("returns", "f8", (ring - 1,)),  # ... oldest first
+            ("trades", "i8"),  # of the segment, no more than stand in a window
+            ("anchors", "i8", (ring + 1,)),  # of the trades in the window, a ring
+            ("next_anchor", "i8"),  # its index
             ("next_point", "i8"),  # the first grid point that a coming trade may still change
             ("first_point", "i8"),  # of the segment
             ("has_grid", "i1"),  # the first grid point has passed
@@ -54,6 +65,8 @@ def _window_type(spec: FeatureSpec) -> np.dtype[Any]:
             ("closed", "f8", (blocks, 5)),  # sums of closed blocks, at block % blocks
             ("block_anchors", "i8", (blocks + 1,)),  # of the trade that sets the price where a block starts, likewise
             ("weighted", "f8", (len(spec.half_lives), 5)),  # weighted sums over the closed blocks
+            ("told_point", "i8"),  # the grid features of rows between this point and the next ...
+            ("told", "f8", (len(spec.columns) - GRID,)),  # ... are these
         ],
         align=True,
     )
@@ -82,7 +95,7 @@ class Windows:
         """Return the position of the oldest trade from which this stream's window can be rebuilt, byte for byte."""
         w, spec = self._state[self._slots[key]], self.spec
         ring, blocks = len(w["anchors"]), len(w["closed"])
-        oldest = int(w["anchors"][w["trades"] % ring if w["trades"] >= ring else 0])
+        oldest = int(w["anchors"][w["next_anchor"] if w["trades"] == ring else 0])
         if not w["has_grid"]:
             return oldest
         oldest_block = max(w["block"] - (blocks - 1), w["first_point"] // spec.block_steps)
@@ -111,7 +124,9 @@ class Windows:
         return slot
 
 
-def feature_rows(trades: Trades, windows: Windows, position: Int64s | None = None) -> FeatureRows:
+def feature_rows(
+    trades: Trades, windows: Windows, position: Int64s | None = None, *, contract_only: bool = False
+) -> FeatureRows:
     """Return one row for each trade that its stream takes, and leave `windows` ready for the next batch.
 
     Splitting the same trades into other batches, or mixing in other streams, changes no byte of any row.
@@ -120,11 +135,12 @@ def feature_rows(trades: Trades, windows: Windows, position: Int64s | None = Non
         trades: within a stream in the order of the source; ids must rise, and time may fall by `MAX_FALL_S`.
         windows: the windows so far. Changed in place.
         position: shape (n,), where each trade can be found again (an offset, a line): what `oldest_needed` gives back.
+        contract_only: leave the columns on the grid out of `values`. All batches of a stream must agree on it.
     """
     spec = windows.spec
     slots = windows.slots(trades)
     event_time = trades.event_time.copy()
-    values = np.empty((len(trades), len(spec.columns)))
+    values = np.empty((len(trades), GRID if contract_only else len(spec.columns)))
     status = _window_kernel(
         windows.state,
         slots,
@@ -156,22 +172,40 @@ def compile_kernel(spec: FeatureSpec) -> None:
     feature_rows(trades, Windows(spec))
 
 
+@compiled
+def log_return(before: float, price: float) -> float:
+    """Return ln(price / before), within an ulp or two.
+
+    It is 2 atanh(s), s = (price - before) / (price + before): the difference of near prices is exact, so s is rounded
+    once, where log1p(difference / before) is rounded at its argument already; and its series needs no library.
+
+    >>> log_return(100.0, 100.0), round(log_return(100.0, 110.0), 12)
+    (0.0, 0.095310179804)
+    """
+    s = (price - before) / (price + before)
+    if abs(s) > 1 / 128:  # beyond, the term after the last one below would count
+        return math.log1p((price - before) / before)
+    z = s * s
+    return 2 * s + 2 * s * z * (1 / 3 + z * (1 / 5 + z * (1 / 7 + z / 9)))
+
+
 # The kernel. `w` is one stream's window, a record of `_window_type`; prices and sums are float64, times int64 ns.
 
 
-@numba.njit(cache=True)
+@compiled
 def _start_segment(w: Any) -> None:
     """Forget all but `last_id` and `last_time`, which belong to the stream."""
     w.n = 0
-    w.head = 0
     w.trades = 0
+    w.next_anchor = 0
     w.has_grid = 0
     w.open[:] = 0.0
     w.weighted[:] = 0.0
+    w.told_point = NO_POINT
     _start_step(w)
 
 
-@numba.njit(cache=True)
+@compiled
 def _start_step(w: Any) -> None:
     w.high = -np.inf
     w.low = np.inf
@@ -179,7 +213,7 @@ def _start_step(w: Any) -> None:
     w.step_volume = 0.0
 
 
-@numba.njit(cache=True)
+@compiled
 def _start_block(w: Any, block: int, weights: Floats, block_steps: int) -> None:
     """Close the open block if `block` is the next one, and weigh the closed ones in reach, newest first."""
     if block == w.block:
@@ -188,33 +222,40 @@ def _start_block(w: Any, block: int, weights: Floats, block_steps: int) -> None:
     w.closed[w.block % blocks] = w.open
     w.open[:] = 0.0
     w.block = block
-    w.weighted[:] = 0.0
-    for age in range(1, min(blocks - 1, block - w.first_point // block_steps) + 1):
-        closed = w.closed[(block - age) % blocks]
-        for half_life in range(weights.shape[0]):
-            for what in range(5):
-                w.weighted[half_life, what] += weights[half_life, age] * closed[what]
+    reach = min(blocks - 1, block - w.first_point // block_steps)
+    for half_life in range(weights.shape[0]):
+        variance = spread = trades = volume = steps = 0.0
+        closed = block % blocks
+        for age in range(1, reach + 1):
+            closed = closed - 1 if closed > 0 else blocks - 1
+            weight = weights[half_life, age]
+            variance += weight * w.closed[closed, VARIANCE]
+            spread += weight * w.closed[closed, RANGE]
+            trades += weight * w.closed[closed, TRADES]
+            volume += weight * w.closed[closed, VOLUME]
+            steps += weight * w.closed[closed, STEPS]
+        weighted = w.weighted[half_life]
+        weighted[VARIANCE], weighted[RANGE], weighted[TRADES] = variance, spread, trades
+        weighted[VOLUME], weighted[STEPS] = volume, steps
 
 
-@numba.njit(cache=True)
+@compiled
 def _add_step(sums: Floats, w: Any, price: float) -> None:
     """Add the open step, which ends at `price`, to `sums`."""
-    log_return = math.log1p((price - w.grid_price) / w.grid_price)
-    sums[VARIANCE] += log_return * log_return
+    moved = log_return(w.grid_price, price)
+    sums[VARIANCE] += moved * moved
     if w.step_trades > 0.0:
-        log_range = math.log1p((w.high - w.low) / w.low)
+        log_range = log_return(w.low, w.high)
         sums[RANGE] += log_range * log_range * PARKINSON
         sums[TRADES] += w.step_trades
         sums[VOLUME] += w.step_volume
     sums[STEPS] += 1.0
 
 
-@numba.njit(cache=True)
+@compiled
 def _pass_points(w: Any, until: int, weights: Floats, block_steps: int) -> None:
     """Settle the grid points before `until`: the last price holds at all of them, and no coming trade changes it."""
     point = w.next_point
-    if point >= until:
-        return
     if w.has_grid:
         _start_block(w, (point - 1) // block_steps, weights, block_steps)
         _add_step(w.open, w, w.last_price)
@@ -239,83 +280,14 @@ def _pass_points(w: Any, until: int, weights: Floats, block_steps: int) -> None:
     w.next_point = until
 
 
-@numba.njit(cache=True)
-def _take_trade(w: Any, t: int, price: float, size: float, weights: Floats, step: int, block_steps: int) -> None:
-    """Move the window to a trade at time `t` of the same segment, or the first of one."""
-    ring = w.anchors.shape[0] - 1
-    point = -(-t // step)
-    if w.trades > 0:
-        _pass_points(w, point, weights, block_steps)
-        if point * step == t and w.has_grid and point > w.first_point:
-            _start_block(w, (point - 1) // block_steps, weights, block_steps)
-        log_return = math.log1p((price - w.last_price) / w.last_price)
-        w.returns[w.head] = log_return
-        w.returns[w.head + ring] = log_return
-        w.head = (w.head + 1) % ring
-        w.n = min(w.n + 1, ring)
-    else:
-        w.next_point = point
-    w.high = max(w.high, price)
-    w.low = min(w.low, price)
-    w.step_trades += 1.0
-    w.step_volume += size
-    w.last_price = price
+@compiled
+def _grid_features(w: Any, point: int, out: Floats, half_lives: Int64s, step: int, horizon_steps: int) -> None:
+    """Write the weighted averages over the grid up to the last point that is not after the trade.
 
-
-@numba.njit(cache=True)
-def _contract(w: Any, out: Floats) -> None:
-    """Write n, ret_mean, ret_std: summed anew each time, oldest first, variance by the corrected two-pass.
-
-    In four lanes, because one chain of 50 additions waits for each of them; the correction, because the rounding of the
-    mean would else be all that a nearly flat window shows.
+    They are NaN while the segment is younger than their half-life.
     """
-    n = w.n
-    start = w.head + w.anchors.shape[0] - 1 - n
-    out[0] = n
-    if n == 0:
-        out[1] = np.nan
-        out[2] = np.nan
-        return
-    lanes = n - n % 4
-    a = b = c = d = 0.0
-    for i in range(start, start + lanes, 4):
-        a += w.returns[i]
-        b += w.returns[i + 1]
-        c += w.returns[i + 2]
-        d += w.returns[i + 3]
-    for i in range(start + lanes, start + n):
-        a += w.returns[i]
-    mean = ((a + b) + (c + d)) / n
-    a = b = c = d = 0.0
-    aa = bb = cc = dd = 0.0
-    for i in range(start, start + lanes, 4):
-        x = w.returns[i] - mean
-        a += x
-        aa += x * x
-        x = w.returns[i + 1] - mean
-        b += x
-        bb += x * x
-        x = w.returns[i + 2] - mean
-        c += x
-        cc += x * x
-        x = w.returns[i + 3] - mean
-        d += x
-        dd += x * x
-    for i in range(start + lanes, start + n):
-        x = w.returns[i] - mean
-        a += x
-        aa += x * x
-    rest = (a + b) + (c + d)
-    out[1] = mean + rest / n
-    out[2] = math.sqrt(max(0.0, ((aa + bb) + (cc + dd)) - rest * rest / n) / (n - 1)) if n > 1 else np.nan
-
-
-@numba.njit(cache=True)
-def _grid_features(w: Any, t: int, out: Floats, half_lives: Int64s, step: int, horizon_steps: int) -> None:
-    """Write the weighted averages over the grid points up to `t`, NaN while the segment is younger than a half-life."""
     count = len(half_lives)
     out[:] = np.nan
-    point = t // step
     if not w.has_grid or point <= w.first_point:
         return
     sums = w.now
@@ -340,7 +312,151 @@ def _grid_features(w: Any, t: int, out: Floats, half_lives: Int64s, step: int, h
                 out[count + 2] = short_rate / usual_rate
 
 
-@numba.njit(cache=True)
+@compiled
+def _contract(w: Any, rows: Int64s, returns: Floats, n: Int64s, values: Floats) -> None:
+    """Write n, ret_mean and ret_std of consecutive rows of one stream, and keep what coming rows need of their returns.
+
+    Args:
+        rows: shape (r,), where the rows stand in the other arrays.
+        returns: of each row's trade; not read where n is 0.
+        n: returns in each row's window.
+    """
+    if len(rows) == 0:
+        return
+    window = len(w.returns) + 1
+    series = np.empty(w.kept + len(rows))
+    count = w.kept
+    series[:count] = w.returns[:count]
+    for row in rows:
+        if n[row] > 0:
+            series[count] = returns[row]
+            count += 1
+    scratch = np.empty((4, min(CHUNK, len(rows)) + window))
+    mean, deviation = np.empty(CHUNK), np.empty(CHUNK)
+    end = w.kept  # of the series up to the row
+    i = 0
+    while i < len(rows):
+        held = n[rows[i]]
+        alike = 1  # rows from here whose windows are full, or just this one
+        while held == window and alike < CHUNK and i + alike < len(rows) and n[rows[i + alike]] == window:
+            alike += 1
+        if held > 0:
+            trailing_moments(series[end + 1 - held : end + alike], held, mean, deviation, scratch)
+            end += alike
+        if held > 1:
+            for k in range(alike):
+                deviation[k] = math.sqrt(deviation[k] / (held - 1))
+        else:
+            deviation[0] = np.nan
+        if held == 0:
+            mean[0] = np.nan
+        for k in range(alike):
+            row = rows[i + k]
+            values[row, 0] = held
+            values[row, 1] = mean[k]
+            values[row, 2] = deviation[k]
+        i += alike
+    w.kept = min(n[rows[-1]], window - 1)
+    w.returns[: w.kept] = series[end - w.kept : end]
+
+
+@compiled
+def _judge(
+    w: Any,
+    rows: Int64s,
+    trade_id: Int64s,
+    event_time: Int64s,
+    position: Int64s,
+    status: NDArray[np.int8],
+    anchor: Int64s,
+) -> int:
+    """Judge one stream's trades; where event time falls a little, it becomes the time before it.
+
+    Returns:
+        how many are taken; `rows` begins with theirs now.
+    """
+    last_id, last_time, newest = w.last_id, w.last_time, w.anchor
+    taken = 0
+    for row in rows:
+        t = event_time[row]
+        status[row] = admit_one(trade_id[row], t, last_id, last_time)
+        if status[row] == TAKEN:
+            if t >= last_time:
+                newest, last_time = position[row], t
+            event_time[row] = last_time
+            anchor[row] = newest
+            last_id = trade_id[row]
+            rows[taken] = row
+            taken += 1
+    w.last_id = last_id
+    return taken
+
+
+@compiled
+def _move(
+    w: Any,
+    rows: Int64s,
+    event_time: Int64s,
+    price: Floats,
+    size: Floats,
+    anchor: Int64s,
+    weights: Floats,
+    half_lives: Int64s,
+    step: int,
+    gap: int,
+    block_steps: int,
+    horizon_steps: int,
+    values: Floats,
+    returns: Floats,
+    n: Int64s,
+) -> None:
+    """Move one stream's window to each of these trades: write its return, n, and its columns on the grid."""
+    on_grid = values.shape[1] > GRID
+    window = len(w.returns) + 1
+    # Not kept in `w` meanwhile: the compiler cannot hold what stands there in registers.
+    last_time, last_price, held, trades, next_anchor = w.last_time, w.last_price, w.n, w.trades, w.next_anchor
+    point = point_time = next_time = 0  # the last grid point, its time, and the next one's
+    for row in rows:
+        t = event_time[row]
+        if t - last_time > gap:
+            _start_segment(w)
+            held = trades = next_anchor = 0
+        if on_grid:
+            if t >= next_time or t < point_time:
+                point = t // step
+                point_time = point * step
+                next_time = point_time + step
+            until = point + 1 if t > point_time else point
+            if trades == 0:
+                w.next_point = until
+            elif until > w.next_point:
+                _pass_points(w, until, weights, block_steps)
+            if until == point and w.has_grid and point > w.first_point:
+                _start_block(w, (point - 1) // block_steps, weights, block_steps)
+            w.high = max(w.high, price[row])
+            w.low = min(w.low, price[row])
+            w.step_trades += 1.0
+            w.step_volume += size[row]
+        if trades > 0:
+            returns[row] = log_return(last_price, price[row])
+            held = min(held + 1, window)
+        n[row] = held
+        trades = min(trades + 1, window + 1)
+        last_time = t
+        w.last_price = last_price = price[row]
+        w.anchor = w.anchors[next_anchor] = anchor[row]
+        next_anchor = next_anchor + 1 if next_anchor < window else 0
+        if on_grid:
+            if point != w.told_point:
+                _grid_features(w, point, w.told, half_lives, step, horizon_steps)
+                # A trade between grid points changes none, and no coming one changes a point that has passed.
+                w.told_point = point if t > point_time else NO_POINT
+            for column in range(len(w.told)):
+                values[row, GRID + column] = w.told[column]
+    w.last_time, w.n, w.trades, w.next_anchor = last_time, held, trades, next_anchor
+
+
+@compiled
 def _window_kernel(
     state: NDArray[np.void],
     slot: Int64s,
@@ -357,23 +473,27 @@ def _window_kernel(
     horizon_steps: int,
     values: Floats,
 ) -> NDArray[np.int8]:
-    status = np.zeros(len(trade_id), np.int8)
-    for i in range(len(trade_id)):
-        w = state[slot[i]]
-        status[i] = admit_one(trade_id[i], event_time[i], w.last_id, w.last_time)
-        if status[i] != TAKEN:
-            continue
-        has_fallen = event_time[i] < w.last_time
-        t = event_time[i] = max(event_time[i], w.last_time)
-        if t - w.last_time > gap:
-            _start_segment(w)
-        _take_trade(w, t, price[i], size[i], weights, step, block_steps)
-        w.last_id = trade_id[i]
-        w.last_time = t
-        if not has_fallen:
-            w.anchor = position[i]
-        w.anchors[w.trades % len(w.anchors)] = w.anchor
-        w.trades += 1
-        _contract(w, values[i, :3])
-        _grid_features(w, t, values[i, 3:], half_lives, step, horizon_steps)
+    """Stream by stream, so that a window stays in the nearest cache and many rows of a stream are made at once."""
+    ends = np.zeros(len(state) + 1, np.int64)
+    for i in range(len(slot)):
+        ends[slot[i] + 1] += 1
+    ends = np.cumsum(ends)
+    free = ends.copy()
+    rows = np.empty(len(slot), np.int64)
+    for i in range(len(slot)):
+        rows[free[slot[i]]] = i
+        free[slot[i]] += 1
+    status = np.empty(len(slot), np.int8)
+    anchor, n = np.empty(len(slot), np.int64), np.empty(len(slot), np.int64)
+    returns = np.empty(len(slot))
+    for s in range(len(state)):
+        mine = rows[ends[s] : ends[s + 1]]
+        if len(mine) > 0:
+            w = state[s]
+            mine = mine[: _judge(w, mine, trade_id, event_time, position, status, anchor)]
+            _move(
+                w, mine, event_time, price, size, anchor, weights, half_lives, step, gap, block_steps, horizon_steps,
+                values, returns, n,
+            )  # fmt: skip
+            _contract(w, mine, returns, n, values)
     return status

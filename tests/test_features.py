@@ -6,6 +6,7 @@ import datetime as dt
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from decimal import Decimal, localcontext
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.admission import FALLEN_TIME, PASSED_ID, TAKEN
-from data.features import Windows, feature_rows
+from data.features import Windows, feature_rows, log_return
 from data.readers import read_trades
 from data.simulator import simulate_day
 from data.spec import FeatureRows, FeatureSpec
@@ -101,6 +102,22 @@ def test_no_return_spans_a_hole() -> None:
     trades = trades_of([0, 300], [100, 200])
     trades.event_time[1] += 1
     assert feature_rows(trades, Windows(SPEC)).values[:, 0].tolist() == [0, 0]
+
+
+@settings(max_examples=300)
+@given(st.floats(1e-6, 1e6), st.floats(-0.5, 0.5), st.integers(0, 12))
+def test_a_log_return_is_exact_to_two_units_in_the_last_place(before: float, move: float, decades: int) -> None:
+    price = before * (1 + move / 10**decades)
+    with localcontext(prec=50):
+        expected = float((Decimal(price) / Decimal(before)).ln())
+    assert abs(log_return(before, price) - expected) <= 2 * math.ulp(expected)
+
+
+def test_contract_only_gives_the_same_three_columns() -> None:
+    trades = simulate_day("BTC-USD", dt.date(2025, 3, 1), hours=(13, 14)).take(slice(0, 5_000))
+    alone = [feature_rows(trades, Windows(SPEC), contract_only=only).values for only in (False, True)]
+    assert alone[1].shape == (5_000, 3)
+    assert alone[0][:, :3].tobytes() == alone[1].tobytes()
 
 
 def test_passed_ids_and_fallen_times_give_no_row() -> None:

@@ -1,0 +1,69 @@
+"""Mean and squared deviations of every trailing window of a series, by a tree of merges.
+
+Two neighbouring runs of values are merged by the counts, means and squared deviations of both. All terms are positive
+and nothing is taken off again, so a calm window shows no residue of the wild one before it; sliding sums do. Windows
+share their runs of 1, 2, 4, ... values, so a window of 50 = 32 + 16 + 2 costs seven merges, not 100 additions, and the
+compiler does them for many windows at once. The tree is the same for each window wherever it stands: its result is a
+function of its own values.
+
+Source: Chan, Golub, LeVeque (1983), The American Statistician 37(3), 242-247.
+"""
+
+from __future__ import annotations
+
+from data.compiled import compiled
+from data.trades import Floats
+
+
+@compiled
+def _double(size: int, mean: Floats, squares: Floats, mean_out: Floats, squares_out: Floats) -> None:
+    """Merge runs of `size` values with their right neighbours."""
+    half = 0.5 * size
+    for i in range(len(mean_out)):
+        left, right = mean[i], mean[i + size]
+        apart = right - left
+        mean_out[i] = 0.5 * (left + right)
+        squares_out[i] = (squares[i] + squares[i + size]) + apart * apart * half
+
+
+@compiled
+def _prepend(size: int, mean: Floats, squares: Floats, merged: int, mean_out: Floats, squares_out: Floats) -> None:
+    """Put a run of `size` values before the `merged` ones that stand in the outputs."""
+    share, weight = merged / (size + merged), size * merged / (size + merged)
+    for i in range(len(mean_out)):
+        apart = mean_out[i] - mean[i]
+        mean_out[i] = mean[i] + apart * share
+        squares_out[i] = (squares[i] + squares_out[i]) + apart * apart * weight
+
+
+@compiled
+def trailing_moments(values: Floats, window: int, mean: Floats, squares: Floats, scratch: Floats) -> None:
+    """Write the mean, and the sum of squared deviations from it, of each run of `window` values.
+
+    Args:
+        values: shape (n,), n >= window >= 1.
+        mean, squares: shape (at least n - window + 1,); those of `values[i : i + window]` are written at i.
+        scratch: shape (4, at least n).
+    """
+    windows = len(values) - window + 1
+    level_mean, level_squares = scratch[0], scratch[1]
+    other_mean, other_squares = scratch[2], scratch[3]
+    level_mean[: len(values)] = values
+    level_squares[: len(values)] = 0.0
+    size, merged = 1, 0
+    while True:
+        if window & size:
+            first = window - merged - size
+            run_mean, run_squares = level_mean[first : first + windows], level_squares[first : first + windows]
+            if merged == 0:
+                mean[:windows] = run_mean
+                squares[:windows] = run_squares
+            else:
+                _prepend(size, run_mean, run_squares, merged, mean[:windows], squares[:windows])
+            merged += size
+        if merged == window:
+            return
+        runs = len(values) - 2 * size + 1
+        _double(size, level_mean, level_squares, other_mean[:runs], other_squares[:runs])
+        level_mean, level_squares, other_mean, other_squares = other_mean, other_squares, level_mean, level_squares
+        size *= 2
