@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -16,7 +17,8 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from data.spec import FeatureRows, FeatureSpec
-from data.trades import Int64s, Side, StreamKey, Trades, iso_times, parse_times
+from data.trades import Int64s, Side, StreamKey, Trades, parse_times
+from data.wire import Field, Kind, Layout
 
 TRADES, FEATURES, PREDICTIONS, REJECTED = "coinbase-trades", "features", "predictions", "trades-rejected"
 TOPICS = (TRADES, FEATURES, PREDICTIONS, REJECTED)
@@ -39,6 +41,18 @@ Time = Annotated[str, _text("RFC 3339 in UTC, up to nanoseconds", format="date-t
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Purpose = Literal["live", "replay", "drill"]
 TakerSide = Literal["buy", "sell"]
+
+
+class Head(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """What the records of a stream begin with."""
+
+    source_id: SourceId
+    product_id: ProductId
+    purpose: Purpose
+
+    @property
+    def key(self) -> StreamKey:
+        return StreamKey(self.source_id, self.product_id)
 
 
 class Trade(Struct, frozen=True, gc=False):
@@ -167,11 +181,25 @@ _encoder = msgspec.json.Encoder()
 encode = _encoder.encode
 """Write any record of this module as JSON."""
 
+_decode_head = msgspec.json.Decoder(Head).decode
 _decode_trade = msgspec.json.Decoder(Trade).decode
 _decode_end = msgspec.json.Decoder(End).decode
 
 _SIDES: dict[TakerSide | None, Side] = {"sell": Side.SELL, None: Side.UNKNOWN, "buy": Side.BUY}
-_SIDE_NAMES: dict[int, TakerSide | None] = {side: name for name, side in _SIDES.items()}
+
+_ROW_START = (Field("trade_id", Kind.INTEGER), Field("event_time", Kind.TIME), Field("ingest_time", Kind.TIME))
+_TRADE_LAYOUT = Layout(
+    [*_ROW_START, Field("price", Kind.NUMBER), Field("size", Kind.NUMBER), Field("side", Kind.CHOICE)],
+    [b'"sell"', b"null", b'"buy"'],  # at Side - Side.SELL
+)
+
+
+@cache
+def _feature_layout(spec: FeatureSpec) -> Layout:
+    place = (Field("kafka_partition", Kind.INTEGER), Field("kafka_offset", Kind.INTEGER))
+    columns = (Field(name, Kind.INTEGER if name == "n" else Kind.NUMBER) for name in spec.columns)
+    row = [*_ROW_START, Field("price", Kind.NUMBER), *place, Field("spec_id", Kind.CHOICE), *columns]
+    return Layout(row, [encode(spec.spec_id)])
 
 
 class Records(NamedTuple):
@@ -227,10 +255,71 @@ class TradeRecords(NamedTuple):
 
 def decode_trades(values: Sequence[bytes | None]) -> TradeRecords:
     """Read records of `coinbase-trades`."""
-    found = decode_records(values, _decode_trade)
-    trades = _trade_columns(found.records, found.places, found.unreadable)
-    purposes = {StreamKey(r.source_id, r.product_id): r.purpose for r in found.records}
-    return TradeRecords(trades, np.array(found.places, np.int64), purposes, found.ends, found.unreadable)
+    texts = [value or b"" for value in values]
+    found = _TRADE_LAYOUT.read(texts)
+    heads = [_read_head(head) for head in found.heads]
+    price, size = found.numbers.T
+    plain = (found.head >= 0) & np.array([*(head is not None for head in heads), False])[found.head]
+    plain &= (price > 0) & ~(size < 0)
+    places = np.flatnonzero(plain)
+    rows = slice(None) if len(places) == len(texts) else places
+    streams: dict[StreamKey, int] = {}
+    purposes: dict[StreamKey, Purpose] = {}
+    stream = np.zeros(len(heads) + 1, np.int32)
+    for i, head in enumerate(heads):
+        if head is not None:
+            stream[i] = streams.setdefault(head.key, len(streams))
+            purposes.setdefault(head.key, head.purpose)
+    trade_id, event_time, ingest_time, side = found.integers[rows].T.copy()
+    trades = Trades(
+        tuple(streams),
+        stream[found.head[rows]],
+        trade_id,
+        event_time,
+        ingest_time,
+        price[rows].copy(),
+        size[rows].copy(),
+        (side + Side.SELL).astype(np.int8),
+    )
+    if len(places) == len(texts):
+        return TradeRecords(trades, places, purposes, [], [])
+    return _with_others(trades, places, purposes, texts)
+
+
+def _with_others(
+    trades: Trades, places: Int64s, purposes: dict[StreamKey, Purpose], texts: Sequence[bytes]
+) -> TradeRecords:
+    """Add the records of a batch that are not written as ours are: trades of any form, ends, what nobody can read."""
+    others = np.setdiff1d(np.arange(len(texts)), places)
+    found = decode_records([texts[place] for place in others], _decode_trade)
+    more = _trade_columns(found.records, found.places, found.unreadable)
+    purposes = {StreamKey(r.source_id, r.product_id): r.purpose for r in found.records} | purposes
+    keys = {key: i for i, key in enumerate(dict.fromkeys((*trades.keys, *more.keys)))}
+    order = np.argsort(places := np.concatenate([places, others[np.array(found.places, np.int64)]]))
+    columns = {
+        column.name: np.concatenate([getattr(trades, column.name), getattr(more, column.name)])
+        for column in fields(Trades)
+        if column.name not in ("keys", "stream")
+    }
+    renamed = np.array([keys[key] for key in more.keys], np.int32)
+    stream = np.concatenate([trades.stream, renamed[more.stream]])
+    return TradeRecords(
+        Trades(tuple(keys), stream, **columns).take(order),
+        places[order],
+        purposes,
+        [(int(others[place]), end) for place, end in found.ends],
+        [Unreadable(int(others[place]), reason) for place, reason in found.unreadable],
+    )
+
+
+def _read_head(head: bytes) -> Head | None:
+    """Read what comes before the fields of a record; None leaves its records to the general parser."""
+    try:
+        found = _decode_head(head + b"}")
+        check_names(found.key)
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError):
+        return None
+    return found
 
 
 def _trade_columns(records: list[Trade], places: list[int], unreadable: list[Unreadable]) -> Trades:
@@ -264,23 +353,16 @@ def _trade_columns(records: list[Trade], places: list[int], unreadable: list[Unr
     )
 
 
+def _heads(keys: Sequence[StreamKey], purpose: Callable[[StreamKey], Purpose]) -> list[bytes]:
+    return [encode(Head(*key, purpose(key)))[:-1] for key in keys]
+
+
 def encode_trades(trades: Trades, purpose: Purpose) -> list[bytes]:
     """Write trades as records of `coinbase-trades`."""
-    columns = zip(
-        trades.stream.tolist(),
-        trades.trade_id.tolist(),
-        iso_times(trades.event_time),
-        iso_times(trades.ingest_time),
-        trades.price.tolist(),
-        trades.size.tolist(),
-        trades.side.tolist(),
-        strict=True,
-    )
-    return [
-        encode(Trade(key.source_id, key.product_id, purpose, trade_id, event, ingest, price, size, _SIDE_NAMES[side]))
-        for stream, trade_id, event, ingest, price, size, side in columns
-        for key in (trades.keys[stream],)
-    ]
+    integers = (trades.trade_id, trades.event_time, trades.ingest_time, trades.side.astype(np.int64) - Side.SELL)
+    numbers = np.column_stack((trades.price, trades.size))
+    heads = _heads(trades.keys, lambda _: purpose)
+    return _TRADE_LAYOUT.write(heads, trades.stream, np.column_stack(integers), numbers)
 
 
 def encode_features(
@@ -292,24 +374,12 @@ def encode_features(
         purposes: of each stream.
         partition, offset: shape (rows,), where each trade stands on `coinbase-trades`.
     """
-    record, spec_id = feature_type(spec), spec.spec_id
-    trades = rows.trades
-    columns = zip(
-        trades.stream.tolist(),
-        trades.trade_id.tolist(),
-        iso_times(trades.event_time),
-        iso_times(trades.ingest_time),
-        trades.price.tolist(),
-        partition.tolist(),
-        offset.tolist(),
-        rows.values.tolist(),
-        strict=True,
-    )
-    keys = [(*key, purposes[key]) for key in trades.keys]
-    return [
-        encode(record(*keys[stream], trade_id, event, ingest, price, part, place, spec_id, int(values[0]), *values[1:]))
-        for stream, trade_id, event, ingest, price, part, place, values in columns
-    ]
+    trades, n = rows.trades, rows.values[:, 0].astype(np.int64)
+    spec_id = np.zeros(len(n), np.int64)
+    integers = (trades.trade_id, trades.event_time, trades.ingest_time, partition, offset, spec_id, n)
+    numbers = np.column_stack((trades.price, rows.values[:, 1:]))
+    heads = _heads(trades.keys, purposes.__getitem__)
+    return _feature_layout(spec).write(heads, trades.stream, np.column_stack(integers), numbers)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""What `make bench` measures: ours beside what others write for the same job."""
