@@ -8,12 +8,16 @@ Source of the shortest text: Giulietti (2020), "The Schubfach way to render doub
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from data.compiled import compiled
 
 Bytes = NDArray[np.uint8]
+UInt64 = Any
+"""np.uint64, whose arithmetic has no exact types."""
 Place = int
 """Index of a byte in a buffer."""
 
@@ -54,7 +58,7 @@ _NS_DAY = 86_400_000_000_000
 
 
 @compiled
-def _high(a: np.uint64, b: np.uint64) -> np.uint64:
+def _high(a: UInt64, b: UInt64) -> UInt64:
     """Return the upper 64 bits of a product."""
     a1, a0, b1, b0 = a >> _32, a & _LOW_32, b >> _32, b & _LOW_32
     middle = a1 * b0 + ((a0 * b0) >> _32)
@@ -62,15 +66,14 @@ def _high(a: np.uint64, b: np.uint64) -> np.uint64:
 
 
 @compiled
-def _scaled(power: NDArray[np.uint64], digits: np.uint64) -> np.uint64:
+def _scaled(power: NDArray[np.uint64], digits: UInt64) -> UInt64:
     """Return the product's integer part; its last bit says as well whether anything was cut off."""
     z = ((power[0] * digits) >> _1) + _high(power[1], digits)
-    whole: np.uint64 = _high(power[0], digits) + (z >> _63)
-    return whole | (((z & _LOW_63) + _LOW_63) >> _63)
+    return (_high(power[0], digits) + (z >> _63)) | (((z & _LOW_63) + _LOW_63) >> _63)
 
 
 @compiled
-def _shortest(bits: np.uint64) -> tuple[np.uint64, int]:
+def _shortest(bits: UInt64) -> tuple[UInt64, Any]:
     """Return digits d and exponent k of a positive double: of all d * 10 ** k that read back as it, the shortest."""
     exponent = np.int64(bits >> _52)
     c = bits & _LOW_52
@@ -102,7 +105,7 @@ def _shortest(bits: np.uint64) -> tuple[np.uint64, int]:
 
 
 @compiled
-def _count(digits: np.uint64) -> int:
+def _count(digits: UInt64) -> int:
     """Return how many digits a number has."""
     count = 1
     while count < 20 and digits >= _TENS[count]:
@@ -111,7 +114,7 @@ def _count(digits: np.uint64) -> int:
 
 
 @compiled
-def _write_digits(out: Bytes, at: Place, digits: np.uint64, count: int) -> None:
+def _write_digits(out: Bytes, at: Place, digits: UInt64, count: int) -> None:
     """Write `count` digits, two at a time from the end."""
     place = at + count
     while count > 1:
@@ -138,7 +141,7 @@ def write_integer(out: Bytes, at: Place, value: int) -> Place:
 
 
 @compiled
-def write_number(out: Bytes, at: Place, value: float, bits: np.uint64) -> Place:
+def write_number(out: Bytes, at: Place, value: float, bits: UInt64) -> Place:
     """Write a finite double, whose `bits` these are, in at most 25 bytes; return where it ends."""
     if bits >> _63:
         out[at] = 45

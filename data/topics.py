@@ -6,18 +6,21 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from functools import cache
+from functools import cache, lru_cache
+from operator import itemgetter
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 from msgspec import Meta, Struct
+from numpy.typing import NDArray
 
 from data.spec import FeatureRows, FeatureSpec
-from data.trades import Int64s, Side, StreamKey, Trades, parse_times
+from data.trades import Floats, Int64s, Side, StreamKey, Trades, parse_times
 from data.wire import Field, Kind, Layout
 
 TRADES, FEATURES, PREDICTIONS, REJECTED = "coinbase-trades", "features", "predictions", "trades-rejected"
@@ -187,19 +190,43 @@ _decode_end = msgspec.json.Decoder(End).decode
 
 _SIDES: dict[TakerSide | None, Side] = {"sell": Side.SELL, None: Side.UNKNOWN, "buy": Side.BUY}
 
-_ROW_START = (Field("trade_id", Kind.INTEGER), Field("event_time", Kind.TIME), Field("ingest_time", Kind.TIME))
+_ROW_START = (
+    Field.named("trade_id", Kind.INTEGER),
+    Field.named("event_time", Kind.TIME),
+    Field.named("ingest_time", Kind.TIME),
+    Field.named("price", Kind.NUMBER),
+)
 _TRADE_LAYOUT = Layout(
-    [*_ROW_START, Field("price", Kind.NUMBER), Field("size", Kind.NUMBER), Field("side", Kind.CHOICE)],
+    [*_ROW_START, Field.named("size", Kind.NUMBER), Field.named("side", Kind.CHOICE)],
     [b'"sell"', b"null", b'"buy"'],  # at Side - Side.SELL
 )
 
 
 @cache
 def _feature_layout(spec: FeatureSpec) -> Layout:
-    place = (Field("kafka_partition", Kind.INTEGER), Field("kafka_offset", Kind.INTEGER))
-    columns = (Field(name, Kind.INTEGER if name == "n" else Kind.NUMBER) for name in spec.columns)
-    row = [*_ROW_START, Field("price", Kind.NUMBER), *place, Field("spec_id", Kind.CHOICE), *columns]
-    return Layout(row, [encode(spec.spec_id)])
+    place = (Field.named("kafka_partition", Kind.INTEGER), Field.named("kafka_offset", Kind.INTEGER))
+    columns = (Field.named(name, Kind.INTEGER if name == "n" else Kind.NUMBER) for name in spec.columns)
+    return Layout([*_ROW_START, *place, Field.named("spec_id", Kind.CHOICE), *columns], [encode(spec.spec_id)])
+
+
+@lru_cache(maxsize=64)
+def _forecast_layout(by_model: bytes, missing: tuple[bytes, ...]) -> Layout:
+    """Return the layout of what a forecast adds to its row, with the lists of missing columns that occur.
+
+    Its choices are the two of `in_sample`, the model's fields, and these lists.
+    """
+    fields = (
+        Field.named("ts", Kind.TIME),
+        Field.named("horizon_s", Kind.INTEGER),
+        Field.named("score", Kind.NUMBER),
+        Field(b',"interval":[', Kind.NUMBER),
+        Field(b",", Kind.NUMBER),
+        Field(b"],", Kind.CHOICE),
+        Field.named("in_sample", Kind.CHOICE),
+        Field.named("missing", Kind.CHOICE),
+        Field.named("shadow", Kind.CHOICE),
+    )
+    return Layout(fields, [b"false", b"true", by_model, b"[]", *missing])
 
 
 class Records(NamedTuple):
@@ -253,15 +280,33 @@ class TradeRecords(NamedTuple):
     unreadable: list[Unreadable]
 
 
-def decode_trades(values: Sequence[bytes | None]) -> TradeRecords:
-    """Read records of `coinbase-trades`."""
-    texts = [value or b"" for value in values]
-    found = _TRADE_LAYOUT.read(texts)
+class _Plain(NamedTuple):
+    """Records of our layout, and their streams.
+
+    Attributes:
+        places: shape (n,), of those that are.
+        keys: the streams, by first appearance.
+        stream: shape (n,), index into `keys`.
+        purposes: of the streams, as first said.
+        integers, numbers: shape (n, fields), see `data.wire.Found`.
+    """
+
+    places: Int64s
+    keys: tuple[StreamKey, ...]
+    stream: NDArray[np.int32]
+    purposes: dict[StreamKey, Purpose]
+    integers: Int64s
+    numbers: Floats
+
+
+def _read_plain(
+    layout: Layout, texts: Sequence[bytes], allowed: Callable[[Int64s, Floats], NDArray[np.bool_]]
+) -> _Plain:
+    """Read the records of our layout whose values are allowed; all others are left to the general parser."""
+    found = layout.read(texts)
     heads = [_read_head(head) for head in found.heads]
-    price, size = found.numbers.T
-    plain = (found.head >= 0) & np.array([*(head is not None for head in heads), False])[found.head]
-    plain &= (price > 0) & ~(size < 0)
-    places = np.flatnonzero(plain)
+    has_head = np.array([*(head is not None for head in heads), False])[found.head]
+    places = np.flatnonzero(has_head & allowed(found.integers, found.numbers))
     rows = slice(None) if len(places) == len(texts) else places
     streams: dict[StreamKey, int] = {}
     purposes: dict[StreamKey, Purpose] = {}
@@ -270,20 +315,22 @@ def decode_trades(values: Sequence[bytes | None]) -> TradeRecords:
         if head is not None:
             stream[i] = streams.setdefault(head.key, len(streams))
             purposes.setdefault(head.key, head.purpose)
-    trade_id, event_time, ingest_time, side = found.integers[rows].T.copy()
+    integers, numbers = found.integers[rows], found.numbers[rows]
+    return _Plain(places, tuple(streams), stream[found.head[rows]], purposes, integers, numbers)
+
+
+def decode_trades(values: Sequence[bytes | None]) -> TradeRecords:
+    """Read records of `coinbase-trades`."""
+    texts = [value or b"" for value in values]
+    plain = _read_plain(_TRADE_LAYOUT, texts, lambda _, numbers: (numbers[:, 0] > 0) & ~(numbers[:, 1] < 0))
+    trade_id, event_time, ingest_time, side = plain.integers.T.copy()
+    price, size = plain.numbers.T.copy()
     trades = Trades(
-        tuple(streams),
-        stream[found.head[rows]],
-        trade_id,
-        event_time,
-        ingest_time,
-        price[rows].copy(),
-        size[rows].copy(),
-        (side + Side.SELL).astype(np.int8),
+        plain.keys, plain.stream, trade_id, event_time, ingest_time, price, size, (side + Side.SELL).astype(np.int8)
     )
-    if len(places) == len(texts):
-        return TradeRecords(trades, places, purposes, [], [])
-    return _with_others(trades, places, purposes, texts)
+    if len(plain.places) == len(texts):
+        return TradeRecords(trades, plain.places, plain.purposes, [], [])
+    return _with_others(trades, plain.places, plain.purposes, texts)
 
 
 def _with_others(
@@ -336,7 +383,7 @@ def _trade_columns(records: list[Trade], places: list[int], unreadable: list[Unr
             record = records[row]
             try:
                 check_names(StreamKey(record.source_id, record.product_id))
-                parse_times([record.event_time, record.ingest_time])
+                _times(record)
             except ValueError as error:
                 unreadable.append(Unreadable(places.pop(row), str(error)))
                 del records[row]
@@ -351,6 +398,131 @@ def _trade_columns(records: list[Trade], places: list[int], unreadable: list[Unr
         np.array([r.size for r in records], np.float64),
         np.array([_SIDES[r.side] for r in records], np.int8),
     )
+
+
+class FeatureRecords(NamedTuple):
+    """The feature rows of a batch in columns, and what else was in it, see `Records`.
+
+    Attributes:
+        texts: of each row, as JSON.
+        places: shape (n,), of the rows.
+        keys, purposes: of each row's stream.
+        event_time, ingest_time: shape (n,), ns since 1970.
+        values: shape (n, columns of the spec), NaN where null.
+        other_spec: rows of another feature spec, with their places.
+    """
+
+    texts: list[bytes]
+    places: list[int]
+    keys: list[StreamKey]
+    purposes: list[Purpose]
+    event_time: Int64s
+    ingest_time: Int64s
+    values: Floats
+    ends: list[tuple[int, End]]
+    other_spec: list[tuple[int, Any]]
+    unreadable: list[Unreadable]
+
+
+def decode_features(values: Sequence[bytes | None], spec: FeatureSpec) -> FeatureRecords:
+    """Read records of `features`."""
+    texts = [value or b"" for value in values]
+    plain = _read_plain(
+        _feature_layout(spec), texts, lambda integers, numbers: (integers[:, 6] <= 2**53) & ~np.isnan(numbers[:, 0])
+    )
+    keys = [plain.keys[stream] for stream in plain.stream.tolist()]
+    columns: Floats = np.column_stack((plain.integers[:, 6].astype(np.float64), plain.numbers[:, 1:]))
+    rows = FeatureRecords(
+        [texts[place] for place in plain.places.tolist()], plain.places.tolist(), keys,
+        [plain.purposes[key] for key in keys], plain.integers[:, 1].copy(), plain.integers[:, 2].copy(), columns,
+        [], [], [],
+    )  # fmt: skip
+    others = np.setdiff1d(np.arange(len(texts)), plain.places).tolist() if len(keys) < len(texts) else []
+    return _with_other_rows(rows, others, texts, spec) if others else rows
+
+
+def _with_other_rows(
+    rows: FeatureRecords, others: list[int], texts: Sequence[bytes], spec: FeatureSpec
+) -> FeatureRecords:
+    """Add the records of a batch that are not written as ours are: rows of any form, ends, what nobody can read."""
+    found = decode_records([texts[place] for place in others], msgspec.json.Decoder(feature_type(spec)).decode)
+    unreadable = [Unreadable(others[place], reason) for place, reason in found.unreadable]
+    other_spec, more = [], []
+    for place, row in zip((others[place] for place in found.places), found.records, strict=True):
+        if row.spec_id != spec.spec_id:
+            other_spec.append((place, row))
+            continue
+        try:
+            check_names(key := StreamKey(row.source_id, row.product_id))
+            times = _times(row)
+        except ValueError as error:
+            unreadable.append(Unreadable(place, str(error)))
+        else:
+            more.append((place, encode(row), key, row.purpose, *times, _column_values(row, spec)))
+    known = zip(
+        rows.places, rows.texts, rows.keys, rows.purposes, rows.event_time.tolist(), rows.ingest_time.tolist(),
+        rows.values.tolist(), strict=True,
+    )  # fmt: skip
+    table = sorted([*known, *more], key=itemgetter(0))
+    places, row_texts, keys, purposes, event_time, ingest_time, columns = (
+        map(list, zip(*table, strict=True)) if (table) else ([] for _ in range(7))
+    )
+    return FeatureRecords(
+        row_texts, places, keys, purposes, np.array(event_time, np.int64), np.array(ingest_time, np.int64),
+        np.array(columns, np.float64).reshape(-1, len(spec.columns)),
+        [(others[place], end) for place, end in found.ends], other_spec, unreadable,
+    )  # fmt: skip
+
+
+def _times(record: Any) -> list[int]:
+    """Return event and ingest time, ns since 1970, or say which of them is none."""
+    found = []
+    for name in ("event_time", "ingest_time"):
+        try:
+            found.append(int(parse_times([getattr(record, name)])[0]))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    return found
+
+
+def _column_values(row: Any, spec: FeatureSpec) -> list[float]:
+    return [math.nan if (value := getattr(row, name)) is None else float(value) for name in spec.columns]
+
+
+class Forecaster(NamedTuple):
+    """The model that answers, as predictions name it."""
+
+    model_variant: str
+    version: str
+    digest: str
+
+
+def encode_predictions(
+    rows: Sequence[bytes],
+    ts: int,
+    horizon_s: int,
+    score: Floats,
+    interval: Floats,
+    forecaster: Forecaster,
+    in_sample: NDArray[np.bool_],
+    missing: Sequence[bytes],
+) -> list[bytes]:
+    """Write forecasts as records of `predictions`.
+
+    Args:
+        rows: the feature rows as JSON, n of them.
+        ts: when they were scored, ns since 1970.
+        score: shape (n,). interval: shape (n, 2). in_sample: shape (n,).
+        missing: of each forecast, the list of columns that it did without, as JSON.
+    """
+    by_model = ",".join(f'"{name}":{encode(value).decode()}' for name, value in forecaster._asdict().items())
+    lists = {text: 4 + i for i, text in enumerate(dict.fromkeys(missing))}
+    layout = _forecast_layout(by_model.encode(), tuple(lists))
+    integers = np.empty((len(rows), 6), np.int64)
+    integers[:, :3], integers[:, 3] = (ts, horizon_s, 2), in_sample
+    integers[:, 4], integers[:, 5] = [lists[text] for text in missing], 3
+    numbers = np.column_stack((score, interval))
+    return layout.write([row[:-1] for row in rows], np.arange(len(rows)), integers, numbers)
 
 
 def _heads(keys: Sequence[StreamKey], purpose: Callable[[StreamKey], Purpose]) -> list[bytes]:

@@ -47,10 +47,14 @@ class Kind(IntEnum):
 
 
 class Field(NamedTuple):
-    """A field of a record."""
+    """A field of a record: what always stands before its value, and what the value is."""
 
-    name: str
+    key: bytes
     kind: Kind
+
+    @classmethod
+    def named(cls, name: str, kind: Kind) -> Field:
+        return cls(f',"{name}":'.encode(), kind)
 
 
 class Found(NamedTuple):
@@ -79,7 +83,7 @@ class Layout:
 
     def __init__(self, fields: Sequence[Field], choices: Sequence[bytes] = ()) -> None:
         self._kinds = np.array([field.kind for field in fields], np.int64)
-        self._keys = _Texts.of([*(f',"{field.name}":'.encode() for field in fields), b"}"])
+        self._keys = _Texts.of([field.key for field in fields])
         self._choices = _Texts.of(choices)
         self._integers = sum(field.kind != Kind.NUMBER for field in fields)
         self._numbers = len(fields) - self._integers

@@ -6,7 +6,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import groupby
+from itertools import groupby, repeat
 from operator import attrgetter
 
 import numpy as np
@@ -151,7 +151,7 @@ class FeatureStage:
             yield from self._rows(state, messages, found, rows)
             if end is not None:
                 state.close(end.key)
-                yield Record(FEATURES, partition, end.product_id, encode(end), messages[place].ingest_time_ms)
+                yield FEATURES, partition, end.product_id, encode(end), messages[place].ingest_time_ms
             start = place + 1
 
     def _rows(
@@ -166,20 +166,21 @@ class FeatureStage:
                 for place in places[refused]:
                     yield self._reject(messages[place], "too_many_sources", refusal, key)
                 trades, places = trades.take(~refused), places[~refused]
-        offsets = np.array([messages[place].offset for place in places], np.int64)
+        offsets = np.array([messages[place].offset for place in places.tolist()], np.int64)
         made = feature_rows(trades, state.windows, offsets)
         for row in np.flatnonzero(made.status):
             status, key = int(made.status[row]), trades.keys[trades.stream[row]]
             yield self._reject(messages[places[row]], STATUS_LABELS[status], REASONS[status], key)
         taken = made.status == TAKEN
-        partition = np.full(len(made.values), messages[0].partition)
-        values = encode_features(made, self._spec, found.purposes, partition, offsets[taken])
-        for stream, place, value in zip(made.trades.stream, places[taken], values, strict=True):
-            product_id = trades.keys[stream].product_id
-            yield Record(FEATURES, messages[place].partition, product_id, value, messages[place].ingest_time_ms)
+        partition = messages[0].partition
+        values = encode_features(made, self._spec, found.purposes, np.full(len(made.values), partition), offsets[taken])
+        product_ids = [key.product_id for key in trades.keys]
+        times = [messages[place].ingest_time_ms for place in places[taken].tolist()]
+        keys = [product_ids[stream] for stream in made.trades.stream.tolist()]
+        yield from zip(repeat(FEATURES), repeat(partition), keys, values, times, strict=False)
         for stream in np.unique(made.trades.stream):
-            times = made.trades.ingest_time[made.trades.stream == stream]
-            self._written.append((found.purposes[trades.keys[stream]], times))
+            ingest_time = made.trades.ingest_time[made.trades.stream == stream]
+            self._written.append((found.purposes[trades.keys[stream]], ingest_time))
 
     def _reject(self, message: Incoming, label: str, reason: str, key: StreamKey | None) -> Record:
         self._metrics.rejects.labels(label).inc()

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
-from typing import Any
+from operator import itemgetter
 
-import msgspec
 import numpy as np
 import structlog
 from confluent_kafka import Consumer, Producer
+from numpy.typing import NDArray
 
 from data.spec import FeatureSpec
-from data.topics import FEATURES, PREDICTIONS, decode_records, encode, feature_type, prediction_type
-from data.trades import Int64s, StreamKey, iso_times, parse_times
+from data.topics import (
+    FEATURES,
+    PREDICTIONS,
+    FeatureRecords,
+    Forecaster,
+    decode_features,
+    encode,
+    encode_predictions,
+)
+from data.trades import Int64s, StreamKey
 from online.exactly_once import Record, rejected, serve
 from online.kafka import Incoming, consumer_config, transactional_config, until_stopped
 from online.logs import configure_logs
@@ -23,6 +32,7 @@ from online.settings import ScorerSettings
 log = structlog.get_logger()
 
 GROUP = "scorer"
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 class ScoreStage:
@@ -32,8 +42,8 @@ class ScoreStage:
 
     def __init__(self, spec: FeatureSpec, served: ModelVersion, metrics: Metrics) -> None:
         self._spec, self._served, self._metrics = spec, served, metrics
-        self._decode = msgspec.json.Decoder(feature_type(spec)).decode
-        self._prediction = prediction_type(spec)
+        # In whole microseconds, as Python's datetimes are.
+        self._train_end_ns = (served.model.train_end - EPOCH) // dt.timedelta(microseconds=1) * 1_000
         self._columns = [spec.columns.index(column) for column in served.model.columns]
         self._written: list[tuple[str, Int64s]] = []
 
@@ -47,30 +57,22 @@ class ScoreStage:
         return ""
 
     def process(self, messages: list[Incoming]) -> list[Record]:
-        self._written = []
-        found = decode_records([message.value for message in messages], self._decode)
+        found = decode_features([message.value for message in messages], self._spec)
         records = [self._reject(messages[place], "unreadable", reason, None) for place, reason in found.unreadable]
-        rows, places = [], []
-        times_are_good = _are_times([row.ingest_time for row in found.records])
-        for place, row in zip(found.places, found.records, strict=True):
+        for place, row in found.other_spec:
+            reason = f"the row is of feature spec {row.spec_id}, the model was trained on {self._spec.spec_id}"
             key = StreamKey(row.source_id, row.product_id)
-            if row.spec_id != self._spec.spec_id:
-                reason = f"the row is of feature spec {row.spec_id}, the model was trained on {self._spec.spec_id}"
-                records.append(self._reject(messages[place], "other_spec", reason, key))
-            elif not times_are_good and not _are_times([row.ingest_time]):
-                reason = f"ingest_time must be RFC 3339 in UTC, was {row.ingest_time[:40]!r}"
-                records.append(self._reject(messages[place], "unreadable", reason, key))
-            else:
-                rows.append(row)
-                places.append(place)
-        answers: list[tuple[int, str, bytes]] = []
-        if rows:
-            scored = zip(places, (row.product_id for row in rows), self._score(rows), strict=True)
-            answers.extend(scored)
-        answers.extend((place, end.product_id, encode(end)) for place, end in found.ends)
-        for place, product_id, value in sorted(answers):
+            records.append(self._reject(messages[place], "other_spec", reason, key))
+        purposes = np.array(found.purposes)
+        self._written = [(purpose, found.ingest_time[purposes == purpose]) for purpose in np.unique(purposes).tolist()]
+        product_ids = [key.product_id for key in found.keys]
+        answers = list(zip(found.places, product_ids, self._score(found), strict=True))
+        if found.ends:
+            answers.extend((place, end.product_id, encode(end)) for place, end in found.ends)
+            answers.sort(key=itemgetter(0))
+        for place, product_id, value in answers:
             message = messages[place]
-            records.append(Record(PREDICTIONS, message.partition, product_id, value, message.ingest_time_ms))
+            records.append((PREDICTIONS, message.partition, product_id, value, message.ingest_time_ms))
         return records
 
     def committed(self) -> None:
@@ -78,49 +80,33 @@ class ScoreStage:
             self._metrics.saw_rows(purpose, ingest_time)
             self._metrics.messages_out.labels(PREDICTIONS).inc(len(ingest_time))
 
-    def _score(self, rows: list[Any]) -> list[bytes]:
+    def _score(self, found: FeatureRecords) -> list[bytes]:
         """Return each row with its forecast as a record of `predictions`."""
-        model, version = self._served.model, self._served.version
-        table = [msgspec.structs.astuple(row) for row in rows]
-        first = len(table[0]) - len(self._spec.columns)
-        values = np.array([row[first:] for row in table], np.float64)
-        scores = model.score(values[:, self._columns])
-        names = np.array(model.columns, object)
-        train_end = f"{model.train_end:%Y-%m-%dT%H:%M:%S.%f}000Z"  # nine digits, as times on the topic have
-        ts = iso_times(np.array([time.time_ns()]))[0]
-        ingest_time = parse_times([row.ingest_time for row in rows])
-        purposes = np.array([row.purpose for row in rows])
-        self._written = [(purpose, ingest_time[purposes == purpose]) for purpose in np.unique(purposes).tolist()]
-        answered = (ts, model.horizon_s)
-        by_model = (model.variant, version, model.digest)
-        return [
-            encode(
-                self._prediction(
-                    *row, *answered, score, (lower, upper), *by_model, event_time <= train_end, names[gone].tolist(), []
-                )
-            )
-            for row, event_time, score, lower, upper, gone in zip(
-                table,
-                (row.event_time for row in rows),
-                scores.score.tolist(),
-                scores.lower.tolist(),
-                scores.upper.tolist(),
-                scores.missing,
-                strict=True,
-            )
-        ]
+        if not found.places:
+            return []
+        model = self._served.model
+        scores = model.score(found.values[:, self._columns])
+        return encode_predictions(
+            found.texts,
+            time.time_ns(),
+            model.horizon_s,
+            scores.score,
+            np.column_stack((scores.lower, scores.upper)),
+            Forecaster(model.variant, self._served.version, model.digest),
+            found.event_time <= self._train_end_ns,
+            self._missing_texts(scores.missing),
+        )
+
+    def _missing_texts(self, missing: NDArray[np.bool_]) -> list[bytes]:
+        """Return the names of each row's missing columns as JSON; rows that miss the same share one text."""
+        patterns, of_row = np.unique(missing, axis=0, return_inverse=True)
+        names = np.array(self._served.model.columns, object)
+        texts = [encode(names[pattern].tolist()) for pattern in patterns]
+        return [texts[pattern] for pattern in of_row.ravel().tolist()]
 
     def _reject(self, message: Incoming, label: str, reason: str, key: StreamKey | None) -> Record:
         self._metrics.rejects.labels(label).inc()
         return rejected("scorer", message, reason, key)
-
-
-def _are_times(texts: list[str]) -> bool:
-    try:
-        parse_times(texts)
-    except ValueError:
-        return False
-    return True
 
 
 def main() -> None:
