@@ -126,6 +126,14 @@ def market_of(product_id: str) -> Market:
     )
 
 
+def check_day(day: dt.date, seed: int) -> None:
+    """Raise ValueError if no market can be simulated for this day and seed."""
+    if not FIRST_DAY <= day <= LAST_DAY:
+        raise ValueError(f"day must be from {FIRST_DAY} to {LAST_DAY}, was {day}")
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, was {seed}")
+
+
 def _name(product_id: str) -> int:
     return zlib.crc32(product_id.encode())
 

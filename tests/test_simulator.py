@@ -6,11 +6,13 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 from data.admission import TAKEN, Admission
 from data.readers import read_trades
 from data.simulated_state import BUSIEST_HOUR, market_of
+from data.simulated_truth import Truth, simulate_truth
 from data.simulator import IDS_A_DAY, main, simulate_day
 from data.trades import NS, Side, StreamKey, Trades
 
@@ -161,3 +163,17 @@ def test_the_command_names_a_bad_argument(
     with pytest.raises(SystemExit, match="2"):
         run_command(monkeypatch, "--product", "btc", "--day", "2025-01-06", "--out", str(tmp_path / "x"))
     assert "named like BTC-USD (capitals and digits), was 'btc'" in capsys.readouterr().err
+
+
+def test_the_command_writes_the_truth_of_the_same_hours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, truth_file = tmp_path / "hours.csv", tmp_path / "new" / "truth.parquet"
+    arguments = ("--day", "2025-01-06", "--hours", "3", "5", "--out", str(out), "--truth", str(truth_file))
+    run_command(monkeypatch, *arguments)
+    truth = simulate_truth("BTC-USD", MONDAY)
+    found = pyarrow.parquet.read_table(truth_file)
+    assert found.column_names == list(Truth._fields)
+    assert found["event_time"].cast("int64").to_pylist() == [MONDAY_NS + s * NS for s in range(10_800, 18_000)]
+    assert found["expected_variance"].to_numpy().tolist() == truth.expected_variance[10_800:18_000].tolist()
+    assert capsys.readouterr().out.endswith(f"{truth_file}: 7,200 seconds of true state\n")
