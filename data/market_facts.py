@@ -58,7 +58,7 @@ FACTS = (
     Fact("trades a second, mean", (7.2, 23)),
     Fact("trades a second, peak", (102, 243), Widened.NOT_JUDGED),
     Fact("trades a second, variance / mean", (12.8, 36)),
-    Fact("trades a second, autocorrelation lag 1", (0.02, 0.24), Widened.BY_SUM),
+    Fact("trades a second, autocorrelation lag 1", (0.03, 0.24), Widened.BY_SUM),
     Fact("seconds without a trade, share", (0.01, 0.05)),
     Fact("trades at the time of the trade before, share", (0.43, 0.57)),
     Fact("fills a timestamp, mean", (1.7, 2.3)),
