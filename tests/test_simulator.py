@@ -6,11 +6,14 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 from data.admission import TAKEN, Admission
 from data.readers import read_trades
-from data.simulator import BUSIEST_HOUR, IDS_A_DAY, main, market_of, simulate_day
+from data.simulated_state import BUSIEST_HOUR, market_of
+from data.simulated_truth import Truth, simulate_truth
+from data.simulator import IDS_A_DAY, main, simulate_day
 from data.trades import NS, Side, StreamKey, Trades
 
 MONDAY = dt.date(2025, 1, 6)
@@ -25,13 +28,6 @@ def monday() -> Trades:
 
 def bytes_of(trades: Trades) -> list[bytes]:
     return [getattr(trades, field.name).tobytes() for field in fields(Trades) if field.name != "keys"]
-
-
-def second_prices(trades: Trades) -> np.ndarray:
-    """Return the last price at each whole second that has one, of a day that starts at `MONDAY_NS`."""
-    seconds = np.arange(60, 86_400) * NS + MONDAY_NS
-    prices: np.ndarray = trades.price[np.searchsorted(trades.event_time, seconds, side="right") - 1]
-    return prices
 
 
 def test_a_day_is_the_same_bytes_whatever_was_made_before(monday: Trades) -> None:
@@ -94,13 +90,6 @@ def test_midnight_is_an_ordinary_step(product_id: str, seed: int) -> None:
     assert 0.3 < len(after) / len(before) < 3.3
 
 
-def test_it_trades_in_bursts_about_seven_times_a_second(monday: Trades) -> None:
-    counts = np.bincount((monday.event_time - MONDAY_NS) // NS, minlength=86_400)
-    assert 3.5 < counts.mean() < 14
-    assert counts.var() / counts.mean() > 5  # a Poisson process has 1
-    assert 0.2 < np.mean(np.diff(monday.event_time) == 0) < 0.7
-
-
 def test_volatility_clusters_and_has_a_season() -> None:
     """Realized variance of an hour says something of the next one's; afternoons of four days beat their nights."""
     days = [MONDAY + dt.timedelta(days=i) for i in range(4)]
@@ -116,25 +105,6 @@ def test_volatility_clusters_and_has_a_season() -> None:
     busy = [(BUSIEST_HOUR + h) % 24 for h in range(-4, 5)]
     quiet = [(BUSIEST_HOUR + 12 + h) % 24 for h in range(-4, 5)]
     assert by_hour[busy].mean() > by_hour[quiet].mean()
-
-
-def test_returns_of_a_second_are_near_those_of_the_market(monday: Trades) -> None:
-    """Between half the calmer and twice the livelier recording: 0.81 and 2.16 basis points a second."""
-    returns = np.diff(np.log(second_prices(monday)))
-    assert 0.4e-4 < returns.std() < 4.3e-4
-    assert np.mean(((returns - returns.mean()) / returns.std()) ** 4) > 4  # a normal distribution has 3
-
-
-def test_takers_persist_and_prices_follow_them(monday: Trades) -> None:
-    side = monday.side.astype(float)
-    assert np.corrcoef(side[:-1], side[1:])[0, 1] > 0.3
-    after_buy = np.diff(monday.price)[monday.side[1:] == Side.BUY]
-    assert np.mean(after_buy > 0) > 2 * np.mean(after_buy < 0)
-
-
-def test_sizes_span_decades(monday: Trades) -> None:
-    low, high = np.quantile(monday.size, [0.1, 0.99])
-    assert high / low > 1_000
 
 
 def test_a_product_that_is_not_listed_has_a_market_of_its_own() -> None:
@@ -193,3 +163,17 @@ def test_the_command_names_a_bad_argument(
     with pytest.raises(SystemExit, match="2"):
         run_command(monkeypatch, "--product", "btc", "--day", "2025-01-06", "--out", str(tmp_path / "x"))
     assert "named like BTC-USD (capitals and digits), was 'btc'" in capsys.readouterr().err
+
+
+def test_the_command_writes_the_truth_of_the_same_hours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, truth_file = tmp_path / "hours.csv", tmp_path / "new" / "truth.parquet"
+    arguments = ("--day", "2025-01-06", "--hours", "3", "5", "--out", str(out), "--truth", str(truth_file))
+    run_command(monkeypatch, *arguments)
+    truth = simulate_truth("BTC-USD", MONDAY)
+    found = pyarrow.parquet.read_table(truth_file)
+    assert found.column_names == list(Truth._fields)
+    assert found["event_time"].cast("int64").to_pylist() == [MONDAY_NS + s * NS for s in range(10_800, 18_000)]
+    assert found["expected_variance"].to_numpy().tolist() == truth.expected_variance[10_800:18_000].tolist()
+    assert capsys.readouterr().out.endswith(f"{truth_file}: 7,200 seconds of true state\n")
