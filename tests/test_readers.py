@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import readers
+from data import lines
 from data.admission import REASONS
 from data.readers import Batch, read_trades, write_csv
 from data.trades import NS, Reject, Side, StreamKey, Trades
@@ -320,7 +320,7 @@ def test_ids_that_do_not_rise_and_times_that_fall_are_rejected_over_the_whole_so
 def test_batches_and_blocks_change_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_rows: int, block_bytes: int
 ) -> None:
-    monkeypatch.setattr(readers, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(lines, "BLOCK_BYTES", block_bytes)
     rows = [GOOD.format(i) for i in range(1, 8)]
     rows[3] = "s,BTC-USD,4"
     rows[5] = rows[5].replace("buy", '"buy')
@@ -379,7 +379,7 @@ def test_any_price_and_time_survive(tmp_path_factory: pytest.TempPathFactory, pr
         (b"timestamp,open,close\n1,2,3\n", "it starts with 'timestamp,open,close"),
         (b'{"a": 1}\n', 'it starts with \'{"a": 1}'),
         (gzip.compress(b""), "it is empty"),
-        (b"\x1f\x8b\x08", "it is a gzip that ends early before its first byte"),
+        (b"\x1f\x8b\x08", "it cannot be read .the gzip ends early before its first byte"),
     ],
 )
 def test_a_file_of_another_kind_is_refused_at_once(tmp_path: Path, content: bytes, found: str) -> None:
@@ -387,7 +387,7 @@ def test_a_file_of_another_kind_is_refused_at_once(tmp_path: Path, content: byte
     with pytest.raises(ValueError, match=found) as refusal:
         read_trades(path)
     assert str(refusal.value).startswith(f"{path}: holds no trades")
-    assert "CSV with timestamp,price,volume" in str(refusal.value)
+    assert "CSV or Parquet with timestamp,price,volume" in str(refusal.value)
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
@@ -404,7 +404,7 @@ def test_the_name_of_a_file_says_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "found"),
-    [(PLAIN, "only a header"), ('{"type":"subscriptions"}\n' * 2, "only 2 messages of other kinds")],
+    [(PLAIN, "no row"), ('{"type":"subscriptions"}\n' * 2, "only 2 messages of other kinds")],
 )
 def test_a_recording_without_rows_holds_no_trades(tmp_path: Path, content: str, found: str) -> None:
     with pytest.raises(ValueError, match=f"holds no trades, {found}"):
@@ -449,45 +449,67 @@ def test_arguments_are_checked_at_once(tmp_path: Path) -> None:
         read_trades(path, batch_rows=0)
 
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the market data samples are not at {SHARED}")
+def at(trades: Trades, i: int) -> str:
+    return str(trades.event_time[i : i + 1 or None].view("M8[ns]")[0])
 
 
-@needs_shared
-def test_shared_plain_recording() -> None:
-    batch = only(SHARED / "coinbase_trades_btcusd_20251117.csv")
-    trades = batch.trades
-    assert (len(trades), batch.rejects, batch.skipped) == (4_337, [], 0)
-    assert (trades.price[0], trades.size[0]) == (91749.99, 0.00915181)
-    assert str(trades.event_time[:1].view("M8[ns]")[0]) == "2025-11-17T23:33:18.135099000"
-    assert str(trades.event_time[-1:].view("M8[ns]")[0])[:19] == "2025-11-17T23:43:17"
+def holes_h(trades: Trades) -> list[float]:
+    """Return the holes of more than 300 s, in hours."""
+    gaps = np.diff(trades.event_time) / NS
+    return [round(gap / 3_600, 1) for gap in gaps.tolist() if gap > 300]
+
+
+def test_shared_plain_recording(shared: Path) -> None:
+    batches = read(shared / "coinbase_trades_btcusd_20251117.csv")
+    trades = joined(batches)
+    assert (len(trades), rejects(batches), sum(batch.skipped for batch in batches)) == (4_337, [], 0)
+    assert (trades.price[0], trades.size[0], trades.size.min()) == (91749.99, 0.00915181, 8e-08)
+    assert at(trades, 0) == "2025-11-17T23:33:18.135099000"
+    assert at(trades, -1)[:19] == "2025-11-17T23:43:17"
     assert trades.trade_id.tolist() == list(range(1, 4_338))
+    assert holes_h(trades) == []
 
 
-@needs_shared
-def test_shared_exchange_recording() -> None:
-    batches = read(SHARED / "coinbase_exchange_ticker_btcusd_20251112-13.ndjson.gz")
+def test_shared_exchange_recording(shared: Path) -> None:
+    batches = read(shared / "coinbase_exchange_ticker_btcusd_20251112-13.ndjson.gz")
     assert rejects(batches) == []
     assert sum(batch.skipped for batch in batches) == 3
     lines = [line for batch in batches for line in batch.line.tolist()]
     assert set(range(1, 2_828)) - set(lines) == {1, 46, 1837}
     trades = joined(batches)
     assert len(trades) == len(lines) == 2_824
-    assert (trades.trade_id[0], trades.price[0], trades.size[0], trades.side[0]) == (
-        900701309,
-        103472.28,
-        0.00068754,
-        Side.BUY,
-    )
-    assert str(trades.event_time[-1:].view("M8[ns]")[0])[:19] == "2025-11-14T00:00:51"
-    gaps = np.diff(trades.event_time) / (3_600 * NS)
-    assert np.round(gaps[gaps > 300 / 3_600], 1).tolist() == [35.3, 5.4]
+    first = (trades.trade_id[0], trades.price[0], trades.size[0], trades.side[0])
+    assert first == (900701309, 103472.28, 0.00068754, Side.BUY)
+    assert at(trades, -1)[:19] == "2025-11-14T00:00:51"
+    assert holes_h(trades) == [35.3, 5.4]
     jumps = np.diff(trades.trade_id)
     assert jumps[jumps > 1].tolist() == [918_113, 335_089]
 
 
-@needs_shared
-@pytest.mark.parametrize("name", ["lean/LICENSE", "coinbase_advanced_ws_btcusd_20260405.ndjson.gz"])
-def test_shared_files_of_other_kinds_are_refused(name: str) -> None:
+def test_shared_advanced_recording(shared: Path) -> None:
+    """The exchange's clock, to the nanosecond; no size and no side is invented."""
+    batches = read(shared / "coinbase_advanced_ws_btcusd_20260405.ndjson.gz", product_id="NONE-USD")
+    trades = joined(batches)
+    assert (len(trades), rejects(batches), sum(batch.skipped for batch in batches)) == (5_970, [], 1)
+    assert trades.keys == (StreamKey("", "BTC-USD"),)
+    assert (at(trades, 0), trades.price[0]) == ("2026-04-05T22:35:13.925327620", 67468.26)
+    assert at(trades, -1)[:19] == "2026-04-05T22:55:13"
+    assert [batches[0].line[:3].tolist(), trades.trade_id[:3].tolist()] == [[1, 3, 4], [1, 3, 4]]
+    assert np.isnan(trades.size).all()
+    assert not trades.side.any()
+    assert round(float(np.mean(np.diff(trades.price) == 0)), 2) == 0.68
+    assert holes_h(trades) == []
+
+
+def test_shared_flattened_recording(shared: Path) -> None:
+    batch = only(shared / "coinbase_advanced_ticker_btcusd_20251108.ndjson")
+    trades = batch.trades
+    assert (len(trades), batch.rejects, batch.skipped) == (223, [], 0)
+    assert (at(trades, 0), trades.price[0]) == ("2025-11-08T15:12:31.463496000", 102020.48)
+    assert at(trades, -1)[:19] == "2025-11-08T15:13:14"
+    assert np.isnan(trades.size).all()
+
+
+def test_a_text_that_is_no_recording_is_refused(shared: Path) -> None:
     with pytest.raises(ValueError, match="holds no trades: it starts with"):
-        read_trades(SHARED / name)
+        read_trades(shared / "lean" / "LICENSE")
