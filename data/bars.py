@@ -266,7 +266,7 @@ class _Lean(BarDialect):
 def _member_chunks(path: Path, member: str) -> Iterator[bytes]:
     try:
         with zipfile.ZipFile(path) as archive, archive.open(member) as file:
-            while chunk := file.read(1 << 20):
+            while chunk := file.read(1 << 16):  # what is read with the end is lost if the checksum there is wrong
                 yield chunk
     # Whatever a damaged directory says of its members: a password, a method of compression, a place beyond the end.
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError, ValueError) as error:

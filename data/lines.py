@@ -117,7 +117,15 @@ class Lines:
 
 
 class Damaged(Exception):
-    """A file that cannot be read to its end: what it is, in what way it is damaged, and what helps."""
+    """A file that cannot be read to its end, and in what way.
+
+    Attributes:
+        rescue: a command that writes what can be read of it; empty if there is none.
+    """
+
+    def __init__(self, how: str, rescue: str = "") -> None:
+        super().__init__(how)
+        self.rescue = rescue
 
 
 def chunks_of(path: Path) -> Iterator[bytes]:
@@ -138,9 +146,9 @@ def _unpacked(file: BufferedReader) -> Iterator[bytes]:
             while chunk := stream.read1(1 << 20):
                 yield chunk
     except EOFError as error:
-        raise Damaged("the gzip ends early") from error
+        raise Damaged("the gzip ends early", "gzip -dc") from error
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise Damaged(f"the gzip is damaged ({error})") from error
+        raise Damaged(f"the gzip is damaged ({error})", "gzip -dc") from error
 
 
 def head_of(chunks: Iterable[bytes]) -> bytes:

@@ -197,9 +197,9 @@ def _checked(paths: Path | Sequence[Path], batch_rows: int) -> Sequence[Path]:
 
 
 def _damaged(path: Path, damage: Damaged, rows: int) -> ValueError:
+    keep = f", or keep its readable part: {damage.rescue} {path.name} > part.csv" if damage.rescue else ""
     return ValueError(
-        f"{path}: {damage} after {rows:,} whole rows, which were read; copy or download the file again, or keep its "
-        f"readable part: gzip -dc {path.name} > part.csv"
+        f"{path}: {damage} after {rows:,} whole rows, which were read; copy or download the file again{keep}"
     )
 
 
