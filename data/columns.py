@@ -258,6 +258,13 @@ ZONELESS_TIME = Field(zoneless_times, explain_time)
 
 
 def value_text(column: pa.Array, i: int) -> str:
-    """Return one value of a column as it is quoted in a reason."""
-    value = column[i].as_py() if is_text(column.type) else column[i].cast(pa.string()).as_py()
-    return "" if value is None else str(value)[:60]
+    """Return one value of a column as a reason quotes it."""
+    value = column[i]
+    if pa.types.is_timestamp(column.type):  # Python's own datetime ends in 9999, and not each zone is known everywhere
+        text = value.cast(pa.timestamp(column.type.unit)).cast(pa.string()).as_py()
+        return "" if text is None else f"{text}Z"[:_VALUE_CHARACTERS]
+    text = value.as_py() if is_text(column.type) else value.cast(pa.string()).as_py()
+    return (text or "")[:_VALUE_CHARACTERS]
+
+
+_VALUE_CHARACTERS = 60

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from data.columns import FIELDS, NAMES, UTC, ZONELESS_TIME, Field, is_text, is_true, rows_of, texts_of
+from data.columns import FIELDS, NAMES, UTC, ZONELESS_TIME, Field, is_text, is_true, rows_of, texts_of, value_text
 from data.lines import REJECT_CHARACTERS, Damaged, Lines, chunks_of, csv_fields, data_lines, typed_fields
 from data.trades import Int64s
 
@@ -448,8 +448,8 @@ class _ParquetBlock(Block):
         return Rows(at, at, columns, {}, skipped, len(self.number))
 
     def text(self, i: int) -> str:
-        values = {self._names[field]: column[i] for field, column in self._columns.items()}
-        return ",".join(f"{name}={value}" for name, value in values.items())[:REJECT_CHARACTERS]
+        values = [f"{self._names[field]}={value_text(column, i)}" for field, column in self._columns.items()]
+        return ",".join(values)[:REJECT_CHARACTERS]
 
 
 class _ParquetDialect(Dialect):
@@ -465,14 +465,19 @@ class _ParquetDialect(Dialect):
             with path.open("rb") as file:
                 # Buffered streams, because else each column of a row group is read whole.
                 parquet = pyarrow.parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
-                for batch in parquet.iter_batches(
-                    batch_size=1 << 16, columns=list(self.columns.values()), use_threads=False
-                ):
-                    columns = {field: batch.column(name) for field, name in self.columns.items()}
-                    yield _ParquetBlock(columns, self.columns, first, len(batch))
-                    first += len(batch)
+                for group in range(parquet.num_row_groups):  # one by one: damage in one takes nothing of another
+                    for batch in parquet.iter_batches(
+                        1 << 16, [group], columns=list(self.columns.values()), use_threads=False
+                    ):
+                        columns = {field: batch.column(name) for field, name in self.columns.items()}
+                        yield _ParquetBlock(columns, self.columns, first, len(batch))
+                        first += len(batch)
         except (pa.ArrowException, OSError) as error:
-            raise Damaged(f"the Parquet file is damaged ({error})") from error
+            raise Damaged(f"the Parquet file is damaged ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _column_fault(field: str, type_: pa.DataType, fields: Mapping[str, Field]) -> str | None:
@@ -502,7 +507,9 @@ def parquet_dialect(path: Path) -> Dialect | None:
         with path.open("rb") as file:
             schema = pyarrow.parquet.read_schema(file)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"starts as a Parquet file, but cannot be read ({error}); copy or download it again") from None
+        raise ValueError(
+            f"starts as a Parquet file, but cannot be read ({_first_line(error)}); copy or download it again"
+        ) from None
     told = _table_of(schema.names)
     if told is None:
         return None

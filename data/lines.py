@@ -173,8 +173,7 @@ def data_lines(chunks: Iterable[bytes], header_lines: int = 0) -> Iterator[Lines
     """Yield the lines of a text after its header, without a byte order mark, in blocks.
 
     Raises:
-        Damaged: at the end, after all whole lines, if `chunks` raises it.
-        ValueError: a line is longer than `LINE_BYTES`.
+        Damaged: after all whole lines, if `chunks` raises it, or if a line is longer than `LINE_BYTES`.
     """
     number = 1
     to_skip = header_lines
@@ -220,7 +219,7 @@ def whole_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
         size = len(text) - end
         wanted = size + BLOCK_BYTES
         if size > LINE_BYTES:
-            raise ValueError(f"has a line of more than {LINE_BYTES:,} bytes, so it is no recording")
+            raise Damaged(f"a line has more than {LINE_BYTES:,} bytes, so it is no recording from there on")
 
 
 class Fields(NamedTuple):

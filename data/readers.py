@@ -217,8 +217,6 @@ def _read_trades(recordings: Sequence[tuple[Path, Dialect]], product_id: str, ba
                 skipped += len(found.rows.skipped)
         except Damaged as damage:
             raise _damaged(path, damage, lines) from damage
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
         if lines == skipped:
             held = f"only {skipped:,} messages of other kinds" if skipped else "no row"
             raise ValueError(f"{path}: holds no trades, {held} ({dialect.name})")
@@ -338,8 +336,6 @@ def _read_bars(recordings: Sequence[BarDialect], batch_rows: int) -> Iterator[Ba
                 rows += len(lines)
         except Damaged as damage:
             raise _damaged(dialect.path, damage, rows) from damage
-        except ValueError as error:
-            raise ValueError(f"{dialect.path}: {error}") from error
 
 
 _SIDE_TEXTS = texts_of(["sell", "", "buy"])  # at Side - Side.SELL
