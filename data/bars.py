@@ -383,7 +383,7 @@ def candle_dialect(path: Path, head: Sequence[bytes]) -> BarDialect | None:
     steps = Counter(abs(int(step)) for step in np.diff(candles.start_s(np.array(starts, np.int64))) if step)
     if not steps:
         raise ValueError("has candles, but fewer than two times: how long a candle is cannot be told")
-    candles.step_s = steps.most_common(1)[0][0]
+    candles.step_s = max(steps, key=lambda step: (steps[step], -step))
     candles.newest_first = starts[0] > starts[-1]
     candles.columns = {**columns, "volume": (base, header[base])}
     order = "newest" if candles.newest_first else "oldest"
