@@ -35,6 +35,8 @@ ANSWER_S = 10.0
 READ_BATCH = 10_000
 PART_ROWS = 20_000
 """Rows that are kept before they go to disk, over all products."""
+GROUP_ROWS = 65_536
+"""Rows of a row group in Parquet, about."""
 SOURCES_SHOWN = 20
 
 _TIMES = ("event_time", "ingest_time", "ts")
@@ -272,9 +274,14 @@ def _write_csv(file: BinaryIO | GzipFile, topic: str, schema: pa.Schema, batches
 
 
 def _write_parquet(file: BinaryIO | GzipFile, _: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
+    waiting: list[pa.RecordBatch] = []
     with pyarrow.parquet.ParquetWriter(file, schema, compression="zstd") as writer:
         for batch in batches:
-            writer.write_batch(batch)
+            waiting.append(batch)
+            if sum(map(len, waiting)) >= GROUP_ROWS:
+                writer.write_table(pa.Table.from_batches(waiting))
+                waiting = []
+        writer.write_table(pa.Table.from_batches(waiting, schema))
 
 
 _WRITERS: Final[Mapping[str, Callable[[BinaryIO | GzipFile, str, pa.Schema, Iterator[pa.RecordBatch]], None]]] = {

@@ -824,7 +824,7 @@ def test_ten_million_rows_are_read_in_300_mb(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from data.readers import read_trades\n"
         "print(sum(len(batch.trades) for batch in read_trades(Path(sys.argv[1]))))"
     )
-    # A process inherits the peak of the one that starts it, and this one has simulated days: a small one stands between.
+    # A process inherits the peak of its parent, and this one has simulated days: a small one stands between.
     between = (
         "import resource, subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:]], check=True)\n"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
