@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import re
+import struct
 import tempfile
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -135,12 +137,24 @@ class BarDialect(ABC):
     def start_s(self, start: Int64s) -> Int64s:
         """Return seconds since 1970 of what stands in the column `start`; -1 where it is no time."""
 
-    def batch(self, lines: Lines, last: dict[str, int]) -> BarBatch:
-        """Turn lines into bars and rejects.
+    def batches(self, lines: Lines, last: dict[str, int], batch_rows: int) -> Iterator[BarBatch]:
+        """Turn lines into bars and rejects, and yield them `batch_rows` lines at a time.
 
         Args:
             last: time of the last bar of each product, ns since 1970. Changed in place.
         """
+        file = str(self.path)
+        bars, at, reasons = self._judged(lines, last)
+        rejected = sorted(reasons)
+        for first in range(0, len(lines), batch_rows):
+            last_line = first + batch_rows
+            part = slice(*np.searchsorted(at, (first, last_line)))
+            bad = rejected[bisect_left(rejected, first) : bisect_left(rejected, last_line)]
+            rejects = [Reject(file, int(lines.number[i]), reasons[i], lines.text(i)) for i in bad]
+            yield BarBatch(bars.take(part), file, lines.number[at[part]], rejects)
+
+    def _judged(self, lines: Lines, last: dict[str, int]) -> tuple[Bars, NDArray[np.intp], dict[int, str]]:
+        """Return the bars that are taken, the index of the line of each, and why each other line is none."""
         readable, reasons = lines.readable()
         found = csv_fields(lines.take(readable), self.width, [place for place, _ in self.columns.values()])
         reasons |= {int(readable[i]): reason for i, reason in found.broken.items()}
@@ -194,9 +208,7 @@ class BarDialect(ABC):
             event_time,
             **{name: np.asarray(values[name], np.float64) for name in (*_PRICES, "volume", "count")},
         ).take(ok)
-        file = str(self.path)
-        rejects = [Reject(file, int(lines.number[i]), reasons[i], lines.text(i)) for i in sorted(reasons)]
-        return BarBatch(bars, file, lines.number[at[ok]], rejects)
+        return bars, at[ok], reasons
 
 
 QUOTES = ("USDT", "USDC", "USD", "EUR", "GBP", "DAI", "BTC", "ETH")
@@ -263,13 +275,16 @@ class _Lean(BarDialect):
         return np.where(within, self._midnight_s + start // 1_000, -1)
 
 
+# Whatever a damaged directory says of its members: a password, a method or version, a name, a place beyond the end.
+_ZIP_FAULTS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, OSError, ValueError)
+
+
 def _member_chunks(path: Path, member: str) -> Iterator[bytes]:
     try:
         with zipfile.ZipFile(path) as archive, archive.open(member) as file:
             while chunk := file.read(1 << 16):  # what is read with the end is lost if the checksum there is wrong
                 yield chunk
-    # Whatever a damaged directory says of its members: a password, a method of compression, a place beyond the end.
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError, ValueError) as error:
+    except _ZIP_FAULTS as error:
         raise Damaged(f"the zip is damaged ({error})") from error
 
 
@@ -285,7 +300,7 @@ def lean_dialect(path: Path) -> BarDialect | None:
         if len(members) != 1:
             return None
         first = head_of(_member_chunks(path, members[0])).split(b"\n")[0]
-    except (zipfile.BadZipFile, OSError, Damaged) as error:
+    except (*_ZIP_FAULTS, Damaged) as error:
         raise ValueError(f"starts as a zip archive, but cannot be read ({error}); copy or download it again") from None
     return _Lean(path, members[0]) if _LEAN_LINE.fullmatch(first) else None
 

@@ -331,8 +331,7 @@ def _read_bars(recordings: Sequence[BarDialect], batch_rows: int) -> Iterator[Ba
         rows = 0
         try:
             for lines in dialect.lines():
-                for first in range(0, len(lines), batch_rows):
-                    yield dialect.batch(lines.cut(first, min(first + batch_rows, len(lines))), last)
+                yield from dialect.batches(lines, last, batch_rows)
                 rows += len(lines)
         except Damaged as damage:
             raise _damaged(dialect.path, damage, rows) from damage

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from data import bars, lines
 from data.bars import CONTRADICTION, NOT_RISING, BarBatch, product_of
@@ -225,6 +227,37 @@ def test_bars_are_no_trades_and_trades_no_bars(tmp_path: Path) -> None:
 )
 def test_products_of_symbols(symbol: str, product: str) -> None:
     assert product_of(symbol) == product
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    changes=st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=3) | st.sampled_from([b"\n", b'"'])), min_size=1),
+    packed=st.booleans(),
+    batch_rows=st.integers(1, 9),
+)
+def test_no_line_of_a_mutilated_file_is_lost(
+    tmp_path: Path, changes: list[tuple[float, bytes]], packed: bool, batch_rows: int
+) -> None:
+    """Whatever the bytes, nothing but ValueError is raised, and each line is a bar or a reject."""
+    if packed:
+        path = lean(tmp_path, "".join(f"{60_000 * minute},1,1,1,1,1\n" for minute in range(9)))
+    else:
+        path = candles(tmp_path, *(candle(MIDNIGHT + 60 * minute) for minute in range(9, 0, -1)))
+    content = bytearray(path.read_bytes())
+    spared = 0 if packed else len(ADDRESS + HEADER)
+    for place, piece in changes:
+        start = spared + int(place * (len(content) - spared))
+        content[start : start + len(piece)] = piece
+    path.write_bytes(content)
+    try:
+        batches = read(path, batch_rows)
+    except ValueError as error:
+        assert str(error).startswith(f"{path}: "), "said by the reader, not by what it calls"
+        return
+    if not packed:
+        found = [*(line for batch in batches for line in batch.line.tolist()), *(r.line for r in rejects(batches))]
+        whole = [i for i, line in enumerate(bytes(content).split(b"\n"), start=1) if line.strip(b"\r") and i > 2]
+        assert sorted(found) == whole
 
 
 @pytest.mark.parametrize(
