@@ -68,10 +68,13 @@ def is_true(column: pa.Array) -> Mask:
 
 
 def _values(column: pa.Array, dtype: type[np.generic]) -> NDArray[Any]:
-    """Return the values of a column whose type is `dtype` in arrow; what stands where it is null has no meaning."""
+    """Return the values of a column whose type is `dtype` in arrow; what stands where it is null has no meaning.
+
+    They are copied: compiled kernels take arrays that cannot be written for another type, and are compiled anew.
+    """
     if not len(column):
         return np.empty(0, dtype)
-    return np.frombuffer(column.buffers()[1], dtype)[column.offset : column.offset + len(column)]
+    return np.frombuffer(column.buffers()[1], dtype)[column.offset : column.offset + len(column)].copy()
 
 
 _EMPTY, _Z = texts_of([""])[0], texts_of(["Z"])[0]

@@ -792,6 +792,13 @@ def test_no_line_of_a_mutilated_file_is_lost(
         assert len(seen) + skipped == lines_of(content, dialect.name.startswith("CSV"))
 
 
+def test_columns_of_every_dialect_can_be_written(tmp_path: Path) -> None:
+    """A compiled kernel is compiled anew for columns that cannot: seconds in the middle of a stream."""
+    for path in write_all_dialects(tmp_path, market().take(slice(0, 50))):
+        trades = only(path).trades
+        assert all(getattr(trades, field.name).flags.writeable for field in fields(Trades) if field.name != "keys")
+
+
 def test_reading_imports_neither_pandas_nor_kafka(tmp_path: Path) -> None:
     """pandas costs each process 75 MB and a second; `data` knows no Kafka but in its export."""
     paths = [str(path) for path in write_all_dialects(tmp_path, market().take(slice(0, 50)))]
