@@ -1,0 +1,312 @@
+"""Text files as numbered lines: unpacked, in blocks of bounded size, and CSV lines taken apart one by one."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from functools import cached_property
+from io import BufferedReader
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+from numpy.typing import NDArray
+
+from data.trades import Int64s
+
+BLOCK_BYTES: Final = 1 << 20
+"""How much text is parsed at once: enough to hide the cost of a call, little beside the memory limit."""
+HEAD_BYTES: Final = 1 << 16
+"""How much of a file is looked at to tell its dialect."""
+LINE_BYTES: Final = 16 << 20
+"""A longer line is no row of any dialect."""
+REJECT_CHARACTERS: Final = 200
+"""How much of a rejected line is kept."""
+
+GZIP_MAGIC: Final = b"\x1f\x8b"
+
+
+class Lines:
+    """Some consecutive lines of a file that are not blank.
+
+    Args:
+        data: the lines, each with its line end.
+        number: shape (n,), the 1-based line in the file of each.
+    """
+
+    def __init__(self, data: bytes, number: Int64s) -> None:
+        self.data = data
+        self.number = number
+
+    @classmethod
+    def of(cls, data: bytes, first_number: int) -> Lines:
+        """Number the lines of a text that ends with a line end, and leave blank ones out."""
+        if b"\r" in data:
+            data = re.sub(rb"\r+\n", b"\n", data)
+        lines = cls(data, np.empty(0, np.int64))
+        lines.number = first_number + np.arange(len(lines.ends), dtype=np.int64)
+        blank = np.diff(lines.ends, prepend=-1) == 1
+        if not blank.any():
+            return lines
+        kept = np.ones(len(data), np.bool_)
+        kept[lines.ends[blank]] = False
+        return cls(np.frombuffer(data, np.uint8)[kept].tobytes(), lines.number[~blank])
+
+    @cached_property
+    def ends(self) -> NDArray[np.intp]:
+        """Where each line ends in `data`."""
+        return np.flatnonzero(np.frombuffer(self.data, np.uint8) == ord("\n"))
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+    def cut(self, first: int, last: int) -> Lines:
+        """Return the lines from `first` up to, but not with, `last`."""
+        start = int(self.ends[first - 1]) + 1 if first else 0
+        stop = int(self.ends[last - 1]) + 1 if last else 0
+        return Lines(self.data[start:stop], self.number[first:last])
+
+    def take(self, rows: NDArray[np.intp]) -> Lines:
+        """Return some of the lines."""
+        if len(rows) == len(self):
+            return self
+        return Lines(b"".join(self[i] + b"\n" for i in rows), self.number[rows])
+
+    def __getitem__(self, i: int) -> bytes:
+        return self.data[int(self.ends[i - 1]) + 1 if i else 0 : int(self.ends[i])]
+
+    def reversed(self) -> Lines:
+        """Return the lines, the last one first."""
+        rows = np.arange(len(self))[::-1]
+        return Lines(b"".join(self[i] + b"\n" for i in rows), self.number[rows])
+
+    def text(self, i: int) -> str:
+        """Return what is kept of a rejected line."""
+        return self[i][: 4 * REJECT_CHARACTERS].decode(errors="replace")[:REJECT_CHARACTERS]
+
+    @cached_property
+    def are_texts(self) -> bool:
+        """Whether each of them is UTF-8 on one line."""
+        if b"\r" in self.data:
+            return False
+        try:
+            return self.data.isascii() or bool(self.data.decode())
+        except UnicodeDecodeError:
+            return False
+
+    def readable(self) -> tuple[NDArray[np.intp], dict[int, str]]:
+        """Return which lines are texts, and for each of the others why it is none."""
+        reasons: dict[int, str] = {}
+        if not self.are_texts:
+            for i in range(len(self)):
+                try:
+                    self[i].decode()
+                    if b"\r" in self[i]:
+                        reasons[i] = "the line must be one line, but has a carriage return within"
+                except UnicodeDecodeError as error:
+                    reasons[i] = (
+                        f"the line must be UTF-8, but its byte {error.start + 1} is {self[i][error.start]:#04x}"
+                    )
+        return np.delete(np.arange(len(self)), list(reasons)), reasons
+
+
+class Damaged(Exception):
+    """A file that cannot be read to its end, and in what way.
+
+    Attributes:
+        rescue: a command that writes what can be read of it; empty if there is none.
+    """
+
+    def __init__(self, how: str, rescue: str = "") -> None:
+        super().__init__(how)
+        self.rescue = rescue
+
+
+def chunks_of(path: Path) -> Iterator[bytes]:
+    """Yield the bytes of a file, unpacked if it is a gzip.
+
+    Raises:
+        Damaged: the gzip cannot be read on.
+    """
+    with path.open("rb") as file:
+        yield from _unpacked(file)
+
+
+def _unpacked(file: BufferedReader) -> Iterator[bytes]:
+    packed = file.read(2) == GZIP_MAGIC
+    file.seek(0)
+    try:
+        with gzip.GzipFile(fileobj=file) if packed else nullcontext(file) as stream:
+            while chunk := stream.read1(1 << 20):
+                yield chunk
+    except EOFError as error:
+        raise Damaged("the gzip ends early", "gzip -dc") from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise Damaged(f"the gzip is damaged ({error})", "gzip -dc") from error
+
+
+def head_of(chunks: Iterable[bytes]) -> bytes:
+    """Return the first bytes of a text, as far as they can be read.
+
+    Raises:
+        Damaged: before the first byte.
+    """
+    head = b""
+    try:
+        for chunk in chunks:
+            head += chunk
+            if len(head) >= HEAD_BYTES:
+                break
+    except Damaged:
+        if not head:
+            raise
+    return head[:HEAD_BYTES]
+
+
+def data_lines(chunks: Iterable[bytes], header_lines: int = 0) -> Iterator[Lines]:
+    """Yield the lines of a text after its header, without a byte order mark, in blocks.
+
+    Raises:
+        Damaged: after all whole lines, if `chunks` raises it, or if a line is longer than `LINE_BYTES`.
+    """
+    number = 1
+    to_skip = header_lines
+    for block in whole_lines(iter(chunks)):
+        lines = Lines.of(block, number)
+        number += block.count(b"\n")
+        if skipped := min(to_skip, len(lines)):
+            to_skip -= skipped
+            lines = lines.cut(skipped, len(lines))
+        if len(lines):
+            yield lines
+
+
+def whole_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield a text, without a byte order mark, in blocks that end with a line end; raises as `data_lines`."""
+    pending: list[bytes] = []
+    size, wanted = 0, BLOCK_BYTES
+    damage = None
+    start = True
+    while True:
+        try:
+            chunk = next(chunks, b"")
+        except Damaged as error:
+            chunk, damage = b"", error
+        pending.append(chunk)
+        size += len(chunk)
+        if chunk and size < wanted:
+            continue
+        text = b"".join(pending)
+        if start:
+            text = text.removeprefix(codecs.BOM_UTF8)
+        start = False
+        if not chunk and not damage and text and not text.endswith(b"\n"):
+            text += b"\n"
+        end = text.rfind(b"\n") + 1
+        if end:
+            yield text[:end]
+        if damage:
+            raise damage
+        if not chunk:
+            return
+        pending = [text[end:]]
+        size = len(text) - end
+        wanted = size + BLOCK_BYTES
+        if size > LINE_BYTES:
+            raise Damaged(f"a line has more than {LINE_BYTES:,} bytes, so it is no recording from there on")
+
+
+class Fields(NamedTuple):
+    """CSV lines taken apart.
+
+    Attributes:
+        at: shape (m,), index of the lines that could be.
+        texts: the wanted columns by their place, m texts each.
+        broken: why each of the other lines could not, by index.
+    """
+
+    at: NDArray[np.intp]
+    texts: dict[int, pa.Array]
+    broken: dict[int, str]
+
+
+def csv_fields(lines: Lines, width: int, wanted: Sequence[int]) -> Fields:
+    """Take readable lines of `width` CSV fields apart; what becomes of a line does not depend on its neighbours."""
+    broken: dict[int, str] = {}
+    schema = pa.schema([(str(i), pa.string()) for i in wanted])
+    pieces = _pieces(lines, np.arange(len(lines)), width, schema, broken)
+    if not pieces:
+        pieces = [(np.empty(0, np.intp), schema.empty_table())]
+    table = pa.concat_tables([table for _, table in pieces])
+    texts = {i: table[str(i)].combine_chunks() for i in wanted}
+    return Fields(np.concatenate([at for at, _ in pieces]), texts, broken)
+
+
+def _pieces(
+    lines: Lines, at: NDArray[np.intp], width: int, schema: pa.Schema, broken: dict[int, str]
+) -> list[tuple[NDArray[np.intp], pa.Table]]:
+    """Return tables of texts with the index of each of their rows, and note the other lines in `broken`."""
+    if len(lines) == 0:
+        return []
+    wrong: dict[int, str] = {}
+
+    def note(row: pyarrow.csv.InvalidRow) -> str:
+        wrong[row.number - 1] = f"expected {row.expected_columns} fields, found {row.actual_columns}"
+        return "skip"
+
+    # A last row of empty fields, so that a quotation mark left open on the last line has something to swallow.
+    text = lines.data + b"," * (width - 1) + b"\n"
+    table = pyarrow.csv.read_csv(
+        pa.BufferReader(text),
+        one_block(text, width),
+        pyarrow.csv.ParseOptions(ignore_empty_lines=False, invalid_row_handler=note),
+        pyarrow.csv.ConvertOptions(include_columns=schema.names, column_types=schema, strings_can_be_null=False),
+    )
+    if table.num_rows + len(wrong) == len(lines) + 1:
+        broken |= {int(at[i]): reason for i, reason in wrong.items()}
+        return [(np.delete(at, list(wrong)), table[:-1])]
+    # A row that spans lines: a quotation mark is open. The lines are parsed apart until only its own is lost.
+    if len(lines) == 1:
+        broken[int(at[0])] = "a quotation mark is not closed on its line"
+        return []
+    half = len(lines) // 2
+    return [
+        *_pieces(lines.cut(0, half), at[:half], width, schema, broken),
+        *_pieces(lines.cut(half, len(lines)), at[half:], width, schema, broken),
+    ]
+
+
+def one_block(text: bytes, width: int) -> pyarrow.csv.ReadOptions:
+    """Return options to read a text whole, its columns named by their places: only so rows have numbers."""
+    names = [str(i) for i in range(width)]
+    return pyarrow.csv.ReadOptions(use_threads=False, block_size=len(text) + 1, column_names=names)
+
+
+def typed_fields(lines: Lines, width: int, types: Mapping[int, pa.DataType]) -> dict[int, pa.Array] | None:
+    """Take lines apart and parse their fields in one go; None if some line or field does not parse.
+
+    Empty numbers and times become null. Spaces around numbers are ignored, and whole numbers may be hexadecimal.
+    """
+    if not lines.are_texts or b'"' in lines.data:
+        return None
+    try:
+        table = pyarrow.csv.read_csv(
+            pa.BufferReader(lines.data),
+            one_block(lines.data, width),
+            pyarrow.csv.ParseOptions(ignore_empty_lines=False, quote_char=False),
+            pyarrow.csv.ConvertOptions(
+                include_columns=[str(i) for i in types],
+                column_types={str(i): type_ for i, type_ in types.items()},
+                null_values=[""],
+                strings_can_be_null=False,
+            ),
+        )
+    except pa.ArrowInvalid:
+        return None
+    return {i: table[str(i)].chunk(0) for i in types} if table.num_rows == len(lines) else None
