@@ -13,6 +13,7 @@ from data.simulator import simulate_day
 from data.topics import FEATURES, PREDICTIONS
 from orchestration.local.broker import Broker
 from tests.pipeline import Process, await_end, environment, read_topic, replay, running
+from tests.proofs import Proof
 
 DIFFERS = {"source_id", "ingest_time", "ts", "kafka_partition", "kafka_offset"}
 """What may differ between two runs of the same trades."""
@@ -26,9 +27,10 @@ def equal_columns(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ("kills", "trades", "speed"), [(1, 6_000, "100"), pytest.param(5, 20_000, "50", marks=pytest.mark.acceptance)]
 )
 def test_killed_services_leave_the_topics_of_an_undisturbed_run(
-    own_broker: Broker, models: Path, tmp_path: Path, kills: int, trades: int, speed: str
+    own_broker: Broker, models: Path, tmp_path: Path, kills: int, trades: int, speed: str, proof: Proof
 ) -> None:
     """Feature service and scorer, each killed with SIGKILL and started again, in turn, during one paced replay."""
+    proof.disturbs(f"feature service and scorer killed with SIGKILL, {kills} times each, in a paced replay")
     recording = tmp_path / "recording.csv"
     write_csv(recording, [simulate_day("BTC-USD", dt.date(2025, 3, 5), hours=(14, 16)).take(slice(0, trades))])
     servers = own_broker.bootstrap_servers
@@ -51,6 +53,7 @@ def test_killed_services_leave_the_topics_of_an_undisturbed_run(
                     service.kill()
                     service.start()
             found = await_end(servers, "disturbed")
-    assert equal_columns(found) == equal_columns(expected)
+    proof.saw(rows=len(found))
+    proof.equal(equal_columns(found), equal_columns(expected), PREDICTIONS)
     features = {source: read_topic(servers, FEATURES, source) for source in ("undisturbed", "disturbed")}
-    assert equal_columns(features["disturbed"]) == equal_columns(features["undisturbed"])
+    proof.equal(equal_columns(features["disturbed"]), equal_columns(features["undisturbed"]), FEATURES)
