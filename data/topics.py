@@ -170,6 +170,9 @@ encode = _encoder.encode
 _decode_trade = msgspec.json.Decoder(Trade).decode
 _decode_end = msgspec.json.Decoder(End).decode
 
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What a decoder raises; the last one for a record nested a thousand deep."""
+
 _SIDES: dict[TakerSide | None, Side] = {"sell": Side.SELL, None: Side.UNKNOWN, "buy": Side.BUY}
 _SIDE_NAMES: dict[int, TakerSide | None] = {side: name for name, side in _SIDES.items()}
 
@@ -197,10 +200,10 @@ def decode_records(values: Sequence[bytes | None], decode: Any) -> Records:
         try:
             found.records.append(decode(value or b""))
             found.places.append(place)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except _UNREADABLE as error:
             try:
                 end = _decode_end(value or b"")
-            except (msgspec.MsgspecError, UnicodeDecodeError):
+            except _UNREADABLE:
                 found.unreadable.append(Unreadable(place, str(error)))
             else:
                 if end.end:

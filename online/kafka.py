@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -18,11 +18,22 @@ from online.settings import KafkaSettings
 log = structlog.get_logger()
 
 READ_BATCH = 10_000
+MAX_VALUE = 16_384
+"""Bytes of a record that are read; none of ours is nearly as long. A longer one is cut, so that it cannot be read: what
+is written about it is no longer than the broker takes."""
 REPEAT_S = 60.0
 LAST_RESORT_S = 7
 """After a stop was asked for, the process ends whatever it hangs in; a supervisor would kill it after 10 s."""
 
+ANSWER_S = 2.0
+"""How long one question to the broker may take before we look whether we should stop."""
+
 Config = dict[str, Any]
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """Told to stop while waiting for the broker."""
 
 
 class ClientLog:
@@ -123,7 +134,7 @@ def incoming(message: Message) -> Incoming:
     if (error := message.error()) is not None:
         raise KafkaException(error)
     place = message.topic() or "", message.partition() or 0, message.offset() or 0
-    return Incoming(*place, message.value() or b"", message.timestamp()[1])
+    return Incoming(*place, (message.value() or b"")[:MAX_VALUE], message.timestamp()[1])
 
 
 def read_range(
@@ -154,6 +165,23 @@ def read_range(
                 yield wanted
     finally:
         consumer.close()
+
+
+def insist(ask: Callable[[float], T], running: Callable[[], bool]) -> T:
+    """Ask the broker until it answers.
+
+    Raises:
+        Stopped: told to stop before it did. What is not committed will be done again by the next start.
+        KafkaException: it refuses.
+    """
+    while True:
+        try:
+            return ask(ANSWER_S)
+        except KafkaException as error:
+            if not (error.args[0].retriable() or error.args[0].code() == KafkaError._TIMED_OUT):
+                raise
+            if not running():
+                raise Stopped from error
 
 
 def until_stopped() -> Callable[[], bool]:

@@ -159,7 +159,7 @@ def test_the_65th_open_source_is_refused_until_one_has_ended() -> None:
 
 
 def test_the_note_of_all_streams_that_may_be_open_fits_what_brokers_take_and_restores_them() -> None:
-    """64 sources with five products each: the stream after the 300th is refused, and a restart takes it for no other."""
+    """64 sources with five products each: the 301st stream is refused, and a restart lets it not in."""
     topic = FakeTopic()
     sources = [f"replay-20250101T000000Z-{i:04x}" for i in range(MAX_SOURCES)]
     for place in range(2):
