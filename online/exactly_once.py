@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import structlog
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from data.topics import REJECTED, Rejected, encode
 from data.trades import StreamKey
@@ -99,7 +99,8 @@ class _Loop:
             try:
                 self._transact(messages)
             except KafkaException as error:
-                if not error.args[0].txn_requires_abort():
+                # `produce` says _STATE where the transaction failed while its records were still coming.
+                if not (error.args[0].txn_requires_abort() or error.args[0].code() == KafkaError._STATE):
                     raise
                 log.warning("transaction aborted, going back", error=str(error))
                 self._metrics.errors.labels("transaction_aborted").inc()

@@ -32,11 +32,15 @@ class Tail:
         unreadable: what is no JSON object with a source.
     """
 
-    def __init__(self, servers: str, topic: str) -> None:
+    def __init__(self, servers: str, topic: str, *, from_now: bool = False) -> None:
         config = {"bootstrap.servers": servers, "group.id": "unused", "isolation.level": "read_committed"}
         quiet = {"log_level": 0, "error_cb": lambda _: None, "reconnect.backoff.max.ms": 500}
         self._consumer = Consumer(config | quiet | {"enable.auto.commit": False})
-        self._consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in range(PARTITIONS)])
+        places = [TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in range(PARTITIONS)]
+        if from_now:
+            for place in places:
+                place.offset = self._consumer.get_watermark_offsets(place, timeout=10)[1]
+        self._consumer.assign(places)
         self.records: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         self.unreadable: list[bytes] = []
 
@@ -50,7 +54,7 @@ class Tail:
             try:
                 record = msgspec.json.decode(value)
                 self.records[record["source_id"]].append(record)
-            except (msgspec.MsgspecError, UnicodeDecodeError, TypeError, KeyError):
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError, KeyError):
                 self.unreadable.append(value)
 
     def rows(self, source_id: str) -> list[dict[str, Any]]:

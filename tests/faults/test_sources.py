@@ -31,7 +31,7 @@ class Sources:
     """Writes the same trades under any number of names, without an ingestor for each."""
 
     def __init__(self, servers: str) -> None:
-        self._producer = Producer({"bootstrap.servers": servers, "partitioner": "murmur2_random"})
+        self._producer = Producer({"bootstrap.servers": servers, "partitioner": "murmur2_random", "log_level": 0})
         simulated = simulate_day("ETH-USD", dt.date(2025, 3, 7), hours=(14, 15)).take(slice(0, 2 * HALF))
         self._trades = replace(simulated, ingest_time=np.full(len(simulated), 1_741_356_000_000_000_000))
 
