@@ -60,13 +60,17 @@ def serve(consumer: Consumer, producer: Producer, stage: Stage, running: Callabl
     transaction that was committed, and aborts the one that was not.
 
     Raises:
-        KafkaException: the broker refuses for good (another process has this slot's identity, say).
+        SystemExit: the broker refuses this process for good: another one has its identity, or the broker was frozen for
+            so long that it holds this one for another. A new process goes on.
     """
     loop = _Loop(consumer, producer, stage, running, metrics)
     try:
         loop.run()
     except Stopped as stopped:
         log.warning("stopped while the broker did not answer; the next start goes on", error=str(stopped.__cause__))
+    except KafkaException as error:
+        log.error("the broker refuses this process; the next start goes on", error=str(error))
+        raise SystemExit(1) from error
     finally:
         metrics.ready.set(0)
         consumer.close()

@@ -28,7 +28,15 @@ from data.topics import (
 )
 from data.trades import Int64s, StreamKey
 from online.exactly_once import Record, rejected, serve
-from online.kafka import Incoming, consumer_config, read_range, reader_config, transactional_config, until_stopped
+from online.kafka import (
+    Incoming,
+    Stretch,
+    consumer_config,
+    read_range,
+    reader_config,
+    transactional_config,
+    until_stopped,
+)
 from online.logs import configure_logs
 from online.metrics import Metrics, serve_metrics
 from online.settings import FeatureSettings
@@ -93,9 +101,7 @@ class FeatureStage:
 
     topic = TRADES
 
-    def __init__(
-        self, spec: FeatureSpec, read: Callable[[int, int, int], Iterable[list[Incoming]]], metrics: Metrics
-    ) -> None:
+    def __init__(self, spec: FeatureSpec, read: Callable[[int, int, int], Iterable[Stretch]], metrics: Metrics) -> None:
         self._spec, self._read, self._metrics = spec, read, metrics
         self._partitions: dict[int, _Partition] = {}
         self._written: list[tuple[Purpose, Int64s]] = []
@@ -112,12 +118,12 @@ class FeatureStage:
             return
         state = self._partitions[partition] = _Partition(self._spec)
         expected = min(needed.values())
-        for messages in self._read(partition, expected, offset):
-            if messages[0].offset > expected:
+        for stretch in self._read(partition, expected, offset):
+            if stretch.offsets[0] > expected:
                 self._incomplete(partition, expected)
-            expected = messages[-1].offset + 1
-            found = decode_trades([message.value for message in messages])
-            offsets = np.array([message.offset for message in messages], np.int64)[found.places]
+            expected = stretch.offsets[-1] + 1
+            found = decode_trades(stretch.values)
+            offsets = np.array(stretch.offsets, np.int64)[found.places]
             # A stream that the note does not name had ended, or was refused.
             first = np.array([needed.get(_short(key), offset) for key in found.trades.keys], np.int64)
             rows = offsets >= first[found.trades.stream]

@@ -127,7 +127,6 @@ class NewestForecasts:
         config = reader_config(self._settings) | {
             "reconnect.backoff.max.ms": 1_000,  # a broker that is back is read at once, not in ten seconds
             "queued.max.messages.kbytes": 16_384,  # bounds the memory of a start with much on the topic
-            "fetch.queue.backoff.ms": 5,
             "statistics.interval.ms": 1_000,
             "stats_cb": self._metrics.read_statistics,
             "error_cb": self._tell,

@@ -100,8 +100,8 @@ def find_place(settings: KafkaSettings, source_id: str, running: Callable[[], bo
     decode_rejected = msgspec.json.Decoder(Rejected).decode
     for start in starts:
         end = ends[start.topic, start.partition]
-        for batch in read_range(reader, running, start.topic, start.partition, max(start.offset, 0), end):
-            values = [record.value for record in batch if mine in record.value]
+        for stretch in read_range(reader, running, start.topic, start.partition, max(start.offset, 0), end):
+            values = [value for value in stretch.values if mine in value]
             if start.topic == REJECTED:
                 place.rejected.update(found.where for found in decode_records(values, decode_rejected).records)
                 continue

@@ -112,6 +112,8 @@ def reader_config(settings: KafkaSettings) -> Config:
         "enable.auto.offset.store": False,
         "auto.offset.reset": "earliest",
         "enable.partition.eof": True,
+        "fetch.queue.backoff.ms": 5,  # the default pauses for a second each time that the queue is full
+        "fetch.message.max.bytes": 4_194_304,
     }
 
 
@@ -137,9 +139,21 @@ def incoming(message: Message) -> Incoming:
     return Incoming(*place, (message.value() or b"")[:MAX_VALUE], message.timestamp()[1])
 
 
+class Stretch(NamedTuple):
+    """Some consecutive records of one partition: only what a start reads of hundreds of thousands of them.
+
+    Attributes:
+        offsets: of each record.
+        values: of each record.
+    """
+
+    offsets: list[int]
+    values: list[bytes]
+
+
 def read_range(
     config: Config, running: Callable[[], bool], topic: str, partition: int, start: int, end: int
-) -> Iterator[list[Incoming]]:
+) -> Iterator[Stretch]:
     """Read the records of one partition from offset `start` up to, not with, `end`, in batches.
 
     Where `running` says stop, or the topic ends sooner, it is less.
@@ -154,15 +168,15 @@ def read_range(
         consumer.assign([TopicPartition(topic, partition, start)])
         at_end = False
         while running() and not at_end and consumer.position([TopicPartition(topic, partition)])[0].offset < end:
-            messages = []
             first = consumer.poll(1.0)
-            for message in (first, *consumer.consume(READ_BATCH, 0)) if first is not None else ():
-                if (error := message.error()) is not None and error.code() == KafkaError._PARTITION_EOF:
-                    at_end = True
-                else:
-                    messages.append(incoming(message))
-            if wanted := [message for message in messages if message.offset < end]:
-                yield wanted
+            messages = [first, *consumer.consume(READ_BATCH, 0)] if first is not None else []
+            for error in filter(None, (message.error() for message in messages)):
+                if error.code() != KafkaError._PARTITION_EOF:
+                    raise KafkaException(error)
+                at_end = True
+            wanted = [message for message in messages if message.error() is None and (message.offset() or 0) < end]
+            if wanted:
+                yield Stretch([m.offset() or 0 for m in wanted], [(m.value() or b"")[:MAX_VALUE] for m in wanted])
     finally:
         consumer.close()
 

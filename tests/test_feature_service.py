@@ -21,7 +21,7 @@ from data.topics import FEATURES, REJECTED, TRADES, End, encode, encode_trades
 from data.trades import StreamKey, Trades
 from online.exactly_once import Record
 from online.feature_service import MAX_NOTE, MAX_SOURCES, MAX_STREAMS, FeatureStage
-from online.kafka import Incoming
+from online.kafka import Incoming, Stretch
 from online.metrics import Metrics
 
 SPEC = FeatureSpec()
@@ -38,10 +38,11 @@ class FakeTopic:
         for value in values:
             self.records.append(Incoming(TRADES, PARTITION, len(self.records), value, 1_000))
 
-    def read(self, partition: int, start: int, end: int) -> Iterator[list[Incoming]]:
+    def read(self, partition: int, start: int, end: int) -> Iterator[Stretch]:
         assert partition == PARTITION
         for at in range(start, end, 100):
-            yield self.records[at : min(at + 100, end)]
+            records = self.records[at : min(at + 100, end)]
+            yield Stretch([record.offset for record in records], [record.value for record in records])
 
 
 def stage_on(topic: FakeTopic) -> FeatureStage:

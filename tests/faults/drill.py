@@ -70,15 +70,30 @@ class Tail:
 
 
 class Drill:
-    """Feature service and scorer on a broker of their own."""
+    """Feature service and scorer on a broker of their own.
+
+    Attributes:
+        supervised: services that end with code 1 are started again, as the supervisor of `make run` does.
+        restarts: how often that was.
+    """
 
     def __init__(self, broker: Broker, models: Path, folder: Path, **settings: str) -> None:
         self.broker, self.folder = broker, folder
+        self.supervised, self.restarts = False, 0
         self.environ = environment(broker.bootstrap_servers, models, **settings)
         self.feature_service, self.scorer = (
             Process(f"online.{name}", self.environ, folder / f"{name}.log") for name in ("feature_service", "scorer")
         )
         self.features, self.predictions = (Tail(broker.bootstrap_servers, topic) for topic in (FEATURES, PREDICTIONS))
+
+    def read(self) -> None:
+        """Take what has come on both topics, and look after the services."""
+        for tail in (self.features, self.predictions):
+            tail.read()
+        for service in (self.feature_service, self.scorer):
+            if self.supervised and service.process.poll() == 1:
+                self.restarts += 1
+                service.start()
 
     @contextmanager
     def services(self) -> Iterator[None]:
@@ -107,7 +122,7 @@ class Drill:
         """Wait until so many forecasts of a source are there."""
 
         def seen() -> bool:
-            self.predictions.read()
+            self.read()
             return len(self.predictions.rows(source_id)) >= rows
 
         wait_until(seen, f"{rows} forecasts of {source_id}", within_s)
@@ -116,8 +131,7 @@ class Drill:
         """Wait until the ends of all sources have gone through both topics."""
 
         def ended() -> bool:
-            for tail in (self.features, self.predictions):
-                tail.read()
+            self.read()
             return all(
                 tail.ends(source_id) == products
                 for tail in (self.features, self.predictions)
