@@ -50,7 +50,9 @@ def test_a_killed_feature_service_with_full_windows_writes_its_next_row_within_5
     proof.disturbs(f"feature service killed with SIGKILL {kills} times, windows of {len(PRODUCTS)} products to rebuild")
     servers = own_broker.bootstrap_servers
     service = Process("online.feature_service", environment(servers, models), tmp_path / "feature_service.log")
-    producer = Producer({"bootstrap.servers": servers, "partitioner": "murmur2_random", "compression.type": "lz4", "log_level": 0})
+    producer = Producer(
+        {"bootstrap.servers": servers, "partitioner": "murmur2_random", "compression.type": "lz4", "log_level": 0}
+    )
 
     def write(trades: Trades) -> None:
         for value in encode_trades(trades, "drill"):
