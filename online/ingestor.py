@@ -160,8 +160,6 @@ class Ingestor:
         pace: Pace | None = None
         told, told_sent = time.monotonic(), 0
         for batch in batches:
-            if not self._running():
-                return False
             for reject in batch.rejects:
                 self._metrics.rejects.labels("recording").inc()
                 self._reject(reject)
