@@ -25,9 +25,9 @@ test: $(ENVIRONMENT) ## all tests that are quick
 	@$(PYTHON) -m orchestration.local.broker fetch
 	$(PYTHON) -m pytest
 
-acceptance: $(ENVIRONMENT) ## the long proofs
+acceptance: $(ENVIRONMENT) ## all proofs, the long ones too, and a table of what they saw
 	@$(PYTHON) -m orchestration.local.broker fetch
-	$(PYTHON) -m pytest -m acceptance
+	$(PYTHON) -m pytest -m 'acceptance or proof'
 
 bench: $(ENVIRONMENT) .venv-peers/.synced ## how fast it is here, side by side with others
 	@$(PYTHON) -m orchestration.local.broker fetch

@@ -188,6 +188,9 @@ _decode_head = msgspec.json.Decoder(Head).decode
 _decode_trade = msgspec.json.Decoder(Trade).decode
 _decode_end = msgspec.json.Decoder(End).decode
 
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What a decoder raises; the last one for a record nested a thousand deep."""
+
 _SIDES: dict[TakerSide | None, Side] = {"sell": Side.SELL, None: Side.UNKNOWN, "buy": Side.BUY}
 
 _ROW_START = (
@@ -252,10 +255,10 @@ def decode_records(values: Sequence[bytes | None], decode: Any) -> Records:
         try:
             found.records.append(decode(value or b""))
             found.places.append(place)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except _UNREADABLE as error:
             try:
                 end = _decode_end(value or b"")
-            except (msgspec.MsgspecError, UnicodeDecodeError):
+            except _UNREADABLE:
                 found.unreadable.append(Unreadable(place, str(error)))
             else:
                 if end.end:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
 import numpy as np
 import structlog
@@ -12,7 +12,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from data.topics import REJECTED, Rejected, encode
 from data.trades import StreamKey
-from online.kafka import Incoming, incoming
+from online.kafka import Incoming, Stopped, incoming, insist
 from online.metrics import Metrics
 
 log = structlog.get_logger()
@@ -20,16 +20,6 @@ log = structlog.get_logger()
 MAX_BATCH = 10_000
 MIN_TRANSACTION_S = 0.01
 """At most one transaction in this time: each costs the broker the same, however many records it holds."""
-
-ANSWER_S = 2.0
-"""How long one question to the broker may take before we look whether we should stop."""
-
-
-T = TypeVar("T")
-
-
-class Stopped(Exception):
-    """Told to stop while waiting for the broker."""
 
 
 Record = tuple[str, int, str, bytes, int]
@@ -64,13 +54,17 @@ def serve(consumer: Consumer, producer: Producer, stage: Stage, running: Callabl
     transaction that was committed, and aborts the one that was not.
 
     Raises:
-        KafkaException: the broker refuses for good (another process has this slot's identity, say).
+        SystemExit: the broker refuses this process for good: another one has its identity, or the broker was frozen for
+            so long that it holds this one for another. A new process goes on.
     """
     loop = _Loop(consumer, producer, stage, running, metrics)
     try:
         loop.run()
     except Stopped as stopped:
         log.warning("stopped while the broker did not answer; the next start goes on", error=str(stopped.__cause__))
+    except KafkaException as error:
+        log.error("the broker refuses this process; the next start goes on", error=str(error))
+        raise SystemExit(1) from error
     finally:
         metrics.ready.set(0)
         consumer.close()
@@ -87,7 +81,7 @@ class _Loop:
         self._mine: set[int] = set()
 
     def run(self) -> None:
-        _insist(self._producer.init_transactions, self._running)
+        insist(self._producer.init_transactions, self._running)
         self._consumer.subscribe(
             [self._stage.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
         )
@@ -103,7 +97,8 @@ class _Loop:
             try:
                 self._transact(messages)
             except KafkaException as error:
-                if not error.args[0].txn_requires_abort():
+                # `produce` says _STATE where the transaction failed while its records were still coming.
+                if not (error.args[0].txn_requires_abort() or error.args[0].code() == KafkaError._STATE):
                     raise
                 log.warning("transaction aborted, going back", error=str(error))
                 self._metrics.errors.labels("transaction_aborted").inc()
@@ -121,8 +116,8 @@ class _Loop:
         offsets = [TopicPartition(topic, partition, end, note(partition, end)) for partition, end in ends.items()]
         group = self._consumer.consumer_group_metadata()
         send = self._producer.send_offsets_to_transaction
-        _insist(lambda timeout_s: send(offsets, group, timeout_s), self._running)
-        _insist(self._producer.commit_transaction, self._running)
+        insist(lambda timeout_s: send(offsets, group, timeout_s), self._running)
+        insist(self._producer.commit_transaction, self._running)
 
     def _produce(self, records: list[Record]) -> None:
         """Hand records to the client, waiting while its queue is full."""
@@ -137,13 +132,13 @@ class _Loop:
 
     def _go_back(self) -> None:
         """Undo what the aborted transaction did here: in the client, and in the stage's memory."""
-        _insist(self._producer.abort_transaction, self._running)
+        insist(self._producer.abort_transaction, self._running)
         for place in self._restored(self._consumer.assignment()):
             self._consumer.seek(place)
 
     def _restored(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
         """Bring the stage to where these partitions were committed, and return where to read on."""
-        committed = _insist(lambda timeout_s: self._consumer.committed(partitions, timeout=timeout_s), self._running)
+        committed = insist(lambda timeout_s: self._consumer.committed(partitions, timeout=timeout_s), self._running)
         places = []
         for found in committed:
             if found.error is not None:
@@ -170,23 +165,6 @@ class _Loop:
         self._consumer.incremental_unassign(partitions)
 
 
-def _insist(ask: Callable[[float], T], running: Callable[[], bool]) -> T:
-    """Ask the broker until it answers.
-
-    Raises:
-        Stopped: told to stop before it did. What is not committed will be done again by the next start.
-        KafkaException: it refuses.
-    """
-    while True:
-        try:
-            return ask(ANSWER_S)
-        except KafkaException as error:
-            if not (error.args[0].retriable() or error.args[0].code() == KafkaError._TIMED_OUT):
-                raise
-            if not running():
-                raise Stopped from error
-
-
 def rejected(
     stage: Literal["feature_service", "scorer"], message: Incoming, reason: str, key: StreamKey | None
 ) -> Record:
@@ -194,5 +172,5 @@ def rejected(
     where = f"{message.topic}[{message.partition}]@{message.offset}"
     text = message.value.decode(errors="replace")[:200]
     source_id, product_id = key or (None, None)
-    value = encode(Rejected(stage, where, reason, text, source_id, product_id))
+    value = encode(Rejected(stage, where, reason[:1_000], text, source_id, product_id))
     return REJECTED, message.partition, product_id or "", value, message.ingest_time_ms

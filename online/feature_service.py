@@ -28,7 +28,15 @@ from data.topics import (
 )
 from data.trades import Int64s, StreamKey
 from online.exactly_once import Record, rejected, serve
-from online.kafka import Incoming, consumer_config, read_range, reader_config, transactional_config, until_stopped
+from online.kafka import (
+    Incoming,
+    Stretch,
+    consumer_config,
+    read_range,
+    reader_config,
+    transactional_config,
+    until_stopped,
+)
 from online.logs import configure_logs
 from online.metrics import Metrics, serve_metrics
 from online.settings import FeatureSettings
@@ -38,10 +46,16 @@ log = structlog.get_logger()
 GROUP = "feature-service"
 
 MAX_SOURCES = 64
-"""Open at once in a partition: what the windows may take of memory is known beforehand."""
+"""Open at once in a partition."""
+
+MAX_STREAMS = 300
+"""Open at once in a partition: what the windows take of memory, and a note of an offset, is known beforehand."""
 
 MAX_NOTE = 4_000
-"""Characters of the note in a committed offset; brokers take 4,096 bytes by default."""
+"""Characters of the note in a committed offset; brokers take 4,096 bytes by default. Room for `MAX_STREAMS`."""
+
+NAME_BYTES, NEED_BYTES = 5, 5
+"""Of each stream in a note: 40 bits tell apart the few that are open in a partition."""
 
 STATUS_LABELS = {PASSED_ID: "passed_id", FALLEN_TIME: "fallen_time"}
 
@@ -52,19 +66,30 @@ class _Partition:
     def __init__(self, spec: FeatureSpec) -> None:
         self.windows = Windows(spec)
         self.purposes: dict[StreamKey, Purpose] = {}
+        self._told: set[str] = set()
 
     def open(self, key: StreamKey, purpose: Purpose) -> str | None:
         """Open a stream, or return why not."""
-        if key not in self.purposes:
-            sources = {known.source_id for known in self.purposes}
-            if key.source_id not in sources and len(sources) >= MAX_SOURCES:
-                return f"{MAX_SOURCES} sources are open in this partition; wait until one has ended"
+        if key in self.purposes:
+            return None
+        sources = {known.source_id for known in self.purposes}
+        if key.source_id not in sources and len(sources) >= MAX_SOURCES:
+            refusal = f"{MAX_SOURCES} sources are open in this partition"
+        elif len(self.purposes) >= MAX_STREAMS:
+            refusal = f"{MAX_STREAMS} products of sources are open in this partition"
+        else:
             self.purposes[key] = purpose
-        return None
+            return None
+        refusal += "; wait until one has ended, or end one whose ingestor is gone: python -m online.ingestor --end ID"
+        if key.source_id not in self._told and len(self._told) < MAX_SOURCES:
+            self._told.add(key.source_id)
+            log.warning("source refused", source_id=key.source_id, reason=refusal, open=sorted(sources))
+        return refusal
 
     def close(self, key: StreamKey) -> None:
         self.windows.drop(key)
         self.purposes.pop(key, None)
+        self._told.clear()
 
 
 class FeatureStage:
@@ -76,36 +101,36 @@ class FeatureStage:
 
     topic = TRADES
 
-    def __init__(
-        self, spec: FeatureSpec, read: Callable[[int, int, int], Iterable[list[Incoming]]], metrics: Metrics
-    ) -> None:
+    def __init__(self, spec: FeatureSpec, read: Callable[[int, int, int], Iterable[Stretch]], metrics: Metrics) -> None:
         self._spec, self._read, self._metrics = spec, read, metrics
         self._partitions: dict[int, _Partition] = {}
         self._written: list[tuple[Purpose, Int64s]] = []
 
     def restore(self, partition: int, offset: int, note: str) -> None:
         """Feed each open stream the trades that its window still needs, and write nothing."""
-        needed = _read_note(note, offset)
+        try:
+            needed = _read_note(note, offset)
+        except ValueError as error:
+            log.error("the note of the committed offset is none: windows start empty", note=note, error=str(error))
+            self._metrics.errors.labels("window_incomplete").inc()
+            return
         if not needed:
             return
         state = self._partitions[partition] = _Partition(self._spec)
         expected = min(needed.values())
-        for messages in self._read(partition, expected, offset):
-            if messages[0].offset > expected:
+        for stretch in self._read(partition, expected, offset):
+            if stretch.offsets[0] > expected:
                 self._incomplete(partition, expected)
-            expected = messages[-1].offset + 1
-            found = decode_trades([message.value for message in messages])
-            offsets = np.array([message.offset for message in messages], np.int64)[found.places]
-            default = needed.get("*", offset)  # a stream that the note does not name had ended
-            first = np.array([needed.get(_short(key), default) for key in found.trades.keys], np.int64)
+            expected = stretch.offsets[-1] + 1
+            found = decode_trades(stretch.values)
+            offsets = np.array(stretch.offsets, np.int64)[found.places]
+            # A stream that the note does not name had ended, or was refused.
+            first = np.array([needed.get(_short(key), offset) for key in found.trades.keys], np.int64)
             rows = offsets >= first[found.trades.stream]
             kept = found.trades.take(rows)
             for stream in np.unique(kept.stream):
                 state.open(key := kept.keys[stream], found.purposes[key])
             feature_rows(kept, state.windows, offsets[rows])
-            if "*" in needed:
-                for _, end in found.ends:
-                    state.close(end.key)
         if expected < offset:
             self._incomplete(partition, expected)
 
@@ -121,9 +146,9 @@ class FeatureStage:
         state = self._partitions.get(partition)
         if state is None:
             return ""
-        needs = {_short(key): offset - state.windows.oldest_needed(key) for key in state.windows.open_streams}
-        note = " ".join(f"{stream}:{records:x}" for stream, records in needs.items())
-        return note if len(note) <= MAX_NOTE else f"*:{max(needs.values()):x}"
+        needs = ((key, offset - state.windows.oldest_needed(key)) for key in state.windows.open_streams)
+        entries = (_short(key) + records.to_bytes(NEED_BYTES, "big") for key, records in needs)
+        return base64.urlsafe_b64encode(b"".join(entries)).decode()
 
     def process(self, messages: list[Incoming]) -> list[Record]:
         records: list[Record] = []
@@ -187,16 +212,23 @@ class FeatureStage:
         return rejected("feature_service", message, reason, key)
 
 
-def _short(key: StreamKey) -> str:
-    """Name a stream in eight characters: 48 bits tell apart the few that are open in a partition."""
-    digest = hashlib.blake2b("/".join(key).encode(), digest_size=6).digest()
-    return base64.urlsafe_b64encode(digest).decode()
+def _short(key: StreamKey) -> bytes:
+    """Name a stream in few bytes."""
+    return hashlib.blake2b("/".join(key).encode(), digest_size=NAME_BYTES).digest()
 
 
-def _read_note(note: str, offset: int) -> dict[str, int]:
-    """Return the first offset that each stream of a note still needs."""
-    pairs = (part.split(":") for part in note.split())
-    return {stream: offset - int(records, 16) for stream, records in pairs}
+def _read_note(note: str, offset: int) -> dict[bytes, int]:
+    """Return the first offset that each stream of a note still needs.
+
+    Raises:
+        ValueError: it is no note.
+    """
+    content = base64.b64decode(note, altchars=b"-_", validate=True)
+    size = NAME_BYTES + NEED_BYTES
+    if len(content) % size:
+        raise ValueError(f"a note must have {size} bytes for each stream, this one has {len(content)}")
+    entries = [content[at : at + size] for at in range(0, len(content), size)]
+    return {entry[:NAME_BYTES]: offset - int.from_bytes(entry[NAME_BYTES:], "big") for entry in entries}
 
 
 def main() -> None:

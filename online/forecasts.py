@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from datetime import UTC, datetime
-from typing import Annotated, Any, NamedTuple
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from data.topics import PARTITIONS, PREDICTIONS
+from data.topics import PARTITIONS, PREDICTIONS, check_names, decode_records, prediction_type
 from data.trades import StreamKey
-from online.kafka import READ_BATCH, ClientLog, reader_config
+from online.kafka import READ_BATCH, ClientLog, incoming, reader_config
 from online.metrics import Metrics
-from online.settings import KafkaSettings
+from online.settings import ModelSettings
 
 log = structlog.get_logger()
 
 MAX_STREAMS = 10_000
 """Kept at most; the one heard of longest ago goes first."""
+MAX_AHEAD = timedelta(hours=1)
+"""An ingest time further in the future is no clock's error: it would stay the newest for as long."""
 RETRY_S = 1.0
 STOP_S = 3.0
-
-
-class _Head(msgspec.Struct, gc=False):
-    """What of a record must be known to keep it; the rest is read when somebody asks."""
-
-    source_id: str
-    product_id: str
-    ingest_time: Annotated[datetime, msgspec.Meta(tz=True)]
-    end: bool = False
+TELL_S = 1.0
+"""Between two lines about records that cannot be read; all are counted."""
 
 
 class Newest(NamedTuple):
@@ -63,7 +60,7 @@ class NewestForecasts:
     The thread alone writes; whoever reads takes a whole `Newest`, or a copy of all of them.
     """
 
-    def __init__(self, settings: KafkaSettings, metrics: Metrics) -> None:
+    def __init__(self, settings: ModelSettings, metrics: Metrics) -> None:
         self._settings, self._metrics = settings, metrics
         self._records_in = metrics.messages_in.labels(PREDICTIONS)
         self._streams: dict[StreamKey, Newest] = {}
@@ -73,7 +70,8 @@ class NewestForecasts:
         self._tell = ClientLog()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="forecasts", daemon=True)
-        self._decode = msgspec.json.Decoder(_Head).decode
+        self._told_unreadable = -math.inf
+        self._decode = msgspec.json.Decoder(prediction_type(settings.spec())).decode
 
     def start(self) -> None:
         self._thread.start()
@@ -129,7 +127,6 @@ class NewestForecasts:
         config = reader_config(self._settings) | {
             "reconnect.backoff.max.ms": 1_000,  # a broker that is back is read at once, not in ten seconds
             "queued.max.messages.kbytes": 16_384,  # bounds the memory of a start with much on the topic
-            "fetch.queue.backoff.ms": 5,
             "statistics.interval.ms": 1_000,
             "stats_cb": self._metrics.read_statistics,
             "error_cb": self._tell,
@@ -161,23 +158,36 @@ class NewestForecasts:
             if behind and self._next[partition] >= behind.get(partition, 0):
                 behind.pop(partition, None)
             self._records_in.inc()
-            self._take(message.value() or b"", f"{PREDICTIONS}[{partition}]@{offset}")
+            self._take(incoming(message).value, f"{PREDICTIONS}[{partition}]@{offset}")
         elif error.code() == KafkaError._PARTITION_EOF:  # comes only while nothing new does
             behind.pop(partition, None)
         else:
             self._tell(error)
 
     def _take(self, value: bytes, where: str) -> None:
+        found = decode_records([value], self._decode)
         try:
-            head = self._decode(value)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            self._metrics.rejects.labels("unreadable").inc()
-            log.warning("unreadable prediction", where=where, reason=str(error))
+            if found.unreadable:
+                raise ValueError(found.unreadable[0].reason)
+            [said] = found.records or [end for _, end in found.ends]
+            ingest_time = datetime.fromisoformat(said.ingest_time)
+            if ingest_time > datetime.now(UTC) + MAX_AHEAD:
+                raise ValueError(f"ingest_time must not be more than {MAX_AHEAD} ahead, was {said.ingest_time}")
+            key = StreamKey(said.source_id, said.product_id)
+            if key not in self._streams:
+                check_names(key)
+        except (ValueError, TypeError) as error:  # the second from a time without a zone
+            self._reject(where, str(error))
             return
-        key = StreamKey(head.source_id, head.product_id)
-        if not head.end:
+        if found.records:
             if key not in self._streams and len(self._streams) >= MAX_STREAMS:
                 del self._streams[min(self._streams, key=lambda known: self._streams[known].ingest_time)]
-            self._streams[key] = Newest(head.source_id, head.ingest_time, value, has_ended=False)
+            self._streams[key] = Newest(key.source_id, ingest_time, value, has_ended=False)
         elif key in self._streams:
             self._streams[key] = self._streams[key]._replace(has_ended=True)
+
+    def _reject(self, where: str, reason: str) -> None:
+        self._metrics.rejects.labels("unreadable").inc()
+        if time.monotonic() >= self._told_unreadable + TELL_S:
+            self._told_unreadable = time.monotonic()
+            log.warning("unreadable prediction", where=where, reason=reason[:200])

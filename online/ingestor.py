@@ -26,13 +26,13 @@ from data.topics import (
     End,
     Purpose,
     Rejected,
-    Trade,
     decode_records,
+    decode_trades,
     encode,
     encode_trades,
 )
-from data.trades import NS, Reject, StreamKey, Trades, iso_times, parse_times
-from online.kafka import idempotent_config, read_range, reader_config, until_stopped
+from data.trades import NS, Reject, StreamKey, Trades, iso_times
+from online.kafka import Stopped, idempotent_config, insist, read_range, reader_config, until_stopped
 from online.logs import configure_logs
 from online.metrics import Metrics, serve_metrics
 from online.pace import Pace, Speed, parse_speed
@@ -44,12 +44,10 @@ CHUNK = 1_000
 """Trades that are written with one `ingest_time`."""
 
 PROGRESS_S = 5.0
-ANSWER_S = 5.0
-"""How long one question to the broker may take at the start: a stop is seen between two of them."""
 DELIVERY_TIMEOUT_S = 5.0
 """How long a stop waits for the broker."""
 
-BAD_RECORDING = 2
+BAD_RECORDING = NOTHING_TO_DO = 2
 """Exit code that no restart mends."""
 
 
@@ -61,50 +59,67 @@ class Place:
         last: last delivered trade id and its event time, ns, a product.
         ended: products with an end record.
         rejected: where the rows stood that are on `trades-rejected`.
+        purpose: of its newest trade; None without any.
     """
 
     last: dict[str, tuple[int, int]] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
     rejected: set[str] = field(default_factory=set)
+    purpose: Purpose | None = None
 
     @property
     def is_finished(self) -> bool:
         return bool(self.ended) and self.ended >= set(self.last)
 
 
-def find_place(settings: KafkaSettings, source_id: str, running: Callable[[], bool]) -> Place:
+def find_place(settings: KafkaSettings, source_id: str, running: Callable[[], bool], *, begins: bool = True) -> Place:
     """Return how far a source has come, from the topic's end back to where the source began.
 
     A source's beginning is kept by the broker, as the committed offsets of a group of the source's own; a source that
-    has none is new, and begins here.
+    has none is new, and begins here. Without `begins` nothing is committed, and such a source is looked for in all that
+    the topic holds.
+
+    Raises:
+        Stopped: told to stop before the broker answered.
     """
     reader = reader_config(settings)
     consumer = Consumer(reader | {"group.id": f"ingestor-{source_id}"})
     try:
         topics = (TRADES, REJECTED)
         partitions = [TopicPartition(topic, partition) for topic in topics for partition in range(PARTITIONS)]
-        begins = consumer.committed(partitions, timeout=ANSWER_S)
-        ends = {(p.topic, p.partition): consumer.get_watermark_offsets(p, timeout=ANSWER_S)[1] for p in partitions}
-        if all(begin.offset < 0 for begin in begins):
+        starts = insist(lambda timeout_s: consumer.committed(partitions, timeout=timeout_s), running)
+        ends = {(p.topic, p.partition): _end_offset(consumer, p, running) for p in partitions}
+        if begins and all(start.offset < 0 for start in starts):
             here = [TopicPartition(topic, partition, end) for (topic, partition), end in ends.items()]
-            consumer.commit(offsets=here, asynchronous=False)
+            insist(lambda _: consumer.commit(offsets=here, asynchronous=False), running)
             return Place()
     finally:
         consumer.close()
     place = Place()
     mine = f'"source_id":"{source_id}"'.encode()
-    decode = {TRADES: msgspec.json.Decoder(Trade).decode, REJECTED: msgspec.json.Decoder(Rejected).decode}
-    for begin in begins:
-        end = ends[begin.topic, begin.partition]
-        for batch in read_range(reader, running, begin.topic, begin.partition, begin.offset, end):
-            found = decode_records([record.value for record in batch if mine in record.value], decode[begin.topic])
-            if begin.topic == REJECTED:
-                place.rejected.update(rejected.where for rejected in found.records)
+    decode_rejected = msgspec.json.Decoder(Rejected).decode
+    for start in starts:
+        end = ends[start.topic, start.partition]
+        for stretch in read_range(reader, running, start.topic, start.partition, max(start.offset, 0), end):
+            values = [value for value in stretch.values if mine in value]
+            if start.topic == REJECTED:
+                place.rejected.update(found.where for found in decode_records(values, decode_rejected).records)
                 continue
-            for trade in found.records:
-                place.last[trade.product_id] = trade.trade_id, int(parse_times([trade.event_time])[0])
+            found = decode_trades(values)
+            for stream, trade_id, time_ns in zip(
+                found.trades.stream.tolist(),
+                found.trades.trade_id.tolist(),
+                found.trades.event_time.tolist(),
+                strict=True,
+            ):
+                place.last[found.trades.keys[stream].product_id] = trade_id, time_ns
+            place.purpose = next(iter(found.purposes.values()), place.purpose)
             place.ended.update(end.product_id for _, end in found.ends)
     return place
+
+
+def _end_offset(consumer: Consumer, place: TopicPartition, running: Callable[[], bool]) -> int:
+    return insist(lambda timeout_s: consumer.get_watermark_offsets(place, timeout=timeout_s), running)[1]
 
 
 class BadRecording(ValueError):
@@ -277,7 +292,11 @@ def run(recordings: list[Path], settings: IngestorSettings, running: Callable[[]
     speed = parse_speed(settings.replay_speed)
     source_id = settings.replay_id or f"replay-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
     names = [str(path) for path in recordings]
-    place = find_place(settings, source_id, running) if settings.replay_id else Place()
+    try:
+        place = find_place(settings, source_id, running) if settings.replay_id else Place()
+    except Stopped:
+        log.warning("stopped before the broker answered: nothing was sent", source_id=source_id)
+        return 0
     if place.is_finished:
         log.error("this source has ended: leave REPLAY_ID empty, or choose a new one", source_id=source_id)
         return BAD_RECORDING
@@ -316,10 +335,31 @@ def run(recordings: list[Path], settings: IngestorSettings, running: Callable[[]
     return code
 
 
+def end_source(source_id: str, settings: IngestorSettings, running: Callable[[], bool]) -> int:
+    """Say of a source whose ingestor is gone for good that it says no more; return the exit code."""
+    try:
+        place = find_place(settings, source_id, running, begins=False)
+        if place.purpose is None or place.is_finished:
+            found = "has ended" if place.is_finished else "has no trade on the topic"
+            log.error(f"nothing to end: this source {found}", source_id=source_id)
+            return NOTHING_TO_DO
+        ingestor = Ingestor(Producer(idempotent_config(settings)), Metrics(), source_id, place.purpose, place, running)
+        ingestor.end()
+        ingestor.flush()
+    except (Stopped, NotDelivered) as error:
+        log.error(f"not ended: {error}", source_id=source_id)
+        return 1
+    log.info("source ended", source_id=source_id, products=sorted(set(place.last) - place.ended))
+    return 0
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Replay recorded trades as one source.")
-    parser.add_argument("recordings", nargs="+", type=Path, metavar="RECORDING", help="in the order of their trades")
-    recordings = parser.parse_args().recordings
+    parser = argparse.ArgumentParser(description="Replay recorded trades as one source, or end a source.")
+    parser.add_argument("recordings", nargs="*", type=Path, metavar="RECORDING", help="in the order of their trades")
+    parser.add_argument("--end", metavar="SOURCE_ID", help="free the place of a source whose ingestor is gone for good")
+    arguments = parser.parse_args()
+    if bool(arguments.recordings) == bool(arguments.end):
+        parser.error("name either recordings to replay, or with --end a source to end")
     settings = IngestorSettings()
     configure_logs(settings)
     try:
@@ -327,7 +367,9 @@ def main() -> int:
     except ValueError as error:
         log.error(str(error))
         return BAD_RECORDING
-    return run(recordings, settings, until_stopped())
+    if arguments.end:
+        return end_source(arguments.end, settings, until_stopped())
+    return run(arguments.recordings, settings, until_stopped())
 
 
 if __name__ == "__main__":

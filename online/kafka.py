@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -18,11 +18,22 @@ from online.settings import KafkaSettings
 log = structlog.get_logger()
 
 READ_BATCH = 10_000
+MAX_VALUE = 16_384
+"""Bytes of a record that are read; none of ours is nearly as long. A longer one is cut, so that it cannot be read: what
+is written about it is no longer than the broker takes."""
 REPEAT_S = 60.0
 LAST_RESORT_S = 7
 """After a stop was asked for, the process ends whatever it hangs in; a supervisor would kill it after 10 s."""
 
+ANSWER_S = 2.0
+"""How long one question to the broker may take before we look whether we should stop."""
+
 Config = dict[str, Any]
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """Told to stop while waiting for the broker."""
 
 
 class ClientLog:
@@ -101,6 +112,8 @@ def reader_config(settings: KafkaSettings) -> Config:
         "enable.auto.offset.store": False,
         "auto.offset.reset": "earliest",
         "enable.partition.eof": True,
+        "fetch.queue.backoff.ms": 5,  # the default pauses for a second each time that the queue is full
+        "fetch.message.max.bytes": 4_194_304,
     }
 
 
@@ -123,12 +136,24 @@ def incoming(message: Message) -> Incoming:
     if (error := message.error()) is not None:
         raise KafkaException(error)
     place = message.topic() or "", message.partition() or 0, message.offset() or 0
-    return Incoming(*place, message.value() or b"", message.timestamp()[1])
+    return Incoming(*place, (message.value() or b"")[:MAX_VALUE], message.timestamp()[1])
+
+
+class Stretch(NamedTuple):
+    """Some consecutive records of one partition: only what a start reads of hundreds of thousands of them.
+
+    Attributes:
+        offsets: of each record.
+        values: of each record.
+    """
+
+    offsets: list[int]
+    values: list[bytes]
 
 
 def read_range(
     config: Config, running: Callable[[], bool], topic: str, partition: int, start: int, end: int
-) -> Iterator[list[Incoming]]:
+) -> Iterator[Stretch]:
     """Read the records of one partition from offset `start` up to, not with, `end`, in batches.
 
     Where `running` says stop, or the topic ends sooner, it is less.
@@ -143,17 +168,34 @@ def read_range(
         consumer.assign([TopicPartition(topic, partition, start)])
         at_end = False
         while running() and not at_end and consumer.position([TopicPartition(topic, partition)])[0].offset < end:
-            messages = []
             first = consumer.poll(1.0)
-            for message in (first, *consumer.consume(READ_BATCH, 0)) if first is not None else ():
-                if (error := message.error()) is not None and error.code() == KafkaError._PARTITION_EOF:
-                    at_end = True
-                else:
-                    messages.append(incoming(message))
-            if wanted := [message for message in messages if message.offset < end]:
-                yield wanted
+            messages = [first, *consumer.consume(READ_BATCH, 0)] if first is not None else []
+            for error in filter(None, (message.error() for message in messages)):
+                if error.code() != KafkaError._PARTITION_EOF:
+                    raise KafkaException(error)
+                at_end = True
+            wanted = [message for message in messages if message.error() is None and (message.offset() or 0) < end]
+            if wanted:
+                yield Stretch([m.offset() or 0 for m in wanted], [(m.value() or b"")[:MAX_VALUE] for m in wanted])
     finally:
         consumer.close()
+
+
+def insist(ask: Callable[[float], T], running: Callable[[], bool]) -> T:
+    """Ask the broker until it answers.
+
+    Raises:
+        Stopped: told to stop before it did. What is not committed will be done again by the next start.
+        KafkaException: it refuses.
+    """
+    while True:
+        try:
+            return ask(ANSWER_S)
+        except KafkaException as error:
+            if not (error.args[0].retriable() or error.args[0].code() == KafkaError._TIMED_OUT):
+                raise
+            if not running():
+                raise Stopped from error
 
 
 def until_stopped() -> Callable[[], bool]:

@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+from typing import TextIO
 
 import structlog
 
 from online.settings import OnlineSettings
+
+
+class SparingStream:
+    """A stream that may stand on a full disk: a line that it does not take must not end the process that says it.
+
+    How many lines were lost is said with the first one that is taken again.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lost = 0
+
+    def write(self, text: str) -> int:
+        lost = {"event": f"{self._lost} lines of this log could not be written", "level": "warning"}
+        try:
+            self._stream.write(f"{json.dumps(lost)}\n{text}" if self._lost else text)
+            self._stream.flush()
+            self._lost = 0
+        except OSError:
+            self._lost += 1
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing: each write is flushed."""
 
 
 def configure_logs(settings: OnlineSettings) -> None:
@@ -26,6 +52,6 @@ def configure_logs(settings: OnlineSettings) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log_level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(SparingStream(sys.stderr)),  # type: ignore[arg-type] # it writes
         cache_logger_on_first_use=False,
     )

@@ -270,5 +270,10 @@ def _get(tracking_uri: str, path: str, timeout_s: float) -> bytes:
 def _write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     with NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-        file.write(content)
+        try:
+            file.write(content)
+            file.flush()
+        except OSError:  # a full disk would keep the torso for ever
+            Path(file.name).unlink()
+            raise
     Path(file.name).replace(path)

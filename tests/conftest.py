@@ -24,6 +24,8 @@ from tests.pipeline import Process, environment, running
 
 ROOT = Path(__file__).resolve().parents[1]
 
+pytest_plugins = ["tests.proofs"]
+
 
 @pytest.fixture(scope="session")
 def jars() -> list[Path]:

@@ -403,12 +403,19 @@ def test_what_cannot_be_a_source_is_refused(api: Api) -> None:
     assert [error["field"] for error in problem["errors"]] == ["source_id"]
 
 
+FORECAST: dict[str, Any] = FULL_ROW | {
+    **{"event_time": "2025-03-05T14:00:00Z", "price": 1.0, "kafka_partition": 0, "kafka_offset": 0, "spec_id": "s"},
+    **{"ts": "2025-03-05T14:00:00Z", "horizon_s": 60, "score": 1e-3, "interval": [5e-4, 2e-3], "in_sample": False},
+    **{"model_variant": "baseline", "version": "1", "digest": "d", "missing": [], "shadow": [], "trade_id": 1},
+}
+GRID_COLUMNS = dict.fromkeys(SPEC.columns[3:])
+
+
 def a_record(source_id: str, product_id: str, age_s: float = 0.0, **more: Any) -> bytes:
-    """Return a record of `predictions` as it came `age_s` ago."""
+    """Return a record of `predictions` as it came `age_s` ago: a forecast, or with `end` an end."""
     (ingest_time,) = iso_times(np.array([time.time_ns() - int(age_s * 1e9)]))
-    return msgspec.json.encode(
-        {"source_id": source_id, "product_id": product_id, "purpose": "drill", "ingest_time": ingest_time} | more
-    )
+    key = {"source_id": source_id, "product_id": product_id, "purpose": "drill", "ingest_time": ingest_time}
+    return msgspec.json.encode(key | more if "end" in more else GRID_COLUMNS | FORECAST | key | more)
 
 
 def put(broker: Broker, *values: bytes | None, partition: int = 0) -> None:
@@ -450,6 +457,11 @@ def test_a_record_that_cannot_be_read_stops_nothing(api: Api, broker: Broker) ->
     bad += [a_record("api-bad", "APIBAD-USD", ingest_time="yesterday"), a_record("\ud7ff", "APIBAD-USD", end=3)]
     bad += [
         a_record("api-bad", "APIBAD-USD", ingest_time="2026-01-01T00:00:00"),
+        a_record("api-bad", "APIBAD-USD", age_s=-3_700),
+        a_record("api-bad", "APIBAD-USD", score="high"),
+        a_record("api-bad", "APIBAD-USD").replace(b'"score":0.001', b'"score":1e400'),
+        a_record("api-bad", "apibad"),
+        a_record("api-bad" * 3_000, "APIBAD-USD"),
         a_record("api-bad", "APIBAD-USD", end=True),
     ]
     put(broker, *bad, a_record("api-good", "APIGOOD-USD", trade_id=7))

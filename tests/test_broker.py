@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._resource import ResourceType
@@ -79,6 +79,15 @@ def test_a_topic_with_another_partition_count_is_an_error(broker: Broker) -> Non
     create_topics(client, topics=["narrow"], partitions=2)
     with pytest.raises(ValueError, match="topic narrow has 2 partitions, 12 are needed"):
         create_topics(client, topics=["narrow"])
+
+
+def test_topics_of_a_broker_that_is_away_are_not_waited_for() -> None:
+    """It is asked for five seconds, though making topics may take thirty."""
+    [nobody] = free_ports(1)
+    began = time.monotonic()
+    with pytest.raises(KafkaException, match=r"_TRANSPORT|_TIMED_OUT"):
+        create_topics({"bootstrap.servers": f"127.0.0.1:{nobody}", "log_level": 0})
+    assert time.monotonic() - began < 8
 
 
 def test_a_killed_broker_comes_back_with_what_was_acknowledged(tmp_path: Path, jars: list[Path]) -> None:

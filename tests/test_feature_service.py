@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import msgspec
@@ -20,8 +20,8 @@ from data.spec import FeatureSpec
 from data.topics import FEATURES, REJECTED, TRADES, End, encode, encode_trades
 from data.trades import StreamKey, Trades
 from online.exactly_once import Record
-from online.feature_service import MAX_NOTE, MAX_SOURCES, FeatureStage
-from online.kafka import Incoming
+from online.feature_service import MAX_NOTE, MAX_SOURCES, MAX_STREAMS, FeatureStage
+from online.kafka import Incoming, Stretch
 from online.metrics import Metrics
 
 SPEC = FeatureSpec()
@@ -38,10 +38,11 @@ class FakeTopic:
         for value in values:
             self.records.append(Incoming(TRADES, PARTITION, len(self.records), value, 1_000))
 
-    def read(self, partition: int, start: int, end: int) -> Iterator[list[Incoming]]:
+    def read(self, partition: int, start: int, end: int) -> Iterator[Stretch]:
         assert partition == PARTITION
         for at in range(start, end, 100):
-            yield self.records[at : min(at + 100, end)]
+            records = self.records[at : min(at + 100, end)]
+            yield Stretch([record.offset for record in records], [record.value for record in records])
 
 
 def stage_on(topic: FakeTopic) -> FeatureStage:
@@ -158,16 +159,54 @@ def test_the_65th_open_source_is_refused_until_one_has_ended() -> None:
     assert "64 sources are open in this partition" in refused["reason"]
 
 
-def test_the_note_of_64_sources_fits_what_brokers_take() -> None:
+def test_the_note_of_all_streams_that_may_be_open_fits_what_brokers_take_and_restores_them() -> None:
+    """64 sources with five products each: the 301st stream is refused, and a restart lets it not in."""
     topic = FakeTopic()
-    for i in range(MAX_SOURCES):
-        for product_id in ("BTC-USD", "ETH-USD", "SOL-USD"):
-            topic.add(*records_of(source(f"replay-20250101T000000Z-{i:04x}", 1, product_id)))
+    sources = [f"replay-20250101T000000Z-{i:04x}" for i in range(MAX_SOURCES)]
+    for place in range(2):
+        for source_id, product_id in product(sources, ("BTC-USD", "ETH-USD", "SOL-USD", "XRP-USD", "ADA-USD")):
+            topic.add(records_of(source(source_id, 2, product_id))[place])
+    half = len(topic.records) // 2
+    stage = stage_on(topic)
+    refused = values(stage.process(topic.records[:half]), REJECTED)
+    assert len(refused) == MAX_SOURCES * 5 - MAX_STREAMS
+    assert "300 products of sources are open" in refused[0]["reason"]
+    note = stage.note(PARTITION, half)
+    assert len(note) <= MAX_NOTE
+    restarted = stage_on(topic)
+    restarted.restore(PARTITION, half, note)
+    assert restarted.note(PARTITION, half) == note
+    expected = values(stage.process(topic.records[half:]))
+    assert len(expected) == MAX_STREAMS
+    assert values(restarted.process(topic.records[half:])) == expected
+
+
+def test_a_source_that_was_refused_does_not_come_in_by_a_restart() -> None:
+    """The refused one stands before others that were open: read from the topic alone, it would take their place."""
+    topic = FakeTopic()
+    names = [f"s{i}" for i in range(MAX_SOURCES)]
+    topic.add(*(records_of(source(name, 1))[0] for name in names), *records_of(source("late", 3)))
     stage = stage_on(topic)
     stage.process(topic.records)
-    note = stage.note(PARTITION, len(topic.records))
-    assert len(note.split()) == 3 * MAX_SOURCES
-    assert len(note) <= MAX_NOTE
+    end = len(topic.records)
+    restarted = stage_on(topic)
+    restarted.restore(PARTITION, end, stage.note(PARTITION, end))
+    topic.add(records_of(source("late", 4))[3], *(records_of(source(name, 2))[1] for name in names))
+    records = restarted.process(topic.records[end:])
+    assert [row["source_id"] for row in values(records, REJECTED)] == ["late"]
+    assert [row["n"] for row in values(records)] == [1] * MAX_SOURCES
+
+
+@pytest.mark.parametrize("note", ["AAAA", "old:1f other:2a", "☃"])
+def test_a_note_that_is_none_is_said_and_stops_nothing(note: str, capsys: pytest.CaptureFixture[str]) -> None:
+    topic = FakeTopic()
+    topic.add(*records_of(source("a", 2)))
+    metrics = Metrics()
+    stage = FeatureStage(SPEC, topic.read, metrics)
+    stage.restore(PARTITION, 1, note)
+    assert metrics.registry.get_sample_value("cryptovol_errors_total", {"kind": "window_incomplete"}) == 1
+    assert "windows start empty" in capsys.readouterr().out
+    assert [row["n"] for row in values(stage.process(topic.records[1:]))] == [0]
 
 
 def test_a_topic_that_lost_what_a_window_needs_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -194,6 +194,11 @@ class Broker:
         """The process id while it runs."""
         return self._process.pid if self._process else None
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was started and ended by itself; `kill` clears what is left of it."""
+        return self._process is not None and self._process.poll() is not None
+
     def start(self, timeout_s: float = 60.0) -> None:
         """Start it, and return when it answers.
 

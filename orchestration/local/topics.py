@@ -13,6 +13,8 @@ from confluent_kafka.cimpl import NewTopic
 from data.topics import PARTITIONS, TOPICS
 
 RETENTION = timedelta(days=7)
+ANSWER_S = 5.0
+"""After so long a broker that has said nothing counts as away; to make topics it may take longer."""
 
 
 def create_topics(
@@ -37,6 +39,7 @@ def create_topics(
         TimeoutError: a topic stayed without a leader.
     """
     admin = AdminClient(dict(kafka))
+    admin.list_topics(timeout=min(timeout_s, ANSWER_S))  # else a broker that is away would be asked until the end
     config = {"retention.ms": str(int(retention.total_seconds() * 1000)), "message.timestamp.type": "CreateTime"}
     wanted = [NewTopic(name, partitions, replication, config=config) for name in topics]
     created = []

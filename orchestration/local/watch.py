@@ -157,7 +157,7 @@ class Watch(threading.Thread):
             while not self._closing.is_set():
                 for message in consumer.consume(10_000, 0.25):
                     if message.error() is None:
-                        with contextlib.suppress(msgspec.MsgspecError):  # no forecast; the API counts these
+                        with contextlib.suppress(ValueError, RecursionError):  # no forecast; the API counts these
                             self._take(_decode(message.value() or b""))
                 now = time.monotonic()
                 if now - told >= 1.0:

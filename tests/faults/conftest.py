@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from data.readers import write_csv
+from data.simulator import simulate_day
 from orchestration.local.broker import Broker, running_broker
 from orchestration.local.topics import create_topics
+from tests.faults.drill import Drill
 
 
 @pytest.fixture
@@ -17,3 +21,19 @@ def own_broker(tmp_path: Path, jars: list[Path]) -> Iterator[Broker]:
     with running_broker(tmp_path / "kafka", jars) as broker:
         create_topics({"bootstrap.servers": broker.bootstrap_servers})
         yield broker
+
+
+@pytest.fixture
+def drill(own_broker: Broker, models: Path, tmp_path: Path) -> Iterator[Drill]:
+    """Both services on a broker of their own, ready."""
+    drill = Drill(own_broker, models, tmp_path)
+    with drill.services():
+        yield drill
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """6,000 simulated trades in 19 minutes."""
+    path = tmp_path / "recording.csv"
+    write_csv(path, [simulate_day("ETH-USD", dt.date(2025, 3, 5), hours=(14, 16)).take(slice(0, 6_000))])
+    return path

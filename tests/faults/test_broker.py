@@ -1,73 +1,111 @@
-"""The broker dies under a replay, and comes back or not."""
+"""The broker dies, restarts or freezes under a replay, and comes back or not."""
 
 from __future__ import annotations
 
-import datetime as dt
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from data.readers import write_csv
-from data.simulator import simulate_day
-from data.topics import FEATURES, PREDICTIONS, TRADES
+from data.topics import TRADES
 from orchestration.local.broker import Broker
-from tests.faults.test_kills import equal_columns
-from tests.pipeline import Process, await_end, environment, read_topic, replay, running
+from tests.faults.drill import Drill
+from tests.pipeline import read_topic, running
+from tests.proofs import Proof
 
 TRADES_REPLAYED = 6_000
+SESSION_S = 45.0
+"""After this the broker drops a silent consumer: the client's default `session.timeout.ms`."""
 
 
-@pytest.fixture
-def recording(tmp_path: Path) -> Path:
-    path = tmp_path / "recording.csv"
-    write_csv(path, [simulate_day("ETH-USD", dt.date(2025, 3, 5), hours=(14, 16)).take(slice(0, TRADES_REPLAYED))])
-    return path
+def killed(broker: Broker, lasts: Callable[[float], None]) -> None:
+    broker.kill()
+    broker.start()
 
 
-def services_on(broker: Broker, models: Path, tmp_path: Path) -> tuple[dict[str, str], list[Process]]:
-    environ = environment(broker.bootstrap_servers, models)
-    names = ("feature_service", "scorer")
-    return environ, [Process(f"online.{name}", environ, tmp_path / f"{name}.log") for name in names]
+def away_for_20_s(broker: Broker, lasts: Callable[[float], None]) -> None:
+    broker.kill()
+    lasts(20.0)
+    broker.start()
 
 
-def test_a_killed_broker_that_comes_back_costs_nothing(
-    own_broker: Broker, models: Path, tmp_path: Path, recording: Path
+def restarted(broker: Broker, lasts: Callable[[float], None]) -> None:
+    broker.stop()
+    broker.start()
+
+
+def frozen_past_the_session(broker: Broker, lasts: Callable[[float], None]) -> None:
+    broker.pause()
+    try:
+        lasts(SESSION_S + 5.0)
+    finally:
+        broker.resume()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        killed,
+        pytest.param(restarted, marks=pytest.mark.acceptance),
+        pytest.param(away_for_20_s, marks=pytest.mark.acceptance),
+        pytest.param(frozen_past_the_session, marks=pytest.mark.acceptance),
+    ],
+)
+def test_a_broker_that_comes_back_costs_nothing(
+    drill: Drill, recording: Path, proof: Proof, fault: Callable[[Broker, Callable[[float], None]], None]
 ) -> None:
-    """kill -9 of the broker in the middle of a paced replay: all three go on by themselves."""
-    servers = own_broker.bootstrap_servers
-    environ, services = services_on(own_broker, models, tmp_path)
-    disturbed = replay(environ, tmp_path, "disturbed", recording, REPLAY_SPEED="100")
-    with running(*services):
-        with running(replay(environ, tmp_path, "undisturbed", recording)):
-            expected = await_end(servers, "undisturbed")
-        with running(disturbed):
-            while len(read_topic(servers, PREDICTIONS, "disturbed")) < TRADES_REPLAYED // 4:
-                assert disturbed.process.poll() is None
-            own_broker.kill()
-            own_broker.start()
-            found = await_end(servers, "disturbed", within_s=90)
-            assert disturbed.process.wait(10) == 0
-        assert [service.process.poll() for service in services] == [None, None], "neither was started again"
-        assert equal_columns(found) == equal_columns(expected)
-        features = {source: read_topic(servers, FEATURES, source) for source in ("undisturbed", "disturbed")}
-        assert equal_columns(features["disturbed"]) == equal_columns(features["undisturbed"])
-        trades = [r["trade_id"] for r in read_topic(servers, TRADES, "disturbed") if "end" not in r]
-        assert len(trades) == len(set(trades)) == TRADES_REPLAYED
+    """In the middle of a paced replay; ingestor, feature service and scorer go on by themselves.
+
+    After a freeze beyond their session the broker may take them for their own successors: then they say so, end, and
+    whoever supervises them starts them again.
+    """
+    proof.disturbs(f"broker {fault.__name__.replace('_', ' ')}, in a paced replay")
+    assert drill.undisturbed(recording) == TRADES_REPLAYED
+    drill.supervised = fault is frozen_past_the_session
+    disturbed = drill.replay("disturbed", recording, REPLAY_SPEED="20" if drill.supervised else "100")
+    everyone = (drill.feature_service, drill.scorer, disturbed)
+
+    def lasts(seconds: float) -> None:
+        """Let the fault last, while all of them live: no condition ends it."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            assert [each.process.poll() for each in everyone] == [None] * 3
+            time.sleep(0.1)
+
+    with running(disturbed):
+        drill.await_rows("disturbed", TRADES_REPLAYED // 4)
+        assert disturbed.process.poll() is None
+        began = time.monotonic()
+        fault(drill.broker, lasts)
+        proof.saw(fault_s=time.monotonic() - began)
+        began, seen = time.monotonic(), len(drill.predictions.rows("disturbed"))
+        drill.await_rows("disturbed", seen + 1)
+        proof.saw(first_forecast_after_s=time.monotonic() - began)
+        drill.await_ends("disturbed", within_s=120)
+        assert disturbed.process.wait(10) == 0
+    assert [service.process.poll() for service in (drill.feature_service, drill.scorer)] == [None, None]
+    proof.saw(restarts=drill.restarts)
+    drill.same(proof)
+    trades = read_topic(drill.broker.bootstrap_servers, TRADES, "disturbed")
+    ids = [trade["trade_id"] for trade in trades if "end" not in trade]
+    assert len(ids) == len(set(ids)) == TRADES_REPLAYED
 
 
 def test_everything_ends_on_sigterm_within_10_s_while_the_broker_is_away(
-    own_broker: Broker, models: Path, tmp_path: Path, recording: Path
+    drill: Drill, recording: Path, proof: Proof
 ) -> None:
-    environ, services = services_on(own_broker, models, tmp_path)
-    ingestor = replay(environ, tmp_path, "cut-off", recording, REPLAY_SPEED="20")
-    with running(*services, ingestor):
-        while not read_topic(own_broker.bootstrap_servers, PREDICTIONS, "cut-off"):
-            assert ingestor.process.poll() is None, ingestor.log.read_text()
-        own_broker.kill()
+    proof.disturbs("broker killed for good, then SIGTERM to all")
+    ingestor = drill.replay("cut-off", recording, REPLAY_SPEED="20")
+    with running(ingestor):
+        drill.await_rows("cut-off", 1)
+        drill.broker.kill()
         began = time.monotonic()
         while time.monotonic() < began + 3:  # long enough that each of them is in the middle of asking
             assert ingestor.process.poll() is None
-        codes = [process.stop(within_s=10) for process in (ingestor, *services)]
+            time.sleep(0.1)
+        began = time.monotonic()
+        codes = [process.stop(within_s=10) for process in (ingestor, drill.feature_service, drill.scorer)]
+        proof.saw(all_three_in_turn_s=time.monotonic() - began)
     assert set(codes[1:]) <= {0, 1}, "0 in good order, 1 by the last resort where the client hangs"
     assert codes[0] in (0, 1), "1 if trades were still to deliver, which is said"

@@ -1,0 +1,98 @@
+"""The whole system, started as `make run` starts it: twice, the second time without a network."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from orchestration.local.broker import free_ports, jars_folder
+from orchestration.local.settings import StackSettings
+from orchestration.local.supervisor import tree_memory
+from tests.conftest import ROOT
+from tests.pipeline import wait_until
+from tests.proofs import Proof
+
+MEMORY_MIB = 1_536
+STACK = [sys.executable, "-m", "orchestration.local.stack"]
+LOOPBACK_ONLY = """
+import fcntl, os, socket, struct, sys
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
+fcntl.ioctl(socket.socket(), SIOCSIFFLAGS, struct.pack("16sh", b"lo", IFF_UP) + bytes(22))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""Run in a network namespace of its own, brings up loopback, and becomes the command."""
+
+
+def can_unshare() -> bool:
+    try:
+        return subprocess.run(["unshare", "-n", "true"], check=False, capture_output=True, timeout=10).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.acceptance
+def test_the_stack_comes_up_twice_within_its_memory_and_leaves_no_process(
+    tmp_path: Path, jars: list[Path], proof: Proof
+) -> None:
+    """First forecast, memory, SIGINT. All jars are there at the first start; a model is there at the second."""
+    var = tmp_path / "var"
+    (var / "broker").mkdir(parents=True)
+    jars_folder(var).symlink_to(jars_folder(ROOT / "var"))
+    names = [name for name in StackSettings.model_fields if name.endswith("_port")]
+    ports = {name.upper(): str(port) for name, port in zip(names, free_ports(len(names)), strict=True)}
+    settings = {name.upper(): "" for name in StackSettings.model_fields} | ports | {"VAR_DIR": str(var)}
+    proof.disturbs("stack started cold, stopped with SIGINT; started again without a network, stopped")
+    start(STACK, settings, tmp_path / "cold.log", "cold", proof, within_s=400)
+    if not can_unshare():
+        pytest.skip("the second start: no network namespace can be made here")
+    start(
+        ["unshare", "-n", sys.executable, "-c", LOOPBACK_ONLY, *STACK],
+        settings,
+        tmp_path / "warm.log",
+        "offline",
+        proof,
+        within_s=120,
+    )
+
+
+def start(command: list[str], settings: dict[str, str], log: Path, name: str, proof: Proof, within_s: float) -> None:
+    """Start a stack, wait for its first forecast, weigh it, stop it with SIGINT."""
+    with log.open("w") as output:
+        stack = psutil.Popen(command, cwd=ROOT, env=os.environ | settings, stdout=output, stderr=output)
+    family: set[psutil.Process] = {stack}
+    try:
+
+        def first_forecast() -> re.Match[str] | None:
+            assert stack.poll() is None, log.read_text()
+            return re.search(r"first forecast (\S+) s after start", log.read_text())
+
+        seconds = wait_until(first_forecast, f"a first forecast: {log.read_text()}", within_s).group(1)
+        heaviest = 0
+        until = time.monotonic() + 10.0  # memory grows with the first thousands of rows
+        while time.monotonic() < until:
+            heaviest = max(heaviest, tree_memory(stack.pid) or 0)
+            family.update(stack.children(recursive=True))
+            time.sleep(0.5)
+        stack.send_signal(signal.SIGINT)
+        asked = time.monotonic()
+        assert stack.wait(60) == 0, log.read_text()
+        stopped_s = time.monotonic() - asked
+        left = [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+        assert not left
+        assert len(family) > 6
+        mib = heaviest / 2**20
+        proof.saw(**{f"{name}_first_forecast_s": float(seconds), f"{name}_mib": mib, f"{name}_stop_s": stopped_s})
+        assert mib <= MEMORY_MIB
+        assert "Traceback" not in log.read_text()
+    finally:
+        for each in family:
+            if each.is_running():
+                each.kill()

@@ -1,0 +1,137 @@
+"""The table that a session ends with: what each proof disturbed, what it saw, and whether the outcome was the same.
+
+A test that asks for the fixture `proof` is a proof: it is part of `make acceptance`, long or quick, and has one line in
+the table. It says what it did while it goes on:
+
+    def test_a_killed_thing_costs_nothing(proof: Proof, ...) -> None:
+        proof.disturbs("thing killed 3 times")
+        ...
+        proof.saw(restart_p95_s=2.71, rows=6_000)       # figures; the unit ends the name
+        proof.equal(found, expected, "predictions")     # notes it, and fails with the first difference
+
+What it said before it failed stays in its line. A proof too long for `make test` is marked `acceptance` besides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from io import StringIO
+from itertools import zip_longest
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+WIDTH = 150
+NOTHING = object()
+
+
+@dataclass
+class Proof:
+    """One line of the table.
+
+    Attributes:
+        name: of the test.
+        compared: what was compared, and whether it was equal.
+        outcome: passed, failed, or why it was skipped.
+    """
+
+    name: str
+    disturbed: str = ""
+    figures: dict[str, float | int | str] = field(default_factory=dict)
+    compared: dict[str, bool] = field(default_factory=dict)
+    outcome: str = "passed"
+    seconds: float = 0.0
+
+    def disturbs(self, what: str) -> None:
+        """Say what is done to the system."""
+        self.disturbed = what
+
+    def saw(self, **figures: float | int | str) -> None:
+        """Add figures that were measured."""
+        self.figures |= figures
+
+    def equal(self, found: Sequence[Any], expected: Sequence[Any], what: str) -> None:
+        """Compare two sequences, and fail with the first difference: a whole diff of 20,000 rows takes minutes."""
+        pairs = zip_longest(found, expected, fillvalue=NOTHING)
+        differs = next((place for place, (one, other) in enumerate(pairs) if one != other), None)
+        self.compared[what] = differs is None
+        if differs is not None:
+            shown = [rows[differs] if differs < len(rows) else "nothing" for rows in (found, expected)]
+            pytest.fail(
+                f"{what}: {len(found)} found, {len(expected)} expected; the first that differs is number {differs}: "
+                f"found {shown[0]}, expected {shown[1]}"
+            )
+
+
+PROOFS = pytest.StashKey[dict[str, Proof]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "proof: has a line in the table of `make acceptance`")
+    config.stash[PROOFS] = {}
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "proof" in getattr(item, "fixturenames", ()):
+            item.add_marker("proof")
+
+
+@pytest.fixture
+def proof(request: pytest.FixtureRequest) -> Proof:
+    """This test's line in the table."""
+    return request.config.stash[PROOFS][request.node.nodeid]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if item.get_closest_marker("proof") is not None:
+        line = item.config.stash[PROOFS].setdefault(item.nodeid, Proof(_readable(item.name)))
+        line.seconds += report.duration
+        if report.failed:
+            line.outcome = "FAILED"
+        elif report.skipped:
+            line.outcome = f"skipped: {report.longrepr[-1] if isinstance(report.longrepr, tuple) else ''}"
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("proof") is not None:
+        item.config.stash[PROOFS][item.nodeid] = Proof(_readable(item.name))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if proofs := list(config.stash[PROOFS].values()):
+        terminalreporter.write_line("")
+        terminalreporter.write(render(proofs))
+
+
+def render(proofs: Sequence[Proof]) -> str:
+    """Return the table as text."""
+    table = Table(title="proofs", title_justify="left", show_lines=True)
+    for name, ratio in (("proof", 5), ("disturbed", 4), ("figures", 5), ("outcome", 3)):
+        table.add_column(name, ratio=ratio, overflow="fold")
+    table.add_column("s", justify="right")
+    for each in proofs:
+        figures = [f"{name} {_shown(value)}" for name, value in each.figures.items()]
+        compared = [f"{what} {'equal' if is_equal else 'NOT EQUAL'}" for what, is_equal in each.compared.items()]
+        outcome = "\n".join([each.outcome, *compared])
+        table.add_row(each.name, each.disturbed, "\n".join(figures), outcome, f"{each.seconds:.1f}")
+    text = StringIO()
+    Console(file=text, width=WIDTH, highlight=False, markup=False).print(table)
+    return text.getvalue()
+
+
+def _readable(name: str) -> str:
+    return name.removeprefix("test_").replace("_", " ")
+
+
+def _shown(value: float | int | str) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
