@@ -92,7 +92,7 @@ async def read_body(request: Request, max_bytes: int, within_s: float) -> bytes:
 class Direct(APIRoute):
     """A route whose endpoint takes the request and returns the response: FastAPI describes it, and does no more.
 
-    What FastAPI does for endpoints with parameters costs 40 us also where there are none.
+    What FastAPI does for endpoints with parameters costs 25 us also where there are none.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
