@@ -26,7 +26,7 @@ from data.spec import CONTRACT
 from data.topics import PRODUCT_PATTERN, SOURCE_PATTERN
 from data.trades import iso_times
 from online.batching import Batching
-from online.forecasts import NewestForecasts
+from online.forecasts import RECENT_OFFSETS, RECENT_S, NewestForecasts
 from online.health import BrokerCheck
 from online.logs import configure_logs
 from online.metrics import LATENCY_BUCKETS_S, Metrics
@@ -200,14 +200,17 @@ def _add_forecasts(app: FastAPI, service: Service, rows_scored: Counter) -> None
         """Return the newest live forecast of a product with the row that it was made from.
 
         Without `source_id` it is that of the source with the newest `ingest_time`. A source that is open and says
-        nothing for too long is no answer, but one that has ended keeps its last.
+        nothing for too long is no answer, but one that has ended keeps its last, as long as the service runs; a start
+        reads back over the newest records alone.
         """
         found = service.forecasts.newest(product_id, source_id)
         if found is None:
             if (problem := service.forecasts.problem) is not None:
                 raise Problem(unready, f"no forecast of {product_id} is known yet: {problem}")
             of = f" from source {source_id}" if source_id else ""
-            raise Problem(HTTPStatus.NOT_FOUND, f"no forecast of {product_id}{of} was ever seen")
+            before = f"nor in the {RECENT_S:g} s or {RECENT_OFFSETS:,} records before"
+            detail = f"no forecast of {product_id}{of} is known: none came since this service started, {before}"
+            raise Problem(HTTPStatus.NOT_FOUND, detail)
         age_s, limit_s = found.age_s, settings.max_feature_age_s
         if not found.has_ended and age_s > limit_s:
             detail = f"{product_id}: features are {age_s:.1f} s old, the limit is {limit_s:g} s; does the replay go on?"
