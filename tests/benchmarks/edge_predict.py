@@ -90,7 +90,7 @@ def empty_app() -> FastAPI:
 
 
 @contextmanager
-def _server(command: list[str], environ: Mapping[str, str], url: str, log: Path) -> Iterator[None]:
+def server(command: list[str], environ: Mapping[str, str], url: str, log: Path) -> Iterator[None]:
     """Run a server in a process group of its own, from when `url` answers until it is gone."""
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=environ, stdout=output, stderr=output, cwd=ROOT, start_new_session=True)
@@ -152,7 +152,7 @@ def _servers(folder: Path) -> Iterator[dict[str, str]]:
         # MLflow starts `uvicorn` by name.
         environ = environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         for port, path, command in zip(ports, ("health", "docs", "ping"), (ours, empty, peer), strict=True):
-            stack.enter_context(_server(command, environ, f"http://127.0.0.1:{port}/{path}", folder / f"{port}.log"))
+            stack.enter_context(server(command, environ, f"http://127.0.0.1:{port}/{path}", folder / f"{port}.log"))
         addresses = [f"http://127.0.0.1:{port}" for port in ports]
         peer_url = f"{addresses[2]}/invocations"
         yield {OURS: f"{addresses[0]}/predict", EMPTY: f"{addresses[1]}/predict", TENSOR: peer_url, RECORDS: peer_url}
