@@ -1,4 +1,9 @@
-"""The newest forecast of each stream, as the API reads it from the topic."""
+"""The newest forecast of each stream, as the API reads it from the topic.
+
+A start reads back as far as a live forecast can lie, and over the last `RECENT_OFFSETS` of each partition; the topic
+may hold days. So what is live is always found. Of a source that has ended or fallen silent, the last forecast is found
+if it lies in there, or came since the start; else it is as if it had never been seen.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +15,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 import structlog
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from data.topics import PARTITIONS, PREDICTIONS, check_names, decode_records, prediction_type
 from data.trades import StreamKey
 from online.kafka import READ_BATCH, ClientLog, incoming, reader_config
 from online.metrics import Metrics
-from online.settings import ModelSettings
+from online.settings import ApiSettings
 
 log = structlog.get_logger()
 
@@ -24,6 +29,10 @@ MAX_STREAMS = 10_000
 """Kept at most; the one heard of longest ago goes first."""
 MAX_AHEAD = timedelta(hours=1)
 """An ingest time further in the future is no clock's error: it would stay the newest for as long."""
+RECENT_OFFSETS = 10_000
+"""Read back at a start in each partition, at the least: under a second for all of them."""
+RECENT_S = 60.0
+"""Read back at a start beyond the age at which an open source is stale: clocks differ, and pipelines lag."""
 RETRY_S = 1.0
 STOP_S = 3.0
 TELL_S = 1.0
@@ -60,7 +69,7 @@ class NewestForecasts:
     The thread alone writes; whoever reads takes a whole `Newest`, or a copy of all of them.
     """
 
-    def __init__(self, settings: ModelSettings, metrics: Metrics) -> None:
+    def __init__(self, settings: ApiSettings, metrics: Metrics) -> None:
         self._settings, self._metrics = settings, metrics
         self._records_in = metrics.messages_in.labels(PREDICTIONS)
         self._streams: dict[StreamKey, Newest] = {}
@@ -133,16 +142,21 @@ class NewestForecasts:
         }
         consumer = Consumer(config)
         try:
-            behind = {}
-            for partition in range(PARTITIONS):
-                first, end = consumer.get_watermark_offsets(TopicPartition(PREDICTIONS, partition), timeout=RETRY_S)
-                if self._next.get(partition, first) < end:
-                    behind[partition] = end
+            recent = self._recent(consumer)
+            behind, starts = {}, []
+            for place in recent:
+                first, end = consumer.get_watermark_offsets(place, timeout=RETRY_S)
+                back = max(first, end - RECENT_OFFSETS)
+                if place.offset >= 0:  # else no record is so recent
+                    back = min(back, place.offset)
+                start = self._next.get(place.partition, back)
+                starts.append(TopicPartition(PREDICTIONS, place.partition, start))
+                if start < end:
+                    behind[place.partition] = end
                 if self._stop.is_set():
                     return
             self._behind, self._problem = behind, None
-            starts = [self._next.get(partition, OFFSET_BEGINNING) for partition in range(PARTITIONS)]
-            consumer.assign([TopicPartition(PREDICTIONS, partition, start) for partition, start in enumerate(starts)])
+            consumer.assign(starts)
             while not self._stop.is_set():
                 message = consumer.poll(0.1)
                 if message is not None:
@@ -150,6 +164,16 @@ class NewestForecasts:
                         self._read(each, behind)
         finally:
             consumer.close()
+
+    def _recent(self, consumer: Consumer) -> list[TopicPartition]:
+        """Ask where in each partition the records begin that are recent by their `ingest_time`; -1 where none is."""
+        since_ms = int(1e3 * (time.time() - self._settings.max_feature_age_s - RECENT_S))
+        asked = [TopicPartition(PREDICTIONS, partition, since_ms) for partition in range(PARTITIONS)]
+        found = consumer.offsets_for_times(asked, timeout=RETRY_S)
+        for place in found:
+            if place.error is not None:
+                raise KafkaException(place.error)
+        return found
 
     def _read(self, message: Message, behind: dict[int, int]) -> None:
         partition, offset, error = message.partition() or 0, message.offset() or 0, message.error()

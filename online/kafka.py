@@ -92,13 +92,17 @@ def transactional_config(settings: KafkaSettings, group: str, slot: int) -> Conf
     }
 
 
-def idempotent_config(settings: KafkaSettings) -> Config:
-    """Return the settings of a producer that writes each record once and in order, for as long as the process lives."""
+def idempotent_config(settings: KafkaSettings, linger_ms: int) -> Config:
+    """Return the settings of a producer that writes each record once and in order, for as long as the process lives.
+
+    Args:
+        linger_ms: how long a record may wait for others.
+    """
     return _client(settings) | {
         "enable.idempotence": True,
         "partitioner": "murmur2_random",  # the partition that every Java client would choose for the key
         "compression.type": "lz4",
-        "linger.ms": 2,
+        "linger.ms": linger_ms,
         "message.timeout.ms": 0,  # a lost broker is waited for
     }
 

@@ -17,25 +17,32 @@ from prometheus_client.registry import Collector
 from data.trades import NS, Int64s
 
 LATENCY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+PACING_BUCKETS_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0, 10.0)
 
 
 class BatchHistogram(Collector):
     """A histogram that takes a whole batch at once: the client's own costs 2 us a row, more than the row's features."""
 
-    def __init__(self, name: str, help_text: str, registry: CollectorRegistry) -> None:
-        self._name, self._help = name, help_text
-        self._counts = np.zeros(len(LATENCY_BUCKETS_S) + 1, np.int64)
+    def __init__(
+        self,
+        name: str,
+        help_text: str,
+        registry: CollectorRegistry,
+        bounds: tuple[float, ...] = LATENCY_BUCKETS_S,
+    ) -> None:
+        self._name, self._help, self._bounds = name, help_text, bounds
+        self._counts = np.zeros(len(bounds) + 1, np.int64)
         self._sum = 0.0
         registry.register(self)
 
     def observe(self, seconds: np.ndarray[tuple[int], np.dtype[np.float64]]) -> None:
         """Count each value, shape (n,), in its bucket."""
-        places = np.searchsorted(LATENCY_BUCKETS_S, seconds, side="left")
+        places = np.searchsorted(self._bounds, seconds, side="left")
         self._counts += np.bincount(places, minlength=len(self._counts))
         self._sum += float(seconds.sum())
 
     def collect(self) -> Iterable[Metric]:
-        bounds = [*(str(bound) for bound in LATENCY_BUCKETS_S), "+Inf"]
+        bounds = [*(str(bound) for bound in self._bounds), "+Inf"]
         buckets = list(zip(bounds, np.cumsum(self._counts).astype(float).tolist(), strict=True))
         yield HistogramMetricFamily(self._name, self._help, buckets=buckets, sum_value=self._sum)
 
@@ -54,6 +61,9 @@ class Metrics:
         self.errors = Counter("cryptovol_errors", "failures that were survived", ["kind"], registry=one)
         self.latency = BatchHistogram("cryptovol_latency_seconds", "from ingest_time to written, a row", one)
         self.transaction = BatchHistogram("cryptovol_transaction_seconds", "from read to committed, a batch", one)
+        self.pacing_error = BatchHistogram(
+            "cryptovol_pacing_error_seconds", "from due to handed to the client, a trade", one, PACING_BUCKETS_S
+        )
         self.consumer_lag = Gauge(
             "cryptovol_consumer_lag", "records from this process to the end", ["topic", "kafka_partition"], registry=one
         )

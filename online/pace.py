@@ -47,20 +47,21 @@ class Pace:
     Args:
         speed: times the recorded pace.
         max_wait_s: no wait between two trades is longer.
-        start: clock time of the first trade, seconds.
     """
 
-    def __init__(self, speed: float, max_wait_s: float, start: float) -> None:
+    def __init__(self, speed: float, max_wait_s: float) -> None:
         self._speed, self._max_wait_s = speed, max_wait_s
-        self._due, self._time = start, -1
+        self._due, self._time = 0.0, -1
 
     def due(self, event_time: NDArray[np.int64]) -> tuple[Floats, dict[int, float]]:
         """Say when the next trades of the source are due.
 
         Returns:
-            clock times, shape (n,), seconds, never falling; and the rows before which a wait was cut, with the seconds
-            that it had been.
+            seconds after the first trade of the source, shape (n,), never falling; and the rows before which a wait was
+            cut, with the seconds that it had been.
         """
+        if not len(event_time):
+            return np.empty(0), {}
         times = np.maximum.accumulate(np.concatenate([[self._time if self._time >= 0 else event_time[0]], event_time]))
         waits = np.diff(times) / (NS * self._speed)
         cut = {int(row): float(waits[row]) for row in np.flatnonzero(waits > self._max_wait_s)}

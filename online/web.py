@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import time
-import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from functools import cache
 from http import HTTPStatus
 from typing import Any
 
@@ -14,6 +15,7 @@ import msgspec
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from prometheus_client import Histogram
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -87,6 +89,17 @@ async def read_body(request: Request, max_bytes: int, within_s: float) -> bytes:
     return bytes(body)
 
 
+class Direct(APIRoute):
+    """A route whose endpoint takes the request and returns the response: FastAPI describes it, and does no more.
+
+    What FastAPI does for endpoints with parameters costs 25 us also where there are none.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return handler
+
+
 class Observed:
     """Gives each request an id, counts its time, and answers for what failed unexpectedly.
 
@@ -94,13 +107,14 @@ class Observed:
     """
 
     def __init__(self, app: ASGIApp, seconds: Histogram) -> None:
-        self._app, self._seconds = app, seconds
+        self._app = app
+        self._seconds = cache(seconds.labels)  # finding a child costs more than counting in it
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         given = dict(scope["headers"]).get(b"x-request-id", b"")
-        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex.encode()
+        request_id = given if REQUEST_ID.fullmatch(given) else b"%032x" % random.getrandbits(128)
         scope["request_id"] = request_id.decode()
         started = time.perf_counter()
         status = 0
@@ -122,7 +136,7 @@ class Observed:
             await problem_answer(scope, HTTPStatus.INTERNAL_SERVER_ERROR, detail)(scope, receive, send_with_id)
         finally:
             route = getattr(scope.get("route"), "path", "unknown")  # the template: a label must not grow with requests
-            self._seconds.labels(route, status).observe(time.perf_counter() - started)
+            self._seconds(route, status).observe(time.perf_counter() - started)
 
 
 def handle_errors(app: FastAPI) -> None:

@@ -418,11 +418,11 @@ def a_record(source_id: str, product_id: str, age_s: float = 0.0, **more: Any) -
     return msgspec.json.encode(key | more if "end" in more else GRID_COLUMNS | FORECAST | key | more)
 
 
-def put(broker: Broker, *values: bytes | None, partition: int = 0) -> None:
-    """Write records to `predictions`, acknowledged."""
+def put(broker: Broker, *values: bytes | None, topic: str = PREDICTIONS, age_s: float = 0.0) -> None:
+    """Write records to partition 0, acknowledged, as if they were ingested `age_s` ago."""
     producer = Producer({"bootstrap.servers": broker.bootstrap_servers, "log_level": 0})
     for value in values:
-        producer.produce(PREDICTIONS, value, partition=partition)
+        producer.produce(topic, value, partition=0, timestamp=int(1e3 * (time.time() - age_s)))
     assert producer.flush(20) == 0
 
 
@@ -510,6 +510,42 @@ def test_reading_goes_on_after_a_failure_behind_the_last_record(
     finally:
         forecasts.stop()
     assert "ended" in str(forecasts.problem)
+
+
+def known_after_a_start(broker: Broker, topic: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Start a reader of a topic, and say of each source that it knows whether it is open, when all was read."""
+    monkeypatch.setattr("online.forecasts.PREDICTIONS", topic)
+    monkeypatch.setattr("online.forecasts.RECENT_OFFSETS", 5)
+    settings = ApiSettings(kafka_bootstrap_servers=broker.bootstrap_servers, max_feature_age_s=30)
+    forecasts = NewestForecasts(settings, Metrics())
+    forecasts.start()
+    try:
+        wait_until(lambda: forecasts.problem is None, "all is read")
+        found = {name: forecasts.newest("BACK-USD", name) for name in ("first", "second", "third", "fourth")}
+    finally:
+        forecasts.stop()
+    return {name: "ended" if newest.has_ended else "open" for name, newest in found.items() if newest}
+
+
+def test_a_start_reads_back_over_the_newest_records_alone(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over five records, however old: the forecasts of the first and third lie before them, their ends do not."""
+    create_topics({"bootstrap.servers": broker.bootstrap_servers}, topics=["back-by-count"])
+    first, second, third, fourth = (a_record(name, "BACK-USD") for name in ("first", "second", "third", "fourth"))
+    ends = {name: a_record(name, "BACK-USD", end=True) for name in ("first", "second", "third")}
+    before, last_five = (first, third), (fourth, ends["first"], ends["third"], second, ends["second"])
+    put(broker, *before, *last_five, topic="back-by-count", age_s=7_200)
+    assert known_after_a_start(broker, "back-by-count", monkeypatch) == {"second": "ended", "fourth": "open"}
+
+
+def test_a_start_finds_what_is_live_however_much_lies_behind_it(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Live is up to 30 s, and a minute more is read: 80 s ago is found behind ten others, 100 s ago is not."""
+    create_topics({"bootstrap.servers": broker.bootstrap_servers}, topics=["back-by-time"])
+    put(broker, a_record("first", "BACK-USD"), topic="back-by-time", age_s=100)
+    put(broker, a_record("second", "BACK-USD"), topic="back-by-time", age_s=80)
+    put(broker, *[a_record("third", "BACK-USD")] * 10, topic="back-by-time")
+    assert known_after_a_start(broker, "back-by-time", monkeypatch) == {"second": "open", "third": "open"}
 
 
 def test_streams_are_bounded_and_the_one_heard_of_longest_ago_goes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ ENGINES: dict[str, tuple[str, ...]] = {
 
 def preload(servers: str, trades: Trades) -> None:
     """Put trades on the topic, as the ingestor would."""
-    producer = Producer(idempotent_config(KafkaSettings(kafka_bootstrap_servers=servers)) | {"linger.ms": 20})
+    producer = Producer(idempotent_config(KafkaSettings(kafka_bootstrap_servers=servers), linger_ms=20))
     keys = [key.product_id for key in trades.keys]
     for start in range(0, len(trades), 10_000):
         some = trades.take(slice(start, start + 10_000))

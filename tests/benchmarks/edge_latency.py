@@ -1,0 +1,206 @@
+"""How long a trade takes to become a forecast, and how punctual the ingestor is.
+
+Tick to score is the time at which a `read_committed` consumer has a prediction, minus the `ingest_time` of its trade:
+two transactions, with broker, MLflow, feature service, scorer, API and ingestor up, each a process of its own. The
+first two seconds of a source do not count.
+
+A pacing error is how much later than due a trade got its `ingest_time`, beside the most punctual trade of its source,
+on a broker with nothing else to do. `python -m tests.benchmarks.edge_latency` prints the rows.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+import numpy as np
+from confluent_kafka import Consumer, TopicPartition
+
+from data.readers import write_csv
+from data.serving import ServedModel
+from data.simulator import simulate_day
+from data.spec import FeatureSpec
+from data.topics import PARTITIONS, PREDICTIONS, TRADES
+from data.trades import NS, Floats, Int64s, StreamKey, Trades, parse_times
+from offline.registry import Candidate, register
+from orchestration.local.broker import Broker, free_ports, jars_folder, running_broker
+from orchestration.local.jars import fetch_jars
+from orchestration.local.topics import create_topics
+from tests.benchmarks.edge_predict import ROOT, Row, server
+from tests.models import model_bytes
+from tests.pipeline import Process, environment, read_topic, replay, running
+
+RATE = 250
+"""Trades a second; they come at random, as independent buyers and sellers would."""
+STEADY_S = 20
+WARM_S = 2
+BURST_S = 20
+"""Wall time of a replay of the busiest stretch of a simulated hour."""
+DAY = dt.date(2025, 3, 5)
+
+
+def steady_trades() -> Trades:
+    """Return trades of a price that wanders, at random times."""
+    rng, count = np.random.default_rng(0), RATE * STEADY_S
+    times = 1_700_000_000 * NS + np.cumsum(rng.exponential(NS / RATE, count)).astype(np.int64)
+    price = np.round(100_000 * np.exp(np.cumsum(rng.normal(0, 1e-5, count))), 2)
+    stream, unknown = np.zeros(count, np.int32), np.zeros(count, np.int8)
+    ids, unsent = np.arange(1, count + 1), np.zeros(count, np.int64)
+    return Trades((StreamKey("", "BTC-USD"),), stream, ids, times, unsent, price, np.full(count, 0.01), unknown)
+
+
+def busiest_trades(seconds: int) -> Trades:
+    """Return those around the second with the most trades of a simulated hour (235 of them)."""
+    trades = simulate_day("BTC-USD", DAY, hours=(14, 15))
+    second = trades.event_time // NS
+    peak = int(np.bincount(second - second[0]).argmax()) + int(second[0])
+    return trades.take((second >= peak - seconds // 2) & (second < peak + seconds - seconds // 2))
+
+
+def _reader(broker: Broker, topic: str) -> Consumer:
+    """Return a `read_committed` consumer that stands at the end of a topic."""
+    config = {"bootstrap.servers": broker.bootstrap_servers, "group.id": "unused", "enable.auto.commit": False}
+    consumer = Consumer(config | {"isolation.level": "read_committed", "fetch.queue.backoff.ms": 2, "log_level": 0})
+    places = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
+    consumer.assign([TopicPartition(topic, p.partition, consumer.get_watermark_offsets(p)[1]) for p in places])
+    consumer.poll(1.0)  # it takes a moment to begin
+    return consumer
+
+
+def _tick_to_score(
+    broker: Broker, environ: dict[str, str], folder: Path, name: str, trades: Trades, speed: str
+) -> Floats:
+    """Replay trades, and return how long each took to become a forecast, ms."""
+    recording = folder / f"{name}.csv"
+    write_csv(recording, [trades])
+    mine = f'"source_id":"{name}"'.encode()
+    consumer = _reader(broker, PREDICTIONS)
+    arrived: list[tuple[int, bytes]] = []
+    ended = False
+    deadline = time.monotonic() + 120
+    with running(ingestor := replay(environ, folder, name, recording, REPLAY_SPEED=speed)):
+        while not ended:
+            first = consumer.poll(0.5)
+            now_ns = time.time_ns()
+            for message in (first, *consumer.consume(10_000, 0)) if first is not None else ():
+                value = message.value() or b""
+                if mine in value:
+                    ended = ended or b'"end":true' in value
+                    arrived.append((now_ns, value))
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{len(arrived)} of {len(trades)} forecasts came; {ingestor.log.read_text()}")
+    consumer.close()
+    records = [(now_ns, record) for now_ns, value in arrived if "end" not in (record := msgspec.json.decode(value))]
+    if len(records) != len(trades):
+        raise RuntimeError(f"{name}: {len(trades)} trades became {len(records)} forecasts")
+    ingested = parse_times([record["ingest_time"] for _, record in records])
+    took = (np.array([now_ns for now_ns, _ in records]) - ingested) / 1e6
+    warm: Floats = took[ingested >= ingested[0] + WARM_S * NS]
+    return warm
+
+
+@contextmanager
+def _broker(folder: Path) -> Iterator[Broker]:
+    with running_broker(folder / "kafka", fetch_jars(jars_folder(ROOT / "var"))) as broker:
+        create_topics({"bootstrap.servers": broker.bootstrap_servers})
+        yield broker
+
+
+def _mlflow(port: int, folder: Path) -> list[str]:
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "-w", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    return [*command, "--artifacts-destination", f"{folder}/artifacts"]
+
+
+def _register(uri: str) -> None:
+    content = model_bytes()
+    model = ServedModel.load(content, spec_id=FeatureSpec().spec_id)
+    example = np.array([[50, 1e-5, 2e-4, 2.5e-7]] * 2)
+    register(uri, Candidate("volatility-baseline", content, model, example, {}, {}))
+
+
+def tick_to_score() -> list[Row]:
+    """Measure a steady rate, and the busiest stretch of a simulated hour at ten times its pace.
+
+    Raises:
+        RuntimeError: a process did not come up, or a trade did not become one forecast.
+    """
+    (mlflow_port,) = free_ports(1)
+    uri = f"http://127.0.0.1:{mlflow_port}"
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        (api_port,) = free_ports(1)
+        with _broker(folder) as broker:
+            settings = {"MLFLOW_TRACKING_URI": uri, "API_PORT": str(api_port), "MAX_WAIT_S": "60"}
+            quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+            environ = environment(broker.bootstrap_servers, folder / "models", **settings, **quiet)
+            with server(_mlflow(mlflow_port, folder), environ, f"{uri}/health", folder / "mlflow.log"):
+                _register(uri)
+                services = [Process(f"online.{name}", environ, folder / name) for name in ("feature_service", "scorer")]
+                api = [sys.executable, "-m", "online.api"]
+                url = f"http://127.0.0.1:{api_port}/health"
+                with running(*services), server(api, environ, url, folder / "api.log"):
+                    for service in services:
+                        service.await_log('"assigned"')
+                    measure = partial(_tick_to_score, broker, environ, folder)
+                    steady = measure("steady", steady_trades(), "1")
+                    bursts = measure("bursts", busiest_trades(10 * BURST_S), "10")
+    return [
+        *_percentiles(f"tick to score, {RATE} trades/s", steady),
+        *_percentiles("tick to score, the busiest stretch of a simulated hour at 10 x", bursts),
+    ]
+
+
+def pacing_errors(event_time: Int64s, ingest_time: Int64s, speed: float) -> Floats:
+    """Return how late each trade was beside the most punctual one, shape (n,), ms.
+
+    >>> pacing_errors(np.array([0, 10, 20]) * NS, np.array([5_000_000, NS + 2_000_000, 2 * NS + 3_000_000]), 10)
+    array([3., 0., 1.])
+    """
+    times = np.maximum.accumulate(event_time)
+    offset = ingest_time - ingest_time[0] - (times - times[0]) / speed
+    errors: Floats = (offset - offset.min()) / 1e6
+    return errors
+
+
+def pacing() -> list[Row]:
+    """Measure the busiest stretch of a simulated hour at its pace and at ten times that."""
+    rows = []
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        with _broker(folder) as broker:
+            environ = environment(broker.bootstrap_servers, folder, MAX_WAIT_S="60")
+            for speed in (1, 10):
+                recording = folder / f"{speed}.csv"
+                write_csv(recording, [busiest_trades(speed * BURST_S)])
+                with running(process := replay(environ, folder, f"x{speed}", recording, REPLAY_SPEED=str(speed))):
+                    if process.process.wait(120) != 0:
+                        raise RuntimeError(process.log.read_text())
+                found: list[dict[str, Any]] = read_topic(broker.bootstrap_servers, TRADES, f"x{speed}")
+                records = [record for record in found if "end" not in record]
+                event_time = parse_times([record["event_time"] for record in records])
+                ingest_time = parse_times([record["ingest_time"] for record in records])
+                name = f"pacing error, the busiest stretch of a simulated hour at {speed} x"
+                rows += _percentiles(name, pacing_errors(event_time, ingest_time, speed))
+    return rows
+
+
+def _percentiles(name: str, values: Floats) -> list[Row]:
+    return [Row(f"{name}, p{percent}", "ms", float(np.percentile(values, percent))) for percent in (50, 99)]
+
+
+def rows() -> list[Row]:
+    return [*tick_to_score(), *pacing()]
+
+
+if __name__ == "__main__":
+    for row in rows():
+        print(row)
