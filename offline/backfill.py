@@ -1,0 +1,121 @@
+"""Recordings to feature rows in Parquet: `python -m offline.backfill RECORDING... --out FEATURES.parquet`.
+
+The feature service without Kafka: the same kernel over the same trades gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Generator, Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
+from data.ahead import read_ahead
+from data.features import Windows, feature_rows
+from data.readers import check_product_id, read_trades, replacing
+from data.spec import FeatureRows, FeatureSpec
+from data.trades import Trades
+
+BAD_RECORDING = 2
+"""Exit code."""
+
+GROUP_ROWS = 131_072
+"""Rows of a row group: a few MB, so that readers can skip and memory stays small."""
+
+AHEAD = 2
+"""Batches that are read while those before are worked on."""
+
+
+def backfill(batches: Iterable[Trades], spec: FeatureSpec) -> Generator[FeatureRows]:
+    """Make the feature rows of one source, batch by batch."""
+    windows = Windows(spec)
+    for trades in batches:
+        yield feature_rows(trades, windows)
+
+
+def feature_schema(spec: FeatureSpec) -> pa.Schema:
+    """Return the columns of feature rows in Parquet; the spec's id is in the metadata."""
+    columns = [(name, pa.int64() if name == "n" else pa.float64()) for name in spec.columns]
+    key = [
+        ("product_id", pa.dictionary(pa.int32(), pa.string())),
+        ("trade_id", pa.int64()),
+        ("event_time", pa.timestamp("ns", "UTC")),
+        ("price", pa.float64()),
+    ]
+    return pa.schema([*key, *columns], {"spec_id": spec.spec_id})
+
+
+def feature_batch(rows: FeatureRows, spec: FeatureSpec) -> pa.RecordBatch:
+    """Return feature rows as columns of `feature_schema`; a missing feature is null."""
+    trades, schema = rows.trades, feature_schema(spec)
+    products = pa.array([key.product_id for key in trades.keys], pa.string())
+    values = np.ascontiguousarray(rows.values.T)
+    columns = [
+        pa.DictionaryArray.from_arrays(trades.stream, products),
+        pa.array(trades.trade_id),
+        pa.array(trades.event_time).cast(pa.timestamp("ns", "UTC")),
+        pa.array(trades.price),
+        pa.array(values[0].astype(np.int64)),
+        *(pa.Array.from_pandas(column) for column in values[1:]),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def write_features(path: Path, rows: Iterable[FeatureRows], spec: FeatureSpec) -> int:
+    """Write feature rows to a Parquet file, which appears whole or not at all; return how many."""
+    count = 0
+    with (
+        replacing(path) as file,
+        pyarrow.parquet.ParquetWriter(file, feature_schema(spec), compression="zstd", compression_level=1) as writer,
+    ):
+        for some in rows:
+            writer.write_batch(feature_batch(some, spec), row_group_size=GROUP_ROWS)
+            count += len(some.values)
+    return count
+
+
+def main() -> int:
+    """Write the feature rows of one source: recordings in the order in which they were made."""
+    parser = argparse.ArgumentParser(prog="python -m offline.backfill", description=main.__doc__)
+    parser.add_argument("recordings", nargs="+", type=Path, metavar="RECORDING")
+    parser.add_argument("--product", default="BTC-USD", help="of trades in recordings that name none; BTC-USD")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a Parquet file")
+    args = parser.parse_args()
+    spec = FeatureSpec()
+    try:
+        check_product_id(args.product)
+        count, rejected = backfill_files(args.recordings, args.out, spec, args.product)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_RECORDING
+    print(f"{args.out}: {count:,} feature rows of spec {spec.spec_id}; {rejected:,} rows of the recordings rejected")
+    return 0
+
+
+def backfill_files(
+    recordings: list[Path], out: Path, spec: FeatureSpec, product_id: str = "BTC-USD"
+) -> tuple[int, int]:
+    """Write the feature rows of a source, and return how many, and how many rows of its recordings were rejected.
+
+    Raises:
+        ValueError: see `read_trades`.
+    """
+    rejected = 0
+
+    def trades() -> Generator[Trades]:
+        nonlocal rejected
+        for batch in read_trades(recordings, product_id=product_id):
+            rejected += len(batch.rejects)
+            yield batch.trades
+
+    # Reading is half of the work and lets go of the interpreter for most of it, as do the kernel and the writer.
+    with read_ahead(trades(), AHEAD) as ready, read_ahead(backfill(ready, spec), AHEAD) as rows:
+        return write_features(out, rows, spec), rejected
+
+
+if __name__ == "__main__":
+    sys.exit(main())
