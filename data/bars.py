@@ -339,7 +339,7 @@ class _Candles(BarDialect):
                 damage = error
             for block in _backwards(spill):
                 count -= block.count(b"\n")
-                yield self._data(Lines.of(block, count)).reversed()
+                yield self._data(Lines.of(block, count)[0]).reversed()
         if damage is not None:
             raise damage
 

@@ -45,18 +45,23 @@ class Lines:
         self.number = number
 
     @classmethod
-    def of(cls, data: bytes, first_number: int) -> Lines:
-        """Number the lines of a text that ends with a line end, and leave blank ones out."""
+    def of(cls, data: bytes, first_number: int) -> tuple[Lines, int]:
+        """Number the lines of a text that ends with a line end, and leave blank ones out.
+
+        Returns:
+            the lines, and the number of the line that follows the text.
+        """
         if b"\r" in data:
             data = re.sub(rb"\r+\n", b"\n", data)
         lines = cls(data, np.empty(0, np.int64))
         lines.number = first_number + np.arange(len(lines.ends), dtype=np.int64)
+        next_number = first_number + len(lines.ends)
         blank = np.diff(lines.ends, prepend=-1) == 1
         if not blank.any():
-            return lines
+            return lines, next_number
         kept = np.ones(len(data), np.bool_)
         kept[lines.ends[blank]] = False
-        return cls(np.frombuffer(data, np.uint8)[kept].tobytes(), lines.number[~blank])
+        return cls(np.frombuffer(data, np.uint8)[kept].tobytes(), lines.number[~blank]), next_number
 
     @cached_property
     def ends(self) -> NDArray[np.intp]:
@@ -178,8 +183,7 @@ def data_lines(chunks: Iterable[bytes], header_lines: int = 0) -> Iterator[Lines
     number = 1
     to_skip = header_lines
     for block in whole_lines(iter(chunks)):
-        lines = Lines.of(block, number)
-        number += block.count(b"\n")
+        lines, number = Lines.of(block, number)
         if skipped := min(to_skip, len(lines)):
             to_skip -= skipped
             lines = lines.cut(skipped, len(lines))
