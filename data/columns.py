@@ -50,6 +50,17 @@ def rows_of(rows: NDArray[np.intp]) -> pa.Array:
     return pa.Array.from_buffers(pa.int64(), len(rows), [None, pa.py_buffer(np.ascontiguousarray(rows, np.int64))])
 
 
+def column_of(values: NDArray[Any], type_: pa.DataType, present: Mask | None = None) -> pa.Array:
+    """Return values as a column; null where they are not present. They are not copied."""
+    bits = None if present is None else pa.py_buffer(np.packbits(present, bitorder="little"))
+    return pa.Array.from_buffers(type_, len(values), [bits, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def names_of(code: NDArray[np.int32], names: Sequence[str]) -> pa.Array:
+    """Return texts, given by their places in `names`, as a column."""
+    return pa.DictionaryArray.from_arrays(column_of(code, pa.int32()), texts_of(names))
+
+
 def _bits(buffer: pa.Buffer, column: pa.Array) -> Mask:
     bits = np.unpackbits(np.frombuffer(buffer, np.uint8), bitorder="little", count=column.offset + len(column))
     return bits[column.offset :].view(np.bool_)

@@ -15,8 +15,21 @@ import pyarrow as pa
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from data.columns import FIELDS, NAMES, UTC, ZONELESS_TIME, Field, is_text, is_true, rows_of, texts_of, value_text
-from data.lines import REJECT_CHARACTERS, Damaged, Lines, chunks_of, csv_fields, data_lines, typed_fields
+from data.columns import (
+    FIELDS,
+    UTC,
+    ZONELESS_TIME,
+    Field,
+    column_of,
+    is_text,
+    is_true,
+    names_of,
+    rows_of,
+    texts_of,
+    value_text,
+)
+from data.lines import REJECT_CHARACTERS, Damaged, Lines, chunks_of, csv_fields, data_lines
+from data.scan import Kind, scan
 from data.trades import Int64s
 
 OWN_COLUMNS = ("source_id", "product_id", "trade_id", "event_time", "ingest_time", "price", "size", "side")
@@ -210,8 +223,7 @@ class _CsvDialect(_TextDialect):
         self.columns = columns
         self._width = len(header)
         self._index = {field: header.index(column) for field, column in columns.items()}
-        types = {"product_id": NAMES, "trade_id": pa.int64(), "event_time": UTC, "side": NAMES, _MESSAGE_TYPE: NAMES}
-        self._types = {i: types.get(field, pa.float64()) for field, i in self._index.items()}
+        self._kinds = {i: _KINDS.get(field, Kind.NUMBER) for field, i in self._index.items()}
 
     def rows(self, lines: Lines) -> Rows:
         at, texts, broken = csv_fields(lines, self._width, list(self._index.values()))
@@ -224,19 +236,36 @@ class _CsvDialect(_TextDialect):
         return Rows(at, at, columns, broken, skipped, len(lines))
 
     def typed_rows(self, lines: Lines) -> Rows | None:
-        # A hexadecimal number would be read as one.
-        if self.fields is not FIELDS or b"x" in lines.data or (b"X" in lines.data and b"0X" in lines.data):
+        if self.fields is not FIELDS or not lines.are_texts or b'"' in lines.data:
             return None
-        typed = typed_fields(lines, self._width, self._types)
-        if typed is None:
+        found = scan(lines.data, len(lines), self._width, self._kinds)
+        if found is None:
             return None
-        columns = {field: typed[i] for field, i in self._index.items()}
-        if any(is_true(pa.compute.is_nan(column)).any() for column in columns.values() if column.type == pa.float64()):
-            return None
+        by_place: dict[int, pa.Array] = {i: names_of(code, _decoded(found.names[i])) for i, code in found.codes.items()}
+        for i, values in found.integers.items():
+            by_place[i] = column_of(values, UTC if self._kinds[i] == Kind.TIME else pa.int64())
+        for i, numbers in found.numbers.items():
+            empty = np.isnan(numbers)
+            by_place[i] = column_of(numbers, pa.float64(), ~empty if empty.any() else None)
+        columns = {field: by_place[i] for field, i in self._index.items()}
         if _MESSAGE_TYPE in columns and columns.pop(_MESSAGE_TYPE).dictionary.to_pylist() != [_TICKER]:
             return None
         at = np.arange(len(lines))
         return Rows(at, at, columns, {}, _NONE, len(lines))
+
+
+_KINDS = {
+    "product_id": Kind.NAME,
+    "trade_id": Kind.INTEGER,
+    "event_time": Kind.TIME,
+    "side": Kind.NAME,
+    _MESSAGE_TYPE: Kind.NAME,
+}
+"""By field; all others are numbers."""
+
+
+def _decoded(texts: Sequence[bytes]) -> list[str]:
+    return [text.decode() for text in texts]
 
 
 _TICKER_TEXT = texts_of([_TICKER])[0]

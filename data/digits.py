@@ -301,16 +301,13 @@ def _read_pair(text: Bytes, at: Place) -> int:
 
 @compiled
 def read_time(text: Bytes, at: Place, end: Place) -> tuple[int, Place]:
-    """Read what `write_time` writes, of the years 1970 to 2199; the place is -1 where that is not what stands there."""
+    """Read a time of the years 1970 to 2199 in UTC, as `write_time` writes it, with nine digits or fewer of a second.
+
+    The place is -1 where that is not what stands there.
+    """
     bad = (0, -1)
-    if at + TIME_BYTES > end:
-        return bad
-    if not (
-        text[at + 4] == text[at + 7] == 45
-        and text[at + 10] == 84
-        and text[at + 13] == text[at + 16] == 58
-        and text[at + 19] == 46
-        and text[at + 29] == 90
+    if at + 20 > end or not (
+        text[at + 4] == text[at + 7] == 45 and text[at + 10] == 84 and text[at + 13] == text[at + 16] == 58
     ):
         return bad
     year = _read_pair(text, at) * 100 + _read_pair(text, at + 2)
@@ -322,14 +319,22 @@ def read_time(text: Bytes, at: Place, end: Place) -> tuple[int, Place]:
     longest = 30 + (month + month // 8) % 2 if month != 2 else 28 + is_leap
     if not 1 <= day <= longest:
         return bad
-    fraction = 0
-    for place in range(at + 20, at + 29):
-        if not 48 <= text[place] <= 57:
+    fraction, scale = 0, 1_000_000_000
+    at += 19
+    if text[at] == 46:
+        at += 1
+        while at < end and 48 <= text[at] <= 57 and scale > 1:
+            fraction = fraction * 10 + (text[at] - 48)
+            scale //= 10
+            at += 1
+        if scale == 1_000_000_000:
             return bad
-        fraction = fraction * 10 + (text[place] - 48)
+    if at >= end or text[at] != 90:
+        return bad
     shifted = year - (month <= 2)
     era = shifted // 400
     of_era = shifted - era * 400
     of_year = (153 * (month - 3 if month > 2 else month + 9) + 2) // 5 + day - 1
     days = era * 146_097 + of_era * 365 + of_era // 4 - of_era // 100 + of_year - 719_468
-    return ((days * 24 + hour) * 60 + minute) * 60 * 1_000_000_000 + second * 1_000_000_000 + fraction, at + TIME_BYTES
+    seconds = ((days * 24 + hour) * 60 + minute) * 60 + second
+    return seconds * 1_000_000_000 + fraction * scale, at + 1

@@ -6,7 +6,7 @@ import codecs
 import gzip
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from io import BufferedReader
@@ -290,27 +290,3 @@ def one_block(text: bytes, width: int) -> pyarrow.csv.ReadOptions:
     """Return options to read a text whole, its columns named by their places: only so rows have numbers."""
     names = [str(i) for i in range(width)]
     return pyarrow.csv.ReadOptions(use_threads=False, block_size=len(text) + 1, column_names=names)
-
-
-def typed_fields(lines: Lines, width: int, types: Mapping[int, pa.DataType]) -> dict[int, pa.Array] | None:
-    """Take lines apart and parse their fields in one go; None if some line or field does not parse.
-
-    Empty numbers and times become null. Spaces around numbers are ignored, and whole numbers may be hexadecimal.
-    """
-    if not lines.are_texts or b'"' in lines.data:
-        return None
-    try:
-        table = pyarrow.csv.read_csv(
-            pa.BufferReader(lines.data),
-            one_block(lines.data, width),
-            pyarrow.csv.ParseOptions(ignore_empty_lines=False, quote_char=False),
-            pyarrow.csv.ConvertOptions(
-                include_columns=[str(i) for i in types],
-                column_types={str(i): type_ for i, type_ in types.items()},
-                null_values=[""],
-                strings_can_be_null=False,
-            ),
-        )
-    except pa.ArrowInvalid:
-        return None
-    return {i: table[str(i)].chunk(0) for i in types} if table.num_rows == len(lines) else None

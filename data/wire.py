@@ -215,10 +215,12 @@ NULL = np.frombuffer(b"null", np.uint8)
 
 @compiled
 def _read_quoted_time(text: Bytes, at: int, end: int) -> tuple[int, int]:
-    if at + TIME_BYTES + 2 > end or text[at] != 34 or text[at + TIME_BYTES + 1] != 34:
+    if at >= end or text[at] != 34:
         return 0, -1
     ns, at = read_time(text, at + 1, end)
-    return ns, at + 1 if at > 0 else -1
+    if at < 0 or at >= end or text[at] != 34:
+        return 0, -1
+    return ns, at + 1
 
 
 @compiled
