@@ -360,7 +360,7 @@ def test_a_product_is_never_seen_then_live_then_stale_then_ended(
     path = "/predict/APILIVE-USD"
     assert "APILIVE-USD" in check_problem(api.get(path), 404)["detail"]
     file = recording(tmp_path, "APILIVE-USD", 1_500)
-    process = replay(online, tmp_path, "api-live", file, REPLAY_SPEED="1", MAX_WAIT_S="0.01")
+    process = replay(online, tmp_path, "api-live", file, REPLAY_SPEED="1", MAX_WAIT_S="0.1")
     with running(process):
         wait_until(lambda: api.get(path).status_code == 200, "a live forecast")
         answer = api.get(path)

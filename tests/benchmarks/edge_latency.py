@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from data.readers import write_csv
 from data.serving import ServedModel
@@ -36,7 +36,7 @@ from orchestration.local.jars import fetch_jars
 from orchestration.local.topics import create_topics
 from tests.benchmarks.edge_predict import ROOT, Row, server
 from tests.models import model_bytes
-from tests.pipeline import Process, environment, read_topic, replay, running
+from tests.pipeline import Process, environment, read_topic, replay, running, wait_until
 
 RATE = 250
 """Trades a second; they come at random, as independent buyers and sellers would."""
@@ -111,7 +111,21 @@ def _tick_to_score(
 def _broker(folder: Path) -> Iterator[Broker]:
     with running_broker(folder / "kafka", fetch_jars(jars_folder(ROOT / "var"))) as broker:
         create_topics({"bootstrap.servers": broker.bootstrap_servers})
+        wait_until(lambda: _knows_groups(broker), "the new broker answers for consumer groups")
         yield broker
+
+
+def _knows_groups(broker: Broker) -> bool:
+    """Whether groups can be asked for offsets: the first question makes a new broker prepare for them."""
+    for group in ("ingestor-x1", "ingestor-x10", "ingestor-steady", "ingestor-bursts"):
+        consumer = Consumer({"bootstrap.servers": broker.bootstrap_servers, "group.id": group, "log_level": 0})
+        try:
+            consumer.committed([TopicPartition(TRADES, 0)], timeout=5)
+        except KafkaException:
+            return False
+        finally:
+            consumer.close()
+    return True
 
 
 def _mlflow(port: int, folder: Path) -> list[str]:
