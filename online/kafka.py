@@ -27,6 +27,21 @@ LAST_RESORT_S = 7
 
 ANSWER_S = 2.0
 """How long one question to the broker may take before we look whether we should stop."""
+RETRY_S = 0.05
+
+PASSING = frozenset(
+    {
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+        KafkaError._WAIT_COORD,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+    }
+)
+"""What a broker says while it starts; the client calls these retriable in transactions only."""
 
 Config = dict[str, Any]
 T = TypeVar("T")
@@ -196,10 +211,11 @@ def insist(ask: Callable[[float], T], running: Callable[[], bool]) -> T:
         try:
             return ask(ANSWER_S)
         except KafkaException as error:
-            if not (error.args[0].retriable() or error.args[0].code() == KafkaError._TIMED_OUT):
+            if not (error.args[0].retriable() or error.args[0].code() in PASSING):
                 raise
             if not running():
                 raise Stopped from error
+            time.sleep(RETRY_S)
 
 
 def until_stopped() -> Callable[[], bool]:

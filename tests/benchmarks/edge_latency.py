@@ -34,7 +34,8 @@ from offline.registry import Candidate, register
 from orchestration.local.broker import Broker, free_ports, jars_folder, running_broker
 from orchestration.local.jars import fetch_jars
 from orchestration.local.topics import create_topics
-from tests.benchmarks.edge_predict import ROOT, Row, server
+from tests.benchmarks.edge_predict import ROOT, server
+from tests.benchmarks.measure import Row
 from tests.models import model_bytes
 from tests.pipeline import Process, environment, read_topic, replay, running, wait_until
 

@@ -20,7 +20,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,6 +32,7 @@ from online.registry import ModelFile, save_last_good
 from orchestration.local.broker import free_ports, jars_folder, running_broker
 from orchestration.local.jars import fetch_jars
 from orchestration.local.topics import create_topics
+from tests.benchmarks.measure import Row
 from tests.models import BASELINE, model_bytes
 from tests.pipeline import environment
 
@@ -57,16 +58,6 @@ done = function(summary, latency, requests)
 end
 """
 """For wrk: send a body, and say requests/s, p50 and p99 in ms, and how many were not answered with a success."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: what ours does, and what others do with the same input."""
-
-    name: str
-    unit: str
-    value: float
-    peers: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 Job = Callable[[], object]
 
@@ -37,3 +38,16 @@ def speeds(name: str, unit: str, amount: int, ours: Job, peers: Mapping[str, Job
     """Measure a job that does `amount` of something."""
     found = {name: amount / took for name, took in seconds({"": ours, **(peers or {})}).items()}
     return Row(name, unit, found.pop(""), found)
+
+
+def peak_mib(job: Job) -> float:
+    """Return how much more memory the process holds during a job than before it."""
+    status = Path("/proc/self/status")
+
+    def mib(what: str) -> float:
+        return int(status.read_text().split(f"{what}:")[1].split()[0]) / 1024
+
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = mib("VmRSS")
+    job()
+    return mib("VmHWM") - before

@@ -41,6 +41,16 @@ ENGINES: dict[str, tuple[str, ...]] = {
 }
 
 
+def peer_versions() -> dict[str, str]:
+    """Return the versions of the peers, where their environment is."""
+    if not PEERS.exists():
+        return {}
+    names = ("quixstreams", "bytewax")
+    code = f"from importlib.metadata import version; print(*map(version, {names}))"
+    found = subprocess.run([PEERS, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    return dict(zip(names, found, strict=True))
+
+
 def preload(servers: str, trades: Trades) -> None:
     """Put trades on the topic, as the ingestor would."""
     producer = Producer(idempotent_config(KafkaSettings(kafka_bootstrap_servers=servers), linger_ms=20))

@@ -1,0 +1,251 @@
+"""The core alone: feature rows, reading, simulating, scoring, beside what a user of another library would write."""
+
+from __future__ import annotations
+
+import datetime as dt
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+from pyarrow import csv
+
+from data.features import Windows, compile_kernel, feature_rows
+from data.readers import read_trades, write_csv
+from data.serving import ServedModel
+from data.simulator import simulate_day
+from data.spec import FeatureSpec
+from data.trades import NS, Floats, Int64s, Trades
+from tests.benchmarks.market import mixed_day
+from tests.benchmarks.measure import Job, Row, peak_mib, seconds, speeds
+from tests.models import model_bytes
+
+ROOT = Path(__file__).resolve().parents[2]
+SPEC = FeatureSpec()
+WINDOW = SPEC.window_size
+TRADES = 5_000_000
+READ = 1_000_000
+DAY = dt.date(2025, 1, 6)
+CHECKED = 5_000
+BATCH = 65_536
+"""Rows that the kernel takes at once; the stream has no end, so nobody gives it all trades."""
+TINY_STD = 1e-9
+"""An error of `ret_std` is relative to the true value, or to this where that is less: a window can be flat."""
+USUAL_RATE = 7.0
+"""Trades a second of market time, as in the recordings: how many rows share a grid point decides the speed."""
+
+
+@dataclass(frozen=True)
+class Contract:
+    """n, ret_mean and ret_std of each trade, each of shape (trades,); NaN where they are missing."""
+
+    n: Int64s | Floats
+    ret_mean: Floats
+    ret_std: Floats
+
+
+def simulated_trades(count: int) -> Trades:
+    """Return the first trades of 12 simulated products, mixed as they happen."""
+    parts: list[Trades] = []
+    day = DAY
+    while sum(map(len, parts)) < count:
+        parts.append(mixed_day(day))
+        day += dt.timedelta(days=1)
+    names = ("stream", "trade_id", "event_time", "ingest_time", "price", "size", "side")
+    columns = {name: np.concatenate([getattr(part, name) for part in parts])[:count] for name in names}
+    mixed = Trades(parts[0].keys, **columns)
+    for product in range(len(mixed.keys)):  # the peers know no segments: with a hole the jobs would not be the same
+        assert np.diff(mixed.event_time[mixed.stream == product]).max() < SPEC.gap_s * NS
+    return mixed
+
+
+def nearly_flat(trades: Trades) -> Trades:
+    """Return the same trades in a market that moves one tick in 100 trades, and once by a tenth, early on."""
+    rng = np.random.default_rng(0)
+    ticks = np.where(rng.random(len(trades)) < 0.01, 1, 0)  # up, and down at the next trade
+    level = np.where(np.arange(len(trades)) < len(trades) // 10, 110_000.0, 100_000.0)
+    return replace(trades, price=level + 0.01 * ticks)
+
+
+def in_batches(trades: Trades) -> list[Trades]:
+    return [trades.take(slice(start, start + BATCH)) for start in range(0, len(trades), BATCH)]
+
+
+def kernel_rows(batches: Sequence[Trades], *, contract_only: bool) -> Floats:
+    """The rows of every trade, shape (trades, columns)."""
+    windows = Windows(SPEC)
+    return np.concatenate([feature_rows(trades, windows, contract_only=contract_only).values for trades in batches])
+
+
+def pandas_contract(trades: pd.DataFrame) -> Contract:
+    """The contract features by pandas, in the order of the trades."""
+    products = trades.groupby("product", observed=True, sort=False)
+    before = products["price"].shift()
+    returns = trades.assign(r=np.log1p((trades["price"] - before) / before))
+    rolling = returns.groupby("product", observed=True, sort=False)["r"].rolling(WINDOW, min_periods=1)
+    mean, std = rolling.mean().droplevel(0), rolling.std().droplevel(0)
+    n = np.minimum(products.cumcount().to_numpy(), WINDOW)
+    return Contract(n, mean.sort_index().to_numpy(), std.sort_index().to_numpy())
+
+
+def polars_contract(trades: pl.DataFrame) -> Contract:
+    """The contract features by polars, in the order of the trades."""
+    price, product, r = pl.col("price"), "product", pl.col("r")
+    before = price.shift(1)
+    found = trades.with_columns(r=((price - before) / before).log1p().over(product)).select(
+        n=pl.int_range(pl.len()).clip(upper_bound=WINDOW).over(product),
+        mean=r.rolling_mean(WINDOW, min_samples=1).over(product),
+        std=r.rolling_std(WINDOW, min_samples=2).over(product),
+    )
+    return Contract(*(found[name].to_numpy() for name in ("n", "mean", "std")))
+
+
+def as_pandas(trades: Trades) -> pd.DataFrame:
+    product = pd.Categorical.from_codes(trades.stream, categories=[key.product_id for key in trades.keys])
+    return pd.DataFrame({"product": product, "price": trades.price})
+
+
+def as_polars(trades: Trades) -> pl.DataFrame:
+    products = pl.Enum([key.product_id for key in trades.keys])
+    return pl.DataFrame({"product": pl.Series(trades.stream).cast(products), "price": trades.price})
+
+
+def kernel_contract(batches: Sequence[Trades]) -> Contract:
+    values = kernel_rows(batches, contract_only=True)
+    return Contract(values[:, 0], values[:, 1], values[:, 2])
+
+
+def contract_jobs(trades: Trades) -> dict[str, Callable[[], Contract]]:
+    """Each way, with its input in the form that it likes."""
+    batches, in_polars, in_pandas = in_batches(trades), as_polars(trades), as_pandas(trades)
+    return {
+        "": lambda: kernel_contract(batches),
+        "polars": lambda: polars_contract(in_polars),
+        "pandas": lambda: pandas_contract(in_pandas),
+    }
+
+
+def worst_errors(trades: Trades, found: Mapping[str, Contract]) -> dict[str, tuple[float, float]]:
+    """Return the worst errors of ret_mean and ret_std of each, against 80-bit floats, on some rows of all products.
+
+    That of ret_mean is in units of the largest return of its window, that of ret_std see `TINY_STD`.
+    """
+    rng = np.random.default_rng(1)
+    worst = dict.fromkeys(found, (0.0, 0.0))
+    for product in range(len(trades.keys)):
+        rows = np.flatnonzero(trades.stream == product)
+        price = trades.price[rows].astype(np.longdouble)
+        returns = np.log1p(np.diff(price) / price[:-1])
+        for last in rng.choice(np.arange(2, len(rows)), CHECKED // len(trades.keys), replace=False).tolist():
+            held = returns[max(0, last - WINDOW) : last]
+            mean = held.mean()
+            std = np.sqrt(((held - mean) ** 2).sum() / (len(held) - 1))
+            for name, contract in found.items():
+                row = rows[last]
+                assert contract.n[row] == len(held), f"{name}: n"
+                of_mean = abs(contract.ret_mean[row] - mean) / (abs(held).max() or 1.0)
+                of_std = abs(contract.ret_std[row] - std) / max(std, TINY_STD)
+                worst[name] = (max(worst[name][0], float(of_mean)), max(worst[name][1], float(of_std)))
+    return worst
+
+
+def features(trades: Trades) -> list[Row]:
+    """Speed, memory and worst errors of the contract features, and the kernel's full row beside them."""
+    jobs, batches = contract_jobs(trades), in_batches(trades)
+    what = f"contract features, {len(trades) / 1e6:g} M trades, {len(trades.keys)} products"
+    full = "kernel, full row"
+    took = seconds({**jobs, full: lambda: kernel_rows(batches, contract_only=False)})
+    speed = {name: len(trades) / s for name, s in took.items()}
+    rows = [Row(what, "trades/s", speed.pop(""), speed)]
+    memory = {name: memory_mib(name) for name in jobs}
+    rows.append(Row(f"{what}: memory beside the trades", "MiB", memory.pop(""), memory))
+    for market, prices in (("lively market", trades), ("nearly flat market", nearly_flat(trades))):
+        worst = worst_errors(prices, {name: job() for name, job in contract_jobs(prices).items()})
+        for i, column in enumerate(("ret_mean", "ret_std")):
+            errors = {name: found[i] for name, found in worst.items()}
+            rows.append(Row(f"worst error of {column}, {market}", "relative", errors.pop(""), errors))
+    return rows
+
+
+def full_row() -> Row:
+    """The full row of one product at the rate of the recordings."""
+    trades = simulate_day("BTC-USD", DAY)
+    first, last = int(trades.event_time[0]), int(trades.event_time[-1])
+    stretch = len(trades) / (last - first) * NS / USUAL_RATE
+    trades = replace(trades, event_time=first + ((trades.event_time - first) * stretch).astype(np.int64))
+    batches = in_batches(trades)
+    took = seconds({"": lambda: kernel_rows(batches, contract_only=False)})[""]
+    return Row(f"full feature row, {USUAL_RATE:g} trades/s of market time", "ns", took / len(trades) * 1e9)
+
+
+def memory_mib(name: str) -> float:
+    """Return what one way needs beside its input, in a process of its own."""
+    command = [sys.executable, "-m", "tests.benchmarks.core", name]
+    return float(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+
+
+def reading(trades: Trades, folder: Path) -> Row:
+    """Our reader, which checks each row, beside two that only parse it, times included."""
+    path = folder / "trades.csv"
+    write_csv(path, in_batches(trades))
+    times = [name for name in path.open().readline().strip().split(",") if name.endswith("_time")]
+    options = csv.ConvertOptions(column_types={name: pa.timestamp("ns", "UTC") for name in times})
+
+    def ours() -> None:
+        assert sum(len(batch.trades) for batch in read_trades(path)) == len(trades)
+
+    def by_pandas() -> None:
+        frame = pd.read_csv(path, parse_dates=times, date_format="ISO8601")
+        assert len(frame) == len(trades) and isinstance(frame[times[0]].dtype, pd.DatetimeTZDtype)
+
+    def by_pyarrow() -> None:
+        assert csv.read_csv(path, convert_options=options).num_rows == len(trades)
+
+    return speeds(
+        "reading CSV with all trade columns", "rows/s", len(trades), ours,
+        {"pandas.read_csv": by_pandas, f"pyarrow.csv ({pa.cpu_count()} threads)": by_pyarrow},
+    )  # fmt: skip
+
+
+def simulating() -> Row:
+    made = len(simulate_day("BTC-USD", DAY))
+    return speeds("simulating a day of BTC-USD", "trades/s", made, lambda: simulate_day("BTC-USD", DAY))
+
+
+def scoring() -> list[Row]:
+    """The loader of scorer and API, on rows that have all columns."""
+    model = ServedModel.load(model_bytes(), spec_id=FeatureSpec().spec_id)
+    rng = np.random.default_rng(0)
+    values = rng.uniform(1e-8, 1e-6, (100_000, len(model.columns)))
+    values[:, 0] = 50
+
+    def in_batches_of(rows: int, calls: int) -> Job:
+        def job() -> None:
+            for start in range(0, rows * calls, rows):
+                model.score(values[start : start + rows])
+
+        return job
+
+    return [
+        speeds(f"scoring in batches of {rows:,}", "rows/s", rows * calls, in_batches_of(rows, calls))
+        for rows, calls in ((1, 2_000), (1_000, 100))
+    ]
+
+
+def rows() -> list[Row]:
+    compile_kernel(SPEC)
+    found = [*features(simulated_trades(TRADES)), full_row()]
+    with TemporaryDirectory() as folder:
+        found.append(reading(simulated_trades(READ), Path(folder)))
+    return [*found, simulating(), *scoring()]
+
+
+if __name__ == "__main__":
+    compile_kernel(SPEC)
+    print(peak_mib(contract_jobs(simulated_trades(TRADES))[sys.argv[1]]))
