@@ -101,17 +101,13 @@ class Windows:
         oldest_block = max(w["block"] - (blocks - 1), w["first_point"] // spec.block_steps)
         return min(oldest, int(w["block_anchors"][oldest_block % (blocks + 1)]))
 
-    def slots(self, trades: Trades) -> NDArray[np.int64]:
-        """Return where each trade's window stands, shape (n,), opening those of new streams."""
-        slots = np.zeros(len(trades.keys), np.int64)
-        for stream in np.flatnonzero(np.bincount(trades.stream, minlength=len(trades.keys))):
-            key = trades.keys[stream]
-            slots[stream] = self._slots[key] if key in self._slots else self._open(key)
-        return slots[trades.stream]
+    def slot(self, key: StreamKey) -> int:
+        """Return where a stream's window stands, opening it if it is new."""
+        return self._slots[key] if key in self._slots else self._open(key)
 
     @property
     def state(self) -> NDArray[np.void]:
-        """One record a slot. It moves when a stream is opened: take it after `slots`."""
+        """One record a slot. It moves when a stream is opened: take it after `slot`."""
         return self._state
 
     def _open(self, key: StreamKey) -> int:
@@ -138,12 +134,17 @@ def feature_rows(
         contract_only: leave the columns on the grid out of `values`. All batches of a stream must agree on it.
     """
     spec = windows.spec
-    slots = windows.slots(trades)
+    rows, ends = _by_stream(trades.stream, len(trades.keys))
+    slots = np.zeros(len(trades.keys), np.int64)
+    for stream in np.flatnonzero(np.diff(ends)):
+        slots[stream] = windows.slot(trades.keys[stream])
     event_time = trades.event_time.copy()
     values = np.empty((len(trades), GRID if contract_only else len(spec.columns)))
     status = _window_kernel(
-        windows.state,
+        rows,
+        ends,
         slots,
+        windows.state,
         trades.trade_id,
         event_time,
         trades.price,
@@ -160,8 +161,8 @@ def feature_rows(
     taken = replace(trades, event_time=event_time)
     if not status.any():
         return FeatureRows(taken, values, status)
-    rows = status == TAKEN
-    return FeatureRows(taken.take(rows), values[rows], status)
+    kept = status == TAKEN
+    return FeatureRows(taken.take(kept), values[kept], status)
 
 
 def compile_kernel(spec: FeatureSpec) -> None:
@@ -313,51 +314,52 @@ def _grid_features(w: Any, point: int, out: Floats, half_lives: Int64s, step: in
 
 
 @compiled
-def _contract(w: Any, rows: Int64s, returns: Floats, n: Int64s, values: Floats) -> None:
+def _contract(w: Any, rows: Int64s, series: Floats, held: Int64s, values: Floats) -> None:
     """Write n, ret_mean and ret_std of consecutive rows of one stream, and keep what coming rows need of their returns.
 
     Args:
-        rows: shape (r,), where the rows stand in the other arrays.
-        returns: of each row's trade; not read where n is 0.
-        n: returns in each row's window.
+        rows: shape (r,), where the rows stand in `values`.
+        series: the returns kept before, and then one for each row whose `held` is not 0.
+        held: shape (r,), returns in each row's window.
     """
-    if len(rows) == 0:
-        return
     window = len(w.returns) + 1
-    series = np.empty(w.kept + len(rows))
-    count = w.kept
-    series[:count] = w.returns[:count]
-    for row in rows:
-        if n[row] > 0:
-            series[count] = returns[row]
-            count += 1
     scratch = np.empty((4, min(CHUNK, len(rows)) + window))
     mean, deviation = np.empty(CHUNK), np.empty(CHUNK)
     end = w.kept  # of the series up to the row
     i = 0
     while i < len(rows):
-        held = n[rows[i]]
+        n = held[i]
         alike = 1  # rows from here whose windows are full, or just this one
-        while held == window and alike < CHUNK and i + alike < len(rows) and n[rows[i + alike]] == window:
+        while n == window and alike < CHUNK and i + alike < len(rows) and held[i + alike] == window:
             alike += 1
-        if held > 0:
-            trailing_moments(series[end + 1 - held : end + alike], held, mean, deviation, scratch)
+        if n > 0:
+            trailing_moments(series[end + 1 - n : end + alike], n, mean, deviation, scratch)
             end += alike
-        if held > 1:
+        if n > 1:
             for k in range(alike):
-                deviation[k] = math.sqrt(deviation[k] / (held - 1))
+                deviation[k] = math.sqrt(deviation[k] / (n - 1))
         else:
             deviation[0] = np.nan
-        if held == 0:
+        if n == 0:
             mean[0] = np.nan
         for k in range(alike):
             row = rows[i + k]
-            values[row, 0] = held
+            values[row, 0] = n
             values[row, 1] = mean[k]
             values[row, 2] = deviation[k]
         i += alike
-    w.kept = min(n[rows[-1]], window - 1)
+    w.kept = min(held[-1], window - 1)
     w.returns[: w.kept] = series[end - w.kept : end]
+
+
+@compiled
+def _keep_anchors(w: Any, rows: Int64s, anchor: Int64s, trades: int) -> None:
+    """Keep where the trades of the window stand: of these rows, the last `trades` are of the same segment."""
+    ring = len(w.anchors)
+    fresh = min(len(rows), trades)
+    for row in rows[len(rows) - min(fresh, ring) :]:
+        w.anchors[w.next_anchor] = anchor[row]
+        w.next_anchor = w.next_anchor + 1 if w.next_anchor < ring - 1 else 0
 
 
 @compiled
@@ -407,20 +409,21 @@ def _move(
     block_steps: int,
     horizon_steps: int,
     values: Floats,
-    returns: Floats,
-    n: Int64s,
+    series: Floats,
+    held: Int64s,
 ) -> None:
-    """Move one stream's window to each of these trades: write its return, n, and its columns on the grid."""
+    """Move one stream's window to each of these trades: append its return, and write its columns on the grid."""
     on_grid = values.shape[1] > GRID
     window = len(w.returns) + 1
     # Not kept in `w` meanwhile: the compiler cannot hold what stands there in registers.
-    last_time, last_price, held, trades, next_anchor = w.last_time, w.last_price, w.n, w.trades, w.next_anchor
+    last_time, last_price, n, trades, count = w.last_time, w.last_price, w.n, w.trades, w.kept
     point = point_time = next_time = 0  # the last grid point, its time, and the next one's
-    for row in rows:
+    for k in range(len(rows)):
+        row = rows[k]
         t = event_time[row]
         if t - last_time > gap:
             _start_segment(w)
-            held = trades = next_anchor = 0
+            n = trades = 0
         if on_grid:
             if t >= next_time or t < point_time:
                 point = t // step
@@ -438,28 +441,47 @@ def _move(
             w.step_trades += 1.0
             w.step_volume += size[row]
         if trades > 0:
-            returns[row] = log_return(last_price, price[row])
-            held = min(held + 1, window)
-        n[row] = held
-        trades = min(trades + 1, window + 1)
+            series[count] = log_return(last_price, price[row])
+            count += 1
+            n = min(n + 1, window)
+        held[k] = n
+        trades += 1
         last_time = t
-        w.last_price = last_price = price[row]
-        w.anchor = w.anchors[next_anchor] = anchor[row]
-        next_anchor = next_anchor + 1 if next_anchor < window else 0
+        last_price = price[row]
         if on_grid:
+            w.last_price, w.anchor = last_price, anchor[row]
             if point != w.told_point:
                 _grid_features(w, point, w.told, half_lives, step, horizon_steps)
                 # A trade between grid points changes none, and no coming one changes a point that has passed.
                 w.told_point = point if t > point_time else NO_POINT
             for column in range(len(w.told)):
                 values[row, GRID + column] = w.told[column]
-    w.last_time, w.n, w.trades, w.next_anchor = last_time, held, trades, next_anchor
+    w.last_time, w.last_price, w.n, w.anchor = last_time, last_price, n, anchor[rows[-1]]
+    _keep_anchors(w, rows, anchor, trades)
+    w.trades = min(trades, window + 1)
+
+
+@compiled
+def _by_stream(stream: NDArray[np.int32], streams: int) -> tuple[Int64s, Int64s]:
+    """Return the rows sorted by stream, each stream's in their order, and where those of each begin and end."""
+    ends = np.zeros(streams + 1, np.int64)
+    for i in range(len(stream)):
+        ends[stream[i] + 1] += 1
+    ends = np.cumsum(ends)
+    free = ends.copy()
+    rows = np.empty(len(stream), np.int64)
+    for i in range(len(stream)):
+        rows[free[stream[i]]] = i
+        free[stream[i]] += 1
+    return rows, ends
 
 
 @compiled
 def _window_kernel(
+    rows: Int64s,
+    ends: Int64s,
+    slots: Int64s,
     state: NDArray[np.void],
-    slot: Int64s,
     trade_id: Int64s,
     event_time: Int64s,
     price: Floats,
@@ -474,26 +496,19 @@ def _window_kernel(
     values: Floats,
 ) -> NDArray[np.int8]:
     """Stream by stream, so that a window stays in the nearest cache and many rows of a stream are made at once."""
-    ends = np.zeros(len(state) + 1, np.int64)
-    for i in range(len(slot)):
-        ends[slot[i] + 1] += 1
-    ends = np.cumsum(ends)
-    free = ends.copy()
-    rows = np.empty(len(slot), np.int64)
-    for i in range(len(slot)):
-        rows[free[slot[i]]] = i
-        free[slot[i]] += 1
-    status = np.empty(len(slot), np.int8)
-    anchor, n = np.empty(len(slot), np.int64), np.empty(len(slot), np.int64)
-    returns = np.empty(len(slot))
-    for s in range(len(state)):
-        mine = rows[ends[s] : ends[s + 1]]
+    status = np.empty(len(rows), np.int8)
+    anchor = np.empty(len(rows), np.int64)
+    for stream in range(len(slots)):
+        mine = rows[ends[stream] : ends[stream + 1]]
         if len(mine) > 0:
-            w = state[s]
+            w = state[slots[stream]]
             mine = mine[: _judge(w, mine, trade_id, event_time, position, status, anchor)]
+        if len(mine) > 0:
+            series, held = np.empty(w.kept + len(mine)), np.empty(len(mine), np.int64)
+            series[: w.kept] = w.returns[: w.kept]
             _move(
                 w, mine, event_time, price, size, anchor, weights, half_lives, step, gap, block_steps, horizon_steps,
-                values, returns, n,
+                values, series, held,
             )  # fmt: skip
-            _contract(w, mine, returns, n, values)
+            _contract(w, mine, series, held, values)
     return status

@@ -16,6 +16,16 @@ from data.trades import Floats
 
 
 @compiled
+def _pairs(values: Floats, mean_out: Floats, squares_out: Floats) -> None:
+    """Merge values with their right neighbours."""
+    for i in range(len(mean_out)):
+        left, right = values[i], values[i + 1]
+        apart = right - left
+        mean_out[i] = 0.5 * (left + right)
+        squares_out[i] = apart * apart * 0.5
+
+
+@compiled
 def _double(size: int, mean: Floats, squares: Floats, mean_out: Floats, squares_out: Floats) -> None:
     """Merge runs of `size` values with their right neighbours."""
     half = 0.5 * size
@@ -46,11 +56,17 @@ def trailing_moments(values: Floats, window: int, mean: Floats, squares: Floats,
         scratch: shape (4, at least n).
     """
     windows = len(values) - window + 1
+    merged = window & 1
+    if merged:
+        mean[:windows] = values[window - 1 :]
+        squares[:windows] = 0.0
+    if window == 1:
+        return
     level_mean, level_squares = scratch[0], scratch[1]
     other_mean, other_squares = scratch[2], scratch[3]
-    level_mean[: len(values)] = values
-    level_squares[: len(values)] = 0.0
-    size, merged = 1, 0
+    runs = len(values) - 1
+    _pairs(values, level_mean[:runs], level_squares[:runs])
+    size = 2
     while True:
         if window & size:
             first = window - merged - size
