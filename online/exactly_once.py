@@ -12,7 +12,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from data.topics import REJECTED, Rejected, encode
 from data.trades import StreamKey
-from online.kafka import Incoming, Stopped, incoming, insist
+from online.kafka import Incoming, Stopped, incoming, insist, spare_collector
 from online.metrics import Metrics
 
 log = structlog.get_logger()
@@ -57,6 +57,7 @@ def serve(consumer: Consumer, producer: Producer, stage: Stage, running: Callabl
         SystemExit: the broker refuses this process for good: another one has its identity, or the broker was frozen for
             so long that it holds this one for another. A new process goes on.
     """
+    spare_collector()
     loop = _Loop(consumer, producer, stage, running, metrics)
     try:
         loop.run()
@@ -92,8 +93,8 @@ class _Loop:
             if first is None:
                 continue
             next_at = (started := time.monotonic()) + MIN_TRANSACTION_S
-            read = [incoming(message) for message in (first, *self._consumer.consume(MAX_BATCH - 1, 0))]
-            messages = [message for message in read if message.partition in self._mine]  # the second call may take some
+            read = (first, *self._consumer.consume(MAX_BATCH - 1, 0))
+            messages = incoming(read, self._mine)  # the second call may take partitions away
             try:
                 self._transact(messages)
             except KafkaException as error:

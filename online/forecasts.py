@@ -19,7 +19,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from data.topics import PARTITIONS, PREDICTIONS, check_names, decode_records, prediction_type
 from data.trades import StreamKey
-from online.kafka import READ_BATCH, ClientLog, incoming, reader_config
+from online.kafka import MAX_VALUE, READ_BATCH, ClientLog, reader_config
 from online.metrics import Metrics
 from online.settings import ApiSettings
 
@@ -182,7 +182,7 @@ class NewestForecasts:
             if behind and self._next[partition] >= behind.get(partition, 0):
                 behind.pop(partition, None)
             self._records_in.inc()
-            self._take(incoming(message).value, f"{PREDICTIONS}[{partition}]@{offset}")
+            self._take((message.value() or b"")[:MAX_VALUE], f"{PREDICTIONS}[{partition}]@{offset}")
         elif error.code() == KafkaError._PARTITION_EOF:  # comes only while nothing new does
             behind.pop(partition, None)
         else:

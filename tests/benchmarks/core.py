@@ -79,8 +79,13 @@ def in_batches(trades: Trades) -> list[Trades]:
 
 def kernel_rows(batches: Sequence[Trades], *, contract_only: bool) -> Floats:
     """The rows of every trade, shape (trades, columns)."""
-    windows = Windows(SPEC)
-    return np.concatenate([feature_rows(trades, windows, contract_only=contract_only).values for trades in batches])
+    windows, at = Windows(SPEC), 0
+    values = np.empty((sum(map(len, batches)), 3 if contract_only else len(SPEC.columns)))
+    for trades in batches:
+        made = feature_rows(trades, windows, contract_only=contract_only).values
+        values[at : at + len(made)] = made
+        at += len(made)
+    return values
 
 
 def pandas_contract(trades: pd.DataFrame) -> Contract:

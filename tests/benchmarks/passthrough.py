@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, Producer
 
 from data.topics import TRADES
 from online.exactly_once import MAX_BATCH, MIN_TRANSACTION_S
-from online.kafka import consumer_config, transactional_config
+from online.kafka import consumer_config, spare_collector, transactional_config
 from online.settings import KafkaSettings
 
 
@@ -26,6 +26,7 @@ def main(servers: str, topic: str) -> None:
         [TRADES],
         on_assign=lambda c, partitions: c.incremental_assign(partitions) if partitions else None,
     )
+    spare_collector()
     next_at = 0.0
     while True:
         time.sleep(max(0.0, next_at - time.monotonic()))
