@@ -35,8 +35,8 @@ INTERVAL_DAYS = tuple(dt.date(2010, 1, day) for day in (7, 8))
 TEST_DAYS = (dt.date(2010, 1, 9),)
 
 EWMAS = ("ewma_variance_300", "ewma_variance_1200", "ewma_variance_3600")
-"""Among these the half-life is chosen. One of 60 s would win on simulated days, where volatility is easy to follow; on
-real ones 5 to 60 minutes were measured best, and the last minute alone is nearly the worst."""
+"""Among these the half-life is chosen: on real markets 5 to 60 minutes were measured best, and the last minute alone
+nearly the worst."""
 SHORT_WINDOWS = (2, 5, 10, 20)
 """Returns in the windows that the contract's forecast is also fitted on: a stream that has just begun has no more."""
 MLFLOW_CLIENT = {
