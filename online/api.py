@@ -24,7 +24,6 @@ from starlette.concurrency import run_in_threadpool
 
 from data.spec import CONTRACT
 from data.topics import PRODUCT_PATTERN, SOURCE_PATTERN
-from data.trades import iso_times
 from online.batching import Batching
 from online.forecasts import RECENT_OFFSETS, RECENT_S, NewestForecasts
 from online.health import BrokerCheck
@@ -33,7 +32,7 @@ from online.metrics import LATENCY_BUCKETS_S, Metrics
 from online.registry import ModelVersion, await_model
 from online.requests import MAX_ROWS, read_rows
 from online.settings import ApiSettings
-from online.web import NO_STORE, Direct, Observed, Problem, described_problems, handle_errors, json_answer, read_body
+from online.web import NO_STORE, Endpoint, JsonAnswer, Observed, Problem, described_problems, handle_errors, read_body
 
 log = structlog.get_logger()
 
@@ -141,21 +140,24 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # 5 us a request to find that nobody listens
     )
-    app.add_middleware(Observed, seconds=seconds)
     handle_errors(app)
-
-    _add_forecasts(app, service, rows_scored)
+    predict = _add_predict(app, service, rows_scored)
+    _add_newest_forecast(app, service)
     _add_operations(app, service, metrics)
+    app.add_middleware(Observed, seconds=seconds, direct={("POST", "/predict"): predict})
     return app
 
 
-def _add_forecasts(app: FastAPI, service: Service, rows_scored: Counter) -> None:
-    settings = service.settings
-    unready = HTTPStatus.SERVICE_UNAVAILABLE
-    bad_body = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY)
-
+def _add_predict(app: FastAPI, service: Service, rows_scored: Counter) -> Endpoint:
     batching = Batching()
+    refused = (
+        HTTPStatus.REQUEST_TIMEOUT,
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+    )
 
+    @app.post("/predict", openapi_extra=_predict_schema(service.columns), responses=described_problems(*refused))
     async def predict(request: Request) -> Response:
         """Forecast the volatility of the next horizon for each row of features.
 
@@ -167,12 +169,12 @@ def _add_forecasts(app: FastAPI, service: Service, rows_scored: Counter) -> None
         rows = read_rows(await read_body(request, MAX_BODY_BYTES, BODY_TIMEOUT_S), columns)
         scores = await batching.score(served.model, rows.values)
         rows_scored.inc(len(rows.values))
-        return json_answer(
+        return JsonAnswer(
             {
                 "scores": scores.score.tolist(),
                 "model_variant": served.model.variant,
                 "version": served.version,
-                "ts": iso_times(np.array([time.time_ns()]))[0],
+                "ts": f"{np.datetime64(time.time_ns(), 'ns')}Z",
                 "intervals": list(zip(scores.lower.tolist(), scores.upper.tolist(), strict=True)),
                 "horizon_s": served.model.horizon_s,
                 "missing": [[columns[i] for i, gone in enumerate(row) if gone] for row in scores.missing.tolist()],
@@ -180,14 +182,12 @@ def _add_forecasts(app: FastAPI, service: Service, rows_scored: Counter) -> None
             }
         )
 
-    app.router.add_api_route(
-        "/predict",
-        predict,
-        methods=["POST"],
-        openapi_extra=_predict_schema(service.columns),
-        responses=described_problems(*bad_body, unready),
-        route_class_override=Direct,
-    )
+    return predict
+
+
+def _add_newest_forecast(app: FastAPI, service: Service) -> None:
+    settings = service.settings
+    unready = HTTPStatus.SERVICE_UNAVAILABLE
 
     @app.get(
         "/predict/{product_id}",
@@ -218,7 +218,7 @@ def _add_forecasts(app: FastAPI, service: Service, rows_scored: Counter) -> None
         record = found.read()
         features = {name: record.pop(name) for name in service.columns if name in record}
         state = "ended" if found.has_ended else "live"
-        return json_answer(record | {"features": features, "feature_age_s": age_s, "state": state})
+        return JsonAnswer(record | {"features": features, "feature_age_s": age_s, "state": state})
 
 
 def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
@@ -227,13 +227,13 @@ def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
     async def health() -> Response:
         """Say whether the service can answer now: what was checked, and what was found."""
         found = await service.health()
-        return json_answer(found, HTTPStatus.OK if found["status"] == "healthy" else HTTPStatus.SERVICE_UNAVAILABLE)
+        return JsonAnswer(found, HTTPStatus.OK if found["status"] == "healthy" else HTTPStatus.SERVICE_UNAVAILABLE)
 
     @app.head("/health/live", include_in_schema=False)
     @app.get("/health/live")
     async def live() -> Response:
         """Say that the process runs; a restart would not mend what /health finds wrong."""
-        return json_answer({"status": "alive"})
+        return JsonAnswer({"status": "alive"})
 
     @app.get("/version")
     async def version_of() -> Response:
@@ -249,7 +249,7 @@ def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
             "columns": served.model.columns,
             "origin": served.origin,
         }
-        return json_answer({"version": app.version, "wanted_variant": service.settings.model_variant, "model": model})
+        return JsonAnswer({"version": app.version, "wanted_variant": service.settings.model_variant, "model": model})
 
     @app.get("/metrics")
     async def metrics_of() -> Response:

@@ -51,12 +51,13 @@ _decode = msgspec.json.Decoder().decode
 
 @cache
 def _decoder(columns: tuple[str, ...]) -> msgspec.json.Decoder[Any]:
-    """Return what reads a body in which each field is as it must be, and no field is unknown."""
+    """Return what reads a body in which each field is as it must be, the contract is whole, and no field is unknown."""
 
     def number(name: str) -> Any:
-        return Annotated[float, msgspec.Meta(ge=_least(name), le=MAX_VALUE)] | None
+        return Annotated[float, msgspec.Meta(ge=_least(name), le=MAX_VALUE)]
 
-    fields = [(name, number(name), None) for name in columns]
+    fields: list[Any] = [(name, number(name)) for name in CONTRACT]
+    fields += [(name, number(name) | None, None) for name in columns[len(CONTRACT) :]]
     row = msgspec.defstruct("Row", fields, forbid_unknown_fields=True, gc=False)
     some = Annotated[list[row], msgspec.Meta(min_length=1, max_length=MAX_ROWS)]  # type: ignore[valid-type]
     return msgspec.json.Decoder(msgspec.defstruct("Body", [("rows", some)], forbid_unknown_fields=True))
@@ -75,10 +76,9 @@ def read_rows(body: bytes, columns: tuple[str, ...]) -> Rows:
         found = _decoder(columns).decode(body).rows
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _read_by_field(body, columns)
-    values = np.array([msgspec.structs.astuple(row) for row in found], np.float64)
-    n = values[:, 0]
-    if np.isnan(values[:, : len(CONTRACT)]).any() or (n != np.floor(n)).any():
+    if not all(row.n.is_integer() for row in found):
         return _read_by_field(body, columns)
+    values = np.array([msgspec.structs.astuple(row) for row in found], np.float64)
     return Rows(values, [[]] * len(values))
 
 

@@ -268,6 +268,24 @@ def test_a_body_that_does_not_come_is_not_awaited_for_ever() -> None:
         asyncio.run(read())
 
 
+def test_a_body_is_too_large_if_only_its_last_part_makes_it_so() -> None:
+    """5 bytes and 6 are 11; of 10 each is taken."""
+
+    async def read(*parts: bytes) -> bytes:
+        messages = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
+        messages[-1]["more_body"] = False
+
+        async def receive() -> Any:
+            return messages.pop(0)
+
+        return await read_body(Request({"type": "http", "method": "POST", "headers": []}, receive), 10, within_s=5)
+
+    assert asyncio.run(read(b"12345", b"67890")) == b"1234567890"
+    with pytest.raises(Problem, match="at most 10 bytes") as refused:
+        asyncio.run(read(b"12345", b"678901"))
+    assert refused.value.status == 413
+
+
 # What all answers share
 
 
@@ -290,7 +308,7 @@ def test_a_wrong_route_or_method_is_a_problem_too(api: Api) -> None:
 def test_what_fails_unexpectedly_is_answered_without_its_cause(caplog: pytest.LogCaptureFixture) -> None:
     app = FastAPI()
     seconds = Histogram("seconds", "for this test", ["route", "status"], registry=CollectorRegistry())
-    app.add_middleware(Observed, seconds=seconds)
+    app.add_middleware(Observed, seconds=seconds, direct={})
     handle_errors(app)
 
     @app.get("/fails/{how}")

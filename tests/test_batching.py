@@ -62,6 +62,20 @@ def test_one_run_answers_all_that_are_at_hand_each_with_its_own(counted: Counted
     assert [scores.missing[:, 3].tolist() for scores in found] == [[False], [True, False, True], [True]]
 
 
+def test_one_run_waits_for_who_comes_meanwhile_but_not_for_more_rows_than_a_run_has(counted: Counted) -> None:
+    """Each asks a turn of the event loop after the one before. A run has 128 rows: the third fills the first run."""
+
+    async def ask_in_turns(*counts: int) -> None:
+        batching, waiting = Batching(), []
+        for count in counts:
+            waiting.append(asyncio.ensure_future(batching.score(counted, np.array([FULL] * count))))  # type: ignore[arg-type]
+            await asyncio.sleep(0)
+        await asyncio.gather(*waiting)
+
+    asyncio.run(ask_in_turns(1, 1, 126, 2, 3))
+    assert counted.runs == [128, 5]
+
+
 def test_each_is_answered_by_the_model_that_it_asked(counted: Counted) -> None:
     other = Counted(counted.model)
     ask((counted, [FULL]), (other, [FULL, FULL]), (counted, [FULL]))

@@ -43,7 +43,7 @@ def test_any_body_is_read_alike(document: Any) -> None:
 def test_a_plain_body_is_read_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the two would agree because they are one."""
     monkeypatch.setattr("online.requests._read_by_field", None)
-    first = b'{"n": 3, "ret_std": 2e-4, "ret_mean": -0.5}'
+    first = b'{"n": 3.0, "ret_std": 2e-4, "ret_mean": -0.5}'
     second = b'{"ewma_variance_300": 1, "n": 2, "ret_mean": 0, "ret_std": 0}'
     found = read_rows(b'{"rows": [' + first + b", " + second + b"]}", COLUMNS)
     np.testing.assert_array_equal(found.values, [[3, -0.5, 2e-4, np.nan], [2, 0, 0, 1]])
