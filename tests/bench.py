@@ -21,7 +21,7 @@ from rich.progress import track
 from rich.table import Table
 
 from tests.benchmarks import core, edge_latency, edge_predict, files, streams
-from tests.benchmarks.measure import Row
+from tests.benchmarks.measure import Row, ToolMissing
 
 FILE_ROWS = (1_000_000, 10_000_000)
 STREAMED = 500_000
@@ -91,7 +91,10 @@ def main() -> None:
     load = os.getloadavg()[0]
     rows: list[Row] = []
     for part in track(parts, "measuring", console=console, transient=True):
-        rows.extend(PARTS[part]())
+        try:
+            rows.extend(PARTS[part]())
+        except ToolMissing as missing:
+            console.print(f"{part} is not measured: {missing}")
     machine = {
         "processor": processor(),
         "processors": os.cpu_count(),

@@ -32,7 +32,7 @@ from online.registry import ModelFile, save_last_good
 from orchestration.local.broker import free_ports, jars_folder, running_broker
 from orchestration.local.jars import fetch_jars
 from orchestration.local.topics import create_topics
-from tests.benchmarks.measure import Row
+from tests.benchmarks.measure import Row, ToolMissing
 from tests.models import BASELINE, model_bytes
 from tests.pipeline import environment
 
@@ -173,10 +173,11 @@ def rows() -> list[Row]:
     """Measure 1 row and 100 rows a request.
 
     Raises:
-        RuntimeError: a server did not come up, or did not answer a request; wrk is not there.
+        RuntimeError: a server did not come up, or did not answer a request.
+        ToolMissing: wrk is not there.
     """
     if shutil.which("wrk") is None:
-        raise RuntimeError("wrk is not on PATH; Debian and Ubuntu have it: apt-get install wrk")
+        raise ToolMissing("wrk is not on PATH; Debian and Ubuntu have it: apt-get install wrk")
     found: list[Row] = []
     with TemporaryDirectory() as temporary, _servers(Path(temporary)) as urls:
         for count in (1, 100):

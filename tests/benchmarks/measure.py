@@ -12,6 +12,10 @@ from pathlib import Path
 Job = Callable[[], object]
 
 
+class ToolMissing(RuntimeError):
+    """A program that a measurement needs is not on this machine."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of the table: what ours does, and what others do with the same input."""
