@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import os
+import threading
 import time
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import structlog
@@ -17,9 +20,16 @@ from online.metrics import Metrics
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
+
 MAX_BATCH = 10_000
 MIN_TRANSACTION_S = 0.01
 """At most one transaction in this time: each costs the broker the same, however many records it holds."""
+
+
+HANG_S = 10.0
+"""A question to the broker gives up after 2 s. Where its connection died at the wrong moment, the client never comes
+back from `send_offsets_to_transaction`; then a new process goes on from the last commit."""
 
 
 Record = tuple[str, int, str, bytes, int]
@@ -59,6 +69,7 @@ def serve(consumer: Consumer, producer: Producer, stage: Stage, running: Callabl
     """
     spare_collector()
     loop = _Loop(consumer, producer, stage, running, metrics)
+    threading.Thread(target=loop.end_if_hung, name="end if hung", daemon=True).start()
     try:
         loop.run()
     except Stopped as stopped:
@@ -80,9 +91,29 @@ class _Loop:
         self._consumer, self._producer, self._stage = consumer, producer, stage
         self._running, self._metrics = running, metrics
         self._mine: set[int] = set()
+        self._asked_at = math.inf  # of the question that the broker has not answered yet
+
+    def end_if_hung(self) -> None:
+        """End the process if the client does not come back from a call."""
+        while time.monotonic() - self._asked_at < HANG_S:
+            time.sleep(1.0)
+        log.error("the client hangs in a call to the broker; the next start goes on", seconds=HANG_S)
+        os._exit(1)
+
+    def _insist(self, ask: Callable[[float], T]) -> T:
+        """Ask the broker until it answers, see `insist`."""
+
+        def watched(timeout_s: float) -> T:
+            self._asked_at = time.monotonic()
+            try:
+                return ask(timeout_s)
+            finally:
+                self._asked_at = math.inf
+
+        return insist(watched, self._running)
 
     def run(self) -> None:
-        insist(self._producer.init_transactions, self._running)
+        self._insist(self._producer.init_transactions)
         self._consumer.subscribe(
             [self._stage.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
         )
@@ -117,8 +148,8 @@ class _Loop:
         offsets = [TopicPartition(topic, partition, end, note(partition, end)) for partition, end in ends.items()]
         group = self._consumer.consumer_group_metadata()
         send = self._producer.send_offsets_to_transaction
-        insist(lambda timeout_s: send(offsets, group, timeout_s), self._running)
-        insist(self._producer.commit_transaction, self._running)
+        self._insist(lambda timeout_s: send(offsets, group, timeout_s))
+        self._insist(self._producer.commit_transaction)
 
     def _produce(self, records: list[Record]) -> None:
         """Hand records to the client, waiting while its queue is full."""
@@ -133,13 +164,13 @@ class _Loop:
 
     def _go_back(self) -> None:
         """Undo what the aborted transaction did here: in the client, and in the stage's memory."""
-        insist(self._producer.abort_transaction, self._running)
+        self._insist(self._producer.abort_transaction)
         for place in self._restored(self._consumer.assignment()):
             self._consumer.seek(place)
 
     def _restored(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
         """Bring the stage to where these partitions were committed, and return where to read on."""
-        committed = insist(lambda timeout_s: self._consumer.committed(partitions, timeout=timeout_s), self._running)
+        committed = self._insist(lambda timeout_s: self._consumer.committed(partitions, timeout=timeout_s))
         places = []
         for found in committed:
             if found.error is not None:

@@ -90,6 +90,10 @@ class Drill:
         """Take what has come on both topics, and look after the services."""
         for tail in (self.features, self.predictions):
             tail.read()
+        self.supervise()
+
+    def supervise(self) -> None:
+        """Start again what has ended, if that is done here."""
         for service in (self.feature_service, self.scorer):
             if self.supervised and service.process.poll() == 1:
                 self.restarts += 1
