@@ -336,8 +336,9 @@ def _contract(w: Any, rows: Int64s, series: Floats, held: Int64s, values: Floats
             trailing_moments(series[end + 1 - n : end + alike], n, mean, deviation, scratch)
             end += alike
         if n > 1:
+            share = 1 / (n - 1)
             for k in range(alike):
-                deviation[k] = math.sqrt(deviation[k] / (n - 1))
+                deviation[k] = math.sqrt(deviation[k] * share)
         else:
             deviation[0] = np.nan
         if n == 0:

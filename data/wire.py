@@ -32,6 +32,9 @@ MAX_HEADS = 256
 """Different heads in a batch; the streams of a partition are fewer."""
 
 
+MAX_KEPT = 16
+"""Streams whose last numbers are remembered while a batch is written."""
+
 _U = np.uint64
 
 
@@ -258,11 +261,13 @@ def _write(
     ends: Int64s,
 ) -> int:
     """Write records behind each other, and return where the last one ends."""
-    last_bits = np.zeros(numbers.shape[1], np.uint64)
-    last = np.zeros((numbers.shape[1], 2), np.int64)  # where its text stands: neighbours have much in common
+    # The last number of each field, and where its text stands: neighbours in a stream have much in common.
+    last_bits = np.zeros((MAX_KEPT, numbers.shape[1]), np.uint64)
+    last = np.zeros((MAX_KEPT, numbers.shape[1], 2), np.int64)
     at = 0
     for row in range(len(head)):
         which = head[row]
+        kept = which % MAX_KEPT
         at = _copy(out, at, head_text, head_ends[which - 1] if which > 0 else 0, head_ends[which])
         integer = number = key = 0
         for field in range(len(kinds)):
@@ -270,15 +275,16 @@ def _write(
             key = key_ends[field]
             kind = kinds[field]
             if kind == 2:
-                if bits[row, number] == last_bits[number] and last[number, 1] > 0:
-                    at = _copy(out, at, out, last[number, 0], last[number, 1])
+                if bits[row, number] == last_bits[kept, number] and last[kept, number, 1] > 0:
+                    at = _copy(out, at, out, last[kept, number, 0], last[kept, number, 1])
                 else:
                     start = at
                     if not np.isfinite(numbers[row, number]):
                         at = _copy(out, at, NULL, 0, 4)
                     else:
                         at = write_number(out, at, numbers[row, number], bits[row, number])
-                    last_bits[number], last[number, 0], last[number, 1] = bits[row, number], start, at
+                    last_bits[kept, number] = bits[row, number]
+                    last[kept, number, 0], last[kept, number, 1] = start, at
                 number += 1
                 continue
             value = integers[row, integer]

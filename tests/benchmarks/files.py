@@ -54,11 +54,13 @@ def write_recordings(folder: Path, sizes: tuple[int, ...]) -> list[Path]:
 
 
 def ours(source: Path, out: Path) -> float:
-    from data.features import compile_kernel
     from data.spec import FeatureSpec
     from offline.backfill import backfill_files
 
-    compile_kernel(FeatureSpec())
+    head = out.with_name("head.csv")  # what is compiled is loaded before the clock starts
+    with source.open("rb") as file:
+        head.write_bytes(b"".join(file.readline() for _ in range(100)))
+    backfill_files([head], out, FeatureSpec())
     began = time.perf_counter()
     backfill_files([source], out, FeatureSpec())
     return time.perf_counter() - began
@@ -124,7 +126,7 @@ def rows(folder: Path, sizes: tuple[int, int], rounds: int = 3) -> list[Row]:
     speed = {engine: sizes[1] / statistics.median(one.seconds for one in found) for engine, found in took.items()}
     memory = {engine: max(one.mib for one in found) for engine, found in took.items()}
     what = f"CSV to feature Parquet, {sizes[1] / 1e6:g} M trades"
-    times = speed["small"] * sizes[1] / (sizes[0] * speed["ours"])
+    times = speed["small"] / speed["ours"]
     more = f"{sizes[1] / sizes[0]:g} times the trades"
     return [
         Row(f"{what} (ours: the full row; peers: n, ret_mean, ret_std)", "trades/s", speed["ours"],
