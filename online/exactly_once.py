@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import os
-import threading
 import time
 from collections.abc import Callable
 from typing import Literal, Protocol, TypeVar
@@ -15,7 +13,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from data.topics import REJECTED, Rejected, encode
 from data.trades import StreamKey
-from online.kafka import Incoming, Stopped, incoming, insist, spare_collector
+from online.kafka import Incoming, Stopped, Unanswered, incoming, insist, spare_collector
 from online.metrics import Metrics
 
 log = structlog.get_logger()
@@ -27,10 +25,9 @@ MIN_TRANSACTION_S = 0.01
 """At most one transaction in this time: each costs the broker the same, however many records it holds."""
 
 
-HANG_S = 10.0
-"""A question to the broker gives up after 2 s. Where its connection died at the wrong moment, the client never comes
-back from `send_offsets_to_transaction`; then a new process goes on from the last commit."""
-
+PATIENCE_S = 15.0
+"""How long a question within a transaction may stay unanswered. Where its connection died at the wrong moment, the
+client goes on asking over it for minutes after the broker is back (librdkafka #5511): a new process does not."""
 
 Record = tuple[str, int, str, bytes, int]
 """What a stage writes: topic, partition, key, value, ingest time in ms. Plain, as there are 100,000 a second."""
@@ -69,11 +66,13 @@ def serve(consumer: Consumer, producer: Producer, stage: Stage, running: Callabl
     """
     spare_collector()
     loop = _Loop(consumer, producer, stage, running, metrics)
-    threading.Thread(target=loop.end_if_hung, name="end if hung", daemon=True).start()
     try:
         loop.run()
     except Stopped as stopped:
         log.warning("stopped while the broker did not answer; the next start goes on", error=str(stopped.__cause__))
+    except Unanswered as unanswered:
+        log.error("no answer within a transaction; the next start goes on", error=str(unanswered.__cause__))
+        os._exit(1)  # to close the clients would be to ask again
     except KafkaException as error:
         log.error("the broker refuses this process; the next start goes on", error=str(error))
         raise SystemExit(1) from error
@@ -91,29 +90,13 @@ class _Loop:
         self._consumer, self._producer, self._stage = consumer, producer, stage
         self._running, self._metrics = running, metrics
         self._mine: set[int] = set()
-        self._asked_at = math.inf  # of the question that the broker has not answered yet
-
-    def end_if_hung(self) -> None:
-        """End the process if the client does not come back from a call."""
-        while time.monotonic() - self._asked_at < HANG_S:
-            time.sleep(1.0)
-        log.error("the client hangs in a call to the broker; the next start goes on", seconds=HANG_S)
-        os._exit(1)
 
     def _insist(self, ask: Callable[[float], T]) -> T:
-        """Ask the broker until it answers, see `insist`."""
-
-        def watched(timeout_s: float) -> T:
-            self._asked_at = time.monotonic()
-            try:
-                return ask(timeout_s)
-            finally:
-                self._asked_at = math.inf
-
-        return insist(watched, self._running)
+        """Ask within a transaction."""
+        return insist(ask, self._running, PATIENCE_S)
 
     def run(self) -> None:
-        self._insist(self._producer.init_transactions)
+        insist(self._producer.init_transactions, self._running)
         self._consumer.subscribe(
             [self._stage.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
         )
@@ -170,7 +153,7 @@ class _Loop:
 
     def _restored(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
         """Bring the stage to where these partitions were committed, and return where to read on."""
-        committed = self._insist(lambda timeout_s: self._consumer.committed(partitions, timeout=timeout_s))
+        committed = insist(lambda timeout_s: self._consumer.committed(partitions, timeout=timeout_s), self._running)
         places = []
         for found in committed:
             if found.error is not None:

@@ -52,6 +52,10 @@ class Stopped(Exception):
     """Told to stop while waiting for the broker."""
 
 
+class Unanswered(Exception):
+    """The broker did not answer for too long."""
+
+
 class ClientLog:
     """Logs what a client says of itself, each kind of error once in `REPEAT_S`: of a lost broker it speaks 20 times a
     second. It goes on by itself."""
@@ -213,13 +217,15 @@ def read_range(
         consumer.close()
 
 
-def insist(ask: Callable[[float], T], running: Callable[[], bool]) -> T:
+def insist(ask: Callable[[float], T], running: Callable[[], bool], patience_s: float = math.inf) -> T:
     """Ask the broker until it answers.
 
     Raises:
         Stopped: told to stop before it did. What is not committed will be done again by the next start.
+        Unanswered: it did not for `patience_s`.
         KafkaException: it refuses.
     """
+    began = time.monotonic()
     while True:
         try:
             return ask(ANSWER_S)
@@ -228,6 +234,8 @@ def insist(ask: Callable[[float], T], running: Callable[[], bool]) -> T:
                 raise
             if not running():
                 raise Stopped from error
+            if time.monotonic() - began > patience_s:
+                raise Unanswered from error
             time.sleep(RETRY_S)
 
 

@@ -57,8 +57,8 @@ def test_a_broker_that_comes_back_costs_nothing(
 ) -> None:
     """In the middle of a paced replay; ingestor, feature service and scorer go on, most often by themselves.
 
-    After a freeze beyond their session the broker may take them for their own successors, and a client can hang for
-    good in a call whose connection died: then they say so, end, and whoever supervises them starts them again.
+    After a freeze beyond their session the broker may take them for their own successors, and a client can ask
+    for minutes over a connection that died: then they say so, end, and whoever supervises them starts them again.
     """
     proof.disturbs(f"broker {fault.__name__.replace('_', ' ')}, in a paced replay")
     assert drill.undisturbed(recording) == TRADES_REPLAYED
