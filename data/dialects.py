@@ -355,27 +355,29 @@ class _JsonDialect(_TextDialect):
     """NDJSON: a message, or a frame of several, on each line.
 
     Args:
-        decode: returns the ticks of a line; none if it is a message of another kind.
-        is_one: says if a line is a message of this dialect.
+        message: reads the message in a line.
+        ticks: returns the ticks of a message; none if it is of another kind.
+        is_own: says if a message is of this dialect.
     """
 
     def __init__(
         self,
         name: str,
         columns: Mapping[str, str],
-        decode: Callable[[bytes], _Ticks],
-        is_one: Callable[[bytes], bool],
+        message: Callable[[bytes], Any],
+        ticks: Callable[[Any], _Ticks],
+        is_own: Callable[[Any], bool],
         fields: Mapping[str, Field] = FIELDS,
     ) -> None:
         self.name = f"NDJSON of the {name}"
         self.columns, self.fields = columns, fields
-        self._decode, self._is_one = decode, is_one
+        self._message, self._ticks, self._is_own = message, ticks, is_own
 
     def tells(self, head: Sequence[bytes]) -> bool:
         """Whether one of the first lines is of this dialect."""
         for line in head:
             try:
-                if self._is_one(line):
+                if self._is_own(self._message(line)):
                     return True
             except (msgspec.MsgspecError, UnicodeError):
                 continue
@@ -388,7 +390,7 @@ class _JsonDialect(_TextDialect):
         count = np.ones(len(lines), np.intp)
         for i, line in enumerate(lines.data.split(b"\n")[:-1]):
             try:
-                found = self._decode(line)
+                found = self._ticks(self._message(line))
             except (msgspec.MsgspecError, UnicodeError) as error:
                 broken[i] = f"the line must be a JSON message of the ticker channel: {error}"
                 continue
@@ -427,33 +429,38 @@ _JSON_DIALECTS = (
     _JsonDialect(
         f'{_EXCHANGE}: {{"type":"ticker",...}}',
         _TICKER_COLUMNS,
-        lambda line: _of_message(_messages(line)),
-        lambda line: _is_message(_messages(line)),
+        _messages,
+        _of_message,
+        _is_message,
     ),
     _JsonDialect(
         f'{_EXCHANGE}, as recorded: {{"ts":...,"pair":...,"raw":"{{\\"type\\":\\"ticker\\",...}}"}}',
         _TICKER_COLUMNS,
-        lambda line: _of_message(_messages(_envelopes(line).raw)),
-        lambda line: _is_message(_messages(_envelopes(line).raw)),
+        lambda line: _messages(_envelopes(line).raw),
+        _of_message,
+        _is_message,
     ),
     _JsonDialect(
         f'{_ADVANCED}: {{"channel":"ticker","timestamp":...,"events":[...]}}',
         _FLAT_COLUMNS,
-        lambda line: _of_frame(_frames(line)),
-        lambda line: _is_frame(_frames(line)),
+        _frames,
+        _of_frame,
+        _is_frame,
     ),
     _JsonDialect(
         f'{_ADVANCED}, as recorded: {{"ingest_time":...,"product_id":...,"payload":{{"channel":...}}}}',
         _FLAT_COLUMNS,
-        lambda line: _of_frame(_recorded(line).payload),
-        lambda line: _is_frame(_recorded(line).payload),
+        lambda line: _recorded(line).payload,
+        _of_frame,
+        _is_frame,
     ),
     _JsonDialect(
         f'{_ADVANCED}, flattened: {{"timestamp":...,"product_id":...,"price":...,"volume_24h":...}} (a time without '
         "a zone is UTC)",
         _FLAT_COLUMNS,
-        lambda line: (_flats(line),),
-        lambda line: bool(_flats(line)),
+        _flats,
+        lambda tick: (tick,),
+        lambda _: True,
         _ZONELESS,
     ),
 )

@@ -58,6 +58,17 @@ _NS_DAY = 86_400_000_000_000
 
 
 @compiled
+def stands(text: Bytes, at: int, end: int, what: Bytes, start: int, stop: int) -> bool:
+    """Say whether `what[start:stop]` stands in `text[at:end]`, at its beginning."""
+    if at + stop - start > end:
+        return False
+    for i in range(_U(stop - start)):  # noqa: SIM110 - compiled
+        if text[_U(at) + i] != what[_U(start) + i]:
+            return False
+    return True
+
+
+@compiled
 def _high(a: UInt64, b: UInt64) -> UInt64:
     """Return the upper 64 bits of a product."""
     a1, a0, b1, b0 = a >> _32, a & _LOW_32, b >> _32, b & _LOW_32

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.compiled import compiled
-from data.digits import Bytes, read_integer, read_number, read_time
+from data.digits import Bytes, read_integer, read_number, read_time, stands
 from data.trades import Floats, Int64s
 
 MAX_NAMES = 256
@@ -86,13 +86,9 @@ def _name(text: Bytes, at: int, end: int, names: Int64s, count: int, likely: int
     """Return which name stands in `text[at:end]`, `count` if it is a new one."""
     for turn in range(count):
         name = likely if turn == 0 else turn - (turn <= likely)
-        start = names[name, 0]
-        if names[name, 1] - start == end - at:
-            i = 0
-            while i < end - at and text[at + i] == text[start + i]:
-                i += 1
-            if i == end - at:
-                return name
+        start, stop = names[name]
+        if stop - start == end - at and stands(text, at, end, text, start, stop):
+            return name
     return count
 
 

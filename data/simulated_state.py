@@ -12,10 +12,10 @@ import zlib
 from dataclasses import dataclass
 from enum import IntEnum
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from data.compiled import compiled
 from data.readers import check_product_id
 from data.trades import FIRST_YEAR, LAST_YEAR, Floats
 
@@ -183,7 +183,7 @@ def _midnight(streams: Streams, scale: int, day: int) -> float:
     return float(np.sqrt(1 - kept**2) * np.dot(kept ** np.arange(days), shocks))
 
 
-@numba.njit(cache=True)
+@compiled
 def _bridge(path: Floats, end: float, kept: float) -> None:
     """Turn normal noise into an Ornstein-Uhlenbeck process from path[0] to `end`, in place.
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,11 +56,7 @@ def simulated_facts() -> dict[str, Simulated]:
 
 def read_recording(path: Path) -> Trades:
     """Return all trades of one recording of one product."""
-    parts = [batch.trades for batch in read_trades(path)]
-    columns = {
-        f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Trades) if f.name != "keys"
-    }
-    return Trades(parts[0].keys, **columns)
+    return Trades.join([batch.trades for batch in read_trades(path)])
 
 
 def table(simulated: dict[str, Simulated], recorded: dict[str, dict[str, float]]) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from data.compiled import compiled
 from data.spec import FeatureSpec
 from data.trades import NS, Floats, Int64s
 
@@ -49,7 +49,7 @@ def target_volatility(event_time: Int64s, price: Floats, spec: FeatureSpec) -> F
     return _targets(event_time, price, spec.grid_step_s * NS, spec.horizon_s // spec.grid_step_s, spec.gap_s * NS)
 
 
-@numba.njit(cache=True)
+@compiled
 def _targets(event_time: Int64s, price: Floats, step: int, horizon_steps: int, gap: int) -> Floats:
     targets = np.full(len(price), np.nan)
     start = 0

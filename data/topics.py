@@ -9,7 +9,6 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from functools import cache, lru_cache
 from operator import itemgetter
 from typing import Annotated, Any, Literal, NamedTuple
@@ -139,6 +138,11 @@ def _columns(spec: FeatureSpec) -> list[tuple[str, Any]]:
 def feature_type(spec: FeatureSpec) -> type[Any]:
     """Return the record of a feature row under a spec, on `features`."""
     return msgspec.defstruct("Features", [*_ROW_KEY, *_columns(spec)], frozen=True, gc=False)
+
+
+@cache
+def _feature_decoder(spec: FeatureSpec) -> Callable[[bytes], Any]:
+    return msgspec.json.Decoder(feature_type(spec)).decode
 
 
 @cache
@@ -344,17 +348,9 @@ def _with_others(
     found = decode_records([texts[place] for place in others], _decode_trade)
     more = _trade_columns(found.records, found.places, found.unreadable)
     purposes = {StreamKey(r.source_id, r.product_id): r.purpose for r in found.records} | purposes
-    keys = {key: i for i, key in enumerate(dict.fromkeys((*trades.keys, *more.keys)))}
     order = np.argsort(places := np.concatenate([places, others[np.array(found.places, np.int64)]]))
-    columns = {
-        column.name: np.concatenate([getattr(trades, column.name), getattr(more, column.name)])
-        for column in fields(Trades)
-        if column.name not in ("keys", "stream")
-    }
-    renamed = np.array([keys[key] for key in more.keys], np.int32)
-    stream = np.concatenate([trades.stream, renamed[more.stream]])
     return TradeRecords(
-        Trades(tuple(keys), stream, **columns).take(order),
+        Trades.join([trades, more]).take(order),
         places[order],
         purposes,
         [(int(others[place]), end) for place, end in found.ends],
@@ -431,10 +427,11 @@ def decode_features(values: Sequence[bytes | None], spec: FeatureSpec) -> Featur
     """Read records of `features`."""
     texts = [value or b"" for value in values]
     plain = _read_plain(
-        _feature_layout(spec), texts, lambda integers, numbers: (integers[:, 6] <= 2**53) & ~np.isnan(numbers[:, 0])
+        _feature_layout(spec), texts, lambda integers, numbers: (integers[:, -1] <= 2**53) & ~np.isnan(numbers[:, 0])
     )
     keys = [plain.keys[stream] for stream in plain.stream.tolist()]
-    columns: Floats = np.column_stack((plain.integers[:, 6].astype(np.float64), plain.numbers[:, 1:]))
+    n = plain.integers[:, -1]  # the one column of the spec that is an integer stands behind those of the key
+    columns: Floats = np.column_stack((n.astype(np.float64), plain.numbers[:, 1:]))
     rows = FeatureRecords(
         [texts[place] for place in plain.places.tolist()], plain.places.tolist(), keys,
         [plain.purposes[key] for key in keys], plain.integers[:, 1].copy(), plain.integers[:, 2].copy(), columns,
@@ -448,7 +445,7 @@ def _with_other_rows(
     rows: FeatureRecords, others: list[int], texts: Sequence[bytes], spec: FeatureSpec
 ) -> FeatureRecords:
     """Add the records of a batch that are not written as ours are: rows of any form, ends, what nobody can read."""
-    found = decode_records([texts[place] for place in others], msgspec.json.Decoder(feature_type(spec)).decode)
+    found = decode_records([texts[place] for place in others], _feature_decoder(spec))
     unreadable = [Unreadable(others[place], reason) for place, reason in found.unreadable]
     other_spec, more = [], []
     for place, row in zip((others[place] for place in found.places), found.records, strict=True):
@@ -468,7 +465,7 @@ def _with_other_rows(
     )  # fmt: skip
     table = sorted([*known, *more], key=itemgetter(0))
     places, row_texts, keys, purposes, event_time, ingest_time, columns = (
-        map(list, zip(*table, strict=True)) if (table) else ([] for _ in range(7))
+        map(list, zip(*table, strict=True)) if table else ([] for _ in range(7))
     )
     return FeatureRecords(
         row_texts, places, keys, purposes, np.array(event_time, np.int64), np.array(ingest_time, np.int64),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import NamedTuple, Self
@@ -79,6 +80,18 @@ class Trades:
         """Return the chosen rows; `keys` stays whole."""
         columns = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "keys"}
         return type(self)(self.keys, **columns)
+
+    @classmethod
+    def join(cls, parts: Sequence[Trades]) -> Self:
+        """Return the trades of all parts behind each other; there must be at least one part."""
+        keys = {key: i for i, key in enumerate(dict.fromkeys(key for part in parts for key in part.keys))}
+        stream = [np.array([keys[key] for key in part.keys], np.int32)[part.stream] for part in parts]
+        columns = {
+            f.name: np.concatenate([getattr(part, f.name) for part in parts])
+            for f in fields(cls)
+            if f.name not in ("keys", "stream")
+        }
+        return cls(tuple(keys), np.concatenate(stream), **columns)
 
 
 def iso_times(ns: Int64s) -> list[str]:

@@ -22,6 +22,7 @@ from data.digits import (
     read_integer,
     read_number,
     read_time,
+    stands,
     write_integer,
     write_number,
     write_time,
@@ -130,29 +131,18 @@ class _Texts(NamedTuple):
 
 
 @compiled
-def _stands(text: Bytes, at: int, end: int, what: Bytes, start: int, stop: int) -> bool:
-    """Say whether `what[start:stop]` stands in `text[at:end]`, at its beginning."""
-    if at + stop - start > end:
-        return False
-    for i in range(_U(stop - start)):  # noqa: SIM110 - compiled
-        if text[_U(at) + i] != what[_U(start) + i]:
-            return False
-    return True
-
-
-@compiled
 def _find_head(text: Bytes, at: int, end: int, key: Bytes, heads: Int64s, count: int, likely: int) -> int:
     """Return which head stands at a place, or -1; a new one, at `count`, is added to `heads`."""
     for turn in range(count):
         head = likely if turn == 0 else turn - (turn <= likely)
         start, stop = heads[head]
         after = at + stop - start
-        if _stands(text, at, end, text, start, stop) and _stands(text, after, end, key, 0, len(key)):
+        if stands(text, at, end, text, start, stop) and stands(text, after, end, key, 0, len(key)):
             return head
     if count == len(heads):
         return -1
     for place in range(at, end):
-        if _stands(text, place, end, key, 0, len(key)):
+        if stands(text, place, end, key, 0, len(key)):
             heads[count, 0], heads[count, 1] = at, place
             return count
     return -1
@@ -185,7 +175,7 @@ def _read(  # noqa: PLR0912 - the kinds in a function of their own cost a third 
         at += heads[found, 1] - heads[found, 0]
         integer = number = key = 0
         for field in range(len(kinds)):
-            if not _stands(text, at, end, keys, key, key_ends[field]):
+            if not stands(text, at, end, keys, key, key_ends[field]):
                 at = -1
                 break
             at += key_ends[field] - key
@@ -194,7 +184,7 @@ def _read(  # noqa: PLR0912 - the kinds in a function of their own cost a third 
             if kind == 2:
                 if at < end and text[at] == 110:
                     numbers[row, number] = np.nan
-                    at = at + 4 if _stands(text, at, end, NULL, 0, 4) else -1
+                    at = at + 4 if stands(text, at, end, NULL, 0, 4) else -1
                 else:
                     numbers[row, number], at = read_number(text, at, end)
                 number += 1
@@ -231,7 +221,7 @@ def _read_choice(text: Bytes, at: int, end: int, choices: Bytes, choice_ends: In
     start = 0
     for choice in range(len(choice_ends)):
         stop = choice_ends[choice]
-        if _stands(text, at, end, choices, start, stop):
+        if stands(text, at, end, choices, start, stop):
             return choice, at + stop - start
         start = stop
     return 0, -1

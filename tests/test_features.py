@@ -163,10 +163,7 @@ def test_contract_features_equal_an_independent_computation(shared: Path) -> Non
         rows = [feature_rows(trades, windows) for trades in batches]
         for trades, made in zip(batches, rows, strict=True):
             assert len(made.values) == len(trades)
-        names = ("stream", "trade_id", "event_time", "ingest_time", "price", "size", "side")
-        columns = [np.concatenate([getattr(trades, name) for trades in batches]) for name in names]
-        everything = Trades(batches[0].keys, *columns)
-        check_contract(everything, np.concatenate([made.values for made in rows]))
+        check_contract(Trades.join(batches), np.concatenate([made.values for made in rows]))
 
 
 def test_contract_features_of_simulated_trades_equal_an_independent_computation() -> None:

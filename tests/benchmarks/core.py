@@ -57,9 +57,7 @@ def simulated_trades(count: int) -> Trades:
     while sum(map(len, parts)) < count:
         parts.append(mixed_day(day))
         day += dt.timedelta(days=1)
-    names = ("stream", "trade_id", "event_time", "ingest_time", "price", "size", "side")
-    columns = {name: np.concatenate([getattr(part, name) for part in parts])[:count] for name in names}
-    mixed = Trades(parts[0].keys, **columns)
+    mixed = Trades.join(parts).take(slice(0, count))
     for product in range(len(mixed.keys)):  # the peers know no segments: with a hole the jobs would not be the same
         assert np.diff(mixed.event_time[mixed.stream == product]).max() < SPEC.gap_s * NS
     return mixed

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from tests.benchmarks.market import mixed_day
-from tests.benchmarks.measure import Row
+from tests.benchmarks.measure import Row, held_mib
 
 ROOT = Path(__file__).resolve().parents[2]
 WINDOW = 50
@@ -139,10 +139,7 @@ def rows(folder: Path, sizes: tuple[int, int], rounds: int = 3) -> list[Row]:
 
 def main(engine: str, source: str, out: str) -> None:
     took = {"ours": ours, "polars": polars, "pandas": pandas}[engine](Path(source), Path(out))
-    # Not ru_maxrss: a process inherits it from the one that started it.
-    status = Path("/proc/self/status").read_text()
-    mib = int(status.split("VmHWM:")[1].split()[0]) / 1024
-    print(msgspec.json.encode(Took(took, mib)).decode())
+    print(msgspec.json.encode(Took(took, held_mib("VmHWM"))).decode())
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,11 +16,6 @@ PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD", "XRP-USD", "DOGE-USD", "ADA-USD", "
 
 def mixed_day(day: dt.date, source_id: str = "bench") -> Trades:
     """Return the trades of all products and one UTC day, by time."""
-    each = [simulate_day(product, day) for product in PRODUCTS]
-    columns: dict[str, Any] = {
-        name: np.concatenate([getattr(trades, name) for trades in each])
-        for name in ("trade_id", "event_time", "ingest_time", "price", "size", "side")
-    }
-    stream = np.repeat(np.arange(len(each), dtype=np.int32), [len(trades) for trades in each])
-    keys = tuple(StreamKey(source_id, product) for product in PRODUCTS)
-    return Trades(keys, stream, **columns).take(np.argsort(columns["event_time"], kind="stable"))
+    each = [replace(simulate_day(product, day), keys=(StreamKey(source_id, product),)) for product in PRODUCTS]
+    trades = Trades.join(each)
+    return trades.take(np.argsort(trades.event_time, kind="stable"))

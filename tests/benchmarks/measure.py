@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 Job = Callable[[], object]
 
@@ -44,14 +45,14 @@ def speeds(name: str, unit: str, amount: int, ours: Job, peers: Mapping[str, Job
     return Row(name, unit, found.pop(""), found)
 
 
+def held_mib(what: Literal["VmRSS", "VmHWM"]) -> float:
+    """Return what this process holds, or the most that it ever held, without what its parent did."""
+    return int(Path("/proc/self/status").read_text().split(f"{what}:")[1].split()[0]) / 1024
+
+
 def peak_mib(job: Job) -> float:
     """Return how much more memory the process holds during a job than before it."""
-    status = Path("/proc/self/status")
-
-    def mib(what: str) -> float:
-        return int(status.read_text().split(f"{what}:")[1].split()[0]) / 1024
-
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = mib("VmRSS")
+    before = held_mib("VmRSS")
     job()
-    return mib("VmHWM") - before
+    return held_mib("VmHWM") - before
