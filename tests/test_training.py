@@ -18,7 +18,8 @@ from data.trades import NS, Floats, StreamKey, Trades
 from offline import training
 from offline.baseline import CONTRACT_ONLY, fit, to_onnx, with_intervals
 from offline.registry import Candidate, RegistryError, champion_of, register
-from offline.training import FIT_DAYS, counted_rows, evaluate, main, sample, train
+from offline.samples import Sample, counted_rows, sample
+from offline.training import FIT_DAYS, evaluate, main, train
 from tests.models import METADATA, NAN, SPEC, model_bytes
 
 MLFLOW_WARNS = pytest.mark.filterwarnings("default")  # about its own code
@@ -177,7 +178,7 @@ def test_evaluation_by_hand() -> None:
     model = ServedModel.load(model_bytes(), spec_id=SPEC.spec_id)
     values = np.full((3, len(SPEC.columns)), NAN)
     values[:, [SPEC.columns.index(name) for name in model.columns]] = [50, 0, 1e-4, 1e-6]
-    test = training.Sample(values, np.array([2e-3, 1.001e-3, 0.5e-3]), 0)
+    test = Sample(values, np.array([2e-3, 1.001e-3, 0.5e-3]), np.zeros(3, np.int64), 0)
     metrics = evaluate(model, test, SPEC, floor=1e-10)
     assert metrics["coverage"] == pytest.approx(2 / 3)
     losses = [r - np.log(r) - 1 for r in (1.0, 1.001**2 / 4, 1 / 16)]
