@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import onnxruntime as ort
@@ -36,8 +36,19 @@ latter, of 256 halve it.
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
+RefusalKind = Literal["absent", "digest", "format", "metadata", "spec", "columns", "signature", "answers"]
+
+
 class ModelRefused(ValueError):
-    """These bytes are no model that may serve here. The message says what was found and what is allowed."""
+    """These bytes are no model that may serve here. The message says what was found and what is allowed.
+
+    Attributes:
+        kind: which check it failed; `absent`: there are no bytes.
+    """
+
+    def __init__(self, message: str, kind: RefusalKind) -> None:
+        super().__init__(message)
+        self.kind: RefusalKind = kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,20 +117,21 @@ class ServedModel:
         """
         found = hashlib.sha256(model_bytes).hexdigest()
         if digest is not None and digest != found:
-            raise ModelRefused(f"the file's SHA-256 is {found}, the registry promised {digest}")
+            raise ModelRefused(f"the file's SHA-256 is {found}, the registry promised {digest}", "digest")
         session = _open(model_bytes)
         said = _metadata(session)
         model = cls(**said, digest=found, _session=session)
         if model.spec_id != spec_id:
             raise ModelRefused(
-                f"the model was trained on rows of spec {model.spec_id}, rows here are of spec {spec_id}"
+                f"the model was trained on rows of spec {model.spec_id}, rows here are of spec {spec_id}", "spec"
             )
         if model.columns[: len(CONTRACT)] != CONTRACT or len(set(model.columns)) < len(model.columns):
-            raise ModelRefused(f"columns must be distinct and begin with {CONTRACT}, were {model.columns}")
+            reason = f"columns must be distinct and begin with {CONTRACT}, were {model.columns}"
+            raise ModelRefused(reason, "columns")
         if known_columns is not None and not set(model.columns) <= set(known_columns):
             unknown = sorted(set(model.columns) - set(known_columns))
             raise ModelRefused(
-                f"the model wants columns {unknown}, rows of spec {spec_id} have {sorted(known_columns)}"
+                f"the model wants columns {unknown}, rows of spec {spec_id} have {sorted(known_columns)}", "columns"
             )
         _check_signature(session, len(model.columns))
         model._warm()
@@ -173,7 +185,7 @@ class ServedModel:
         try:
             found = self.score(rows)
         except Exception as error:  # onnxruntime raises unrelated classes, one for each of its status codes
-            raise ModelRefused(f"the model does not answer: {error}") from error
+            raise ModelRefused(f"the model does not answer: {error}", "answers") from error
         sane = (
             (found.lower <= found.score) & (found.score <= found.upper) & (found.score > 0) & np.isfinite(found.upper)
         )
@@ -182,7 +194,8 @@ class ServedModel:
             i = int(np.argmin(sane))
             raise ModelRefused(
                 f"asked about {dict(zip(self.columns, rows[i].tolist(), strict=True))} the model answers score "
-                f"{found.score[i]} in [{found.lower[i]}, {found.upper[i]}]; a score must be finite, above 0 and inside"
+                f"{found.score[i]} in [{found.lower[i]}, {found.upper[i]}]; a score must be finite, above 0 and inside",
+                "answers",
             )
 
 
@@ -213,14 +226,15 @@ def _open(model_bytes: bytes) -> ort.InferenceSession:
         return ort.InferenceSession(model_bytes, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises unrelated classes, one for each of its status codes
         start = model_bytes[:8].hex(" ")
-        raise ModelRefused(f"{len(model_bytes)} bytes that begin with {start!r} are no ONNX model: {error}") from error
+        reason = f"{len(model_bytes)} bytes that begin with {start!r} are no ONNX model: {error}"
+        raise ModelRefused(reason, "format") from error
 
 
 def _metadata(session: ort.InferenceSession) -> dict[str, Any]:
     said = session.get_modelmeta().custom_metadata_map
     absent = [name for name in METADATA if not said.get(name)]
     if absent:
-        raise ModelRefused(f"metadata_props lack {absent}, a model must state {list(METADATA)}")
+        raise ModelRefused(f"metadata_props lack {absent}, a model must state {list(METADATA)}", "metadata")
     try:
         train_end = datetime.fromisoformat(said["train_end"])
         offset = train_end.utcoffset()
@@ -235,16 +249,16 @@ def _metadata(session: ort.InferenceSession) -> dict[str, Any]:
             "coverage": float(said["coverage"]),
         }
     except ValueError as error:
-        raise ModelRefused(f"metadata_props cannot be read: {error}") from error
+        raise ModelRefused(f"metadata_props cannot be read: {error}", "metadata") from error
 
 
 def _check_signature(session: ort.InferenceSession, k: int) -> None:
     """One input `X` of float32 (any number of rows, k); outputs score, lower, upper of float32, one number a row."""
     inputs = [(node.name, node.type, node.shape[1:]) for node in session.get_inputs()]
     if inputs != [("X", "tensor(float)", [k])] or isinstance(session.get_inputs()[0].shape[0], int):
-        raise ModelRefused(f"the input must be X, float32, shape (any, {k}), was {inputs}")
+        raise ModelRefused(f"the input must be X, float32, shape (any, {k}), was {inputs}", "signature")
     outputs = {node.name: (node.type, node.shape[1:]) for node in session.get_outputs()}
     for name in OUTPUTS:
         kind, width = outputs.get(name, ("absent", []))
         if kind != "tensor(float)" or width not in ([], [1]):
-            raise ModelRefused(f"output {name} must be float32 with one number a row, was {kind} {width}")
+            raise ModelRefused(f"output {name} must be float32 with one number a row, was {kind} {width}", "signature")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import signal
 import sys
-import threading
 import time
 import tomllib
 from collections.abc import AsyncIterator
@@ -29,7 +28,7 @@ from online.forecasts import RECENT_OFFSETS, RECENT_S, NewestForecasts
 from online.health import BrokerCheck
 from online.logs import configure_logs
 from online.metrics import LATENCY_BUCKETS_S, Metrics
-from online.registry import ModelVersion, await_model
+from online.model_watch import ModelVersion, ModelWatch
 from online.requests import MAX_ROWS, read_rows
 from online.settings import ApiSettings
 from online.web import NO_STORE, Endpoint, JsonAnswer, Observed, Problem, described_problems, handle_errors, read_body
@@ -38,7 +37,7 @@ log = structlog.get_logger()
 
 MAX_BODY_BYTES = 4_000_000
 BODY_TIMEOUT_S = 5.0
-MODEL_STOP_S = 2.0
+ANY_BODY = b'{"rows":[{"n":0,"ret_mean":0,"ret_std":0}]}'
 DRAIN_S = 5
 """How long requests that are under way at SIGTERM may take to end."""
 
@@ -50,32 +49,27 @@ class Service:
         self.settings = settings
         self.columns = settings.spec().columns
         self.forecasts = NewestForecasts(settings, metrics)
-        self.served: ModelVersion | None = None
+        self.models = ModelWatch(settings, metrics, self._prepare)
         self._broker = BrokerCheck(settings)
-        self._metrics = metrics
-        self._stopping = False
-        self._thread = threading.Thread(target=self._await_model, name="model", daemon=True)
 
     def start(self) -> None:
         self.forecasts.start()
-        self._thread.start()
+        self.models.start()
 
     def stop(self) -> None:
-        self._stopping = True
         self.forecasts.begin_stop()
-        self._thread.join(MODEL_STOP_S)  # it may wait for the registry, and holds nothing that must be closed
+        self.models.stop()
         self.forecasts.stop()
 
-    def _await_model(self) -> None:
-        served = await_model(self.settings, lambda: not self._stopping)
-        if served is not None:
-            self._metrics.model.labels(served.model.variant, served.version, served.model.digest).set(1)
-        self.served = served
-        gc.freeze()  # all that stays is here; looking through it took 28 ms at a time, in the middle of a request
+    def _prepare(self, version: ModelVersion) -> None:
+        """Read a body as this model will: the first one costs more."""
+        read_rows(ANY_BODY, version.model.columns)
+        if self.models.served is None:
+            gc.freeze()  # all that stays is here; looking through it took 28 ms at a time, in the middle of a request
 
     def is_ready(self) -> bool:
         """Whether both kinds of forecast can be given, as far as is known without asking the broker."""
-        return self.served is not None and self.forecasts.problem is None
+        return self.models.served is not None and self.forecasts.problem is None
 
     def model(self) -> ModelVersion:
         """Return the model that answers.
@@ -83,19 +77,24 @@ class Service:
         Raises:
             Problem: 503, none is loaded yet.
         """
-        if self.served is None:
+        served = self.models.served
+        if served is None:
             detail = "no model is loaded yet; GET /health says what is missing"
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail)
-        return self.served
+        return served
 
     async def health(self) -> dict[str, Any]:
         """Check what answering needs, now."""
         broker = await self._broker.answer()
-        if self.served is not None:
-            model = {"ok": True, "model_variant": self.served.model.variant, "version": self.served.version}
+        served = self.models.served
+        model: dict[str, Any]
+        if served is not None:
+            model = {"ok": True, "model_variant": served.model.variant, "version": served.version}
         else:
             places = f"neither {self.settings.mlflow_tracking_uri} nor {self.settings.models_dir}"
             model = {"ok": False, "problem": f"{places} has given a model yet; the log says why"}
+        if refused := self.models.refused():
+            model["refused"] = refused
         problem, newest = self.forecasts.problem, self.forecasts.newest_open()
         stream: dict[str, Any] = {"ok": problem is None, "feature_age_s": newest and newest.age_s}
         if problem is not None:
@@ -237,8 +236,8 @@ def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
 
     @app.get("/version")
     async def version_of() -> Response:
-        """Say what answers."""
-        served = service.served
+        """Say what answers, and which champions may not."""
+        served = service.models.served
         model = served and {
             "name": served.name,
             "model_variant": served.model.variant,
@@ -249,7 +248,8 @@ def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
             "columns": served.model.columns,
             "origin": served.origin,
         }
-        return JsonAnswer({"version": app.version, "wanted_variant": service.settings.model_variant, "model": model})
+        wanted, refused = service.settings.model_variant, service.models.refused()
+        return JsonAnswer({"version": app.version, "wanted_variant": wanted, "model": model, "refused": refused})
 
     @app.get("/metrics")
     async def metrics_of() -> Response:

@@ -71,7 +71,6 @@ class Metrics:
             "cryptovol_feature_age_seconds", "wall time minus the newest row's ingest_time", ["purpose"], registry=one
         )
         self.open_streams = Gauge("cryptovol_open_streams", "products of open sources with a window", registry=one)
-        self.model = Gauge("cryptovol_model", "1 for what serves", ["model_variant", "version", "digest"], registry=one)
         self.ready = Gauge("cryptovol_ready", "1 while the process does its work", registry=one)
 
     def saw_rows(self, purpose: str, ingest_time: Int64s) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
+from collections.abc import Callable
 from operator import itemgetter
 
 import numpy as np
@@ -26,7 +27,7 @@ from online.exactly_once import Record, rejected, serve
 from online.kafka import Incoming, consumer_config, transactional_config, until_stopped
 from online.logs import configure_logs
 from online.metrics import Metrics, serve_metrics
-from online.registry import ModelVersion, await_model
+from online.model_watch import ModelVersion, ModelWatch
 from online.settings import ScorerSettings
 
 log = structlog.get_logger()
@@ -36,16 +37,24 @@ EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 class ScoreStage:
-    """Forecasts from feature rows. It remembers nothing between batches."""
+    """Forecasts from feature rows. It remembers nothing between batches.
+
+    Args:
+        serving: gives the model that answers now; a batch ends with the one with which it began.
+    """
 
     topic = FEATURES
 
-    def __init__(self, spec: FeatureSpec, served: ModelVersion, metrics: Metrics) -> None:
-        self._spec, self._served, self._metrics = spec, served, metrics
+    def __init__(self, spec: FeatureSpec, serving: Callable[[], ModelVersion], metrics: Metrics) -> None:
+        self._spec, self._serving, self._metrics = spec, serving, metrics
+        self._take(serving())
+        self._written: list[tuple[str, Int64s]] = []
+
+    def _take(self, served: ModelVersion) -> None:
+        self._served = served
         # In whole microseconds, as Python's datetimes are.
         self._train_end_ns = (served.model.train_end - EPOCH) // dt.timedelta(microseconds=1) * 1_000
-        self._columns = [spec.columns.index(column) for column in served.model.columns]
-        self._written: list[tuple[str, Int64s]] = []
+        self._columns = [self._spec.columns.index(column) for column in served.model.columns]
 
     def restore(self, partition: int, offset: int, note: str) -> None:
         """Nothing is remembered, so nothing is rebuilt."""
@@ -57,6 +66,8 @@ class ScoreStage:
         return ""
 
     def process(self, messages: list[Incoming]) -> list[Record]:
+        if (served := self._serving()) is not self._served:
+            self._take(served)
         found = decode_features([message.value for message in messages], self._spec)
         records = [self._reject(messages[place], "unreadable", reason, None) for place, reason in found.unreadable]
         for place, row in found.other_spec:
@@ -116,13 +127,17 @@ def main() -> None:
     running = until_stopped()
     with serve_metrics(metrics, settings.host, settings.scorer_port) as port:
         log.info("scorer", model_variant=settings.model_variant, metrics_port=port)
-        served = await_model(settings, running)
-        if served is None:
-            return
-        metrics.model.labels(served.model.variant, served.version, served.model.digest).set(1)
-        stage = ScoreStage(settings.spec(), served, metrics)
-        consumer = Consumer(consumer_config(settings, GROUP, settings.slot) | {"stats_cb": metrics.read_statistics})
-        serve(consumer, Producer(transactional_config(settings, GROUP, settings.slot)), stage, running, metrics)
+        models = ModelWatch(settings, metrics)
+        models.start()
+        try:
+            served = models.await_model(running)
+            if served is None:
+                return
+            stage = ScoreStage(settings.spec(), lambda: models.served or served, metrics)
+            consumer = Consumer(consumer_config(settings, GROUP, settings.slot) | {"stats_cb": metrics.read_statistics})
+            serve(consumer, Producer(transactional_config(settings, GROUP, settings.slot)), stage, running, metrics)
+        finally:
+            models.stop()
 
 
 if __name__ == "__main__":

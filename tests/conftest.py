@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from online.registry import ModelFile, save_last_good
-from orchestration.local.broker import Broker, jars_folder, running_broker
+from online.registry import save_last_good
+from orchestration.local.broker import Broker, free_ports, jars_folder, running_broker
 from orchestration.local.jars import JarsMissing, fetch_jars
 from orchestration.local.topics import create_topics
-from tests.models import model_bytes
+from tests.fakes import FakeRegistry
+from tests.mlflow_server import running_mlflow
+from tests.models import model_file
 from tests.pipeline import Process, environment, running
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,34 +45,22 @@ def broker(tmp_path_factory: pytest.TempPathFactory, jars: list[Path]) -> Iterat
 @pytest.fixture(scope="session")
 def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real MLflow server, one for the session: ten seconds to start. Tests share it: use model names of your own."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "-w", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/mlflow.db",
-        "--artifacts-destination",
-        f"{folder}/artifacts",
-    ]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    uri, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
-    try:
-        while True:
-            try:
-                urllib.request.urlopen(f"{uri}/health", timeout=5).close()
-                break
-            except OSError:
-                assert server.poll() is None, (folder / "log").read_text()
-                assert time.monotonic() < deadline, f"MLflow is not ready: {(folder / 'log').read_text()}"
-                time.sleep(0.1)
-        yield uri
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(20)
+    with running_mlflow(tmp_path_factory.mktemp("mlflow")) as server:
+        yield server.uri
+
+
+@pytest.fixture
+def registry() -> Iterator[FakeRegistry]:
+    fake = FakeRegistry()
+    yield fake
+    fake.close()
+
+
+@pytest.fixture
+def nobody() -> str:
+    """An address where nothing listens."""
+    (port,) = free_ports(1)
+    return f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture(scope="session")
@@ -94,8 +76,7 @@ def shared() -> Path:
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds a small baseline as the last good model: processes start from it without a registry."""
     folder = tmp_path_factory.mktemp("models")
-    content = model_bytes()
-    save_last_good(folder, ModelFile("volatility-baseline", "1", hashlib.sha256(content).hexdigest(), content))
+    save_last_good(folder, model_file(version="1"))
     return folder
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 
 import numpy as np
 
 from data.spec import FeatureSpec
 from offline.baseline import Baseline, to_onnx
+from online.registry import ModelFile
 
 SPEC = FeatureSpec()
 
@@ -39,6 +41,14 @@ NAN = float("nan")
 def model_bytes(baseline: Baseline = BASELINE, **metadata: str) -> bytes:
     """Return the model as a file; `metadata` replaces what it says of itself."""
     return to_onnx(baseline, METADATA | metadata)
+
+
+def model_file(
+    name: str = "volatility-baseline", version: str = "3", content: bytes | None = None, digest: str = ""
+) -> ModelFile:
+    """Return a model as a registry gives it; without a digest it promises the right one."""
+    content = model_bytes() if content is None else content
+    return ModelFile(name, version, digest or hashlib.sha256(content).hexdigest(), content)
 
 
 def a_pickle() -> bytes:

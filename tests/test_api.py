@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,13 @@ from data.topics import PREDICTIONS
 from data.trades import iso_times
 from online.forecasts import NewestForecasts
 from online.metrics import Metrics
-from online.registry import ModelFile, save_last_good
+from online.registry import save_last_good
 from online.settings import ApiSettings
 from online.web import Observed, Problem, handle_errors, read_body
 from orchestration.local.broker import Broker, free_ports, running_broker
 from orchestration.local.topics import create_topics
-from tests.models import BASELINE, model_bytes
+from tests.fakes import FakeRegistry
+from tests.models import BASELINE, a_pickle, model_bytes, model_file
 from tests.pipeline import Process, await_end, environment, replay, running, wait_until
 
 SPEC = FeatureSpec()
@@ -350,6 +351,7 @@ def test_version_says_what_answers(api: Api) -> None:
     assert answer["model"]["digest"] == hashlib.sha256(content).hexdigest()
     assert (answer["model"]["spec_id"], answer["model"]["origin"]) == (SPEC.spec_id, "disk")
     assert answer["model"]["columns"] == list(BASELINE.columns)
+    assert answer["refused"] == []
 
 
 def test_the_schema_describes_bodies_answers_and_problems(api: Api) -> None:
@@ -627,14 +629,54 @@ def test_started_before_model_and_broker_it_says_so_and_becomes_ready(lonely: tu
     assert api.get("/version").json()["model"] is None
     assert "cryptovol_ready 0.0" in api.get("/metrics").text
 
-    content = model_bytes()
-    save_last_good(models, ModelFile("volatility-baseline", "1", hashlib.sha256(content).hexdigest(), content))
+    save_last_good(models, model_file(version="1"))
     wait_until(failing(api, "broker", "stream"), "the model is loaded")
     assert len(api.predict(CONTRACT_ROW)["scores"]) == 1
     broker.start()
     wait_until(lambda: api.is_healthy(), "healthy", within_s=5)
     check_problem(api.get("/predict/BTC-USD"), 404)
     assert "cryptovol_ready 1.0" in api.get("/metrics").text
+
+
+def test_a_promotion_answers_and_what_may_not_serve_is_said(
+    online: dict[str, str], registry: FakeRegistry, tmp_path: Path
+) -> None:
+    """The second model reads a fifth column and forecasts sqrt(9 * 2.5e-7); the third one is a pickle.
+
+    The registry is a stand-in, as it must misbehave; the real one is in faults/.
+    """
+    columns = (*BASELINE.columns[:3], "ewma_variance_60")
+    other = model_bytes(replace(BASELINE, columns=columns, scale=9.0), columns=",".join(columns), variant="ml")
+    registry.files["volatility-baseline"] = model_file()
+    environ = online | {"MLFLOW_TRACKING_URI": registry.uri, "MODELS_DIR": str(tmp_path / "models")}
+    row = CONTRACT_ROW | {"ewma_variance_300": 2.5e-7, "ewma_variance_60": 2.5e-7}
+    with running_api(environ, tmp_path / "api.log", "online.api") as api:
+        wait_until(api.is_healthy, "the API is healthy")
+        assert api.predict(row)["scores"] == pytest.approx([1e-3], rel=1e-6)
+
+        registry.files["volatility-ml"] = model_file("volatility-ml", "1", other)
+        wait_until(lambda: api.predict(row)["model_variant"] == "ml", "the promoted one answers", within_s=5)
+        answer = api.predict(row)
+        assert answer["scores"] == pytest.approx([1.5e-3], rel=1e-6)
+        assert answer["ignored"] == [["ewma_variance_300"]]
+        serves = {"name": "volatility-ml", "version": "1", "origin": "registry", "columns": list(columns)}
+        assert serves.items() <= api.get("/version").json()["model"].items()
+
+        registry.files["volatility-ml"] = model_file("volatility-ml", "2", a_pickle())
+        wait_until(lambda: api.get("/version").json()["refused"], "the pickle is refused", within_s=5)
+        [refused] = api.get("/version").json()["refused"]
+        assert (refused["name"], refused["version"], refused["kind"]) == ("volatility-ml", "2", "format")
+        assert "no ONNX model" in refused["reason"]
+        assert api.get("/health").json()["checks"]["model"] == {
+            **{"ok": True, "model_variant": "ml", "version": "1"},
+            "refused": [refused],
+        }
+        assert api.predict(row)["scores"] == answer["scores"]
+        text = api.get("/metrics").text
+        assert re.findall(r'^cryptovol_model\{.*version="(\d)"\} 1.0$', text, re.M) == ["1"]
+        assert 'cryptovol_model_refused{name="volatility-ml",reason="format"} 1.0' in text
+        assert "cryptovol_model_swaps_total 1.0" in text
+        assert float(re.findall(r"^cryptovol_registry_age_seconds (\S+)", text, re.M)[0]) < 5
 
 
 def is_asking(api: Api) -> bool:

@@ -17,11 +17,12 @@ from data.simulator import simulate_day
 from data.spec import FeatureSpec
 from data.topics import FEATURES, PREDICTIONS, REJECTED, End, encode, encode_features, prediction_type
 from data.trades import StreamKey
+from offline.baseline import Baseline
 from online.kafka import Incoming
 from online.metrics import Metrics
-from online.registry import ModelVersion
+from online.model_watch import ModelVersion
 from online.scorer import ScoreStage
-from tests.models import model_bytes
+from tests.models import BASELINE, model_bytes
 
 SPEC = FeatureSpec()
 
@@ -29,7 +30,8 @@ SPEC = FeatureSpec()
 def stage() -> ScoreStage:
     content = model_bytes()
     model = ServedModel.load(content, spec_id=SPEC.spec_id, digest=hashlib.sha256(content).hexdigest())
-    return ScoreStage(SPEC, ModelVersion(model, "volatility-baseline", "7", "disk", ()), Metrics())
+    version = ModelVersion(model, "volatility-baseline", "7", "disk")
+    return ScoreStage(SPEC, lambda: version, Metrics())
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,11 @@ def records() -> list[Incoming]:
     values = encode_features(rows, SPEC, {trades.keys[0]: "replay"}, place * 0 + 5, place + 100)
     values.append(encode(End("s", "BTC-USD", "replay", "2025-01-01T00:00:00Z", end=True)))
     return [Incoming(FEATURES, 5, i, value, 1_000) for i, value in enumerate(values)]
+
+
+def served(version: str, baseline: Baseline = BASELINE, **metadata: str) -> ModelVersion:
+    model = ServedModel.load(model_bytes(baseline, **metadata), spec_id=SPEC.spec_id)
+    return ModelVersion(model, "volatility-ml", version, "registry")
 
 
 def decoded(found: list[Any], topic: str) -> list[dict[str, Any]]:
@@ -69,7 +76,8 @@ def test_a_batch_without_rows_counts_nothing_again(records: list[Incoming]) -> N
     metrics = Metrics()
     content = model_bytes()
     model = ServedModel.load(content, spec_id=SPEC.spec_id)
-    scorer = ScoreStage(SPEC, ModelVersion(model, "volatility-baseline", "7", "disk", ()), metrics)
+    version = ModelVersion(model, "volatility-baseline", "7", "disk")
+    scorer = ScoreStage(SPEC, lambda: version, metrics)
     for batch in (records[:10], records[-1:]):
         scorer.process(batch)
         scorer.committed()
@@ -124,3 +132,29 @@ def test_a_row_as_late_as_the_training_data_is_marked(
     row = msgspec.json.decode(records[0].value) | {"event_time": event_time}
     [forecast] = decoded(stage().process([records[0]._replace(value=msgspec.json.encode(row))]), PREDICTIONS)
     assert forecast["in_sample"] is in_sample
+
+
+def test_a_batch_ends_with_the_model_with_which_it_began_and_the_next_has_the_new_one(records: list[Incoming]) -> None:
+    """The second model reads another column, says of itself that it saw the data, and forecasts sqrt(9 * variance)."""
+    columns = ("n", "ret_mean", "ret_std", "ewma_variance_60")
+    other = replace(BASELINE, columns=columns, scale=9.0)
+    first = served("1")
+    second = served("2", other, columns=",".join(columns), train_end="2030-01-01T00:00:00Z", variant="ml")
+    asked = iter([first, first, second, first])
+    scorer = ScoreStage(SPEC, lambda: next(asked), Metrics())  # the first answer is for its start
+    rows = records[2_000:2_500]
+    for model, column, scale in (
+        (first, "ewma_variance_300", 4.0),
+        (second, "ewma_variance_60", 9.0),
+        (first, "ewma_variance_300", 4.0),
+    ):
+        found = decoded(scorer.process(rows), PREDICTIONS)
+        assert {row["version"] for row in found} == {model.version}
+        assert {row["digest"] for row in found} == {model.model.digest}
+        assert {row["model_variant"] for row in found} == {model.model.variant}
+        assert {row["in_sample"] for row in found} == {model is second}
+        assert {tuple(row["missing"]) for row in found} <= {(), (column,)}
+        scores = [(row["score"], (scale * row[column]) ** 0.5) for row in found if not row["missing"]]
+        assert scores
+        for score, expected in scores:
+            assert score == pytest.approx(expected, rel=1e-6)

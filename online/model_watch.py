@@ -1,0 +1,285 @@
+"""Which model serves: follows the alias `champion`, and takes over what it points to while the old model answers."""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import structlog
+from prometheus_client import Counter, Gauge
+
+from data.serving import ModelRefused, RefusalKind, ServedModel
+from online.metrics import Metrics
+from online.registry import (
+    Champion,
+    ModelFile,
+    NoChampion,
+    RegistryError,
+    champion,
+    fetch,
+    forget_last_good,
+    load_last_good,
+    save_last_good,
+)
+from online.settings import ModelSettings
+
+log = structlog.get_logger()
+
+BASELINE = "volatility-baseline"
+POLL_S = 0.25
+"""Between two questions to the registry, give or take a fifth: a promotion is seen within 1 s, of which fetching and
+loading take some 0.05 s."""
+RETRY_S = 0.5
+"""The same after a failure."""
+TIMEOUT_S = 2.0
+"""For one request to the registry, which answers in some 20 ms."""
+STOP_S = 2.0
+LOOK_AROUND_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """A model that may serve, checked and warm.
+
+    Attributes:
+        name, version: of the registered model.
+        origin: where the file came from.
+    """
+
+    model: ServedModel
+    name: str
+    version: str
+    origin: Literal["registry", "disk"]
+
+
+class Refusal(NamedTuple):
+    """A champion that does not serve.
+
+    Attributes:
+        kind: why, in one word; `unfetched` alone is tried again.
+        reason: why, for people.
+    """
+
+    wanted: Champion
+    kind: RefusalKind | Literal["unfetched"]
+    reason: str
+
+
+class ModelWatch:
+    """Keeps what serves the model that the registry wants: the champion of the variant, else of the baseline.
+
+    A thread asks, fetches, checks, loads, keeps the file as the last good one, and only then replaces `served`, whole:
+    who has read it goes on with the model that it found. What may not serve leaves the old one in place and is said
+    once. With the registry away what serves goes on, and a start takes the last good model from disk.
+
+    Args:
+        prepare: called with a new model before it serves, in the thread.
+
+    Attributes:
+        served: the model that answers, None until there is one. Written by the thread alone; read without a lock.
+    """
+
+    def __init__(
+        self, settings: ModelSettings, metrics: Metrics, prepare: Callable[[ModelVersion], None] = lambda _: None
+    ) -> None:
+        self.served: ModelVersion | None = None
+        self._uri, self._folder = settings.mlflow_tracking_uri, settings.models_dir
+        self._spec = settings.spec()
+        self._names = tuple(dict.fromkeys((f"volatility-{settings.model_variant}", BASELINE)))
+        self._prepare = prepare
+        self._refusals: dict[str, Refusal] = {}  # by name; replaced whole
+        self._heard_at = math.nan
+        self._is_away = False
+        self._told = ""
+        self._has_model, self._stop = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="models", daemon=True)
+        one = metrics.registry
+        labels = ["model_variant", "version", "digest"]
+        self._model = Gauge("cryptovol_model", "1 for what serves", labels, registry=one)
+        self._swaps = Counter("cryptovol_model_swaps", "models that took the place of another", registry=one)
+        self._refused = Gauge(
+            "cryptovol_model_refused", "1 while a champion may not serve", ["name", "reason"], registry=one
+        )
+        age = Gauge("cryptovol_registry_age_seconds", "since the registry answered; NaN before", registry=one)
+        age.set_function(lambda: time.monotonic() - self._heard_at)
+        self._errors = metrics.errors
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(STOP_S)  # it may wait for the registry, and holds nothing that must be closed
+
+    def await_model(self, running: Callable[[], bool]) -> ModelVersion | None:
+        """Return the first model as soon as it serves, or None if `running` says stop before."""
+        while running():
+            if self._has_model.wait(LOOK_AROUND_S):
+                return self.served
+        return None
+
+    def refused(self) -> list[dict[str, str]]:
+        """Say which champions do not serve, and why."""
+        return [
+            {"name": found.wanted.name, "version": found.wanted.version, "kind": found.kind, "reason": found.reason}
+            for found in self._refusals.values()
+        ]
+
+    def look(self) -> bool:
+        """Ask the registry once, and take over what it wants; say whether it answered.
+
+        Without an answer what serves goes on; if nothing does, the last good model on disk is taken.
+        """
+        reasons: list[str] = []
+        gone: list[str] = []
+        answers = True
+        for name in self._names:
+            if answers:
+                try:
+                    self._follow(name, gone, reasons)
+                except NoChampion as error:
+                    self._note_refusal(name, None)
+                    gone.append(name)
+                    reasons.append(str(error))
+                    continue
+                except ModelRefused as error:
+                    reasons.append(f"{name} from the registry is refused: {error}")
+                except RegistryError as error:
+                    reasons.append(str(error))
+                    answers = False
+                else:
+                    self._told = ""
+                    return True
+            if self.served is not None:
+                if self.served.name == name or not answers:
+                    return answers
+            elif self._take_last_good(name, reasons):
+                return answers
+        told = "; ".join(reasons)
+        if told != self._told:
+            self._told = told
+            if self.served is None:
+                log.warning("no model yet", reason=f"{told}. `python -m offline.training` registers a first model")
+            else:
+                log.warning("no champion to follow; what serves goes on", reason=told)
+        return answers
+
+    def _run(self) -> None:
+        told = ""
+        while not self._stop.is_set():
+            answers = False
+            try:
+                answers = self.look()
+            except Exception as error:  # whatever it is, a service that never looks again would be worse
+                self._errors.labels("model_watch").inc()
+                if repr(error) != told:
+                    log.error("cannot take over a model; what serves goes on", exc_info=error)
+                told = repr(error)
+            self._stop.wait(random.uniform(0.8, 1.2) * (POLL_S if answers else RETRY_S))
+
+    def _follow(self, name: str, gone: Sequence[str], reasons: Sequence[str]) -> None:
+        """Let the champion of this name serve, if it does not yet; those that are `gone` need not be kept on disk.
+
+        Raises:
+            NoChampion: there is none.
+            ModelRefused: it may not serve.
+            RegistryError: the registry does not answer, or does not give it now.
+        """
+        wanted = self._ask(name)
+        served = self.served
+        if served is not None and wanted == (served.name, served.version, served.model.digest):
+            self._note_refusal(name, None)
+            return
+        known = self._refusals.get(name)
+        if known is not None and known.wanted == wanted and known.kind != "unfetched":
+            raise ModelRefused(known.reason, known.kind)
+        try:
+            file = fetch(self._uri, wanted, TIMEOUT_S)
+            model = self._load(file)
+        except ModelRefused as error:
+            self._note_refusal(name, Refusal(wanted, error.kind, str(error)))
+            raise
+        except RegistryError as error:
+            self._note_refusal(name, Refusal(wanted, "unfetched", str(error)))
+            raise
+        self._note_refusal(name, None)
+        try:
+            save_last_good(self._folder, file)
+            for other in gone:
+                forget_last_good(self._folder, other)
+        except OSError as error:
+            log.warning("a model serves, but cannot be kept", name=name, version=wanted.version, reason=str(error))
+        self._take(file, model, "registry", reasons)
+
+    def _ask(self, name: str) -> Champion:
+        try:
+            found = champion(self._uri, name, TIMEOUT_S)
+        except NoChampion:
+            self._heard()
+            raise
+        except RegistryError as error:
+            if not self._is_away:
+                log.warning("the registry is away", reason=str(error))
+            self._is_away = True
+            raise
+        self._heard()
+        return found
+
+    def _heard(self) -> None:
+        self._heard_at = time.monotonic()
+        if self._is_away:
+            log.info("the registry is back")
+        self._is_away = False
+
+    def _take_last_good(self, name: str, reasons: list[str]) -> bool:
+        """Let the model of this name that is kept on disk serve; what hinders is added to `reasons`."""
+        try:
+            kept = load_last_good(self._folder, name)
+            if kept is None:
+                reasons.append(f"{self._folder / name} holds no last good model")
+                return False
+            model = self._load(kept)
+        except ModelRefused as error:
+            reasons.append(f"{name} from {self._folder} is refused: {error}")
+            return False
+        self._take(kept, model, "disk", reasons)
+        return True
+
+    def _load(self, file: ModelFile) -> ServedModel:
+        spec = self._spec
+        return ServedModel.load(file.model_bytes, spec_id=spec.spec_id, digest=file.digest, known_columns=spec.columns)
+
+    def _take(
+        self, file: ModelFile, model: ServedModel, origin: Literal["registry", "disk"], reasons: Sequence[str]
+    ) -> None:
+        found = ModelVersion(model, file.name, file.version, origin)
+        self._prepare(found)
+        was, self.served = self.served, found
+        self._has_model.set()
+        self._model.clear()
+        self._model.labels(model.variant, found.version, model.digest).set(1)
+        more = {"because": "; ".join(reasons)} if reasons else {}
+        if was is not None:
+            self._swaps.inc()
+            more["was"] = f"{was.name} {was.version}"
+        log.info("model", name=found.name, version=found.version, digest=model.digest[:12], origin=origin, **more)
+
+    def _note_refusal(self, name: str, refusal: Refusal | None) -> None:
+        """Keep why the champion of this name does not serve, None if it does; say it once."""
+        known = self._refusals.get(name)
+        if known is refusal or (known and refusal and known[:2] == refusal[:2]):
+            return
+        if known is not None:
+            self._refused.remove(name, known.kind)
+        self._refusals = {other: found for other, found in self._refusals.items() if other != name}
+        if refusal is not None:
+            self._refusals = self._refusals | {name: refusal}
+            self._refused.labels(name, refusal.kind).set(1)
+            log.error(
+                "model refused", name=name, version=refusal.wanted.version, kind=refusal.kind, reason=refusal.reason
+            )

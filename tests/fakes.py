@@ -1,0 +1,66 @@
+"""Stand-ins, for what the real ones do only when they are broken."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from online.registry import ModelFile
+
+
+class FakeRegistry:
+    """A stand-in for MLflow on a real socket, for a registry that misbehaves; tests of what works use a real server.
+
+    The answers are shaped like those of MLflow 3.17; the test on the real server holds them to that.
+
+    Attributes:
+        files: by registered model, the champion.
+        broken: what all requests are answered with.
+        broken_files: what requests for a file are answered with.
+        asked: the path of each request.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[str, ModelFile] = {}
+        self.artifact_scheme = "mlflow-artifacts"
+        self.broken: tuple[int, bytes] | None = None
+        self.broken_files: tuple[int, bytes] | None = None
+        self.asked: list[str] = []
+        registry = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                registry.asked.append(self.path)
+                status, body = registry.broken or registry.answer(self.path)
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.uri = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def answer(self, path: str) -> tuple[int, bytes]:
+        for name, file in self.files.items():
+            if f"name={name}&alias=champion" in path:
+                tags = [{"key": "digest", "value": file.digest}]
+                return 200, json.dumps({"model_version": {"version": file.version, "tags": tags}}).encode()
+            if f"get-download-uri?name={name}&version={file.version}" in path:
+                return 200, json.dumps({"artifact_uri": f"{self.artifact_scheme}:/1/{name}/artifacts"}).encode()
+            if path.endswith(f"/mlflow-artifacts/artifacts/1/{name}/artifacts/model.onnx"):
+                return self.broken_files or (200, file.model_bytes)
+        return 404, b'{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "not found"}'
+
+    def files_asked(self) -> int:
+        """Return how often a file was asked for."""
+        return sum("/mlflow-artifacts/" in path for path in self.asked)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()

@@ -1,0 +1,69 @@
+"""A real MLflow server for tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestration.local.broker import free_ports
+from tests.pipeline import wait_until
+
+
+class MlflowServer:
+    """MLflow on a port and a folder of its own; ten seconds to start."""
+
+    def __init__(self, folder: Path) -> None:
+        (self._port,) = free_ports(1)
+        self.folder, self.uri = folder, f"http://127.0.0.1:{self._port}"
+        self._log = folder / "log"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self._port),
+            "-w",
+            "1",
+        ]
+        command += ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"]
+        command += ["--artifacts-destination", f"{self.folder}/artifacts"]
+        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        with self._log.open("a") as log:
+            self._server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        wait_until(self._answers, "MLflow is ready", within_s=120)
+
+    def stop(self) -> None:
+        if self._server.poll() is None:
+            os.killpg(self._server.pid, signal.SIGTERM)
+            self._server.wait(20)
+
+    def _answers(self) -> bool:
+        assert self._server.poll() is None, self._log.read_text()
+        try:
+            urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
+        except OSError:
+            return False
+        return True
+
+
+@contextmanager
+def running_mlflow(folder: Path) -> Iterator[MlflowServer]:
+    """Run a server while the block runs."""
+    server = MlflowServer(folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
