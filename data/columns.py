@@ -78,7 +78,7 @@ def is_true(column: pa.Array) -> Mask:
     return _bits(column.buffers()[1], column) & is_present(column) if len(column) else np.zeros(0, np.bool_)
 
 
-def _values(column: pa.Array, dtype: type[np.generic]) -> NDArray[Any]:
+def values_of(column: pa.Array, dtype: type[np.generic]) -> NDArray[Any]:
     """Return the values of a column whose type is `dtype` in arrow; what stands where it is null has no meaning.
 
     They are copied: compiled kernels take arrays that cannot be written for another type, and are compiled anew.
@@ -135,7 +135,7 @@ def _by_name(column: pa.Array, meaning: Callable[[list[str]], list[Any]]) -> tup
     """Return for each text the place of its meaning, and the meanings of the different texts."""
     if column.type != NAMES or column.null_count:
         column = _texts(column).dictionary_encode()
-    return _values(column.indices, np.int32), meaning(column.dictionary.to_pylist())
+    return values_of(column.indices, np.int32), meaning(column.dictionary.to_pylist())
 
 
 class Products(NamedTuple):
@@ -168,7 +168,7 @@ def whole_numbers(column: pa.Array) -> tuple[Int64s, Mask]:
     elif column.type != pa.int64():
         column = column.cast(pa.int64(), safe=False)
     good = is_present(column)
-    numbers = np.where(good, _values(column, np.int64), 0)
+    numbers = np.where(good, values_of(column, np.int64), 0)
     return numbers, good & (numbers >= 0)
 
 
@@ -178,7 +178,7 @@ def times(column: pa.Array) -> tuple[Int64s, Mask]:
         column = _parsed(_texts(column), UTC, _TIME)
     in_a_second = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": NS}[column.type.unit]
     good = is_present(column)
-    count = np.where(good, _values(column, np.int64), 0)
+    count = np.where(good, values_of(column, np.int64), 0)
     good = good & (count >= 0) & (count < _TOO_LATE // NS * in_a_second)
     return np.where(good, count, 0) * (NS // in_a_second), good
 
@@ -213,7 +213,7 @@ def _numbers(column: pa.Array) -> tuple[Floats, Mask]:
     if column.type != pa.float64():
         column = column.cast(pa.float64(), safe=False)
     present = is_present(column)
-    values = _values(column, np.float64)
+    values = values_of(column, np.float64)
     return values if present.all() else np.where(present, values, np.nan), given
 
 

@@ -12,23 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
 
 from data.ahead import read_ahead
 from data.columns import UTC, column_of, names_of
 from data.features import Windows, feature_rows
+from data.lake import RowGroups
 from data.readers import check_product_id, read_trades, replacing
 from data.spec import FeatureRows, FeatureSpec
 from data.trades import Trades
 
 BAD_RECORDING = 2
 """Exit code."""
-
-GROUP_ROWS = 131_072
-"""Rows of a row group: a few MB, so that readers can skip and memory stays small."""
-
-RISING = dict.fromkeys(("trade_id", "event_time", "n"), "DELTA_BINARY_PACKED")
-"""Columns that change little from row to row: a quarter less to write."""
 
 AHEAD = 16
 """Batches that are made while those before are written: enough that neither waits for the other."""
@@ -70,22 +64,11 @@ def feature_batch(rows: FeatureRows, spec: FeatureSpec) -> pa.RecordBatch:
 
 def write_features(path: Path, rows: Iterable[FeatureRows], spec: FeatureSpec) -> int:
     """Write feature rows to a Parquet file, which appears whole or not at all; return how many."""
-    count, waiting = 0, []
-    options = {
-        "compression": "zstd",
-        "compression_level": 1,
-        "use_dictionary": ["product_id"],
-        "column_encoding": RISING,
-    }
-    with replacing(path) as file, pyarrow.parquet.ParquetWriter(file, feature_schema(spec), **options) as writer:
+    count = 0
+    with replacing(path) as file, RowGroups(file, feature_schema(spec)) as groups:
         for some in rows:
-            waiting.append(feature_batch(some, spec))
+            groups.write(feature_batch(some, spec))
             count += len(some.values)
-            if sum(map(len, waiting)) >= GROUP_ROWS:
-                writer.write_table(pa.Table.from_batches(waiting))
-                waiting = []
-        if waiting:
-            writer.write_table(pa.Table.from_batches(waiting))
     return count
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -17,6 +17,9 @@ from data.trades import NS, Floats, Int64s, Trades
 
 TWELFTH = 12
 """Counted is the last row in each twelfth of a horizon: more of them repeat each other, fewer waste data."""
+
+SHORT_WINDOWS = (2, 5, 10, 20)
+"""Returns in the windows that the contract's forecast is also fitted on: a stream that has just begun has no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,29 +67,76 @@ def counted_rows(event_time: Int64s, spec: FeatureSpec) -> NDArray[np.intp]:
     return np.flatnonzero(np.append(np.diff(twelfth) > 0, True))
 
 
+def counted_targets(
+    event_time: Int64s, price: Floats, spec: FeatureSpec, after: tuple[Int64s, Floats] | None = None
+) -> tuple[NDArray[np.intp], Floats]:
+    """Return the indexes of the rows that count and whose target is known, and these targets.
+
+    Args:
+        event_time, price: shape (n,), of one stream; ns since 1970, not falling.
+        after: the same of the trades that follow, as far as the last targets reach; none of them is counted.
+    """
+    n = len(event_time)
+    if after is not None:
+        event_time, price = (np.concatenate(both) for both in zip((event_time, price), after, strict=True))
+    targets = target_volatility(event_time, price, spec)
+    counted = counted_rows(event_time, spec)
+    counted = counted[(counted < n) & ~np.isnan(targets[counted])]
+    return counted, targets[counted]
+
+
+class ShortRows(NamedTuple):
+    """Rows as they would be if their stream had begun a few returns before: the contract alone.
+
+    Attributes:
+        at: shape (m,), which row each was made from.
+        values: shape (m, columns of the spec).
+    """
+
+    at: NDArray[np.intp]
+    values: Floats
+
+
+def short_rows(
+    n: NDArray[Any], price: Floats, counted: NDArray[np.intp], spec: FeatureSpec, short_windows: Sequence[int]
+) -> ShortRows:
+    """Return rows of short windows. All together they are about as many as the counted ones.
+
+    Args:
+        n: shape (rows,), returns in each row's full window.
+        price: shape (rows,). A window that began before the first of them is left out.
+        counted: indexes of the rows that count.
+        short_windows: how many returns.
+    """
+    log_returns = np.diff(np.log(price))  # the return into row i is at i - 1
+    taken, parts = [np.empty(0, np.intp)], [np.empty((0, len(spec.columns)))]
+    some = counted[:: max(len(short_windows), 1)]
+    for length in short_windows:
+        longer = some[(n[some] >= length) & (some >= length)]
+        if not len(longer):
+            continue
+        windows = sliding_window_view(log_returns, length)[longer - length]
+        values = np.full((len(longer), len(spec.columns)), np.nan)
+        values[:, 0], values[:, 1], values[:, 2] = length, windows.mean(axis=1), windows.std(axis=1, ddof=1)
+        parts.append(values)
+        taken.append(longer)
+    return ShortRows(np.concatenate(taken), np.concatenate(parts))
+
+
 def sample(trades: Trades, spec: FeatureSpec, short_windows: Sequence[int] = ()) -> Sample:
     """Return the counted rows of one stream, by the kernel that also serves.
 
     Args:
         trades: one stream, all of them taken.
-        short_windows: for each of these n, counted rows are added as they would be if the stream had begun n returns
-            before: the contract alone. All together they are about as many as the full rows.
+        short_windows: see `short_rows`; theirs are added.
     """
     rows = feature_rows(trades, Windows(spec))
     event_time, price = rows.trades.event_time, rows.trades.price
-    targets = target_volatility(event_time, price, spec)
-    counted = counted_rows(event_time, spec)
-    counted = counted[~np.isnan(targets[counted])]
-    parts = [rows.values[counted]]
-    taken = [counted]
-    log_returns = np.diff(np.log(price))  # the return into trade i is at i - 1
-    some = counted[:: max(len(short_windows), 1)]
-    for n in short_windows:
-        longer = some[rows.values[some, 0] >= n]
-        windows = sliding_window_view(log_returns, n)[longer - n]
-        values = np.full((len(longer), len(spec.columns)), np.nan)
-        values[:, 0], values[:, 1], values[:, 2] = n, windows.mean(axis=1), windows.std(axis=1, ddof=1)
-        parts.append(values)
-        taken.append(longer)
-    at = np.concatenate(taken)
-    return Sample(np.concatenate(parts), targets[at], event_time[at], int(event_time[-1]))
+    counted, targets = counted_targets(event_time, price, spec)
+    short = short_rows(rows.values[:, 0], price, counted, spec, short_windows)
+    return Sample(
+        np.concatenate([rows.values[counted], short.values]),
+        np.concatenate([targets, targets[np.searchsorted(counted, short.at)]]),
+        event_time[np.concatenate([counted, short.at])],
+        int(event_time[-1]),
+    )

@@ -16,6 +16,7 @@ class OfflineSettings(BaseSettings):
     mlflow_tracking_uri: str = Field(
         "http://127.0.0.1:5000", pattern="^https?://", description="the MLflow server, for runs and for the registry"
     )
+    lake_uri: str = Field("var/lake", description="a folder, or a URI of any filesystem that pyarrow knows")
     window_size: int = Field(50, ge=2, le=10_000, description="returns in the contract window, as online")
 
     def spec(self) -> FeatureSpec:

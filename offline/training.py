@@ -19,7 +19,7 @@ from data.spec import CONTRACT, FeatureSpec
 from data.trades import NS
 from offline.baseline import COVERAGE, Baseline, fit, to_onnx, with_intervals
 from offline.registry import Candidate, RegistryError, champion_of, register
-from offline.samples import TWELFTH, Sample, sample
+from offline.samples import SHORT_WINDOWS, TWELFTH, Sample, sample
 from offline.settings import OfflineSettings
 
 NAME = "volatility-baseline"
@@ -33,8 +33,6 @@ TEST_DAYS = (dt.date(2010, 1, 9),)
 EWMAS = ("ewma_variance_300", "ewma_variance_1200", "ewma_variance_3600")
 """Among these the half-life is chosen: on real markets 5 to 60 minutes were measured best, and the last minute alone
 nearly the worst."""
-SHORT_WINDOWS = (2, 5, 10, 20)
-"""Returns in the windows that the contract's forecast is also fitted on: a stream that has just begun has no more."""
 MLFLOW_CLIENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # as it comes, a client whose server is away tries for minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",

@@ -1,0 +1,790 @@
+"""The steps of a product and UTC day: recordings to trades, feature rows and a training set, each kept in the lake.
+
+Each step notes in its partition what it was made from. Where that has not changed it does nothing, so everything may be
+run again at any time, and a late recording is felt as far as it reaches and no further.
+
+The day of a trade is that of the time it counts as: where event time falls a little, the time before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from data.admission import MAX_FALL_S, TAKEN, Admission
+from data.columns import NAMES, UTC, column_of, is_present, names_of, texts_of, values_of
+from data.dialects import Dialect
+from data.features import Windows, feature_rows
+from data.lake import Lake, Partition, Place, Writing, content_hash
+from data.readers import check_product_id, read_trades, recognize
+from data.simulator import simulate_day
+from data.spec import FeatureSpec
+from data.trades import NS, Floats, Int64s, StreamKey, Trades
+from offline.backfill import feature_batch, feature_schema
+from offline.samples import SHORT_WINDOWS, TWELFTH, Sample, counted_targets, short_rows
+
+RECORDINGS, REJECTS = "recordings", "rejects"
+TRADES, FEATURE_ROWS, TRAINING_SET = "trades", "feature_rows", "training_set"
+"""Tables of the lake. Below `recordings` is one for each recording; `rejects` has one file a recording."""
+
+MEANING: Final = {RECORDINGS: "1", TRADES: "1", FEATURE_ROWS: "1", TRAINING_SET: "1"}
+"""Raised whenever a step makes something else of the same inputs: what was made before is made again."""
+
+DAY_S = 86_400
+_EPOCH = date(1970, 1, 1)
+_SEEN_BY_OTHERS = FeatureSpec()
+"""How far the days around a day see into it, for `head_hash` and `tail_hash`."""
+
+STAGED = pa.schema(
+    [
+        ("trade_id", pa.int64()),
+        ("event_time", UTC),
+        ("price", pa.float64()),
+        ("size", pa.float64()),
+        ("side", pa.int8()),
+    ]
+)
+"""Trades of one recording: times as recorded, -1 for sell, 1 for buy; in the order of the recording."""
+TRADE_COLUMNS = STAGED.append(pa.field("recording", NAMES))
+_REJECT_COLUMNS = pa.schema([("line", pa.int64()), ("reason", pa.string()), ("text", pa.string())])
+
+_STAGE_ROWS = 262_144
+"""Rows that are kept before they go to disk, over all products of a recording."""
+_REJECT_CHARACTERS = 200
+
+
+class Staged(NamedTuple):
+    """What a recording has of one product and day."""
+
+    product_id: str
+    day: date
+    rows: int
+    is_new: bool
+
+
+class Ingested(NamedTuple):
+    """What became of a recording.
+
+    Attributes:
+        name: of the recording in the lake.
+        days: of each product, by product and day; what it held before and lacks now has 0 rows.
+        rejects: rows that are no trade, or that the source does not take, by reason.
+        is_new: whether anything in the lake has changed.
+    """
+
+    name: str
+    days: list[Staged]
+    rejects: dict[str, int]
+    is_new: bool
+
+
+class Made(NamedTuple):
+    """What a step made.
+
+    Attributes:
+        partition: None where there is nothing to make it of.
+        is_new: whether it was made, or removed, now; else it stood there already, made of the same.
+        facts: for people; without a partition, `missing` says what to do.
+    """
+
+    partition: Partition | None
+    is_new: bool
+    facts: dict[str, float | int | str]
+
+
+class StaleDay(NamedTuple):
+    """A partition that its step would make anew, or remove."""
+
+    product_id: str
+    day: date
+    table: str
+    why: str
+
+
+def recording_table(name: str) -> str:
+    """Return the table of one recording.
+
+    >>> recording_table("monday.csv"), recording_table("two words.csv")
+    ('recordings/monday.csv', 'recordings/two%20words.csv')
+    """
+    if not name or name.strip(".") == "" or len(name) > 200:
+        raise ValueError(f"a recording is named by 1 to 200 characters, not dots alone, was {name[:210]!r}")
+    return f"{RECORDINGS}/{quote(name, safe='')}"
+
+
+def ingest(lake: Lake, recording: Path, product_id: str = "BTC-USD", name: str | None = None) -> Ingested:
+    """Stage the trades of a recording of any dialect, by product and day. All of it is staged, or nothing.
+
+    A recording of the same name and content is not read again; one of the same name and another content replaces it.
+
+    Args:
+        product_id: of trades in recordings that name none.
+        name: of the recording in the lake; that of the file.
+
+    Raises:
+        ValueError: it holds no trades, or is damaged; see `read_trades`.
+        OSError: the lake cannot be written.
+    """
+    name = recording.name if name is None else name
+    table, rejects_path = recording_table(name), f"{REJECTS}/{quote(name, safe='')}.parquet"
+    batches = read_trades(recording, product_id=product_id)  # says at once if it is none
+    dialect = recognize(recording)
+    assert isinstance(dialect, Dialect)
+    made_from = {"sha256": _file_hash(recording), "product_id": product_id, "meaning": MEANING[RECORDINGS]}
+    before = lake.stored(rejects_path)
+    places = lake.places(table)
+    if before is not None and json.loads(before.notes["made_from"]) == made_from:
+        known = {tuple(place): rows for *place, rows in json.loads(before.notes["days"])}
+        if known.keys() == {(place.product_id, place.day.isoformat()) for place in places}:
+            days = [Staged(product, date.fromisoformat(day), rows, False) for (product, day), rows in known.items()]
+            return Ingested(name, days, json.loads(before.notes["rejects"]), False)
+
+    reasons: Counter[str] = Counter()
+    with ExitStack() as cleanup:
+        stage = _Stage(lake, table, name, dialect.has_ids, cleanup)
+        rejects = cleanup.enter_context(lake.writing(rejects_path, _REJECT_COLUMNS))
+        for batch in batches:
+            stage.add(batch.trades)
+            if batch.rejects:
+                reasons.update(reject.reason.partition(", was ")[0] for reject in batch.rejects)
+                rejects.write(_reject_batch(batch.rejects))
+        days = stage.publish()
+        gone = {(place.product_id, place.day) for place in places} - {(each.product_id, each.day) for each in days}
+        for product, day in sorted(gone):
+            lake.delete(table, product, day)
+            days.append(Staged(product, day, 0, True))
+        staged = [[each.product_id, each.day.isoformat(), each.rows] for each in days if each.rows]
+        notes = {"made_from": json.dumps(made_from), "days": json.dumps(staged), "rejects": json.dumps(reasons)}
+        rejects.finish(notes)
+        is_new = rejects.publish() or any(each.is_new for each in days)
+    return Ingested(name, sorted(days), dict(reasons), is_new)
+
+
+def simulate(lake: Lake, product_id: str, day: date, seed: int = 0, hours: tuple[int, int] = (0, 24)) -> Ingested:
+    """Stage a simulated day, as the recording `simulated-SEED`.
+
+    Args:
+        hours: only these of the day.
+
+    Raises:
+        ValueError: see `simulate_day`.
+        OSError: the lake cannot be written.
+    """
+    check_product_id(product_id)
+    name = f"simulated-{seed}"
+    notes = {"name": name, "has_ids": "yes", "hours": json.dumps(hours), "meaning": MEANING[RECORDINGS]}
+    known = lake.partition(recording_table(name), product_id, day)
+    if known is not None and known.notes == notes:
+        return Ingested(name, [Staged(product_id, day, known.rows, False)], {}, False)
+    trades = simulate_day(product_id, day, seed, hours)
+    made = lake.write(recording_table(name), product_id, day, [_staged_batch(trades)], STAGED, notes)
+    return Ingested(name, [Staged(product_id, day, made.rows, True)], {}, True)
+
+
+class _Stage:
+    """The trades of one recording on their way into the lake: all products at once, none visible until `publish`."""
+
+    def __init__(self, lake: Lake, table: str, name: str, has_ids: bool, cleanup: ExitStack) -> None:
+        self._lake, self._table, self._cleanup = lake, table, cleanup
+        self._notes = {"name": name, "has_ids": "yes" if has_ids else "no"}
+        self._last_time: dict[str, int] = {}
+        self._waiting: dict[Place, list[Trades]] = {}
+        self._rows = 0
+        self._open: dict[str, tuple[Place, Writing]] = {}
+        self._finished: list[tuple[Place, Writing]] = []
+
+    def add(self, trades: Trades) -> None:
+        """Take the next trades of the recording."""
+        order = np.argsort(trades.stream, kind="stable")
+        ends = np.cumsum(np.bincount(trades.stream, minlength=len(trades.keys)))
+        for key, rows in zip(trades.keys, np.split(order, ends[:-1]), strict=True):
+            if not len(rows):
+                continue
+            mine = trades.take(rows)
+            counted = counted_times(mine.event_time, self._last_time.get(key.product_id, 0))
+            self._last_time[key.product_id] = int(counted[-1])
+            days = counted // (DAY_S * NS)
+            for part in np.split(np.arange(len(mine)), np.flatnonzero(np.diff(days)) + 1):
+                place = Place(self._table, key.product_id, _EPOCH + timedelta(days=int(days[part[0]])))
+                self._waiting.setdefault(place, []).append(mine.take(slice(int(part[0]), int(part[-1]) + 1)))
+        self._rows += len(trades)
+        if self._rows >= _STAGE_ROWS:
+            self._flush()
+
+    def publish(self) -> list[Staged]:
+        """Give all files their names, and say what they hold."""
+        self._flush()
+        for product in list(self._open):
+            self._finish(product)
+        return [Staged(place.product_id, place.day, w.rows, w.publish()) for place, w in sorted(self._finished)]
+
+    def _flush(self) -> None:
+        for place, parts in self._waiting.items():
+            known = self._open.get(place.product_id)
+            if known is None or known[0] != place:  # days of a product follow each other
+                if known is not None:
+                    self._finish(place.product_id)
+                writing = self._cleanup.enter_context(self._lake.writing(place.path, STAGED))
+                self._open[place.product_id] = known = place, writing
+            for part in parts:
+                known[1].write(_staged_batch(part))
+        self._waiting, self._rows = {}, 0
+
+    def _finish(self, product_id: str) -> None:
+        place, writing = self._open.pop(product_id)
+        writing.finish(self._notes)
+        self._finished.append((place, writing))
+
+
+def make_trades(lake: Lake, product_id: str, day: date) -> Made:
+    """Merge what the recordings have of a product and day into one stream.
+
+    With ids a trade is its id: recordings are joined and sorted by it, and of two that give one id another price the
+    first by name is taken. Without ids a recording counts only for times that none before it covers: first those with
+    ids, then by name. A hole longer than `gap_s` is not covered.
+
+    Raises:
+        OSError: the lake cannot be written.
+    """
+    inputs = _trade_inputs(lake, product_id, day)
+    if inputs is None:
+        return _nothing(
+            lake,
+            TRADES,
+            product_id,
+            day,
+            f"no recording has trades of {product_id} on {day} (UTC): ingest one that has",
+        )
+    known = lake.partition(TRADES, product_id, day)
+    if known is not None and known.notes["inputs"] == inputs.text:
+        return Made(known, False, json.loads(known.notes["facts"]))
+    merged = _merge([_recorded(lake, table, product_id, day) for table in inputs.recordings])
+    trades, counted = merged.trades, counted_times(merged.trades.event_time)
+    facts: dict[str, float | int | str] = {"rows": len(trades), "recordings": len(merged.names), **merged.dropped}
+    gap = np.diff(counted) / NS
+    facts["holes"] = int(np.sum(gap > _SEEN_BY_OTHERS.gap_s))
+    facts["longest_hole_s"] = float(np.max(gap, initial=0.0))
+    facts["has_ids"] = "yes" if merged.has_ids else "no"
+    end = _start_ns(day) + DAY_S * NS
+    batch = pa.RecordBatch.from_arrays(
+        [*_staged_batch(trades).columns, names_of(merged.recording, merged.names)], schema=TRADE_COLUMNS
+    )
+    head = int(np.searchsorted(counted, _start_ns(day) + _head_s(_SEEN_BY_OTHERS) * NS))
+    tail = tail_start(trades.event_time, end, _SEEN_BY_OTHERS).first
+    made = lake.write(
+        TRADES,
+        product_id,
+        day,
+        [batch],
+        TRADE_COLUMNS,
+        {"inputs": inputs.text, "facts": json.dumps(facts)},
+        head_hash=content_hash(batch.select(["event_time", "price"])[:head]) if head else "",
+        tail_hash=content_hash(batch.select(["event_time", "price", "size"])[tail:]) if tail < len(batch) else "",
+    )
+    return Made(made, True, facts)
+
+
+def make_feature_rows(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> Made:
+    """Make the feature rows of a product and day: the kernel over the tail of the days before, and then over the day.
+
+    Raises:
+        OSError: the lake cannot be written.
+    """
+    inputs = _feature_inputs(lake, product_id, day, spec)
+    if inputs is None:
+        return _nothing(
+            lake,
+            FEATURE_ROWS,
+            product_id,
+            day,
+            f"no trades of {product_id} on {day} (UTC) in the lake: make them first",
+        )
+    known = lake.partition(FEATURE_ROWS, product_id, day)
+    if known is not None and known.notes["inputs"] == inputs:
+        return Made(known, False, json.loads(known.notes["facts"]))
+    windows = Windows(spec)
+    before = history(lake, product_id, day, spec)
+    if before is not None:
+        feature_rows(before, windows)
+    tail_rows = 0 if before is None else len(before)
+    with lake.writing(Place(FEATURE_ROWS, product_id, day).path, feature_schema(spec)) as writing:
+        first_time = last_time = 0
+        position = tail_rows
+        for batch in lake.batches(TRADES, product_id, day, STAGED.names):
+            trades = trades_of(batch, product_id)
+            # Ids of several recordings, or of none, do not rise: the order is known, and numbers stand for it.
+            rows = feature_rows(_numbered(trades, position), windows)
+            position += len(trades)
+            if not len(rows.values):
+                continue
+            recorded = replace(rows.trades, trade_id=trades.trade_id[rows.status == TAKEN])
+            writing.write(feature_batch(rows._replace(trades=recorded), spec))
+            first_time, last_time = first_time or int(recorded.event_time[0]), int(recorded.event_time[-1])
+        facts: dict[str, float | int | str] = {"rows": writing.rows, "tail_rows": tail_rows, "spec_id": spec.spec_id}
+        facts |= {"first_time": first_time, "last_time": last_time}
+        writing.finish({"inputs": inputs, "facts": json.dumps(facts)})
+        writing.publish()
+    return Made(lake.partition(FEATURE_ROWS, product_id, day), True, facts)
+
+
+def make_training_set(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> Made:
+    """Make the rows of a product and day that models are fitted to and judged by: those that count, with targets.
+
+    `short_window` is 0 in full rows; rows of short windows follow them, see `offline.samples.short_rows`.
+
+    Raises:
+        OSError: the lake cannot be written.
+    """
+    inputs = _training_inputs(lake, product_id, day, spec)
+    if inputs is None:
+        return _nothing(
+            lake,
+            TRAINING_SET,
+            product_id,
+            day,
+            f"no feature rows of {product_id} on {day} (UTC) in the lake: make them first",
+        )
+    known = lake.partition(TRAINING_SET, product_id, day)
+    if known is not None and known.notes["inputs"] == inputs:
+        return Made(known, False, json.loads(known.notes["facts"]))
+    schema = training_schema(spec)
+    rows = lake.read(FEATURE_ROWS, product_id, day)
+    _check_spec(rows, spec, f"the feature rows of {product_id} on {day}")
+    event_time, price, n = (_numbers(rows[name]) for name in ("event_time", "price", "n"))
+    after = _head(lake, product_id, day, spec)
+    counted, targets = counted_targets(event_time, price, spec, after)
+    short = short_rows(n, price, counted, spec, SHORT_WINDOWS)
+    at = np.concatenate([counted, short.at])
+    windows = np.concatenate([np.zeros(len(counted), np.int64), short.values[:, 0].astype(np.int64)])
+    values = np.column_stack([_numbers(rows[name])[counted].astype(np.float64) for name in spec.columns])
+    values = np.concatenate([values, short.values])
+    last_time = int(event_time[-1])
+    if after is not None and len(counted):
+        # What the last target has seen: the prices of its horizon, and the trade by which the segment goes on.
+        horizon = (
+            -(-int(event_time[counted[-1]]) // (spec.grid_step_s * NS)) * spec.grid_step_s * NS + spec.horizon_s * NS
+        )
+        seen = after[0][: int(np.searchsorted(after[0], horizon)) + 1]
+        last_time = max(last_time, int(seen[-1])) if len(seen) else last_time
+    facts: dict[str, float | int | str] = {
+        "rows": len(counted),
+        "short_rows": len(short.at),
+        "horizons": len(counted) / TWELFTH,
+        "target_median": float(np.median(targets)) if len(targets) else 0.0,
+        "zero_target_share": float(np.mean(targets == 0)) if len(targets) else 0.0,
+        "last_time": last_time,
+    }
+    columns = [
+        column_of(_numbers(rows["trade_id"])[at], pa.int64()),
+        column_of(event_time[at], UTC),
+        column_of(windows, pa.int64()),
+        column_of(values[:, 0].astype(np.int64), pa.int64()),
+        *(column_of(each, pa.float64(), ~np.isnan(each)) for each in np.ascontiguousarray(values[:, 1:].T)),
+        column_of(targets[np.searchsorted(counted, at)], pa.float64()),
+    ]
+    batch = pa.RecordBatch.from_arrays(columns, schema=schema)
+    notes = {"inputs": inputs, "facts": json.dumps(facts)}
+    return Made(lake.write(TRAINING_SET, product_id, day, [batch], schema, notes), True, facts)
+
+
+def training_schema(spec: FeatureSpec) -> pa.Schema:
+    """Return the columns of a training set."""
+    columns = [(name, pa.int64() if name == "n" else pa.float64()) for name in spec.columns]
+    key = [("trade_id", pa.int64()), ("event_time", UTC), ("short_window", pa.int64())]
+    return pa.schema([*key, *columns, ("target_volatility", pa.float64())], {"spec_id": spec.spec_id})
+
+
+def training_sample(
+    lake: Lake,
+    spec: FeatureSpec,
+    products: Iterable[str],
+    first_day: date,
+    last_day: date,
+    *,
+    with_short_windows: bool = False,
+) -> Sample:
+    """Return the rows of the training sets of some products and days, by product and day.
+
+    Raises:
+        ValueError: there are none, or some were made under another spec.
+    """
+    products = list(products)
+    parts = []
+    for product_id in products:
+        for place in lake.places(TRAINING_SET, product_id):
+            if not first_day <= place.day <= last_day:
+                continue
+            table = lake.read(*place)
+            _check_spec(table, spec, f"the training rows of {product_id} on {place.day}")
+            known = lake.partition(*place)
+            assert known is not None
+            last_time = int(json.loads(known.notes["facts"])["last_time"])
+            rows = slice(None) if with_short_windows else _numbers(table["short_window"]) == 0
+            values = np.column_stack([_numbers(table[name]).astype(np.float64) for name in spec.columns])
+            targets, event_time = (_numbers(table[name])[rows] for name in ("target_volatility", "event_time"))
+            parts.append(Sample(values[rows], targets, event_time, last_time))
+    if not sum(map(len, parts)):
+        raise ValueError(
+            f"no training rows of {', '.join(products) or 'no product'} from {first_day} to {last_day}: ingest or "
+            "simulate these days and backfill them first"
+        )
+    return Sample.join(parts)
+
+
+def stale(lake: Lake, spec: FeatureSpec) -> list[StaleDay]:
+    """Return what its step would make anew, or remove, if it ran now; by product, day and step.
+
+    Only what is in the lake now counts: what follows from a partition that is stale is known when that has been made.
+    """
+    staged = {(place.product_id, place.day) for place in lake.places(RECORDINGS)}
+    steps: dict[str, Callable[[str, date], str | None]] = {
+        TRADES: lambda product, day: _text_of(_trade_inputs(lake, product, day)),
+        FEATURE_ROWS: lambda product, day: _feature_inputs(lake, product, day, spec),
+        TRAINING_SET: lambda product, day: _training_inputs(lake, product, day, spec),
+    }
+    made = {table: {(place.product_id, place.day) for place in lake.places(table)} for table in steps}
+    found = []
+    for product, day in sorted(staged.union(*made.values())):
+        for table, inputs_of in steps.items():
+            known = lake.partition(table, product, day)
+            inputs = inputs_of(product, day)
+            if inputs == (None if known is None else known.notes["inputs"]):
+                continue
+            found.append(StaleDay(product, day, table, _why(known, inputs)))
+    return found
+
+
+def counted_times(event_time: Int64s, last_time: int = 0) -> Int64s:
+    """Return the times that trades count as: where event time falls, the time before it.
+
+    >>> counted_times(np.array([3, 2, 5]))
+    array([3, 3, 5])
+    """
+    counted = np.maximum.accumulate(event_time)
+    return np.maximum(counted, last_time)
+
+
+class Tail(NamedTuple):
+    """The end of a stream that what comes after it can see.
+
+    Attributes:
+        first: index of its first trade.
+        is_whole: trades before those given cannot be part of it.
+    """
+
+    first: int
+    is_whole: bool
+
+
+def tail_start(event_time: Int64s, end: int, spec: FeatureSpec) -> Tail:
+    """Return from which trade on a stream can be seen by rows at or after `end`, ns since 1970.
+
+    From there on the kernel gives the same rows as from the beginning of the stream.
+
+    Args:
+        event_time: shape (n,), n >= 1, as recorded, of trades that count as times before `end`.
+    """
+    n, counted = len(event_time), counted_times(event_time)
+    gap = spec.gap_s * NS
+    if counted[-1] < end - gap - MAX_FALL_S * NS:
+        return Tail(n, True)  # a new segment follows whatever comes
+    breaks = np.flatnonzero(np.diff(counted) > gap)
+    segment = int(breaks[-1]) + 1 if len(breaks) else 0
+    by_count = n - (spec.window_size + 1)
+    by_grid = int(np.searchsorted(counted, end - spec.lookback_steps * spec.grid_step_s * NS, "right")) - 1
+    first = max(min(by_count, by_grid), segment)
+    while event_time[first] < counted[first]:  # there it would count as another time
+        first -= 1
+    return Tail(first, segment > 0 or min(by_count, by_grid) >= 0)
+
+
+def history(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> Trades | None:
+    """Return the trades before a day that its rows can see, numbered from 1; None where there are none."""
+    joined: Trades | None = None
+    for back in range(1, _days_before(spec) + 1):
+        earlier = day - timedelta(days=back)
+        if lake.partition(TRADES, product_id, earlier) is None:
+            break
+        trades = trades_of(lake.read(TRADES, product_id, earlier, STAGED.names), product_id)
+        joined = trades if joined is None else Trades.join([trades, joined])
+        tail = tail_start(joined.event_time, _start_ns(day), spec)
+        if tail.is_whole:
+            joined = joined.take(slice(tail.first, None))
+            break
+    return _numbered(joined, 0) if joined is not None and len(joined) else None
+
+
+def trades_of(rows: pa.Table | pa.RecordBatch, product_id: str) -> Trades:
+    """Return rows of `trades` or `recordings` as trades of one stream."""
+    columns = {name: _numbers(rows[name]) for name in STAGED.names}
+    n = len(rows)
+    return Trades((StreamKey("lake", product_id),), np.zeros(n, np.int32), ingest_time=np.zeros(n, np.int64), **columns)
+
+
+def _numbered(trades: Trades, first: int) -> Trades:
+    return replace(trades, trade_id=np.arange(first + 1, first + len(trades) + 1))
+
+
+class _TradeInputs(NamedTuple):
+    """What trades are merged from: the tables of the recordings in the order in which they count."""
+
+    recordings: list[str]
+    text: str
+
+
+def _trade_inputs(lake: Lake, product_id: str, day: date) -> _TradeInputs | None:
+    check_product_id(product_id)
+    staged = [lake.partition(table, product_id, day) for table in lake.tables(RECORDINGS)]
+    found = [partition for partition in staged if partition is not None and partition.rows]
+    if not found:
+        return None
+    found.sort(key=lambda partition: (partition.notes["has_ids"] != "yes", partition.notes["name"]))
+    hashes = {f"recording {partition.notes['name']}": partition.content_hash for partition in found}
+    return _TradeInputs([each.table for each in found], json.dumps({"meaning": MEANING[TRADES], **hashes}))
+
+
+def _text_of(inputs: _TradeInputs | None) -> str | None:
+    return None if inputs is None else inputs.text
+
+
+def _feature_inputs(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> str | None:
+    trades = lake.partition(TRADES, product_id, day)
+    if trades is None:
+        return None
+    inputs = {"meaning": MEANING[FEATURE_ROWS], "feature spec": spec.spec_id, "trades": trades.content_hash}
+    for back in range(1, _days_before(spec) + 1):
+        earlier = lake.partition(TRADES, product_id, day - timedelta(days=back))
+        seen = "" if earlier is None else earlier.tail_hash if _sees_no_further(spec) else earlier.content_hash
+        if seen:
+            inputs["tail of the day before" if back == 1 else f"trades {back} days before"] = seen
+    return json.dumps(inputs)
+
+
+def _training_inputs(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> str | None:
+    rows = lake.partition(FEATURE_ROWS, product_id, day)
+    if rows is None:
+        return None
+    after = lake.partition(TRADES, product_id, day + timedelta(days=1))
+    inputs = {"meaning": MEANING[TRAINING_SET], "feature spec": spec.spec_id, "feature rows": rows.content_hash}
+    seen = "" if after is None else after.head_hash if _sees_no_further(spec) else after.content_hash
+    if seen:
+        inputs["head of the day after"] = seen
+    return json.dumps(inputs)
+
+
+def _why(known: Partition | None, inputs: str | None) -> str:
+    if inputs is None:
+        return "what it was made from is gone"
+    if known is None:
+        return "was never made"
+    before, now = json.loads(known.notes["inputs"]), json.loads(inputs)
+    changes = []
+    for name in {**before, **now}:
+        if name not in before:
+            changes.append(f"{name} is new")
+        elif name not in now:
+            changes.append(f"{name} is gone")
+        elif before[name] != now[name]:
+            changes.append(f"{name} has changed")
+    return ", ".join(changes) or "the order of its inputs has changed"
+
+
+def _days_before(spec: FeatureSpec) -> int:
+    """Return how many days back a row may look: its grid, and its window with the longest holes in it."""
+    return -(-max(spec.lookback_steps * spec.grid_step_s, (spec.window_size + 1) * spec.gap_s) // DAY_S)
+
+
+def _sees_no_further(spec: FeatureSpec) -> bool:
+    """Whether head and tail hash tell all that rows and targets of this spec can see of other days."""
+    usual = _SEEN_BY_OTHERS
+    return (
+        spec.window_size <= usual.window_size
+        and spec.lookback_steps * spec.grid_step_s <= usual.lookback_steps * usual.grid_step_s
+        and spec.gap_s <= usual.gap_s
+        and _head_s(spec) <= _head_s(usual)
+    )
+
+
+def _head_s(spec: FeatureSpec) -> int:
+    """Return how far into a day the targets of the day before look: a horizon, and the hole after which it ends."""
+    return spec.horizon_s + spec.gap_s + MAX_FALL_S
+
+
+def _head(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> tuple[Int64s, Floats] | None:
+    """Return counted times and prices of the day after, as far as targets of a day see; None where there are none."""
+    after = day + timedelta(days=1)
+    if lake.partition(TRADES, product_id, after) is None:
+        return None
+    end = _start_ns(after) + _head_s(spec) * NS
+    times, prices = [np.empty(0, np.int64)], [np.empty(0)]
+    last_time = _start_ns(after)
+    for batch in lake.batches(TRADES, product_id, after, ["event_time", "price"]):
+        counted = counted_times(_numbers(batch["event_time"]), last_time)
+        last_time = int(counted[-1])
+        few = int(np.searchsorted(counted, end))
+        times.append(counted[:few])
+        prices.append(_numbers(batch["price"])[:few])
+        if few < len(counted):
+            break
+    return np.concatenate(times), np.concatenate(prices)
+
+
+class _Recorded(NamedTuple):
+    """The trades that one recording has of a product and day."""
+
+    name: str
+    has_ids: bool
+    trades: Trades
+
+
+class _Merged(NamedTuple):
+    """One stream of several recordings.
+
+    Attributes:
+        recording: shape (n,), index into `names`.
+        dropped: how many trades were left out, by why.
+    """
+
+    trades: Trades
+    recording: NDArray[np.int32]
+    names: list[str]
+    has_ids: bool
+    dropped: dict[str, int]
+
+
+def _recorded(lake: Lake, table: str, product_id: str, day: date) -> _Recorded:
+    known = lake.partition(table, product_id, day)
+    assert known is not None
+    trades = trades_of(lake.read(table, product_id, day), product_id)
+    return _Recorded(known.notes["name"], known.notes["has_ids"] == "yes", trades)
+
+
+def _merge(recordings: Sequence[_Recorded]) -> _Merged:
+    """Merge recordings, those with ids first, each kind by name."""
+    dropped = {"duplicates": 0, "conflicts": 0, "fallen": 0, "covered": 0}
+    gap = _SEEN_BY_OTHERS.gap_s * NS
+    parts: list[Trades] = []
+    sources: list[NDArray[np.int32]] = []
+    with_ids = [each for each in recordings if each.has_ids]
+    if with_ids:
+        joined = Trades.join([each.trades for each in with_ids])
+        source = np.repeat(np.arange(len(with_ids), dtype=np.int32), [len(each.trades) for each in with_ids])
+        order = np.lexsort((source, joined.trade_id))
+        joined, source = joined.take(order), source[order]
+        is_first = np.append(True, np.diff(joined.trade_id) > 0)
+        kept = np.flatnonzero(is_first)[np.cumsum(is_first) - 1]
+        dropped["duplicates"] = int(np.sum(~is_first))
+        dropped["conflicts"] = int(np.sum(joined.price != joined.price[kept]))
+        joined, source = joined.take(is_first), source[is_first]
+        taken = Admission().judge(joined) == TAKEN
+        dropped["fallen"] = int(np.sum(~taken))
+        parts.append(joined.take(taken))
+        sources.append(source[taken])
+    covered = _segments(counted_times(parts[0].event_time), gap) if parts else np.empty((0, 2), np.int64)
+    for place, each in enumerate(recordings[len(with_ids) :], len(with_ids)):
+        counted = counted_times(each.trades.event_time)
+        is_free = ~_is_within(counted, covered)
+        dropped["covered"] += int(np.sum(~is_free))
+        parts.append(each.trades.take(is_free))
+        sources.append(np.full(int(np.sum(is_free)), place, np.int32))
+        covered = _union(np.concatenate([covered, _segments(counted, gap)]))
+    trades, source = Trades.join(parts), np.concatenate(sources)
+    if len(parts) > 1:
+        order = np.argsort(np.concatenate([counted_times(part.event_time) for part in parts]), kind="stable")
+        trades, source = trades.take(order), source[order]
+    has_ids = bool(with_ids) and not any(map(len, parts[1:]))
+    return _Merged(trades, source, [each.name for each in recordings], has_ids, dropped)
+
+
+def _segments(counted: Int64s, gap: int) -> Int64s:
+    """Return first and last time of each stretch without a hole, shape (m, 2)."""
+    if not len(counted):
+        return np.empty((0, 2), np.int64)
+    breaks = np.flatnonzero(np.diff(counted) > gap)
+    return np.column_stack([counted[np.append(0, breaks + 1)], counted[np.append(breaks, len(counted) - 1)]])
+
+
+def _union(segments: Int64s) -> Int64s:
+    """Return segments that overlap as one, sorted.
+
+    >>> _union(np.array([[5, 9], [1, 3], [3, 4], [7, 8]])).tolist()
+    [[1, 4], [5, 9]]
+    """
+    segments = segments[np.argsort(segments[:, 0], kind="stable")]
+    ends = np.maximum.accumulate(segments[:, 1])
+    starts_new = np.append(True, segments[1:, 0] > ends[:-1])[: len(segments)]
+    return np.column_stack([segments[starts_new, 0], ends[np.append(starts_new[1:], True)[: len(segments)]]])
+
+
+def _is_within(times: Int64s, segments: Int64s) -> NDArray[np.bool_]:
+    """Return which times lie in one of the segments, which are disjoint and sorted; their ends do."""
+    at = np.searchsorted(segments[:, 0], times, "right") - 1
+    ends = np.append(segments[:, 1], -1)  # the last one for times before all segments
+    return times <= ends[at]
+
+
+def _nothing(lake: Lake, table: str, product_id: str, day: date, missing: str) -> Made:
+    """Remove a partition that there is nothing left to make from."""
+    is_there = lake.partition(table, product_id, day) is not None
+    if is_there:
+        lake.delete(table, product_id, day)
+    return Made(None, is_there, {"rows": 0, "missing": missing})
+
+
+def _staged_batch(trades: Trades) -> pa.RecordBatch:
+    columns = [
+        column_of(trades.trade_id, pa.int64()),
+        column_of(trades.event_time, UTC),
+        column_of(trades.price, pa.float64()),
+        column_of(trades.size, pa.float64(), ~np.isnan(trades.size)),
+        column_of(trades.side, pa.int8()),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=STAGED)
+
+
+def _reject_batch(rejects: Sequence[Any]) -> pa.RecordBatch:
+    columns = [
+        column_of(np.array([reject.line for reject in rejects], np.int64), pa.int64()),
+        texts_of([reject.reason for reject in rejects]),
+        texts_of([reject.text[:_REJECT_CHARACTERS] for reject in rejects]),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=_REJECT_COLUMNS)
+
+
+def _numbers(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
+    """Return a column of numbers or times as a copy; NaN where one is missing."""
+    types: dict[pa.DataType, type[np.generic]] = {pa.float64(): np.float64, pa.int8(): np.int8}
+    dtype = types.get(column.type, np.int64)
+    parts = []
+    for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+        parts.append(values_of(chunk, dtype))
+        if chunk.null_count:
+            parts[-1][~is_present(chunk)] = np.nan
+    return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, dtype), *parts])
+
+
+def _check_spec(table: pa.Table, spec: FeatureSpec, what: str) -> None:
+    found = table.schema.metadata[b"spec_id"].decode()
+    if found != spec.spec_id:
+        raise ValueError(f"{what} are of feature spec {found}, asked for is {spec.spec_id}: make them again (backfill)")
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _start_ns(day: date) -> int:
+    return (day - _EPOCH).days * DAY_S * NS
