@@ -19,20 +19,17 @@ import msgspec
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from data.dialects import OWN_COLUMNS
 from data.readers import check_product_id, replacing
 from data.spec import FeatureSpec
+from data.topic_reader import NotRead, TopicReader, client_config
 from data.topics import FEATURES, PREDICTIONS, TRADES, Trade, check_names, decode_records, feature_type, prediction_type
 from data.trades import StreamKey, iso_times, parse_times
 
 BAD_REQUEST = 2
 """Exit code."""
 
-ANSWER_S = 10.0
-"""How long the broker may be silent."""
-READ_BATCH = 10_000
 PART_ROWS = 20_000
 """Rows that are kept before they go to disk, over all products."""
 GROUP_ROWS = 65_536
@@ -196,59 +193,12 @@ def read_topic(topic: str, config: Mapping[str, Any]) -> Iterator[list[bytes | N
     """Read what a `read_committed` reader sees of a topic now, partition by partition.
 
     Raises:
-        BadRequest: the broker does not answer, or has no such topic.
+        NotRead: the broker does not answer, or has no such topic.
     """
-    servers = config["bootstrap.servers"]
-    away = f"no broker answers at {servers}: is the stack up (`make run`)? KAFKA_BOOTSTRAP_SERVERS names another one"
-    consumer = Consumer(
-        {
-            **config,
-            "group.id": "unused",  # the client wants one; nothing is committed
-            "isolation.level": "read_committed",
-            "enable.auto.commit": False,
-            "enable.auto.offset.store": False,
-            "enable.partition.eof": True,
-            "queued.max.messages.kbytes": 32_768,
-            "log_level": 0,  # what it says of itself is said by the errors below
-        }
-    )
-    try:
-        found = consumer.list_topics(topic, timeout=ANSWER_S).topics[topic]
-        if found.error is not None:
-            raise BadRequest(f"the broker at {servers} has no topic {topic!r}: it appears with `make run`")
-        for partition in sorted(found.partitions):
-            place = TopicPartition(topic, partition, OFFSET_BEGINNING)
-            end = consumer.get_watermark_offsets(place, timeout=ANSWER_S)[1]
-            consumer.assign([place])
-            at_end = end == 0
-            while not at_end:
-                first = consumer.poll(ANSWER_S)
-                if first is None:
-                    raise BadRequest(away)
-                values: list[bytes | None] = []
-                for message in (first, *consumer.consume(READ_BATCH, 0)):
-                    error = message.error()
-                    if error is None:
-                        values.append(message.value())
-                        at_end = at_end or (message.offset() or 0) >= end - 1
-                    elif error.code() == KafkaError._PARTITION_EOF:
-                        at_end = True
-                    elif error.fatal() or not error.retriable():
-                        raise BadRequest(f"the broker at {servers} says: {error.str()}")
-                yield values
-    except KafkaException as error:
-        raise BadRequest(f"{away} ({error.args[0].str()})") from None
-    finally:
-        consumer.close()
-
-
-def client_config(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return how to reach the broker: KAFKA_BOOTSTRAP_SERVERS, and the security settings of `.env.example`."""
-    config = {"bootstrap.servers": "localhost:9092"}
-    for name, value in environment.items():
-        if value and name.startswith(("KAFKA_BOOTSTRAP_", "KAFKA_SECURITY_", "KAFKA_SASL_", "KAFKA_SSL_")):
-            config[name.removeprefix("KAFKA_").lower().replace("_", ".")] = value
-    return config
+    with TopicReader(config) as reader:
+        for partition in reader.partitions(topic):
+            for stretch in reader.read(topic, partition):
+                yield stretch.values
 
 
 def _texts(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -362,7 +312,7 @@ def main() -> int:
     wanted, out = _arguments()
     try:
         seen = export(wanted, out, lambda: read_topic(wanted.topic, client_config(os.environ)))
-    except BadRequest as error:
+    except (BadRequest, NotRead) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_REQUEST
     for product_id, rows in sorted(seen.rows.items()):

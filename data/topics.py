@@ -177,6 +177,26 @@ def check_names(key: StreamKey) -> None:
             raise ValueError(f"{what} must match {pattern}, was {name[:100]!r}")
 
 
+def partition_of(product_id: str) -> int:
+    """Return the partition of a product: the one that every Java client, and our ingestor, chooses for the key.
+
+    Source: `murmur2` of org.apache.kafka.common.utils.Utils, Apache Kafka 4.
+
+    >>> partition_of("BTC-USD"), partition_of("ETH-USD")
+    (9, 8)
+    """
+    key, m, mask = product_id.encode(), 0x5BD1E995, 0xFFFFFFFF
+    h = 0x9747B28C ^ len(key)
+    whole = len(key) // 4 * 4
+    for start in range(0, whole, 4):
+        k = int.from_bytes(key[start : start + 4], "little") * m & mask
+        h = (h * m ^ (k ^ k >> 24) * m) & mask
+    if whole < len(key):
+        h = (h ^ int.from_bytes(key[whole:], "little")) * m & mask
+    h = (h ^ h >> 13) * m & mask
+    return ((h ^ h >> 15) & 0x7FFFFFFF) % PARTITIONS
+
+
 class Unreadable(NamedTuple):
     """A record that is none of those its topic may hold."""
 

@@ -22,11 +22,13 @@ import pytest
 from confluent_kafka import Producer
 
 from data import export as exporting
-from data.export import BadRequest, Wanted, client_config, export, main, read_topic
+from data import topic_reader
+from data.export import BadRequest, Wanted, export, main, read_topic
 from data.features import Windows, feature_rows
 from data.readers import read_trades, write_csv
 from data.simulator import simulate_day
 from data.spec import FeatureSpec
+from data.topic_reader import client_config
 from data.topics import (
     FEATURES,
     PREDICTIONS,
@@ -276,7 +278,7 @@ def run(monkeypatch: pytest.MonkeyPatch, servers: str, *arguments: str) -> int:
 def test_a_broker_that_is_away_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(exporting, "ANSWER_S", 0.5)
+    monkeypatch.setattr(topic_reader, "ANSWER_S", 0.5)
     with socket.socket() as nobody:  # bound, not listening
         nobody.bind(("127.0.0.1", 0))
         servers = f"127.0.0.1:{nobody.getsockname()[1]}"
