@@ -22,6 +22,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 
 from data.ahead import read_ahead
+from data.origin import write_origin
 from data.readers import Batch, read_trades
 from data.topics import (
     PARTITIONS,
@@ -84,12 +85,15 @@ class Place:
         return bool(self.ended) and self.ended >= set(self.last)
 
 
-def find_place(settings: KafkaSettings, source_id: str, running: Callable[[], bool], *, begins: bool = True) -> Place:
+def find_place(settings: KafkaSettings, source_id: str, running: Callable[[], bool], note: str | None) -> Place:
     """Return how far a source has come, from the topic's end back to where the source began.
 
     A source's beginning is kept by the broker, as the committed offsets of a group of the source's own; a source that
-    has none is new, and begins here. Without `begins` nothing is committed, and such a source is looked for in all that
-    the topic holds.
+    has none is new, and begins here.
+
+    Args:
+        note: what a new source is made of, kept with the first of these offsets. None: nothing is committed, and a
+            source without a beginning is looked for in all that the topic holds.
 
     Raises:
         Stopped: told to stop before the broker answered.
@@ -101,8 +105,9 @@ def find_place(settings: KafkaSettings, source_id: str, running: Callable[[], bo
         partitions = [TopicPartition(topic, partition) for topic in topics for partition in range(PARTITIONS)]
         starts = insist(lambda timeout_s: consumer.committed(partitions, timeout=timeout_s), running)
         ends = {(p.topic, p.partition): _end_offset(consumer, p, running) for p in partitions}
-        if begins and all(start.offset < 0 for start in starts):
+        if note is not None and all(start.offset < 0 for start in starts):
             here = [TopicPartition(topic, partition, end) for (topic, partition), end in ends.items()]
+            here[0] = TopicPartition(here[0].topic, here[0].partition, here[0].offset, note)
             insist(lambda _: consumer.commit(offsets=here, asynchronous=False), running)
             return Place()
     finally:
@@ -353,7 +358,8 @@ def run(recordings: list[Path], settings: IngestorSettings, running: Callable[[]
     source_id = settings.replay_id or f"replay-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
     names = [str(path) for path in recordings]
     try:
-        place = find_place(settings, source_id, running) if settings.replay_id else Place()
+        note = write_origin(recordings, settings.product_id, settings.replay_speed)
+        place = find_place(settings, source_id, running, note)
     except Stopped:
         log.warning("stopped before the broker answered: nothing was sent", source_id=source_id)
         return 0
@@ -400,7 +406,7 @@ def run(recordings: list[Path], settings: IngestorSettings, running: Callable[[]
 def end_source(source_id: str, settings: IngestorSettings, running: Callable[[], bool]) -> int:
     """Say of a source whose ingestor is gone for good that it says no more; return the exit code."""
     try:
-        place = find_place(settings, source_id, running, begins=False)
+        place = find_place(settings, source_id, running, None)
         if place.purpose is None or place.is_finished:
             found = "has ended" if place.is_finished else "has no trade on the topic"
             log.error(f"nothing to end: this source {found}", source_id=source_id)
