@@ -426,7 +426,8 @@ class FeatureRecords(NamedTuple):
         texts: of each row, as JSON.
         places: shape (n,), of the rows.
         keys, purposes: of each row's stream.
-        event_time, ingest_time: shape (n,), ns since 1970.
+        trade_id, event_time, ingest_time: shape (n,); times in ns since 1970.
+        price: shape (n,).
         values: shape (n, columns of the spec), NaN where null.
         other_spec: rows of another feature spec, with their places.
     """
@@ -435,8 +436,10 @@ class FeatureRecords(NamedTuple):
     places: list[int]
     keys: list[StreamKey]
     purposes: list[Purpose]
+    trade_id: Int64s
     event_time: Int64s
     ingest_time: Int64s
+    price: Floats
     values: Floats
     ends: list[tuple[int, End]]
     other_spec: list[tuple[int, Any]]
@@ -450,12 +453,13 @@ def decode_features(values: Sequence[bytes | None], spec: FeatureSpec) -> Featur
         _feature_layout(spec), texts, lambda integers, numbers: (integers[:, -1] <= 2**53) & ~np.isnan(numbers[:, 0])
     )
     keys = [plain.keys[stream] for stream in plain.stream.tolist()]
+    trade_id, event_time, ingest_time = plain.integers[:, :3].T.copy()
     n = plain.integers[:, -1]  # the one column of the spec that is an integer stands behind those of the key
     columns: Floats = np.column_stack((n.astype(np.float64), plain.numbers[:, 1:]))
     rows = FeatureRecords(
         [texts[place] for place in plain.places.tolist()], plain.places.tolist(), keys,
-        [plain.purposes[key] for key in keys], plain.integers[:, 1].copy(), plain.integers[:, 2].copy(), columns,
-        [], [], [],
+        [plain.purposes[key] for key in keys], trade_id, event_time, ingest_time, plain.numbers[:, 0].copy(),
+        columns, [], [], [],
     )  # fmt: skip
     others = np.setdiff1d(np.arange(len(texts)), plain.places).tolist() if len(keys) < len(texts) else []
     return _with_other_rows(rows, others, texts, spec) if others else rows
@@ -478,17 +482,19 @@ def _with_other_rows(
         except ValueError as error:
             unreadable.append(Unreadable(place, str(error)))
         else:
-            more.append((place, encode(row), key, row.purpose, *times, _column_values(row, spec)))
+            values = _column_values(row, spec)
+            more.append((place, encode(row), key, row.purpose, row.trade_id, *times, row.price, values))
     known = zip(
-        rows.places, rows.texts, rows.keys, rows.purposes, rows.event_time.tolist(), rows.ingest_time.tolist(),
-        rows.values.tolist(), strict=True,
+        rows.places, rows.texts, rows.keys, rows.purposes, rows.trade_id.tolist(), rows.event_time.tolist(),
+        rows.ingest_time.tolist(), rows.price.tolist(), rows.values.tolist(), strict=True,
     )  # fmt: skip
     table = sorted([*known, *more], key=itemgetter(0))
-    places, row_texts, keys, purposes, event_time, ingest_time, columns = (
-        map(list, zip(*table, strict=True)) if table else ([] for _ in range(7))
+    places, row_texts, keys, purposes, trade_id, event_time, ingest_time, price, columns = (
+        map(list, zip(*table, strict=True)) if table else ([] for _ in range(9))
     )
     return FeatureRecords(
-        row_texts, places, keys, purposes, np.array(event_time, np.int64), np.array(ingest_time, np.int64),
+        row_texts, places, keys, purposes, np.array(trade_id, np.int64), np.array(event_time, np.int64),
+        np.array(ingest_time, np.int64), np.array(price, np.float64),
         np.array(columns, np.float64).reshape(-1, len(spec.columns)),
         [(others[place], end) for place, end in found.ends], other_spec, unreadable,
     )  # fmt: skip

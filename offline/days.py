@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 from urllib.parse import quote
 
 import numpy as np
@@ -277,11 +277,11 @@ def make_trades(lake: Lake, product_id: str, day: date) -> Made:
     facts["holes"] = int(np.sum(gap > _SEEN_BY_OTHERS.gap_s))
     facts["longest_hole_s"] = float(np.max(gap, initial=0.0))
     facts["has_ids"] = "yes" if merged.has_ids else "no"
-    end = _start_ns(day) + DAY_S * NS
+    end = start_ns(day) + DAY_S * NS
     batch = pa.RecordBatch.from_arrays(
         [*_staged_batch(trades).columns, names_of(merged.recording, merged.names)], schema=TRADE_COLUMNS
     )
-    head = int(np.searchsorted(counted, _start_ns(day) + _head_s(_SEEN_BY_OTHERS) * NS))
+    head = int(np.searchsorted(counted, start_ns(day) + _head_s(_SEEN_BY_OTHERS) * NS))
     tail = tail_start(trades.event_time, end, _SEEN_BY_OTHERS).first
     made = lake.write(
         TRADES,
@@ -324,8 +324,7 @@ def make_feature_rows(lake: Lake, product_id: str, day: date, spec: FeatureSpec)
         position = tail_rows
         for batch in lake.batches(TRADES, product_id, day, STAGED.names):
             trades = trades_of(batch, product_id)
-            # Ids of several recordings, or of none, do not rise: the order is known, and numbers stand for it.
-            rows = feature_rows(_numbered(trades, position), windows)
+            rows = feature_rows(numbered(trades, position), windows)
             position += len(trades)
             if not len(rows.values):
                 continue
@@ -360,16 +359,14 @@ def make_training_set(lake: Lake, product_id: str, day: date, spec: FeatureSpec)
     if known is not None and known.notes["inputs"] == inputs:
         return Made(known, False, json.loads(known.notes["facts"]))
     schema = training_schema(spec)
-    rows = lake.read(FEATURE_ROWS, product_id, day)
-    _check_spec(rows, spec, f"the feature rows of {product_id} on {day}")
-    event_time, price, n = (_numbers(rows[name]) for name in ("event_time", "price", "n"))
+    rows = feature_columns(lake, spec, product_id, day)
+    event_time, price = rows.event_time, rows.price
     after = _head(lake, product_id, day, spec)
     counted, targets = counted_targets(event_time, price, spec, after)
-    short = short_rows(n, price, counted, spec, SHORT_WINDOWS)
+    short = short_rows(rows.values[:, 0], price, counted, spec, SHORT_WINDOWS)
     at = np.concatenate([counted, short.at])
     windows = np.concatenate([np.zeros(len(counted), np.int64), short.values[:, 0].astype(np.int64)])
-    values = np.column_stack([_numbers(rows[name])[counted].astype(np.float64) for name in spec.columns])
-    values = np.concatenate([values, short.values])
+    values = np.concatenate([rows.values[counted], short.values])
     last_time = int(event_time[-1])
     if after is not None and len(counted):
         # What the last target has seen: the prices of its horizon, and the trade by which the segment goes on.
@@ -387,7 +384,7 @@ def make_training_set(lake: Lake, product_id: str, day: date, spec: FeatureSpec)
         "last_time": last_time,
     }
     columns = [
-        column_of(_numbers(rows["trade_id"])[at], pa.int64()),
+        column_of(rows.trade_id[at], pa.int64()),
         column_of(event_time[at], UTC),
         column_of(windows, pa.int64()),
         column_of(values[:, 0].astype(np.int64), pa.int64()),
@@ -476,6 +473,55 @@ def counted_times(event_time: Int64s, last_time: int = 0) -> Int64s:
     return np.maximum(counted, last_time)
 
 
+class FeatureColumns(NamedTuple):
+    """Feature rows of one product, in the order of their stream.
+
+    Attributes:
+        trade_id, event_time, price: shape (n,).
+        values: shape (n, columns of the spec), NaN where missing.
+    """
+
+    trade_id: Int64s
+    event_time: Int64s
+    price: Floats
+    values: Floats
+
+    def take(self, rows: slice | NDArray[Any]) -> Self:
+        """Return the chosen rows."""
+        return type(self)(self.trade_id[rows], self.event_time[rows], self.price[rows], self.values[rows])
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """Return the rows of all parts behind each other; there must be at least one part."""
+        return cls(
+            np.concatenate([part.trade_id for part in parts]),
+            np.concatenate([part.event_time for part in parts]),
+            np.concatenate([part.price for part in parts]),
+            np.concatenate([part.values for part in parts]),
+        )
+
+
+def feature_columns(lake: Lake, spec: FeatureSpec, product_id: str, day: date) -> FeatureColumns:
+    """Read the feature rows of a product and day.
+
+    Raises:
+        ValueError: they are of another spec.
+        FileNotFoundError: there are none.
+    """
+    table = lake.read(FEATURE_ROWS, product_id, day)
+    _check_spec(table, spec, f"the feature rows of {product_id} on {day}")
+    values = np.empty((len(table), len(spec.columns)))
+    for column, name in enumerate(spec.columns):
+        values[:, column] = _numbers(table[name])
+    return FeatureColumns(_numbers(table["trade_id"]), _numbers(table["event_time"]), _numbers(table["price"]), values)
+
+
+def has_trade_ids(lake: Lake, product_id: str, day: date) -> bool:
+    """Whether all trades of a product and day have ids of their market; else they are numbered."""
+    known = lake.partition(TRADES, product_id, day)
+    return known is not None and json.loads(known.notes["facts"])["has_ids"] == "yes"
+
+
 class Tail(NamedTuple):
     """The end of a stream that what comes after it can see.
 
@@ -519,11 +565,11 @@ def history(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> Trades
             break
         trades = trades_of(lake.read(TRADES, product_id, earlier, STAGED.names), product_id)
         joined = trades if joined is None else Trades.join([trades, joined])
-        tail = tail_start(joined.event_time, _start_ns(day), spec)
+        tail = tail_start(joined.event_time, start_ns(day), spec)
         if tail.is_whole:
             joined = joined.take(slice(tail.first, None))
             break
-    return _numbered(joined, 0) if joined is not None and len(joined) else None
+    return numbered(joined, 0) if joined is not None and len(joined) else None
 
 
 def trades_of(rows: pa.Table | pa.RecordBatch, product_id: str) -> Trades:
@@ -533,7 +579,11 @@ def trades_of(rows: pa.Table | pa.RecordBatch, product_id: str) -> Trades:
     return Trades((StreamKey("lake", product_id),), np.zeros(n, np.int32), ingest_time=np.zeros(n, np.int64), **columns)
 
 
-def _numbered(trades: Trades, first: int) -> Trades:
+def numbered(trades: Trades, first: int) -> Trades:
+    """Return trades with numbers that rise from `first` + 1 in place of their ids.
+
+    Ids of several recordings, or of none, do not rise: the order in the lake is what counts.
+    """
     return replace(trades, trade_id=np.arange(first + 1, first + len(trades) + 1))
 
 
@@ -627,9 +677,9 @@ def _head(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> tuple[In
     after = day + timedelta(days=1)
     if lake.partition(TRADES, product_id, after) is None:
         return None
-    end = _start_ns(after) + _head_s(spec) * NS
+    end = start_ns(after) + _head_s(spec) * NS
     times, prices = [np.empty(0, np.int64)], [np.empty(0)]
-    last_time = _start_ns(after)
+    last_time = start_ns(after)
     for batch in lake.batches(TRADES, product_id, after, ["event_time", "price"]):
         counted = counted_times(_numbers(batch["event_time"]), last_time)
         last_time = int(counted[-1])
@@ -786,5 +836,6 @@ def _file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _start_ns(day: date) -> int:
+def start_ns(day: date) -> int:
+    """Return when a day begins, ns since 1970."""
     return (day - _EPOCH).days * DAY_S * NS

@@ -1,0 +1,293 @@
+"""Whether the lake's feature rows of a day are what the feature service published: a certificate, byte for byte."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.admission import TAKEN
+from data.features import Windows, feature_rows
+from data.lake import Lake
+from data.spec import FeatureSpec
+from data.topic_reader import TopicReader, partition_of
+from data.topics import FEATURES, decode_features
+from data.trades import NS, Floats, Int64s, Trades, iso_times
+from offline.days import (
+    DAY_S,
+    FEATURE_ROWS,
+    STAGED,
+    TRADES,
+    FeatureColumns,
+    feature_columns,
+    has_trade_ids,
+    numbered,
+    start_ns,
+    trades_of,
+)
+
+
+class Certificate(NamedTuple):
+    """How the rows of a product and day compare, within the time that the source covers.
+
+    Attributes:
+        equal, different: rows that both have, by whether all bytes agree.
+        missing: rows of the lake that were not published.
+        extra: rows that were published and are not in the lake.
+        remade: rows that were compared as the source saw them: it began within their reach, and the lake knows more.
+        lake_hash, published_hash: of all rows that were compared.
+        first_difference: in words; empty where there is none.
+        is_whole: the source has ended.
+    """
+
+    source_id: str
+    product_id: str
+    day: dt.date
+    equal: int
+    missing: int
+    extra: int
+    different: int
+    remade: int
+    lake_hash: str
+    published_hash: str
+    first_difference: str
+    is_whole: bool
+
+    @property
+    def holds(self) -> bool:
+        """Whether all rows are equal, and there is one."""
+        return self.equal > 0 and not self.missing + self.extra + self.different
+
+
+@dataclass
+class Published:
+    """What `features` holds of one source and product.
+
+    Attributes:
+        first_id, first_time: of its oldest row, on whatever day.
+        has_beginning: that row is the first one of the source; else older ones have expired.
+        last_time: of its newest row.
+        parts: its rows of the day.
+        has_ended: all was said.
+    """
+
+    source_id: str
+    first_id: int
+    first_time: int
+    has_beginning: bool
+    last_time: int = 0
+    parts: list[FeatureColumns] = field(default_factory=list)
+    has_ended: bool = False
+
+
+def certify(
+    lake: Lake,
+    spec: FeatureSpec,
+    product_id: str,
+    day: dt.date,
+    kafka_config: Mapping[str, Any],
+    source_id: str | None = None,
+) -> Certificate:
+    """Compare the lake's feature rows of a product and day with those that the feature service published.
+
+    Args:
+        kafka_config: see `data.topic_reader.client_config`.
+        source_id: the newest source that has rows of this product and day.
+
+    Raises:
+        ValueError: the lake or the topic has no such rows.
+        NotRead: the broker does not answer.
+    """
+    if lake.partition(FEATURE_ROWS, product_id, day) is None:
+        raise ValueError(f"the lake has no feature rows of {product_id} on {day} (UTC): make them first (backfill)")
+    with TopicReader(kafka_config) as reader:
+        partition = partition_of(product_id, len(reader.partitions(FEATURES)))
+        values = (stretch.values for stretch in reader.read(FEATURES, partition))
+        published = find_published(values, spec, product_id, day, source_id)
+    return compare(lake, spec, product_id, day, published)
+
+
+def find_published(
+    batches: Iterable[Sequence[bytes | None]],
+    spec: FeatureSpec,
+    product_id: str,
+    day: dt.date,
+    source_id: str | None = None,
+) -> Published:
+    """Find the rows of a product and day among records of `features`, in the order of the topic.
+
+    Only the rows of one source are kept at a time.
+
+    Args:
+        source_id: the source whose rows of this product and day begin last.
+
+    Raises:
+        ValueError: there are none; says which sources have rows of the product.
+    """
+    known: dict[str, Published] = {}
+    newest: Published | None = None
+    other_specs = set()
+    start, end = start_ns(day), start_ns(day) + DAY_S * NS
+    mine = f'"product_id":"{product_id}"'.encode()
+    for batch in batches:
+        found = decode_features([value for value in batch if value is not None and mine in value], spec)
+        other_specs |= {row.spec_id for _, row in found.other_spec}
+        rows = FeatureColumns(found.trade_id, found.event_time, found.price, found.values)
+        sources: dict[str, int] = {}
+        code = np.array([sources.setdefault(key.source_id, len(sources)) for key in found.keys], np.int64)
+        for source, place in sources.items():
+            some = rows.take(code == place)
+            if source not in known:
+                known[source] = Published(
+                    source, int(some.trade_id[0]), int(some.event_time[0]), some.values[0, 0] == 0
+                )
+            each = known[source]
+            each.last_time = int(some.event_time[-1])
+            of_day = some.take((some.event_time >= start) & (some.event_time < end))
+            if not len(of_day.trade_id) or source_id not in (None, source):
+                continue
+            if not each.parts and newest is not None:
+                newest.parts = []
+            newest = each if not each.parts else newest
+            if newest is each:
+                each.parts.append(of_day)
+        for _, record in found.ends:
+            if record.source_id in known:
+                known[record.source_id].has_ended = True
+    if newest is None:
+        whose = f"the source {source_id} has" if source_id else "it has"
+        others = f"; it has rows of the product of the sources {', '.join(list(known)[-20:])}" if known else ""
+        specs = f"; rows of other feature specs are there ({', '.join(sorted(other_specs))})" if other_specs else ""
+        raise ValueError(
+            f"`features` holds nothing to compare with: {whose} no rows of {product_id} on {day} (UTC), spec "
+            f"{spec.spec_id}{others}{specs}; replay a recording of that day, or name another source"
+        )
+    return newest
+
+
+def compare(lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, published: Published) -> Certificate:
+    """Compare the lake's rows of a product and day with those of one source."""
+    has_ids = has_trade_ids(lake, product_id, day)
+    theirs = FeatureColumns.join(published.parts)
+    ours, remade = _as_seen(lake, spec, product_id, day, published, has_ids)
+    if published.last_time < start_ns(day) + DAY_S * NS:
+        column, last = (0, theirs.trade_id[-1]) if has_ids else (1, theirs.event_time[-1])
+        ours = ours.take(slice(int(np.searchsorted(ours[column], last, "right"))))
+    one, other = (ours.trade_id, theirs.trade_id) if has_ids else _places(ours.event_time, theirs.event_time)
+    _, in_ours, in_theirs = np.intersect1d(one, other, assume_unique=True, return_indices=True)
+    differs = _differs(ours.take(in_ours), theirs.take(in_theirs))
+    missing = np.setdiff1d(np.arange(len(one)), in_ours)
+    extra = np.setdiff1d(np.arange(len(other)), in_theirs)
+    found: list[tuple[int, str]] = []
+    if len(missing):
+        found.append((int(ours.event_time[missing[0]]), f"{_named(ours, missing[0])} was not published"))
+    if len(extra):
+        found.append((int(theirs.event_time[extra[0]]), f"{_named(theirs, extra[0])} is not in the lake"))
+    rows, columns = np.nonzero(differs)
+    if len(rows):
+        row, name = rows[0], ("event_time", "price", *spec.columns)[columns[0]]
+        texts = [_value(each, at[row], int(columns[0])) for each, at in ((ours, in_ours), (theirs, in_theirs))]
+        said = f"{_named(ours, in_ours[row])}: {name} is {texts[0]} in the lake and {texts[1]} as published"
+        found.append((int(ours.event_time[in_ours[row]]), said))
+    different = int(np.sum(differs.any(axis=1)))
+    return Certificate(
+        published.source_id,
+        product_id,
+        day,
+        len(in_ours) - different,
+        len(missing),
+        len(extra),
+        different,
+        remade,
+        _hash(ours, has_ids),
+        _hash(theirs, has_ids),
+        min(found)[1] if found else "",
+        published.has_ended,
+    )
+
+
+def _as_seen(
+    lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, published: Published, has_ids: bool
+) -> tuple[FeatureColumns, int]:
+    """Return the lake's rows of a day from where the source begins, and how many of them were remade.
+
+    A row that reaches back beyond the source's first trade is made anew from that trade on.
+    """
+    rows = feature_columns(lake, spec, product_id, day)
+    start, first_time = start_ns(day), published.first_time
+    grid_s = (spec.lookback_steps + 2 * spec.block_steps) * spec.grid_step_s
+    reach = max(grid_s, (spec.window_size + 1) * spec.gap_s) * NS
+    begins = 0
+    if first_time >= start:
+        column, first = (0, published.first_id) if has_ids else (1, first_time)
+        begins = int(np.searchsorted(rows[column], first))
+    if not published.has_beginning or first_time + reach < start:
+        return rows.take(slice(begins, None)), 0
+    trades = _trades_from(lake, product_id, day, published, has_ids)
+    seen = feature_rows(numbered(trades, 0), Windows(spec))
+    recorded = FeatureColumns(
+        trades.trade_id[seen.status == TAKEN], seen.trades.event_time, seen.trades.price, seen.values
+    )
+    recorded = recorded.take(recorded.event_time >= start)
+    ends = int(np.searchsorted(recorded.event_time, first_time + reach, "right"))
+    return FeatureColumns.join([recorded.take(slice(ends)), rows.take(slice(begins + ends, None))]), ends
+
+
+def _trades_from(lake: Lake, product_id: str, day: dt.date, published: Published, has_ids: bool) -> Trades:
+    """Return the lake's trades from a source's first one to the end of a day."""
+    parts = []
+    each = dt.date(1970, 1, 1) + dt.timedelta(seconds=published.first_time // NS)
+    while each <= day:
+        if lake.partition(TRADES, product_id, each) is not None:
+            parts.append(trades_of(lake.read(TRADES, product_id, each, STAGED.names), product_id))
+        each += dt.timedelta(days=1)
+    trades = Trades.join(parts)
+    column, first = (trades.trade_id, published.first_id) if has_ids else (trades.event_time, published.first_time)
+    return trades.take(slice(int(np.argmax(column >= first)), None))
+
+
+def _places(ours: Int64s, theirs: Int64s) -> tuple[Int64s, Int64s]:
+    """Return keys for rows without ids: the time, and which of the rows of that time it is."""
+    times = np.union1d(ours, theirs)
+    ranks = [np.arange(len(each)) - np.searchsorted(each, each) for each in (ours, theirs)]
+    most = max(int(np.max(rank, initial=0)) for rank in ranks) + 1
+    one, other = (np.searchsorted(times, each) * most + rank for each, rank in zip((ours, theirs), ranks, strict=True))
+    return one, other
+
+
+def _differs(one: FeatureColumns, other: FeatureColumns) -> NDArray[np.bool_]:
+    """Return which bytes differ, shape (n, 2 + columns of the spec): event time, price, and each column."""
+    return np.column_stack(
+        [
+            one.event_time != other.event_time,
+            one.price.view(np.int64) != other.price.view(np.int64),
+            _bits(one.values) != _bits(other.values),
+        ]
+    )
+
+
+def _bits(values: Floats) -> Int64s:
+    return np.where(np.isnan(values), np.nan, values).view(np.int64)
+
+
+def _hash(rows: FeatureColumns, has_ids: bool) -> str:
+    found = hashlib.sha256(rows.trade_id.tobytes() if has_ids else b"")
+    for part in (rows.event_time, rows.price, _bits(rows.values)):
+        found.update(np.ascontiguousarray(part).tobytes())
+    return found.hexdigest()
+
+
+def _named(rows: FeatureColumns, row: Any) -> str:
+    return f"trade {rows.trade_id[row]} at {iso_times(rows.event_time[row : row + 1])[0]}"
+
+
+def _value(rows: FeatureColumns, row: Any, column: int) -> str:
+    if column == 0:
+        return iso_times(rows.event_time[row : row + 1])[0]
+    value = float(rows.price[row] if column == 1 else rows.values[row, column - 2])
+    return "missing" if np.isnan(value) else repr(value)
