@@ -23,6 +23,7 @@ from online.registry import (
     champion,
     fetch,
     forget_last_good,
+    load_kept,
     load_last_good,
     save_last_good,
 )
@@ -48,7 +49,7 @@ class ModelVersion:
 
     Attributes:
         name, version: of the registered model.
-        origin: where the file came from.
+        origin: `registry`: it named this version; `disk`: it was away, and this is the last good one.
     """
 
     model: ServedModel
@@ -199,7 +200,7 @@ class ModelWatch:
         if known is not None and known.wanted == wanted and known.kind != "unfetched":
             raise ModelRefused(known.reason, known.kind)
         try:
-            file = fetch(self._uri, wanted, TIMEOUT_S)
+            file = load_kept(self._folder, wanted) or fetch(self._uri, wanted, TIMEOUT_S)
             model = self._load(file)
         except ModelRefused as error:
             self._note_refusal(name, Refusal(wanted, error.kind, str(error)))

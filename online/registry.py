@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -21,6 +22,7 @@ KEPT_FILES = 5
 """In the folder of a model: the last good one, and some before it that another process may just be reading."""
 NO_CHAMPION_CODES = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """What MLflow answers when it is asked for the alias of a model that it does not have, and for one that is not set."""
+DIGEST = re.compile("[0-9a-f]{64}")
 NOT_THERE = (400, 404, 410)
 """Statuses that another try would not change."""
 
@@ -162,6 +164,18 @@ def load_last_good(folder: Path, name: str) -> ModelFile | None:
     if found != digest:
         raise ModelRefused(f"{folder / name}: the file's SHA-256 is {found}, saved was {digest}", "digest")
     return ModelFile(name, version, digest, model_bytes)
+
+
+def load_kept(folder: Path, wanted: Champion) -> ModelFile | None:
+    """Return the file of a version that served here before, if it is still kept, and is what the registry promises."""
+    if not DIGEST.fullmatch(wanted.digest):
+        return None
+    try:
+        model_bytes = (folder / wanted.name / f"{wanted.digest}.onnx").read_bytes()
+    except OSError:
+        return None
+    is_whole = hashlib.sha256(model_bytes).hexdigest() == wanted.digest
+    return ModelFile(*wanted, model_bytes) if is_whole else None
 
 
 def forget_last_good(folder: Path, name: str) -> None:

@@ -94,6 +94,23 @@ def test_the_same_bytes_under_another_version_are_another_model(registry: FakeRe
         assert serving(watch) == (BASELINE, version, "registry")
 
 
+def test_a_version_that_served_before_is_not_fetched_again(registry: FakeRegistry, tmp_path: Path) -> None:
+    """A rollback needs the registry's answer alone, unless what is kept is not what the registry promises."""
+    watch = a_watch(registry.uri, tmp_path, "baseline")
+    old, new = model_file(version="1"), model_file(version="2", content=OTHER)
+    for file, fetched in ((old, 1), (new, 2), (old, 2)):
+        registry.files[BASELINE] = file
+        watch.look()
+        assert serving(watch) == (BASELINE, file.version, "registry")
+        assert registry.files_asked() == fetched
+    (tmp_path / BASELINE / f"{new.digest}.onnx").write_bytes(b"changed")
+    registry.files[BASELINE] = new
+    watch.look()
+    assert serving(watch) == (BASELINE, "2", "registry")
+    assert registry.files_asked() == 3
+    assert load_last_good(tmp_path, BASELINE) == new
+
+
 @pytest.mark.parametrize(
     ("content", "digest", "kind", "reason"),
     [
@@ -102,14 +119,14 @@ def test_the_same_bytes_under_another_version_are_another_model(registry: FakeRe
         (model_bytes(spec_id="0123456789ab"), "", "spec", "spec 0123456789ab"),
         (model_bytes(replace(PARAMETERS, scale=NAN)), "", "answers", "answers score nan"),
         (model_bytes(columns="n,ret_mean,ret_std,moon_phase"), "", "columns", "moon_phase"),
-        (None, "", "absent", "not at the registry"),
+        (OTHER, "", "absent", "not at the registry"),
     ],
 )
 def test_a_champion_that_may_not_serve_leaves_the_old_one_and_is_said_once(
     registry: FakeRegistry,
     tmp_path: Path,
     logged: list[dict[str, object]],
-    content: bytes | None,
+    content: bytes,
     digest: str,
     kind: str,
     reason: str,
@@ -120,7 +137,7 @@ def test_a_champion_that_may_not_serve_leaves_the_old_one_and_is_said_once(
     registry.files[BASELINE] = good
     watch.look()
     registry.files[BASELINE] = model_file(version="4", content=content, digest=digest)
-    registry.broken_files = None if content is not None else (404, b"{}")
+    registry.broken_files = (404, b"{}") if kind == "absent" else None
     asked = registry.files_asked()
     for _ in range(5):
         assert watch.look()

@@ -1,0 +1,330 @@
+"""Promotions and rollbacks under load: no request fails, and each answer is that of the model which it names."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import numpy as np
+import psutil
+import pytest
+
+from data.readers import write_csv
+from data.serving import ServedModel
+from data.simulator import simulate_day
+from offline.registry import Candidate, register
+from orchestration.local.broker import Broker, free_ports
+from tests.faults.asker import Asked
+from tests.faults.drill import Drill
+from tests.mlflow_server import MlflowServer, running_mlflow
+from tests.models import BASELINE, SPEC, model_bytes
+from tests.pipeline import Process, running, wait_until
+from tests.proofs import Proof
+
+RATE = 200.0
+BASELINE_NAME, ML = "volatility-baseline", "volatility-ml"
+NOTICED_S = 1.0
+Identity = tuple[str, str]
+"""Model variant and version, as each answer and each record names them."""
+
+
+def contents() -> dict[str, list[bytes]]:
+    """Four models of one name and one of the other; they differ in constants, columns and the end of their training."""
+    other = ("n", "ret_mean", "ret_std", "ewma_variance_60")
+    ml = [
+        model_bytes(replace(BASELINE, scale=4.0 + i, unconditional=1e-6 * (1 + i)), variant="ml") for i in range(2)
+    ] + [
+        model_bytes(
+            replace(BASELINE, columns=other, scale=8.0 + i),
+            variant="ml",
+            columns=",".join(other),
+            train_end="2030-01-01T00:00:00Z",  # all that they forecast is in-sample
+        )
+        for i in range(2)
+    ]
+    return {BASELINE_NAME: [model_bytes()], ML: ml}
+
+
+def registered(uri: str) -> dict[Identity, tuple[str, ServedModel]]:
+    """Register them all; return by variant and version the registered name and the model."""
+    found = {}
+    for name, files in contents().items():
+        for content in files:
+            model = ServedModel.load(content, spec_id=SPEC.spec_id)
+            example = np.array([[50, 0, 1e-4, 1e-6]] * 2)
+            version = register(uri, Candidate(name, content, model, example, {}, {}))
+            found[(model.variant, version)] = (name, model)
+    return found
+
+
+def rows_asked(folder: Path) -> tuple[list[dict[str, Any]], Path]:
+    """Return 64 rows of features and a file of them: whole ones, of the contract alone, and of nothing."""
+    rng = np.random.default_rng(5)
+    rows: list[dict[str, Any]] = []
+    for i in range(64):
+        row: dict[str, Any] = dict(
+            zip(SPEC.columns, np.exp(rng.normal(-12, 2, len(SPEC.columns))).tolist(), strict=True)
+        )
+        row |= {"n": 50}
+        if i % 8 == 6:
+            row = {name: row[name] for name in SPEC.columns[:3]}
+        elif i % 8 == 7:
+            row = {"n": 0}
+        rows.append(row)
+    path = folder / "rows.ndjson"
+    path.write_bytes(b"\n".join(msgspec.json.encode(row) for row in rows))
+    return rows, path
+
+
+def expected(model: ServedModel, rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """Return score, interval and missing columns of each row, computed here."""
+    nan = float("nan")
+    values = [[nan if row.get(name) is None else row[name] for name in model.columns] for row in rows]
+    scores = model.score(np.array(values, np.float64))
+    intervals = np.column_stack((scores.lower, scores.upper)).tolist()
+    missing = [[model.columns[i] for i in np.flatnonzero(gone)] for gone in scores.missing]
+    return list(zip(scores.score.tolist(), intervals, missing, strict=True))
+
+
+@dataclass
+class Answers:
+    """What the client has had so far, read from its output as it grows."""
+
+    path: Path
+    offset: int = 0
+
+    def __post_init__(self) -> None:
+        self.all: list[Asked] = []
+        self.identities: list[Identity | None] = []
+
+    def read(self) -> None:
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self.offset += len(whole)
+        for line in whole.splitlines():
+            asked = msgspec.json.decode(line, type=Asked)
+            self.all.append(asked)
+            answer = msgspec.json.decode(asked.answer)
+            ok = asked.status == 200
+            self.identities.append((answer["model_variant"], answer["version"]) if ok else None)
+
+
+class Stack:
+    """Broker, registry, feature service, scorer, API, a replay and a client, and what they said."""
+
+    def __init__(self, drill: Drill, mlflow: MlflowServer, folder: Path) -> None:
+        self.drill, self.mlflow = drill, mlflow
+        (self.port,) = free_ports(1)
+        self.api = Process("online.api", drill.environ | {"API_PORT": str(self.port)}, folder / "api.log")
+        self.rows, path = rows_asked(folder)
+        self.client = Process(
+            "tests.faults.asker", drill.environ, folder / "answers", (str(self.port), str(RATE), str(path))
+        )
+        self.answers = Answers(folder / "answers")
+
+    def version(self) -> dict[str, Any] | None:
+        try:
+            model: dict[str, Any] | None = httpx.get(f"http://127.0.0.1:{self.port}/version", timeout=10).json()[
+                "model"
+            ]
+        except httpx.TransportError:
+            return None
+        return model
+
+    def scorer_version(self) -> list[Identity]:
+        """Return what the scorer's metrics name."""
+        port = re.findall(r'"metrics_port": ?(\d+)', self.drill.scorer.log.read_text())[-1]
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
+        return re.findall(r'^cryptovol_model\{.*model_variant="(\w+)",version="(\d+)"\} 1.0', text, re.M)
+
+    def read(self) -> None:
+        self.drill.read()
+        self.answers.read()
+
+    def first_answer(self, since: int, wanted: Identity, start: int) -> int:
+        """Return when the first answer of a model came after a time, looking from place `start` on; 0 if none did."""
+        places = range(start, len(self.answers.all))
+        came = (self.answers.all[i].done for i in places if self.answers.identities[i] == wanted)
+        return min((at for at in came if at > since), default=0)
+
+    def first_forecast(self, since: int, wanted: Identity, start: int) -> int:
+        """The same of the records, by the time at which they were scored."""
+        records = (row for row in self.drill.predictions.records["swaps"][start:] if "end" not in row)
+        came = (ns(row["ts"]) for row in records if (row["model_variant"], row["version"]) == wanted)
+        return min((at for at in came if at > since), default=0)
+
+    def predictions(self) -> list[dict[str, Any]]:
+        return self.drill.predictions.rows("swaps")
+
+
+def ns(text: str) -> int:
+    return int(np.datetime64(text.removesuffix("Z"), "ns").astype(np.int64))
+
+
+@contextmanager
+def running_stack(
+    broker: Broker, folder: Path, trades: int
+) -> Iterator[tuple[Stack, dict[Identity, tuple[str, ServedModel]]]]:
+    """Everything up: the baseline is champion, forecasts flow, the client asks."""
+    import mlflow
+
+    with running_mlflow(folder) as server:
+        models = registered(server.uri)
+        client = mlflow.MlflowClient(server.uri)
+        client.set_registered_model_alias(BASELINE_NAME, "champion", "1")
+        client.set_registered_model_alias(ML, "champion", "1")
+        client.delete_registered_model_alias(ML, "champion")
+        recording = folder / "recording.csv"
+        write_csv(recording, [simulate_day("ETH-USD", dt.date(2025, 3, 5), hours=(10, 20)).take(slice(0, trades))])
+        drill = Drill(broker, folder / "models", folder, MLFLOW_TRACKING_URI=server.uri)
+        stack = Stack(drill, server, folder)
+        ingestor = drill.replay("swaps", recording, REPLAY_SPEED="20", REPLAY_END_ON_STOP="true")
+        with drill.services(), running(stack.api, ingestor):
+            wait_until(lambda: stack.version(), "the API has a model")
+            drill.await_rows("swaps", 1)
+            with running(stack.client):
+                wait_until(lambda: stack.read() or stack.answers.all, "the first answer")  # type: ignore[func-returns-value]
+                yield stack, models
+
+
+@pytest.mark.filterwarnings("default")  # mlflow warns about its own code
+@pytest.mark.parametrize("swaps", [5, pytest.param(100, marks=pytest.mark.acceptance)])
+def test_promotions_and_rollbacks_fail_no_request_and_mix_no_models(
+    own_broker: Broker, tmp_path: Path, swaps: int, proof: Proof
+) -> None:
+    """Each tenth takes the alias of `ml` away, so that the baseline answers; the first is the first `ml` champion."""
+    import mlflow
+
+    proof.disturbs(f"champion moved {swaps} times at {RATE:g} requests/s and a replay; then the registry stopped")
+    rng = np.random.default_rng(swaps)
+    with running_stack(own_broker, tmp_path, 3_000 + 400 * swaps) as (stack, models):
+        client = mlflow.MlflowClient(stack.mlflow.uri)
+        current: Identity = ("baseline", "1")
+        moves: list[tuple[int, Identity]] = []
+        api_s, scorer_s, move_s = [], [], []
+        memory = [psutil.Process(process.process.pid).memory_info().rss for process in (stack.api, stack.drill.scorer)]
+        for number in range(swaps):
+            others = sorted(identity for identity in models if identity not in (current, ("baseline", "1")))
+            current = ("baseline", "1") if number % 10 == 9 else others[rng.integers(len(others))]
+            start = (len(stack.answers.all), len(stack.drill.predictions.records["swaps"]))
+            moved = time.time_ns()
+            if current[0] == "baseline":
+                client.delete_registered_model_alias(ML, "champion")
+            else:
+                client.set_registered_model_alias(ML, "champion", current[1])
+            moves.append((moved, current))
+            has_moved = time.time_ns()  # the registry has answered; the alias may have moved a little sooner
+            move_s.append((has_moved - moved) / 1e9)
+
+            def noticed(moved: int = moved, wanted: Identity = current, start: tuple[int, int] = start) -> Any:
+                stack.read()
+                return stack.first_answer(moved, wanted, start[0]) and stack.first_forecast(moved, wanted, start[1])
+
+            wait_until(noticed, f"swap {number} to {current}", within_s=10)
+            api_s.append((stack.first_answer(moved, current, start[0]) - has_moved) / 1e9)
+            scorer_s.append((stack.first_forecast(moved, current, start[1]) - has_moved) / 1e9)
+        assert stack.version() is not None
+        grown = [
+            (psutil.Process(process.process.pid).memory_info().rss - before) / 2**20
+            for process, before in zip((stack.api, stack.drill.scorer), memory, strict=True)
+        ]
+        for name, seconds in (("move", move_s), ("api_noticed", api_s), ("scorer_noticed", scorer_s)):
+            proof.saw(**{f"{name}_p50_s": float(np.median(seconds)), f"{name}_max_s": max(seconds)})
+        proof.saw(api_grew_mib=grown[0], scorer_grew_mib=grown[1])
+
+        stack.mlflow.stop()
+        goes_on(stack, current)
+        stack.client.stop()
+        stack.read()
+        starts_again_without_a_registry(stack, current, models[current])
+        stack.read()
+    check_answers(stack, models, moves, proof)
+    check_predictions(stack, models, proof)
+    assert max(api_s) < NOTICED_S
+    assert max(scorer_s) < NOTICED_S
+    assert max(grown) < 48, "a model that was replaced is freed"
+
+
+def goes_on(stack: Stack, current: Identity) -> None:
+    """The registry is away: both say so, name the same model, and answer with it."""
+    for process in (stack.api, stack.drill.scorer):
+        process.await_log("the registry is away")
+    model = stack.version()
+    assert model is not None
+    assert (model["model_variant"], model["version"], model["origin"]) == (*current, "registry")
+    assert stack.scorer_version() == [current]
+    stack.read()
+    answers, records = len(stack.answers.all), len(stack.predictions())
+
+    def more() -> bool:
+        stack.read()
+        return len(stack.answers.all) >= answers + 100 and len(stack.predictions()) >= records + 50
+
+    wait_until(more, "answers and forecasts without the registry")
+
+
+def starts_again_without_a_registry(stack: Stack, current: Identity, served: tuple[str, ServedModel]) -> None:
+    """Both are ended and started: the model that served comes from disk."""
+    for process in (stack.api, stack.drill.scorer):
+        assert process.stop() == 0
+        process.start()
+    model = wait_until(stack.version, "the API has a model again")
+    assert (model["name"], model["digest"], model["origin"]) == (served[0], served[1].digest, "disk")
+    assert (model["model_variant"], model["version"]) == current
+    stack.read()
+    records = len(stack.predictions())
+    stack.drill.await_rows("swaps", records + 50)
+    assert stack.scorer_version() == [current]
+
+
+def check_answers(
+    stack: Stack, models: dict[Identity, tuple[str, ServedModel]], moves: list[tuple[int, Identity]], proof: Proof
+) -> None:
+    """No request failed, and each answer is what the model gives that it names."""
+    all_asked, identities = stack.answers.all, stack.answers.identities
+    failed = [asked for asked in all_asked if asked.status != 200]
+    seconds = np.array([(asked.done - asked.due) / 1e9 for asked in all_asked])
+    span_s = (max(asked.due for asked in all_asked) - min(asked.due for asked in all_asked)) / 1e9
+    proof.saw(requests=len(all_asked), failed=len(failed), per_s=(len(all_asked) - 1) / span_s)
+    proof.saw(**{f"answer_p{p}_ms": float(np.percentile(seconds, p) * 1e3) for p in (50, 99)})
+    proof.saw(answer_max_ms=float(seconds.max() * 1e3))
+    assert not failed, failed[:3]
+    assert {identity for _, identity in moves} | {("baseline", "1")} == set(identities)
+    known = {identity: expected(model, stack.rows) for identity, (_, model) in models.items()}
+    found, wanted = [], []
+    for asked, identity in zip(all_asked, identities, strict=True):
+        answer = msgspec.json.decode(asked.answer)
+        assert identity is not None
+        found.append((answer["scores"], answer["intervals"], answer["missing"]))
+        wanted.append(tuple([part] for part in known[identity][asked.row]))
+    proof.equal(found, wanted, "answers and the models they name")
+
+
+def check_predictions(stack: Stack, models: dict[Identity, tuple[str, ServedModel]], proof: Proof) -> None:
+    """Each record is what the model gives that it names, and says of it what is true."""
+    records = stack.predictions()
+    assert {(row["model_variant"], row["version"]) for row in records} > {("baseline", "1")}
+    wanted: dict[int, tuple[Any, ...]] = {}
+    for identity, (_, model) in models.items():
+        places = [i for i, row in enumerate(records) if (row["model_variant"], row["version"]) == identity]
+        if not places:
+            continue
+        rows = [records[i] for i in places]
+        for place, row, answer in zip(places, rows, expected(model, rows), strict=True):
+            in_sample = dt.datetime.fromisoformat(row["event_time"][:26] + "+00:00") <= model.train_end
+            wanted[place] = (*answer, model.digest, in_sample)
+    found = [(row["score"], row["interval"], row["missing"], row["digest"], row["in_sample"]) for row in records]
+    proof.saw(forecasts=len(records))
+    proof.equal(found, [wanted[i] for i in range(len(records))], "forecasts and the models they name")
+    ids = [row["trade_id"] for row in records]
+    assert ids == sorted(set(ids)), "each trade has one forecast"
