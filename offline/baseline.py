@@ -1,18 +1,20 @@
 """`volatility-baseline`: a calibrated EWMA, a forecast from the contract alone, and the graph that holds both."""
 
-# ruff: noqa: PLC0415 - scikit-learn and onnx take seconds to import, and most callers only ask
+# ruff: noqa: PLC0415 - scikit-learn takes seconds to import, and most callers only ask
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from data.losses import qlike, variance_floor
+from data.serving import OUTPUTS
 from data.spec import CONTRACT
 from data.trades import Floats
+from offline.graph import Graph
 
 COVERAGE = 0.9
 """Nominal share of targets inside an interval."""
@@ -29,6 +31,47 @@ SHRINKAGES = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 
 ALL_COLUMNS, CONTRACT_ONLY, UNCONDITIONAL = range(3)
 """Input sets: which columns a row is answered from."""
+
+Ratios = tuple[tuple[float, float], ...]
+
+
+class Fitted(Protocol):
+    """What a model computes, in float64, before it is a graph.
+
+    Attributes:
+        columns: what it reads, the contract first.
+        floor: what a smaller realized variance counts as in fitting and in losses.
+    """
+
+    @property
+    def columns(self) -> tuple[str, ...]: ...
+    @property
+    def floor(self) -> float: ...
+    def predict(self, values: Floats) -> Floats: ...
+
+
+def input_sets(values: Floats) -> Any:
+    """Return for each row which columns it is answered from, shape (n,).
+
+    Args:
+        values: shape (n, k), contract first, NaN where missing.
+    """
+    from_window = ~np.isnan(values[:, [0, 2]]).any(axis=1)
+    return np.where(~np.isnan(values).any(axis=1), ALL_COLUMNS, np.where(from_window, CONTRACT_ONLY, UNCONDITIONAL))
+
+
+def as_contract(values: Floats) -> Floats:
+    """Return the rows as a client asks who knows the contract alone."""
+    asked = values.copy()
+    asked[:, len(CONTRACT) :] = np.nan
+    return asked
+
+
+def as_nothing(values: Floats) -> Floats:
+    """Return the rows as a client asks who has not seen a trade."""
+    asked = np.full_like(values, np.nan)
+    asked[:, 0] = 0
+    return asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +97,7 @@ class Baseline:
     unconditional: float
     min_ret_std: float
     floor: float
-    ratios: tuple[tuple[float, float], ...] = ()
-
-    def input_sets(self, values: Floats) -> Any:
-        """Return for each row which columns it is answered from, shape (n,)."""
-        from_window = ~np.isnan(values[:, [0, 2]]).any(axis=1)
-        return np.where(~np.isnan(values).any(axis=1), ALL_COLUMNS, np.where(from_window, CONTRACT_ONLY, UNCONDITIONAL))
+    ratios: Ratios = ()
 
     def predict(self, values: Floats) -> Floats:
         """Return the scores for rows of `columns`, NaN where missing: what the graph computes, in float64."""
@@ -73,7 +111,7 @@ class Baseline:
             np.clip(np.exp(usual + weight * (window - usual)), least, MAX_VARIANCE),
             np.full(len(values), self.unconditional),
         ]
-        return np.asarray(np.sqrt(np.choose(self.input_sets(values), by_set)), dtype=np.float64)
+        return np.asarray(np.sqrt(np.choose(input_sets(values), by_set)), dtype=np.float64)
 
 
 def fit(values: Floats, columns: Sequence[str], targets: Floats) -> Baseline:
@@ -125,58 +163,67 @@ def fit(values: Floats, columns: Sequence[str], targets: Floats) -> Baseline:
     return min(fits, key=lambda fitted: float(np.mean(qlike(realized, fitted.predict(windows) ** 2, floor))))
 
 
-def with_intervals(baseline: Baseline, values: Floats, targets: Floats) -> Baseline:
-    """Return the baseline with intervals that hold `COVERAGE` of the given targets, for each input set its own.
+def interval_ratios(fitted: Fitted, values: Floats, targets: Floats) -> Ratios:
+    """Return for each input set the ends of intervals that hold `COVERAGE` of the targets, as multiples of the score.
 
     Args:
-        values: shape (n, len(baseline.columns)), rows after those that were fitted. Each row is also asked as a client
-            would who knows less: the contract alone, and nothing.
+        values: shape (n, len(fitted.columns)), whole rows, later than those that were fitted. Each row is also asked as
+            a client would who knows less: the contract alone, and nothing.
         targets: shape (n,), volatility per horizon.
     """
     tails = ((1 - COVERAGE) / 2, (1 + COVERAGE) / 2)
-    contract, nothing = values.copy(), np.full_like(values, np.nan)
-    contract[:, len(CONTRACT) :] = np.nan
-    realized = np.maximum(targets, np.sqrt(baseline.floor))
+    realized = np.maximum(targets, np.sqrt(fitted.floor))
     ratios = []
-    for kind, asked in enumerate((values, contract, nothing)):
-        rows = baseline.input_sets(asked) == kind
-        low, high = np.quantile(realized[rows] / baseline.predict(asked[rows]), tails)
+    for kind, asked in enumerate((values, as_contract(values), np.full_like(values, np.nan))):
+        rows = input_sets(asked) == kind
+        low, high = np.quantile(realized[rows] / fitted.predict(asked[rows]), tails)
         ratios.append((float(low), float(high)))
-    return replace(baseline, ratios=tuple(ratios))
+    return tuple(ratios)
+
+
+def with_intervals(baseline: Baseline, values: Floats, targets: Floats) -> Baseline:
+    """Return the baseline with its intervals, see `interval_ratios`."""
+    return replace(baseline, ratios=interval_ratios(baseline, values, targets))
 
 
 def to_onnx(baseline: Baseline, metadata: dict[str, str]) -> bytes:
-    """Write the baseline as one ONNX graph: `X` float32 (any, k) in; `score`, `lower`, `upper` float32 (any,) out.
+    """Write the baseline as one ONNX graph, see `forecast_graph`."""
+    return forecast_graph(baseline, baseline.columns, baseline.ratios, calibrated_ewma, metadata)
+
+
+def calibrated_ewma(graph: Graph, baseline: Baseline, columns: Sequence[str]) -> str:
+    """Add the forecast variance from all columns: the EWMA that was chosen, scaled, within its limits."""
+    least, most = graph.constant(MIN_SHARE**2 * baseline.unconditional), graph.constant(MAX_VARIANCE)
+    ewma = graph.column(columns.index(baseline.columns[-1]))
+    return graph.node("Clip", graph.node("Mul", ewma, graph.constant(baseline.scale)), least, most)
+
+
+def forecast_graph(
+    baseline: Baseline,
+    columns: Sequence[str],
+    ratios: Ratios,
+    from_all_columns: Callable[[Graph, Baseline, Sequence[str]], str],
+    metadata: dict[str, str],
+) -> bytes:
+    """Write one ONNX graph: `X` float32 (any, k) in; `score`, `lower`, `upper` float32 (any,) out.
 
     Args:
+        baseline: answers what has the contract alone, or nothing.
+        columns: of `X`, those of the contract first.
+        from_all_columns: adds the forecast variance of rows that have them all.
         metadata: what the file says of itself, see `data.serving.METADATA`.
     """
-    from onnx import TensorProto, checker, helper
+    from onnx import TensorProto
 
-    nodes: list[Any] = []
-    constants: list[Any] = []
-
-    def constant(value: Any, kind: int = TensorProto.FLOAT) -> str:
-        name = f"c{len(constants)}"
-        shape = [len(value)] if isinstance(value, list) else []
-        constants.append(helper.make_tensor(name, kind, shape, value if shape else [value]))
-        return name
-
-    def node(operator: str, *inputs: str, name: str = "", **attributes: Any) -> str:
-        name = name or f"{operator.lower()}{len(nodes)}"
-        nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
-        return name
-
-    def column(index: int) -> str:
-        return node("Gather", "X", constant(index, TensorProto.INT64), axis=1)
+    graph = Graph()
+    node, constant = graph.node, graph.constant
 
     def choose(by_set: Sequence[str], name: str = "") -> str:
         rest = node("Where", from_window, by_set[CONTRACT_ONLY], by_set[UNCONDITIONAL])
         return node("Where", from_all, by_set[ALL_COLUMNS], rest, name=name)
 
-    n, _, ret_std, ewma = map(column, range(len(baseline.columns)))
-    absent = node("Cast", node("IsNaN", "X"), to=TensorProto.FLOAT)
-    absent = node("ReduceMax", absent, constant([1], TensorProto.INT64), keepdims=0)
+    n, ret_std = graph.column(columns.index("n")), graph.column(columns.index("ret_std"))
+    absent = node("ReduceMax", node("Cast", node("IsNaN", "X"), to=TensorProto.FLOAT), graph.axis(1), keepdims=0)
     from_all = node("Less", absent, constant(0.5))
     from_window = node("Not", node("Or", node("IsNaN", n), node("IsNaN", ret_std)))
 
@@ -188,25 +235,11 @@ def to_onnx(baseline: Baseline, metadata: dict[str, str]) -> bytes:
     weight = node("Div", n, node("Add", n, constant(baseline.shrinkage)))
     window = node("Exp", node("Add", node("Mul", weight, window), constant(usual)))
     variances = (
-        node("Clip", node("Mul", ewma, constant(baseline.scale)), least, most),
+        from_all_columns(graph, baseline, columns),
         node("Clip", window, least, most),
         constant(baseline.unconditional),
     )
     score = node("Sqrt", choose(variances), name="score")
     for side, name in enumerate(("lower", "upper")):
-        node("Mul", score, choose([constant(ratio[side]) for ratio in baseline.ratios]), name=name)
-
-    graph = helper.make_graph(
-        nodes,
-        "volatility_baseline",
-        [helper.make_tensor_value_info("X", TensorProto.FLOAT, [None, len(baseline.columns)])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None]) for name in ("score", "lower", "upper")],
-        constants,
-    )
-    # ir_version: the oldest that holds this opset, so that any onnxruntime of the last years reads it
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8, producer_name="cryptovol"
-    )
-    helper.set_model_props(model, metadata)
-    checker.check_model(model, full_check=True)
-    return bytes(model.SerializeToString(deterministic=True))
+        node("Mul", score, choose([constant(ratio[side]) for ratio in ratios]), name=name)
+    return graph.to_bytes(f"volatility_{metadata['variant']}", len(columns), OUTPUTS, metadata)
