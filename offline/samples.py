@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -55,6 +56,18 @@ class Sample:
     def take(self, rows: NDArray[np.bool_]) -> Self:
         """Return the chosen rows."""
         return type(self)(self.values[rows], self.targets[rows], self.event_time[rows], self.last_time)
+
+    def after(self, when: datetime) -> Self:
+        """Return the rows later than a time."""
+        return self.take(self.event_time > int(when.timestamp()) * NS)
+
+    def horizon(self, spec: FeatureSpec) -> Int64s:
+        """Return in which horizon of time each row lies, counted since 1970, shape (n,)."""
+        return self.event_time // (spec.horizon_s * NS)
+
+    def horizons(self, spec: FeatureSpec) -> int:
+        """Return how many horizons of time have rows: the unit of evidence, whatever number of products moved in it."""
+        return len(np.unique(self.horizon(spec)))
 
 
 def counted_rows(event_time: Int64s, spec: FeatureSpec) -> NDArray[np.intp]:
