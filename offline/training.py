@@ -1,136 +1,217 @@
-"""Train, test and register `volatility-baseline` on simulated days: what answers before any recording came."""
+"""Train and test the two models on a sample; and the baseline on simulated days, which answers before any recording."""
 
 from __future__ import annotations
 
 import argparse
 import datetime as dt
-import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from data.losses import qlike
 from data.serving import ServedModel
 from data.simulator import simulate_day
 from data.spec import CONTRACT, FeatureSpec
-from data.trades import NS
-from offline.baseline import COVERAGE, Baseline, fit, to_onnx, with_intervals
+from data.trades import NS, Floats
+from offline import baseline, ml
+from offline.baseline import COVERAGE, Baseline, Fitted, as_contract, as_nothing, input_sets
+from offline.evaluation import Evaluation, evaluate
+from offline.promotion import Refused, finish_pending, promote
 from offline.registry import Candidate, RegistryError, champion_of, register
-from offline.samples import SHORT_WINDOWS, TWELFTH, Sample, sample
+from offline.samples import SHORT_WINDOWS, Sample, sample
 from offline.settings import OfflineSettings
 
-NAME = "volatility-baseline"
+BASELINE, ML = "volatility-baseline", "volatility-ml"
+CALIBRATED_EWMA = "calibrated EWMA"
+FIT_SHARE = 0.6
+"""Of the horizons of training: on the later ones the intervals are set."""
+
 PRODUCTS = ("BTC-USD", "ETH-USD")
 SEED = 0
-FIT_DAYS = tuple(dt.date(2010, 1, day) for day in (4, 5, 6))
+TRAINING_DAYS = tuple(dt.date(2010, 1, day) for day in (4, 5, 6, 7, 8))
 """Before anyone exchanged bitcoin for dollars on a market: no recorded trade is ever in-sample."""
-INTERVAL_DAYS = tuple(dt.date(2010, 1, day) for day in (7, 8))
-TEST_DAYS = (dt.date(2010, 1, 9),)
+TEST_DAY = dt.date(2010, 1, 9)
 
 EWMAS = ("ewma_variance_300", "ewma_variance_1200", "ewma_variance_3600")
 """Among these the half-life is chosen: on real markets 5 to 60 minutes were measured best, and the last minute alone
 nearly the worst."""
-MLFLOW_CLIENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # as it comes, a client whose server is away tries for minutes
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
+MAX_OFF = 1e-5
+"""Of a score, between the graph and what was fitted: float32 holds 7 digits."""
 
 
-def train(fitting: Sample, intervals: Sample, spec: FeatureSpec) -> tuple[Baseline, bytes]:
-    """Fit the baseline, set its intervals on later rows, and write it as ONNX. The same samples give the same bytes.
+class Split(NamedTuple):
+    """A sample cut by time: no target of an earlier part reaches into the horizon of a later part's row."""
+
+    fitting: Sample
+    intervals: Sample
+    test: Sample
+
+
+def split(rows: Sample, train_end: dt.datetime, spec: FeatureSpec) -> Split:
+    """Cut a sample into what is fitted, what sets the intervals, and what comes a horizon after `train_end`.
 
     Raises:
-        ValueError: the rows show no volatility to learn from, or the graph does not compute what was fitted.
+        ValueError: a part is empty.
     """
-    inputs = [*CONTRACT, *EWMAS]
-    baseline = fit(fitting.values[:, [spec.columns.index(name) for name in inputs]], inputs, fitting.targets)
-    columns = [spec.columns.index(name) for name in baseline.columns]
-    values = intervals.values[:, columns]
-    whole = ~np.isnan(values).any(axis=1)
-    baseline = with_intervals(baseline, values[whole], intervals.targets[whole])
-    train_end = dt.datetime.fromtimestamp(-(-intervals.last_time // NS), dt.UTC)
-    model_bytes = to_onnx(
-        baseline,
-        {
-            "variant": "baseline",
-            "columns": ",".join(baseline.columns),
-            "spec_id": spec.spec_id,
-            "horizon_s": str(spec.horizon_s),
-            "train_end": train_end.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "coverage": str(COVERAGE),
-        },
-    )
-    model = ServedModel.load(model_bytes, spec_id=spec.spec_id, known_columns=spec.columns)
-    contract = values.copy()
-    contract[:, len(CONTRACT) :] = np.nan
-    both = np.concatenate([values, contract])
-    off = float(np.max(np.abs(model.score(both).score / baseline.predict(both) - 1)))
-    if off > 1e-5:  # float32 holds 7 digits
-        raise ValueError(f"the ONNX graph differs from the fitted baseline by {off:.1e} of a score, allowed is 1e-5")
-    return baseline, model_bytes
+    horizon = spec.horizon_s * NS
+    step = spec.grid_step_s * NS
+    seen_until = -(-rows.event_time // step) * step + horizon  # the last grid point of a row's target
+    end = int(train_end.timestamp()) * NS
+    training = rows.take(seen_until <= end)
+    test = rows.take(rows.event_time > end + horizon)
+    if not len(training) or not len(test):
+        raise ValueError(
+            f"{len(training):,} rows end by {train_end:%Y-%m-%dT%H:%M:%SZ} and {len(test):,} begin a horizon later: "
+            "training needs both; choose another train_end, or more days"
+        )
+    distinct = np.unique(training.horizon(spec))
+    cut = int(distinct[int(len(distinct) * FIT_SHARE)])
+    number = training.horizon(spec)
+    parts = training.take(number < cut - 1), training.take(number >= cut)
+    if not all(map(len, parts)):
+        raise ValueError(f"{len(distinct)} horizons of training are too few to fit a model and to set its intervals")
+    return Split(*parts, test)
 
 
-def evaluate(model: ServedModel, test: Sample, spec: FeatureSpec, floor: float) -> dict[str, float]:
-    """Judge the model as it serves, on rows after its `train_end`: each input set on the same rows.
+def train_baseline(rows: Sample, spec: FeatureSpec, train_end: dt.datetime) -> Candidate:
+    """Return `volatility-baseline`, fitted up to `train_end` and tested after it. The same rows give the same bytes.
 
-    Args:
-        floor: what a smaller realized variance counts as, see `data.losses.variance_floor`.
+    Raises:
+        ValueError: the rows show no volatility to learn from, or there are too few of them, or the graph does not
+            compute what was fitted.
     """
-    values = test.values[:, [spec.columns.index(name) for name in model.columns]]
-    whole = ~np.isnan(values).any(axis=1)
-    values, targets = values[whole], test.targets[whole]
-    contract, nothing = values.copy(), np.full_like(values, np.nan)
-    contract[:, len(CONTRACT) :] = np.nan
-    nothing[:, 0] = 0
-    loss = partial(qlike, targets**2, floor=floor)
-    floored = np.maximum(targets, np.sqrt(floor))
-    metrics = {
-        "qlike_unscaled_ewma": float(np.mean(loss(np.maximum(values[:, -1], floor)))),
-        "test_rows": float(len(targets)),
-        "test_horizons": len(targets) / TWELFTH,
-        "zero_target_share": float(np.mean(targets == 0)),
-        "variance_floor": floor,
+    parts = split(rows, train_end, spec)
+    fitted = _baseline(parts, spec)
+    content = baseline.to_onnx(fitted, _metadata("baseline", fitted, spec, train_end))
+    model = _checked(content, fitted, parts.test, spec)
+    evaluation = evaluate({CALIBRATED_EWMA: model}, parts.test, spec, fitted.floor)
+    return _candidate(BASELINE, content, model, parts, spec, asdict(fitted), evaluation, CALIBRATED_EWMA)
+
+
+def train_ml(rows: Sample, spec: FeatureSpec, train_end: dt.datetime) -> Candidate:
+    """Return `volatility-ml`, fitted up to `train_end` and tested after it, beside the baseline of the same rows.
+
+    Raises:
+        ValueError: see `train_baseline`.
+    """
+    parts = split(rows, train_end, spec)
+    ewma = _baseline(parts, spec)
+    columns = ml.inputs_of(spec)
+    fitting, intervals = (_columns(part, columns, spec) for part in (parts.fitting, parts.intervals))
+    fitted = ml.fit(ewma, fitting, columns, parts.fitting.targets, parts.fitting.horizon(spec))
+    whole = _are_whole(intervals)
+    fitted = ml.with_intervals(fitted, intervals[whole], parts.intervals.targets[whole])
+    content = ml.to_onnx(fitted, _metadata("ml", fitted, spec, train_end))
+    model = _checked(content, fitted, parts.test, spec)
+    plain = _checked(baseline.to_onnx(ewma, _metadata("baseline", ewma, spec, train_end)), ewma, parts.test, spec)
+    evaluation = evaluate({ML: model, CALIBRATED_EWMA: plain}, parts.test, spec, ewma.floor)
+    params = {
+        "columns": fitted.columns,
+        "coefficients": [round(float(value), 6) for value in fitted.ridge[-1].coef_],
+        "penalty": fitted.penalty,
+        "correction": fitted.correction,
+        "weight": fitted.weight,
+        "ratios": fitted.ratios,
+        "ewma": ewma.columns[-1],
+        "ewma_scale": ewma.scale,
+        "floor": ewma.floor,
     }
-    for name, asked in (("", values), ("_contract", contract), ("_unconditional", nothing)):
-        answer = model.score(asked)
-        metrics[f"qlike{name}"] = float(np.mean(loss(answer.score**2)))
-        metrics[f"coverage{name}"] = float(np.mean((answer.lower <= floored) & (floored <= answer.upper)))
-    return metrics
+    return _candidate(ML, content, model, parts, spec, params, evaluation, ML)
 
 
-def train_on_simulated_days(spec: FeatureSpec, hours: tuple[int, int] = (0, 24)) -> Candidate:
-    """Return the baseline of the simulated days, tested and ready to register.
+def _baseline(parts: Split, spec: FeatureSpec) -> Baseline:
+    inputs = (*CONTRACT, *EWMAS)
+    fitted = baseline.fit(_columns(parts.fitting, inputs, spec), inputs, parts.fitting.targets)
+    values = _columns(parts.intervals, fitted.columns, spec)
+    whole = _are_whole(values)
+    return baseline.with_intervals(fitted, values[whole], parts.intervals.targets[whole])
+
+
+def _columns(rows: Sample, names: Sequence[str], spec: FeatureSpec) -> Floats:
+    return rows.values[:, [spec.columns.index(name) for name in names]]
+
+
+def _are_whole(values: Floats) -> NDArray[np.bool_]:
+    """Return which rows have all columns, at least one."""
+    whole = input_sets(values) == baseline.ALL_COLUMNS
+    if not whole.any():
+        raise ValueError(f"none of {len(values):,} rows that set the intervals has all columns: more history is needed")
+    return np.asarray(whole)
+
+
+def _metadata(variant: str, fitted: Fitted, spec: FeatureSpec, train_end: dt.datetime) -> dict[str, str]:
+    return {
+        "variant": variant,
+        "columns": ",".join(fitted.columns),
+        "spec_id": spec.spec_id,
+        "horizon_s": str(spec.horizon_s),
+        "train_end": f"{train_end.astimezone(dt.UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "coverage": str(COVERAGE),
+    }
+
+
+def _checked(content: bytes, fitted: Fitted, test: Sample, spec: FeatureSpec) -> ServedModel:
+    """Load the graph, and compare it on all test rows, asked in each way, with what was fitted (scikit-learn's own)."""
+    model = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
+    values = _columns(test, model.columns, spec)
+    asked = np.concatenate([values, as_contract(values), as_nothing(values)])
+    off = float(np.max(np.abs(model.score(asked).score / fitted.predict(asked) - 1)))
+    if not off <= MAX_OFF:
+        raise ValueError(f"the ONNX graph differs from the fitted model by {off:.1e} of a score, allowed is {MAX_OFF}")
+    return model
+
+
+def _candidate(
+    name: str,
+    content: bytes,
+    model: ServedModel,
+    parts: Split,
+    spec: FeatureSpec,
+    params: dict[str, Any],
+    evaluation: Evaluation,
+    forecaster: str,
+) -> Candidate:
+    facts = {
+        f"{part}_{what}": value
+        for part, rows in zip(("fit", "interval"), parts[:2], strict=True)
+        for what, value in (
+            ("rows", len(rows)),
+            ("horizons", rows.horizons(spec)),
+            ("from", _text(rows.event_time.min())),
+            ("to", _text(rows.event_time.max())),
+        )
+    }
+    example = _columns(parts.intervals, model.columns, spec)
+    example = example[_are_whole(example)][:2]
+    return Candidate(name, content, model, example, params | facts, evaluation.metrics(forecaster), evaluation)
+
+
+def _text(ns: np.int64) -> str:
+    return f"{dt.datetime.fromtimestamp(int(ns) // NS, dt.UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def simulated_rows(spec: FeatureSpec, hours: tuple[int, int] = (0, 24)) -> Sample:
+    """Return the counted rows of the simulated days, those of training and the one of test.
 
     Args:
         hours: which of each day; the longest half-life needs its own length of them.
     """
+    return Sample.join(
+        sample(simulate_day(product, day, SEED, hours), spec, SHORT_WINDOWS if day != TEST_DAY else ())
+        for day in (*TRAINING_DAYS, TEST_DAY)
+        for product in PRODUCTS
+    )
 
-    def days(dates: Iterable[dt.date], short_windows: Sequence[int] = ()) -> Sample:
-        streams = (simulate_day(product, day, SEED, hours) for day in dates for product in PRODUCTS)
-        return Sample.join(sample(trades, spec, short_windows) for trades in streams)
 
-    fitting, intervals, test = days(FIT_DAYS, SHORT_WINDOWS), days(INTERVAL_DAYS), days(TEST_DAYS)
-    baseline, model_bytes = train(fitting, intervals, spec)
-    model = ServedModel.load(model_bytes, spec_id=spec.spec_id, known_columns=spec.columns)
-    params = {
-        "products": " ".join(PRODUCTS),
-        "fit_days": " ".join(map(str, FIT_DAYS)),
-        "interval_days": " ".join(map(str, INTERVAL_DAYS)),
-        "test_days": " ".join(map(str, TEST_DAYS)),
-        "hours": f"{hours[0]} to {hours[1]}",
-        "seed": SEED,
-        **asdict(baseline),
-    }
-    example = intervals.values[:2, [spec.columns.index(name) for name in model.columns]]
-    return Candidate(NAME, model_bytes, model, example, params, evaluate(model, test, spec, baseline.floor))
+def train_end_of_simulated_days() -> dt.datetime:
+    return dt.datetime.combine(TEST_DAY, dt.time(), dt.UTC)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train the baseline on simulated days, register it in MLflow, and make it the champion."""
+    """Train the baseline on simulated days, register it in MLflow, and promote it through the gate."""
     parser = argparse.ArgumentParser(prog="python -m offline.training", description=main.__doc__)
     parser.add_argument(
         "--if-missing", action="store_true", help="do nothing where a champion for these features serves"
@@ -138,20 +219,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     only_if_missing = parser.parse_args(arguments).if_missing
     settings = OfflineSettings()
     uri, spec = settings.mlflow_tracking_uri.rstrip("/"), settings.spec()
-    for name, value in MLFLOW_CLIENT.items():
-        os.environ.setdefault(name, value)
     try:
-        champion = champion_of(uri, NAME)
-        if only_if_missing and champion is not None and champion.spec_id == spec.spec_id:
-            print(f"{NAME} version {champion.version} is champion already: nothing to do")
+        finish_pending(uri)
+        champion = champion_of(uri, BASELINE)
+        if only_if_missing and champion is not None and champion.tags.get("spec_id") == spec.spec_id:
+            print(f"{BASELINE} version {champion.version} is champion already: nothing to do")
             return
-        candidate = train_on_simulated_days(spec)
+        rows = simulated_rows(spec)
+        candidate = train_baseline(rows, spec, train_end_of_simulated_days())
         version = register(uri, candidate)
-    except RegistryError as error:
+        promote(
+            uri, BASELINE, version, test=rows.after, spec=spec, who="offline.training", why="trained on simulated days"
+        )
+    except (RegistryError, Refused) as error:
         sys.exit(str(error))
     metrics = candidate.metrics
     print(
-        f"{NAME} version {version} is champion: QLIKE {metrics['qlike']:.3f} on {metrics['test_horizons']:.0f} "
+        f"{BASELINE} version {version} is champion: QLIKE {metrics['qlike']:.3f} on {metrics['test_horizons']:.0f} "
         f"horizons after training (unscaled EWMA {metrics['qlike_unscaled_ewma']:.3f}, contract alone "
         f"{metrics['qlike_contract']:.3f}), intervals cover {metrics['coverage']:.1%}"
     )

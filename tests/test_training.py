@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import socket
 import urllib.request
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
 from data.losses import qlike
 from data.serving import ServedModel
-from data.simulator import simulate_day
 from data.spec import FeatureSpec
 from data.trades import NS, Floats, StreamKey, Trades
 from offline import training
-from offline.baseline import CONTRACT_ONLY, fit, to_onnx, with_intervals
-from offline.registry import Candidate, RegistryError, champion_of, register
+from offline.baseline import CONTRACT_ONLY, fit, input_sets, to_onnx, with_intervals
+from offline.promotion import history, promote
+from offline.registry import Candidate, NotFound, RegistryError, champion_of, register, version_of
 from offline.samples import Sample, counted_rows, sample
-from offline.training import FIT_DAYS, evaluate, main, train
+from offline.training import main, simulated_rows, split, train_baseline, train_end_of_simulated_days
 from tests.models import METADATA, NAN, SPEC, model_bytes
 
 MLFLOW_WARNS = pytest.mark.filterwarnings("default")  # about its own code
@@ -40,10 +42,19 @@ def _trades(event_time_s: list[float], price: list[float]) -> Trades:
     )
 
 
+TRAIN_END = train_end_of_simulated_days()
+
+
 @pytest.fixture(scope="module")
-def candidate() -> Candidate:
-    """The real training on the first two hours of each day."""
-    return training.train_on_simulated_days(SPEC, hours=(0, 2))
+def rows() -> Sample:
+    """The first two hours of each simulated day."""
+    return simulated_rows(SPEC, hours=(0, 2))
+
+
+@pytest.fixture(scope="module")
+def candidate(rows: Sample) -> Candidate:
+    """The real training on them."""
+    return train_baseline(rows, SPEC, TRAIN_END)
 
 
 # Fitting
@@ -128,7 +139,7 @@ def test_the_graph_computes_what_was_fitted(shrinkage: float) -> None:
     rows[4_000:, 0], rows[4_000:, 1:] = 0, NAN
     found = ServedModel.load(to_onnx(fitted, METADATA), spec_id=SPEC.spec_id).score(rows)
     expected = fitted.predict(rows)
-    ratios = np.array(fitted.ratios)[fitted.input_sets(rows)]
+    ratios = np.array(fitted.ratios)[input_sets(rows)]
     np.testing.assert_allclose(found.score, expected, rtol=2e-6)
     np.testing.assert_allclose(found.lower, expected * ratios[:, 0], rtol=2e-6)
     np.testing.assert_allclose(found.upper, expected * ratios[:, 1], rtol=2e-6)
@@ -158,32 +169,37 @@ def test_a_short_window_has_the_deviation_of_its_last_returns() -> None:
 # The whole
 
 
-def test_the_same_data_gives_the_same_digest(candidate: Candidate) -> None:
-    days = [sample(simulate_day("BTC-USD", day, 0, (0, 2)), SPEC) for day in FIT_DAYS[:2]]
-    assert train(days[0], days[1], SPEC)[1] == train(days[0], days[1], SPEC)[1]
-    again = training.train_on_simulated_days(SPEC, hours=(0, 2))
-    assert again.model.digest == candidate.model.digest
+def test_the_same_rows_give_the_same_digest_and_others_another(rows: Sample, candidate: Candidate) -> None:
+    assert train_baseline(rows, SPEC, TRAIN_END).model.digest == candidate.model.digest
+    sooner = TRAIN_END - dt.timedelta(days=1)
+    assert train_baseline(rows, SPEC, sooner).model.digest != candidate.model.digest
 
 
 def test_training_says_when_it_ended_and_is_tested_after_it(candidate: Candidate) -> None:
-    assert candidate.model.train_end.isoformat() == "2010-01-08T02:00:00+00:00"
-    assert candidate.params["test_days"] == "2010-01-09"
+    assert candidate.model.train_end.isoformat() == "2010-01-09T00:00:00+00:00"
+    assert candidate.params["interval_to"] < "2010-01-09"
+    assert candidate.evaluation is not None
+    assert candidate.evaluation.first_time.isoformat() > "2010-01-09T00:05:00"
     assert candidate.metrics["test_horizons"] > 100
     assert candidate.metrics["qlike"] < candidate.metrics["qlike_unconditional"]
     assert candidate.metrics["qlike_contract"] < candidate.metrics["qlike_unconditional"]
 
 
-def test_evaluation_by_hand() -> None:
-    """ewma 1e-6 times 4: score 2e-3. Targets: right; half, the lower end; a quarter, outside."""
-    model = ServedModel.load(model_bytes(), spec_id=SPEC.spec_id)
-    values = np.full((3, len(SPEC.columns)), NAN)
-    values[:, [SPEC.columns.index(name) for name in model.columns]] = [50, 0, 1e-4, 1e-6]
-    test = Sample(values, np.array([2e-3, 1.001e-3, 0.5e-3]), np.zeros(3, np.int64), 0)
-    metrics = evaluate(model, test, SPEC, floor=1e-10)
-    assert metrics["coverage"] == pytest.approx(2 / 3)
-    losses = [r - np.log(r) - 1 for r in (1.0, 1.001**2 / 4, 1 / 16)]
-    assert metrics["qlike"] == pytest.approx(np.mean(losses), rel=1e-4)
-    assert metrics["zero_target_share"] == 0
+def test_no_target_reaches_from_one_part_of_a_split_into_a_row_of_the_next() -> None:
+    """Rows at 0.5, 10.5, 20.5, ... s for an hour, 60 s ahead; training ends at 1800 s. A row at 1739.5 sees 1800."""
+    event_time = (np.arange(0.5, 3_600, 10) * NS).astype(np.int64)
+    rows = Sample(np.zeros((360, len(SPEC.columns))), np.ones(360), event_time, 3_600 * NS)
+    parts = split(rows, dt.datetime.fromtimestamp(1_800, dt.UTC), SPEC)
+    seconds = [part.event_time / NS for part in parts]
+    assert seconds[1].max() == 1_730.5  # its target ends at 1731 + 60; that of the next row at 1801
+    assert seconds[2].min() == 1_860.5  # a horizon after the end
+    assert np.ceil(seconds[0].max()) + 60 <= seconds[1].min()
+    assert len(parts.fitting) > len(parts.intervals) > 0
+
+
+def test_a_train_end_that_leaves_nothing_to_test_is_refused(rows: Sample) -> None:
+    with pytest.raises(ValueError, match="0 begin a horizon later: training needs both; choose another train_end"):
+        train_baseline(rows, SPEC, TRAIN_END + dt.timedelta(days=2))
 
 
 # The registry
@@ -194,30 +210,49 @@ def _named(candidate: Candidate, name: str) -> Candidate:
 
 
 @MLFLOW_WARNS
-def test_a_registered_model_is_champion_and_its_digest_is_that_of_the_served_file(
+def test_a_registered_model_is_challenger_and_its_digest_is_that_of_the_served_file(
     candidate: Candidate, mlflow_uri: str
 ) -> None:
-    name = "training-champion"
-    assert champion_of(mlflow_uri, name) is None
+    name = "training-challenger"
     assert register(mlflow_uri, _named(candidate, name)) == "1"
     assert register(mlflow_uri, _named(candidate, name)) == "2"
-    assert champion_of(mlflow_uri, name) == ("2", SPEC.spec_id)
+    assert champion_of(mlflow_uri, name) is None
+    version = version_of(mlflow_uri, name, "challenger")
+    assert version.version == "2"
 
     import mlflow
 
     client = mlflow.MlflowClient(mlflow_uri)
-    version = client.get_model_version_by_alias(name, "champion")
     uri = client.get_model_version_download_uri(name, "2").removeprefix("mlflow-artifacts:")
     with urllib.request.urlopen(f"{mlflow_uri}/api/2.0/mlflow-artifacts/artifacts{uri}/model.onnx") as answer:
         served = answer.read()
     assert hashlib.sha256(served).hexdigest() == version.tags["digest"] == candidate.model.digest
     assert served == candidate.model_bytes
-    assert version.tags["train_end"] == "2010-01-08T02:00:00Z"
-    run = client.get_run(str(version.run_id))
+    assert version.tags["train_end"] == "2010-01-09T00:00:00Z"
+    assert float(version.tags["metric.qlike"]) == pytest.approx(candidate.metrics["qlike"], rel=1e-5)
+    assert version.tags["run_id"] == version.run_id
+    run = client.get_run(version.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["qlike"] == pytest.approx(candidate.metrics["qlike"])
-    signature = mlflow.models.get_model_info(f"models:/{name}@champion").signature
+    signature = mlflow.models.get_model_info(f"models:/{name}@challenger").signature
     assert (signature.inputs.input_names(), signature.outputs.input_names()) == (["X"], ["score", "lower", "upper"])
+
+
+@MLFLOW_WARNS
+def test_the_models_run_is_nested_in_the_run_that_is_active(candidate: Candidate, mlflow_uri: str) -> None:
+    import mlflow
+
+    mlflow.set_tracking_uri(mlflow_uri)
+    mlflow.set_experiment("training-outer")
+    with mlflow.start_run() as outer:
+        register(mlflow_uri, _named(candidate, "training-nested"))
+        active = mlflow.active_run()
+        assert active is not None
+        assert active.info.run_id == outer.info.run_id
+    run_id = version_of(mlflow_uri, "training-nested", "challenger").run_id
+    run = mlflow.MlflowClient(mlflow_uri).get_run(run_id)
+    assert run.data.tags["mlflow.parentRunId"] == outer.info.run_id
+    assert run.info.experiment_id == outer.info.experiment_id
 
 
 @MLFLOW_WARNS
@@ -226,7 +261,8 @@ def test_a_model_that_cannot_be_read_back_leaves_no_version(candidate: Candidate
     other = ServedModel.load(model_bytes(), spec_id=SPEC.spec_id)
     with pytest.raises(RegistryError, match="is not registered"):
         register(mlflow_uri, replace(_named(candidate, name), model=other))
-    assert champion_of(mlflow_uri, name) is None
+    with pytest.raises(NotFound):
+        version_of(mlflow_uri, name, "challenger")
 
     import mlflow
 
@@ -234,15 +270,27 @@ def test_a_model_that_cannot_be_read_back_leaves_no_version(candidate: Candidate
 
 
 @MLFLOW_WARNS
-def test_if_missing_trains_nothing_where_a_champion_serves(
-    candidate: Candidate, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_first_baseline_goes_through_the_gate_into_the_ledger(
+    mlflow_uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    register(mlflow_uri, _named(candidate, "training-if-missing"))
+    """Five hours of each day: 298 horizons of test lie a horizon after training and minutes into a segment."""
+    name = "training-first"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
-    monkeypatch.setattr(training, "NAME", "training-if-missing")
-    monkeypatch.setattr(training, "train_on_simulated_days", None)
+    monkeypatch.setattr(training, "BASELINE", name)
+    monkeypatch.setattr(training, "promote", partial(promote, baseline=name))
+    monkeypatch.setattr(training, "simulated_rows", partial(simulated_rows, hours=(0, 5)))
     main(["--if-missing"])
-    assert "training-if-missing version 1 is champion already: nothing to do" in capsys.readouterr().out
+    assert f"{name} version 1 is champion: QLIKE " in capsys.readouterr().out
+    (entry,) = history(mlflow_uri, name)
+    champion = champion_of(mlflow_uri, name)
+    assert champion is not None
+    assert (entry.action, entry.from_version, entry.to_version, entry.state) == ("promote", None, "1", "done")
+    assert (entry.digest, entry.who) == (champion.tags["digest"], "offline.training")
+    assert entry.evidence["compared_with"] == "the unscaled EWMA"
+    assert entry.evidence["qlike"] <= entry.evidence["qlike_compared"]
+    monkeypatch.setattr(training, "simulated_rows", None)
+    main(["--if-missing"])
+    assert f"{name} version 1 is champion already: nothing to do" in capsys.readouterr().out
 
 
 def test_an_mlflow_that_is_away_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

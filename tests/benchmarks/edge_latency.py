@@ -30,7 +30,7 @@ from data.simulator import simulate_day
 from data.spec import FeatureSpec
 from data.topics import PARTITIONS, PREDICTIONS, TRADES
 from data.trades import NS, Floats, Int64s, StreamKey, Trades, parse_times
-from offline.registry import Candidate, register
+from offline.registry import Candidate, register, set_alias
 from orchestration.local.broker import Broker, free_ports, jars_folder, running_broker
 from orchestration.local.jars import fetch_jars
 from orchestration.local.topics import create_topics
@@ -139,7 +139,8 @@ def _register(uri: str) -> None:
     content = model_bytes()
     model = ServedModel.load(content, spec_id=FeatureSpec().spec_id)
     example = np.array([[50, 1e-5, 2e-4, 2.5e-7]] * 2)
-    register(uri, Candidate("volatility-baseline", content, model, example, {}, {}))
+    version = register(uri, Candidate("volatility-baseline", content, model, example, {}, {}))
+    set_alias(uri, "volatility-baseline", "champion", version)
 
 
 def tick_to_score() -> list[Row]:

@@ -1,0 +1,421 @@
+"""The gate: the one way in which a version becomes champion, and the way back. `python -m offline.promotion --help`.
+
+`promote` judges anew each time: it downloads the file and scores the rows itself, and believes no tag, no metric and no
+verdict that somebody stored. What it did stands in the ledger, see `offline.ledger`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import hashlib
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, NamedTuple
+
+import numpy as np
+import rich.box
+from rich.console import Console
+from rich.table import Table
+
+from data.lake import Lake
+from data.losses import variance_floor
+from data.serving import ModelRefused, ServedModel
+from data.spec import FeatureSpec
+from offline import ledger
+from offline.days import TRAINING_SET, training_sample
+from offline.evaluation import UNSCALED_EWMA, Evaluation, evaluate, judged_rows
+from offline.ledger import Entry, finish_pending, history, served_at
+from offline.registry import NotFound, RegistryError, Version, champion_of, download, version_of
+from offline.samples import Sample
+from offline.settings import OfflineSettings
+
+__all__ = ["Condition", "Entry", "Refused", "finish_pending", "history", "promote", "roll_back", "served_at"]
+
+BASELINE = "volatility-baseline"
+MIN_HORIZONS = 240
+CANDIDATE, CHAMPION = "candidate", "champion"
+"""Names in the gate's evaluation."""
+NOT_JUDGED = "not judged"
+
+
+class Condition(NamedTuple):
+    """One thing that the gate asks for, with its figures."""
+
+    name: str
+    is_met: bool
+    found: str
+    allowed: str
+
+
+class Refused(Exception):
+    """The gate is shut, and the champion stays.
+
+    Attributes:
+        conditions: all of them, met or not.
+    """
+
+    def __init__(self, what: str, conditions: list[Condition]) -> None:
+        failed = [each for each in conditions if not each.is_met]
+        reasons = "; ".join(f"{each.name}: found {each.found}, allowed is {each.allowed}" for each in failed)
+        super().__init__(f"{what} is refused. {reasons}")
+        self.conditions = conditions
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the gate found.
+
+    Attributes:
+        wanted: the version that was judged.
+        digest: SHA-256 of its file.
+        champion: number of the champion at that time; None: there was none.
+        can_serve: the file is the registered one, and loads.
+        evidence: the figures, for the ledger.
+    """
+
+    wanted: Version
+    digest: str
+    champion: str | None
+    can_serve: bool
+    conditions: list[Condition]
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_open(self) -> bool:
+        return all(condition.is_met for condition in self.conditions)
+
+
+def promote(
+    uri: str,
+    model: str,
+    version: str = "challenger",
+    *,
+    test: Callable[[datetime], Sample],
+    spec: FeatureSpec,
+    who: str,
+    why: str,
+    force: bool = False,
+    baseline: str = BASELINE,
+) -> Entry:
+    """Judge a version, make it champion if the gate lets it through, and return the ledger's entry.
+
+    Args:
+        version: a number or an alias.
+        test: gives the counted rows of the lake later than a time.
+        spec: of those rows.
+        force: promote what the gate refuses, if it can serve; `why` must say the reason, and it is recorded as forced.
+        baseline: the model whose champion a first version of another model is compared with.
+
+    Raises:
+        Refused: the gate is shut; or, forced, the file cannot serve.
+        ValueError: forced without a reason.
+        RegistryError: MLflow does not answer or refuses, or another machine is promoting.
+    """
+    if force and not why.strip():
+        raise ValueError("a forced promotion needs a reason: `why` was empty")
+    finish_pending(uri)
+    wanted = version_of(uri, model, version).version
+    while True:
+        verdict = judge(uri, model, wanted, test=test, spec=spec, baseline=baseline)
+        if not (verdict.can_serve if force else verdict.is_open):
+            raise Refused(f"{model} version {wanted}", verdict.conditions)
+        with ledger.alone():
+            before = ledger.settled(uri, model)
+            champion = champion_of(uri, model)
+            if (champion and champion.version) != verdict.champion:
+                continue  # somebody else promoted meanwhile: judge against their champion
+            return ledger.record(
+                uri,
+                Entry(
+                    "",
+                    "promote",
+                    model,
+                    verdict.champion,
+                    wanted,
+                    verdict.digest,
+                    who,
+                    why,
+                    force and not verdict.is_open,
+                    datetime.now(UTC),
+                    evidence=verdict.evidence,
+                ),
+                before,
+            )
+
+
+def roll_back(uri: str, model: str, *, who: str, why: str) -> Entry:
+    """Make champion what was it before the newest promotion that still stands, and return the ledger's entry.
+
+    Raises:
+        Refused: no promotion stands before it, or its file cannot serve.
+        RegistryError: MLflow does not answer or refuses, or another machine is promoting.
+    """
+    with ledger.alone():
+        before = ledger.settled(uri, model)
+        stack = ledger.standing(before)
+        if len(stack) < 2:
+            standing = f"the ledger holds {len(stack)} promotions of {model} that stand"
+            condition = Condition("an entry before the current one", False, standing, "2 or more")
+            raise Refused(f"rollback of {model}", [condition])
+        target = stack[-2]
+        _, content, conditions = _fetch(uri, model, target.to_version, target.digest)
+        if content is not None:
+            _load(content, target.evidence.get("spec_id", ""), None, conditions)
+        if not all(condition.is_met for condition in conditions):
+            raise Refused(f"rollback of {model} to version {target.to_version}", conditions)
+        champion = champion_of(uri, model)
+        return ledger.record(
+            uri,
+            Entry(
+                "",
+                "rollback",
+                model,
+                champion.version if champion else None,
+                target.to_version,
+                target.digest,
+                who,
+                why,
+                False,
+                datetime.now(UTC),
+                evidence={"back_to_entry": target.entry_id, "spec_id": target.evidence.get("spec_id", "")},
+            ),
+            before,
+        )
+
+
+def judge(
+    uri: str,
+    model: str,
+    version: str,
+    *,
+    test: Callable[[datetime], Sample],
+    spec: FeatureSpec,
+    baseline: str = BASELINE,
+) -> Verdict:
+    """Find out whether a version may be champion; see `promote` for the arguments. Nothing is changed.
+
+    Raises:
+        NotFound: there is no such version.
+        RegistryError: MLflow does not answer.
+    """
+    champion = champion_of(uri, model)
+    wanted, content, conditions = _fetch(uri, model, version)
+    is_new = champion is None or champion.version != wanted.version
+    conditions.append(
+        Condition("is not champion", is_new, f"version {wanted.version}", "a version that does not serve")
+    )
+    candidate = None if content is None else _load(content, spec.spec_id, spec, conditions)
+    digest = hashlib.sha256(content or b"").hexdigest()
+    can_serve = all(condition.is_met for condition in conditions)
+    evidence: dict[str, Any] = {"spec_id": spec.spec_id}
+    if candidate is None:
+        allowed = {"answers": "every row", "horizons": str(MIN_HORIZONS), "QLIKE": "the champion's"}
+        conditions += [Condition(name, False, NOT_JUDGED, text) for name, text in allowed.items()]
+    else:
+        rival_name, rival = _rival(uri, model, baseline, spec)
+        evidence["compared_with"] = rival_name
+        conditions += _judge_forecasts(candidate, rival, rival_name, test, spec, evidence)
+    evidence |= {f"condition {each.name}": f"{each.found}; allowed is {each.allowed}" for each in conditions}
+    return Verdict(wanted, digest, champion.version if champion else None, can_serve, conditions, evidence)
+
+
+def _judge_forecasts(
+    candidate: ServedModel,
+    rival: ServedModel | None,
+    rival_name: str,
+    test: Callable[[datetime], Sample],
+    spec: FeatureSpec,
+    evidence: dict[str, Any],
+) -> list[Condition]:
+    """Score the rows after both trainings, and add to the evidence what was found."""
+    trained = max(model.train_end for model in (candidate, rival) if model is not None)
+    after = trained + timedelta(seconds=spec.horizon_s)  # no target of training reaches into a row's horizon
+    since = f"after {after:%Y-%m-%dT%H:%M:%SZ}"
+    enough, no_worse = f"{MIN_HORIZONS} or more", f"that of {rival_name} or less"
+    try:
+        rows = test(after)
+    except ValueError as error:  # there are none
+        return [
+            Condition("horizons", False, f"0 {since}: {error}", enough),
+            Condition("answers", False, NOT_JUDGED, "0 unusable"),
+            Condition("QLIKE", False, NOT_JUDGED, no_worse),
+        ]
+    rows = rows.take(rows.event_time > int(after.timestamp() * 1_000_000) * 1_000)
+    unusable = _unusable_answers(candidate, rows, spec)
+    horizons = judged_rows(rows, spec).horizons(spec)
+    evidence |= {"tested_after": f"{after:%Y-%m-%dT%H:%M:%SZ}", "rows": len(rows), "horizons": horizons}
+    conditions = [
+        Condition("horizons", horizons >= MIN_HORIZONS, f"{horizons} {since}", enough),
+        Condition("answers", not unusable, f"{unusable:,} of {len(rows):,} unusable", "0 unusable"),
+    ]
+    if unusable or not horizons:
+        return [*conditions, Condition("QLIKE", False, NOT_JUDGED, no_worse)]
+    try:
+        # The floor is that of these rows: it must be the same for both, and nobody's to choose.
+        floor = variance_floor(judged_rows(rows, spec).targets ** 2)
+        models = {CANDIDATE: candidate} | ({} if rival is None else {CHAMPION: rival})
+        table = evaluate(models, rows, spec, floor)
+    except ValueError as error:
+        return [*conditions, Condition("QLIKE", False, f"{NOT_JUDGED}: {error}", no_worse)]
+    ours, theirs = (table.line(name).qlike for name in (CANDIDATE, UNSCALED_EWMA if rival is None else CHAMPION))
+    evidence |= _figures(table, ours, theirs)
+    is_no_worse = ours <= theirs
+    return [*conditions, Condition("QLIKE", is_no_worse, f"{ours:.4f}", f"{theirs:.4f}, {no_worse}")]
+
+
+def _figures(found: Evaluation, ours: float, theirs: float) -> dict[str, Any]:
+    return {
+        "qlike": ours,
+        "qlike_compared": theirs,
+        "qlike_ratio": ours / theirs if theirs else float("inf"),
+        "qlike_unscaled_ewma": found.line(UNSCALED_EWMA).qlike,
+        "coverage": found.line(CANDIDATE).coverage,
+        "judged_rows": found.rows,
+        "zero_target_share": found.zero_target_share,
+        "variance_floor": found.variance_floor,
+        "first_row": f"{found.first_time:%Y-%m-%dT%H:%M:%SZ}",
+        "last_row": f"{found.last_time:%Y-%m-%dT%H:%M:%SZ}",
+    }
+
+
+def _fetch(
+    uri: str, model: str, version: str, promised: str | None = None
+) -> tuple[Version, bytes | None, list[Condition]]:
+    """Download a version's file, and compare its SHA-256 with what was promised: in the version's tag, or as given."""
+    held = version_of(uri, model, version)
+    expected = promised or held.tags.get("digest", "")
+    try:
+        content = download(uri, model, held.version)
+    except NotFound as error:
+        return held, None, [Condition("file", False, str(error), "a file in the registry")]
+    digest = hashlib.sha256(content).hexdigest()
+    return (
+        held,
+        content,
+        [Condition("digest", digest == expected, digest, expected or "a digest in the version's tags")],
+    )
+
+
+def _load(content: bytes, spec_id: str, spec: FeatureSpec | None, conditions: list[Condition]) -> ServedModel | None:
+    """Load a file as a scorer would, and note whether it could."""
+    allowed = "what data/serving.py takes"
+    try:
+        model = ServedModel.load(content, spec_id=spec_id, known_columns=spec.columns if spec else None)
+    except ModelRefused as error:
+        conditions.append(Condition("loads", False, str(error), allowed))
+        return None
+    conditions.append(Condition("loads", True, f"{len(content):,} bytes", allowed))
+    return model
+
+
+def _rival(uri: str, model: str, baseline: str, spec: FeatureSpec) -> tuple[str, ServedModel | None]:
+    """Return what a candidate must not be worse than, and its name: the champion; else that of the baseline; else None.
+
+    None is the EWMA as it is, without a scale: all that a first baseline can be compared with. A champion of another
+    spec cannot score these rows, and one that does not load serves nobody: neither can be compared with.
+    """
+    for name in dict.fromkeys((model, baseline)):
+        champion = champion_of(uri, name)
+        if champion is None:
+            continue
+        try:
+            content = download(uri, name, champion.version)
+            loaded = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
+        except (NotFound, ModelRefused):
+            continue
+        return f"{name} version {champion.version}", loaded
+    return f"the {UNSCALED_EWMA}", None
+
+
+def _unusable_answers(model: ServedModel, rows: Sample, spec: FeatureSpec) -> int:
+    """Return how many rows get an answer that is not finite, not above 0, or outside of its own interval."""
+    if not len(rows):
+        return 0
+    found = model.score(rows.values[:, [spec.columns.index(name) for name in model.columns]])
+    sane = np.isfinite(found.upper) & (found.score > 0) & (found.lower <= found.score) & (found.score <= found.upper)
+    return int(np.sum(~sane))
+
+
+def lake_rows(lake: Lake, spec: FeatureSpec) -> Callable[[datetime], Sample]:
+    """Return what gives the counted rows of all products in the lake later than a time: what `promote` tests on."""
+
+    def test(after: datetime) -> Sample:
+        return training_sample(lake, spec, lake.products(TRAINING_SET), after.date(), date.max).after(after)
+
+    return test
+
+
+def show(entries: Iterable[Entry]) -> str:
+    """Return entries as a table."""
+    table = Table(box=rich.box.SIMPLE_HEAD)
+    for heading in ("moved at (UTC)", "action", "model", "from", "to", "digest", "who", "why", "state"):
+        table.add_column(heading, overflow="fold")
+    for entry in entries:
+        when = f"{entry.at:%Y-%m-%d %H:%M:%S}" if entry.at else "-"
+        action = "promote, forced" if entry.is_forced else entry.action
+        versions = (entry.from_version or "-", entry.to_version)
+        table.add_row(when, action, entry.model, *versions, entry.digest[:12], entry.who, entry.why, entry.state)
+    console = Console(width=max(shutil.get_terminal_size().columns, 100))
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get().rstrip()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Promote a model, roll it back, finish what was begun, and ask which version was champion when."""
+    parser = argparse.ArgumentParser(prog="python -m offline.promotion", description=main.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    asked = commands.add_parser("history", help="all promotions and rollbacks, oldest first")
+    asked.add_argument("model", nargs="?", help="of this model alone")
+    asked = commands.add_parser("served-at", help="which version of each model was champion at a time")
+    asked.add_argument("when", type=_time, metavar="T", help="as 2026-11-20T10:00Z")
+    asked = commands.add_parser("promote", help="make a version champion, if the gate lets it through")
+    asked.add_argument("model")
+    asked.add_argument("version", nargs="?", default="challenger", help="a number or an alias; challenger")
+    asked.add_argument("--why", required=True)
+    asked.add_argument("--force", action="store_true", help="also if the gate refuses it; it is recorded as forced")
+    asked = commands.add_parser("rollback", help="back to the champion before")
+    asked.add_argument("model")
+    asked.add_argument("--why", required=True)
+    commands.add_parser("finish", help="finish what was begun and not closed")
+    args = parser.parse_args(arguments)
+    settings = OfflineSettings()
+    uri = settings.mlflow_tracking_uri.rstrip("/")
+    try:
+        for entry in finish_pending(uri):
+            print(f"finished: {entry.action} {entry.model} to version {entry.to_version}, now {entry.state}")
+        if args.command == "rollback":
+            print(show([roll_back(uri, args.model, who=getpass.getuser(), why=args.why)]))
+        elif args.command == "promote":
+            spec = settings.spec()
+            test = lake_rows(Lake.open(settings.lake_uri), spec)
+            who = getpass.getuser()
+            entry = promote(
+                uri, args.model, args.version, test=test, spec=spec, who=who, why=args.why, force=args.force
+            )
+            print(show([entry]))
+        elif args.command == "history":
+            print(show(history(uri, args.model)))
+        elif args.command == "served-at":
+            served = served_at(uri, args.when)
+            print(show(served.values()) if served else f"no model had a champion at {args.when:%Y-%m-%dT%H:%M:%SZ}")
+    except (RegistryError, Refused, ValueError) as error:
+        sys.exit(str(error))
+
+
+def _time(text: str) -> datetime:
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a time is written as 2026-11-20T10:00Z, was {text!r}") from None
+    if when.tzinfo is None:
+        raise argparse.ArgumentTypeError(f"a time must say its zone, as 2026-11-20T10:00Z, was {text!r}")
+    return when.astimezone(UTC)
+
+
+if __name__ == "__main__":
+    main()
