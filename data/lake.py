@@ -287,9 +287,11 @@ class Writing:
             OSError: they cannot be written.
         """
         assert self._groups is not None
-        self._hash.update(batch)
-        with self._explained():
-            self._groups.write(batch)
+        for first in range(0, len(batch), GROUP_ROWS):
+            piece = batch.slice(first, GROUP_ROWS)
+            self._hash.update(piece)
+            with self._explained():
+                self._groups.write(piece)
 
     def finish(self, notes: Mapping[str, str], *, head_hash: str = "", tail_hash: str = "") -> Stored:
         """End the file with what is known of it; it can be published now.
@@ -400,7 +402,7 @@ class RowGroups:
     def flush(self) -> None:
         """Write the rows that wait for more as a row group."""
         if self._waiting:
-            self._writer.write_table(pa.Table.from_batches(self._waiting))
+            self._writer.write_table(pa.Table.from_batches(self._waiting), GROUP_ROWS)
         self._waiting, self._count = [], 0
 
     def close(self, metadata: Mapping[str, str] | None = None) -> None:

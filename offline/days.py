@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data.admission import MAX_FALL_S, TAKEN, Admission
+from data.admission import MAX_FALL_S, TAKEN
 from data.columns import NAMES, UTC, column_of, is_present, names_of, texts_of, values_of
 from data.dialects import Dialect
 from data.features import Windows, feature_rows
@@ -33,6 +33,7 @@ from data.simulator import simulate_day
 from data.spec import FeatureSpec
 from data.trades import NS, Floats, Int64s, StreamKey, Trades
 from offline.backfill import feature_batch, feature_schema
+from offline.merging import Recorded, counted_times, merge
 from offline.samples import SHORT_WINDOWS, TWELFTH, Sample, counted_targets, short_rows
 
 RECORDINGS, REJECTS = "recordings", "rejects"
@@ -270,7 +271,7 @@ def make_trades(lake: Lake, product_id: str, day: date) -> Made:
     known = lake.partition(TRADES, product_id, day)
     if known is not None and known.notes["inputs"] == inputs.text:
         return Made(known, False, json.loads(known.notes["facts"]))
-    merged = _merge([_recorded(lake, table, product_id, day) for table in inputs.recordings])
+    merged = merge([_recorded(lake, table, product_id, day) for table in inputs.recordings], _SEEN_BY_OTHERS.gap_s)
     trades, counted = merged.trades, counted_times(merged.trades.event_time)
     facts: dict[str, float | int | str] = {"rows": len(trades), "recordings": len(merged.names), **merged.dropped}
     gap = np.diff(counted) / NS
@@ -359,14 +360,16 @@ def make_training_set(lake: Lake, product_id: str, day: date, spec: FeatureSpec)
     if known is not None and known.notes["inputs"] == inputs:
         return Made(known, False, json.loads(known.notes["facts"]))
     schema = training_schema(spec)
-    rows = feature_columns(lake, spec, product_id, day)
-    event_time, price = rows.event_time, rows.price
+    event_time, price, n = (_feature_column(lake, spec, product_id, day, name) for name in ("event_time", "price", "n"))
     after = _head(lake, product_id, day, spec)
     counted, targets = counted_targets(event_time, price, spec, after)
-    short = short_rows(rows.values[:, 0], price, counted, spec, SHORT_WINDOWS)
+    short = short_rows(n, price, counted, spec, SHORT_WINDOWS)
     at = np.concatenate([counted, short.at])
     windows = np.concatenate([np.zeros(len(counted), np.int64), short.values[:, 0].astype(np.int64)])
-    values = np.concatenate([rows.values[counted], short.values])
+    # A column at a time: of a whole day's rows one in sixty counts.
+    values = np.column_stack([_feature_column(lake, spec, product_id, day, name)[counted] for name in spec.columns])
+    values = np.concatenate([values, short.values])
+    trade_id = _feature_column(lake, spec, product_id, day, "trade_id")[at]
     last_time = int(event_time[-1])
     if after is not None and len(counted):
         # What the last target has seen: the prices of its horizon, and the trade by which the segment goes on.
@@ -384,7 +387,7 @@ def make_training_set(lake: Lake, product_id: str, day: date, spec: FeatureSpec)
         "last_time": last_time,
     }
     columns = [
-        column_of(rows.trade_id[at], pa.int64()),
+        column_of(trade_id, pa.int64()),
         column_of(event_time[at], UTC),
         column_of(windows, pa.int64()),
         column_of(values[:, 0].astype(np.int64), pa.int64()),
@@ -463,16 +466,6 @@ def stale(lake: Lake, spec: FeatureSpec) -> list[StaleDay]:
     return found
 
 
-def counted_times(event_time: Int64s, last_time: int = 0) -> Int64s:
-    """Return the times that trades count as: where event time falls, the time before it.
-
-    >>> counted_times(np.array([3, 2, 5]))
-    array([3, 3, 5])
-    """
-    counted = np.maximum.accumulate(event_time)
-    return np.maximum(counted, last_time)
-
-
 class FeatureColumns(NamedTuple):
     """Feature rows of one product, in the order of their stream.
 
@@ -508,12 +501,19 @@ def feature_columns(lake: Lake, spec: FeatureSpec, product_id: str, day: date) -
         ValueError: they are of another spec.
         FileNotFoundError: there are none.
     """
-    table = lake.read(FEATURE_ROWS, product_id, day)
-    _check_spec(table, spec, f"the feature rows of {product_id} on {day}")
-    values = np.empty((len(table), len(spec.columns)))
+    trade_id, event_time, price = (
+        _feature_column(lake, spec, product_id, day, name) for name in FeatureColumns._fields[:3]
+    )
+    values = np.empty((len(price), len(spec.columns)))
     for column, name in enumerate(spec.columns):
-        values[:, column] = _numbers(table[name])
-    return FeatureColumns(_numbers(table["trade_id"]), _numbers(table["event_time"]), _numbers(table["price"]), values)
+        values[:, column] = _feature_column(lake, spec, product_id, day, name)
+    return FeatureColumns(trade_id, event_time, price, values)
+
+
+def _feature_column(lake: Lake, spec: FeatureSpec, product_id: str, day: date, name: str) -> NDArray[Any]:
+    table = lake.read(FEATURE_ROWS, product_id, day, [name])
+    _check_spec(table, spec, f"the feature rows of {product_id} on {day}")
+    return _numbers(table[name])
 
 
 def has_trade_ids(lake: Lake, product_id: str, day: date) -> bool:
@@ -691,98 +691,11 @@ def _head(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> tuple[In
     return np.concatenate(times), np.concatenate(prices)
 
 
-class _Recorded(NamedTuple):
-    """The trades that one recording has of a product and day."""
-
-    name: str
-    has_ids: bool
-    trades: Trades
-
-
-class _Merged(NamedTuple):
-    """One stream of several recordings.
-
-    Attributes:
-        recording: shape (n,), index into `names`.
-        dropped: how many trades were left out, by why.
-    """
-
-    trades: Trades
-    recording: NDArray[np.int32]
-    names: list[str]
-    has_ids: bool
-    dropped: dict[str, int]
-
-
-def _recorded(lake: Lake, table: str, product_id: str, day: date) -> _Recorded:
+def _recorded(lake: Lake, table: str, product_id: str, day: date) -> Recorded:
     known = lake.partition(table, product_id, day)
     assert known is not None
     trades = trades_of(lake.read(table, product_id, day), product_id)
-    return _Recorded(known.notes["name"], known.notes["has_ids"] == "yes", trades)
-
-
-def _merge(recordings: Sequence[_Recorded]) -> _Merged:
-    """Merge recordings, those with ids first, each kind by name."""
-    dropped = {"duplicates": 0, "conflicts": 0, "fallen": 0, "covered": 0}
-    gap = _SEEN_BY_OTHERS.gap_s * NS
-    parts: list[Trades] = []
-    sources: list[NDArray[np.int32]] = []
-    with_ids = [each for each in recordings if each.has_ids]
-    if with_ids:
-        joined = Trades.join([each.trades for each in with_ids])
-        source = np.repeat(np.arange(len(with_ids), dtype=np.int32), [len(each.trades) for each in with_ids])
-        order = np.lexsort((source, joined.trade_id))
-        joined, source = joined.take(order), source[order]
-        is_first = np.append(True, np.diff(joined.trade_id) > 0)
-        kept = np.flatnonzero(is_first)[np.cumsum(is_first) - 1]
-        dropped["duplicates"] = int(np.sum(~is_first))
-        dropped["conflicts"] = int(np.sum(joined.price != joined.price[kept]))
-        joined, source = joined.take(is_first), source[is_first]
-        taken = Admission().judge(joined) == TAKEN
-        dropped["fallen"] = int(np.sum(~taken))
-        parts.append(joined.take(taken))
-        sources.append(source[taken])
-    covered = _segments(counted_times(parts[0].event_time), gap) if parts else np.empty((0, 2), np.int64)
-    for place, each in enumerate(recordings[len(with_ids) :], len(with_ids)):
-        counted = counted_times(each.trades.event_time)
-        is_free = ~_is_within(counted, covered)
-        dropped["covered"] += int(np.sum(~is_free))
-        parts.append(each.trades.take(is_free))
-        sources.append(np.full(int(np.sum(is_free)), place, np.int32))
-        covered = _union(np.concatenate([covered, _segments(counted, gap)]))
-    trades, source = Trades.join(parts), np.concatenate(sources)
-    if len(parts) > 1:
-        order = np.argsort(np.concatenate([counted_times(part.event_time) for part in parts]), kind="stable")
-        trades, source = trades.take(order), source[order]
-    has_ids = bool(with_ids) and not any(map(len, parts[1:]))
-    return _Merged(trades, source, [each.name for each in recordings], has_ids, dropped)
-
-
-def _segments(counted: Int64s, gap: int) -> Int64s:
-    """Return first and last time of each stretch without a hole, shape (m, 2)."""
-    if not len(counted):
-        return np.empty((0, 2), np.int64)
-    breaks = np.flatnonzero(np.diff(counted) > gap)
-    return np.column_stack([counted[np.append(0, breaks + 1)], counted[np.append(breaks, len(counted) - 1)]])
-
-
-def _union(segments: Int64s) -> Int64s:
-    """Return segments that overlap as one, sorted.
-
-    >>> _union(np.array([[5, 9], [1, 3], [3, 4], [7, 8]])).tolist()
-    [[1, 4], [5, 9]]
-    """
-    segments = segments[np.argsort(segments[:, 0], kind="stable")]
-    ends = np.maximum.accumulate(segments[:, 1])
-    starts_new = np.append(True, segments[1:, 0] > ends[:-1])[: len(segments)]
-    return np.column_stack([segments[starts_new, 0], ends[np.append(starts_new[1:], True)[: len(segments)]]])
-
-
-def _is_within(times: Int64s, segments: Int64s) -> NDArray[np.bool_]:
-    """Return which times lie in one of the segments, which are disjoint and sorted; their ends do."""
-    at = np.searchsorted(segments[:, 0], times, "right") - 1
-    ends = np.append(segments[:, 1], -1)  # the last one for times before all segments
-    return times <= ends[at]
+    return Recorded(known.notes["name"], known.notes["has_ids"] == "yes", trades)
 
 
 def _nothing(lake: Lake, table: str, product_id: str, day: date, missing: str) -> Made:
