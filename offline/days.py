@@ -40,6 +40,9 @@ RECORDINGS, REJECTS = "recordings", "rejects"
 TRADES, FEATURE_ROWS, TRAINING_SET = "trades", "feature_rows", "training_set"
 """Tables of the lake. Below `recordings` is one for each recording; `rejects` has one file a recording."""
 
+SIMULATED = "simulated"
+"""The recording that all simulated days are of."""
+
 MEANING: Final = {RECORDINGS: "1", TRADES: "1", FEATURE_ROWS: "1", TRAINING_SET: "1"}
 """Raised whenever a step makes something else of the same inputs: what was made before is made again."""
 
@@ -174,7 +177,7 @@ def ingest(lake: Lake, recording: Path, product_id: str = "BTC-USD", name: str |
 
 
 def simulate(lake: Lake, product_id: str, day: date, seed: int = 0, hours: tuple[int, int] = (0, 24)) -> Ingested:
-    """Stage a simulated day, as the recording `simulated-SEED`.
+    """Stage a simulated day, of the recording `simulated`; another seed replaces it.
 
     Args:
         hours: only these of the day.
@@ -184,14 +187,15 @@ def simulate(lake: Lake, product_id: str, day: date, seed: int = 0, hours: tuple
         OSError: the lake cannot be written.
     """
     check_product_id(product_id)
-    name = f"simulated-{seed}"
-    notes = {"name": name, "has_ids": "yes", "hours": json.dumps(hours), "meaning": MEANING[RECORDINGS]}
-    known = lake.partition(recording_table(name), product_id, day)
+    table = recording_table(SIMULATED)
+    made_from = {"seed": str(seed), "hours": json.dumps(hours), "meaning": MEANING[RECORDINGS]}
+    notes = {"name": SIMULATED, "has_ids": "yes", **made_from}
+    known = lake.partition(table, product_id, day)
     if known is not None and known.notes == notes:
-        return Ingested(name, [Staged(product_id, day, known.rows, False)], {}, False)
+        return Ingested(SIMULATED, [Staged(product_id, day, known.rows, False)], {}, False)
     trades = simulate_day(product_id, day, seed, hours)
-    made = lake.write(recording_table(name), product_id, day, [_staged_batch(trades)], STAGED, notes)
-    return Ingested(name, [Staged(product_id, day, made.rows, True)], {}, True)
+    made = lake.write(table, product_id, day, [_staged_batch(trades)], STAGED, notes)
+    return Ingested(SIMULATED, [Staged(product_id, day, made.rows, True)], {}, True)
 
 
 class _Stage:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +39,7 @@ from offline.days import (
 from offline.samples import sample
 from tests.days import DAY, DAY_NS, MIDNIGHT, recorded, rough_times, trades_at, without
 from tests.proofs import Proof
+from tests.test_lake import full_disk
 
 SPEC = FeatureSpec()
 HOUR = 3_600 * NS
@@ -244,7 +250,7 @@ def test_a_day_whose_recordings_go_goes_too(tmp_path: Path) -> None:
     lake = Lake.open(tmp_path)
     simulate(lake, "BTC-USD", DAY, hours=(9, 10))
     make_all(lake, ["BTC-USD"], [DAY])
-    lake.delete("recordings/simulated-0", "BTC-USD", DAY)
+    lake.delete("recordings/simulated", "BTC-USD", DAY)
     assert [(each.table, each.why) for each in stale(lake, SPEC)] == [(TRADES, "what it was made from is gone")]
     assert make_all(lake, ["BTC-USD"], [DAY]) == {(table, "BTC-USD", DAY.day) for table in STEPS}
     assert not [place for table in STEPS for place in lake.places(table)]
@@ -266,3 +272,220 @@ def content_hashes(lake: Lake) -> dict[tuple[str, str, int], str]:
         for table in ("recordings", *STEPS)
         for each in lake.partitions(table)
     }
+
+
+def ingested(lake: Lake, path: Path, seconds: list[float], price: list[float] | None = None) -> None:
+    trades = trades_at(MIDNIGHT + (np.array(seconds) * NS).astype(np.int64))
+    ingest(lake, recorded(path, trades if price is None else replace(trades, price=np.array(price))))
+
+
+def test_a_product_never_seen_is_said(tmp_path: Path) -> None:
+    lake = Lake.open(tmp_path)
+    steps = (
+        make_trades(lake, "XYZ-USD", DAY),
+        make_feature_rows(lake, "XYZ-USD", DAY, SPEC),
+        make_training_set(lake, "XYZ-USD", DAY, SPEC),
+    )
+    for made, said in zip(steps, ("no recording has trades", "no trades", "no feature rows"), strict=True):
+        assert (made.partition, made.is_new) == (None, False)
+        assert str(made.facts["missing"]).startswith(f"{said} of XYZ-USD on 2025-03-05 (UTC)")
+    with pytest.raises(
+        ValueError, match="no training rows of XYZ-USD from 2025-03-05 to 2025-03-05: ingest or simulate"
+    ):
+        training_sample(lake, SPEC, ["XYZ-USD"], DAY, DAY)
+    with pytest.raises(ValueError, match="a product must be named like BTC-USD"):
+        make_trades(lake, "bitcoin", DAY)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_day_between_two_is_no_partition(tmp_path: Path) -> None:
+    lake = Lake.open(tmp_path / "lake")
+    ingested(lake, tmp_path / "r.csv", [*range(1_000), *range(2 * 86_400, 2 * 86_400 + 1_000)])
+    made = [make_trades(lake, "BTC-USD", day).partition for day in days_from(DAY, 3)]
+    assert [each is not None for each in made] == [True, False, True]
+    assert "no recording has trades" in str(make_trades(lake, "BTC-USD", DAY + dt.timedelta(days=1)).facts["missing"])
+
+
+def test_a_day_with_one_trade_has_a_row_and_nothing_to_learn_from(tmp_path: Path) -> None:
+    lake = Lake.open(tmp_path / "lake")
+    ingested(lake, tmp_path / "r.csv", [43_200])
+    make_all(lake, ["BTC-USD"], [DAY])
+    assert feature_columns(lake, SPEC, "BTC-USD", DAY).values[:, 0].tolist() == [0]
+    assert make_training_set(lake, "BTC-USD", DAY, SPEC).facts["rows"] == 0
+    assert lake.read(TRAINING_SET, "BTC-USD", DAY).num_rows == 0
+    with pytest.raises(ValueError, match="no training rows of BTC-USD"):
+        training_sample(lake, SPEC, ["BTC-USD"], DAY, DAY)
+
+
+def test_prices_that_are_all_equal_make_rows_of_no_volatility(tmp_path: Path) -> None:
+    """All targets are 0, and said to be; the short windows too."""
+    lake = Lake.open(tmp_path / "lake")
+    ingested(lake, tmp_path / "r.csv", [*range(0, 600, 2)], [100.0] * 300)
+    make_all(lake, ["BTC-USD"], [DAY])
+    made = make_training_set(lake, "BTC-USD", DAY, SPEC)
+    # Of the five seconds up to each of 0, 5, ... the last trade counts: 0, 4, 10, 14, ... A minute after 534 all is
+    # known still; the last of the five seconds up to 540 is 540, and a minute after it there is nothing.
+    assert made.facts["rows"] == 1 + 535 // 5
+    assert made.facts["zero_target_share"] == 1.0
+    table = lake.read(TRAINING_SET, "BTC-USD", DAY)
+    assert set(table["target_volatility"].to_pylist()) == {0.0}
+    assert set(table["short_window"].to_pylist()) == {0, 2, 5, 10, 20}
+    assert set(table["ret_std"].to_pylist()[1:]) <= {0.0, None}
+
+
+def test_short_windows_are_of_the_prices_before(tmp_path: Path) -> None:
+    lake = Lake.open(tmp_path / "lake")
+    ingested(lake, tmp_path / "r.csv", [*range(0, 600, 2)])
+    make_all(lake, ["BTC-USD"], [DAY])
+    rows = lake.read(TRAINING_SET, "BTC-USD", DAY).to_pylist()
+    trades = lake.read(TRADES, "BTC-USD", DAY)
+    price = dict(zip(trades["trade_id"].to_pylist(), trades["price"].to_pylist(), strict=True))
+    target = {row["trade_id"]: row["target_volatility"] for row in rows if not row["short_window"]}
+    short = [row for row in rows if row["short_window"] == 5]
+    assert len(short) == pytest.approx(len(target) / 4, abs=2)
+    for row in short:
+        last = [price[row["trade_id"] - 10 * back] for back in range(5, -1, -1)]
+        returns = np.diff(np.log(last))
+        assert (row["n"], row["ret_mean"]) == (5, pytest.approx(returns.mean(), abs=1e-12))
+        assert row["ret_std"] == pytest.approx(returns.std(ddof=1), rel=1e-6)
+        assert row["ewma_variance_60"] is None
+        assert row["target_volatility"] == target[row["trade_id"]]
+    found = training_sample(lake, SPEC, ["BTC-USD"], DAY, DAY, with_short_windows=True)
+    assert len(found) == len(rows) > len(training_sample(lake, SPEC, ["BTC-USD"], DAY, DAY))
+
+
+def test_what_a_sample_has_seen_reaches_into_the_day_after(tmp_path: Path) -> None:
+    """A trade a second. The last row that counts is at 23:59:55: that of the next five seconds is midnight's own.
+
+    Its horizon ends at 00:00:55, and the trade then shows that it is whole.
+    """
+    lake = Lake.open(tmp_path / "lake")
+    ingested(lake, tmp_path / "r.csv", [*range(86_000, 86_800)])
+    make_all(lake, ["BTC-USD"], days_from(DAY, 2))
+    one = training_sample(lake, SPEC, ["BTC-USD"], DAY, DAY)
+    assert (one.event_time[-1], one.last_time) == (MIDNIGHT + 86_395 * NS, MIDNIGHT + 86_455 * NS)
+    both = training_sample(lake, SPEC, ["BTC-USD"], DAY, DAY + dt.timedelta(days=1))
+    assert both.last_time == MIDNIGHT + 86_799 * NS
+    assert (
+        len(both) == len(one) + training_sample(lake, SPEC, ["BTC-USD"], *[DAY + dt.timedelta(days=1)] * 2).targets.size
+    )
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_disk_that_fills_leaves_the_day_as_it_was(tmp_path: Path, step: str) -> None:
+    lake = Lake.open(tmp_path / "lake")
+    simulate(lake, "BTC-USD", DAY, hours=(9, 10))
+    make_all(lake, ["BTC-USD"], [DAY])
+    simulate(lake, "BTC-USD", DAY, hours=(9, 11))
+    if step != TRADES:
+        make_trades(lake, "BTC-USD", DAY)
+    if step == TRAINING_SET:
+        make_feature_rows(lake, "BTC-USD", DAY, SPEC)
+    before, known = files(lake), content_hashes(lake)
+    limit = 60_000 if step == TRAINING_SET else 300_000
+    with (
+        full_disk(limit),
+        pytest.raises(OSError, match=rf"{step}/BTC-USD/2025-03-05.parquet cannot be written .* make room"),
+    ):
+        make_all(lake, ["BTC-USD"], [DAY])
+    assert (files(lake), content_hashes(lake)) == (before, known)
+    make_all(lake, ["BTC-USD"], [DAY])
+    assert stale(lake, SPEC) == []
+
+
+MAKE = """
+import datetime as dt, os, signal, sys
+from data.lake import Lake, Writing
+from tests.test_days import make_all
+folder, products, days, kill_before = sys.argv[1:]
+publish, published = Writing.publish, []
+def counted(self):
+    published.append(self)
+    if len(published) == int(kill_before):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return publish(self)
+Writing.publish = counted
+make_all(Lake.open(folder), products.split(), [dt.date.fromisoformat(day) for day in days.split()])
+"""
+
+
+def kill_half_way(proof: Proof, tmp_path: Path, products: list[str], hours: tuple[int, int]) -> None:
+    """Backfill 14 product-days, killed as the 10th partition is about to appear; then again at the 15th after that."""
+    days = days_from(DAY, 7)
+    folder, clean = tmp_path / "killed", tmp_path / "clean"
+    for day in days:
+        for product in products:
+            simulate(Lake.open(folder), product, day, hours=hours)
+    shutil.copytree(folder, clean)
+    lake = Lake.open(folder)
+    started = time.monotonic()
+    make_all(Lake.open(clean), products, days)
+    proof.saw(clean_run_s=time.monotonic() - started)
+    for kill_before in (10, 15):
+        command = [
+            sys.executable,
+            "-c",
+            MAKE,
+            str(folder),
+            " ".join(products),
+            " ".join(map(str, days)),
+            str(kill_before),
+        ]
+        assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    kept = {name: found for name, found in files(lake).items() if not name.endswith(".part")}
+    assert len(kept) == 14 + 9 + 14
+    assert len(files(lake)) == len(kept) + 1  # what the first one left, the second one cleaned up
+    todo = {(table, p, day.day) for table in STEPS for p in products for day in days}
+    todo -= {(place.table, place.product_id, place.day.day) for table in STEPS for place in lake.places(table)}
+    started = time.monotonic()
+    assert make_all(lake, products, days) == todo
+    proof.saw(rest_s=time.monotonic() - started, made_when_killed="9, then 23 of 42 partitions")
+    now = files(lake)
+    assert {name: now[name] for name in kept} == kept
+    assert len(now) == 14 + 42
+    proof.equal(
+        sorted(content_hashes(lake).items()), sorted(content_hashes(Lake.open(clean)).items()), "content hashes"
+    )
+
+
+def test_a_backfill_killed_half_way_goes_on_where_it_was(tmp_path: Path, proof: Proof) -> None:
+    proof.disturbs("backfill of 14 product-days (2 hours each) killed twice")
+    kill_half_way(proof, tmp_path, ["XRP-USD", "DOGE-USD"], (22, 24))
+
+
+@pytest.mark.acceptance
+def test_a_backfill_of_whole_days_killed_half_way_goes_on_where_it_was(tmp_path: Path, proof: Proof) -> None:
+    proof.disturbs("backfill of 14 whole product-days killed twice")
+    kill_half_way(proof, tmp_path, ["BTC-USD", "ETH-USD"], (0, 24))
+
+
+STEP = """
+import datetime as dt, resource, sys
+from pathlib import Path
+from data.lake import Lake
+from data.spec import FeatureSpec
+from offline import days
+lake, day, spec = Lake.open(sys.argv[1]), dt.date(2025, 3, 5), FeatureSpec()
+{
+    "ingest": lambda: days.ingest(lake, Path(sys.argv[3])),
+    "trades": lambda: days.make_trades(lake, "BTC-USD", day),
+    "feature_rows": lambda: days.make_feature_rows(lake, "BTC-USD", day, spec),
+    "training_set": lambda: days.make_training_set(lake, "BTC-USD", day, spec),
+}[sys.argv[2]]()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.acceptance
+def test_a_day_of_a_million_trades_is_made_in_little_memory(tmp_path: Path, proof: Proof) -> None:
+    """The day before, whose tail is read, is as large."""
+    lake = Lake.open(tmp_path / "lake")
+    simulate(lake, "BTC-USD", DAY - dt.timedelta(days=1))
+    make_trades(lake, "BTC-USD", DAY - dt.timedelta(days=1))
+    times = np.sort(np.random.default_rng(0).integers(0, DAY_NS, 1_000_000))
+    path = recorded(tmp_path / "r.csv", trades_at(MIDNIGHT + times))
+    for step in ("ingest", *STEPS):
+        command = [sys.executable, "-c", STEP, str(tmp_path / "lake"), step, str(path)]
+        peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        proof.saw(**{f"{step}_mb": peak})
+        assert peak < 500

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +19,8 @@ import pyarrow.parquet
 import pytest
 
 from data.columns import NAMES
-from data.lake import Lake, content_hash
+from data.lake import GROUP_ROWS, Lake, Place, content_hash
+from tests.proofs import Proof
 
 DAY = dt.date(2025, 1, 6)
 SCHEMA = pa.schema([("trade_id", pa.int64()), ("price", pa.float64()), ("recording", NAMES)], {"spec_id": "abc"})
@@ -128,3 +136,129 @@ def test_a_name_cannot_leave_the_lake(lake: Lake, table: str, product: str, said
 def test_a_filesystem_that_nobody_knows_is_said() -> None:
     with pytest.raises(ValueError, match=r"LAKE_URI must be a folder, or a URI .* was ftp://host/lake"):
         Lake.open("ftp://host/lake")
+
+
+@contextmanager
+def full_disk(limit: int) -> Iterator[None]:
+    """No file of this process may grow beyond so many bytes: a write fails as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("limit", [0, 3_000, 500_000])
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, limit: int) -> None:
+    """At the first byte, at the end of a small file, between the row groups of a large one."""
+    lake = Lake.open(tmp_path)
+    prices = pa.array(np.random.default_rng(0).random(3 * GROUP_ROWS))  # nothing packs these
+    large = batch(0, 3 * GROUP_ROWS).set_column(1, SCHEMA.field("price"), prices)
+    with full_disk(limit), pytest.raises(OSError, match=r"cannot be written .* make room, or choose another LAKE_URI"):
+        lake.write("trades", "BTC-USD", DAY, [large], SCHEMA, NOTES)
+    assert names_below(tmp_path) == []
+    old = lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES)
+    with full_disk(limit), pytest.raises(OSError, match="what was there before is whole") as raised:
+        lake.write("trades", "BTC-USD", DAY, [large], SCHEMA, NOTES)
+    assert raised.value.errno == errno.EFBIG
+    assert names_below(tmp_path) == ["2025-01-06.parquet"]
+    assert lake.partition("trades", "BTC-USD", DAY) == old
+    assert lake.read("trades", "BTC-USD", DAY)["trade_id"].to_pylist() == [0, 1, 2, 3, 4]
+    assert lake.write("trades", "BTC-USD", DAY, [large], SCHEMA, NOTES).rows == 3 * GROUP_ROWS
+
+
+def test_an_error_among_the_rows_leaves_what_was_there(lake: Lake) -> None:
+    def rows() -> Iterator[pa.RecordBatch]:
+        yield batch(0, 2 * GROUP_ROWS)
+        raise KeyboardInterrupt
+
+    old = lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES)
+    with pytest.raises(KeyboardInterrupt):
+        lake.write("trades", "BTC-USD", DAY, rows(), SCHEMA, NOTES)
+    assert lake.partitions("trades") == [old]
+
+
+KILLED = """
+import os, signal, sys
+import datetime as dt
+from data.lake import GROUP_ROWS, Lake
+from tests.test_lake import DAY, NOTES, SCHEMA, batch
+def rows():
+    for i in range(3):
+        yield batch(i * GROUP_ROWS, GROUP_ROWS)
+    os.kill(os.getpid(), signal.SIGKILL)
+Lake.open(sys.argv[1]).write("trades", "BTC-USD", DAY, rows(), SCHEMA, NOTES)
+"""
+
+
+def test_a_killed_writer_leaves_what_was_there_and_the_next_one_cleans_up(tmp_path: Path, proof: Proof) -> None:
+    proof.disturbs("a writer of 393,216 rows killed before their end, over a partition that was there")
+    lake = Lake.open(tmp_path)
+    other = lake.write("trades", "BTC-USD", dt.date(2025, 1, 7), [batch(0, 3)], SCHEMA, NOTES)
+    old = lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES)
+    for _ in range(2):
+        ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+        assert ended.returncode == -signal.SIGKILL
+        *left, one, two = names_below(tmp_path)
+        assert (one, two) == ("2025-01-06.parquet", "2025-01-07.parquet")
+        assert len(left) == 1
+        assert left[0].endswith(".part")
+        assert lake.partitions("trades") == [old, other]
+        assert lake.read("trades", "BTC-USD", DAY)["trade_id"].to_pylist() == [0, 1, 2, 3, 4]
+    new = lake.write("trades", "BTC-USD", DAY, [batch(0, 6)], SCHEMA, NOTES)
+    assert names_below(tmp_path) == ["2025-01-06.parquet", "2025-01-07.parquet"]
+    proof.equal(lake.partitions("trades"), [new, other], "partitions")
+
+
+def test_of_two_writers_at_once_one_is_told(tmp_path: Path) -> None:
+    """The later one takes the earlier one's part for what a killed writer left; neither mixes into the other."""
+    lake = Lake.open(tmp_path)
+    place = Place("trades", "BTC-USD", DAY).path
+    with lake.writing(place, SCHEMA) as first:
+        first.write(batch(0, 5))
+        with lake.writing(place, SCHEMA) as second:
+            second.write(batch(0, 6))
+            second.finish(NOTES)
+            second.publish()
+        first.finish(NOTES)
+        with pytest.raises(FileNotFoundError, match="another process wrote it meanwhile"):
+            first.publish()
+    assert lake.read("trades", "BTC-USD", DAY).num_rows == 6
+    assert names_below(tmp_path) == ["2025-01-06.parquet"]
+
+
+def test_what_holds_and_says_the_same_stays_as_it_is(tmp_path: Path) -> None:
+    lake = Lake.open(tmp_path)
+    path = Path(lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES).path)
+    before = path.stat()
+    lake.write("trades", "BTC-USD", DAY, [batch(0, 2), batch(2, 3)], SCHEMA, NOTES)
+    assert path.stat().st_ino == before.st_ino
+    lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, {"inputs": "others"})
+    assert path.stat().st_ino != before.st_ino
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"not Parquet at all"])
+def test_a_damaged_file_is_said_and_can_be_replaced(tmp_path: Path, content: bytes) -> None:
+    lake = Lake.open(tmp_path)
+    path = Path(lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES).path)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"01-06.parquet is no whole file of the lake .* delete it, then make"):
+        lake.partitions("trades")
+    assert lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES).rows == 5
+    assert len(lake.partitions("trades")) == 1
+
+
+def test_parquet_of_somebody_else_is_no_partition(tmp_path: Path) -> None:
+    lake = Lake.open(tmp_path)
+    path = Path(lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES).path)
+    pa.parquet.write_table(pa.table({"x": [1]}), path)
+    with pytest.raises(ValueError, match="is no whole file of the lake"):
+        lake.partition("trades", "BTC-USD", DAY)
+
+
+def test_a_large_partition_is_read_in_row_groups(tmp_path: Path) -> None:
+    lake = Lake.open(tmp_path)
+    written = lake.write("trades", "BTC-USD", DAY, [batch(0, 2 * GROUP_ROWS + 1)], SCHEMA, NOTES)
+    assert pa.parquet.read_metadata(written.path).num_row_groups == 3
+    assert [len(each) for each in lake.batches("trades", "BTC-USD", DAY)] == [GROUP_ROWS // 2] * 4 + [1]
