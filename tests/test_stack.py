@@ -45,10 +45,13 @@ def python(code: str) -> tuple[str, ...]:
 
 
 def supervise(
-    parts: list[Part], folder: Path, until: Callable[[Supervisor], bool] | None = None
+    parts: list[Part],
+    folder: Path,
+    until: Callable[[Supervisor], bool] | None = None,
+    said: Said | None = None,
 ) -> tuple[Said, Supervisor]:
     """Run parts until all are up or `until` holds, and stop them."""
-    said = Said()
+    said = Said() if said is None else said
 
     async def run() -> Supervisor:
         supervisor = Supervisor(parts, folder, said, backoff_s=0.01)
@@ -161,6 +164,59 @@ def test_a_failing_step_stops_the_start(tmp_path: Path) -> None:
     )
     assert said == ["topics failed: topic features has 3 partitions"]
     assert supervisor.watched["later"].process is None
+
+
+def test_what_needs_a_failed_part_is_not_waited_for_and_nothing_waits_for_the_background(tmp_path: Path) -> None:
+    """`ui` can never start, `later` takes as long as it likes: the stack is up with `api` alone."""
+    broken = Part("code", python("import sys; sys.exit('no module')"), once=True, essential=False)
+    parts = [
+        broken,
+        Part("ui", python(SLEEP), needs=("code",)),
+        Part("daemon", python(SLEEP), needs=("ui",)),
+        Part("later", python(SLEEP), once=True, background=True),
+        Part("api", python(SLEEP)),
+    ]
+    said, supervisor = supervise(parts, tmp_path)
+    assert "code ended with exit code 1" in said.text
+    assert not (tmp_path / "ui.log").exists()
+    assert supervisor.watched["later"].state is State.STOPPED
+
+
+def test_a_part_that_tells_is_heard_line_by_line_and_to_its_end(tmp_path: Path) -> None:
+    """The second line comes only after the first was heard, which makes the mark; the third as it ends."""
+    mark = tmp_path / "mark"
+    code = f"""
+        import pathlib, time
+        print("first", flush=True)
+        while not pathlib.Path({str(mark)!r}).exists(): time.sleep(0.01)
+        print("second", flush=True)
+        print("third", end="\\n")
+    """
+
+    def done(supervisor: Supervisor) -> bool:
+        if "teller: first" in said:
+            mark.touch()
+        return supervisor.watched["teller"].state is State.DONE
+
+    said = Said()
+    supervise([Part("teller", python(code), once=True, tells=True)], tmp_path, until=done, said=said)
+    assert said[:3] == ["teller: first", "teller: second", "teller: third"]
+
+
+def test_what_comes_before_a_stop_is_done_while_the_part_still_lives(tmp_path: Path) -> None:
+    """And a part whose preparation fails is stopped all the same."""
+    alive: list[bool] = []
+
+    def look(say: object) -> None:
+        alive.extend(is_alive(pid) for pid in started_pids(tmp_path))
+        raise RuntimeError("no answer")
+
+    code = f"import os, pathlib, signal; pathlib.Path({str(tmp_path)!r}, 'part.pid').write_text(str(os.getpid()));"
+    part = Part("part", python(code + "signal.pause()"), is_ready=(tmp_path / "part.pid").exists, before_stop=look)
+    said, _ = supervise([part], tmp_path)
+    assert alive == [True]
+    assert said[-1] == "part is stopped without what comes before it: no answer"
+    assert not is_alive(started_pids(tmp_path)[0])
 
 
 def test_stop_is_in_reverse_order_and_leaves_no_process(tmp_path: Path) -> None:
@@ -305,7 +361,8 @@ def test_a_recording_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_recordings_are_named_as_in_a_shell(tmp_path: Path) -> None:
     two = settings(tmp_path, recording="'/a b.csv' /c.csv")
     assert [str(path) for path in two.recordings] == ["/a b.csv", "/c.csv"]
-    assert stack_parts(two, KAFKA)[-1].command[-2:] == ("/a b.csv", "/c.csv")
+    (ingestor,) = (part for part in stack_parts(two, KAFKA) if part.name == "ingestor")
+    assert ingestor.command[-2:] == ("/a b.csv", "/c.csv")
 
 
 def test_a_replay_id_of_our_own_ends_with_the_stack_and_a_given_one_can_be_resumed(tmp_path: Path) -> None:
@@ -350,8 +407,17 @@ def test_event_times_become_seconds() -> None:
 def test_the_example_names_every_setting() -> None:
     from offline.settings import OfflineSettings
     from online.settings import ApiSettings, FeatureSettings, IngestorSettings, ScorerSettings
+    from orchestration.settings import OrchestrationSettings
 
-    classes = (StackSettings, OfflineSettings, IngestorSettings, FeatureSettings, ScorerSettings, ApiSettings)
+    classes = (
+        StackSettings,
+        OfflineSettings,
+        OrchestrationSettings,
+        IngestorSettings,
+        FeatureSettings,
+        ScorerSettings,
+        ApiSettings,
+    )
     settable = {name.upper() for each in classes for name in each.model_fields} - {"RUN_STARTED"}
     lines = (ROOT / ".env.example").read_text().splitlines()
     assert {line.partition("=")[0] for line in lines if line and not line.startswith("#")} == settable

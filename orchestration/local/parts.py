@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import socket
 import sys
 import urllib.error
 import urllib.request
@@ -11,13 +12,17 @@ from datetime import timedelta
 from pathlib import Path
 
 from orchestration.local.broker import broker_config, is_ready
+from orchestration.local.dagster_client import LOCATION, WORKSPACE, end_runs, is_loaded
 from orchestration.local.ports import next_free_port
 from orchestration.local.settings import StackSettings
 from orchestration.local.supervisor import Part
 from orchestration.local.topics import create_topics
 
+ROOT = Path(__file__).resolve().parents[2]
 SIMULATED_DAY = "2025-01-06"
 PROBE_TIMEOUT_S = 1.0
+STANDS_BACK = 15  # nice: more than whatever the first forecast waits for
+RUNS_END_S = 30.0  # how long cancelled Dagster runs may take: an ingestor delivers what it has read
 
 
 def fetch_text(url: str, timeout_s: float = PROBE_TIMEOUT_S) -> str | None:
@@ -37,6 +42,19 @@ def answers(url: str, timeout_s: float) -> Callable[[], bool]:
 def says_ready(metrics_url: str) -> Callable[[], bool]:
     """Ready when the process says so in its metrics."""
     return lambda: "cryptovol_ready 1.0" in (fetch_text(metrics_url) or "").splitlines()
+
+
+def listens(port: int) -> Callable[[], bool]:
+    """Ready when something on this machine takes connections."""
+
+    def is_open() -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", port), PROBE_TIMEOUT_S).close()
+        except OSError:
+            return False
+        return True
+
+    return is_open
 
 
 def simulated_recording(settings: StackSettings) -> Path:
@@ -158,7 +176,73 @@ def stack_parts(settings: StackSettings, kafka: Mapping[str, str]) -> list[Part]
             advice="The rest stays up. Stop with Ctrl-C, then `make run RECORDING=path/to/another`.",
         )
     )
+    parts += _dagster(settings)
     return parts
+
+
+def _dagster(settings: StackSettings) -> list[Part]:
+    """Dagster: a home, the server of our code, the UI, the daemon that starts runs; and the first `volatility-ml`.
+
+    All of it stands back for the forecasts, and comes up when their processes are. Runs are children of the code
+    server: they stand back as far.
+    """
+    python = (sys.executable, "-m")
+    online = ("feature_service", "scorer", "api")
+    workspace = str(settings.dagster_home / WORKSPACE)
+    host, port, code_port = "127.0.0.1", str(settings.dagster_port), str(settings.dagster_code_port)
+    url = settings.local_dagster
+    return [
+        Part(
+            "dagster_home",
+            (*python, "orchestration.local.dagster_home", "--code-port", code_port),
+            needs=online,
+            once=True,
+            essential=False,
+            nice=STANDS_BACK,
+            advice=f"The forecasts go on. If {settings.dagster_home} is damaged, remove it: only the history of runs "
+            "is lost.",
+        ),
+        Part(
+            "dagster_code",
+            (*python, "dagster", "api", "grpc", "-h", host, "-p", code_port, "-m", "orchestration.definitions",
+             "-d", str(ROOT), "--location-name", LOCATION),
+            needs=("dagster_home",),
+            is_ready=listens(settings.dagster_code_port),
+            ports={"DAGSTER_CODE_PORT": settings.dagster_code_port},
+            essential=False,
+            nice=STANDS_BACK,
+        ),
+        Part(
+            "dagster_ui",
+            (*python, "dagster_webserver", "-h", host, "-p", port, "-w", workspace),
+            needs=("dagster_code",),
+            is_ready=functools.partial(is_loaded, url),
+            ports={"DAGSTER_PORT": settings.dagster_port},
+            address=url,
+            essential=False,
+            nice=STANDS_BACK,
+        ),
+        Part(
+            "dagster_daemon",
+            (*python, "dagster._daemon", "run", "-w", workspace),
+            needs=("dagster_ui",),
+            before_stop=lambda say: end_runs(url, RUNS_END_S, say),
+            essential=False,
+            nice=STANDS_BACK,
+            stop_s=RUNS_END_S + 2,
+        ),
+        Part(
+            "first_ml",
+            (*python, "orchestration.local.first_ml", "--dagster", url, "--api", f"http://{host}:{settings.api_port}"),
+            needs=("dagster_daemon",),
+            once=True,
+            essential=False,
+            background=True,
+            tells=True,
+            nice=STANDS_BACK,
+            advice="The baseline serves on. What was launched is in the Dagster UI.",
+        ),
+    ]  # fmt: skip
 
 
 def _mlflow(settings: StackSettings, needs: tuple[str, ...], nice: int) -> Part:

@@ -23,6 +23,10 @@ class StackSettings(BaseSettings):
     kafka_port: int = Field(9092, gt=0, lt=65536)
     kafka_controller_port: int = Field(9093, gt=0, lt=65536)
     mlflow_port: int = Field(5000, gt=0, lt=65536)
+    dagster_port: int = Field(3001, gt=0, lt=65536)
+    dagster_code_port: int = Field(3002, gt=0, lt=65536)
+    lake_uri: str | None = Field(None, description="where the lake is; unset: a folder of the stack")
+    inbox_dir: Path | None = Field(None, description="recordings for the lake; unset: a folder of the stack")
     var_dir: Path = Path("var")
     recording: str | None = Field(None, description="paths as in a shell; unset: a simulated day")
     product_id: str = "BTC-USD"
@@ -43,6 +47,14 @@ class StackSettings(BaseSettings):
     @property
     def local_mlflow(self) -> str:
         return f"http://127.0.0.1:{self.mlflow_port}"
+
+    @property
+    def dagster_home(self) -> Path:
+        return self.var_dir / "dagster"
+
+    @property
+    def local_dagster(self) -> str:
+        return f"http://127.0.0.1:{self.dagster_port}"
 
     @property
     def starts_kafka(self) -> bool:
@@ -68,6 +80,11 @@ class StackSettings(BaseSettings):
             "API_PORT": str(self.api_port),
             "FEATURE_SERVICE_PORT": str(self.feature_service_port),
             "SCORER_PORT": str(self.scorer_port),
+            "DAGSTER_PORT": str(self.dagster_port),
+            "DAGSTER_HOME": str(self.dagster_home),
+            "DAGSTER_DISABLE_TELEMETRY": "yes",
+            "LAKE_URI": self.lake_uri or str(self.var_dir / "lake"),
+            "INBOX_DIR": str((self.inbox_dir or self.var_dir / "inbox").expanduser().resolve()),
             "VAR_DIR": str(self.var_dir),
             "MODELS_DIR": str(self.var_dir / "models"),
             "PRODUCT_ID": self.product_id,

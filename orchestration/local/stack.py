@@ -24,13 +24,12 @@ from rich.table import Table
 from rich.text import Text
 
 from online.pace import parse_speed
-from orchestration.local.parts import stack_parts
+from orchestration.local.parts import ROOT, stack_parts
 from orchestration.local.ports import port_conflicts
 from orchestration.local.settings import StackSettings
 from orchestration.local.supervisor import Part, State, Supervisor, Watched, tree_memory
 from orchestration.local.watch import Forecast, Watch
 
-ROOT = Path(__file__).resolve().parents[2]
 PLAIN_WIDTH = 120
 PLAIN_LINES_S = 5.0  # between live lines where there is no terminal to update them in place
 STYLES = {State.READY: "green", State.DONE: "green", State.FAILED: "bold red", State.RESTARTING: "yellow"}

@@ -19,6 +19,7 @@ import psutil
 from orchestration.local.lifeline import bound_to_parent
 
 POLL_S = 0.1  # between two looks at whether a part is ready
+TELL_S = 0.5  # between two looks at what a part that tells has written
 QUICK_DEATH_S = 20.0  # a part that dies sooner after its start died quickly
 QUICK_DEATHS = 3  # as many in a row, and it is given up
 LOG_LINES = 12  # how much of a dead part's log is shown
@@ -53,6 +54,9 @@ class Part:
         exits: what an exit code means to a person, for those that are no reason to start it again.
         ports: the setting that names each port that it listens on, and the port.
         essential: the stack cannot come up without it.
+        background: the stack is up before it is ready or done.
+        tells: each line that it writes is told.
+        before_stop: done in a thread before SIGTERM, within `stop_s`; gets what tells a person.
         advice: what a person can do when it cannot start.
         nice: how far it stands back for the others where processors are few.
         stop_s: how long it may take to end after SIGTERM.
@@ -69,6 +73,9 @@ class Part:
     ports: Mapping[str, int] = field(default_factory=dict)
     address: str = ""
     essential: bool = True
+    background: bool = False
+    tells: bool = False
+    before_stop: Callable[[Say], object] | None = None
     advice: str = ""
     nice: int = 0
     ready_s: float = 120.0
@@ -86,7 +93,7 @@ class Watched:
         self.ready_after_s: float | None = None
         self.restarts = 0
         self.process: asyncio.subprocess.Process | None = None
-        self._log_start = 0
+        self._log_start = self._told = 0
 
     @property
     def is_settled(self) -> bool:
@@ -95,7 +102,7 @@ class Watched:
 
     async def spawn(self, environment: Mapping[str, str], directory: Path) -> asyncio.subprocess.Process:
         with self.log_path.open("ab") as output:
-            self._log_start = output.tell()
+            self._log_start = self._told = output.tell()
             self.process = await asyncio.create_subprocess_exec(
                 *bound_to_parent(self.part.command, self.part.nice),
                 env={**environment, **self.part.environment},
@@ -106,6 +113,14 @@ class Watched:
                 start_new_session=True,
             )
         return self.process
+
+    def new_lines(self) -> list[str]:
+        """The whole lines that were written since this was asked last."""
+        with self.log_path.open("rb") as file:
+            file.seek(self._told)
+            whole = file.read().rpartition(b"\n")[0]
+        self._told += len(whole) + bool(whole)
+        return [line.decode(errors="replace") for line in whole.splitlines() if line]
 
     def log_tail(self) -> list[str]:
         """The last lines that its newest process wrote."""
@@ -185,14 +200,30 @@ class Supervisor:
             self._tasks.append(asyncio.create_task(self._keep(watched), name=watched.part.name))
 
     async def wait_until_up(self) -> bool:
-        """Wait until every part is ready or done; False as soon as one that is essential has failed."""
+        """Wait until every part is ready or done, in the background, or cannot start for one that has failed.
+
+        Returns:
+            False as soon as an essential part has failed.
+        """
 
         def failed() -> bool:
             return any(w.state is State.FAILED and w.part.essential for w in self.watched.values())
 
         async with self._changed:
-            await self._changed.wait_for(lambda: failed() or all(w.is_settled for w in self.watched.values()))
+            await self._changed.wait_for(lambda: failed() or all(map(self._is_settled, self.watched.values())))
         return not failed()
+
+    def _is_settled(self, watched: Watched) -> bool:
+        return (
+            watched.is_settled
+            or watched.part.background
+            or any(self._cannot_come(self.watched[name]) for name in watched.part.needs)
+        )
+
+    def _cannot_come(self, watched: Watched) -> bool:
+        return watched.state is State.FAILED or any(
+            self._cannot_come(self.watched[name]) for name in watched.part.needs if not watched.is_settled
+        )
 
     async def stop(self) -> None:
         """Stop every part after those that need it: SIGTERM, and SIGKILL when its time is over."""
@@ -250,6 +281,7 @@ class Supervisor:
         part = watched.part
         process = await watched.spawn(self._environment, self._directory)
         exit_ = asyncio.create_task(process.wait())
+        teller = asyncio.create_task(self._tell(watched)) if part.tells else None
         if not part.once:
             ready = asyncio.create_task(self._until_ready(part))
             try:
@@ -265,7 +297,13 @@ class Supervisor:
                 watched.signal(signal.SIGKILL)
                 await exit_
                 return f"was not ready after {part.ready_s:.0f} s"
-        code = await exit_
+        try:
+            code = await exit_
+        finally:
+            if teller is not None:
+                teller.cancel()
+        if part.tells:
+            self._say_lines(watched)
         watched.signal(signal.SIGKILL)  # what it may have left behind
         if code == 0 and part.once:
             await self._enter_done(watched, began)
@@ -279,6 +317,15 @@ class Supervisor:
             return None
         return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
+    async def _tell(self, watched: Watched) -> None:
+        while True:
+            await asyncio.sleep(TELL_S)
+            self._say_lines(watched)
+
+    def _say_lines(self, watched: Watched) -> None:
+        for line in watched.new_lines():
+            self._say(f"{watched.part.name}: {line}")
+
     async def _enter_done(self, watched: Watched, began: float) -> None:
         watched.ready_after_s = time.monotonic() - began
         self._say(f"{watched.part.name} done after {watched.ready_after_s:.1f} s", "green")
@@ -291,7 +338,7 @@ class Supervisor:
     async def _give_up(self, watched: Watched, reason: str) -> None:
         part = watched.part
         attempts = f" (attempt {watched.restarts + 1})" if watched.restarts else ""
-        tail = watched.log_tail()
+        tail = [] if part.tells else watched.log_tail()  # else it was heard already
         shown = f". The end of {watched.log_path}:" + "".join(f"\n  | {line}" for line in tail) if tail else ""
         advice = f"\n  {part.advice}" if part.advice else ""
         self._say(f"{part.name} {reason}{attempts}{shown}{advice}", "bold red")
@@ -301,6 +348,7 @@ class Supervisor:
         await asyncio.gather(*dependents)
         process = watched.process
         if process is not None and process.returncode is None:
+            await self._before_stop(watched.part)
             watched.signal(signal.SIGCONT)
             watched.signal(signal.SIGTERM)
             try:
@@ -313,6 +361,14 @@ class Supervisor:
                 await process.wait()
         watched.signal(signal.SIGKILL)
         await self._enter(watched, State.STOPPED)
+
+    async def _before_stop(self, part: Part) -> None:
+        if part.before_stop is None:
+            return
+        try:
+            await asyncio.wait_for(asyncio.to_thread(part.before_stop, self._say), part.stop_s)
+        except Exception as error:  # whatever it is, the part is stopped
+            self._say(f"{part.name} is stopped without what comes before it: {error or 'it took too long'}", "yellow")
 
     async def _enter(self, watched: Watched, state: State) -> None:
         async with self._changed:

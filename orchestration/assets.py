@@ -1,0 +1,554 @@
+"""What the lineage graph shows: from recordings to a model that may be promoted. Each step is one call of `offline`."""
+
+# No `from __future__ import annotations` here: Dagster reads the real types.
+# ruff: noqa: PLC0415 - what trains takes seconds to import, and most processes only serve the definitions
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from math import isnan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import dagster as dg
+from pydantic import Field
+
+from data.lake import Lake
+from data.readers import check_product_id
+from data.serving import ModelRefused, ServedModel
+from data.spec import FeatureSpec
+from data.trades import NS
+from offline import days
+from offline.days import Made
+from offline.soundness import faults_of_trades
+from orchestration.partitions import (
+    INPUTS,
+    PRODUCT_DAYS,
+    PRODUCTS,
+    Told,
+    code_version,
+    deps_of,
+    input_tags,
+    place_of,
+    table_of,
+    told_of,
+    told_of_recordings,
+)
+from orchestration.resources import KafkaResource, LakeResource, RegistryResource, ending
+
+SHOWN = 20
+"""Product-days in a table, at most."""
+
+if TYPE_CHECKING:
+    from offline.evaluation import Evaluation, Line
+    from offline.registry import Candidate
+    from offline.samples import Sample
+
+LAKE, REGISTRY = "lake", "registry"
+"""Pools: of the runs that write there, one goes on at a time."""
+RECORDINGS_GROUP, DAYS_GROUP, MODELS_GROUP = "recordings", "product_days", "models"
+
+
+class InboxConfig(dg.Config):
+    """Where recordings come from."""
+
+    inbox: str = Field(default="", description="a folder; empty: INBOX_DIR")
+    product_id: str = Field(default="BTC-USD", description="of trades in recordings that name none")
+
+
+class Inbox(dg.ConfigurableResource):
+    """The folder that is looked into for recordings."""
+
+    path: str
+
+    def files(self, folder: str = "") -> list[tuple[str, Path]]:
+        """Return the recordings in it with their names: paths below it; hidden files are on their way."""
+        root = Path(folder or self.path).expanduser()
+        paths = sorted(path for path in root.rglob("*") if path.is_file())
+        relative = [path.relative_to(root) for path in paths]
+        return [
+            (name.as_posix(), path)
+            for name, path in zip(relative, paths, strict=True)
+            if not any(part.startswith(".") for part in name.parts)
+        ]
+
+
+def stage_inbox(
+    context: dg.OpExecutionContext | dg.AssetExecutionContext, lake: Lake, inbox: Inbox, config: InboxConfig
+) -> tuple[list[tuple[str, date]], list[str]]:
+    """Stage all recordings in the inbox; return the products and days that changed, and what is wrong with the rest."""
+    check_product_id(config.product_id)
+    changed, wrong = [], []
+    for name, path in inbox.files(config.inbox):
+        try:
+            found = days.ingest(lake, path, config.product_id, name)
+        except ValueError as error:
+            wrong.append(f"{name}: {error}")
+            context.log.error(f"not taken: {name}: {error}")
+            continue
+        rows = sum(each.rows for each in found.days)
+        rejected = sum(found.rejects.values())
+        if found.is_new:
+            context.log.info(f"{name}: {rows:,} trades on {len(found.days)} product-days, {rejected:,} rows rejected")
+            changed += [(each.product_id, each.day) for each in found.days if each.is_new]
+    add_products(context.instance, lake)
+    return sorted(set(changed)), wrong
+
+
+def add_products(instance: dg.DagsterInstance, lake: Lake) -> None:
+    """Let Dagster know all products that the lake has recordings of."""
+    instance.add_dynamic_partitions(str(PRODUCTS.name), lake.products(days.RECORDINGS))
+
+
+@dg.asset(
+    partitions_def=PRODUCT_DAYS,
+    group_name=RECORDINGS_GROUP,
+    kinds={"parquet"},
+    pool=LAKE,
+    code_version=code_version("recordings"),
+)
+def recordings(
+    context: dg.AssetExecutionContext, config: InboxConfig, lake: LakeResource, inbox: Inbox
+) -> dg.MaterializeResult:
+    """Trades as recorded, staged by product and day: what lies in the inbox, or was simulated. Each file is read once.
+
+    The job `ingest` takes all that is new in the inbox, and so does materializing any one day here.
+    """
+    store = lake.open()
+    changed, wrong = stage_inbox(context, store, inbox, config)
+    product_id, day = place_of(context)
+    told = told_of_recordings(store, product_id, day)
+    metadata = {**told.metadata, "staged now": len(changed), "not taken": len(wrong)}
+    return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(told.version))
+
+
+class Found(NamedTuple):
+    """What a check found of one product and day; `fault` is empty where all is well."""
+
+    product_id: str
+    day: date
+    fault: str
+    figures: dict[str, float | int]
+
+
+def check_order(lake: Lake, product_id: str, day: date, made: Made) -> Found:
+    """Read the trades, and compare them with what is agreed."""
+    faults = [] if made.partition is None else faults_of_trades(lake, product_id, day)
+    return Found(product_id, day, "; ".join(faults), {"rows": made.partition.rows if made.partition else 0})
+
+
+def check_holes(_: Lake, product_id: str, day: date, made: Made) -> Found:
+    """Look at the holes that were counted as the day was made."""
+    holes, longest = int(made.facts.get("holes", 0)), float(made.facts.get("longest_hole_s", 0.0))
+    fault = f"{holes} holes, the longest of {longest:,.0f} s: no return spans them" if holes else ""
+    return Found(product_id, day, fault, {"holes": holes, "longest_hole_s": longest})
+
+
+CHECKS: Mapping[str, Callable[[Lake, str, date, Made], Found]] = {"order": check_order, "holes": check_holes}
+"""Of `trades`. A hole is no error: recordings have them; it is a warning."""
+
+
+def check_result(name: str, found: Sequence[Found]) -> dg.AssetCheckResult:
+    """Return one verdict on some product-days."""
+    wrong = [each for each in found if each.fault]
+    figures: dict[str, Any] = {}
+    for each in found:
+        for figure, value in each.figures.items():
+            combine = max if figure.startswith("longest") else sum
+            figures[figure] = combine((figures.get(figure, 0), value))
+    metadata = {"product_days": len(found), **figures}
+    if wrong:
+        shown = ((each.product_id, each.day, each.fault) for each in wrong[:SHOWN])
+        metadata["found"] = dg.MetadataValue.md(table_of(("product", "day", "found"), shown))
+    return dg.AssetCheckResult(
+        asset_key="trades",
+        check_name=name,
+        passed=not wrong,
+        severity=dg.AssetCheckSeverity.WARN if name == "holes" else dg.AssetCheckSeverity.ERROR,
+        description=f"{len(wrong)} of {len(found)} product-days: {wrong[0].product_id} {wrong[0].day}: {wrong[0].fault}"
+        if wrong
+        else f"{len(found)} product-days are sound",
+        metadata=metadata,
+    )
+
+
+def evaluation_of(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
+    """Return a verdict as the event of a run that is no materialization."""
+    assert result.asset_key is not None
+    assert result.check_name is not None
+    return dg.AssetCheckEvaluation(
+        asset_key=result.asset_key,
+        check_name=result.check_name,
+        passed=result.passed,
+        metadata=result.metadata,
+        severity=result.severity,
+        description=result.description,
+    )
+
+
+def _results(context: dg.AssetExecutionContext, told: list[Told]) -> Iterator[dg.MaterializeResult]:
+    for each in told:
+        # Dagster itself notes nothing for an input that is not there, and would not see it come.
+        outside = {name for name in INPUTS[each.asset] if name not in {other.asset for other in told}}
+        tags = input_tags(context.instance, each.asset, each.product_id, each.day)
+        yield dg.MaterializeResult(
+            asset_key=each.asset,
+            metadata=each.metadata,
+            data_version=dg.DataVersion(each.version),
+            tags={name: value for name, value in tags.items() if name.rpartition("/")[2] in outside},
+        )
+
+
+def _spec(asset: str, description: str, group: str = DAYS_GROUP) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        asset,
+        deps=deps_of(asset),
+        description=description,
+        group_name=group,
+        kinds={"parquet"},
+        code_version=code_version(asset),
+    )
+
+
+@dg.multi_asset(
+    name="trades",
+    specs=[
+        _spec("trades", "One stream of trades of a product and UTC day, merged from all recordings that have some: "
+              "with ids a trade is its id; without, a recording counts only for times that no other covers."),
+        _spec("trades_head", "The first minutes of a day: all that the last targets of the day before can see. Its "
+              "data version changes only when they do."),
+        _spec("trades_tail", "The end of a day: all that the first feature rows of the day after can see. Its data "
+              "version changes only when they do."),
+    ],
+    check_specs=[
+        dg.AssetCheckSpec("order", asset="trades", description="Columns are as agreed, ids rise, times lie within."),
+        dg.AssetCheckSpec("holes", asset="trades", description="No hole is longer than a segment allows (GAP_S)."),
+    ],
+    partitions_def=PRODUCT_DAYS,
+    pool=LAKE,
+)  # fmt: skip
+def trades(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[Any]:
+    """Merge what the recordings have of one product and day."""
+    store, (product_id, day) = lake.open(), place_of(context)
+    made = days.make_trades(store, product_id, day)
+    yield from _results(context, told_of(days.TRADES, product_id, day, made))
+    for name, check in CHECKS.items():
+        yield check_result(name, [check(store, product_id, day, made)])
+
+
+@dg.multi_asset(
+    name="feature_rows",
+    specs=[_spec("feature_rows", "What the feature service would have published for these trades, byte for byte: the "
+                 "same compiled kernel. Needs the day and the tail of the day before, and nothing else.")],
+    partitions_def=PRODUCT_DAYS,
+    pool=LAKE,
+)  # fmt: skip
+def feature_rows(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[Any]:
+    """Make the feature rows of one product and day."""
+    product_id, day = place_of(context)
+    made = days.make_feature_rows(lake.open(), product_id, day, lake.spec)
+    yield from _results(context, told_of(days.FEATURE_ROWS, product_id, day, made))
+
+
+@dg.multi_asset(
+    name="training_set",
+    specs=[_spec("training_set", "The rows that count (the last one in each twelfth of a horizon) with what came after "
+                 "them: what models are fitted to and judged by.")],
+    partitions_def=PRODUCT_DAYS,
+    pool=LAKE,
+)  # fmt: skip
+def training_set(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[Any]:
+    """Make the training rows of one product and day."""
+    product_id, day = place_of(context)
+    made = days.make_training_set(lake.open(), product_id, day, lake.spec)
+    yield from _results(context, told_of(days.TRAINING_SET, product_id, day, made))
+
+
+class ParityConfig(dg.Config):
+    """What is compared with what was published."""
+
+    product_id: str = Field(default="", description="empty: that of the run's partition, else of the newest rows")
+    day: str = Field(default="", description="UTC, as 2025-01-06; empty: likewise")
+    source_id: str = Field(default="", description="the source to compare with; empty: the newest that has these rows")
+
+
+@dg.asset_check(asset="feature_rows", name="parity", pool=LAKE)
+def parity(
+    context: dg.AssetCheckExecutionContext, config: ParityConfig, lake: LakeResource, kafka: KafkaResource
+) -> dg.AssetCheckResult:
+    """Feature rows of a day equal what the feature service published for these trades, byte for byte.
+
+    Where nothing can be compared, that is said, as a warning: nothing was certified.
+    """
+    from data.topic_reader import NotRead
+    from offline.parity import certify
+
+    store = lake.open()
+    place = _parity_place(context, config, store)
+    if place is None:
+        return _not_compared("the lake has no feature rows: ingest or simulate days, and backfill them")
+    product_id, day = place
+    try:
+        found = certify(store, lake.spec, product_id, day, kafka.client_config(), config.source_id or None)
+    except (ValueError, NotRead) as error:
+        return _not_compared(str(error))
+    return dg.AssetCheckResult(
+        passed=found.holds,
+        description=f"{product_id} {day}, source {found.source_id}: {found.equal:,} rows equal, {found.missing:,} "
+        f"missing, {found.extra:,} extra, {found.different:,} different. {found.first_difference}".rstrip(),
+        metadata={
+            name: value if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+            for name, value in found._asdict().items()
+        },
+    )
+
+
+def _parity_place(context: dg.AssetCheckExecutionContext, config: ParityConfig, lake: Lake) -> tuple[str, date] | None:
+    if config.product_id and config.day:
+        return config.product_id, date.fromisoformat(config.day)
+    if context.has_partition_key:
+        return place_of(context)
+    places = sorted(lake.places(days.FEATURE_ROWS), key=lambda place: (place.day, place.product_id))
+    return (places[-1].product_id, places[-1].day) if places else None
+
+
+def _not_compared(why: str) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        passed=False, severity=dg.AssetCheckSeverity.WARN, description=f"Not compared: {why}", metadata={"equal": 0}
+    )
+
+
+class RetrainConfig(dg.Config):
+    """What models are trained on and tested by."""
+
+    products: list[str] = Field(default=[], description="none: all that have training rows")
+    first_day: str = Field(default="", description="UTC, as 2025-01-06; empty: the first that there is")
+    last_day: str = Field(default="", description="likewise; empty: the last that there is")
+    test_days: int = Field(
+        default=1, ge=1, description="the last days are for the test alone: training ends before them"
+    )
+
+
+@dg.multi_asset(
+    name="models",
+    specs=[
+        dg.AssetSpec(
+            "baseline_model",
+            deps=["training_set"],
+            description="`volatility-baseline`: a calibrated EWMA, and a forecast from the contract alone.",
+            group_name=MODELS_GROUP,
+            kinds={"scikitlearn", "onnx"},
+        ),
+        dg.AssetSpec(
+            "ml_model",
+            deps=["training_set"],
+            description="`volatility-ml`: ridge on log variance, corrected to the mean, shrunk to the baseline.",
+            group_name=MODELS_GROUP,
+            kinds={"scikitlearn", "onnx"},
+        ),
+        dg.AssetSpec(
+            "evaluation",
+            deps=["baseline_model", "ml_model", "training_set"],
+            description="Both models, the champions and the EWMA as it is, on the same rows after training.",
+            group_name=MODELS_GROUP,
+        ),
+        dg.AssetSpec(
+            "challenger",
+            deps=["evaluation"],
+            description="Both models in the registry, with the alias `challenger`: the job `promote` asks the gate.",
+            group_name=MODELS_GROUP,
+            kinds={"mlflow"},
+        ),
+    ],
+    pool=REGISTRY,
+)
+def models(
+    context: dg.AssetExecutionContext,
+    config: RetrainConfig,
+    lake: LakeResource,
+    registry: RegistryResource,
+    mlflow: dg.ResourceParam[Any],
+) -> Iterator[dg.MaterializeResult]:
+    """Train both models on the same rows, test them after these, and register them."""
+    with ending(mlflow):
+        yield from _train(context, config, lake, registry, mlflow)
+
+
+class Chosen(NamedTuple):
+    """What a training run reads.
+
+    Attributes:
+        days: with training rows, in order.
+        version: hash of all their contents.
+    """
+
+    products: list[str]
+    days: list[date]
+    partitions: int
+    version: str
+
+    def first_test_day(self, test_days: int) -> date:
+        """Return where training ends.
+
+        Raises:
+            ValueError: no day is left to train on.
+        """
+        if len(self.days) <= test_days:
+            raise ValueError(
+                f"{len(self.days)} days of {', '.join(self.products) or 'no product'} have training rows; training "
+                f"needs one at least besides {test_days} for the test: ingest or simulate more days and backfill them"
+            )
+        return self.days[-test_days]
+
+
+def choose_days(lake: Lake, products: Sequence[str], first_day: str = "", last_day: str = "") -> Chosen:
+    """Return the training days of some products, or of all, from the first to the last, or all."""
+    first = date.fromisoformat(first_day) if first_day else date.min
+    last = date.fromisoformat(last_day) if last_day else date.max
+    found = [
+        partition
+        for partition in lake.partitions(days.TRAINING_SET)
+        if first <= partition.day <= last and partition.rows and (not products or partition.product_id in products)
+    ]
+    version = hashlib.sha256("".join(each.content_hash for each in found).encode()).hexdigest()
+    names = sorted({each.product_id for each in found})
+    return Chosen(names, sorted({each.day for each in found}), len(found), version)
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Let a run fail with what a person can do, instead of with a stack of calls."""
+    from offline.registry import RegistryError
+
+    try:
+        yield
+    except (ValueError, OSError, RegistryError) as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+
+
+def _train(
+    context: dg.AssetExecutionContext,
+    config: RetrainConfig,
+    lake: LakeResource,
+    registry: RegistryResource,
+    mlflow: Any,
+) -> Iterator[dg.MaterializeResult]:
+    from offline.registry import register
+    from offline.samples import Sample
+    from offline.training import split, train_baseline, train_ml
+
+    store, spec = lake.open(), lake.spec
+    with explained():
+        chosen = choose_days(store, config.products, config.first_day, config.last_day)
+        test_day = chosen.first_test_day(config.test_days)
+        train_end = datetime.combine(test_day, datetime.min.time(), UTC)
+        until = test_day - timedelta(days=1)
+        fitted = days.training_sample(store, spec, chosen.products, chosen.days[0], until, with_short_windows=True)
+        tested = days.training_sample(store, spec, chosen.products, test_day, chosen.days[-1])
+        rows = Sample.join([fitted, tested])
+    params = {
+        "products": " ".join(chosen.products),
+        "first_day": chosen.days[0],
+        "train_end": f"{train_end:%Y-%m-%dT%H:%M:%SZ}",
+        "last_day": chosen.days[-1],
+        "training_set": chosen.version,
+    }
+    mlflow.log_params(params)
+    context.log.info(
+        f"{chosen.partitions} product-days from {chosen.days[0]} to {chosen.days[-1]}, training ends at {train_end}"
+    )
+    info = mlflow.active_run().info
+    links = {"MLflow run": dg.MetadataValue.url(registry.run_url(info.experiment_id, info.run_id))}
+    candidates = []
+    for asset, train in (("baseline_model", train_baseline), ("ml_model", train_ml)):
+        with explained():
+            candidate = train(rows, spec, train_end)
+        candidates.append(candidate)
+        figures = {name: value for name, value in candidate.metrics.items() if name.startswith(("qlike", "coverage"))}
+        shown = table_of(("parameter", "value"), candidate.params.items())
+        yield dg.MaterializeResult(
+            asset_key=asset,
+            data_version=dg.DataVersion(candidate.model.digest),
+            metadata={
+                **figures,
+                "rows": len(fitted),
+                "digest": candidate.model.digest[:16],
+                "parameters": dg.MetadataValue.md(shown),
+                **links,
+            },
+        )
+    with explained():
+        found = _evaluated(registry.uri, candidates, split(rows, train_end, spec).test, spec)
+    qlike = {name: line.qlike for name, line in _asked_with_all(found).items()}
+    mlflow.log_metrics({f"qlike_{_plain(name)}": value for name, value in qlike.items()})
+    headings = ("forecaster", "asked with", "QLIKE", "MSE of log volatility", "coverage")
+    lines = (
+        (
+            x.forecaster,
+            x.asked_with,
+            f"{x.qlike:.4f}",
+            f"{x.log_mse:.4f}",
+            "–" if isnan(x.coverage) else f"{x.coverage:.1%}",
+        )
+        for x in found.lines
+    )
+    yield dg.MaterializeResult(
+        asset_key="evaluation",
+        metadata={
+            "forecasts": dg.MetadataValue.md(table_of(headings, lines)),
+            **{f"qlike {name}": value for name, value in qlike.items()},
+            "rows": found.rows,
+            "horizons": found.horizons,
+            "zero_target_share": found.zero_target_share,
+            "variance_floor": found.variance_floor,
+            "from": f"{found.first_time:%Y-%m-%dT%H:%M:%SZ}",
+            "to": f"{found.last_time:%Y-%m-%dT%H:%M:%SZ}",
+            **links,
+        },
+    )
+    metadata: dict[str, Any] = {}
+    for candidate in candidates:
+        with explained():
+            version = register(registry.uri, candidate)
+        context.log.info(f"{candidate.name} version {version} is challenger")
+        metadata[candidate.name] = dg.MetadataValue.url(registry.version_url(candidate.name, version))
+        metadata[f"version of {candidate.name}"] = int(version)
+    digests = "".join(candidate.model.digest for candidate in candidates)
+    version = hashlib.sha256(digests.encode()).hexdigest()
+    yield dg.MaterializeResult(
+        asset_key="challenger", data_version=dg.DataVersion(version), metadata={**metadata, **links}
+    )
+
+
+def _evaluated(uri: str, candidates: Sequence["Candidate"], test: "Sample", spec: FeatureSpec) -> "Evaluation":
+    """Judge the candidates and the champions on the same rows; a champion that has seen some of them says so."""
+    from offline.evaluation import evaluate
+    from offline.registry import NotFound, champion_of, download
+
+    judged = {candidate.name: candidate.model for candidate in candidates}
+    floor = float(candidates[0].metrics["variance_floor"])
+    first = datetime.fromtimestamp(int(test.event_time.min()) / NS, UTC)
+    for candidate in candidates:
+        champion = champion_of(uri, candidate.name)
+        if champion is None:
+            continue
+        try:
+            content = download(uri, candidate.name, champion.version)
+            model = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
+        except (NotFound, ModelRefused):
+            continue  # it cannot score these rows
+        seen = ", which has seen some of these rows" if model.train_end >= first else ""
+        judged[f"{candidate.name} version {champion.version}{seen}"] = model
+    return evaluate(judged, test, spec, floor)
+
+
+def _asked_with_all(found: "Evaluation") -> dict[str, "Line"]:
+    from offline.evaluation import ALL
+
+    return {line.forecaster: line for line in found.lines if line.asked_with == ALL}
+
+
+def _plain(name: str) -> str:
+    """Return a name that MLflow takes."""
+    return "".join(c if c.isalnum() else "_" for c in name)

@@ -1,0 +1,58 @@
+"""All that Dagster serves: `dagster dev -w workspace.yaml`, or `make run`."""
+
+# No `from __future__ import annotations` here: Dagster reads the real types.
+
+import dagster as dg
+
+from offline.settings import OfflineSettings
+from orchestration import assets, jobs
+from orchestration.resources import DagsterPages, KafkaResource, LakeResource, RegistryResource, mlflow_run
+from orchestration.schedules import schedules
+from orchestration.sensors import failure_sensor, inbox_files
+from orchestration.settings import OrchestrationSettings
+
+EXPERIMENT = "training"
+"""Of MLflow: one run for each Dagster run that trains, and in it one for each model."""
+
+
+@dg.definitions
+def definitions() -> dg.Definitions:
+    """Read the settings, and wire everything."""
+    settings, offline = OrchestrationSettings(), OfflineSettings()
+    uri = offline.mlflow_tracking_uri.rstrip("/")
+    retrain = dg.define_asset_job(
+        "retrain",
+        selection=dg.AssetSelection.assets("baseline_model", "ml_model", "evaluation", "challenger"),
+        description="Train both models on the training rows of all days but the last, test them on the last, compare "
+        "them with the champions on the same rows, and register them as challengers. Nothing is promoted.",
+    )
+    return dg.Definitions(
+        assets=[assets.recordings, assets.trades, assets.feature_rows, assets.training_set, assets.models],
+        asset_checks=[assets.parity],
+        jobs=[
+            jobs.replay,
+            jobs.ingest,
+            jobs.simulate_job,
+            jobs.backfill,
+            retrain,
+            jobs.promote_job,
+            jobs.rollback,
+        ],
+        schedules=schedules(settings),
+        sensors=[inbox_files, failure_sensor(settings)],
+        resources={
+            "lake": LakeResource(uri=offline.lake_uri, window_size=offline.window_size),
+            "inbox": assets.Inbox(path=str(settings.inbox_dir)),
+            "registry": RegistryResource(uri=uri),
+            "kafka": KafkaResource(),
+            "pages": DagsterPages(url=settings.dagster_url),
+            "mlflow": mlflow_run.configured(
+                {
+                    "experiment_name": EXPERIMENT,
+                    "mlflow_tracking_uri": uri,
+                    "dagster_url": settings.dagster_url,
+                }
+            ),
+        },
+        executor=dg.in_process_executor,
+    )

@@ -1,0 +1,135 @@
+"""Dagster's GraphQL as the local stack asks it: what is loaded, launch a job, wait for it, end all runs.
+
+Standard library alone: the stack's own process stays small.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from typing import Any
+
+LOCATION = "cryptovol"
+WORKSPACE = "workspace.json"
+"""The stack's own workspace, in Dagster's home; JSON is YAML."""
+REPOSITORY = "__repository__"
+"""How Dagster calls the one repository of a module with `Definitions`."""
+TIMEOUT_S = 10.0
+POLL_S = 0.5
+ENDED = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
+ACTIVE = ("QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING")
+
+
+class DagsterRefused(RuntimeError):
+    """Dagster answers with an error; the message is its own."""
+
+
+def ask(url: str, query: str, timeout_s: float = TIMEOUT_S, /, **variables: Any) -> dict[str, Any]:
+    """Return the data of a GraphQL answer.
+
+    Raises:
+        OSError: the webserver does not answer.
+        DagsterRefused: the query is refused.
+    """
+    body = json.dumps({"query": query, "variables": variables}).encode()
+    request = urllib.request.Request(f"{url}/graphql", body, {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+        found = json.load(answer)
+    if found.get("errors"):
+        raise DagsterRefused("; ".join(error["message"] for error in found["errors"]))
+    data: dict[str, Any] = found["data"]
+    return data
+
+
+def is_loaded(url: str) -> bool:
+    """Whether the webserver answers and has our definitions: only then can anything be launched."""
+    query = """{ workspaceOrError { ... on Workspace { locationEntries {
+        loadStatus locationOrLoadError { __typename } } } } }"""
+    try:
+        entries = ask(url, query, 2.0)["workspaceOrError"].get("locationEntries", [])
+    except (OSError, ValueError, DagsterRefused):
+        return False
+    return bool(entries) and all(
+        entry["loadStatus"] == "LOADED" and (entry["locationOrLoadError"] or {})["__typename"] == "RepositoryLocation"
+        for entry in entries
+    )
+
+
+def launch(url: str, job: str, config: Mapping[str, Any] | None = None) -> str:
+    """Launch a job, and return the run's id.
+
+    Args:
+        config: run config, as the launchpad shows it.
+
+    Raises:
+        DagsterRefused: there is no such job, or it does not take this config.
+    """
+    query = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) { __typename
+        ... on LaunchRunSuccess { run { runId } }
+        ... on RunConfigValidationInvalid { errors { message } }
+        ... on PythonError { message } ... on PipelineNotFoundError { message }
+        ... on InvalidSubsetError { message } ... on UnauthorizedError { message }
+        ... on ConflictingExecutionParamsError { message } ... on PresetNotFoundError { message }
+        ... on NoModeProvidedError { message } ... on RunConflict { message } } }"""
+    selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, "jobName": job}
+    found = ask(url, query, params={"selector": selector, "runConfigData": dict(config or {})})["launchRun"]
+    if found["__typename"] != "LaunchRunSuccess":
+        reasons = [error["message"] for error in found.get("errors", [])] or [found.get("message", "")]
+        raise DagsterRefused(f"{job} was not launched, {found['__typename']}: {'; '.join(reasons)}")
+    return str(found["run"]["runId"])
+
+
+def status(url: str, run_id: str) -> str:
+    """Return the state of a run, such as STARTED or SUCCESS."""
+    query = "query($id: ID!) { runOrError(runId: $id) { __typename ... on Run { status } } }"
+    found = ask(url, query, id=run_id)["runOrError"]
+    if "status" not in found:
+        raise DagsterRefused(f"run {run_id}: {found['__typename']}")
+    return str(found["status"])
+
+
+def wait(url: str, run_id: str) -> str:
+    """Wait until a run has ended, and return how."""
+    while (now := status(url, run_id)) not in ENDED:
+        time.sleep(POLL_S)
+    return now
+
+
+def failure_of(url: str, run_id: str) -> str:
+    """Return why a run has failed, in the words of its own failure."""
+    query = """query($id: ID!) { logsForRun(runId: $id, limit: 1000) { ... on EventConnection { events { __typename
+        ... on ExecutionStepFailureEvent { error { message cause { message } } failureMetadata { description } }
+        ... on RunFailureEvent { message } } } } }"""
+    events = ask(url, query, id=run_id)["logsForRun"].get("events", [])
+    for event in events:
+        if event["__typename"] == "ExecutionStepFailureEvent":
+            described = (event["failureMetadata"] or {}).get("description")
+            error = event["error"] or {}
+            return str(described or (error.get("cause") or error).get("message", "")).strip()
+    return next((str(event["message"]) for event in events if event["__typename"] == "RunFailureEvent"), "")
+
+
+def active_runs(url: str) -> list[str]:
+    """Return the ids of the runs that have not ended."""
+    query = """query($statuses: [RunStatus!]) { runsOrError(filter: {statuses: $statuses}) {
+        ... on Runs { results { runId } } } }"""
+    return [str(run["runId"]) for run in ask(url, query, statuses=list(ACTIVE))["runsOrError"].get("results", [])]
+
+
+def end_runs(url: str, within_s: float, say: Callable[[str], None]) -> None:
+    """Cancel all runs and wait until they have ended: stopping Dagster alone would leave them running."""
+    deadline = time.monotonic() + within_s
+    runs = active_runs(url)
+    if not runs:
+        return
+    say(f"cancelling {len(runs)} Dagster run{'s' if len(runs) > 1 else ''}")
+    query = """mutation($ids: [String!]!) { terminateRuns(runIds: $ids, terminatePolicy: SAFE_TERMINATE) {
+        __typename } }"""
+    ask(url, query, ids=runs)
+    while left := active_runs(url):
+        if time.monotonic() > deadline:
+            say(f"{len(left)} Dagster runs did not end within {within_s:.0f} s and are killed")
+            return
+        time.sleep(POLL_S)

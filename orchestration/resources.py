@@ -1,0 +1,100 @@
+"""What assets and jobs are given: the lake, the registry, and the MLflow run that belongs to a Dagster run."""
+
+# No `from __future__ import annotations` here: Dagster reads the real types.
+# ruff: noqa: PLC0415 - mlflow takes 3 s and 225 MB to import: only runs that train pay for it
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from data.lake import Lake
+from data.spec import FeatureSpec
+from online.settings import KafkaSettings
+
+
+class LakeResource(dg.ConfigurableResource):
+    """The lake, and the feature spec of its rows."""
+
+    uri: str
+    window_size: int = 50
+
+    def open(self) -> Lake:
+        return Lake.open(self.uri)
+
+    @property
+    def spec(self) -> FeatureSpec:
+        return FeatureSpec(window_size=self.window_size)
+
+
+class RegistryResource(dg.ConfigurableResource):
+    """The MLflow server."""
+
+    uri: str
+
+    def run_url(self, experiment_id: str, run_id: str) -> str:
+        return f"{self.uri}/#/experiments/{experiment_id}/runs/{run_id}"
+
+    def version_url(self, model: str, version: str) -> str:
+        return f"{self.uri}/#/models/{model}/versions/{version}"
+
+
+class KafkaResource(dg.ConfigurableResource):
+    """The broker: what online has published. Passwords stay in the environment: Dagster shows what resources hold."""
+
+    def client_config(self) -> dict[str, Any]:
+        return KafkaSettings().client_config()
+
+
+class DagsterPages(dg.ConfigurableResource):
+    """The Dagster UI, for links to it."""
+
+    url: str
+
+    def run_url(self, run_id: str) -> str:
+        return f"{self.url}/runs/{run_id}"
+
+
+@dg.resource(config_schema={"experiment_name": str, "mlflow_tracking_uri": str, "dagster_url": str})
+def mlflow_run(init: dg.InitResourceContext) -> Iterator[Any]:
+    """The MLflow run of this Dagster run, made by dagster-mlflow; nothing leaks into it or out of it.
+
+    Raises:
+        RegistryError: MLflow does not answer: said at once, where its own client would try for minutes.
+    """
+    from offline.registry import CLIENT, champion_of
+
+    config = init.resource_config
+    champion_of(config["mlflow_tracking_uri"], "volatility-baseline")
+    for name, value in CLIENT.items():
+        os.environ.setdefault(name, value)
+    import mlflow
+    from dagster_mlflow import mlflow_tracking
+
+    while mlflow.active_run():
+        mlflow.end_run("KILLED")
+    tags = {"dagster_run_url": f"{config['dagster_url']}/runs/{init.run_id}"}
+    settings = {key: config[key] for key in ("experiment_name", "mlflow_tracking_uri")} | {"extra_tags": tags}
+    own = init.replace_config(settings)
+    try:
+        with contextlib.contextmanager(mlflow_tracking.resource_fn)(own) as handle:
+            yield handle
+    finally:
+        while mlflow.active_run():
+            mlflow.end_run()
+
+
+@contextlib.contextmanager
+def ending(mlflow: Any) -> Iterator[None]:
+    """Close the MLflow run as the block ends: finished, failed, or killed where the Dagster run was cancelled."""
+    try:
+        yield
+    except Exception:
+        mlflow.end_run("FAILED")
+        raise
+    except BaseException:
+        mlflow.end_run("KILLED")
+        raise
+    mlflow.end_run("FINISHED")

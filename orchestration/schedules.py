@@ -1,0 +1,45 @@
+"""What happens by the clock: models are trained anew each night; recordings are replayed, once that is switched on."""
+
+# No `from __future__ import annotations` here: Dagster reads the real types.
+
+import dagster as dg
+
+from orchestration.assets import choose_days
+from orchestration.jobs import replay
+from orchestration.resources import LakeResource
+from orchestration.settings import OrchestrationSettings
+
+
+def schedules(settings: OrchestrationSettings) -> list[dg.ScheduleDefinition]:
+    """Return the schedules, at the times of the settings."""
+
+    @dg.schedule(
+        job=replay,
+        name="replay_recordings",
+        cron_schedule=settings.replay_cron,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description="Replay REPLAY_RECORDINGS at the times of REPLAY_CRON; off until it is switched on here.",
+    )
+    def replay_recordings() -> dg.RunRequest | dg.SkipReason:
+        if not settings.scheduled_recordings:
+            return dg.SkipReason("REPLAY_RECORDINGS names nothing to replay")
+        config = {"recordings": settings.scheduled_recordings}
+        return dg.RunRequest(run_config={"ops": {"replay_trades": {"config": config}}})
+
+    @dg.schedule(
+        job_name="retrain",
+        name="nightly_retrain",
+        cron_schedule=settings.retrain_cron,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Train, test and register both models at the times of RETRAIN_CRON, if training rows have changed "
+        "since. Nothing is promoted: that stays with a person and the gate.",
+    )
+    def nightly_retrain(lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
+        chosen = choose_days(lake.open(), [])
+        if not chosen.days:
+            return dg.SkipReason("the lake has no training rows")
+        return dg.RunRequest(run_key=f"training-set-{chosen.version[:16]}")
+
+    return [replay_recordings, nightly_retrain]

@@ -1,0 +1,79 @@
+"""What happens by itself: new files in the inbox come into the lake; a run that fails is told."""
+
+# No `from __future__ import annotations` here: Dagster reads the real types.
+
+import json
+import time
+import urllib.request
+from typing import Any
+
+import dagster as dg
+
+from orchestration.assets import Inbox
+from orchestration.jobs import ingest
+from orchestration.resources import DagsterPages
+from orchestration.settings import OrchestrationSettings
+
+LOOK_S = 10
+QUIET_S = 5.0
+"""A file that was written to in the last seconds may still be on its way."""
+WEBHOOK_S = 5.0
+
+
+@dg.sensor(
+    job=ingest,
+    minimum_interval_seconds=LOOK_S,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Files that come into INBOX_DIR, or change there, are taken into the lake, and what follows is made.",
+)
+def inbox_files(context: dg.SensorEvaluationContext, inbox: Inbox) -> dg.SensorResult | dg.SkipReason:
+    """Ask for a run as soon as all files have been quiet for a moment, once for each state of the folder."""
+    found = {name: path.stat() for name, path in inbox.files()}
+    now = time.time()
+    arriving = [name for name, stat in found.items() if now - stat.st_mtime < QUIET_S]
+    if arriving:
+        return dg.SkipReason(f"{arriving[0]} was written to within the last {QUIET_S:g} s")
+    state = json.dumps({name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()})
+    if not found or state == context.cursor:
+        return dg.SkipReason(f"nothing new among {len(found)} files in {inbox.path}")
+    return dg.SensorResult([dg.RunRequest()], cursor=state)
+
+
+def failure_sensor(settings: OrchestrationSettings) -> dg.SensorDefinition:
+    """Return the sensor that tells of failed runs: the log of the daemon, and whoever listens at the webhook."""
+
+    @dg.run_failure_sensor(
+        name="failed_runs",
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Tells of each run that fails: in the daemon's log, and to ALERT_WEBHOOK_URL if that is set.",
+    )
+    def failed_runs(context: dg.RunFailureSensorContext, pages: DagsterPages) -> None:
+        run = context.dagster_run
+        causes = [_reason(event.step_failure_data) for event in context.get_step_failure_events()]
+        alert = {
+            "job": run.job_name,
+            "run_id": run.run_id,
+            "url": pages.run_url(run.run_id),
+            "error": "; ".join(causes) or context.failure_event.message,
+        }
+        context.log.error(f"{alert['job']} failed: {alert['error']}. {alert['url']}")
+        if settings.alert_webhook_url:
+            _post(settings.alert_webhook_url, alert, context)
+
+    return failed_runs
+
+
+def _reason(failure: Any) -> str:
+    """Return what a step said as it failed, else the message of its exception."""
+    if failure.user_failure_data is not None and failure.user_failure_data.description:
+        return str(failure.user_failure_data.description)
+    return str((failure.error.cause or failure.error).message).strip() if failure.error else "it did not say why"
+
+
+def _post(url: str, alert: dict[str, Any], context: dg.RunFailureSensorContext) -> None:
+    """Tell a webhook; that it does not listen is said, and stops nothing."""
+    request = urllib.request.Request(url, json.dumps(alert).encode(), {"content-type": "application/json"})
+    try:
+        urllib.request.urlopen(request, timeout=WEBHOOK_S).close()
+    except OSError as error:
+        context.log.warning(f"the webhook {url} was not told: {error}")

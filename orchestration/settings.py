@@ -1,0 +1,33 @@
+"""What the Dagster side needs from outside, besides what offline and online are told."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class OrchestrationSettings(BaseSettings):
+    """Read when Dagster loads the definitions, from the environment and `.env`."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    dagster_port: int = Field(3001, gt=0, lt=65536, description="of the Dagster UI, for links to it")
+    inbox_dir: Path = Field(Path("var/inbox"), description="recordings that are put here come into the lake")
+    replay_recordings: str = Field("", description="what the replay schedule replays, paths as in a shell")
+    replay_cron: str = Field("0 * * * *", description="when the replay schedule runs, once it is switched on; UTC")
+    retrain_cron: str = Field("30 1 * * *", description="when models are trained anew; UTC")
+    alert_webhook_url: str | None = Field(
+        None, pattern="^https?://", description="gets a small JSON document for each run that fails"
+    )
+
+    @property
+    def dagster_url(self) -> str:
+        return f"http://127.0.0.1:{self.dagster_port}"
+
+    @property
+    def scheduled_recordings(self) -> list[str]:
+        """What the replay schedule replays."""
+        return shlex.split(self.replay_recordings)

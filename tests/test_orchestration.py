@@ -1,0 +1,406 @@
+"""What Dagster serves: jobs do what they say, what is stale is seen as stale, refusals have their reasons."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver
+from dagster._core.loader import LoadingContextForTest
+
+from data.lake import Lake
+from data.readers import write_csv
+from data.simulator import simulate_day
+from data.spec import FeatureSpec
+from offline import days
+from orchestration import assets, jobs
+from orchestration.assets import Inbox
+from orchestration.definitions import definitions
+from orchestration.partitions import INPUTS, key_of
+from orchestration.replays import Line, ingest_online
+from orchestration.schedules import schedules
+from orchestration.sensors import failure_sensor, inbox_files
+from orchestration.settings import OrchestrationSettings
+from tests.pipeline import read_topic
+
+pytestmark = [  # Dagster's own: it uses what it calls beta, and what pydantic calls old
+    pytest.mark.filterwarnings("ignore::dagster.BetaWarning"),
+    pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
+]
+DAYS = [dt.date(2010, 1, day) for day in (4, 5, 6, 7)]
+PRODUCT = "BTC-USD"
+SPEC = FeatureSpec()
+
+
+@dataclass
+class Side:
+    """The offline side of one test: a lake, an inbox, and a Dagster that has seen nothing yet."""
+
+    folder: Path
+    instance: dg.DagsterInstance
+    definitions: dg.Definitions
+
+    @property
+    def lake(self) -> Lake:
+        return Lake.open(self.folder / "lake")
+
+    @property
+    def inbox(self) -> Path:
+        return self.folder / "inbox"
+
+    def run(self, job: str, op: str = "", **config: Any) -> dg.ExecuteInProcessResult:
+        run_config = {"ops": {op: {"config": config}}} if config else {}
+        return self.definitions.resolve_job_def(job).execute_in_process(run_config, self.instance, raise_on_error=False)
+
+    def stale(self) -> set[tuple[str, str]]:
+        """What Dagster shows as stale: asset and partition."""
+        resolver = CachingStaleStatusResolver(
+            self.instance, self.definitions.resolve_asset_graph(), LoadingContextForTest(self.instance)
+        )
+        return {
+            (asset, key)
+            for asset in INPUTS
+            for key in self.instance.get_materialized_partitions(dg.AssetKey(asset))
+            if resolver.get_status(dg.AssetKey(asset), key).value == "STALE"
+        }
+
+
+@pytest.fixture
+def side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Side]:
+    (tmp_path / "inbox").mkdir()
+    monkeypatch.setenv("LAKE_URI", str(tmp_path / "lake"))
+    monkeypatch.setenv("INBOX_DIR", str(tmp_path / "inbox"))
+    with dg.instance_for_test() as instance:
+        yield Side(tmp_path, instance, definitions())
+
+
+def record(path: Path, day: dt.date, minutes: tuple[float, float], seed: int = 0) -> Path:
+    """Write some minutes of a simulated day; all recordings of one seed have the same trades at the same times."""
+    trades = simulate_day(PRODUCT, day, seed, (0, 1) if minutes[0] < 60 else (23, 24))
+    begin = int(dt.datetime.combine(day, dt.time(), dt.UTC).timestamp() * 1e9)
+    first, last = (begin + int(each * 60e9) for each in minutes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_csv(path, [trades.take((trades.event_time >= first) & (trades.event_time < last))])
+    return path
+
+
+def made(result: dg.ExecuteInProcessResult) -> list[tuple[str, str]]:
+    """Which assets and partitions a run has told of, in that order."""
+    return [
+        (event.asset_key.to_user_string(), str(event.partition))
+        for event in result.all_events
+        if event.event_type is dg.DagsterEventType.ASSET_MATERIALIZATION and event.asset_key
+    ]
+
+
+def reason(result: dg.ExecuteInProcessResult) -> str:
+    """Return the description with which the one step of a job failed."""
+    (failure,) = (event.step_failure_data for event in result.all_events if event.is_step_failure)
+    assert failure.user_failure_data is not None
+    return str(failure.user_failure_data.description)
+
+
+def test_every_job_can_be_launched_as_it_stands() -> None:
+    """The launchpad's empty config is enough, and says what it means."""
+    defs = definitions()
+    dg.Definitions.validate_loadable(defs)
+    names = {"replay", "ingest", "simulate", "backfill", "retrain", "promote", "rollback"}
+    for name in names:
+        job = defs.resolve_job_def(name)
+        dg.validate_run_config(job, {})
+        assert job.description
+    assert names <= {job.name for job in defs.resolve_all_job_defs()}
+
+
+def test_a_wrong_type_is_refused_before_anything_runs() -> None:
+    job = definitions().resolve_job_def("replay")
+    with pytest.raises(dg.DagsterInvalidConfigError, match="purpose"):
+        dg.validate_run_config(job, {"ops": {"replay_trades": {"config": {"purpose": "fun"}}}})
+
+
+def test_nothing_heavy_is_imported_to_serve_the_definitions() -> None:
+    """In a process of its own: mlflow alone is 3 s and 225 MB."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from orchestration.definitions import definitions; definitions()\n"
+        "print([name for name in ('mlflow', 'dagster_mlflow', 'sklearn', 'onnx', 'pandas', 'matplotlib') "
+        "if name in sys.modules])"
+    )
+    root = Path(__file__).parents[1]
+    found = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=root, capture_output=True, check=True)
+    assert found.stdout.decode().strip() == "[]"
+
+
+def test_the_inbox_is_taken_once_and_what_is_no_recording_is_said(side: Side) -> None:
+    record(side.inbox / "monday" / "first.csv", DAYS[0], (0, 20))
+    (side.inbox / "notes.txt").write_text("buy milk\n")
+    (side.inbox / ".half.csv").write_text("source_id")
+    result = side.run("ingest")
+    assert reason(result).startswith("1 files are not taken, the rest is: notes.txt: ")
+    key = f"2010-01-04|{PRODUCT}"
+    assert [asset for asset, partition in made(result) if partition == key] == list(INPUTS)
+    assert side.lake.tables(days.RECORDINGS) == ["recordings/monday%2Ffirst.csv"]
+    (side.inbox / "notes.txt").unlink()
+    again = side.run("ingest")
+    assert again.success
+    assert made(again) == []
+
+
+def test_dagster_sees_as_stale_what_a_late_recording_reaches_and_nothing_else(side: Side) -> None:
+    """Its view by data versions is that of the lake by content hashes, before, between and after the steps."""
+    for day in DAYS:
+        record(side.inbox / f"{day}-begin.csv", day, (0, 10))
+        record(side.inbox / f"{day}-end.csv", day, (1430, 1440))
+    assert side.run("ingest").success
+    assert side.stale() == set()
+    record(side.inbox / "late.csv", DAYS[1], (1420, 1430))  # reaches into the tail of that day
+    assert side.run("ingest", "ingest_inbox", then_backfill=False).success
+
+    def agreed() -> set[tuple[str, str]]:
+        found = side.stale()
+        assert found == {(each.table, str(key_of(each.product_id, each.day))) for each in days.stale(side.lake, SPEC)}
+        return found
+
+    one, two = (f"{day}|{PRODUCT}" for day in DAYS[1:3])
+    assert agreed() == {("trades", one)}
+    materialize(side, assets.trades, DAYS[1])
+    assert agreed() == {("feature_rows", one), ("feature_rows", two)}
+    result = side.run("backfill")
+    assert result.success
+    assert agreed() == set()
+    touched = {partition for _, partition in made(result)}
+    assert touched <= {one, two}
+
+
+def materialize(side: Side, asset: dg.AssetsDefinition, day: dt.date) -> None:
+    """As the button in the UI does."""
+    resources = {name: value for name, value in (side.definitions.resources or {}).items() if name != "mlflow"}
+    result = dg.materialize([asset], instance=side.instance, partition_key=key_of(PRODUCT, day), resources=resources)
+    assert result.success
+
+
+def test_a_backfill_goes_on_where_it_was_killed(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three of four days are ingested; the run dies as it makes the feature rows of the second."""
+    for day in DAYS[:3]:
+        record(side.inbox / f"{day}.csv", day, (0, 10))
+    assert side.run("ingest", "ingest_inbox", then_backfill=False).success
+
+    class Killed(BaseException):
+        pass
+
+    def dies(lake: Lake, product_id: str, day: dt.date, spec: FeatureSpec) -> days.Made:
+        if day == DAYS[1]:
+            raise Killed
+        return days.make_feature_rows(lake, product_id, day, spec)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(jobs.STEPS, days.FEATURE_ROWS, dies)
+        with pytest.raises(Killed):
+            side.definitions.resolve_job_def("backfill").execute_in_process(instance=side.instance)
+    first = [place.day for place in side.lake.places(days.FEATURE_ROWS)]
+    assert first == DAYS[:1]
+    assert side.instance.get_materialized_partitions(dg.AssetKey("feature_rows")) == {f"{DAYS[0]}|{PRODUCT}"}
+    result = side.run("backfill")
+    rest = {f"{day}|{PRODUCT}" for day in DAYS[1:3]}
+    assert {key for asset, key in made(result) if asset == "feature_rows"} == rest
+    assert not [asset for asset, _ in made(result) if asset.startswith("trades")]
+    assert side.stale() == set()
+    assert not days.stale(side.lake, SPEC)
+
+
+def test_what_was_made_without_dagster_is_told_and_not_made_again(side: Side) -> None:
+    """As after a kill between the file and the event, or with a new DAGSTER_HOME."""
+    path = record(side.folder / "one.csv", DAYS[0], (0, 10))
+    days.ingest(side.lake, path, PRODUCT)
+    days.make_trades(side.lake, PRODUCT, DAYS[0])
+    before = side.lake.partition("trades", PRODUCT, DAYS[0])
+    assert before is not None
+    written = Path(before.path).stat().st_mtime_ns
+    result = side.run("backfill")
+    assert {asset for asset, _ in made(result)} == set(INPUTS)
+    assert Path(before.path).stat().st_mtime_ns == written
+    assert side.instance.get_dynamic_partitions("product") == [PRODUCT]
+
+
+def test_a_range_is_kept_to(side: Side) -> None:
+    for day in DAYS[:3]:
+        record(side.inbox / f"{day}.csv", day, (0, 10))
+    assert side.run("ingest", "ingest_inbox", then_backfill=False).success
+    result = side.run("backfill", "make_days", products=[PRODUCT], first_day="2010-01-05", last_day="2010-01-05")
+    assert result.success
+    assert [place.day for place in side.lake.places(days.TRAINING_SET)] == [DAYS[1]]
+    assert {key for _, key in made(result)} == {f"2010-01-05|{PRODUCT}"}
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"first_day": "yesterday"}, "Invalid isoformat string: 'yesterday'"),
+        ({"products": ["bitcoin"]}, "a product "),
+    ],
+)
+def test_a_backfill_of_nonsense_says_what_is_allowed(side: Side, config: dict[str, Any], said: str) -> None:
+    result = side.run("backfill", "make_days", **config)
+    assert not result.success
+    assert reason(result).startswith(said)
+
+
+def test_holes_are_warned_of_and_order_is_checked(side: Side) -> None:
+    """Twenty minutes with a hole of ten in between: more than the 300 s of a segment."""
+    record(side.inbox / "begin.csv", DAYS[0], (0, 5))
+    record(side.inbox / "end.csv", DAYS[0], (15, 20))
+    result = side.run("ingest")
+    found = {each.check_name: each for each in result.get_asset_check_evaluations()}
+    assert found["order"].passed
+    assert not found["holes"].passed
+    assert found["holes"].severity is dg.AssetCheckSeverity.WARN
+    assert found["holes"].metadata["holes"].value == 1
+    assert 600 <= float(found["holes"].metadata["longest_hole_s"].value) < 615  # type: ignore[arg-type] # a number
+
+
+def test_the_inbox_is_looked_at_until_it_is_quiet_and_taken_once(side: Side) -> None:
+    look = {"inbox": Inbox(path=str(side.inbox))}
+    cursor: str | None = None
+
+    def tick() -> int:
+        nonlocal cursor
+        with dg.build_sensor_context(instance=side.instance, cursor=cursor, resources=look) as context:
+            found = inbox_files.evaluate_tick(context)
+        cursor = found.cursor or cursor
+        return len(found.run_requests or [])
+
+    assert tick() == 0
+    path = record(side.inbox / "one.csv", DAYS[0], (0, 1))
+    assert tick() == 0  # written just now
+    os.utime(path, (1, 1))
+    assert tick() == 1
+    assert tick() == 0
+    os.utime(path, (2, 2))  # its content may be another
+    assert tick() == 1
+
+
+def test_a_failed_run_is_told_to_the_webhook_and_nobody_there_stops_nothing(side: Side) -> None:
+    told: list[dict[str, Any]] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    result = side.run("backfill", "make_days", first_day="yesterday")
+    (event,) = (event for event in result.all_events if event.is_run_failure)
+    resources = {"pages": (side.definitions.resources or {})["pages"]}
+
+    def fail(url: str) -> None:
+        sensor = failure_sensor(OrchestrationSettings(_env_file=None, alert_webhook_url=url))
+        context = dg.build_run_status_sensor_context(
+            sensor_name="failed_runs",
+            dagster_instance=side.instance,
+            dagster_run=result.dagster_run,
+            dagster_event=event,
+            resources=resources,
+        ).for_run_failure()
+        sensor(context)
+
+    with HTTPServer(("127.0.0.1", 0), Hook) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        fail(f"http://127.0.0.1:{server.server_port}/")
+        server.shutdown()
+        thread.join()
+    (alert,) = told
+    assert alert["job"] == "backfill"
+    assert alert["error"].startswith("Invalid isoformat string: 'yesterday'")
+    assert alert["url"].endswith(f"/runs/{result.run_id}")
+    fail("http://127.0.0.1:9/")
+
+
+def test_models_are_trained_at_night_only_on_rows_that_are_new(side: Side) -> None:
+    _, nightly = schedules(OrchestrationSettings(_env_file=None))
+    resources = {"lake": (side.definitions.resources or {})["lake"]}
+
+    def tick() -> Any:
+        with dg.build_schedule_context(instance=side.instance, resources=resources) as context:
+            return nightly.evaluate_tick(context)
+
+    assert tick().skip_message == "the lake has no training rows"
+    record(side.inbox / "one.csv", DAYS[0], (0, 10))
+    assert side.run("ingest").success
+    first, second = tick().run_requests[0].run_key, tick().run_requests[0].run_key
+    assert first == second
+    record(side.inbox / "two.csv", DAYS[1], (0, 10))
+    assert side.run("ingest").success
+    assert tick().run_requests[0].run_key != first
+
+
+def test_a_forced_promotion_needs_a_reason_of_its_own(side: Side) -> None:
+    result = side.run("promote", "promote_model", force=True)
+    assert reason(result) == "a forced promotion needs a reason of its own: write it into `why`"
+
+
+def test_with_mlflow_away_a_promotion_says_so_within_seconds(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    away = Side(side.folder, side.instance, definitions())
+    for job in ("promote", "rollback"):
+        result = away.run(job)
+        assert "MLflow does not answer at http://127.0.0.1:9" in reason(result)
+
+
+class Cancelled(BaseException):
+    """As Dagster's own interrupt, no Exception."""
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    return record(tmp_path / "recording.csv", DAYS[0], (0, 20))
+
+
+def test_a_cancelled_replay_delivers_what_was_read_and_ends_its_source(broker: Any, recording: Path) -> None:
+    """At 20 times the recorded pace 20 minutes take a minute; it is cancelled when it first says how far it is."""
+    lines: list[Line] = []
+
+    def tell(line: Line) -> None:
+        lines.append(line)
+        if line.text.startswith("replaying: "):
+            raise Cancelled
+
+    settings = {
+        "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers,
+        "REPLAY_ID": "cancelled-replay",
+        "REPLAY_SPEED": "20",
+        "REPLAY_END_ON_STOP": "true",
+        "INGESTOR_PORT": "0",
+    }
+    with pytest.raises(Cancelled):
+        ingest_online([str(recording)], settings, tell)
+    assert lines[-1].text.startswith("replay stopped: ")
+    records = read_topic(broker.bootstrap_servers, "coinbase-trades", "cancelled-replay")
+    delivered = int(lines[-1].text.rpartition("trades ")[2])
+    assert [record.get("end", False) for record in records].count(False) == delivered
+    assert delivered > 0
+    assert records[-1]["end"]
+
+
+def test_a_replay_of_what_is_no_recording_says_why(broker: Any, side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", broker.bootstrap_servers)
+    monkeypatch.setenv("INGESTOR_PORT", "0")
+    notes = side.folder / "notes.txt"
+    notes.write_text("buy milk\n")
+    result = side.run("replay", "replay_trades", recordings=[str(notes)])
+    assert reason(result).startswith(
+        f"this cannot be replayed: this recording cannot be read: {notes}: holds no trades"
+    )
