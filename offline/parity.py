@@ -72,7 +72,8 @@ class Published:
         first_id, first_time: of its oldest row, on whatever day.
         has_beginning: that row is the first one of the source; else older ones have expired.
         last_time: of its newest row.
-        parts: its rows of the day.
+        has_day: it has rows of the day.
+        parts: these, unless another source has begun the day since.
         has_ended: all was said.
     """
 
@@ -81,6 +82,7 @@ class Published:
     first_time: int
     has_beginning: bool
     last_time: int = 0
+    has_day: bool = False
     parts: list[FeatureColumns] = field(default_factory=list)
     has_ended: bool = False
 
@@ -151,9 +153,11 @@ def find_published(
             of_day = some.take((some.event_time >= start) & (some.event_time < end))
             if not len(of_day.trade_id) or source_id not in (None, source):
                 continue
-            if not each.parts and newest is not None:
-                newest.parts = []
-            newest = each if not each.parts else newest
+            if not each.has_day:
+                each.has_day = True
+                if newest is not None:
+                    newest.parts = []
+                newest = each
             if newest is each:
                 each.parts.append(of_day)
         for _, record in found.ends:
@@ -215,6 +219,8 @@ def _as_seen(
     lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, published: Published, has_ids: bool
 ) -> tuple[FeatureColumns, int]:
     """Return the lake's rows of a day from where the source begins, and how many of them were remade.
+
+    Without ids it begins with the first trade of its first trade's time.
 
     A row that reaches back beyond the source's first trade is made anew from that trade on.
     """
