@@ -205,7 +205,9 @@ def register(uri: str, candidate: Candidate) -> str:
             )
             set_alias(uri, candidate.name, "challenger", str(created.version))
     except (MlflowException, ModelRefused, OSError) as error:
-        raise RegistryError(f"{candidate.name} is not registered, MLflow at {uri}: {error}") from error
+        raise RegistryError(
+            f"{candidate.name} is not registered, MLflow at {uri}: {error}. When it answers again, train again"
+        ) from error
     return str(created.version)
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import hashlib
 import socket
+import threading
+import time
+import urllib.error
 import urllib.request
 from dataclasses import replace
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +25,19 @@ from data.trades import NS, Floats, StreamKey, Trades
 from offline import training
 from offline.baseline import CONTRACT_ONLY, fit, input_sets, to_onnx, with_intervals
 from offline.promotion import history, promote
-from offline.registry import Candidate, NotFound, RegistryError, champion_of, register, version_of
+from offline.registry import (
+    Candidate,
+    NotFound,
+    RegistryError,
+    champion_of,
+    download,
+    register,
+    set_alias,
+    version_of,
+)
 from offline.samples import Sample, counted_rows, sample
 from offline.training import main, simulated_rows, split, train_baseline, train_end_of_simulated_days
-from tests.models import METADATA, NAN, SPEC, model_bytes
+from tests.models import METADATA, NAN, SPEC, model_bytes, put_version
 
 MLFLOW_WARNS = pytest.mark.filterwarnings("default")  # about its own code
 COLUMNS = ("n", "ret_mean", "ret_std", "ewma_variance_300", "ewma_variance_1200")
@@ -267,6 +282,92 @@ def test_a_model_that_cannot_be_read_back_leaves_no_version(candidate: Candidate
     import mlflow
 
     assert mlflow.MlflowClient(mlflow_uri).search_model_versions(f"name = '{name}'") == []
+
+
+class Dying:
+    """Stands before MLflow and passes everything on, until it is asked for what it dies of; then nobody is there."""
+
+    def __init__(self, uri: str, dies_of: str) -> None:
+        proxy = self
+        self.asked: list[str] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def handle_any(self) -> None:
+                proxy.asked.append(self.path)
+                if any(dies_of in path for path in proxy.asked):
+                    self.close_connection = True
+                    self.connection.close()
+                    return
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                headers = {key: self.headers[key] for key in ("Content-Type",) if key in self.headers}
+                request = urllib.request.Request(uri + self.path, body or None, headers, method=self.command)
+                try:
+                    with urllib.request.urlopen(request, timeout=10) as answer:
+                        status, said = answer.status, answer.read()
+                except urllib.error.HTTPError as error:
+                    status, said = error.code, error.read()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(said)))
+                self.end_headers()
+                self.wfile.write(said)
+
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any  # noqa: N815 - the names that it looks for
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+            def handle(self) -> None:
+                with contextlib.suppress(ValueError, OSError):  # of the connection that was closed
+                    super().handle()
+
+            def finish(self) -> None:
+                with contextlib.suppress(ValueError, OSError):
+                    super().finish()
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.uri = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@MLFLOW_WARNS
+@pytest.mark.parametrize(
+    "dies_of",
+    ["runs/create", "runs/log-batch", "mlflow-artifacts/artifacts", "model-versions/create", "registered-models/alias"],
+)
+def test_an_mlflow_that_dies_while_a_model_is_registered_keeps_no_half_of_it(
+    candidate: Candidate, mlflow_uri: str, dies_of: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said in seconds, the aliases stay, and a version that was made before the end is whole."""
+    import mlflow
+
+    name = f"training-dying-{dies_of.replace('/', '-')}"
+    put_version(mlflow_uri, name, candidate.model_bytes)
+    set_alias(mlflow_uri, name, "challenger", "1")
+    set_alias(mlflow_uri, name, "champion", "1")
+    dying = Dying(mlflow_uri, dies_of)
+    if dies_of == "registered-models/alias":  # the first question of all is about an alias
+        monkeypatch.setattr("offline.registry.champion_of", lambda *_: None)
+    began = time.monotonic()
+    try:
+        with pytest.raises(RegistryError, match=r"MLflow .*(start it|train again)"):
+            register(dying.uri, _named(candidate, name))
+    finally:
+        dying.close()
+        mlflow.set_tracking_uri(mlflow_uri)
+    assert time.monotonic() - began < 30
+    assert mlflow.active_run() is None
+    monkeypatch.undo()
+    versions = mlflow.MlflowClient(mlflow_uri).search_model_versions(f"name = '{name}'")
+    for version in versions:
+        content = download(mlflow_uri, name, str(version.version))
+        assert hashlib.sha256(content).hexdigest() == version.tags["digest"] == candidate.model.digest
+    assert len(versions) == (2 if dies_of == "registered-models/alias" else 1)
+    assert version_of(mlflow_uri, name, "challenger").version == "1"
+    assert version_of(mlflow_uri, name, "champion").version == "1"
 
 
 @MLFLOW_WARNS
