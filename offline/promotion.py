@@ -4,6 +4,8 @@
 verdict that somebody stored. What it did stands in the ledger, see `offline.ledger`.
 """
 
+# ruff: noqa: PLC0415 - a rollback needs nothing of the lake, whose readers take half a second to import
+
 from __future__ import annotations
 
 import argparse
@@ -21,19 +23,28 @@ import rich.box
 from rich.console import Console
 from rich.table import Table
 
-from data.lake import Lake
 from data.losses import variance_floor
 from data.serving import ModelRefused, ServedModel
 from data.spec import FeatureSpec
 from offline import ledger
-from offline.days import TRAINING_SET, training_sample
 from offline.evaluation import UNSCALED_EWMA, Evaluation, evaluate, judged_rows
 from offline.ledger import Entry, finish_pending, history, served_at
 from offline.registry import NotFound, RegistryError, Version, champion_of, download, version_of
 from offline.samples import Sample
 from offline.settings import OfflineSettings
 
-__all__ = ["Condition", "Entry", "Refused", "finish_pending", "history", "promote", "roll_back", "served_at"]
+__all__ = [
+    "Condition",
+    "Entry",
+    "Refused",
+    "finish_pending",
+    "history",
+    "judge",
+    "lake_rows",
+    "promote",
+    "roll_back",
+    "served_at",
+]
 
 BASELINE = "volatility-baseline"
 MIN_HORIZONS = 240
@@ -340,8 +351,16 @@ def _unusable_answers(model: ServedModel, rows: Sample, spec: FeatureSpec) -> in
     return int(np.sum(~sane))
 
 
-def lake_rows(lake: Lake, spec: FeatureSpec) -> Callable[[datetime], Sample]:
-    """Return what gives the counted rows of all products in the lake later than a time: what `promote` tests on."""
+def lake_rows(lake_uri: str, spec: FeatureSpec) -> Callable[[datetime], Sample]:
+    """Return what gives the counted rows of all products in a lake later than a time: what `promote` tests on.
+
+    Raises:
+        ValueError: pyarrow knows no such filesystem.
+    """
+    from data.lake import Lake
+    from offline.days import TRAINING_SET, training_sample
+
+    lake = Lake.open(lake_uri)
 
     def test(after: datetime) -> Sample:
         return training_sample(lake, spec, lake.products(TRAINING_SET), after.date(), date.max).after(after)
@@ -392,7 +411,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(show([roll_back(uri, args.model, who=getpass.getuser(), why=args.why)]))
         elif args.command == "promote":
             spec = settings.spec()
-            test = lake_rows(Lake.open(settings.lake_uri), spec)
+            test = lake_rows(settings.lake_uri, spec)
             who = getpass.getuser()
             entry = promote(
                 uri, args.model, args.version, test=test, spec=spec, who=who, why=args.why, force=args.force

@@ -18,13 +18,15 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from data.serving import OUTPUTS, ModelRefused, ServedModel
 from data.trades import Floats
-from offline.evaluation import Evaluation
+
+if TYPE_CHECKING:
+    from offline.evaluation import Evaluation
 
 TIMEOUT_S = 5.0
 API = "/api/2.0/mlflow"

@@ -11,14 +11,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from data.lake import Lake
 from data.trades import NS, Floats
 from offline import ledger
 from offline.baseline import Baseline, calibrated_ewma, fit, forecast_graph, to_onnx, with_intervals
+from offline.days import make_feature_rows, make_trades, make_training_set, simulate
 from offline.graph import Graph
 from offline.promotion import Entry, Refused, finish_pending, history, judge, main, promote, roll_back, served_at
 from offline.registry import RegistryAway, RegistryError, call, champion_of, set_alias, version_of
@@ -281,6 +284,29 @@ def test_judging_changes_nothing(mlflow_uri: str) -> None:
     assert verdict.is_open
     assert champion(mlflow_uri, name) is None
     assert history(mlflow_uri, name) == []
+
+
+def test_the_command_line_tests_on_the_lake(mlflow_uri: str, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    """Three simulated hours: their first minute is the embargo, and four more go by until there is an EWMA."""
+    name = "gate-lake"
+    put_version(mlflow_uri, name, GOOD)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    monkeypatch.setenv("LAKE_URI", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit, match=r"horizons: found 0 after 2010-01-09T00:01:00Z: .* simulate these days"):
+        main(["promote", name, "1", "--why", "a drill"])
+    lake, day = Lake.open(tmp_path), START.date()
+    simulate(lake, "BTC-USD", day, hours=(0, 3))
+    make_trades(lake, "BTC-USD", day)
+    make_feature_rows(lake, "BTC-USD", day, SPEC)
+    make_training_set(lake, "BTC-USD", day, SPEC)
+    with pytest.raises(SystemExit, match=r"horizons: found 17\d after"):
+        main(["promote", name, "1", "--why", "a drill"])
+    main(["promote", name, "1", "--why", "a drill", "--force"])
+    assert "promote, forced" in capsys.readouterr().out
+    (entry,) = history(mlflow_uri, name)
+    assert (entry.why, entry.is_forced) == ("a drill", True)
+    assert entry.evidence["first_row"] > "2010-01-09T00:05"
 
 
 # The ledger
