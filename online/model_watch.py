@@ -35,10 +35,14 @@ BASELINE = "volatility-baseline"
 POLL_S = 0.25
 """Between two questions to the registry, give or take a fifth: a promotion is seen within 1 s, of which fetching and
 loading take some 0.05 s."""
-RETRY_S = 0.5
-"""The same after a failure."""
+RETRY_S = 1.0
+"""The same after a file that did not come, or a failure of ours."""
+ASK_TIMEOUT_S = 0.5
+"""For one question, which the registry answers in some 10 ms: an answer that is lost must not cost a second."""
 TIMEOUT_S = 2.0
-"""For one request to the registry, which answers in some 20 ms."""
+"""For a file, and for a question while nothing serves."""
+AWAY_S = 3.0
+"""A registry that has not answered for so long is said to be away: a busy one may miss a question."""
 STOP_S = 2.0
 LOOK_AROUND_S = 0.2
 
@@ -95,6 +99,7 @@ class ModelWatch:
         self._prepare = prepare
         self._refusals: dict[str, Refusal] = {}  # by name; replaced whole
         self._heard_at = math.nan
+        self._silent_since: float | None = None
         self._is_away = False
         self._told = ""
         self._has_model, self._stop = threading.Event(), threading.Event()
@@ -173,15 +178,17 @@ class ModelWatch:
     def _run(self) -> None:
         told = ""
         while not self._stop.is_set():
-            answers = False
+            pause_s = POLL_S
             try:
-                answers = self.look()
+                self.look()
             except Exception as error:  # whatever it is, a service that never looks again would be worse
                 self._errors.labels("model_watch").inc()
                 if repr(error) != told:
                     log.error("cannot take over a model; what serves goes on", exc_info=error)
-                told = repr(error)
-            self._stop.wait(random.uniform(0.8, 1.2) * (POLL_S if answers else RETRY_S))
+                told, pause_s = repr(error), RETRY_S
+            if any(refusal.kind == "unfetched" for refusal in self._refusals.values()):
+                pause_s = RETRY_S
+            self._stop.wait(random.uniform(0.8, 1.2) * pause_s)
 
     def _follow(self, name: str, gone: Sequence[str], reasons: Sequence[str]) -> None:
         """Let the champion of this name serve, if it does not yet; those that are `gone` need not be kept on disk.
@@ -219,14 +226,15 @@ class ModelWatch:
 
     def _ask(self, name: str) -> Champion:
         try:
-            found = champion(self._uri, name, TIMEOUT_S)
+            found = champion(self._uri, name, TIMEOUT_S if self.served is None else ASK_TIMEOUT_S)
         except NoChampion:
             self._heard()
             raise
         except RegistryError as error:
-            if not self._is_away:
+            self._silent_since = self._silent_since or time.monotonic()
+            if not self._is_away and time.monotonic() >= self._silent_since + AWAY_S:
+                self._is_away = True
                 log.warning("the registry is away", reason=str(error))
-            self._is_away = True
             raise
         self._heard()
         return found
@@ -235,7 +243,7 @@ class ModelWatch:
         self._heard_at = time.monotonic()
         if self._is_away:
             log.info("the registry is back")
-        self._is_away = False
+        self._silent_since, self._is_away = None, False
 
     def _take_last_good(self, name: str, reasons: list[str]) -> bool:
         """Let the model of this name that is kept on disk serve; what hinders is added to `reasons`."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import socket
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -208,8 +210,9 @@ def test_a_file_that_does_not_come_is_tried_again_and_said_once(
 
 
 def test_a_registry_that_goes_and_comes_back_is_said_once_each_and_what_serves_goes_on(
-    registry: FakeRegistry, tmp_path: Path, logged: list[dict[str, object]]
+    registry: FakeRegistry, tmp_path: Path, logged: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One that misses a question is not yet said to be away."""
     metrics = Metrics()
     watch = a_watch(registry.uri, tmp_path, "baseline", metrics)
 
@@ -223,6 +226,9 @@ def test_a_registry_that_goes_and_comes_back_is_said_once_each_and_what_serves_g
     assert watch.look()
     registry.broken = (500, b"")
     before = age_s()
+    assert not watch.look()
+    assert events(logged) == ["model"]
+    monkeypatch.setattr("online.model_watch.AWAY_S", 0.0)
     for _ in range(3):
         assert not watch.look()
     assert serving(watch) == (BASELINE, "3", "registry")
@@ -249,6 +255,27 @@ def test_without_the_registry_the_last_good_model_serves_and_stays_when_it_is_ba
     assert watch.look()
     assert serving(watch) == (BASELINE, "3", "disk")
     assert registry.files_asked() == 0
+
+
+def test_a_registry_that_says_nothing_is_asked_again_soon(tmp_path: Path) -> None:
+    """It accepts connections and keeps silent; a model serves from disk, so that a question waits for 0.5 s, not for 2."""
+    save_last_good(tmp_path, model_file())
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(10)
+        watch = a_watch(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path, "baseline")
+        watch.start()
+        try:
+            asked = [silent.accept()[0]]
+            wait_until(lambda: watch.served, "the last good model")
+            asked.append(silent.accept()[0])
+            began = time.monotonic()
+            asked.append(silent.accept()[0])
+            took_s = time.monotonic() - began
+        finally:
+            watch.stop()
+        for connection in asked:
+            connection.close()
+    assert 0.5 < took_s < 1.8
 
 
 def test_with_nothing_anywhere_all_reasons_are_told_once(
