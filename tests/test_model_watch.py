@@ -258,7 +258,7 @@ def test_without_the_registry_the_last_good_model_serves_and_stays_when_it_is_ba
 
 
 def test_a_registry_that_says_nothing_is_asked_again_soon(tmp_path: Path) -> None:
-    """It accepts connections and keeps silent; a model serves from disk, so that a question waits for 0.5 s, not for 2."""
+    """It accepts connections and keeps silent; as a model serves from disk, a question waits for 0.5 s, not 2."""
     save_last_good(tmp_path, model_file())
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(10)
