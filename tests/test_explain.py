@@ -1,0 +1,528 @@
+"""Forecasts are made again from what stands on the topics, in the registry and in the recordings, or it is said what is
+gone or differs."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from confluent_kafka import Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from data.admission import TAKEN
+from data.features import Windows, feature_rows
+from data.origin import MAX_NOTE, Origin, read_origin, recording_of, write_origin
+from data.readers import write_csv
+from data.serving import ServedModel
+from data.simulator import simulate_day
+from data.spec import FeatureSpec
+from data.topic_reader import TopicReader
+from data.topics import FEATURES, PREDICTIONS, TRADES, End, encode, encode_features, encode_trades, partition_of
+from data.trades import NS, StreamKey, Trades, iso_times
+from offline import explain as explaining
+from offline.explain import Explainer, Explanation, main, oldest_trade, served_under
+from offline.ledger import Entry
+from online.kafka import Incoming
+from online.metrics import Metrics
+from online.model_watch import ModelVersion
+from online.scorer import ScoreStage
+from orchestration.local.broker import Broker
+from tests.models import model_bytes
+from tests.pipeline import await_end, replay, running
+
+SPEC = FeatureSpec()
+AWAY = "http://127.0.0.1:9"
+"""Nobody listens there."""
+
+SMALL = FeatureSpec(window_size=5, lookback_steps=60, block_steps=10, half_lives=(5, 20), horizon_s=10, gap_s=30)
+"""Windows that are full after a minute, so that few trades reach beyond them."""
+
+
+def simulated(product_id: str, n: int, source_id: str = "") -> Trades:
+    trades = simulate_day(product_id, dt.date(2025, 3, 6), hours=(14, 16)).take(slice(0, n))
+    return replace(trades, keys=(StreamKey(source_id, product_id),))
+
+
+def explainer(broker: Broker, models: Path, registry: str = AWAY) -> Explainer:
+    return Explainer({"bootstrap.servers": broker.bootstrap_servers}, registry, models, SPEC)
+
+
+def outcomes(explanation: Explanation) -> dict[str, str]:
+    return {finding.part: finding.outcome for finding in explanation.findings}
+
+
+def said(explanation: Explanation, part: str) -> str:
+    return next(finding.said for finding in explanation.findings if finding.part == part)
+
+
+def run_to_end(environ: dict[str, str], folder: Path, source_id: str, *recordings: Path, **settings: str) -> None:
+    ingestor = replay(environ, folder, source_id, *recordings, **settings)
+    with running(ingestor):
+        assert ingestor.process.wait(60) == 0, ingestor.log.read_text()
+
+
+def produce(broker: Broker, topic: str, partition: int, values: list[bytes]) -> list[int]:
+    """Write records to a partition; return their offsets."""
+    producer = Producer({"bootstrap.servers": broker.bootstrap_servers})
+    offsets: list[int] = []
+
+    def delivered(error: Any, message: Message) -> None:
+        assert error is None, error
+        offsets.append(message.offset() or 0)
+
+    for value in values:
+        producer.produce(topic, value, b"key", partition, on_delivery=delivered)
+    assert producer.flush(30) == 0
+    return offsets
+
+
+def write_forecasts(
+    broker: Broker,
+    trades: Trades,
+    change: Callable[[dict[str, Any]], None] | None = None,
+    partition: int | None = None,
+) -> None:
+    """Do by hand what the services do with the trades of one stream, and `change` each forecast."""
+    (key,) = trades.keys
+    partition = partition_of(key.product_id) if partition is None else partition
+    offsets = np.array(produce(broker, TRADES, partition, encode_trades(trades, "replay")), np.int64)
+    rows = feature_rows(trades, Windows(SPEC))
+    places = offsets[rows.status == TAKEN]
+    texts = encode_features(rows, SPEC, {key: "replay"}, np.full(len(places), partition), places)
+    model = ServedModel.load(model_bytes(), spec_id=SPEC.spec_id)
+    served = ModelVersion(model, "volatility-baseline", "1", "disk")
+    stage = ScoreStage(SPEC, lambda: served, Metrics())
+    found = stage.process([Incoming(FEATURES, partition, place, text, 1_000) for place, text in enumerate(texts)])
+    values = [value for _, _, _, value, _ in found]
+    if change is not None:
+        records = [msgspec.json.decode(value) for value in values]
+        for record in records:
+            change(record)
+        values = [encode(record) for record in records]
+    produce(broker, PREDICTIONS, partition, values)
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """4,000 simulated trades, one to a line, in two segments; some times fall by up to a second."""
+    trades = simulated("SOL-USD", 4_000)
+    event_time = trades.event_time.copy()
+    event_time[2_500:] += 400 * NS
+    event_time[100:2_400:97] -= NS // 2
+    path = tmp_path_factory.mktemp("recordings") / "explained.csv"
+    write_csv(path, [replace(trades, event_time=event_time)])
+    return path
+
+
+@pytest.fixture(scope="module")
+def explained(
+    broker: Broker, online: dict[str, str], recording: Path, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
+    """The forecasts of that recording, through the real processes."""
+    run_to_end(online, tmp_path_factory.mktemp("logs"), "explained", recording)
+    return await_end(broker.bootstrap_servers, "explained")
+
+
+def test_50_random_forecasts_are_made_again_to_the_byte(
+    broker: Broker, models: Path, recording: Path, explained: list[dict[str, Any]]
+) -> None:
+    """And the first one of each segment, which has no return; lines count from 1, and the first is the header."""
+    ids = [record["trade_id"] for record in explained]
+    assert len(ids) == 4_000
+    chosen = [*np.random.default_rng(5).choice(4_000, 50, replace=False).tolist(), 0, 1, 2_499, 2_500, 2_501, 3_999]
+    found = explainer(broker, models).explain(StreamKey("explained", "SOL-USD"), [ids[i] for i in chosen])
+    for i, each in zip(chosen, found, strict=True):
+        expected = dict.fromkeys(("model", "trades", "row", "score", "recording"), "equal")
+        assert expected.items() <= outcomes(each).items(), each.findings
+        assert msgspec.json.decode(encode(each.prediction)) == explained[i]
+        assert each.remade["score"] == explained[i]["score"]
+        assert each.recorded is not None
+        assert (each.recorded.file, each.recorded.line) == (str(recording), i + 2)
+        assert each.window is not None
+        assert each.window.trade_id[-1] == ids[i]
+        assert len(each.window) == (i + 1 if i < 2_500 else i - 2_499), "from the start of its segment"
+    assert found[50].prediction.n == found[53].prediction.n == 0
+
+
+def test_a_replay_in_real_time_has_moved_times_and_it_is_said(
+    broker: Broker, online: dict[str, str], models: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "moved.csv"
+    trades = simulated("SOL-USD", 200)
+    write_csv(path, [trades])
+    run_to_end(online, tmp_path, "moved", path, REPLAY_SPEED="real-time", MAX_WAIT_S="0.001")
+    records = await_end(broker.bootstrap_servers, "moved")
+    (each,) = explainer(broker, models).explain(StreamKey("moved", "SOL-USD"), [int(trades.trade_id[150])])
+    shift = np.datetime64(records[0]["event_time"][:-1], "ns").astype(int) - trades.event_time[0]
+    assert f"time moved by {shift // NS:+,} s" in said(each, "recording")
+    assert outcomes(each)["row"] == outcomes(each)["score"] == outcomes(each)["recording"] == "equal"
+
+
+def test_a_recording_that_changed_or_is_gone_is_said_and_the_rest_is_shown(
+    broker: Broker, online: dict[str, str], models: Path, tmp_path: Path
+) -> None:
+    """Of two files the second one changes, then the first one goes: what stands in a whole one is still found."""
+    trades = simulated("SOL-USD", 300)
+    paths = [tmp_path / "one.csv", tmp_path / "two.csv"]
+    for path, rows in zip(paths, (slice(0, 150), slice(150, 300)), strict=True):
+        write_csv(path, [trades.take(rows)])
+    run_to_end(online, tmp_path, "changing", *paths)
+    await_end(broker.bootstrap_servers, "changing")
+    ids = [int(trades.trade_id[i]) for i in (10, 299)]
+    key = StreamKey("changing", "SOL-USD")
+    one, two = explainer(broker, models).explain(key, ids)
+    assert [said(one, "recording"), said(two, "recording")] == [f"{paths[0]}:12", f"{paths[1]}:151"]
+
+    with paths[1].open("a") as file:
+        file.write("\n")
+    one, two = explainer(broker, models).explain(key, ids)
+    assert outcomes(one)["recording"] == "equal"
+    assert outcomes(two) == outcomes(one) | {"recording": "expired"}
+    assert said(two, "recording") == f"{paths[1]} has changed since it was replayed"
+
+    paths[0].unlink()
+    one, _ = explainer(broker, models).explain(key, ids)
+    assert said(one, "recording") == f"{paths[0]} is gone"
+    assert one.remade["score"] == one.prediction.score
+
+
+def test_a_model_that_is_gone_or_another_is_said_and_the_row_is_still_made_again(
+    broker: Broker, models: Path, explained: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    key, trade_id = StreamKey("explained", "SOL-USD"), explained[100]["trade_id"]
+    (each,) = explainer(broker, tmp_path).explain(key, [trade_id])
+    assert (outcomes(each)["model"], outcomes(each)["score"], outcomes(each)["row"]) == ("expired", "expired", "equal")
+    assert "MLflow does not answer" in said(each, "model")
+    assert each.exit_code == explaining.EXPIRED
+
+    digest = explained[100]["digest"]
+    (tmp_path / "volatility-baseline").mkdir()
+    (tmp_path / "volatility-baseline" / f"{digest}.onnx").write_bytes(model_bytes(coverage="0.8"))
+    (each,) = explainer(broker, tmp_path).explain(key, [trade_id])
+    assert outcomes(each)["model"] == "different"
+    assert f"the registry promised {digest}" in said(each, "model")
+    assert each.exit_code == explaining.DIFFERENT
+
+
+@pytest.mark.parametrize(
+    ("field", "part"), [("score", "score"), ("ret_std", "row"), ("ewma_variance_60", "row"), ("price", "row")]
+)
+def test_a_number_that_is_off_by_its_last_bit_is_found(broker: Broker, models: Path, field: str, part: str) -> None:
+    trades = simulated("SOL-USD", 1_500, f"tampered-{field}")
+
+    def change(record: dict[str, Any]) -> None:
+        if record["trade_id"] == trades.trade_id[1_400]:
+            record[field] = math.nextafter(record[field], math.inf)
+
+    write_forecasts(broker, trades, change)
+    wanted = trades.trade_id[[1_399, 1_400]].tolist()
+    good, bad = explainer(broker, models).explain(trades.keys[0], wanted)
+    assert outcomes(good)["row"] == outcomes(good)["score"] == "equal"
+    assert outcomes(bad)[part] == "different"
+    assert f"{field} is {getattr(bad.prediction, field)} in the record, made again" in said(bad, part)
+    assert bad.exit_code == explaining.DIFFERENT
+    assert outcomes(good)["recording"] == "expired", "written by hand: nobody has noted where it came from"
+
+
+def test_a_forecast_of_another_trade_is_found(broker: Broker, models: Path) -> None:
+    trades = simulated("SOL-USD", 20, "misplaced")
+
+    def change(record: dict[str, Any]) -> None:
+        record["kafka_offset"] += int(record["trade_id"] == trades.trade_id[5])
+
+    write_forecasts(broker, trades, change)
+    (each,) = explainer(broker, models).explain(trades.keys[0], [int(trades.trade_id[5])])
+    assert outcomes(each)["trades"] == "different"
+    assert said(each, "trades").endswith(f"is trade {trades.trade_id[6]}")
+
+
+def test_trades_that_the_stream_did_not_take_change_nothing(broker: Broker, models: Path) -> None:
+    """A repeated id, and a time that falls by more than a second, stand on the topic between the others."""
+    trades = simulated("SOL-USD", 400, "late-rows")
+    order = np.sort(np.concatenate([np.arange(400), [50, 51, 200]]))
+    mixed = trades.take(order)
+    late = mixed.event_time.copy()
+    late[310] -= 5 * NS
+    mixed = replace(mixed, event_time=late)
+    write_forecasts(broker, mixed)
+    rows = feature_rows(mixed, Windows(SPEC))
+    assert len(rows.values) == 399
+    found = explainer(broker, models).explain(trades.keys[0], rows.trades.trade_id.tolist())
+    assert {outcomes(each)["row"] for each in found} == {"equal"}
+    assert found[-1].window is not None
+    assert len(found[-1].window) == 399
+
+
+def test_what_comes_after_an_end_starts_anew(broker: Broker, models: Path) -> None:
+    trades = simulated("SOL-USD", 200, "twice-ended")
+    write_forecasts(broker, trades.take(slice(0, 100)))
+    end = encode(End("twice-ended", "SOL-USD", "replay", iso_times(np.array([NS]))[0], end=True))
+    for topic in (TRADES, PREDICTIONS):
+        produce(broker, topic, partition_of("SOL-USD"), [end])
+    write_forecasts(broker, trades.take(slice(100, 200)))
+    found = explainer(broker, models).explain(trades.keys[0], trades.trade_id[[99, 100, 150]].tolist())
+    assert [outcomes(each)["row"] for each in found] == ["equal"] * 3
+    assert [len(each.window) for each in found if each.window is not None] == [100, 1, 51]
+
+
+def test_a_stream_begins_with_its_first_forecast(broker: Broker, models: Path) -> None:
+    """Trades that came while too many sources were open stand on the topic, and no row has seen them."""
+    trades = simulated("SOL-USD", 150, "refused-first")
+    produce(broker, TRADES, partition_of("SOL-USD"), encode_trades(trades.take(slice(0, 50)), "replay"))
+    write_forecasts(broker, trades.take(slice(50, 150)))
+    found = explainer(broker, models).explain(trades.keys[0], trades.trade_id[[50, 60, 149]].tolist())
+    assert [outcomes(each)["row"] for each in found] == ["equal"] * 3
+    assert [len(each.window) for each in found if each.window is not None] == [1, 11, 100]
+
+
+def test_what_the_topic_no_longer_keeps_is_said_and_the_rest_is_shown(broker: Broker, models: Path) -> None:
+    """Five hours with a trade a second, the first half hour deleted: rows that reach back into it cannot be made, the
+    last ones can; of a deleted trade the forecast is still scored again."""
+    n = 5 * 3_600
+    rng = np.random.default_rng(3)
+    trades = Trades(
+        (StreamKey("kept", "KEPT-USD"),),
+        np.zeros(n, np.int32),
+        np.arange(1, n + 1),
+        (1_700_000_000 + np.arange(n)) * NS + rng.integers(0, NS, n) // 2,
+        np.full(n, 1_700_000_000 * NS),
+        100 * np.exp(np.cumsum(rng.normal(0, 1e-4, n))),
+        np.ones(n),
+        np.zeros(n, np.int8),
+    )
+    write_forecasts(broker, trades)
+    partition = partition_of("KEPT-USD")
+    with TopicReader({"bootstrap.servers": broker.bootstrap_servers}) as reader:
+        _, high = reader.span(TRADES, partition)
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
+    cut = TopicPartition(TRADES, partition, high - n + 1_800)
+    for future in admin.delete_records([cut]).values():
+        future.result()
+    gone, reaches_back, whole = explainer(broker, models).explain(trades.keys[0], [1_000, 5_000, n])
+    assert (
+        said(gone, "trades")
+        == f"{TRADES}[{partition}]@{high - n + 999} is no longer kept, the oldest offset there is {cut.offset}"
+    )
+    assert outcomes(gone)["score"] == "equal"
+    assert outcomes(reaches_back)["trades"] == "expired"
+    assert "begins before" in said(reaches_back, "trades")
+    assert (outcomes(whole)["row"], outcomes(whole)["score"]) == ("equal", "equal")
+    assert whole.window is not None
+    assert 14_340 <= len(whole.window) <= 14_400, "239 closed blocks and the open one"
+    assert {each.exit_code for each in (gone, reaches_back, whole)} == {explaining.EXPIRED}
+
+
+def some_trades(rng: np.random.Generator, n: int = 400) -> Trades:
+    """Trades with ties, times that fall, and holes; some seconds apart, so that blocks and segments are crossed."""
+    wait = rng.choice([0.0, 0.1, 1.0, 7.0, 29.9, 31.0], n, p=[0.3, 0.3, 0.25, 0.1, 0.03, 0.02])
+    time = 1_700_000_000 + np.cumsum(wait) - rng.choice([0, 0.9, 1.0], n, p=[0.8, 0.1, 0.1])
+    price = 100 * np.exp(np.cumsum(rng.normal(0, 1e-3, n)))
+    size = np.where(rng.random(n) < 0.02, np.nan, rng.random(n))
+    side = np.zeros(n, np.int8)
+    event_time = (time * 1000).astype(np.int64) * 1_000_000
+    key = (StreamKey("s", "A-B"),)
+    return Trades(key, np.zeros(n, np.int32), np.arange(n), event_time, np.zeros(n, np.int64), price, size, side)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_row_from_the_oldest_trade_in_its_reach_has_the_bytes_of_one_from_the_whole_stream(seed: int) -> None:
+    """Also where the beginning of the stream is gone: the trades left suffice, or it is said that they do not."""
+    everything = some_trades(np.random.default_rng(seed))
+    rows = feature_rows(everything, Windows(SMALL))
+    taken = everything.take(np.flatnonzero(rows.status == TAKEN))
+    cut, answered, refused = len(taken) // 3, 0, 0
+    for row in range(len(taken)):
+        first = oldest_trade(taken.event_time, row, SMALL, is_whole=True)
+        assert first is not None
+        made = feature_rows(taken.take(slice(first, row + 1)), Windows(SMALL))
+        assert made.values[-1].tobytes() == rows.values[row].tobytes()
+        assert made.trades.event_time[-1] == rows.trades.event_time[row]
+        if row < cut:
+            continue
+        first = oldest_trade(taken.event_time[cut:], row - cut, SMALL, is_whole=False)
+        if first is None:
+            refused += 1
+            continue
+        answered += 1
+        made = feature_rows(taken.take(slice(cut + first, row + 1)), Windows(SMALL))
+        assert made.values[-1].tobytes() == rows.values[row].tobytes()
+    assert answered > 100
+    assert refused > 0
+
+
+def test_a_trade_that_counts_as_the_time_before_it_is_no_beginning() -> None:
+    """Trade 2 counts as 10 s, the time of trade 1: without that one it would be placed at 9.5 s."""
+    event_time = np.array([0.0, 10.0, 9.5, 10.2, 10.3, 10.4, 10.5, 10.6]) * NS
+    assert oldest_trade(event_time.astype(np.int64), 7, SMALL, is_whole=True) == 0
+    far = np.concatenate([[0, 100 * NS, 99.5 * NS], (100.2 + np.arange(100)) * NS]).astype(np.int64)
+    spec = replace(SMALL, gap_s=300)
+    assert oldest_trade(far, 7, spec, is_whole=True) == 0
+    # The row at 160.2 s: its open block began at 150 s, the oldest in reach at 100 s, whose price trade 2 sets.
+    assert oldest_trade(far, 63, spec, is_whole=True) == 1
+    # A second later that block begins at 110 s: the trade at 109.2 s sets its price.
+    assert oldest_trade(far, 64, spec, is_whole=True) == far.tolist().index(109_200_000_000)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, broker: Broker, models: Path, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["explain", *arguments])
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", broker.bootstrap_servers)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", AWAY)
+    monkeypatch.setenv("MODELS_DIR", str(models))
+    return main()
+
+
+def test_the_command_prints_all_of_it(
+    broker: Broker,
+    models: Path,
+    recording: Path,
+    explained: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    record = explained[1_000]
+    asked = ("explained", "SOL-USD", str(record["trade_id"]))
+    assert run(monkeypatch, broker, models, *asked) == explaining.EXPIRED, "the ledger is away"
+    text = capsys.readouterr().out
+    for expected in (
+        f"{record['score']} in [{record['interval'][0]}, {record['interval'][1]}]",
+        record["digest"],
+        f"coinbase-trades[{record['kafka_partition']}]@{record['kafka_offset']}",
+        f"{recording}:1002",
+        str(record["ewma_variance_60"]),
+    ):
+        assert expected in text
+
+    assert run(monkeypatch, broker, models, *asked, "--json", "--trades") == explaining.EXPIRED
+    found = json.loads(capsys.readouterr().out)
+    assert found["prediction"] == record
+    assert found["trades"]["count"] == len(found["trades"]["all"]) == 1_001
+    assert found["place"]["recording"] == {"file": str(recording), "line": 1_002}
+    assert found["outcome"] == "expired"
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            ("explained", "SOL-USD", "0"),
+            "source explained has no forecast of SOL-USD trade 0; it has 4,000 forecasts of it",
+        ),
+        (("explained", "ETH-USD", "1"), "source explained has no forecast of ETH-USD; it has some of SOL-USD"),
+        (("nobody", "SOL-USD", "1"), "there is no source nobody; SOL-USD is forecast in "),
+        (("nobody", "NO-NE", "1"), "there is no forecast nobody/NO-NE; there are some of "),
+    ],
+)
+def test_a_forecast_that_is_not_there_is_answered_with_what_is(
+    broker: Broker,
+    models: Path,
+    explained: list[dict[str, Any]],
+    asked: tuple[str, ...],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(monkeypatch, broker, models, *asked) == explaining.NOT_FOUND
+    assert said in capsys.readouterr().err
+    assert run(monkeypatch, broker, models, *asked, "--json") == explaining.NOT_FOUND
+    assert said in json.loads(capsys.readouterr().out)["said"]
+
+
+def test_a_stream_in_a_partition_of_somebody_elses_choice_is_found(broker: Broker, models: Path) -> None:
+    """Its producer hashes keys in another way."""
+    trades = simulated("SOL-USD", 30, "elsewhere")
+    write_forecasts(broker, trades, partition=(partition_of("SOL-USD") + 1) % 12)
+    (each,) = explainer(broker, models).explain(trades.keys[0], [int(trades.trade_id[20])])
+    assert outcomes(each)["row"] == "equal"
+
+
+def test_a_note_names_as_many_recordings_as_it_has_room_for(tmp_path: Path) -> None:
+    paths = [tmp_path / f"recording-{i}.csv" for i in range(200)]
+    for path in paths:
+        path.write_text(path.name)
+    note = write_origin(paths, "ETH-USD", "10")
+    assert len(note.encode()) <= MAX_NOTE
+    origin = read_origin(note)
+    assert len(origin.recordings) + origin.left_out == 200
+    assert origin.recordings[0] == recording_of(paths[0])
+    assert len(write_origin(paths[: len(origin.recordings) + 1], "ETH-USD", "10").encode()) <= MAX_NOTE
+    assert read_origin(write_origin(paths[:2], "ETH-USD", "10")) == Origin(
+        [recording_of(path) for path in paths[:2]], 0, "ETH-USD", "10"
+    )
+
+
+def test_a_recording_is_known_by_its_size_and_its_ends(tmp_path: Path) -> None:
+    path = tmp_path / "big"
+    content = bytes(200_000)
+    path.write_bytes(content)
+    before = recording_of(path)
+    assert before.size == 200_000
+    path.write_bytes(content[:-1] + b"x")
+    assert recording_of(path).digest != before.digest
+    path.write_bytes(b"x" + content[1:])
+    assert recording_of(path).digest != before.digest
+    path.write_bytes(content)
+    assert recording_of(path) == before
+    path.write_bytes(b"short")
+    assert recording_of(path).digest == hashlib.sha256(b"short").hexdigest()[:16]
+    path.unlink()
+    assert recording_of(path).size is None
+
+
+START = dt.datetime(2025, 3, 6, 14, 0, tzinfo=dt.UTC)
+
+
+def entry(
+    seconds: float, to_version: str, action: Any = "promote", model: str = "volatility-ml", **fields: Any
+) -> Entry:
+    """Return an entry whose alias moved 0.2 s after its intent was written."""
+    begun = START + dt.timedelta(seconds=seconds)
+    at = fields.pop("at", begun + dt.timedelta(seconds=0.2))
+    columns: dict[str, Any] = {"digest": f"digest {to_version}"} | fields
+    return Entry(f"run-{seconds}", action, model, None, to_version, columns["digest"], "me", "why", False, begun, at)
+
+
+def a_forecast(seconds: float, version: str) -> Any:
+    ts = iso_times(np.array([int((START.timestamp() + seconds) * 1000)]) * 1_000_000)[0]
+    return SimpleNamespace(model_variant="ml", version=version, digest=f"digest {version}", ts=ts)
+
+
+LEDGER = [entry(0, "1"), entry(5, "9", model="volatility-baseline"), entry(10, "2"), entry(20, "1", "rollback")]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "version", "entry_id", "says"),
+    [
+        (5, "1", "run-0", "promote of 2025-03-06T14:00:00.200000Z"),
+        (10.1, "2", "run-10", "promote"),  # the scorer was faster than the note that the alias had moved
+        (10.7, "1", "run-0", "version 2 was on its way, 0.7 s before"),
+        (15, "2", "run-10", "promote"),
+        (25, "1", "run-20", "rollback"),
+    ],
+)
+def test_a_forecast_served_under_the_newest_entry_that_names_its_version(
+    seconds: float, version: str, entry_id: str, says: str
+) -> None:
+    found, finding = served_under(LEDGER, a_forecast(seconds, version))
+    assert found is not None
+    assert (found.entry_id, finding.outcome) == (entry_id, "equal")
+    assert says in finding.said
+
+
+def test_a_version_that_the_ledger_does_not_know_or_knows_as_another_file_is_said() -> None:
+    found, finding = served_under(LEDGER, a_forecast(5, "2"))
+    assert (found, finding.outcome) == (None, "expired")
+    assert "no entry before 2025-03-06T14:00:05" in finding.said
+    assert served_under([entry(0, "1", at=None)], a_forecast(5, "1"))[1].outcome == "expired", "it never moved"
+    assert served_under("MLflow is away", a_forecast(5, "1"))[1] == ("promotion", "expired", "MLflow is away")
+    assert served_under([entry(0, "1", digest="another")], a_forecast(5, "1"))[1].outcome == "different"
