@@ -321,7 +321,7 @@ def served_under(ledger: list[Entry] | str, record: Any) -> tuple[Entry | None, 
     entry = naming[-1]
     if entry.digest != record.digest:
         return entry, Finding("promotion", "different", f"entry {entry.entry_id} is of SHA-256 {entry.digest}")
-    said = f"{entry.action} of {entry.at:%Y-%m-%dT%H:%M:%S.%fZ}, entry {entry.entry_id}"
+    said = f"{entry.action} at {entry.at:%Y-%m-%dT%H:%M:%S.%fZ}"
     if until_then[-1] is not entry:
         later = (scored - until_then[-1].begun).total_seconds()
         said += f"; version {until_then[-1].to_version} was on its way, {later:.1f} s before this was scored"
@@ -513,7 +513,7 @@ def rendered(each: Explanation, *, all_trades: bool) -> str:
             f"trades      {window['count']:,}, the newest {window['of_contract_columns']} for {', '.join(CONTRACT)}",
             f"            first {_line(first)}",
             f"            last  {_line(last)}",
-            f"            {'all of them' if all_trades else 'the newest'}, oldest first",
+            f"            {'all of them' if all_trades else 'the newest'}:",
         ]
         lines += [f"                  {_line(trade)}" for trade in window["all" if all_trades else "newest"]]
     recorded = f"{each.recorded.file}:{each.recorded.line}" if each.recorded is not None else "unknown, see below"
@@ -529,9 +529,9 @@ def rendered(each: Explanation, *, all_trades: bool) -> str:
 def _promotion_lines(entry: Entry | None) -> list[str]:
     if entry is None:
         return ["promotion   unknown, see below"]
-    forced = " by force" if entry.is_forced else ""
+    forced = ", forced" if entry.is_forced else ""
     return [
-        f"promotion   {entry.action}{forced} of {entry.at:%Y-%m-%dT%H:%M:%SZ}, version {entry.from_version or '-'} to "
+        f"promotion   {entry.at:%Y-%m-%dT%H:%M:%SZ} {entry.action}{forced}, from version {entry.from_version or '-'} to "
         f"{entry.to_version}, by {entry.who}: {entry.why}",
         f"            entry {entry.entry_id}",
     ]

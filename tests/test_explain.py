@@ -503,7 +503,7 @@ LEDGER = [entry(0, "1"), entry(5, "9", model="volatility-baseline"), entry(10, "
 @pytest.mark.parametrize(
     ("seconds", "version", "entry_id", "says"),
     [
-        (5, "1", "run-0", "promote of 2025-03-06T14:00:00.200000Z"),
+        (5, "1", "run-0", "promote at 2025-03-06T14:00:00.200000Z"),
         (10.1, "2", "run-10", "promote"),  # the scorer was faster than the note that the alias had moved
         (10.7, "1", "run-0", "version 2 was on its way, 0.7 s before"),
         (15, "2", "run-10", "promote"),
