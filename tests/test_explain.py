@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,7 +37,8 @@ from online.kafka import Incoming
 from online.metrics import Metrics
 from online.model_watch import ModelVersion
 from online.scorer import ScoreStage
-from orchestration.local.broker import Broker
+from orchestration.local.broker import Broker, running_broker
+from orchestration.local.topics import create_topics
 from tests.models import model_bytes
 from tests.pipeline import await_end, replay, running
 
@@ -111,6 +112,14 @@ def write_forecasts(
             change(record)
         values = [encode(record) for record in records]
     produce(broker, PREDICTIONS, partition, values)
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory, jars: list[Path]) -> Iterator[Broker]:
+    """A broker without services: they would make forecasts of their own from trades that are written by hand."""
+    with running_broker(tmp_path_factory.mktemp("quiet"), jars) as running_one:
+        create_topics({"bootstrap.servers": running_one.bootstrap_servers})
+        yield running_one
 
 
 @pytest.fixture(scope="module")
@@ -218,16 +227,16 @@ def test_a_model_that_is_gone_or_another_is_said_and_the_row_is_still_made_again
 @pytest.mark.parametrize(
     ("field", "part"), [("score", "score"), ("ret_std", "row"), ("ewma_variance_60", "row"), ("price", "row")]
 )
-def test_a_number_that_is_off_by_its_last_bit_is_found(broker: Broker, models: Path, field: str, part: str) -> None:
+def test_a_number_that_is_off_by_its_last_bit_is_found(quiet: Broker, models: Path, field: str, part: str) -> None:
     trades = simulated("SOL-USD", 1_500, f"tampered-{field}")
 
     def change(record: dict[str, Any]) -> None:
         if record["trade_id"] == trades.trade_id[1_400]:
             record[field] = math.nextafter(record[field], math.inf)
 
-    write_forecasts(broker, trades, change)
+    write_forecasts(quiet, trades, change)
     wanted = trades.trade_id[[1_399, 1_400]].tolist()
-    good, bad = explainer(broker, models).explain(trades.keys[0], wanted)
+    good, bad = explainer(quiet, models).explain(trades.keys[0], wanted)
     assert outcomes(good)["row"] == outcomes(good)["score"] == "equal"
     assert outcomes(bad)[part] == "different"
     assert f"{field} is {getattr(bad.prediction, field)} in the record, made again" in said(bad, part)
@@ -235,19 +244,19 @@ def test_a_number_that_is_off_by_its_last_bit_is_found(broker: Broker, models: P
     assert outcomes(good)["recording"] == "expired", "written by hand: nobody has noted where it came from"
 
 
-def test_a_forecast_of_another_trade_is_found(broker: Broker, models: Path) -> None:
+def test_a_forecast_of_another_trade_is_found(quiet: Broker, models: Path) -> None:
     trades = simulated("SOL-USD", 20, "misplaced")
 
     def change(record: dict[str, Any]) -> None:
         record["kafka_offset"] += int(record["trade_id"] == trades.trade_id[5])
 
-    write_forecasts(broker, trades, change)
-    (each,) = explainer(broker, models).explain(trades.keys[0], [int(trades.trade_id[5])])
+    write_forecasts(quiet, trades, change)
+    (each,) = explainer(quiet, models).explain(trades.keys[0], [int(trades.trade_id[5])])
     assert outcomes(each)["trades"] == "different"
     assert said(each, "trades").endswith(f"is trade {trades.trade_id[6]}")
 
 
-def test_trades_that_the_stream_did_not_take_change_nothing(broker: Broker, models: Path) -> None:
+def test_trades_that_the_stream_did_not_take_change_nothing(quiet: Broker, models: Path) -> None:
     """A repeated id, and a time that falls by more than a second, stand on the topic between the others."""
     trades = simulated("SOL-USD", 400, "late-rows")
     order = np.sort(np.concatenate([np.arange(400), [50, 51, 200]]))
@@ -255,38 +264,38 @@ def test_trades_that_the_stream_did_not_take_change_nothing(broker: Broker, mode
     late = mixed.event_time.copy()
     late[310] -= 5 * NS
     mixed = replace(mixed, event_time=late)
-    write_forecasts(broker, mixed)
+    write_forecasts(quiet, mixed)
     rows = feature_rows(mixed, Windows(SPEC))
     assert len(rows.values) == 399
-    found = explainer(broker, models).explain(trades.keys[0], rows.trades.trade_id.tolist())
+    found = explainer(quiet, models).explain(trades.keys[0], rows.trades.trade_id.tolist())
     assert {outcomes(each)["row"] for each in found} == {"equal"}
     assert found[-1].window is not None
     assert len(found[-1].window) == 399
 
 
-def test_what_comes_after_an_end_starts_anew(broker: Broker, models: Path) -> None:
+def test_what_comes_after_an_end_starts_anew(quiet: Broker, models: Path) -> None:
     trades = simulated("SOL-USD", 200, "twice-ended")
-    write_forecasts(broker, trades.take(slice(0, 100)))
+    write_forecasts(quiet, trades.take(slice(0, 100)))
     end = encode(End("twice-ended", "SOL-USD", "replay", iso_times(np.array([NS]))[0], end=True))
     for topic in (TRADES, PREDICTIONS):
-        produce(broker, topic, partition_of("SOL-USD"), [end])
-    write_forecasts(broker, trades.take(slice(100, 200)))
-    found = explainer(broker, models).explain(trades.keys[0], trades.trade_id[[99, 100, 150]].tolist())
+        produce(quiet, topic, partition_of("SOL-USD"), [end])
+    write_forecasts(quiet, trades.take(slice(100, 200)))
+    found = explainer(quiet, models).explain(trades.keys[0], trades.trade_id[[99, 100, 150]].tolist())
     assert [outcomes(each)["row"] for each in found] == ["equal"] * 3
     assert [len(each.window) for each in found if each.window is not None] == [100, 1, 51]
 
 
-def test_a_stream_begins_with_its_first_forecast(broker: Broker, models: Path) -> None:
+def test_a_stream_begins_with_its_first_forecast(quiet: Broker, models: Path) -> None:
     """Trades that came while too many sources were open stand on the topic, and no row has seen them."""
     trades = simulated("SOL-USD", 150, "refused-first")
-    produce(broker, TRADES, partition_of("SOL-USD"), encode_trades(trades.take(slice(0, 50)), "replay"))
-    write_forecasts(broker, trades.take(slice(50, 150)))
-    found = explainer(broker, models).explain(trades.keys[0], trades.trade_id[[50, 60, 149]].tolist())
+    produce(quiet, TRADES, partition_of("SOL-USD"), encode_trades(trades.take(slice(0, 50)), "replay"))
+    write_forecasts(quiet, trades.take(slice(50, 150)))
+    found = explainer(quiet, models).explain(trades.keys[0], trades.trade_id[[50, 60, 149]].tolist())
     assert [outcomes(each)["row"] for each in found] == ["equal"] * 3
     assert [len(each.window) for each in found if each.window is not None] == [1, 11, 100]
 
 
-def test_what_the_topic_no_longer_keeps_is_said_and_the_rest_is_shown(broker: Broker, models: Path) -> None:
+def test_what_the_topic_no_longer_keeps_is_said_and_the_rest_is_shown(quiet: Broker, models: Path) -> None:
     """Five hours with a trade a second, the first half hour deleted: rows that reach back into it cannot be made, the
     last ones can; of a deleted trade the forecast is still scored again."""
     n = 5 * 3_600
@@ -301,15 +310,15 @@ def test_what_the_topic_no_longer_keeps_is_said_and_the_rest_is_shown(broker: Br
         np.ones(n),
         np.zeros(n, np.int8),
     )
-    write_forecasts(broker, trades)
+    write_forecasts(quiet, trades)
     partition = partition_of("KEPT-USD")
-    with TopicReader({"bootstrap.servers": broker.bootstrap_servers}) as reader:
+    with TopicReader({"bootstrap.servers": quiet.bootstrap_servers}) as reader:
         _, high = reader.span(TRADES, partition)
-    admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
+    admin = AdminClient({"bootstrap.servers": quiet.bootstrap_servers})
     cut = TopicPartition(TRADES, partition, high - n + 1_800)
     for future in admin.delete_records([cut]).values():
         future.result()
-    gone, reaches_back, whole = explainer(broker, models).explain(trades.keys[0], [1_000, 5_000, n])
+    gone, reaches_back, whole = explainer(quiet, models).explain(trades.keys[0], [1_000, 5_000, n])
     assert (
         said(gone, "trades")
         == f"{TRADES}[{partition}]@{high - n + 999} is no longer kept, the oldest offset there is {cut.offset}"
@@ -438,11 +447,11 @@ def test_a_forecast_that_is_not_there_is_answered_with_what_is(
     assert said in json.loads(capsys.readouterr().out)["said"]
 
 
-def test_a_stream_in_a_partition_of_somebody_elses_choice_is_found(broker: Broker, models: Path) -> None:
+def test_a_stream_in_a_partition_of_somebody_elses_choice_is_found(quiet: Broker, models: Path) -> None:
     """Its producer hashes keys in another way."""
     trades = simulated("SOL-USD", 30, "elsewhere")
-    write_forecasts(broker, trades, partition=(partition_of("SOL-USD") + 1) % 12)
-    (each,) = explainer(broker, models).explain(trades.keys[0], [int(trades.trade_id[20])])
+    write_forecasts(quiet, trades, partition=(partition_of("SOL-USD") + 1) % 12)
+    (each,) = explainer(quiet, models).explain(trades.keys[0], [int(trades.trade_id[20])])
     assert outcomes(each)["row"] == "equal"
 
 
