@@ -329,7 +329,7 @@ def promote_model(
     store, spec = lake.open(), lake.spec
 
     def rows_after(when: datetime) -> Sample:
-        return training_sample(store, spec, store.products(TRAINING_SET), date.min, date.max).after(when)
+        return training_sample(store, spec, store.products(TRAINING_SET), when.date(), date.max).after(when)
 
     with explained():
         try:
