@@ -67,6 +67,7 @@ def mlflow_run(init: dg.InitResourceContext) -> Iterator[Any]:
     from offline.registry import CLIENT, champion_of
 
     config = init.resource_config
+    assert init.run is not None
     champion_of(config["mlflow_tracking_uri"], "volatility-baseline")
     for name, value in CLIENT.items():
         os.environ.setdefault(name, value)
@@ -75,7 +76,7 @@ def mlflow_run(init: dg.InitResourceContext) -> Iterator[Any]:
 
     while mlflow.active_run():
         mlflow.end_run("KILLED")
-    tags = {"dagster_run_url": f"{config['dagster_url']}/runs/{init.run_id}"}
+    tags = {"dagster_run_url": f"{config['dagster_url']}/runs/{init.run.run_id}"}
     settings = {key: config[key] for key in ("experiment_name", "mlflow_tracking_uri")} | {"extra_tags": tags}
     own = init.replace_config(settings)
     try:

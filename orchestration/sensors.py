@@ -54,7 +54,7 @@ def failure_sensor(settings: OrchestrationSettings) -> dg.SensorDefinition:
             "job": run.job_name,
             "run_id": run.run_id,
             "url": pages.run_url(run.run_id),
-            "error": "; ".join(causes) or context.failure_event.message,
+            "error": "; ".join(causes) or _run_reason(context.failure_event),
         }
         context.log.error(f"{alert['job']} failed: {alert['error']}. {alert['url']}")
         if settings.alert_webhook_url:
@@ -68,6 +68,14 @@ def _reason(failure: Any) -> str:
     if failure.user_failure_data is not None and failure.user_failure_data.description:
         return str(failure.user_failure_data.description)
     return str((failure.error.cause or failure.error).message).strip() if failure.error else "it did not say why"
+
+
+def _run_reason(failure: dg.DagsterEvent) -> str:
+    """Return why a run failed before or between its steps: the innermost cause."""
+    error = failure.job_failure_data.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return str(error.message).strip() if error is not None else str(failure.message)
 
 
 def _post(url: str, alert: dict[str, Any], context: dg.RunFailureSensorContext) -> None:

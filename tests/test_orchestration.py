@@ -360,6 +360,25 @@ def test_with_mlflow_away_a_promotion_says_so_within_seconds(side: Side, monkeyp
         assert "MLflow does not answer at http://127.0.0.1:9" in reason(result)
 
 
+@pytest.mark.filterwarnings("ignore:InitResourceContext:DeprecationWarning")  # dagster-mlflow asks it in old ways
+def test_a_training_that_fails_says_why_and_its_mlflow_run_has_failed_too(
+    side: Side, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is nothing to train on; both runs name each other."""
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    there = Side(side.folder, side.instance, definitions())
+    result = there.run("retrain")
+    assert reason(result).startswith("0 days of no product have training rows; training needs one at least besides 1")
+    client = mlflow.MlflowClient(mlflow_uri)
+    experiment = client.get_experiment_by_name("training")
+    (run,) = client.search_runs([experiment.experiment_id], f"tags.dagster_run_id = '{result.run_id}'")
+    assert run.info.status == "FAILED"
+    assert run.data.tags["dagster_run_url"].endswith(f"/runs/{result.run_id}")
+    assert mlflow.active_run() is None
+
+
 class Cancelled(BaseException):
     """As Dagster's own interrupt, no Exception."""
 

@@ -101,14 +101,20 @@ def failure_of(url: str, run_id: str) -> str:
     """Return why a run has failed, in the words of its own failure."""
     query = """query($id: ID!) { logsForRun(runId: $id, limit: 1000) { ... on EventConnection { events { __typename
         ... on ExecutionStepFailureEvent { error { message cause { message } } failureMetadata { description } }
-        ... on RunFailureEvent { message } } } } }"""
+        ... on RunFailureEvent { message error { message cause { message cause { message } } } } } } } }"""
     events = ask(url, query, id=run_id)["logsForRun"].get("events", [])
     for event in events:
         if event["__typename"] == "ExecutionStepFailureEvent":
             described = (event["failureMetadata"] or {}).get("description")
             error = event["error"] or {}
             return str(described or (error.get("cause") or error).get("message", "")).strip()
-    return next((str(event["message"]) for event in events if event["__typename"] == "RunFailureEvent"), "")
+    for event in events:
+        if event["__typename"] == "RunFailureEvent":
+            error = event["error"] or event
+            while error.get("cause"):
+                error = error["cause"]
+            return str(error["message"]).strip()
+    return ""
 
 
 def active_runs(url: str) -> list[str]:

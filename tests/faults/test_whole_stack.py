@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 from tests.pipeline import wait_until
 from tests.proofs import Proof
 
-MEMORY_MIB = 1_536
+MEMORY_MIB = 2_662  # 2.6 GiB
 STACK = [sys.executable, "-m", "orchestration.local.stack"]
 LOOPBACK_ONLY = """
 import fcntl, os, socket, struct, sys

@@ -1,0 +1,175 @@
+"""The life of a model, through the Dagster of a whole stack: what a person does in its UI, asked of its GraphQL."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from orchestration.local import dagster_client as dagster
+from orchestration.local.broker import free_ports, jars_folder
+from orchestration.local.settings import StackSettings
+from orchestration.local.supervisor import tree_memory
+from tests.conftest import ROOT
+from tests.pipeline import wait_until
+from tests.proofs import Proof
+
+MEMORY_MIB = 2_662  # 2.6 GiB
+FIRST_ML_S = 900.0  # on two busy processors; 1 to 2 minutes on idle ones
+TWO_PRODUCTS_A_WEEK = 14
+
+
+@contextmanager
+def stack(var: Path, log: Path) -> Iterator[tuple[psutil.Popen, dict[str, str]]]:
+    """Run a stack of its own; whatever happens, none of its processes outlives the block."""
+    (var / "broker").mkdir(parents=True)
+    jars_folder(var).symlink_to(jars_folder(ROOT / "var"))
+    names = [name for name in StackSettings.model_fields if name.endswith("_port")]
+    ports = {name.upper(): str(port) for name, port in zip(names, free_ports(len(names)), strict=True)}
+    settings = {name.upper(): "" for name in StackSettings.model_fields} | ports | {"VAR_DIR": str(var)}
+    command = [sys.executable, "-m", "orchestration.local.stack"]
+    with log.open("w") as output:
+        process = psutil.Popen(command, cwd=ROOT, env=os.environ | settings, stdout=output, stderr=output)
+    try:
+        yield process, ports
+    finally:
+        family = [process, *process.children(recursive=True)] if process.is_running() else []
+        for each in family:
+            each.kill()
+
+
+class Served(threading.Thread):
+    """A client that asks for predictions all the time, and notes which model answered when, and what went wrong."""
+
+    def __init__(self, api: str) -> None:
+        super().__init__(daemon=True)
+        self.api = api
+        self.answers: list[tuple[float, str]] = []
+        self.failed: list[str] = []
+        self.closing = threading.Event()
+
+    def run(self) -> None:
+        body = json.dumps({"rows": [{"n": 50, "ret_mean": 1e-5, "ret_std": 2e-4}]}).encode()
+        while not self.closing.wait(0.02):
+            request = urllib.request.Request(f"{self.api}/predict", body, {"content-type": "application/json"})
+            try:
+                with urllib.request.urlopen(request, timeout=5.0) as answer:
+                    found = json.load(answer)
+            except OSError as error:
+                self.failed.append(str(error))
+                continue
+            self.answers.append((time.monotonic(), f"{found['model_variant']} {found['version']}"))
+
+    def first_after(self, when: float, wanted: str) -> float | None:
+        return next((at - when for at, model in self.answers if at > when and model == wanted), None)
+
+
+@pytest.mark.acceptance
+def test_a_model_lives_its_life_through_dagster_while_forecasts_flow(  # noqa: PLR0915 - one life, step by step
+    tmp_path: Path, jars: list[Path], proof: Proof
+) -> None:
+    """Nobody does anything until `volatility-ml` answers; then each job is launched as from the launchpad."""
+    proof.disturbs("replay cancelled; models trained, promoted, refused, rolled back; stack stopped in a replay")
+    var, log = tmp_path / "var", tmp_path / "log"
+    with stack(var, log) as (process, ports):
+        url, api = f"http://127.0.0.1:{ports['DAGSTER_PORT']}", f"http://127.0.0.1:{ports['API_PORT']}"
+
+        def said(text: str) -> bool:
+            assert process.poll() is None, log.read_text()
+            assert "first_ml ended" not in log.read_text(), log.read_text()
+            return text in log.read_text()
+
+        wait_until(lambda: said("first forecast"), "a first forecast", FIRST_ML_S)
+        wait_until(lambda: said("first_ml: volatility-ml version 1 answers now"), "a first model", FIRST_ML_S)
+
+        replay = dagster.launch(url, "replay", op("replay_trades", speed="5"))
+        wait_until(lambda: "replaying" in " ".join(messages(url, replay)), "a replay that goes on", 120)
+        asked = time.monotonic()
+        cancel(url, replay)
+        assert dagster.wait(url, replay) == "CANCELED"
+        proof.saw(replay_cancelled_s=time.monotonic() - asked)
+        assert any(text.startswith("replay stopped") for text in messages(url, replay))
+
+        backfill = dagster.launch(url, "backfill")
+        assert dagster.wait(url, backfill) == "SUCCESS"
+        assert f"{TWO_PRODUCTS_A_WEEK} product-days have recordings" in messages(url, backfill)
+        assert partitions_of(url, "training_set") == TWO_PRODUCTS_A_WEEK
+
+        heaviest = 0
+        retrain = dagster.launch(url, "retrain")
+        while dagster.status(url, retrain) not in dagster.ENDED:
+            heaviest = max(heaviest, tree_memory(process.pid) or 0)
+            time.sleep(0.5)
+        assert dagster.status(url, retrain) == "SUCCESS", dagster.failure_of(url, retrain)
+        proof.saw(mib_with_retrain=heaviest / 2**20)
+        assert heaviest / 2**20 <= MEMORY_MIB
+
+        refused = dagster.launch(url, "promote", op("promote_model", version="1"))
+        assert dagster.wait(url, refused) == "FAILURE"
+        assert "is not champion: found version 1" in dagster.failure_of(url, refused)
+
+        client = Served(api)
+        client.start()
+        try:
+            for job, wanted in (
+                ("promote", "ml 2"),
+                ("rollback", "ml 1"),
+            ):
+                asked = time.monotonic()
+                run = dagster.launch(url, job)
+                assert dagster.wait(url, run) == "SUCCESS", dagster.failure_of(url, run)
+                answered: float = wait_until(
+                    lambda asked=asked, wanted=wanted: client.first_after(asked, wanted), f"an answer of {wanted}", 30
+                )
+                proof.saw(**{f"{job}_launch_to_answer_s": answered})
+        finally:
+            client.closing.set()
+            client.join()
+        proof.saw(answers=len(client.answers), failed_requests=len(client.failed))
+        assert not client.failed
+
+        dagster.launch(url, "replay", op("replay_trades", speed="5"))
+        wait_until(lambda: len(dagster.active_runs(url)) == 1, "a replay to stop", 60)
+        family = [process, *process.children(recursive=True)]
+        asked = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(90) == 0
+        proof.saw(stop_s=time.monotonic() - asked)
+        left = [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+        assert not left
+        assert "cancelling 1 Dagster run" in log.read_text()
+        assert "Traceback" not in log.read_text()
+
+
+def op(name: str, **config: Any) -> dict[str, Any]:
+    return {"ops": {name: {"config": config}}}
+
+
+def messages(url: str, run_id: str) -> list[str]:
+    query = """query($id: ID!) { logsForRun(runId: $id) { ... on EventConnection { events {
+        ... on LogMessageEvent { message } } } } }"""
+    events = dagster.ask(url, query, id=run_id)["logsForRun"]["events"]
+    return [event["message"] for event in events if event]
+
+
+def partitions_of(url: str, asset: str) -> int:
+    query = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
+        partitionStats { numMaterialized } } } }"""
+    found = dagster.ask(url, query, key={"path": [asset]})["assetNodeOrError"]
+    return int(found["partitionStats"]["numMaterialized"])
+
+
+def cancel(url: str, run_id: str) -> None:
+    query = """mutation($id: String!) { terminateRun(runId: $id, terminatePolicy: SAFE_TERMINATE) { __typename } }"""
+    dagster.ask(url, query, id=run_id)
