@@ -373,6 +373,7 @@ def test_a_training_that_fails_says_why_and_its_mlflow_run_has_failed_too(
     assert reason(result).startswith("0 days of no product have training rows; training needs one at least besides 1")
     client = mlflow.MlflowClient(mlflow_uri)
     experiment = client.get_experiment_by_name("training")
+    assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id], f"tags.dagster_run_id = '{result.run_id}'")
     assert run.info.status == "FAILED"
     assert run.data.tags["dagster_run_url"].endswith(f"/runs/{result.run_id}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -130,7 +131,7 @@ def test_a_model_lives_its_life_through_dagster_while_forecasts_flow(  # noqa: P
                 run = dagster.launch(url, job)
                 assert dagster.wait(url, run) == "SUCCESS", dagster.failure_of(url, run)
                 answered: float = wait_until(
-                    lambda asked=asked, wanted=wanted: client.first_after(asked, wanted), f"an answer of {wanted}", 30
+                    functools.partial(client.first_after, asked, wanted), f"an answer of {wanted}", 30
                 )
                 proof.saw(**{f"{job}_launch_to_answer_s": answered})
         finally:
