@@ -67,6 +67,8 @@ _REJECT_COLUMNS = pa.schema([("line", pa.int64()), ("reason", pa.string()), ("te
 _STAGE_ROWS = 262_144
 """Rows that are kept before they go to disk, over all products of a recording."""
 _REJECT_CHARACTERS = 200
+_NAME_CHARACTERS = 200
+"""Of a recording's name as it stands in the lake: a file on its way has 47 more, and filesystems allow 255."""
 
 
 class Staged(NamedTuple):
@@ -123,9 +125,13 @@ def recording_table(name: str) -> str:
     >>> recording_table("monday.csv"), recording_table("two words.csv")
     ('recordings/monday.csv', 'recordings/two%20words.csv')
     """
-    if not name or name.strip(".") == "" or len(name) > 200:
-        raise ValueError(f"a recording is named by 1 to 200 characters, not dots alone, was {name[:210]!r}")
-    return f"{RECORDINGS}/{quote(name, safe='')}"
+    quoted = quote(name, safe="")
+    if not name.strip(".") or len(quoted) > _NAME_CHARACTERS:
+        raise ValueError(
+            f"a recording is named by 1 to {_NAME_CHARACTERS} characters, not dots alone (a letter beyond ASCII counts "
+            f"as 6 or more), was {name[:210]!r}, which counts as {len(quoted)}: rename it"
+        )
+    return f"{RECORDINGS}/{quoted}"
 
 
 def ingest(lake: Lake, recording: Path, product_id: str = "BTC-USD", name: str | None = None) -> Ingested:
@@ -138,10 +144,12 @@ def ingest(lake: Lake, recording: Path, product_id: str = "BTC-USD", name: str |
         name: of the recording in the lake; that of the file.
 
     Raises:
-        ValueError: it holds no trades, or is damaged; see `read_trades`.
+        ValueError: it holds no trades, or is damaged, see `read_trades`; its name is none, or that of simulated days.
         OSError: the lake cannot be written.
     """
     name = recording.name if name is None else name
+    if name == SIMULATED:
+        raise ValueError(f"the name {SIMULATED!r} is that of all simulated days: give {recording} another one")
     table, rejects_path = recording_table(name), f"{REJECTS}/{quote(name, safe='')}.parquet"
     batches = read_trades(recording, product_id=product_id)  # says at once if it is none
     dialect = recognize(recording)

@@ -95,10 +95,26 @@ def test_a_recording_is_known_by_name_and_content(lake: Lake, tmp_path: Path) ->
     assert sorted(lake.tables("recordings")) == ["recordings/another%20name", "recordings/r.csv"]
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "x" * 201])
+@pytest.mark.parametrize("name", ["", ".", "..", "x" * 201, "記" * 23])
 def test_a_name_must_be_one(name: str) -> None:
     with pytest.raises(ValueError, match="a recording is named by 1 to 200 characters, not dots alone"):
         recording_table(name)
+
+
+@pytest.mark.parametrize("name", ["x" * 200, "記" * 22])
+def test_the_longest_name_can_be_written(lake: Lake, tmp_path: Path, name: str) -> None:
+    """A character of three bytes counts as nine."""
+    assert ingest(lake, recorded(tmp_path / "r.csv", at(1)), name=name).is_new
+    assert make_trades(lake, "BTC-USD", DAY).facts["rows"] == 1
+
+
+def test_a_recording_cannot_take_the_place_of_simulated_days(lake: Lake, tmp_path: Path) -> None:
+    simulate(lake, "BTC-USD", NEXT, hours=(0, 1))
+    path = recorded(tmp_path / "simulated", at(1))
+    with pytest.raises(ValueError, match=r"the name 'simulated' is that of all simulated days: .*d another one"):
+        ingest(lake, path)
+    assert [each.day for each in lake.partitions("recordings")] == [NEXT]
+    assert ingest(lake, path, name="mine").is_new
 
 
 def test_any_name_stays_in_the_lake(lake: Lake, tmp_path: Path) -> None:

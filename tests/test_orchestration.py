@@ -157,6 +157,16 @@ def test_the_inbox_is_taken_once_and_what_is_no_recording_is_said(side: Side) ->
     assert made(again) == []
 
 
+def test_a_file_whose_name_the_lake_cannot_take_stops_no_other(side: Side) -> None:
+    """60 letters of 3 bytes: the folder takes 255, the lake, which quotes them, would need 540."""
+    record(side.inbox / ("記" * 60), DAYS[0], (0, 2))
+    record(side.inbox / "simulated", DAYS[0], (2, 4))
+    record(side.inbox / "記.csv", DAYS[0], (4, 6))
+    result = side.run("ingest", "ingest_inbox", then_backfill=False)
+    assert reason(result).startswith("2 files are not taken, the rest is: simulated: the name 'simulated' is")
+    assert side.lake.tables(days.RECORDINGS) == ["recordings/%E8%A8%98.csv"]
+
+
 def test_dagster_sees_as_stale_what_a_late_recording_reaches_and_nothing_else(side: Side) -> None:
     """Its view by data versions is that of the lake by content hashes, before, between and after the steps."""
     for day in DAYS:
