@@ -7,6 +7,7 @@ comes next. Nothing is ever taken out. Plain REST, for promotions are watched by
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -14,7 +15,6 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -132,7 +132,7 @@ def standing(entries: Iterable[Entry]) -> list[Entry]:
     return stack
 
 
-@contextmanager
+@contextlib.contextmanager
 def alone() -> Iterator[None]:
     """Keep every other promotion and rollback on this machine waiting. The kernel lets go when the process ends.
 
@@ -156,15 +156,17 @@ def alone() -> Iterator[None]:
         yield
 
 
-def settled(uri: str, model: str) -> list[Entry]:
-    """Finish what is pending, and return the entries of a model, all closed, oldest first. Call it within `alone`.
+def settled(uri: str, model: str) -> tuple[list[Entry], list[Entry]]:
+    """Finish what is pending, and return the entries of a model, all closed, oldest first; then those of them that were
+    finished just now. Call it within `alone`.
 
     Raises:
         RegistryError: another machine is promoting the model or rolling it back; or MLflow does not answer.
     """
     entries = history(uri)
+    finished: list[Entry] = []
     if any(entry.state == "pending" for entry in entries):
-        _finish(uri, entries)
+        finished = _finish(uri, entries)
         entries = history(uri)
     entries = [entry for entry in entries if entry.model == model]
     for entry in entries:
@@ -173,7 +175,7 @@ def settled(uri: str, model: str) -> list[Entry]:
                 f"{entry.who} began to {VERBS[entry.action]} {model} to version {entry.to_version} on {entry.machine} "
                 f"at {entry.begun:%H:%M:%S} UTC: do this again when that is done, in {ABANDONED_S:.0f} s at the latest"
             )
-    return entries
+    return entries, [entry for entry in finished if entry.model == model and entry.state == "done"]
 
 
 def record(uri: str, entry: Entry, before: list[Entry]) -> Entry:
@@ -186,13 +188,15 @@ def record(uri: str, entry: Entry, before: list[Entry]) -> Entry:
         RegistryAway: MLflow does not answer; what was begun is finished by whoever comes next.
         RegistryError: MLflow refuses; the entry is closed as failed.
     """
-    begun = begin(uri, entry)
     try:
+        begun = begin(uri, entry)
         return complete(uri, begun, before)
-    except RegistryAway as error:
+    except RegistryAway as error:  # its own advice, to ask once more, says too little here
         raise RegistryAway(
-            f"{error}. Entry {begun.entry_id}, {entry.model} to version {entry.to_version}, is in the ledger and not "
-            "closed: the next promotion or rollback, or `python -m offline.promotion finish`, finishes it"
+            f"MLflow went away at {uri} ({error.__cause__ or error}) while the ledger was to {VERBS[entry.action]} "
+            f"{entry.model} to version {entry.to_version}: the entry may stand there, not closed. Start MLflow; the "
+            "next promotion or rollback, or `python -m offline.promotion finish`, finishes it, and "
+            "`python -m offline.promotion history` shows it. A rollback that finishes one goes no further itself"
         ) from error
 
 
@@ -248,7 +252,9 @@ def complete(uri: str, entry: Entry, before: Iterable[Entry]) -> Entry:
         call(uri, "POST", "runs/update", {"run_id": entry.entry_id, "status": "FAILED"})
         raise
     _tag(uri, entry, "moved_at", _text(at))
-    call(uri, "POST", "runs/update", {"run_id": entry.entry_id, "status": "FINISHED", "end_time": _ms(at)})
+    # It has moved, and says so: that it could not be closed must not sound as if it had to be asked for again.
+    with contextlib.suppress(RegistryAway):
+        call(uri, "POST", "runs/update", {"run_id": entry.entry_id, "status": "FINISHED", "end_time": _ms(at)})
     return replace(entry, at=at, state="done")
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "Condition",
     "Entry",
     "Refused",
+    "begun_before",
     "finish_pending",
     "history",
     "judge",
@@ -135,7 +136,7 @@ def promote(
         if not (verdict.can_serve if force else verdict.is_open):
             raise Refused(f"{model} version {wanted}", verdict.conditions)
         with ledger.alone():
-            before = ledger.settled(uri, model)
+            before, _ = ledger.settled(uri, model)
             champion = champion_of(uri, model)
             if (champion and champion.version) != verdict.champion:
                 continue  # somebody else promoted meanwhile: judge against their champion
@@ -161,12 +162,18 @@ def promote(
 def roll_back(uri: str, model: str, *, who: str, why: str) -> Entry:
     """Make champion what was it before the newest promotion that still stands, and return the ledger's entry.
 
+    Where a rollback of the model had been begun and not closed, it is finished and returned, and nothing else is done:
+    whoever asks again because the answer was lost, or the run killed, wants to go back once.
+
     Raises:
         Refused: no promotion stands before it, or its file cannot serve.
         RegistryError: MLflow does not answer or refuses, or another machine is promoting.
     """
     with ledger.alone():
-        before = ledger.settled(uri, model)
+        before, finished = ledger.settled(uri, model)
+        begun = [entry for entry in finished if entry.action == "rollback"]
+        if begun:
+            return begun[-1]
         stack = ledger.standing(before)
         if len(stack) < 2:
             standing = f"the ledger holds {len(stack)} promotions of {model} that stand"
@@ -368,6 +375,14 @@ def lake_rows(lake_uri: str, spec: FeatureSpec) -> Callable[[datetime], Sample]:
     return test
 
 
+def begun_before(entry: Entry) -> str:
+    """Say of an entry that `roll_back` gave back that it is not a new one."""
+    return (
+        f"the rollback of {entry.model} to version {entry.to_version} that {entry.who} began at "
+        f"{entry.begun:%Y-%m-%d %H:%M:%S} UTC is finished now: ask again to go one further"
+    )
+
+
 def show(entries: Iterable[Entry]) -> str:
     """Return entries as a table."""
     table = Table(box=rich.box.SIMPLE_HEAD)
@@ -405,11 +420,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = OfflineSettings()
     uri = settings.mlflow_tracking_uri.rstrip("/")
     try:
+        if args.command == "rollback":  # it finishes what is pending itself, and goes no further then
+            asked_at = datetime.now(UTC)
+            entry = roll_back(uri, args.model, who=getpass.getuser(), why=args.why)
+            if entry.begun < asked_at:
+                print(begun_before(entry))
+            print(show([entry]))
+            return
         for entry in finish_pending(uri):
             print(f"finished: {entry.action} {entry.model} to version {entry.to_version}, now {entry.state}")
-        if args.command == "rollback":
-            print(show([roll_back(uri, args.model, who=getpass.getuser(), why=args.why)]))
-        elif args.command == "promote":
+        if args.command == "promote":
             spec = settings.spec()
             test = lake_rows(settings.lake_uri, spec)
             who = getpass.getuser()

@@ -363,14 +363,20 @@ class RollbackConfig(dg.Config):
 
 @dg.op(pool=REGISTRY)
 def roll_back_model(context: dg.OpExecutionContext, config: RollbackConfig, registry: RegistryResource) -> None:
-    """Make champion what was it before; a second rollback goes one further."""
-    from offline.promotion import Refused, roll_back
+    """Make champion what was it before; a second rollback goes one further.
 
+    One that was killed, or whose answer was lost, is finished by the next, which goes no further then.
+    """
+    from offline.promotion import Refused, begun_before, roll_back
+
+    asked_at = datetime.now(UTC)
     with explained():
         try:
             entry = roll_back(registry.uri, config.model, who=config.who or _who(context), why=config.why)
         except Refused as refused:
             raise _refusal(refused) from None
+    if entry.begun < asked_at:
+        context.log.warning(begun_before(entry))
     _show_entry(context, registry, entry)
 
 

@@ -528,12 +528,85 @@ def test_an_mlflow_that_goes_away_within_a_promotion_is_told_and_the_entry_finis
 
     with monkeypatch.context() as away:
         away.setattr(ledger, "set_alias", move_at_nobody)
-        with pytest.raises(RegistryAway, match="is in the ledger and not closed: the next promotion or rollback"):
+        with pytest.raises(RegistryAway, match="may stand there, not closed"):
             promote_here(mlflow_uri, name, "2")
     assert champion(mlflow_uri, name) == "1"
     (finished,) = (entry for entry in finish_pending(mlflow_uri) if entry.model == name)
     assert (finished.to_version, finished.state) == ("2", "done")
     assert champion(mlflow_uri, name) == "2"
+
+
+def _roll_back_and_die(uri: str, name: str, step: str) -> None:
+    def die(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(ledger, step, die)
+    roll_back(uri, name, who="me", why="killed")
+
+
+@pytest.mark.parametrize("step", ["set_alias", "_tag"], ids=["before the alias moved", "before it was closed"])
+def test_a_killed_rollback_that_is_asked_for_again_goes_back_once(
+    mlflow_uri: str, step: str, monkeypatch: Any, capsys: Any
+) -> None:
+    name = f"killed-back-{step.strip('_').replace('_', '-')}"
+    for version in "123":
+        put_version(mlflow_uri, name, GOOD)
+        promote_here(mlflow_uri, name, version)
+    process = multiprocessing.get_context("fork").Process(target=_roll_back_and_die, args=(mlflow_uri, name, step))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    main(["rollback", name, "--why", "again"])
+    assert f"the rollback of {name} to version 2 that me began at" in capsys.readouterr().out
+    assert (champion(mlflow_uri, name), champion(mlflow_uri, name, "previous")) == ("2", "1")
+    (back,) = (entry for entry in history(mlflow_uri, name) if entry.action == "rollback")
+    assert (back.why, back.state) == ("killed", "done")
+    main(["rollback", name, "--why", "further"])
+    assert "ask again" not in capsys.readouterr().out
+    assert champion(mlflow_uri, name) == "1"
+
+
+@pytest.mark.parametrize("lost", ["runs/create", "runs/set-tag"])
+def test_a_rollback_whose_answer_was_lost_goes_back_once_when_it_is_asked_for_again(
+    mlflow_uri: str, lost: str, monkeypatch: Any
+) -> None:
+    """MLflow does what it is asked for, and its answer never comes."""
+    name = f"lost-{lost.replace('/', '-')}"
+    for version in "123":
+        put_version(mlflow_uri, name, GOOD)
+        promote_here(mlflow_uri, name, version)
+    _lose_answers(monkeypatch, lost)
+    with pytest.raises(RegistryAway, match=f"roll back {name} to version 2: the entry may stand there") as told:
+        roll_back(mlflow_uri, name, who="me", why="back")
+    assert "do this again" not in str(told.value)
+    monkeypatch.undo()
+    assert roll_back(mlflow_uri, name, who="me", why="back").to_version == "2"
+    assert champion(mlflow_uri, name) == "2"
+
+
+def test_a_rollback_that_has_moved_and_cannot_be_closed_is_through(mlflow_uri: str, monkeypatch: Any) -> None:
+    name = "lost-close"
+    for version in "12":
+        put_version(mlflow_uri, name, GOOD)
+        promote_here(mlflow_uri, name, version)
+    _lose_answers(monkeypatch, "runs/update")
+    back = roll_back(mlflow_uri, name, who="me", why="back")
+    monkeypatch.undo()
+    assert champion(mlflow_uri, name) == "1"
+    assert history(mlflow_uri, name)[-1] == back
+
+
+def _lose_answers(monkeypatch: Any, lost: str) -> None:
+    def call_and_lose(uri: str, method: str, path: str, fields: Any) -> dict[str, Any]:
+        answer = call(uri, method, path, fields)
+        if path == lost:
+            raise RegistryAway(
+                "MLflow does not answer at there (timed out): start it, then do this again"
+            ) from OSError("timed out")
+        return answer
+
+    monkeypatch.setattr(ledger, "call", call_and_lose)
 
 
 @pytest.mark.parametrize(
