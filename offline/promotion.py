@@ -159,14 +159,17 @@ def promote(
             )
 
 
-def roll_back(uri: str, model: str, *, who: str, why: str) -> Entry:
+def roll_back(uri: str, model: str, *, spec: FeatureSpec, who: str, why: str) -> Entry:
     """Make champion what was it before the newest promotion that still stands, and return the ledger's entry.
 
     Where a rollback of the model had been begun and not closed, it is finished and returned, and nothing else is done:
     whoever asks again because the answer was lost, or the run killed, wants to go back once.
 
+    Args:
+        spec: of the rows that are served now.
+
     Raises:
-        Refused: no promotion stands before it, or its file cannot serve.
+        Refused: no promotion stands before it, or its file cannot serve rows of `spec`.
         RegistryError: MLflow does not answer or refuses, or another machine is promoting.
     """
     with ledger.alone():
@@ -182,7 +185,7 @@ def roll_back(uri: str, model: str, *, who: str, why: str) -> Entry:
         target = stack[-2]
         _, content, conditions = _fetch(uri, model, target.to_version, target.digest)
         if content is not None:
-            _load(content, target.evidence.get("spec_id", ""), None, conditions)
+            _load(content, spec, conditions)
         if not all(condition.is_met for condition in conditions):
             raise Refused(f"rollback of {model} to version {target.to_version}", conditions)
         champion = champion_of(uri, model)
@@ -199,7 +202,7 @@ def roll_back(uri: str, model: str, *, who: str, why: str) -> Entry:
                 why,
                 False,
                 datetime.now(UTC),
-                evidence={"back_to_entry": target.entry_id, "spec_id": target.evidence.get("spec_id", "")},
+                evidence={"back_to_entry": target.entry_id, "spec_id": spec.spec_id},
             ),
             before,
         )
@@ -226,7 +229,7 @@ def judge(
     conditions.append(
         Condition("is not champion", is_new, f"version {wanted.version}", "a version that does not serve")
     )
-    candidate = None if content is None else _load(content, spec.spec_id, spec, conditions)
+    candidate = None if content is None else _load(content, spec, conditions)
     digest = hashlib.sha256(content or b"").hexdigest()
     can_serve = all(condition.is_met for condition in conditions)
     evidence: dict[str, Any] = {"spec_id": spec.spec_id}
@@ -318,11 +321,11 @@ def _fetch(
     )
 
 
-def _load(content: bytes, spec_id: str, spec: FeatureSpec | None, conditions: list[Condition]) -> ServedModel | None:
+def _load(content: bytes, spec: FeatureSpec, conditions: list[Condition]) -> ServedModel | None:
     """Load a file as a scorer would, and note whether it could."""
     allowed = "what data/serving.py takes"
     try:
-        model = ServedModel.load(content, spec_id=spec_id, known_columns=spec.columns if spec else None)
+        model = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
     except ModelRefused as error:
         conditions.append(Condition("loads", False, str(error), allowed))
         return None
@@ -422,7 +425,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if args.command == "rollback":  # it finishes what is pending itself, and goes no further then
             asked_at = datetime.now(UTC)
-            entry = roll_back(uri, args.model, who=getpass.getuser(), why=args.why)
+            entry = roll_back(uri, args.model, spec=settings.spec(), who=getpass.getuser(), why=args.why)
             if entry.begun < asked_at:
                 print(begun_before(entry))
             print(show([entry]))

@@ -362,7 +362,9 @@ class RollbackConfig(dg.Config):
 
 
 @dg.op(pool=REGISTRY)
-def roll_back_model(context: dg.OpExecutionContext, config: RollbackConfig, registry: RegistryResource) -> None:
+def roll_back_model(
+    context: dg.OpExecutionContext, config: RollbackConfig, lake: LakeResource, registry: RegistryResource
+) -> None:
     """Make champion what was it before; a second rollback goes one further.
 
     One that was killed, or whose answer was lost, is finished by the next, which goes no further then.
@@ -372,7 +374,9 @@ def roll_back_model(context: dg.OpExecutionContext, config: RollbackConfig, regi
     asked_at = datetime.now(UTC)
     with explained():
         try:
-            entry = roll_back(registry.uri, config.model, who=config.who or _who(context), why=config.why)
+            entry = roll_back(
+                registry.uri, config.model, spec=lake.spec, who=config.who or _who(context), why=config.why
+            )
         except Refused as refused:
             raise _refusal(refused) from None
     if entry.begun < asked_at:

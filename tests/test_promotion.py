@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from data.lake import Lake
+from data.spec import FeatureSpec
 from data.trades import NS, Floats
 from offline import ledger
 from offline.baseline import Baseline, calibrated_ewma, fit, forecast_graph, to_onnx, with_intervals
@@ -320,14 +321,14 @@ def test_rollback_goes_back_entry_by_entry_to_the_first(mlflow_uri: str) -> None
         promote_here(mlflow_uri, name, version)
     seen = [(champion(mlflow_uri, name), champion(mlflow_uri, name, "previous"))]
     for _ in range(2):
-        roll_back(mlflow_uri, name, who="me", why="back")
+        roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
         seen.append((champion(mlflow_uri, name), champion(mlflow_uri, name, "previous")))
     assert seen == [("3", "2"), ("2", "1"), ("1", None)]
     with pytest.raises(Refused, match="the ledger holds 1 promotions of ledger-stack that stand, allowed is 2 or more"):
-        roll_back(mlflow_uri, name, who="me", why="back")
+        roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
     promote_here(mlflow_uri, name, "3")
     assert champion(mlflow_uri, name, "previous") == "1"
-    assert roll_back(mlflow_uri, name, who="me", why="back").to_version == "1"
+    assert roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back").to_version == "1"
     moves = [(entry.action, entry.from_version, entry.to_version) for entry in history(mlflow_uri, name)]
     assert moves == [
         ("promote", None, "1"),
@@ -347,8 +348,25 @@ def test_a_rollback_to_a_file_that_changed_is_refused(mlflow_uri: str) -> None:
         promote_here(mlflow_uri, name, version)
     call(mlflow_uri, "DELETE", "model-versions/delete", {"name": name, "version": "1"})
     with pytest.raises(RegistryError, match="version=1"):
-        roll_back(mlflow_uri, name, who="me", why="back")
+        roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
     assert champion(mlflow_uri, name) == "2"
+
+
+def test_a_rollback_to_a_model_of_another_spec_is_refused_with_both_ids(mlflow_uri: str, monkeypatch: Any) -> None:
+    """Promoted under a window of 50, then under one of 20: nobody could score these rows with the first."""
+    name, other = "ledger-spec", FeatureSpec(window_size=20)
+    put_version(mlflow_uri, name, GOOD)
+    promote_here(mlflow_uri, name)
+    put_version(mlflow_uri, name, model_bytes(spec_id=other.spec_id))
+    promote_here(mlflow_uri, name, "2", spec=other, force=True, why="another window")
+    with pytest.raises(Refused, match=f"loads: found .*spec {SPEC.spec_id}, rows here are of spec {other.spec_id}"):
+        roll_back(mlflow_uri, name, spec=other, who="me", why="back")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    monkeypatch.setenv("WINDOW_SIZE", "20")
+    with pytest.raises(SystemExit, match=f"rows here are of spec {other.spec_id}"):
+        main(["rollback", name, "--why", "back"])
+    assert champion(mlflow_uri, name) == "2"
+    assert roll_back(mlflow_uri, name, spec=SPEC, who="me", why="the window too").to_version == "1"
 
 
 def test_what_served_at_a_time_is_the_last_entry_before_it(mlflow_uri: str, capsys: Any, monkeypatch: Any) -> None:
@@ -357,7 +375,7 @@ def test_what_served_at_a_time_is_the_last_entry_before_it(mlflow_uri: str, caps
     put_version(mlflow_uri, name, GOOD)
     first = promote_here(mlflow_uri, name, "1")
     second = promote_here(mlflow_uri, name, "2")
-    back = roll_back(mlflow_uri, name, who="me", why="back")
+    back = roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
     assert first.at and second.at and back.at
     tick = timedelta(microseconds=1)
     assert name not in served_at(mlflow_uri, first.at - tick)
@@ -438,7 +456,7 @@ def test_a_killed_promotion_is_finished_by_the_next_start(mlflow_uri: str, step:
         at = entries[1].at
         assert at is not None
         assert (at == entries[1].begun) == moved
-        assert roll_back(mlflow_uri, name, who="me", why="back").to_version == "1"
+        assert roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back").to_version == "1"
 
 
 def _promote_in_turn(uri: str, name: str, version: str, outcomes: Any) -> None:
@@ -480,7 +498,7 @@ def test_what_another_machine_has_begun_is_left_to_it_until_it_is_abandoned(mlfl
         begun = ledger.begin(mlflow_uri, replace(history(mlflow_uri, name)[0], to_version="2", begun=datetime.now(UTC)))
     assert [entry for entry in finish_pending(mlflow_uri) if entry.model == name] == []
     with pytest.raises(RegistryError, match="me began to promote elsewhere to version 2 on another at"):
-        roll_back(mlflow_uri, name, who="me", why="back")
+        roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
     assert champion(mlflow_uri, name) == "1"
     monkeypatch.setattr(ledger, "ABANDONED_S", 0.0)
     (finished,) = (entry for entry in finish_pending(mlflow_uri) if entry.model == name)
@@ -509,7 +527,7 @@ def test_an_alias_that_mlflow_refuses_to_move_fails_the_entry_and_changes_nothin
     assert (champion(mlflow_uri, name), champion(mlflow_uri, name, "previous")) == ("1", None)
     assert [entry for entry in finish_pending(mlflow_uri) if entry.model == name] == []
     with pytest.raises(Refused, match="the ledger holds 1 promotions"):  # what failed does not stand
-        roll_back(mlflow_uri, name, who="me", why="back")
+        roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
 
 
 def test_an_mlflow_that_goes_away_within_a_promotion_is_told_and_the_entry_finished_later(
@@ -541,7 +559,7 @@ def _roll_back_and_die(uri: str, name: str, step: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(ledger, step, die)
-    roll_back(uri, name, who="me", why="killed")
+    roll_back(uri, name, spec=SPEC, who="me", why="killed")
 
 
 @pytest.mark.parametrize("step", ["set_alias", "_tag"], ids=["before the alias moved", "before it was closed"])
@@ -578,10 +596,10 @@ def test_a_rollback_whose_answer_was_lost_goes_back_once_when_it_is_asked_for_ag
         promote_here(mlflow_uri, name, version)
     _lose_answers(monkeypatch, lost)
     with pytest.raises(RegistryAway, match=f"roll back {name} to version 2: the entry may stand there") as told:
-        roll_back(mlflow_uri, name, who="me", why="back")
+        roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
     assert "do this again" not in str(told.value)
     monkeypatch.undo()
-    assert roll_back(mlflow_uri, name, who="me", why="back").to_version == "2"
+    assert roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back").to_version == "2"
     assert champion(mlflow_uri, name) == "2"
 
 
@@ -591,7 +609,7 @@ def test_a_rollback_that_has_moved_and_cannot_be_closed_is_through(mlflow_uri: s
         put_version(mlflow_uri, name, GOOD)
         promote_here(mlflow_uri, name, version)
     _lose_answers(monkeypatch, "runs/update")
-    back = roll_back(mlflow_uri, name, who="me", why="back")
+    back = roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
     monkeypatch.undo()
     assert champion(mlflow_uri, name) == "1"
     assert history(mlflow_uri, name)[-1] == back
@@ -613,7 +631,7 @@ def _lose_answers(monkeypatch: Any, lost: str) -> None:
     "ask",
     [
         lambda uri: promote_here(uri, "away"),
-        lambda uri: roll_back(uri, "away", who="me", why="back"),
+        lambda uri: roll_back(uri, "away", spec=SPEC, who="me", why="back"),
         history,
         partial(champion_of, name="away"),
     ],

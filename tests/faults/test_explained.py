@@ -70,7 +70,7 @@ def test_1000_random_forecasts_are_made_again_exactly_after_promotions_rollbacks
         drill = Drill(own_broker, tmp_path / "models", tmp_path, MLFLOW_TRACKING_URI=uri, MODEL_VARIANT="ml")
         scale_8 = partial(move, "volatility-ml", "2")
         scale_2 = partial(move, "volatility-ml", "1")
-        back = partial(roll_back, uri, "volatility-ml", who="drill", why="drill")
+        back = partial(roll_back, uri, "volatility-ml", spec=SPEC, who="drill", why="drill")
         turn: list[Callable[[], object]] = [
             scale_8,
             back,

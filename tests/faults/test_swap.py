@@ -95,7 +95,11 @@ class Mover:
             return ("baseline", "1"), time.time_ns()
         try:
             goes_back = len(self.done) >= 2 and self._rng.random() < 0.5
-            entry = roll_back(self._uri, ML, who="proof", why="and back") if goes_back else self._promote_another()
+            entry = (
+                roll_back(self._uri, ML, spec=SPEC, who="proof", why="and back")
+                if goes_back
+                else self._promote_another()
+            )
         except Refused:  # nothing is before it
             entry = self._promote_another()
         self._newest = entry.to_version
