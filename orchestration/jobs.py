@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 
 USUAL_WHY = "launched from Dagster"
 """What the ledger is told by default: no reason to force anything."""
+NOT_TAKEN = "not taken"
+"""Metadata of an ingest that has failed for nothing but files that are no recordings: the rest is in the lake."""
 
 
 class Purpose(Enum):
@@ -165,7 +167,7 @@ def ingest_inbox(
     if wrong:
         raise dg.Failure(
             f"{len(wrong)} files are not taken, the rest is: {wrong[0]}",
-            metadata={"not taken": dg.MetadataValue.md("\n".join(f"- {each}" for each in wrong))},
+            metadata={NOT_TAKEN: dg.MetadataValue.md("\n".join(f"- {each}" for each in wrong))},
             allow_retries=False,
         )
     yield dg.Output(None)

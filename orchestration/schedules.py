@@ -9,6 +9,9 @@ from orchestration.jobs import replay
 from orchestration.resources import LakeResource
 from orchestration.settings import OrchestrationSettings
 
+TRAINING_SET_TAG = "cryptovol/training_set"
+"""Of a run: the version of the training rows that it was asked for."""
+
 
 def schedules(settings: OrchestrationSettings) -> list[dg.ScheduleDefinition]:
     """Return the schedules, at the times of the settings."""
@@ -36,10 +39,14 @@ def schedules(settings: OrchestrationSettings) -> list[dg.ScheduleDefinition]:
         description="Train, test and register both models at the times of RETRAIN_CRON, if training rows have changed "
         "since. Nothing is promoted: that stays with a person and the gate.",
     )
-    def nightly_retrain(lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
+    def nightly_retrain(context: dg.ScheduleEvaluationContext, lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
         chosen = choose_days(lake.open(), [])
         if not chosen.days:
             return dg.SkipReason("the lake has no training rows")
-        return dg.RunRequest(run_key=f"training-set-{chosen.version[:16]}")
+        tags = {TRAINING_SET_TAG: chosen.version}
+        trained = dg.RunsFilter(job_name="retrain", statuses=[dg.DagsterRunStatus.SUCCESS], tags=tags)
+        if runs := context.instance.get_runs(trained, limit=1):
+            return dg.SkipReason(f"no training row is new since run {runs[0].run_id}")
+        return dg.RunRequest(tags=tags)
 
     return [replay_recordings, nightly_retrain]

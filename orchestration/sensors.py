@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
+import hashlib
 import json
 import time
 import urllib.request
@@ -10,13 +11,17 @@ from typing import Any
 import dagster as dg
 
 from orchestration.assets import Inbox
-from orchestration.jobs import ingest
+from orchestration.jobs import NOT_TAKEN, ingest
 from orchestration.resources import DagsterPages
 from orchestration.settings import OrchestrationSettings
 
 LOOK_S = 10
 QUIET_S = 5.0
 """A file that was written to in the last seconds may still be on its way."""
+AGAIN_S = 600.0
+"""Between two runs for one state of the inbox, where the first has failed or was cancelled."""
+STATE_TAG = "cryptovol/inbox"
+"""Of a run: which state of the inbox it was asked for."""
 WEBHOOK_S = 5.0
 
 
@@ -26,17 +31,43 @@ WEBHOOK_S = 5.0
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Files that come into INBOX_DIR, or change there, are taken into the lake, and what follows is made.",
 )
-def inbox_files(context: dg.SensorEvaluationContext, inbox: Inbox) -> dg.SensorResult | dg.SkipReason:
-    """Ask for a run as soon as all files have been quiet for a moment, once for each state of the folder."""
+def inbox_files(context: dg.SensorEvaluationContext, inbox: Inbox) -> dg.RunRequest | dg.SkipReason:
+    """Ask for a run as soon as all files are quiet, for each state of the folder until one has done its work."""
     found = {name: path.stat() for name, path in inbox.files()}
     now = time.time()
-    arriving = [name for name, stat in found.items() if now - stat.st_mtime < QUIET_S]
+    arriving = [name for name, stat in found.items() if 0 <= now - stat.st_mtime < QUIET_S]
     if arriving:
         return dg.SkipReason(f"{arriving[0]} was written to within the last {QUIET_S:g} s")
-    state = json.dumps({name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()})
-    if not found or state == context.cursor:
-        return dg.SkipReason(f"nothing new among {len(found)} files in {inbox.path}")
-    return dg.SensorResult([dg.RunRequest()], cursor=state)
+    if not found:
+        return dg.SkipReason(f"there are no files in {inbox.path}")
+    files = json.dumps({name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()})
+    state = hashlib.sha256(files.encode()).hexdigest()
+    if why_not := _not_again(context.instance, state, now):
+        return dg.SkipReason(f"nothing new among {len(found)} files in {inbox.path}: {why_not}")
+    return dg.RunRequest(tags={STATE_TAG: state})
+
+
+def _not_again(instance: dg.DagsterInstance, state: str, now: float) -> str:
+    """Return why no run is needed for a state of the inbox, by the newest run that was asked for; empty if one is."""
+    own = dg.RunsFilter(job_name=ingest.name, tags={"dagster/sensor_name": inbox_files.name})
+    records = instance.get_run_records(own, limit=1)
+    if not records or records[0].dagster_run.tags.get(STATE_TAG) != state:
+        return ""
+    run, asked = records[0].dagster_run, records[0].create_timestamp.timestamp()
+    if run.status not in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED):
+        return f"run {run.run_id} takes them or has taken them"
+    if _took_the_rest(instance, run.run_id):
+        return f"run {run.run_id} has taken what can be read"
+    if now - asked < AGAIN_S:
+        return f"run {run.run_id} did not take them; another one is asked for {AGAIN_S / 60:g} minutes after it"
+    return ""
+
+
+def _took_the_rest(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Whether a run has failed for nothing but files that are no recordings."""
+    failures = instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+    told = (log.dagster_event.step_failure_data.user_failure_data for log in failures if log.dagster_event)
+    return any(data is not None and NOT_TAKEN in data.metadata for data in told)
 
 
 def failure_sensor(settings: OrchestrationSettings) -> dg.SensorDefinition:

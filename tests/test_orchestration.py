@@ -22,7 +22,7 @@ from data.readers import write_csv
 from data.simulator import simulate_day
 from data.spec import FeatureSpec
 from offline import days
-from orchestration import assets, jobs
+from orchestration import assets, jobs, sensors
 from orchestration.assets import Inbox
 from orchestration.definitions import definitions
 from orchestration.partitions import INPUTS, key_of
@@ -279,25 +279,66 @@ def test_holes_are_warned_of_and_order_is_checked(side: Side) -> None:
     assert 600 <= float(found["holes"].metadata["longest_hole_s"].value) < 615  # type: ignore[arg-type] # a number
 
 
+def look(side: Side) -> list[dg.RunRequest]:
+    """One tick of the sensor of the inbox."""
+    resources = {"inbox": Inbox(path=str(side.inbox))}
+    with dg.build_sensor_context(instance=side.instance, resources=resources) as context:
+        return list(inbox_files.evaluate_tick(context).run_requests or [])
+
+
+def take(side: Side, request: dg.RunRequest) -> dg.DagsterRun:
+    """Run what the sensor asks for, as its daemon does."""
+    tags = {**request.tags, "dagster/sensor_name": inbox_files.name}
+    job = side.definitions.resolve_job_def("ingest")
+    return job.execute_in_process(instance=side.instance, tags=tags, raise_on_error=False).dagster_run
+
+
 def test_the_inbox_is_looked_at_until_it_is_quiet_and_taken_once(side: Side) -> None:
-    look = {"inbox": Inbox(path=str(side.inbox))}
-    cursor: str | None = None
-
-    def tick() -> int:
-        nonlocal cursor
-        with dg.build_sensor_context(instance=side.instance, cursor=cursor, resources=look) as context:
-            found = inbox_files.evaluate_tick(context)
-        cursor = found.cursor or cursor
-        return len(found.run_requests or [])
-
-    assert tick() == 0
+    assert not look(side)
     path = record(side.inbox / "one.csv", DAYS[0], (0, 1))
-    assert tick() == 0  # written just now
+    assert not look(side)  # written just now
     os.utime(path, (1, 1))
-    assert tick() == 1
-    assert tick() == 0
+    (request,) = look(side)
+    assert take(side, request).is_success
+    assert not look(side)
     os.utime(path, (2, 2))  # its content may be another
-    assert tick() == 1
+    assert look(side)
+    os.utime(path, (1e10, 1e10))  # a clock that is wrong keeps nothing back
+    assert look(side)
+
+
+def test_what_an_ingest_did_not_take_is_asked_for_again_after_a_pause(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = record(side.inbox / "one.csv", DAYS[0], (0, 1))
+    os.utime(path, (1, 1))
+
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "stage_inbox", full)
+        assert take(side, look(side)[0]).is_failure
+    assert not look(side)
+    monkeypatch.setattr(sensors, "AGAIN_S", 0.0)
+    (again,) = look(side)
+    tags = {**again.tags, "dagster/sensor_name": inbox_files.name}
+    cancelled = dg.DagsterRunStatus.CANCELED
+    side.instance.create_run_for_job(side.definitions.resolve_job_def("ingest"), tags=tags, status=cancelled)
+    (again,) = look(side)
+    assert take(side, again).is_success
+    assert not look(side)
+
+
+def test_an_ingest_that_left_out_only_what_is_no_recording_is_not_repeated(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sensors, "AGAIN_S", 0.0)
+    notes = side.inbox / "notes.txt"
+    notes.write_text("buy milk\n")
+    os.utime(notes, (1, 1))
+    assert take(side, look(side)[0]).is_failure
+    assert not look(side)
 
 
 def test_a_failed_run_is_told_to_the_webhook_and_nobody_there_stops_nothing(side: Side) -> None:
@@ -350,11 +391,15 @@ def test_models_are_trained_at_night_only_on_rows_that_are_new(side: Side) -> No
     assert tick().skip_message == "the lake has no training rows"
     record(side.inbox / "one.csv", DAYS[0], (0, 10))
     assert side.run("ingest").success
-    first, second = tick().run_requests[0].run_key, tick().run_requests[0].run_key
-    assert first == second
+    first = tick().run_requests[0].tags
+    retrain = side.definitions.resolve_job_def("retrain")
+    side.instance.create_run_for_job(retrain, tags=first, status=dg.DagsterRunStatus.FAILURE)
+    assert tick().run_requests[0].tags == first  # nothing came of it
+    side.instance.create_run_for_job(retrain, tags=first, status=dg.DagsterRunStatus.SUCCESS)
+    assert tick().skip_message.startswith("no training row is new since run ")
     record(side.inbox / "two.csv", DAYS[1], (0, 10))
     assert side.run("ingest").success
-    assert tick().run_requests[0].run_key != first
+    assert tick().run_requests[0].tags != first
 
 
 def test_a_forced_promotion_needs_a_reason_of_its_own(side: Side) -> None:
