@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import os
@@ -25,6 +26,7 @@ from offline import days
 from orchestration import assets, jobs, sensors
 from orchestration.assets import Inbox
 from orchestration.definitions import definitions
+from orchestration.local import dagster_home
 from orchestration.partitions import INPUTS, key_of
 from orchestration.replays import Line, ingest_online
 from orchestration.schedules import schedules
@@ -433,6 +435,28 @@ def test_a_training_that_fails_says_why_and_its_mlflow_run_has_failed_too(
     assert run.info.status == "FAILED"
     assert run.data.tags["dagster_run_url"].endswith(f"/runs/{result.run_id}")
     assert mlflow.active_run() is None
+
+
+def test_each_start_of_the_code_server_tells_the_runs_of_the_one_before_as_failed(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were its children: none of them goes on, and as running they would hold their pool."""
+    job = side.definitions.resolve_job_def("backfill")
+    begun = side.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+    ended = side.instance.create_run_for_job(job, status=dg.DagsterRunStatus.SUCCESS)
+    home = side.folder / "home"
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    monkeypatch.setattr(dg.DagsterInstance, "get", lambda: contextlib.nullcontext(side.instance))
+    monkeypatch.setattr(side.instance, "upgrade", lambda _: None)
+    monkeypatch.setattr("sys.argv", ["dagster_home", "--code-port", "4000"])
+    became: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda _, command: became.append(command))
+    dagster_home.main()
+    found = {run.run_id: run.status.name for run in side.instance.get_runs()}
+    assert found == {begun.run_id: "FAILURE", ended.run_id: "SUCCESS"}
+    assert (home / "dagster.yaml").exists()
+    ((*_, dagster, api, grpc, _, _, _, port, _, module, _, _, _, _),) = became
+    assert (dagster, api, grpc, port, module) == ("dagster", "api", "grpc", "4000", "orchestration.definitions")
 
 
 class Cancelled(BaseException):

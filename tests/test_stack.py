@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from orchestration.local import dagster_client
 from orchestration.local.parts import stack_parts
 from orchestration.local.ports import port_conflicts
 from orchestration.local.settings import StackSettings
@@ -342,6 +343,28 @@ def test_a_broker_and_a_registry_elsewhere_are_used_and_none_is_started(tmp_path
     environment = child_environment(elsewhere)
     assert environment["KAFKA_BOOTSTRAP_SERVERS"] == "kafka.example:9092"
     assert environment["MLFLOW_TRACKING_URI"] == "http://ml.example"
+
+
+def test_dagster_runs_are_ended_through_the_ui_whether_or_not_the_daemon_lives(tmp_path: Path) -> None:
+    parts = {part.name: part for part in stack_parts(settings(tmp_path), KAFKA)}
+    assert [name for name, part in parts.items() if part.before_stop] == ["dagster_ui"]
+    assert "dagster_ui" in parts["dagster_daemon"].needs  # so it ends first, and begins nothing more
+
+
+def test_a_webserver_that_is_slow_for_a_while_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[str | OSError] = ["STARTED", TimeoutError("timed out"), ConnectionRefusedError(), "SUCCESS"]
+
+    def status(*_: str) -> str:
+        found = answers.pop(0) if answers else TimeoutError("timed out")
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    monkeypatch.setattr(dagster_client, "status", status)
+    monkeypatch.setattr(dagster_client, "POLL_S", 0.01)
+    assert dagster_client.wait("http://127.0.0.1:9", "a-run", patience_s=60) == "SUCCESS"
+    with pytest.raises(TimeoutError):
+        dagster_client.wait("http://127.0.0.1:9", "a-run", patience_s=0.05)
 
 
 def test_the_simulated_day_is_made_once(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ WORKSPACE = "workspace.json"
 REPOSITORY = "__repository__"
 """How Dagster calls the one repository of a module with `Definitions`."""
 TIMEOUT_S = 10.0
+PATIENCE_S = 60.0
 POLL_S = 0.5
 ENDED = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
 ACTIVE = ("QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING")
@@ -90,11 +91,22 @@ def status(url: str, run_id: str) -> str:
     return str(found["status"])
 
 
-def wait(url: str, run_id: str) -> str:
-    """Wait until a run has ended, and return how."""
-    while (now := status(url, run_id)) not in ENDED:
+def wait(url: str, run_id: str, patience_s: float = PATIENCE_S) -> str:
+    """Wait until a run has ended, and return how.
+
+    Raises:
+        OSError: the webserver has not answered for that long; a busy or restarting one is asked again.
+    """
+    answered = time.monotonic()
+    while True:
+        try:
+            if (now := status(url, run_id)) in ENDED:
+                return now
+            answered = time.monotonic()
+        except OSError:
+            if time.monotonic() - answered > patience_s:
+                raise
         time.sleep(POLL_S)
-    return now
 
 
 def failure_of(url: str, run_id: str) -> str:

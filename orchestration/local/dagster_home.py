@@ -1,7 +1,9 @@
-"""Dagster's home, made ready alone, before anything of Dagster runs: `python -m orchestration.local.dagster_home`.
+"""Dagster's home is made ready, then this process becomes the server of our code.
 
-Its configuration is put there, its databases are made or brought up to date (three processes that do it at once
-crash), and runs that a killed stack left behind are told as failed: as running, they would hold their place forever.
+Run as `python -m orchestration.local.dagster_home --code-port PORT`. Its configuration is put there, its databases are
+made or brought up to date before anything else of Dagster runs (three processes that do it at once crash), and runs
+that an earlier server left behind are told as failed: they were its children and ended with it, and as running they
+would hold their pool forever.
 """
 
 from __future__ import annotations
@@ -10,13 +12,15 @@ import argparse
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter, __version__
 
 from orchestration.local.dagster_client import LOCATION, WORKSPACE
 
-CONFIGURATION = Path(__file__).resolve().parents[1] / "dagster.yaml"
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGURATION = ROOT / "orchestration" / "dagster.yaml"
 
 
 def prepare(home: Path, code_port: int) -> None:
@@ -28,7 +32,7 @@ def prepare(home: Path, code_port: int) -> None:
 
 
 def end_lost_runs(version: Path) -> int:
-    """Bring the databases up to date, tell the runs of an earlier stack as failed, and return how many there were.
+    """Bring the databases up to date, tell the runs of an earlier code server as failed, and count them.
 
     Args:
         version: a file that says which Dagster the databases were made for.
@@ -47,17 +51,20 @@ def end_lost_runs(version: Path) -> int:
             version.write_text(__version__)
         runs = instance.get_runs(left)
         for run in runs:
-            instance.report_run_failed(run, "the stack was killed while this run went on; launch it again")
+            instance.report_run_failed(run, "the code server ended while this run went on; launch it again")
     return len(runs)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m orchestration.local.dagster_home", description=main.__doc__)
     parser.add_argument("--code-port", type=int, required=True, help="where the code server listens")
-    home = Path(os.environ["DAGSTER_HOME"])
-    prepare(home, parser.parse_args().code_port)
+    home, port = Path(os.environ["DAGSTER_HOME"]), parser.parse_args().code_port
+    prepare(home, port)
     if lost := end_lost_runs(home / "version"):
-        print(f"{lost} runs of a stack that was killed are told as failed")
+        print(f"{lost} runs of a code server that ended are told as failed", flush=True)
+    command = [sys.executable, "-m", "dagster", "api", "grpc", "-h", "127.0.0.1", "-p", str(port),
+               "-m", "orchestration.definitions", "-d", str(ROOT), "--location-name", LOCATION]  # fmt: skip
+    os.execv(command[0], command)
 
 
 if __name__ == "__main__":

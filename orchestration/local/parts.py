@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from orchestration.local.broker import broker_config, is_ready
-from orchestration.local.dagster_client import LOCATION, WORKSPACE, end_runs, is_loaded
+from orchestration.local.dagster_client import WORKSPACE, end_runs, is_loaded
 from orchestration.local.ports import next_free_port
 from orchestration.local.settings import StackSettings
 from orchestration.local.supervisor import Part
@@ -181,7 +181,7 @@ def stack_parts(settings: StackSettings, kafka: Mapping[str, str]) -> list[Part]
 
 
 def _dagster(settings: StackSettings) -> list[Part]:
-    """Dagster: a home, the server of our code, the UI, the daemon that starts runs; and the first `volatility-ml`.
+    """Dagster: the server of our code, the UI, the daemon that starts runs; and the first `volatility-ml`.
 
     All of it stands back for the forecasts, and comes up when their processes are. Runs are children of the code
     server: they stand back as far.
@@ -193,24 +193,16 @@ def _dagster(settings: StackSettings) -> list[Part]:
     url = settings.local_dagster
     return [
         Part(
-            "dagster_home",
+            "dagster_code",
             (*python, "orchestration.local.dagster_home", "--code-port", code_port),
             needs=online,
-            once=True,
-            essential=False,
-            nice=STANDS_BACK,
-            advice=f"The forecasts go on. If {settings.dagster_home} is damaged, remove it: only the history of runs "
-            "is lost.",
-        ),
-        Part(
-            "dagster_code",
-            (*python, "dagster", "api", "grpc", "-h", host, "-p", code_port, "-m", "orchestration.definitions",
-             "-d", str(ROOT), "--location-name", LOCATION),
-            needs=("dagster_home",),
             is_ready=listens(settings.dagster_code_port),
             ports={"DAGSTER_CODE_PORT": settings.dagster_code_port},
             essential=False,
             nice=STANDS_BACK,
+            ready_s=240.0,  # it also makes the databases
+            advice=f"The forecasts go on. If {settings.dagster_home} is damaged, remove it: only the history of runs "
+            "is lost.",
         ),
         Part(
             "dagster_ui",
@@ -219,17 +211,17 @@ def _dagster(settings: StackSettings) -> list[Part]:
             is_ready=functools.partial(is_loaded, url),
             ports={"DAGSTER_PORT": settings.dagster_port},
             address=url,
+            before_stop=lambda say: end_runs(url, RUNS_END_S, say),  # the daemon has ended: nothing more is begun
             essential=False,
             nice=STANDS_BACK,
+            stop_s=RUNS_END_S + 2,
         ),
         Part(
             "dagster_daemon",
             (*python, "dagster._daemon", "run", "-w", workspace),
             needs=("dagster_ui",),
-            before_stop=lambda say: end_runs(url, RUNS_END_S, say),
             essential=False,
             nice=STANDS_BACK,
-            stop_s=RUNS_END_S + 2,
         ),
         Part(
             "first_ml",
