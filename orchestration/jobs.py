@@ -63,6 +63,10 @@ NOT_TAKEN = "not taken"
 """Metadata of an ingest that has failed for nothing but files that are no recordings: the rest is in the lake."""
 
 
+REPLAY_TAG = {"cryptovol/kind": "replay"}
+"""By which dagster.yaml limits how many replays go on at once."""
+
+
 class Purpose(Enum):
     """What a source is for: a label on metrics."""
 
@@ -137,7 +141,7 @@ def _simulated_day(context: dg.OpExecutionContext) -> str:
     return str(path)
 
 
-@dg.job(description=replay_trades.__doc__)
+@dg.job(description=replay_trades.__doc__, tags=REPLAY_TAG)
 def replay() -> None:
     replay_trades()
 
@@ -363,7 +367,7 @@ class RollbackConfig(dg.Config):
     why: str = Field(default=USUAL_WHY, description="for the ledger")
 
 
-@dg.op(pool=REGISTRY)
+@dg.op  # in no pool: it must not wait for a training, and the ledger keeps it alone for the second that it takes
 def roll_back_model(
     context: dg.OpExecutionContext, config: RollbackConfig, lake: LakeResource, registry: RegistryResource
 ) -> None:
@@ -386,7 +390,7 @@ def roll_back_model(
     _show_entry(context, registry, entry)
 
 
-@dg.job(description=roll_back_model.__doc__)
+@dg.job(description=roll_back_model.__doc__, tags={"dagster/priority": "1"})
 def rollback() -> None:
     roll_back_model()
 

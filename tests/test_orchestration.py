@@ -17,6 +17,7 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
+from dagster_shared.yaml_utils import load_yaml_from_path
 
 from data.lake import Lake
 from data.readers import write_csv
@@ -402,6 +403,23 @@ def test_models_are_trained_at_night_only_on_rows_that_are_new(side: Side) -> No
     record(side.inbox / "two.csv", DAYS[1], (0, 10))
     assert side.run("ingest").success
     assert tick().run_requests[0].tags != first
+
+
+def test_a_rollback_waits_for_no_training_and_for_no_replays() -> None:
+    """A run waits for its pools and for a place: what else may go on at once leaves one."""
+    defs = definitions()
+    settings: Any = load_yaml_from_path("orchestration/dagster.yaml")
+    limits = settings["concurrency"]
+    (replays,) = limits["runs"]["tag_concurrency_limits"]
+    assert defs.resolve_job_def("replay").tags[replays["key"]] == replays["value"]
+    pools = {
+        job.name: set().union(*(node.definition.pools for node in job.nodes_in_topological_order))
+        for job in defs.resolve_all_job_defs()
+    }
+    assert pools["rollback"] == pools["replay"] == set()
+    assert pools["retrain"] == pools["promote"] == {"registry"}
+    in_pools = limits["pools"]["default_limit"] * len(set().union(*pools.values()))
+    assert replays["limit"] + in_pools < limits["runs"]["max_concurrent_runs"]
 
 
 def test_a_forced_promotion_needs_a_reason_of_its_own(side: Side) -> None:
