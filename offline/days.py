@@ -43,7 +43,7 @@ TRADES, FEATURE_ROWS, TRAINING_SET = "trades", "feature_rows", "training_set"
 SIMULATED = "simulated"
 """The recording that all simulated days are of."""
 
-MEANING: Final = {RECORDINGS: "1", TRADES: "1", FEATURE_ROWS: "1", TRAINING_SET: "1"}
+MEANING: Final = {RECORDINGS: "1", TRADES: "2", FEATURE_ROWS: "1", TRAINING_SET: "1"}
 """Raised whenever a step makes something else of the same inputs: what was made before is made again."""
 
 DAY_S = 86_400
@@ -265,8 +265,8 @@ def make_trades(lake: Lake, product_id: str, day: date) -> Made:
     """Merge what the recordings have of a product and day into one stream.
 
     With ids a trade is its id: recordings are joined and sorted by it, and of two that give one id another price the
-    first by name is taken. Without ids a recording counts only for times that none before it covers: first those with
-    ids, then by name. A hole longer than `gap_s` is not covered.
+    first by name is taken. Without ids, or with those of another id space, a recording counts only for times that none
+    before it covers: first those with ids, then by name. A hole longer than `gap_s` is not covered.
 
     Raises:
         OSError: the lake cannot be written.
@@ -286,6 +286,7 @@ def make_trades(lake: Lake, product_id: str, day: date) -> Made:
     merged = merge([_recorded(lake, table, product_id, day) for table in inputs.recordings], _SEEN_BY_OTHERS.gap_s)
     trades, counted = merged.trades, counted_times(merged.trades.event_time)
     facts: dict[str, float | int | str] = {"rows": len(trades), "recordings": len(merged.names), **merged.dropped}
+    facts["id_spaces"] = merged.id_spaces
     gap = np.diff(counted) / NS
     facts["holes"] = int(np.sum(gap > _SEEN_BY_OTHERS.gap_s))
     facts["longest_hole_s"] = float(np.max(gap, initial=0.0))

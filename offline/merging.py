@@ -8,8 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.admission import TAKEN, Admission
+from data.admission import MAX_FALL_S, TAKEN, Admission
 from data.trades import NS, Int64s, Trades
+
+STRANGE_SHARE = 0.01
+"""If more of a recording's trades than this disagree with another one, the two number their trades differently."""
 
 
 def counted_times(event_time: Int64s, last_time: int = 0) -> Int64s:
@@ -35,7 +38,9 @@ class Merged(NamedTuple):
 
     Attributes:
         recording: shape (n,), index into `names`.
+        has_ids: all trades have ids of one space.
         dropped: how many trades were left out, by why.
+        id_spaces: how many ways to number trades the recordings have.
     """
 
     trades: Trades
@@ -43,48 +48,84 @@ class Merged(NamedTuple):
     names: list[str]
     has_ids: bool
     dropped: dict[str, int]
+    id_spaces: int
 
 
 def merge(recordings: Sequence[Recorded], gap_s: int) -> Merged:
     """Merge recordings, given in the order in which they count: those with ids first, each kind by name.
+
+    One whose ids and times disagree with those before it is of another id space, and counts like one without ids.
 
     Args:
         gap_s: a longer hole in a recording is not covered by it.
     """
     dropped = {"duplicates": 0, "conflicts": 0, "fallen": 0, "covered": 0}
     gap = gap_s * NS
+    with_ids = [place for place, each in enumerate(recordings) if each.has_ids]
+    spaces = _id_spaces(recordings, with_ids)
     parts: list[Trades] = []
     sources: list[NDArray[np.int32]] = []
-    with_ids = [each for each in recordings if each.has_ids]
-    if with_ids:
-        joined = with_ids[0].trades if len(with_ids) == 1 else Trades.join([each.trades for each in with_ids])
-        source = np.repeat(np.arange(len(with_ids), dtype=np.int32), [len(each.trades) for each in with_ids])
-        if len(with_ids) > 1:
-            order = np.lexsort((source, joined.trade_id))
-            is_first = np.append(True, np.diff(joined.trade_id[order]) > 0)
-            taken_of = order[is_first][np.cumsum(is_first) - 1]  # of each row in this order, the row taken for its id
-            dropped["duplicates"] = int(np.sum(~is_first))
-            dropped["conflicts"] = int(np.sum(joined.price[order] != joined.price[taken_of]))
-            joined, source = joined.take(order[is_first]), source[order[is_first]]
-            is_taken = Admission().judge(joined) == TAKEN
-            dropped["fallen"] = int(np.sum(~is_taken))
-            joined, source = joined.take(is_taken), source[is_taken]
-        parts.append(joined)
+    covered = np.empty((0, 2), np.int64)
+    for places in (*spaces, *([place] for place in range(len(with_ids), len(recordings)))):
+        trades, source = _joined(recordings, places, dropped)
+        counted = counted_times(trades.event_time)
+        if parts:
+            is_free = ~_is_within(counted, covered)
+            dropped["covered"] += int(np.sum(~is_free))
+            trades, source = trades.take(is_free), source[is_free]
+        parts.append(trades)
         sources.append(source)
-    covered = _segments(counted_times(parts[0].event_time), gap) if parts else np.empty((0, 2), np.int64)
-    for place, each in enumerate(recordings[len(with_ids) :], len(with_ids)):
-        counted = counted_times(each.trades.event_time)
-        is_free = ~_is_within(counted, covered)
-        dropped["covered"] += int(np.sum(~is_free))
-        parts.append(each.trades.take(is_free))
-        sources.append(np.full(int(np.sum(is_free)), place, np.int32))
         covered = _union(np.concatenate([covered, _segments(counted, gap)]))
     trades, source = (Trades.join(parts), np.concatenate(sources)) if len(parts) > 1 else (parts[0], sources[0])
     if len(parts) > 1:
         order = np.argsort(np.concatenate([counted_times(part.event_time) for part in parts]), kind="stable")
         trades, source = trades.take(order), source[order]
     has_ids = bool(with_ids) and not any(map(len, parts[1:]))
-    return Merged(trades, source, [each.name for each in recordings], has_ids, dropped)
+    return Merged(trades, source, [each.name for each in recordings], has_ids, dropped, len(spaces))
+
+
+def _id_spaces(recordings: Sequence[Recorded], with_ids: Sequence[int]) -> list[list[int]]:
+    """Return which of the recordings number their trades alike, each group in the order given."""
+    spaces: list[list[int]] = []
+    for place in with_ids:
+        mine = recordings[place].trades
+        for space in spaces:
+            strange = max(_strangers(mine, recordings[other].trades) for other in space)
+            if strange <= STRANGE_SHARE * len(mine):
+                space.append(place)
+                break
+        else:
+            spaces.append([place])
+    return spaces
+
+
+def _strangers(trades: Trades, known: Trades) -> int:
+    """Count trades that come before one of `known` with the same or a smaller id, or after one with a larger one."""
+    counted, times = counted_times(trades.event_time), counted_times(known.event_time)
+    slack = MAX_FALL_S * NS
+    before = np.append(0, times)[np.searchsorted(known.trade_id, trades.trade_id, "right")]
+    after = np.append(times, np.iinfo(np.int64).max - slack)[np.searchsorted(known.trade_id, trades.trade_id)]
+    return int(np.sum((counted < before - slack) | (counted > after + slack)))
+
+
+def _joined(
+    recordings: Sequence[Recorded], places: Sequence[int], dropped: dict[str, int]
+) -> tuple[Trades, NDArray[np.int32]]:
+    """Return the trades of recordings of one id space, and which recording each is of; counts what is dropped."""
+    if len(places) == 1:
+        trades = recordings[places[0]].trades
+        return trades, np.full(len(trades), places[0], np.int32)
+    joined = Trades.join([recordings[place].trades for place in places])
+    source = np.repeat(np.array(places, np.int32), [len(recordings[place].trades) for place in places])
+    order = np.lexsort((source, joined.trade_id))
+    is_first = np.append(True, np.diff(joined.trade_id[order]) > 0)
+    taken_of = order[is_first][np.cumsum(is_first) - 1]  # of each row in this order, the row taken for its id
+    dropped["duplicates"] += int(np.sum(~is_first))
+    dropped["conflicts"] += int(np.sum(joined.price[order] != joined.price[taken_of]))
+    joined, source = joined.take(order[is_first]), source[order[is_first]]
+    is_taken = Admission().judge(joined) == TAKEN
+    dropped["fallen"] += int(np.sum(~is_taken))
+    return joined.take(is_taken), source[is_taken]
 
 
 def _segments(counted: Int64s, gap: int) -> Int64s:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
@@ -10,7 +11,7 @@ from data.admission import MAX_FALL_S
 from data.lake import Lake
 from data.trades import NS
 from offline.days import STAGED, TRADE_COLUMNS, TRADES, trades_of
-from offline.merging import counted_times
+from offline.merging import STRANGE_SHARE, counted_times
 
 
 def faults_of_trades(lake: Lake, product_id: str, day: date) -> list[str]:
@@ -49,3 +50,18 @@ def faults_of_trades(lake: Lake, product_id: str, day: date) -> list[str]:
         counts[names[sizes]] += int(np.sum(trades.size < 0))
         last_id, last_time = int(trades.trade_id[-1]), int(counted[-1])
     return [f"{name}: {count:,} times" for name, count in counts.items() if count]
+
+
+def doubts_of_merging(facts: Mapping[str, float | int | str]) -> list[str]:
+    """Return what of the merging of a day somebody should look at, by the facts that `make_trades` tells."""
+    found = []
+    if int(facts.get("id_spaces", 0)) > 1:
+        found.append(
+            f"recordings number their trades in {facts['id_spaces']} ways, so each counts only for times that none "
+            f"before it covers ({int(facts['covered']):,} trades are left out): is one of another market, or simulated?"
+        )
+    seen = int(facts["rows"]) + int(facts.get("fallen", 0))
+    for name, said in (("conflicts", "have another price in another recording"), ("fallen", "fall and are left out")):
+        if int(facts.get(name, 0)) > STRANGE_SHARE * seen:
+            found.append(f"{int(facts[name]):,} of {seen:,} trades {said}")
+    return found

@@ -21,7 +21,7 @@ from data.spec import FeatureSpec
 from data.trades import NS
 from offline import days
 from offline.days import Made
-from offline.soundness import faults_of_trades
+from offline.soundness import doubts_of_merging, faults_of_trades
 from orchestration.partitions import (
     INPUTS,
     PRODUCT_DAYS,
@@ -124,25 +124,27 @@ def recordings(
 
 
 class Found(NamedTuple):
-    """What a check found of one product and day; `fault` is empty where all is well."""
+    """What a check found of one product and day; `fault` is empty where all is well, a doubt unless `is_error`."""
 
     product_id: str
     day: date
     fault: str
     figures: dict[str, float | int]
+    is_error: bool
 
 
 def check_order(lake: Lake, product_id: str, day: date, made: Made) -> Found:
-    """Read the trades, and compare them with what is agreed."""
+    """Read the trades, and compare them with what is agreed; look at how many the merging left out."""
     faults = [] if made.partition is None else faults_of_trades(lake, product_id, day)
-    return Found(product_id, day, "; ".join(faults), {"rows": made.partition.rows if made.partition else 0})
+    found = "; ".join([*faults, *doubts_of_merging(made.facts)])
+    return Found(product_id, day, found, {"rows": made.partition.rows if made.partition else 0}, bool(faults))
 
 
 def check_holes(_: Lake, product_id: str, day: date, made: Made) -> Found:
     """Look at the holes that were counted as the day was made."""
     holes, longest = int(made.facts.get("holes", 0)), float(made.facts.get("longest_hole_s", 0.0))
     fault = f"{holes} holes, the longest of {longest:,.0f} s: no return spans them" if holes else ""
-    return Found(product_id, day, fault, {"holes": holes, "longest_hole_s": longest})
+    return Found(product_id, day, fault, {"holes": holes, "longest_hole_s": longest}, False)
 
 
 CHECKS: Mapping[str, Callable[[Lake, str, date, Made], Found]] = {"order": check_order, "holes": check_holes}
@@ -165,7 +167,7 @@ def check_result(name: str, found: Sequence[Found]) -> dg.AssetCheckResult:
         asset_key="trades",
         check_name=name,
         passed=not wrong,
-        severity=dg.AssetCheckSeverity.WARN if name == "holes" else dg.AssetCheckSeverity.ERROR,
+        severity=dg.AssetCheckSeverity.ERROR if any(each.is_error for each in wrong) else dg.AssetCheckSeverity.WARN,
         description=f"{len(wrong)} of {len(found)} product-days: {wrong[0].product_id} {wrong[0].day}: {wrong[0].fault}"
         if wrong
         else f"{len(found)} product-days are sound",
@@ -215,14 +217,16 @@ def _spec(asset: str, description: str, group: str = DAYS_GROUP) -> dg.AssetSpec
     name="trades",
     specs=[
         _spec("trades", "One stream of trades of a product and UTC day, merged from all recordings that have some: "
-              "with ids a trade is its id; without, a recording counts only for times that no other covers."),
+              "with ids a trade is its id; without, or with ids of another kind, a recording counts only for "
+              "times that none before it covers."),
         _spec("trades_head", "The first minutes of a day: all that the last targets of the day before can see. Its "
               "data version changes only when they do."),
         _spec("trades_tail", "The end of a day: all that the first feature rows of the day after can see. Its data "
               "version changes only when they do."),
     ],
     check_specs=[
-        dg.AssetCheckSpec("order", asset="trades", description="Columns are as agreed, ids rise, times lie within."),
+        dg.AssetCheckSpec("order", asset="trades", description="Columns are as agreed, ids rise, times lie within, few "
+                          "conflicts or falls."),
         dg.AssetCheckSpec("holes", asset="trades", description="No hole is longer than a segment allows (GAP_S)."),
     ],
     partitions_def=PRODUCT_DAYS,

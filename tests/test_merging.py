@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from data.trades import NS, Trades
 from offline.merging import Recorded, merge
@@ -43,10 +44,37 @@ def test_two_prices_of_one_id_are_a_conflict_and_the_first_by_name_wins() -> Non
 
 
 def test_what_falls_by_more_than_a_second_in_the_order_of_ids_is_dropped() -> None:
-    a, b = ("a", True, at([10, 20], [1, 5])), ("b", True, at([9.5, 12, 18.5, 19.5], [2, 3, 6, 7]))
-    rows, dropped, _ = merged(a, b)
-    assert [trade_id for _, trade_id, _ in rows] == [1, 2, 3, 5, 7]
-    assert dropped["fallen"] == 1
+    """One of 104."""
+    a, b = (
+        ("a", True, at([10, 20], [1, 5])),
+        ("b", True, at([9.5, 12, 18.5, 19.5, *range(21, 121)], [2, 3, 6, 7, *range(8, 108)])),
+    )
+    rows, dropped, has_ids = merged(a, b)
+    assert [trade_id for _, trade_id, _ in rows] == [1, 2, 3, 5, *range(7, 108)]
+    assert (dropped["fallen"], has_ids) == (1, True)
+
+
+@pytest.mark.parametrize("is_low_first", [True, False])
+def test_ids_of_another_space_count_where_none_before_them_does(is_low_first: bool) -> None:
+    """A day of 8,000 trades and ten minutes of it that are numbered from elsewhere: by id, one follows the other."""
+    few = at(list(range(82_800, 83_400, 6)), list(range(1, 101) if is_low_first else range(90_001, 90_101)))
+    day = at([10.8 * i for i in range(8_000)], list(range(50_001, 58_001)))
+    rows, dropped, has_ids = merged(("few", True, few), ("many", True, day))
+    covered = sum(82_800 <= 10.8 * i <= 83_394 for i in range(8_000))
+    assert dropped == {"duplicates": 0, "conflicts": 0, "fallen": 0, "covered": covered}
+    assert (len(rows), has_ids) == (8_100 - covered, False)
+    assert [row[0] for row in rows] == sorted(row[0] for row in rows)
+
+
+def test_the_same_ids_at_other_times_are_another_space() -> None:
+    """b and d number their trades alike, and so do a and c."""
+    a, b = ("a", True, at([1, 2, 3], [1, 2, 3])), ("b", True, at([1_001, 1_002, 1_003], [1, 2, 3]))
+    c, d = ("c", True, at([3, 4], [3, 4])), ("d", True, at([1_003, 1_004], [3, 4]))
+    rows, dropped, has_ids = merged(a, b, c, d)
+    expected = [(1.0, 1, "a"), (2.0, 2, "a"), (3.0, 3, "a"), (4.0, 4, "c")]
+    expected += [(1_001.0, 1, "b"), (1_002.0, 2, "b"), (1_003.0, 3, "b"), (1_004.0, 4, "d")]
+    assert (rows, has_ids) == (expected, False)
+    assert dropped == {"duplicates": 2, "conflicts": 0, "fallen": 0, "covered": 0}
 
 
 def test_without_ids_a_recording_counts_where_none_before_it_does() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
@@ -280,6 +281,18 @@ def test_holes_are_warned_of_and_order_is_checked(side: Side) -> None:
     assert found["holes"].severity is dg.AssetCheckSeverity.WARN
     assert found["holes"].metadata["holes"].value == 1
     assert 600 <= float(found["holes"].metadata["longest_hole_s"].value) < 615  # type: ignore[arg-type] # a number
+
+
+def test_recordings_that_number_their_trades_differently_are_warned_of(side: Side) -> None:
+    """Two simulations of one day: the same ids at other times. The later one counts for its last ten minutes."""
+    record(side.inbox / "a.csv", DAYS[0], (0, 10))
+    record(side.inbox / "b.csv", DAYS[0], (0, 20), seed=1)
+    result = side.run("ingest")
+    order = next(each for each in result.get_asset_check_evaluations() if each.check_name == "order")
+    assert (order.passed, order.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "recordings number their trades in 2 ways, so each counts only for times" in str(order.description)
+    minutes = side.lake.read(days.TRADES, PRODUCT, DAYS[0])["event_time"].to_numpy().astype("datetime64[m]")
+    assert len(np.unique(minutes)) == 20
 
 
 def look(side: Side) -> list[dg.RunRequest]:
