@@ -62,6 +62,8 @@ class Entry:
         evidence: what the gate found, by name.
         state: pending: written, not known to have moved; failed: MLflow refused to move the alias.
         machine: where it was begun.
+        dagster_run_url: the page of the Dagster run that asked for it; empty: none did.
+        experiment_id: of the MLflow run.
     """
 
     entry_id: str
@@ -78,6 +80,8 @@ class Entry:
     evidence: dict[str, Any] = field(default_factory=dict)
     state: State = "pending"
     machine: str = ""
+    dagster_run_url: str = ""
+    experiment_id: str = ""
 
 
 def history(uri: str, model: str | None = None) -> list[Entry]:
@@ -216,6 +220,7 @@ def begin(uri: str, entry: Entry) -> Entry:
         "begun": _text(entry.begun),
         "evidence": json.dumps(entry.evidence),
         "machine": _machine(),
+        "dagster_run_url": entry.dagster_run_url,
     }
     run = call(
         uri,
@@ -227,7 +232,8 @@ def begin(uri: str, entry: Entry) -> Entry:
             "tags": [{"key": key, "value": value} for key, value in tags.items() if value],
         },
     )["run"]
-    return replace(entry, entry_id=run["info"]["run_id"], machine=_machine())
+    info = run["info"]
+    return replace(entry, entry_id=info["run_id"], machine=_machine(), experiment_id=info["experiment_id"])
 
 
 def complete(uri: str, entry: Entry, before: Iterable[Entry]) -> Entry:
@@ -305,6 +311,8 @@ def _entry(run: dict[str, Any]) -> Entry | None:
             json.loads(tags["evidence"]),
             STATES.get(info["status"], "failed"),
             tags["machine"],
+            tags.get("dagster_run_url", ""),
+            info["experiment_id"],
         )
     except KeyError:  # a run that somebody else put there
         return None

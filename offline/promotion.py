@@ -112,6 +112,7 @@ def promote(
     why: str,
     force: bool = False,
     baseline: str = BASELINE,
+    dagster_run_url: str = "",
 ) -> Entry:
     """Judge a version, make it champion if the gate lets it through, and return the ledger's entry.
 
@@ -121,6 +122,7 @@ def promote(
         spec: of those rows.
         force: promote what the gate refuses, if it can serve; `why` must say the reason, and it is recorded as forced.
         baseline: the model whose champion a first version of another model is compared with.
+        dagster_run_url: the page of the run that asks, for the ledger.
 
     Raises:
         Refused: the gate is shut; or, forced, the file cannot serve.
@@ -154,12 +156,13 @@ def promote(
                     force and not verdict.is_open,
                     datetime.now(UTC),
                     evidence=verdict.evidence,
+                    dagster_run_url=dagster_run_url,
                 ),
                 before,
             )
 
 
-def roll_back(uri: str, model: str, *, spec: FeatureSpec, who: str, why: str) -> Entry:
+def roll_back(uri: str, model: str, *, spec: FeatureSpec, who: str, why: str, dagster_run_url: str = "") -> Entry:
     """Make champion what was it before the newest promotion that still stands, and return the ledger's entry.
 
     Where a rollback of the model had been begun and not closed, it is finished and returned, and nothing else is done:
@@ -167,6 +170,7 @@ def roll_back(uri: str, model: str, *, spec: FeatureSpec, who: str, why: str) ->
 
     Args:
         spec: of the rows that are served now.
+        dagster_run_url: the page of the run that asks, for the ledger.
 
     Raises:
         Refused: no promotion stands before it, or its file cannot serve rows of `spec`.
@@ -203,6 +207,7 @@ def roll_back(uri: str, model: str, *, spec: FeatureSpec, who: str, why: str) ->
                 False,
                 datetime.now(UTC),
                 evidence={"back_to_entry": target.entry_id, "spec_id": spec.spec_id},
+                dagster_run_url=dagster_run_url,
             ),
             before,
         )

@@ -51,7 +51,7 @@ from orchestration.local.parts import SIMULATED_DAY, simulated_recording
 from orchestration.local.settings import StackSettings
 from orchestration.partitions import known, materializations, table_of, told_of, told_of_recordings
 from orchestration.replays import BAD_RECORDING, ROOT, Line, ingest_online
-from orchestration.resources import LakeResource, RegistryResource
+from orchestration.resources import DagsterPages, LakeResource, RegistryResource
 
 if TYPE_CHECKING:
     from offline.ledger import Entry
@@ -321,7 +321,11 @@ class PromoteConfig(dg.Config):
 
 @dg.op(pool=REGISTRY)
 def promote_model(
-    context: dg.OpExecutionContext, config: PromoteConfig, lake: LakeResource, registry: RegistryResource
+    context: dg.OpExecutionContext,
+    config: PromoteConfig,
+    lake: LakeResource,
+    registry: RegistryResource,
+    pages: DagsterPages,
 ) -> None:
     """Ask the gate; where it is open, the version becomes champion, and the online tier answers with it in a second.
 
@@ -348,6 +352,7 @@ def promote_model(
                 who=config.who or _who(context),
                 why=config.why,
                 force=config.force,
+                dagster_run_url=pages.run_url(context.run_id),
             )
         except Refused as refused:
             raise _refusal(refused) from None
@@ -369,7 +374,11 @@ class RollbackConfig(dg.Config):
 
 @dg.op  # in no pool: it must not wait for a training, and the ledger keeps it alone for the second that it takes
 def roll_back_model(
-    context: dg.OpExecutionContext, config: RollbackConfig, lake: LakeResource, registry: RegistryResource
+    context: dg.OpExecutionContext,
+    config: RollbackConfig,
+    lake: LakeResource,
+    registry: RegistryResource,
+    pages: DagsterPages,
 ) -> None:
     """Make champion what was it before; a second rollback goes one further.
 
@@ -381,7 +390,12 @@ def roll_back_model(
     with explained():
         try:
             entry = roll_back(
-                registry.uri, config.model, spec=lake.spec, who=config.who or _who(context), why=config.why
+                registry.uri,
+                config.model,
+                spec=lake.spec,
+                who=config.who or _who(context),
+                why=config.why,
+                dagster_run_url=pages.run_url(context.run_id),
             )
         except Refused as refused:
             raise _refusal(refused) from None
@@ -417,7 +431,7 @@ def _show_entry(context: dg.OpExecutionContext, registry: RegistryResource, entr
             "champion": dg.MetadataValue.url(registry.version_url(entry.model, entry.to_version)),
             "version": entry.to_version,
             "before": entry.from_version or "none",
-            "ledger entry": entry.entry_id,
+            "ledger entry": dg.MetadataValue.url(registry.run_url(entry.experiment_id, entry.entry_id)),
             "evidence": dg.MetadataValue.md(evidence),
         }
     )

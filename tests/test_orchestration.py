@@ -25,6 +25,8 @@ from data.readers import write_csv
 from data.simulator import simulate_day
 from data.spec import FeatureSpec
 from offline import days
+from offline.ledger import history
+from offline.registry import find_experiment
 from orchestration import assets, jobs, sensors
 from orchestration.assets import Inbox
 from orchestration.definitions import definitions
@@ -34,6 +36,7 @@ from orchestration.replays import Line, ingest_online
 from orchestration.schedules import schedules
 from orchestration.sensors import failure_sensor, inbox_files
 from orchestration.settings import OrchestrationSettings
+from tests.models import model_bytes, put_version
 from tests.pipeline import read_topic
 
 pytestmark = [  # Dagster's own: it uses what it calls beta, and what pydantic calls old
@@ -438,6 +441,29 @@ def test_a_rollback_waits_for_no_training_and_for_no_replays() -> None:
 def test_a_forced_promotion_needs_a_reason_of_its_own(side: Side) -> None:
     result = side.run("promote", "promote_model", force=True)
     assert reason(result) == "a forced promotion needs a reason of its own: write it into `why`"
+
+
+def test_runs_that_promote_and_roll_back_and_their_entries_in_the_ledger_link_to_each_other(
+    side: Side, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "linked"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    there = Side(side.folder, side.instance, definitions())
+    runs = []
+    for version in "12":
+        put_version(mlflow_uri, name, model_bytes())
+        asked = {"model": name, "version": version, "force": True, "why": "a drill"}
+        runs.append(there.run("promote", "promote_model", **asked))
+    runs.append(there.run("rollback", "roll_back_model", model=name))
+    assert all(run.success for run in runs)
+    entries = history(mlflow_uri, name)
+    assert [entry.dagster_run_url.rpartition("/runs/")[2] for entry in entries] == [run.run_id for run in runs]
+    experiment = find_experiment(mlflow_uri, "promotions")
+    shown = []
+    for run in runs:
+        (output,) = (event.step_output_data for event in run.all_events if event.is_successful_output)
+        shown.append(output.metadata["ledger entry"].value)
+    assert shown == [f"{mlflow_uri}/#/experiments/{experiment}/runs/{entry.entry_id}" for entry in entries]
 
 
 def test_with_mlflow_away_a_promotion_says_so_within_seconds(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
