@@ -431,6 +431,21 @@ def explained() -> Iterator[None]:
         raise dg.Failure(str(error), allow_retries=False) from error
 
 
+@contextlib.contextmanager
+def _telling(uri: str) -> Iterator[None]:
+    """Let a run that MLflow leaves alone fail with what to do, instead of with the text of its client."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        raise dg.Failure(
+            f"MLflow went away at {uri} during the training: {error}. Nothing more is registered: start MLflow, then "
+            "launch retrain again",
+            allow_retries=False,
+        ) from error
+
+
 def _train(
     context: dg.AssetExecutionContext,
     config: RetrainConfig,
@@ -458,7 +473,8 @@ def _train(
         "last_day": chosen.days[-1],
         "training_set": chosen.version,
     }
-    mlflow.log_params(params)
+    with _telling(registry.uri):
+        mlflow.log_params(params)
     context.log.info(
         f"{chosen.partitions} product-days from {chosen.days[0]} to {chosen.days[-1]}, training ends at {train_end}"
     )
@@ -485,7 +501,8 @@ def _train(
     with explained():
         found = _evaluated(registry.uri, candidates, split(rows, train_end, spec).test, spec)
     qlike = {name: line.qlike for name, line in _asked_with_all(found).items()}
-    mlflow.log_metrics({f"qlike_{_plain(name)}": value for name, value in qlike.items()})
+    with _telling(registry.uri):
+        mlflow.log_metrics({f"qlike_{_plain(name)}": value for name, value in qlike.items()})
     headings = ("forecaster", "asked with", "QLIKE", "MSE of log volatility", "coverage")
     lines = (
         (

@@ -36,6 +36,7 @@ from orchestration.replays import Line, ingest_online
 from orchestration.schedules import schedules
 from orchestration.sensors import failure_sensor, inbox_files
 from orchestration.settings import OrchestrationSettings
+from tests.mlflow_server import running_mlflow
 from tests.models import model_bytes, put_version
 from tests.pipeline import read_topic
 
@@ -514,6 +515,32 @@ def test_each_start_of_the_code_server_tells_the_runs_of_the_one_before_as_faile
     assert (home / "dagster.yaml").exists()
     ((*_, dagster, api, grpc, _, _, _, port, _, module, _, _, _, _),) = became
     assert (dagster, api, grpc, port, module) == ("dagster", "api", "grpc", "4000", "orchestration.definitions")
+
+
+@pytest.mark.filterwarnings("ignore:InitResourceContext:DeprecationWarning")
+def test_a_training_whose_mlflow_goes_away_says_what_to_do(
+    side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server ends for good just before it is first told something, so the MLflow run cannot be closed either."""
+    import mlflow
+
+    for day in DAYS[:2]:
+        record(side.inbox / f"{day}.csv", day, (0, 10))
+    assert side.run("ingest").success
+    with running_mlflow(tmp_path) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+        there = Side(side.folder, side.instance, definitions())
+        log_params = mlflow.log_params
+
+        def end_and_log(params: dict[str, Any]) -> None:
+            server.stop()
+            log_params(params)
+
+        monkeypatch.setattr(mlflow, "log_params", end_and_log)
+        result = there.run("retrain")
+        assert reason(result).startswith(f"MLflow went away at {server.uri} during the training: ")
+        assert reason(result).endswith("start MLflow, then launch retrain again")
+    assert mlflow.active_run() is None
 
 
 class Cancelled(BaseException):
