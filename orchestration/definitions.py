@@ -1,4 +1,4 @@
-"""All that Dagster serves: `dagster dev -w workspace.yaml`, or `make run`."""
+"""All that Dagster serves: in `make run`, or with `dagster dev` as README says."""
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
