@@ -22,6 +22,7 @@ from data.trades import NS
 from offline import days
 from offline.days import Made
 from offline.soundness import doubts_of_merging, faults_of_trades
+from orchestration import plots
 from orchestration.partitions import (
     INPUTS,
     PRODUCT_DAYS,
@@ -251,8 +252,10 @@ def trades(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[An
 def feature_rows(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[Any]:
     """Make the feature rows of one product and day."""
     product_id, day = place_of(context)
-    made = days.make_feature_rows(lake.open(), product_id, day, lake.spec)
-    yield from _results(context, told_of(days.FEATURE_ROWS, product_id, day, made))
+    store, spec = lake.open(), lake.spec
+    made = days.make_feature_rows(store, product_id, day, spec)
+    pictures = plots.of_day(store, spec, product_id, day, made)
+    yield from _results(context, told_of(days.FEATURE_ROWS, product_id, day, made, pictures))
 
 
 @dg.multi_asset(
@@ -499,7 +502,9 @@ def _train(
             },
         )
     with explained():
-        found = _evaluated(registry.uri, candidates, split(rows, train_end, spec).test, spec)
+        test = split(rows, train_end, spec).test
+        found = _evaluated(registry.uri, candidates, test, spec)
+        picture = plots.of_test({candidate.name: candidate.model for candidate in candidates}, test, spec)
     qlike = {name: line.qlike for name, line in _asked_with_all(found).items()}
     with _telling(registry.uri):
         mlflow.log_metrics({f"qlike_{_plain(name)}": value for name, value in qlike.items()})
@@ -518,6 +523,7 @@ def _train(
         asset_key="evaluation",
         metadata={
             "forecasts": dg.MetadataValue.md(table_of(headings, lines)),
+            **picture,
             **{f"qlike {name}": value for name, value in qlike.items()},
             "rows": found.rows,
             "horizons": found.horizons,

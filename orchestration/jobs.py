@@ -34,6 +34,7 @@ from offline.days import (
     training_sample,
 )
 from offline.samples import Sample
+from orchestration import plots
 from orchestration.assets import (
     CHECKS,
     LAKE,
@@ -278,7 +279,8 @@ def make_stale(
                 f"{table} {each.product_id} {each.day}: {rows:,} rows in {time.monotonic() - began:.1f} s, since it "
                 f"{each.why} ({count} of {len(todo)})"
             )
-            yield from materializations(instance, told_of(table, each.product_id, each.day, made))
+            pictures = plots.of_day(lake, spec, each.product_id, each.day, made) if table == FEATURE_ROWS else {}
+            yield from materializations(instance, told_of(table, each.product_id, each.day, made, pictures))
             if table == TRADES:
                 for name, check in CHECKS.items():
                     found[name].append(check(lake, each.product_id, each.day, made))

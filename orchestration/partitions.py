@@ -100,11 +100,13 @@ def told_of_recordings(lake: Lake, product_id: str, day: date) -> Told:
     return Told("recordings", product_id, day, version, metadata)
 
 
-def told_of(table: str, product_id: str, day: date, made: Made) -> list[Told]:
+def told_of(
+    table: str, product_id: str, day: date, made: Made, pictures: Mapping[str, Any] | None = None
+) -> list[Told]:
     """Return what Dagster is told of a step: of trades also what the days around it see of them."""
     partition = made.partition
     version = partition.content_hash if partition else NOTHING
-    told = [Told(table, product_id, day, version, _metadata(made))]
+    told = [Told(table, product_id, day, version, {**_metadata(made), **(pictures or {})})]
     if table == days.TRADES:
         for asset, seen in (("trades_head", "head_hash"), ("trades_tail", "tail_hash")):
             version = getattr(partition, seen, "") or NOTHING

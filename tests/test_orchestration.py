@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import datetime as dt
 import json
@@ -22,12 +23,15 @@ from dagster_shared.yaml_utils import load_yaml_from_path
 
 from data.lake import Lake
 from data.readers import write_csv
+from data.serving import Scores, ServedModel
 from data.simulator import simulate_day
 from data.spec import FeatureSpec
+from data.trades import Floats
 from offline import days
 from offline.ledger import history
 from offline.registry import find_experiment
-from orchestration import assets, jobs, sensors
+from offline.samples import Sample
+from orchestration import assets, jobs, plots, sensors
 from orchestration.assets import Inbox
 from orchestration.definitions import definitions
 from orchestration.local import dagster_home
@@ -173,6 +177,49 @@ def test_a_file_whose_name_the_lake_cannot_take_stops_no_other(side: Side) -> No
     result = side.run("ingest", "ingest_inbox", then_backfill=False)
     assert reason(result).startswith("2 files are not taken, the rest is: simulated: the name 'simulated' is")
     assert side.lake.tables(days.RECORDINGS) == ["recordings/%E8%A8%98.csv"]
+
+
+def size_of(picture: Any) -> tuple[int, int]:
+    """Return width and height of a PNG in Markdown, from its header; it must be small."""
+    data = base64.b64decode(picture.md_str.removeprefix("![picture](data:image/png;base64,").removesuffix(")"))
+    assert data.startswith(b"\x89PNG\r\n")
+    assert len(data) < 100_000
+    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+
+
+def test_a_day_whose_rows_are_new_is_shown_as_a_picture(side: Side) -> None:
+    path = record(side.folder / "one.csv", DAYS[0], (0, 20))
+    days.ingest(side.lake, path, PRODUCT)
+    result = side.run("backfill")
+    pictures = {
+        materialization.asset_key.to_user_string(): materialization.metadata[plots.PICTURE]
+        for event in result.all_events
+        if event.event_type is dg.DagsterEventType.ASSET_MATERIALIZATION
+        and plots.PICTURE in (materialization := event.step_materialization_data.materialization).metadata
+    }
+    assert list(pictures) == ["feature_rows"]
+    assert size_of(pictures["feature_rows"]) == (640, 280)
+    place = (PRODUCT, DAYS[0])
+    assert plots.of_day(side.lake, SPEC, *place, days.make_feature_rows(side.lake, *place, SPEC)) == {}  # it is old
+
+
+def test_a_test_is_shown_as_a_picture_of_its_first_product() -> None:
+    """Two products of a thousand rows, one of which has no trades for a while."""
+    time = np.arange(1_000, dtype=np.int64) * 5_000_000_000
+    values = np.full((2_000, len(SPEC.columns)), 1e-7)
+    sample = Sample(values, np.full(2_000, 3e-4), np.concatenate([time, time + 7]), int(time[-1]) + 7)
+    sample.targets[100:200] = 0.0
+    asked: list[int] = []
+
+    class Model(ServedModel):
+        def score(self, values: Floats) -> Scores:
+            asked.append(len(values))
+            return super().score(values)
+
+    model = Model.load(model_bytes(), spec_id=SPEC.spec_id, known_columns=SPEC.columns)
+    asked.clear()
+    assert size_of(plots.of_test({"volatility-baseline": model}, sample, SPEC)[plots.PICTURE]) == (640, 280)
+    assert asked == [plots.POINTS]
 
 
 def test_dagster_sees_as_stale_what_a_late_recording_reaches_and_nothing_else(side: Side) -> None:
