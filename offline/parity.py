@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.admission import TAKEN
+from data.admission import TAKEN, Admission
 from data.features import Windows, feature_rows
 from data.lake import Lake
 from data.spec import FeatureSpec
 from data.topic_reader import TopicReader, partition_of
-from data.topics import FEATURES, decode_features
-from data.trades import NS, Floats, Int64s, Trades, iso_times
+from data.topics import FEATURES, decode_features, decode_trades
+from data.topics import TRADES as TRADES_TOPIC
+from data.trades import NS, Floats, Int64s, StreamKey, Trades, iso_times
 from offline.days import (
     DAY_S,
     FEATURE_ROWS,
@@ -35,6 +36,8 @@ from offline.days import (
 class Certificate(NamedTuple):
     """How the rows of a product and day compare, within the time that the source covers.
 
+    A source covers what it read, if it has ended and its trades have not expired; else what was published of it.
+
     Attributes:
         equal, different: rows that both have, by whether all bytes agree.
         missing: rows of the lake that were not published.
@@ -43,6 +46,8 @@ class Certificate(NamedTuple):
         lake_hash, published_hash: of all rows that were compared.
         first_difference: in words; empty where there is none.
         is_whole: the source has ended.
+        covers_from, covers_to: of the first and the last row that were compared.
+        rows_of_day: that the lake has, compared or not.
     """
 
     source_id: str
@@ -57,6 +62,14 @@ class Certificate(NamedTuple):
     published_hash: str
     first_difference: str
     is_whole: bool
+    covers_from: str
+    covers_to: str
+    rows_of_day: int
+
+    @property
+    def compared(self) -> int:
+        """How many rows of the lake were compared."""
+        return self.equal + self.missing + self.different
 
     @property
     def holds(self) -> bool:
@@ -75,6 +88,7 @@ class Published:
         has_day: it has rows of the day.
         parts: these, unless another source has begun the day since.
         has_ended: all was said.
+        last_trade: id and counted time of the last trade that it took, if that is known.
     """
 
     source_id: str
@@ -85,6 +99,7 @@ class Published:
     has_day: bool = False
     parts: list[FeatureColumns] = field(default_factory=list)
     has_ended: bool = False
+    last_trade: tuple[int, int] | None = None
 
 
 def certify(
@@ -111,6 +126,10 @@ def certify(
         partition = partition_of(product_id, len(reader.partitions(FEATURES)))
         values = (stretch.values for stretch in reader.read(FEATURES, partition))
         published = find_published(values, spec, product_id, day, source_id)
+        if published.has_ended:  # before that, rows may be on their way
+            partition = partition_of(product_id, len(reader.partitions(TRADES_TOPIC)))
+            values = (stretch.values for stretch in reader.read(TRADES_TOPIC, partition))
+            published.last_trade = find_last_trade(values, StreamKey(published.source_id, product_id))
     return compare(lake, spec, product_id, day, published)
 
 
@@ -174,13 +193,35 @@ def find_published(
     return newest
 
 
+def find_last_trade(batches: Iterable[Sequence[bytes | None]], key: StreamKey) -> tuple[int, int] | None:
+    """Find the last trade that a stream took among records of `coinbase-trades`, in the order of the topic.
+
+    Returns:
+        Its id and the time it counts as, ns since 1970; None if the topic has no trade of the stream, or no more.
+    """
+    source, product = f'"source_id":"{key.source_id}"'.encode(), f'"product_id":"{key.product_id}"'.encode()
+    admission = Admission()
+    last: tuple[int, int] | None = None
+    for batch in batches:
+        values = [value for value in batch if value is not None and source in value and product in value]
+        trades = decode_trades(values).trades
+        if key not in trades.keys:
+            continue
+        mine = trades.take(trades.stream == trades.keys.index(key))
+        taken = mine.take(admission.judge(mine) == TAKEN)
+        if len(taken):
+            last = int(taken.trade_id[-1]), max(int(taken.event_time.max()), last[1] if last else 0)
+    return last
+
+
 def compare(lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, published: Published) -> Certificate:
     """Compare the lake's rows of a product and day with those of one source."""
     has_ids = has_trade_ids(lake, product_id, day)
     theirs = FeatureColumns.join(published.parts)
     ours, remade = _as_seen(lake, spec, product_id, day, published, has_ids)
-    if published.last_time < start_ns(day) + DAY_S * NS:
-        column, last = (0, theirs.trade_id[-1]) if has_ids else (1, theirs.event_time[-1])
+    last_id, last_time = published.last_trade or (int(theirs.trade_id[-1]), published.last_time)
+    if last_time < start_ns(day) + DAY_S * NS:
+        column, last = (0, last_id) if has_ids else (1, last_time)
         ours = ours.take(slice(int(np.searchsorted(ours[column], last, "right"))))
     one, other = (ours.trade_id, theirs.trade_id) if has_ids else _places(ours.event_time, theirs.event_time)
     _, in_ours, in_theirs = np.intersect1d(one, other, assume_unique=True, return_indices=True)
@@ -199,6 +240,10 @@ def compare(lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, publis
         said = f"{_named(ours, in_ours[row])}: {name} is {texts[0]} in the lake and {texts[1]} as published"
         found.append((int(ours.event_time[in_ours[row]]), said))
     different = int(np.sum(differs.any(axis=1)))
+    times = np.concatenate([ours.event_time, theirs.event_time])
+    covers_from, covers_to = iso_times(np.array([times.min(), times.max()]))
+    partition = lake.partition(FEATURE_ROWS, product_id, day)
+    assert partition is not None
     return Certificate(
         published.source_id,
         product_id,
@@ -212,6 +257,9 @@ def compare(lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, publis
         _hash(theirs, has_ids),
         min(found)[1] if found else "",
         published.has_ended,
+        covers_from,
+        covers_to,
+        partition.rows,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from data.features import Windows, feature_rows
 from data.lake import Lake
 from data.readers import read_trades, write_csv
 from data.spec import FeatureSpec
-from data.topic_reader import NotRead, TopicReader
-from data.topics import FEATURES, End, encode, encode_features
+from data.topic_reader import NotRead, Stretch, TopicReader
+from data.topics import FEATURES, TRADES, End, encode, encode_features, encode_trades
 from data.trades import NS, StreamKey, Trades, iso_times
 from offline.days import ingest, make_feature_rows, make_trades
 from offline.parity import Certificate, certify, compare, find_published
@@ -218,6 +219,61 @@ def test_rows_that_only_one_side_has_are_found(lake: Lake) -> None:
     without_more = [value for value in published if value not in more]
     found = certified(lake, NEXT, without_more)
     assert found.first_difference == f"trade {lost['trade_id']} at {lost['event_time']} was not published"
+
+
+class Topics:
+    """In place of a broker: all records of a topic in one partition, a thousand at a time."""
+
+    def __init__(self, values: dict[str, list[bytes | None]]) -> None:
+        self._values = values
+
+    def __enter__(self) -> Topics:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def partitions(self, topic: str) -> list[int]:
+        return [0] if topic in self._values else []
+
+    def read(self, topic: str, partition: int) -> Iterator[Stretch]:
+        values = self._values[topic] if partition == 0 else []
+        for at in range(0, len(values), 1_000):
+            part = values[at : at + 1_000]
+            yield Stretch(list(range(at, at + len(part))), part)
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+def test_rows_missing_at_the_end_of_a_source_are_found(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, has_ended: bool
+) -> None:
+    """It read all but the last 500 trades; the last 20 rows of these were not published.
+
+    While it goes on, these may be on their way.
+    """
+    source = STREAM.take(slice(0, -500))
+    published = [*records(source)[:-20], *records(source, has_ended=True)[-1 if has_ended else len(source) + 1 :]]
+    key = StreamKey("s", "BTC-USD")
+    again, late = source.take(slice(-30, -20)), replace(source.take(slice(-1, None)), event_time=source.event_time[:1])
+    late = replace(late, trade_id=late.trade_id + 1)
+    read = Trades.join([replace(part, keys=(key,)) for part in (source, again, late)])
+    other = replace(STREAM, keys=(StreamKey("other", "BTC-USD"),))
+    topics = Topics({FEATURES: published, TRADES: [*encode_trades(other, "replay"), *encode_trades(read, "replay")]})
+    monkeypatch.setattr("offline.parity.TopicReader", lambda _: topics)
+    found = certify(lake, SPEC, "BTC-USD", NEXT, {})
+    of_source = int(np.sum(of_day(NEXT)[:-500]))
+    if not has_ended:
+        assert (found.holds, found.is_whole, found.compared) == (True, False, of_source - 20)
+        return
+    assert (found.holds, found.missing, found.extra, found.different) == (False, 20, 0, 0)
+    assert found.first_difference.startswith(f"trade {source.trade_id[-20]} at ")
+    assert found.first_difference.endswith("was not published")
+    assert (found.compared, found.rows_of_day) == (of_source, of_source + 500)
+    times = np.array([STREAM.event_time[of_day(NEXT)][0], source.event_time[-1]])
+    assert [found.covers_from[:19], found.covers_to[:19]] == [time[:19] for time in iso_times(times)]
+    only_other = Topics({FEATURES: published, TRADES: [*encode_trades(other, "replay")]})  # its own have expired
+    monkeypatch.setattr("offline.parity.TopicReader", lambda _: only_other)
+    assert certify(lake, SPEC, "BTC-USD", NEXT, {}).compared == of_source - 20
 
 
 @pytest.mark.parametrize("begins_h", [13, 20, 23.99, 24.5, 30])
