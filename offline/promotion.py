@@ -395,13 +395,13 @@ def show(entries: Iterable[Entry]) -> str:
     """Return entries as a table."""
     table = Table(box=rich.box.SIMPLE_HEAD)
     for heading in ("moved at (UTC)", "action", "model", "from", "to", "digest", "who", "why", "state"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading not in ("who", "why"))
     for entry in entries:
         when = f"{entry.at:%Y-%m-%d %H:%M:%S}" if entry.at else "-"
         action = "promote, forced" if entry.is_forced else entry.action
         versions = (entry.from_version or "-", entry.to_version)
         table.add_row(when, action, entry.model, *versions, entry.digest[:12], entry.who, entry.why, entry.state)
-    console = Console(width=max(shutil.get_terminal_size().columns, 100))
+    console = Console(width=max(shutil.get_terminal_size((160, 24)).columns, 120))
     with console.capture() as captured:
         console.print(table)
     return captured.get().rstrip()
