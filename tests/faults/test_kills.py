@@ -15,7 +15,7 @@ from tests.proofs import Proof
 
 
 @pytest.mark.parametrize(
-    ("kills", "trades", "speed"), [(1, 6_000, "100"), pytest.param(5, 20_000, "50", marks=pytest.mark.acceptance)]
+    ("kills", "trades", "speed"), [(1, 6_000, "40"), pytest.param(5, 20_000, "50", marks=pytest.mark.acceptance)]
 )
 def test_killed_services_leave_the_topics_of_an_undisturbed_run(
     drill: Drill, tmp_path: Path, kills: int, trades: int, speed: str, proof: Proof
