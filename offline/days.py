@@ -280,9 +280,8 @@ def make_trades(lake: Lake, product_id: str, day: date) -> Made:
             day,
             f"no recording has trades of {product_id} on {day} (UTC): ingest one that has",
         )
-    known = lake.partition(TRADES, product_id, day)
-    if known is not None and known.notes["inputs"] == inputs.text:
-        return Made(known, False, json.loads(known.notes["facts"]))
+    if (made_before := _made_of(lake, TRADES, product_id, day, inputs.text)) is not None:
+        return made_before
     merged = merge([_recorded(lake, table, product_id, day) for table in inputs.recordings], _SEEN_BY_OTHERS.gap_s)
     trades, counted = merged.trades, counted_times(merged.trades.event_time)
     facts: dict[str, float | int | str] = {"rows": len(trades), "recordings": len(merged.names), **merged.dropped}
@@ -325,9 +324,8 @@ def make_feature_rows(lake: Lake, product_id: str, day: date, spec: FeatureSpec)
             day,
             f"no trades of {product_id} on {day} (UTC) in the lake: make them first",
         )
-    known = lake.partition(FEATURE_ROWS, product_id, day)
-    if known is not None and known.notes["inputs"] == inputs:
-        return Made(known, False, json.loads(known.notes["facts"]))
+    if (made_before := _made_of(lake, FEATURE_ROWS, product_id, day, inputs)) is not None:
+        return made_before
     windows = Windows(spec)
     before = history(lake, product_id, day, spec)
     if before is not None:
@@ -369,9 +367,8 @@ def make_training_set(lake: Lake, product_id: str, day: date, spec: FeatureSpec)
             day,
             f"no feature rows of {product_id} on {day} (UTC) in the lake: make them first",
         )
-    known = lake.partition(TRAINING_SET, product_id, day)
-    if known is not None and known.notes["inputs"] == inputs:
-        return Made(known, False, json.loads(known.notes["facts"]))
+    if (made_before := _made_of(lake, TRAINING_SET, product_id, day, inputs)) is not None:
+        return made_before
     schema = training_schema(spec)
     event_time, price, n = (_feature_column(lake, spec, product_id, day, name) for name in ("event_time", "price", "n"))
     after = _head(lake, product_id, day, spec)
@@ -456,10 +453,25 @@ def training_sample(
     return Sample.join(parts)
 
 
-def stale(lake: Lake, spec: FeatureSpec) -> list[StaleDay]:
+def standing(lake: Lake, table: str, product_id: str, day: date) -> Made:
+    """Return what stands in the lake, as the step that made it does where nothing has changed."""
+    known = lake.partition(table, product_id, day)
+    return Made(known, False, {} if known is None else json.loads(known.notes["facts"]))
+
+
+def _made_of(lake: Lake, table: str, product_id: str, day: date, inputs: str) -> Made | None:
+    """Return what stands in the lake if it was made of these inputs."""
+    made = standing(lake, table, product_id, day)
+    return made if made.partition is not None and made.partition.notes["inputs"] == inputs else None
+
+
+def stale(lake: Lake, spec: FeatureSpec, table: str | None = None) -> list[StaleDay]:
     """Return what its step would make anew, or remove, if it ran now; by product, day and step.
 
     Only what is in the lake now counts: what follows from a partition that is stale is known when that has been made.
+
+    Args:
+        table: look at this one alone.
     """
     staged = {(place.product_id, place.day) for place in lake.places(RECORDINGS)}
     steps: dict[str, Callable[[str, date], str | None]] = {
@@ -467,15 +479,15 @@ def stale(lake: Lake, spec: FeatureSpec) -> list[StaleDay]:
         FEATURE_ROWS: lambda product, day: _feature_inputs(lake, product, day, spec),
         TRAINING_SET: lambda product, day: _training_inputs(lake, product, day, spec),
     }
-    made = {table: {(place.product_id, place.day) for place in lake.places(table)} for table in steps}
+    made = [{(place.product_id, place.day) for place in lake.places(each)} for each in steps]
     found = []
-    for product, day in sorted(staged.union(*made.values())):
-        for table, inputs_of in steps.items():
-            known = lake.partition(table, product, day)
-            inputs = inputs_of(product, day)
+    for product, day in sorted(staged.union(*made)):
+        for each in steps if table is None else (table,):
+            known = lake.partition(each, product, day)
+            inputs = steps[each](product, day)
             if inputs == (None if known is None else known.notes["inputs"]):
                 continue
-            found.append(StaleDay(product, day, table, _why(known, inputs)))
+            found.append(StaleDay(product, day, each, _why(known, inputs)))
     return found
 
 
@@ -531,8 +543,8 @@ def _feature_column(lake: Lake, spec: FeatureSpec, product_id: str, day: date, n
 
 def has_trade_ids(lake: Lake, product_id: str, day: date) -> bool:
     """Whether all trades of a product and day have ids of their market; else they are numbered."""
-    known = lake.partition(TRADES, product_id, day)
-    return known is not None and json.loads(known.notes["facts"])["has_ids"] == "yes"
+    made = standing(lake, TRADES, product_id, day)
+    return made.partition is not None and made.facts["has_ids"] == "yes"
 
 
 class Tail(NamedTuple):

@@ -31,6 +31,7 @@ from offline.days import (
     make_training_set,
     simulate,
     stale,
+    standing,
     training_sample,
 )
 from offline.samples import Sample
@@ -50,7 +51,7 @@ from orchestration.assets import (
 )
 from orchestration.local.parts import SIMULATED_DAY, simulated_recording
 from orchestration.local.settings import StackSettings
-from orchestration.partitions import known, materializations, table_of, told_of, told_of_recordings
+from orchestration.partitions import materializations, table_of, told_of, told_of_recordings
 from orchestration.replays import BAD_RECORDING, ROOT, Line, ingest_online
 from orchestration.resources import DagsterPages, LakeResource, RegistryResource
 
@@ -268,7 +269,7 @@ def make_stale(
     yield from materializations(instance, (told_of_recordings(lake, *place) for place in places))
     found: dict[str, list[Found]] = {name: [] for name in CHECKS}
     for table, make in STEPS.items():
-        todo = [each for each in stale(lake, spec) if each.table == table and wanted.has(each.product_id, each.day)]
+        todo = [each for each in stale(lake, spec, table) if wanted.has(each.product_id, each.day)]
         context.log.info(f"{table}: {len(todo)} of {len(places)} product-days are to be made")
         for count, each in enumerate(todo, 1):
             began = time.monotonic()
@@ -286,10 +287,13 @@ def make_stale(
                     found[name].append(check(lake, each.product_id, each.day, made))
         others = set(places) - {(each.product_id, each.day) for each in todo}
         for product_id, day in sorted(others):
-            yield from materializations(instance, told_of(table, product_id, day, known(lake, table, product_id, day)))
+            made = standing(lake, table, product_id, day)
+            yield from materializations(instance, told_of(table, product_id, day, made))
     for name, results in found.items():
         if results:
             yield evaluation_of(check_result(name, results))
+    if wanted == Wanted():
+        return  # all was wanted: nothing is left
     left = [each for each in stale(lake, spec) if not wanted.has(each.product_id, each.day)]
     if left:
         context.log.info(f"{len(left)} other partitions are stale, as {left[0].table} of {left[0].product_id} "

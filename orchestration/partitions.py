@@ -3,7 +3,6 @@
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
 import hashlib
-import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, timedelta
@@ -112,12 +111,6 @@ def told_of(
             version = getattr(partition, seen, "") or NOTHING
             told.append(Told(asset, product_id, day, version, {"hash": version[:16]}))
     return told
-
-
-def known(lake: Lake, table: str, product_id: str, day: date) -> Made:
-    """Return what stands in the lake, as the step that made it would."""
-    partition = lake.partition(table, product_id, day)
-    return Made(partition, False, json.loads(partition.notes["facts"]) if partition else {})
 
 
 def _metadata(made: Made) -> dict[str, Any]:
