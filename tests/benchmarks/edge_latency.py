@@ -36,6 +36,7 @@ from orchestration.local.jars import fetch_jars
 from orchestration.local.topics import create_topics
 from tests.benchmarks.edge_predict import ROOT, server
 from tests.benchmarks.measure import Row
+from tests.mlflow_server import running_mlflow
 from tests.models import model_bytes
 from tests.pipeline import Process, environment, read_topic, replay, running, wait_until
 
@@ -129,12 +130,6 @@ def _knows_groups(broker: Broker) -> bool:
     return True
 
 
-def _mlflow(port: int, folder: Path) -> list[str]:
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "-w", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-    return [*command, "--artifacts-destination", f"{folder}/artifacts"]
-
-
 def _register(uri: str) -> None:
     content = model_bytes()
     model = ServedModel.load(content, spec_id=FeatureSpec().spec_id)
@@ -149,26 +144,22 @@ def tick_to_score() -> list[Row]:
     Raises:
         RuntimeError: a process did not come up, or a trade did not become one forecast.
     """
-    (mlflow_port,) = free_ports(1)
-    uri = f"http://127.0.0.1:{mlflow_port}"
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (api_port,) = free_ports(1)
-        with _broker(folder) as broker:
-            settings = {"MLFLOW_TRACKING_URI": uri, "API_PORT": str(api_port), "MAX_WAIT_S": "60"}
-            quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-            environ = environment(broker.bootstrap_servers, folder / "models", **settings, **quiet)
-            with server(_mlflow(mlflow_port, folder), environ, f"{uri}/health", folder / "mlflow.log"):
-                _register(uri)
-                services = [Process(f"online.{name}", environ, folder / name) for name in ("feature_service", "scorer")]
-                api = [sys.executable, "-m", "online.api"]
-                url = f"http://127.0.0.1:{api_port}/health"
-                with running(*services), server(api, environ, url, folder / "api.log"):
-                    for service in services:
-                        service.await_log('"assigned"')
-                    measure = partial(_tick_to_score, broker, environ, folder)
-                    steady = measure("steady", steady_trades(), "1")
-                    bursts = measure("bursts", busiest_trades(10 * BURST_S), "10")
+        with _broker(folder) as broker, running_mlflow(folder) as mlflow:
+            settings = {"MLFLOW_TRACKING_URI": mlflow.uri, "API_PORT": str(api_port), "MAX_WAIT_S": "60"}
+            environ = environment(broker.bootstrap_servers, folder / "models", **settings)
+            _register(mlflow.uri)
+            services = [Process(f"online.{name}", environ, folder / name) for name in ("feature_service", "scorer")]
+            api = [sys.executable, "-m", "online.api"]
+            url = f"http://127.0.0.1:{api_port}/health"
+            with running(*services), server(api, environ, url, folder / "api.log"):
+                for service in services:
+                    service.await_log('"assigned"')
+                measure = partial(_tick_to_score, broker, environ, folder)
+                steady = measure("steady", steady_trades(), "1")
+                bursts = measure("bursts", busiest_trades(10 * BURST_S), "10")
     return [
         *_percentiles(f"tick to score, {RATE} trades/s", steady),
         *_percentiles("tick to score, the busiest stretch of a simulated hour at 10 x", bursts),

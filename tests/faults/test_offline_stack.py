@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import signal
-import sys
 import threading
 import time
 import urllib.request
@@ -19,14 +18,12 @@ import psutil
 import pytest
 
 from orchestration.local import dagster_client as dagster
-from orchestration.local.broker import free_ports, jars_folder
-from orchestration.local.settings import StackSettings
 from orchestration.local.supervisor import tree_memory
 from tests.conftest import ROOT
+from tests.faults.stacks import MEMORY_MIB, STACK, settings_of
 from tests.pipeline import wait_until
 from tests.proofs import Proof
 
-MEMORY_MIB = 2_662  # 2.6 GiB
 FIRST_ML_S = 900.0  # on two busy processors; 1 to 2 minutes on idle ones
 TWO_PRODUCTS_A_WEEK = 14
 LAUNCH_TO_ANSWER_S = 8.0
@@ -35,16 +32,11 @@ LAUNCH_TO_ANSWER_S = 8.0
 @contextmanager
 def stack(var: Path, log: Path) -> Iterator[tuple[psutil.Popen, dict[str, str]]]:
     """Run a stack of its own; whatever happens, none of its processes outlives the block."""
-    (var / "broker").mkdir(parents=True)
-    jars_folder(var).symlink_to(jars_folder(ROOT / "var"))
-    names = [name for name in StackSettings.model_fields if name.endswith("_port")]
-    ports = {name.upper(): str(port) for name, port in zip(names, free_ports(len(names)), strict=True)}
-    settings = {name.upper(): "" for name in StackSettings.model_fields} | ports | {"VAR_DIR": str(var)}
-    command = [sys.executable, "-m", "orchestration.local.stack"]
+    settings = settings_of(var)
     with log.open("w") as output:
-        process = psutil.Popen(command, cwd=ROOT, env=os.environ | settings, stdout=output, stderr=output)
+        process = psutil.Popen(STACK, cwd=ROOT, env=os.environ | settings, stdout=output, stderr=output)
     try:
-        yield process, ports
+        yield process, settings
     finally:
         family = [process, *process.children(recursive=True)] if process.is_running() else []
         for each in family:

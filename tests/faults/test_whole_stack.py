@@ -13,15 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestration.local.broker import free_ports, jars_folder
-from orchestration.local.settings import StackSettings
 from orchestration.local.supervisor import tree_memory
 from tests.conftest import ROOT
+from tests.faults.stacks import MEMORY_MIB, STACK, settings_of
 from tests.pipeline import wait_until
 from tests.proofs import Proof
 
-MEMORY_MIB = 2_662  # 2.6 GiB
-STACK = [sys.executable, "-m", "orchestration.local.stack"]
 LOOPBACK_ONLY = """
 import fcntl, os, socket, struct, sys
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
@@ -43,12 +40,7 @@ def test_the_stack_comes_up_twice_within_its_memory_and_leaves_no_process(
     tmp_path: Path, jars: list[Path], proof: Proof
 ) -> None:
     """First forecast, memory, SIGINT. All jars are there at the first start; a model is there at the second."""
-    var = tmp_path / "var"
-    (var / "broker").mkdir(parents=True)
-    jars_folder(var).symlink_to(jars_folder(ROOT / "var"))
-    names = [name for name in StackSettings.model_fields if name.endswith("_port")]
-    ports = {name.upper(): str(port) for name, port in zip(names, free_ports(len(names)), strict=True)}
-    settings = {name.upper(): "" for name in StackSettings.model_fields} | ports | {"VAR_DIR": str(var)}
+    settings = settings_of(tmp_path / "var")
     proof.disturbs("stack started cold, stopped with SIGINT; started again without a network, stopped")
     start(STACK, settings, tmp_path / "cold.log", "cold", proof, within_s=400)
     if not can_unshare():

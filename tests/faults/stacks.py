@@ -1,0 +1,22 @@
+"""What the proofs of a whole stack share: how one is set up apart from all others, and what it may weigh."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from orchestration.local.broker import free_ports, jars_folder
+from orchestration.local.settings import StackSettings
+from tests.conftest import ROOT
+
+MEMORY_MIB = 2_662  # 2.6 GiB
+STACK = [sys.executable, "-m", "orchestration.local.stack"]
+
+
+def settings_of(var: Path) -> dict[str, str]:
+    """Return all settings of a stack with ports and a folder of its own, in which the broker's jars are there."""
+    (var / "broker").mkdir(parents=True)
+    jars_folder(var).symlink_to(jars_folder(ROOT / "var"))
+    names = [name for name in StackSettings.model_fields if name.endswith("_port")]
+    ports = {name.upper(): str(port) for name, port in zip(names, free_ports(len(names)), strict=True)}
+    return {name.upper(): "" for name in StackSettings.model_fields} | ports | {"VAR_DIR": str(var)}
