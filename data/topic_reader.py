@@ -5,7 +5,6 @@ This module and `data.export` alone know Kafka in `data/`.
 
 from __future__ import annotations
 
-import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
@@ -50,20 +49,6 @@ def client_config(environment: Mapping[str, str]) -> dict[str, str]:
         if value and name.startswith(("KAFKA_BOOTSTRAP_", "KAFKA_SECURITY_", "KAFKA_SASL_", "KAFKA_SSL_")):
             config[name.removeprefix("KAFKA_").lower().replace("_", ".")] = value
     return config
-
-
-def partition_of(key: str, partitions: int) -> int:
-    """Return the partition of a topic that our producers and every Java client choose for a key: murmur2 of it."""
-    data, mask = key.encode(), 0xFFFFFFFF
-    mixed = 0x9747B28C ^ len(data)
-    whole = len(data) // 4 * 4
-    for (word,) in struct.iter_unpack("<I", data[:whole]):
-        k = word * 0x5BD1E995 & mask
-        mixed = (mixed * 0x5BD1E995 & mask) ^ ((k ^ k >> 24) * 0x5BD1E995 & mask)
-    if whole < len(data):
-        mixed = (mixed ^ int.from_bytes(data[whole:], "little")) * 0x5BD1E995 & mask
-    mixed = (mixed ^ mixed >> 13) * 0x5BD1E995 & mask
-    return ((mixed ^ mixed >> 15) & 0x7FFFFFFF) % partitions
 
 
 class TopicReader:

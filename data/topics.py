@@ -177,8 +177,11 @@ def check_names(key: StreamKey) -> None:
             raise ValueError(f"{what} must match {pattern}, was {name[:100]!r}")
 
 
-def partition_of(product_id: str) -> int:
+def partition_of(product_id: str, partitions: int = PARTITIONS) -> int:
     """Return the partition of a product: the one that every Java client, and our ingestor, chooses for the key.
+
+    Args:
+        partitions: how many the topic has, where somebody else made it.
 
     Source: `murmur2` of org.apache.kafka.common.utils.Utils, Apache Kafka 4.
 
@@ -194,7 +197,7 @@ def partition_of(product_id: str) -> int:
     if whole < len(key):
         h = (h ^ int.from_bytes(key[whole:], "little")) * m & mask
     h = (h ^ h >> 13) * m & mask
-    return ((h ^ h >> 15) & 0x7FFFFFFF) % PARTITIONS
+    return ((h ^ h >> 15) & 0x7FFFFFFF) % partitions
 
 
 class Unreadable(NamedTuple):

@@ -15,8 +15,8 @@ from data.admission import TAKEN, Admission
 from data.features import Windows, feature_rows
 from data.lake import Lake
 from data.spec import FeatureSpec
-from data.topic_reader import TopicReader, partition_of
-from data.topics import FEATURES, decode_features, decode_trades
+from data.topic_reader import TopicReader
+from data.topics import FEATURES, decode_features, decode_trades, partition_of
 from data.topics import TRADES as TRADES_TOPIC
 from data.trades import NS, Floats, Int64s, StreamKey, Trades, iso_times
 from offline.days import (
