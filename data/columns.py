@@ -92,6 +92,18 @@ _EMPTY, _Z = texts_of([""])[0], texts_of(["Z"])[0]
 _NO_TEXT = pa.nulls(1, pa.string())[0]
 
 
+def numbers_of(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
+    """Return a column of numbers or times as a copy; NaN where one is missing."""
+    types: dict[pa.DataType, type[np.generic]] = {pa.float64(): np.float64, pa.int8(): np.int8}
+    dtype = types.get(column.type, np.int64)
+    parts = []
+    for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+        parts.append(values_of(chunk, dtype))
+        if chunk.null_count:
+            parts[-1][~is_present(chunk)] = np.nan
+    return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, dtype), *parts])
+
+
 def is_text(type_: pa.DataType) -> bool:
     """Whether a column of this type holds texts."""
     if pa.types.is_dictionary(type_):

@@ -19,18 +19,8 @@ from data.topic_reader import TopicReader
 from data.topics import FEATURES, decode_features, decode_trades, partition_of
 from data.topics import TRADES as TRADES_TOPIC
 from data.trades import NS, Floats, Int64s, StreamKey, Trades, iso_times
-from offline.days import (
-    DAY_S,
-    FEATURE_ROWS,
-    STAGED,
-    TRADES,
-    FeatureColumns,
-    feature_columns,
-    has_trade_ids,
-    numbered,
-    start_ns,
-    trades_of,
-)
+from offline.days import FEATURE_ROWS, TRADES, FeatureColumns, feature_columns, has_trade_ids, numbered
+from offline.recordings import DAY_S, STAGED, start_ns, trades_of
 
 
 class Certificate(NamedTuple):

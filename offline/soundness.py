@@ -10,8 +10,9 @@ import numpy as np
 from data.admission import MAX_FALL_S
 from data.lake import Lake
 from data.trades import NS
-from offline.days import STAGED, TRADE_COLUMNS, TRADES, trades_of
+from offline.days import TRADE_COLUMNS, TRADES
 from offline.merging import STRANGE_SHARE, counted_times
+from offline.recordings import STAGED, trades_of
 
 
 def faults_of_trades(lake: Lake, product_id: str, day: date) -> list[str]:

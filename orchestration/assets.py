@@ -21,6 +21,7 @@ from data.spec import FeatureSpec
 from data.trades import NS
 from offline import days
 from offline.days import Made
+from offline.recordings import RECORDINGS, ingest
 from offline.soundness import doubts_of_merging, faults_of_trades
 from orchestration import plots
 from orchestration.partitions import (
@@ -83,7 +84,7 @@ def stage_inbox(
     changed, wrong = [], []
     for name, path in inbox.files(config.inbox):
         try:
-            found = days.ingest(lake, path, config.product_id, name)
+            found = ingest(lake, path, config.product_id, name)
         except ValueError as error:
             wrong.append(f"{name}: {error}")
             context.log.error(f"not taken: {name}: {error}")
@@ -99,7 +100,7 @@ def stage_inbox(
 
 def add_products(instance: dg.DagsterInstance, lake: Lake) -> None:
     """Let Dagster know all products that the lake has recordings of."""
-    instance.add_dynamic_partitions(str(PRODUCTS.name), lake.products(days.RECORDINGS))
+    instance.add_dynamic_partitions(str(PRODUCTS.name), lake.products(RECORDINGS))
 
 
 @dg.asset(

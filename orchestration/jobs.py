@@ -22,18 +22,17 @@ from data.readers import check_product_id
 from data.spec import FeatureSpec
 from offline.days import (
     FEATURE_ROWS,
-    RECORDINGS,
     TRADES,
     TRAINING_SET,
     Made,
     make_feature_rows,
     make_trades,
     make_training_set,
-    simulate,
     stale,
     standing,
     training_sample,
 )
+from offline.recordings import RECORDINGS, simulate
 from offline.samples import Sample
 from orchestration import plots
 from orchestration.assets import (

@@ -13,7 +13,7 @@ import numpy as np
 
 from data.lake import Lake, Partition
 from data.trades import iso_times
-from offline import days
+from offline import days, recordings
 from offline.days import Made
 
 FIRST_DAY = "2010-01-01"
@@ -89,7 +89,7 @@ def place_of(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) 
 
 def told_of_recordings(lake: Lake, product_id: str, day: date) -> Told:
     """Return what is staged of a product and day: its version changes as recordings come, go or change."""
-    found = [lake.partition(table, product_id, day) for table in lake.tables(days.RECORDINGS)]
+    found = [lake.partition(table, product_id, day) for table in lake.tables(recordings.RECORDINGS)]
     staged = [each for each in found if each is not None and each.rows]
     version = hashlib.sha256("".join(each.content_hash for each in staged).encode()).hexdigest() if staged else NOTHING
     rows = dg.MetadataValue.md(
@@ -150,7 +150,9 @@ def materializations(instance: dg.DagsterInstance, told: Iterable[Told]) -> Iter
 
 def code_version(asset: str) -> str:
     """Return the version of what an asset means: head and tail are parts of the trades."""
-    return days.MEANING[asset.partition("_")[0] if asset.startswith("trades") else asset]
+    return {recordings.RECORDINGS: recordings.MEANING, **days.MEANING}[
+        asset.partition("_")[0] if asset.startswith("trades") else asset
+    ]
 
 
 def _latest(instance: dg.DagsterInstance, asset: str, product_id: str, day: date) -> Any:

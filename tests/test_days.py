@@ -27,15 +27,14 @@ from offline.days import (
     TRADES,
     TRAINING_SET,
     feature_columns,
-    ingest,
     make_feature_rows,
     make_trades,
     make_training_set,
-    simulate,
     stale,
     tail_start,
     training_sample,
 )
+from offline.recordings import ingest, simulate
 from offline.samples import sample
 from tests.days import DAY, DAY_NS, MIDNIGHT, recorded, rough_times, trades_at, without
 from tests.proofs import Proof
@@ -464,10 +463,10 @@ import datetime as dt, re, sys
 from pathlib import Path
 from data.lake import Lake
 from data.spec import FeatureSpec
-from offline import days
+from offline import days, recordings
 lake, day, spec = Lake.open(sys.argv[1]), dt.date(2025, 3, 5), FeatureSpec()
 {
-    "ingest": lambda: days.ingest(lake, Path(sys.argv[3])),
+    "ingest": lambda: recordings.ingest(lake, Path(sys.argv[3])),
     "trades": lambda: days.make_trades(lake, "BTC-USD", day),
     "feature_rows": lambda: days.make_feature_rows(lake, "BTC-USD", day, spec),
     "training_set": lambda: days.make_training_set(lake, "BTC-USD", day, spec),

@@ -12,7 +12,8 @@ import pytest
 from data.lake import Lake
 from data.simulator import simulate_day
 from data.trades import NS, Trades
-from offline.days import REJECTS, Staged, ingest, make_trades, recording_table, simulate
+from offline.days import make_trades
+from offline.recordings import REJECTS, Staged, ingest, recording_table, simulate
 from tests.days import DAY, DAY_NS, MIDNIGHT, recorded, trades_at
 from tests.test_bars import candle, candles
 from tests.test_lake import full_disk, names_below

@@ -16,7 +16,8 @@ from data.simulated_truth import simulate_truth
 from data.spec import CONTRACT
 from data.trades import NS, Floats
 from offline import baseline, ml
-from offline.days import make_feature_rows, make_trades, make_training_set, simulate, training_sample
+from offline.days import make_feature_rows, make_trades, make_training_set, training_sample
+from offline.recordings import simulate
 from offline.samples import Sample
 from offline.training import CALIBRATED_EWMA, ML, train_baseline, train_ml
 from tests.models import METADATA, NAN, SPEC

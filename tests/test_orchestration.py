@@ -27,7 +27,7 @@ from data.serving import Scores, ServedModel
 from data.simulator import simulate_day
 from data.spec import FeatureSpec
 from data.trades import Floats
-from offline import days
+from offline import days, recordings
 from offline.ledger import history
 from offline.registry import find_experiment
 from offline.samples import Sample
@@ -162,7 +162,7 @@ def test_the_inbox_is_taken_once_and_what_is_no_recording_is_said(side: Side) ->
     assert reason(result).startswith("1 files are not taken, the rest is: notes.txt: ")
     key = f"2010-01-04|{PRODUCT}"
     assert [asset for asset, partition in made(result) if partition == key] == list(INPUTS)
-    assert side.lake.tables(days.RECORDINGS) == ["recordings/monday%2Ffirst.csv"]
+    assert side.lake.tables(recordings.RECORDINGS) == ["recordings/monday%2Ffirst.csv"]
     (side.inbox / "notes.txt").unlink()
     again = side.run("ingest")
     assert again.success
@@ -176,7 +176,7 @@ def test_a_file_whose_name_the_lake_cannot_take_stops_no_other(side: Side) -> No
     record(side.inbox / "記.csv", DAYS[0], (4, 6))
     result = side.run("ingest", "ingest_inbox", then_backfill=False)
     assert reason(result).startswith("2 files are not taken, the rest is: simulated: the name 'simulated' is")
-    assert side.lake.tables(days.RECORDINGS) == ["recordings/%E8%A8%98.csv"]
+    assert side.lake.tables(recordings.RECORDINGS) == ["recordings/%E8%A8%98.csv"]
 
 
 def size_of(picture: Any) -> tuple[int, int]:
@@ -189,7 +189,7 @@ def size_of(picture: Any) -> tuple[int, int]:
 
 def test_a_day_whose_rows_are_new_is_shown_as_a_picture(side: Side) -> None:
     path = record(side.folder / "one.csv", DAYS[0], (0, 20))
-    days.ingest(side.lake, path, PRODUCT)
+    recordings.ingest(side.lake, path, PRODUCT)
     result = side.run("backfill")
     pictures = {
         materialization.asset_key.to_user_string(): materialization.metadata[plots.PICTURE]
@@ -287,7 +287,7 @@ def test_a_backfill_goes_on_where_it_was_killed(side: Side, monkeypatch: pytest.
 def test_what_was_made_without_dagster_is_told_and_not_made_again(side: Side) -> None:
     """As after a kill between the file and the event, or with a new DAGSTER_HOME."""
     path = record(side.folder / "one.csv", DAYS[0], (0, 10))
-    days.ingest(side.lake, path, PRODUCT)
+    recordings.ingest(side.lake, path, PRODUCT)
     days.make_trades(side.lake, PRODUCT, DAYS[0])
     before = side.lake.partition("trades", PRODUCT, DAYS[0])
     assert before is not None

@@ -18,8 +18,9 @@ from data.spec import FeatureSpec
 from data.topic_reader import NotRead, Stretch, TopicReader
 from data.topics import FEATURES, TRADES, End, encode, encode_features, encode_trades
 from data.trades import NS, StreamKey, Trades, iso_times
-from offline.days import ingest, make_feature_rows, make_trades
+from offline.days import make_feature_rows, make_trades
 from offline.parity import Certificate, certify, compare, find_published
+from offline.recordings import ingest
 from tests.days import DAY, DAY_NS, MIDNIGHT, recorded, rough_times, trades_at, without
 from tests.pipeline import replay, running, wait_until
 from tests.proofs import Proof

@@ -22,9 +22,10 @@ from data.spec import FeatureSpec
 from data.trades import NS, Floats
 from offline import ledger
 from offline.baseline import Baseline, calibrated_ewma, fit, forecast_graph, to_onnx, with_intervals
-from offline.days import make_feature_rows, make_trades, make_training_set, simulate
+from offline.days import make_feature_rows, make_trades, make_training_set
 from offline.graph import Graph
 from offline.promotion import Entry, Refused, finish_pending, history, judge, main, promote, roll_back, served_at
+from offline.recordings import simulate
 from offline.registry import RegistryAway, RegistryError, call, champion_of, set_alias, version_of
 from offline.samples import Sample
 from tests.models import BASELINE, METADATA, NAN, SPEC, model_bytes, put_version
