@@ -75,13 +75,8 @@ def make_trades(lake: Lake, product_id: str, day: date) -> Made:
     """
     inputs = _trade_inputs(lake, product_id, day)
     if inputs is None:
-        return _nothing(
-            lake,
-            TRADES,
-            product_id,
-            day,
-            f"no recording has trades of {product_id} on {day} (UTC): ingest one that has",
-        )
+        missing = f"no recording has trades of {product_id} on {day} (UTC): ingest one that has"
+        return _nothing(lake, TRADES, product_id, day, missing)
     if (made_before := _made_of(lake, TRADES, product_id, day, inputs.text)) is not None:
         return made_before
     merged = merge([_recorded(lake, table, product_id, day) for table in inputs.recordings], _SEEN_BY_OTHERS.gap_s)
@@ -119,13 +114,8 @@ def make_feature_rows(lake: Lake, product_id: str, day: date, spec: FeatureSpec)
     """
     inputs = _feature_inputs(lake, product_id, day, spec)
     if inputs is None:
-        return _nothing(
-            lake,
-            FEATURE_ROWS,
-            product_id,
-            day,
-            f"no trades of {product_id} on {day} (UTC) in the lake: make them first",
-        )
+        missing = f"no trades of {product_id} on {day} (UTC) in the lake: make them first"
+        return _nothing(lake, FEATURE_ROWS, product_id, day, missing)
     if (made_before := _made_of(lake, FEATURE_ROWS, product_id, day, inputs)) is not None:
         return made_before
     windows = Windows(spec)
@@ -162,13 +152,8 @@ def make_training_set(lake: Lake, product_id: str, day: date, spec: FeatureSpec)
     """
     inputs = _training_inputs(lake, product_id, day, spec)
     if inputs is None:
-        return _nothing(
-            lake,
-            TRAINING_SET,
-            product_id,
-            day,
-            f"no feature rows of {product_id} on {day} (UTC) in the lake: make them first",
-        )
+        missing = f"no feature rows of {product_id} on {day} (UTC) in the lake: make them first"
+        return _nothing(lake, TRAINING_SET, product_id, day, missing)
     if (made_before := _made_of(lake, TRAINING_SET, product_id, day, inputs)) is not None:
         return made_before
     schema = training_schema(spec)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 
 import numpy as np
 
 from data.admission import MAX_FALL_S
 from data.lake import Lake
 from data.trades import NS
-from offline.days import TRADE_COLUMNS, TRADES
+from offline.days import TRADE_COLUMNS, TRADES, has_trade_ids
 from offline.merging import STRANGE_SHARE, counted_times
-from offline.recordings import STAGED, trades_of
+from offline.recordings import DAY_S, STAGED, start_ns, trades_of
 
 
 def faults_of_trades(lake: Lake, product_id: str, day: date) -> list[str]:
@@ -21,34 +22,24 @@ def faults_of_trades(lake: Lake, product_id: str, day: date) -> list[str]:
     Raises:
         FileNotFoundError: there are none.
     """
-    first = int(datetime.combine(day, datetime.min.time(), UTC).timestamp()) * NS
-    end = first + int(timedelta(days=1).total_seconds()) * NS
-    counts = dict.fromkeys(
-        (
-            "ids do not rise",
-            f"times fall by more than {MAX_FALL_S} s",
-            "times count as another day's",
-            "prices are no finite number above 0",
-            "sizes are below 0",
-        ),
-        0,
-    )
-    falls, others, prices, sizes, ids = 1, 2, 3, 4, 0
-    names = list(counts)
-    partition = lake.partition(TRADES, product_id, day)
-    has_ids = partition is not None and '"has_ids": "yes"' in partition.notes["facts"]
+    first = start_ns(day)
+    has_ids = has_trade_ids(lake, product_id, day)
+    counts: Counter[str] = Counter()
     last_id, last_time = -1, 0
     for batch in lake.batches(TRADES, product_id, day):
         if batch.schema.names != TRADE_COLUMNS.names or not batch.schema.equals(TRADE_COLUMNS):
             return [f"columns are {', '.join(batch.schema.names)}, agreed are {', '.join(TRADE_COLUMNS.names)}"]
         trades = trades_of(batch.select(STAGED.names), product_id)
         counted = counted_times(trades.event_time, last_time)
-        if has_ids:
-            counts[names[ids]] += int(np.sum(np.diff(trades.trade_id, prepend=last_id) <= 0))
-        counts[names[falls]] += int(np.sum(counted - trades.event_time > MAX_FALL_S * NS))
-        counts[names[others]] += int(np.sum((counted < first) | (counted >= end)))
-        counts[names[prices]] += int(np.sum(~(np.isfinite(trades.price) & (trades.price > 0))))
-        counts[names[sizes]] += int(np.sum(trades.size < 0))
+        is_no_rise = np.diff(trades.trade_id, prepend=last_id) <= 0
+        faults = {
+            "ids do not rise": is_no_rise & has_ids,
+            f"times fall by more than {MAX_FALL_S} s": counted - trades.event_time > MAX_FALL_S * NS,
+            "times count as another day's": (counted < first) | (counted >= first + DAY_S * NS),
+            "prices are no finite number above 0": ~(np.isfinite(trades.price) & (trades.price > 0)),
+            "sizes are below 0": trades.size < 0,
+        }
+        counts.update({name: int(np.sum(found)) for name, found in faults.items()})
         last_id, last_time = int(trades.trade_id[-1]), int(counted[-1])
     return [f"{name}: {count:,} times" for name, count in counts.items() if count]
 

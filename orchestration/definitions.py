@@ -7,6 +7,7 @@ import dagster as dg
 from offline.settings import OfflineSettings
 from orchestration import assets, jobs
 from orchestration.resources import DagsterPages, KafkaResource, LakeResource, RegistryResource, mlflow_run
+from orchestration.retraining import models
 from orchestration.schedules import schedules
 from orchestration.sensors import failure_sensor, inbox_files
 from orchestration.settings import OrchestrationSettings
@@ -27,7 +28,7 @@ def definitions() -> dg.Definitions:
         "them with the champions on the same rows, and register them as challengers. Nothing is promoted.",
     )
     return dg.Definitions(
-        assets=[assets.recordings, assets.trades, assets.feature_rows, assets.training_set, assets.models],
+        assets=[assets.recordings, assets.trades, assets.feature_rows, assets.training_set, models],
         asset_checks=[assets.parity],
         jobs=[
             jobs.replay,

@@ -30,29 +30,26 @@ from offline.days import (
     make_training_set,
     stale,
     standing,
-    training_sample,
 )
 from offline.recordings import RECORDINGS, simulate
-from offline.samples import Sample
 from orchestration import plots
 from orchestration.assets import (
     CHECKS,
     LAKE,
-    REGISTRY,
     Found,
     Inbox,
     InboxConfig,
     add_products,
     check_result,
     evaluation_of,
-    explained,
     stage_inbox,
 )
 from orchestration.local.parts import SIMULATED_DAY, simulated_recording
 from orchestration.local.settings import StackSettings
 from orchestration.partitions import materializations, table_of, told_of, told_of_recordings
 from orchestration.replays import BAD_RECORDING, ROOT, Line, ingest_online
-from orchestration.resources import DagsterPages, LakeResource, RegistryResource
+from orchestration.resources import DagsterPages, LakeResource, RegistryResource, explained
+from orchestration.retraining import REGISTRY
 
 if TYPE_CHECKING:
     from offline.ledger import Entry
@@ -337,23 +334,18 @@ def promote_model(
     The gate judges anew, on the lake's rows after both trainings. A refusal names each condition that failed, with its
     figures.
     """
-    from offline.promotion import Refused, promote
+    from offline.promotion import Refused, lake_rows, promote
 
     if config.force and config.why in ("", USUAL_WHY):
         raise dg.Failure("a forced promotion needs a reason of its own: write it into `why`", allow_retries=False)
-    store, spec = lake.open(), lake.spec
-
-    def rows_after(when: datetime) -> Sample:
-        return training_sample(store, spec, store.products(TRAINING_SET), when.date(), date.max).after(when)
-
     with explained():
         try:
             entry = promote(
                 registry.uri,
                 config.model,
                 config.version,
-                test=rows_after,
-                spec=spec,
+                test=lake_rows(lake.uri, lake.spec),
+                spec=lake.spec,
                 who=config.who or _who(context),
                 why=config.why,
                 force=config.force,

@@ -60,6 +60,17 @@ class DagsterPages(dg.ConfigurableResource):
         return f"{self.url}/runs/{run_id}"
 
 
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Let a run fail with what a person can do, instead of with a stack of calls."""
+    from offline.registry import RegistryError
+
+    try:
+        yield
+    except (ValueError, OSError, RegistryError) as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+
+
 @dg.resource(config_schema={"experiment_name": str, "mlflow_tracking_uri": str, "dagster_url": str})
 def mlflow_run(init: dg.InitResourceContext) -> Iterator[Any]:
     """The MLflow run of this Dagster run, made by dagster-mlflow; nothing leaks into it or out of it.
