@@ -5,26 +5,33 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import dagster as dg
 import psutil
 import pytest
+from dagster._core.events import DagsterEvent, DagsterEventType
+from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
 from orchestration.local import dagster_client
+from orchestration.local.broker import free_ports
 from orchestration.local.parts import stack_parts
 from orchestration.local.ports import port_conflicts
 from orchestration.local.settings import StackSettings
 from orchestration.local.stack import Refusal, check_recordings, child_environment, new_replay_id, only_stack
 from orchestration.local.supervisor import Part, State, Supervisor
 from orchestration.local.watch import MinuteVolatility, epoch_seconds
+from tests.pipeline import wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 SLEEP = "import signal; signal.pause()"
@@ -365,6 +372,59 @@ def test_a_webserver_that_is_slow_for_a_while_is_asked_again(monkeypatch: pytest
     assert dagster_client.wait("http://127.0.0.1:9", "a-run", patience_s=60) == "SUCCESS"
     with pytest.raises(TimeoutError):
         dagster_client.wait("http://127.0.0.1:9", "a-run", patience_s=0.05)
+
+
+@dg.job
+def waits() -> None:
+    """Of a run that is in the history and that nobody executes."""
+
+
+@pytest.fixture
+def dagster_page(tmp_path: Path) -> Iterator[tuple[str, dg.DagsterInstance]]:
+    """Dagster's webserver over a history of its own, without code."""
+    shutil.copyfile(ROOT / "orchestration" / "dagster.yaml", tmp_path / "dagster.yaml")
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "dagster_webserver", "--empty-workspace", "-h", "127.0.0.1", "-p", str(port)]
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance, (tmp_path / "page.log").open("w") as log:
+        instance.get_runs()  # makes the history: two processes that make it at once crash
+        page = subprocess.Popen(command, env=os.environ | {"DAGSTER_HOME": str(tmp_path)}, stdout=log, stderr=log)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            wait_until(lambda: page.poll() is not None or answers(url), "Dagster's page", 60)
+            yield url, instance
+        finally:
+            page.terminate()
+            page.wait(30)
+
+
+def answers(url: str) -> bool:
+    try:
+        return not dagster_client.active_runs(url)
+    except OSError:
+        return False
+
+
+def test_a_run_that_is_just_being_launched_is_cancelled_once_it_can_be(
+    dagster_page: tuple[str, dg.DagsterInstance],
+) -> None:
+    url, instance = dagster_page
+    code = RemoteRepositoryOrigin(GrpcServerCodeLocationOrigin("127.0.0.1", port=9), "nobody")
+    # Not queued yet: Dagster refuses to cancel it, and forgets the wish.
+    run = instance.create_run_for_job(waits, remote_job_origin=RemoteJobOrigin(code, waits.name))
+    said = Said()
+
+    def tell(text: str) -> None:
+        said(text)
+        queued = DagsterEvent(DagsterEventType.PIPELINE_ENQUEUED.value, job_name=waits.name)
+        threading.Timer(1.0, instance.report_dagster_event, (queued, run.run_id)).start()
+
+    dagster_client.end_runs(url, 30.0, tell)
+    ended = instance.get_run_by_id(run.run_id)
+    assert ended is not None
+    assert ended.status is dg.DagsterRunStatus.CANCELED
+    assert said == ["cancelling 1 Dagster run"]
+    dagster_client.end_runs(url, 30.0, tell)
+    assert len(said) == 1  # nothing is left to be cancelled
 
 
 def test_the_simulated_day_is_made_once(tmp_path: Path) -> None:

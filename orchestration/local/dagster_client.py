@@ -129,25 +129,30 @@ def failure_of(url: str, run_id: str) -> str:
     return ""
 
 
-def active_runs(url: str) -> list[str]:
-    """Return the ids of the runs that have not ended."""
+def active_runs(url: str) -> dict[str, str]:
+    """Return the runs that have not ended: id and state of each."""
     query = """query($statuses: [RunStatus!]) { runsOrError(filter: {statuses: $statuses}) {
-        ... on Runs { results { runId } } } }"""
-    return [str(run["runId"]) for run in ask(url, query, statuses=list(ACTIVE))["runsOrError"].get("results", [])]
+        ... on Runs { results { runId status } } } }"""
+    found = ask(url, query, statuses=list(ACTIVE))["runsOrError"].get("results", [])
+    return {str(run["runId"]): str(run["status"]) for run in found}
 
 
 def end_runs(url: str, within_s: float, say: Callable[[str], None]) -> None:
-    """Cancel all runs and wait until they have ended: stopping Dagster alone would leave them running."""
-    deadline = time.monotonic() + within_s
-    runs = active_runs(url)
-    if not runs:
-        return
-    say(f"cancelling {len(runs)} Dagster run{'s' if len(runs) > 1 else ''}")
+    """Cancel all runs and wait until they have ended: stopping Dagster alone would leave them running.
+
+    A run that is just being launched cannot be cancelled yet, and Dagster does not keep the wish: it is asked again.
+    """
     query = """mutation($ids: [String!]!) { terminateRuns(runIds: $ids, terminatePolicy: SAFE_TERMINATE) {
         __typename } }"""
-    ask(url, query, ids=runs)
-    while left := active_runs(url):
+    deadline = time.monotonic() + within_s
+    told = False
+    while runs := active_runs(url):
+        if not told:
+            told = True
+            say(f"cancelling {len(runs)} Dagster run{'s' if len(runs) > 1 else ''}")
         if time.monotonic() > deadline:
-            say(f"{len(left)} Dagster runs did not end within {within_s:.0f} s and are killed")
+            say(f"{len(runs)} Dagster runs did not end within {within_s:.0f} s and are killed")
             return
+        if going_on := [run_id for run_id, state in runs.items() if state != "CANCELING"]:
+            ask(url, query, ids=going_on)
         time.sleep(POLL_S)

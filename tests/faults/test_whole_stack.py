@@ -84,6 +84,7 @@ def start(command: list[str], settings: dict[str, str], log: Path, name: str, pr
         proof.saw(**{f"{name}_first_forecast_s": float(seconds), f"{name}_mib": mib, f"{name}_stop_s": stopped_s})
         assert mib <= MEMORY_MIB
         assert "Traceback" not in log.read_text()
+        assert "did not end" not in log.read_text()  # a run or a part that had to be killed
     finally:
         for each in family:
             if each.is_running():
