@@ -28,11 +28,13 @@ from data.trades import NS, Int64s, Side, StreamKey, Trades, iso_times, parse_ti
 from offline.ledger import Entry, history
 from offline.registry import RegistryError, download
 from offline.settings import OfflineSettings
-from offline.streams import NotFound, Stream, read_stream
+from offline.streams import BadRecord, NotFound, Stream, read_stream
 
 EQUAL, DIFFERENT, NOT_FOUND, EXPIRED = range(4)
-"""Exit codes: all was made again and is equal; something differs; there is no such forecast, or no broker to ask; a
-part of what it was made from is gone."""
+"""Exit codes: all was made again and is equal; something differs, or the record cannot be read; there is no such
+forecast, or no broker to ask; a part of what it was made from is gone."""
+OUTCOMES = ("equal", "different", "not found", "expired")
+"""What each of them is called."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -158,17 +160,17 @@ class Explainer:
 
         Raises:
             NotFound: there is no forecast of one of these trades.
+            BadRecord: one of them cannot be read.
             NotRead: the broker does not answer.
         """
         with TopicReader(self._kafka, f"ingestor-{key.source_id}") as reader:
             stream = read_stream(reader, key, set(trade_ids))
         ledger = read_ledger(self._registry)
-        decode = msgspec.json.Decoder(prediction_type(self._spec)).decode
         explanations: list[Explanation] = []
         places: list[int | None] = []
         for trade_id in trade_ids:
             offset, value = stream.forecasts[trade_id]
-            record = decode(value)
+            record = read_record(value, self._spec, stream.partition, offset)
             each = Explanation(record, stream.partition, offset, self._model(record))
             each.findings.append(each.model.finding)
             each.promotion, finding = served_under(ledger, record)
@@ -188,6 +190,27 @@ class Explainer:
         if named not in self._found_models:
             self._found_models[named] = find_model(record, self._registry, self._models)
         return self._found_models[named]
+
+
+def read_record(value: bytes, spec: FeatureSpec, partition: int, offset: int) -> Any:
+    """Return a forecast's record, see `prediction_type`, whose times are times.
+
+    Args:
+        partition, offset: where it stands on `predictions`.
+
+    Raises:
+        BadRecord: it cannot be read.
+    """
+    try:
+        record = msgspec.json.decode(value, type=prediction_type(spec))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRecord(partition, offset, error) from None
+    for name in ("event_time", "ingest_time", "ts"):
+        try:
+            parse_times([getattr(record, name)])
+        except ValueError as error:
+            raise BadRecord(partition, offset, f"{name}: {error}") from None
+    return record
 
 
 def oldest_trade(event_time: Int64s, row: int, spec: FeatureSpec, *, is_whole: bool) -> int | None:
@@ -223,6 +246,10 @@ def oldest_trade(event_time: Int64s, row: int, spec: FeatureSpec, *, is_whole: b
 def place_of(each: Explanation, stream: Stream) -> int | None:
     """Return the index of a forecast's trade in its stream, or None and why it is not there."""
     record = each.prediction
+    if record.kafka_partition != stream.partition:
+        said = f"{each.trade_place} is no trade of this stream, which stands in partition {stream.partition}"
+        each.found("trades", "different", said)
+        return None
     at = int(np.searchsorted(stream.offsets, record.kafka_offset))
     if at == len(stream.offsets) or stream.offsets[at] != record.kafka_offset:
         if record.kafka_offset < stream.oldest:
@@ -262,7 +289,9 @@ def remake_row(each: Explanation, stream: Stream, at: int, spec: FeatureSpec) ->
     remade: dict[str, Any] = dict(zip(spec.columns, columns, strict=True))
     remade["n"] = int(made.values[-1, 0])
     remade["event_time"] = iso_times(made.trades.event_time[-1:])[0]
+    remade["ingest_time"] = iso_times(made.trades.ingest_time[-1:])[0]
     remade["price"] = float(made.trades.price[-1])
+    remade["purpose"] = stream.purposes[record.kafka_offset]
     each.compare("row", remade, f"all {len(spec.columns)} columns")
 
 
@@ -286,6 +315,9 @@ def find_model(record: Any, registry: str, models: Path) -> FoundModel:
             problems.append(f"{path}: {error.strerror}")
         except ModelRefused as error:
             problems.append(f"{name} version {record.version} at {origin} is not the one that answered: {error}")
+            outcome = "different"
+        except ValueError as error:  # an embedded null byte
+            problems.append(f"{str(path)!r} can be no file: {error}")
             outcome = "different"
         else:
             if outcome == "expired":
@@ -446,7 +478,7 @@ def described(each: Explanation, *, all_trades: bool) -> dict[str, Any]:
             "all" if all_trades else "newest": _trades(shown),
         }
     return {
-        "outcome": ("equal", "different", "not found", "expired")[each.exit_code],
+        "outcome": OUTCOMES[each.exit_code],
         "findings": [finding._asdict() for finding in each.findings],
         "prediction": msgspec.to_builtins(record),
         "place": {
@@ -546,8 +578,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m offline.explain",
         description=main.__doc__,
-        epilog="Exit code: 0 all is equal, 1 something differs, 2 there is no such forecast, 3 a part has expired. The "
-        "broker is KAFKA_BOOTSTRAP_SERVERS, localhost:9092 where that is not set; the registry MLFLOW_TRACKING_URI.",
+        epilog="Exit code: 0 all is equal, 1 something differs or cannot be read, 2 there is no such forecast, 3 a "
+        "part has expired. The broker is KAFKA_BOOTSTRAP_SERVERS, localhost:9092 where that is not set; the registry "
+        "MLFLOW_TRACKING_URI.",
     )
     parser.add_argument("source", metavar="SOURCE", help="source_id of the forecast, as replay-1")
     parser.add_argument("product", metavar="PRODUCT", help="as BTC-USD")
@@ -565,12 +598,13 @@ def main() -> int:
     explainer = Explainer(kafka, settings.mlflow_tracking_uri, settings.models_dir, settings.spec())
     try:
         (explanation,) = explainer.explain(key, [args.trade])
-    except (NotFound, NotRead) as error:
+    except (BadRecord, NotFound, NotRead) as error:
+        exit_code = DIFFERENT if isinstance(error, BadRecord) else NOT_FOUND
         if args.json:
-            print(json.dumps({"outcome": "not found", "said": str(error)}))
+            print(json.dumps({"outcome": OUTCOMES[exit_code], "said": str(error)}))
         else:
             print(f"error: {error}", file=sys.stderr)
-        return NOT_FOUND
+        return exit_code
     if args.json:
         print(json.dumps(described(explanation, all_trades=args.trades), indent=2))
     else:

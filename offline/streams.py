@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from data.admission import TAKEN, Admission
 from data.topic_reader import TopicReader
-from data.topics import PARTITIONS, PREDICTIONS, TRADES, decode_records, decode_trades, partition_of
+from data.topics import PARTITIONS, PREDICTIONS, TRADES, Purpose, decode_records, decode_trades, partition_of
 from data.trades import Int64s, StreamKey, Trades
 
 SHOWN = 20
@@ -22,6 +22,13 @@ SHOWN = 20
 
 class NotFound(LookupError):
     """There is no such forecast. The message says what there is."""
+
+
+class BadRecord(ValueError):
+    """A forecast that is asked for is there and cannot be read. The message says where it stands, and why."""
+
+    def __init__(self, partition: int, offset: int, reason: object) -> None:
+        super().__init__(f"{PREDICTIONS}[{partition}]@{offset} cannot be read: {reason}")
 
 
 @dataclass
@@ -50,6 +57,7 @@ class Stream(NamedTuple):
         trades: those that stand on the topic, taken or not.
         offsets: shape (n,).
         is_taken: shape (n,).
+        purposes: what the records of the trades whose forecasts are asked for say, by offset.
         ends: offsets of its end records.
         oldest: the first offset that the partition still holds.
         is_whole: no trade of it has expired.
@@ -61,6 +69,7 @@ class Stream(NamedTuple):
     trades: Trades
     offsets: Int64s
     is_taken: NDArray[np.bool_]
+    purposes: dict[int, Purpose]
     ends: list[int]
     oldest: int
     is_whole: bool
@@ -76,6 +85,14 @@ class _Glance(Struct, frozen=True, gc=False):
     kafka_offset: int
 
 
+class _Name(Struct, frozen=True, gc=False):
+    """What names a forecast, where the rest of its record may be anything."""
+
+    source_id: str
+    product_id: str
+    trade_id: int
+
+
 def read_stream(reader: TopicReader, key: StreamKey, trade_ids: set[int]) -> Stream:
     """Read what forecasts of one stream were made from.
 
@@ -85,6 +102,7 @@ def read_stream(reader: TopicReader, key: StreamKey, trade_ids: set[int]) -> Str
 
     Raises:
         NotFound: there is no forecast of one of these trades.
+        BadRecord: one of them does not say which trade it is of.
         NotRead: the broker does not answer.
     """
     begin = reader.committed(TRADES, range(PARTITIONS))
@@ -104,12 +122,18 @@ def read_stream(reader: TopicReader, key: StreamKey, trade_ids: set[int]) -> Str
         )
     oldest, newest = reader.span(TRADES, partition)
     decode = msgspec.json.Decoder(_Glance).decode
-    last_trade = max(decode(value).kafka_offset for _, value in forecasts.records.values())
+    wanted = {decode(value).kafka_offset for _, value in forecasts.records.values()}
+    last_trade = max(wanted)
     parts, offsets, ends = [decode_trades([]).trades], [np.zeros(0, np.int64)], []
+    purposes: dict[int, Purpose] = {}
     start = max(begin.get(partition, (0, ""))[0], oldest)
     for places, values in _of_source(reader, TRADES, partition, start, min(last_trade + 1, newest), key.source_id):
         found = decode_trades(values)
         ends += [places[place] for place, end in found.ends if end.key == key]
+        asked = (
+            (place, decode_trades([value])) for place, value in zip(places, values, strict=True) if place in wanted
+        )
+        purposes |= {place: one.purposes[key] for place, one in asked if key in one.purposes}
         if key in found.trades.keys:
             at = np.array(places, np.int64)[found.places]
             mine = (found.trades.stream == found.trades.keys.index(key)) & (at >= forecasts.first_trade)
@@ -121,7 +145,7 @@ def read_stream(reader: TopicReader, key: StreamKey, trade_ids: set[int]) -> Str
     for each in np.unique(life):
         is_taken[life == each] = Admission().judge(trades.take(life == each)) == TAKEN
     note = next((note for _, note in begin.values() if note), "")
-    return Stream(partition, forecasts.records, trades, offset, is_taken, ends, oldest, is_whole, note)
+    return Stream(partition, forecasts.records, trades, offset, is_taken, purposes, ends, oldest, is_whole, note)
 
 
 def _find_forecasts(
@@ -171,10 +195,14 @@ def _first_ingest_ms(reader: TopicReader, key: StreamKey, partition: int, start:
 
 def _read_forecasts(reader: TopicReader, key: StreamKey, partition: int, start: int, trade_ids: set[int]) -> Forecasts:
     """Read the forecasts of a stream until all that are asked for are found."""
-    decode = msgspec.json.Decoder(_Glance).decode
+    decode, decode_name = msgspec.json.Decoder(_Glance).decode, msgspec.json.Decoder(_Name).decode
     forecasts = Forecasts()
     for offsets, values in _of_source(reader, PREDICTIONS, partition, start, None, key.source_id):
         found = decode_records(values, decode)
+        for place, reason in found.unreadable:
+            for record in decode_records([values[place]], decode_name).records:
+                if (record.source_id, record.product_id) == key and record.trade_id in trade_ids:
+                    raise BadRecord(partition, offsets[place], reason)
         for place, record in zip(found.places, found.records, strict=True):
             if record.product_id != key.product_id or record.source_id != key.source_id:
                 continue

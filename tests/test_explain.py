@@ -33,6 +33,7 @@ from data.trades import NS, StreamKey, Trades, iso_times
 from offline import explain as explaining
 from offline.explain import Explainer, Explanation, main, oldest_trade, served_under
 from offline.ledger import Entry
+from offline.streams import BadRecord
 from online.kafka import Incoming
 from online.metrics import Metrics
 from online.model_watch import ModelVersion
@@ -254,6 +255,82 @@ def test_a_forecast_of_another_trade_is_found(quiet: Broker, models: Path) -> No
     (each,) = explainer(quiet, models).explain(trades.keys[0], [int(trades.trade_id[5])])
     assert outcomes(each)["trades"] == "different"
     assert said(each, "trades").endswith(f"is trade {trades.trade_id[6]}")
+
+
+UNREADABLE: list[tuple[dict[str, Any], str]] = [
+    ({"score": None}, "Expected `float`, got `null` - at `$.score`"),
+    ({"score": "high"}, "Expected `float`, got `str` - at `$.score`"),
+    ({"interval": [None, 1.0]}, "Expected `float`, got `null` - at `$.interval[0]`"),
+    ({"n": -1}, "Expected `int` >= 0 - at `$.n`"),
+    ({"shadow": [{"score": 1.0}]}, "Object missing required field `model_variant` - at `$.shadow[0]`"),
+    ({"ewma_variance_60": ...}, "Object missing required field `ewma_variance_60`"),
+    ({"kafka_offset": "17"}, "Expected `int`, got `str` - at `$.kafka_offset`"),
+    ({"event_time": "2025-13-01T00:00:00Z"}, "event_time: Month out of range"),
+    ({"ts": "now"}, "ts: a time must be UTC and look like 2025-01-06T00:00:00.123456"),
+]
+"""What is changed in a record (... is left out), and why it cannot be read then."""
+
+
+def test_a_record_that_cannot_be_read_is_told_with_its_place(
+    quiet: Broker, models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trades = simulated("SOL-USD", 20, "unreadable")
+    ids = trades.trade_id.tolist()
+
+    def change(record: dict[str, Any]) -> None:
+        if (row := ids.index(record["trade_id"])) < len(UNREADABLE):
+            for name, value in UNREADABLE[row][0].items():
+                record[name] = value
+                if value is ...:
+                    del record[name]
+
+    write_forecasts(quiet, trades, change)
+    partition = partition_of("SOL-USD")
+    with TopicReader({"bootstrap.servers": quiet.bootstrap_servers}) as reader:
+        first = reader.span(PREDICTIONS, partition)[1] - len(ids)
+    for row, (_, reason) in enumerate(UNREADABLE):
+        with pytest.raises(BadRecord) as told:
+            explainer(quiet, models).explain(trades.keys[0], [ids[row]])
+        assert str(told.value).startswith(f"{PREDICTIONS}[{partition}]@{first + row} cannot be read: {reason}")
+    (whole,) = explainer(quiet, models).explain(trades.keys[0], [ids[len(UNREADABLE)]])
+    assert outcomes(whole)["row"] == outcomes(whole)["score"] == "equal"
+
+    asked = ("unreadable", "SOL-USD", str(ids[0]))
+    assert run(monkeypatch, quiet, models, *asked) == explaining.DIFFERENT
+    assert capsys.readouterr().err.startswith(f"error: {PREDICTIONS}[{partition}]@{first} cannot be read: ")
+    assert run(monkeypatch, quiet, models, *asked, "--json") == explaining.DIFFERENT
+    assert json.loads(capsys.readouterr().out)["outcome"] == "different"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "part", "says"),
+    [
+        ("kafka_partition", 3, "trades", "is no trade of this stream, which stands in partition 5"),
+        ("kafka_offset", 10**30, "trades", "is no trade of this stream"),
+        (
+            "ingest_time",
+            "2025-03-06T14:00:00.000000001Z",
+            "row",
+            "ingest_time is 2025-03-06T14:00:00.000000001Z in the",
+        ),
+        ("purpose", "live", "row", "purpose is live in the record, made again replay"),
+        ("digest", "ab\0", "model", "embedded null byte"),
+        ("model_variant", "ml\0", "model", "embedded null byte"),
+    ],
+)
+def test_a_record_that_says_anything_else_than_its_trade_or_model_is_answered(
+    quiet: Broker, models: Path, field: str, value: Any, part: str, says: str
+) -> None:
+    trades = simulated("SOL-USD", 3, f"says-another-{field}")
+
+    def change(record: dict[str, Any]) -> None:
+        if record["trade_id"] == trades.trade_id[1]:
+            record[field] = value
+
+    write_forecasts(quiet, trades, change)
+    (each,) = explainer(quiet, models).explain(trades.keys[0], [int(trades.trade_id[1])])
+    assert outcomes(each)[part] == "different"
+    assert says in said(each, part)
 
 
 def test_trades_that_the_stream_did_not_take_change_nothing(quiet: Broker, models: Path) -> None:
