@@ -33,6 +33,7 @@ READ_ROWS = 65_536
 """Rows that are read at once where a partition is read in batches."""
 
 _TABLE = re.compile(r"[a-z_]+(/[A-Za-z0-9_.~%-]+)*")
+_SCHEME = re.compile(r"[a-z][a-z0-9+]+:/")
 _DAY_FILE = re.compile(r"\d{4}-\d\d-\d\d\.parquet")
 _ENDING = ".parquet"
 _KEYS = ("content_hash", "head_hash", "tail_hash", "notes")
@@ -98,7 +99,7 @@ class Lake:
         Raises:
             ValueError: pyarrow knows no such filesystem.
         """
-        if "://" not in str(uri):
+        if not _SCHEME.match(str(uri)):
             return cls(pa.fs.LocalFileSystem(), str(Path(uri).absolute()))
         try:
             return cls(*pa.fs.FileSystem.from_uri(str(uri)))
@@ -213,7 +214,8 @@ class Lake:
             return None
         except (pa.ArrowInvalid, KeyError, TypeError) as error:
             raise ValueError(
-                f"{self._at(path)} is no whole file of the lake ({error!r}): delete it, then make the day again"
+                f"{self._at(path)} is no whole file of the lake ({error!r}): delete it, then make the day again, or "
+                "ingest the recording again if it is of one"
             ) from None
         return Stored(metadata.num_rows, content, head, tail, json.loads(notes))
 

@@ -31,7 +31,7 @@ from offline.samples import SHORT_WINDOWS, TWELFTH, Sample, counted_targets, sho
 TRADES, FEATURE_ROWS, TRAINING_SET = "trades", "feature_rows", "training_set"
 """Tables of the lake."""
 
-MEANING: Final = {TRADES: "2", FEATURE_ROWS: "1", TRAINING_SET: "1"}
+MEANING: Final = {TRADES: "3", FEATURE_ROWS: "1", TRAINING_SET: "1"}
 """Raised whenever a step makes something else of the same inputs: what was made before is made again."""
 
 TRADE_COLUMNS = STAGED.append(pa.field("recording", NAMES))
@@ -68,7 +68,8 @@ def make_trades(lake: Lake, product_id: str, day: date) -> Made:
 
     With ids a trade is its id: recordings are joined and sorted by it, and of two that give one id another price the
     first by name is taken. Without ids, or with those of another id space, a recording counts only for times that none
-    before it covers: first those with ids, then by name. A hole longer than `gap_s` is not covered.
+    before it covers: first those with ids, then by name. A hole longer than `gap_s` is not covered; a shorter one is,
+    also to the begin or the end of the day.
 
     Raises:
         OSError: the lake cannot be written.
@@ -79,7 +80,9 @@ def make_trades(lake: Lake, product_id: str, day: date) -> Made:
         return _nothing(lake, TRADES, product_id, day, missing)
     if (made_before := _made_of(lake, TRADES, product_id, day, inputs.text)) is not None:
         return made_before
-    merged = merge([_recorded(lake, table, product_id, day) for table in inputs.recordings], _SEEN_BY_OTHERS.gap_s)
+    begin, end = start_ns(day), start_ns(day) + DAY_S * NS
+    recorded = [_recorded(lake, table, product_id, day) for table in inputs.recordings]
+    merged = merge(recorded, (begin, end), _SEEN_BY_OTHERS.gap_s)
     trades, counted = merged.trades, counted_times(merged.trades.event_time)
     facts: dict[str, float | int | str] = {"rows": len(trades), "recordings": len(merged.names), **merged.dropped}
     facts["id_spaces"] = merged.id_spaces
@@ -87,11 +90,10 @@ def make_trades(lake: Lake, product_id: str, day: date) -> Made:
     facts["holes"] = int(np.sum(gap > _SEEN_BY_OTHERS.gap_s))
     facts["longest_hole_s"] = float(np.max(gap, initial=0.0))
     facts["has_ids"] = "yes" if merged.has_ids else "no"
-    end = start_ns(day) + DAY_S * NS
     batch = pa.RecordBatch.from_arrays(
         [*staged_batch(trades).columns, names_of(merged.recording, merged.names)], schema=TRADE_COLUMNS
     )
-    head = int(np.searchsorted(counted, start_ns(day) + _head_s(_SEEN_BY_OTHERS) * NS))
+    head = int(np.searchsorted(counted, begin + _head_s(_SEEN_BY_OTHERS) * NS))
     tail = tail_start(trades.event_time, end, _SEEN_BY_OTHERS).first
     made = lake.write(
         TRADES,
@@ -406,8 +408,11 @@ def _trade_inputs(lake: Lake, product_id: str, day: date) -> _TradeInputs | None
     if not found:
         return None
     found.sort(key=lambda partition: (partition.notes["has_ids"] != "yes", partition.notes["name"]))
-    hashes = {f"recording {partition.notes['name']}": partition.content_hash for partition in found}
-    return _TradeInputs([each.table for each in found], json.dumps({"meaning": MEANING[TRADES], **hashes}))
+    inputs = {"meaning": MEANING[TRADES]}
+    for each in found:
+        kind = "" if each.notes["has_ids"] == "yes" else ", without ids"
+        inputs[f"recording {each.notes['name']}{kind}"] = each.content_hash
+    return _TradeInputs([each.table for each in found], json.dumps(inputs))
 
 
 def _text_of(inputs: _TradeInputs | None) -> str | None:

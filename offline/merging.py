@@ -51,13 +51,14 @@ class Merged(NamedTuple):
     id_spaces: int
 
 
-def merge(recordings: Sequence[Recorded], gap_s: int) -> Merged:
+def merge(recordings: Sequence[Recorded], span: tuple[int, int], gap_s: int) -> Merged:
     """Merge recordings, given in the order in which they count: those with ids first, each kind by name.
 
     One whose ids and times disagree with those before it is of another id space, and counts like one without ids.
 
     Args:
-        gap_s: a longer hole in a recording is not covered by it.
+        span: from when, and before when, all of their trades lie, ns since 1970: what lies outside is merged elsewhere.
+        gap_s: a longer hole in a recording is not covered by it; a shorter one is, also that to an end of the span.
     """
     dropped = {"duplicates": 0, "conflicts": 0, "fallen": 0, "covered": 0}
     gap = gap_s * NS
@@ -75,7 +76,7 @@ def merge(recordings: Sequence[Recorded], gap_s: int) -> Merged:
             trades, source = trades.take(is_free), source[is_free]
         parts.append(trades)
         sources.append(source)
-        covered = _union(np.concatenate([covered, _segments(counted, gap)]))
+        covered = _union(np.concatenate([covered, _segments(counted, span, gap)]))
     trades, source = (Trades.join(parts), np.concatenate(sources)) if len(parts) > 1 else (parts[0], sources[0])
     if len(parts) > 1:
         order = np.argsort(np.concatenate([counted_times(part.event_time) for part in parts]), kind="stable")
@@ -128,12 +129,17 @@ def _joined(
     return joined.take(is_taken), source[is_taken]
 
 
-def _segments(counted: Int64s, gap: int) -> Int64s:
-    """Return first and last time of each stretch without a hole, shape (m, 2)."""
+def _segments(counted: Int64s, span: tuple[int, int], gap: int) -> Int64s:
+    """Return begin and end of each stretch without a hole, shape (m, 2); from near an end of the span it reaches it."""
     if not len(counted):
         return np.empty((0, 2), np.int64)
     breaks = np.flatnonzero(np.diff(counted) > gap)
-    return np.column_stack([counted[np.append(0, breaks + 1)], counted[np.append(breaks, len(counted) - 1)]])
+    found = np.column_stack([counted[np.append(0, breaks + 1)], counted[np.append(breaks, len(counted) - 1)]])
+    if found[0, 0] - span[0] <= gap:
+        found[0, 0] = span[0]
+    if span[1] - found[-1, 1] <= gap:
+        found[-1, 1] = span[1] - 1
+    return found
 
 
 def _union(segments: Int64s) -> Int64s:

@@ -19,7 +19,7 @@ from data.topic_reader import TopicReader
 from data.topics import FEATURES, decode_features, decode_trades, partition_of
 from data.topics import TRADES as TRADES_TOPIC
 from data.trades import NS, Floats, Int64s, StreamKey, Trades, iso_times
-from offline.days import FEATURE_ROWS, TRADES, FeatureColumns, feature_columns, has_trade_ids, numbered
+from offline.days import FEATURE_ROWS, TRADES, FeatureColumns, feature_columns, has_trade_ids, history, numbered
 from offline.recordings import DAY_S, STAGED, start_ns, trades_of
 
 
@@ -31,11 +31,12 @@ class Certificate(NamedTuple):
     Attributes:
         equal, different: rows that both have, by whether all bytes agree.
         missing: rows of the lake that were not published.
-        extra: rows that were published and are not in the lake.
-        remade: rows that were compared as the source saw them: it began within their reach, and the lake knows more.
+        extra: rows that were published and are not in the lake, or once more.
+        remade: rows that were compared as the source saw them: it began within their reach, and the lake knows more. As
+            they stand in the lake, they were compared with what all of its trades make.
         lake_hash, published_hash: of all rows that were compared.
         first_difference: in words; empty where there is none.
-        is_whole: the source has ended.
+        has_ended: the source has.
         covers_from, covers_to: of the first and the last row that were compared.
         rows_of_day: that the lake has, compared or not.
     """
@@ -51,7 +52,7 @@ class Certificate(NamedTuple):
     lake_hash: str
     published_hash: str
     first_difference: str
-    is_whole: bool
+    has_ended: bool
     covers_from: str
     covers_to: str
     rows_of_day: int
@@ -63,8 +64,9 @@ class Certificate(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether all rows are equal, and there is one."""
-        return self.equal > 0 and not self.missing + self.extra + self.different
+        """Whether all rows are equal, in the same order, and there is one."""
+        is_equal = self.equal > 0 and not self.missing + self.extra + self.different
+        return is_equal and self.lake_hash == self.published_hash
 
 
 @dataclass
@@ -72,8 +74,8 @@ class Published:
     """What `features` holds of one source and product.
 
     Attributes:
-        first_id, first_time: of its oldest row, on whatever day.
-        has_beginning: that row is the first one of the source; else older ones have expired.
+        first_id, first_time: of its oldest row, on whatever day; of its first trade, if that is known.
+        has_beginning: that is where the source begins; else older rows have expired.
         last_time: of its newest row.
         has_day: it has rows of the day.
         parts: these, unless another source has begun the day since.
@@ -117,9 +119,14 @@ def certify(
         values = (stretch.values for stretch in reader.read(FEATURES, partition))
         published = find_published(values, spec, product_id, day, source_id)
         if published.has_ended:  # before that, rows may be on their way
+            is_whole = reader.span(FEATURES, partition)[0] == 0
             partition = partition_of(product_id, len(reader.partitions(TRADES_TOPIC)))
             values = (stretch.values for stretch in reader.read(TRADES_TOPIC, partition))
-            published.last_trade = find_last_trade(values, StreamKey(published.source_id, product_id))
+            ends = find_ends(values, StreamKey(published.source_id, product_id))
+            if ends is not None:
+                first, published.last_trade = ends
+                if is_whole and first[0] < published.first_id:  # nothing has expired: its row is missing
+                    published.first_id, published.first_time, published.has_beginning = *first, True
     return compare(lake, spec, product_id, day, published)
 
 
@@ -183,15 +190,18 @@ def find_published(
     return newest
 
 
-def find_last_trade(batches: Iterable[Sequence[bytes | None]], key: StreamKey) -> tuple[int, int] | None:
-    """Find the last trade that a stream took among records of `coinbase-trades`, in the order of the topic.
+def find_ends(
+    batches: Iterable[Sequence[bytes | None]], key: StreamKey
+) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """Find the first and the last trade that a stream took among records of `coinbase-trades`, in the topic's order.
 
     Returns:
-        Its id and the time it counts as, ns since 1970; None if the topic has no trade of the stream, or no more.
+        Of each its id and the time it counts as, ns since 1970; None if the topic has no trade of the stream any more.
     """
     source, product = f'"source_id":"{key.source_id}"'.encode(), f'"product_id":"{key.product_id}"'.encode()
     admission = Admission()
-    last: tuple[int, int] | None = None
+    first: tuple[int, int] | None = None
+    last = (0, 0)
     for batch in batches:
         values = [value for value in batch if value is not None and source in value and product in value]
         trades = decode_trades(values).trades
@@ -200,36 +210,42 @@ def find_last_trade(batches: Iterable[Sequence[bytes | None]], key: StreamKey) -
         mine = trades.take(trades.stream == trades.keys.index(key))
         taken = mine.take(admission.judge(mine) == TAKEN)
         if len(taken):
-            last = int(taken.trade_id[-1]), max(int(taken.event_time.max()), last[1] if last else 0)
-    return last
+            first = first or (int(taken.trade_id[0]), int(taken.event_time[0]))
+            last = int(taken.trade_id[-1]), max(int(taken.event_time.max()), last[1])
+    return None if first is None else (first, last)
 
 
 def compare(lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, published: Published) -> Certificate:
     """Compare the lake's rows of a product and day with those of one source."""
     has_ids = has_trade_ids(lake, product_id, day)
     theirs = FeatureColumns.join(published.parts)
-    ours, remade = _as_seen(lake, spec, product_id, day, published, has_ids)
+    ours, remade, spoilt = _as_seen(lake, spec, product_id, day, published, has_ids)
     last_id, last_time = published.last_trade or (int(theirs.trade_id[-1]), published.last_time)
     if last_time < start_ns(day) + DAY_S * NS:
         column, last = (0, last_id) if has_ids else (1, last_time)
         ours = ours.take(slice(int(np.searchsorted(ours[column], last, "right"))))
-    one, other = (ours.trade_id, theirs.trade_id) if has_ids else _places(ours.event_time, theirs.event_time)
-    _, in_ours, in_theirs = np.intersect1d(one, other, assume_unique=True, return_indices=True)
+    one, other = (ours.trade_id, theirs.trade_id) if has_ids else (_places(ours), _places(theirs))
+    # Of rows that stand there twice, the first is compared, and the others are missing or extra.
+    _, in_ours, in_theirs = np.intersect1d(one, other, return_indices=True)
     differs = _differs(ours.take(in_ours), theirs.take(in_theirs))
     missing = np.setdiff1d(np.arange(len(one)), in_ours)
     extra = np.setdiff1d(np.arange(len(other)), in_theirs)
     found: list[tuple[int, str]] = []
+    is_spoilt = np.isin(in_ours, np.flatnonzero(spoilt))
+    if is_spoilt.any():
+        row = in_ours[np.argmax(is_spoilt)]
+        found.append((int(ours.event_time[row]), f"{_named(ours, row)} is not what the lake's own trades make"))
     if len(missing):
         found.append((int(ours.event_time[missing[0]]), f"{_named(ours, missing[0])} was not published"))
     if len(extra):
-        found.append((int(theirs.event_time[extra[0]]), f"{_named(theirs, extra[0])} is not in the lake"))
+        found.append((int(theirs.event_time[extra[0]]), f"{_named(theirs, extra[0])} is not in the lake, or once more"))
     rows, columns = np.nonzero(differs)
     if len(rows):
         row, name = rows[0], ("event_time", "price", *spec.columns)[columns[0]]
         texts = [_value(each, at[row], int(columns[0])) for each, at in ((ours, in_ours), (theirs, in_theirs))]
         said = f"{_named(ours, in_ours[row])}: {name} is {texts[0]} in the lake and {texts[1]} as published"
         found.append((int(ours.event_time[in_ours[row]]), said))
-    different = int(np.sum(differs.any(axis=1)))
+    different = int(np.sum(differs.any(axis=1) | is_spoilt))
     times = np.concatenate([ours.event_time, theirs.event_time])
     covers_from, covers_to = iso_times(np.array([times.min(), times.max()]))
     partition = lake.partition(FEATURE_ROWS, product_id, day)
@@ -242,7 +258,7 @@ def compare(lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, publis
         len(missing),
         len(extra),
         different,
-        remade,
+        min(remade, len(ours.trade_id)),
         _hash(ours, has_ids),
         _hash(theirs, has_ids),
         min(found)[1] if found else "",
@@ -255,12 +271,13 @@ def compare(lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, publis
 
 def _as_seen(
     lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, published: Published, has_ids: bool
-) -> tuple[FeatureColumns, int]:
-    """Return the lake's rows of a day from where the source begins, and how many of them were remade.
+) -> tuple[FeatureColumns, int, NDArray[np.bool_]]:
+    """Return the lake's rows of a day from where the source begins, how many of them were remade, and which of these do
+    not stand in the lake as its trades make them.
 
     Without ids it begins with the first trade of its first trade's time.
 
-    A row that reaches back beyond the source's first trade is made anew from that trade on.
+    A row that reaches back beyond the source's first trade is made anew from that trade on, where the lake knows more.
     """
     rows = feature_columns(lake, spec, product_id, day)
     start, first_time = start_ns(day), published.first_time
@@ -270,38 +287,65 @@ def _as_seen(
     if first_time >= start:
         column, first = (0, published.first_id) if has_ids else (1, first_time)
         begins = int(np.searchsorted(rows[column], first))
+    rows = rows.take(slice(begins, None))
+    sound = np.zeros(len(rows.trade_id), np.bool_)
     if not published.has_beginning or first_time + reach < start:
-        return rows.take(slice(begins, None)), 0
-    trades = _trades_from(lake, product_id, day, published, has_ids)
-    seen = feature_rows(numbered(trades, 0), Windows(spec))
-    recorded = FeatureColumns(
-        trades.trade_id[seen.status == TAKEN], seen.trades.event_time, seen.trades.price, seen.values
-    )
-    recorded = recorded.take(recorded.event_time >= start)
-    ends = int(np.searchsorted(recorded.event_time, first_time + reach, "right"))
-    return FeatureColumns.join([recorded.take(slice(ends)), rows.take(slice(begins + ends, None))]), ends
+        return rows, 0, sound
+    trades, knows_more = _trades_from(lake, spec, product_id, day, published, has_ids)
+    if not knows_more:
+        return rows, 0, sound
+    seen = _rows_of(trades, None, spec)
+    seen = seen.take(seen.event_time >= start)
+    ends = int(np.searchsorted(seen.event_time, first_time + reach, "right"))
+    of_day = trades_of(lake.read(TRADES, product_id, day, STAGED.names), product_id)
+    whole = _rows_of(of_day, history(lake, product_id, day, spec), spec).take(slice(begins, begins + ends))
+    stand = rows.take(slice(ends))
+    if len(whole.trade_id) != len(stand.trade_id):
+        spoilt = np.ones(ends, np.bool_)
+    else:
+        spoilt = (whole.trade_id != stand.trade_id) | _differs(whole, stand).any(axis=1)
+    ours = FeatureColumns.join([seen.take(slice(ends)), rows.take(slice(ends, None))])
+    return ours, ends, np.append(spoilt, np.zeros(len(ours.trade_id) - ends, np.bool_))
 
 
-def _trades_from(lake: Lake, product_id: str, day: dt.date, published: Published, has_ids: bool) -> Trades:
-    """Return the lake's trades from a source's first one to the end of a day."""
+def _rows_of(trades: Trades, before: Trades | None, spec: FeatureSpec) -> FeatureColumns:
+    """Return what the kernel makes of trades that follow others."""
+    windows = Windows(spec)
+    if before is not None:
+        feature_rows(before, windows)
+    made = feature_rows(numbered(trades, 0 if before is None else len(before)), windows)
+    return FeatureColumns(trades.trade_id[made.status == TAKEN], made.trades.event_time, made.trades.price, made.values)
+
+
+def _trades_from(
+    lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, published: Published, has_ids: bool
+) -> tuple[Trades, bool]:
+    """Return the lake's trades from a source's first one to the end of a day, and whether that one's segment begins
+    before it in the lake.
+    """
     parts = []
-    each = dt.date(1970, 1, 1) + dt.timedelta(seconds=published.first_time // NS)
+    first_day = each = dt.date(1970, 1, 1) + dt.timedelta(seconds=published.first_time // NS)
     while each <= day:
         if lake.partition(TRADES, product_id, each) is not None:
             parts.append(trades_of(lake.read(TRADES, product_id, each, STAGED.names), product_id))
         each += dt.timedelta(days=1)
+    if (before := history(lake, product_id, first_day, spec)) is not None:
+        parts.insert(0, before)
     trades = Trades.join(parts)
+    n = 0 if before is None else len(before)
     column, first = (trades.trade_id, published.first_id) if has_ids else (trades.event_time, published.first_time)
-    return trades.take(slice(int(np.argmax(column >= first)), None))
+    begins = n + int(np.argmax(column[n:] >= first))
+    knows_more = begins > 0 and published.first_time - int(trades.event_time[:begins].max()) <= spec.gap_s * NS
+    return trades.take(slice(begins, None)), knows_more
 
 
-def _places(ours: Int64s, theirs: Int64s) -> tuple[Int64s, Int64s]:
-    """Return keys for rows without ids: the time, and which of the rows of that time it is."""
-    times = np.union1d(ours, theirs)
-    ranks = [np.arange(len(each)) - np.searchsorted(each, each) for each in (ours, theirs)]
-    most = max(int(np.max(rank, initial=0)) for rank in ranks) + 1
-    one, other = (np.searchsorted(times, each) * most + rank for each, rank in zip((ours, theirs), ranks, strict=True))
-    return one, other
+def _places(rows: FeatureColumns) -> Int64s:
+    """Return keys for rows without ids: which of the rows of its time each is, and the time."""
+    order = np.argsort(rows.event_time, kind="stable")
+    times = rows.event_time[order]
+    keys = np.empty(len(order), [("time", np.int64), ("rank", np.int64)])
+    keys["time"][order], keys["rank"][order] = times, np.arange(len(times)) - np.searchsorted(times, times)
+    return keys
 
 
 def _differs(one: FeatureColumns, other: FeatureColumns) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ RECORDINGS, REJECTS = "recordings", "rejects"
 SIMULATED = "simulated"
 """The recording that all simulated days are of."""
 
-MEANING = "1"
+MEANING = "2"
 """Raised whenever staging makes something else of the same recording: all are staged again."""
 
 DAY_S = 86_400
@@ -121,10 +121,10 @@ def ingest(lake: Lake, recording: Path, product_id: str = "BTC-USD", name: str |
     before = lake.stored(rejects_path)
     places = lake.places(table)
     if before is not None and json.loads(before.notes["made_from"]) == made_from:
-        known = {tuple(place): rows for *place, rows in json.loads(before.notes["days"])}
-        if known.keys() == {(place.product_id, place.day.isoformat()) for place in places}:
-            days = [Staged(product, date.fromisoformat(day), rows, False) for (product, day), rows in known.items()]
-            return Ingested(name, days, json.loads(before.notes["rejects"]), False)
+        known = {(product, day): held for product, day, *held in json.loads(before.notes["days"])}
+        if known == {(place.product_id, place.day.isoformat()): _held(lake, place) for place in places}:
+            days = [Staged(product, date.fromisoformat(day), held[0], False) for (product, day), held in known.items()]
+            return Ingested(name, sorted(days), json.loads(before.notes["rejects"]), False)
 
     reasons: Counter[str] = Counter()
     with ExitStack() as cleanup:
@@ -135,16 +135,24 @@ def ingest(lake: Lake, recording: Path, product_id: str = "BTC-USD", name: str |
             if batch.rejects:
                 reasons.update(reject.reason.partition(", was ")[0] for reject in batch.rejects)
                 rejects.write(_reject_batch(batch.rejects))
+        staged = stage.finish()
+        notes = {"made_from": json.dumps(made_from), "days": json.dumps(staged), "rejects": json.dumps(reasons)}
+        rejects.finish(notes)  # all is written by now: what is left is to give the files their names
         days = stage.publish()
         gone = {(place.product_id, place.day) for place in places} - {(each.product_id, each.day) for each in days}
         for product, day in sorted(gone):
             lake.delete(table, product, day)
             days.append(Staged(product, day, 0, True))
-        staged = [[each.product_id, each.day.isoformat(), each.rows] for each in days if each.rows]
-        notes = {"made_from": json.dumps(made_from), "days": json.dumps(staged), "rejects": json.dumps(reasons)}
-        rejects.finish(notes)
         is_new = rejects.publish() or any(each.is_new for each in days)
     return Ingested(name, sorted(days), dict(reasons), is_new)
+
+
+def _held(lake: Lake, place: Place) -> list[int | str] | None:
+    """Return rows and content hash of what stands at a place; None where it is damaged."""
+    with suppress(ValueError):
+        if (found := lake.partition(*place)) is not None:
+            return [found.rows, found.content_hash]
+    return None
 
 
 def simulate(lake: Lake, product_id: str, day: date, seed: int = 0, hours: tuple[int, int] = (0, 24)) -> Ingested:
@@ -179,7 +187,7 @@ class _Stage:
         self._waiting: dict[Place, list[Trades]] = {}
         self._rows = 0
         self._open: dict[str, tuple[Place, Writing]] = {}
-        self._finished: list[tuple[Place, Writing]] = []
+        self._finished: list[tuple[Place, Writing, str]] = []
 
     def add(self, trades: Trades) -> None:
         """Take the next trades of the recording."""
@@ -199,12 +207,19 @@ class _Stage:
         if self._rows >= _STAGE_ROWS:
             self._flush()
 
-    def publish(self) -> list[Staged]:
-        """Give all files their names, and say what they hold."""
+    def finish(self) -> list[tuple[str, str, int, str]]:
+        """End all files, and return what they hold: product, day, rows and content hash of each."""
         self._flush()
         for product in list(self._open):
             self._finish(product)
-        return [Staged(place.product_id, place.day, w.rows, w.publish()) for place, w in sorted(self._finished)]
+        return [
+            (place.product_id, place.day.isoformat(), writing.rows, content_hash)
+            for place, writing, content_hash in sorted(self._finished)
+        ]
+
+    def publish(self) -> list[Staged]:
+        """Give all finished files their names."""
+        return [Staged(place.product_id, place.day, w.rows, w.publish()) for place, w, _ in sorted(self._finished)]
 
     def _flush(self) -> None:
         for place, parts in self._waiting.items():
@@ -220,8 +235,7 @@ class _Stage:
 
     def _finish(self, product_id: str) -> None:
         place, writing = self._open.pop(product_id)
-        writing.finish(self._notes)
-        self._finished.append((place, writing))
+        self._finished.append((place, writing, writing.finish(self._notes).content_hash))
 
 
 def trades_of(rows: pa.Table | pa.RecordBatch, product_id: str) -> Trades:

@@ -290,12 +290,17 @@ def parity(
         found = certify(store, lake.spec, product_id, day, kafka.client_config(), config.source_id or None)
     except (ValueError, NotRead) as error:
         return _not_compared(str(error))
+    remade = (
+        f"{found.remade:,} rows reach back beyond the source's first trade: they are compared as it saw them. "
+        if found.remade
+        else ""
+    )
     return dg.AssetCheckResult(
         passed=found.holds,
         description=f"{product_id} {day}, source {found.source_id}: {found.equal:,} rows equal, {found.missing:,} "
         f"missing, {found.extra:,} extra, {found.different:,} different; covers "
         f"from {found.covers_from} to {found.covers_to}, {found.compared:,} of {found.rows_of_day:,} rows of the day. "
-        f"{found.first_difference}".rstrip(),
+        f"{remade}{found.first_difference}".rstrip(),
         metadata={
             name: value if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
             for name, value in found._asdict().items()

@@ -11,8 +11,9 @@ import pytest
 
 from data.lake import Lake
 from data.simulator import simulate_day
-from data.trades import NS, Trades
-from offline.days import make_trades
+from data.spec import FeatureSpec
+from data.trades import NS, Trades, iso_times
+from offline.days import make_trades, stale
 from offline.recordings import REJECTS, Staged, ingest, recording_table, simulate
 from tests.days import DAY, DAY_NS, MIDNIGHT, recorded, trades_at
 from tests.test_bars import candle, candles
@@ -150,6 +151,52 @@ def test_a_recording_of_many_days_is_staged_whole_or_not_at_all(lake: Lake, tmp_
         ingest(lake, path)
     assert names_below(tmp_path / "lake") == []
     assert len(ingest(lake, path).days) == 5
+
+
+def test_a_disk_that_fills_with_rejects_leaves_all_of_the_recording_as_it_was(lake: Lake, tmp_path: Path) -> None:
+    """They are written last: the new days must not be there without them, nor hide that the old ones must come back."""
+    path = recorded(tmp_path / "r.csv", at(5, 90_000))
+    good = path.read_text()
+    old = ingest(lake, path)
+    before = lake.partitions("recordings")
+    bad = "".join(f"{i},what is no trade {i * 7919 % 100_003}\n" for i in range(20_000))
+    path.write_text(HEAD + good.removeprefix(HEAD).replace(",100", ",200") + bad)
+    with full_disk(50_000), pytest.raises(OSError, match=r"rejects/r.csv.parquet cannot be written .* make room"):
+        ingest(lake, path)
+    assert lake.partitions("recordings") == before
+    path.write_text(good)
+    assert ingest(lake, path) == old._replace(days=[each._replace(is_new=False) for each in old.days], is_new=False)
+
+
+def test_a_staged_day_that_is_another_or_damaged_is_staged_again(lake: Lake, tmp_path: Path) -> None:
+    path = recorded(tmp_path / "r.csv", at(5, 90_000))
+    ingest(lake, path)
+    good = lake.partitions("recordings")
+    file = Path(good[0].path)
+    for content in (Path(good[1].path).read_bytes(), b"PAR1, and no more"):
+        file.write_bytes(content)
+        found = ingest(lake, path)
+        assert [each.is_new for each in found.days] == [True, False]
+        assert lake.partitions("recordings") == good
+
+
+def test_a_recording_that_loses_its_ids_makes_its_day_stale(lake: Lake, tmp_path: Path) -> None:
+    """Its rows are numbered as they were, but the numbers mean nothing any more."""
+    trades = trades_at(MIDNIGHT + np.arange(3) * NS, step=1)
+    trades.side[:] = 0
+    path = recorded(tmp_path / "r.csv", trades)
+    ingest(lake, path)
+    assert make_trades(lake, "BTC-USD", DAY).facts["has_ids"] == "yes"
+    lines = zip(iso_times(trades.event_time), trades.price.tolist(), trades.size.tolist(), strict=True)
+    path.write_text("timestamp,price,volume\n" + "".join(f"{time},{price!r},{size!r}\n" for time, price, size in lines))
+    before = lake.partitions("recordings")
+    ingest(lake, path)
+    after = lake.partitions("recordings")
+    assert [each.content_hash for each in after] == [each.content_hash for each in before]
+    (found,) = stale(lake, FeatureSpec(), "trades")
+    assert found.why == "recording r.csv is gone, recording r.csv, without ids is new"
+    assert make_trades(lake, "BTC-USD", DAY).facts["has_ids"] == "no"
+    assert stale(lake, FeatureSpec(), "trades") == []
 
 
 def test_simulated_days_are_one_recording_and_another_seed_replaces_a_day(lake: Lake) -> None:

@@ -45,6 +45,14 @@ def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
     return Lake(pa.fs._MockFileSystem(), "bucket/lake")
 
 
+def test_a_uri_with_one_slash_is_a_uri(tmp_path: Path) -> None:
+    lake = Lake.open(f"file:{tmp_path}/lake")
+    lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES)
+    assert names_below(tmp_path / "lake") == ["2025-01-06.parquet"]
+    with pytest.raises(ValueError, match=r"LAKE_URI must be a folder, or a URI .*, was other:/lake"):
+        Lake.open("other:/lake")
+
+
 def names_below(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
 

@@ -20,9 +20,12 @@ def at(seconds: list[float], ids: list[int] | None = None, price: float = 100.0)
     return replace(trades, trade_id=numbers, price=np.full(len(trades), price))
 
 
-def merged(*recordings: tuple[str, bool, Trades]) -> tuple[list[tuple[float, int, str]], dict[str, int], bool]:
+def merged(
+    *recordings: tuple[str, bool, Trades], span_s: tuple[int, int] = (-100_000, 100_000)
+) -> tuple[list[tuple[float, int, str]], dict[str, int], bool]:
     """Return second, id and recording of each trade, what was dropped, and whether all have ids."""
-    found = merge([Recorded(*each) for each in recordings], GAP_S)
+    span = span_s[0] * NS, span_s[1] * NS
+    found = merge([Recorded(*each) for each in recordings], span, GAP_S)
     names = [found.names[place] for place in found.recording]
     seconds = (found.trades.event_time / NS).tolist()
     return list(zip(seconds, found.trades.trade_id.tolist(), names, strict=True)), found.dropped, found.has_ids
@@ -89,6 +92,20 @@ def test_without_ids_a_recording_counts_where_none_before_it_does() -> None:
     ]  # fmt: skip
     assert dropped == {"duplicates": 0, "conflicts": 0, "fallen": 0, "covered": 4}
     assert not has_ids
+
+
+def test_a_pause_at_an_end_of_the_span_is_covered_as_one_within_it_is() -> None:
+    """Midnight is in no recording: a pause of up to 300 s that it cuts in two belongs to the recording that pauses."""
+    b = ("b", False, at([0, 5, 299, 300.5, 699, 701, 999.999999999]))
+    whole = ("a", True, at([100, 350, 600, 850], [1, 2, 3, 4]))
+    rows, dropped, has_ids = merged(whole, b, span_s=(0, 1_000))
+    assert [name for *_, name in rows] == ["a"] * 4
+    assert (dropped["covered"], has_ids) == (7, True)
+    short = ("a", True, at([300, 699], [1, 2]))  # 399 s between the two, and 301 s to the end, are holes
+    rows, *_ = merged(short, b, span_s=(0, 1_000))
+    assert [(second, name) for second, _, name in rows] == [
+        (300.0, "a"), (300.5, "b"), (699.0, "a"), (701.0, "b"), (999.999999999, "b"),
+    ]  # fmt: skip
 
 
 def test_a_recording_without_ids_that_adds_nothing_leaves_a_stream_with_ids() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from data.features import Windows, feature_rows
@@ -112,7 +114,7 @@ def prove_parity(
         rejected_as_late=rejects["event time falls by more than 1 s"],
     )
     assert [each.first_difference for each in certificates] == [""] * len(certificates)
-    assert all(each.holds and each.is_whole and each.lake_hash == each.published_hash for each in certificates)
+    assert all(each.holds and each.has_ended and each.lake_hash == each.published_hash for each in certificates)
     assert sum(each.equal for each in certificates) + sum(rejects.values()) == lines
 
 
@@ -169,9 +171,9 @@ def test_a_certificate_counts_all_rows_of_the_day(lake: Lake) -> None:
     found = [certified(lake, day, records(STREAM, has_ended=True)) for day in (DAY, NEXT)]
     assert [each.equal for each in found] == [int(np.sum(of_day(day))) for day in (DAY, NEXT)]
     assert [(each.missing, each.extra, each.different, each.first_difference) for each in found] == [(0, 0, 0, "")] * 2
-    assert all(each.holds and each.is_whole and each.lake_hash == each.published_hash for each in found)
+    assert all(each.holds and each.has_ended and each.lake_hash == each.published_hash for each in found)
     assert found[0].lake_hash != found[1].lake_hash
-    assert not certified(lake, DAY, records(STREAM)).is_whole
+    assert not certified(lake, DAY, records(STREAM)).has_ended
 
 
 @pytest.mark.parametrize("name", ["price", "n", "ret_std", "ewma_variance_3600", "relative_volume_300"])
@@ -213,7 +215,10 @@ def test_rows_that_only_one_side_has_are_found(lake: Lake) -> None:
     published[int(rows[300]) + 1 : int(rows[300]) + 1] = more
     found = certified(lake, NEXT, published)
     assert (found.equal, found.missing, found.extra, found.different) == (len(rows) - 1, 1, 2, 0)
-    assert found.first_difference == f"trade {record['trade_id'] + 1} at {record['event_time']} is not in the lake"
+    assert (
+        found.first_difference
+        == f"trade {record['trade_id'] + 1} at {record['event_time']} is not in the lake, or once more"
+    )
     lost = msgspec.json.decode(gone or b"")
     only = certified(lake, NEXT, records(STREAM.take(STREAM.trade_id != lost["trade_id"]))[: int(rows[3_000])])
     assert only.missing == 0  # the source has not come so far
@@ -236,6 +241,9 @@ class Topics:
 
     def partitions(self, topic: str) -> list[int]:
         return [0] if topic in self._values else []
+
+    def span(self, topic: str, partition: int) -> tuple[int, int]:
+        return 0, len(self._values[topic]) if partition == 0 else 0
 
     def read(self, topic: str, partition: int) -> Iterator[Stretch]:
         values = self._values[topic] if partition == 0 else []
@@ -264,7 +272,7 @@ def test_rows_missing_at_the_end_of_a_source_are_found(
     found = certify(lake, SPEC, "BTC-USD", NEXT, {})
     of_source = int(np.sum(of_day(NEXT)[:-500]))
     if not has_ended:
-        assert (found.holds, found.is_whole, found.compared) == (True, False, of_source - 20)
+        assert (found.holds, found.has_ended, found.compared) == (True, False, of_source - 20)
         return
     assert (found.holds, found.missing, found.extra, found.different) == (False, 20, 0, 0)
     assert found.first_difference.startswith(f"trade {source.trade_id[-20]} at ")
@@ -275,6 +283,66 @@ def test_rows_missing_at_the_end_of_a_source_are_found(
     only_other = Topics({FEATURES: published, TRADES: [*encode_trades(other, "replay")]})  # its own have expired
     monkeypatch.setattr("offline.parity.TopicReader", lambda _: only_other)
     assert certify(lake, SPEC, "BTC-USD", NEXT, {}).compared == of_source - 20
+
+
+def test_rows_missing_at_the_beginning_of_a_source_are_found(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as the topic has lost nothing itself: rows that have expired are not missing."""
+    key = StreamKey("s", "BTC-USD")
+    topics = Topics(
+        {
+            FEATURES: records(STREAM, has_ended=True)[1_500:],
+            TRADES: [*encode_trades(replace(STREAM, keys=(key,)), "replay")],
+        }
+    )
+    monkeypatch.setattr("offline.parity.TopicReader", lambda _: topics)
+    found = certify(lake, SPEC, "BTC-USD", DAY, {})
+    assert (found.holds, found.missing, found.extra, found.different) == (False, 1_500, 0, 0)
+    assert found.first_difference.startswith(f"trade {STREAM.trade_id[0]} at ")
+    monkeypatch.setattr(topics, "span", lambda *_: (1_500, 9_000))
+    assert certify(lake, SPEC, "BTC-USD", DAY, {}).holds
+
+
+def test_a_row_that_was_published_twice_is_extra(lake: Lake) -> None:
+    published = records(STREAM, has_ended=True)
+    at = int(np.flatnonzero(of_day(NEXT))[2_000])
+    record = msgspec.json.decode(published[at] or b"")
+    for again in (record, record | {"price": 1.0}):
+        found = certified(lake, NEXT, [*published[: at + 3], msgspec.json.encode(again), *published[at + 3 :]])
+        assert (found.holds, found.missing, found.extra, found.different) == (False, 0, 1, 0)
+        assert found.equal == np.sum(of_day(NEXT))
+        assert found.first_difference.startswith(f"trade {STREAM.trade_id[at]} at ")
+
+
+def test_rows_in_another_order_are_not_the_same(lake: Lake) -> None:
+    published = records(STREAM)
+    at = int(np.flatnonzero(of_day(NEXT))[2_000])
+    published.insert(at + 10, published.pop(at))
+    found = certified(lake, NEXT, published)
+    assert found.equal == np.sum(of_day(NEXT))
+    assert found.different == 0
+    assert not found.holds
+
+
+@pytest.mark.parametrize(("begins", "is_remade"), [(0, False), (1_000, True)])
+def test_a_row_that_is_another_in_the_lake_is_found_wherever_the_source_begins(
+    lake: Lake, tmp_path: Path, begins: int, is_remade: bool
+) -> None:
+    """Where the lake knows what was before the source, the row cannot be compared as it stands there."""
+    spoilt = Lake.open(shutil.copytree(Path(lake.partitions("feature_rows")[0].path).parents[2], tmp_path / "spoilt"))
+    partition = spoilt.partition("feature_rows", "BTC-USD", DAY)
+    assert partition is not None
+    table = spoilt.read("feature_rows", "BTC-USD", DAY)
+    values = table["ret_std"].to_numpy().copy()
+    values[1_200] = np.nextafter(values[1_200], 1)
+    column = table.schema.get_field_index("ret_std")
+    table = table.set_column(column, table.schema.field(column), pa.chunked_array([values]))
+    spoilt.write("feature_rows", "BTC-USD", DAY, table.to_batches(), table.schema, partition.notes)
+    published = records(STREAM.take(slice(begins, None)), has_ended=True)
+    assert certified(lake, DAY, published).holds
+    found = certified(spoilt, DAY, published)
+    assert (found.holds, found.missing, found.extra, found.different) == (False, 0, 0, 1)
+    assert found.first_difference.startswith(f"trade {STREAM.trade_id[1_200]} at ")
+    assert (found.remade > 0) is is_remade
 
 
 @pytest.mark.parametrize("begins_h", [13, 20, 23.99, 24.5, 30])
