@@ -166,6 +166,9 @@ def fit(values: Floats, columns: Sequence[str], targets: Floats) -> Baseline:
 def interval_ratios(fitted: Fitted, values: Floats, targets: Floats) -> Ratios:
     """Return for each input set the ends of intervals that hold `COVERAGE` of the targets, as multiples of the score.
 
+    An interval holds its own score too: where volatility changed between what was fitted and these rows, the end that
+    would exclude it is the score itself, and the interval holds more than `COVERAGE`.
+
     Args:
         values: shape (n, len(fitted.columns)), whole rows, later than those that were fitted. Each row is also asked as
             a client would who knows less: the contract alone, and nothing.
@@ -177,7 +180,7 @@ def interval_ratios(fitted: Fitted, values: Floats, targets: Floats) -> Ratios:
     for kind, asked in enumerate((values, as_contract(values), np.full_like(values, np.nan))):
         rows = input_sets(asked) == kind
         low, high = np.quantile(realized[rows] / fitted.predict(asked[rows]), tails)
-        ratios.append((float(low), float(high)))
+        ratios.append((min(float(low), 1.0), max(float(high), 1.0)))
     return tuple(ratios)
 
 

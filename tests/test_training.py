@@ -99,6 +99,20 @@ def test_the_half_life_that_knows_the_variance_is_chosen_and_scaled_to_it() -> N
     assert fitted.scale == pytest.approx(3, rel=0.01)
 
 
+@pytest.mark.parametrize("factor", [4.0, 0.25])
+def test_intervals_hold_their_score_where_volatility_changes_after_the_fit(factor: float) -> None:
+    """Realized volatility is then some 4 times, or a quarter of, the score: nine tenths of the ratios are on one side.
+
+    What is left of the noise, exp(+-0.25), cannot bring them back.
+    """
+    values, targets = _market(8, 5_000)
+    fitted = with_intervals(fit(values, COLUMNS, targets), values[:, :4], factor * targets)
+    low, high = fitted.ratios[0]
+    assert (low == 1.0 and high > 4.0) if factor > 1 else (low < 0.25 and high == 1.0)
+    found = ServedModel.load(to_onnx(fitted, METADATA), spec_id=SPEC.spec_id).score(values[:, :4])
+    assert ((found.lower <= found.score) & (found.score <= found.upper)).all()
+
+
 def test_the_scale_is_where_qlike_is_smallest() -> None:
     values, targets = _market(2, 2_000)
     fitted = fit(values, COLUMNS, targets)
