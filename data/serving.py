@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -67,6 +67,11 @@ class Scores:
     upper: Floats
     missing: NDArray[np.bool_]
 
+    def are_usable(self) -> NDArray[np.bool_]:
+        """Say of each row whether its answer is finite, above 0 and inside an interval that has no end below 0."""
+        inside = (self.lower >= 0) & (self.lower <= self.score) & (self.score <= self.upper)
+        return inside & (self.score > 0) & np.isfinite(self.upper)
+
     def take(self, rows: slice) -> Self:
         """Return those of some rows."""
         return type(self)(self.score[rows], self.lower[rows], self.upper[rows], self.missing[rows])
@@ -112,8 +117,8 @@ class ServedModel:
             known_columns: all columns that rows of this spec have; None: not checked.
 
         Raises:
-            ModelRefused: wrong digest, not ONNX, metadata missing or unreadable, another spec, unknown columns, other
-                inputs or outputs, or an answer that is not finite, not above 0, or outside of its own interval.
+            ModelRefused: wrong digest, not ONNX, metadata missing, unreadable or impossible, another spec, unknown
+                columns, other inputs or outputs, or an answer that is not usable, see `Scores.are_usable`.
         """
         found = hashlib.sha256(model_bytes).hexdigest()
         if digest is not None and digest != found:
@@ -186,12 +191,9 @@ class ServedModel:
             found = self.score(rows)
         except Exception as error:  # onnxruntime raises unrelated classes, one for each of its status codes
             raise ModelRefused(f"the model does not answer: {error}", "answers") from error
-        sane = (
-            (found.lower <= found.score) & (found.score <= found.upper) & (found.score > 0) & np.isfinite(found.upper)
-        )
-        sane &= found.lower >= 0
-        if not sane.all():
-            i = int(np.argmin(sane))
+        usable = found.are_usable()
+        if not usable.all():
+            i = int(np.argmin(usable))
             raise ModelRefused(
                 f"asked about {dict(zip(self.columns, rows[i].tolist(), strict=True))} the model answers score "
                 f"{found.score[i]} in [{found.lower[i]}, {found.upper[i]}]; a score must be finite, above 0 and inside",
@@ -240,6 +242,9 @@ def _metadata(session: ort.InferenceSession) -> dict[str, Any]:
         offset = train_end.utcoffset()
         if offset is None or offset.total_seconds() != 0:
             raise ValueError(f"train_end must be UTC and end in Z, was {said['train_end']!r}")
+        now = datetime.now(UTC)
+        if train_end > now:
+            raise ValueError(f"train_end must not be later than now, {now:%Y-%m-%dT%H:%M:%SZ}, was {said['train_end']}")
         return {
             "variant": said["variant"],
             "columns": tuple(said["columns"].split(",")),

@@ -20,11 +20,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import rich.box
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from data.losses import variance_floor
-from data.serving import ModelRefused, ServedModel
+from data.serving import ModelRefused, Scores, ServedModel
 from data.spec import FeatureSpec
 from offline import ledger
 from offline.evaluation import UNSCALED_EWMA, Evaluation, evaluate, judged_rows
@@ -52,6 +53,9 @@ MIN_HORIZONS = 240
 CANDIDATE, CHAMPION = "candidate", "champion"
 """Names in the gate's evaluation."""
 NOT_JUDGED = "not judged"
+ALONE = "the same in any batch"
+ASKED_ALONE = 32
+"""So many rows are asked alone by the gate, 50 us each."""
 
 
 class Condition(NamedTuple):
@@ -239,7 +243,12 @@ def judge(
     can_serve = all(condition.is_met for condition in conditions)
     evidence: dict[str, Any] = {"spec_id": spec.spec_id}
     if candidate is None:
-        allowed = {"answers": "every row", "horizons": str(MIN_HORIZONS), "QLIKE": "the champion's"}
+        allowed = {
+            "horizons": str(MIN_HORIZONS),
+            "answers": "every row",
+            "answers alone": "every row",
+            "QLIKE": "the champion's",
+        }
         conditions += [Condition(name, False, NOT_JUDGED, text) for name, text in allowed.items()]
     else:
         rival_name, rival = _rival(uri, model, baseline, spec)
@@ -268,15 +277,17 @@ def _judge_forecasts(
         return [
             Condition("horizons", False, f"0 {since}: {error}", enough),
             Condition("answers", False, NOT_JUDGED, "0 unusable"),
+            Condition("answers alone", False, NOT_JUDGED, ALONE),
             Condition("QLIKE", False, NOT_JUDGED, no_worse),
         ]
     rows = rows.take(rows.event_time > int(after.timestamp() * 1_000_000) * 1_000)
-    unusable = _unusable_answers(candidate, rows, spec)
+    unusable, swayed = _unusable_answers(candidate, rows, spec)
     horizons = judged_rows(rows, spec).horizons(spec)
     evidence |= {"tested_after": f"{after:%Y-%m-%dT%H:%M:%SZ}", "rows": len(rows), "horizons": horizons}
     conditions = [
         Condition("horizons", horizons >= MIN_HORIZONS, f"{horizons} {since}", enough),
         Condition("answers", not unusable, f"{unusable:,} of {len(rows):,} unusable", "0 unusable"),
+        Condition("answers alone", not swayed, f"{swayed:,} of {len(rows):,} otherwise", ALONE),
     ]
     if unusable or not horizons:
         return [*conditions, Condition("QLIKE", False, NOT_JUDGED, no_worse)]
@@ -357,13 +368,27 @@ def _rival(uri: str, model: str, baseline: str, spec: FeatureSpec) -> tuple[str,
     return f"the {UNSCALED_EWMA}", None
 
 
-def _unusable_answers(model: ServedModel, rows: Sample, spec: FeatureSpec) -> int:
-    """Return how many rows get an answer that is not finite, not above 0, or outside of its own interval."""
+def _unusable_answers(model: ServedModel, rows: Sample, spec: FeatureSpec) -> tuple[int, int]:
+    """Return how many rows get an answer that is not usable, and how many get another one in another batch.
+
+    All rows are asked once more in another order, and some of them alone: a graph can read its neighbours, or dice.
+    """
     if not len(rows):
-        return 0
-    found = model.score(rows.values[:, [spec.columns.index(name) for name in model.columns]])
-    sane = np.isfinite(found.upper) & (found.score > 0) & (found.lower <= found.score) & (found.score <= found.upper)
-    return int(np.sum(~sane))
+        return 0, 0
+    values = rows.values[:, [spec.columns.index(name) for name in model.columns]]
+    found = model.score(values)
+    answers = _answer_bits(found)
+    order = np.random.default_rng(0).permutation(len(rows))
+    swayed = np.zeros(len(rows), np.bool_)
+    swayed[order] = (_answer_bits(model.score(values[order])) != answers[order]).any(axis=1)
+    for row in order[:ASKED_ALONE]:
+        swayed[row] |= (_answer_bits(model.score(values[[row]]))[0] != answers[row]).any()
+    return int(np.sum(~found.are_usable())), int(np.sum(swayed))
+
+
+def _answer_bits(found: Scores) -> NDArray[np.int64]:
+    """Return the answers of shape (n, 3) as whole numbers, for which NaN is NaN."""
+    return np.column_stack([found.score, found.lower, found.upper]).view(np.int64)
 
 
 def lake_rows(lake_uri: str, spec: FeatureSpec) -> Callable[[datetime], Sample]:

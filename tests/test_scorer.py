@@ -139,7 +139,7 @@ def test_a_batch_ends_with_the_model_with_which_it_began_and_the_next_has_the_ne
     columns = ("n", "ret_mean", "ret_std", "ewma_variance_60")
     other = replace(BASELINE, columns=columns, scale=9.0)
     first = served("1")
-    second = served("2", other, columns=",".join(columns), train_end="2030-01-01T00:00:00Z", variant="ml")
+    second = served("2", other, columns=",".join(columns), train_end="2026-01-01T00:00:00Z", variant="ml")
     asked = iter([first, first, second, first])
     scorer = ScoreStage(SPEC, lambda: next(asked), Metrics())  # the first answer is for its start
     rows = records[2_000:2_500]

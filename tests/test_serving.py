@@ -163,6 +163,10 @@ def _without(name: str) -> bytes:
         (_without("train_end"), r"metadata_props lack \['train_end'\]"),
         (model_bytes(train_end="yesterday"), "metadata_props cannot be read"),
         (model_bytes(train_end="2010-01-09T00:00:00"), "must be UTC"),
+        (
+            model_bytes(train_end="9999-12-31T23:59:59Z"),
+            r"must not be later than now, 2\d{3}-.*Z, was 9999-12-31T23:59:59Z",
+        ),
         (model_bytes(spec_id="0123456789ab"), f"rows of spec 0123456789ab, rows here are of spec {SPEC.spec_id}"),
         (model_bytes(columns="ret_std,ret_mean,n,ewma_variance_300"), "begin with"),
         (model_bytes(columns="n,ret_mean,ret_std,n"), "distinct"),
