@@ -145,8 +145,18 @@ def call(uri: str, method: str, path: str, fields: Mapping[str, Any]) -> dict[st
         NotFound, RegistryAway, RegistryError: see there.
     """
     if method == "GET":
-        return dict(json.loads(_request(uri, method, f"{API}/{path}?{urllib.parse.urlencode(fields)}") or b"{}"))
-    return dict(json.loads(_request(uri, method, f"{API}/{path}", json.dumps(fields).encode()) or b"{}"))
+        answer = _request(uri, method, f"{API}/{path}?{urllib.parse.urlencode(fields)}")
+    else:
+        answer = _request(uri, method, f"{API}/{path}", json.dumps(fields).encode())
+    found = None
+    with contextlib.suppress(ValueError):
+        found = json.loads(answer or b"{}")
+    if not isinstance(found, dict):  # another server, or one between MLflow and us; or the answer was cut off
+        raise RegistryAway(
+            f"{uri} answers {path} with what is no JSON object, {answer[:60].decode(errors='replace')!r}: is it "
+            "MLflow? MLFLOW_TRACKING_URI says where that is"
+        )
+    return found
 
 
 def register(uri: str, candidate: Candidate) -> str:

@@ -30,6 +30,7 @@ from offline.promotion import Entry, Refused, finish_pending, history, judge, ma
 from offline.recordings import simulate
 from offline.registry import RegistryAway, RegistryError, call, champion_of, set_alias, version_of
 from offline.samples import Sample
+from tests.fakes import FakeRegistry
 from tests.models import BASELINE, METADATA, NAN, SPEC, model_bytes, put_version
 
 START = datetime(2010, 1, 9, tzinfo=UTC)
@@ -728,3 +729,14 @@ def test_an_mlflow_that_is_away_is_named_at_once(ask: Callable[[str], Any]) -> N
         uri = f"http://127.0.0.1:{closed.getsockname()[1]}"
     with pytest.raises(RegistryAway, match=f"MLflow does not answer at {uri} .*: start it, or set MLFLOW_TRACKING_URI"):
         ask(uri)
+
+
+@pytest.mark.parametrize("answer", [b"<!doctype html>", b'{"experiment": {"experi', b"[]", b"null", b"\xff"])
+def test_a_server_that_is_not_mlflow_is_named_with_what_it_said(registry: FakeRegistry, answer: bytes) -> None:
+    registry.broken = (200, answer)
+    shown = repr(answer.decode(errors="replace"))
+    for ask in (history, partial(champion_of, name="elsewhere")):
+        with pytest.raises(RegistryAway) as told:
+            ask(registry.uri)
+        assert str(told.value).startswith(f"{registry.uri} answers ")
+        assert f" with what is no JSON object, {shown}: is it MLflow?" in str(told.value)
