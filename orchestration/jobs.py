@@ -20,6 +20,8 @@ from pydantic import Field
 from data.lake import Lake
 from data.readers import check_product_id
 from data.spec import FeatureSpec
+from data.topics import check_names
+from data.trades import StreamKey
 from offline.days import (
     FEATURE_ROWS,
     TRADES,
@@ -100,8 +102,12 @@ def replay_trades(context: dg.OpExecutionContext, config: ReplayConfig) -> None:
 
     Terminate stops it in good order: what was read is delivered, and the source ends. Several replays may run at once.
     """
-    recordings = [str(Path(path).expanduser().resolve()) for path in config.recordings] or [_simulated_day(context)]
     source_id = config.replay_id or f"replay-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+    with explained():  # before a day is simulated for it
+        check_names(StreamKey(source_id, config.product_id))
+        if not config.max_wait_s >= 0:  # nor is it a number
+            raise ValueError(f"max_wait_s must be 0 or more seconds, was {config.max_wait_s}")
+    recordings = [str(Path(path).expanduser().resolve()) for path in config.recordings] or [_simulated_day(context)]
     settings = {
         "REPLAY_ID": source_id,
         "REPLAY_SPEED": config.speed,

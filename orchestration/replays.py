@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import dropwhile
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, NamedTuple
@@ -20,8 +22,12 @@ ROOT = Path(__file__).resolve().parents[1]
 STOP_S = 20.0
 """How long an ingestor may take to deliver what it has read; it gives up by itself after 5 s."""
 WAIT_S = 0.2
+WORDS = 200
+"""Lines outside its log that are remembered, as a stack of calls."""
+SHOWN_WORDS = 10
 BAD_RECORDING = 2
 """Exit code of an ingestor whose recordings or id no restart mends."""
+_STACK = "Traceback (most recent call last):"
 
 
 class Line(NamedTuple):
@@ -40,7 +46,7 @@ class Ended(NamedTuple):
 
     Attributes:
         trades: how many it has delivered, as it says itself.
-        reason: its last error; empty without one.
+        reason: its last error, or its last words where it failed without one; empty if it said nothing.
     """
 
     code: int
@@ -61,6 +67,7 @@ def ingest_online(recordings: Sequence[str], settings: Mapping[str, str], tell: 
     """
     command = [sys.executable, "-m", "online.ingestor", *recordings]
     trades, reason = 0, ""
+    words: deque[str] = deque(maxlen=WORDS)
     process = subprocess.Popen(
         bound_to_parent(command),
         env={**os.environ, **settings, "LOG_FORMAT": "json", "PYTHONUNBUFFERED": "1"},
@@ -82,7 +89,9 @@ def ingest_online(recordings: Sequence[str], settings: Mapping[str, str], tell: 
     def pass_on() -> None:
         nonlocal trades, reason
         while (text := _next(lines)) is not None:
-            said = _parsed(text)
+            if (said := _parsed(text)) is None:
+                words.append(text)
+                said = {"event": text}
             trades = said.get("trades", trades)
             line = Line(said.pop("level", "info"), _readable(said))
             if line.level == "error":
@@ -101,17 +110,30 @@ def ingest_online(recordings: Sequence[str], settings: Mapping[str, str], tell: 
             pass_on()
             process.wait()
             killer.cancel()
-    return Ended(process.returncode, trades, reason)
+    return Ended(process.returncode, trades, reason or (last_words(list(words)) if process.returncode else ""))
 
 
-def _parsed(text: str) -> dict[str, Any]:
-    """Return what a line of the log says; whatever is no JSON document is said as it is."""
+def last_words(lines: list[str]) -> str:
+    """Return what an exception says, below its stack of calls; without one, the last lines.
+
+    >>> last_words(["Traceback (most recent call last):", '  File "a.py", line 1', "ValueError: 2 of them:", "  a, b"])
+    'ValueError: 2 of them:\\n  a, b'
+    """
+    if any(line.startswith(_STACK) for line in lines):
+        last = max(row for row, line in enumerate(lines) if line.startswith(_STACK))
+        said = list(dropwhile(lambda line: line.startswith(" "), lines[last + 1 :]))
+        return "\n".join(said[:SHOWN_WORDS])
+    return "\n".join(lines[-SHOWN_WORDS:])
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    """Return what a line of the log says, or None if it is none."""
     try:
         found = json.loads(text)
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        return {"event": text}
+        return None
     found.pop("timestamp", None)  # Dagster notes its own
     return found
 

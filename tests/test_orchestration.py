@@ -6,6 +6,7 @@ import base64
 import contextlib
 import datetime as dt
 import json
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -36,7 +37,7 @@ from orchestration.assets import Inbox
 from orchestration.definitions import definitions
 from orchestration.local import dagster_home
 from orchestration.partitions import INPUTS, key_of
-from orchestration.replays import Line, ingest_online
+from orchestration.replays import Line, ingest_online, last_words
 from orchestration.schedules import schedules
 from orchestration.sensors import failure_sensor, inbox_files
 from orchestration.settings import OrchestrationSettings
@@ -623,6 +624,30 @@ def test_a_cancelled_replay_delivers_what_was_read_and_ends_its_source(broker: A
     assert [record.get("end", False) for record in records].count(False) == delivered
     assert delivered > 0
     assert records[-1]["end"]
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"max_wait_s": -1.0}, "max_wait_s must be 0 or more seconds, was -1.0"),
+        ({"max_wait_s": math.nan}, "max_wait_s must be 0 or more seconds, was nan"),
+        ({"replay_id": "a b/c"}, "source_id must match ^[A-Za-z0-9._:-]{1,100}$, was 'a b/c'"),
+        ({"product_id": "bitcoin"}, "product_id must match ^[A-Z0-9]{1,20}-[A-Z0-9]{1,20}$, was 'bitcoin'"),
+    ],
+)
+def test_a_replay_that_no_ingestor_takes_is_refused_before_one_starts(
+    side: Side, config: dict[str, Any], said: str
+) -> None:
+    assert reason(side.run("replay", "replay_trades", **config)) == said
+
+
+def test_an_ingestor_that_ends_without_a_log_is_told_by_its_last_words() -> None:
+    """Its settings are refused before it logs anything: what Python says of that stands below the stack of calls."""
+    ended = ingest_online(["none.csv"], {"MAX_WAIT_S": "-1"}, lambda _: None)
+    assert ended.code == 1
+    assert "1 validation error for IngestorSettings\nmax_wait_s\n" in ended.reason
+    assert "Traceback" not in ended.reason
+    assert last_words(["a", "b"]) == "a\nb"
 
 
 def test_a_replay_of_what_is_no_recording_says_why(broker: Any, side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
