@@ -38,6 +38,11 @@ ABANDONED_S = 60.0
 """After this long an entry that another machine has begun and not closed is taken for abandoned, and finished here."""
 PAGE = 1_000
 
+
+class NotClosed(RegistryAway):
+    """MLflow does not answer any more: `champion` has moved, and its entry is not closed."""
+
+
 Action = Literal["promote", "rollback"]
 State = Literal["pending", "done", "failed"]
 VERBS: dict[Action, str] = {"promote": "promote", "rollback": "roll back"}
@@ -60,7 +65,7 @@ class Entry:
         begun: when it was written, UTC.
         at: when the alias moved, UTC; None while pending, or if it failed.
         evidence: what the gate found, by name.
-        state: pending: written, not known to have moved; failed: MLflow refused to move the alias.
+        state: pending: written, not known to have moved; failed: MLflow refused to move `champion`.
         machine: where it was begun.
         dagster_run_url: the page of the Dagster run that asked for it; empty: none did.
         experiment_id: of the MLflow run.
@@ -190,16 +195,17 @@ def record(uri: str, entry: Entry, before: list[Entry]) -> Entry:
 
     Raises:
         RegistryAway: MLflow does not answer; what was begun is finished by whoever comes next.
-        RegistryError: MLflow refuses; the entry is closed as failed.
+        RegistryError: MLflow refuses to move `champion`; the entry is closed as failed.
     """
     try:
         begun = begin(uri, entry)
         return complete(uri, begun, before)
     except RegistryAway as error:  # its own advice, to ask once more, says too little here
+        moved = f", and champion names version {entry.to_version} already" if isinstance(error, NotClosed) else ""
         raise RegistryAway(
             f"MLflow went away at {uri} ({error.__cause__ or error}) while the ledger was to {VERBS[entry.action]} "
-            f"{entry.model} to version {entry.to_version}: the entry may stand there, not closed. Start MLflow; the "
-            "next promotion or rollback, or `python -m offline.promotion finish`, finishes it, and "
+            f"{entry.model} to version {entry.to_version}: the entry may stand there, not closed{moved}. Start "
+            "MLflow; the next promotion or rollback, or `python -m offline.promotion finish`, finishes it, and "
             "`python -m offline.promotion history` shows it. A rollback that finishes one goes no further itself"
         ) from error
 
@@ -242,26 +248,49 @@ def complete(uri: str, entry: Entry, before: Iterable[Entry]) -> Entry:
     Args:
         before: the closed entries of the model.
     """
-    stack = standing([*before, entry])
-    try:
-        champion = champion_of(uri, entry.model)
-        if champion is None or champion.version != entry.to_version:
+    if _is_champion(uri, entry):  # whoever began it was killed after the move, which came within a blink of the intent
+        at = entry.at or entry.begun
+    else:
+        try:
             set_alias(uri, entry.model, "champion", entry.to_version)
-            at = datetime.now(UTC)
-        else:  # whoever began it was killed after the move, which came within a blink of the intent
-            at = entry.at or entry.begun
-        set_alias(uri, entry.model, "previous", stack[-2].to_version if len(stack) > 1 else None)
-    except RegistryAway:
-        raise
-    except RegistryError as error:
-        _tag(uri, entry, "error", str(error)[:1_000])
-        call(uri, "POST", "runs/update", {"run_id": entry.entry_id, "status": "FAILED"})
-        raise
-    _tag(uri, entry, "moved_at", _text(at))
+        except RegistryAway:
+            raise
+        except RegistryError as error:
+            if not _is_champion(uri, entry):
+                _tag(uri, entry, "error", str(error)[:1_000])
+                call(uri, "POST", "runs/update", {"run_id": entry.entry_id, "status": "FAILED"})
+                raise
+        at = datetime.now(UTC)
+    try:
+        _name_previous(uri, entry, standing([*before, entry]))
+        _tag(uri, entry, "moved_at", _text(at))
+    except RegistryAway as error:
+        raise NotClosed(str(error)) from error.__cause__
     # It has moved, and says so: that it could not be closed must not sound as if it had to be asked for again.
     with contextlib.suppress(RegistryAway):
         call(uri, "POST", "runs/update", {"run_id": entry.entry_id, "status": "FINISHED", "end_time": _ms(at)})
     return replace(entry, at=at, state="done")
+
+
+def _is_champion(uri: str, entry: Entry) -> bool:
+    champion = champion_of(uri, entry.model)
+    return champion is not None and champion.version == entry.to_version
+
+
+def _name_previous(uri: str, entry: Entry, stack: list[Entry]) -> None:
+    """Let `previous` name what the next rollback would give, or nothing where MLflow has that no more.
+
+    It is a help for people: whatever MLflow refuses here, the champion has moved.
+    """
+    below = [each.to_version for each in stack[:-1] if each.to_version != entry.to_version]
+    for version in (*below[-1:], None):
+        try:
+            set_alias(uri, entry.model, "previous", version)
+        except RegistryAway:
+            raise
+        except RegistryError:  # a deleted version, above all
+            continue
+        return
 
 
 def finish_pending(uri: str) -> list[Entry]:

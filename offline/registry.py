@@ -43,7 +43,7 @@ class RegistryError(RuntimeError):
 
 
 class RegistryAway(RegistryError):
-    """MLflow does not answer: whether it did what it was asked for is not known."""
+    """MLflow does not answer, or fails (5xx): whether it did what it was asked for is not known."""
 
 
 class NotFound(RegistryError):
@@ -281,7 +281,8 @@ def _request(uri: str, method: str, path: str, body: bytes | None = None) -> byt
         code = next((code for code in ERRORS if code in said), None)
         if code is None and "/registered-models/alias?" in path and "INVALID_PARAMETER_VALUE" in said:
             code = "NOT_FOUND"  # what it answers where a model has no such alias
-        kind = ERRORS[code] if code else RegistryError
+        failed = RegistryAway if error.code >= 500 else RegistryError  # it may have done it, and fail in the answer
+        kind = ERRORS[code] if code else failed
         raise kind(f"MLflow at {uri} answers {error.code} to {path.partition('?')[0]}: {said[:300]}") from error
     except (OSError, HTTPException) as error:  # refused, timed out, or cut off
         raise RegistryAway(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import multiprocessing
 import os
 import signal
 import socket
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -684,6 +687,7 @@ def test_a_rollback_whose_answer_was_lost_goes_back_once_when_it_is_asked_for_ag
     with pytest.raises(RegistryAway, match=f"roll back {name} to version 2: the entry may stand there") as told:
         roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
     assert "do this again" not in str(told.value)
+    assert ("champion names version 2 already" in str(told.value)) == (lost == "runs/set-tag")
     monkeypatch.undo()
     assert roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back").to_version == "2"
     assert champion(mlflow_uri, name) == "2"
@@ -699,6 +703,69 @@ def test_a_rollback_that_has_moved_and_cannot_be_closed_is_through(mlflow_uri: s
     monkeypatch.undo()
     assert champion(mlflow_uri, name) == "1"
     assert history(mlflow_uri, name)[-1] == back
+
+
+@pytest.mark.parametrize("alias", ["champion", "previous"])
+def test_a_rollback_that_mlflow_fails_in_is_finished_by_the_next(mlflow_uri: str, alias: str, monkeypatch: Any) -> None:
+    """MLflow moves the alias, and answers 500."""
+    name = f"fails-{alias}"
+    for version in "123":
+        put_version(mlflow_uri, name, GOOD)
+        promote_here(mlflow_uri, name, version)
+
+    def move_and_fail(uri: str, name: str, moved: str, version: str | None) -> None:
+        set_alias(uri, name, moved, version)
+        if moved == alias:
+            with answering_500() as failing:
+                set_alias(failing, name, moved, version)
+
+    with monkeypatch.context() as failing:
+        failing.setattr(ledger, "set_alias", move_and_fail)
+        with pytest.raises(RegistryAway, match=r"500.* may stand there, not closed") as told:
+            roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
+    assert ("champion names version 2 already" in str(told.value)) == (alias == "previous")
+    assert history(mlflow_uri, name)[-1].state == "pending"
+    assert roll_back(mlflow_uri, name, spec=SPEC, who="me", why="again").to_version == "2"
+    assert [entry.state for entry in history(mlflow_uri, name)] == ["done"] * 4
+    assert served_at(mlflow_uri, datetime.now(UTC))[name].to_version == "2"
+
+
+@contextlib.contextmanager
+def answering_500() -> Iterator[str]:
+    """Run a server that reads one request and fails in it."""
+
+    class Failing(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_error(500)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Failing) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            thread.join(10)
+
+
+def test_a_champion_moves_though_what_previous_would_name_was_deleted(mlflow_uri: str) -> None:
+    """Version 1 is gone when 3 goes back to 2, version 2 when 4 is promoted."""
+    name = "previous-deleted"
+    for version in "123":
+        put_version(mlflow_uri, name, GOOD)
+        promote_here(mlflow_uri, name, version)
+    call(mlflow_uri, "DELETE", "model-versions/delete", {"name": name, "version": "1"})
+    assert roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back").state == "done"
+    assert (champion(mlflow_uri, name), champion(mlflow_uri, name, "previous")) == ("2", None)
+    assert served_at(mlflow_uri, datetime.now(UTC))[name].to_version == "2"
+    call(mlflow_uri, "DELETE", "model-versions/delete", {"name": name, "version": "2"})
+    put_version(mlflow_uri, name, GOOD)
+    promote_here(mlflow_uri, name, "4")
+    assert (champion(mlflow_uri, name), champion(mlflow_uri, name, "previous")) == ("4", None)
+    assert [entry.state for entry in history(mlflow_uri, name)] == ["done"] * 5
 
 
 def _lose_answers(monkeypatch: Any, lost: str) -> None:
