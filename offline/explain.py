@@ -386,11 +386,13 @@ def find_in_recordings(
     Args:
         places: index of each one's trade in the stream.
     """
-    if not stream.note:
+    try:
+        origin = read_origin(stream.note)
+    except ValueError as error:
+        said = "the broker has no note of what the source was made of"
         for each in explanations:
-            each.found("recording", "expired", "the broker has no note of what the source was made of")
+            each.found("recording", "expired", f"{said} that can be read: {error}" if stream.note else said)
         return
-    origin = read_origin(stream.note)
     found, problem = _read_recordings(origin, product_id, {each.prediction.trade_id for each in explanations})
     for each, at in zip(explanations, places, strict=True):
         recorded = each.recorded = found.get(each.prediction.trade_id)

@@ -547,6 +547,23 @@ def test_a_note_names_as_many_recordings_as_it_has_room_for(tmp_path: Path) -> N
     )
 
 
+@pytest.mark.parametrize(
+    ("note", "says"),
+    [
+        ("", "the broker has no note of what the source was made of"),
+        ("by hand", "no note of what the source was made of that can be read: JSON is malformed"),
+        ("{}", "no note of what the source was made of that can be read: Object missing required field"),
+    ],
+)
+def test_a_source_without_a_note_that_can_be_read_has_no_recording(note: str, says: str) -> None:
+    model = explaining.FoundModel("volatility-ml", None, "", explaining.Finding("model", "expired", "gone"))
+    each = Explanation(None, 9, 0, model)
+    stream: Any = SimpleNamespace(note=note)
+    explaining.find_in_recordings([each], [None], "SOL-USD", stream)
+    assert outcomes(each) == {"recording": "expired"}
+    assert says in said(each, "recording")
+
+
 def test_a_recording_is_known_by_its_size_and_its_ends(tmp_path: Path) -> None:
     path = tmp_path / "big"
     content = bytes(200_000)
