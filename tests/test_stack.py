@@ -227,6 +227,15 @@ def test_what_comes_before_a_stop_is_done_while_the_part_still_lives(tmp_path: P
     assert not is_alive(started_pids(tmp_path)[0])
 
 
+def test_nothing_comes_before_the_stop_of_a_part_that_was_never_ready(tmp_path: Path) -> None:
+    asked: list[object] = []
+    part = Part("part", python(SLEEP), is_ready=lambda: False, before_stop=asked.append)
+    said, supervisor = supervise([part], tmp_path, until=lambda s: s.watched["part"].process is not None)
+    assert supervisor.watched["part"].state is State.STOPPED
+    assert not asked
+    assert not said
+
+
 def test_stop_is_in_reverse_order_and_leaves_no_process(tmp_path: Path) -> None:
     """Each part notes when it was told to stop; `stubborn` ignores that and its child too, and both are killed."""
     order = tmp_path / "order"

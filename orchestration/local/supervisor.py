@@ -56,7 +56,8 @@ class Part:
         essential: the stack cannot come up without it.
         background: the stack is up before it is ready or done.
         tells: each line that it writes is told.
-        before_stop: done in a thread before SIGTERM, within `stop_s`; gets what tells a person.
+        before_stop: done in a thread before SIGTERM, within `stop_s`, if the part was ever ready; gets what tells a
+            person.
         advice: what a person can do when it cannot start.
         nice: how far it stands back for the others where processors are few.
         stop_s: how long it may take to end after SIGTERM.
@@ -348,7 +349,8 @@ class Supervisor:
         await asyncio.gather(*dependents)
         process = watched.process
         if process is not None and process.returncode is None:
-            await self._before_stop(watched.part)
+            if watched.ready_after_s is not None:
+                await self._before_stop(watched.part)
             watched.signal(signal.SIGCONT)
             watched.signal(signal.SIGTERM)
             try:
