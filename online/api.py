@@ -24,7 +24,7 @@ from starlette.concurrency import run_in_threadpool
 from data.spec import CONTRACT
 from data.topics import PRODUCT_PATTERN, SOURCE_PATTERN
 from online.batching import Batching
-from online.forecasts import RECENT_OFFSETS, RECENT_S, NewestForecasts
+from online.forecasts import RECENT_OFFSETS, NewestForecasts
 from online.health import BrokerCheck
 from online.logs import configure_logs
 from online.metrics import LATENCY_BUCKETS_S, Metrics
@@ -207,7 +207,7 @@ def _add_newest_forecast(app: FastAPI, service: Service) -> None:
             if (problem := service.forecasts.problem) is not None:
                 raise Problem(unready, f"no forecast of {product_id} is known yet: {problem}")
             of = f" from source {source_id}" if source_id else ""
-            before = f"nor in the {RECENT_S:g} s or {RECENT_OFFSETS:,} records before"
+            before = f"nor in the {service.forecasts.read_back_s:g} s or {RECENT_OFFSETS:,} records before"
             detail = f"no forecast of {product_id}{of} is known: none came since this service started, {before}"
             raise Problem(HTTPStatus.NOT_FOUND, detail)
         age_s, limit_s = found.age_s, settings.max_feature_age_s

@@ -93,6 +93,11 @@ class NewestForecasts:
         self._thread.join(STOP_S)
 
     @property
+    def read_back_s(self) -> float:
+        """How far back a start reads at the least, in seconds of `ingest_time`."""
+        return self._settings.max_feature_age_s + RECENT_S
+
+    @property
     def problem(self) -> str | None:
         """Say why the newest forecasts are not known; None if they are."""
         if not self._thread.is_alive():
@@ -167,7 +172,7 @@ class NewestForecasts:
 
     def _recent(self, consumer: Consumer) -> list[TopicPartition]:
         """Ask where in each partition the records begin that are recent by their `ingest_time`; -1 where none is."""
-        since_ms = int(1e3 * (time.time() - self._settings.max_feature_age_s - RECENT_S))
+        since_ms = int(1e3 * (time.time() - self.read_back_s))
         asked = [TopicPartition(PREDICTIONS, partition, since_ms) for partition in range(PARTITIONS)]
         found = consumer.offsets_for_times(asked, timeout=RETRY_S)
         for place in found:

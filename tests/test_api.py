@@ -378,7 +378,9 @@ def test_a_product_is_never_seen_then_live_then_stale_then_ended(
     api: Api, online: dict[str, str], tmp_path: Path
 ) -> None:
     path = "/predict/APILIVE-USD"
-    assert "APILIVE-USD" in check_problem(api.get(path), 404)["detail"]
+    never = check_problem(api.get(path), 404)["detail"]
+    assert "APILIVE-USD" in never
+    assert never.endswith("nor in the 62 s or 10,000 records before")  # stale after 2 s, and a minute more
     file = recording(tmp_path, "APILIVE-USD", 1_500)
     process = replay(online, tmp_path, "api-live", file, REPLAY_SPEED="1", MAX_WAIT_S="0.1")
     with running(process):
