@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -54,18 +55,28 @@ class Stage(Protocol):
         """The records of the last `process` are now visible."""
 
 
-def serve(consumer: Consumer, producer: Producer, stage: Stage, running: Callable[[], bool], metrics: Metrics) -> None:
+def serve(
+    consumer: Consumer,
+    producer: Producer,
+    stage: Stage,
+    running: Callable[[], bool],
+    metrics: Metrics,
+    address: str,
+) -> None:
     """Turn records into records until `running` says stop.
 
     A `read_committed` reader sees the outcome of each record once, whatever is killed: a start goes on after the last
     transaction that was committed, and aborts the one that was not.
+
+    Args:
+        address: of the broker, for the log.
 
     Raises:
         SystemExit: the broker refuses this process for good: another one has its identity, or the broker was frozen for
             so long that it holds this one for another. A new process goes on.
     """
     spare_collector()
-    loop = _Loop(consumer, producer, stage, running, metrics)
+    loop = _Loop(consumer, producer, stage, running, metrics, address)
     try:
         loop.run()
     except Stopped as stopped:
@@ -85,18 +96,24 @@ class _Loop:
     """What `serve` works with. The client calls back only from within `poll` and `consume`, so between transactions."""
 
     def __init__(
-        self, consumer: Consumer, producer: Producer, stage: Stage, running: Callable[[], bool], metrics: Metrics
+        self,
+        consumer: Consumer,
+        producer: Producer,
+        stage: Stage,
+        running: Callable[[], bool],
+        metrics: Metrics,
+        address: str,
     ) -> None:
         self._consumer, self._producer, self._stage = consumer, producer, stage
-        self._running, self._metrics = running, metrics
+        self._running, self._metrics, self._address = running, metrics, address
         self._mine: set[int] = set()
 
-    def _insist(self, ask: Callable[[float], T]) -> T:
-        """Ask within a transaction."""
-        return insist(ask, self._running, PATIENCE_S)
+    def _insist(self, ask: Callable[[float], T], patience_s: float = PATIENCE_S) -> T:
+        """Ask, as within a transaction if nothing else is said."""
+        return insist(ask, self._running, self._address, patience_s)
 
     def run(self) -> None:
-        insist(self._producer.init_transactions, self._running)
+        self._insist(self._producer.init_transactions, math.inf)
         self._consumer.subscribe(
             [self._stage.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
         )
@@ -153,7 +170,7 @@ class _Loop:
 
     def _restored(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
         """Bring the stage to where these partitions were committed, and return where to read on."""
-        committed = insist(lambda timeout_s: self._consumer.committed(partitions, timeout=timeout_s), self._running)
+        committed = self._insist(lambda timeout_s: self._consumer.committed(partitions, timeout=timeout_s), math.inf)
         places = []
         for found in committed:
             if found.error is not None:

@@ -257,7 +257,8 @@ def main() -> None:
         log.info("feature service", spec_id=spec.spec_id, window_size=spec.window_size, metrics_port=port)
         compile_kernel(spec)
         consumer = Consumer(consumer_config(settings, GROUP, settings.slot) | {"stats_cb": metrics.read_statistics})
-        serve(consumer, Producer(transactional_config(settings, GROUP, settings.slot)), stage, running, metrics)
+        producer = Producer(transactional_config(settings, GROUP, settings.slot))
+        serve(consumer, producer, stage, running, metrics, settings.kafka_bootstrap_servers)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import functools
 import gc
 import math
 import secrets
@@ -14,7 +15,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -44,6 +45,8 @@ from online.pace import Pace, Speed, parse_speed
 from online.settings import IngestorSettings, KafkaSettings
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 PIECE = 1_000
 """Trades that are prepared at once; at most so many are written with one `ingest_time`."""
@@ -100,15 +103,19 @@ def find_place(settings: KafkaSettings, source_id: str, running: Callable[[], bo
     """
     reader = reader_config(settings)
     consumer = Consumer(reader | {"group.id": f"ingestor-{source_id}"})
+
+    def insisting(ask: Callable[[float], T]) -> T:
+        return insist(ask, running, settings.kafka_bootstrap_servers)
+
     try:
         topics = (TRADES, REJECTED)
         partitions = [TopicPartition(topic, partition) for topic in topics for partition in range(PARTITIONS)]
-        starts = insist(lambda timeout_s: consumer.committed(partitions, timeout=timeout_s), running)
-        ends = {(p.topic, p.partition): _end_offset(consumer, p, running) for p in partitions}
+        starts = insisting(lambda timeout_s: consumer.committed(partitions, timeout=timeout_s))
+        ends = {(p.topic, p.partition): insisting(functools.partial(_end_offset, consumer, p)) for p in partitions}
         if note is not None and all(start.offset < 0 for start in starts):
             here = [TopicPartition(topic, partition, end) for (topic, partition), end in ends.items()]
             here[0] = TopicPartition(here[0].topic, here[0].partition, here[0].offset, note)
-            insist(lambda _: consumer.commit(offsets=here, asynchronous=False), running)
+            insisting(lambda _: consumer.commit(offsets=here, asynchronous=False))
             return Place()
     finally:
         consumer.close()
@@ -135,8 +142,8 @@ def find_place(settings: KafkaSettings, source_id: str, running: Callable[[], bo
     return place
 
 
-def _end_offset(consumer: Consumer, place: TopicPartition, running: Callable[[], bool]) -> int:
-    return insist(lambda timeout_s: consumer.get_watermark_offsets(place, timeout=timeout_s), running)[1]
+def _end_offset(consumer: Consumer, place: TopicPartition, timeout_s: float) -> int:
+    return int(consumer.get_watermark_offsets(place, timeout=timeout_s)[1])
 
 
 class _Piece(NamedTuple):

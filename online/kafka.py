@@ -29,11 +29,16 @@ LAST_RESORT_S = 7
 ANSWER_S = 2.0
 """How long one question to the broker may take before we look whether we should stop."""
 RETRY_S = 0.05
+SILENT_S = 3.0
+"""A broker that takes longer to answer is said to be waited for: one that has just started takes a second or two."""
+STILL_SILENT_S = 30.0
+"""Between two lines about one wait."""
 
 PASSING = frozenset(
     {
         KafkaError._TIMED_OUT,
         KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
         KafkaError._WAIT_COORD,
         KafkaError.NOT_COORDINATOR,
         KafkaError.COORDINATOR_NOT_AVAILABLE,
@@ -217,8 +222,11 @@ def read_range(
         consumer.close()
 
 
-def insist(ask: Callable[[float], T], running: Callable[[], bool], patience_s: float = math.inf) -> T:
-    """Ask the broker until it answers.
+def insist(ask: Callable[[float], T], running: Callable[[], bool], address: str, patience_s: float = math.inf) -> T:
+    """Ask the broker until it answers; that it is waited for is logged, and its answer then too.
+
+    Args:
+        address: of the broker, for the log.
 
     Raises:
         Stopped: told to stop before it did. What is not committed will be done again by the next start.
@@ -226,17 +234,27 @@ def insist(ask: Callable[[float], T], running: Callable[[], bool], patience_s: f
         KafkaException: it refuses.
     """
     began = time.monotonic()
+    tell_at, told = began + SILENT_S, False
     while True:
         try:
-            return ask(ANSWER_S)
+            answer = ask(ANSWER_S)
         except KafkaException as error:
             if not (error.args[0].retriable() or error.args[0].code() in PASSING):
                 raise
             if not running():
                 raise Stopped from error
-            if time.monotonic() - began > patience_s:
+            now = time.monotonic()
+            if now - began > patience_s:
                 raise Unanswered from error
+            if now >= tell_at:
+                waited_s, reason = round(now - began, 1), error.args[0].str()
+                log.warning("waiting for the broker", address=address, waited_s=waited_s, reason=reason)
+                tell_at, told = now + STILL_SILENT_S, True
             time.sleep(RETRY_S)
+        else:
+            if told:
+                log.info("the broker answers", address=address, waited_s=round(time.monotonic() - began, 1))
+            return answer
 
 
 def until_stopped() -> Callable[[], bool]:

@@ -135,7 +135,8 @@ def main() -> None:
                 return
             stage = ScoreStage(settings.spec(), lambda: models.served or served, metrics)
             consumer = Consumer(consumer_config(settings, GROUP, settings.slot) | {"stats_cb": metrics.read_statistics})
-            serve(consumer, Producer(transactional_config(settings, GROUP, settings.slot)), stage, running, metrics)
+            producer = Producer(transactional_config(settings, GROUP, settings.slot))
+            serve(consumer, producer, stage, running, metrics, settings.kafka_bootstrap_servers)
         finally:
             models.stop()
 

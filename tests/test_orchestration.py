@@ -650,6 +650,24 @@ def test_an_ingestor_that_ends_without_a_log_is_told_by_its_last_words() -> None
     assert last_words(["a", "b"]) == "a\nb"
 
 
+def test_a_replay_without_a_broker_says_what_it_waits_for(recording: Path, nobody: str) -> None:
+    """Its client says nothing by itself; the replay is cancelled when it has said so, and stops."""
+    address = nobody.removeprefix("http://")
+    lines: list[Line] = []
+
+    def tell(line: Line) -> None:
+        lines.append(line)
+        if line.text.startswith("waiting for the broker: "):
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        ingest_online([str(recording)], {"KAFKA_BOOTSTRAP_SERVERS": address, "INGESTOR_PORT": "0"}, tell)
+    (waiting,) = (line for line in lines if line.text.startswith("waiting"))
+    assert waiting.level == "warning"
+    assert f"address {address}, " in waiting.text
+    assert "reason " in waiting.text
+
+
 def test_a_replay_of_what_is_no_recording_says_why(broker: Any, side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", broker.bootstrap_servers)
     monkeypatch.setenv("INGESTOR_PORT", "0")
