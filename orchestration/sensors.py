@@ -102,9 +102,12 @@ def _reason(failure: Any) -> str:
 
 
 def _run_reason(failure: dg.DagsterEvent) -> str:
-    """Return why a run failed before or between its steps: the innermost cause."""
+    """Return why a run failed before or between its steps: the first error in the chain that is not Dagster's own.
+
+    Ours says what to do; what lies beneath it, as `Connection refused`, does not.
+    """
     error = failure.job_failure_data.error
-    while error is not None and error.cause is not None:
+    while error is not None and error.cause is not None and str(error.cls_name).startswith("Dagster"):
         error = error.cause
     return str(error.message).strip() if error is not None else str(failure.message)
 

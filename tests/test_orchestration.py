@@ -409,7 +409,21 @@ def test_an_ingest_that_left_out_only_what_is_no_recording_is_not_repeated(
     assert not look(side)
 
 
-def test_a_failed_run_is_told_to_the_webhook_and_nobody_there_stops_nothing(side: Side) -> None:
+def tell_of(side: Side, result: dg.ExecuteInProcessResult, url: str) -> None:
+    """Tell a webhook of a run that has failed, as the sensor's daemon does."""
+    (event,) = (event for event in result.all_events if event.is_run_failure)
+    context = dg.build_run_status_sensor_context(
+        sensor_name="failed_runs",
+        dagster_instance=side.instance,
+        dagster_run=result.dagster_run,
+        dagster_event=event,
+        resources={"pages": (side.definitions.resources or {})["pages"]},
+    ).for_run_failure()
+    failure_sensor(OrchestrationSettings(_env_file=None, alert_webhook_url=url))(context)
+
+
+def alert_of(side: Side, result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    """Return what a webhook is told of a run that has failed."""
     told: list[dict[str, Any]] = []
 
     class Hook(BaseHTTPRequestHandler):
@@ -420,32 +434,32 @@ def test_a_failed_run_is_told_to_the_webhook_and_nobody_there_stops_nothing(side
 
         def log_message(self, *_: object) -> None: ...
 
-    result = side.run("backfill", "make_days", first_day="yesterday")
-    (event,) = (event for event in result.all_events if event.is_run_failure)
-    resources = {"pages": (side.definitions.resources or {})["pages"]}
-
-    def fail(url: str) -> None:
-        sensor = failure_sensor(OrchestrationSettings(_env_file=None, alert_webhook_url=url))
-        context = dg.build_run_status_sensor_context(
-            sensor_name="failed_runs",
-            dagster_instance=side.instance,
-            dagster_run=result.dagster_run,
-            dagster_event=event,
-            resources=resources,
-        ).for_run_failure()
-        sensor(context)
-
     with HTTPServer(("127.0.0.1", 0), Hook) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        fail(f"http://127.0.0.1:{server.server_port}/")
+        tell_of(side, result, f"http://127.0.0.1:{server.server_port}/")
         server.shutdown()
         thread.join()
     (alert,) = told
+    return alert
+
+
+def test_a_failed_run_is_told_to_the_webhook_and_nobody_there_stops_nothing(side: Side) -> None:
+    result = side.run("backfill", "make_days", first_day="yesterday")
+    alert = alert_of(side, result)
     assert alert["job"] == "backfill"
     assert alert["error"].startswith("Invalid isoformat string: 'yesterday'")
     assert alert["url"].endswith(f"/runs/{result.run_id}")
-    fail("http://127.0.0.1:9/")
+    tell_of(side, result, "http://127.0.0.1:9/")
+
+
+def test_a_training_without_mlflow_is_told_with_what_to_do(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fails before its first step; Dagster says `Error executing resource_fn`, the network `Connection refused`."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    away = Side(side.folder, side.instance, definitions())
+    said = alert_of(away, away.run("retrain"))["error"]
+    assert said.startswith("offline.registry.RegistryAway: MLflow does not answer at http://127.0.0.1:9 ")
+    assert "start it, or set MLFLOW_TRACKING_URI" in said
 
 
 def test_models_are_trained_at_night_only_on_rows_that_are_new(side: Side) -> None:

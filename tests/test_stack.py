@@ -436,6 +436,33 @@ def test_a_run_that_is_just_being_launched_is_cancelled_once_it_can_be(
     assert len(said) == 1  # nothing is left to be cancelled
 
 
+@dg.resource
+def away() -> None:
+    """Of a run that fails before its first step."""
+    try:
+        raise ConnectionRefusedError("refused")
+    except OSError as error:
+        raise RuntimeError("MLflow is away: start it") from error
+
+
+@dg.op(required_resource_keys={"mlflow"})
+def learn() -> None: ...
+
+
+@dg.job(resource_defs={"mlflow": away})
+def trains() -> None:
+    learn()
+
+
+def test_why_a_run_failed_before_its_first_step_is_said_in_our_own_words(
+    dagster_page: tuple[str, dg.DagsterInstance],
+) -> None:
+    """Not in Dagster's, which wrap them, nor in the network's, which lie beneath."""
+    url, instance = dagster_page
+    run = trains.execute_in_process(instance=instance, raise_on_error=False)
+    assert dagster_client.failure_of(url, run.run_id) == "RuntimeError: MLflow is away: start it"
+
+
 def test_the_simulated_day_is_made_once(tmp_path: Path) -> None:
     assert "recording" in needs(stack_parts(settings(tmp_path), KAFKA))["ingestor"]
     (tmp_path / "recordings").mkdir()

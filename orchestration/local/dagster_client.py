@@ -110,10 +110,11 @@ def wait(url: str, run_id: str, patience_s: float = PATIENCE_S) -> str:
 
 
 def failure_of(url: str, run_id: str) -> str:
-    """Return why a run has failed, in the words of its own failure."""
+    """Return why a run has failed, in the words of its own failure: of a chain, the first error not of Dagster."""
     query = """query($id: ID!) { logsForRun(runId: $id, limit: 1000) { ... on EventConnection { events { __typename
         ... on ExecutionStepFailureEvent { error { message cause { message } } failureMetadata { description } }
-        ... on RunFailureEvent { message error { message cause { message cause { message } } } } } } } }"""
+        ... on RunFailureEvent { message error { className message cause { className message
+            cause { className message } } } } } } } }"""
     events = ask(url, query, id=run_id)["logsForRun"].get("events", [])
     for event in events:
         if event["__typename"] == "ExecutionStepFailureEvent":
@@ -123,7 +124,7 @@ def failure_of(url: str, run_id: str) -> str:
     for event in events:
         if event["__typename"] == "RunFailureEvent":
             error = event["error"] or event
-            while error.get("cause"):
+            while error.get("cause") and str(error["className"]).startswith("Dagster"):
                 error = error["cause"]
             return str(error["message"]).strip()
     return ""
