@@ -20,6 +20,7 @@ EXPERIMENT = "training"
 def definitions() -> dg.Definitions:
     """Read the settings, and wire everything."""
     settings, offline = OrchestrationSettings(), OfflineSettings()
+    settings.make_inbox()
     uri = offline.mlflow_tracking_uri.rstrip("/")
     retrain = dg.define_asset_job(
         "retrain",

@@ -23,6 +23,11 @@ class OrchestrationSettings(BaseSettings):
         None, pattern="^https?://", description="gets a small JSON document for each run that fails"
     )
 
+    def make_inbox(self) -> None:
+        """Make the inbox if it is the default one; a folder that a person names is theirs to make."""
+        if "inbox_dir" not in self.model_fields_set:
+            self.inbox_dir.mkdir(parents=True, exist_ok=True)
+
     @property
     def dagster_url(self) -> str:
         return f"http://127.0.0.1:{self.dagster_port}"

@@ -33,7 +33,6 @@ from offline.ledger import history
 from offline.registry import find_experiment
 from offline.samples import Sample
 from orchestration import assets, jobs, plots, sensors
-from orchestration.assets import Inbox
 from orchestration.definitions import definitions
 from orchestration.local import dagster_home
 from orchestration.partitions import INPUTS, key_of
@@ -349,7 +348,7 @@ def test_recordings_that_number_their_trades_differently_are_warned_of(side: Sid
 
 def look(side: Side) -> list[dg.RunRequest]:
     """One tick of the sensor of the inbox."""
-    resources = {"inbox": Inbox(path=str(side.inbox))}
+    resources = {"inbox": (side.definitions.resources or {})["inbox"]}
     with dg.build_sensor_context(instance=side.instance, resources=resources) as context:
         return list(inbox_files.evaluate_tick(context).run_requests or [])
 
@@ -373,6 +372,22 @@ def test_the_inbox_is_looked_at_until_it_is_quiet_and_taken_once(side: Side) -> 
     assert look(side)
     os.utime(path, (1e10, 1e10))  # a clock that is wrong keeps nothing back
     assert look(side)
+
+
+def test_the_default_inbox_is_made_and_one_that_a_person_names_must_be_there(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = side.folder / "named"
+    monkeypatch.setenv("INBOX_DIR", str(named))
+    elsewhere = Side(side.folder, side.instance, definitions())
+    with pytest.raises(dg.Failure, match=f"there is no folder {named}"):
+        look(elsewhere)
+    assert f"there is no folder {named}" in reason(elsewhere.run("ingest"))
+    assert not named.exists()
+    monkeypatch.delenv("INBOX_DIR")
+    monkeypatch.chdir(side.folder)
+    assert not look(Side(side.folder, side.instance, definitions()))
+    assert (side.folder / "var" / "inbox").is_dir()
 
 
 def test_what_an_ingest_did_not_take_is_asked_for_again_after_a_pause(

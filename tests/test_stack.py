@@ -28,7 +28,14 @@ from orchestration.local.broker import free_ports
 from orchestration.local.parts import stack_parts
 from orchestration.local.ports import port_conflicts
 from orchestration.local.settings import StackSettings
-from orchestration.local.stack import Refusal, check_recordings, child_environment, new_replay_id, only_stack
+from orchestration.local.stack import (
+    Refusal,
+    check_recordings,
+    child_environment,
+    new_replay_id,
+    only_stack,
+    prepare_inbox,
+)
 from orchestration.local.supervisor import Part, State, Supervisor
 from orchestration.local.watch import MinuteVolatility, epoch_seconds
 from tests.pipeline import wait_until
@@ -475,6 +482,16 @@ def test_a_recording_that_is_not_there_is_refused(tmp_path: Path) -> None:
         check_recordings(settings(tmp_path, recording=str(tmp_path / "absent.csv")))
     with pytest.raises(Refusal, match="cannot be read"):
         check_recordings(settings(tmp_path, recording=str(tmp_path)))
+
+
+def test_the_stack_makes_its_own_inbox_and_refuses_another_that_is_not_there(tmp_path: Path) -> None:
+    prepare_inbox(settings(tmp_path))
+    assert (tmp_path / "inbox").is_dir()
+    named = tmp_path / "named"
+    with pytest.raises(Refusal, match=f"INBOX_DIR: there is no folder {named}"):
+        prepare_inbox(settings(tmp_path, inbox_dir=named))
+    named.mkdir()
+    prepare_inbox(settings(tmp_path, inbox_dir=named))
 
 
 def test_recordings_are_named_as_in_a_shell(tmp_path: Path) -> None:

@@ -53,6 +53,10 @@ class StackSettings(BaseSettings):
         return self.var_dir / "dagster"
 
     @property
+    def inbox(self) -> Path:
+        return (self.inbox_dir or self.var_dir / "inbox").expanduser().resolve()
+
+    @property
     def local_dagster(self) -> str:
         return f"http://127.0.0.1:{self.dagster_port}"
 
@@ -84,7 +88,7 @@ class StackSettings(BaseSettings):
             "DAGSTER_HOME": str(self.dagster_home),
             "DAGSTER_DISABLE_TELEMETRY": "yes",
             "LAKE_URI": self.lake_uri or str(self.var_dir / "lake"),
-            "INBOX_DIR": str((self.inbox_dir or self.var_dir / "inbox").expanduser().resolve()),
+            "INBOX_DIR": str(self.inbox),
             "VAR_DIR": str(self.var_dir),
             "MODELS_DIR": str(self.var_dir / "models"),
             "PRODUCT_ID": self.product_id,

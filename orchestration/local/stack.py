@@ -81,6 +81,14 @@ def check_recordings(settings: StackSettings) -> None:
             raise Refusal(f"RECORDING: {path} cannot be read: it must be a file that this user may read.")
 
 
+def prepare_inbox(settings: StackSettings) -> None:
+    """Make the stack's own inbox, and refuse another one that is not there."""
+    if settings.inbox_dir is None:
+        settings.inbox.mkdir(parents=True, exist_ok=True)
+    elif not settings.inbox.is_dir():
+        raise Refusal(f"INBOX_DIR: there is no folder {settings.inbox}. Make it, or name none for one of the stack.")
+
+
 def check_speed(settings: StackSettings) -> None:
     """Refuse a speed that is none."""
     try:
@@ -245,6 +253,7 @@ def main() -> int:
         check_recordings(settings)
         check_speed(settings)
         with only_stack(settings.var_dir):
+            prepare_inbox(settings)
             return asyncio.run(run_stack(settings, console, began))
     except ValidationError as error:
         wrong = (f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}, was {e['input']!r}" for e in error.errors())
