@@ -30,7 +30,7 @@ from data.spec import FeatureSpec
 from offline import ledger
 from offline.evaluation import UNSCALED_EWMA, Evaluation, evaluate, judged_rows
 from offline.ledger import Entry, finish_pending, history, served_at
-from offline.registry import NotFound, RegistryError, Version, champion_of, download, version_of
+from offline.registry import NotFound, RegistryError, Version, champion_of, check_model, download, version_of
 from offline.samples import Sample
 from offline.settings import OfflineSettings
 
@@ -178,6 +178,7 @@ def roll_back(uri: str, model: str, *, spec: FeatureSpec, who: str, why: str, da
 
     Raises:
         Refused: no promotion stands before it, or its file cannot serve rows of `spec`.
+        NotFound: there is no such model.
         RegistryError: MLflow does not answer or refuses, or another machine is promoting.
     """
     with ledger.alone():
@@ -187,7 +188,8 @@ def roll_back(uri: str, model: str, *, spec: FeatureSpec, who: str, why: str, da
             return begun[-1]
         stack = ledger.standing(before)
         if len(stack) < 2:
-            standing = f"the ledger holds {len(stack)} promotions of {model} that stand"
+            check_model(uri, model)
+            standing = f"the ledger holds {len(stack) or 'no'} promotion of {model} that stands"
             condition = Condition("an entry before the current one", False, standing, "2 or more")
             raise Refused(f"rollback of {model}", [condition])
         target = stack[-2]
@@ -301,7 +303,18 @@ def _judge_forecasts(
     ours, theirs = (table.line(name).qlike for name in (CANDIDATE, UNSCALED_EWMA if rival is None else CHAMPION))
     evidence |= _figures(table, ours, theirs)
     is_no_worse = ours <= theirs
-    return [*conditions, Condition("QLIKE", is_no_worse, f"{ours:.4f}", f"{theirs:.4f}, {no_worse}")]
+    found, allowed = _told_apart(ours, theirs)
+    return [*conditions, Condition("QLIKE", is_no_worse, found, f"{allowed}, {no_worse}")]
+
+
+def _told_apart(one: float, other: float) -> tuple[str, str]:
+    """Return both with 4 decimals, or with as many more as it takes to see that they differ.
+
+    >>> _told_apart(0.25, 0.125), _told_apart(0.15943, 0.15941)
+    (('0.2500', '0.1250'), ('0.15943', '0.15941'))
+    """
+    texts = ((f"{one:.{decimals}f}", f"{other:.{decimals}f}") for decimals in range(4, 17))
+    return next((pair for pair in texts if one == other or pair[0] != pair[1]), (repr(one), repr(other)))
 
 
 def _figures(found: Evaluation, ours: float, theirs: float) -> dict[str, Any]:

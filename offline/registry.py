@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 5.0
 API = "/api/2.0/mlflow"
+NAMED = 20
+"""Models that are named where another one was asked for, at most."""
 CLIENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # as it comes, a client whose server is away tries for minutes
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -105,7 +107,7 @@ def champion_of(uri: str, name: str) -> Version | None:
         RegistryAway: MLflow does not answer.
     """
     try:
-        return version_of(uri, name, "champion")
+        return _held(uri, name, "champion")
     except NotFound:
         return None
 
@@ -114,9 +116,38 @@ def version_of(uri: str, name: str, version: str) -> Version:
     """Return what the registry holds under a number or an alias, as `7` or `challenger`.
 
     Raises:
-        NotFound: there is no such model, or no such version of it.
+        NotFound: there is no such model, or no such version of it; the message says what there is.
         RegistryError: MLflow does not answer, or refuses.
     """
+    try:
+        return _held(uri, name, version)
+    except NotFound:
+        model = check_model(uri, name)
+    # {"name": ..., "latest_versions": [{"version": "3", ...}], "aliases": [{"alias": "champion", "version": "2"}]}
+    newest = max((int(each["version"]) for each in model.get("latest_versions", [])), default=None)
+    there = ["no version at all" if newest is None else f"its newest is {newest}"]
+    there += [f"{each['alias']} is {each['version']}" for each in model.get("aliases", [])]
+    what = "version" if version.isdigit() else "alias"
+    raise NotFound(f"{name} has no {what} {version} at {uri}; {', '.join(there)}")
+
+
+def check_model(uri: str, name: str) -> dict[str, Any]:
+    """Return what MLflow says of a registered model.
+
+    Raises:
+        NotFound: there is none of that name; the message names those that there are.
+        RegistryError: MLflow does not answer, or refuses.
+    """
+    with contextlib.suppress(NotFound):
+        return dict(call(uri, "GET", "registered-models/get", {"name": name})["registered_model"])
+    models = call(uri, "GET", "registered-models/search", {"max_results": NAMED + 1}).get("registered_models", [])
+    names = [str(each["name"]) for each in models]
+    there = ", ".join(names[:NAMED]) + ", ..." * (len(names) > NAMED)
+    raise NotFound(f"there is no model {name} at {uri}; {f'there are {there}' if names else 'there is none yet'}")
+
+
+def _held(uri: str, name: str, version: str) -> Version:
+    """Return a version; a failure is in MLflow's words."""
     if version.isdigit():
         found = call(uri, "GET", "model-versions/get", {"name": name, "version": version})
     else:

@@ -31,9 +31,10 @@ from offline.days import make_feature_rows, make_trades, make_training_set
 from offline.graph import Graph
 from offline.promotion import Entry, Refused, finish_pending, history, judge, main, promote, roll_back, served_at
 from offline.recordings import simulate
-from offline.registry import RegistryAway, RegistryError, call, champion_of, set_alias, version_of
+from offline.registry import NotFound, RegistryAway, RegistryError, call, champion_of, set_alias, version_of
 from offline.samples import Sample
 from tests.fakes import FakeRegistry
+from tests.mlflow_server import running_mlflow
 from tests.models import BASELINE, METADATA, NAN, SPEC, model_bytes, put_version
 
 START = datetime(2010, 1, 9, tzinfo=UTC)
@@ -152,6 +153,32 @@ def champion(uri: str, name: str, alias: str = "champion") -> str | None:
 
 def failed(error: Refused) -> dict[str, str]:
     return {condition.name: condition.found for condition in error.conditions if not condition.is_met}
+
+
+def test_what_is_not_there_is_answered_with_what_is(tmp_path: Path) -> None:
+    """A registry of its own: its models are all named."""
+    with running_mlflow(tmp_path) as server:
+        uri = server.uri
+        with pytest.raises(NotFound, match=f"^there is no model mine at {uri}; there is none yet$"):
+            promote_here(uri, "mine")
+        for name in ("mine", "mine", "yours"):
+            put_version(uri, name, GOOD)
+        promote_here(uri, "mine")
+        absent = f"^there is no model nobodys at {uri}; there are mine, yours$"
+        for ask in (promote_here, partial(promote_here, version="challenger"), _roll_back):
+            with pytest.raises(NotFound, match=absent):
+                ask(uri, "nobodys")
+        there = f"at {uri}; its newest is 2, champion is 1$"
+        with pytest.raises(NotFound, match=f"^mine has no version 99 {there}"):
+            promote_here(uri, "mine", "99")
+        with pytest.raises(NotFound, match=f"^mine has no alias chalenger {there}"):
+            promote_here(uri, "mine", "chalenger")
+        with pytest.raises(Refused, match="the ledger holds no promotion of yours that stands, allowed is 2 or more"):
+            _roll_back(uri, "yours")
+
+
+def _roll_back(uri: str, name: str) -> Entry:
+    return roll_back(uri, name, spec=SPEC, who="me", why="back")
 
 
 # The gate
@@ -413,7 +440,7 @@ def test_rollback_goes_back_entry_by_entry_to_the_first(mlflow_uri: str) -> None
         roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
         seen.append((champion(mlflow_uri, name), champion(mlflow_uri, name, "previous")))
     assert seen == [("3", "2"), ("2", "1"), ("1", None)]
-    with pytest.raises(Refused, match="the ledger holds 1 promotions of ledger-stack that stand, allowed is 2 or more"):
+    with pytest.raises(Refused, match="the ledger holds 1 promotion of ledger-stack that stands, allowed is 2 or more"):
         roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
     promote_here(mlflow_uri, name, "3")
     assert champion(mlflow_uri, name, "previous") == "1"
@@ -436,7 +463,7 @@ def test_a_rollback_to_a_file_that_changed_is_refused(mlflow_uri: str) -> None:
         put_version(mlflow_uri, name, GOOD)
         promote_here(mlflow_uri, name, version)
     call(mlflow_uri, "DELETE", "model-versions/delete", {"name": name, "version": "1"})
-    with pytest.raises(RegistryError, match="version=1"):
+    with pytest.raises(RegistryError, match="ledger-changed has no version 1 at"):
         roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
     assert champion(mlflow_uri, name) == "2"
 
@@ -615,7 +642,7 @@ def test_an_alias_that_mlflow_refuses_to_move_fails_the_entry_and_changes_nothin
     assert [entry.state for entry in history(mlflow_uri, name)] == ["done", "failed"]
     assert (champion(mlflow_uri, name), champion(mlflow_uri, name, "previous")) == ("1", None)
     assert [entry for entry in finish_pending(mlflow_uri) if entry.model == name] == []
-    with pytest.raises(Refused, match="the ledger holds 1 promotions"):  # what failed does not stand
+    with pytest.raises(Refused, match="the ledger holds 1 promotion of"):  # what failed does not stand
         roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
 
 
