@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from data.bars import BarBatch, BarDialect
+from data.pipes import may_lose_its_reader
 from data.readers import Batch, check_product_id, read_bars, read_trades, recognize
 from data.spec import FeatureSpec
 from data.trades import NS, Floats, Int64s, Reject, iso_times
@@ -283,4 +284,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with may_lose_its_reader():
+        sys.exit(main())

@@ -18,6 +18,7 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
+from data.pipes import may_lose_its_reader
 from data.spec import FeatureRows, FeatureSpec
 from data.trades import Floats, Int64s, Side, StreamKey, Trades, parse_times
 from data.wire import Field, Kind, Layout
@@ -584,4 +585,5 @@ def encode_features(
 
 
 if __name__ == "__main__":
-    print(json.dumps(schemas(FeatureSpec()), indent=2))
+    with may_lose_its_reader():
+        print(json.dumps(schemas(FeatureSpec()), indent=2))

@@ -19,6 +19,7 @@ from dotenv import dotenv_values
 from data.admission import MAX_FALL_S
 from data.features import Windows, feature_rows
 from data.origin import Origin, read_origin, recording_of
+from data.pipes import may_lose_its_reader
 from data.readers import read_trades
 from data.serving import ModelRefused, ServedModel
 from data.spec import CONTRACT, FeatureSpec
@@ -615,4 +616,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with may_lose_its_reader():
+        sys.exit(main())

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data.losses import variance_floor
+from data.pipes import may_lose_its_reader
 from data.serving import ModelRefused, Scores, ServedModel
 from data.spec import FeatureSpec
 from offline import ledger
@@ -503,4 +504,5 @@ def _time(text: str) -> datetime:
 
 
 if __name__ == "__main__":
-    main()
+    with may_lose_its_reader():
+        main()
