@@ -48,7 +48,7 @@ from orchestration.assets import (
 )
 from orchestration.local.parts import SIMULATED_DAY, simulated_recording
 from orchestration.local.settings import StackSettings
-from orchestration.partitions import materializations, table_of, told_of, told_of_recordings
+from orchestration.partitions import day_of, days_of, materializations, table_of, told_of, told_of_recordings
 from orchestration.replays import BAD_RECORDING, ROOT, Line, ingest_online
 from orchestration.resources import DagsterPages, LakeResource, RegistryResource, explained
 from orchestration.retraining import REGISTRY
@@ -180,8 +180,9 @@ def ingest_inbox(
     if config.then_backfill:
         yield from make_stale(context, store, lake.spec, Wanted())
     if wrong:
+        not_taken = "1 file is" if len(wrong) == 1 else f"{len(wrong)} files are"
         raise dg.Failure(
-            f"{len(wrong)} files are not taken, the rest is: {wrong[0]}",
+            f"{not_taken} not taken, the rest is: {wrong[0]}",
             metadata={NOT_TAKEN: dg.MetadataValue.md("\n".join(f"- {each}" for each in wrong))},
             allow_retries=False,
         )
@@ -209,7 +210,9 @@ def simulate_days(context: dg.OpExecutionContext, config: SimulateConfig, lake: 
     """Take simulated days into the lake, as if they had been recorded."""
     store = lake.open()
     with explained():
-        first = date.fromisoformat(config.first_day)
+        first = day_of("first_day", config.first_day)
+        if len(config.hours) != 2:
+            raise ValueError(f"hours are two, as [0, 24]: the first, and the one to end before; were {config.hours}")
         begin, end = config.hours
         for number in range(config.days):
             day = first + timedelta(days=number)
@@ -256,11 +259,15 @@ def make_days(context: dg.OpExecutionContext, config: BackfillConfig, lake: Lake
     backfill that was killed goes on where it was, and one that runs twice does nothing the second time.
     """
     with explained():
-        first = date.fromisoformat(config.first_day) if config.first_day else date.min
-        last = date.fromisoformat(config.last_day) if config.last_day else date.max
+        first, last = days_of(config.first_day, config.last_day)
         for product_id in config.products:
             check_product_id(product_id)
-    yield from make_stale(context, lake.open(), lake.spec, Wanted(frozenset(config.products), first, last))
+        store = lake.open()
+        recorded = store.products(RECORDINGS)
+        if unknown := sorted(set(config.products) - set(recorded)):
+            raise ValueError(f"the lake has no recordings of {', '.join(unknown)}; it has some of "
+                             f"{', '.join(recorded) or 'no product'}")  # fmt: skip
+    yield from make_stale(context, store, lake.spec, Wanted(frozenset(config.products), first, last))
     yield dg.Output(None)
 
 

@@ -55,6 +55,34 @@ class Told(NamedTuple):
     metadata: dict[str, Any]
 
 
+def day_of(field: str, text: str) -> date:
+    """Return a day that somebody wrote into a field of a config.
+
+    Raises:
+        ValueError: it is none; the message names the field.
+
+    >>> day_of("first_day", "2025-01-06")
+    datetime.date(2025, 1, 6)
+    """
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{field} is written as 2025-01-06, was {text!r}") from None
+
+
+def days_of(first_day: str, last_day: str) -> tuple[date, date]:
+    """Return the ends of a range of days; an end that is empty is as far as there are days.
+
+    Raises:
+        ValueError: an end is no day, or the first comes after the last.
+    """
+    first = day_of("first_day", first_day) if first_day else date.min
+    last = day_of("last_day", last_day) if last_day else date.max
+    if first > last:
+        raise ValueError(f"first_day must not come after last_day, were {first} and {last}")
+    return first, last
+
+
 def deps_of(asset: str) -> list[dg.AssetDep]:
     """Return what an asset depends on, with the days."""
     return [dg.AssetDep(name, partition_mapping=_on(offset)) for name, offset in INPUTS[asset].items()]

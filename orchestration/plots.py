@@ -19,6 +19,7 @@ from offline import days
 from offline.days import Made
 
 if TYPE_CHECKING:
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
     from offline.samples import Sample
@@ -49,19 +50,16 @@ def of_day(lake: Lake, spec: FeatureSpec, product_id: str, day: date, made: Made
     return {PICTURE: _shown(figure)}
 
 
-def of_test(models: Mapping[str, ServedModel], test: "Sample", spec: FeatureSpec) -> dict[str, dg.MetadataValue[Any]]:
-    """Return forecasts beside the volatility that came, over the rows of the first product.
-
-    Args:
-        test: rows by product, each in order of time, as `offline.days.training_sample` has them.
-    """
+def of_test(
+    models: Mapping[str, ServedModel], product_id: str, test: "Sample", spec: FeatureSpec
+) -> dict[str, dg.MetadataValue[Any]]:
+    """Return forecasts beside the volatility that came, over the rows of one product."""
     from matplotlib.figure import Figure
 
     from offline.evaluation import judged_rows
 
     rows = judged_rows(test, spec)
-    ends = np.flatnonzero(np.diff(rows.event_time) < 0) + 1
-    few = _few(int(ends[0]) if len(ends) else len(rows))
+    few = _few(len(rows))
     time, values = rows.event_time[few].view("datetime64[ns]"), rows.values[few]
     figure = Figure(figsize=(8, 3.5), layout="constrained")
     axes = figure.subplots()
@@ -70,9 +68,22 @@ def of_test(models: Mapping[str, ServedModel], test: "Sample", spec: FeatureSpec
         score = model.score(values[:, [spec.columns.index(column) for column in model.columns]]).score
         axes.plot(time, score / BASIS_POINT, linewidth=0.8, label=name)
     axes.set_yscale("log", nonpositive="mask")
-    axes.set_title("volatility per horizon over the test, first product, in basis points", fontsize=8)
+    label_plainly(axes.yaxis)
+    axes.set_title(f"{product_id}: volatility per horizon over the test, in basis points", fontsize=8)
     axes.legend(fontsize=7)
     return {PICTURE: _shown(figure)}
+
+
+def label_plainly(axis: "Axis") -> None:
+    """Write 6, 10, 20 at the ticks of a logarithmic axis, where matplotlib's own labels are powers of 10."""
+    from matplotlib.ticker import LogFormatter
+
+    class Plain(LogFormatter):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""  # empty where labels would be too many
+
+    axis.set_major_formatter(Plain())
+    axis.set_minor_formatter(Plain(labelOnlyBase=False, minor_thresholds=(2, 0.5)))  # some up to 2 decades, all to half
 
 
 def _few(rows: int) -> "np.typing.NDArray[np.intp]":
@@ -83,7 +94,7 @@ def _few(rows: int) -> "np.typing.NDArray[np.intp]":
 def _shown(figure: "Figure") -> dg.MetadataValue[Any]:
     axes: Sequence[Any] = figure.axes
     for each in axes:
-        each.tick_params(labelsize=7)
+        each.tick_params(labelsize=7, which="both")
         each.grid(color="0.93")
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=80)

@@ -19,7 +19,7 @@ from data.spec import FeatureSpec
 from data.trades import NS
 from offline import days
 from orchestration import plots
-from orchestration.partitions import table_of
+from orchestration.partitions import days_of, table_of
 from orchestration.resources import LakeResource, RegistryResource, ending, explained
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ class RetrainConfig(dg.Config):
         dg.AssetSpec(
             "evaluation",
             deps=["baseline_model", "ml_model", "training_set"],
-            description="Both models, the champions and the EWMA as it is, on the same rows after training.",
+            description="Both models, the champions and the EWMA as it is, on the same rows after training. Asked with "
+            "all columns, a model is given each row as it is; with the contract alone, only `n`, `ret_mean` and "
+            "`ret_std`, as by a client who knows no more; with nothing, an `n` of 0, as before the first trade.",
             group_name=MODELS_GROUP,
         ),
         dg.AssetSpec(
@@ -116,9 +118,12 @@ class Chosen(NamedTuple):
 
 
 def choose_days(lake: Lake, products: Sequence[str], first_day: str = "", last_day: str = "") -> Chosen:
-    """Return the training days of some products, or of all, from the first to the last, or all."""
-    first = date.fromisoformat(first_day) if first_day else date.min
-    last = date.fromisoformat(last_day) if last_day else date.max
+    """Return the training days of some products, or of all, from the first to the last, or all.
+
+    Raises:
+        ValueError: see `days_of`.
+    """
+    first, last = days_of(first_day, last_day)
     found = [
         partition
         for partition in lake.partitions(days.TRAINING_SET)
@@ -199,7 +204,8 @@ def _train(
     with explained():
         test = split(rows, train_end, spec).test
         found = _evaluated(registry.uri, candidates, test, spec)
-        picture = plots.of_test({candidate.name: candidate.model for candidate in candidates}, test, spec)
+        trained = {candidate.name: candidate.model for candidate in candidates}
+        picture = plots.of_test(trained, *_first_product(store, spec, chosen, test_day), spec)
     qlike = {name: line.qlike for name, line in _asked_with_all(found).items()}
     with _telling(registry.uri):
         mlflow.log_metrics({f"qlike_{_plain(name)}": value for name, value in qlike.items()})
@@ -241,6 +247,18 @@ def _train(
     yield dg.MaterializeResult(
         asset_key="challenger", data_version=dg.DataVersion(version), metadata={**metadata, **links}
     )
+
+
+def _first_product(store: Lake, spec: FeatureSpec, chosen: Chosen, test_day: date) -> tuple[str, "Sample"]:
+    """Return the first product that has rows to judge in the test, and its rows."""
+    from offline.evaluation import judged_rows
+
+    for product_id in chosen.products:
+        if any(place.day >= test_day for place in store.places(days.TRAINING_SET, product_id)):
+            rows = days.training_sample(store, spec, [product_id], test_day, chosen.days[-1])
+            if len(judged_rows(rows, spec)):
+                return product_id, rows
+    raise ValueError(f"no product has rows to judge from {test_day} to {chosen.days[-1]}")
 
 
 def _evaluated(uri: str, candidates: Sequence["Candidate"], test: "Sample", spec: FeatureSpec) -> "Evaluation":

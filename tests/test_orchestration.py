@@ -159,7 +159,7 @@ def test_the_inbox_is_taken_once_and_what_is_no_recording_is_said(side: Side) ->
     (side.inbox / "notes.txt").write_text("buy milk\n")
     (side.inbox / ".half.csv").write_text("source_id")
     result = side.run("ingest")
-    assert reason(result).startswith("1 files are not taken, the rest is: notes.txt: ")
+    assert reason(result).startswith("1 file is not taken, the rest is: notes.txt: ")
     key = f"2010-01-04|{PRODUCT}"
     assert [asset for asset, partition in made(result) if partition == key] == list(INPUTS)
     assert side.lake.tables(recordings.RECORDINGS) == ["recordings/monday%2Ffirst.csv"]
@@ -203,11 +203,11 @@ def test_a_day_whose_rows_are_new_is_shown_as_a_picture(side: Side) -> None:
     assert plots.of_day(side.lake, SPEC, *place, days.make_feature_rows(side.lake, *place, SPEC)) == {}  # it is old
 
 
-def test_a_test_is_shown_as_a_picture_of_its_first_product() -> None:
-    """Two products of a thousand rows, one of which has no trades for a while."""
+def test_a_test_is_shown_as_a_picture_of_one_product() -> None:
+    """A thousand rows, with no trades for a while."""
     time = np.arange(1_000, dtype=np.int64) * 5_000_000_000
-    values = np.full((2_000, len(SPEC.columns)), 1e-7)
-    sample = Sample(values, np.full(2_000, 3e-4), np.concatenate([time, time + 7]), int(time[-1]) + 7)
+    values = np.full((1_000, len(SPEC.columns)), 1e-7)
+    sample = Sample(values, np.full(1_000, 3e-4), time, int(time[-1]))
     sample.targets[100:200] = 0.0
     asked: list[int] = []
 
@@ -218,8 +218,23 @@ def test_a_test_is_shown_as_a_picture_of_its_first_product() -> None:
 
     model = Model.load(model_bytes(), spec_id=SPEC.spec_id, known_columns=SPEC.columns)
     asked.clear()
-    assert size_of(plots.of_test({"volatility-baseline": model}, sample, SPEC)[plots.PICTURE]) == (640, 280)
+    assert size_of(plots.of_test({"volatility-baseline": model}, PRODUCT, sample, SPEC)[plots.PICTURE]) == (640, 280)
     assert asked == [plots.POINTS]
+
+
+def test_a_logarithmic_axis_is_labelled_in_plain_numbers() -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    axes = figure.subplots()
+    axes.set_yscale("log")
+    axes.set_ylim(5.5, 25)
+    plots.label_plainly(axes.yaxis)
+    figure.draw_without_rendering()
+    ticks = axes.yaxis.get_major_ticks() + axes.yaxis.get_minor_ticks()
+    labels = {tick.label1.get_text() for tick in ticks if tick.label1.get_text()}
+    assert {"6", "10", "20"} <= labels
+    assert all(label == f"{float(label):g}" for label in labels)
 
 
 def test_dagster_sees_as_stale_what_a_late_recording_reaches_and_nothing_else(side: Side) -> None:
@@ -311,14 +326,33 @@ def test_a_range_is_kept_to(side: Side) -> None:
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"first_day": "yesterday"}, "Invalid isoformat string: 'yesterday'"),
+        ({"first_day": "yesterday"}, "first_day is written as 2025-01-06, was 'yesterday'"),
+        ({"last_day": "2010-13-01"}, "last_day is written as 2025-01-06, was '2010-13-01'"),
+        ({"first_day": "2010-01-05", "last_day": "2010-01-04"}, "first_day must not come after last_day, were 2010-01"),
         ({"products": ["bitcoin"]}, "a product "),
+        (
+            {"products": ["ETH-USD", PRODUCT, "XRP-USD"]},
+            "the lake has no recordings of ETH-USD, XRP-USD; it has some of BTC-USD",
+        ),
     ],
 )
 def test_a_backfill_of_nonsense_says_what_is_allowed(side: Side, config: dict[str, Any], said: str) -> None:
+    recordings.ingest(side.lake, record(side.folder / "one.csv", DAYS[0], (0, 1)), PRODUCT)
     result = side.run("backfill", "make_days", **config)
-    assert not result.success
     assert reason(result).startswith(said)
+    assert made(result) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"first_day": "2010-13-01"}, "first_day is written as 2025-01-06, was '2010-13-01'"),
+        ({"hours": [24]}, "hours are two, as [0, 24]: the first, and the one to end before; were [24]"),
+        ({"hours": [5, 5]}, "hours must rise within 0 to 24, were 5 to 5"),
+    ],
+)
+def test_a_simulation_of_nonsense_says_what_is_allowed(side: Side, config: dict[str, Any], said: str) -> None:
+    assert reason(side.run("simulate", "simulate_days", **config)) == said
 
 
 def test_holes_are_warned_of_and_order_is_checked(side: Side) -> None:
@@ -463,7 +497,7 @@ def test_a_failed_run_is_told_to_the_webhook_and_nobody_there_stops_nothing(side
     result = side.run("backfill", "make_days", first_day="yesterday")
     alert = alert_of(side, result)
     assert alert["job"] == "backfill"
-    assert alert["error"].startswith("Invalid isoformat string: 'yesterday'")
+    assert alert["error"].startswith("first_day is written as 2025-01-06, was 'yesterday'")
     assert alert["url"].endswith(f"/runs/{result.run_id}")
     tell_of(side, result, "http://127.0.0.1:9/")
 
@@ -561,6 +595,10 @@ def test_a_training_that_fails_says_why_and_its_mlflow_run_has_failed_too(
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
     there = Side(side.folder, side.instance, definitions())
+    job = there.definitions.resolve_job_def("retrain")
+    config = {"ops": {"models": {"config": {"first_day": "2010-13-01"}}}}
+    result = job.execute_in_process(config, there.instance, raise_on_error=False)
+    assert reason(result) == "first_day is written as 2025-01-06, was '2010-13-01'"
     result = there.run("retrain")
     assert reason(result).startswith("0 days of no product have training rows; training needs one at least besides 1")
     client = mlflow.MlflowClient(mlflow_uri)
