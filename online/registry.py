@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
-import io
 import json
-import math
 import re
-import socket
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import HTTPException
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from data.serving import ModelRefused
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
 
 NOTE = "last_good.json"
 KEPT_FILES = 5
@@ -213,63 +205,11 @@ def _get_json(tracking_uri: str, path: str, timeout_s: float) -> dict[str, Any]:
     return found
 
 
-class _Bounded(io.RawIOBase):
-    """What a socket says within its timeout in all, however slowly: the socket itself would bound each wait alone."""
-
-    def __init__(self, sock: socket.socket, said: io.RawIOBase) -> None:
-        self._socket, self._said = sock, said
-        self._deadline = time.monotonic() + (sock.gettimeout() or math.inf)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: WriteableBuffer) -> int | None:
-        if (left_s := self._deadline - time.monotonic()) <= 0:
-            raise TimeoutError("timed out")
-        self._socket.settimeout(left_s if math.isfinite(left_s) else None)
-        return self._said.readinto(buffer)
-
-    def close(self) -> None:
-        self._said.close()
-        super().close()
-
-
-class _Answer(HTTPResponse):
-    """An answer whose status, headers and body have all come within the timeout, or that is given up."""
-
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        self.fp = io.BufferedReader(_Bounded(sock, self.fp.detach()))
-
-
-class _HTTP(HTTPConnection):
-    response_class = _Answer
-
-
-class _HTTPS(HTTPSConnection):
-    response_class = _Answer
-
-
-class _OpenHTTP(urllib.request.HTTPHandler):
-    def http_open(self, request: urllib.request.Request) -> HTTPResponse:
-        return self.do_open(_HTTP, request)
-
-
-class _OpenHTTPS(urllib.request.HTTPSHandler):
-    def https_open(self, request: urllib.request.Request) -> HTTPResponse:
-        return self.do_open(_HTTPS, request)
-
-
-@functools.cache
-def _opener() -> urllib.request.OpenerDirector:
-    return urllib.request.build_opener(_OpenHTTP, _OpenHTTPS)
-
-
 def _get(tracking_uri: str, path: str, timeout_s: float) -> bytes:
     url = tracking_uri.rstrip("/") + path
     try:
         try:
-            with _opener().open(url, timeout=timeout_s) as answer:
+            with urllib.request.urlopen(url, timeout=timeout_s) as answer:
                 return bytes(answer.read())
         except urllib.error.HTTPError as error:
             raise _Declined(url, error.code, error.read().decode(errors="replace")) from error

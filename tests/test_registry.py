@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import socket
 import threading
-import time
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -119,31 +117,6 @@ def test_a_registry_that_accepts_and_says_nothing_is_given_up_on() -> None:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(RegistryError, match="does not answer"):
             champion(uri, NAME, timeout_s=0.05)
-
-
-@pytest.mark.parametrize("said_at_once", [b"", b"HTTP/1.1 200 OK\r\n\r\n"])
-def test_a_registry_that_dribbles_its_answer_is_given_up_on(said_at_once: bytes) -> None:
-    """Each byte comes soon after the one before, in the headers as in the body, and there is no end to them."""
-    over = threading.Event()
-
-    def dribble(server: socket.socket) -> None:
-        client, _ = server.accept()
-        with client, contextlib.suppress(OSError):  # nobody listens any more
-            client.sendall(said_at_once or b"HTTP/1.1 200 OK\r\nX-Long: ")
-            while not over.wait(0.01):
-                client.sendall(b"x")
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=dribble, args=(server,))
-        thread.start()
-        try:
-            began = time.monotonic()
-            with pytest.raises(RegistryError, match="does not answer"):
-                champion(f"http://127.0.0.1:{server.getsockname()[1]}", NAME, timeout_s=0.2)
-            assert time.monotonic() - began < 2.0
-        finally:
-            over.set()
-            thread.join()
 
 
 def test_what_is_kept_on_disk_is_checked_when_it_is_read(tmp_path: Path) -> None:
