@@ -254,7 +254,7 @@ def _first_product(store: Lake, spec: FeatureSpec, chosen: Chosen, test_day: dat
     from offline.evaluation import judged_rows
 
     for product_id in chosen.products:
-        if any(place.day >= test_day for place in store.places(days.TRAINING_SET, product_id)):
+        if any(each.rows and each.day >= test_day for each in store.partitions(days.TRAINING_SET, product_id)):
             rows = days.training_sample(store, spec, [product_id], test_day, chosen.days[-1])
             if len(judged_rows(rows, spec)):
                 return product_id, rows
