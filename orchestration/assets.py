@@ -54,8 +54,14 @@ class Inbox(dg.ConfigurableResource):
     path: str
 
     def files(self, folder: str = "") -> list[tuple[str, Path]]:
-        """Return the recordings in it with their names: paths below it; hidden files are on their way."""
+        """Return the recordings in it with their names: paths below it; hidden files are on their way.
+
+        Raises:
+            Failure: it is not there, which would look like one without recordings.
+        """
         root = Path(folder or self.path).expanduser()
+        if not root.is_dir():
+            raise dg.Failure(f"the inbox: there is no folder {root}", allow_retries=False)
         paths = sorted(path for path in root.rglob("*") if path.is_file())
         relative = [path.relative_to(root) for path in paths]
         return [

@@ -156,12 +156,6 @@ class IngestConfig(InboxConfig):
     then_backfill: bool = Field(default=True, description="make all that is stale afterwards")
 
 
-def check_inbox(folder: str) -> None:
-    """Refuse a folder that is not there: it would look like one without recordings."""
-    if not Path(folder).expanduser().is_dir():
-        raise dg.Failure(f"the inbox: there is no folder {folder}", allow_retries=False)
-
-
 @dg.op(pool=LAKE, out=dg.Out(dg.Nothing))
 def ingest_inbox(
     context: dg.OpExecutionContext, config: IngestConfig, lake: LakeResource, inbox: Inbox
@@ -171,7 +165,6 @@ def ingest_inbox(
     What cannot be read is left out and said; the rest is taken. A file that was read before and has not changed costs
     nothing but a look.
     """
-    check_inbox(config.inbox or inbox.path)
     store = lake.open()
     with explained():
         changed, wrong = stage_inbox(context, store, inbox, config)

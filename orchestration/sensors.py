@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 
 from orchestration.assets import Inbox
-from orchestration.jobs import NOT_TAKEN, check_inbox, ingest
+from orchestration.jobs import NOT_TAKEN, ingest
 from orchestration.resources import DagsterPages
 from orchestration.settings import OrchestrationSettings
 
@@ -33,7 +33,6 @@ WEBHOOK_S = 5.0
 )
 def inbox_files(context: dg.SensorEvaluationContext, inbox: Inbox) -> dg.RunRequest | dg.SkipReason:
     """Ask for a run as soon as all files are quiet, for each state of the folder until one has done its work."""
-    check_inbox(inbox.path)
     found = {name: path.stat() for name, path in inbox.files()}
     now = time.time()
     arriving = [name for name, stat in found.items() if 0 <= now - stat.st_mtime < QUIET_S]
