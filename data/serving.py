@@ -12,10 +12,12 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from data.spec import CONTRACT
+from data.spec import CONTRACT, FeatureSpec
 from data.trades import Floats
 
 OUTPUTS = ("score", "lower", "upper")
+
+VARIANTS = ("baseline", "ml")
 
 METADATA = ("variant", "columns", "spec_id", "horizon_s", "train_end", "coverage")
 """What an ONNX file must say of itself, as text: `columns` joined by commas, `train_end` as RFC 3339 in UTC."""
@@ -245,13 +247,20 @@ def _metadata(session: ort.InferenceSession) -> dict[str, Any]:
         now = datetime.now(UTC)
         if train_end > now:
             raise ValueError(f"train_end must not be later than now, {now:%Y-%m-%dT%H:%M:%SZ}, was {said['train_end']}")
+        horizon_s, coverage = int(said["horizon_s"]), float(said["coverage"])
+        if horizon_s != FeatureSpec.horizon_s:
+            raise ValueError(f"horizon_s must be {FeatureSpec.horizon_s}, was {said['horizon_s'][:20]}")
+        if not 0 < coverage < 1:
+            raise ValueError(f"coverage must be between 0 and 1, was {said['coverage']}")
+        if said["variant"] not in VARIANTS:
+            raise ValueError(f"variant must be one of {VARIANTS}, was {said['variant']!r}")
         return {
             "variant": said["variant"],
             "columns": tuple(said["columns"].split(",")),
             "spec_id": said["spec_id"],
-            "horizon_s": int(said["horizon_s"]),
+            "horizon_s": horizon_s,
             "train_end": train_end,
-            "coverage": float(said["coverage"]),
+            "coverage": coverage,
         }
     except ValueError as error:
         raise ModelRefused(f"metadata_props cannot be read: {error}", "metadata") from error

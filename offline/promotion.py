@@ -26,7 +26,7 @@ from rich.table import Table
 
 from data.losses import variance_floor
 from data.pipes import may_lose_its_reader
-from data.serving import ModelRefused, Scores, ServedModel
+from data.serving import VARIANTS, ModelRefused, Scores, ServedModel
 from data.spec import FeatureSpec
 from offline import ledger
 from offline.evaluation import UNSCALED_EWMA, Evaluation, evaluate, judged_rows
@@ -50,6 +50,7 @@ __all__ = [
 ]
 
 BASELINE = "volatility-baseline"
+MODELS = tuple(f"volatility-{variant}" for variant in VARIANTS)
 MIN_HORIZONS = 240
 CANDIDATE, CHAMPION = "candidate", "champion"
 """Names in the gate's evaluation."""
@@ -242,6 +243,9 @@ def judge(
         Condition("is not champion", is_new, f"version {wanted.version}", "a version that does not serve")
     )
     candidate = None if content is None else _load(content, spec, conditions)
+    if candidate is not None and model in MODELS:
+        is_named = model == f"volatility-{candidate.variant}"
+        conditions.append(Condition("variant", is_named, candidate.variant, model.removeprefix("volatility-")))
     digest = hashlib.sha256(content or b"").hexdigest()
     can_serve = all(condition.is_met for condition in conditions)
     evidence: dict[str, Any] = {"spec_id": spec.spec_id}

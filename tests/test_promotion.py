@@ -345,6 +345,13 @@ def test_answers_that_depend_on_their_batch_are_refused(
     assert set(failed(refused.value)) == {"answers alone"}
 
 
+def test_a_baseline_is_no_volatility_ml_even_if_forced(mlflow_uri: str) -> None:
+    put_version(mlflow_uri, "volatility-ml", GOOD)
+    for force in (False, True):
+        with pytest.raises(Refused, match=r"variant: found baseline, allowed is ml$"):
+            promote_here(mlflow_uri, "volatility-ml", force=force)
+
+
 def test_a_refusal_names_every_condition_that_failed(mlflow_uri: str) -> None:
     name = "gate-every"
     put_version(mlflow_uri, name, GOOD)
