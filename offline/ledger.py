@@ -128,7 +128,7 @@ def served_at(uri: str, when: datetime) -> dict[str, Entry]:
 
 def standing(entries: Iterable[Entry]) -> list[Entry]:
     """Return the promotions of one model that stand, oldest first: the last is the champion's, rollback goes to the one
-    before. A promotion puts itself on top, a rollback takes the topmost off.
+    before. A promotion puts itself on top, a rollback takes off what is above the one that it went back to.
     """
     stack: list[Entry] = []
     for entry in entries:
@@ -136,8 +136,10 @@ def standing(entries: Iterable[Entry]) -> list[Entry]:
             continue
         if entry.action == "promote":
             stack.append(entry)
-        elif stack:
-            stack.pop()
+        else:
+            ids = [each.entry_id for each in stack]
+            back_to = entry.evidence.get("back_to_entry")
+            stack = stack[: ids.index(back_to) + 1] if back_to in ids else stack[:-1]
     return stack
 
 

@@ -171,6 +171,8 @@ def promote(
 def roll_back(uri: str, model: str, *, spec: FeatureSpec, who: str, why: str, dagster_run_url: str = "") -> Entry:
     """Make champion what was it before the newest promotion that still stands, and return the ledger's entry.
 
+    Where somebody moved `champion` past the ledger, it goes back to that newest promotion itself.
+
     Where a rollback of the model had been begun and not closed, it is finished and returned, and nothing else is done:
     whoever asks again because the answer was lost, or the run killed, wants to go back once.
 
@@ -189,32 +191,38 @@ def roll_back(uri: str, model: str, *, spec: FeatureSpec, who: str, why: str, da
         if begun:
             return begun[-1]
         stack = ledger.standing(before)
-        if len(stack) < 2:
+        champion = champion_of(uri, model)
+        serving = champion.version if champion else None
+        was_moved = bool(stack) and champion is not None and serving != stack[-1].to_version
+        places = [each for each in (stack if was_moved else stack[:-1]) if each.to_version != serving]
+        if not places:
             check_model(uri, model)
             standing = f"the ledger holds {len(stack) or 'no'} promotion of {model} that stands"
             condition = Condition("an entry before the current one", False, standing, "2 or more")
             raise Refused(f"rollback of {model}", [condition])
-        target = stack[-2]
+        target = places[-1]
         _, content, conditions = _fetch(uri, model, target.to_version, target.digest)
         if content is not None:
             _load(content, spec, conditions)
         if not all(condition.is_met for condition in conditions):
             raise Refused(f"rollback of {model} to version {target.to_version}", conditions)
-        champion = champion_of(uri, model)
+        evidence = {"back_to_entry": target.entry_id, "spec_id": spec.spec_id}
+        if was_moved:
+            evidence["moved_by_hand"] = f"champion was version {serving}, the ledger had {stack[-1].to_version}"
         return ledger.record(
             uri,
             Entry(
                 "",
                 "rollback",
                 model,
-                champion.version if champion else None,
+                serving,
                 target.to_version,
                 target.digest,
                 who,
                 why,
                 False,
                 datetime.now(UTC),
-                evidence={"back_to_entry": target.entry_id, "spec_id": spec.spec_id},
+                evidence=evidence,
                 dagster_run_url=dagster_run_url,
             ),
             before,
@@ -450,6 +458,15 @@ def show(entries: Iterable[Entry]) -> str:
     return captured.get().rstrip()
 
 
+def _tell_moves_by_hand(uri: str, newest: dict[str, Entry]) -> None:
+    """Print of each model whose champion is not that of its newest entry that it is another."""
+    for model, entry in newest.items():
+        champion = champion_of(uri, model)
+        serving = f"version {champion.version}" if champion else "none"
+        if serving != f"version {entry.to_version}":
+            print(f"the champion of {model} is {serving} now, the ledger says {entry.to_version}: moved by hand?")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Promote a model, roll it back, finish what was begun, and ask which version was champion when."""
     parser = argparse.ArgumentParser(prog="python -m offline.promotion", description=main.__doc__)
@@ -489,10 +506,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
             print(show([entry]))
         elif args.command == "history":
-            print(show(history(uri, args.model)))
+            entries = history(uri, args.model)
+            print(show(entries))
+            _tell_moves_by_hand(uri, {entry.model: entry for entry in entries if entry.at is not None})
         elif args.command == "served-at":
             served = served_at(uri, args.when)
             print(show(served.values()) if served else f"no model had a champion at {args.when:%Y-%m-%dT%H:%M:%SZ}")
+            _tell_moves_by_hand(uri, served_at(uri, datetime.now(UTC)))
     except (RegistryError, Refused, ValueError) as error:
         sys.exit(str(error))
 

@@ -464,6 +464,31 @@ def test_rollback_goes_back_entry_by_entry_to_the_first(mlflow_uri: str) -> None
     ]
 
 
+@pytest.mark.parametrize("by_hand", ["1", "2", "4"])
+def test_a_champion_that_was_moved_by_hand_goes_back_to_the_newest_promotion(
+    mlflow_uri: str, by_hand: str, monkeypatch: Any, capsys: Any
+) -> None:
+    """Promoted 1, 2, 3, then moved in MLflow: back to 3, and the next rollback to 2, as if nothing had been moved."""
+    name = f"by-hand-{by_hand}"
+    for version in "1234":
+        put_version(mlflow_uri, name, GOOD)
+        if version != "4":
+            promote_here(mlflow_uri, name, version)
+    set_alias(mlflow_uri, name, "champion", by_hand)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    said = f"the champion of {name} is version {by_hand} now, the ledger says 3: moved by hand?"
+    for command in (["history", name], ["served-at", "2000-01-01T00:00Z"]):
+        main(command)
+        assert said in capsys.readouterr().out
+    back = roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
+    assert (back.from_version, back.to_version) == (by_hand, "3")
+    assert back.evidence["moved_by_hand"] == f"champion was version {by_hand}, the ledger had 3"
+    assert (champion(mlflow_uri, name), champion(mlflow_uri, name, "previous")) == ("3", "2")
+    main(["history", name])
+    assert "by hand?" not in capsys.readouterr().out
+    assert roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back").to_version == "2"
+
+
 def test_a_rollback_to_a_file_that_changed_is_refused(mlflow_uri: str) -> None:
     name = "ledger-changed"
     for version in "12":
