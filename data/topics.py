@@ -72,14 +72,19 @@ class Trade(Struct, frozen=True, gc=False):
     side: TakerSide | None = None
 
 
-class End(Struct, frozen=True, gc=False):
-    """A source says nothing more of a product: on `coinbase-trades`, `features` and `predictions`."""
+class End(Struct, frozen=True, gc=False, omit_defaults=True):
+    """A source says nothing more of a product: on `coinbase-trades`, `features` and `predictions`.
+
+    On the last two with the place of the end on the first.
+    """
 
     source_id: SourceId
     product_id: ProductId
     purpose: Purpose
     ingest_time: Time
     end: Annotated[bool, Meta(description="always true", extra_json_schema={"const": True})]
+    kafka_partition: int | None = None
+    kafka_offset: int | None = None
 
     @property
     def key(self) -> StreamKey:
@@ -89,7 +94,7 @@ class End(Struct, frozen=True, gc=False):
 class Rejected(Struct, frozen=True, gc=False):
     """What a stage did not take, on `trades-rejected`."""
 
-    stage: Literal["ingestor", "feature_service", "scorer"]
+    stage: Literal["ingestor", "forecaster"]
     where: Annotated[str, Meta(description="file:line, or topic[partition]@offset")]
     reason: str
     text: Annotated[str, Meta(description="what stood there, cut to 200 characters")]

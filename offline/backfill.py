@@ -1,6 +1,6 @@
 """Recordings to feature rows in Parquet: `python -m offline.backfill RECORDING... --out FEATURES.parquet`.
 
-The feature service without Kafka: the same kernel over the same trades gives the same bytes.
+The feature stage without Kafka: the same kernel over the same trades gives the same bytes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether the lake's feature rows of a day are what the feature service published: a certificate, byte for byte."""
+"""Whether the lake's feature rows of a day are what the forecaster published: a certificate, byte for byte."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def certify(
     kafka_config: Mapping[str, Any],
     source_id: str | None = None,
 ) -> Certificate:
-    """Compare the lake's feature rows of a product and day with those that the feature service published.
+    """Compare the lake's feature rows of a product and day with those that the forecaster published.
 
     Args:
         kafka_config: see `data.topic_reader.client_config`.

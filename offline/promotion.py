@@ -364,7 +364,7 @@ def _fetch(
 
 
 def _load(content: bytes, spec: FeatureSpec, conditions: list[Condition]) -> ServedModel | None:
-    """Load a file as a scorer would, and note whether it could."""
+    """Load a file as a forecaster would, and note whether it could."""
     allowed = "what data/serving.py takes"
     try:
         model = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)

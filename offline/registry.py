@@ -159,7 +159,7 @@ def _held(uri: str, name: str, version: str) -> Version:
 
 
 def download(uri: str, name: str, version: str) -> bytes:
-    """Return the file of a version, as a scorer gets it.
+    """Return the file of a version, as a forecaster gets it.
 
     Raises:
         NotFound: there is no such version, or its file is gone.
@@ -292,7 +292,7 @@ def _file_at(uri: str, location: str) -> bytes:
     place = urllib.parse.urlsplit(location)
     if place.scheme != "mlflow-artifacts":
         raise RegistryError(
-            f"a model is kept at {location!r}, where scorers do not look; it must be mlflow-artifacts:/..., which "
+            f"a model is kept at {location!r}, where forecasters do not look; it must be mlflow-artifacts:/..., which "
             "`mlflow server --artifacts-destination` gives"
         )
     path = urllib.parse.quote(f"{place.path.strip('/')}/model.onnx")

@@ -19,7 +19,7 @@ class OfflineSettings(BaseSettings):
         "http://127.0.0.1:5000", pattern="^https?://", description="the MLflow server, for runs and for the registry"
     )
     lake_uri: str = Field("var/lake", description="a folder, or a URI of any filesystem that pyarrow knows")
-    models_dir: Path = Field(Path("var/models"), description="where the scorer keeps the models that it has loaded")
+    models_dir: Path = Field(Path("var/models"), description="where the forecaster keeps the models that it has loaded")
     window_size: int = Field(50, ge=2, le=10_000, description="returns in the contract window, as online")
 
     def spec(self) -> FeatureSpec:

@@ -41,7 +41,7 @@ from data.trades import NS, Floats, Reject, StreamKey, Trades, iso_times
 from online.kafka import Stopped, idempotent_config, insist, read_range, reader_config, until_stopped
 from online.logs import configure_logs
 from online.metrics import Metrics, serve_metrics
-from online.pace import Pace, Speed, parse_speed
+from online.replay.pace import Pace, Speed, parse_speed
 from online.settings import IngestorSettings, KafkaSettings
 
 log = structlog.get_logger()

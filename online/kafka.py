@@ -5,10 +5,13 @@ from __future__ import annotations
 import gc
 import math
 import os
+import secrets
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Container, Iterable, Iterator
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import structlog
@@ -22,6 +25,11 @@ READ_BATCH = 10_000
 MAX_VALUE = 16_384
 """Bytes of a record that are read; none of ours is nearly as long. A longer one is cut, so that it cannot be read: what
 is written about it is no longer than the broker takes."""
+AGAIN = 75
+"""Exit code: the cause lies outside, and a new process goes on. EX_TEMPFAIL of sysexits.h."""
+REFUSED = 2
+"""Exit code: no restart helps before a person has acted; the log says how."""
+
 REPEAT_S = 60.0
 LAST_RESORT_S = 7
 """After a stop was asked for, the process ends whatever it hangs in; a supervisor would kill it after 10 s."""
@@ -34,6 +42,9 @@ SILENT_S = 3.0
 STILL_SILENT_S = 30.0
 """Between two lines about one wait."""
 
+UNSTABLE_OFFSET_COMMIT = 88
+"""A transaction of another process that holds an offset is still open. The client's Python has no name for it."""
+
 PASSING = frozenset(
     {
         KafkaError._TIMED_OUT,
@@ -45,9 +56,22 @@ PASSING = frozenset(
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
         KafkaError.NOT_LEADER_FOR_PARTITION,
         KafkaError.LEADER_NOT_AVAILABLE,
+        UNSTABLE_OFFSET_COMMIT,
     }
 )
 """What a broker says while it starts; the client calls these retriable in transactions only."""
+
+REFUSALS = frozenset(
+    {
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.RECORD_LIST_TOO_LARGE,
+        KafkaError.INVALID_TIMESTAMP,
+        KafkaError.INVALID_RECORD,
+        KafkaError.POLICY_VIOLATION,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    }
+)
+"""Why a broker does not take a record, now or later."""
 
 Config = dict[str, Any]
 T = TypeVar("T")
@@ -59,6 +83,10 @@ class Stopped(Exception):
 
 class Unanswered(Exception):
     """The broker did not answer for too long."""
+
+
+class RecordRefused(Exception):
+    """The broker refuses a record, and would refuse it again."""
 
 
 class ClientLog:
@@ -80,41 +108,67 @@ def _client(settings: KafkaSettings) -> Config:
     return settings.client_config() | {"error_cb": ClientLog(), "log_level": 0}
 
 
-def consumer_config(settings: KafkaSettings, group: str, slot: int) -> Config:
+def consumer_config(settings: KafkaSettings, group: str, slot: int | None) -> Config:
     """Return the settings of a consumer that commits in transactions.
 
-    The slot's name is stable, so that the broker hands a restarted process its partitions at once.
+    Args:
+        slot: gives the member a stable name, so that the broker hands a restarted process its partitions at once. None:
+            any number of members; those of a dead one go to the others when its session is over.
     """
-    return _client(settings) | {
-        "group.id": group,
-        "group.instance.id": f"{group}-{slot}",
-        "client.id": f"{group}-{slot}",
-        "isolation.level": "read_committed",
-        "enable.auto.commit": False,
-        "auto.offset.reset": "earliest",
-        "partition.assignment.strategy": "cooperative-sticky",
-        "fetch.queue.backoff.ms": 5,
-        "queued.min.messages": 200_000,
-        "queued.max.messages.kbytes": 32_768,  # bounds the memory of a process that is far behind
-        "statistics.interval.ms": 1_000,
-    }
+    static = {"group.instance.id": f"{group}-{slot}", "client.id": f"{group}-{slot}"}
+    dynamic = {"client.id": f"{group}-{_process_name()}", "session.timeout.ms": 6_000, "heartbeat.interval.ms": 500}
+    return (
+        _client(settings)
+        | (dynamic if slot is None else static)
+        | {
+            "group.id": group,
+            "isolation.level": "read_committed",
+            "enable.auto.commit": False,
+            "auto.offset.reset": "error",  # records that were removed unread are no reason to go on in silence
+            "partition.assignment.strategy": "cooperative-sticky",
+            "fetch.queue.backoff.ms": 5,
+            "queued.min.messages": 200_000,
+            "queued.max.messages.kbytes": 32_768,  # bounds the memory of a process that is far behind
+            "statistics.interval.ms": 1_000,
+        }
+    )
 
 
-def transactional_config(settings: KafkaSettings, group: str, slot: int) -> Config:
-    """Return the settings of a producer whose records and offsets are one transaction."""
+def transactional_config(settings: KafkaSettings, group: str, slot: int | None) -> Config:
+    """Return the settings of a producer whose records and offsets are one transaction.
+
+    Args:
+        slot: a restarted process with the same one ends the transaction that its predecessor left open. None: the
+            broker ends an open transaction after its timeout; readers wait for that.
+    """
+    name = f"{group}-{_process_name() if slot is None else slot}"
     return _client(settings) | {
-        "transactional.id": f"{group}-{slot}",
-        "client.id": f"{group}-{slot}",
+        "transactional.id": name,
+        "client.id": name,
         "compression.type": "lz4",
         "linger.ms": 2,
-        "transaction.timeout.ms": 30_000,  # readers wait this long for one that died and was not started again
+        "transaction.timeout.ms": 8_000 if slot is None else 30_000,
         # With the default, each transaction after the first waits 100 ms for the markers of the one before.
         "retry.backoff.ms": 1,
         "retry.backoff.max.ms": 5,
         # A broker that was killed and came back is else asked over a dead connection for minutes (librdkafka #5511).
         "metadata.max.age.ms": 5_000,
         "connections.max.idle.ms": 4_000,
+        "delivery.report.only.error": True,
+        "on_delivery": _raise_refusal,
     }
+
+
+@cache
+def _process_name() -> str:
+    """Return a name that no other process has."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def _raise_refusal(error: KafkaError | None, message: Message) -> None:
+    """Raise for a record that the broker would refuse again; all else aborts the transaction, which is tried anew."""
+    if error is not None and error.code() in REFUSALS:
+        raise RecordRefused(f"{message.topic()}[{message.partition()}]: {error.str()}")
 
 
 def idempotent_config(settings: KafkaSettings, linger_ms: int) -> Config:

@@ -71,6 +71,9 @@ class Metrics:
             "cryptovol_feature_age_seconds", "wall time minus the newest row's ingest_time", ["purpose"], registry=one
         )
         self.open_streams = Gauge("cryptovol_open_streams", "products of open sources with a window", registry=one)
+        self.removed = Counter(
+            "cryptovol_removed_trades", "trades that retention removed before they were read", registry=one
+        )
         self.ready = Gauge("cryptovol_ready", "1 while the process does its work", registry=one)
 
     def saw_rows(self, purpose: str, ingest_time: Int64s) -> None:

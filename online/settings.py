@@ -60,17 +60,6 @@ class IngestorSettings(OnlineSettings):
     ingestor_port: int = Field(8010, ge=0, le=65535, description="metrics; the next free port from here")
 
 
-class FeatureSettings(OnlineSettings):
-    """What the feature service needs."""
-
-    window_size: int = Field(50, ge=2, le=10_000, description="returns in the contract window")
-    slot: int = Field(0, ge=0, description="which of the replicas this is; a slot keeps its identity over restarts")
-    feature_service_port: int = Field(8001, ge=0, le=65535)
-
-    def spec(self) -> FeatureSpec:
-        return FeatureSpec(window_size=self.window_size)
-
-
 class ModelSettings(OnlineSettings):
     """What a process that serves models needs."""
 
@@ -85,11 +74,15 @@ class ModelSettings(OnlineSettings):
         return FeatureSpec(window_size=self.window_size)
 
 
-class ScorerSettings(ModelSettings):
-    """What the scorer needs."""
+class ForecasterSettings(ModelSettings):
+    """What the forecaster needs."""
 
-    slot: int = Field(0, ge=0, description="which of the replicas this is; a slot keeps its identity over restarts")
-    scorer_port: int = Field(8002, ge=0, le=65535)
+    slot: int | None = Field(
+        None,
+        ge=0,
+        description="a number: a replica that keeps its identity over restarts; none: any number of replicas",
+    )
+    forecaster_port: int = Field(8001, ge=0, le=65535)
 
 
 class ApiSettings(ModelSettings):

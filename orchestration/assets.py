@@ -240,7 +240,7 @@ def trades(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[An
 
 @dg.multi_asset(
     name="feature_rows",
-    specs=[_spec("feature_rows", "What the feature service would have published for these trades, byte for byte: the "
+    specs=[_spec("feature_rows", "What the forecaster would have published for these trades, byte for byte: the "
                  "same compiled kernel. Needs the day and the tail of the day before, and nothing else.")],
     partitions_def=PRODUCT_DAYS,
     pool=LAKE,
@@ -280,7 +280,7 @@ class ParityConfig(dg.Config):
 def parity(
     context: dg.AssetCheckExecutionContext, config: ParityConfig, lake: LakeResource, kafka: KafkaResource
 ) -> dg.AssetCheckResult:
-    """Feature rows of a day equal what the feature service published for these trades, byte for byte.
+    """Feature rows of a day equal what the forecaster published for these trades, byte for byte.
 
     Where nothing can be compared, that is said, as a warning: nothing was certified.
     """

@@ -82,11 +82,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def online(broker: Broker, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Feature service and scorer, real processes on the session's broker; gives the environment for more of them."""
+    """The forecaster, a real process on the session's broker; gives the environment for more processes."""
     logs = tmp_path_factory.mktemp("logs")
     environ = environment(broker.bootstrap_servers, models)
-    services = [Process(f"online.{name}", environ, logs / f"{name}.log") for name in ("feature_service", "scorer")]
-    with running(*services):
-        for service in services:
-            service.await_log('"event": ?"assigned"')
+    forecaster = Process("online.forecaster", environ, logs / "forecaster.log")
+    with running(forecaster):
+        forecaster.await_log('"event": ?"assigned"')
         yield environ

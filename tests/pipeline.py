@@ -87,8 +87,8 @@ def environment(bootstrap_servers: str, models: Path, **settings: str) -> dict[s
         "KAFKA_BOOTSTRAP_SERVERS": bootstrap_servers,
         "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",  # nobody listens there
         "MODELS_DIR": str(models),
-        "FEATURE_SERVICE_PORT": "0",
-        "SCORER_PORT": "0",
+        "FORECASTER_PORT": "0",
+        "SLOT": "0",
         "INGESTOR_PORT": "0",
         "LOG_FORMAT": "json",
         "PYTHONDONTWRITEBYTECODE": "",  # starts count: compiled once, under var/, also where the shell forbids it

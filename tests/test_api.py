@@ -82,7 +82,7 @@ def running_api(environ: dict[str, str], log: Path, module: str) -> Iterator[Api
 
 @pytest.fixture(scope="module")
 def api(online: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    """One API on the session's broker, with feature service and scorer."""
+    """One API on the session's broker, with the forecaster."""
     environ = online | {"MAX_FEATURE_AGE_S": str(MAX_FEATURE_AGE_S)}
     with running_api(environ, tmp_path_factory.mktemp("api") / "api.log", "uvicorn") as api:
         wait_until(api.is_healthy, "the API is healthy")

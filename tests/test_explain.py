@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from confluent_kafka import Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from online.scorer import ScoreStage
 
 from data.admission import TAKEN
 from data.features import Windows, feature_rows
@@ -37,7 +38,6 @@ from offline.streams import BadRecord
 from online.kafka import Incoming
 from online.metrics import Metrics
 from online.model_watch import ModelVersion
-from online.scorer import ScoreStage
 from orchestration.local.broker import Broker, running_broker
 from orchestration.local.topics import create_topics
 from tests.models import model_bytes

@@ -15,7 +15,7 @@ from data.topics import encode_trades
 from data.trades import NS, StreamKey, Trades, iso_times
 from online.ingestor import PIECE, Ingestor, Place
 from online.metrics import Metrics
-from online.pace import Pace, Speed, parse_speed
+from online.replay.pace import Pace, Speed, parse_speed
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from online.settings import FeatureSettings, KafkaSettings, ModelSettings
+from online.settings import ForecasterSettings, KafkaSettings, ModelSettings
 
 
 def test_sasl_and_tls_reach_the_client_under_its_own_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,6 +27,6 @@ def test_sasl_and_tls_reach_the_client_under_its_own_names(monkeypatch: pytest.M
 
 
 def test_another_window_is_another_spec(monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = FeatureSettings().spec().spec_id
+    usual = ForecasterSettings().spec().spec_id
     monkeypatch.setenv("WINDOW_SIZE", "20")
-    assert FeatureSettings().spec().spec_id == ModelSettings().spec().spec_id != usual
+    assert ForecasterSettings().spec().spec_id == ModelSettings().spec().spec_id != usual

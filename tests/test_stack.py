@@ -348,11 +348,12 @@ def needs(parts: list[Part]) -> dict[str, tuple[str, ...]]:
 
 def test_a_cold_start_waits_for_the_first_model_and_a_warm_one_does_not(tmp_path: Path) -> None:
     cold = needs(stack_parts(settings(tmp_path), KAFKA))
-    assert cold["scorer"] == cold["api"] == ("topics", "training")
+    assert cold["api"] == ("topics", "training")
+    assert cold["forecaster"] == ("topics",), "it waits for the model by itself, and compiles meanwhile"
     (tmp_path / "models" / "baseline").mkdir(parents=True)
     (tmp_path / "models" / "baseline" / "model.onnx").touch()
     warm = needs(stack_parts(settings(tmp_path), KAFKA))
-    assert warm["scorer"] == warm["api"] == ("topics",)
+    assert warm["api"] == ("topics",)
 
 
 def test_a_broker_and_a_registry_elsewhere_are_used_and_none_is_started(tmp_path: Path) -> None:
@@ -542,7 +543,7 @@ def test_event_times_become_seconds() -> None:
 
 def test_the_example_names_every_setting() -> None:
     from offline.settings import OfflineSettings
-    from online.settings import ApiSettings, FeatureSettings, IngestorSettings, ScorerSettings
+    from online.settings import ApiSettings, ForecasterSettings, IngestorSettings
     from orchestration.settings import OrchestrationSettings
 
     classes = (
@@ -550,8 +551,7 @@ def test_the_example_names_every_setting() -> None:
         OfflineSettings,
         OrchestrationSettings,
         IngestorSettings,
-        FeatureSettings,
-        ScorerSettings,
+        ForecasterSettings,
         ApiSettings,
     )
     settable = {name.upper() for each in classes for name in each.model_fields} - {"RUN_STARTED"}

@@ -111,26 +111,17 @@ def stack_parts(settings: StackSettings, kafka: Mapping[str, str]) -> list[Part]
             advice="It trains and registers the first model. The registry is MLFLOW_TRACKING_URI.",
         )
     )
-    feature_metrics = f"http://127.0.0.1:{settings.feature_service_port}/metrics"
+    forecaster_metrics = f"http://127.0.0.1:{settings.forecaster_port}/metrics"
     parts.append(
         Part(
-            "feature_service",
-            (*python, "online.feature_service"),
-            needs=("topics",),
-            is_ready=says_ready(feature_metrics),
-            ports={"FEATURE_SERVICE_PORT": settings.feature_service_port},
-            address=feature_metrics,
-        )
-    )
-    scorer_metrics = f"http://127.0.0.1:{settings.scorer_port}/metrics"
-    parts.append(
-        Part(
-            "scorer",
-            (*python, "online.scorer"),
-            needs=("topics", *models),
-            is_ready=says_ready(scorer_metrics),
-            ports={"SCORER_PORT": settings.scorer_port},
-            address=scorer_metrics,
+            "forecaster",
+            (*python, "online.forecaster"),
+            needs=("topics",),  # it compiles while the first model is trained
+            is_ready=says_ready(forecaster_metrics),
+            ports={"FORECASTER_PORT": settings.forecaster_port},
+            address=forecaster_metrics,
+            exits={2: "it cannot tell how far the trades were read"},
+            ready_s=600.0,
         )
     )
     parts.append(
@@ -167,7 +158,7 @@ def stack_parts(settings: StackSettings, kafka: Mapping[str, str]) -> list[Part]
             environment={"INGESTOR_PORT": str(ingestor_port)},
             is_ready=says_ready(ingestor_metrics),
             address=ingestor_metrics,
-            needs=("topics", "feature_service", "scorer", *(("recording",) if has_simulator else ())),
+            needs=("topics", "forecaster", *(("recording",) if has_simulator else ())),
             exits={
                 0: "replay ended; the stack stays up for questions: Ctrl-C stops it",
                 2: "this recording cannot be replayed",
@@ -187,7 +178,7 @@ def _dagster(settings: StackSettings) -> list[Part]:
     server: they stand back as far.
     """
     python = (sys.executable, "-m")
-    online = ("feature_service", "scorer", "api")
+    online = ("forecaster", "api")
     workspace = str(settings.dagster_home / WORKSPACE)
     host, port, code_port = "127.0.0.1", str(settings.dagster_port), str(settings.dagster_code_port)
     url = settings.local_dagster

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
+from dotenv import dotenv_values
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+RETIRED = {
+    "FEATURE_SERVICE_PORT": "feature rows and forecasts come from one process now, whose port is FORECASTER_PORT",
+    "SCORER_PORT": "feature rows and forecasts come from one process now, whose port is FORECASTER_PORT",
+}
+"""Settings of earlier releases, and their successors."""
+
+
+def retired_settings(environment: Mapping[str, str | None]) -> list[str]:
+    """Return a sentence for each setting that is given and has no effect any more."""
+    return [f"{name} has no effect any more: {reason}" for name, reason in RETIRED.items() if environment.get(name)]
+
+
+def given_settings() -> dict[str, str | None]:
+    """Return what the environment and `.env` give; the environment wins."""
+    return {**dotenv_values(".env"), **os.environ}
 
 
 class StackSettings(BaseSettings):
@@ -17,8 +36,7 @@ class StackSettings(BaseSettings):
     kafka_bootstrap_servers: str | None = Field(None, description="a broker that is running; unset: the local one")
     mlflow_tracking_uri: str | None = Field(None, description="a registry that is running; unset: the local one")
     api_port: int = Field(8000, gt=0, lt=65536)
-    feature_service_port: int = Field(8001, gt=0, lt=65536)
-    scorer_port: int = Field(8002, gt=0, lt=65536)
+    forecaster_port: int = Field(8001, gt=0, lt=65536)
     ingestor_port: int = Field(8010, gt=0, lt=65536)
     kafka_port: int = Field(9092, gt=0, lt=65536)
     kafka_controller_port: int = Field(9093, gt=0, lt=65536)
@@ -32,6 +50,7 @@ class StackSettings(BaseSettings):
     product_id: str = "BTC-USD"
     replay_speed: str = "10"
     replay_id: str | None = None
+    slot: str | None = Field(None, description="of the forecaster; unset: 0 on the stack's own broker, else none")
     topic_retention_days: float = Field(7.0, gt=0)
     run_started: float | None = Field(None, description="seconds since 1970 when `make run` was typed")
 
@@ -82,8 +101,7 @@ class StackSettings(BaseSettings):
             "KAFKA_BOOTSTRAP_SERVERS": self.local_kafka if self.starts_kafka else str(self.kafka_bootstrap_servers),
             "MLFLOW_TRACKING_URI": self.local_mlflow if self.starts_mlflow else str(self.mlflow_tracking_uri),
             "API_PORT": str(self.api_port),
-            "FEATURE_SERVICE_PORT": str(self.feature_service_port),
-            "SCORER_PORT": str(self.scorer_port),
+            "FORECASTER_PORT": str(self.forecaster_port),
             "DAGSTER_PORT": str(self.dagster_port),
             "DAGSTER_HOME": str(self.dagster_home),
             "DAGSTER_DISABLE_TELEMETRY": "yes",
@@ -94,4 +112,6 @@ class StackSettings(BaseSettings):
             "PRODUCT_ID": self.product_id,
             "REPLAY_SPEED": self.replay_speed,
             "REPLAY_ID": replay_id,
+            # The forecaster of a broker of its own is one, and a restart need not wait for the end of its session.
+            "SLOT": self.slot or ("0" if self.starts_kafka else ""),
         }

@@ -23,13 +23,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from online.pace import parse_speed
+from online.replay.pace import parse_speed
 from orchestration.local.parts import ROOT, stack_parts
 from orchestration.local.ports import port_conflicts
-from orchestration.local.settings import StackSettings
+from orchestration.local.settings import StackSettings, given_settings, retired_settings
 from orchestration.local.supervisor import Part, State, Supervisor, Watched, tree_memory
 from orchestration.local.watch import Forecast, Watch
 
+STATE_FORMAT = "2"
+"""Of what the stack keeps under VAR_DIR; raised whenever an older one cannot be read on."""
 PLAIN_WIDTH = 120
 PLAIN_LINES_S = 5.0  # between live lines where there is no terminal to update them in place
 STYLES = {State.READY: "green", State.DONE: "green", State.FAILED: "bold red", State.RESTARTING: "yellow"}
@@ -87,6 +89,22 @@ def prepare_inbox(settings: StackSettings) -> None:
         settings.inbox.mkdir(parents=True, exist_ok=True)
     elif not settings.inbox.is_dir():
         raise Refusal(f"INBOX_DIR: there is no folder {settings.inbox}. Make it, or name none for one of the stack.")
+
+
+def check_state(var_dir: Path) -> None:
+    """Refuse topics that another release wrote, and note the format of new ones.
+
+    Raises:
+        Refusal: the broker's data is of another format.
+    """
+    note = var_dir / "format"
+    found = note.read_text().strip() if note.exists() else "none"
+    if (var_dir / "broker" / "kafka" / "data").exists() and found != STATE_FORMAT:
+        raise Refusal(
+            f"{var_dir} was left by another release (its format is {found}, this one's is {STATE_FORMAT}): "
+            "`make reset` forgets it, with all topics, models and recordings in it."
+        )
+    note.write_text(f"{STATE_FORMAT}\n")
 
 
 def check_speed(settings: StackSettings) -> None:
@@ -167,7 +185,7 @@ async def run_stack(settings: StackSettings, console: Console, began: float) -> 
 
     environment = child_environment(settings)
     supervisor = Supervisor(parts, settings.var_dir / "logs", say, environment, ROOT)
-    consumers = [part.address for part in parts if part.name in ("feature_service", "scorer")]
+    consumers = [part.address for part in parts if part.name == "forecaster"]
     watch = Watch(kafka, consumers, environment["REPLAY_ID"], first)
     stopping = _stop_on_signals(supervisor.kill)
     say(f"replay {environment['REPLAY_ID']} at speed {settings.replay_speed}")
@@ -252,7 +270,10 @@ def main() -> int:
             began -= time.time() - settings.run_started
         check_recordings(settings)
         check_speed(settings)
+        for sentence in retired_settings(given_settings()):
+            console.print(Text(sentence, "yellow"), soft_wrap=True)
         with only_stack(settings.var_dir):
+            check_state(settings.var_dir)
             prepare_inbox(settings)
             return asyncio.run(run_stack(settings, console, began))
     except ValidationError as error:

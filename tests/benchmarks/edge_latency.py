@@ -1,7 +1,7 @@
 """How long a trade takes to become a forecast, and how punctual the ingestor is.
 
 Tick to score is the time at which a `read_committed` consumer has a prediction, minus the `ingest_time` of its trade:
-two transactions, with broker, MLflow, feature service, scorer, API and ingestor up, each a process of its own. The
+one transaction, with broker, MLflow, forecaster, API and ingestor up, each a process of its own. The
 first two seconds of a source do not count.
 
 A pacing error is how much later than due a trade got its `ingest_time`, beside the most punctual trade of its source,
@@ -151,12 +151,11 @@ def tick_to_score() -> list[Row]:
             settings = {"MLFLOW_TRACKING_URI": mlflow.uri, "API_PORT": str(api_port), "MAX_WAIT_S": "60"}
             environ = environment(broker.bootstrap_servers, folder / "models", **settings)
             _register(mlflow.uri)
-            services = [Process(f"online.{name}", environ, folder / name) for name in ("feature_service", "scorer")]
+            forecaster = Process("online.forecaster", environ, folder / "forecaster")
             api = [sys.executable, "-m", "online.api"]
             url = f"http://127.0.0.1:{api_port}/health"
-            with running(*services), server(api, environ, url, folder / "api.log"):
-                for service in services:
-                    service.await_log('"assigned"')
+            with running(forecaster), server(api, environ, url, folder / "api.log"):
+                forecaster.await_log('"assigned"')
                 measure = partial(_tick_to_score, broker, environ, folder)
                 steady = measure("steady", steady_trades(), "1")
                 bursts = measure("bursts", busiest_trades(10 * BURST_S), "10")

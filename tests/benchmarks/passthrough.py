@@ -7,12 +7,11 @@ Same client settings and same transactions as the feature service:
 from __future__ import annotations
 
 import sys
-import time
 
 from confluent_kafka import Consumer, Producer
 
 from data.topics import TRADES
-from online.exactly_once import MAX_BATCH, MIN_TRANSACTION_S
+from online.exactly_once.loop import MAX_BATCH
 from online.kafka import consumer_config, spare_collector, transactional_config
 from online.settings import KafkaSettings
 
@@ -27,13 +26,10 @@ def main(servers: str, topic: str) -> None:
         on_assign=lambda c, partitions: c.incremental_assign(partitions) if partitions else None,
     )
     spare_collector()
-    next_at = 0.0
     while True:
-        time.sleep(max(0.0, next_at - time.monotonic()))
         first = consumer.poll(0.2)
         if first is None:
             continue
-        next_at = time.monotonic() + MIN_TRANSACTION_S
         producer.begin_transaction()
         for message in (first, *consumer.consume(MAX_BATCH - 1, 0)):
             assert message.error() is None, message.error()

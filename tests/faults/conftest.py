@@ -25,7 +25,7 @@ def own_broker(tmp_path: Path, jars: list[Path]) -> Iterator[Broker]:
 
 @pytest.fixture
 def drill(own_broker: Broker, models: Path, tmp_path: Path) -> Iterator[Drill]:
-    """Both services on a broker of their own, ready."""
+    """The forecaster on a broker of its own, ready."""
     drill = Drill(own_broker, models, tmp_path)
     with drill.services():
         yield drill

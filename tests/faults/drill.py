@@ -1,4 +1,4 @@
-"""What a drill works with: a broker, the services on it, and what a reader sees of each source."""
+"""What a drill works with: a broker, the forecaster on it, and what a reader sees of each source."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
 from data.topics import FEATURES, PARTITIONS, PREDICTIONS
+from online.kafka import AGAIN
 from orchestration.local.broker import Broker
 from tests.pipeline import Process, environment, replay, running, wait_until
 from tests.proofs import Proof
@@ -70,10 +71,10 @@ class Tail:
 
 
 class Drill:
-    """Feature service and scorer on a broker of their own.
+    """The forecaster on a broker of its own.
 
     Attributes:
-        supervised: services that end with code 1 are started again, as the supervisor of `make run` does.
+        supervised: a forecaster that ends with code `AGAIN` is started again, as the supervisor of `make run` does.
         restarts: how often that was.
     """
 
@@ -81,31 +82,27 @@ class Drill:
         self.broker, self.folder = broker, folder
         self.supervised, self.restarts = False, 0
         self.environ = environment(broker.bootstrap_servers, models, **settings)
-        self.feature_service, self.scorer = (
-            Process(f"online.{name}", self.environ, folder / f"{name}.log") for name in ("feature_service", "scorer")
-        )
+        self.forecaster = Process("online.forecaster", self.environ, folder / "forecaster.log")
         self.features, self.predictions = (Tail(broker.bootstrap_servers, topic) for topic in (FEATURES, PREDICTIONS))
 
     def read(self) -> None:
-        """Take what has come on both topics, and look after the services."""
+        """Take what has come on both topics, and look after the forecaster."""
         for tail in (self.features, self.predictions):
             tail.read()
         self.supervise()
 
     def supervise(self) -> None:
-        """Start again what has ended, if that is done here."""
-        for service in (self.feature_service, self.scorer):
-            if self.supervised and service.process.poll() == 1:
-                self.restarts += 1
-                service.start()
+        """Start a forecaster again that has ended, if that is done here."""
+        if self.supervised and self.forecaster.process.poll() == AGAIN:
+            self.restarts += 1
+            self.forecaster.start()
 
     @contextmanager
     def services(self) -> Iterator[None]:
-        """Run both services, ready at the start of the block and ended after it."""
+        """Run the forecaster, ready at the start of the block and ended after it."""
         try:
-            with running(self.feature_service, self.scorer):
-                for service in (self.feature_service, self.scorer):
-                    service.await_log('"event": ?"assigned"')
+            with running(self.forecaster):
+                self.forecaster.await_log('"event": ?"assigned"')
                 yield
         finally:
             self.features.close()

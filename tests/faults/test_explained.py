@@ -74,9 +74,8 @@ def test_1000_random_forecasts_are_made_again_exactly_after_promotions_rollbacks
         turn: list[Callable[[], object]] = [
             scale_8,
             back,
-            drill.scorer.kill,
             scale_8,
-            drill.feature_service.kill,
+            drill.forecaster.kill,
             scale_2,
             back,
             back,
@@ -90,13 +89,12 @@ def test_1000_random_forecasts_are_made_again_exactly_after_promotions_rollbacks
                 if rows >= (done + 1) * 2_000 and rows < 1.8 * ROWS:
                     next(moves)()
                     done += 1
-                    for service in (drill.scorer, drill.feature_service):
-                        if service.process.poll() is not None:
-                            service.start()
+                    if drill.forecaster.process.poll() is not None:
+                        drill.forecaster.start()
             records = drill.predictions.rows("explained")
         assert len(records) == len(PRODUCTS) * ROWS
         versions = Counter(f"{record['model_variant']} {record['version']}" for record in records)
-        proof.disturbs(f"{done} promotions, rollbacks, kills of scorer and feature service while it ran")
+        proof.disturbs(f"{done} promotions, rollbacks, kills of the forecaster while it ran")
         chosen = np.random.default_rng(6).choice(len(records), FORECASTS, replace=False)
         kafka = {"bootstrap.servers": own_broker.bootstrap_servers}
         explainer = Explainer(kafka, uri, tmp_path / "no models", SPEC)

@@ -15,22 +15,21 @@ from tests.proofs import Proof
 
 
 @pytest.mark.parametrize(
-    ("kills", "trades", "speed"), [(1, 6_000, "40"), pytest.param(5, 20_000, "50", marks=pytest.mark.acceptance)]
+    ("kills", "trades", "speed"), [(2, 6_000, "40"), pytest.param(10, 20_000, "50", marks=pytest.mark.acceptance)]
 )
-def test_killed_services_leave_the_topics_of_an_undisturbed_run(
+def test_a_killed_forecaster_leaves_the_topics_of_an_undisturbed_run(
     drill: Drill, tmp_path: Path, kills: int, trades: int, speed: str, proof: Proof
 ) -> None:
-    """Feature service and scorer, each killed with SIGKILL and started again, in turn, during one paced replay."""
-    proof.disturbs(f"feature service and scorer killed with SIGKILL, {kills} times each, in a paced replay")
+    """The forecaster is killed with SIGKILL and started again during one paced replay."""
+    proof.disturbs(f"forecaster killed with SIGKILL {kills} times in a paced replay")
     recording = tmp_path / "recording.csv"
     write_csv(recording, [simulate_day("BTC-USD", dt.date(2025, 3, 5), hours=(14, 16)).take(slice(0, trades))])
     assert drill.undisturbed(recording) == trades
     with running(disturbed := drill.replay("disturbed", recording, REPLAY_SPEED=speed)):
         for kill in range(kills):
-            for service in (drill.feature_service, drill.scorer):
-                drill.await_rows("disturbed", len(drill.predictions.rows("disturbed")) + trades // (4 * kills))
-                assert disturbed.process.poll() is None, f"the replay ended before kill {kill}"
-                service.kill()
-                service.start()
+            drill.await_rows("disturbed", len(drill.predictions.rows("disturbed")) + trades // (2 * kills))
+            assert disturbed.process.poll() is None, f"the replay ended before kill {kill}"
+            drill.forecaster.kill()
+            drill.forecaster.start()
         drill.await_ends("disturbed")
     drill.same(proof)

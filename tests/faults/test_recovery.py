@@ -1,4 +1,4 @@
-"""How soon a killed feature service writes its next row, its windows rebuilt from the topic."""
+"""How soon a killed forecaster writes its next row, its windows rebuilt from the topic."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from data.simulator import simulate_day
 from data.spec import FeatureSpec
 from data.topics import FEATURES, PARTITIONS, TRADES, encode_trades
 from data.trades import StreamKey, Trades
-from online.feature_service import GROUP
+from online.forecaster import GROUP
 from orchestration.local.broker import Broker
 from tests.faults.drill import Tail
 from tests.pipeline import Process, environment, running, wait_until
@@ -45,13 +45,13 @@ def batches(trades: Trades, rows: int = 50_000) -> Iterator[Trades]:
 
 
 @pytest.mark.parametrize(("kills", "hours"), [(1, (13, 14)), pytest.param(20, (10, 15), marks=pytest.mark.acceptance)])
-def test_a_killed_feature_service_with_full_windows_writes_its_next_row_within_5_s(
+def test_a_killed_forecaster_with_full_windows_writes_its_next_row_within_5_s(
     own_broker: Broker, models: Path, tmp_path: Path, proof: Proof, kills: int, hours: tuple[int, int]
 ) -> None:
     """12 products; after each kill one trade comes, and its row has the bytes of the kernel over all trades."""
-    proof.disturbs(f"feature service killed with SIGKILL {kills} times, windows of {len(PRODUCTS)} products to rebuild")
+    proof.disturbs(f"forecaster killed with SIGKILL {kills} times, windows of {len(PRODUCTS)} products to rebuild")
     servers = own_broker.bootstrap_servers
-    service = Process("online.feature_service", environment(servers, models), tmp_path / "feature_service.log")
+    service = Process("online.forecaster", environment(servers, models), tmp_path / "forecaster.log")
     producer = Producer(
         {"bootstrap.servers": servers, "partitioner": "murmur2_random", "compression.type": "lz4", "log_level": 0}
     )
@@ -107,7 +107,7 @@ def test_a_killed_feature_service_with_full_windows_writes_its_next_row_within_5
 
 
 def await_caught_up(servers: str) -> None:
-    """Wait until the feature service has committed all that is on the topic."""
+    """Wait until the forecaster has committed all that is on the topic."""
     group = Consumer({"bootstrap.servers": servers, "group.id": GROUP, "enable.auto.commit": False})
     places = [TopicPartition(TRADES, partition) for partition in range(PARTITIONS)]
     ends = {place.partition: group.get_watermark_offsets(place, timeout=10)[1] for place in places}

@@ -16,7 +16,7 @@ from confluent_kafka import Producer
 from data.simulator import simulate_day
 from data.topics import REJECTED, TRADES, End, encode, encode_trades
 from data.trades import StreamKey, Trades
-from online.feature_service import MAX_SOURCES
+from online.exactly_once.feature_stage import MAX_SOURCES
 from orchestration.local.parts import fetch_text
 from tests.faults.drill import Drill
 from tests.pipeline import read_topic, running, wait_until
@@ -61,7 +61,7 @@ class Sources:
 
 def metric(drill: Drill, line: str) -> float:
     """Return what the feature service says of itself."""
-    port = re.findall(r'"metrics_port": ?(\d+)', drill.feature_service.log.read_text())[-1]
+    port = re.findall(r'"metrics_port": ?(\d+)', drill.forecaster.log.read_text())[-1]
     text = fetch_text(f"http://127.0.0.1:{port}/metrics") or ""
     return sum(float(value) for value in re.findall(rf"^{re.escape(line)} (\S+)$", text, re.MULTILINE))
 
@@ -82,8 +82,8 @@ def test_64_sources_are_served_the_65th_is_refused_and_a_killed_service_goes_on_
         drill.await_rows(name, HALF * len(PRODUCTS))
     refused = 'cryptovol_rejects_total{reason="too_many_sources"}'
     wait_until(lambda: metric(drill, refused) == HALF, "a refusal counted for each trade of the 65th")
-    drill.feature_service.kill()
-    drill.feature_service.start()
+    drill.forecaster.kill()
+    drill.forecaster.start()
     sources.send(names, slice(HALF, 2 * HALF))
     sources.end(names[0])
     sources.send(["late-too"], slice(0, 2 * HALF))
@@ -95,10 +95,9 @@ def test_64_sources_are_served_the_65th_is_refused_and_a_killed_service_goes_on_
     assert len(rejects) == HALF
     assert {reject["reason"].partition(";")[0] for reject in rejects} == {"64 sources are open in this partition"}
     assert not drill.predictions.rows("late")
-    memory = psutil.Process(drill.feature_service.process.pid).memory_info().rss / 2**20
+    memory = psutil.Process(drill.forecaster.process.pid).memory_info().rss / 2**20
     proof.saw(sources=MAX_SOURCES + 1, windows=MAX_SOURCES * len(PRODUCTS), refused_rows=HALF, memory_mib=memory)
     assert memory < 400
-    assert drill.scorer.process.poll() is None
 
 
 @pytest.mark.acceptance
@@ -111,8 +110,8 @@ def test_a_source_that_never_ends_disturbs_nobody_and_an_operator_ends_it(
     with running(dead := drill.replay("dead", recording, REPLAY_SPEED="20")):
         drill.await_rows("dead", 100)
         dead.kill()
-    drill.feature_service.kill()
-    drill.feature_service.start()
+    drill.forecaster.kill()
+    drill.forecaster.start()
     assert drill.undisturbed(recording, "disturbed") == rows
     drill.same(proof)
     assert metric(drill, "cryptovol_open_streams") == 1

@@ -163,7 +163,7 @@ class Answers:
 
 
 class Stack:
-    """Broker, registry, feature service, scorer, API, a replay and a client, and what they said."""
+    """Broker, registry, forecaster, API, a replay and a client, and what they said."""
 
     def __init__(self, drill: Drill, mlflow: MlflowServer, folder: Path) -> None:
         self.drill, self.mlflow = drill, mlflow
@@ -184,9 +184,9 @@ class Stack:
             return None
         return model
 
-    def scorer_version(self) -> list[Identity]:
-        """Return what the scorer's metrics name."""
-        port = re.findall(r'"metrics_port": ?(\d+)', self.drill.scorer.log.read_text())[-1]
+    def forecaster_version(self) -> list[Identity]:
+        """Return what the forecaster's metrics name."""
+        port = re.findall(r'"metrics_port": ?(\d+)', self.drill.forecaster.log.read_text())[-1]
         text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
         return re.findall(r'^cryptovol_model\{.*model_variant="(\w+)",version="(\d+)"\} 1.0', text, re.M)
 
@@ -248,8 +248,10 @@ def test_promotions_and_rollbacks_fail_no_request_and_mix_no_models(
     proof.disturbs(f"champion moved {swaps} times at {RATE:g} requests/s and a replay; then the registry stopped")
     with running_stack(own_broker, tmp_path, 3_000 + 600 * swaps, swaps) as (stack, models, mover):
         seen: list[Identity] = []
-        api_s, scorer_s, late_s = [], [], []
-        memory = [psutil.Process(process.process.pid).memory_info().rss for process in (stack.api, stack.drill.scorer)]
+        api_s, forecaster_s, late_s = [], [], []
+        memory = [
+            psutil.Process(process.process.pid).memory_info().rss for process in (stack.api, stack.drill.forecaster)
+        ]
         for number in range(swaps):
             start = (len(stack.answers.all), len(stack.drill.predictions.records["swaps"]))
             asked = time.time_ns()
@@ -265,17 +267,17 @@ def test_promotions_and_rollbacks_fail_no_request_and_mix_no_models(
             answer = stack.first_answer(asked, current, start[0])
             forecast = stack.first_forecast(asked, current, start[1])
             api_s.append((answer - moved) / 1e9)
-            scorer_s.append((forecast - moved) / 1e9)
+            forecaster_s.append((forecast - moved) / 1e9)
             late_s.append((max(answer, forecast) - through) / 1e9)
         assert stack.version() is not None
         grown = [
             (psutil.Process(process.process.pid).memory_info().rss - before) / 2**20
-            for process, before in zip((stack.api, stack.drill.scorer), memory, strict=True)
+            for process, before in zip((stack.api, stack.drill.forecaster), memory, strict=True)
         ]
-        for name, seconds in (("api_noticed", api_s), ("scorer_noticed", scorer_s)):
+        for name, seconds in (("api_noticed", api_s), ("forecaster_noticed", forecaster_s)):
             proof.saw(**{f"{name}_p50_s": float(np.median(seconds)), f"{name}_max_s": max(seconds)})
         proof.saw(both_after_the_promotion_max_s=max(late_s))
-        proof.saw(api_grew_mib=grown[0], scorer_grew_mib=grown[1])
+        proof.saw(api_grew_mib=grown[0], forecaster_grew_mib=grown[1])
         entries = [(entry.action, entry.to_version) for entry in history(stack.mlflow.uri, ML)]
         proof.equal(entries, mover.done, "ledger")
         proof.saw(rollbacks=sum(action == "rollback" for action, _ in entries))
@@ -294,12 +296,12 @@ def test_promotions_and_rollbacks_fail_no_request_and_mix_no_models(
 
 def goes_on(stack: Stack, current: Identity) -> None:
     """The registry is away: both say so, name the same model, and answer with it."""
-    for process in (stack.api, stack.drill.scorer):
+    for process in (stack.api, stack.drill.forecaster):
         process.await_log("the registry is away")
     model = stack.version()
     assert model is not None
     assert (model["model_variant"], model["version"], model["origin"]) == (*current, "registry")
-    assert stack.scorer_version() == [current]
+    assert stack.forecaster_version() == [current]
     stack.read()
     answers, records = len(stack.answers.all), len(stack.predictions())
 
@@ -312,7 +314,7 @@ def goes_on(stack: Stack, current: Identity) -> None:
 
 def starts_again_without_a_registry(stack: Stack, current: Identity, served: tuple[str, ServedModel]) -> None:
     """Both are ended and started: the model that served comes from disk."""
-    for process in (stack.api, stack.drill.scorer):
+    for process in (stack.api, stack.drill.forecaster):
         assert process.stop() == 0
         process.start()
     model = wait_until(stack.version, "the API has a model again")
@@ -321,7 +323,7 @@ def starts_again_without_a_registry(stack: Stack, current: Identity, served: tup
     stack.read()
     records = len(stack.predictions())
     stack.drill.await_rows("swaps", records + 50)
-    assert stack.scorer_version() == [current]
+    assert stack.forecaster_version() == [current]
 
 
 def check_answers(

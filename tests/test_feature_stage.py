@@ -1,4 +1,4 @@
-"""The feature service's stage, fed records by hand; Kafka itself is in test_pipeline.py and faults/."""
+"""The feature stage, fed records by hand; Kafka itself is in test_pipeline.py and faults/."""
 
 from __future__ import annotations
 
@@ -19,8 +19,15 @@ from data.simulator import simulate_day
 from data.spec import FeatureSpec
 from data.topics import FEATURES, REJECTED, TRADES, End, encode, encode_trades
 from data.trades import StreamKey, Trades
-from online.exactly_once import Record
-from online.feature_service import MAX_NOTE, MAX_SOURCES, MAX_STREAMS, FeatureStage
+from online.exactly_once.feature_stage import (
+    MAX_ENDED,
+    MAX_NOTE,
+    MAX_SOURCES,
+    MAX_STREAMS,
+    NAME_BYTES,
+    FeatureStage,
+)
+from online.exactly_once.loop import Record
 from online.kafka import Incoming, Stretch
 from online.metrics import Metrics
 
@@ -88,14 +95,14 @@ def test_a_restart_anywhere_writes_what_was_still_to_write(cuts: list[int], seed
     rng.shuffle(turns)
     mixed = [iter(queue) for queue in queues]
     topic.add(*(next(mixed[turn]) for turn in turns))
-    expected = stage_on(topic).process(topic.records)
+    expected = stage_on(topic).process(topic.records).records
     places = sorted({0, *(cut for cut in cuts if cut < len(topic.records)), len(topic.records)})
     found: list[Record] = []
     note = ""
     for start, stop in pairwise(places):
         stage = stage_on(topic)
-        stage.restore(PARTITION, start, note)
-        found.extend(stage.process(topic.records[start:stop]))
+        stage.restore(PARTITION, start, note, low=0)
+        found.extend(stage.process(topic.records[start:stop]).records)
         note = stage.note(PARTITION, stop)
     for topic_name in (FEATURES, REJECTED):
         assert values(found, topic_name) == values(expected, topic_name)
@@ -104,24 +111,68 @@ def test_a_restart_anywhere_writes_what_was_still_to_write(cuts: list[int], seed
 def test_each_trade_gives_a_row_with_its_place_and_an_end_goes_on() -> None:
     topic = FakeTopic()
     topic.add(*records_of(source("a", 3)), end_of("a"))
-    rows = values(stage_on(topic).process(topic.records))
-    assert [row.get("kafka_offset") for row in rows] == [0, 1, 2, None]
-    assert {row["kafka_partition"] for row in rows[:3]} == {PARTITION}
+    rows = values(stage_on(topic).process(topic.records).records)
+    assert [row["kafka_offset"] for row in rows] == [0, 1, 2, 3]
+    assert {row["kafka_partition"] for row in rows} == {PARTITION}
     assert [row["n"] for row in rows[:3]] == [0, 1, 2]
     assert rows[0]["ret_mean"] is None
     assert {row["spec_id"] for row in rows[:3]} == {SPEC.spec_id}
-    assert rows[3] == msgspec.json.decode(end_of("a"))
+    assert rows[3] == msgspec.json.decode(end_of("a")) | {"kafka_partition": PARTITION, "kafka_offset": 3}
 
 
-def test_what_comes_after_an_end_starts_anew_in_any_batch() -> None:
+def test_what_comes_after_an_end_is_rejected_in_any_batch_and_after_a_restart() -> None:
+    """The trades of a writer that was frozen while another one finished the source; a second end is none either."""
     topic = FakeTopic()
     trades = records_of(source("a", 20))
-    topic.add(*trades[:10], end_of("a"), *trades[10:])
-    whole = stage_on(topic).process(topic.records)
+    topic.add(*trades[:10], end_of("a"), *trades[10:], end_of("a"), records_of(source("b", 1))[0])
+    whole = stage_on(topic).process(topic.records).records
     stage = stage_on(topic)
-    single = [record for incoming in topic.records for record in stage.process([incoming])]
-    assert [value for *_, value, _ in whole] == [value for *_, value, _ in single]
-    assert [row["n"] for row in values(whole) if "n" in row] == [*range(10), *range(10)]
+    single = [record for incoming in topic.records for record in stage.process([incoming]).records]
+    restarted = stage_on(topic)
+    restarted.restore(PARTITION, 11, first_note(topic, 11), low=0)
+    after = restarted.process(topic.records[11:]).records
+    assert sorted(whole) == sorted(single)
+    assert [row.get("n") for row in values(whole)] == [*range(10), None, 0]
+    assert [row["n"] for row in values(after)] == [0]
+    for records in (whole, after):
+        assert [row["reason"] for row in values(records, REJECTED)] == ["its source has ended"] * 11
+
+
+def first_note(topic: FakeTopic, offset: int) -> str:
+    """Return the note of a stage that has processed all records before an offset."""
+    stage = stage_on(topic)
+    stage.process(topic.records[:offset])
+    return stage.note(PARTITION, offset)
+
+
+def test_the_oldest_ends_are_forgotten_first() -> None:
+    """One more source ends than are remembered: the first one may begin anew, the second one may not."""
+    topic = FakeTopic()
+    names = [f"s{i}" for i in range(MAX_ENDED + 1)]
+    for name in names:
+        topic.add(records_of(source(name, 1))[0], end_of(name))
+    topic.add(*(records_of(source(name, 2))[1] for name in names[:2]))
+    records = stage_on(topic).process(topic.records).records
+    assert [row["source_id"] for row in values(records, REJECTED)] == ["s1"]
+    assert values(records)[-1]["source_id"] == "s0"
+
+
+def test_trades_that_were_removed_unread_start_each_stream_anew_and_lose_no_end() -> None:
+    """A stream that goes on begins with n = 0, one that had ended stays ended; a restart comes to the same."""
+    topic = FakeTopic()
+    trades = records_of(source("a", 30))
+    topic.add(end_of("b"), *trades[:10])
+    stage = stage_on(topic)
+    stage.process(topic.records)
+    note = stage.note(PARTITION, 11)
+    topic.add(*trades[10:], records_of(source("b", 1))[0])
+    stage.cut(PARTITION)
+    restarted = stage_on(topic)
+    restarted.restore(PARTITION, 11, note, low=21)
+    for each in (stage, restarted):
+        records = each.process(topic.records[21:]).records
+        assert [row["n"] for row in values(records)] == [*range(10)]
+        assert [row["source_id"] for row in values(records, REJECTED)] == ["b"]
 
 
 def test_what_is_not_taken_is_rejected_with_its_place() -> None:
@@ -132,7 +183,7 @@ def test_what_is_not_taken_is_rejected_with_its_place() -> None:
     bad_time = trades[0].replace(b"2025-03-06T", b"2025-13-06T")
     huge_id = trades[0].replace(b'"trade_id":', b'"trade_id":1' + b"0" * 30)
     topic.add(trades[0], b"\xff", no_price, bad_name, bad_time, trades[0], huge_id, trades[1])
-    records = stage_on(topic).process(topic.records)
+    records = stage_on(topic).process(topic.records).records
     assert [row["kafka_offset"] for row in values(records)] == [0, 7]
     rejected = {row["where"]: row["reason"] for row in values(records, REJECTED)}
     said = {
@@ -152,7 +203,7 @@ def test_the_65th_open_source_is_refused_until_one_has_ended() -> None:
     topic = FakeTopic()
     trades = {name: records_of(source(name, 2)) for name in [*(f"s{i}" for i in range(MAX_SOURCES)), "late"]}
     topic.add(*(pair[0] for pair in trades.values()), trades["s0"][1], end_of("s0"), trades["late"][1])
-    records = stage_on(topic).process(topic.records)
+    records = stage_on(topic).process(topic.records).records
     assert len(values(records)) == MAX_SOURCES + 3
     [refused] = values(records, REJECTED)
     assert refused["source_id"] == "late"
@@ -168,17 +219,17 @@ def test_the_note_of_all_streams_that_may_be_open_fits_what_brokers_take_and_res
             topic.add(records_of(source(source_id, 2, product_id))[place])
     half = len(topic.records) // 2
     stage = stage_on(topic)
-    refused = values(stage.process(topic.records[:half]), REJECTED)
+    refused = values(stage.process(topic.records[:half]).records, REJECTED)
     assert len(refused) == MAX_SOURCES * 5 - MAX_STREAMS
     assert "300 products of sources are open" in refused[0]["reason"]
     note = stage.note(PARTITION, half)
-    assert len(note) <= MAX_NOTE
+    assert len(note) <= MAX_NOTE - MAX_ENDED * NAME_BYTES * 5 // 4
     restarted = stage_on(topic)
-    restarted.restore(PARTITION, half, note)
+    restarted.restore(PARTITION, half, note, low=0)
     assert restarted.note(PARTITION, half) == note
-    expected = values(stage.process(topic.records[half:]))
+    expected = values(stage.process(topic.records[half:]).records)
     assert len(expected) == MAX_STREAMS
-    assert values(restarted.process(topic.records[half:])) == expected
+    assert values(restarted.process(topic.records[half:]).records) == expected
 
 
 def test_a_source_that_was_refused_does_not_come_in_by_a_restart() -> None:
@@ -190,23 +241,23 @@ def test_a_source_that_was_refused_does_not_come_in_by_a_restart() -> None:
     stage.process(topic.records)
     end = len(topic.records)
     restarted = stage_on(topic)
-    restarted.restore(PARTITION, end, stage.note(PARTITION, end))
+    restarted.restore(PARTITION, end, stage.note(PARTITION, end), low=0)
     topic.add(records_of(source("late", 4))[3], *(records_of(source(name, 2))[1] for name in names))
-    records = restarted.process(topic.records[end:])
+    records = restarted.process(topic.records[end:]).records
     assert [row["source_id"] for row in values(records, REJECTED)] == ["late"]
     assert [row["n"] for row in values(records)] == [1] * MAX_SOURCES
 
 
-@pytest.mark.parametrize("note", ["AAAA", "old:1f other:2a", "☃"])
+@pytest.mark.parametrize("note", ["AAAA", "old:1f other:2a", "☃", "AAAAA.AAAAA", "..."])
 def test_a_note_that_is_none_is_said_and_stops_nothing(note: str, capsys: pytest.CaptureFixture[str]) -> None:
     topic = FakeTopic()
     topic.add(*records_of(source("a", 2)))
     metrics = Metrics()
     stage = FeatureStage(SPEC, topic.read, metrics)
-    stage.restore(PARTITION, 1, note)
+    stage.restore(PARTITION, 1, note, low=0)
     assert metrics.registry.get_sample_value("cryptovol_errors_total", {"kind": "window_incomplete"}) == 1
     assert "windows start empty" in capsys.readouterr().out
-    assert [row["n"] for row in values(stage.process(topic.records[1:]))] == [0]
+    assert [row["n"] for row in values(stage.process(topic.records[1:]).records)] == [0]
 
 
 def test_a_topic_that_lost_what_a_window_needs_is_said(capsys: pytest.CaptureFixture[str]) -> None:
@@ -217,7 +268,7 @@ def test_a_topic_that_lost_what_a_window_needs_is_said(capsys: pytest.CaptureFix
     note = stage.note(PARTITION, 30)
     metrics = Metrics()
     shortened = FeatureStage(SPEC, lambda partition, start, end: topic.read(partition, max(start, 10), end), metrics)
-    shortened.restore(PARTITION, 30, note)
+    shortened.restore(PARTITION, 30, note, low=10)
     lost = metrics.registry.get_sample_value("cryptovol_errors_total", {"kind": "window_incomplete"})
     assert lost == 1
     assert "no longer holds" in capsys.readouterr().out

@@ -1,0 +1,316 @@
+"""The feature stage: trades in, feature rows out, with windows that a start rebuilds from the topic."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Iterable
+from itertools import groupby, repeat
+from operator import itemgetter
+from typing import NamedTuple
+
+import numpy as np
+import structlog
+from msgspec.structs import replace
+
+from data.admission import FALLEN_TIME, PASSED_ID, REASONS, TAKEN
+from data.features import Windows, feature_rows
+from data.spec import FeatureSpec
+from data.topics import FEATURES, TRADES, End, Purpose, TradeRecords, decode_trades, encode, encode_features
+from data.trades import Floats, StreamKey, Trades
+from online.exactly_once.loop import Record, rejected
+from online.kafka import Incoming, Stretch
+from online.metrics import Metrics
+
+log = structlog.get_logger()
+
+MAX_SOURCES = 64
+"""Open at once in a partition."""
+
+MAX_STREAMS = 300
+"""Open at once in a partition: the memory of the windows, and the size of an offset's note, are known beforehand."""
+
+MAX_ENDED = 96
+"""Ended streams that a partition remembers, the newest. A writer that was frozen while another one took its place can
+still send what it had read; after their source's end these trades would open the stream anew."""
+
+MAX_NOTE = 4_000
+"""Characters of the note in a committed offset; brokers take 4,096 bytes by default. Room for `MAX_STREAMS` needs and
+`MAX_ENDED` names."""
+
+NAME_BYTES, NEED_BYTES = 5, 4
+"""Of each stream in a note: 40 bits tell apart the few that are named, 32 bits count records."""
+
+_PARTITION, _OFFSET, _VALUE, _TIME = map(itemgetter, range(1, 5))
+"""The fields of `Incoming`: as callables they cost half of what an attribute does."""
+
+STATUS_LABELS = {PASSED_ID: "passed_id", FALLEN_TIME: "fallen_time"}
+
+ENDED = "its source has ended"
+
+
+class FeatureColumns(NamedTuple):
+    """Feature rows of one partition in the order of their trades, n of them.
+
+    Attributes:
+        texts: the records of `features`.
+        product_ids: of each row.
+        ingest_time_ms: of each row.
+        trades: shape (n,), see `FeatureRows.trades`.
+        values: shape (n, columns of the spec), NaN where a feature is missing.
+        purposes: of the streams.
+    """
+
+    partition: int
+    texts: list[bytes]
+    product_ids: list[str]
+    ingest_time_ms: list[int]
+    trades: Trades
+    values: Floats
+    purposes: dict[StreamKey, Purpose]
+
+
+class EndedStream(NamedTuple):
+    """A stream that ends here, after the rows before and before the rows behind.
+
+    Attributes:
+        text: its record.
+    """
+
+    partition: int
+    text: bytes
+    product_id: str
+    ingest_time_ms: int
+
+
+class Made(NamedTuple):
+    """The outcome of a batch of trades.
+
+    Attributes:
+        records: of `features` and `trades-rejected`.
+        parts: the rows and ends among them, in order, for the next stage.
+    """
+
+    records: list[Record]
+    parts: list[FeatureColumns | EndedStream]
+
+
+class _Partition:
+    """The streams of one partition: those that are open, and the names of those that ended last."""
+
+    def __init__(self, spec: FeatureSpec) -> None:
+        self.windows = Windows(spec)
+        self.purposes: dict[StreamKey, Purpose] = {}
+        self.ended: dict[bytes, None] = {}
+        self._logged: set[str] = set()
+
+    def open(self, key: StreamKey, purpose: Purpose) -> tuple[str, str] | None:
+        """Open a stream, or return a label and a reason why not."""
+        if key in self.purposes:
+            return None
+        if _short(key) in self.ended:
+            return "ended", ENDED
+        sources = {known.source_id for known in self.purposes}
+        if key.source_id not in sources and len(sources) >= MAX_SOURCES:
+            refusal = f"{MAX_SOURCES} sources are open in this partition"
+        elif len(self.purposes) >= MAX_STREAMS:
+            refusal = f"{MAX_STREAMS} products of sources are open in this partition"
+        else:
+            self.purposes[key] = purpose
+            return None
+        refusal += "; wait until one has ended, or end one whose ingestor is gone: python -m online.ingestor --end ID"
+        if key.source_id not in self._logged and len(self._logged) < MAX_SOURCES:
+            self._logged.add(key.source_id)
+            log.warning("source refused", source_id=key.source_id, reason=refusal, open=sorted(sources))
+        return "too_many_sources", refusal
+
+    def close(self, key: StreamKey) -> bool:
+        """End a stream; False if it had ended before."""
+        name = _short(key)
+        if name in self.ended and key not in self.purposes:
+            return False
+        self.windows.drop(key)
+        self.purposes.pop(key, None)
+        self._logged.clear()
+        self.ended[name] = None
+        if len(self.ended) > MAX_ENDED:
+            del self.ended[next(iter(self.ended))]
+        return True
+
+
+class FeatureStage:
+    """Feature rows from trades.
+
+    Args:
+        read: gives the records of (partition, start, end) of the trades topic, in batches.
+    """
+
+    topic = TRADES
+
+    def __init__(self, spec: FeatureSpec, read: Callable[[int, int, int], Iterable[Stretch]], metrics: Metrics) -> None:
+        self._spec, self._read, self._metrics = spec, read, metrics
+        self._partitions: dict[int, _Partition] = {}
+
+    @property
+    def open_streams(self) -> int:
+        return sum(len(state.purposes) for state in self._partitions.values())
+
+    def restore(self, partition: int, offset: int, note: str, low: int) -> None:
+        """Feed each open stream the trades that its window still needs, and write nothing.
+
+        Args:
+            low: the oldest offset that the topic still holds. Streams that need an older one start anew there.
+        """
+        try:
+            needed, ended = read_note(note, offset)
+        except ValueError as error:
+            log.error(
+                "the note of the committed offset cannot be read: windows start empty", note=note, error=str(error)
+            )
+            self._metrics.errors.labels("window_incomplete").inc()
+            return
+        if not needed and not ended:
+            return
+        state = self._partitions[partition] = _Partition(self._spec)
+        state.ended = dict.fromkeys(ended)
+        if not needed or low > offset:
+            return
+        expected = min(needed.values())
+        if expected < low:
+            self._incomplete(partition, expected)
+            expected = low
+        for stretch in self._read(partition, expected, offset):
+            if stretch.offsets[0] > expected:
+                self._incomplete(partition, expected)
+            expected = stretch.offsets[-1] + 1
+            found = decode_trades(stretch.values)
+            offsets = np.array(stretch.offsets, np.int64)[found.places]
+            # A stream that the note does not name had ended, or was refused.
+            first = np.array([needed.get(_short(key), offset) for key in found.trades.keys], np.int64)
+            rows = offsets >= first[found.trades.stream]
+            kept = found.trades.take(rows)
+            for stream in np.unique(kept.stream):
+                state.open(key := kept.keys[stream], found.purposes[key])
+            feature_rows(kept, state.windows, offsets[rows])
+        if expected < offset:
+            self._incomplete(partition, expected)
+
+    def _incomplete(self, partition: int, offset: int) -> None:
+        log.error("the topic no longer holds all that the windows need", partition=partition, missing_from=offset)
+        self._metrics.errors.labels("window_incomplete").inc()
+
+    def drop(self, partition: int) -> None:
+        """Forget a partition."""
+        self._partitions.pop(partition, None)
+
+    def cut(self, partition: int) -> None:
+        """Close all streams of a partition: their next trades start anew."""
+        if (state := self._partitions.get(partition)) is not None:
+            self._partitions[partition] = _Partition(self._spec)
+            self._partitions[partition].ended = state.ended
+
+    def note(self, partition: int, offset: int) -> str:
+        """Name the open streams, each with how many records before `offset` its window needs, and the ended ones."""
+        state = self._partitions.get(partition)
+        if state is None:
+            return ""
+        most = 2 ** (8 * NEED_BYTES) - 1
+        needs = ((key, offset - state.windows.oldest_needed(key)) for key in state.windows.open_streams)
+        entries = (_short(key) + min(records, most).to_bytes(NEED_BYTES, "big") for key, records in needs)
+        return ".".join(base64.b85encode(b"".join(names)).decode() for names in (entries, state.ended))
+
+    def process(self, messages: list[Incoming]) -> Made:
+        """Return the feature rows of the next trades of any partitions, and the trades that were not taken."""
+        made = Made([], [])
+        for partition, group in groupby(sorted(messages, key=_PARTITION), key=_PARTITION):
+            self._process(partition, list(group), made)
+        return made
+
+    def _process(self, partition: int, messages: list[Incoming], made: Made) -> None:
+        """Process one partition's records, each end in its turn."""
+        state = self._partitions.setdefault(partition, _Partition(self._spec))
+        found = decode_trades(list(map(_VALUE, messages)))
+        for place, reason in found.unreadable:
+            made.records.append(self._reject(messages[place], "unreadable", reason, None))
+        start = 0
+        for place, end in found.ends:
+            self._rows(state, messages, found, slice(start, place), made)
+            self._end(state, messages[place], end, made)
+            start = place + 1
+        self._rows(state, messages, found, slice(start, len(messages)), made)
+
+    def _end(self, state: _Partition, message: Incoming, end: End, made: Made) -> None:
+        """Close a stream, and pass its end on with the place where it stands."""
+        if not state.close(end.key):
+            made.records.append(self._reject(message, "ended", ENDED, end.key))
+            return
+        text = encode(replace(end, kafka_partition=message.partition, kafka_offset=message.offset))
+        record = FEATURES, message.partition, end.product_id, text, message.ingest_time_ms
+        made.records.append(record)
+        made.parts.append(EndedStream(message.partition, text, end.product_id, message.ingest_time_ms))
+
+    def _rows(self, state: _Partition, messages: list[Incoming], found: TradeRecords, part: slice, made: Made) -> None:
+        """Make the feature rows of some of a batch's trades, and reject those that their stream does not take."""
+        rows = slice(*np.searchsorted(found.places, (part.start, part.stop)))
+        trades, places = found.trades.take(rows), found.places[rows]
+        if not len(trades):
+            return
+        for stream in _occurring(trades):
+            key = trades.keys[stream]
+            if refusal := state.open(key, found.purposes[key]):
+                refused = trades.stream == stream
+                made.records.extend(self._reject(messages[place], *refusal, key) for place in places[refused])
+                trades, places = trades.take(~refused), places[~refused]
+        offsets = np.fromiter(map(_OFFSET, messages), np.int64, len(messages))[places]
+        found_rows = feature_rows(trades, state.windows, offsets)
+        for row in np.flatnonzero(found_rows.status):
+            status, key = int(found_rows.status[row]), trades.keys[trades.stream[row]]
+            made.records.append(self._reject(messages[places[row]], STATUS_LABELS[status], REASONS[status], key))
+        taken = found_rows.status == TAKEN
+        if not taken.any():
+            return
+        partition = messages[0].partition
+        place = np.full(len(found_rows.values), partition)
+        texts = encode_features(found_rows, self._spec, found.purposes, place, offsets[taken])
+        names = [key.product_id for key in trades.keys]
+        product_ids = [names[stream] for stream in found_rows.trades.stream.tolist()]
+        times = list(map(_TIME, messages))
+        if len(texts) < len(messages):
+            times = [times[place] for place in places[taken].tolist()]
+        made.records.extend(zip(repeat(FEATURES), repeat(partition), product_ids, texts, times, strict=False))
+        columns = found_rows.trades, found_rows.values, found.purposes
+        made.parts.append(FeatureColumns(partition, texts, product_ids, times, *columns))
+
+    def _reject(self, message: Incoming, label: str, reason: str, key: StreamKey | None) -> Record:
+        self._metrics.rejects.labels(label).inc()
+        return rejected(message, reason, key)
+
+
+def _occurring(trades: Trades) -> list[int]:
+    """Return the streams that have a trade."""
+    streams: list[int] = np.flatnonzero(np.bincount(trades.stream, minlength=len(trades.keys))).tolist()
+    return streams
+
+
+def _short(key: StreamKey) -> bytes:
+    """Name a stream in few bytes."""
+    return hashlib.blake2b("/".join(key).encode(), digest_size=NAME_BYTES).digest()
+
+
+def read_note(note: str, offset: int) -> tuple[dict[bytes, int], list[bytes]]:
+    """Return the first offset that each open stream of a note still needs, and the names of ended streams.
+
+    Raises:
+        ValueError: the text is no such note.
+    """
+    if not note:
+        return {}, []
+    needs, ended = (base64.b85decode(part) for part in note.split("."))
+    size = NAME_BYTES + NEED_BYTES
+    if len(needs) % size or len(ended) % NAME_BYTES:
+        raise ValueError(
+            f"a note must have {size} bytes a need and {NAME_BYTES} an end, has {len(needs)}, {len(ended)}"
+        )
+    entries = [needs[at : at + size] for at in range(0, len(needs), size)]
+    first = {entry[:NAME_BYTES]: offset - int.from_bytes(entry[NAME_BYTES:], "big") for entry in entries}
+    return first, [ended[at : at + NAME_BYTES] for at in range(0, len(ended), NAME_BYTES)]

@@ -1,0 +1,282 @@
+"""The transaction loop: records read, records written and offsets are one Kafka transaction."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeVar
+
+import numpy as np
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from data.topics import REJECTED, Rejected, encode
+from data.trades import StreamKey
+from online.kafka import AGAIN, REFUSED, Incoming, RecordRefused, Stopped, Unanswered, incoming, insist, spare_collector
+from online.metrics import Metrics
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+MAX_BATCH = 10_000
+
+PATIENCE_S = 15.0
+"""How long a question within a transaction may stay unanswered. Where its connection died at the wrong moment, the
+client goes on asking over it for minutes after the broker is back (librdkafka #5511): a new process does not."""
+
+Record = tuple[str, int, str, bytes, int]
+"""What a stage writes: topic, partition, key, value, ingest time in ms. Plain, as there are 100,000 a second."""
+
+
+class LostPlace(Exception):
+    """The broker no longer knows how far a partition was read, or names an offset that the topic does not have."""
+
+
+class Stage(Protocol):
+    """What the loop does with records; all that a stage remembers can be rebuilt from its topic."""
+
+    topic: str
+
+    def restore(self, partition: int, offset: int, note: str, low: int) -> None:
+        """Rebuild what the records before `offset` left, from the `note` that was committed with it.
+
+        Args:
+            low: the oldest offset that the topic still holds. Above `offset`, streams start anew.
+        """
+
+    def drop(self, partition: int) -> None:
+        """Forget a partition: another process has it now, or it will be restored."""
+
+    def cut(self, partition: int) -> None:
+        """Start all streams of a partition anew: records were removed before they were read."""
+
+    def process(self, messages: list[Incoming]) -> list[Record]:
+        """Return what follows from the next records of any partitions."""
+
+    def note(self, partition: int, offset: int) -> str:
+        """Return what `restore` needs to know if a start begins at `offset`."""
+
+    def committed(self) -> None:
+        """Count the records of the last `process`: they are visible now."""
+
+
+def serve(
+    consumer: Consumer,
+    producer: Producer,
+    stage: Stage,
+    check_new: Callable[[int], None],
+    running: Callable[[], bool],
+    metrics: Metrics,
+    address: str,
+) -> None:
+    """Turn records into records while `running` is true.
+
+    A `read_committed` reader sees the outcome of each record once, whatever is killed: a start goes on after the last
+    transaction that was committed, and aborts the one that was not.
+
+    Args:
+        check_new: called with each partition for which the group has no offset; raises `LostPlace` where the partition
+            was read before.
+        address: of the broker, for the log.
+
+    Raises:
+        SystemExit: with `AGAIN` where a new process goes on: the broker holds this process for another one, or does
+            not answer within a transaction. With `REFUSED` where a person must act: a place was lost. With 1 where the
+            broker refuses a record.
+    """
+    spare_collector()
+    loop = _Loop(consumer, producer, stage, check_new, running, metrics, address)
+    try:
+        loop.run()
+    except Stopped as stopped:
+        log.warning("stopped while the broker did not answer; the next start goes on", error=str(stopped.__cause__))
+    except Unanswered as unanswered:
+        log.error("no answer within a transaction; the next start goes on", error=str(unanswered.__cause__))
+        os._exit(AGAIN)  # closing the clients would ask the broker again
+    except LostPlace as lost:
+        log.error(str(lost))
+        raise SystemExit(REFUSED) from lost
+    except RecordRefused as refused:
+        log.error("the broker refuses a record, nothing of its transaction was written", error=str(refused))
+        raise SystemExit(1) from refused
+    except KafkaException as error:
+        log.error("the broker refuses this process; the next start goes on", error=str(error))
+        raise SystemExit(AGAIN) from error
+    finally:
+        metrics.ready.set(0)
+        consumer.close()
+
+
+class _Loop:
+    """State of `serve`. The client calls back only from within `poll` and `consume`, so between transactions."""
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        producer: Producer,
+        stage: Stage,
+        check_new: Callable[[int], None],
+        running: Callable[[], bool],
+        metrics: Metrics,
+        address: str,
+    ) -> None:
+        self._consumer, self._producer, self._stage, self._check_new = consumer, producer, stage, check_new
+        self._running, self._metrics, self._address = running, metrics, address
+        self._due: dict[int, int] = {}  # by assigned partition, the offset to read next
+
+    def _insist(self, ask: Callable[[float], T], patience_s: float = PATIENCE_S) -> T:
+        """Ask, by default as within a transaction."""
+        return insist(ask, self._running, self._address, patience_s)
+
+    def run(self) -> None:
+        self._insist(self._producer.init_transactions, math.inf)
+        self._consumer.subscribe(
+            [self._stage.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
+        )
+        while self._running():
+            first = self._consumer.poll(0.2)
+            if first is None:
+                continue
+            started = time.monotonic()
+            read = (first, *self._consumer.consume(MAX_BATCH - 1, 0))
+            records, removed = _without_removed(read)
+            messages = incoming(records, self._due)  # the second call may take partitions away
+            if messages and self._transact(messages):
+                self._stage.committed()
+                self._metrics.messages_in.labels(self._stage.topic).inc(len(messages))
+                self._metrics.transaction.observe(np.array([time.monotonic() - started]))
+            for partition in removed:
+                if partition in self._due:
+                    self._jump(partition)
+
+    def _transact(self, messages: list[Incoming]) -> bool:
+        """Write the outcome of some records; False where the transaction was aborted."""
+        try:
+            self._producer.begin_transaction()
+            self._produce(self._stage.process(messages))
+            ends = {message.partition: message.offset + 1 for message in messages}
+            topic, note = self._stage.topic, self._stage.note
+            offsets = [TopicPartition(topic, partition, end, note(partition, end)) for partition, end in ends.items()]
+            group = self._consumer.consumer_group_metadata()
+            send = self._producer.send_offsets_to_transaction
+            self._insist(lambda timeout_s: send(offsets, group, timeout_s))
+            self._insist(self._producer.commit_transaction)
+        except KafkaException as error:
+            # `produce` raises _STATE where the transaction failed while its records were still coming.
+            if not (error.args[0].txn_requires_abort() or error.args[0].code() == KafkaError._STATE):
+                raise
+            log.warning("transaction aborted, going back", error=str(error))
+            self._metrics.errors.labels("transaction_aborted").inc()
+            self._go_back()
+            return False
+        self._due.update(ends)
+        return True
+
+    def _produce(self, records: list[Record]) -> None:
+        """Hand records to the client, waiting while its queue is full."""
+        produce = self._producer.produce
+        for topic, partition, key, value, ingest_time_ms in records:
+            while True:
+                try:
+                    produce(topic, value, key, partition, timestamp=ingest_time_ms)
+                    break
+                except BufferError:
+                    self._producer.poll(0.1)
+
+    def _go_back(self) -> None:
+        """Undo the aborted transaction here: in the client, and in the stage's memory."""
+        self._insist(self._producer.abort_transaction)
+        self._producer.poll(0)  # a refused record raises here
+        for place in self._restored(self._consumer.assignment()):
+            self._consumer.seek(place)
+
+    def _jump(self, partition: int) -> None:
+        """Go on where the topic begins now, if records were removed before they were read."""
+        due = self._due[partition]
+        low, high = self._span(partition)
+        if due > high:
+            raise LostPlace(_beyond(self._stage.topic, partition, due, high))
+        if low > due:
+            self._hole(partition, due, low)
+            self._stage.cut(partition)
+            self._due[partition] = low
+        self._consumer.seek(TopicPartition(self._stage.topic, partition, self._due[partition]))
+
+    def _hole(self, partition: int, due: int, low: int) -> None:
+        log.warning(
+            "trades were removed before they were read: the streams of this partition start anew",
+            partition=partition, due=due, oldest=low, removed=low - due,
+        )  # fmt: skip
+        self._metrics.removed.inc(low - due)
+
+    def _span(self, partition: int) -> tuple[int, int]:
+        """Return the oldest offset of a partition, and the one after its newest."""
+        place = TopicPartition(self._stage.topic, partition)
+        watermarks = self._consumer.get_watermark_offsets
+        low, high = self._insist(lambda timeout_s: watermarks(place, timeout=timeout_s), math.inf)
+        return int(low), int(high)
+
+    def _restored(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
+        """Bring the stage to where these partitions were committed, and return where to read on."""
+        committed = self._insist(lambda timeout_s: self._consumer.committed(partitions, timeout=timeout_s), math.inf)
+        topic = self._stage.topic
+        for found in committed:
+            if found.error is not None:
+                raise KafkaException(found.error)
+            partition, due = found.partition, found.offset
+            low, high = self._span(partition)
+            self._stage.drop(partition)
+            if due < 0:
+                self._check_new(partition)
+                due = 0
+            elif due > high:
+                raise LostPlace(_beyond(topic, partition, due, high))
+            else:
+                self._stage.restore(partition, due, found.metadata or "", low)
+            if low > due:
+                self._hole(partition, due, low)
+            self._due[partition] = max(due, low)
+        return [TopicPartition(topic, found.partition, self._due[found.partition]) for found in committed]
+
+    def _on_assign(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        if partitions:
+            started = time.monotonic()
+            self._consumer.incremental_assign(self._restored(partitions))
+            log.info("assigned", partitions=sorted(self._due), restored_in_s=round(time.monotonic() - started, 2))
+        self._metrics.ready.set(1)
+
+    def _on_revoke(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        for revoked in partitions:
+            self._due.pop(revoked.partition, None)
+            self._stage.drop(revoked.partition)
+        self._consumer.incremental_unassign(partitions)
+
+
+def _without_removed(messages: Iterable[Message]) -> tuple[list[Message], set[int]]:
+    """Sort out the partitions whose next record the topic no longer holds."""
+    records, removed = [], set()
+    for message in messages:
+        if (error := message.error()) is not None and error.code() == KafkaError._AUTO_OFFSET_RESET:
+            removed.add(message.partition() or 0)
+        else:
+            records.append(message)
+    return records, removed
+
+
+def _beyond(topic: str, partition: int, due: int, high: int) -> str:
+    return (
+        f"{topic}[{partition}] ends at offset {high}, and was read up to {due}: was the topic deleted and made anew? "
+        "`python -m online.forecaster --find-place` finds where to go on; under `make run`, `make reset` forgets all"
+    )
+
+
+def rejected(message: Incoming, reason: str, key: StreamKey | None) -> Record:
+    """Return the record of `trades-rejected` for a record that was not taken."""
+    where = f"{message.topic}[{message.partition}]@{message.offset}"
+    text = message.value.decode(errors="replace")[:200]
+    source_id, product_id = key or (None, None)
+    value = encode(Rejected("forecaster", where, reason[:1_000], text, source_id, product_id))
+    return REJECTED, message.partition, product_id or "", value, message.ingest_time_ms

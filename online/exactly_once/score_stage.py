@@ -1,0 +1,73 @@
+"""The score stage: feature rows in, forecasts out."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.spec import FeatureSpec
+from data.topics import PREDICTIONS, Forecaster, encode, encode_predictions
+from online.exactly_once.feature_stage import EndedStream, FeatureColumns
+from online.exactly_once.loop import Record
+from online.model_watch import ModelVersion
+
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+class ScoreStage:
+    """Forecasts from feature rows. The stage remembers nothing between batches.
+
+    Args:
+        serving: gives the model that answers now; one model answers a whole batch.
+    """
+
+    def __init__(self, spec: FeatureSpec, serving: Callable[[], ModelVersion]) -> None:
+        self._spec, self._serving = spec, serving
+        self._take(serving())
+
+    def _take(self, served: ModelVersion) -> None:
+        self._served = served
+        # In whole microseconds, as Python's datetimes are.
+        self._train_end_ns = (served.model.train_end - EPOCH) // dt.timedelta(microseconds=1) * 1_000
+        self._columns = [self._spec.columns.index(column) for column in served.model.columns]
+
+    def process(self, parts: list[FeatureColumns | EndedStream]) -> list[Record]:
+        """Return the records of `predictions`, in the order of the rows and ends."""
+        if (served := self._serving()) is not self._served:
+            self._take(served)
+        rows = [part for part in parts if isinstance(part, FeatureColumns)]
+        texts = iter(self._score(rows) if rows else ())
+        records: list[Record] = []
+        for part in parts:
+            if isinstance(part, EndedStream):
+                records.append((PREDICTIONS, part.partition, part.product_id, part.text, part.ingest_time_ms))
+            else:
+                for product_id, ingest_time_ms in zip(part.product_ids, part.ingest_time_ms, strict=True):
+                    records.append((PREDICTIONS, part.partition, product_id, next(texts), ingest_time_ms))
+        return records
+
+    def _score(self, rows: list[FeatureColumns]) -> list[bytes]:
+        """Return each row with its forecast as a record of `predictions`."""
+        model = self._served.model
+        scores = model.score(np.concatenate([part.values for part in rows])[:, self._columns])
+        return encode_predictions(
+            [text for part in rows for text in part.texts],
+            time.time_ns(),
+            model.horizon_s,
+            scores.score,
+            np.column_stack((scores.lower, scores.upper)),
+            Forecaster(model.variant, self._served.version, model.digest),
+            np.concatenate([part.trades.event_time for part in rows]) <= self._train_end_ns,
+            self._missing_texts(scores.missing),
+        )
+
+    def _missing_texts(self, missing: NDArray[np.bool_]) -> list[bytes]:
+        """Return the names of each row's missing columns as JSON; rows that miss the same share one text."""
+        patterns, of_row = np.unique(missing, axis=0, return_inverse=True)
+        names = np.array(self._served.model.columns, object)
+        texts = [encode(names[pattern].tolist()) for pattern in patterns]
+        return [texts[pattern] for pattern in of_row.ravel().tolist()]

@@ -1,0 +1,149 @@
+"""Trades in, feature rows and forecasts out: `python -m online.forecaster`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import structlog
+from confluent_kafka import Consumer, KafkaException, Producer
+
+from data.features import compile_kernel
+from data.spec import FeatureSpec
+from data.topic_reader import NotRead, TopicReader
+from data.topics import FEATURES, PARTITIONS, PREDICTIONS, TRADES
+from data.trades import Int64s
+from online.exactly_once.feature_stage import FeatureColumns, FeatureStage
+from online.exactly_once.loop import LostPlace, Record, serve
+from online.exactly_once.places import check_never_read, commit_places, find_place
+from online.exactly_once.score_stage import ScoreStage
+from online.kafka import (
+    REFUSED,
+    Incoming,
+    consumer_config,
+    read_range,
+    reader_config,
+    transactional_config,
+    until_stopped,
+)
+from online.logs import configure_logs
+from online.metrics import Metrics, serve_metrics
+from online.model_watch import ModelVersion, ModelWatch
+from online.settings import ForecasterSettings
+
+log = structlog.get_logger()
+
+GROUP = "forecaster"
+
+
+class Forecasting:
+    """Both stages as one: the rows of a batch go to the score stage in memory."""
+
+    topic = TRADES
+
+    def __init__(self, features: FeatureStage, scores: ScoreStage, metrics: Metrics) -> None:
+        self._features, self._scores, self._metrics = features, scores, metrics
+        self.restore, self.drop, self.cut, self.note = features.restore, features.drop, features.cut, features.note
+        self._rows: list[FeatureColumns] = []
+
+    def process(self, messages: list[Incoming]) -> list[Record]:
+        made = self._features.process(messages)
+        self._rows = [part for part in made.parts if isinstance(part, FeatureColumns)]
+        return made.records + self._scores.process(made.parts)
+
+    def committed(self) -> None:
+        for rows in self._rows:
+            ingest_time: Int64s = rows.trades.ingest_time
+            for stream in set(rows.trades.stream.tolist()):
+                mine = ingest_time[rows.trades.stream == stream]
+                self._metrics.saw_rows(rows.purposes[rows.trades.keys[stream]], mine)
+            for topic in (FEATURES, PREDICTIONS):
+                self._metrics.messages_out.labels(topic).inc(len(ingest_time))
+        self._metrics.open_streams.set(self._features.open_streams)
+
+
+def forecast(settings: ForecasterSettings, metrics: Metrics, running: Callable[[], bool]) -> None:
+    """Serve until stopped; no transaction begins before a model serves."""
+    spec = settings.spec()
+    models = ModelWatch(settings, metrics)
+    models.start()
+    try:
+        compile_kernel(spec)  # while the model is fetched
+        if models.served is None:
+            log.info("waiting for the first model", model_variant=settings.model_variant)
+        served = models.await_model(running)
+        if served is None:
+            return
+
+        def serving() -> ModelVersion:
+            return models.served or served
+
+        reader = partial(TopicReader, settings.client_config())
+
+        def check_new(partition: int) -> None:
+            with reader() as topics:
+                check_never_read(topics, partition)
+
+        features = FeatureStage(spec, partial(read_range, reader_config(settings), running, TRADES), metrics)
+        stage = Forecasting(features, ScoreStage(spec, serving), metrics)
+        consumer = Consumer(consumer_config(settings, GROUP, settings.slot) | {"stats_cb": metrics.read_statistics})
+        producer = Producer(transactional_config(settings, GROUP, settings.slot))
+        serve(consumer, producer, stage, check_new, running, metrics, settings.kafka_bootstrap_servers)
+    finally:
+        models.stop()
+
+
+def find_places(settings: ForecasterSettings, spec: FeatureSpec, *, anew: bool) -> int:
+    """Find where to go on in each partition whose offset was lost, and commit these places; return the exit code."""
+    places: dict[int, tuple[int, str]] = {}
+    try:
+        with TopicReader(settings.client_config(), GROUP) as reader:
+            known = reader.committed(TRADES, range(PARTITIONS))
+            for partition in range(PARTITIONS):
+                if partition in known and known[partition][0] <= reader.span(TRADES, partition)[1]:
+                    continue
+                if (place := find_place(reader, spec, partition, anew=anew)) is not None:
+                    places[partition] = place
+        if not places:
+            log.info("no place is lost: nothing was changed", known=sorted(known))
+            return 0
+        commit_places(reader_config(settings) | {"group.id": GROUP}, places)
+    except (LostPlace, NotRead) as error:
+        log.error(str(error))
+        return REFUSED
+    except KafkaException as error:
+        log.error("the broker does not take the places", error=str(error))
+        return REFUSED
+    log.info("places found", next_offsets={partition: offset for partition, (offset, _) in sorted(places.items())})
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Turn trades into feature rows and forecasts.")
+    parser.add_argument(
+        "--find-place",
+        action="store_true",
+        help="find where to go on from what stands on the topics, where the group's offsets were lost; then end",
+    )
+    parser.add_argument(
+        "--anew", action="store_true", help="with --find-place: start a new segment of each stream there"
+    )
+    arguments = parser.parse_args()
+    if arguments.anew and not arguments.find_place:
+        parser.error("--anew goes with --find-place")
+    settings = ForecasterSettings()
+    configure_logs(settings)
+    if arguments.find_place:
+        return find_places(settings, settings.spec(), anew=arguments.anew)
+    metrics = Metrics()
+    running = until_stopped()
+    with serve_metrics(metrics, settings.host, settings.forecaster_port) as port:
+        log.info("forecaster", spec_id=settings.spec().spec_id, model_variant=settings.model_variant, metrics_port=port)
+        forecast(settings, metrics, running)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
