@@ -35,6 +35,7 @@ class Origin(Struct, frozen=True):
     Attributes:
         recordings: in their order, as many as a note has room for.
         left_out: how many more there are.
+        rest: digest of those that are left out; None where none is, or where one could not be read.
         product_id: of trades in recordings that name none.
         speed: `real-time` moves times; all others keep them.
     """
@@ -43,19 +44,20 @@ class Origin(Struct, frozen=True):
     left_out: int
     product_id: str
     speed: str
+    rest: str | None = None
 
 
-def recording_of(path: Path) -> Recording:
-    """Return a recording as it is now."""
+def recording_of(path: Path, size: int | None = None) -> Recording:
+    """Return a recording as it is now, or its first `size` bytes where it is longer."""
     name = str(path.resolve()).encode(errors="replace").decode()
     try:
         if not path.is_file():  # a pipe would lose what is read of it
             return Recording(name, None, None)
         with path.open("rb") as file:
-            size = path.stat().st_size
-            digest = hashlib.sha256(file.read(ENDS))
-            file.seek(max(ENDS, size - ENDS))
-            digest.update(file.read(ENDS))
+            size = min(path.stat().st_size, path.stat().st_size if size is None else size)
+            digest = hashlib.sha256(file.read(min(ENDS, size)))
+            file.seek(start := max(ENDS, size - ENDS))
+            digest.update(file.read(max(0, size - start)))
     except OSError:
         return Recording(name, None, None)
     return Recording(name, size, digest.hexdigest()[:16])
@@ -63,13 +65,47 @@ def recording_of(path: Path) -> Recording:
 
 def write_origin(recordings: Sequence[Path], product_id: str, speed: str) -> str:
     """Describe a source in at most `MAX_NOTE` bytes; the last recordings are left out where they do not fit."""
-    origin = Origin([], len(recordings), product_id, speed)
-    for path in recordings:
-        more = Origin([*origin.recordings, recording_of(path)], origin.left_out - 1, product_id, speed)
-        if len(msgspec.json.encode(more)) > MAX_NOTE:
-            break
-        origin = more
-    return msgspec.json.encode(origin).decode()
+    found = [recording_of(path) for path in recordings]
+    rests = [_digest_of(found[count:]) for count in range(len(found) + 1)]
+    kept = 0
+    while kept < len(found) and len(_text(found, kept + 1, rests, product_id, speed)) <= MAX_NOTE:
+        kept += 1
+    return _text(found, kept, rests, product_id, speed).decode()
+
+
+def _text(found: list[Recording], kept: int, rests: list[str | None], product_id: str, speed: str) -> bytes:
+    return msgspec.json.encode(Origin(found[:kept], len(found) - kept, product_id, speed, rests[kept]))
+
+
+def _digest_of(recordings: list[Recording]) -> str | None:
+    """Return one digest of several recordings; None where there is none, or one could not be read."""
+    if not recordings or any(each.digest is None for each in recordings):
+        return None
+    return hashlib.sha256("".join(f"{each.size}:{each.digest}" for each in recordings).encode()).hexdigest()[:16]
+
+
+def difference(origin: Origin, recordings: Sequence[Path], product_id: str, speed: str) -> str | None:
+    """Return why a source cannot go on with these recordings, None if it can.
+
+    It can where their list begins with the recordings of its start; the last of these may have grown since.
+    """
+    count = len(origin.recordings) + origin.left_out
+    if len(recordings) < count:
+        return f"it was begun with {count} recordings, {len(recordings)} are named"
+    for number, (was, path) in enumerate(zip(origin.recordings, recordings, strict=False), 1):
+        now = recording_of(path, was.size if number == count else None)
+        if (was.size, was.digest) != (now.size, now.digest) or (was.digest is None and was.path != now.path):
+            return (
+                f"recording {number} of its start is {was.path} ({was.size} bytes, digest {was.digest}), "
+                f"{path} is another one ({now.size} bytes, digest {now.digest})"
+            )
+    if origin.rest != _digest_of([recording_of(path) for path in recordings[len(origin.recordings) : count]]):
+        return f"one of its recordings from number {len(origin.recordings) + 1} to {count} is another one now"
+    if origin.product_id != product_id:
+        return f"trades of recordings that name no product were {origin.product_id}, PRODUCT_ID is {product_id}"
+    if (origin.speed == "real-time") != (speed == "real-time"):
+        return f"its REPLAY_SPEED was {origin.speed} and is {speed}: real-time moves times, other speeds keep them"
+    return None
 
 
 def read_origin(note: str) -> Origin:

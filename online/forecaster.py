@@ -80,11 +80,10 @@ def forecast(settings: ForecasterSettings, metrics: Metrics, running: Callable[[
         def serving() -> ModelVersion:
             return models.served or served
 
-        reader = partial(TopicReader, settings.client_config())
-
-        def check_new(partition: int) -> None:
-            with reader() as topics:
-                check_never_read(topics, partition)
+        def check_new(partitions: list[int]) -> None:
+            with TopicReader(settings.client_config()) as reader:
+                for partition in partitions:
+                    check_never_read(reader, partition)
 
         features = FeatureStage(spec, partial(read_range, reader_config(settings), running, TRADES), metrics)
         stage = Forecasting(features, ScoreStage(spec, serving), metrics)

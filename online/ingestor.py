@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import functools
 import gc
 import math
 import secrets
@@ -12,41 +11,31 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-import msgspec
 import numpy as np
 import structlog
-from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka import KafkaError, Message, Producer
 
 from data.ahead import read_ahead
-from data.origin import write_origin
+from data.origin import difference, read_origin, write_origin
 from data.readers import Batch, read_trades
-from data.topics import (
-    PARTITIONS,
-    REJECTED,
-    TRADES,
-    End,
-    Purpose,
-    Rejected,
-    decode_records,
-    decode_trades,
-    encode,
-    encode_trades,
-)
+from data.topics import REJECTED, TRADES, End, Purpose, Rejected, encode, encode_trades
 from data.trades import NS, Floats, Reject, StreamKey, Trades, iso_times
-from online.kafka import Stopped, idempotent_config, insist, read_range, reader_config, until_stopped
+from online.kafka import Stopped, idempotent_config, until_stopped
 from online.logs import configure_logs
 from online.metrics import Metrics, serve_metrics
+from online.replay.lease import SourceLease, SourceTaken
 from online.replay.pace import Pace, Speed, parse_speed
-from online.settings import IngestorSettings, KafkaSettings
+from online.replay.place import Place, PlaceUnknown, find_place
+from online.settings import IngestorSettings
 
 log = structlog.get_logger()
 
-T = TypeVar("T")
+Delivery = Callable[[KafkaError | None, Message], None]
 
 PIECE = 1_000
 """Trades that are prepared at once; at most so many are written with one `ingest_time`."""
@@ -65,85 +54,6 @@ DELIVERY_TIMEOUT_S = 5.0
 
 BAD_RECORDING = NOTHING_TO_DO = 2
 """Exit code that no restart mends."""
-
-
-@dataclass
-class Place:
-    """How far a source has come: what the topic holds of it.
-
-    Attributes:
-        last: last delivered trade id and its event time, ns, a product.
-        ended: products with an end record.
-        rejected: where the rows stood that are on `trades-rejected`.
-        purpose: of its newest trade; None without any.
-    """
-
-    last: dict[str, tuple[int, int]] = field(default_factory=dict)
-    ended: set[str] = field(default_factory=set)
-    rejected: set[str] = field(default_factory=set)
-    purpose: Purpose | None = None
-
-    @property
-    def is_finished(self) -> bool:
-        return bool(self.ended) and self.ended >= set(self.last)
-
-
-def find_place(settings: KafkaSettings, source_id: str, running: Callable[[], bool], note: str | None) -> Place:
-    """Return how far a source has come, from the topic's end back to where the source began.
-
-    A source's beginning is kept by the broker, as the committed offsets of a group of the source's own; a source that
-    has none is new, and begins here.
-
-    Args:
-        note: what a new source is made of, kept with the first of these offsets. None: nothing is committed, and a
-            source without a beginning is looked for in all that the topic holds.
-
-    Raises:
-        Stopped: told to stop before the broker answered.
-    """
-    reader = reader_config(settings)
-    consumer = Consumer(reader | {"group.id": f"ingestor-{source_id}"})
-
-    def insisting(ask: Callable[[float], T]) -> T:
-        return insist(ask, running, settings.kafka_bootstrap_servers)
-
-    try:
-        topics = (TRADES, REJECTED)
-        partitions = [TopicPartition(topic, partition) for topic in topics for partition in range(PARTITIONS)]
-        starts = insisting(lambda timeout_s: consumer.committed(partitions, timeout=timeout_s))
-        ends = {(p.topic, p.partition): insisting(functools.partial(_end_offset, consumer, p)) for p in partitions}
-        if note is not None and all(start.offset < 0 for start in starts):
-            here = [TopicPartition(topic, partition, end) for (topic, partition), end in ends.items()]
-            here[0] = TopicPartition(here[0].topic, here[0].partition, here[0].offset, note)
-            insisting(lambda _: consumer.commit(offsets=here, asynchronous=False))
-            return Place()
-    finally:
-        consumer.close()
-    place = Place()
-    mine = f'"source_id":"{source_id}"'.encode()
-    decode_rejected = msgspec.json.Decoder(Rejected).decode
-    for start in starts:
-        end = ends[start.topic, start.partition]
-        for stretch in read_range(reader, running, start.topic, start.partition, max(start.offset, 0), end):
-            values = [value for value in stretch.values if mine in value]
-            if start.topic == REJECTED:
-                place.rejected.update(found.where for found in decode_records(values, decode_rejected).records)
-                continue
-            found = decode_trades(values)
-            for stream, trade_id, time_ns in zip(
-                found.trades.stream.tolist(),
-                found.trades.trade_id.tolist(),
-                found.trades.event_time.tolist(),
-                strict=True,
-            ):
-                place.last[found.trades.keys[stream].product_id] = trade_id, time_ns
-            place.purpose = next(iter(found.purposes.values()), place.purpose)
-            place.ended.update(end.product_id for _, end in found.ends)
-    return place
-
-
-def _end_offset(consumer: Consumer, place: TopicPartition, timeout_s: float) -> int:
-    return int(consumer.get_watermark_offsets(place, timeout=timeout_s)[1])
 
 
 class _Piece(NamedTuple):
@@ -169,7 +79,7 @@ class BadRecording(ValueError):
 
 
 class NotDelivered(RuntimeError):
-    """The broker did not take what was read before the process had to end."""
+    """The broker did not take all that was read."""
 
 
 class Ingestor:
@@ -178,6 +88,11 @@ class Ingestor:
     Args:
         source_id: of the source.
         place: what the topic already holds of it.
+        may_write: asked before trades are sent; may raise.
+
+    Attributes:
+        delivered: trades that the broker has.
+        rejected: rows of the recordings that are no trades.
     """
 
     def __init__(
@@ -187,20 +102,26 @@ class Ingestor:
         source_id: str,
         purpose: Purpose,
         place: Place,
+        may_write: Callable[[], bool],
         running: Callable[[], bool],
     ) -> None:
-        self._producer, self._metrics, self._running = producer, metrics, running
+        self._producer, self._metrics, self._may_write, self._running = producer, metrics, may_write, running
         self._source_id, self._purpose, self._place = source_id, purpose, place
         self._products = set(place.last)
         self._shift_ns: int | None = None
         self._refused: KafkaError | None = None
-        self.sent = 0
+        self._delivered_trades = metrics.messages_out.labels(TRADES)
+        self.delivered = 0
         self.rejected = 0
 
     def replay(self, batches: Generator[Batch], speed: Speed, max_wait_s: float) -> bool:
-        """Write the trades of all batches when they are due; False if it was stopped before the end."""
+        """Write the trades of all batches when they are due; False if it was stopped before the end.
+
+        Raises:
+            NotDelivered: the broker refuses a trade.
+        """
         start: float | None = None
-        told, told_sent = time.monotonic(), 0
+        told, told_delivered = time.monotonic(), 0
         with read_ahead(self._pieces(batches, speed, max_wait_s), AHEAD, self._running) as pieces:
             for piece in pieces:
                 for reject in piece.rejects:
@@ -216,6 +137,10 @@ class Ingestor:
                 while sent < len(trades):
                     if not self._running():
                         return False
+                    self._check_refusal()
+                    if not self._may_write():
+                        self._producer.poll(POLL_S)
+                        continue
                     now = time.monotonic()
                     ready = int(np.searchsorted(due, now, side="right"))
                     if ready > sent:
@@ -230,12 +155,12 @@ class Ingestor:
                     if now - told >= PROGRESS_S:
                         log.info(
                             "replaying",
-                            trades=self.sent,
-                            rate=round((self.sent - told_sent) / (now - told)),
+                            trades=self.delivered,
+                            rate=round((self.delivered - told_delivered) / (now - told)),
                             at=iso_times(trades.event_time[sent - 1 : sent])[0] if sent else None,
                             behind_s=round(max(0.0, now - due[sent]), 3) if sent < len(trades) else 0.0,
                         )
-                        told, told_sent = now, self.sent
+                        told, told_delivered = now, self.delivered
         return self._running()
 
     def _pieces(self, batches: Generator[Batch], speed: Speed, max_wait_s: float) -> Generator[_Piece]:
@@ -264,7 +189,9 @@ class Ingestor:
             time.sleep(left_s)
 
     def end(self) -> None:
-        """Say of each product that the source says no more."""
+        """Write the end of each product."""
+        while not self._may_write():
+            self._producer.poll(POLL_S)
         for product_id in sorted(self._products - self._place.ended):
             end = End(self._source_id, product_id, self._purpose, iso_times(np.array([time.time_ns()]))[0], end=True)
             self._produce(TRADES, product_id, encode(end))
@@ -273,18 +200,23 @@ class Ingestor:
         """Wait until the broker has it all.
 
         Raises:
-            NotDelivered: it does not within `DELIVERY_TIMEOUT_S` after a stop.
+            NotDelivered: the broker does not within `DELIVERY_TIMEOUT_S` after a stop, or refuses a record.
         """
         while left := self._producer.flush(DELIVERY_TIMEOUT_S):
-            log.warning("waiting for the broker", trades=left)
+            log.warning("waiting for the broker", records=left)
             if not self._running():
                 raise NotDelivered("the broker did not answer")
+        self._check_refusal()
+
+    def _check_refusal(self) -> None:
         if self._refused is not None:
-            raise NotDelivered(f"the broker refused: {self._refused.str()}")
+            raise NotDelivered(f"the broker refuses what is sent: {self._refused.str()}")
 
     def _still_to_send(self, trades: Trades) -> Trades:
         """Name the source, and leave out what the topic already holds."""
         keys = tuple(StreamKey(self._source_id, key.product_id) for key in trades.keys)
+        for key in keys:
+            self._place.check_known(key.product_id)
         trades = replace(trades, keys=keys)
         if not self._place.last:
             return trades
@@ -308,11 +240,8 @@ class Ingestor:
         for stream, before, after in zip(
             piece.trades.stream[rows].tolist(), piece.before[rows], piece.after[rows], strict=True
         ):
-            self._produce(TRADES, keys[stream].product_id, before + stamp + after, now_ms)
+            self._produce(TRADES, keys[stream].product_id, before + stamp + after, now_ms, self._on_trade)
         self._producer.poll(0)
-        sent = rows.stop - rows.start
-        self.sent += sent
-        self._metrics.messages_out.labels(TRADES).inc(sent)
 
     def _reject(self, reject: Reject) -> None:
         where = f"{reject.file}:{reject.line}"
@@ -323,14 +252,24 @@ class Ingestor:
         record = Rejected("ingestor", where, reject.reason, reject.text, self._source_id)
         self._produce(REJECTED, reject.file, encode(record))
 
-    def _on_delivery(self, error: KafkaError | None, _: Message) -> None:
+    def _on_trade(self, error: KafkaError | None, message: Message) -> None:
+        if error is None:
+            self.delivered += 1
+            self._delivered_trades.inc()
+        else:
+            self._on_record(error, message)
+
+    def _on_record(self, error: KafkaError | None, _: Message) -> None:
         if error is not None and self._refused is None:
             self._refused = error
 
-    def _produce(self, topic: str, key: str, value: bytes, timestamp_ms: int = 0) -> None:
+    def _produce(
+        self, topic: str, key: str, value: bytes, timestamp_ms: int = 0, on_delivery: Delivery | None = None
+    ) -> None:
+        told = on_delivery or self._on_record
         while True:
             try:
-                return self._producer.produce(topic, value, key, timestamp=timestamp_ms, on_delivery=self._on_delivery)
+                return self._producer.produce(topic, value, key, timestamp=timestamp_ms, on_delivery=told)
             except BufferError:  # the broker is slower, or away
                 self._producer.poll(0.1)
                 if not self._running():
@@ -356,73 +295,120 @@ def _batches(recordings: list[Path], product_id: str) -> Generator[Batch]:
     try:
         yield from read_trades(recordings, product_id=product_id)
     except ValueError as error:
-        raise BadRecording(str(error)) from error
+        raise BadRecording(f"this recording cannot be read: {error}") from error
 
 
-def run(recordings: list[Path], settings: IngestorSettings, running: Callable[[], bool]) -> int:
-    """Replay one source, to its end or until told to stop; return the exit code."""
-    speed = parse_speed(settings.replay_speed)
+def run(recordings: list[Path], settings: IngestorSettings, running: Callable[[], bool], *, is_new: bool) -> int:
+    """Replay one source, to its end or until told to stop; return the exit code.
+
+    Args:
+        is_new: REPLAY_ID was made for this start.
+    """
+    is_new = is_new or settings.replay_id is None
     source_id = settings.replay_id or f"replay-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
-    names = [str(path) for path in recordings]
-    try:
-        note = write_origin(recordings, settings.product_id, settings.replay_speed)
-        place = find_place(settings, source_id, running, note)
-    except Stopped:
-        log.warning("stopped before the broker answered: nothing was sent", source_id=source_id)
-        return 0
+    metrics = Metrics()
+    with _next_free_port(metrics, settings.host, settings.ingestor_port) as port:
+        log.info("ingestor", source_id=source_id, metrics_port=port)
+        while True:
+            try:
+                with SourceLease(settings, source_id, running, is_new=is_new) as lease:
+                    return _write_source(recordings, settings, source_id, lease, metrics, running, is_new=is_new)
+            except SourceTaken as taken:
+                if not lease.was_held:
+                    log.error(str(taken), source_id=source_id)
+                    return 1
+                log.warning(f"{taken}; looking again", source_id=source_id)
+                is_new = False
+            except Stopped:
+                log.warning("stopped before the broker answered: nothing was sent", source_id=source_id)
+                return 0
+
+
+def _write_source(
+    recordings: list[Path],
+    settings: IngestorSettings,
+    source_id: str,
+    lease: SourceLease,
+    metrics: Metrics,
+    running: Callable[[], bool],
+    *,
+    is_new: bool,
+) -> int:
+    """Write what the topic does not hold yet; return the exit code.
+
+    Raises:
+        SourceTaken: the right to write the source is lost.
+        Stopped: told to stop before the broker answered.
+    """
+    note = write_origin(recordings, settings.product_id, settings.replay_speed)
+    place = find_place(settings, source_id, running, lease, note, is_new=is_new)
     if place.is_finished:
         log.error("this source has ended: leave REPLAY_ID empty, or choose a new one", source_id=source_id)
         return BAD_RECORDING
+    if differs := _difference(place.note, recordings, settings):
+        log.error(f"this source cannot go on with these recordings: {differs}", source_id=source_id)
+        return BAD_RECORDING
+    speed = parse_speed(settings.replay_speed)
     end_on_stop = settings.replay_id is None if settings.replay_end_on_stop is None else settings.replay_end_on_stop
-    metrics = Metrics()
     # At a recorded pace each trade goes at once: its forecast comes 1.5 ms sooner, the broker is as busy as with 2 ms.
     producer = Producer(idempotent_config(settings, linger_ms=0 if math.isfinite(speed.factor) else 2))
-    ingestor = Ingestor(producer, metrics, source_id, settings.purpose, place, running)
-    with _next_free_port(metrics, settings.host, settings.ingestor_port) as port:
-        metrics.ready.set(1)
-        log.info(
-            "replay",
-            source_id=source_id,
-            recordings=names,
-            speed=settings.replay_speed,
-            resumes_after=place.last or None,
-            metrics_port=port,
-        )
-        code = 0
+    ingestor = Ingestor(producer, metrics, source_id, settings.purpose, place, lease.check, running)
+    metrics.ready.set(1)
+    names = [str(path) for path in recordings]
+    resumes_after = place.last or None
+    log.info("replay", source_id=source_id, recordings=names, speed=settings.replay_speed, resumes_after=resumes_after)
+    code = 0
+    try:
         try:
-            batches = _batches(recordings, settings.product_id)
-            try:
-                whole = ingestor.replay(batches, speed, settings.max_wait_s)
-            except BadRecording as error:
-                log.error(f"this recording cannot be read: {error}", delivered=ingestor.sent)
-                whole, code = True, BAD_RECORDING
-            if whole or end_on_stop:
-                ingestor.flush()
-                ingestor.end()
+            whole = ingestor.replay(_batches(recordings, settings.product_id), speed, settings.max_wait_s)
+        except (BadRecording, PlaceUnknown) as error:
             ingestor.flush()
-        except NotDelivered as error:
-            log.error(f"not all was delivered: {error}; start again with this id to go on", REPLAY_ID=source_id)
-            return 1
-        if whole and code == 0 and not ingestor.sent and not place.last:
-            log.error(f"not one of {ingestor.rejected} rows is a trade; the reasons are above", recordings=names)
-            return BAD_RECORDING
-        log.info("replay ended" if whole else "replay stopped", source_id=source_id, trades=ingestor.sent)
+            log.error(str(error), trades=ingestor.delivered)
+            whole, code = isinstance(error, BadRecording), BAD_RECORDING
+        if whole or (end_on_stop and code == 0):
+            ingestor.flush()
+            ingestor.end()
+        ingestor.flush()
+    except SourceTaken:
+        producer.purge(in_flight=False)  # these would come after those of the new writer
+        producer.flush(DELIVERY_TIMEOUT_S)
+        raise
+    except NotDelivered as error:
+        log.error(f"{error}; start again with this id to go on", REPLAY_ID=source_id, trades=ingestor.delivered)
+        return 1
+    if whole and code == 0 and not ingestor.delivered and not place.last:
+        log.error(f"not one of {ingestor.rejected} rows is a trade; the reasons are above", recordings=names)
+        return BAD_RECORDING
+    log.info("replay ended" if whole else "replay stopped", source_id=source_id, trades=ingestor.delivered)
     return code
 
 
-def end_source(source_id: str, settings: IngestorSettings, running: Callable[[], bool]) -> int:
-    """Say of a source whose ingestor is gone for good that it says no more; return the exit code."""
+def _difference(note: str, recordings: list[Path], settings: IngestorSettings) -> str | None:
+    """Return why a source that has begun cannot go on with these recordings, None if it can, or is new."""
+    if not note:
+        return None
     try:
-        place = find_place(settings, source_id, running, None)
-        if place.purpose is None or place.is_finished:
-            found = "has ended" if place.is_finished else "has no trade on the topic"
-            log.error(f"nothing to end: this source {found}", source_id=source_id)
-            return NOTHING_TO_DO
-        producer = Producer(idempotent_config(settings, linger_ms=0))
-        ingestor = Ingestor(producer, Metrics(), source_id, place.purpose, place, running)
-        ingestor.end()
-        ingestor.flush()
-    except (Stopped, NotDelivered) as error:
+        origin = read_origin(note)
+    except ValueError:
+        log.warning("the note of this source's recordings cannot be read: they are not compared")
+        return None
+    return difference(origin, recordings, settings.product_id, settings.replay_speed)
+
+
+def end_source(source_id: str, settings: IngestorSettings, running: Callable[[], bool]) -> int:
+    """Write the end of a source whose ingestor is gone for good; return the exit code."""
+    try:
+        with SourceLease(settings, source_id, running) as lease:
+            place = find_place(settings, source_id, running, lease, None)
+            if place.purpose is None or place.is_finished:
+                found = "has ended" if place.is_finished else "has no trade on the topic"
+                log.error(f"nothing to end: this source {found}", source_id=source_id)
+                return NOTHING_TO_DO
+            producer = Producer(idempotent_config(settings, linger_ms=0))
+            ingestor = Ingestor(producer, Metrics(), source_id, place.purpose, place, lease.check, running)
+            ingestor.end()
+            ingestor.flush()
+    except (Stopped, NotDelivered, SourceTaken) as error:
         log.error(f"not ended: {error}", source_id=source_id)
         return 1
     log.info("source ended", source_id=source_id, products=sorted(set(place.last) - place.ended))
@@ -433,6 +419,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Replay recorded trades as one source, or end a source.")
     parser.add_argument("recordings", nargs="*", type=Path, metavar="RECORDING", help="in the order of their trades")
     parser.add_argument("--end", metavar="SOURCE_ID", help="free the place of a source whose ingestor is gone for good")
+    parser.add_argument(
+        "--new", action="store_true", help="REPLAY_ID was made for this start: no topic can hold it yet"
+    )
     arguments = parser.parse_args()
     if bool(arguments.recordings) == bool(arguments.end):
         parser.error("name either recordings to replay, or with --end a source to end")
@@ -447,7 +436,7 @@ def main() -> int:
     gc.freeze()  # what stays is not looked through again while a trade is due
     if arguments.end:
         return end_source(arguments.end, settings, until_stopped())
-    return run(arguments.recordings, settings, until_stopped())
+    return run(arguments.recordings, settings, until_stopped(), is_new=arguments.new)
 
 
 if __name__ == "__main__":

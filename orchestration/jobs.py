@@ -121,7 +121,7 @@ def replay_trades(context: dg.OpExecutionContext, config: ReplayConfig) -> None:
     def tell(line: Line) -> None:
         getattr(context.log, line.level, context.log.info)(line.text)
 
-    ended = ingest_online(recordings, settings, tell)
+    ended = ingest_online(recordings if config.replay_id else ["--new", *recordings], settings, tell)
     if ended.code != 0:
         what = (
             "this cannot be replayed" if ended.code == BAD_RECORDING else f"the ingestor ended with code {ended.code}"

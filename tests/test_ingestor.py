@@ -13,9 +13,10 @@ from confluent_kafka import Producer
 from data.readers import Batch
 from data.topics import encode_trades
 from data.trades import NS, StreamKey, Trades, iso_times
-from online.ingestor import PIECE, Ingestor, Place
+from online.ingestor import PIECE, Ingestor
 from online.metrics import Metrics
 from online.replay.pace import Pace, Speed, parse_speed
+from online.replay.place import Place
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,8 @@ def test_a_record_prepared_before_its_time_is_the_record_written_at_its_time() -
     def batches() -> Generator[Batch]:
         yield Batch(trades, "here.csv", np.arange(len(trades)), [], 0)
 
-    ingestor = Ingestor(Producer({"log_level": 0}), Metrics(), "source-1", "drill", Place(), lambda: True)
+    producer, always = Producer({"log_level": 0}), lambda: True
+    ingestor = Ingestor(producer, Metrics(), "source-1", "drill", Place(), may_write=always, running=always)
     pieces = list(ingestor._pieces(batches(), Speed(10), 60))
     assert [len(piece.trades) for piece in pieces] == [PIECE, 500]
     (stamp,) = iso_times(np.array([now_ns]))

@@ -67,7 +67,7 @@ def serve(
     consumer: Consumer,
     producer: Producer,
     stage: Stage,
-    check_new: Callable[[int], None],
+    check_new: Callable[[list[int]], None],
     running: Callable[[], bool],
     metrics: Metrics,
     address: str,
@@ -78,7 +78,7 @@ def serve(
     transaction that was committed, and aborts the one that was not.
 
     Args:
-        check_new: called with each partition for which the group has no offset; raises `LostPlace` where the partition
+        check_new: called with the partitions for which the group has no offset; raises `LostPlace` where one of them
             was read before.
         address: of the broker, for the log.
 
@@ -118,7 +118,7 @@ class _Loop:
         consumer: Consumer,
         producer: Producer,
         stage: Stage,
-        check_new: Callable[[int], None],
+        check_new: Callable[[list[int]], None],
         running: Callable[[], bool],
         metrics: Metrics,
         address: str,
@@ -170,7 +170,7 @@ class _Loop:
                 raise
             log.warning("transaction aborted, going back", error=str(error))
             self._metrics.errors.labels("transaction_aborted").inc()
-            self._go_back()
+            self._go_back({message.partition for message in messages})
             return False
         self._due.update(ends)
         return True
@@ -186,12 +186,17 @@ class _Loop:
                 except BufferError:
                     self._producer.poll(0.1)
 
-    def _go_back(self) -> None:
-        """Undo the aborted transaction here: in the client, and in the stage's memory."""
+    def _go_back(self, partitions: set[int]) -> None:
+        """Undo the aborted transaction here: in the client, and in the stage's memory of its partitions."""
         self._insist(self._producer.abort_transaction)
         self._producer.poll(0)  # a refused record raises here
-        for place in self._restored(self._consumer.assignment()):
-            self._consumer.seek(place)
+        for place in self._restored([TopicPartition(self._stage.topic, partition) for partition in partitions]):
+            try:
+                self._consumer.seek(place)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError._STATE:
+                    raise
+                self._forget(place.partition)  # the group has taken it away: the next poll tells
 
     def _jump(self, partition: int) -> None:
         """Go on where the topic begins now, if records were removed before they were read."""
@@ -223,14 +228,15 @@ class _Loop:
         """Bring the stage to where these partitions were committed, and return where to read on."""
         committed = self._insist(lambda timeout_s: self._consumer.committed(partitions, timeout=timeout_s), math.inf)
         topic = self._stage.topic
+        if error := next((found.error for found in committed if found.error is not None), None):
+            raise KafkaException(error)
+        if new := [found.partition for found in committed if found.offset < 0]:
+            self._check_new(new)
         for found in committed:
-            if found.error is not None:
-                raise KafkaException(found.error)
             partition, due = found.partition, found.offset
             low, high = self._span(partition)
             self._stage.drop(partition)
             if due < 0:
-                self._check_new(partition)
                 due = 0
             elif due > high:
                 raise LostPlace(_beyond(topic, partition, due, high))
@@ -250,9 +256,12 @@ class _Loop:
 
     def _on_revoke(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         for revoked in partitions:
-            self._due.pop(revoked.partition, None)
-            self._stage.drop(revoked.partition)
+            self._forget(revoked.partition)
         self._consumer.incremental_unassign(partitions)
+
+    def _forget(self, partition: int) -> None:
+        self._due.pop(partition, None)
+        self._stage.drop(partition)
 
 
 def _without_removed(messages: Iterable[Message]) -> tuple[list[Message], set[int]]:

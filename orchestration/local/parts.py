@@ -154,7 +154,7 @@ def stack_parts(settings: StackSettings, kafka: Mapping[str, str]) -> list[Part]
     parts.append(
         Part(
             "ingestor",
-            (*python, "online.ingestor", *recordings),
+            (*python, "online.ingestor", *(() if settings.replay_id else ("--new",)), *recordings),
             environment={"INGESTOR_PORT": str(ingestor_port)},
             is_ready=says_ready(ingestor_metrics),
             address=ingestor_metrics,

@@ -1,0 +1,170 @@
+"""Who may write a source: at most one process at a time, as the broker decides."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import structlog
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from data.topics import TRADES
+from online.kafka import Stopped, insist, reader_config
+from online.settings import KafkaSettings
+
+log = structlog.get_logger()
+
+SESSION_S = 6.0
+"""The broker takes a member that is silent for so long for dead; brokers allow no less by default."""
+PATIENCE_S = SESSION_S + 4.0
+"""How long a start waits for a member that may be dead."""
+LOOK_AGAIN_S = 0.25
+POLL_S = 0.05
+LOCK = 0
+"""The partition whose owner, in the source's consumer group, may write the source."""
+
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Goes on while the machine sleeps, where the system has such a clock."""
+
+
+class SourceTaken(Exception):
+    """Another process writes the source, or has begun to."""
+
+
+class SourceLease:
+    """The right to write a source, held while the block runs.
+
+    The writer of a source is a member of a consumer group of the source's own. A member that dies loses its place when
+    its session is over; one that was frozen for longer learns of its loss by `check`, before it writes on.
+
+    Args:
+        is_new: nobody else can know this source; nobody else is looked for.
+
+    Attributes:
+        group: the consumer group of the source.
+        consumer: its member here.
+        was_held: this process had the right.
+
+    Raises:
+        SourceTaken: another process is a member.
+        Stopped: told to stop before the broker answered.
+    """
+
+    def __init__(
+        self, settings: KafkaSettings, source_id: str, running: Callable[[], bool], *, is_new: bool = False
+    ) -> None:
+        self.group = f"ingestor-{source_id}"
+        self._settings, self._source_id, self._running, self._is_new = settings, source_id, running, is_new
+        self.was_held = self._holds = self._is_lost = False
+        self._assigned, self._closing = threading.Event(), threading.Event()
+        self._beginning: TopicPartition | None = None
+        self._checked_at = time.clock_gettime(_CLOCK)
+        session = {"session.timeout.ms": int(1e3 * SESSION_S), "heartbeat.interval.ms": 500}
+        rules = {"group.id": self.group, "partition.assignment.strategy": "range"}
+        self.consumer = Consumer(reader_config(settings) | session | rules)
+        self._thread = threading.Thread(target=self._poll, name="lease", daemon=True)
+
+    def __enter__(self) -> Self:
+        try:
+            if not self._is_new:
+                self._await_empty_group()
+            self._thread.start()
+            while not self._assigned.wait(LOOK_AGAIN_S):
+                if not self._running():
+                    raise Stopped
+            if not self._holds:
+                raise SourceTaken(self._taken("another ingestor has begun to write it at this moment"))
+        except BaseException:
+            self._close()
+            raise
+        self.was_held = True
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._close()
+
+    def check(self) -> bool:
+        """Return whether this process may write now; False while the broker decides.
+
+        Raises:
+            SourceTaken: the right is lost.
+        """
+        now = time.clock_gettime(_CLOCK)
+        was_frozen = now - self._checked_at > SESSION_S / 2
+        self._checked_at = now
+        if was_frozen and self._beginning is not None:
+            try:
+                self.commit([self._beginning])  # the broker takes it from members alone
+            except KafkaException:
+                self._is_lost = True
+        if self._is_lost:
+            raise SourceTaken(self._taken("the broker has given it to another ingestor, or taken this one for dead"))
+        return self._holds
+
+    def keep(self, beginning: TopicPartition) -> None:
+        """Note an offset that is committed already: committing it again shows whether this process is a member."""
+        self._beginning = beginning
+
+    def commit(self, offsets: list[TopicPartition]) -> None:
+        """Commit offsets of the source's group; the first one may carry a note.
+
+        Raises:
+            KafkaException: the broker refuses: this process is no member any more.
+            Stopped: told to stop before the broker answered.
+        """
+        self._beginning = offsets[0]
+        self._ask(lambda _: self.consumer.commit(offsets=offsets, asynchronous=False))
+
+    def _ask(self, ask: Callable[[float], object]) -> None:
+        insist(ask, self._running, self._settings.kafka_bootstrap_servers)
+
+    def _await_empty_group(self) -> None:
+        """Wait until the group has no member; a dead one stays for the rest of its session."""
+        admin = AdminClient(self._settings.client_config() | {"log_level": 0})
+        members: list[str] = []
+
+        def look(timeout_s: float) -> None:
+            found = admin.describe_consumer_groups([self.group], request_timeout=timeout_s)[self.group].result()
+            members[:] = [f"{member.client_id} at {member.host}" for member in found.members or ()]
+
+        self._ask(look)
+        deadline = time.monotonic() + PATIENCE_S
+        if members:
+            log.info("waiting for the end of another ingestor of this source", ingestor=members[0])
+        while members:
+            if time.monotonic() > deadline:
+                raise SourceTaken(self._taken(f"another ingestor writes it: {members[0]}"))
+            time.sleep(LOOK_AGAIN_S)
+            self._ask(look)
+
+    def _taken(self, reason: str) -> str:
+        return f"source {self._source_id} is not written by this process: {reason}"
+
+    def _poll(self) -> None:
+        self.consumer.subscribe([TRADES], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+        while not self._closing.wait(POLL_S):
+            self.consumer.poll(0)  # a call that waits would keep the other thread's calls out
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        consumer.assign([])  # the trades themselves are not read here
+        self._holds = any(assigned.partition == LOCK for assigned in partitions)
+        self._is_lost = self._is_lost or (self._assigned.is_set() and not self._holds)
+        self._assigned.set()
+
+    def _on_revoke(self, consumer: Consumer, _: list[TopicPartition]) -> None:
+        self._holds = False
+        consumer.unassign()
+
+    def _on_lost(self, consumer: Consumer, _: list[TopicPartition]) -> None:
+        self._holds, self._is_lost = False, True
+        consumer.unassign()
+
+    def _close(self) -> None:
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.consumer.close()
