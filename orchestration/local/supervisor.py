@@ -1,10 +1,15 @@
-"""Starts parts in order, watches them, restarts those that die, and stops all of them in reverse order."""
+"""Starts parts in order, watches them, restarts dead parts, and stops all parts in reverse order.
+
+A killed part is always started again. A part is given up only if its process exits with the same error again and again
+while all needs of the part are ready.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import time
 from collections import deque
@@ -12,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import psutil
 
@@ -21,8 +26,13 @@ from orchestration.local.lifeline import bound_to_parent
 POLL_S = 0.1  # between two looks at whether a part is ready
 TELL_S = 0.5  # between two looks at what a part that tells has written
 QUICK_DEATH_S = 20.0  # a part that dies sooner after its start died quickly
-QUICK_DEATHS = 3  # as many in a row, and it is given up
+QUICK_DEATHS = 3  # after so many equal errors in a row, each a quick death, a part is given up
+BACKOFF_S = 0.5  # the first pause before a restart; each quick death doubles the pause
+LONGEST_PAUSE_S = 5.0
 LOG_LINES = 12  # how much of a dead part's log is shown
+AGAIN = 75
+"""Exit code of a process whose failure has a cause outside, so that another start helps: EX_TEMPFAIL of sysexits.h."""
+_WORD = re.compile(r"[\w.:+-]+")
 
 
 class State(StrEnum):
@@ -36,7 +46,7 @@ class State(StrEnum):
 
 
 class Say(Protocol):
-    """Tells a person one thing."""
+    """Prints one line for a person."""
 
     def __call__(self, text: str, style: str = "") -> None: ...
 
@@ -46,21 +56,21 @@ class Part:
     """One process of the stack, or one step of its start.
 
     Attributes:
-        command: what to run; its output goes to the part's log.
-        action: a step that is done here, in a thread, instead of by a command; it raises if it fails.
-        needs: parts that must be ready (or done) before it starts.
-        is_ready: asked from a thread until it says yes; None: ready as soon as it runs.
-        once: a step that runs to its end; parts that need it wait for exit code 0.
-        exits: what an exit code means to a person, for those that are no reason to start it again.
-        ports: the setting that names each port that it listens on, and the port.
-        essential: the stack cannot come up without it.
-        background: the stack is up before it is ready or done.
-        tells: each line that it writes is told.
-        before_stop: done in a thread before SIGTERM, within `stop_s`, if the part was ever ready; gets what tells a
-            person.
-        advice: what a person can do when it cannot start.
-        nice: how far it stands back for the others where processors are few.
-        stop_s: how long it may take to end after SIGTERM.
+        command: program and arguments; the output goes to the part's log.
+        action: a step that is done in a thread of this process instead of by a command; raises if the step fails.
+        needs: parts that must be ready (or done) before this part starts.
+        is_ready: asked from a thread until the answer is yes; None: ready as soon as the process runs.
+        once: a step that runs to its end; parts that need the step wait for exit code 0.
+        exits: the meaning of each exit code that is no reason for another start, for a person.
+        ports: the setting of each port on which the part listens, and the port.
+        essential: the stack cannot come up without the part.
+        background: the stack is up before the part is ready or done.
+        tells: a person sees each line that the part writes.
+        before_stop: done in a thread before SIGTERM, within `stop_s`, if the part was ever ready; gets a `Say`.
+        advice: told to a person when the part cannot start.
+        nice: how far the part stands back for other processes where processors are few.
+        ready_s: how long a process may take until it is ready, in seconds.
+        stop_s: how long a process may take to end after SIGTERM, in seconds.
     """
 
     name: str
@@ -83,23 +93,146 @@ class Part:
     stop_s: float = 12.0
 
 
-class Watched:
-    """What is known about one part now."""
+def signal_of(code: int) -> int | None:
+    """Return the number of the signal that ended a process, or None if the process exited by itself.
 
-    def __init__(self, part: Part, log_path: Path) -> None:
+    A process that handles a signal in good order exits with 128 + its number: the JVM does, as shells do.
+
+    >>> signal_of(-9), signal_of(143), signal_of(1)
+    (9, 15, None)
+    """
+    number = -code if code < 0 else code - 128
+    return number if number in signal.valid_signals() else None
+
+
+def is_from_outside(code: int) -> bool:
+    """Return whether the cause of an exit code lies outside the process.
+
+    Besides kills and `AGAIN`: 0, since a service exits without an error only when somebody sends SIGTERM.
+    """
+    return code in (0, AGAIN) or signal_of(code) is not None
+
+
+def describe_exit(code: int) -> str:
+    """Return an exit code in words.
+
+    >>> describe_exit(-9), describe_exit(-50), describe_exit(1)
+    ('ended by SIGKILL', 'ended by signal 50', 'ended with exit code 1')
+    """
+    number = signal_of(code)
+    if number is None:
+        return f"ended with exit code {code}"
+    try:
+        return f"ended by {signal.Signals(number).name}"
+    except ValueError:  # most real-time signals have no name
+        return f"ended by signal {number}"
+
+
+def without_numbers(line: str) -> str:
+    """Return a line with "#" for each word that holds a digit: times, ports, process ids, durations, other ids.
+
+    >>> without_numbers("2026-11-23T10:15:00Z port 8001 is taken by process 4711 since 0.5 s")
+    '# port # is taken by process # since # s'
+    """
+    return _WORD.sub(lambda match: "#" if any(map(str.isdigit, match[0])) else match[0], line)
+
+
+class RunFailure(NamedTuple):
+    """How a run of a part failed.
+
+    Attributes:
+        reason: told to a person.
+        error: exit code (None: there is no exit code) and last words, without numbers; None: the cause lies outside.
+        is_quick: whether the run failed soon after its start, or before the part was ready.
+    """
+
+    reason: str
+    error: tuple[int | None, str] | None = None
+    is_quick: bool = True
+
+
+class RestartPolicy:
+    """Decides how long to wait before the next run of one part, and when to give the part up.
+
+    Args:
+        backoff_s: the first pause.
+        tries: the part is given up after so many equal errors in a row.
+    """
+
+    def __init__(self, backoff_s: float = BACKOFF_S, tries: int = QUICK_DEATHS) -> None:
+        self._backoff_s = self._next_pause_s = backoff_s
+        self._tries = tries
+        self._error: tuple[int | None, str] | None = None
+        self._equal_errors = 0
+
+    def pause_after(self, failure: RunFailure) -> float | None:
+        """Return the seconds to wait before the next run; None: the part is to be given up.
+
+        A cause outside lengthens the pause, and leaves the count of equal errors as it is. A run that lived long
+        starts both anew.
+        """
+        if not failure.is_quick:
+            self._next_pause_s, self._equal_errors = self._backoff_s, 0
+        elif failure.error is not None:
+            self._equal_errors = self._equal_errors + 1 if failure.error == self._error else 1
+            self._error = failure.error
+            if self._equal_errors >= self._tries:
+                return None
+        pause_s = min(self._next_pause_s, LONGEST_PAUSE_S)
+        self._next_pause_s = 2 * pause_s
+        return pause_s
+
+
+class Watched:
+    """One part and its present state.
+
+    Attributes:
+        needs: the parts that this part needs, their needs, and so on.
+        restarts: how often the part was started again.
+        probe_error: the exception that the last call of `Part.is_ready` raised; None: the call returned.
+    """
+
+    def __init__(self, part: Part, log_path: Path, needs: Sequence[Watched]) -> None:
         self.part = part
         self.log_path = log_path
+        self.needs = needs
         self.state = State.WAITING
-        self.ready = asyncio.Event()
+        self.probe_error: Exception | None = None
         self.ready_after_s: float | None = None
         self.restarts = 0
         self.process: asyncio.subprocess.Process | None = None
         self._log_start = self._told = 0
 
     @property
+    def is_available(self) -> bool:
+        """Whether parts that need this part may start."""
+        return self.state in (State.READY, State.DONE)
+
+    @property
     def is_settled(self) -> bool:
-        """Whether its start is over, well or badly."""
-        return self.state in (State.READY, State.DONE, State.FAILED)
+        """Whether the start of the part is over, well or badly."""
+        return self.is_available or self.state is State.FAILED
+
+    async def answers(self) -> bool:
+        """Ask whether the part is ready. An answer that breaks off, as when a process is killed, is a no."""
+        if self.part.is_ready is None:
+            return True
+        try:
+            answer = await asyncio.to_thread(self.part.is_ready)
+        except Exception as error:  # of any kind: the part is asked again, or started again
+            self.probe_error = error
+            return False
+        self.probe_error = None
+        return answer
+
+    async def was_away_since(self, restarts: int) -> bool:
+        """Return whether the part is not ready now, or was started again since `restarts` was noted.
+
+        A part that counts as ready is asked: dependents feel a death before the supervisor sees the death, and a
+        process that hangs does not end.
+        """
+        answers = self.state is not State.READY or await self.answers()
+        return not (answers and self.is_available and self.restarts == restarts)
 
     async def spawn(self, environment: Mapping[str, str], directory: Path) -> asyncio.subprocess.Process:
         with self.log_path.open("ab") as output:
@@ -116,35 +249,43 @@ class Watched:
         return self.process
 
     def new_lines(self) -> list[str]:
-        """The whole lines that were written since this was asked last."""
+        """Return the whole lines that were written since the last call."""
         with self.log_path.open("rb") as file:
             file.seek(self._told)
             whole = file.read().rpartition(b"\n")[0]
         self._told += len(whole) + bool(whole)
         return [line.decode(errors="replace") for line in whole.splitlines() if line]
 
+    def last_words(self) -> str:
+        """Return the last line that the newest process wrote."""
+        return (self.log_tail() or ["(its log is empty)"])[-1]
+
     def log_tail(self) -> list[str]:
-        """The last lines that its newest process wrote."""
-        with self.log_path.open("rb") as file:
+        """Return the last lines that the newest process wrote."""
+        with contextlib.suppress(OSError), self.log_path.open("rb") as file:  # no log must not stop a restart
             file.seek(self._log_start)
             lines = (line.decode(errors="replace").rstrip() for line in file)
             return list(deque((line for line in lines if line), LOG_LINES))
+        return []
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to its process group, so also to what its process started."""
+        """Send a signal to the process group of the part, so also to the children of its process."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, number)
 
     def memory(self) -> int | None:
-        """Bytes of its whole process tree: the proportional share where the system tells it, else the resident set."""
+        """Return the bytes of the whole process tree: the proportional share where the system has one, else resident.
+
+        None: no process runs.
+        """
         if self.process is None or self.process.returncode is not None:
             return None
         return tree_memory(self.process.pid)
 
 
 def tree_memory(pid: int, with_children: bool = True) -> int | None:
-    """Bytes of a process and its descendants; None if it is gone."""
+    """Return the bytes of a process and its descendants; None: the process is gone."""
     try:
         root = psutil.Process(pid)
         processes = [root, *(root.children(recursive=True) if with_children else ())]
@@ -161,13 +302,14 @@ def tree_memory(pid: int, with_children: bool = True) -> int | None:
 
 
 class Supervisor:
-    """Runs parts; all parts come up, or it says which did not and why.
+    """Runs parts, and tells a person which parts did not come up, and why.
 
     Args:
-        parts: in an order in which each comes after those that it needs.
-        log_dir: gets one `<part>.log` each; that of the last run is kept as `<part>.previous.log`.
-        environment: of every part, besides its own.
+        parts: each part after the parts that it needs.
+        log_dir: gets a `<part>.log` for each part; the log of the last run is kept as `<part>.previous.log`.
+        environment: of every part, besides the part's own.
         directory: where the parts run.
+        backoff_s: the first pause before a part is started again.
     """
 
     def __init__(
@@ -177,13 +319,15 @@ class Supervisor:
         say: Say,
         environment: Mapping[str, str] | None = None,
         directory: Path = Path(),
-        backoff_s: float = 0.5,
+        backoff_s: float = BACKOFF_S,
     ) -> None:
         self.watched: dict[str, Watched] = {}
         for part in parts:
             if unknown := set(part.needs) - set(self.watched):
                 raise ValueError(f"part {part.name} needs {', '.join(sorted(unknown))}, which does not come before it")
-            self.watched[part.name] = Watched(part, log_dir / f"{part.name}.log")
+            direct = [self.watched[name] for name in part.needs]
+            needs = dict.fromkeys([*direct, *(further for need in direct for further in need.needs)])
+            self.watched[part.name] = Watched(part, log_dir / f"{part.name}.log", list(needs))
         self._log_dir = log_dir
         self._say = say
         self._environment = dict(os.environ if environment is None else environment)
@@ -193,7 +337,7 @@ class Supervisor:
         self._changed = asyncio.Condition()
 
     async def start(self) -> None:
-        """Start all parts, each when those that it needs are ready, and return at once."""
+        """Start all parts, each when its needs are ready, and return at once."""
         self._log_dir.mkdir(parents=True, exist_ok=True)
         for watched in self.watched.values():
             if watched.log_path.exists():
@@ -201,7 +345,7 @@ class Supervisor:
             self._tasks.append(asyncio.create_task(self._keep(watched), name=watched.part.name))
 
     async def wait_until_up(self) -> bool:
-        """Wait until every part is ready or done, in the background, or cannot start for one that has failed.
+        """Wait until every part is ready or done, in the background, or cannot start because a need has failed.
 
         Returns:
             False as soon as an essential part has failed.
@@ -227,7 +371,7 @@ class Supervisor:
         )
 
     async def stop(self) -> None:
-        """Stop every part after those that need it: SIGTERM, and SIGKILL when its time is over."""
+        """Stop every part after its dependents: SIGTERM, and SIGKILL when the part's time is over."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -243,62 +387,59 @@ class Supervisor:
             watched.signal(signal.SIGKILL)
 
     async def _keep(self, watched: Watched) -> None:
-        """Run one part, again and again, until it is done or given up."""
+        """Run one part, again and again, until the part is done or given up."""
         part = watched.part
-        quick_deaths = 0
+        policy = RestartPolicy(self._backoff_s, tries=1 if part.action else QUICK_DEATHS)
         while True:
-            for name in part.needs:
-                await self.watched[name].ready.wait()
+            await self._until_needs_are_ready(part)
+            restarts_of_needs = [need.restarts for need in watched.needs]
             began = time.monotonic()
             await self._enter(watched, State.STARTING)
-            reason = await (self._act(watched, part.action) if part.action else self._run(watched, began))
-            if reason is None:
+            failure = await (self._act(watched, part.action) if part.action else self._run(watched, began))
+            if failure is None:
                 return
-            lived_s = time.monotonic() - began
-            quick_deaths = quick_deaths + 1 if lived_s < QUICK_DEATH_S or watched.ready_after_s is None else 1
-            if part.once or part.action or quick_deaths >= QUICK_DEATHS:
-                await self._give_up(watched, reason)
-                return
-            pause_s = self._backoff_s * 2 ** (quick_deaths - 1)
-            last = watched.log_tail()[-1:] or ["(its log is empty)"]
-            self._say(f"{part.name} {reason}; it starts again in {pause_s:.1f} s. Its last words: {last[0]}", "yellow")
-            watched.restarts += 1
             await self._enter(watched, State.RESTARTING)
+            if failure.error is not None and (away := await self._away_since(watched.needs, restarts_of_needs)):
+                failure = failure._replace(reason=f"{failure.reason} while {', '.join(away)} was away", error=None)
+            pause_s = policy.pause_after(failure)
+            if pause_s is None:
+                await self._give_up(watched, failure.reason)
+                return
+            words = "" if part.action else f". Its last words: {watched.last_words()}"
+            self._say(f"{part.name} {failure.reason}; it starts again in {pause_s:.1f} s{words}", "yellow")
+            watched.restarts += 1
             await asyncio.sleep(pause_s)
 
-    async def _act(self, watched: Watched, action: Callable[[], object]) -> str | None:
-        """Do a step that has no process of its own; return why it failed, or None."""
+    async def _until_needs_are_ready(self, part: Part) -> None:
+        """Wait until all needs of a part are ready at the same time: a need may die while another need starts."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: all(self.watched[name].is_available for name in part.needs))
+
+    async def _act(self, watched: Watched, action: Callable[[], object]) -> RunFailure | None:
+        """Do a step without a process; return how the step failed, or None."""
         began = time.monotonic()
         watched.log_path.touch()
         try:
             await asyncio.to_thread(action)
-        except Exception as error:  # whatever it is, a person is told, and the stack stops in good order
-            return f"failed: {error}"
+        except Exception as error:  # of any kind: a person is told, and the stack stops in good order
+            return RunFailure(f"failed: {error}", (None, str(error)))
         await self._enter_done(watched, began)
         return None
 
-    async def _run(self, watched: Watched, began: float) -> str | None:
-        """Run one process of a part to its end; return why it should run again, or None if it should not."""
+    async def _run(self, watched: Watched, began: float) -> RunFailure | None:
+        """Run one process of a part to its end; return how the run failed, or None if the part is done or given up."""
         part = watched.part
-        process = await watched.spawn(self._environment, self._directory)
+        try:
+            process = await watched.spawn(self._environment, self._directory)
+        except OSError as error:  # the machine has no memory, process or file left
+            return RunFailure(f"could not be run: {error}")
         exit_ = asyncio.create_task(process.wait())
         teller = asyncio.create_task(self._tell(watched)) if part.tells else None
-        if not part.once:
-            ready = asyncio.create_task(self._until_ready(part))
-            try:
-                await asyncio.wait({exit_, ready}, timeout=part.ready_s, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                ready.cancel()
-            if not exit_.done() and ready.done() and not ready.cancelled():
-                ready.result()
-                watched.ready_after_s = time.monotonic() - began
-                self._say(f"{part.name} ready after {watched.ready_after_s:.1f} s", "green")
-                await self._enter(watched, State.READY)
-            elif not exit_.done():
-                watched.signal(signal.SIGKILL)
-                await exit_
-                return f"was not ready after {part.ready_s:.0f} s"
         try:
+            was_ready = not part.once and await self._becomes_ready(watched, exit_, began)
+            is_late = not (part.once or was_ready or exit_.done())
+            if is_late:
+                watched.signal(signal.SIGKILL)
             code = await exit_
         finally:
             if teller is not None:
@@ -306,17 +447,47 @@ class Supervisor:
         if part.tells:
             self._say_lines(watched)
         watched.signal(signal.SIGKILL)  # what it may have left behind
+        words = without_numbers(watched.last_words())
+        if is_late:
+            why = "" if watched.probe_error is None else f": {watched.probe_error!r}"
+            return RunFailure(f"was not ready after {part.ready_s:.0f} s{why}", (None, words))
+        if await self._finish(watched, code, began):
+            return None
+        is_quick = not was_ready or time.monotonic() - began < QUICK_DEATH_S
+        return RunFailure(describe_exit(code), None if is_from_outside(code) else (code, words), is_quick)
+
+    async def _finish(self, watched: Watched, code: int, began: float) -> bool:
+        """Mark a part as done or failed if its exit code is final; return whether the code is final."""
+        part = watched.part
         if code == 0 and part.once:
             await self._enter_done(watched, began)
-            return None
-        if code in part.exits:
-            if code == 0:
-                self._say(part.exits[code], "bold green")
-                await self._enter(watched, State.DONE)
-            else:
-                await self._give_up(watched, f"ended: {part.exits[code]}")
-            return None
-        return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        elif code not in part.exits:
+            return False
+        elif code == 0:
+            self._say(part.exits[code], "bold green")
+            await self._enter(watched, State.DONE)
+        else:
+            await self._give_up(watched, f"ended: {part.exits[code]}")
+        return True
+
+    async def _becomes_ready(self, watched: Watched, exit_: asyncio.Task[int], began: float) -> bool:
+        """Wait until a part is ready; False if its process ended before, or the part's time is over."""
+        ready = asyncio.create_task(self._until_ready(watched))
+        try:
+            await asyncio.wait({exit_, ready}, timeout=watched.part.ready_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ready.cancel()
+        if exit_.done() or not ready.done():
+            return False
+        watched.ready_after_s = time.monotonic() - began
+        self._say(f"{watched.part.name} ready after {watched.ready_after_s:.1f} s", "green")
+        await self._enter(watched, State.READY)
+        return True
+
+    async def _away_since(self, needs: Sequence[Watched], restarts: Sequence[int]) -> list[str]:
+        """Return the names of needs that are not ready now, or were started again since `restarts` was noted."""
+        were_away = await asyncio.gather(*map(Watched.was_away_since, needs, restarts))
+        return [need.part.name for need, was_away in zip(needs, were_away, strict=True) if was_away]
 
     async def _tell(self, watched: Watched) -> None:
         while True:
@@ -332,8 +503,8 @@ class Supervisor:
         self._say(f"{watched.part.name} done after {watched.ready_after_s:.1f} s", "green")
         await self._enter(watched, State.DONE)
 
-    async def _until_ready(self, part: Part) -> None:
-        while part.is_ready is not None and not await asyncio.to_thread(part.is_ready):
+    async def _until_ready(self, watched: Watched) -> None:
+        while not await watched.answers():
             await asyncio.sleep(POLL_S)
 
     async def _give_up(self, watched: Watched, reason: str) -> None:
@@ -375,8 +546,4 @@ class Supervisor:
     async def _enter(self, watched: Watched, state: State) -> None:
         async with self._changed:
             watched.state = state
-            if state in (State.READY, State.DONE):
-                watched.ready.set()
-            else:
-                watched.ready.clear()
             self._changed.notify_all()
