@@ -1,4 +1,4 @@
-"""One replay as a child process, with its log lines passed on: what the job `replay` does."""
+"""One replay as a child process, with its log lines passed on: the work of the job `replay`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import dropwhile
@@ -17,16 +18,19 @@ from queue import Empty, Queue
 from typing import Any, NamedTuple
 
 from orchestration.local.lifeline import bound_to_parent
+from orchestration.local.supervisor import QUICK_DEATH_S, RestartPolicy, RunFailure
 
 ROOT = Path(__file__).resolve().parents[1]
 STOP_S = 20.0
-"""How long an ingestor may take to deliver what it has read; it gives up by itself after 5 s."""
+"""How long an ingestor may take to deliver all trades that it has read; the ingestor gives up by itself after 5 s."""
+END_S = 8.0
+"""How long the end of a source may take: with `STOP_S` less than the stack gives a cancelled run."""
 WAIT_S = 0.2
 WORDS = 200
 """Lines outside its log that are remembered, as a stack of calls."""
 SHOWN_WORDS = 10
 BAD_RECORDING = 2
-"""Exit code of an ingestor whose recordings or id no restart mends."""
+"""Exit code of an ingestor whose recordings or id no restart mends; with `--end`: there is nothing to end."""
 _STACK = "Traceback (most recent call last):"
 
 
@@ -45,8 +49,8 @@ class Ended(NamedTuple):
     """How an ingestor ended.
 
     Attributes:
-        trades: how many it has delivered, as it says itself.
-        reason: its last error, or its last words where it failed without one; empty if it said nothing.
+        trades: how many the log tells as delivered; a killed ingestor tells of the last seconds no more.
+        reason: the last error of its log, or its last words where the log has no error; empty if both are missing.
     """
 
     code: int
@@ -55,16 +59,62 @@ class Ended(NamedTuple):
 
 
 def ingest_online(recordings: Sequence[str], settings: Mapping[str, str], tell: Callable[[Line], None]) -> Ended:
-    """Run `python -m online.ingestor` to its end.
+    """Run `python -m online.ingestor` until its source is whole, over kills and passing errors.
 
-    An exception that arrives meanwhile, as a cancelled run raises one, stops the ingestor as an operator would: what
-    was read is delivered first. Then it goes on its way.
+    A dead ingestor is started again by the rule for parts of the stack (`RestartPolicy`), and goes on behind the last
+    trade of its source on the topic. A source needs a `REPLAY_ID` to go on: without one the ingestor is run once.
+
+    An exception that arrives meanwhile, as in a cancelled run, stops the ingestor as an operator would: all trades that
+    were read are delivered. Then the exception is raised on.
 
     Args:
         recordings: paths, in the order of their trades.
-        settings: environment of the ingestor, besides ours.
-        tell: gets each line of its log as it is written.
+        settings: environment of the ingestor, besides the environment of this process.
+        tell: gets each line of the ingestor's log at once.
     """
+    policy, trades, died = RestartPolicy(), 0, False
+    try:
+        while True:
+            began = time.monotonic()
+            ended = _run_ingestor(recordings, settings, tell)
+            trades += ended.trades
+            died = ended.code not in (0, BAD_RECORDING) and "REPLAY_ID" in settings
+            failure = RunFailure.of_exit(ended.code, ended.reason, is_quick=time.monotonic() - began < QUICK_DEATH_S)
+            pause_s = policy.pause_after(failure) if died else None
+            if pause_s is None:
+                return ended._replace(trades=trades)
+            tell(Line("warning", f"the ingestor {failure.reason}; it starts again in {pause_s:.1f} s"))
+            time.sleep(pause_s)
+    except BaseException:
+        # A dead ingestor ends no source, nor does a new one that is stopped before it listens to signals.
+        if died and settings.get("REPLAY_END_ON_STOP") == "true":
+            _end_source(settings, tell)
+        raise
+
+
+def _end_source(settings: Mapping[str, str], tell: Callable[[Line], None]) -> None:
+    """End a source, unless it has ended or has not begun."""
+    source_id = settings["REPLAY_ID"]
+    command = [sys.executable, "-m", "online.ingestor", "--end", source_id]
+    with _undisturbed():
+        try:
+            code = subprocess.run(
+                bound_to_parent(command),
+                env={**os.environ, **settings},
+                cwd=ROOT,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=END_S,
+                check=False,
+            ).returncode
+        except subprocess.TimeoutExpired:
+            code = None
+    if code not in (0, BAD_RECORDING):
+        tell(Line("error", f"source {source_id} stays open: end it by python -m online.ingestor --end {source_id}"))
+
+
+def _run_ingestor(recordings: Sequence[str], settings: Mapping[str, str], tell: Callable[[Line], None]) -> Ended:
+    """Run one ingestor to its end, and stop it if an exception arrives meanwhile."""
     command = [sys.executable, "-m", "online.ingestor", *recordings]
     trades, reason = 0, ""
     words: deque[str] = deque(maxlen=WORDS)

@@ -150,6 +150,12 @@ class RunFailure(NamedTuple):
     error: tuple[int | None, str] | None = None
     is_quick: bool = True
 
+    @classmethod
+    def of_exit(cls, code: int, last_words: str, is_quick: bool) -> RunFailure:
+        """Return the failure of a run that ended with an exit code."""
+        error = None if is_from_outside(code) else (code, without_numbers(last_words))
+        return cls(describe_exit(code), error, is_quick)
+
 
 class RestartPolicy:
     """Decides how long to wait before the next run of one part, and when to give the part up.
@@ -447,14 +453,14 @@ class Supervisor:
         if part.tells:
             self._say_lines(watched)
         watched.signal(signal.SIGKILL)  # what it may have left behind
-        words = without_numbers(watched.last_words())
         if is_late:
             why = "" if watched.probe_error is None else f": {watched.probe_error!r}"
+            words = without_numbers(watched.last_words())
             return RunFailure(f"was not ready after {part.ready_s:.0f} s{why}", (None, words))
         if await self._finish(watched, code, began):
             return None
         is_quick = not was_ready or time.monotonic() - began < QUICK_DEATH_S
-        return RunFailure(describe_exit(code), None if is_from_outside(code) else (code, words), is_quick)
+        return RunFailure.of_exit(code, watched.last_words(), is_quick)
 
     async def _finish(self, watched: Watched, code: int, began: float) -> bool:
         """Mark a part as done or failed if its exit code is final; return whether the code is final."""
