@@ -19,8 +19,8 @@ from online.exactly_once.feature_stage import FeatureColumns, FeatureStage
 from online.exactly_once.loop import LostPlace, Record, serve
 from online.exactly_once.places import check_never_read, commit_places, find_place
 from online.exactly_once.score_stage import ScoreStage
+from online.exit_codes import REFUSED
 from online.kafka import (
-    REFUSED,
     Incoming,
     consumer_config,
     read_range,

@@ -25,6 +25,7 @@ from data.origin import difference, read_origin, write_origin
 from data.readers import Batch, read_trades
 from data.topics import REJECTED, TRADES, End, Purpose, Rejected, encode, encode_trades
 from data.trades import NS, Floats, Reject, StreamKey, Trades, iso_times
+from online.exit_codes import REFUSED
 from online.kafka import Stopped, idempotent_config, until_stopped
 from online.logs import configure_logs
 from online.metrics import Metrics, serve_metrics
@@ -51,9 +52,6 @@ SWITCH_S = 0.0005
 PROGRESS_S = 5.0
 DELIVERY_TIMEOUT_S = 5.0
 """How long a stop waits for the broker."""
-
-BAD_RECORDING = NOTHING_TO_DO = 2
-"""Exit code that no restart mends."""
 
 
 class _Piece(NamedTuple):
@@ -342,12 +340,15 @@ def _write_source(
     """
     note = write_origin(recordings, settings.product_id, settings.replay_speed)
     place = find_place(settings, source_id, running, lease, note, is_new=is_new)
+    if place.is_finished and is_new:  # this process died after its last record
+        log.info("replay ended", source_id=source_id, trades=0)
+        return 0
     if place.is_finished:
         log.error("this source has ended: leave REPLAY_ID empty, or choose a new one", source_id=source_id)
-        return BAD_RECORDING
+        return REFUSED
     if differs := _difference(place.note, recordings, settings):
         log.error(f"this source cannot go on with these recordings: {differs}", source_id=source_id)
-        return BAD_RECORDING
+        return REFUSED
     speed = parse_speed(settings.replay_speed)
     end_on_stop = settings.replay_id is None if settings.replay_end_on_stop is None else settings.replay_end_on_stop
     # At a recorded pace each trade goes at once: its forecast comes 1.5 ms sooner, the broker is as busy as with 2 ms.
@@ -364,7 +365,7 @@ def _write_source(
         except (BadRecording, PlaceUnknown) as error:
             ingestor.flush()
             log.error(str(error), trades=ingestor.delivered)
-            whole, code = isinstance(error, BadRecording), BAD_RECORDING
+            whole, code = isinstance(error, BadRecording), REFUSED
         if whole or (end_on_stop and code == 0):
             ingestor.flush()
             ingestor.end()
@@ -378,7 +379,7 @@ def _write_source(
         return 1
     if whole and code == 0 and not ingestor.delivered and not place.last:
         log.error(f"not one of {ingestor.rejected} rows is a trade; the reasons are above", recordings=names)
-        return BAD_RECORDING
+        return REFUSED
     log.info("replay ended" if whole else "replay stopped", source_id=source_id, trades=ingestor.delivered)
     return code
 
@@ -403,7 +404,7 @@ def end_source(source_id: str, settings: IngestorSettings, running: Callable[[],
             if place.purpose is None or place.is_finished:
                 found = "has ended" if place.is_finished else "has no trade on the topic"
                 log.error(f"nothing to end: this source {found}", source_id=source_id)
-                return NOTHING_TO_DO
+                return REFUSED
             producer = Producer(idempotent_config(settings, linger_ms=0))
             ingestor = Ingestor(producer, Metrics(), source_id, place.purpose, place, lease.check, running)
             ingestor.end()
@@ -431,7 +432,7 @@ def main() -> int:
         parse_speed(settings.replay_speed)
     except ValueError as error:
         log.error(str(error))
-        return BAD_RECORDING
+        return REFUSED
     sys.setswitchinterval(SWITCH_S)
     gc.freeze()  # what stays is not looked through again while a trade is due
     if arguments.end:

@@ -25,11 +25,6 @@ READ_BATCH = 10_000
 MAX_VALUE = 16_384
 """Bytes of a record that are read; none of ours is nearly as long. A longer one is cut, so that it cannot be read: what
 is written about it is no longer than the broker takes."""
-AGAIN = 75
-"""Exit code: the cause lies outside, and a new process goes on. EX_TEMPFAIL of sysexits.h."""
-REFUSED = 2
-"""Exit code: no restart helps before a person has acted; the log says how."""
-
 REPEAT_S = 60.0
 LAST_RESORT_S = 7
 """After a stop was asked for, the process ends whatever it hangs in; a supervisor would kill it after 10 s."""

@@ -34,6 +34,7 @@ from offline.days import (
     standing,
 )
 from offline.recordings import RECORDINGS, simulate
+from online.exit_codes import REFUSED
 from orchestration import plots
 from orchestration.assets import (
     CHECKS,
@@ -49,7 +50,7 @@ from orchestration.assets import (
 from orchestration.local.parts import SIMULATED_DAY, simulated_recording
 from orchestration.local.settings import StackSettings
 from orchestration.partitions import day_of, days_of, materializations, table_of, told_of, told_of_recordings
-from orchestration.replays import BAD_RECORDING, ROOT, Line, ingest_online
+from orchestration.replays import ROOT, Line, ingest_online
 from orchestration.resources import DagsterPages, LakeResource, RegistryResource, explained
 from orchestration.retraining import REGISTRY
 
@@ -123,13 +124,11 @@ def replay_trades(context: dg.OpExecutionContext, config: ReplayConfig) -> None:
 
     ended = ingest_online(recordings if config.replay_id else ["--new", *recordings], settings, tell)
     if ended.code != 0:
-        what = (
-            "this cannot be replayed" if ended.code == BAD_RECORDING else f"the ingestor ended with code {ended.code}"
-        )
+        what = "this cannot be replayed" if ended.code == REFUSED else f"the ingestor ended with code {ended.code}"
         raise dg.Failure(
             f"{what}: {ended.reason or 'it did not say why'}",
             metadata={"source_id": source_id, "trades": ended.trades},
-            allow_retries=ended.code != BAD_RECORDING,
+            allow_retries=ended.code != REFUSED,
         )
     context.add_output_metadata({"source_id": source_id, "trades": ended.trades, "speed": config.speed})
 

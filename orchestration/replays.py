@@ -17,6 +17,7 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, NamedTuple
 
+from online.exit_codes import REFUSED
 from orchestration.local.lifeline import bound_to_parent
 from orchestration.local.supervisor import QUICK_DEATH_S, RestartPolicy, RunFailure
 
@@ -29,8 +30,6 @@ WAIT_S = 0.2
 WORDS = 200
 """Lines outside its log that are remembered, as a stack of calls."""
 SHOWN_WORDS = 10
-BAD_RECORDING = 2
-"""Exit code of an ingestor whose recordings or id no restart mends; with `--end`: there is nothing to end."""
 _STACK = "Traceback (most recent call last):"
 
 
@@ -78,7 +77,7 @@ def ingest_online(recordings: Sequence[str], settings: Mapping[str, str], tell: 
             began = time.monotonic()
             ended = _run_ingestor(recordings, settings, tell)
             trades += ended.trades
-            died = ended.code not in (0, BAD_RECORDING) and "REPLAY_ID" in settings
+            died = ended.code not in (0, REFUSED) and "REPLAY_ID" in settings
             failure = RunFailure.of_exit(ended.code, ended.reason, is_quick=time.monotonic() - began < QUICK_DEATH_S)
             pause_s = policy.pause_after(failure) if died else None
             if pause_s is None:
@@ -109,7 +108,7 @@ def _end_source(settings: Mapping[str, str], tell: Callable[[Line], None]) -> No
             ).returncode
         except subprocess.TimeoutExpired:
             code = None
-    if code not in (0, BAD_RECORDING):
+    if code not in (0, REFUSED):
         tell(Line("error", f"source {source_id} stays open: end it by python -m online.ingestor --end {source_id}"))
 
 

@@ -13,9 +13,9 @@ import pytest
 
 from data.readers import write_csv
 from data.simulator import simulate_day
+from online.exit_codes import AGAIN, REFUSED
 from orchestration import replays
-from orchestration.local.supervisor import AGAIN
-from orchestration.replays import BAD_RECORDING, Ended, Line, ingest_online
+from orchestration.replays import Ended, Line, ingest_online
 from tests.pipeline import read_topic, wait_until
 
 
@@ -113,7 +113,7 @@ def test_a_source_that_cannot_be_ended_is_said_to_stay_open(monkeypatch: pytest.
         ),
         ({"REPLAY_ID": "mine"}, [(1, "a"), (1, "b"), (1, "a"), (1, "b"), (1, "a"), (0, "")], 0, 5),
         ({"REPLAY_ID": "mine"}, [*[(AGAIN, "the broker is away")] * 5, (0, "")], 0, 5),
-        ({"REPLAY_ID": "mine"}, [(BAD_RECORDING, "no trades")], BAD_RECORDING, 0),
+        ({"REPLAY_ID": "mine"}, [(REFUSED, "no trades")], REFUSED, 0),
         ({}, [(-9, "")], -9, 0),
     ],
     ids=["equal errors", "other errors", "again", "bad recording", "no name to go on with"],

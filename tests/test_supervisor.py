@@ -16,8 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from online.exit_codes import AGAIN
 from orchestration.local import supervisor as module
-from orchestration.local.supervisor import AGAIN, Part, RestartPolicy, RunFailure, State, Supervisor, Watched
+from orchestration.local.supervisor import Part, RestartPolicy, RunFailure, State, Supervisor, Watched
 
 ROOT = Path(__file__).resolve().parents[1]
 SLEEP = "import signal; signal.pause()"

@@ -14,7 +14,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from data.topics import REJECTED, Rejected, encode
 from data.trades import StreamKey
-from online.kafka import AGAIN, REFUSED, Incoming, RecordRefused, Stopped, Unanswered, incoming, insist, spare_collector
+from online.exit_codes import AGAIN, REFUSED
+from online.kafka import Incoming, RecordRefused, Stopped, Unanswered, incoming, insist, spare_collector
 from online.metrics import Metrics
 
 log = structlog.get_logger()

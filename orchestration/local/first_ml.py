@@ -16,6 +16,7 @@ from typing import Any
 
 from offline.registry import RegistryError, champion_of
 from offline.settings import OfflineSettings
+from online.exit_codes import AGAIN, REFUSED
 from orchestration.local.dagster_client import DagsterRefused, failure_of, launch, wait
 
 MODEL = "volatility-ml"
@@ -73,11 +74,14 @@ def main() -> int:
             if (ended := wait(arguments.dagster, run_id)) != "SUCCESS":
                 say(f"{job} ended with {ended}: {failure_of(arguments.dagster, run_id)}")
                 say("The baseline serves on. Look at that run; what is done is kept, so launch the rest from the UI.")
-                return 1
+                return REFUSED
             say(f"{job} took {time.monotonic() - began:.0f} s")
-    except (RegistryError, DagsterRefused, OSError) as error:
+    except DagsterRefused as error:
         say(f"{MODEL} is not made, the baseline serves on: {error}")
-        return 1
+        return REFUSED
+    except (RegistryError, OSError) as error:
+        say(f"{MODEL} is not made yet, the baseline serves on: {error}")
+        return AGAIN
     promoted = time.monotonic()
     while not (now := serving(arguments.api)).startswith(MODEL) and time.monotonic() - promoted < ANSWERS_WITHIN_S:
         time.sleep(0.2)

@@ -217,7 +217,8 @@ def _dagster(settings: StackSettings) -> list[Part]:
         Part(
             "first_ml",
             (*python, "orchestration.local.first_ml", "--dagster", url, "--api", f"http://{host}:{settings.api_port}"),
-            needs=("dagster_daemon",),
+            needs=("dagster_daemon", *(("mlflow",) if settings.starts_mlflow else ())),
+            exits={2: "volatility-ml is not made"},
             once=True,
             essential=False,
             background=True,

@@ -21,6 +21,7 @@ from typing import NamedTuple, Protocol
 
 import psutil
 
+from online.exit_codes import AGAIN
 from orchestration.local.lifeline import bound_to_parent
 
 POLL_S = 0.1  # between two looks at whether a part is ready
@@ -30,8 +31,6 @@ QUICK_DEATHS = 3  # after so many equal errors in a row, each a quick death, a p
 BACKOFF_S = 0.5  # the first pause before a restart; each quick death doubles the pause
 LONGEST_PAUSE_S = 5.0
 LOG_LINES = 12  # how much of a dead part's log is shown
-AGAIN = 75
-"""Exit code of a process whose failure has a cause outside, so that another start helps: EX_TEMPFAIL of sysexits.h."""
 _WORD = re.compile(r"[\w.:+-]+")
 
 

@@ -12,7 +12,7 @@ import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
 from data.topics import FEATURES, PARTITIONS, PREDICTIONS
-from online.kafka import AGAIN
+from online.exit_codes import AGAIN
 from orchestration.local.broker import Broker
 from tests.pipeline import Process, environment, replay, running, wait_until
 from tests.proofs import Proof
