@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from confluent_kafka.admin import (  # type: ignore[attr-defined] # its types forget three of them
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+)
 
 from data.features import Windows, feature_rows
 from data.readers import read_trades, write_csv
@@ -16,7 +23,7 @@ from data.spec import FeatureSpec
 from data.topics import FEATURES, REJECTED, TRADES
 from data.trades import NS, iso_times, parse_times
 from orchestration.local.broker import Broker
-from tests.pipeline import Process, await_end, read_topic, replay, running
+from tests.pipeline import Process, await_end, environment, read_topic, replay, running
 
 SPEC = FeatureSpec()
 
@@ -180,3 +187,64 @@ def test_a_file_without_trades_is_refused_with_what_is_read(
     path = tmp_path / "recording"
     path.write_bytes(content)
     assert said in run_to_end(replay(online, tmp_path, f"none-{len(content)}", path), expected=2)
+
+
+def test_a_source_does_not_go_on_with_another_recording(
+    broker: Broker, online: dict[str, str], short: Path, tmp_path: Path
+) -> None:
+    """A longer list that begins with the recording of its start is its continuation."""
+    first, other, more = (tmp_path / f"{name}.csv" for name in ("first", "other", "more"))
+    lines = short.read_text().splitlines(keepends=True)
+    for path, part in ((first, lines[:801]), (other, [lines[0], *lines[400:]]), (more, [lines[0], *lines[801:]])):
+        path.write_text("".join(part))
+    process = replay(online, tmp_path, "other-input", first, REPLAY_SPEED="10")
+    with running(process):
+        while not read_topic(broker.bootstrap_servers, TRADES, "other-input"):
+            assert process.process.poll() is None
+        assert process.stop() == 0
+    before = len(read_topic(broker.bootstrap_servers, TRADES, "other-input"))
+    said = run_to_end(replay(online, tmp_path, "other-input", other), expected=2)
+    assert f"recording 1 of its start is {first}" in said
+    assert f"{other} is another one" in said
+    assert len(read_topic(broker.bootstrap_servers, TRADES, "other-input")) == before, "nothing was sent"
+    run_to_end(replay(online, tmp_path, "other-input", first, more))
+    check_source(broker, "other-input", short)
+
+
+def test_a_broker_that_refuses_every_record_is_told_at_once(
+    broker: Broker, models: Path, short: Path, tmp_path: Path
+) -> None:
+    """At the pace of its recording the replay would take 20 minutes; nothing counts as sent."""
+    limited = ConfigResource(ConfigResource.Type.TOPIC, TRADES)
+    client = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
+
+    def limit(size: str | None) -> None:
+        change = AlterConfigOpType.SET if size else AlterConfigOpType.DELETE
+        limited.incremental_configs = [ConfigEntry("max.message.bytes", size, incremental_operation=change)]
+        for future in client.incremental_alter_configs([limited]).values():
+            future.result()
+
+    limit("100")
+    try:
+        process = replay(environment(broker.bootstrap_servers, models), tmp_path, "refused", short, REPLAY_SPEED="1")
+        said = run_to_end(process, expected=1)
+    finally:
+        limit(None)
+    assert "the broker refuses what is sent" in said
+    assert re.search(r'"trades": ?0\b', said)
+    assert not read_topic(broker.bootstrap_servers, TRADES, "refused")
+
+
+def test_a_source_whose_beginning_the_broker_forgot_goes_on_where_the_topic_ends(
+    broker: Broker, online: dict[str, str], short: Path, tmp_path: Path
+) -> None:
+    process = replay(online, tmp_path, "no-beginning", short, REPLAY_SPEED="10")
+    with running(process):
+        while len(read_topic(broker.bootstrap_servers, TRADES, "no-beginning")) < 20:
+            assert process.process.poll() is None
+        assert process.stop() == 0
+    client = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
+    client.delete_consumer_groups(["ingestor-no-beginning"])["ingestor-no-beginning"].result()
+    said = run_to_end(replay(online, tmp_path, "no-beginning", short))
+    assert "no beginning of this source is known" in said
+    check_source(broker, "no-beginning", short)

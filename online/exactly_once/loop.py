@@ -259,6 +259,8 @@ class _Loop:
         for revoked in partitions:
             self._forget(revoked.partition)
         self._consumer.incremental_unassign(partitions)
+        if partitions and self._running():
+            log.info("revoked", partitions=sorted(p.partition for p in partitions), left=sorted(self._due))
 
     def _forget(self, partition: int) -> None:
         self._due.pop(partition, None)
