@@ -206,8 +206,10 @@ def _add_newest_forecast(app: FastAPI, service: Service) -> None:
         if found is None:
             if (problem := service.forecasts.problem) is not None:
                 raise Problem(unready, f"no forecast of {product_id} is known yet: {problem}")
+            if service.forecasts.is_searching(product_id):
+                raise Problem(unready, f"no forecast of {product_id} is known yet: older records are looked through")
             of = f" from source {source_id}" if source_id else ""
-            before = f"nor in the {service.forecasts.read_back_s:g} s or {RECENT_OFFSETS:,} records before"
+            before = f"no open source has one, nor is there one among the {RECENT_OFFSETS:,} newest records before"
             detail = f"no forecast of {product_id}{of} is known: none came since this service started, {before}"
             raise Problem(HTTPStatus.NOT_FOUND, detail)
         age_s, limit_s = found.age_s, settings.max_feature_age_s

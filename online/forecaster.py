@@ -17,6 +17,7 @@ from data.topics import FEATURES, PARTITIONS, PREDICTIONS, TRADES
 from data.trades import Int64s
 from online.exactly_once.feature_stage import FeatureColumns, FeatureStage
 from online.exactly_once.loop import LostPlace, Record, serve
+from online.exactly_once.note import GROUP
 from online.exactly_once.places import check_never_read, commit_places, find_place
 from online.exactly_once.score_stage import ScoreStage
 from online.exit_codes import REFUSED
@@ -35,7 +36,8 @@ from online.settings import ForecasterSettings
 
 log = structlog.get_logger()
 
-GROUP = "forecaster"
+TURNS = 2
+"""Producers that take turns."""
 
 
 class Forecasting:
@@ -88,8 +90,8 @@ def forecast(settings: ForecasterSettings, metrics: Metrics, running: Callable[[
         features = FeatureStage(spec, partial(read_range, reader_config(settings), running, TRADES), metrics)
         stage = Forecasting(features, ScoreStage(spec, serving), metrics)
         consumer = Consumer(consumer_config(settings, GROUP, settings.slot) | {"stats_cb": metrics.read_statistics})
-        producer = Producer(transactional_config(settings, GROUP, settings.slot))
-        serve(consumer, producer, stage, check_new, running, metrics, settings.kafka_bootstrap_servers)
+        producers = [Producer(transactional_config(settings, GROUP, settings.slot, turn)) for turn in range(TURNS)]
+        serve(consumer, producers, stage, check_new, running, metrics, settings.kafka_bootstrap_servers)
     finally:
         models.stop()
 

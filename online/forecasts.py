@@ -1,15 +1,19 @@
 """The newest forecast of each stream, as the API reads it from the topic.
 
-A start reads back as far as a live forecast can lie, and over the last `RECENT_OFFSETS` of each partition; the topic
-may hold days. So what is live is always found. Of a source that has ended or fallen silent, the last forecast is found
-if it lies in there, or came since the start; else it is as if it had never been seen.
+A start reads the newest `RECENT_OFFSETS` of each partition, whatever the topic holds, and answers then. The committed
+notes of the forecaster name the open streams: one that is not among these records is looked for in older ones, the
+newest first, while the service answers. So each open stream is found. Of a source that has ended, the last forecast is
+found if it lies among the newest records, or came since the start.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
 import threading
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -17,9 +21,18 @@ import msgspec
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from data.topics import PARTITIONS, PREDICTIONS, check_names, decode_records, prediction_type
+from data.topics import (
+    PARTITIONS,
+    PREDICTIONS,
+    TRADES,
+    check_names,
+    decode_records,
+    partition_of,
+    prediction_type,
+)
 from data.trades import StreamKey
-from online.kafka import MAX_VALUE, READ_BATCH, ClientLog, reader_config
+from online.exactly_once.note import GROUP, read_note, short_name
+from online.kafka import MAX_VALUE, READ_BATCH, ClientLog, read_range, reader_config
 from online.metrics import Metrics
 from online.settings import ApiSettings
 
@@ -30,9 +43,10 @@ MAX_STREAMS = 10_000
 MAX_AHEAD = timedelta(hours=1)
 """An ingest time further in the future is no clock's error: it would stay the newest for as long."""
 RECENT_OFFSETS = 10_000
-"""Read back at a start in each partition, at the least: under a second for all of them."""
+"""Read back at a start in each partition: under a second for all of them. As many are looked through at once later."""
 RECENT_S = 60.0
-"""Read back at a start beyond the age at which an open source is stale: clocks differ, and pipelines lag."""
+"""Where no note names the open streams, older records are looked through up to this age beyond the one at which an open
+source is stale: clocks differ, and pipelines lag."""
 RETRY_S = 1.0
 STOP_S = 3.0
 TELL_S = 1.0
@@ -63,6 +77,25 @@ class Newest(NamedTuple):
         return record
 
 
+@dataclass
+class _Search:
+    """What is looked for in the older records of a partition.
+
+    Attributes:
+        names: short names of open streams that were not met; None: whatever there is.
+        end: records from this offset on were looked through.
+        floor: records before this offset are of no interest.
+    """
+
+    names: set[bytes] | None
+    end: int
+    floor: int
+
+    @property
+    def is_done(self) -> bool:
+        return self.end <= self.floor or (self.names is not None and not self.names)
+
+
 class NewestForecasts:
     """Follows `predictions` in a thread of its own, in no group: each replica of the API sees all of it.
 
@@ -75,6 +108,8 @@ class NewestForecasts:
         self._streams: dict[StreamKey, Newest] = {}
         self._next: dict[int, int] = {}  # by partition, the offset to read next
         self._behind: dict[int, int] | None = None  # by partition, the end at the start where it is not yet reached
+        self._searches: dict[int, _Search] = {}  # by partition
+        self._ended: set[StreamKey] = set()  # streams that ended while none of their forecasts was known
         self._problem: str | None = None
         self._tell = ClientLog()
         self._stop = threading.Event()
@@ -93,11 +128,6 @@ class NewestForecasts:
         self._thread.join(STOP_S)
 
     @property
-    def read_back_s(self) -> float:
-        """How far back a start reads at the least, in seconds of `ingest_time`."""
-        return self._settings.max_feature_age_s + RECENT_S
-
-    @property
     def problem(self) -> str | None:
         """Say why the newest forecasts are not known; None if they are."""
         if not self._thread.is_alive():
@@ -110,6 +140,10 @@ class NewestForecasts:
         if behind:
             return f"reading what is on {PREDICTIONS}: {len(behind)} partitions are not read to their end yet"
         return None
+
+    def is_searching(self, product_id: str) -> bool:
+        """Return whether older forecasts of a product may still be found."""
+        return partition_of(product_id) in self._searches
 
     def newest(self, product_id: str, source_id: str | None) -> Newest | None:
         """Return the newest forecast for a product: of one source, or of the source with the newest `ingest_time`."""
@@ -139,6 +173,7 @@ class NewestForecasts:
 
     def _read_topic(self) -> None:
         config = reader_config(self._settings) | {
+            "group.id": GROUP,  # whose notes are read; nothing is committed
             "reconnect.backoff.max.ms": 1_000,  # a broker that is back is read at once, not in ten seconds
             "queued.max.messages.kbytes": 16_384,  # bounds the memory of a start with much on the topic
             "statistics.interval.ms": 1_000,
@@ -147,38 +182,84 @@ class NewestForecasts:
         }
         consumer = Consumer(config)
         try:
-            recent = self._recent(consumer)
+            searches = self._to_search(consumer)
             behind, starts = {}, []
-            for place in recent:
-                first, end = consumer.get_watermark_offsets(place, timeout=RETRY_S)
-                back = max(first, end - RECENT_OFFSETS)
-                if place.offset >= 0:  # else no record is so recent
-                    back = min(back, place.offset)
-                start = self._next.get(place.partition, back)
-                starts.append(TopicPartition(PREDICTIONS, place.partition, start))
+            for partition, search in searches.items():
+                first, end = self._span(consumer, partition)
+                start = self._next.get(partition, max(first, end - RECENT_OFFSETS))
+                starts.append(TopicPartition(PREDICTIONS, partition, start))
                 if start < end:
-                    behind[place.partition] = end
+                    behind[partition] = end
+                search.end = start
+                search.floor = max(first, search.floor)
                 if self._stop.is_set():
                     return
+            if not self._next:  # else what was read before is known
+                self._searches = {partition: search for partition, search in searches.items() if not search.is_done}
             self._behind, self._problem = behind, None
             consumer.assign(starts)
             while not self._stop.is_set():
-                message = consumer.poll(0.1)
+                message = consumer.poll(0.0 if self._searches and not behind else 0.1)
                 if message is not None:
                     for each in (message, *consumer.consume(READ_BATCH, 0)):
                         self._read(each, behind)
+                if self._searches and not behind:
+                    self._search_on()
         finally:
             consumer.close()
 
-    def _recent(self, consumer: Consumer) -> list[TopicPartition]:
-        """Ask where in each partition the records begin that are recent by their `ingest_time`; -1 where none is."""
-        since_ms = int(1e3 * (time.time() - self.read_back_s))
-        asked = [TopicPartition(PREDICTIONS, partition, since_ms) for partition in range(PARTITIONS)]
-        found = consumer.offsets_for_times(asked, timeout=RETRY_S)
-        for place in found:
-            if place.error is not None:
-                raise KafkaException(place.error)
-        return found
+    def _to_search(self, consumer: Consumer) -> dict[int, _Search]:
+        """Return what to look for in each partition: the open streams of its note, without one what is recent."""
+        trades = [TopicPartition(TRADES, partition) for partition in range(PARTITIONS)]
+        since_ms = int(1e3 * (time.time() - self._settings.max_feature_age_s - RECENT_S))
+        times = [TopicPartition(PREDICTIONS, partition, since_ms) for partition in range(PARTITIONS)]
+        recent = {p.partition: p for p in consumer.offsets_for_times(times, timeout=RETRY_S)}
+        searches = {}
+        for found in consumer.committed(trades, timeout=RETRY_S):
+            if error := found.error or recent[found.partition].error:
+                raise KafkaException(error)
+            names: set[bytes] | None = None
+            if found.offset >= 0:
+                with contextlib.suppress(ValueError):
+                    names = set(read_note(found.metadata or "", found.offset)[0])
+            since = recent[found.partition].offset
+            floor = 0 if names is not None else since if since >= 0 else sys.maxsize
+            searches[found.partition] = _Search(names, 0, floor)
+        return searches
+
+    @staticmethod
+    def _span(consumer: Consumer, partition: int) -> tuple[int, int]:
+        low, high = consumer.get_watermark_offsets(TopicPartition(PREDICTIONS, partition), timeout=RETRY_S)
+        return int(low), int(high)
+
+    def _search_on(self) -> None:
+        """Look through the next older records of one partition."""
+        partition, search = next(iter(self._searches.items()))
+        known = {short_name(key) for key in (*self._streams, *self._ended)}
+        if search.names is not None:
+            search.names -= known
+        if not search.is_done:
+            start = max(search.floor, search.end - RECENT_OFFSETS)
+            config = reader_config(self._settings)
+            older: dict[StreamKey, Newest] = {}
+            for part in read_range(config, lambda: not self._stop.is_set(), PREDICTIONS, partition, start, search.end):
+                for value in part.values:
+                    self._take_older(value, older)
+            self._streams = older | self._streams  # what came since is newer
+            search.end = start
+        else:
+            del self._searches[partition]
+            if not self._searches:
+                self._ended.clear()
+
+    def _take_older(self, value: bytes, older: dict[StreamKey, Newest]) -> None:
+        """Take a record that lies before all that is known; one that cannot be read was counted when it was new."""
+        with contextlib.suppress(ValueError, TypeError):
+            key, newest = self._understood(value)
+            if newest is None:
+                self._ended.add(key)
+            elif key not in self._streams:
+                older[key] = newest._replace(has_ended=key in self._ended)
 
     def _read(self, message: Message, behind: dict[int, int]) -> None:
         partition, offset, error = message.partition() or 0, message.offset() or 0, message.error()
@@ -194,26 +275,37 @@ class NewestForecasts:
             self._tell(error)
 
     def _take(self, value: bytes, where: str) -> None:
-        found = decode_records([value], self._decode)
         try:
-            if found.unreadable:
-                raise ValueError(found.unreadable[0].reason)
-            [said] = found.records or [end for _, end in found.ends]
-            ingest_time = datetime.fromisoformat(said.ingest_time)
-            if ingest_time > datetime.now(UTC) + MAX_AHEAD:
-                raise ValueError(f"ingest_time must not be more than {MAX_AHEAD} ahead, was {said.ingest_time}")
-            key = StreamKey(said.source_id, said.product_id)
-            if key not in self._streams:
-                check_names(key)
+            key, newest = self._understood(value)
         except (ValueError, TypeError) as error:  # the second from a time without a zone
             self._reject(where, str(error))
             return
-        if found.records:
+        if newest is not None:
             if key not in self._streams and len(self._streams) >= MAX_STREAMS:
                 del self._streams[min(self._streams, key=lambda known: self._streams[known].ingest_time)]
-            self._streams[key] = Newest(key.source_id, ingest_time, value, has_ended=False)
+            self._streams[key] = newest
         elif key in self._streams:
             self._streams[key] = self._streams[key]._replace(has_ended=True)
+        elif self._behind or self._searches:
+            self._ended.add(key)
+
+    def _understood(self, value: bytes) -> tuple[StreamKey, Newest | None]:
+        """Return the stream of a record and its forecast, None for an end.
+
+        Raises:
+            ValueError, TypeError: the record is neither.
+        """
+        found = decode_records([value], self._decode)
+        if found.unreadable:
+            raise ValueError(found.unreadable[0].reason)
+        [said] = found.records or [end for _, end in found.ends]
+        ingest_time = datetime.fromisoformat(said.ingest_time)
+        if ingest_time > datetime.now(UTC) + MAX_AHEAD:
+            raise ValueError(f"ingest_time must not be more than {MAX_AHEAD} ahead, was {said.ingest_time}")
+        key = StreamKey(said.source_id, said.product_id)
+        if key not in self._streams:
+            check_names(key)
+        return key, Newest(key.source_id, ingest_time, value, has_ended=False) if found.records else None
 
     def _reject(self, where: str, reason: str) -> None:
         self._metrics.rejects.labels("unreadable").inc()

@@ -129,14 +129,15 @@ def consumer_config(settings: KafkaSettings, group: str, slot: int | None) -> Co
     )
 
 
-def transactional_config(settings: KafkaSettings, group: str, slot: int | None) -> Config:
+def transactional_config(settings: KafkaSettings, group: str, slot: int | None, turn: int) -> Config:
     """Return the settings of a producer whose records and offsets are one transaction.
 
     Args:
+        turn: tells apart the producers of one process.
         slot: a restarted process with the same one ends the transaction that its predecessor left open. None: the
             broker ends an open transaction after its timeout; readers wait for that.
     """
-    name = f"{group}-{_process_name() if slot is None else slot}"
+    name = f"{group}-{_process_name() if slot is None else slot}-{turn}"
     return _client(settings) | {
         "transactional.id": name,
         "client.id": name,

@@ -39,7 +39,7 @@ from orchestration.local.broker import Broker, free_ports, running_broker
 from orchestration.local.topics import create_topics
 from tests.fakes import FakeRegistry
 from tests.models import BASELINE, a_pickle, model_bytes, model_file
-from tests.pipeline import Process, await_end, environment, replay, running, wait_until
+from tests.pipeline import Process, await_end, environment, read_topic, replay, running, wait_until
 
 SPEC = FeatureSpec()
 MAX_FEATURE_AGE_S = 2.0
@@ -380,7 +380,7 @@ def test_a_product_is_never_seen_then_live_then_stale_then_ended(
     path = "/predict/APILIVE-USD"
     never = check_problem(api.get(path), 404)["detail"]
     assert "APILIVE-USD" in never
-    assert never.endswith("nor in the 62 s or 10,000 records before")  # stale after 2 s, and a minute more
+    assert never.endswith("no open source has one, nor is there one among the 10,000 newest records before")
     file = recording(tmp_path, "APILIVE-USD", 1_500)
     process = replay(online, tmp_path, "api-live", file, REPLAY_SPEED="1", MAX_WAIT_S="0.1")
     with running(process):
@@ -535,14 +535,15 @@ def test_reading_goes_on_after_a_failure_behind_the_last_record(
 
 
 def known_after_a_start(broker: Broker, topic: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Start a reader of a topic, and say of each source that it knows whether it is open, when all was read."""
+    """Start a reader of a topic without notes, and say of each source that it knows whether it is open, after all."""
+    monkeypatch.setattr("online.forecasts.GROUP", "nobody")
     monkeypatch.setattr("online.forecasts.PREDICTIONS", topic)
     monkeypatch.setattr("online.forecasts.RECENT_OFFSETS", 5)
     settings = ApiSettings(kafka_bootstrap_servers=broker.bootstrap_servers, max_feature_age_s=30)
     forecasts = NewestForecasts(settings, Metrics())
     forecasts.start()
     try:
-        wait_until(lambda: forecasts.problem is None, "all is read")
+        wait_until(lambda: forecasts.problem is None and not forecasts.is_searching("UNI-USD"), "all is read")
         found = {name: forecasts.newest("BACK-USD", name) for name in ("first", "second", "third", "fourth")}
     finally:
         forecasts.stop()
@@ -568,6 +569,40 @@ def test_a_start_finds_what_is_live_however_much_lies_behind_it(
     put(broker, a_record("second", "BACK-USD"), topic="back-by-time", age_s=80)
     put(broker, *[a_record("third", "BACK-USD")] * 10, topic="back-by-time")
     assert known_after_a_start(broker, "back-by-time", monkeypatch) == {"second": "open", "third": "open"}
+
+
+def test_a_start_finds_each_open_stream_however_old_its_forecast_is(
+    broker: Broker, online: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One source stays open behind 400 forecasts of another one in the same partition; a third one has ended there."""
+    monkeypatch.setattr("online.forecasts.RECENT_OFFSETS", 20)
+    recording = tmp_path / "recording.csv"
+    write_csv(recording, [simulate_day("BACKTWO-USD", dt.date(2025, 3, 4), hours=(14, 15)).take(slice(0, 400))])
+    short = tmp_path / "short.csv"
+    short.write_text("\n".join(recording.read_text().splitlines()[:11]) + "\n")
+    left_open = replay(online, tmp_path, "back-open", recording, REPLAY_SPEED="1", REPLAY_END_ON_STOP="false")
+    with running(left_open):
+        wait_until(lambda: len(read_topic(broker.bootstrap_servers, PREDICTIONS, "back-open")) > 2, "it has begun")
+        assert left_open.stop() == 0
+    for source_id, path in (("back-ended", short), ("back-many", recording)):
+        with running(process := replay(online, tmp_path, source_id, path)):
+            assert process.process.wait(60) == 0
+        await_end(broker.bootstrap_servers, source_id)
+    newest = read_topic(broker.bootstrap_servers, PREDICTIONS, "back-open")[-1]
+    forecasts = NewestForecasts(ApiSettings(kafka_bootstrap_servers=broker.bootstrap_servers), Metrics())
+    forecasts.start()
+    try:
+        wait_until(lambda: forecasts.problem is None and not forecasts.is_searching("BACKTWO-USD"), "all is found")
+        found = forecasts.newest("BACKTWO-USD", "back-open")
+        assert found is not None
+        assert (found.read(), found.has_ended) == (newest, False)
+        many = forecasts.newest("BACKTWO-USD", "back-many")
+        assert many is not None
+        assert many.has_ended
+    finally:
+        forecasts.stop()
+    with running(process := Process("online.ingestor", online, tmp_path / "end.log", ("--end", "back-open"))):
+        assert process.process.wait(60) == 0
 
 
 def test_streams_are_bounded_and_the_one_heard_of_longest_ago_goes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,15 +19,9 @@ from data.simulator import simulate_day
 from data.spec import FeatureSpec
 from data.topics import FEATURES, REJECTED, TRADES, End, encode, encode_trades
 from data.trades import StreamKey, Trades
-from online.exactly_once.feature_stage import (
-    MAX_ENDED,
-    MAX_NOTE,
-    MAX_SOURCES,
-    MAX_STREAMS,
-    NAME_BYTES,
-    FeatureStage,
-)
+from online.exactly_once.feature_stage import MAX_SOURCES, FeatureStage
 from online.exactly_once.loop import Record
+from online.exactly_once.note import MAX_ENDED, MAX_NOTE, MAX_STREAMS, NAME_BYTES
 from online.kafka import Incoming, Stretch
 from online.metrics import Metrics
 

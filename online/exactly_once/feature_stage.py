@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Callable, Iterable
 from itertools import groupby, repeat
 from operator import itemgetter
@@ -19,6 +17,7 @@ from data.spec import FeatureSpec
 from data.topics import FEATURES, TRADES, End, Purpose, TradeRecords, decode_trades, encode, encode_features
 from data.trades import Floats, StreamKey, Trades
 from online.exactly_once.loop import Record, rejected
+from online.exactly_once.note import MAX_ENDED, MAX_STREAMS, read_note, short_name, write_note
 from online.kafka import Incoming, Stretch
 from online.metrics import Metrics
 
@@ -26,20 +25,6 @@ log = structlog.get_logger()
 
 MAX_SOURCES = 64
 """Open at once in a partition."""
-
-MAX_STREAMS = 300
-"""Open at once in a partition: the memory of the windows, and the size of an offset's note, are known beforehand."""
-
-MAX_ENDED = 96
-"""Ended streams that a partition remembers, the newest. A writer that was frozen while another one took its place can
-still send what it had read; after their source's end these trades would open the stream anew."""
-
-MAX_NOTE = 4_000
-"""Characters of the note in a committed offset; brokers take 4,096 bytes by default. Room for `MAX_STREAMS` needs and
-`MAX_ENDED` names."""
-
-NAME_BYTES, NEED_BYTES = 5, 4
-"""Of each stream in a note: 40 bits tell apart the few that are named, 32 bits count records."""
 
 _PARTITION, _OFFSET, _VALUE, _TIME = map(itemgetter, range(1, 5))
 """The fields of `Incoming`: as callables they cost half of what an attribute does."""
@@ -108,7 +93,7 @@ class _Partition:
         """Open a stream, or return a label and a reason why not."""
         if key in self.purposes:
             return None
-        if _short(key) in self.ended:
+        if short_name(key) in self.ended:
             return "ended", ENDED
         sources = {known.source_id for known in self.purposes}
         if key.source_id not in sources and len(sources) >= MAX_SOURCES:
@@ -126,7 +111,7 @@ class _Partition:
 
     def close(self, key: StreamKey) -> bool:
         """End a stream; False if it had ended before."""
-        name = _short(key)
+        name = short_name(key)
         if name in self.ended and key not in self.purposes:
             return False
         self.windows.drop(key)
@@ -186,7 +171,7 @@ class FeatureStage:
             found = decode_trades(stretch.values)
             offsets = np.array(stretch.offsets, np.int64)[found.places]
             # A stream that the note does not name had ended, or was refused.
-            first = np.array([needed.get(_short(key), offset) for key in found.trades.keys], np.int64)
+            first = np.array([needed.get(short_name(key), offset) for key in found.trades.keys], np.int64)
             rows = offsets >= first[found.trades.stream]
             kept = found.trades.take(rows)
             for stream in np.unique(kept.stream):
@@ -214,10 +199,8 @@ class FeatureStage:
         state = self._partitions.get(partition)
         if state is None:
             return ""
-        most = 2 ** (8 * NEED_BYTES) - 1
         needs = ((key, offset - state.windows.oldest_needed(key)) for key in state.windows.open_streams)
-        entries = (_short(key) + min(records, most).to_bytes(NEED_BYTES, "big") for key, records in needs)
-        return ".".join(base64.b85encode(b"".join(names)).decode() for names in (entries, state.ended))
+        return write_note(needs, state.ended)
 
     def process(self, messages: list[Incoming]) -> Made:
         """Return the feature rows of the next trades of any partitions, and the trades that were not taken."""
@@ -290,27 +273,3 @@ def _occurring(trades: Trades) -> list[int]:
     """Return the streams that have a trade."""
     streams: list[int] = np.flatnonzero(np.bincount(trades.stream, minlength=len(trades.keys))).tolist()
     return streams
-
-
-def _short(key: StreamKey) -> bytes:
-    """Name a stream in few bytes."""
-    return hashlib.blake2b("/".join(key).encode(), digest_size=NAME_BYTES).digest()
-
-
-def read_note(note: str, offset: int) -> tuple[dict[bytes, int], list[bytes]]:
-    """Return the first offset that each open stream of a note still needs, and the names of ended streams.
-
-    Raises:
-        ValueError: the text is no such note.
-    """
-    if not note:
-        return {}, []
-    needs, ended = (base64.b85decode(part) for part in note.split("."))
-    size = NAME_BYTES + NEED_BYTES
-    if len(needs) % size or len(ended) % NAME_BYTES:
-        raise ValueError(
-            f"a note must have {size} bytes a need and {NAME_BYTES} an end, has {len(needs)}, {len(ended)}"
-        )
-    entries = [needs[at : at + size] for at in range(0, len(needs), size)]
-    first = {entry[:NAME_BYTES]: offset - int.from_bytes(entry[NAME_BYTES:], "big") for entry in entries}
-    return first, [ended[at : at + NAME_BYTES] for at in range(0, len(ended), NAME_BYTES)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import cycle
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -23,6 +24,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 MAX_BATCH = 10_000
+PAUSE = float(os.environ.get("PAUSE", "0"))
 
 PATIENCE_S = 15.0
 """How long a question within a transaction may stay unanswered. Where its connection died at the wrong moment, the
@@ -66,7 +68,7 @@ class Stage(Protocol):
 
 def serve(
     consumer: Consumer,
-    producer: Producer,
+    producers: Sequence[Producer],
     stage: Stage,
     check_new: Callable[[list[int]], None],
     running: Callable[[], bool],
@@ -79,6 +81,8 @@ def serve(
     transaction that was committed, and aborts the one that was not.
 
     Args:
+        producers: with a transactional id each; they take turns. A transaction of the same one would have to wait until
+            the broker has written the markers of the one before: at times the client asks again after 20 ms only.
         check_new: called with the partitions for which the group has no offset; raises `LostPlace` where one of them
             was read before.
         address: of the broker, for the log.
@@ -89,7 +93,7 @@ def serve(
             broker refuses a record.
     """
     spare_collector()
-    loop = _Loop(consumer, producer, stage, check_new, running, metrics, address)
+    loop = _Loop(consumer, producers, stage, check_new, running, metrics, address)
     try:
         loop.run()
     except Stopped as stopped:
@@ -117,14 +121,16 @@ class _Loop:
     def __init__(
         self,
         consumer: Consumer,
-        producer: Producer,
+        producers: Sequence[Producer],
         stage: Stage,
         check_new: Callable[[list[int]], None],
         running: Callable[[], bool],
         metrics: Metrics,
         address: str,
     ) -> None:
-        self._consumer, self._producer, self._stage, self._check_new = consumer, producer, stage, check_new
+        self._consumer, self._producers, self._stage, self._check_new = consumer, producers, stage, check_new
+        self._turns = cycle(producers)
+        self._producer = producers[0]  # of the newest transaction
         self._running, self._metrics, self._address = running, metrics, address
         self._due: dict[int, int] = {}  # by assigned partition, the offset to read next
 
@@ -133,15 +139,21 @@ class _Loop:
         return insist(ask, self._running, self._address, patience_s)
 
     def run(self) -> None:
-        self._insist(self._producer.init_transactions, math.inf)
+        for producer in self._producers:
+            self._insist(producer.init_transactions, math.inf)
         self._consumer.subscribe(
             [self._stage.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
         )
+        next_at = 0.0
         while self._running():
+            if PAUSE:
+                time.sleep(max(0.0, next_at - time.monotonic()))
             first = self._consumer.poll(0.2)
             if first is None:
                 continue
             started = time.monotonic()
+            if PAUSE:
+                next_at = started + PAUSE
             read = (first, *self._consumer.consume(MAX_BATCH - 1, 0))
             records, removed = _without_removed(read)
             messages = incoming(records, self._due)  # the second call may take partitions away
@@ -155,6 +167,7 @@ class _Loop:
 
     def _transact(self, messages: list[Incoming]) -> bool:
         """Write the outcome of some records; False where the transaction was aborted."""
+        self._producer = next(self._turns)
         try:
             self._producer.begin_transaction()
             self._produce(self._stage.process(messages))

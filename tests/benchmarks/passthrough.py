@@ -19,7 +19,7 @@ from online.settings import KafkaSettings
 def main(servers: str, topic: str) -> None:
     settings = KafkaSettings(kafka_bootstrap_servers=servers)
     consumer = Consumer(consumer_config(settings, "passthrough", 0))
-    producer = Producer(transactional_config(settings, "passthrough", 0))
+    producer = Producer(transactional_config(settings, "passthrough", 0, 0))
     producer.init_transactions(30)
     consumer.subscribe(
         [TRADES],

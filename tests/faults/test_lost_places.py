@@ -13,7 +13,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartiti
 from confluent_kafka.admin import AdminClient
 
 from data.topics import FEATURES, REJECTED, TRADES, partition_of
-from online.forecaster import GROUP
+from online.exactly_once.note import GROUP
 from orchestration.local.broker import Broker
 from orchestration.local.topics import create_topics
 from tests.conftest import ROOT

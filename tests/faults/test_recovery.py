@@ -19,7 +19,7 @@ from data.simulator import simulate_day
 from data.spec import FeatureSpec
 from data.topics import FEATURES, PARTITIONS, TRADES, encode_trades
 from data.trades import StreamKey, Trades
-from online.forecaster import GROUP
+from online.exactly_once.note import GROUP
 from orchestration.local.broker import Broker
 from tests.faults.drill import Tail
 from tests.pipeline import Process, environment, running, wait_until
