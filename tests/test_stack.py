@@ -22,10 +22,11 @@ from orchestration.local import dagster_client
 from orchestration.local.broker import free_ports
 from orchestration.local.parts import stack_parts
 from orchestration.local.ports import port_conflicts
-from orchestration.local.settings import StackSettings
+from orchestration.local.settings import StackSettings, retired_settings
 from orchestration.local.stack import (
     Refusal,
     check_recordings,
+    check_state,
     child_environment,
     new_replay_id,
     only_stack,
@@ -261,6 +262,33 @@ def test_event_times_become_seconds() -> None:
     assert epoch_seconds("1970-01-02T00:00:01.5Z") == (86401, True)
     assert epoch_seconds("1970-01-02T00:00:01.000Z") == (86401, False)
     assert epoch_seconds("1970-01-02T00:00:01Z") == (86401, False)
+
+
+def test_what_another_release_left_is_refused_with_what_forgets_it(tmp_path: Path) -> None:
+    check_state(tmp_path)  # new: its format is noted
+    (tmp_path / "broker" / "kafka" / "data").mkdir(parents=True)
+    check_state(tmp_path)
+    (tmp_path / "format").write_text("1\n")
+    with pytest.raises(Refusal, match=r"its format is 1, this one's is \d+\): `make reset` forgets it"):
+        check_state(tmp_path)
+    (tmp_path / "format").unlink()  # as releases before the first format did
+    with pytest.raises(Refusal, match="its format is none"):
+        check_state(tmp_path)
+
+
+def test_a_setting_that_has_no_effect_any_more_is_told_with_its_successor() -> None:
+    given = {"SCORER_PORT": "8002", "FEATURE_SERVICE_PORT": "", "API_PORT": "8000"}
+    assert retired_settings(given) == [
+        "SCORER_PORT has no effect any more: feature rows and forecasts come from one process now, whose port is "
+        "FORECASTER_PORT"
+    ]
+
+
+@pytest.mark.parametrize(("kafka", "slot"), [(None, "0"), ("kafka.example:9092", "")])
+def test_the_forecaster_of_a_broker_of_its_own_has_a_slot(tmp_path: Path, kafka: str | None, slot: str) -> None:
+    """On somebody else's broker another stack may have a forecaster too."""
+    assert settings(tmp_path, kafka_bootstrap_servers=kafka).environment("r")["SLOT"] == slot
+    assert settings(tmp_path, kafka_bootstrap_servers=kafka, slot="3").environment("r")["SLOT"] == "3"
 
 
 def test_the_example_names_every_setting() -> None:
