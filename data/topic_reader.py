@@ -15,6 +15,10 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 ANSWER_S = 10.0
 """How long the broker may be silent."""
 READ_BATCH = 10_000
+FETCH_BYTES = 1_048_576
+"""Brings some `READ_BATCH` records."""
+QUEUED_FETCHES = 32
+"""Fetches that the client keeps until they are read."""
 RETRY_S = 0.05
 
 _PASSING = {
@@ -59,10 +63,15 @@ class TopicReader:
     Args:
         config: see `client_config`.
         group: whose committed offsets are asked for; the client wants a name in any case.
+        fetch_bytes: what one question to the broker brings, at least one batch of a producer. Little makes short
+            readings quick, much makes long ones quick.
     """
 
-    def __init__(self, config: Mapping[str, Any], group: str = "unused") -> None:
+    def __init__(self, config: Mapping[str, Any], group: str = "unused", fetch_bytes: int = FETCH_BYTES) -> None:
         self._servers = config["bootstrap.servers"]
+        self._batch = max(1, READ_BATCH * fetch_bytes // FETCH_BYTES)
+        # A client that has asked something about a partition reads it at once, else it may sleep for a second first.
+        self._asked: set[tuple[str, int]] = set()
         self._consumer = Consumer(
             {
                 **config,
@@ -72,9 +81,10 @@ class TopicReader:
                 "enable.auto.offset.store": False,
                 "auto.offset.reset": "earliest",
                 "enable.partition.eof": True,
-                "queued.max.messages.kbytes": 32_768,
+                "fetch.message.max.bytes": fetch_bytes,
+                "queued.max.messages.kbytes": fetch_bytes * QUEUED_FETCHES // 1_024,
                 "fetch.queue.backoff.ms": 5,  # the default pauses for a second each time that the queue is full
-                "fetch.wait.max.ms": 20,  # the default lets each partition wait for half a second at its end
+                "fetch.wait.max.ms": 2,  # how long a reading, and the next one, may wait where the partition ends
                 "log_level": 0,  # what it says of itself is said by the errors below
             }
         )
@@ -98,6 +108,7 @@ class TopicReader:
     def span(self, topic: str, partition: int) -> tuple[int, int]:
         """Return the oldest offset that a partition still holds, and the one after its newest."""
         place = TopicPartition(topic, partition)
+        self._asked.add((topic, partition))
         low, high = self._ask(lambda: self._consumer.get_watermark_offsets(place, timeout=ANSWER_S))
         return int(low), int(high)
 
@@ -120,7 +131,9 @@ class TopicReader:
 
         One reading at a time: a new one ends the one before.
         """
-        end = self.span(topic, partition)[1] if end is None else end
+        if end is None or (topic, partition) not in self._asked:
+            newest = self.span(topic, partition)[1]
+            end = newest if end is None else end
         if start >= end or end == 0:
             return
         try:
@@ -131,7 +144,7 @@ class TopicReader:
                 if first is None:
                     raise self._away(None)
                 stretch = Stretch([], [])
-                for message in (first, *self._consumer.consume(READ_BATCH, 0)):
+                for message in (first, *self._consumer.consume(self._batch, 0)):
                     error, offset = message.error(), message.offset() or 0
                     if error is None:
                         if offset < end:

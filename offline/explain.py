@@ -5,22 +5,28 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 from dotenv import dotenv_values
+from numpy.typing import NDArray
 
-from data.admission import MAX_FALL_S
+from data.dialects import Dialect
 from data.features import Windows, feature_rows
+from data.lines import Damaged, chunks_of, head_of, whole_lines
 from data.origin import Origin, read_origin, recording_of
 from data.pipes import may_lose_its_reader
-from data.readers import read_trades
+from data.readers import Batch, read_trades, recognize
 from data.serving import ModelRefused, ServedModel
 from data.spec import CONTRACT, FeatureSpec
 from data.topic_reader import NotRead, TopicReader, client_config
@@ -29,7 +35,7 @@ from data.trades import NS, Int64s, Side, StreamKey, Trades, iso_times, parse_ti
 from offline.ledger import Entry, history
 from offline.registry import RegistryError, download
 from offline.settings import OfflineSettings
-from offline.streams import BadRecord, NotFound, Stream, read_stream
+from offline.streams import PROBE_BYTES, BadRecord, NotFound, Passage, Stream, Target
 
 EQUAL, DIFFERENT, NOT_FOUND, EXPIRED = range(4)
 """Exit codes: all was made again and is equal; something differs, or the record cannot be read; there is no such
@@ -41,6 +47,11 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 NEWEST = 5
 """Trades of a window that are shown."""
+
+FEW = 3
+"""Trades whose lines are looked for one by one; for more of them the recordings are read once."""
+MOST_LINES = 5_000
+"""With the digits of a trade id that are looked at in a recording: an id of a few digits stands in every line."""
 
 Outcome = Literal["equal", "different", "expired"]
 
@@ -100,6 +111,7 @@ class Explanation:
         prediction: the record, see `prediction_type`.
         kafka_partition, kafka_offset: where it stands on `predictions`; its trade's place is in the record.
         model: that it names.
+        trade: its own as the topic has it, one row; None where it is gone or another one.
         window: the trades that the row was made from, in order, the last one its own; None where they are gone.
         recorded: its trade in the recording; None where it is not found.
         remade: of the record's fields, those that were made again.
@@ -112,6 +124,7 @@ class Explanation:
     kafka_offset: int
     model: FoundModel
     promotion: Entry | None = None
+    trade: Trades | None = None
     window: Trades | None = None
     recorded: Recorded | None = None
     remade: dict[str, Any] = field(default_factory=dict)
@@ -164,26 +177,39 @@ class Explainer:
             BadRecord: one of them cannot be read.
             NotRead: the broker does not answer.
         """
-        with TopicReader(self._kafka, f"ingestor-{key.source_id}") as reader:
-            stream = read_stream(reader, key, set(trade_ids))
-        ledger = read_ledger(self._registry)
-        explanations: list[Explanation] = []
-        places: list[int | None] = []
-        for trade_id in trade_ids:
-            offset, value = stream.forecasts[trade_id]
-            record = read_record(value, self._spec, stream.partition, offset)
-            each = Explanation(record, stream.partition, offset, self._model(record))
-            each.findings.append(each.model.finding)
-            each.promotion, finding = served_under(ledger, record)
-            each.findings.append(finding)
-            at = place_of(each, stream)
-            if at is not None:
-                remake_row(each, stream, at, self._spec)
+        found: dict[int, Explanation] = {}
+        targets: list[Target] = []
+        with (
+            TopicReader(self._kafka, f"ingestor-{key.source_id}") as reader,
+            TopicReader(self._kafka, fetch_bytes=PROBE_BYTES) as prober,
+        ):
+            stream = Stream(reader, prober, key)
+            forecasts = stream.find(set(trade_ids))
+            ledger = read_ledger(self._registry)
+            for trade_id, forecast in forecasts.items():
+                record = read_record(forecast.value, self._spec, stream.partition, forecast.offset)
+                each = found[trade_id] = Explanation(record, stream.partition, forecast.offset, self._model(record))
+                each.findings.append(each.model.finding)
+                each.promotion, finding = served_under(ledger, record)
+                each.findings.append(finding)
+                since = oldest_block(int(parse_times([record.event_time])[0]), self._spec)
+                targets.append(Target(forecast, record.kafka_partition, record.kafka_offset, since))
+            for together, passage in stream.passages(targets, self._reaches):
+                for target in together:
+                    each = found[target.forecast.trade_id]
+                    if (at := place_of(each, passage)) is not None:
+                        each.trade = passage.trades.take(slice(at, at + 1))
+                        remake_row(each, passage, at, self._spec)
+        explanations = [found[trade_id] for trade_id in trade_ids]
+        for each in found.values():
             remake_score(each)
-            explanations.append(each)
-            places.append(at)
-        find_in_recordings(explanations, places, key.product_id, stream)
+        find_in_recordings(list(found.values()), key.product_id, stream.note)
         return explanations
+
+    def _reaches(self, passage: Passage, target: Target) -> bool:
+        """Return whether a passage holds all trades that the row of one of its trades is made from."""
+        at = passage.index_of(target.kafka_offset)
+        return at is not None and trades_of_row(passage, at, self._spec) is not None
 
     def _model(self, record: Any) -> FoundModel:
         """Return the model that a record names."""
@@ -214,7 +240,18 @@ def read_record(value: bytes, spec: FeatureSpec, partition: int, offset: int) ->
     return record
 
 
-def oldest_trade(event_time: Int64s, row: int, spec: FeatureSpec, *, is_whole: bool) -> int | None:
+def oldest_block(event_time: int, spec: FeatureSpec) -> int:
+    """Return the start of the oldest block of the grid that a row sees, ns since 1970.
+
+    Args:
+        event_time: of the row, ns since 1970.
+    """
+    block_ns = spec.block_steps * spec.grid_step_s * NS
+    block = (event_time // (spec.grid_step_s * NS) - 1) // spec.block_steps
+    return (block - (spec.lookback_steps // spec.block_steps - 1)) * block_ns
+
+
+def oldest_trade(event_time: Int64s, row: int, spec: FeatureSpec, *, counts_as: int, is_whole: bool) -> int | None:
     """Return the first of the trades that a row is made from, or None if these do not reach back so far.
 
     A row sees the last `window_size` + 1 trades, and on the grid what happened since the start of the oldest block in
@@ -224,67 +261,63 @@ def oldest_trade(event_time: Int64s, row: int, spec: FeatureSpec, *, is_whole: b
     Args:
         event_time: shape (n,), ns since 1970, as recorded, of the trades that the stream took.
         row: index of the row's trade.
-        is_whole: the stream begins with the first of these trades.
+        counts_as: event time that the first trade counts as, ns since 1970.
+        is_whole: no row reaches back behind the first trade.
     """
     recorded = event_time[: row + 1]
-    counts_as = np.maximum.accumulate(recorded)
-    starts = np.flatnonzero(np.diff(counts_as) > spec.gap_s * NS) + 1
+    counted = np.maximum.accumulate(np.concatenate(([counts_as], recorded[1:])))
+    starts = np.flatnonzero(np.diff(counted) > spec.gap_s * NS) + 1
     segment = int(starts[-1]) if len(starts) else 0
-    step = spec.grid_step_s * NS
-    block = (int(counts_as[row]) // step - 1) // spec.block_steps
-    oldest_block = block - (spec.lookback_steps // spec.block_steps - 1)
-    sets_price = int(np.searchsorted(counts_as, oldest_block * spec.block_steps * step, side="right")) - 1
+    sets_price = int(np.searchsorted(counted, oldest_block(int(counted[row]), spec), side="right")) - 1
     reach = min(sets_price, row - spec.window_size)
-    own_time = recorded == counts_as
-    if segment == 0 and not is_whole:
-        # A trade before the first one here may have been up to a second later.
-        own_time &= recorded >= recorded[0] + MAX_FALL_S * NS
-        found = np.flatnonzero(own_time[: max(reach + 1, 0)])
-        return int(found[-1]) if len(found) else None
-    return int(np.flatnonzero(own_time[: max(reach, segment) + 1])[-1])
+    begins = max(reach, segment) if is_whole or segment else reach
+    own_time = np.flatnonzero(recorded[: max(begins + 1, 0)] == counted[: max(begins + 1, 0)])
+    return int(own_time[-1]) if len(own_time) else None
 
 
-def place_of(each: Explanation, stream: Stream) -> int | None:
-    """Return the index of a forecast's trade in its stream, or None and why it is not there."""
+def trades_of_row(passage: Passage, at: int, spec: FeatureSpec) -> NDArray[np.intp] | None:
+    """Return the indices of the trades that the row of a passage's trade is made from; None if some are not there."""
+    taken = np.flatnonzero(passage.is_taken[: at + 1])
+    event_time = passage.trades.event_time[taken]
+    first = oldest_trade(event_time, len(taken) - 1, spec, counts_as=passage.counts_as, is_whole=passage.is_whole)
+    return None if first is None else taken[first:]
+
+
+def place_of(each: Explanation, passage: Passage) -> int | None:
+    """Return the index of a forecast's trade in a passage of its stream, or None and why it is not there."""
     record = each.prediction
-    if record.kafka_partition != stream.partition:
-        said = f"{each.trade_place} is no trade of this stream, which stands in partition {stream.partition}"
+    at = passage.index_of(record.kafka_offset)
+    if record.kafka_partition != passage.partition:
+        said = f"{each.trade_place} is no trade of this stream, which stands in partition {passage.partition}"
         each.found("trades", "different", said)
-        return None
-    at = int(np.searchsorted(stream.offsets, record.kafka_offset))
-    if at == len(stream.offsets) or stream.offsets[at] != record.kafka_offset:
-        if record.kafka_offset < stream.oldest:
-            said = f"{each.trade_place} is no longer kept, the oldest offset there is {stream.oldest}"
-            each.found("trades", "expired", said)
-        else:
-            each.found("trades", "different", f"{each.trade_place} is no trade of this stream")
-    elif stream.trades.trade_id[at] != record.trade_id:
-        each.found("trades", "different", f"{each.trade_place} is trade {stream.trades.trade_id[at]}")
-    elif not stream.is_taken[at]:
+    elif record.kafka_offset < passage.oldest:
+        said = f"{each.trade_place} is no longer kept, the oldest offset there is {passage.oldest}"
+        each.found("trades", "expired", said)
+    elif at is None:
+        each.found("trades", "different", f"{each.trade_place} is no trade of this stream")
+    elif passage.trades.trade_id[at] != record.trade_id:
+        each.found("trades", "different", f"{each.trade_place} is trade {passage.trades.trade_id[at]}")
+    elif not passage.is_taken[at]:
         each.found("trades", "different", f"{each.trade_place} is a trade that its stream does not take")
     else:
         return at
     return None
 
 
-def remake_row(each: Explanation, stream: Stream, at: int, spec: FeatureSpec) -> None:
-    """Make the row of a stream's trade again from the trades in its reach, and compare it."""
+def remake_row(each: Explanation, passage: Passage, at: int, spec: FeatureSpec) -> None:
+    """Make the row of a passage's trade again from the trades in its reach, and compare it."""
     record = each.prediction
     if record.spec_id != spec.spec_id:
         said = f"the row is of feature spec {record.spec_id}, rows here are of {spec.spec_id}: is WINDOW_SIZE another?"
         each.found("row", "expired", said)
         return
-    last_end = max((end for end in stream.ends if end < record.kafka_offset), default=-1)
-    began = int(np.searchsorted(stream.offsets, last_end))
-    taken = began + np.flatnonzero(stream.is_taken[began : at + 1])
-    is_whole = stream.is_whole or last_end >= 0
-    first = oldest_trade(stream.trades.event_time[taken], len(taken) - 1, spec, is_whole=is_whole)
-    if first is None:
-        said = f"the row's window begins before {TRADES}[{stream.partition}]@{stream.oldest}, the oldest that is kept"
+    rows = trades_of_row(passage, at, spec)
+    if rows is None:
+        said = f"the row's window begins before {TRADES}[{passage.partition}]@{passage.oldest}, the oldest that is kept"
         each.found("trades", "expired", said)
         return
-    made = feature_rows(stream.trades.take(slice(int(taken[first]), at + 1)), Windows(spec))
-    each.window = stream.trades.take(taken[first:])
+    each.window = passage.trades.take(rows)
+    made = feature_rows(each.window, Windows(spec))
     each.found("trades", "equal", f"{len(each.window):,} in the row's window")
     columns = [None if np.isnan(value) else float(value) for value in made.values[-1]]
     remade: dict[str, Any] = dict(zip(spec.columns, columns, strict=True))
@@ -292,7 +325,7 @@ def remake_row(each: Explanation, stream: Stream, at: int, spec: FeatureSpec) ->
     remade["event_time"] = iso_times(made.trades.event_time[-1:])[0]
     remade["ingest_time"] = iso_times(made.trades.ingest_time[-1:])[0]
     remade["price"] = float(made.trades.price[-1])
-    remade["purpose"] = stream.purposes[record.kafka_offset]
+    remade["purpose"] = passage.purposes[record.kafka_offset]
     each.compare("row", remade, f"all {len(spec.columns)} columns")
 
 
@@ -379,32 +412,34 @@ def remake_score(each: Explanation) -> None:
     return each.compare("score", remade, "score and interval")
 
 
-def find_in_recordings(
-    explanations: Sequence[Explanation], places: Sequence[int | None], product_id: str, stream: Stream
-) -> None:
-    """Look for trades in the recordings of their source, all in one pass, and compare them with the topic.
+def find_in_recordings(explanations: Sequence[Explanation], product_id: str, note: str) -> None:
+    """Look for trades in the recordings of their source, and compare them with the topic.
 
     Args:
-        places: index of each one's trade in the stream.
+        note: what the ingestor says of the recordings, see `Origin`.
     """
     try:
-        origin = read_origin(stream.note)
+        origin = read_origin(note)
     except ValueError as error:
         said = "the broker has no note of what the source was made of"
         for each in explanations:
-            each.found("recording", "expired", f"{said} that can be read: {error}" if stream.note else said)
+            each.found("recording", "expired", f"{said} that can be read: {error}" if note else said)
         return
-    found, problem = _read_recordings(origin, product_id, {each.prediction.trade_id for each in explanations})
-    for each, at in zip(explanations, places, strict=True):
+    paths, problem = _whole_recordings(origin)
+    is_quick = len(explanations) <= FEW
+    rest = [each for each in explanations if not (is_quick and _find_line(each, paths, product_id, origin))]
+    found, damage = _read_recordings(paths, origin, product_id, {each.prediction.trade_id for each in rest})
+    for each in rest:
         recorded = each.recorded = found.get(each.prediction.trade_id)
         if recorded is None:
             files = ", ".join(recording.path for recording in origin.recordings)
-            each.found("recording", "expired" if problem else "different", problem or f"{files}: no such trade")
-        elif at is None:
+            reason = problem or damage
+            each.found("recording", "expired" if reason else "different", reason or f"{files}: no such trade")
+        elif each.trade is None:
             where = f"{recorded.file}:{recorded.line}"
             each.found("recording", "expired", f"{where}, but the topic has no trade to compare it with")
         else:
-            each.findings.append(compare_recorded(recorded, stream.trades.take(slice(at, at + 1)), origin))
+            each.findings.append(compare_recorded(recorded, each.trade, origin))
 
 
 def compare_recorded(recorded: Recorded, trade: Trades, origin: Origin) -> Finding:
@@ -430,41 +465,109 @@ def compare_recorded(recorded: Recorded, trade: Trades, origin: Origin) -> Findi
     return Finding("recording", "equal", where + moved)
 
 
-def _read_recordings(origin: Origin, product_id: str, trade_ids: set[int]) -> tuple[dict[int, Recorded], str]:
-    """Return trades as they were recorded, and why some may not be found; empty if nothing stands in the way."""
-    paths, problem = [], ""
+def _whole_recordings(origin: Origin) -> tuple[list[Path], str]:
+    """Return the recordings up to the first that is gone or another, and why trades may be missing; empty if none."""
+    paths: list[Path] = []
     for recording in origin.recordings:
         path = Path(recording.path)
         now = recording_of(path)
         if recording.size is None or now != recording:
-            is_there = now.size is not None
-            problem = f"{path} {'has changed since it was replayed' if is_there else 'is gone'}"
-            break
+            return paths, f"{path} {'is gone' if now.size is None else 'has changed since it was replayed'}"
         paths.append(path)
-    else:
-        if origin.left_out:
-            problem = f"of the source's recordings only the first {len(paths)} are known, {origin.left_out} are not"
+    if origin.left_out:
+        return paths, f"of the source's recordings only the first {len(paths)} are known, {origin.left_out} are not"
+    return paths, ""
+
+
+def _find_line(each: Explanation, paths: Sequence[Path], product_id: str, origin: Origin) -> bool:
+    """Look for a line that holds a trade's id and equals the trade on the topic, and return whether there is one.
+
+    Other lines are not parsed. The source took none of them for this trade: what is equal and comes later was rejected.
+    """
+    if each.trade is None:
+        return False
+    trade_id = each.prediction.trade_id
+    is_number = re.compile(rf"(?<![\w.+-]){trade_id}(?![\w.+-])".encode())
+    with suppress(ValueError, OSError, Damaged):
+        for path in paths:
+            if not (isinstance(dialect := recognize(path), Dialect) and dialect.has_ids):
+                return False
+            header = head_of(chunks_of(path)).partition(b"\n")[0] + b"\n"
+            for number, line in islice(_lines_with(path, str(trade_id).encode()), MOST_LINES):
+                recording = line if line.startswith(b"{") else header + line
+                if is_number.search(line) and (found := _parsed_alone(recording, origin, product_id, trade_id)):
+                    recorded = found._replace(file=str(path), line=number)
+                    finding = compare_recorded(recorded, each.trade, origin)
+                    if finding.outcome == "equal":
+                        each.recorded = recorded
+                        each.findings.append(finding)
+                        return True
+    return False
+
+
+def _parsed_alone(recording: bytes, origin: Origin, product_id: str, trade_id: int) -> Recorded | None:
+    """Return a trade from the text of a recording that holds one line, or None if that line is another."""
+    with TemporaryDirectory() as folder, suppress(ValueError):
+        path = Path(folder) / "recording"
+        path.write_bytes(recording)
+        found = dict(_recorded(read_trades(path, product_id=origin.product_id), product_id, {trade_id}))
+        return found.get(trade_id)
+    return None
+
+
+def _lines_with(path: Path, digits: bytes) -> Iterator[tuple[int, bytes]]:
+    """Read the lines of a text in which some digits stand, with the number of each line from 1.
+
+    Raises:
+        Damaged: see `chunks_of`.
+    """
+    number = 1
+    for block in whole_lines(chunks_of(path)):
+        counted, at = 0, block.find(digits)
+        while at >= 0:
+            begin, end = block.rfind(b"\n", 0, at) + 1, block.index(b"\n", at) + 1
+            number += block.count(b"\n", counted, begin)
+            counted = begin
+            yield number, block[begin:end]
+            at = block.find(digits, end)
+        number += block.count(b"\n", counted)
+
+
+def _read_recordings(
+    paths: Sequence[Path], origin: Origin, product_id: str, trade_ids: Collection[int]
+) -> tuple[dict[int, Recorded], str]:
+    """Return trades as they were recorded, and what is wrong with a recording; empty if nothing is."""
     found: dict[int, Recorded] = {}
-    wanted = np.array(sorted(trade_ids), np.int64)
     try:
-        for batch in read_trades(paths, product_id=origin.product_id) if paths else ():
-            trades = batch.trades
-            is_wanted = np.isin(trades.trade_id, wanted)
-            for row in np.flatnonzero(is_wanted).tolist():
-                if trades.keys[trades.stream[row]].product_id == product_id:
-                    found[int(trades.trade_id[row])] = Recorded(
+        batches = read_trades(paths, product_id=origin.product_id) if paths and trade_ids else ()
+        for trade_id, recorded in _recorded(batches, product_id, trade_ids):
+            found[trade_id] = recorded
+    except ValueError as error:  # a recording is damaged; it was when it was replayed
+        return found, str(error)
+    return found, ""
+
+
+def _recorded(batches: Iterable[Batch], product_id: str, trade_ids: Collection[int]) -> Iterator[tuple[int, Recorded]]:
+    """Yield some trades of a product by their ids, as they were recorded, until all are found."""
+    wanted, left = np.array(sorted(trade_ids), np.int64), len(trade_ids)
+    for batch in batches:
+        trades = batch.trades
+        for row in np.flatnonzero(np.isin(trades.trade_id, wanted)).tolist():
+            if trades.keys[trades.stream[row]].product_id == product_id:
+                left -= 1
+                yield (
+                    int(trades.trade_id[row]),
+                    Recorded(
                         batch.file,
                         int(batch.line[row]),
                         int(trades.event_time[row]),
                         float(trades.price[row]),
                         float(trades.size[row]),
                         int(trades.side[row]),
-                    )
-            if len(found) == len(wanted):
-                break
-    except ValueError as error:  # a recording is damaged; it was when it was replayed
-        problem = problem or str(error)
-    return found, problem
+                    ),
+                )
+        if not left:
+            return
 
 
 def described(each: Explanation, *, all_trades: bool) -> dict[str, Any]:

@@ -4,10 +4,13 @@ gone or differs."""
 from __future__ import annotations
 
 import datetime as dt
+import gzip
 import hashlib
 import json
 import math
+import re
 import sys
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,24 +20,35 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from confluent_kafka import Message, Producer, TopicPartition
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from online.scorer import ScoreStage
 
 from data.admission import TAKEN
 from data.features import Windows, feature_rows
 from data.origin import MAX_NOTE, Origin, read_origin, recording_of, write_origin
-from data.readers import write_csv
+from data.readers import read_trades, write_csv
 from data.serving import ServedModel
 from data.simulator import simulate_day
 from data.spec import FeatureSpec
-from data.topic_reader import TopicReader
-from data.topics import FEATURES, PREDICTIONS, TRADES, End, encode, encode_features, encode_trades, partition_of
-from data.trades import NS, StreamKey, Trades, iso_times
+from data.topic_reader import Stretch, TopicReader
+from data.topics import (
+    FEATURES,
+    PARTITIONS,
+    PREDICTIONS,
+    TRADES,
+    End,
+    encode,
+    encode_features,
+    encode_trades,
+    partition_of,
+)
+from data.trades import NS, StreamKey, Trades, iso_times, parse_times
 from offline import explain as explaining
+from offline import streams
 from offline.explain import Explainer, Explanation, main, oldest_trade, served_under
 from offline.ledger import Entry
-from offline.streams import BadRecord
+from offline.streams import BadRecord, NotFound
 from online.kafka import Incoming
 from online.metrics import Metrics
 from online.model_watch import ModelVersion
@@ -74,9 +88,11 @@ def run_to_end(environ: dict[str, str], folder: Path, source_id: str, *recording
         assert ingestor.process.wait(60) == 0, ingestor.log.read_text()
 
 
-def produce(broker: Broker, topic: str, partition: int, values: list[bytes]) -> list[int]:
+def produce(
+    broker: Broker, topic: str, partition: int, values: list[bytes], producer: Producer | None = None
+) -> list[int]:
     """Write records to a partition; return their offsets."""
-    producer = Producer({"bootstrap.servers": broker.bootstrap_servers})
+    producer = producer or Producer({"bootstrap.servers": broker.bootstrap_servers})
     offsets: list[int] = []
 
     def delivered(error: Any, message: Message) -> None:
@@ -89,13 +105,13 @@ def produce(broker: Broker, topic: str, partition: int, values: list[bytes]) -> 
     return offsets
 
 
-def write_forecasts(
+def made_forecasts(
     broker: Broker,
     trades: Trades,
     change: Callable[[dict[str, Any]], None] | None = None,
     partition: int | None = None,
-) -> None:
-    """Do by hand what the services do with the trades of one stream, and `change` each forecast."""
+) -> list[bytes]:
+    """Write the trades of one stream; return what the services make of them, each forecast `change`d."""
     (key,) = trades.keys
     partition = partition_of(key.product_id) if partition is None else partition
     offsets = np.array(produce(broker, TRADES, partition, encode_trades(trades, "replay")), np.int64)
@@ -112,7 +128,56 @@ def write_forecasts(
         for record in records:
             change(record)
         values = [encode(record) for record in records]
-    produce(broker, PREDICTIONS, partition, values)
+    return values
+
+
+def write_forecasts(
+    broker: Broker,
+    trades: Trades,
+    change: Callable[[dict[str, Any]], None] | None = None,
+    partition: int | None = None,
+) -> list[int]:
+    """Do by hand what the services do with the trades of one stream; return the offsets of the forecasts."""
+    partition = partition_of(trades.keys[0].product_id) if partition is None else partition
+    return produce(broker, PREDICTIONS, partition, made_forecasts(broker, trades, change, partition))
+
+
+def note_begin(broker: Broker, source_id: str, note: str = "") -> None:
+    """Commit where a source begins, as its ingestor does: at the end of all partitions."""
+    places = [TopicPartition(TRADES, partition, end_of(broker, TRADES, partition)) for partition in range(PARTITIONS)]
+    places[0] = TopicPartition(TRADES, 0, places[0].offset, note)
+    config = {"bootstrap.servers": broker.bootstrap_servers, "group.id": f"ingestor-{source_id}"}
+    consumer = Consumer(config | {"enable.auto.commit": False})
+    consumer.commit(offsets=places, asynchronous=False)
+    consumer.close()
+
+
+def delete_before(broker: Broker, topic: str, partition: int, offset: int) -> None:
+    """Let the records before an offset expire."""
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
+    for future in admin.delete_records([TopicPartition(topic, partition, offset)]).values():
+        future.result()
+
+
+def end_of(broker: Broker, topic: str, partition: int) -> int:
+    with TopicReader({"bootstrap.servers": broker.bootstrap_servers}) as reader:
+        return reader.span(topic, partition)[1]
+
+
+def five_hours(source_id: str, product_id: str, seed: int = 3) -> Trades:
+    """A trade a second: the rows of the last hour do not reach back to the first trades."""
+    n = 5 * 3_600
+    rng = np.random.default_rng(seed)
+    return Trades(
+        (StreamKey(source_id, product_id),),
+        np.zeros(n, np.int32),
+        np.arange(1, n + 1),
+        (1_700_000_000 + np.arange(n)) * NS + rng.integers(0, NS, n) // 2,
+        np.full(n, 1_700_000_000 * NS),
+        100 * np.exp(np.cumsum(rng.normal(0, 1e-4, n))),
+        np.ones(n),
+        np.zeros(n, np.int8),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -286,8 +351,7 @@ def test_a_record_that_cannot_be_read_is_told_with_its_place(
 
     write_forecasts(quiet, trades, change)
     partition = partition_of("SOL-USD")
-    with TopicReader({"bootstrap.servers": quiet.bootstrap_servers}) as reader:
-        first = reader.span(PREDICTIONS, partition)[1] - len(ids)
+    first = end_of(quiet, PREDICTIONS, partition) - len(ids)
     for row, (_, reason) in enumerate(UNREADABLE):
         with pytest.raises(BadRecord) as told:
             explainer(quiet, models).explain(trades.keys[0], [ids[row]])
@@ -350,7 +414,8 @@ def test_trades_that_the_stream_did_not_take_change_nothing(quiet: Broker, model
     assert len(found[-1].window) == 399
 
 
-def test_what_comes_after_an_end_starts_anew(quiet: Broker, models: Path) -> None:
+def test_what_comes_after_an_end_is_not_taken(quiet: Broker, models: Path) -> None:
+    """Forecasts of such trades are of an earlier release, which let a stream begin anew."""
     trades = simulated("SOL-USD", 200, "twice-ended")
     write_forecasts(quiet, trades.take(slice(0, 100)))
     end = encode(End("twice-ended", "SOL-USD", "replay", iso_times(np.array([NS]))[0], end=True))
@@ -358,8 +423,11 @@ def test_what_comes_after_an_end_starts_anew(quiet: Broker, models: Path) -> Non
         produce(quiet, topic, partition_of("SOL-USD"), [end])
     write_forecasts(quiet, trades.take(slice(100, 200)))
     found = explainer(quiet, models).explain(trades.keys[0], trades.trade_id[[99, 100, 150]].tolist())
-    assert [outcomes(each)["row"] for each in found] == ["equal"] * 3
-    assert [len(each.window) for each in found if each.window is not None] == [100, 1, 51]
+    assert outcomes(found[0])["row"] == "equal"
+    assert [outcomes(each)["trades"] for each in found] == ["equal", "different", "different"]
+    assert [said(each, "trades").partition(" is ")[2] for each in found[1:]] == [
+        "a trade that its stream does not take"
+    ] * 2
 
 
 def test_a_stream_begins_with_its_first_forecast(quiet: Broker, models: Path) -> None:
@@ -375,30 +443,17 @@ def test_a_stream_begins_with_its_first_forecast(quiet: Broker, models: Path) ->
 def test_what_the_topic_no_longer_keeps_is_said_and_the_rest_is_shown(quiet: Broker, models: Path) -> None:
     """Five hours with a trade a second, the first half hour deleted: rows that reach back into it cannot be made, the
     last ones can; of a deleted trade the forecast is still scored again."""
-    n = 5 * 3_600
-    rng = np.random.default_rng(3)
-    trades = Trades(
-        (StreamKey("kept", "KEPT-USD"),),
-        np.zeros(n, np.int32),
-        np.arange(1, n + 1),
-        (1_700_000_000 + np.arange(n)) * NS + rng.integers(0, NS, n) // 2,
-        np.full(n, 1_700_000_000 * NS),
-        100 * np.exp(np.cumsum(rng.normal(0, 1e-4, n))),
-        np.ones(n),
-        np.zeros(n, np.int8),
-    )
+    trades = five_hours("kept", "KEPT-USD")
+    n = len(trades)
     write_forecasts(quiet, trades)
     partition = partition_of("KEPT-USD")
-    with TopicReader({"bootstrap.servers": quiet.bootstrap_servers}) as reader:
-        _, high = reader.span(TRADES, partition)
-    admin = AdminClient({"bootstrap.servers": quiet.bootstrap_servers})
-    cut = TopicPartition(TRADES, partition, high - n + 1_800)
-    for future in admin.delete_records([cut]).values():
-        future.result()
+    high = end_of(quiet, TRADES, partition)
+    cut = high - n + 1_800
+    delete_before(quiet, TRADES, partition, cut)
     gone, reaches_back, whole = explainer(quiet, models).explain(trades.keys[0], [1_000, 5_000, n])
     assert (
         said(gone, "trades")
-        == f"{TRADES}[{partition}]@{high - n + 999} is no longer kept, the oldest offset there is {cut.offset}"
+        == f"{TRADES}[{partition}]@{high - n + 999} is no longer kept, the oldest offset there is {cut}"
     )
     assert outcomes(gone)["score"] == "equal"
     assert outcomes(reaches_back)["trades"] == "expired"
@@ -407,6 +462,285 @@ def test_what_the_topic_no_longer_keeps_is_said_and_the_rest_is_shown(quiet: Bro
     assert whole.window is not None
     assert 14_340 <= len(whole.window) <= 14_400, "239 closed blocks and the open one"
     assert {each.exit_code for each in (gone, reaches_back, whole)} == {explaining.EXPIRED}
+
+
+def test_expired_forecasts_do_not_matter_while_the_trades_are_kept(quiet: Broker, models: Path) -> None:
+    """Retention takes whole files of a topic, and forecasts are four times as long as trades."""
+    trades = simulated("OLD-USD", 400, "old-forecasts")
+    note_begin(quiet, "old-forecasts")
+    offsets = write_forecasts(quiet, trades)
+    delete_before(quiet, PREDICTIONS, partition_of("OLD-USD"), offsets[100])
+    found = explainer(quiet, models).explain(trades.keys[0], trades.trade_id[[100, 101, 399]].tolist())
+    assert [outcomes(each)["row"] for each in found] == ["equal"] * 3
+    assert [len(each.window) for each in found if each.window is not None] == [101, 102, 400]
+    with pytest.raises(NotFound, match=f"from trade {trades.trade_id[100]} to {trades.trade_id[399]}$"):
+        explainer(quiet, models).explain(trades.keys[0], [int(trades.trade_id[99])])
+
+
+def test_after_a_hole_of_retention_rows_begin_with_the_first_trade_that_was_read(quiet: Broker, models: Path) -> None:
+    """Trades expire before the service reads them: its windows begin anew, with n = 0, and the row before is gone.
+    What is kept of them is explained; once the first of them has expired too, it is known no more."""
+    trades = simulated("HOLE-USD", 300, "hole")
+    partition = partition_of("HOLE-USD")
+    write_forecasts(quiet, trades.take(slice(0, 100)))
+    produce(quiet, TRADES, partition, encode_trades(trades.take(slice(100, 150)), "replay"))
+    hole = end_of(quiet, TRADES, partition)
+    delete_before(quiet, TRADES, partition, hole)
+    write_forecasts(quiet, trades.take(slice(150, 300)))
+    asked = trades.trade_id[[99, 150, 151, 299]].tolist()
+    found = explainer(quiet, models).explain(trades.keys[0], asked)
+    assert [outcomes(each).get("row") for each in found] == [None, "equal", "equal", "equal"]
+    assert outcomes(found[0])["trades"] == "expired"
+    assert [len(each.window) for each in found if each.window is not None] == [1, 2, 150]
+
+    delete_before(quiet, TRADES, partition, hole + 1)
+    found = explainer(quiet, models).explain(trades.keys[0], asked)
+    assert [outcomes(each)["trades"] for each in found] == ["expired"] * 4
+    assert {each.exit_code for each in found} == {explaining.EXPIRED}
+
+
+def window_of(trades: Trades, row: int) -> list[int]:
+    """Return the ids of the trades that the row of a taken trade is made from, one trade after the other."""
+    taken: list[tuple[int, int, int]] = []
+    newest = -1
+    for trade_id, event_time in zip(trades.trade_id.tolist(), trades.event_time.tolist(), strict=True):
+        if (not taken or trade_id > taken[-1][0]) and event_time >= newest - NS:
+            newest = max(newest, event_time)
+            taken.append((trade_id, event_time, newest))
+    last = next(i for i, trade in enumerate(taken) if trade[0] == trades.trade_id[row])
+    block_ns = SPEC.block_steps * SPEC.grid_step_s * NS
+    open_block = (taken[last][2] // NS - 1) * NS // block_ns
+    oldest = (open_block - SPEC.lookback_steps // SPEC.block_steps + 1) * block_ns
+    first = max(i for i in range(last + 1) if taken[i][2] <= oldest and i <= last - SPEC.window_size)
+    while taken[first][1] < taken[first][2]:
+        first -= 1
+    return [trade_id for trade_id, _, _ in taken[first : last + 1]]
+
+
+def test_trades_are_judged_as_the_stream_judged_them_wherever_the_reading_begins(
+    quiet: Broker, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three trades two count as the time of the first one. Behind each stand a duplicate of it at another price, and
+    one that is late for the time that it counts as, and not for its own. Trades are read from as near as can be to
+    where the grid of a row begins: with each block one block later."""
+    monkeypatch.setattr(streams, "STEP", 1)
+    base = five_hours("judged", "JUDGE-USD")
+    counts_as = np.repeat(base.event_time[::3], 3)
+    fallen = np.tile(np.array([0, 900, 800]) * 1_000_000, len(base) // 3)
+    base = replace(base, trade_id=base.trade_id * 10, event_time=counts_as - fallen)
+    wrong = replace(base, price=base.price * 1.5)
+    late = replace(wrong, trade_id=base.trade_id + 5, event_time=counts_as - 1_100_000_000)
+    order = np.argsort(np.tile(np.arange(len(base)), 3), kind="stable")
+    trades = Trades.join([base, wrong, late]).take(order)
+    rows = feature_rows(trades, Windows(SPEC))
+    assert np.array_equal(np.flatnonzero(rows.status == TAKEN), np.arange(0, len(trades), 3)), "the base alone"
+    write_forecasts(quiet, trades)
+    for row in range(len(trades) - 3 * 61 * 8, len(trades), 3 * 61):
+        (each,) = explainer(quiet, models).explain(trades.keys[0], [int(trades.trade_id[row])])
+        assert outcomes(each)["row"] == "equal", each.findings
+        assert each.window is not None
+        assert each.window.trade_id.tolist() == window_of(trades, row)
+
+
+def test_rows_at_the_edge_of_what_is_kept_are_expired_or_equal_and_never_different(quiet: Broker, models: Path) -> None:
+    """The oldest trade that is kept counts as the time of one that is gone, the one behind it is late for that time,
+    and with the next one a segment begins."""
+    trades = simulated("EDGE-USD", 200, "edge")
+    event_time = trades.event_time.copy()
+    event_time[50] = event_time[49] - 9 * NS // 10
+    event_time[51] = event_time[50] - NS // 5
+    event_time[52:] += 400 * NS
+    trades = replace(trades, event_time=event_time)
+    write_forecasts(quiet, trades)
+    partition = partition_of("EDGE-USD")
+    delete_before(quiet, TRADES, partition, end_of(quiet, TRADES, partition) - 150)
+    rows = [49, 50, *range(52, 200)]
+    found = explainer(quiet, models).explain(trades.keys[0], trades.trade_id[rows].tolist())
+    assert [outcomes(each)["trades"] for each in found] == ["expired"] * 2 + ["equal"] * 148
+    assert [outcomes(each)["row"] for each in found[2:]] == ["equal"] * 148
+    assert [len(each.window) for each in found[2:] if each.window is not None] == list(range(1, 149))
+
+
+def test_streams_that_are_mixed_in_a_partition_are_told_apart(
+    quiet: Broker, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three sources with the same trade ids: one all over the partition, a rare one, and one that begins late; of the
+    last the broker knows the beginning."""
+    for name in ("NEAR", "READ_ON"):
+        monkeypatch.setattr(streams, name, 5)
+    rng = np.random.default_rng(8)
+    places = [rng.random(900), rng.random(40), 0.6 + 0.2 * rng.random(300)]
+    mixed: list[tuple[float, int, int, bytes]] = []
+    for source, place in enumerate(places):
+        if source == 2:
+            note_begin(quiet, "mixed-2")
+        trades = simulated("MIX-USD", len(place), f"mixed-{source}")
+        values = made_forecasts(quiet, trades)
+        mixed += zip(np.sort(place).tolist(), [source] * len(place), trades.trade_id.tolist(), values, strict=True)
+    mixed.sort()
+    offsets = produce(quiet, PREDICTIONS, partition_of("MIX-USD"), [value for *_, value in mixed])
+    for source in range(3):
+        mine = [(trade_id, offset) for (_, of, trade_id, _), offset in zip(mixed, offsets, strict=True) if of == source]
+        key = StreamKey(f"mixed-{source}", "MIX-USD")
+        chosen = [mine[0], mine[-1], *(mine[i] for i in rng.choice(len(mine), 5).tolist())]
+        found = [explainer(quiet, models).explain(key, [trade_id])[0] for trade_id, _ in chosen]
+        assert [each.kafka_offset for each in found] == [offset for _, offset in chosen]
+        assert {outcomes(each)["row"] for each in found} == {"equal"}
+        some = mine[:: len(mine) // 20]
+        together = explainer(quiet, models).explain(key, [trade_id for trade_id, _ in some])
+        assert [each.kafka_offset for each in together] == [offset for _, offset in some]
+        assert {outcomes(each)["row"] for each in together} == {"equal"}
+        with pytest.raises(NotFound, match=f"from trade {mine[0][0]} to {mine[-1][0]}$"):
+            explainer(quiet, models).explain(key, [mine[-1][0] + 1])
+
+
+def test_what_was_aborted_is_no_forecast(quiet: Broker, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each transaction is aborted first, with other scores, and its markers take offsets."""
+    for name in ("NEAR", "READ_ON"):
+        monkeypatch.setattr(streams, name, 5)
+    trades = simulated("ABORT-USD", 600, "aborted")
+    values = made_forecasts(quiet, trades)
+    unseen = [value.replace(b'"score":', b'"score":1') for value in values]
+    nobody = [re.sub(rb'"trade_id":\d+', b'"trade_id":7', value) for value in values[:20]]
+    producer = Producer({"bootstrap.servers": quiet.bootstrap_servers, "transactional.id": "aborted"})
+    producer.init_transactions(30)
+    partition, offsets = partition_of("ABORT-USD"), []
+    for start in range(0, len(values), 40):
+        producer.begin_transaction()
+        produce(quiet, PREDICTIONS, partition, unseen[start : start + 40] + nobody, producer)
+        producer.abort_transaction(30)
+        producer.begin_transaction()
+        offsets += produce(quiet, PREDICTIONS, partition, values[start : start + 40], producer)
+        producer.commit_transaction(30)
+    assert offsets[-1] - offsets[0] > 600 + 14 * 20
+    for row in (0, 39, 40, 41, 299, 599):
+        (each,) = explainer(quiet, models).explain(trades.keys[0], [int(trades.trade_id[row])])
+        assert (outcomes(each)["row"], outcomes(each)["score"]) == ("equal", "equal")
+        assert each.kafka_offset == offsets[row]
+    with pytest.raises(NotFound):
+        explainer(quiet, models).explain(trades.keys[0], [7])
+
+
+def test_forecasts_whose_ids_do_not_rise_are_found_by_reading_all(
+    quiet: Broker, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Somebody has written the second half of a stream first: its rows are made again from what stands before them."""
+    trades = simulated("ODD-USD", 200, "odd")
+    write_forecasts(quiet, trades.take(slice(100, 200)))
+    write_forecasts(quiet, trades.take(slice(0, 100)))
+    first, second = explainer(quiet, models).explain(trades.keys[0], trades.trade_id[[50, 150]].tolist())
+    assert said(first, "trades").endswith("is a trade that its stream does not take")
+    assert outcomes(second)["row"] == "equal"
+    assert capsys.readouterr().err.endswith("offsets are read, as trade ids of the stream do not rise\n")
+
+
+def test_only_the_newest_records_are_read_to_say_what_there_is(
+    quiet: Broker, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "LOOK", 10)
+    write_forecasts(quiet, simulated("NEW-USD", 50, "newest"))
+    with pytest.raises(NotFound) as told:
+        explainer(quiet, models).explain(StreamKey("newest", "OTHER-USD"), [1])
+    assert str(told.value) == (
+        "source newest has no forecast of OTHER-USD; it has some of NEW-USD "
+        "(only the newest 10 records of each partition were looked at)"
+    )
+
+
+class FakePartition:
+    """Stands for the readers of one partition of `predictions`: `values` by their offsets; others are markers.
+
+    Attributes:
+        read_records: how many were read so far.
+    """
+
+    def __init__(self, values: dict[int, bytes], end: int) -> None:
+        self._offsets, self._values, self._end = sorted(values), values, end
+        self.read_records = 0
+
+    def span(self, _topic: str, _partition: int) -> tuple[int, int]:
+        return 0, self._end
+
+    def read(self, _topic: str, _partition: int, start: int, end: int) -> Iterator[Stretch]:
+        at = bisect_left(self._offsets, start)
+        while at < len(self._offsets) and self._offsets[at] < end:
+            offsets = [offset for offset in self._offsets[at : at + 100] if offset < end]
+            self.read_records += len(offsets)
+            yield Stretch(offsets, [self._values[offset] for offset in offsets])
+            at += 100
+
+
+OTHER = b'{"source_id":"other","product_id":"A-B","trade_id":1}'
+MINE = StreamKey("mine", "A-B")
+
+
+def of_mine(trade_id: int) -> bytes:
+    return b'{"source_id":"mine","product_id":"A-B","trade_id":%d}' % trade_id
+
+
+def look(values: dict[int, bytes], end: int, start: int = 0) -> tuple[FakePartition, streams.Forecasts]:
+    topic: Any = FakePartition(values, end)
+    forecasts = streams.Forecasts(topic, topic, MINE, 0, start)
+    assert forecasts.look()
+    return topic, forecasts
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_each_forecast_is_found_among_those_of_other_streams(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And none that is not there: streams that begin late, end early, pause or are rare, between markers. Where the
+    stream begins is known, or one of the newest records is its own."""
+    for name, value in {"NEAR": 20, "LOOK": 150, "READ_ON": 50, "LONG": 1_000}.items():
+        monkeypatch.setattr(streams, name, value)
+    rng = np.random.default_rng(seed)
+    end = 10_000
+    begins, stops = np.sort(rng.integers(0, end, 2)).tolist()
+    pause = np.sort(rng.integers(begins, stops + 1, 2))
+    is_mine = rng.random(end) < rng.choice([0.9, 0.1, 0.02, 0.003])
+    is_mine[:begins] = is_mine[stops:] = is_mine[slice(*pause) if seed % 3 == 0 else slice(0, 0)] = False
+    is_mine[[begins, end - 1 if seed % 2 else begins]] = True
+    values = dict.fromkeys(np.flatnonzero(rng.random(end) < 0.9).tolist(), OTHER)
+    trade_id, at = 0, {}
+    for offset in np.flatnonzero(is_mine).tolist():
+        trade_id += int(rng.integers(1, 4))
+        values[offset], at[trade_id] = of_mine(trade_id), offset
+    if seed % 5 == 0:
+        values[max(at.values()) + 1] = encode(End(*MINE, "replay", iso_times(np.array([NS]))[0], end=True))
+    asked = set(rng.choice(list(at), min(len(at), 40), replace=False).tolist())
+    absent = set(range(trade_id + 3)) - set(at)
+    start = 0 if seed % 2 else max(begins - 100, 0)
+    _, forecasts = look(values, end, start)
+    for trade_id in asked | set(rng.permutation(sorted(absent))[:40].tolist()):
+        found = forecasts.find({trade_id})
+        assert {each.trade_id: each.offset for each in found.values()} == (
+            {trade_id: at[trade_id]} if trade_id in at else {}
+        )
+    _, forecasts = look(values, end, start)
+    together = forecasts.find(asked | absent)
+    assert {each.trade_id: each.offset for each in together.values()} == {trade_id: at[trade_id] for trade_id in asked}
+    first, last = forecasts.first_and_last()
+    assert (first.offset in at.values(), last.offset) == (True, max(at.values()))
+    assert forecasts.are_in_order(first, last)
+
+
+def test_a_stream_that_begins_long_after_its_source_is_found() -> None:
+    """The source begins at 100,000, the stream 50,000 later, and it has a forecast in a hundred for 5,000."""
+    mine = np.arange(150_000, 155_000, 100)
+    values = dict.fromkeys(range(1_000_000), OTHER) | {offset: of_mine(offset) for offset in mine.tolist()}
+    topic, forecasts = look(values, 1_000_000, start=100_000)
+    assert forecasts.find({153_300})[153_300].offset == 153_300
+    assert topic.read_records < 200_000
+
+
+def test_few_records_are_read_for_a_forecast_of_a_long_stream() -> None:
+    """A million forecasts, half of them of the stream, which pauses for 300,000; also those at both ends of the pause
+    and of the stream are found by reading a hundredth."""
+    mine = np.concatenate([np.arange(100_000, 400_000, 2), np.arange(700_000, 900_000, 2)])
+    values = dict.fromkeys(range(1_000_000), OTHER) | {offset: of_mine(offset) for offset in mine.tolist()}
+    for trade_id in (100_000, 123_456, 399_998, 700_000, 700_002, 899_998):
+        topic, forecasts = look(values, 1_000_000)
+        before = topic.read_records
+        assert forecasts.find({trade_id})[trade_id].offset == trade_id
+        assert topic.read_records - before < 200_000, trade_id
 
 
 def some_trades(rng: np.random.Generator, n: int = 400) -> Trades:
@@ -429,14 +763,15 @@ def test_a_row_from_the_oldest_trade_in_its_reach_has_the_bytes_of_one_from_the_
     taken = everything.take(np.flatnonzero(rows.status == TAKEN))
     cut, answered, refused = len(taken) // 3, 0, 0
     for row in range(len(taken)):
-        first = oldest_trade(taken.event_time, row, SMALL, is_whole=True)
+        first = oldest_trade(taken.event_time, row, SMALL, counts_as=int(taken.event_time[0]), is_whole=True)
         assert first is not None
         made = feature_rows(taken.take(slice(first, row + 1)), Windows(SMALL))
         assert made.values[-1].tobytes() == rows.values[row].tobytes()
         assert made.trades.event_time[-1] == rows.trades.event_time[row]
         if row < cut:
             continue
-        first = oldest_trade(taken.event_time[cut:], row - cut, SMALL, is_whole=False)
+        counts_as = int(rows.trades.event_time[cut])
+        first = oldest_trade(taken.event_time[cut:], row - cut, SMALL, counts_as=counts_as, is_whole=False)
         if first is None:
             refused += 1
             continue
@@ -449,15 +784,15 @@ def test_a_row_from_the_oldest_trade_in_its_reach_has_the_bytes_of_one_from_the_
 
 def test_a_trade_that_counts_as_the_time_before_it_is_no_beginning() -> None:
     """Trade 2 counts as 10 s, the time of trade 1: without that one it would be placed at 9.5 s."""
-    event_time = np.array([0.0, 10.0, 9.5, 10.2, 10.3, 10.4, 10.5, 10.6]) * NS
-    assert oldest_trade(event_time.astype(np.int64), 7, SMALL, is_whole=True) == 0
+    event_time = (np.array([0.0, 10.0, 9.5, 10.2, 10.3, 10.4, 10.5, 10.6]) * NS).astype(np.int64)
+    assert oldest_trade(event_time, 7, SMALL, counts_as=0, is_whole=True) == 0
     far = np.concatenate([[0, 100 * NS, 99.5 * NS], (100.2 + np.arange(100)) * NS]).astype(np.int64)
     spec = replace(SMALL, gap_s=300)
-    assert oldest_trade(far, 7, spec, is_whole=True) == 0
+    assert oldest_trade(far, 7, spec, counts_as=0, is_whole=True) == 0
     # The row at 160.2 s: its open block began at 150 s, the oldest in reach at 100 s, whose price trade 2 sets.
-    assert oldest_trade(far, 63, spec, is_whole=True) == 1
+    assert oldest_trade(far, 63, spec, counts_as=0, is_whole=True) == 1
     # A second later that block begins at 110 s: the trade at 109.2 s sets its price.
-    assert oldest_trade(far, 64, spec, is_whole=True) == far.tolist().index(109_200_000_000)
+    assert oldest_trade(far, 64, spec, counts_as=0, is_whole=True) == far.tolist().index(109_200_000_000)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, broker: Broker, models: Path, *arguments: str) -> int:
@@ -502,7 +837,7 @@ def test_the_command_prints_all_of_it(
     [
         (
             ("explained", "SOL-USD", "0"),
-            "source explained has no forecast of SOL-USD trade 0; it has 4,000 forecasts of it",
+            "source explained has no forecast of SOL-USD trade 0; it has forecasts of it from trade ",
         ),
         (("explained", "ETH-USD", "1"), "source explained has no forecast of ETH-USD; it has some of SOL-USD"),
         (("nobody", "SOL-USD", "1"), "there is no source nobody; SOL-USD is forecast in "),
@@ -558,10 +893,72 @@ def test_a_note_names_as_many_recordings_as_it_has_room_for(tmp_path: Path) -> N
 def test_a_source_without_a_note_that_can_be_read_has_no_recording(note: str, says: str) -> None:
     model = explaining.FoundModel("volatility-ml", None, "", explaining.Finding("model", "expired", "gone"))
     each = Explanation(None, 9, 0, model)
-    stream: Any = SimpleNamespace(note=note)
-    explaining.find_in_recordings([each], [None], "SOL-USD", stream)
+    explaining.find_in_recordings([each], "SOL-USD", note)
     assert outcomes(each) == {"recording": "expired"}
     assert says in said(each, "recording")
+
+
+OWN = "source_id,product_id,trade_id,event_time,ingest_time,price,size,side"
+EXCHANGE = (
+    '{"type":"ticker","product_id":"SOL-USD","trade_id":%s,"time":"%s","price":"%s","last_size":"2","side":"buy"}'
+)
+AT = [f"2025-03-06T14:00:00.0000{microseconds:02}Z" for microseconds in range(60)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "line"),
+    [
+        # The id stands in a longer number, as a price, and as the id of another product.
+        ([OWN, f",SOL-USD,12344,{AT[1]},,12345,123456,buy", f",ETH-USD,12345,{AT[2]},,5,2,buy"], 5),
+        # A line with the same id is late for the one before it, and so is no trade.
+        ([OWN, f",SOL-USD,12344,{AT[1]},,5,2,buy", ",SOL-USD,12345,2025-03-06T13:00:00Z,,5,2,buy"], 5),
+        ([OWN, "", f",SOL-USD,12344,{AT[1]},,12345.5,2,buy", "no trade 12345"], 6),
+        ([EXCHANGE % (12344, AT[1], "5"), "", '{"type":"subscriptions","id":12345}'], 5),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_the_line_of_a_trade_is_found_without_parsing_the_others(
+    lines: list[str], line: int, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = EXCHANGE % (12345, AT[30], "5") if lines[0].startswith("{") else f",SOL-USD,12345,{AT[30]},,5,2,buy"
+    again = mine.replace(AT[30], AT[31])
+    path = tmp_path / f"recording{suffix}"
+    text = "\n".join([*lines, "", mine, again]).encode() + b"\n"
+    path.write_bytes(gzip.compress(text) if suffix else text)
+    with monkeypatch.context() as patched:
+        patched.setattr(explaining, "MOST_LINES", 0)
+        assert recorded_line(path, AT[30]) == ("equal", f"{path}:{line}"), "all lines are parsed"
+    with monkeypatch.context() as patched:
+        patched.setattr(explaining, "_read_recordings", lambda *_: ({}, "all lines are parsed"))
+        assert recorded_line(path, AT[30]) == ("equal", f"{path}:{line}")
+    outcome, said_of_it = recorded_line(path, AT[32])
+    assert outcome == "different"
+    assert said_of_it.startswith(f"{path}:{line}: event_time is ")
+
+
+def recorded_line(path: Path, event_time: str) -> tuple[str, str]:
+    """Look for trade 12345 of SOL-USD, 2 at 5, in a recording; return what became of it."""
+    ns, one = parse_times([event_time]), np.ones(1)
+    key = (StreamKey("s", "SOL-USD"),)
+    trade = Trades(key, np.zeros(1, np.int32), np.array([12_345]), ns, ns, one * 5, one * 2, np.ones(1, np.int8))
+    model = explaining.FoundModel("volatility-ml", None, "", explaining.Finding("model", "expired", "gone"))
+    each = Explanation(SimpleNamespace(trade_id=12_345), 5, 0, model, trade=trade)
+    explaining.find_in_recordings([each], "SOL-USD", write_origin([path], "SOL-USD", "10"))
+    return outcomes(each)["recording"], said(each, "recording")
+
+
+def test_a_recording_without_ids_is_read_line_by_line(tmp_path: Path) -> None:
+    """The id is the position in the source, and none of its lines holds it."""
+    path = tmp_path / "bare.csv"
+    rows = [f"2025-03-06T14:{i // 600:02}:{i // 10 % 60:02}.{i % 10}Z,5,2" for i in range(13_000)]
+    rows[99] = f"{AT[0]},12345,2"
+    path.write_text("\n".join(["timestamp,price,volume", *rows]) + "\n")
+    trade = list(read_trades(path, product_id="SOL-USD"))[-1].trades
+    at = int(np.flatnonzero(trade.trade_id == 12_345)[0])
+    model = explaining.FoundModel("volatility-ml", None, "", explaining.Finding("model", "expired", "gone"))
+    each = Explanation(SimpleNamespace(trade_id=12_345), 5, 0, model, trade=trade.take(slice(at, at + 1)))
+    explaining.find_in_recordings([each], "SOL-USD", write_origin([path], "SOL-USD", "10"))
+    assert (outcomes(each)["recording"], said(each, "recording")) == ("equal", f"{path}:12346")
 
 
 def test_a_recording_is_known_by_its_size_and_its_ends(tmp_path: Path) -> None:
