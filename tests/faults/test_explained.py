@@ -1,26 +1,50 @@
-"""Forecasts are made again whatever happened to the services and the models since."""
+"""Forecasts are made again whatever happened to the services and the models since, and however long their source is."""
 
 from __future__ import annotations
 
 import datetime as dt
+import json
+import os
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import chain, cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
 
+from data.features import Windows, feature_rows
+from data.origin import write_origin
 from data.readers import write_csv
+from data.serving import ServedModel
 from data.simulator import simulate_day
 from data.spec import FeatureSpec
-from data.trades import StreamKey, Trades
-from offline.explain import Explainer
+from data.topics import (
+    PREDICTIONS,
+    TRADES,
+    End,
+    Forecaster,
+    encode,
+    encode_features,
+    encode_predictions,
+    encode_trades,
+    partition_of,
+)
+from data.trades import NS, StreamKey, Trades, iso_times
+from offline.explain import EQUAL, NOT_FOUND, Explainer
 from offline.promotion import promote, roll_back
 from offline.registry import call
 from offline.samples import Sample
+from online.ingestor import find_place
+from online.kafka import idempotent_config
+from online.settings import KafkaSettings
 from orchestration.local.broker import Broker
 from tests.faults.drill import Drill
 from tests.mlflow_server import running_mlflow
@@ -33,6 +57,13 @@ PRODUCTS = ("BTC-USD", "ETH-USD")
 FORECASTS = 1_000
 ROWS = 20_000
 """Of each product."""
+
+LONG = 5_000_000
+"""Trades of a long source, ten a second: six days."""
+PIECE = 100_000
+"""Trades of it between two trades of its neighbour."""
+EXPLAINED_S = 15.0
+"""In which one forecast of a long source is explained, on a machine that does other things too; else it takes 5 s."""
 
 
 def recorded(folder: Path) -> Path:
@@ -115,3 +146,130 @@ def test_1000_random_forecasts_are_made_again_exactly_after_promotions_rollbacks
     assert versions.keys() == {"baseline 1", "ml 1", "ml 2"}
     assert {finding.part for finding in without.findings if finding.outcome == "expired"} == {"model", "score"}
     assert {finding.outcome for finding in without.findings} == {"expired", "equal"}, "a model that was deleted"
+
+
+def walk(source_id: str, n: int, seed: int) -> Trades:
+    """A random walk of BTC-USD, ingested within the last hours at 50,000 trades a second."""
+    rng = np.random.default_rng(seed)
+    return Trades(
+        (StreamKey(source_id, "BTC-USD"),),
+        np.zeros(n, np.int32),
+        np.arange(n) * 3 + 10_000_000,
+        1_700_000_000 * NS + np.cumsum(rng.exponential(NS / 10, n).astype(np.int64)) // 1_000 * 1_000,
+        time.time_ns() - 3_600 * NS + np.arange(n) * (NS // 50_000),
+        np.round(50_000 * np.exp(np.cumsum(rng.normal(0, 2e-5, n))), 2),
+        np.round(rng.exponential(0.05, n) + 1e-8, 8),
+        rng.choice(np.array([-1, 1], np.int8), n),
+    )
+
+
+class Writer:
+    """Does what ingestor and services do with trades of BTC-USD, without their pace and transactions."""
+
+    def __init__(self, servers: str, model: ServedModel) -> None:
+        settings = KafkaSettings(kafka_bootstrap_servers=servers)
+        self._producer = Producer(idempotent_config(settings, linger_ms=20))
+        self._watcher = Consumer({"bootstrap.servers": servers, "group.id": "unused"})
+        self._partition, self._windows, self._model = partition_of("BTC-USD"), Windows(SPEC), model
+        self._forecaster = Forecaster(model.variant, "1", model.digest)
+        self._columns = [SPEC.columns.index(column) for column in model.columns]
+
+    def write(self, trades: Trades) -> None:
+        """Write trades, none of them to be rejected, and their forecasts."""
+        offset = self._watcher.get_watermark_offsets(TopicPartition(TRADES, self._partition), 10)[1]
+        self._produce(TRADES, encode_trades(trades, "replay"), trades)
+        rows = feature_rows(trades, self._windows)
+        assert not rows.status.any()
+        n, (key,) = len(trades), trades.keys
+        places = np.full(n, self._partition), np.arange(offset, offset + n)
+        scores = self._model.score(rows.values[:, self._columns])
+        names = np.array(self._model.columns, object)
+        values = encode_predictions(
+            encode_features(rows, SPEC, {key: "replay"}, *places),
+            time.time_ns(),
+            self._model.horizon_s,
+            scores.score,
+            np.column_stack((scores.lower, scores.upper)),
+            self._forecaster,
+            np.zeros(n, np.bool_),
+            [encode(names[missing].tolist()) for missing in scores.missing],
+        )
+        self._produce(PREDICTIONS, values, trades)
+
+    def end(self, trades: Trades) -> None:
+        """Write the end of a source behind its last trade."""
+        last = trades.take(slice(-1, None))
+        end = encode(End(*last.keys[0], "replay", iso_times(last.ingest_time)[0], end=True))
+        for topic in (TRADES, PREDICTIONS):
+            self._produce(topic, [end], last)
+
+    def close(self) -> None:
+        self._watcher.close()
+
+    def _produce(self, topic: str, values: list[bytes], trades: Trades) -> None:
+        for value, ingest_ms in zip(values, (trades.ingest_time // 1_000_000).tolist(), strict=True):
+            while True:
+                try:
+                    self._producer.produce(topic, value, "BTC-USD", self._partition, timestamp=ingest_ms)
+                    break
+                except BufferError:
+                    self._producer.poll(0.1)
+        assert self._producer.flush(60) == 0
+
+
+def write_long_source(servers: str, recording: Path) -> Trades:
+    """Write `LONG` trades as a source with a recording, and others before and between; return its trades."""
+    trades, neighbour = walk("long", LONG, seed=2), walk("neighbour", 2 * LONG // PIECE, seed=3)
+    write_csv(recording, [replace(trades, keys=(StreamKey("", "BTC-USD"),), ingest_time=np.zeros(LONG, np.int64))])
+    writer = Writer(servers, ServedModel.load(model_bytes(), spec_id=SPEC.spec_id))
+    writer.write(neighbour.take(slice(0, LONG // PIECE)))
+    note = write_origin([recording], "BTC-USD", "max")
+    find_place(KafkaSettings(kafka_bootstrap_servers=servers), "long", lambda: True, note)
+    for piece in range(LONG // PIECE):
+        writer.write(trades.take(slice(piece * PIECE, (piece + 1) * PIECE)))
+        writer.write(neighbour.take(slice(LONG // PIECE + piece, LONG // PIECE + piece + 1)))
+    writer.end(trades)
+    writer.close()
+    return trades
+
+
+@pytest.mark.acceptance
+def test_one_forecast_of_5_million_is_explained_in_seconds(own_broker: Broker, tmp_path: Path, proof: Proof) -> None:
+    """By the command as it is typed: its start, the registry and the recording are in the time."""
+    recording = tmp_path / "recording.csv"
+    (tmp_path / "mlflow").mkdir()
+    with running_mlflow(tmp_path / "mlflow") as server:
+        uri, name = server.uri, "volatility-baseline"
+        put_version(uri, name, model_bytes())
+        promote(uri, name, "1", test=nothing_after, spec=SPEC, who="drill", why="drill", force=True)
+        trades = write_long_source(own_broker.bootstrap_servers, recording)
+        environ = os.environ | {"KAFKA_BOOTSTRAP_SERVERS": own_broker.bootstrap_servers, "MLFLOW_TRACKING_URI": uri}
+
+        def explain(source_id: str, trade_id: int) -> tuple[int, dict[str, Any], float]:
+            command = [sys.executable, "-m", "offline.explain", source_id, "BTC-USD", str(trade_id), "--json"]
+            began = time.monotonic()
+            done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=600)
+            return done.returncode, json.loads(done.stdout), time.monotonic() - began
+
+        chosen = [0, 1, LONG - 1, *np.random.default_rng(4).choice(LONG, 5, replace=False).tolist()]
+        codes, found, took = zip(*(explain("long", int(trades.trade_id[row])) for row in chosen), strict=True)
+        first, last = trades.trade_id[[0, -1]].tolist()
+        absent = [explain("long", trade_id) for trade_id in (1, first + 1, last + 1)]
+        nobody = explain("nobody", 1)
+    proof.saw(trades=LONG, explained=len(found), median_s=float(np.median(took)), longest_s=max(took))
+    proof.saw(not_found_longest_s=max(took_s for _, _, took_s in [*absent, nobody]))
+    wrong = [finding for each in found for finding in each["findings"] if finding["outcome"] != "equal"]
+    proof.equal(wrong, [], "parts that differ or are gone")
+    proof.equal(
+        [(each["prediction"]["trade_id"], each["prediction"]["price"], each["place"]["recording"]) for each in found],
+        [
+            (int(trades.trade_id[row]), float(trades.price[row]), {"file": str(recording), "line": row + 2})
+            for row in chosen
+        ],
+        "trades and their lines",
+    )
+    assert codes == (EQUAL,) * len(chosen)
+    assert [code for code, _, _ in [*absent, nobody]] == [NOT_FOUND] * 4
+    for _, said, _ in absent:
+        assert said["said"].endswith(f"it has forecasts of it from trade {first} to {last}")
+    assert max(took) <= EXPLAINED_S
