@@ -162,7 +162,7 @@ class Explainer:
     Args:
         kafka: see `client_config`.
         registry: URI of MLflow.
-        models: folder where the scorer keeps the models that it has loaded.
+        models: folder where the forecaster keeps the models that it has loaded.
     """
 
     def __init__(self, kafka: Mapping[str, Any], registry: str, models: Path, spec: FeatureSpec) -> None:
@@ -330,7 +330,7 @@ def remake_row(each: Explanation, passage: Passage, at: int, spec: FeatureSpec) 
 
 
 def find_model(record: Any, registry: str, models: Path) -> FoundModel:
-    """Return the model that a record names: from the registry, else as the scorer has kept it."""
+    """Return the model that a record names: from the registry, else as the forecaster has kept it."""
     name = f"volatility-{record.model_variant}"
     path = models / name / f"{record.digest}.onnx"
     problems: list[str] = []
@@ -371,14 +371,14 @@ def read_ledger(registry: str) -> list[Entry] | str:
 def served_under(ledger: list[Entry] | str, record: Any) -> tuple[Entry | None, Finding]:
     """Return the entry that made champion of a model before it gave a forecast, and what became of it.
 
-    A scorer follows an alias within a second, and one that is cut off from the registry serves on: so it is the newest
-    entry that names the version, also where the alias has moved on since.
+    A forecaster follows an alias within a second, and one that is cut off from the registry serves on: so it is the
+    newest entry that names the version, also where the alias has moved on since.
     """
     if isinstance(ledger, str):
         return None, Finding("promotion", "expired", ledger)
     name = f"volatility-{record.model_variant}"
     scored = EPOCH + timedelta(microseconds=int(parse_times([record.ts])[0]) // 1_000)
-    # The intent is written before the alias moves, and a scorer may be faster than the note that it has moved.
+    # The intent is written before the alias moves, and a forecaster may be faster than the note that it has moved.
     until_then = [entry for entry in ledger if entry.model == name and entry.at is not None and entry.begun <= scored]
     naming = [entry for entry in until_then if entry.to_version == record.version]
     if not naming:

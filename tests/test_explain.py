@@ -22,7 +22,6 @@ import numpy as np
 import pytest
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from online.scorer import ScoreStage
 
 from data.admission import TAKEN
 from data.features import Windows, feature_rows
@@ -33,13 +32,11 @@ from data.simulator import simulate_day
 from data.spec import FeatureSpec
 from data.topic_reader import Stretch, TopicReader
 from data.topics import (
-    FEATURES,
     PARTITIONS,
     PREDICTIONS,
     TRADES,
     End,
     encode,
-    encode_features,
     encode_trades,
     partition_of,
 )
@@ -49,6 +46,8 @@ from offline import streams
 from offline.explain import Explainer, Explanation, main, oldest_trade, served_under
 from offline.ledger import Entry
 from offline.streams import BadRecord, NotFound
+from online.exactly_once.feature_stage import FeatureStage
+from online.exactly_once.score_stage import ScoreStage
 from online.kafka import Incoming
 from online.metrics import Metrics
 from online.model_watch import ModelVersion
@@ -111,18 +110,15 @@ def made_forecasts(
     change: Callable[[dict[str, Any]], None] | None = None,
     partition: int | None = None,
 ) -> list[bytes]:
-    """Write the trades of one stream; return what the services make of them, each forecast `change`d."""
-    (key,) = trades.keys
-    partition = partition_of(key.product_id) if partition is None else partition
-    offsets = np.array(produce(broker, TRADES, partition, encode_trades(trades, "replay")), np.int64)
-    rows = feature_rows(trades, Windows(SPEC))
-    places = offsets[rows.status == TAKEN]
-    texts = encode_features(rows, SPEC, {key: "replay"}, np.full(len(places), partition), places)
+    """Write the trades of one stream; return what the forecaster makes of them, each forecast `change`d."""
+    partition = partition_of(trades.keys[0].product_id) if partition is None else partition
+    texts = encode_trades(trades, "replay")
+    offsets = produce(broker, TRADES, partition, texts)
+    incoming = [Incoming(TRADES, partition, *each, 1_000) for each in zip(offsets, texts, strict=True)]
+    made = FeatureStage(SPEC, lambda *_: (), Metrics()).process(incoming)
     model = ServedModel.load(model_bytes(), spec_id=SPEC.spec_id)
     served = ModelVersion(model, "volatility-baseline", "1", "disk")
-    stage = ScoreStage(SPEC, lambda: served, Metrics())
-    found = stage.process([Incoming(FEATURES, partition, place, text, 1_000) for place, text in enumerate(texts)])
-    values = [value for _, _, _, value, _ in found]
+    values = [value for *_, value, _ in ScoreStage(SPEC, lambda: served).process(made.parts)]
     if change is not None:
         records = [msgspec.json.decode(value) for value in values]
         for record in records:
@@ -137,7 +133,7 @@ def write_forecasts(
     change: Callable[[dict[str, Any]], None] | None = None,
     partition: int | None = None,
 ) -> list[int]:
-    """Do by hand what the services do with the trades of one stream; return the offsets of the forecasts."""
+    """Do by hand what the forecaster does with the trades of one stream; return the offsets of the forecasts."""
     partition = partition_of(trades.keys[0].product_id) if partition is None else partition
     return produce(broker, PREDICTIONS, partition, made_forecasts(broker, trades, change, partition))
 
@@ -1004,7 +1000,7 @@ LEDGER = [entry(0, "1"), entry(5, "9", model="volatility-baseline"), entry(10, "
     ("seconds", "version", "entry_id", "says"),
     [
         (5, "1", "run-0", "promote at 2025-03-06T14:00:00.200000Z"),
-        (10.1, "2", "run-10", "promote"),  # the scorer was faster than the note that the alias had moved
+        (10.1, "2", "run-10", "promote"),  # the forecaster was faster than the note that the alias had moved
         (10.7, "1", "run-0", "version 2 was on its way, 0.7 s before"),
         (15, "2", "run-10", "promote"),
         (25, "1", "run-20", "rollback"),

@@ -42,8 +42,9 @@ from offline.explain import EQUAL, NOT_FOUND, Explainer
 from offline.promotion import promote, roll_back
 from offline.registry import call
 from offline.samples import Sample
-from online.ingestor import find_place
 from online.kafka import idempotent_config
+from online.replay.lease import SourceLease
+from online.replay.place import find_place
 from online.settings import KafkaSettings
 from orchestration.local.broker import Broker
 from tests.faults.drill import Drill
@@ -224,7 +225,9 @@ def write_long_source(servers: str, recording: Path) -> Trades:
     writer = Writer(servers, ServedModel.load(model_bytes(), spec_id=SPEC.spec_id))
     writer.write(neighbour.take(slice(0, LONG // PIECE)))
     note = write_origin([recording], "BTC-USD", "max")
-    find_place(KafkaSettings(kafka_bootstrap_servers=servers), "long", lambda: True, note)
+    settings, running = KafkaSettings(kafka_bootstrap_servers=servers), lambda: True
+    with SourceLease(settings, "long", running) as lease:
+        find_place(settings, "long", running, lease, note, is_new=True)
     for piece in range(LONG // PIECE):
         writer.write(trades.take(slice(piece * PIECE, (piece + 1) * PIECE)))
         writer.write(neighbour.take(slice(LONG // PIECE + piece, LONG // PIECE + piece + 1)))
