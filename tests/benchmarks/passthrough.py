@@ -1,45 +1,104 @@
-"""Records from one topic to another, exactly once, unread: the most that this broker and client can do.
+"""Trades unread, two records for each, exactly once: the most that this broker and client can do.
 
-Same client settings and same transactions as the feature service:
-`python -m tests.benchmarks.passthrough SERVERS TOPIC`.
+The pass-through has the client settings and the transactions of the forecaster, and writes under the same keys, to the
+same partitions, with the same timestamps. Its records are real ones of other trades, made before it consumes the first
+trade: they have the sizes of the forecaster's records, and compress like them.
+`python -m tests.benchmarks.passthrough SERVERS`.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import sys
+import time
+from collections.abc import Iterable
+from itertools import cycle
 
-from confluent_kafka import Consumer, Producer
+import numpy as np
+from confluent_kafka import Consumer, Message, Producer
 
-from data.topics import TRADES
-from online.exactly_once.loop import MAX_BATCH
+from data.features import Windows, feature_rows
+from data.serving import ServedModel
+from data.spec import FeatureSpec
+from data.topics import FEATURES, PREDICTIONS, TRADES, Forecaster, Purpose, encode_features, encode_predictions
+from data.trades import Floats, StreamKey
+from online.exactly_once import MAX_BATCH, MIN_TRANSACTION_S
 from online.kafka import consumer_config, spare_collector, transactional_config
 from online.settings import KafkaSettings
+from tests.benchmarks.market import mixed_day
+from tests.models import model_bytes
+
+SPEC = FeatureSpec()
+DAY = dt.date(2025, 1, 6)
+SKIPPED = 100_000
+"""Trades without records here: while windows fill, rows have nulls, and are shorter than most."""
+KEPT = 20_000
+"""Trades with records here, some 200 of the rarest product: lz4 does not look back so far as to where they repeat."""
+
+Pair = tuple[bytes, bytes]
+"""What follows from one trade: a record of `features` and one of `predictions`."""
 
 
-def main(servers: str, topic: str) -> None:
+def pairs_by_key() -> dict[bytes, cycle[Pair]]:
+    """Return the records of each product, over and over."""
+    trades = mixed_day(DAY).take(slice(0, SKIPPED + KEPT))
+    made = feature_rows(trades, Windows(SPEC))
+    purposes: dict[StreamKey, Purpose] = dict.fromkeys(trades.keys, "replay")
+    stream, offset = made.trades.stream.astype(np.int64), np.arange(len(made.values))
+    rows = encode_features(made, SPEC, purposes, stream, offset)[-KEPT:]
+    pairs: list[list[Pair]] = [[] for _ in trades.keys]
+    for place, row, forecast in zip(stream[-KEPT:].tolist(), rows, forecasts(rows, made.values[-KEPT:]), strict=True):
+        pairs[place].append((row, forecast))
+    return {key.product_id.encode(): cycle(of_product) for key, of_product in zip(trades.keys, pairs, strict=True)}
+
+
+def forecasts(rows: list[bytes], values: Floats) -> list[bytes]:
+    """Return the records of `predictions` that follow from feature rows."""
+    model = ServedModel.load(model_bytes(), spec_id=SPEC.spec_id)
+    scores = model.score(values[:, [SPEC.columns.index(column) for column in model.columns]])
+    interval = np.column_stack((scores.lower, scores.upper))
+    forecaster = Forecaster(model.variant, "1", model.digest)
+    in_sample = np.zeros(len(rows), np.bool_)
+    nothing_missing = [b"[]"] * len(rows)
+    return encode_predictions(
+        rows, time.time_ns(), model.horizon_s, scores.score, interval, forecaster, in_sample, nothing_missing
+    )
+
+
+def produce(producer: Producer, messages: Iterable[Message], pairs: dict[bytes, cycle[Pair]]) -> None:
+    """Hand two records for each trade to the client, waiting while its queue is full."""
+    for message in messages:
+        assert message.error() is None, message.error()
+        key, partition, ingest_time_ms = message.key() or b"", message.partition() or 0, message.timestamp()[1]
+        for topic, value in zip((FEATURES, PREDICTIONS), next(pairs[key]), strict=True):
+            while True:
+                try:
+                    producer.produce(topic, value, key, partition, timestamp=ingest_time_ms)
+                    break
+                except BufferError:
+                    producer.poll(0.1)
+
+
+def main(servers: str) -> None:
+    pairs = pairs_by_key()
     settings = KafkaSettings(kafka_bootstrap_servers=servers)
     consumer = Consumer(consumer_config(settings, "passthrough", 0))
-    producer = Producer(transactional_config(settings, "passthrough", 0, 0))
+    producer = Producer(transactional_config(settings, "passthrough", 0))
     producer.init_transactions(30)
     consumer.subscribe(
         [TRADES],
         on_assign=lambda c, partitions: c.incremental_assign(partitions) if partitions else None,
     )
     spare_collector()
+    next_at = 0.0
     while True:
+        time.sleep(max(0.0, next_at - time.monotonic()))
         first = consumer.poll(0.2)
         if first is None:
             continue
+        next_at = time.monotonic() + MIN_TRANSACTION_S
         producer.begin_transaction()
-        for message in (first, *consumer.consume(MAX_BATCH - 1, 0)):
-            assert message.error() is None, message.error()
-            while True:
-                try:
-                    place, at = message.partition() or 0, message.timestamp()[1]
-                    producer.produce(topic, message.value(), message.key(), place, timestamp=at)
-                    break
-                except BufferError:
-                    producer.poll(0.1)
+        produce(producer, (first, *consumer.consume(MAX_BATCH - 1, 0)), pairs)
         producer.send_offsets_to_transaction(
             consumer.position(consumer.assignment()), consumer.consumer_group_metadata(), 30
         )
@@ -47,4 +106,4 @@ def main(servers: str, topic: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(sys.argv[1])
