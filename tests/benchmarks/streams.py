@@ -1,43 +1,80 @@
-"""Feature rows from a topic that is full already, beside other engines on the same broker.
+"""Forecasts from a topic that is full already, beside other engines on the same broker.
 
 Each engine runs as its own process on a broker of its own, which holds the same trades. The clock runs from the first
-outcome to the last as a reader sees them, so it counts no start. The peers make the contract features alone.
+outcomes to the last one as a `read_committed` reader sees them, so it counts no start. An outcome is one record for one
+trade: on `predictions` for the forecaster and the pass-through, which write a record on `features` too, and on
+`features` for the peers, which make the contract features alone.
+
+`python -m tests.benchmarks.streams [--trades N] [--rounds N] [ENGINE ...]` measures some of them, each named by how its
+name begins, or `ours`.
 """
 
 from __future__ import annotations
 
-import os
+import argparse
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+import numpy as np
+from confluent_kafka import OFFSET_BEGINNING, Consumer, IsolationLevel, KafkaError, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined] # its types forget the second
 
-from data.topics import FEATURES, PARTITIONS, TRADES, encode_trades
-from data.trades import Trades
-from online.kafka import idempotent_config
+from data.topics import FEATURES, PARTITIONS, PREDICTIONS, TRADES, encode_trades
+from data.trades import Floats, Int64s, Trades
+from online.kafka import idempotent_config, reader_config
+from online.registry import save_last_good
 from online.settings import KafkaSettings
 from orchestration.local.broker import jars_folder, running_broker
 from orchestration.local.jars import fetch_jars
 from orchestration.local.topics import create_topics
+from tests.benchmarks.core import simulated_trades
 from tests.benchmarks.measure import Row
+from tests.models import model_file
+from tests.pipeline import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / ".venv-peers" / "bin" / "python"
 BEGUN = 0.1
 """Share of the outcomes after which the clock starts: first batches wait for compilers, caches and group joins."""
+LOOK_S = 0.02
+QUIET_S = 3.0
+"""After so long without a new outcome the outcomes are counted; the peers commit once a second or more often."""
 LIMIT_S = 300.0
 
-ENGINES: dict[str, tuple[str, ...]] = {
-    "": (sys.executable, "-m", "online.feature_service"),
-    "passthrough, unread": (sys.executable, "-m", "tests.benchmarks.passthrough"),
-    "quixstreams, exactly once": (str(PEERS), "-m", "tests.benchmarks.peer_quixstreams"),
-    "bytewax, at least once": (str(PEERS), "-m", "tests.benchmarks.peer_bytewax"),
+
+@dataclass(frozen=True)
+class Engine:
+    """A process that turns trades into outcomes.
+
+    Attributes:
+        command: how it is started.
+        outcomes: the topic on which it writes one record for each trade.
+    """
+
+    command: tuple[str, ...]
+    outcomes: str
+
+
+def _peer(name: str) -> Engine:
+    return Engine((str(PEERS), "-m", f"tests.benchmarks.peer_{name}", "{servers}", FEATURES), FEATURES)
+
+
+ENGINES = {
+    "": Engine((sys.executable, "-m", "online.forecaster"), PREDICTIONS),
+    "passthrough, unread, two records": Engine(
+        (sys.executable, "-m", "tests.benchmarks.passthrough", "{servers}"), PREDICTIONS
+    ),
+    "quixstreams, exactly once": _peer("quixstreams"),
+    "bytewax, at least once": _peer("bytewax"),
+    "pathway, no guarantee": _peer("pathway"),
+    "csp, no guarantee": _peer("csp"),
 }
 
 
@@ -45,7 +82,7 @@ def peer_versions() -> dict[str, str]:
     """Return the versions of the peers, where their environment is."""
     if not PEERS.exists():
         return {}
-    names = ("quixstreams", "bytewax")
+    names = ("quixstreams", "bytewax", "pathway", "csp")
     code = f"from importlib.metadata import version; print(*map(version, {names}))"
     found = subprocess.run([PEERS, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     return dict(zip(names, found, strict=True))
@@ -62,11 +99,71 @@ def preload(servers: str, trades: Trades) -> None:
         producer.flush()
 
 
+class Watch:
+    """Looks at how far a topic is readable, and counts the records up to there afterwards.
+
+    The end of a partition alone tells too much: the marker that ends a transaction takes an offset too.
+    """
+
+    def __init__(self, servers: str, topic: str) -> None:
+        self._servers, self._topic = servers, topic
+        self._admin = AdminClient({"bootstrap.servers": servers, "log_level": 0})
+        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call] # the client's
+        self._wanted = {TopicPartition(topic, partition): latest for partition in range(PARTITIONS)}
+        self._times: list[float] = []
+        self._ends: list[list[int]] = []
+        self._moved_at = time.monotonic()
+
+    def look(self) -> None:
+        """Note the ends of all partitions, with one request."""
+        asked = self._admin.list_offsets(self._wanted, isolation_level=IsolationLevel.READ_COMMITTED)
+        ends = [asked[place].result(10).offset for place in self._wanted]
+        now = time.monotonic()
+        if self._ends and ends != self._ends[-1]:
+            self._moved_at = now
+        self._times.append(now)
+        self._ends.append(ends)
+
+    def is_worth_counting(self, expected: int) -> bool:
+        """Whether so many records can be there, and none came lately."""
+        return sum(self._ends[-1]) >= expected and self._times[-1] - self._moved_at > QUIET_S
+
+    def count(self) -> tuple[Floats, Int64s]:
+        """Return the time of each look, and how many records were readable then; each of shape (looks,)."""
+        ends = np.array(self._ends)
+        counts = sum(np.searchsorted(found, ends[:, place]) for place, found in enumerate(self._offsets()))
+        self._moved_at = time.monotonic()
+        return np.array(self._times), np.asarray(counts, np.int64)
+
+    def _offsets(self) -> list[list[int]]:
+        """Return the offsets of the records of each partition."""
+        offsets: list[list[int]] = [[] for _ in range(PARTITIONS)]
+        consumer = Consumer(reader_config(KafkaSettings(kafka_bootstrap_servers=self._servers)))
+        try:
+            consumer.assign([TopicPartition(self._topic, place, OFFSET_BEGINNING) for place in range(PARTITIONS)])
+            at_end: set[int] = set()
+            while len(at_end) < PARTITIONS:
+                for message in consumer.consume(10_000, 0.1):
+                    place = message.partition() or 0
+                    if (error := message.error()) is None:
+                        offsets[place].append(message.offset() or 0)
+                    elif error.code() == KafkaError._PARTITION_EOF:
+                        at_end.add(place)
+        finally:
+            consumer.close()
+        return offsets
+
+
 @contextmanager
-def engine(command: tuple[str, ...], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run an engine; it does not outlive the block."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stdout=output, stderr=output)
+def running_engine(engine: Engine, servers: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run an engine; it does not outlive the block. What it says is in `folder / "log"`."""
+    save_last_good(folder / "models", model_file(version="1"))
+    settings = {"FORECASTER_PORT": "0", "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
+    command = [part.format(servers=servers) for part in engine.command]
+    with (folder / "log").open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment(servers, folder / "models", **settings), stdout=output, stderr=output
+        )
     try:
         yield process
     finally:
@@ -75,42 +172,67 @@ def engine(command: tuple[str, ...], log: Path, environment: dict[str, str]) -> 
 
 
 def rate(name: str, trades: Trades, folder: Path) -> float:
-    """Return outcomes per second of one engine."""
+    """Return outcomes per second of one engine.
+
+    Raises:
+        RuntimeError: there is not one outcome for each trade, or they came all at once.
+    """
+    engine, expected, shown = ENGINES[name], len(trades), name or "ours"
     with running_broker(folder / "kafka", fetch_jars(jars_folder(ROOT / "var"))) as broker:
         servers = broker.bootstrap_servers
         create_topics({"bootstrap.servers": servers})
         preload(servers, trades)
-        command = ENGINES[name] + ((servers, FEATURES) if name else ())
-        settings = {"KAFKA_BOOTSTRAP_SERVERS": servers, "FEATURE_SERVICE_PORT": "0", "PYTHONPATH": str(ROOT)}
-        places = [TopicPartition(FEATURES, partition) for partition in range(PARTITIONS)]
-        watcher = Consumer({"bootstrap.servers": servers, "group.id": "watcher", "isolation.level": "read_committed"})
-        first: tuple[float, int] | None = None
-        deadline = time.monotonic() + LIMIT_S
-        log = folder / "log"
-        with engine(command, log, settings) as process:
-            while True:
-                seen, now = sum(watcher.get_watermark_offsets(place, 10)[1] for place in places), time.monotonic()
-                if first is None and seen >= BEGUN * len(trades):
-                    first = now, seen
-                if seen >= len(trades):
-                    break
-                if process.poll() is not None or now > deadline:
-                    raise RuntimeError(f"{name}: {seen:,} of {len(trades):,} outcomes; it said: {log.read_text()}")
-                time.sleep(0.02)
-        watcher.close()
-    if first is None or now == first[0]:
-        raise RuntimeError(f"{name}: all at once; more trades are needed to measure")
-    return (seen - first[1]) / (now - first[0])
+        watch, deadline = Watch(servers, engine.outcomes), time.monotonic() + LIMIT_S
+        with running_engine(engine, servers, folder) as process:
+            counts: Int64s = np.zeros(1, np.int64)
+            while counts[-1] < expected:
+                watch.look()
+                if watch.is_worth_counting(expected):
+                    times, counts = watch.count()
+                if process.poll() is not None or time.monotonic() > deadline:
+                    log = (folder / "log").read_text()
+                    raise RuntimeError(f"{shown}: not all of {expected:,} outcomes; it said: {log}")
+                time.sleep(LOOK_S)
+    if counts[-1] > expected:
+        raise RuntimeError(f"{shown}: {counts[-1]:,} outcomes for {expected:,} trades")
+    first, last = int(np.argmax(counts >= BEGUN * expected)), int(np.argmax(counts == expected))
+    if first == last:
+        raise RuntimeError(f"{shown}: all at once; more trades are needed to measure")
+    return float((expected - counts[first]) / (times[last] - times[first]))
+
+
+def rates(trades: Trades, rounds: int, names: Sequence[str]) -> dict[str, list[float]]:
+    """Return outcomes per second of each engine in each round; the engines take turns."""
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for name in names:
+            with TemporaryDirectory() as folder:
+                found[name].append(rate(name, trades, Path(folder)))
+    return found
 
 
 def rows(trades: Trades, rounds: int = 3) -> list[Row]:
     """Return the medians of rounds in which all engines take turns."""
-    engines = [name for name, command in ENGINES.items() if Path(command[0]).exists()]
-    found: dict[str, list[float]] = {name: [] for name in engines}
-    for _ in range(rounds):
-        for name in engines:
-            with TemporaryDirectory() as folder:
-                found[name].append(rate(name, trades, Path(folder)))
-    medians = {name: statistics.median(rates) for name, rates in found.items()}
-    what = "feature service, exactly once (ours: the full row; quixstreams, bytewax: n, ret_mean, ret_std)"
+    present = [name for name, engine in ENGINES.items() if Path(engine.command[0]).exists()]
+    medians = {name: statistics.median(found) for name, found in rates(trades, rounds, present).items()}
+    what = (
+        "trades to forecasts, exactly once "
+        "(ours: full row and forecast; quixstreams, bytewax, pathway, csp: n, ret_mean, ret_std alone)"
+    )
     return [Row(what, "trades/s", medians.pop(""), medians)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.streams", description="Some engines, quickly.")
+    parser.add_argument("engines", nargs="*", metavar="ENGINE", help=", ".join(name or "ours" for name in ENGINES))
+    parser.add_argument("--trades", type=int, default=50_000)
+    parser.add_argument("--rounds", type=int, default=1)
+    chosen = parser.parse_args()
+    begins = tuple(chosen.engines)
+    names = [name for name in ENGINES if not begins or (name or "ours").startswith(begins)]
+    for name, found in rates(simulated_trades(chosen.trades), chosen.rounds, names).items():
+        print(f"{name or 'ours':35} median {statistics.median(found):>9,.0f}, rounds {[round(one) for one in found]}")
+
+
+if __name__ == "__main__":
+    main()
