@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import structlog
 from confluent_kafka import Consumer, KafkaException, Producer
@@ -37,7 +38,19 @@ from online.settings import ForecasterSettings
 log = structlog.get_logger()
 
 TURNS = 2
-"""Producers that take turns."""
+"""Producers, see `serve`."""
+
+
+class Forecasts(NamedTuple):
+    """The outcome of a batch of trades.
+
+    Attributes:
+        records: of all topics.
+        rows: for the metrics.
+    """
+
+    records: list[Record]
+    rows: list[FeatureColumns]
 
 
 class Forecasting:
@@ -48,22 +61,21 @@ class Forecasting:
     def __init__(self, features: FeatureStage, scores: ScoreStage, metrics: Metrics) -> None:
         self._features, self._scores, self._metrics = features, scores, metrics
         self.restore, self.drop, self.cut, self.note = features.restore, features.drop, features.cut, features.note
-        self._rows: list[FeatureColumns] = []
 
-    def process(self, messages: list[Incoming]) -> list[Record]:
+    def process(self, messages: list[Incoming]) -> Forecasts:
         made = self._features.process(messages)
-        self._rows = [part for part in made.parts if isinstance(part, FeatureColumns)]
-        return made.records + self._scores.process(made.parts)
+        self._metrics.open_streams.set(self._features.open_streams)
+        rows = [part for part in made.parts if isinstance(part, FeatureColumns)]
+        return Forecasts(made.records + self._scores.process(made.parts), rows)
 
-    def committed(self) -> None:
-        for rows in self._rows:
+    def committed(self, made: Forecasts) -> None:
+        for rows in made.rows:
             ingest_time: Int64s = rows.trades.ingest_time
             for stream in set(rows.trades.stream.tolist()):
                 mine = ingest_time[rows.trades.stream == stream]
                 self._metrics.saw_rows(rows.purposes[rows.trades.keys[stream]], mine)
             for topic in (FEATURES, PREDICTIONS):
                 self._metrics.messages_out.labels(topic).inc(len(ingest_time))
-        self._metrics.open_streams.set(self._features.open_streams)
 
 
 def forecast(settings: ForecasterSettings, metrics: Metrics, running: Callable[[], bool]) -> None:

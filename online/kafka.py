@@ -206,21 +206,23 @@ class Incoming(NamedTuple):
     ingest_time_ms: int
 
 
-def incoming(messages: Iterable[Message], partitions: Container[int]) -> list[Incoming]:
-    """Return what was read of some partitions.
+def incoming(messages: Iterable[Message], partitions: Container[int]) -> tuple[list[Incoming], set[int]]:
+    """Return the records that were read of some partitions, and the partitions whose next record is gone.
 
     Raises:
-        KafkaException: the broker said an error in the place of a record.
+        KafkaException: the client returned another error in the place of a record.
     """
-    found = []
+    found, gone = [], set()
     for message in messages:
         if (error := message.error()) is not None:
-            raise KafkaException(error)
-        if (partition := message.partition() or 0) in partitions:
+            if error.code() != KafkaError._AUTO_OFFSET_RESET:
+                raise KafkaException(error)
+            gone.add(message.partition() or 0)
+        elif (partition := message.partition() or 0) in partitions:
             value, time_ms = (message.value() or b"")[:MAX_VALUE], message.timestamp()[1]
             # Half the time of a call of the class.
             found.append(tuple.__new__(Incoming, (message.topic(), partition, message.offset(), value, time_ms)))
-    return found
+    return found, gone
 
 
 def spare_collector() -> None:

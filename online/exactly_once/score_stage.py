@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Callable
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,14 +41,16 @@ class ScoreStage:
         if (served := self._serving()) is not self._served:
             self._take(served)
         rows = [part for part in parts if isinstance(part, FeatureColumns)]
-        texts = iter(self._score(rows) if rows else ())
+        texts = self._score(rows) if rows else []
         records: list[Record] = []
+        start = 0
         for part in parts:
+            where = repeat(PREDICTIONS), repeat(part.partition)
             if isinstance(part, EndedStream):
                 records.append((PREDICTIONS, part.partition, part.product_id, part.text, part.ingest_time_ms))
             else:
-                for product_id, ingest_time_ms in zip(part.product_ids, part.ingest_time_ms, strict=True):
-                    records.append((PREDICTIONS, part.partition, product_id, next(texts), ingest_time_ms))
+                mine = texts[start : (start := start + len(part.texts))]
+                records.extend(zip(*where, part.product_ids, mine, part.ingest_time_ms, strict=False))
         return records
 
     def _score(self, rows: list[FeatureColumns]) -> list[bytes]:
@@ -67,7 +70,9 @@ class ScoreStage:
 
     def _missing_texts(self, missing: NDArray[np.bool_]) -> list[bytes]:
         """Return the names of each row's missing columns as JSON; rows that miss the same share one text."""
-        patterns, of_row = np.unique(missing, axis=0, return_inverse=True)
-        names = np.array(self._served.model.columns, object)
-        texts = [encode(names[pattern].tolist()) for pattern in patterns]
-        return [texts[pattern] for pattern in of_row.ravel().tolist()]
+        patterns, of_row = np.unique(missing @ (1 << np.arange(missing.shape[1])), return_inverse=True)
+        names = self._served.model.columns
+        texts = [
+            encode([name for bit, name in enumerate(names) if pattern >> bit & 1]) for pattern in patterns.tolist()
+        ]
+        return [texts[pattern] for pattern in of_row.tolist()]

@@ -22,7 +22,8 @@ from data.serving import ServedModel
 from data.spec import FeatureSpec
 from data.topics import FEATURES, PREDICTIONS, TRADES, Forecaster, Purpose, encode_features, encode_predictions
 from data.trades import Floats, StreamKey
-from online.exactly_once import MAX_BATCH, MIN_TRANSACTION_S
+from online.exactly_once.loop import MAX_BATCH
+from online.forecaster import TURNS
 from online.kafka import consumer_config, spare_collector, transactional_config
 from online.settings import KafkaSettings
 from tests.benchmarks.market import mixed_day
@@ -82,21 +83,18 @@ def produce(producer: Producer, messages: Iterable[Message], pairs: dict[bytes, 
 def main(servers: str) -> None:
     pairs = pairs_by_key()
     settings = KafkaSettings(kafka_bootstrap_servers=servers)
-    consumer = Consumer(consumer_config(settings, "passthrough", 0))
-    producer = Producer(transactional_config(settings, "passthrough", 0))
-    producer.init_transactions(30)
+    consumer = Consumer(consumer_config(settings, "passthrough", 0) | {"auto.offset.reset": "earliest"})
+    producers = [Producer(transactional_config(settings, "passthrough", 0, turn)) for turn in range(TURNS)]
+    for producer in producers:
+        producer.init_transactions(30)
     consumer.subscribe(
         [TRADES],
         on_assign=lambda c, partitions: c.incremental_assign(partitions) if partitions else None,
     )
     spare_collector()
-    next_at = 0.0
-    while True:
-        time.sleep(max(0.0, next_at - time.monotonic()))
-        first = consumer.poll(0.2)
-        if first is None:
-            continue
-        next_at = time.monotonic() + MIN_TRANSACTION_S
+    for producer in cycle(producers):
+        while (first := consumer.poll(0.2)) is None:
+            pass
         producer.begin_transaction()
         produce(producer, (first, *consumer.consume(MAX_BATCH - 1, 0)), pairs)
         producer.send_offsets_to_transaction(
