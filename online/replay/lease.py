@@ -9,11 +9,11 @@ from types import TracebackType
 from typing import Self
 
 import structlog
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from data.topics import TRADES
-from online.kafka import Stopped, insist, reader_config
+from online.kafka import insist, reader_config
 from online.settings import KafkaSettings
 
 log = structlog.get_logger()
@@ -73,9 +73,7 @@ class SourceLease:
             if not self._is_new:
                 self._await_empty_group()
             self._thread.start()
-            while not self._assigned.wait(LOOK_AGAIN_S):
-                if not self._running():
-                    raise Stopped
+            self._ask(self._await_assignment)
             if not self._holds:
                 raise SourceTaken(self._taken("another ingestor has begun to write it at this moment"))
         except BaseException:
@@ -140,6 +138,10 @@ class SourceLease:
                 raise SourceTaken(self._taken(f"another ingestor writes it: {members[0]}"))
             time.sleep(LOOK_AGAIN_S)
             self._ask(look)
+
+    def _await_assignment(self, timeout_s: float) -> None:
+        if not self._assigned.wait(timeout_s):
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
 
     def _taken(self, reason: str) -> str:
         return f"source {self._source_id} is not written by this process: {reason}"

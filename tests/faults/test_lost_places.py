@@ -100,6 +100,7 @@ def test_a_place_that_the_broker_forgot_is_refused_and_found_again(
     assert "no place is lost" in find_place(drill)
 
 
+@pytest.mark.acceptance
 def test_a_place_is_not_found_from_trades_that_are_gone(members: Drill, recording: Path, proof: Proof) -> None:
     """Without the oldest trades the windows would differ: refused, or with `--anew` a new segment."""
     proof.disturbs("consumer group deleted, and the first 500 trades removed")
@@ -174,6 +175,7 @@ def _check_hole(drill: Drill, recording: Path, due: int, low: int, proof: Proof)
     proof.saw(rows=len(rows), removed=low - due)
 
 
+@pytest.mark.acceptance
 def test_trades_that_are_removed_while_the_forecaster_is_frozen_are_a_hole(
     members: Drill, recording: Path, proof: Proof
 ) -> None:
@@ -198,6 +200,7 @@ def test_trades_that_are_removed_while_the_forecaster_is_frozen_are_a_hole(
     _check_hole(drill, recording, due, low, proof)
 
 
+@pytest.mark.acceptance
 def test_a_topic_that_was_deleted_and_made_anew_is_refused_and_then_read(
     members: Drill, recording: Path, proof: Proof
 ) -> None:
@@ -220,6 +223,7 @@ def test_a_topic_that_was_deleted_and_made_anew_is_refused_and_then_read(
     drill.same(proof)
 
 
+@pytest.mark.acceptance
 def test_a_place_beyond_the_end_of_the_topic_is_refused_and_found_again(
     members: Drill, recording: Path, proof: Proof
 ) -> None:

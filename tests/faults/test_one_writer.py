@@ -45,7 +45,7 @@ def test_a_second_ingestor_of_a_living_one_is_refused_in_words(
     drill.same(proof)
 
 
-@pytest.mark.parametrize("round_", range(3))
+@pytest.mark.parametrize("round_", [0, *(pytest.param(number, marks=pytest.mark.acceptance) for number in (1, 2))])
 def test_two_that_start_at_the_same_moment_write_each_trade_once(
     drill: Drill, recording: Path, tmp_path: Path, proof: Proof, round_: int
 ) -> None:
@@ -91,6 +91,7 @@ def test_an_ingestor_that_was_frozen_past_its_session_writes_nothing_after_its_s
     drill.same(proof)
 
 
+@pytest.mark.acceptance
 def test_a_killed_ingestor_goes_on_when_its_session_is_over(drill: Drill, recording: Path, proof: Proof) -> None:
     proof.disturbs("ingestor killed with SIGKILL, started again")
     rows = drill.undisturbed(recording)
