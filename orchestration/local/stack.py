@@ -30,7 +30,7 @@ from orchestration.local.settings import StackSettings, given_settings, retired_
 from orchestration.local.supervisor import Part, State, Supervisor, Watched, tree_memory
 from orchestration.local.watch import Forecast, Watch
 
-STATE_FORMAT = "2"
+STATE_FORMAT = "3"
 """Of what the stack keeps under VAR_DIR; raised whenever an older one cannot be read on."""
 PLAIN_WIDTH = 120
 PLAIN_LINES_S = 5.0  # between live lines where there is no terminal to update them in place
