@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import structlog
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from data.ahead import read_ahead
 from data.origin import difference, read_origin, write_origin
@@ -50,6 +50,7 @@ SWITCH_S = 0.0005
 """How soon the thread that reads ahead makes way for the one that sends; by default it is 5 ms."""
 
 PROGRESS_S = 5.0
+UNANSWERED = "stopped before the broker answered"
 DELIVERY_TIMEOUT_S = 5.0
 """How long a stop waits for the broker."""
 
@@ -307,19 +308,29 @@ def run(recordings: list[Path], settings: IngestorSettings, running: Callable[[]
     metrics = Metrics()
     with _next_free_port(metrics, settings.host, settings.ingestor_port) as port:
         log.info("ingestor", source_id=source_id, metrics_port=port)
+        has_begun = False
         while True:
+            lease = SourceLease(settings, source_id, running, is_new=is_new)
             try:
-                with SourceLease(settings, source_id, running, is_new=is_new) as lease:
+                with lease:
                     return _write_source(recordings, settings, source_id, lease, metrics, running, is_new=is_new)
             except SourceTaken as taken:
                 if not lease.was_held:
                     log.error(str(taken), source_id=source_id)
                     return 1
                 log.warning(f"{taken}; looking again", source_id=source_id)
-                is_new = False
+                is_new, has_begun = False, True
             except Stopped:
-                log.warning("stopped before the broker answered: nothing was sent", source_id=source_id)
+                if has_begun:
+                    log.error(
+                        "stopped before the broker answered; start again with this id to go on", REPLAY_ID=source_id
+                    )
+                    return 1
+                log.warning(f"{UNANSWERED}: nothing was sent", source_id=source_id)
                 return 0
+            except KafkaException as error:
+                log.error(f"the broker refuses: {error.args[0].str()}", source_id=source_id)
+                return 1
 
 
 def _write_source(
@@ -374,8 +385,9 @@ def _write_source(
         producer.purge(in_flight=False)  # these would come after those of the new writer
         producer.flush(DELIVERY_TIMEOUT_S)
         raise
-    except NotDelivered as error:
-        log.error(f"{error}; start again with this id to go on", REPLAY_ID=source_id, trades=ingestor.delivered)
+    except (NotDelivered, Stopped) as error:
+        said = str(error) or UNANSWERED
+        log.error(f"{said}; start again with this id to go on", REPLAY_ID=source_id, trades=ingestor.delivered)
         return 1
     if whole and code == 0 and not ingestor.delivered and not place.last:
         log.error(f"not one of {ingestor.rejected} rows is a trade; the reasons are above", recordings=names)
@@ -409,8 +421,14 @@ def end_source(source_id: str, settings: IngestorSettings, running: Callable[[],
             ingestor = Ingestor(producer, Metrics(), source_id, place.purpose, place, lease.check, running)
             ingestor.end()
             ingestor.flush()
-    except (Stopped, NotDelivered, SourceTaken) as error:
+    except (NotDelivered, SourceTaken) as error:
         log.error(f"not ended: {error}", source_id=source_id)
+        return 1
+    except KafkaException as error:
+        log.error(f"not ended: the broker refuses: {error.args[0].str()}", source_id=source_id)
+        return 1
+    except Stopped:
+        log.error(f"not ended: {UNANSWERED}", source_id=source_id)
         return 1
     log.info("source ended", source_id=source_id, products=sorted(set(place.last) - place.ended))
     return 0

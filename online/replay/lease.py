@@ -5,15 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from data.topics import TRADES
-from online.kafka import insist, reader_config
+from online.kafka import ANSWER_S, Stopped, insist, reader_config
 from online.settings import KafkaSettings
 
 log = structlog.get_logger()
@@ -24,8 +25,25 @@ PATIENCE_S = SESSION_S + 4.0
 """How long a start waits for a member that may be dead."""
 LOOK_AGAIN_S = 0.25
 POLL_S = 0.05
+DESCRIBE_S = 30.0
+"""librdkafka 2.16 aborts the process if it describes groups of a silent broker and several requests time out. So there
+is one request at a time, sent after the broker has answered something simpler, and with this much time."""
+HANDED_OUT_S = 3.0
+"""A source that takes longer to be handed out has another member, most often one that was killed."""
+LOST = "the broker has given it to another ingestor, or taken this one for dead"
 LOCK = 0
 """The partition whose owner, in the source's consumer group, may write the source."""
+
+NOT_A_MEMBER = frozenset(
+    {
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.FENCED_INSTANCE_ID,
+        KafkaError._STATE,
+    }
+)
+"""Why a broker does not take offsets from a process that may not write the source."""
 
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """Goes on while the machine sleeps, where the system has such a clock."""
@@ -52,6 +70,7 @@ class SourceLease:
     Raises:
         SourceTaken: another process is a member.
         Stopped: told to stop before the broker answered.
+        KafkaException: the broker refuses, or has no topic of trades.
     """
 
     def __init__(
@@ -59,7 +78,7 @@ class SourceLease:
     ) -> None:
         self.group = f"ingestor-{source_id}"
         self._settings, self._source_id, self._running, self._is_new = settings, source_id, running, is_new
-        self.was_held = self._holds = self._is_lost = False
+        self.was_held = self._holds = self._is_lost = self._has_no_topic = False
         self._assigned, self._closing = threading.Event(), threading.Event()
         self._beginning: TopicPartition | None = None
         self._checked_at = time.clock_gettime(_CLOCK)
@@ -73,7 +92,7 @@ class SourceLease:
             if not self._is_new:
                 self._await_empty_group()
             self._thread.start()
-            self._ask(self._await_assignment)
+            self._await_assignment()
             if not self._holds:
                 raise SourceTaken(self._taken("another ingestor has begun to write it at this moment"))
         except BaseException:
@@ -95,12 +114,9 @@ class SourceLease:
         was_frozen = now - self._checked_at > SESSION_S / 2
         self._checked_at = now
         if was_frozen and self._beginning is not None:
-            try:
-                self.commit([self._beginning])  # the broker takes it from members alone
-            except KafkaException:
-                self._is_lost = True
+            self.commit([self._beginning])  # the broker takes it from members alone
         if self._is_lost:
-            raise SourceTaken(self._taken("the broker has given it to another ingestor, or taken this one for dead"))
+            raise SourceTaken(self._taken(LOST))
         return self._holds
 
     def keep(self, beginning: TopicPartition) -> None:
@@ -111,11 +127,18 @@ class SourceLease:
         """Commit offsets of the source's group; the first one may carry a note.
 
         Raises:
-            KafkaException: the broker refuses: this process is no member any more.
+            SourceTaken: this process is no member any more.
+            KafkaException: the broker refuses for another reason.
             Stopped: told to stop before the broker answered.
         """
         self._beginning = offsets[0]
-        self._ask(lambda _: self.consumer.commit(offsets=offsets, asynchronous=False))
+        try:
+            self._ask(lambda _: self.consumer.commit(offsets=offsets, asynchronous=False))
+        except KafkaException as error:
+            if error.args[0].code() not in NOT_A_MEMBER:
+                raise
+            self._is_lost = True
+            raise SourceTaken(self._taken(LOST)) from error
 
     def _ask(self, ask: Callable[[float], object]) -> None:
         insist(ask, self._running, self._settings.kafka_bootstrap_servers)
@@ -124,9 +147,21 @@ class SourceLease:
         """Wait until the group has no member; a dead one stays for the rest of its session."""
         admin = AdminClient(self._settings.client_config() | {"log_level": 0})
         members: list[str] = []
+        asked: Future[Any] | None = None
 
         def look(timeout_s: float) -> None:
-            found = admin.describe_consumer_groups([self.group], request_timeout=timeout_s)[self.group].result()
+            nonlocal asked
+            if asked is None:
+                admin.list_topics(timeout=timeout_s)
+                asked = admin.describe_consumer_groups([self.group], request_timeout=DESCRIBE_S)[self.group]
+            try:
+                found = asked.result(timeout_s)
+            except TimeoutError:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from None
+            except KafkaException:
+                asked = None
+                raise
+            asked = None
             members[:] = [f"{member.client_id} at {member.host}" for member in found.members or ()]
 
         self._ask(look)
@@ -139,9 +174,18 @@ class SourceLease:
             time.sleep(LOOK_AGAIN_S)
             self._ask(look)
 
-    def _await_assignment(self, timeout_s: float) -> None:
-        if not self._assigned.wait(timeout_s):
-            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+    def _await_assignment(self) -> None:
+        """Wait until the broker has handed out the partitions of the group."""
+        began, is_told = time.monotonic(), False
+        while not self._assigned.wait(LOOK_AGAIN_S):
+            if not self._running():
+                raise Stopped
+            if not is_told and time.monotonic() - began > HANDED_OUT_S:
+                address = self._settings.kafka_bootstrap_servers
+                log.info(f"waiting for the broker: a killed ingestor keeps its source for {SESSION_S:g} s", at=address)
+                is_told = True
+        if self._has_no_topic:
+            raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, f"it has no topic {TRADES}"))
 
     def _taken(self, reason: str) -> str:
         return f"source {self._source_id} is not written by this process: {reason}"
@@ -153,9 +197,13 @@ class SourceLease:
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         consumer.assign([])  # the trades themselves are not read here
+        self._has_no_topic = not partitions and not self._partitions_of_topic()
         self._holds = any(assigned.partition == LOCK for assigned in partitions)
         self._is_lost = self._is_lost or (self._assigned.is_set() and not self._holds)
         self._assigned.set()
+
+    def _partitions_of_topic(self) -> int:
+        return len(self.consumer.list_topics(TRADES, timeout=ANSWER_S).topics[TRADES].partitions)
 
     def _on_revoke(self, consumer: Consumer, _: list[TopicPartition]) -> None:
         self._holds = False

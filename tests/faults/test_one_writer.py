@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from data.topics import TRADES
@@ -40,7 +41,9 @@ def test_a_second_ingestor_of_a_living_one_is_refused_in_words(
             assert first.process.poll() is None, "the first one goes on"
         drill.await_ends("disturbed")
         assert first.process.wait(10) == 0
-    assert "another ingestor writes it" in other.log.read_text()
+    last_words = msgspec.json.decode(other.log.read_text().splitlines()[-1])
+    assert last_words["level"] == "error"
+    assert "another ingestor writes it" in last_words["event"]
     assert len(written_ids(drill)) == rows
     drill.same(proof)
 
@@ -88,6 +91,27 @@ def test_an_ingestor_that_was_frozen_past_its_session_writes_nothing_after_its_s
     assert "taken this one for dead" in said
     assert "this source has ended" in said
     drill.read()
+    drill.same(proof)
+
+
+@pytest.mark.acceptance
+def test_an_ingestor_that_wakes_beside_its_successor_ends_in_words(
+    drill: Drill, recording: Path, tmp_path: Path, proof: Proof
+) -> None:
+    proof.disturbs("ingestor frozen; it wakes while its successor replays")
+    drill.undisturbed(recording)
+    first = drill.replay("disturbed", recording, REPLAY_SPEED="40")
+    other = second(first, tmp_path)
+    with running(first):
+        drill.await_rows("disturbed", 500)
+        first.process.send_signal(signal.SIGSTOP)
+        with running(other):
+            other.await_log('"event": "replay"')
+            first.process.send_signal(signal.SIGCONT)
+            assert first.process.wait(2 * PATIENCE_S) == 1
+            assert "another ingestor writes it" in first.log.read_text().splitlines()[-1]
+            drill.await_ends("disturbed", within_s=120)
+            assert other.process.wait(10) == 0
     drill.same(proof)
 
 
