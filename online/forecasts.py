@@ -245,7 +245,11 @@ class NewestForecasts:
             for part in read_range(config, lambda: not self._stop.is_set(), PREDICTIONS, partition, start, search.end):
                 for value in part.values:
                     self._take_older(value, older)
-            self._streams = older | self._streams  # what came since is newer
+            found = older | self._streams  # what came since is newer
+            if len(found) > MAX_STREAMS:
+                by_age = sorted(found, key=lambda key: found[key].ingest_time)
+                found = {key: found[key] for key in by_age[-MAX_STREAMS:]}
+            self._streams = found
             search.end = start
         else:
             del self._searches[partition]
@@ -258,6 +262,8 @@ class NewestForecasts:
             key, newest = self._understood(value)
             if newest is None:
                 self._ended.add(key)
+                if key in older:  # a block is read forwards
+                    older[key] = older[key]._replace(has_ended=True)
             elif key not in self._streams:
                 older[key] = newest._replace(has_ended=key in self._ended)
 

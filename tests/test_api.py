@@ -571,6 +571,27 @@ def test_a_start_finds_what_is_live_however_much_lies_behind_it(
     assert known_after_a_start(broker, "back-by-time", monkeypatch) == {"second": "open", "third": "open"}
 
 
+def test_a_source_whose_last_forecast_and_end_lie_in_one_older_block_has_ended(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of five records: the older one holds all of the first source, and the only forecast of the second."""
+    create_topics({"bootstrap.servers": broker.bootstrap_servers}, topics=["back-in-a-block"])
+    ended = (a_record("first", "BACK-USD"), a_record("first", "BACK-USD", end=True))
+    third = a_record("third", "BACK-USD")
+    put(broker, *ended, a_record("second", "BACK-USD"), *[third] * 7, topic="back-in-a-block")
+    known = known_after_a_start(broker, "back-in-a-block", monkeypatch)
+    assert known == {"first": "ended", "second": "open", "third": "open"}
+
+
+def test_streams_that_are_found_later_are_bounded_too(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two may stay: the newest, though it was found at the start, and the newest of those behind it."""
+    monkeypatch.setattr("online.forecasts.MAX_STREAMS", 2)
+    create_topics({"bootstrap.servers": broker.bootstrap_servers}, topics=["back-bounded"])
+    older = [a_record(name, "BACK-USD", age_s) for name, age_s in (("first", 5), ("second", 3), ("third", 4))]
+    put(broker, *older, *[a_record("fourth", "BACK-USD")] * 5, topic="back-bounded")
+    assert known_after_a_start(broker, "back-bounded", monkeypatch) == {"second": "open", "fourth": "open"}
+
+
 def test_a_start_finds_each_open_stream_however_old_its_forecast_is(
     broker: Broker, online: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
