@@ -265,15 +265,24 @@ def test_event_times_become_seconds() -> None:
 
 
 def test_what_another_release_left_is_refused_with_what_forgets_it(tmp_path: Path) -> None:
-    check_state(tmp_path)  # new: its format is noted
+    ours = settings(tmp_path)
+    check_state(ours)  # new: its format is noted
     (tmp_path / "broker" / "kafka" / "data").mkdir(parents=True)
-    check_state(tmp_path)
+    check_state(ours)
     (tmp_path / "format").write_text("1\n")
-    with pytest.raises(Refusal, match=r"its format is 1, this one's is \d+\): `make reset` forgets it"):
-        check_state(tmp_path)
+    with pytest.raises(Refusal, match=rf"its format is 1, this one's is \d+\): removing {tmp_path} forgets it"):
+        check_state(ours)
     (tmp_path / "format").unlink()  # as releases before the first format did
     with pytest.raises(Refusal, match="its format is none"):
-        check_state(tmp_path)
+        check_state(ours)
+
+
+def test_make_reset_is_named_for_the_folder_that_it_removes_alone(tmp_path: Path) -> None:
+    """Whatever VAR_DIR says, `make reset` removes `var`."""
+    assert settings(ROOT / "var").how_to_forget == "`make reset`"
+    assert settings(tmp_path).how_to_forget == f"removing {tmp_path}"
+    (kafka,) = (part for part in stack_parts(settings(tmp_path), KAFKA) if part.name == "kafka")
+    assert f"removing {tmp_path} forgets it" in kafka.advice
 
 
 def test_a_setting_that_has_no_effect_any_more_is_told_with_its_successor() -> None:

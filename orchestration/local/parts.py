@@ -18,7 +18,6 @@ from orchestration.local.settings import StackSettings
 from orchestration.local.supervisor import Part
 from orchestration.local.topics import create_topics
 
-ROOT = Path(__file__).resolve().parents[2]
 SIMULATED_DAY = "2025-01-06"
 PROBE_TIMEOUT_S = 1.0
 STANDS_BACK = 15  # nice: more than whatever the first forecast waits for
@@ -86,7 +85,8 @@ def stack_parts(settings: StackSettings, kafka: Mapping[str, str]) -> list[Part]
                 is_ready=lambda: bool(config.cluster_id) and is_ready(config.bootstrap_servers, config.cluster_id),
                 ports={"KAFKA_PORT": config.port, "KAFKA_CONTROLLER_PORT": config.controller_port},
                 address=config.bootstrap_servers,
-                advice="If its data is damaged, `make reset` forgets it, with everything else under var/.",
+                advice=f"If its data is damaged, {settings.how_to_forget} forgets it, with everything else in "
+                f"{settings.var_dir}.",
             )
         )  # fmt: skip
     retention = timedelta(days=settings.topic_retention_days)
