@@ -225,6 +225,20 @@ def test_recordings_are_named_as_in_a_shell(tmp_path: Path) -> None:
     assert ingestor.command[-2:] == ("/a b.csv", "/c.csv")
 
 
+def test_a_replay_that_cannot_go_on_is_told_by_its_id_if_it_was_given_one(tmp_path: Path) -> None:
+    """Another recording under the same id would be refused too."""
+
+    def advice(**values: object) -> str:
+        (ingestor,) = (each for each in stack_parts(settings(tmp_path, **values), KAFKA) if each.name == "ingestor")
+        assert "recording" not in ingestor.exits[2], "the reason may be the source"
+        return ingestor.advice
+
+    assert advice().endswith("`make run` with another RECORDING.")
+    assert advice(replay_id="mine").endswith(
+        "`make run` with another REPLAY_ID than mine, or the RECORDING that it was begun with."
+    )
+
+
 def test_a_replay_id_of_our_own_ends_with_the_stack_and_a_given_one_can_be_resumed(tmp_path: Path) -> None:
     own = child_environment(settings(tmp_path))
     assert own["REPLAY_END_ON_STOP"] == "true"

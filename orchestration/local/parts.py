@@ -149,6 +149,9 @@ def stack_parts(settings: StackSettings, kafka: Mapping[str, str]) -> list[Part]
                 )
             )  # fmt: skip
     has_simulator = parts[-1].name == "recording"
+    another = "another RECORDING"
+    if settings.replay_id:  # the reason may be that this source has ended, or was begun with other recordings
+        another = f"another REPLAY_ID than {settings.replay_id}, or the RECORDING that it was begun with"
     ingestor_port = next_free_port(settings.ingestor_port)  # other replays may run beside this one
     ingestor_metrics = f"http://127.0.0.1:{ingestor_port}/metrics"
     parts.append(
@@ -161,10 +164,10 @@ def stack_parts(settings: StackSettings, kafka: Mapping[str, str]) -> list[Part]
             needs=("topics", "forecaster", *(("recording",) if has_simulator else ())),
             exits={
                 0: "replay ended; the stack stays up for questions: Ctrl-C stops it",
-                2: "this recording cannot be replayed",
+                2: "this replay cannot go on; the ingestor says why",
             },
             essential=False,
-            advice="The rest stays up. Stop with Ctrl-C, then `make run RECORDING=path/to/another`.",
+            advice=f"The rest stays up. Stop with Ctrl-C, then `make run` with {another}.",
         )
     )
     parts += _dagster(settings)
