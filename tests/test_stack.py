@@ -34,6 +34,7 @@ from orchestration.local.stack import (
 )
 from orchestration.local.supervisor import Part
 from orchestration.local.watch import MinuteVolatility, epoch_seconds
+from orchestration.replays import RESTARTED
 from tests.pipeline import wait_until
 from tests.test_supervisor import Said
 
@@ -225,6 +226,12 @@ def test_recordings_are_named_as_in_a_shell(tmp_path: Path) -> None:
     assert ingestor.command[-2:] == ("/a b.csv", "/c.csv")
 
 
+def test_an_ingestor_is_told_by_the_stack_that_it_is_started_again(tmp_path: Path) -> None:
+    (ingestor,) = (part for part in stack_parts(settings(tmp_path), KAFKA) if part.name == "ingestor")
+    assert ingestor.restart_environment == RESTARTED
+    assert RESTARTED.keys().isdisjoint({*ingestor.environment, *child_environment(settings(tmp_path))})
+
+
 def test_a_replay_that_cannot_go_on_is_told_by_its_id_if_it_was_given_one(tmp_path: Path) -> None:
     """Another recording under the same id would be refused too."""
 
@@ -327,6 +334,6 @@ def test_the_example_names_every_setting() -> None:
         ForecasterSettings,
         ApiSettings,
     )
-    settable = {name.upper() for each in classes for name in each.model_fields} - {"RUN_STARTED"}
+    settable = {name.upper() for each in classes for name in each.model_fields} - {"RUN_STARTED", "INGESTOR_RESTARTED"}
     lines = (ROOT / ".env.example").read_text().splitlines()
     assert {line.partition("=")[0] for line in lines if line and not line.startswith("#")} == settable

@@ -418,6 +418,15 @@ def test_an_exit_code_with_a_meaning_is_said_and_not_repeated(tmp_path: Path) ->
     assert "ingestor ended: bad recording" in said.text
 
 
+def test_a_process_that_is_started_again_can_know_it(tmp_path: Path) -> None:
+    code = "import os, sys; sys.exit(0 if os.environ.get('AGAIN') == 'yes' and os.environ['ALWAYS'] == '1' else 7)"
+    environment, again = {"ALWAYS": "1"}, {"AGAIN": "yes"}
+    part = Part("step", python(code), environment=environment, restart_environment=again, once=True)
+    said, supervisor = supervise([part], tmp_path)
+    assert supervisor.watched["step"].restarts == 1
+    assert "step done after" in said.text
+
+
 def test_a_replay_that_ends_is_done(tmp_path: Path) -> None:
     part = Part("ingestor", python(""), exits={0: "replay ended"})
     said, _ = supervise([part], tmp_path, until=lambda s: s.watched["ingestor"].state is State.DONE)

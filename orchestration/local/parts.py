@@ -17,6 +17,7 @@ from orchestration.local.ports import next_free_port
 from orchestration.local.settings import StackSettings
 from orchestration.local.supervisor import Part
 from orchestration.local.topics import create_topics
+from orchestration.replays import RESTARTED
 
 SIMULATED_DAY = "2025-01-06"
 PROBE_TIMEOUT_S = 1.0
@@ -159,6 +160,7 @@ def stack_parts(settings: StackSettings, kafka: Mapping[str, str]) -> list[Part]
             "ingestor",
             (*python, "online.ingestor", *(() if settings.replay_id else ("--new",)), *recordings),
             environment={"INGESTOR_PORT": str(ingestor_port)},
+            restart_environment=RESTARTED,
             is_ready=says_ready(ingestor_metrics),
             address=ingestor_metrics,
             needs=("topics", "forecaster", *(("recording",) if has_simulator else ())),
