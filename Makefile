@@ -42,7 +42,7 @@ lock: $(UV) ## requirements*.txt anew from pyproject.toml
 	$(UV) pip compile --universal --generate-hashes --quiet pyproject.toml --group dev -o requirements.txt
 	$(UV) pip compile --universal --generate-hashes --quiet --group peers -o requirements-peers.txt
 
-reset: ## forget all state: topics, models, recordings, logs
+reset: ## forget var/: topics, models, recordings, logs; a VAR_DIR elsewhere is yours to remove
 	rm -rf var
 
 # The environment follows requirements.txt; while that does not change, nothing is touched and no network is needed.

@@ -84,6 +84,13 @@ def _digest_of(recordings: list[Recording]) -> str | None:
     return hashlib.sha256("".join(f"{each.size}:{each.digest}" for each in recordings).encode()).hexdigest()[:16]
 
 
+def _marks_of(recording: Recording) -> str:
+    """Return what tells a recording from others, for a person."""
+    if recording.digest is None:
+        return "which could not be read then"
+    return f"{recording.size} bytes, digest {recording.digest}"
+
+
 def difference(origin: Origin, recordings: Sequence[Path], product_id: str, speed: str) -> str | None:
     """Return why a source cannot go on with these recordings, None if it can.
 
@@ -95,10 +102,8 @@ def difference(origin: Origin, recordings: Sequence[Path], product_id: str, spee
     for number, (was, path) in enumerate(zip(origin.recordings, recordings, strict=False), 1):
         now = recording_of(path, was.size if number == count else None)
         if (was.size, was.digest) != (now.size, now.digest) or (was.digest is None and was.path != now.path):
-            return (
-                f"recording {number} of its start is {was.path} ({was.size} bytes, digest {was.digest}), "
-                f"{path} is another one ({now.size} bytes, digest {now.digest})"
-            )
+            found = "cannot be read" if now.digest is None else f"is another one ({_marks_of(now)})"
+            return f"recording {number} of its start is {was.path} ({_marks_of(was)}), {path} {found}"
     if origin.rest != _digest_of([recording_of(path) for path in recordings[len(origin.recordings) : count]]):
         return f"one of its recordings from number {len(origin.recordings) + 1} to {count} is another one now"
     if origin.product_id != product_id:

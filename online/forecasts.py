@@ -173,7 +173,6 @@ class NewestForecasts:
 
     def _read_topic(self) -> None:
         config = reader_config(self._settings) | {
-            "group.id": GROUP,  # whose notes are read; nothing is committed
             "reconnect.backoff.max.ms": 1_000,  # a broker that is back is read at once, not in ten seconds
             "queued.max.messages.kbytes": 16_384,  # bounds the memory of a start with much on the topic
             "statistics.interval.ms": 1_000,
@@ -215,7 +214,7 @@ class NewestForecasts:
         times = [TopicPartition(PREDICTIONS, partition, since_ms) for partition in range(PARTITIONS)]
         recent = {p.partition: p for p in consumer.offsets_for_times(times, timeout=RETRY_S)}
         searches = {}
-        for found in consumer.committed(trades, timeout=RETRY_S):
+        for found in self._notes(trades):
             if error := found.error or recent[found.partition].error:
                 raise KafkaException(error)
             names: set[bytes] | None = None
@@ -226,6 +225,19 @@ class NewestForecasts:
             floor = 0 if names is not None else since if since >= 0 else sys.maxsize
             searches[found.partition] = _Search(names, 0, floor)
         return searches
+
+    def _notes(self, trades: list[TopicPartition]) -> list[TopicPartition]:
+        """Return the forecaster's offsets with their notes; an open transaction's are not waited for.
+
+        At full speed there nearly always is one, and who reads `read_committed` is answered only between two of them.
+        The note before it is good enough: what it does not name yet is among the newest records.
+        """
+        config = reader_config(self._settings) | {"group.id": GROUP, "isolation.level": "read_uncommitted"}
+        consumer = Consumer(config | {"error_cb": self._tell})
+        try:
+            return list(consumer.committed(trades, timeout=RETRY_S))
+        finally:
+            consumer.close()
 
     @staticmethod
     def _span(consumer: Consumer, partition: int) -> tuple[int, int]:
@@ -245,7 +257,11 @@ class NewestForecasts:
             for part in read_range(config, lambda: not self._stop.is_set(), PREDICTIONS, partition, start, search.end):
                 for value in part.values:
                     self._take_older(value, older)
-            self._streams = older | self._streams  # what came since is newer
+            found = older | self._streams  # what came since is newer
+            if len(found) > MAX_STREAMS:
+                by_age = sorted(found, key=lambda key: found[key].ingest_time)
+                found = {key: found[key] for key in by_age[-MAX_STREAMS:]}
+            self._streams = found
             search.end = start
         else:
             del self._searches[partition]
@@ -258,6 +274,8 @@ class NewestForecasts:
             key, newest = self._understood(value)
             if newest is None:
                 self._ended.add(key)
+                if key in older:  # a block is read forwards
+                    older[key] = older[key]._replace(has_ended=True)
             elif key not in self._streams:
                 older[key] = newest._replace(has_ended=key in self._ended)
 

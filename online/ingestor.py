@@ -351,7 +351,8 @@ def _write_source(
     """
     note = write_origin(recordings, settings.product_id, settings.replay_speed)
     place = find_place(settings, source_id, running, lease, note, is_new=is_new)
-    if place.is_finished and is_new:  # this process died after its last record
+    is_same = settings.ingestor_restarted and not _difference(place.note, recordings, settings)
+    if place.is_finished and (is_new or is_same):  # a process before this one died after its last record
         log.info("replay ended", source_id=source_id, trades=0)
         return 0
     if place.is_finished:

@@ -55,6 +55,7 @@ class IngestorSettings(OnlineSettings):
     replay_end_on_stop: bool | None = Field(
         None, description="whether a stopped replay ends its source; without a value: only if nobody could resume it"
     )
+    ingestor_restarted: bool = Field(False, description="told by whoever starts it again in the place of a dead one")
     purpose: Purpose = "replay"
     max_wait_s: float = Field(10.0, ge=0, description="a longer wait between two trades is cut to this")
     ingestor_port: int = Field(8010, ge=0, le=65535, description="metrics; the next free port from here")

@@ -22,6 +22,8 @@ from orchestration.local.lifeline import bound_to_parent
 from orchestration.local.supervisor import QUICK_DEATH_S, RestartPolicy, RunFailure
 
 ROOT = Path(__file__).resolve().parents[1]
+RESTARTED = {"INGESTOR_RESTARTED": "true"}
+"""Environment of an ingestor in the place of a dead one: where that one had ended its source, nothing has failed."""
 STOP_S = 20.0
 """How long an ingestor may take to deliver all trades that it has read; the ingestor gives up by itself after 5 s."""
 END_S = 8.0
@@ -82,6 +84,7 @@ def ingest_online(recordings: Sequence[str], settings: Mapping[str, str], tell: 
             pause_s = policy.pause_after(failure) if died else None
             if pause_s is None:
                 return ended._replace(trades=trades)
+            settings = {**settings, **RESTARTED}
             tell(Line("warning", f"the ingestor {failure.reason}; it starts again in {pause_s:.1f} s"))
             time.sleep(pause_s)
     except BaseException:

@@ -21,14 +21,14 @@ import httpx
 import msgspec
 import numpy as np
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 from fastapi import FastAPI, Request
 from prometheus_client import CollectorRegistry, Histogram
 
 from data.readers import write_csv
 from data.simulator import simulate_day
 from data.spec import FeatureSpec
-from data.topics import PREDICTIONS
+from data.topics import PREDICTIONS, TRADES
 from data.trades import iso_times
 from online.forecasts import NewestForecasts
 from online.metrics import Metrics
@@ -569,6 +569,49 @@ def test_a_start_finds_what_is_live_however_much_lies_behind_it(
     put(broker, a_record("second", "BACK-USD"), topic="back-by-time", age_s=80)
     put(broker, *[a_record("third", "BACK-USD")] * 10, topic="back-by-time")
     assert known_after_a_start(broker, "back-by-time", monkeypatch) == {"second": "open", "third": "open"}
+
+
+def test_a_source_whose_last_forecast_and_end_lie_in_one_older_block_has_ended(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of five records: the older one holds all of the first source, and the only forecast of the second."""
+    create_topics({"bootstrap.servers": broker.bootstrap_servers}, topics=["back-in-a-block"])
+    ended = (a_record("first", "BACK-USD"), a_record("first", "BACK-USD", end=True))
+    third = a_record("third", "BACK-USD")
+    put(broker, *ended, a_record("second", "BACK-USD"), *[third] * 7, topic="back-in-a-block")
+    known = known_after_a_start(broker, "back-in-a-block", monkeypatch)
+    assert known == {"first": "ended", "second": "open", "third": "open"}
+
+
+def test_streams_that_are_found_later_are_bounded_too(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two may stay: the newest, though it was found at the start, and the newest of those behind it."""
+    monkeypatch.setattr("online.forecasts.MAX_STREAMS", 2)
+    create_topics({"bootstrap.servers": broker.bootstrap_servers}, topics=["back-bounded"])
+    older = [a_record(name, "BACK-USD", age_s) for name, age_s in (("first", 5), ("second", 3), ("third", 4))]
+    put(broker, *older, *[a_record("fourth", "BACK-USD")] * 5, topic="back-bounded")
+    assert known_after_a_start(broker, "back-bounded", monkeypatch) == {"second": "open", "fourth": "open"}
+
+
+def test_a_start_does_not_wait_for_a_transaction_that_moves_an_offset(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forecaster at full speed nearly always has one open: the note before it is good enough."""
+    monkeypatch.setattr("online.forecasts.GROUP", "always-in-a-transaction")
+    servers = {"bootstrap.servers": broker.bootstrap_servers, "log_level": 0}
+    member = Consumer(servers | {"group.id": "always-in-a-transaction"})
+    producer = Producer(servers | {"transactional.id": "always-in-a-transaction"})
+    producer.init_transactions(20)
+    producer.begin_transaction()
+    offset = TopicPartition(TRADES, 0, 1)
+    producer.send_offsets_to_transaction([offset], member.consumer_group_metadata(), 20)
+    forecasts = NewestForecasts(ApiSettings(kafka_bootstrap_servers=broker.bootstrap_servers), Metrics())
+    forecasts.start()
+    try:
+        wait_until(lambda: forecasts.problem is None, "all is read", 10)
+    finally:
+        forecasts.stop()
+        producer.abort_transaction(20)
+        member.close()
 
 
 def test_a_start_finds_each_open_stream_however_old_its_forecast_is(

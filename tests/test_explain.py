@@ -474,7 +474,7 @@ def test_expired_forecasts_do_not_matter_while_the_trades_are_kept(quiet: Broker
 
 
 def test_after_a_hole_of_retention_rows_begin_with_the_first_trade_that_was_read(quiet: Broker, models: Path) -> None:
-    """Trades expire before the service reads them: its windows begin anew, with n = 0, and the row before is gone.
+    """Trades expire before the forecaster reads them: its windows begin anew, with n = 0, and the row before is gone.
     What is kept of them is explained; once the first of them has expired too, it is known no more."""
     trades = simulated("HOLE-USD", 300, "hole")
     partition = partition_of("HOLE-USD")

@@ -84,6 +84,13 @@ def test_recordings_beyond_the_room_of_the_note_are_compared_together(tmp_path: 
     )
 
 
+def test_a_recording_that_is_not_there_is_said_to_be_unreadable_and_not_another_one(tmp_path: Path) -> None:
+    (path,) = recordings(tmp_path, b"a" * 100)
+    note, gone = write_origin([path], "BTC-USD", "10"), tmp_path / "gone.csv"
+    marks = f"100 bytes, digest {recording_of(path).digest}"
+    assert said(note, [gone]) == f"recording 1 of its start is {path} ({marks}), {gone} cannot be read"
+
+
 def test_a_file_that_cannot_be_read_is_known_by_its_path_alone(tmp_path: Path) -> None:
     gone, other = tmp_path / "gone.csv", tmp_path / "other.csv"
     note = write_origin([gone], "BTC-USD", "10")

@@ -131,11 +131,11 @@ def test_a_million_trades_are_the_same_through_broker_and_lake(
     assert int(proof.figures["lines"]) >= 1_000_000
 
 
-# Without a broker: records as the service writes them.
+# Without a broker: records as the forecaster writes them.
 
 
 def records(trades: Trades, source_id: str = "s", has_ended: bool = False) -> list[bytes | None]:
-    """Return what the feature service publishes for trades of one product."""
+    """Return what the forecaster publishes for trades of one product."""
     (product,) = {key.product_id for key in trades.keys}
     key = StreamKey(source_id, product)
     rows = feature_rows(replace(trades, keys=(key,)), Windows(SPEC))

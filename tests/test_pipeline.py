@@ -211,6 +211,18 @@ def test_a_source_does_not_go_on_with_another_recording(
     check_source(broker, "other-input", short)
 
 
+def test_a_restart_finds_its_source_whole_only_with_its_own_recordings(
+    online: dict[str, str], short: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.csv"
+    other.write_text("".join(short.read_text().splitlines(keepends=True)[:401]))
+    run_to_end(replay(online, tmp_path, "whole", short))
+    restarted = {"INGESTOR_RESTARTED": "true"}
+    assert "replay ended" in run_to_end(replay(online, tmp_path, "whole", short, **restarted))
+    assert "this source has ended" in run_to_end(replay(online, tmp_path, "whole", other, **restarted), expected=2)
+    assert "this source has ended" in run_to_end(replay(online, tmp_path, "whole", short), expected=2)
+
+
 def test_a_broker_that_refuses_every_record_is_told_at_once(
     broker: Broker, models: Path, short: Path, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from data.readers import write_csv
 from data.simulator import simulate_day
 from online.exit_codes import AGAIN, REFUSED
 from orchestration import replays
-from orchestration.replays import Ended, Line, ingest_online
+from orchestration.replays import RESTARTED, Ended, Line, ingest_online
 from tests.pipeline import read_topic, wait_until
 
 
@@ -75,6 +76,33 @@ def test_a_killed_replay_goes_on_behind_its_last_trade(broker: Any, recording: P
     assert [record.get("end", False) for record in records] == [False] * len(ids) + [True]
 
 
+def test_an_ingestor_that_is_killed_behind_the_end_of_its_source_has_not_failed(
+    broker: Any, recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if it were killed just before its exit. Nothing is sent again; a start of its own is refused as before."""
+    run, killed = replays._run_ingestor, [True]
+
+    def run_and_kill(*arguments: Any) -> Ended:
+        ended = run(*arguments)
+        return ended._replace(code=-9) if killed and killed.pop() else ended
+
+    monkeypatch.setattr(replays, "_run_ingestor", run_and_kill)
+    settings = {
+        "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers,
+        "REPLAY_ID": "killed-behind-its-end",
+        "REPLAY_SPEED": "max",
+        "INGESTOR_PORT": "0",
+    }
+    ended = ingest_online([str(recording)], settings, lambda _: None)
+    assert not killed
+    rows = len(recording.read_text().splitlines()) - 1
+    assert (ended.code, ended.trades) == (0, rows)
+    assert len(read_topic(broker.bootstrap_servers, "coinbase-trades", "killed-behind-its-end")) == rows + 1
+    again = ingest_online([str(recording)], settings, lambda _: None)
+    assert (again.code, again.trades) == (REFUSED, 0)
+    assert "this source has ended" in again.reason
+
+
 def test_a_replay_that_is_cancelled_while_its_ingestor_is_dead_ends_its_source(broker: Any, recording: Path) -> None:
     killer = Killer(broker, "killed-and-cancelled-replay", cancels=True)
     with pytest.raises(Cancelled):
@@ -124,9 +152,16 @@ def test_an_ingestor_is_started_again_by_the_rule_for_parts_of_the_stack(
     """Each one delivers ten trades."""
     left = [Ended(code, 10, reason) for code, reason in ends]
     paused: list[float] = []
-    monkeypatch.setattr(replays, "_run_ingestor", lambda *_: left.pop(0))
+    told: list[bool] = []
+
+    def run(_: Any, settings: Mapping[str, str], __: Any) -> Ended:
+        told.append(settings.items() >= RESTARTED.items())
+        return left.pop(0)
+
+    monkeypatch.setattr(replays, "_run_ingestor", run)
     monkeypatch.setattr(time, "sleep", paused.append)
     ended = ingest_online(["a.csv"], source, lambda _: None)
     assert (ended.code, ended.trades) == (code, 10 * len(ends))
     assert not left
     assert paused == [0.5, 1, 2, 4, 5][:pauses]
+    assert told == [False, *[True] * pauses], "each start but the first knows that it is another one"

@@ -34,6 +34,7 @@ from orchestration.local.stack import (
 )
 from orchestration.local.supervisor import Part
 from orchestration.local.watch import MinuteVolatility, epoch_seconds
+from orchestration.replays import RESTARTED
 from tests.pipeline import wait_until
 from tests.test_supervisor import Said
 
@@ -225,6 +226,26 @@ def test_recordings_are_named_as_in_a_shell(tmp_path: Path) -> None:
     assert ingestor.command[-2:] == ("/a b.csv", "/c.csv")
 
 
+def test_an_ingestor_is_told_by_the_stack_that_it_is_started_again(tmp_path: Path) -> None:
+    (ingestor,) = (part for part in stack_parts(settings(tmp_path), KAFKA) if part.name == "ingestor")
+    assert ingestor.restart_environment == RESTARTED
+    assert RESTARTED.keys().isdisjoint({*ingestor.environment, *child_environment(settings(tmp_path))})
+
+
+def test_a_replay_that_cannot_go_on_is_told_by_its_id_if_it_was_given_one(tmp_path: Path) -> None:
+    """Another recording under the same id would be refused too."""
+
+    def advice(**values: object) -> str:
+        (ingestor,) = (each for each in stack_parts(settings(tmp_path, **values), KAFKA) if each.name == "ingestor")
+        assert "recording" not in ingestor.exits[2], "the reason may be the source"
+        return ingestor.advice
+
+    assert advice().endswith("`make run` with another RECORDING.")
+    assert advice(replay_id="mine").endswith(
+        "`make run` with another REPLAY_ID than mine, or the RECORDING that it was begun with."
+    )
+
+
 def test_a_replay_id_of_our_own_ends_with_the_stack_and_a_given_one_can_be_resumed(tmp_path: Path) -> None:
     own = child_environment(settings(tmp_path))
     assert own["REPLAY_END_ON_STOP"] == "true"
@@ -265,15 +286,24 @@ def test_event_times_become_seconds() -> None:
 
 
 def test_what_another_release_left_is_refused_with_what_forgets_it(tmp_path: Path) -> None:
-    check_state(tmp_path)  # new: its format is noted
+    ours = settings(tmp_path)
+    check_state(ours)  # new: its format is noted
     (tmp_path / "broker" / "kafka" / "data").mkdir(parents=True)
-    check_state(tmp_path)
+    check_state(ours)
     (tmp_path / "format").write_text("1\n")
-    with pytest.raises(Refusal, match=r"its format is 1, this one's is \d+\): `make reset` forgets it"):
-        check_state(tmp_path)
+    with pytest.raises(Refusal, match=rf"its format is 1, this one's is \d+\): removing {tmp_path} forgets it"):
+        check_state(ours)
     (tmp_path / "format").unlink()  # as releases before the first format did
     with pytest.raises(Refusal, match="its format is none"):
-        check_state(tmp_path)
+        check_state(ours)
+
+
+def test_make_reset_is_named_for_the_folder_that_it_removes_alone(tmp_path: Path) -> None:
+    """Whatever VAR_DIR says, `make reset` removes `var`."""
+    assert settings(ROOT / "var").how_to_forget == "`make reset`"
+    assert settings(tmp_path).how_to_forget == f"removing {tmp_path}"
+    (kafka,) = (part for part in stack_parts(settings(tmp_path), KAFKA) if part.name == "kafka")
+    assert f"removing {tmp_path} forgets it" in kafka.advice
 
 
 def test_a_setting_that_has_no_effect_any_more_is_told_with_its_successor() -> None:
@@ -304,6 +334,6 @@ def test_the_example_names_every_setting() -> None:
         ForecasterSettings,
         ApiSettings,
     )
-    settable = {name.upper() for each in classes for name in each.model_fields} - {"RUN_STARTED"}
+    settable = {name.upper() for each in classes for name in each.model_fields} - {"RUN_STARTED", "INGESTOR_RESTARTED"}
     lines = (ROOT / ".env.example").read_text().splitlines()
     assert {line.partition("=")[0] for line in lines if line and not line.startswith("#")} == settable

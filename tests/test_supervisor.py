@@ -394,12 +394,12 @@ def test_a_part_starts_when_all_that_it_needs_is_ready_at_the_same_time(tmp_path
 
 def test_a_part_that_cannot_start_shows_the_end_of_its_log_and_what_to_do(tmp_path: Path) -> None:
     code = "import sys; [print('line', i, flush=True) for i in range(100)]; sys.exit('no such model')"
-    part = Part("scorer", python(code), is_ready=lambda: False, advice="Look at the registry.")
-    other = Part("api", python(SLEEP), needs=("scorer",))
+    part = Part("forecaster", python(code), is_ready=lambda: False, advice="Look at the registry.")
+    other = Part("api", python(SLEEP), needs=("forecaster",))
     said, supervisor = supervise([part, other], tmp_path)
-    assert supervisor.watched["scorer"].restarts == 2
+    assert supervisor.watched["forecaster"].restarts == 2
     last = said[-1].splitlines()
-    assert last[0].startswith("scorer ended with exit code 1 (attempt 3). The end of ")
+    assert last[0].startswith("forecaster ended with exit code 1 (attempt 3). The end of ")
     assert last[-2:] == ["  | no such model", "  Look at the registry."]
     assert "  | line 89" in last
     assert "  | line 80" not in last
@@ -416,6 +416,15 @@ def test_an_exit_code_with_a_meaning_is_said_and_not_repeated(tmp_path: Path) ->
     said, supervisor = supervise([part], tmp_path, until=lambda s: s.watched["ingestor"].state is State.FAILED)
     assert supervisor.watched["ingestor"].restarts == 0
     assert "ingestor ended: bad recording" in said.text
+
+
+def test_a_process_that_is_started_again_can_know_it(tmp_path: Path) -> None:
+    code = "import os, sys; sys.exit(0 if os.environ.get('AGAIN') == 'yes' and os.environ['ALWAYS'] == '1' else 7)"
+    environment, again = {"ALWAYS": "1"}, {"AGAIN": "yes"}
+    part = Part("step", python(code), environment=environment, restart_environment=again, once=True)
+    said, supervisor = supervise([part], tmp_path)
+    assert supervisor.watched["step"].restarts == 1
+    assert "step done after" in said.text
 
 
 def test_a_replay_that_ends_is_done(tmp_path: Path) -> None:

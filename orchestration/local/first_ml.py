@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 import urllib.request
 from collections.abc import Mapping
 from typing import Any
+from urllib.error import HTTPError
 
-from offline.registry import RegistryError, champion_of
+from offline.registry import RegistryAway, RegistryError, champion_of
 from offline.settings import OfflineSettings
 from online.exit_codes import AGAIN, REFUSED
 from orchestration.local.dagster_client import DagsterRefused, failure_of, launch, wait
@@ -50,6 +52,13 @@ def serving(api: str) -> str:
         return ""
 
 
+def is_away(error: Exception) -> bool:
+    """Return whether the registry or Dagster does not answer or fails (5xx): what they refuse, they refuse again."""
+    if isinstance(error, HTTPError):
+        return error.code >= 500
+    return isinstance(error, RegistryAway | OSError)
+
+
 def say(text: str) -> None:
     print(text, flush=True)
 
@@ -71,7 +80,8 @@ def main() -> int:
             run_id = launch(arguments.dagster, job, config)
             say(f"{what}: {arguments.dagster}/runs/{run_id}")
             began = time.monotonic()
-            if (ended := wait(arguments.dagster, run_id)) != "SUCCESS":
+            # Also over a restart of Dagster: another start of this process would launch all runs again.
+            if (ended := wait(arguments.dagster, run_id, patience_s=math.inf)) != "SUCCESS":
                 say(f"{job} ended with {ended}: {failure_of(arguments.dagster, run_id)}")
                 say("The baseline serves on. Look at that run; what is done is kept, so launch the rest from the UI.")
                 return REFUSED
@@ -81,7 +91,7 @@ def main() -> int:
         return REFUSED
     except (RegistryError, OSError) as error:
         say(f"{MODEL} is not made yet, the baseline serves on: {error}")
-        return AGAIN
+        return AGAIN if is_away(error) else 1
     promoted = time.monotonic()
     while not (now := serving(arguments.api)).startswith(MODEL) and time.monotonic() - promoted < ANSWERS_WITHIN_S:
         time.sleep(0.2)

@@ -17,8 +17,8 @@ from orchestration.local.ports import next_free_port
 from orchestration.local.settings import StackSettings
 from orchestration.local.supervisor import Part
 from orchestration.local.topics import create_topics
+from orchestration.replays import RESTARTED
 
-ROOT = Path(__file__).resolve().parents[2]
 SIMULATED_DAY = "2025-01-06"
 PROBE_TIMEOUT_S = 1.0
 STANDS_BACK = 15  # nice: more than whatever the first forecast waits for
@@ -86,7 +86,8 @@ def stack_parts(settings: StackSettings, kafka: Mapping[str, str]) -> list[Part]
                 is_ready=lambda: bool(config.cluster_id) and is_ready(config.bootstrap_servers, config.cluster_id),
                 ports={"KAFKA_PORT": config.port, "KAFKA_CONTROLLER_PORT": config.controller_port},
                 address=config.bootstrap_servers,
-                advice="If its data is damaged, `make reset` forgets it, with everything else under var/.",
+                advice=f"If its data is damaged, {settings.how_to_forget} forgets it, with everything else in "
+                f"{settings.var_dir}.",
             )
         )  # fmt: skip
     retention = timedelta(days=settings.topic_retention_days)
@@ -149,6 +150,9 @@ def stack_parts(settings: StackSettings, kafka: Mapping[str, str]) -> list[Part]
                 )
             )  # fmt: skip
     has_simulator = parts[-1].name == "recording"
+    another = "another RECORDING"
+    if settings.replay_id:  # the reason may be that this source has ended, or was begun with other recordings
+        another = f"another REPLAY_ID than {settings.replay_id}, or the RECORDING that it was begun with"
     ingestor_port = next_free_port(settings.ingestor_port)  # other replays may run beside this one
     ingestor_metrics = f"http://127.0.0.1:{ingestor_port}/metrics"
     parts.append(
@@ -156,15 +160,16 @@ def stack_parts(settings: StackSettings, kafka: Mapping[str, str]) -> list[Part]
             "ingestor",
             (*python, "online.ingestor", *(() if settings.replay_id else ("--new",)), *recordings),
             environment={"INGESTOR_PORT": str(ingestor_port)},
+            restart_environment=RESTARTED,
             is_ready=says_ready(ingestor_metrics),
             address=ingestor_metrics,
             needs=("topics", "forecaster", *(("recording",) if has_simulator else ())),
             exits={
                 0: "replay ended; the stack stays up for questions: Ctrl-C stops it",
-                2: "this recording cannot be replayed",
+                2: "this replay cannot go on; the ingestor says why",
             },
             essential=False,
-            advice="The rest stays up. Stop with Ctrl-C, then `make run RECORDING=path/to/another`.",
+            advice=f"The rest stays up. Stop with Ctrl-C, then `make run` with {another}.",
         )
     )
     parts += _dagster(settings)

@@ -11,6 +11,8 @@ from dotenv import dotenv_values
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+ROOT = Path(__file__).resolve().parents[2]
+
 RETIRED = {
     "FEATURE_SERVICE_PORT": "feature rows and forecasts come from one process now, whose port is FORECASTER_PORT",
     "SCORER_PORT": "feature rows and forecasts come from one process now, whose port is FORECASTER_PORT",
@@ -58,6 +60,11 @@ class StackSettings(BaseSettings):
     @classmethod
     def _absolute(cls, path: Path) -> Path:
         return path.expanduser().resolve()
+
+    @property
+    def how_to_forget(self) -> str:
+        """What removes all state, for a person. `make reset` does not touch a folder that somebody else chose."""
+        return "`make reset`" if self.var_dir == ROOT / "var" else f"removing {self.var_dir}"
 
     @property
     def local_kafka(self) -> str:

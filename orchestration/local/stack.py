@@ -24,9 +24,9 @@ from rich.table import Table
 from rich.text import Text
 
 from online.replay.pace import parse_speed
-from orchestration.local.parts import ROOT, stack_parts
+from orchestration.local.parts import stack_parts
 from orchestration.local.ports import port_conflicts
-from orchestration.local.settings import StackSettings, given_settings, retired_settings
+from orchestration.local.settings import ROOT, StackSettings, given_settings, retired_settings
 from orchestration.local.supervisor import Part, State, Supervisor, Watched, tree_memory
 from orchestration.local.watch import Forecast, Watch
 
@@ -91,18 +91,19 @@ def prepare_inbox(settings: StackSettings) -> None:
         raise Refusal(f"INBOX_DIR: there is no folder {settings.inbox}. Make it, or name none for one of the stack.")
 
 
-def check_state(var_dir: Path) -> None:
+def check_state(settings: StackSettings) -> None:
     """Refuse topics that another release wrote, and note the format of new ones.
 
     Raises:
         Refusal: the broker's data is of another format.
     """
+    var_dir = settings.var_dir
     note = var_dir / "format"
     found = note.read_text().strip() if note.exists() else "none"
     if (var_dir / "broker" / "kafka" / "data").exists() and found != STATE_FORMAT:
         raise Refusal(
             f"{var_dir} was left by another release (its format is {found}, this one's is {STATE_FORMAT}): "
-            "`make reset` forgets it, with all topics, models and recordings in it."
+            f"{settings.how_to_forget} forgets it, with all topics, models and recordings in it."
         )
     note.write_text(f"{STATE_FORMAT}\n")
 
@@ -273,7 +274,7 @@ def main() -> int:
         for sentence in retired_settings(given_settings()):
             console.print(Text(sentence, "yellow"), soft_wrap=True)
         with only_stack(settings.var_dir):
-            check_state(settings.var_dir)
+            check_state(settings)
             prepare_inbox(settings)
             return asyncio.run(run_stack(settings, console, began))
     except ValidationError as error:

@@ -58,6 +58,8 @@ class Part:
         command: program and arguments; the output goes to the part's log.
         action: a step that is done in a thread of this process instead of by a command; raises if the step fails.
         needs: parts that must be ready (or done) before this part starts.
+        environment: of each process of the part.
+        restart_environment: of each but the first process, besides.
         is_ready: asked from a thread until the answer is yes; None: ready as soon as the process runs.
         once: a step that runs to its end; parts that need the step wait for exit code 0.
         exits: the meaning of each exit code that is no reason for another start, for a person.
@@ -77,6 +79,7 @@ class Part:
     action: Callable[[], object] | None = None
     needs: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    restart_environment: Mapping[str, str] = field(default_factory=dict)
     is_ready: Callable[[], bool] | None = None
     once: bool = False
     exits: Mapping[int, str] = field(default_factory=dict)
@@ -240,11 +243,12 @@ class Watched:
         return not (answers and self.is_available and self.restarts == restarts)
 
     async def spawn(self, environment: Mapping[str, str], directory: Path) -> asyncio.subprocess.Process:
+        again = self.part.restart_environment if self.restarts else {}
         with self.log_path.open("ab") as output:
             self._log_start = self._told = output.tell()
             self.process = await asyncio.create_subprocess_exec(
                 *bound_to_parent(self.part.command, self.part.nice),
-                env={**environment, **self.part.environment},
+                env={**environment, **self.part.environment, **again},
                 cwd=directory,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,

@@ -221,7 +221,7 @@ def simulating() -> Row:
 
 
 def scoring() -> list[Row]:
-    """The loader of scorer and API, on rows that have all columns."""
+    """The loader of forecaster and API, on rows that have all columns."""
     model = ServedModel.load(model_bytes(), spec_id=FeatureSpec().spec_id)
     rng = np.random.default_rng(0)
     values = rng.uniform(1e-8, 1e-6, (100_000, len(model.columns)))

@@ -63,8 +63,8 @@ LONG = 5_000_000
 """Trades of a long source, ten a second: six days."""
 PIECE = 100_000
 """Trades of it between two trades of its neighbour."""
-EXPLAINED_S = 15.0
-"""In which one forecast of a long source is explained, on a machine that does other things too; else it takes 5 s."""
+EXPLAINED_S = 5.0
+"""In which one forecast of a long source is explained, at the median: a single one may wait for other processes."""
 
 
 def recorded(folder: Path) -> Path:
@@ -275,4 +275,4 @@ def test_one_forecast_of_5_million_is_explained_in_seconds(own_broker: Broker, t
     assert [code for code, _, _ in [*absent, nobody]] == [NOT_FOUND] * 4
     for _, said, _ in absent:
         assert said["said"].endswith(f"it has forecasts of it from trade {first} to {last}")
-    assert max(took) <= EXPLAINED_S
+    assert np.median(took) <= EXPLAINED_S

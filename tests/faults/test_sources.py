@@ -60,7 +60,7 @@ class Sources:
 
 
 def metric(drill: Drill, line: str) -> float:
-    """Return what the feature service says of itself."""
+    """Return what the forecaster says of itself."""
     port = re.findall(r'"metrics_port": ?(\d+)', drill.forecaster.log.read_text())[-1]
     text = fetch_text(f"http://127.0.0.1:{port}/metrics") or ""
     return sum(float(value) for value in re.findall(rf"^{re.escape(line)} (\S+)$", text, re.MULTILINE))
@@ -70,7 +70,7 @@ def test_64_sources_are_served_the_65th_is_refused_and_a_killed_service_goes_on_
     drill: Drill, proof: Proof
 ) -> None:
     """64 sources of 4 products in one partition, 256 windows; SIGKILL in the middle of their trades."""
-    proof.disturbs("64 sources open, a 65th comes; feature service killed with SIGKILL; one ends, a new one comes")
+    proof.disturbs("64 sources open, a 65th comes; forecaster killed with SIGKILL; one ends, a new one comes")
     sources = Sources(drill.broker.bootstrap_servers)
     sources.send(["undisturbed"], slice(0, 2 * HALF))
     sources.end("undisturbed")
@@ -104,8 +104,8 @@ def test_64_sources_are_served_the_65th_is_refused_and_a_killed_service_goes_on_
 def test_a_source_that_never_ends_disturbs_nobody_and_an_operator_ends_it(
     drill: Drill, recording: Path, proof: Proof
 ) -> None:
-    """Its ingestor is killed for good; it stays open over a restart of the service, until it is ended by command."""
-    proof.disturbs("ingestor killed for good; feature service killed; source ended with --end")
+    """Its ingestor is killed for good; it stays open over a restart of the forecaster, until it is ended by command."""
+    proof.disturbs("ingestor killed for good; forecaster killed; source ended with --end")
     rows = drill.undisturbed(recording)
     with running(dead := drill.replay("dead", recording, REPLAY_SPEED="20")):
         drill.await_rows("dead", 100)
