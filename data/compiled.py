@@ -1,8 +1,9 @@
-"""How functions of this project are compiled."""
+"""How functions of this project are compiled, and where the compiled code is kept."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -11,19 +12,44 @@ import numba
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-ROOM = Path(__file__).resolve().parent
+FOLDER = Path(__file__).resolve().parent
 
 
-def _sources() -> str:
-    """Return a digest of the room's code. The compiler looks at a function's own file only, not at what it calls."""
+def sources_digest(folder: Path) -> str:
+    """Return a digest of all Python files below a folder, 12 hexadecimal digits.
+
+    The compiler notices changes of a function's own file only. A changed callee, or a changed constant of another
+    module, would leave old compiled code in use.
+    """
     digest = hashlib.sha256()
-    for path in sorted(ROOM.glob("*.py")):
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder)}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 
-# Compiled code is kept with all other state, so that `make reset` forgets it and no source folder collects it.
-numba.config.CACHE_DIR = str(ROOM.parent / "var" / "numba" / _sources())  # type: ignore[attr-defined]
+def cache_folder(environ: dict[str, str]) -> Path:
+    """Return the folder of compiled code, below NUMBA_CACHE_DIR, else VAR_DIR, else `var` of the checkout.
+
+    `make reset` removes `var`, and no folder of sources collects compiled code.
+    """
+    state = Path(environ.get("VAR_DIR") or FOLDER.parent / "var")
+    root = Path(environ.get("NUMBA_CACHE_DIR") or state / "numba").absolute()
+    return root / sources_digest(FOLDER)
+
+
+def _is_writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
+
+
+_CACHE = cache_folder(dict(os.environ))
+numba.config.CACHE_DIR = str(_CACHE)  # type: ignore[attr-defined]
+_IS_KEPT = _is_writable(_CACHE)
+"""Where no folder can be written, each process compiles for itself."""
 
 
 def compiled(function: F) -> F:
@@ -32,4 +58,4 @@ def compiled(function: F) -> F:
     Other threads go on meanwhile, and a division by 0 gives what IEEE 754 says, without a branch beside each division.
     Additions stay in the order in which they are written: results are the same on machines of one type.
     """
-    return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+    return cast(F, numba.njit(cache=_IS_KEPT, nogil=True, error_model="numpy")(function))
