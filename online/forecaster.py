@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ from online.kafka import (
     until_stopped,
 )
 from online.logs import configure_logs
-from online.metrics import Metrics, serve_metrics
+from online.metrics import SIDE_BY_SIDE, Metrics, serve_metrics
 from online.model_watch import ModelVersion, ModelWatch
 from online.settings import ForecasterSettings
 
@@ -152,7 +153,13 @@ def main() -> int:
         return find_places(settings, settings.spec(), anew=arguments.anew)
     metrics = Metrics()
     running = until_stopped()
-    with serve_metrics(metrics, settings.host, settings.forecaster_port) as port:
+    with ExitStack() as served:
+        ports = SIDE_BY_SIDE if settings.slot is None else 1  # whoever has an identity has a port that others know
+        try:
+            port = served.enter_context(serve_metrics(metrics, settings.host, settings.forecaster_port, ports=ports))
+        except OSError as error:
+            log.error(f"{error.strerror}; FORECASTER_PORT names another port, HOST another address")
+            return REFUSED
         log.info("forecaster", spec_id=settings.spec().spec_id, model_variant=settings.model_variant, metrics_port=port)
         forecast(settings, metrics, running)
     return 0
