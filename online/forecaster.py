@@ -10,7 +10,7 @@ from functools import partial
 from typing import NamedTuple
 
 import structlog
-from confluent_kafka import Consumer, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
 from data.features import compile_kernel
 from data.spec import FeatureSpec
@@ -24,8 +24,10 @@ from online.exactly_once.places import check_never_read, commit_places, find_pla
 from online.exactly_once.score_stage import ScoreStage
 from online.exit_codes import REFUSED
 from online.kafka import (
+    ANSWER_S,
     Incoming,
     consumer_config,
+    insist,
     read_range,
     reader_config,
     transactional_config,
@@ -96,9 +98,9 @@ def forecast(settings: ForecasterSettings, metrics: Metrics, running: Callable[[
             return models.served or served
 
         def check_new(partitions: list[int]) -> None:
-            with TopicReader(settings.client_config()) as reader:
+            with TopicReader(settings.client_config(), answer_s=ANSWER_S) as reader:
                 for partition in partitions:
-                    check_never_read(reader, partition)
+                    insist(partial(_check_never_read, reader, partition), running, settings.kafka_bootstrap_servers)
 
         features = FeatureStage(spec, partial(read_range, reader_config(settings), running, TRADES), metrics)
         stage = Forecasting(features, ScoreStage(spec, serving), metrics)
@@ -107,6 +109,14 @@ def forecast(settings: ForecasterSettings, metrics: Metrics, running: Callable[[
         serve(consumer, producers, stage, check_new, running, metrics, settings.kafka_bootstrap_servers)
     finally:
         models.stop()
+
+
+def _check_never_read(reader: TopicReader, partition: int, _timeout_s: float) -> None:
+    """Check as `check_never_read` does, with the errors that `insist` knows."""
+    try:
+        check_never_read(reader, partition)
+    except NotRead as error:
+        raise KafkaException(error.error or KafkaError(KafkaError._TIMED_OUT)) from error
 
 
 def find_places(settings: ForecasterSettings, spec: FeatureSpec, *, anew: bool) -> int:

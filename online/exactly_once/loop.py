@@ -20,7 +20,16 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from data.topics import REJECTED, Rejected, encode
 from data.trades import StreamKey
 from online.exit_codes import AGAIN, REFUSED
-from online.kafka import Incoming, RecordRefused, Stopped, Unanswered, incoming, insist, spare_collector
+from online.kafka import (
+    Incoming,
+    RecordRefused,
+    Stopped,
+    Unanswered,
+    incoming,
+    insist,
+    new_process_helps,
+    spare_collector,
+)
 from online.metrics import Metrics
 
 log = structlog.get_logger()
@@ -105,7 +114,7 @@ def serve(
     Raises:
         SystemExit: with `AGAIN` where a new process goes on: the broker holds this process for another one, or does
             not answer within a transaction. With `REFUSED` where a person must act: a place was lost. With 1 where the
-            broker refuses a record.
+            broker refuses a record, or what the process needs.
     """
     spare_collector()
     sys.setswitchinterval(SWITCH_S)
@@ -124,11 +133,14 @@ def serve(
         log.error("the broker refuses a record, nothing of its transaction was written", error=str(refused))
         raise SystemExit(1) from refused
     except KafkaException as error:
-        log.error("the broker refuses this process; the next start goes on", error=str(error))
-        raise SystemExit(AGAIN) from error
+        if new_process_helps(error.args[0]):
+            log.error("the broker refuses this process; the next start goes on", error=str(error))
+            raise SystemExit(AGAIN) from error
+        log.error(f"the broker refuses what the forecaster needs: {error.args[0].str()}", error=error.args[0].name())
+        raise SystemExit(1) from error
     finally:
         metrics.ready.set(0)
-        consumer.close()
+        _close(consumer)
 
 
 class _Transaction:
@@ -206,8 +218,10 @@ class _Loop(Generic[M]):
             transaction.producer.begin_transaction()
             self._produce(transaction.producer, made.records)
         except KafkaException as error:
-            # `produce` raises _STATE where the transaction failed while its records were still coming.
-            if not (error.args[0].txn_requires_abort() or error.args[0].code() == KafkaError._STATE):
+            # `produce` raises _STATE where the transaction failed while its records were still coming, and _FATAL where
+            # it failed for good: to abort it raises the cause.
+            failed = (KafkaError._STATE, KafkaError._FATAL)
+            if not (error.args[0].txn_requires_abort() or error.args[0].code() in failed):
                 raise
             self._settle()
             self._go_back(error, [transaction])
@@ -346,6 +360,14 @@ class _Loop(Generic[M]):
     def _forget(self, partition: int) -> None:
         self._due.pop(partition, None)
         self._stage.drop(partition)
+
+
+def _close(consumer: Consumer) -> None:
+    """Leave the group. How the process ends was decided before: what goes wrong here is told, and changes nothing."""
+    try:
+        consumer.close()
+    except Exception as error:  # of any kind: the client calls back into the loop, which may end a transaction
+        log.warning("closed without an orderly end; the next start goes on", error=str(error))
 
 
 def _flush(producer: Producer, timeout_s: float) -> None:
