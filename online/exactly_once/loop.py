@@ -179,6 +179,7 @@ class _Loop(Generic[M]):
         self._ender = ThreadPoolExecutor(1, thread_name_prefix="transactions")
         self._ending: _Transaction | None = None
         self._due: dict[int, int] = {}  # by assigned partition, the offset to read next
+        self._behind: dict[int, int] = {}  # by partition, the offset behind a hole that is told and not yet committed
 
     def _insist(self, ask: Callable[[float], T], patience_s: float = PATIENCE_S) -> T:
         """Ask, by default as within a transaction."""
@@ -192,10 +193,12 @@ class _Loop(Generic[M]):
         )
         while self._running():
             first = self._consumer.poll(0.2)
+            started = time.monotonic()
             if first is None:
+                if self._behind:
+                    self._transact([], started)
                 self._settle()
                 continue
-            started = time.monotonic()
             read = (first, *self._consumer.consume(MAX_BATCH - 1, 0))
             # The second call may take partitions away.
             messages, removed = incoming(read, self._due)
@@ -208,8 +211,11 @@ class _Loop(Generic[M]):
         self._settle()
 
     def _transact(self, messages: list[Incoming], started: float) -> None:
-        """Write the outcome of some records, and begin to end their transaction."""
-        ends = {message.partition: message.offset + 1 for message in messages}
+        """Write the outcome of some records, and begin to end their transaction.
+
+        The places behind holes are committed with it: a hole is told and counted once.
+        """
+        ends = self._behind | {message.partition: message.offset + 1 for message in messages}
         transaction = _Transaction(next(self._turns), ends)
         made = self._stage.process(messages)
         if self._ending is not None:
@@ -245,6 +251,7 @@ class _Loop(Generic[M]):
             self._metrics.transaction.observe(np.array([time.monotonic() - started]))
 
         self._due.update(ends)
+        self._behind.clear()
         transaction.result = self._ender.submit(end)
         self._ending = transaction
 
@@ -311,6 +318,7 @@ class _Loop(Generic[M]):
             removed=low - due,
         )
         self._metrics.removed.inc(low - due)
+        self._behind[partition] = low
 
     def _span(self, partition: int) -> tuple[int, int]:
         """Return the oldest offset of a partition, and the one after its newest."""
@@ -332,13 +340,13 @@ class _Loop(Generic[M]):
             low, high = self._span(partition)
             self._stage.drop(partition)
             if due < 0:
-                due = 0
+                due = low  # what was removed before the first start was nobody's to read
             elif due > high:
                 raise LostPlace(_beyond(topic, partition, due, high))
             else:
                 self._stage.restore(partition, due, found.metadata or "", low)
-            if low > due:
-                self._hole(partition, due, low)
+            if low > (told := self._behind.get(partition, due)):
+                self._hole(partition, told, low)
             self._due[partition] = max(due, low)
         return [TopicPartition(topic, found.partition, self._due[found.partition]) for found in committed]
 
@@ -359,6 +367,7 @@ class _Loop(Generic[M]):
 
     def _forget(self, partition: int) -> None:
         self._due.pop(partition, None)
+        self._behind.pop(partition, None)
         self._stage.drop(partition)
 
 

@@ -18,7 +18,7 @@ from orchestration.local.broker import Broker
 from orchestration.local.topics import create_topics
 from tests.conftest import ROOT
 from tests.faults.drill import Drill, equal_columns
-from tests.pipeline import read_topic, running
+from tests.pipeline import read_topic, running, wait_until
 from tests.proofs import Proof
 
 PARTITION = partition_of("ETH-USD")
@@ -149,6 +149,40 @@ def test_trades_that_were_removed_unread_are_a_hole_at_the_start(members: Drill,
     with running(drill.forecaster):
         drill.await_ends("disturbed")
     _check_hole(drill, recording, read, read + 1_499, proof)
+
+
+def test_a_hole_is_told_once_though_no_trade_follows_it(members: Drill, recording: Path, proof: Proof) -> None:
+    """The place behind it is committed by itself, before the next trade."""
+    proof.disturbs("all trades removed before they were read, and the forecaster started twice")
+    drill = members
+    half_processed(drill, recording)
+    remove_trades(drill, end := TRADES_REPLAYED + 1)
+    for starts in (2, 3):  # the first one was within `half_processed`
+
+        def is_assigned(starts: int = starts) -> bool:
+            return drill.forecaster.log.read_text().count('"event": "assigned"') == starts
+
+        with running(drill.forecaster):
+            wait_until(is_assigned, "it is assigned")
+            wait_until(lambda: end in [place.offset for place in _committed(drill)], "the place is committed")
+            assert drill.forecaster.stop() == 0
+    said = drill.forecaster.log.read_text()
+    assert said.count("trades were removed before they were read") == 1
+    proof.saw(told=1)
+
+
+def test_what_was_removed_before_the_first_start_is_no_hole(members: Drill, recording: Path, proof: Proof) -> None:
+    proof.disturbs("500 trades removed before the first forecaster was started")
+    drill = members
+    with running(ingestor := drill.replay("disturbed", recording)):
+        assert ingestor.process.wait(60) == 0
+    remove_trades(drill, 500)
+    with running(drill.forecaster):
+        drill.await_ends("disturbed")
+        assert drill.forecaster.stop() == 0
+    assert [row["kafka_offset"] for row in drill.features.rows("disturbed")] == list(range(500, TRADES_REPLAYED))
+    assert "trades were removed" not in drill.forecaster.log.read_text()
+    proof.saw(rows=TRADES_REPLAYED - 500)
 
 
 def _committed(drill: Drill) -> list[TopicPartition]:
