@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -20,7 +21,7 @@ from data.trades import Int64s
 from online.exactly_once.feature_stage import FeatureColumns, FeatureStage
 from online.exactly_once.loop import LostPlace, Record, serve
 from online.exactly_once.note import GROUP
-from online.exactly_once.places import check_never_read, commit_places, find_place
+from online.exactly_once.places import await_empty_group, check_never_read, commit_places, find_place
 from online.exactly_once.score_stage import ScoreStage
 from online.exit_codes import REFUSED
 from online.kafka import (
@@ -42,6 +43,11 @@ log = structlog.get_logger()
 
 TURNS = 2
 """Producers, see `serve`."""
+
+
+MEMBER_GONE_S = 60.0
+"""How long `--find-place` waits for the end of a forecaster: one with a slot stays in its group for 45 s after its own
+end."""
 
 
 class Forecasts(NamedTuple):
@@ -121,19 +127,19 @@ def _check_never_read(reader: TopicReader, partition: int, _timeout_s: float) ->
 
 def find_places(settings: ForecasterSettings, spec: FeatureSpec, *, anew: bool) -> int:
     """Find where to go on in each partition whose offset was lost, and commit these places; return the exit code."""
-    places: dict[int, tuple[int, str]] = {}
+    until = time.monotonic() + MEMBER_GONE_S
     try:
-        with TopicReader(settings.client_config(), GROUP) as reader:
-            known = reader.committed(TRADES, range(PARTITIONS))
-            for partition in range(PARTITIONS):
-                if partition in known and known[partition][0] <= reader.span(TRADES, partition)[1]:
-                    continue
-                if (place := find_place(reader, spec, partition, anew=anew)) is not None:
-                    places[partition] = place
-        if not places:
-            log.info("no place is lost: nothing was changed", known=sorted(known))
-            return 0
-        commit_places(reader_config(settings) | {"group.id": GROUP}, places)
+        while True:
+            with TopicReader(settings.client_config(), GROUP) as reader:
+                known = reader.committed(TRADES, range(PARTITIONS))
+                places = _lost_places(reader, spec, known, anew=anew)
+            if not places:
+                log.info("no place is lost: nothing was changed", known=sorted(known))
+                return 0
+            if commit_places(reader_config(settings) | {"group.id": GROUP}, places):
+                break
+            await_empty_group(settings.client_config() | {"log_level": 0}, until)
+            # What was found is looked for again: a forecaster was there meanwhile.
     except (LostPlace, NotRead) as error:
         log.error(str(error))
         return REFUSED
@@ -144,6 +150,30 @@ def find_places(settings: ForecasterSettings, spec: FeatureSpec, *, anew: bool) 
     return 0
 
 
+def _lost_places(
+    reader: TopicReader, spec: FeatureSpec, known: dict[int, tuple[int, str]], *, anew: bool
+) -> dict[int, tuple[int, str]]:
+    """Return offset and note of each partition whose place was lost.
+
+    Args:
+        known: offset and note that the group has committed, by partition.
+
+    Raises:
+        LostPlace: one of them cannot be found.
+        NotRead: the broker does not answer.
+    """
+    places = {}
+    for partition in range(PARTITIONS):
+        low, high = reader.span(TRADES, partition)
+        if partition in known and known[partition][0] <= high:
+            continue
+        if (place := find_place(reader, spec, partition, anew=anew)) is not None:
+            places[partition] = place
+        elif partition in known:
+            places[partition] = low, ""  # a place beyond the end, and no row: both topics were made anew
+    return places
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Turn trades into feature rows and forecasts.")
     parser.add_argument(
@@ -152,7 +182,7 @@ def main() -> int:
         help="find where to go on from what stands on the topics, where the group's offsets were lost; then end",
     )
     parser.add_argument(
-        "--anew", action="store_true", help="with --find-place: start a new segment of each stream there"
+        "--anew", action="store_true", help="with --find-place: where windows cannot be made again, start new segments"
     )
     arguments = parser.parse_args()
     if arguments.anew and not arguments.find_place:

@@ -44,6 +44,11 @@ PATIENCE_S = 15.0
 """How long a question within a transaction may stay unanswered. Where its connection died at the wrong moment, the
 client goes on asking over it for minutes after the broker is back (librdkafka #5511): a new process does not."""
 
+LEAVE_S = 3.0
+"""How long it may take to leave the group."""
+
+FIND_PLACE = "`.venv/bin/python -m online.forecaster --find-place`"
+
 Record = tuple[str, int, str, bytes, int]
 """What a stage writes: topic, partition, key, value, ingest time in ms. Plain, as there are 100,000 a second."""
 
@@ -128,6 +133,7 @@ def serve(
         os._exit(AGAIN)  # closing the clients would ask the broker again
     except LostPlace as lost:
         log.error(str(lost))
+        _leave(consumer)
         raise SystemExit(REFUSED) from lost
     except RecordRefused as refused:
         log.error("the broker refuses a record, nothing of its transaction was written", error=str(refused))
@@ -371,6 +377,18 @@ class _Loop(Generic[M]):
         self._stage.drop(partition)
 
 
+def _leave(consumer: Consumer) -> None:
+    """Leave the group also with a slot: `close` alone would keep the member for its session of 45 s, and as long as the
+    group has one, nobody can commit the place that is found."""
+    try:
+        consumer.unsubscribe()
+        deadline = time.monotonic() + LEAVE_S
+        while consumer.memberid() and time.monotonic() < deadline:
+            consumer.poll(0.05)
+    except Exception as error:  # of any kind: who finds the place waits for the end of the session
+        log.warning("the group was not left", error=str(error))
+
+
 def _close(consumer: Consumer) -> None:
     """Leave the group. How the process ends was decided before: what goes wrong here is told, and changes nothing."""
     try:
@@ -392,7 +410,7 @@ def _flush(producer: Producer, timeout_s: float) -> None:
 def _beyond(topic: str, partition: int, due: int, high: int) -> str:
     return (
         f"{topic}[{partition}] ends at offset {high}, and was read up to {due}: was the topic deleted and made anew? "
-        "`python -m online.forecaster --find-place` finds where to go on; under `make run`, `make reset` forgets all"
+        f"{FIND_PLACE} finds where to go on; under `make run`, `make reset` forgets all"
     )
 
 
