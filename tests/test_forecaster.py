@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, Producer
 
+from data.readers import write_csv
+from data.simulator import simulate_day
+from data.topic_reader import TopicReader
+from data.topics import FEATURES, PREDICTIONS, TRADES
 from online.exactly_once import loop
+from online.exactly_once.note import GROUP
 from online.exit_codes import AGAIN, REFUSED
 from online.metrics import Metrics
-from orchestration.local.broker import Broker, running_broker
+from orchestration.local.broker import Broker, free_ports, running_broker
+from orchestration.local.parts import says_ready, stack_parts
+from orchestration.local.settings import StackSettings
 from orchestration.local.supervisor import Part, State, Supervisor
+from orchestration.local.topics import create_topics
 from tests.conftest import ROOT
-from tests.pipeline import Process, environment, running, wait_until
+from tests.fakes import FakeRegistry
+from tests.models import model_file
+from tests.pipeline import Process, await_end, environment, replay, running, wait_until
 from tests.test_supervisor import Said
 
 
@@ -28,6 +41,22 @@ from tests.test_supervisor import Said
 def taken_port() -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path, jars: list[Path]) -> Iterator[Broker]:
+    """A broker for one test, with the stack's topics."""
+    with running_broker(tmp_path / "kafka", jars) as broker:
+        create_topics({"bootstrap.servers": broker.bootstrap_servers})
+        yield broker
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """500 simulated trades."""
+    path = tmp_path / "recording.csv"
+    write_csv(path, [simulate_day("ETH-USD", dt.date(2025, 3, 5), hours=(14, 15)).take(slice(0, 500))])
+    return path
 
 
 def forecaster(folder: Path, servers: str, models: Path, **settings: str) -> Process:
@@ -113,6 +142,71 @@ def test_a_forecaster_without_its_topics_is_given_up_with_the_words_of_the_broke
     assert "the broker refuses what the forecaster needs" in said.text
     assert "Unknown topic or partition" in said.text
     assert "Traceback" not in said.text
+
+
+def test_nothing_is_written_before_a_model_serves(
+    own_broker: Broker, recording: Path, registry: FakeRegistry, tmp_path: Path
+) -> None:
+    """The trades wait on the topic; not even the group is joined. Then the first champion is named, and rows come."""
+    servers = own_broker.bootstrap_servers
+    (port,) = free_ports(1)
+    settings = {"SLOT": "0", "FORECASTER_PORT": str(port), "MLFLOW_TRACKING_URI": registry.uri}
+    waiting = forecaster(tmp_path, servers, tmp_path / "no-models", **settings)
+    ingestor = replay(waiting.environment, tmp_path, "before-a-model", recording)
+    is_ready = says_ready(f"http://127.0.0.1:{port}/metrics")
+    with running(waiting, ingestor):
+        waiting.await_log("waiting for the first model")  # told when the kernel is compiled
+        assert ingestor.process.wait(60) == 0
+        asked = len(registry.asked)
+        wait_until(lambda: len(registry.asked) > asked + 3, "it goes on asking for a model")
+        assert '"event": "no model yet"' in waiting.log.read_text()
+        assert not is_ready()
+        with TopicReader({"bootstrap.servers": servers}, GROUP) as reader:
+            ends = [reader.span(topic, partition)[1] for topic in (FEATURES, PREDICTIONS) for partition in range(12)]
+            assert not any(ends), "markers of transactions take offsets too"
+            assert not reader.committed(TRADES, range(12))
+        registry.files["volatility-baseline"] = model_file(version="1")
+        assert len(await_end(servers, "before-a-model")) == 500
+        assert is_ready()
+
+
+def typed(command: str, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a command as a person does, from the root of the repository."""
+    return subprocess.run(
+        command, shell=True, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=80, check=False
+    )
+
+
+def test_a_lost_place_is_found_again_while_the_stack_is_up(own_broker: Broker, models: Path, tmp_path: Path) -> None:
+    """The forecaster of `make run` has a slot. What the supervisor tells is typed as it stands, and helps."""
+    servers = own_broker.bootstrap_servers
+    producer = Producer({"bootstrap.servers": servers})
+    producer.produce(FEATURES, b'{"kafka_partition":3,"kafka_offset":5}', "X", 3)
+    assert producer.flush(10) == 0
+    (port,) = free_ports(1)
+    stack = StackSettings(_env_file=None, var_dir=tmp_path, kafka_bootstrap_servers=servers, forecaster_port=port)
+    (part,) = (p for p in stack_parts(stack, {"bootstrap.servers": servers}) if p.name == "forecaster")
+    said = Said()
+    outcome: list[subprocess.CompletedProcess[str]] = []
+
+    async def run(environ: dict[str, str]) -> None:
+        supervisor = Supervisor([replace(part, needs=())], tmp_path, said, environ, ROOT)
+        await supervisor.start()
+        try:
+            async with asyncio.timeout(90):
+                while "needs you" not in said.text:
+                    await asyncio.sleep(0.05)
+                (command,) = re.findall(r"in another terminal: (.*)", said.text)
+                plain = {name: value for name, value in os.environ.items() if not name.startswith("KAFKA_")}
+                outcome.append(await asyncio.to_thread(typed, command, plain))
+                assert await supervisor.wait_until_up()
+        finally:
+            await supervisor.stop()
+
+    asyncio.run(run(environment(servers, models, SLOT="0", FORECASTER_PORT=str(port))))
+    assert outcome[0].returncode == 0, outcome[0].stderr
+    assert "though this partition was read: its newest outcome is of offset 5" in said.text
+    assert said[-1].startswith("forecaster ready after ")
 
 
 def test_a_broker_that_does_not_tell_whether_a_partition_was_read_is_asked_until_a_stop(

@@ -185,6 +185,7 @@ class _Loop(Generic[M]):
         self._ender = ThreadPoolExecutor(1, thread_name_prefix="transactions")
         self._ending: _Transaction | None = None
         self._due: dict[int, int] = {}  # by assigned partition, the offset to read next
+        self._is_serving = True  # the last words of a process are why it ends
         self._behind: dict[int, int] = {}  # by partition, the offset behind a hole that is told and not yet committed
 
     def _insist(self, ask: Callable[[float], T], patience_s: float = PATIENCE_S) -> T:
@@ -192,6 +193,13 @@ class _Loop(Generic[M]):
         return insist(ask, self._running, self._address, patience_s)
 
     def run(self) -> None:
+        """Serve until stopped, or until something ends it."""
+        try:
+            self._run()
+        finally:
+            self._is_serving = False
+
+    def _run(self) -> None:
         for producer in self._producers:
             self._insist(producer.init_transactions, math.inf)
         self._consumer.subscribe(
@@ -368,7 +376,7 @@ class _Loop(Generic[M]):
         for revoked in partitions:
             self._forget(revoked.partition)
         self._consumer.incremental_unassign(partitions)
-        if partitions and self._running():
+        if partitions and self._is_serving and self._running():
             log.info("revoked", partitions=sorted(p.partition for p in partitions), left=sorted(self._due))
 
     def _forget(self, partition: int) -> None:
