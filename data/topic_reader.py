@@ -32,7 +32,15 @@ T = TypeVar("T")
 
 
 class NotRead(RuntimeError):
-    """The broker does not answer, or has no such topic. The message says what to do."""
+    """The broker does not answer, or has no such topic. The message says what to do.
+
+    Attributes:
+        error: what the client says; None: the broker was silent.
+    """
+
+    def __init__(self, message: str, error: KafkaError | None = None) -> None:
+        super().__init__(message)
+        self.error = error
 
 
 class Stretch(NamedTuple):
@@ -65,9 +73,17 @@ class TopicReader:
         group: whose committed offsets are asked for; the client wants a name in any case.
         fetch_bytes: what one question to the broker brings, at least one batch of a producer. Little makes short
             readings quick, much makes long ones quick.
+        answer_s: how long the broker may be silent; None: `ANSWER_S`.
     """
 
-    def __init__(self, config: Mapping[str, Any], group: str = "unused", fetch_bytes: int = FETCH_BYTES) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        group: str = "unused",
+        fetch_bytes: int = FETCH_BYTES,
+        answer_s: float | None = None,
+    ) -> None:
+        self._answer_s = ANSWER_S if answer_s is None else answer_s
         self._servers = config["bootstrap.servers"]
         self._batch = max(1, READ_BATCH * fetch_bytes // FETCH_BYTES)
         # A client that has asked something about a partition reads it at once, else it may sleep for a second first.
@@ -100,28 +116,30 @@ class TopicReader:
 
     def partitions(self, topic: str) -> list[int]:
         """Return the partitions of a topic."""
-        found = self._ask(lambda: self._consumer.list_topics(topic, timeout=ANSWER_S)).topics[topic]
+        found = self._ask(lambda: self._consumer.list_topics(topic, timeout=self._answer_s)).topics[topic]
         if found.error is not None:
-            raise NotRead(f"the broker at {self._servers} has no topic {topic!r}: it appears with `make run`")
+            raise NotRead(
+                f"the broker at {self._servers} has no topic {topic!r}: it appears with `make run`", found.error
+            )
         return sorted(found.partitions)
 
     def span(self, topic: str, partition: int) -> tuple[int, int]:
         """Return the oldest offset that a partition still holds, and the one after its newest."""
         place = TopicPartition(topic, partition)
         self._asked.add((topic, partition))
-        low, high = self._ask(lambda: self._consumer.get_watermark_offsets(place, timeout=ANSWER_S))
+        low, high = self._ask(lambda: self._consumer.get_watermark_offsets(place, timeout=self._answer_s))
         return int(low), int(high)
 
     def offset_at(self, topic: str, partition: int, time_ms: int) -> int:
         """Return the first offset whose record's time (our topics: its `ingest_time`) is not before `time_ms`."""
         times = [TopicPartition(topic, partition, time_ms)]
-        (found,) = self._ask(lambda: self._consumer.offsets_for_times(times, timeout=ANSWER_S))
+        (found,) = self._ask(lambda: self._consumer.offsets_for_times(times, timeout=self._answer_s))
         return found.offset if found.offset >= 0 else self.span(topic, partition)[1]
 
     def committed(self, topic: str, partitions: Iterable[int]) -> dict[int, tuple[int, str]]:
         """Return offset and note of those partitions for which the group has committed any."""
         wanted = [TopicPartition(topic, partition) for partition in partitions]
-        found = self._ask(lambda: self._consumer.committed(wanted, timeout=ANSWER_S))
+        found = self._ask(lambda: self._consumer.committed(wanted, timeout=self._answer_s))
         return {p.partition: (p.offset, p.metadata or "") for p in found if p.offset >= 0}
 
     def read(
@@ -140,7 +158,7 @@ class TopicReader:
             self._consumer.assign([TopicPartition(topic, partition, start)])
             at_end = False
             while not at_end:
-                first = self._consumer.poll(ANSWER_S)
+                first = self._consumer.poll(self._answer_s)
                 if first is None:
                     raise self._away(None)
                 stretch = Stretch([], [])
@@ -154,7 +172,7 @@ class TopicReader:
                     elif error.code() == KafkaError._PARTITION_EOF:
                         at_end = True
                     elif error.fatal() or not error.retriable():
-                        raise NotRead(f"the broker at {self._servers} says: {error.str()}")
+                        raise NotRead(f"the broker at {self._servers} says: {error.str()}", error)
                 if stretch.offsets:
                     yield stretch
         except KafkaException as error:
@@ -162,7 +180,7 @@ class TopicReader:
 
     def _ask(self, question: Callable[[], T]) -> T:
         """Ask until the broker knows who answers for the group: for its first one that takes it a moment."""
-        deadline = time.monotonic() + ANSWER_S
+        deadline = time.monotonic() + self._answer_s
         while True:
             try:
                 return question()
@@ -175,5 +193,6 @@ class TopicReader:
         said = f" ({error.args[0].str()})" if error is not None else ""
         return NotRead(
             f"no broker answers at {self._servers}: is the stack up (`make run`)? KAFKA_BOOTSTRAP_SERVERS names "
-            f"another one{said}"
+            f"another one{said}",
+            error.args[0] if error is not None else None,
         )

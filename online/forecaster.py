@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import NamedTuple
 
 import structlog
-from confluent_kafka import Consumer, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
 from data.features import compile_kernel
 from data.spec import FeatureSpec
@@ -19,19 +21,21 @@ from data.trades import Int64s
 from online.exactly_once.feature_stage import FeatureColumns, FeatureStage
 from online.exactly_once.loop import LostPlace, Record, serve
 from online.exactly_once.note import GROUP
-from online.exactly_once.places import check_never_read, commit_places, find_place
+from online.exactly_once.places import await_empty_group, check_never_read, commit_places, find_place
 from online.exactly_once.score_stage import ScoreStage
 from online.exit_codes import REFUSED
 from online.kafka import (
+    ANSWER_S,
     Incoming,
     consumer_config,
+    insist,
     read_range,
     reader_config,
     transactional_config,
     until_stopped,
 )
 from online.logs import configure_logs
-from online.metrics import Metrics, serve_metrics
+from online.metrics import SIDE_BY_SIDE, Metrics, serve_metrics
 from online.model_watch import ModelVersion, ModelWatch
 from online.settings import ForecasterSettings
 
@@ -39,6 +43,11 @@ log = structlog.get_logger()
 
 TURNS = 2
 """Producers, see `serve`."""
+
+
+MEMBER_GONE_S = 60.0
+"""How long `--find-place` waits for the end of a forecaster: one with a slot stays in its group for 45 s after its own
+end."""
 
 
 class Forecasts(NamedTuple):
@@ -95,9 +104,9 @@ def forecast(settings: ForecasterSettings, metrics: Metrics, running: Callable[[
             return models.served or served
 
         def check_new(partitions: list[int]) -> None:
-            with TopicReader(settings.client_config()) as reader:
+            with TopicReader(settings.client_config(), answer_s=ANSWER_S) as reader:
                 for partition in partitions:
-                    check_never_read(reader, partition)
+                    insist(partial(_check_never_read, reader, partition), running, settings.kafka_bootstrap_servers)
 
         features = FeatureStage(spec, partial(read_range, reader_config(settings), running, TRADES), metrics)
         stage = Forecasting(features, ScoreStage(spec, serving), metrics)
@@ -108,21 +117,29 @@ def forecast(settings: ForecasterSettings, metrics: Metrics, running: Callable[[
         models.stop()
 
 
+def _check_never_read(reader: TopicReader, partition: int, _timeout_s: float) -> None:
+    """Check as `check_never_read` does, with the errors that `insist` knows."""
+    try:
+        check_never_read(reader, partition)
+    except NotRead as error:
+        raise KafkaException(error.error or KafkaError(KafkaError._TIMED_OUT)) from error
+
+
 def find_places(settings: ForecasterSettings, spec: FeatureSpec, *, anew: bool) -> int:
     """Find where to go on in each partition whose offset was lost, and commit these places; return the exit code."""
-    places: dict[int, tuple[int, str]] = {}
+    until = time.monotonic() + MEMBER_GONE_S
     try:
-        with TopicReader(settings.client_config(), GROUP) as reader:
-            known = reader.committed(TRADES, range(PARTITIONS))
-            for partition in range(PARTITIONS):
-                if partition in known and known[partition][0] <= reader.span(TRADES, partition)[1]:
-                    continue
-                if (place := find_place(reader, spec, partition, anew=anew)) is not None:
-                    places[partition] = place
-        if not places:
-            log.info("no place is lost: nothing was changed", known=sorted(known))
-            return 0
-        commit_places(reader_config(settings) | {"group.id": GROUP}, places)
+        while True:
+            with TopicReader(settings.client_config(), GROUP) as reader:
+                known = reader.committed(TRADES, range(PARTITIONS))
+                places = _lost_places(reader, spec, known, anew=anew)
+            if not places:
+                log.info("no place is lost: nothing was changed", known=sorted(known))
+                return 0
+            if commit_places(reader_config(settings) | {"group.id": GROUP}, places):
+                break
+            await_empty_group(settings.client_config() | {"log_level": 0}, until)
+            # What was found is looked for again: a forecaster was there meanwhile.
     except (LostPlace, NotRead) as error:
         log.error(str(error))
         return REFUSED
@@ -133,6 +150,30 @@ def find_places(settings: ForecasterSettings, spec: FeatureSpec, *, anew: bool) 
     return 0
 
 
+def _lost_places(
+    reader: TopicReader, spec: FeatureSpec, known: dict[int, tuple[int, str]], *, anew: bool
+) -> dict[int, tuple[int, str]]:
+    """Return offset and note of each partition whose place was lost.
+
+    Args:
+        known: offset and note that the group has committed, by partition.
+
+    Raises:
+        LostPlace: one of them cannot be found.
+        NotRead: the broker does not answer.
+    """
+    places = {}
+    for partition in range(PARTITIONS):
+        low, high = reader.span(TRADES, partition)
+        if partition in known and known[partition][0] <= high:
+            continue
+        if (place := find_place(reader, spec, partition, anew=anew)) is not None:
+            places[partition] = place
+        elif partition in known:
+            places[partition] = low, ""  # a place beyond the end, and no row: both topics were made anew
+    return places
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Turn trades into feature rows and forecasts.")
     parser.add_argument(
@@ -141,7 +182,7 @@ def main() -> int:
         help="find where to go on from what stands on the topics, where the group's offsets were lost; then end",
     )
     parser.add_argument(
-        "--anew", action="store_true", help="with --find-place: start a new segment of each stream there"
+        "--anew", action="store_true", help="with --find-place: where windows cannot be made again, start new segments"
     )
     arguments = parser.parse_args()
     if arguments.anew and not arguments.find_place:
@@ -152,7 +193,13 @@ def main() -> int:
         return find_places(settings, settings.spec(), anew=arguments.anew)
     metrics = Metrics()
     running = until_stopped()
-    with serve_metrics(metrics, settings.host, settings.forecaster_port) as port:
+    with ExitStack() as served:
+        ports = SIDE_BY_SIDE if settings.slot is None else 1  # whoever has an identity has a port that others know
+        try:
+            port = served.enter_context(serve_metrics(metrics, settings.host, settings.forecaster_port, ports=ports))
+        except OSError as error:
+            log.error(f"{error.strerror}; FORECASTER_PORT names another port, HOST another address")
+            return REFUSED
         log.info("forecaster", spec_id=settings.spec().spec_id, model_variant=settings.model_variant, metrics_port=port)
         forecast(settings, metrics, running)
     return 0

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import gc
 import math
 import secrets
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +27,7 @@ from data.trades import NS, Floats, Reject, StreamKey, Trades, iso_times
 from online.exit_codes import REFUSED
 from online.kafka import Stopped, idempotent_config, until_stopped
 from online.logs import configure_logs
-from online.metrics import Metrics, serve_metrics
+from online.metrics import SIDE_BY_SIDE, Metrics, serve_metrics
 from online.replay.lease import SourceLease, SourceTaken
 from online.replay.pace import Pace, Speed, parse_speed
 from online.replay.place import Place, PlaceUnknown, find_place
@@ -275,20 +274,6 @@ class Ingestor:
                     raise NotDelivered("the broker did not answer") from None
 
 
-@contextmanager
-def _next_free_port(metrics: Metrics, host: str, port: int) -> Iterator[int]:
-    """Serve metrics on the first free port from `port`: replays may run side by side."""
-    for candidate in range(port, port + 100):
-        try:
-            with serve_metrics(metrics, host, candidate) as served:
-                yield served
-                return
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-    raise OSError(f"no port from {port} to {port + 99} is free for the ingestor's metrics")
-
-
 def _batches(recordings: list[Path], product_id: str) -> Generator[Batch]:
     """Read a source, and tell what is wrong with a recording from what is wrong with the program."""
     try:
@@ -306,7 +291,7 @@ def run(recordings: list[Path], settings: IngestorSettings, running: Callable[[]
     is_new = is_new or settings.replay_id is None
     source_id = settings.replay_id or f"replay-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
     metrics = Metrics()
-    with _next_free_port(metrics, settings.host, settings.ingestor_port) as port:
+    with serve_metrics(metrics, settings.host, settings.ingestor_port, ports=SIDE_BY_SIDE) as port:
         log.info("ingestor", source_id=source_id, metrics_port=port)
         has_begun = False
         while True:

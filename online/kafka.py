@@ -56,6 +56,38 @@ PASSING = frozenset(
 )
 """What a broker says while it starts; the client calls these retriable in transactions only."""
 
+NEW_PROCESS_HELPS = PASSING | {
+    KafkaError._FENCED,
+    KafkaError.PRODUCER_FENCED,
+    KafkaError.INVALID_PRODUCER_EPOCH,
+    KafkaError.INVALID_PRODUCER_ID_MAPPING,
+    KafkaError.UNKNOWN_PRODUCER_ID,
+    KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER,
+    KafkaError.INVALID_TXN_STATE,
+    KafkaError.CONCURRENT_TRANSACTIONS,
+    KafkaError.TRANSACTION_COORDINATOR_FENCED,
+    KafkaError.FENCED_INSTANCE_ID,
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.REBALANCE_IN_PROGRESS,
+    KafkaError._MAX_POLL_EXCEEDED,
+    KafkaError._ASSIGNMENT_LOST,
+    KafkaError._STATE,  # the client learns by itself of what the group took away
+    KafkaError._FATAL,  # of a consumer: fenced
+    KafkaError._MSG_TIMED_OUT,
+    KafkaError._TIMED_OUT_QUEUE,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.NETWORK_EXCEPTION,
+    KafkaError.NOT_ENOUGH_REPLICAS,
+    KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+    KafkaError.KAFKA_STORAGE_ERROR,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.OFFSET_NOT_AVAILABLE,
+}
+"""The broker holds this process for another one or for dead, or has troubles that pass. All else a new process would be
+told again: a right that is missing, a topic that is not there, a setting that the broker does not allow."""
+
 REFUSALS = frozenset(
     {
         KafkaError.MSG_SIZE_TOO_LARGE,
@@ -272,6 +304,11 @@ def read_range(
                 yield Stretch([m.offset() or 0 for m in wanted], [(m.value() or b"")[:MAX_VALUE] for m in wanted])
     finally:
         consumer.close()
+
+
+def new_process_helps(error: KafkaError) -> bool:
+    """Return whether a new process can go on after an error."""
+    return error.retriable() or error.code() in NEW_PROCESS_HELPS
 
 
 def insist(ask: Callable[[float], T], running: Callable[[], bool], address: str, patience_s: float = math.inf) -> T:

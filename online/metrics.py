@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,8 @@ from prometheus_client.registry import Collector
 from data.trades import NS, Int64s
 
 LATENCY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+SIDE_BY_SIDE = 100
+"""Ports among which processes of one kind on one machine find a free one."""
 PACING_BUCKETS_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0, 10.0)
 
 
@@ -96,16 +99,22 @@ class Metrics:
 
 
 @contextmanager
-def serve_metrics(metrics: Metrics, host: str, port: int) -> Iterator[int]:
-    """Answer `/metrics` while the block runs; gives the port.
+def serve_metrics(metrics: Metrics, host: str, port: int, *, ports: int = 1) -> Iterator[int]:
+    """Answer `/metrics` while the block runs, on the first free one of so many ports from `port` up; gives that port.
 
     Raises:
-        OSError: the port is taken; says which one.
+        OSError: all of them are taken, or the host is not ours; says which.
     """
-    try:
-        server, thread = start_http_server(port, host, registry=metrics.registry)
-    except OSError as error:
-        raise OSError(error.errno, f"metrics cannot be served on {host}:{port}: {error.strerror}") from None
+    last = min(port + ports - 1, 65_535)
+    for candidate in range(port, last + 1):
+        try:
+            server, thread = start_http_server(candidate, host, registry=metrics.registry)
+            break
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and candidate < last:
+                continue
+            where = f"{host}:{port}" if port == last else f"{host}:{port} to {last}"
+            raise OSError(error.errno, f"metrics cannot be served on {where}: {error.strerror}") from None
     try:
         yield server.server_port
     finally:

@@ -83,7 +83,7 @@ class ForecasterSettings(ModelSettings):
         ge=0,
         description="a number: a replica that keeps its identity over restarts; none: any number of replicas",
     )
-    forecaster_port: int = Field(8001, ge=0, le=65535)
+    forecaster_port: int = Field(8001, ge=0, le=65535, description="metrics; without a slot the next free port")
 
 
 class ApiSettings(ModelSettings):

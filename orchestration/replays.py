@@ -17,13 +17,11 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, NamedTuple
 
-from online.exit_codes import REFUSED
+from online.exit_codes import REFUSED, RESTARTED
 from orchestration.local.lifeline import bound_to_parent
 from orchestration.local.supervisor import QUICK_DEATH_S, RestartPolicy, RunFailure
 
 ROOT = Path(__file__).resolve().parents[1]
-RESTARTED = {"INGESTOR_RESTARTED": "true"}
-"""Environment of an ingestor in the place of a dead one: where that one had ended its source, nothing has failed."""
 STOP_S = 20.0
 """How long an ingestor may take to deliver all trades that it has read; the ingestor gives up by itself after 5 s."""
 END_S = 8.0

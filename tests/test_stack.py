@@ -93,6 +93,22 @@ def test_a_broker_and_a_registry_elsewhere_are_used_and_none_is_started(tmp_path
     assert environment["MLFLOW_TRACKING_URI"] == "http://ml.example"
 
 
+def test_the_command_that_finds_a_place_reaches_the_broker_of_this_stack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def advice(**values: object) -> str:
+        servers = settings(tmp_path, **values).local_kafka
+        parts = stack_parts(settings(tmp_path, **values), {"bootstrap.servers": servers})
+        return next(part.advice for part in parts if part.name == "forecaster")
+
+    monkeypatch.delenv("WINDOW_SIZE", raising=False)
+    monkeypatch.setattr(sys, "executable", str(ROOT / ".venv" / "bin" / "python"))
+    assert advice().endswith("terminal: .venv/bin/python -m online.forecaster --find-place")
+    monkeypatch.setenv("WINDOW_SIZE", "100")
+    given = "KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:9192 WINDOW_SIZE=100"
+    assert advice(kafka_port=9192).endswith(f"terminal: {given} .venv/bin/python -m online.forecaster --find-place")
+
+
 def test_dagster_runs_are_ended_through_the_ui_whether_or_not_the_daemon_lives(tmp_path: Path) -> None:
     parts = {part.name: part for part in stack_parts(settings(tmp_path), KAFKA)}
     assert [name for name, part in parts.items() if part.before_stop] == ["dagster_ui"]

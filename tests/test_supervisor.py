@@ -231,6 +231,30 @@ def test_an_error_after_a_long_life_is_not_counted_and_ends_the_row() -> None:
     assert policy.pause_after(error) is None
 
 
+def test_a_part_for_which_a_person_must_act_is_tried_until_it_starts_while_the_rest_stays_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It refuses more often than any error is borne, says why once, and starts once the person has acted."""
+    monkeypatch.setattr(module, "ACT_S", 0.01)
+    mark = tmp_path / "mark"
+    broker = Part("broker", python(SLEEP))
+    refuse = "sys.exit(print(f'{os.getpid()}: a place is lost', file=sys.stderr) or 2)"
+    forecaster = Part(
+        "forecaster",
+        scripted(tmp_path, *[refuse] * 5, f"pathlib.Path({str(mark)!r}).touch(); signal.pause()"),
+        is_ready=mark.exists,
+        needs=("broker",),
+        waits=frozenset({2}),
+        advice="Find it: find-place",
+    )
+    said, supervisor = supervise([broker, forecaster], tmp_path)
+    assert supervisor.watched["forecaster"].restarts == 5
+    assert supervisor.watched["broker"].restarts == 0
+    assert said.text.count("a place is lost") == 1
+    assert "  Find it: find-place\n  The rest stays up, and forecaster is tried again every " in said.text
+    assert said[-1].startswith("forecaster ready after ")
+
+
 def test_an_answer_that_breaks_off_is_no_answer(tmp_path: Path) -> None:
     """As when a process is killed while it answers; a probe that never works is told."""
     answers: list[Exception] = [http.client.IncompleteRead(b"cryptovol_re"), http.client.BadStatusLine("")]

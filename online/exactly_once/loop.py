@@ -20,7 +20,16 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from data.topics import REJECTED, Rejected, encode
 from data.trades import StreamKey
 from online.exit_codes import AGAIN, REFUSED
-from online.kafka import Incoming, RecordRefused, Stopped, Unanswered, incoming, insist, spare_collector
+from online.kafka import (
+    Incoming,
+    RecordRefused,
+    Stopped,
+    Unanswered,
+    incoming,
+    insist,
+    new_process_helps,
+    spare_collector,
+)
 from online.metrics import Metrics
 
 log = structlog.get_logger()
@@ -34,6 +43,11 @@ SWITCH_S = 0.0005
 PATIENCE_S = 15.0
 """How long a question within a transaction may stay unanswered. Where its connection died at the wrong moment, the
 client goes on asking over it for minutes after the broker is back (librdkafka #5511): a new process does not."""
+
+LEAVE_S = 3.0
+"""How long it may take to leave the group."""
+
+FIND_PLACE = "`.venv/bin/python -m online.forecaster --find-place`"
 
 Record = tuple[str, int, str, bytes, int]
 """What a stage writes: topic, partition, key, value, ingest time in ms. Plain, as there are 100,000 a second."""
@@ -105,7 +119,7 @@ def serve(
     Raises:
         SystemExit: with `AGAIN` where a new process goes on: the broker holds this process for another one, or does
             not answer within a transaction. With `REFUSED` where a person must act: a place was lost. With 1 where the
-            broker refuses a record.
+            broker refuses a record, or what the process needs.
     """
     spare_collector()
     sys.setswitchinterval(SWITCH_S)
@@ -119,16 +133,20 @@ def serve(
         os._exit(AGAIN)  # closing the clients would ask the broker again
     except LostPlace as lost:
         log.error(str(lost))
+        _leave(consumer)
         raise SystemExit(REFUSED) from lost
     except RecordRefused as refused:
         log.error("the broker refuses a record, nothing of its transaction was written", error=str(refused))
         raise SystemExit(1) from refused
     except KafkaException as error:
-        log.error("the broker refuses this process; the next start goes on", error=str(error))
-        raise SystemExit(AGAIN) from error
+        if new_process_helps(error.args[0]):
+            log.error("the broker refuses this process; the next start goes on", error=str(error))
+            raise SystemExit(AGAIN) from error
+        log.error(f"the broker refuses what the forecaster needs: {error.args[0].str()}", error=error.args[0].name())
+        raise SystemExit(1) from error
     finally:
         metrics.ready.set(0)
-        consumer.close()
+        _close(consumer)
 
 
 class _Transaction:
@@ -167,12 +185,21 @@ class _Loop(Generic[M]):
         self._ender = ThreadPoolExecutor(1, thread_name_prefix="transactions")
         self._ending: _Transaction | None = None
         self._due: dict[int, int] = {}  # by assigned partition, the offset to read next
+        self._is_serving = True  # the last words of a process are why it ends
+        self._behind: dict[int, int] = {}  # by partition, the offset behind a hole that is told and not yet committed
 
     def _insist(self, ask: Callable[[float], T], patience_s: float = PATIENCE_S) -> T:
         """Ask, by default as within a transaction."""
         return insist(ask, self._running, self._address, patience_s)
 
     def run(self) -> None:
+        """Serve until stopped, or until something ends it."""
+        try:
+            self._run()
+        finally:
+            self._is_serving = False
+
+    def _run(self) -> None:
         for producer in self._producers:
             self._insist(producer.init_transactions, math.inf)
         self._consumer.subscribe(
@@ -180,10 +207,12 @@ class _Loop(Generic[M]):
         )
         while self._running():
             first = self._consumer.poll(0.2)
+            started = time.monotonic()
             if first is None:
+                if self._behind:
+                    self._transact([], started)
                 self._settle()
                 continue
-            started = time.monotonic()
             read = (first, *self._consumer.consume(MAX_BATCH - 1, 0))
             # The second call may take partitions away.
             messages, removed = incoming(read, self._due)
@@ -196,8 +225,11 @@ class _Loop(Generic[M]):
         self._settle()
 
     def _transact(self, messages: list[Incoming], started: float) -> None:
-        """Write the outcome of some records, and begin to end their transaction."""
-        ends = {message.partition: message.offset + 1 for message in messages}
+        """Write the outcome of some records, and begin to end their transaction.
+
+        The places behind holes are committed with it: a hole is told and counted once.
+        """
+        ends = self._behind | {message.partition: message.offset + 1 for message in messages}
         transaction = _Transaction(next(self._turns), ends)
         made = self._stage.process(messages)
         if self._ending is not None:
@@ -206,8 +238,10 @@ class _Loop(Generic[M]):
             transaction.producer.begin_transaction()
             self._produce(transaction.producer, made.records)
         except KafkaException as error:
-            # `produce` raises _STATE where the transaction failed while its records were still coming.
-            if not (error.args[0].txn_requires_abort() or error.args[0].code() == KafkaError._STATE):
+            # `produce` raises _STATE where the transaction failed while its records were still coming, and _FATAL where
+            # it failed for good: to abort it raises the cause.
+            failed = (KafkaError._STATE, KafkaError._FATAL)
+            if not (error.args[0].txn_requires_abort() or error.args[0].code() in failed):
                 raise
             self._settle()
             self._go_back(error, [transaction])
@@ -231,6 +265,7 @@ class _Loop(Generic[M]):
             self._metrics.transaction.observe(np.array([time.monotonic() - started]))
 
         self._due.update(ends)
+        self._behind.clear()
         transaction.result = self._ender.submit(end)
         self._ending = transaction
 
@@ -297,6 +332,7 @@ class _Loop(Generic[M]):
             removed=low - due,
         )
         self._metrics.removed.inc(low - due)
+        self._behind[partition] = low
 
     def _span(self, partition: int) -> tuple[int, int]:
         """Return the oldest offset of a partition, and the one after its newest."""
@@ -318,13 +354,13 @@ class _Loop(Generic[M]):
             low, high = self._span(partition)
             self._stage.drop(partition)
             if due < 0:
-                due = 0
+                due = low  # what was removed before the first start was nobody's to read
             elif due > high:
                 raise LostPlace(_beyond(topic, partition, due, high))
             else:
                 self._stage.restore(partition, due, found.metadata or "", low)
-            if low > due:
-                self._hole(partition, due, low)
+            if low > (told := self._behind.get(partition, due)):
+                self._hole(partition, told, low)
             self._due[partition] = max(due, low)
         return [TopicPartition(topic, found.partition, self._due[found.partition]) for found in committed]
 
@@ -340,12 +376,33 @@ class _Loop(Generic[M]):
         for revoked in partitions:
             self._forget(revoked.partition)
         self._consumer.incremental_unassign(partitions)
-        if partitions and self._running():
+        if partitions and self._is_serving and self._running():
             log.info("revoked", partitions=sorted(p.partition for p in partitions), left=sorted(self._due))
 
     def _forget(self, partition: int) -> None:
         self._due.pop(partition, None)
+        self._behind.pop(partition, None)
         self._stage.drop(partition)
+
+
+def _leave(consumer: Consumer) -> None:
+    """Leave the group also with a slot: `close` alone would keep the member for its session of 45 s, and as long as the
+    group has one, nobody can commit the place that is found."""
+    try:
+        consumer.unsubscribe()
+        deadline = time.monotonic() + LEAVE_S
+        while consumer.memberid() and time.monotonic() < deadline:
+            consumer.poll(0.05)
+    except Exception as error:  # of any kind: who finds the place waits for the end of the session
+        log.warning("the group was not left", error=str(error))
+
+
+def _close(consumer: Consumer) -> None:
+    """Leave the group. How the process ends was decided before: what goes wrong here is told, and changes nothing."""
+    try:
+        consumer.close()
+    except Exception as error:  # of any kind: the client calls back into the loop, which may end a transaction
+        log.warning("closed without an orderly end; the next start goes on", error=str(error))
 
 
 def _flush(producer: Producer, timeout_s: float) -> None:
@@ -361,7 +418,7 @@ def _flush(producer: Producer, timeout_s: float) -> None:
 def _beyond(topic: str, partition: int, due: int, high: int) -> str:
     return (
         f"{topic}[{partition}] ends at offset {high}, and was read up to {due}: was the topic deleted and made anew? "
-        "`python -m online.forecaster --find-place` finds where to go on; under `make run`, `make reset` forgets all"
+        f"{FIND_PLACE} finds where to go on; under `make run`, `make reset` forgets all"
     )
 
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import msgspec
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 from msgspec import Struct
 
 from data.spec import FeatureSpec
 from data.topic_reader import TopicReader
 from data.topics import FEATURES, REJECTED, TRADES, Rejected, decode_records
+from data.trades import StreamKey
 from online.exactly_once.feature_stage import FeatureColumns, FeatureStage
-from online.exactly_once.loop import LostPlace
+from online.exactly_once.loop import FIND_PLACE, LostPlace
+from online.exactly_once.note import GROUP, MAX_ENDED, read_note, short_name, write_note
 from online.kafka import Incoming
 from online.metrics import Metrics
 
@@ -22,6 +27,10 @@ log = structlog.get_logger()
 
 LOOK_BACK = 5_000
 """Offsets that are read at once, from the end of a topic back."""
+
+LOOK_AGAIN_S = 0.25
+MEMBERS_S = 10.0
+"""How long the broker may take to name the members of a group."""
 
 _WHERE = re.compile(rf"{TRADES}\[(\d+)\]@(\d+)")
 
@@ -33,6 +42,15 @@ class _Outcome(Struct, frozen=True, gc=False):
     kafka_offset: int
 
 
+class _Ended(Struct, frozen=True, gc=False):
+    """Whether a record of `features` is the end of its stream."""
+
+    source_id: str
+    product_id: str
+    end: bool = False
+
+
+_decode_ended = msgspec.json.Decoder(_Ended).decode
 _decode_outcome = msgspec.json.Decoder(_Outcome).decode
 _decode_rejected = msgspec.json.Decoder(Rejected).decode
 
@@ -45,14 +63,18 @@ def check_never_read(reader: TopicReader, partition: int) -> None:
         NotRead: the broker does not answer.
     """
     newest = newest_outcome(reader, partition)
-    if newest is None and reader.span(FEATURES, partition)[0] == 0:
+    if newest is None and not _rows_have_expired(reader, partition):
         return
     known = "its rows have expired" if newest is None else f"its newest outcome is of offset {newest}"
     raise LostPlace(
         f"the broker has no offset for {TRADES}[{partition}], though this partition was read: {known}. The offset was "
         "deleted or has expired, and a start from the beginning would write all rows again. "
-        "`python -m online.forecaster --find-place` finds where to go on"
+        f"{FIND_PLACE} finds where to go on"
     )
+
+
+def _rows_have_expired(reader: TopicReader, partition: int) -> bool:
+    return reader.span(FEATURES, partition)[0] > 0
 
 
 def newest_outcome(reader: TopicReader, partition: int) -> int | None:
@@ -103,21 +125,25 @@ def find_place(reader: TopicReader, spec: FeatureSpec, partition: int, *, anew: 
     newest rows of `features`.
 
     Args:
-        anew: leave the windows empty; each stream starts anew.
+        anew: where the windows cannot be made again, leave them empty, so that each stream starts anew; what is known
+            of ended streams is kept. Where all rows have expired, begin at the topic's oldest offset.
 
     Raises:
-        LostPlace: the rows differ, as some of the trades that they were made from are gone.
+        LostPlace: the rows differ, as some of the trades that they were made from are gone, or all rows have expired.
         NotRead: the broker does not answer.
     """
     newest = newest_outcome(reader, partition)
     low, high = reader.span(TRADES, partition)
-    if newest is None:
+    if newest is None and not _rows_have_expired(reader, partition):
         return None
-    if newest >= high:
-        return low, ""  # the topic was made anew, nothing of it was read
+    if newest is None and not anew:
+        raise LostPlace(
+            f"{TRADES}[{partition}] was read, but its rows have expired: nothing tells up to where. With `--anew`, the "
+            f"forecaster begins at offset {low}, the oldest that the topic holds"
+        )
+    if newest is None or newest >= high:
+        return low, ""  # if not expired, the topic was made anew, and nothing of it was read
     place = newest + 1
-    if anew:
-        return place, ""
     stage = FeatureStage(spec, lambda *_: (), Metrics())
     published = _published(reader, partition)
     since = min(published, default=place)
@@ -129,13 +155,26 @@ def find_place(reader: TopicReader, spec: FeatureSpec, partition: int, *, anew: 
         if messages[-1].offset >= since:
             remade |= _outcomes(FEATURES, partition, texts)
     differing = [offset for offset, text in published.items() if remade.get(offset) != text]
-    if differing or any(offset not in published for offset in remade if offset >= since):
+    is_remade = not differing and all(offset in published for offset in remade if offset >= since)
+    if not is_remade and not anew:
         raise LostPlace(
             f"{TRADES}[{partition}] was read up to offset {place}, but its windows cannot be made again: "
             f"{len(differing)} of the newest {len(published)} rows come out otherwise (the topic's oldest offset is "
             f"{low}). With `--anew`, each open stream starts a new segment there"
         )
-    return place, stage.note(partition, place)
+    note = stage.note(partition, place)
+    if is_remade:
+        return place, note
+    ended = read_note(note, place)[1]
+    older = [name for name in _ended_names(published) if name not in ended]
+    log.warning("windows cannot be made again: each open stream of this partition starts anew", partition=partition)
+    return place, write_note((), [*older, *ended][-MAX_ENDED:])
+
+
+def _ended_names(published: dict[int, bytes | None]) -> list[bytes]:
+    """Return the short names of the streams whose end is among some rows and ends, the oldest end first."""
+    records = decode_records([published[offset] for offset in sorted(published)], _decode_ended).records
+    return [short_name(StreamKey(record.source_id, record.product_id)) for record in records if record.end]
 
 
 def _published(reader: TopicReader, partition: int) -> dict[int, bytes | None]:
@@ -151,11 +190,10 @@ def _trades(reader: TopicReader, partition: int, start: int, end: int) -> Iterat
         yield [Incoming(TRADES, partition, offset, value or b"", 0) for offset, value in pairs]
 
 
-def commit_places(config: dict[str, object], places: dict[int, tuple[int, str]]) -> None:
-    """Commit offsets and notes for a group that has no member.
+def commit_places(config: dict[str, object], places: dict[int, tuple[int, str]]) -> bool:
+    """Commit offsets and notes for a group that has no member; False if it has one.
 
     Raises:
-        LostPlace: the group has a member.
         KafkaException: the broker refuses, or does not answer.
     """
     consumer = Consumer(config)
@@ -164,9 +202,34 @@ def commit_places(config: dict[str, object], places: dict[int, tuple[int, str]])
         consumer.commit(offsets=offsets, asynchronous=False)
     except KafkaException as error:
         if error.args[0].code() in (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.REBALANCE_IN_PROGRESS):
-            raise LostPlace(
-                "a forecaster is running, or was killed a moment ago: stop it first, then try again"
-            ) from error
+            return False
         raise
     finally:
         consumer.close()
+    return True
+
+
+def await_empty_group(config: dict[str, Any], until: float) -> None:
+    """Wait until the forecaster's group has no member.
+
+    Args:
+        config: of a client of the broker.
+        until: by `time.monotonic`.
+
+    Raises:
+        LostPlace: it still has one then.
+        KafkaException: the broker does not answer.
+    """
+    admin = AdminClient(config)
+    is_told = False
+    while members := admin.describe_consumer_groups([GROUP], request_timeout=MEMBERS_S)[GROUP].result().members:
+        forecaster = f"{members[0].client_id} at {members[0].host}"
+        if time.monotonic() > until:
+            raise LostPlace(f"a forecaster is running: {forecaster}. Stop it first, then try again")
+        if not is_told:
+            is_told = True
+            log.info(
+                "waiting until the broker forgets a forecaster that was stopped or killed: with a SLOT up to 45 s",
+                forecaster=forecaster,
+            )
+        time.sleep(LOOK_AGAIN_S)

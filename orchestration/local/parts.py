@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import socket
 import sys
 import urllib.error
@@ -11,14 +12,16 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 
+from online.exit_codes import REFUSED, RESTARTED
 from orchestration.local.broker import broker_config, is_ready
 from orchestration.local.dagster_client import WORKSPACE, end_runs, is_loaded
 from orchestration.local.ports import next_free_port
 from orchestration.local.settings import StackSettings
 from orchestration.local.supervisor import Part
 from orchestration.local.topics import create_topics
-from orchestration.replays import RESTARTED
 
+ROOT = Path(__file__).resolve().parents[2]
+DEFAULT_SERVERS = "127.0.0.1:9092"
 SIMULATED_DAY = "2025-01-06"
 PROBE_TIMEOUT_S = 1.0
 STANDS_BACK = 15  # nice: more than whatever the first forecast waits for
@@ -60,6 +63,16 @@ def listens(port: int) -> Callable[[], bool]:
 def simulated_recording(settings: StackSettings) -> Path:
     """What is replayed when no recording is named."""
     return settings.var_dir / "recordings" / f"simulated-{settings.product_id}-{SIMULATED_DAY}.csv"
+
+
+def find_place_command(servers: str) -> str:
+    """Return what a person types to find the forecaster's place, with the settings of this stack."""
+    python = Path(sys.executable)
+    settings = [f"KAFKA_BOOTSTRAP_SERVERS={servers}"] if servers != DEFAULT_SERVERS else []
+    if size := os.environ.get("WINDOW_SIZE"):  # it makes the rows again, to compare them
+        settings.append(f"WINDOW_SIZE={size}")
+    program = python.relative_to(ROOT) if python.is_relative_to(ROOT) else python
+    return " ".join((*settings, str(program), "-m online.forecaster --find-place"))
 
 
 def stack_parts(settings: StackSettings, kafka: Mapping[str, str]) -> list[Part]:
@@ -121,7 +134,8 @@ def stack_parts(settings: StackSettings, kafka: Mapping[str, str]) -> list[Part]
             is_ready=says_ready(forecaster_metrics),
             ports={"FORECASTER_PORT": settings.forecaster_port},
             address=forecaster_metrics,
-            exits={2: "it cannot tell how far the trades were read"},
+            waits=frozenset({REFUSED}),
+            advice=f"If a place was lost, in another terminal: {find_place_command(kafka['bootstrap.servers'])}",
             ready_s=600.0,
         )
     )

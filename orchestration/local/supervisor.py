@@ -1,7 +1,7 @@
 """Starts parts in order, watches them, restarts dead parts, and stops all parts in reverse order.
 
-A killed part is always started again. A part is given up only if its process exits with the same error again and again
-while all needs of the part are ready.
+A killed part is always started again, and so is one for which a person must act first. A part is given up only if its
+process exits with the same error again and again while all needs of the part are ready.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ QUICK_DEATH_S = 20.0  # a part that dies sooner after its start died quickly
 QUICK_DEATHS = 3  # after so many equal errors in a row, each a quick death, a part is given up
 BACKOFF_S = 0.5  # the first pause before a restart; each quick death doubles the pause
 LONGEST_PAUSE_S = 5.0
+ACT_S = 10.0  # between two tries of a part for which a person must act
 LOG_LINES = 12  # how much of a dead part's log is shown
 _WORD = re.compile(r"[\w.:+-]+")
 
@@ -63,12 +64,14 @@ class Part:
         is_ready: asked from a thread until the answer is yes; None: ready as soon as the process runs.
         once: a step that runs to its end; parts that need the step wait for exit code 0.
         exits: the meaning of each exit code that is no reason for another start, for a person.
+        waits: exit codes after which a person must act first; the part is tried again every `ACT_S`, and why is told
+            once.
         ports: the setting of each port on which the part listens, and the port.
         essential: the stack cannot come up without the part.
         background: the stack is up before the part is ready or done.
         tells: a person sees each line that the part writes.
         before_stop: done in a thread before SIGTERM, within `stop_s`, if the part was ever ready; gets a `Say`.
-        advice: told to a person when the part cannot start.
+        advice: told to a person when the part cannot start, or a person must act.
         nice: how far the part stands back for other processes where processors are few.
         ready_s: how long a process may take until it is ready, in seconds.
         stop_s: how long a process may take to end after SIGTERM, in seconds.
@@ -83,6 +86,7 @@ class Part:
     is_ready: Callable[[], bool] | None = None
     once: bool = False
     exits: Mapping[int, str] = field(default_factory=dict)
+    waits: frozenset[int] = frozenset()
     ports: Mapping[str, int] = field(default_factory=dict)
     address: str = ""
     essential: bool = True
@@ -146,11 +150,13 @@ class RunFailure(NamedTuple):
         reason: told to a person.
         error: exit code (None: there is no exit code) and last words, without numbers; None: the cause lies outside.
         is_quick: whether the run failed soon after its start, or before the part was ready.
+        must_act: whether a person must act before the next run can do better.
     """
 
     reason: str
     error: tuple[int | None, str] | None = None
     is_quick: bool = True
+    must_act: bool = False
 
     @classmethod
     def of_exit(cls, code: int, last_words: str, is_quick: bool) -> RunFailure:
@@ -399,6 +405,7 @@ class Supervisor:
         """Run one part, again and again, until the part is done or given up."""
         part = watched.part
         policy = RestartPolicy(self._backoff_s, tries=1 if part.action else QUICK_DEATHS)
+        told: tuple[int | None, str] | None = None
         while True:
             await self._until_needs_are_ready(part)
             restarts_of_needs = [need.restarts for need in watched.needs]
@@ -408,6 +415,14 @@ class Supervisor:
             if failure is None:
                 return
             await self._enter(watched, State.RESTARTING)
+            if failure.must_act:
+                if failure.error != told:
+                    self._say_what_to_do(watched, failure.reason)
+                told = failure.error
+                watched.restarts += 1
+                await asyncio.sleep(ACT_S)
+                continue
+            told = None
             if failure.error is not None and (away := await self._away_since(watched.needs, restarts_of_needs)):
                 failure = failure._replace(reason=f"{failure.reason} while {', '.join(away)} was away", error=None)
             pause_s = policy.pause_after(failure)
@@ -462,6 +477,8 @@ class Supervisor:
             return RunFailure(f"was not ready after {part.ready_s:.0f} s{why}", (None, words))
         if await self._finish(watched, code, began):
             return None
+        if code in part.waits:
+            return RunFailure(describe_exit(code), (code, without_numbers(watched.last_words())), must_act=True)
         is_quick = not was_ready or time.monotonic() - began < QUICK_DEATH_S
         return RunFailure.of_exit(code, watched.last_words(), is_quick)
 
@@ -515,6 +532,14 @@ class Supervisor:
     async def _until_ready(self, watched: Watched) -> None:
         while not await watched.answers():
             await asyncio.sleep(POLL_S)
+
+    def _say_what_to_do(self, watched: Watched, reason: str) -> None:
+        advice = f"\n  {watched.part.advice}" if watched.part.advice else ""
+        self._say(
+            f"{watched.part.name} {reason}, and needs you. Its last words: {watched.last_words()}{advice}\n"
+            f"  The rest stays up, and {watched.part.name} is tried again every {ACT_S:.0f} s.",
+            "bold red",
+        )
 
     async def _give_up(self, watched: Watched, reason: str) -> None:
         part = watched.part

@@ -18,7 +18,7 @@ from orchestration.local.broker import Broker
 from orchestration.local.topics import create_topics
 from tests.conftest import ROOT
 from tests.faults.drill import Drill, equal_columns
-from tests.pipeline import read_topic, running
+from tests.pipeline import read_topic, running, wait_until
 from tests.proofs import Proof
 
 PARTITION = partition_of("ETH-USD")
@@ -41,16 +41,18 @@ def forget_places(drill: Drill) -> None:
     client.delete_consumer_groups([GROUP])[GROUP].result()
 
 
-def remove_trades(drill: Drill, before: int) -> None:
-    """Remove trades as retention does."""
+def remove_trades(drill: Drill, before: int, topic: str = TRADES) -> None:
+    """Remove trades, or records of another topic, as retention does."""
     client = admin(drill)
-    for future in client.delete_records([TopicPartition(TRADES, PARTITION, before)]).values():
+    for future in client.delete_records([TopicPartition(topic, PARTITION, before)]).values():
         future.result()
 
 
-def find_place(drill: Drill, *flags: str, code: int = 0) -> str:
+def find_place(drill: Drill, *flags: str, code: int = 0, within_s: float = 30) -> str:
     command = [sys.executable, "-m", "online.forecaster", "--find-place", *flags]
-    done = subprocess.run(command, env=drill.environ, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        command, env=drill.environ, cwd=ROOT, capture_output=True, text=True, check=False, timeout=within_s
+    )
     assert done.returncode == code, done.stderr
     return done.stderr
 
@@ -149,6 +151,95 @@ def test_trades_that_were_removed_unread_are_a_hole_at_the_start(members: Drill,
     with running(drill.forecaster):
         drill.await_ends("disturbed")
     _check_hole(drill, recording, read, read + 1_499, proof)
+
+
+def test_a_hole_is_told_once_though_no_trade_follows_it(members: Drill, recording: Path, proof: Proof) -> None:
+    """The place behind it is committed by itself, before the next trade."""
+    proof.disturbs("all trades removed before they were read, and the forecaster started twice")
+    drill = members
+    half_processed(drill, recording)
+    remove_trades(drill, end := TRADES_REPLAYED + 1)
+    for starts in (2, 3):  # the first one was within `half_processed`
+
+        def is_assigned(starts: int = starts) -> bool:
+            return drill.forecaster.log.read_text().count('"event": "assigned"') == starts
+
+        with running(drill.forecaster):
+            wait_until(is_assigned, "it is assigned")
+            wait_until(lambda: end in [place.offset for place in _committed(drill)], "the place is committed")
+            assert drill.forecaster.stop() == 0
+    said = drill.forecaster.log.read_text()
+    assert said.count("trades were removed before they were read") == 1
+    proof.saw(told=1)
+
+
+def test_what_was_removed_before_the_first_start_is_no_hole(members: Drill, recording: Path, proof: Proof) -> None:
+    proof.disturbs("500 trades removed before the first forecaster was started")
+    drill = members
+    with running(ingestor := drill.replay("disturbed", recording)):
+        assert ingestor.process.wait(60) == 0
+    remove_trades(drill, 500)
+    with running(drill.forecaster):
+        drill.await_ends("disturbed")
+        assert drill.forecaster.stop() == 0
+    assert [row["kafka_offset"] for row in drill.features.rows("disturbed")] == list(range(500, TRADES_REPLAYED))
+    assert "trades were removed" not in drill.forecaster.log.read_text()
+    proof.saw(rows=TRADES_REPLAYED - 500)
+
+
+def processed_once(drill: Drill) -> None:
+    """Let `features` tell that a partition was read, for which the group has no offset; its trades are gone."""
+    producer = Producer({"bootstrap.servers": drill.broker.bootstrap_servers})
+    producer.produce(FEATURES, b'{"kafka_partition":%d,"kafka_offset":5}' % PARTITION, "ETH-USD", PARTITION)
+    assert producer.flush(10) == 0
+
+
+def test_a_place_whose_rows_have_expired_is_found_anew_only(members: Drill, recording: Path, proof: Proof) -> None:
+    """The command that the forecaster names helps: it begins at the oldest trade that the topic holds."""
+    proof.disturbs("no committed offset, and all rows of a partition expired")
+    drill = members
+    processed_once(drill)
+    remove_trades(drill, 1, FEATURES)
+    with running(drill.forecaster):
+        assert drill.forecaster.process.wait(30) == 2
+    assert "its rows have expired" in drill.forecaster.log.read_text()
+    assert "With `--anew`" in find_place(drill, code=2)
+    assert "places found" in find_place(drill, "--anew")
+    with running(drill.forecaster):
+        assert drill.undisturbed(recording) == TRADES_REPLAYED
+    proof.saw(rows=TRADES_REPLAYED)
+
+
+def test_a_forecaster_with_a_slot_that_lost_a_place_leaves_its_group(
+    own_broker: Broker, models: Path, tmp_path: Path, proof: Proof
+) -> None:
+    """Else nobody could commit what is found for the 45 s of its session."""
+    proof.disturbs("place of a partition lost, under a forecaster with a slot")
+    drill = Drill(own_broker, models, tmp_path, SLOT="0")
+    processed_once(drill)
+    with running(drill.forecaster):
+        assert drill.forecaster.process.wait(30) == 2
+    assert "waiting until" not in find_place(drill)
+    with running(drill.forecaster):
+        drill.forecaster.await_log('"event": "assigned"')
+
+
+@pytest.mark.acceptance
+def test_a_forecaster_with_a_slot_that_ended_is_waited_out(
+    own_broker: Broker, models: Path, tmp_path: Path, proof: Proof
+) -> None:
+    """It stays in its group for 45 s after its own end."""
+    proof.disturbs("place of a partition lost, right after the end of a forecaster with a slot")
+    drill = Drill(own_broker, models, tmp_path, SLOT="0")
+    with running(drill.forecaster):
+        drill.forecaster.await_log('"event": "assigned"')
+        assert drill.forecaster.stop() == 0
+    processed_once(drill)
+    said = find_place(drill, within_s=90)
+    assert "waiting until the broker forgets a forecaster" in said
+    assert "places found" in said
+    with running(drill.forecaster):
+        wait_until(lambda: drill.forecaster.log.read_text().count('"event": "assigned"') == 2, "it is assigned")
 
 
 def _committed(drill: Drill) -> list[TopicPartition]:
