@@ -14,9 +14,9 @@ import pytest
 
 from data.readers import write_csv
 from data.simulator import simulate_day
-from online.exit_codes import AGAIN, REFUSED
+from online.exit_codes import AGAIN, REFUSED, RESTARTED
 from orchestration import replays
-from orchestration.replays import RESTARTED, Ended, Line, ingest_online
+from orchestration.replays import Ended, Line, ingest_online
 from tests.pipeline import read_topic, wait_until
 
 

@@ -18,6 +18,7 @@ import pytest
 from dagster._core.events import DagsterEvent, DagsterEventType
 from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
+from online.exit_codes import RESTARTED
 from orchestration.local import dagster_client
 from orchestration.local.broker import free_ports
 from orchestration.local.parts import stack_parts
@@ -34,7 +35,6 @@ from orchestration.local.stack import (
 )
 from orchestration.local.supervisor import Part
 from orchestration.local.watch import MinuteVolatility, epoch_seconds
-from orchestration.replays import RESTARTED
 from tests.pipeline import wait_until
 from tests.test_supervisor import Said
 
