@@ -2,7 +2,7 @@
 # Settings are given as in `make run RECORDING=trades.csv REPLAY_SPEED=max`, or in .env (see .env.example).
 
 .DEFAULT_GOAL := help
-.PHONY: run test acceptance bench check lock reset help
+.PHONY: run unit test acceptance bench check lock reset help
 SHELL := bash
 
 UV_VERSION := 0.9.9
@@ -21,16 +21,19 @@ help: ## this list
 run: $(ENVIRONMENT) ## everything up, and a replay of RECORDING= (default: a simulated day) at REPLAY_SPEED= (default 10)
 	@RUN_STARTED=$(RUN_STARTED) exec $(PYTHON) -m orchestration.local.stack
 
+unit: $(ENVIRONMENT) ## the tests that start no broker, registry or Dagster: a minute
+	$(PYTHON) -m pytest tests/unit data online offline
+
 test: $(ENVIRONMENT) ## all tests that are quick
-	@$(PYTHON) -m orchestration.local.broker fetch
+	@$(PYTHON) -m orchestration.local.kafka.broker fetch
 	$(PYTHON) -m pytest
 
 acceptance: $(ENVIRONMENT) ## all proofs, the long ones too, and a table of what they saw
-	@$(PYTHON) -m orchestration.local.broker fetch
+	@$(PYTHON) -m orchestration.local.kafka.broker fetch
 	$(PYTHON) -m pytest -m 'acceptance or proof'
 
 bench: $(ENVIRONMENT) .venv-peers/.synced ## how fast it is here, side by side with others
-	@$(PYTHON) -m orchestration.local.broker fetch
+	@$(PYTHON) -m orchestration.local.kafka.broker fetch
 	$(PYTHON) -m tests.bench
 
 check: $(ENVIRONMENT) ## style and strict types

@@ -1,1 +1,4 @@
-"""What a trade, a feature, a target, a loss and a served model are. No Kafka, no environment, no clock."""
+"""What a trade, a feature, a target and a served model are.
+
+All other folders import this one, and it imports none of them.
+"""

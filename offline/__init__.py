@@ -1,0 +1,1 @@
+"""What runs on recorded data: the lake, training, evaluation, promotion, explanation."""

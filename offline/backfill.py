@@ -13,13 +13,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from data.ahead import read_ahead
-from data.columns import UTC, column_of, names_of
-from data.features import Windows, feature_rows
-from data.lake import RowGroups
-from data.readers import check_product_id, read_trades, replacing
-from data.spec import FeatureRows, FeatureSpec
+from data.arrow import UTC, column_of, names_of
+from data.features.spec import FeatureRows, FeatureSpec
+from data.features.windows import Windows, feature_rows
+from data.files import replacing
+from data.names import check_product_id
+from data.recordings.read_ahead import read_ahead
+from data.recordings.readers import read_trades
 from data.trades import Trades
+from offline.lake.parquet import RowGroups
 
 BAD_RECORDING = 2
 """Exit code."""

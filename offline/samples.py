@@ -11,8 +11,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from data.features import Windows, feature_rows
-from data.spec import FeatureSpec
+from data.features.spec import FeatureSpec
+from data.features.windows import Windows, feature_rows
 from data.targets import target_volatility
 from data.trades import NS, Floats, Int64s, Trades
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from data.spec import FeatureSpec
+from data.features.spec import FeatureSpec
 
 
 class OfflineSettings(BaseSettings):

@@ -1,1 +1,1 @@
-"""From trades to forecasts while they happen: one process each, Kafka between them."""
+"""The processes that run while the market does: ingestor, forecaster, API."""

@@ -13,18 +13,9 @@ from typing import NamedTuple
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
-from data.features import compile_kernel
-from data.spec import FeatureSpec
-from data.topic_reader import NotRead, TopicReader
-from data.topics import FEATURES, PARTITIONS, PREDICTIONS, TRADES
-from data.trades import Int64s
-from online.exactly_once.feature_stage import FeatureColumns, FeatureStage
-from online.exactly_once.loop import LostPlace, Record, serve
-from online.exactly_once.note import GROUP
-from online.exactly_once.places import await_empty_group, check_never_read, commit_places, find_place
-from online.exactly_once.score_stage import ScoreStage
-from online.exit_codes import REFUSED
-from online.kafka import (
+from data.features.spec import FeatureSpec
+from data.features.windows import compile_kernel
+from data.stream.clients import (
     ANSWER_S,
     Incoming,
     consumer_config,
@@ -32,11 +23,19 @@ from online.kafka import (
     read_range,
     reader_config,
     transactional_config,
-    until_stopped,
 )
+from data.stream.reader import NotRead, TopicReader
+from data.stream.records import FEATURES, PARTITIONS, PREDICTIONS, TRADES
+from data.trades import Int64s
+from online.exactly_once.feature_stage import FeatureColumns, FeatureStage
+from online.exactly_once.loop import LostPlace, Record, serve
+from online.exactly_once.note import GROUP
+from online.exactly_once.places import await_empty_group, check_never_read, commit_places, find_place
+from online.exactly_once.score_stage import ScoreStage
 from online.logs import configure_logs
 from online.metrics import SIDE_BY_SIDE, Metrics, serve_metrics
 from online.model_watch import ModelVersion, ModelWatch
+from online.process import REFUSED, until_stopped
 from online.settings import ForecasterSettings
 
 log = structlog.get_logger()

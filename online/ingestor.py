@@ -19,15 +19,16 @@ import numpy as np
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from data.ahead import read_ahead
-from data.origin import difference, read_origin, write_origin
-from data.readers import Batch, read_trades
-from data.topics import REJECTED, TRADES, End, Purpose, Rejected, encode, encode_trades
+from data.recordings.read_ahead import read_ahead
+from data.recordings.readers import Batch, read_trades
+from data.stream.clients import Stopped, idempotent_config
+from data.stream.codec import encode, encode_trades
+from data.stream.origin import difference, read_origin, write_origin
+from data.stream.records import REJECTED, TRADES, End, Purpose, Rejected
 from data.trades import NS, Floats, Reject, StreamKey, Trades, iso_times
-from online.exit_codes import REFUSED
-from online.kafka import Stopped, idempotent_config, until_stopped
 from online.logs import configure_logs
 from online.metrics import SIDE_BY_SIDE, Metrics, serve_metrics
+from online.process import REFUSED, until_stopped
 from online.replay.lease import SourceLease, SourceTaken
 from online.replay.pace import Pace, Speed, parse_speed
 from online.replay.place import Place, PlaceUnknown, find_place

@@ -13,20 +13,10 @@ from typing import Literal, NamedTuple
 import structlog
 from prometheus_client import Counter, Gauge
 
-from data.serving import ModelRefused, RefusalKind, ServedModel
+from data.models.kept import forget_last_good, load_kept, load_last_good, save_last_good
+from data.models.registry import Champion, ModelFile, NoChampion, RegistryError, champion, fetch
+from data.models.served import ModelRefused, RefusalKind, ServedModel
 from online.metrics import Metrics
-from online.registry import (
-    Champion,
-    ModelFile,
-    NoChampion,
-    RegistryError,
-    champion,
-    fetch,
-    forget_last_good,
-    load_kept,
-    load_last_good,
-    save_last_good,
-)
 from online.settings import ModelSettings
 
 log = structlog.get_logger()

@@ -3,39 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
 
-from data.spec import FeatureSpec
-from data.topics import PRODUCT_PATTERN, SOURCE_PATTERN, Purpose
-
-
-class KafkaSettings(BaseSettings):
-    """How to reach the brokers."""
-
-    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
-
-    kafka_bootstrap_servers: str = "127.0.0.1:9092"
-    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    kafka_sasl_mechanism: str | None = None
-    kafka_sasl_username: str | None = None
-    kafka_sasl_password: SecretStr | None = None
-    kafka_ssl_ca_location: Path | None = None
-    kafka_ssl_certificate_location: Path | None = None
-    kafka_ssl_key_location: Path | None = None
-    kafka_ssl_key_password: SecretStr | None = None
-
-    def client_config(self) -> dict[str, Any]:
-        """Return the settings that are set, under the client's own names."""
-        config = {}
-        for field in KafkaSettings.model_fields:
-            value = getattr(self, field)
-            if value is not None:
-                text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-                config[field.removeprefix("kafka_").replace("_", ".")] = text
-        return config
+from data.features.spec import FeatureSpec
+from data.names import PRODUCT_PATTERN, SOURCE_PATTERN
+from data.settings import KafkaSettings
+from data.stream.records import Purpose
 
 
 class OnlineSettings(KafkaSettings):

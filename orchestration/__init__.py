@@ -1,0 +1,1 @@
+"""What Dagster serves: it wires the other folders, and computes nothing itself. Nothing imports it."""

@@ -5,9 +5,14 @@
 import dagster as dg
 
 from offline.settings import OfflineSettings
-from orchestration import assets, jobs
+from orchestration.assets.checks import parity
+from orchestration.assets.inbox import Inbox, recordings
+from orchestration.assets.models import models
+from orchestration.assets.product_days import feature_rows, trades, training_set
+from orchestration.jobs.lake import backfill, ingest, simulate_job
+from orchestration.jobs.promotion import promote_job, rollback
+from orchestration.jobs.replay import replay
 from orchestration.resources import DagsterPages, KafkaResource, LakeResource, RegistryResource, mlflow_run
-from orchestration.retraining import models
 from orchestration.schedules import schedules
 from orchestration.sensors import failure_sensor, inbox_files
 from orchestration.settings import OrchestrationSettings
@@ -29,22 +34,22 @@ def definitions() -> dg.Definitions:
         "them with the champions on the same rows, and register them as challengers. Nothing is promoted.",
     )
     return dg.Definitions(
-        assets=[assets.recordings, assets.trades, assets.feature_rows, assets.training_set, models],
-        asset_checks=[assets.parity],
+        assets=[recordings, trades, feature_rows, training_set, models],
+        asset_checks=[parity],
         jobs=[
-            jobs.replay,
-            jobs.ingest,
-            jobs.simulate_job,
-            jobs.backfill,
+            replay,
+            ingest,
+            simulate_job,
+            backfill,
             retrain,
-            jobs.promote_job,
-            jobs.rollback,
+            promote_job,
+            rollback,
         ],
         schedules=schedules(settings),
         sensors=[inbox_files, failure_sensor(settings)],
         resources={
             "lake": LakeResource(uri=offline.lake_uri, window_size=offline.window_size),
-            "inbox": assets.Inbox(path=str(settings.inbox_dir)),
+            "inbox": Inbox(path=str(settings.inbox_dir)),
             "registry": RegistryResource(uri=uri),
             "kafka": KafkaResource(),
             "pages": DagsterPages(url=settings.dagster_url),

@@ -11,9 +11,9 @@ from typing import Any
 
 import dagster as dg
 
-from data.lake import Lake
-from data.spec import FeatureSpec
-from online.settings import KafkaSettings
+from data.features.spec import FeatureSpec
+from data.settings import KafkaSettings
+from offline.lake.store import Lake
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class DagsterPages(dg.ConfigurableResource):
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
     """Let a run fail with what a person can do, instead of with a stack of calls."""
-    from offline.registry import RegistryError
+    from offline.promotion.register import RegistryError
 
     try:
         yield
@@ -78,7 +78,7 @@ def mlflow_run(init: dg.InitResourceContext) -> Iterator[Any]:
     Raises:
         RegistryError: MLflow does not answer: said at once, where its own client would try for minutes.
     """
-    from offline.registry import CLIENT, champion_of
+    from offline.promotion.register import CLIENT, champion_of
 
     config = init.resource_config
     assert init.run is not None

@@ -4,9 +4,9 @@
 
 import dagster as dg
 
-from orchestration.jobs import replay
+from orchestration.assets.models import choose_days
+from orchestration.jobs.replay import replay
 from orchestration.resources import LakeResource
-from orchestration.retraining import choose_days
 from orchestration.settings import OrchestrationSettings
 
 TRAINING_SET_TAG = "cryptovol/training_set"

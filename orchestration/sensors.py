@@ -10,8 +10,8 @@ from typing import Any
 
 import dagster as dg
 
-from orchestration.assets import Inbox
-from orchestration.jobs import NOT_TAKEN, ingest
+from orchestration.assets.inbox import Inbox
+from orchestration.jobs.lake import NOT_TAKEN, ingest
 from orchestration.resources import DagsterPages
 from orchestration.settings import OrchestrationSettings
 

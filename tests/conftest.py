@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from online.registry import save_last_good
-from orchestration.local.broker import Broker, free_ports, jars_folder, running_broker
-from orchestration.local.jars import JarsMissing, fetch_jars
-from orchestration.local.topics import create_topics
+from data.files import CHECKOUT
+from data.models.kept import save_last_good
+from orchestration.local.kafka.broker import Broker, free_ports, jars_folder, running_broker
+from orchestration.local.kafka.jars import JarsMissing, fetch_jars
+from orchestration.local.kafka.topics import create_topics
 from tests.fakes import FakeRegistry
 from tests.mlflow_server import running_mlflow
 from tests.models import model_file
 from tests.pipeline import Process, environment, running
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = CHECKOUT
 
 pytest_plugins = ["tests.proofs"]
 

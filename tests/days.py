@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.readers import write_csv
+from data.recordings.readers import write_csv
 from data.trades import NS, Int64s, StreamKey, Trades
 
 DAY = dt.date(2025, 3, 5)

@@ -7,7 +7,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from online.registry import ModelFile
+from data.models.registry import ModelFile
 
 
 class FakeRegistry:

@@ -9,10 +9,10 @@ import urllib.request
 
 import numpy as np
 
-from data.spec import FeatureSpec
-from offline.baseline import Baseline, to_onnx
-from offline.registry import AlreadyThere, call, experiment_id
-from online.registry import ModelFile
+from data.features.spec import FeatureSpec
+from data.models.registry import ModelFile
+from offline.models.baseline import Baseline, to_onnx
+from offline.promotion.register import AlreadyThere, call, experiment_id
 
 SPEC = FeatureSpec()
 

@@ -17,8 +17,9 @@ from typing import Any
 import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
-from data.topics import PARTITIONS, PREDICTIONS
-from online.kafka import PASSING
+from data.files import CHECKOUT
+from data.stream.clients import PASSING
+from data.stream.records import PARTITIONS, PREDICTIONS
 
 READY_S = 60.0
 
@@ -92,7 +93,7 @@ def environment(bootstrap_servers: str, models: Path, **settings: str) -> dict[s
         "INGESTOR_PORT": "0",
         "LOG_FORMAT": "json",
         "PYTHONDONTWRITEBYTECODE": "",  # starts count: compiled once, under var/, also where the shell forbids it
-        "PYTHONPYCACHEPREFIX": str(Path(__file__).parents[1] / "var" / "pycache"),
+        "PYTHONPYCACHEPREFIX": str(CHECKOUT / "var" / "pycache"),
     }
     return os.environ | ours | settings
 

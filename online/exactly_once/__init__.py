@@ -1,5 +1,4 @@
-"""From trades to forecasts, exactly once: the transaction loop and the two stages of the forecaster.
+"""Trades to feature rows and forecasts, each exactly once.
 
-In: records of `coinbase-trades`. Out: records of `features`, `predictions` and `trades-rejected`, and the offset up to
-which the trades are done, all in one Kafka transaction.
+In: records of `coinbase-trades`. Out: records of `features` and `predictions`, in one transaction with the offsets.
 """

@@ -11,14 +11,15 @@ import numpy as np
 import structlog
 from msgspec.structs import replace
 
-from data.admission import FALLEN_TIME, PASSED_ID, REASONS, TAKEN
-from data.features import Windows, feature_rows
-from data.spec import FeatureSpec
-from data.topics import FEATURES, TRADES, End, Purpose, TradeRecords, decode_trades, encode, encode_features
+from data.features.admission import FALLEN_TIME, PASSED_ID, REASONS, TAKEN
+from data.features.spec import FeatureSpec
+from data.features.windows import Windows, feature_rows
+from data.stream.clients import Incoming, Stretch
+from data.stream.codec import TradeRecords, decode_trades, encode, encode_features
+from data.stream.records import FEATURES, TRADES, End, Purpose
 from data.trades import Floats, StreamKey, Trades
 from online.exactly_once.loop import Record, rejected
 from online.exactly_once.note import MAX_ENDED, MAX_STREAMS, read_note, short_name, write_note
-from online.kafka import Incoming, Stretch
 from online.metrics import Metrics
 
 log = structlog.get_logger()

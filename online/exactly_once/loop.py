@@ -17,20 +17,13 @@ import numpy as np
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from data.topics import REJECTED, Rejected, encode
+from data.stream.clients import Incoming, RecordRefused, Stopped, Unanswered, incoming, insist, new_process_helps
+from data.stream.codec import encode
+from data.stream.records import REJECTED, Rejected
 from data.trades import StreamKey
-from online.exit_codes import AGAIN, REFUSED
-from online.kafka import (
-    Incoming,
-    RecordRefused,
-    Stopped,
-    Unanswered,
-    incoming,
-    insist,
-    new_process_helps,
-    spare_collector,
-)
 from online.metrics import Metrics
+from online.process import AGAIN, REFUSED
+from online.process import tune_garbage_collector as spare_collector
 
 log = structlog.get_logger()
 

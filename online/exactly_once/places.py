@@ -13,14 +13,15 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from msgspec import Struct
 
-from data.spec import FeatureSpec
-from data.topic_reader import TopicReader
-from data.topics import FEATURES, REJECTED, TRADES, Rejected, decode_records
+from data.features.spec import FeatureSpec
+from data.stream.clients import Incoming
+from data.stream.codec import decode_records
+from data.stream.reader import TopicReader
+from data.stream.records import FEATURES, REJECTED, TRADES, Rejected
 from data.trades import StreamKey
 from online.exactly_once.feature_stage import FeatureColumns, FeatureStage
 from online.exactly_once.loop import FIND_PLACE, LostPlace
 from online.exactly_once.note import GROUP, MAX_ENDED, read_note, short_name, write_note
-from online.kafka import Incoming
 from online.metrics import Metrics
 
 log = structlog.get_logger()

@@ -10,8 +10,9 @@ from itertools import repeat
 import numpy as np
 from numpy.typing import NDArray
 
-from data.spec import FeatureSpec
-from data.topics import PREDICTIONS, Forecaster, encode, encode_predictions
+from data.features.spec import FeatureSpec
+from data.stream.codec import encode, encode_predictions
+from data.stream.records import PREDICTIONS, Forecaster
 from online.exactly_once.feature_stage import EndedStream, FeatureColumns
 from online.exactly_once.loop import Record
 from online.model_watch import ModelVersion

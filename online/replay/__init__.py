@@ -1,1 +1,4 @@
-"""Replaying a source: who may write it, how far it has come, and when each of its trades is due."""
+"""One source, written by one process.
+
+In: recordings, a speed, and what the topic holds of the source. Out: when each trade is due, and the right to write it.
+"""

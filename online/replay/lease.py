@@ -13,9 +13,9 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from data.topics import TRADES
-from online.kafka import ANSWER_S, Stopped, insist, reader_config
-from online.settings import KafkaSettings
+from data.settings import KafkaSettings
+from data.stream.clients import ANSWER_S, Stopped, insist, reader_config
+from data.stream.records import TRADES
 
 log = structlog.get_logger()
 

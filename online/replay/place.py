@@ -11,10 +11,11 @@ import msgspec
 import structlog
 from confluent_kafka import Consumer, TopicPartition
 
-from data.topics import PARTITIONS, REJECTED, TRADES, Purpose, Rejected, decode_records, decode_trades, partition_of
-from online.kafka import insist, read_range, reader_config
+from data.settings import KafkaSettings
+from data.stream.clients import insist, read_range, reader_config
+from data.stream.codec import decode_records, decode_trades
+from data.stream.records import PARTITIONS, REJECTED, TRADES, Purpose, Rejected, partition_of
 from online.replay.lease import SourceLease
-from online.settings import KafkaSettings
 
 log = structlog.get_logger()
 

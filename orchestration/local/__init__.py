@@ -1,0 +1,4 @@
+"""Everything on one machine: `make run`.
+
+In: settings. Out: the parts as processes, watched and started again.
+"""

@@ -12,15 +12,16 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 
-from online.exit_codes import REFUSED, RESTARTED
-from orchestration.local.broker import broker_config, is_ready
-from orchestration.local.dagster_client import WORKSPACE, end_runs, is_loaded
+from data.files import CHECKOUT
+from online.process import REFUSED, RESTARTED
+from orchestration.local.dagster.client import WORKSPACE, end_runs, is_loaded
+from orchestration.local.kafka.broker import broker_config, is_ready
+from orchestration.local.kafka.topics import create_topics
 from orchestration.local.ports import next_free_port
 from orchestration.local.settings import StackSettings
 from orchestration.local.supervisor import Part
-from orchestration.local.topics import create_topics
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = CHECKOUT
 DEFAULT_SERVERS = "127.0.0.1:9092"
 SIMULATED_DAY = "2025-01-06"
 PROBE_TIMEOUT_S = 1.0
@@ -94,7 +95,7 @@ def stack_parts(settings: StackSettings, kafka: Mapping[str, str]) -> list[Part]
         parts.append(
             Part(
                 "kafka",
-                (*python, "orchestration.local.broker", "--var", str(settings.var_dir), "serve",
+                (*python, "orchestration.local.kafka.broker", "--var", str(settings.var_dir), "serve",
                  "--port", str(config.port), "--controller-port", str(config.controller_port)),
                 is_ready=lambda: bool(config.cluster_id) and is_ready(config.bootstrap_servers, config.cluster_id),
                 ports={"KAFKA_PORT": config.port, "KAFKA_CONTROLLER_PORT": config.controller_port},
@@ -204,7 +205,7 @@ def _dagster(settings: StackSettings) -> list[Part]:
     return [
         Part(
             "dagster_code",
-            (*python, "orchestration.local.dagster_home", "--code-port", code_port),
+            (*python, "orchestration.local.dagster.home", "--code-port", code_port),
             needs=online,
             is_ready=listens(settings.dagster_code_port),
             ports={"DAGSTER_CODE_PORT": settings.dagster_code_port},
@@ -235,7 +236,7 @@ def _dagster(settings: StackSettings) -> list[Part]:
         ),
         Part(
             "first_ml",
-            (*python, "orchestration.local.first_ml", "--dagster", url, "--api", f"http://{host}:{settings.api_port}"),
+            (*python, "orchestration.local.dagster.first_model", "--dagster", url, "--api", f"http://{host}:{settings.api_port}"),
             needs=("dagster_daemon", *(("mlflow",) if settings.starts_mlflow else ())),
             exits={2: "volatility-ml is not made"},
             once=True,

@@ -24,11 +24,11 @@ from rich.table import Table
 from rich.text import Text
 
 from online.replay.pace import parse_speed
+from orchestration.local.live_lines import Forecast, Watch
 from orchestration.local.parts import stack_parts
 from orchestration.local.ports import port_conflicts
 from orchestration.local.settings import ROOT, StackSettings, given_settings, retired_settings
 from orchestration.local.supervisor import Part, State, Supervisor, Watched, tree_memory
-from orchestration.local.watch import Forecast, Watch
 
 STATE_FORMAT = "3"
 """Of what the stack keeps under VAR_DIR; raised whenever an older one cannot be read on."""
@@ -69,7 +69,7 @@ def kafka_client(settings: StackSettings) -> dict[str, str]:
     if settings.starts_kafka:
         return {"bootstrap.servers": settings.local_kafka}
     # It brings the compiled core with it, and takes a second: only who needs it waits for it.
-    from online.settings import KafkaSettings  # noqa: PLC0415
+    from data.settings import KafkaSettings  # noqa: PLC0415
 
     return KafkaSettings().client_config()
 

@@ -16,17 +16,18 @@ import polars as pl
 import pyarrow as pa
 from pyarrow import csv
 
-from data.features import Windows, compile_kernel, feature_rows
-from data.readers import read_trades, write_csv
-from data.serving import ServedModel
-from data.simulator import simulate_day
-from data.spec import FeatureSpec
+from data.features.spec import FeatureSpec
+from data.features.windows import Windows, compile_kernel, feature_rows
+from data.files import CHECKOUT
+from data.models.served import ServedModel
+from data.recordings.readers import read_trades, write_csv
+from data.simulator.day import simulate_day
 from data.trades import NS, Floats, Int64s, Trades
 from tests.benchmarks.market import mixed_day
 from tests.benchmarks.measure import Job, Row, peak_mib, seconds, speeds
 from tests.models import model_bytes
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = CHECKOUT
 SPEC = FeatureSpec()
 WINDOW = SPEC.window_size
 TRADES = 5_000_000

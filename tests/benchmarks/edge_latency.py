@@ -24,16 +24,16 @@ import msgspec
 import numpy as np
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from data.readers import write_csv
-from data.serving import ServedModel
-from data.simulator import simulate_day
-from data.spec import FeatureSpec
-from data.topics import PARTITIONS, PREDICTIONS, TRADES
+from data.features.spec import FeatureSpec
+from data.models.served import ServedModel
+from data.recordings.readers import write_csv
+from data.simulator.day import simulate_day
+from data.stream.records import PARTITIONS, PREDICTIONS, TRADES
 from data.trades import NS, Floats, Int64s, StreamKey, Trades, parse_times
-from offline.registry import Candidate, register, set_alias
-from orchestration.local.broker import Broker, free_ports, jars_folder, running_broker
-from orchestration.local.jars import fetch_jars
-from orchestration.local.topics import create_topics
+from offline.promotion.register import Candidate, register, set_alias
+from orchestration.local.kafka.broker import Broker, free_ports, jars_folder, running_broker
+from orchestration.local.kafka.jars import fetch_jars
+from orchestration.local.kafka.topics import create_topics
 from tests.benchmarks.edge_predict import ROOT, server
 from tests.benchmarks.measure import Row
 from tests.mlflow_server import running_mlflow

@@ -28,15 +28,17 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 
-from online.registry import ModelFile, save_last_good
-from orchestration.local.broker import free_ports, jars_folder, running_broker
-from orchestration.local.jars import fetch_jars
-from orchestration.local.topics import create_topics
+from data.files import CHECKOUT
+from data.models.kept import save_last_good
+from data.models.registry import ModelFile
+from orchestration.local.kafka.broker import free_ports, jars_folder, running_broker
+from orchestration.local.kafka.jars import fetch_jars
+from orchestration.local.kafka.topics import create_topics
 from tests.benchmarks.measure import Row, ToolMissing
 from tests.models import BASELINE, model_bytes
 from tests.pipeline import environment
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = CHECKOUT
 CONNECTIONS = 8
 ROUNDS = 5
 ROUND_S = 3

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import msgspec
 
+from data.files import CHECKOUT
 from tests.benchmarks.market import mixed_day
 from tests.benchmarks.measure import Row, held_mib
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = CHECKOUT
 WINDOW = 50
 PEERS = ("polars", "pandas")
 FIRST_DAY = dt.date(2025, 1, 6)
@@ -33,7 +34,7 @@ class Took(msgspec.Struct):
 
 def write_recordings(folder: Path, sizes: tuple[int, ...]) -> list[Path]:
     """Write CSVs of 12 mixed products, the smaller ones beginnings of the largest."""
-    from data.readers import write_csv
+    from data.recordings.readers import write_csv
     from data.trades import Trades
 
     def batches(rows: int) -> list[Trades]:
@@ -54,7 +55,7 @@ def write_recordings(folder: Path, sizes: tuple[int, ...]) -> list[Path]:
 
 
 def ours(source: Path, out: Path) -> float:
-    from data.spec import FeatureSpec
+    from data.features.spec import FeatureSpec
     from offline.backfill import backfill_files
 
     head = out.with_name("head.csv")  # what is compiled is loaded before the clock starts

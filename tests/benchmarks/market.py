@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from data.simulator import simulate_day
+from data.simulator.day import simulate_day
 from data.trades import StreamKey, Trades
 
 PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD", "XRP-USD", "DOGE-USD", "ADA-USD", "LTC-USD", "LINK-USD", "AVAX-USD",

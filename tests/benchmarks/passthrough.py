@@ -17,15 +17,17 @@ from itertools import cycle
 import numpy as np
 from confluent_kafka import Consumer, Message, Producer
 
-from data.features import Windows, feature_rows
-from data.serving import ServedModel
-from data.spec import FeatureSpec
-from data.topics import FEATURES, PREDICTIONS, TRADES, Forecaster, Purpose, encode_features, encode_predictions
+from data.features.spec import FeatureSpec
+from data.features.windows import Windows, feature_rows
+from data.models.served import ServedModel
+from data.settings import KafkaSettings
+from data.stream.clients import consumer_config, transactional_config
+from data.stream.codec import encode_features, encode_predictions
+from data.stream.records import FEATURES, PREDICTIONS, TRADES, Forecaster, Purpose
 from data.trades import Floats, StreamKey
 from online.exactly_once.loop import MAX_BATCH
 from online.forecaster import TURNS
-from online.kafka import consumer_config, spare_collector, transactional_config
-from online.settings import KafkaSettings
+from online.process import tune_garbage_collector as spare_collector
 from tests.benchmarks.market import mixed_day
 from tests.models import model_bytes
 

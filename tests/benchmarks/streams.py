@@ -26,20 +26,22 @@ import numpy as np
 from confluent_kafka import OFFSET_BEGINNING, Consumer, IsolationLevel, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined] # its types forget the second
 
-from data.topics import FEATURES, PARTITIONS, PREDICTIONS, TRADES, encode_trades
+from data.files import CHECKOUT
+from data.models.kept import save_last_good
+from data.settings import KafkaSettings
+from data.stream.clients import idempotent_config, reader_config
+from data.stream.codec import encode_trades
+from data.stream.records import FEATURES, PARTITIONS, PREDICTIONS, TRADES
 from data.trades import Floats, Int64s, Trades
-from online.kafka import idempotent_config, reader_config
-from online.registry import save_last_good
-from online.settings import KafkaSettings
-from orchestration.local.broker import jars_folder, running_broker
-from orchestration.local.jars import fetch_jars
-from orchestration.local.topics import create_topics
+from orchestration.local.kafka.broker import jars_folder, running_broker
+from orchestration.local.kafka.jars import fetch_jars
+from orchestration.local.kafka.topics import create_topics
 from tests.benchmarks.core import simulated_trades
 from tests.benchmarks.measure import Row
 from tests.models import model_file
 from tests.pipeline import environment
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = CHECKOUT
 PEERS = ROOT / ".venv-peers" / "bin" / "python"
 BEGUN = 0.1
 """Share of the outcomes after which the clock starts: first batches wait for compilers, caches and group joins."""

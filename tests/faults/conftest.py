@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from data.readers import write_csv
-from data.simulator import simulate_day
-from orchestration.local.broker import Broker, running_broker
-from orchestration.local.topics import create_topics
+from data.recordings.readers import write_csv
+from data.simulator.day import simulate_day
+from orchestration.local.kafka.broker import Broker, running_broker
+from orchestration.local.kafka.topics import create_topics
 from tests.faults.drill import Drill
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
-from data.topics import FEATURES, PARTITIONS, PREDICTIONS
-from online.exit_codes import AGAIN
-from orchestration.local.broker import Broker
+from data.stream.records import FEATURES, PARTITIONS, PREDICTIONS
+from online.process import AGAIN
+from orchestration.local.kafka.broker import Broker
 from tests.pipeline import Process, environment, replay, running, wait_until
 from tests.proofs import Proof
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from orchestration.local.broker import free_ports, jars_folder
+from orchestration.local.kafka.broker import free_ports, jars_folder
 from orchestration.local.settings import StackSettings
 from tests.conftest import ROOT
 

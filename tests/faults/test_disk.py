@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from data.topics import TRADES
-from orchestration.local.broker import running_broker
-from orchestration.local.topics import create_topics
+from data.stream.records import TRADES
+from orchestration.local.kafka.broker import running_broker
+from orchestration.local.kafka.topics import create_topics
 from tests.faults.drill import Drill
 from tests.pipeline import read_topic, running, wait_until
 from tests.proofs import Proof

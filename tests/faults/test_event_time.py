@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from confluent_kafka import Producer
 
-from data.readers import write_csv
-from data.simulator import simulate_day
-from data.topics import FEATURES, PREDICTIONS, REJECTED, TRADES, End, encode, encode_trades
+from data.recordings.readers import write_csv
+from data.simulator.day import simulate_day
+from data.stream.codec import encode, encode_trades
+from data.stream.records import FEATURES, PREDICTIONS, REJECTED, TRADES, End
 from data.trades import NS, StreamKey, Trades
-from orchestration.local.broker import Broker
+from orchestration.local.kafka.broker import Broker
 from tests.faults.drill import equal_columns
 from tests.pipeline import await_end, read_topic, replay, running
 from tests.proofs import Proof

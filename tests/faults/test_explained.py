@@ -20,33 +20,25 @@ import numpy as np
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from data.features import Windows, feature_rows
-from data.origin import write_origin
-from data.readers import write_csv
-from data.serving import ServedModel
-from data.simulator import simulate_day
-from data.spec import FeatureSpec
-from data.topics import (
-    PREDICTIONS,
-    TRADES,
-    End,
-    Forecaster,
-    encode,
-    encode_features,
-    encode_predictions,
-    encode_trades,
-    partition_of,
-)
+from data.features.spec import FeatureSpec
+from data.features.windows import Windows, feature_rows
+from data.models.served import ServedModel
+from data.recordings.readers import write_csv
+from data.settings import KafkaSettings
+from data.simulator.day import simulate_day
+from data.stream.clients import idempotent_config
+from data.stream.codec import encode, encode_features, encode_predictions, encode_trades
+from data.stream.origin import write_origin
+from data.stream.records import PREDICTIONS, TRADES, End, Forecaster, partition_of
 from data.trades import NS, StreamKey, Trades, iso_times
-from offline.explain import EQUAL, NOT_FOUND, Explainer
-from offline.promotion import promote, roll_back
-from offline.registry import call
+from offline.explain.findings import EQUAL, NOT_FOUND
+from offline.explain.remake import Explainer
+from offline.promotion.moves import promote, roll_back
+from offline.promotion.register import call
 from offline.samples import Sample
-from online.kafka import idempotent_config
 from online.replay.lease import SourceLease
 from online.replay.place import find_place
-from online.settings import KafkaSettings
-from orchestration.local.broker import Broker
+from orchestration.local.kafka.broker import Broker
 from tests.faults.drill import Drill
 from tests.mlflow_server import running_mlflow
 from tests.models import BASELINE, model_bytes, put_version

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from data.readers import write_csv
-from data.simulator import simulate_day
+from data.recordings.readers import write_csv
+from data.simulator.day import simulate_day
 from tests.faults.drill import Drill
 from tests.pipeline import running
 from tests.proofs import Proof

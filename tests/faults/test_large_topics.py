@@ -11,18 +11,19 @@ import numpy as np
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from data.serving import ServedModel
-from data.spec import FeatureSpec
-from data.topics import PARTITIONS, PREDICTIONS, TRADES, encode_trades, partition_of
+from data.features.spec import FeatureSpec
+from data.models.served import ServedModel
+from data.settings import KafkaSettings
+from data.stream.clients import Incoming, idempotent_config
+from data.stream.codec import encode_trades
+from data.stream.records import PARTITIONS, PREDICTIONS, TRADES, partition_of
 from data.trades import StreamKey
 from online.exactly_once.feature_stage import FeatureStage
 from online.exactly_once.note import GROUP, write_note
 from online.exactly_once.score_stage import ScoreStage
-from online.kafka import Incoming, idempotent_config
 from online.metrics import Metrics
 from online.model_watch import ModelVersion
-from online.settings import KafkaSettings
-from orchestration.local.broker import Broker
+from orchestration.local.kafka.broker import Broker
 from tests.faults.test_recovery import busy
 from tests.models import model_bytes
 from tests.pipeline import Process, environment, running, wait_until

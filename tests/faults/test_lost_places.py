@@ -12,10 +12,10 @@ import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from data.topics import FEATURES, REJECTED, TRADES, partition_of
+from data.stream.records import FEATURES, REJECTED, TRADES, partition_of
 from online.exactly_once.note import GROUP
-from orchestration.local.broker import Broker
-from orchestration.local.topics import create_topics
+from orchestration.local.kafka.broker import Broker
+from orchestration.local.kafka.topics import create_topics
 from tests.conftest import ROOT
 from tests.faults.drill import Drill, equal_columns
 from tests.pipeline import read_topic, running, wait_until

@@ -12,8 +12,9 @@ import httpx
 import numpy as np
 from confluent_kafka import Producer
 
-from data.readers import read_trades
-from data.topics import FEATURES, PREDICTIONS, REJECTED, TOPICS, TRADES, End, encode, encode_trades
+from data.recordings.readers import read_trades
+from data.stream.codec import encode, encode_trades
+from data.stream.records import FEATURES, PREDICTIONS, REJECTED, TOPICS, TRADES, End
 from data.trades import StreamKey
 from tests.faults.drill import Drill, Tail
 from tests.pipeline import Process, running, wait_until

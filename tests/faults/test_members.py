@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from data.readers import write_csv
-from data.simulator import simulate_day
-from data.topics import PREDICTIONS, partition_of
+from data.recordings.readers import write_csv
+from data.simulator.day import simulate_day
+from data.stream.records import PREDICTIONS, partition_of
 from data.trades import NS, Trades, parse_times
-from orchestration.local.broker import Broker
+from orchestration.local.kafka.broker import Broker
 from tests.faults.drill import Drill
 from tests.faults.test_recovery import PRODUCTS
 from tests.pipeline import Process, running, wait_until

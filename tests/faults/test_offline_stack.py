@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from orchestration.local import dagster_client as dagster
+from orchestration.local.dagster import client as dagster
 from orchestration.local.supervisor import tree_memory
 from tests.conftest import ROOT
 from tests.faults.stacks import MEMORY_WITH_RETRAIN_MIB, STACK, settings_of

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from data.topics import TRADES
+from data.stream.records import TRADES
 from online.replay.lease import PATIENCE_S, SESSION_S
 from tests.faults.drill import Drill
 from tests.pipeline import Process, read_topic, running, wait_until

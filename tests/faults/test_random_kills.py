@@ -14,10 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from data.readers import write_csv
-from data.simulator import simulate_day
-from data.topics import FEATURES, PREDICTIONS, TRADES
-from online.registry import save_last_good
+from data.models.kept import save_last_good
+from data.recordings.readers import write_csv
+from data.simulator.day import simulate_day
+from data.stream.records import FEATURES, PREDICTIONS, TRADES
 from tests.conftest import ROOT
 from tests.faults.stacks import STACK, settings_of
 from tests.models import model_file

@@ -14,13 +14,14 @@ import psutil
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from data.features import Windows, feature_rows
-from data.simulator import simulate_day
-from data.spec import FeatureSpec
-from data.topics import FEATURES, PARTITIONS, TRADES, encode_trades
+from data.features.spec import FeatureSpec
+from data.features.windows import Windows, feature_rows
+from data.simulator.day import simulate_day
+from data.stream.codec import encode_trades
+from data.stream.records import FEATURES, PARTITIONS, TRADES
 from data.trades import StreamKey, Trades
 from online.exactly_once.note import GROUP
-from orchestration.local.broker import Broker
+from orchestration.local.kafka.broker import Broker
 from tests.faults.drill import Tail
 from tests.pipeline import Process, environment, running, wait_until
 from tests.proofs import Proof

@@ -13,8 +13,9 @@ import psutil
 import pytest
 from confluent_kafka import Producer
 
-from data.simulator import simulate_day
-from data.topics import REJECTED, TRADES, End, encode, encode_trades
+from data.simulator.day import simulate_day
+from data.stream.codec import encode, encode_trades
+from data.stream.records import REJECTED, TRADES, End
 from data.trades import StreamKey, Trades
 from online.exactly_once.feature_stage import MAX_SOURCES
 from orchestration.local.parts import fetch_text

@@ -18,13 +18,15 @@ import numpy as np
 import psutil
 import pytest
 
-from data.readers import write_csv
-from data.serving import ServedModel
-from data.simulator import simulate_day
-from offline.promotion import Entry, Refused, history, promote, roll_back
-from offline.registry import set_alias
+from data.models.served import ServedModel
+from data.recordings.readers import write_csv
+from data.simulator.day import simulate_day
+from offline.promotion.gate import Refused
+from offline.promotion.ledger import Entry, history
+from offline.promotion.moves import promote, roll_back
+from offline.promotion.register import set_alias
 from offline.samples import Sample
-from orchestration.local.broker import Broker, free_ports
+from orchestration.local.kafka.broker import Broker, free_ports
 from tests.faults.asker import Asked
 from tests.faults.drill import Drill
 from tests.mlflow_server import MlflowServer, running_mlflow

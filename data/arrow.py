@@ -1,0 +1,92 @@
+"""Values between numpy and pyarrow by their buffers.
+
+pyarrow's own conversions import pandas, 75 MB and a second in each process that reads a recording.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+Mask = NDArray[np.bool_]
+
+UTC: Final = pa.timestamp("ns", "UTC")
+NAMES: Final = pa.dictionary(pa.int32(), pa.string())
+"""Of a column with few different texts."""
+
+
+def texts_of(texts: Sequence[str]) -> pa.Array:
+    """Return texts as a column."""
+    data = "".join(texts).encode(errors="replace")
+    lengths = [len(text) for text in texts]
+    if sum(lengths) != len(data):
+        lengths = [len(text.encode(errors="replace")) for text in texts]
+    offsets = np.zeros(len(texts) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    return pa.Array.from_buffers(pa.string(), len(texts), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
+
+
+def rows_of(rows: NDArray[np.intp]) -> pa.Array:
+    """Return row numbers as pyarrow's `take` wants them."""
+    return pa.Array.from_buffers(pa.int64(), len(rows), [None, pa.py_buffer(np.ascontiguousarray(rows, np.int64))])
+
+
+def column_of(values: NDArray[Any], type_: pa.DataType, present: Mask | None = None) -> pa.Array:
+    """Return values as a column; null where they are not present. They are not copied."""
+    bits = None if present is None else pa.py_buffer(np.packbits(present, bitorder="little"))
+    return pa.Array.from_buffers(type_, len(values), [bits, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def names_of(code: NDArray[np.int32], names: Sequence[str]) -> pa.Array:
+    """Return texts, given by their places in `names`, as a column."""
+    return pa.DictionaryArray.from_arrays(column_of(code, pa.int32()), texts_of(names))
+
+
+def _bits(buffer: pa.Buffer, column: pa.Array) -> Mask:
+    bits = np.unpackbits(np.frombuffer(buffer, np.uint8), bitorder="little", count=column.offset + len(column))
+    return bits[column.offset :].view(np.bool_)
+
+
+def is_present(column: pa.Array) -> Mask:
+    """Return which values are not null."""
+    if column.null_count == 0:
+        return np.ones(len(column), np.bool_)
+    return np.zeros(len(column), np.bool_) if pa.types.is_null(column.type) else _bits(column.buffers()[0], column)
+
+
+def is_true(column: pa.Array) -> Mask:
+    """Return a column of truths; null is false."""
+    return _bits(column.buffers()[1], column) & is_present(column) if len(column) else np.zeros(0, np.bool_)
+
+
+def values_of(column: pa.Array, dtype: type[np.generic]) -> NDArray[Any]:
+    """Return the values of a column whose type is `dtype` in arrow; what stands where it is null has no meaning.
+
+    They are copied: compiled kernels take arrays that cannot be written for another type, and are compiled anew.
+    """
+    if not len(column):
+        return np.empty(0, dtype)
+    return np.frombuffer(column.buffers()[1], dtype)[column.offset : column.offset + len(column)].copy()
+
+
+def numbers_of(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
+    """Return a column of numbers or times as a copy; NaN where one is missing."""
+    types: dict[pa.DataType, type[np.generic]] = {pa.float64(): np.float64, pa.int8(): np.int8}
+    dtype = types.get(column.type, np.int64)
+    parts = []
+    for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+        parts.append(values_of(chunk, dtype))
+        if chunk.null_count:
+            parts[-1][~is_present(chunk)] = np.nan
+    return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, dtype), *parts])
+
+
+def is_text(type_: pa.DataType) -> bool:
+    """Whether a column of this type holds texts."""
+    if pa.types.is_dictionary(type_):
+        type_ = type_.value_type
+    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_))

@@ -1,0 +1,357 @@
+"""The compiled loops that turn one batch of trades into feature rows."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.compiled import compiled
+from data.features.admission import TAKEN, admit_one
+from data.features.moments import trailing_moments
+from data.features.spec import CONTRACT
+from data.trades import NS, Floats, Int64s
+
+PARKINSON = 1 / (4 * math.log(2))
+"""Squared log range to variance. Source: Parkinson (1980), Journal of Business 53(1), 61-65."""
+
+CHUNK = 512
+"""Windows whose moments are made at once: enough to fill vectors, and all of it stays in the nearest cache."""
+
+NO_POINT = -1
+"""All grid points are later: times start with 1970."""
+
+GRID = len(CONTRACT)
+"""The first column that is on the grid."""
+
+# What is summed in each grid step, block and weighted average.
+VARIANCE, RANGE, TRADES, VOLUME, STEPS = range(5)
+
+
+@compiled
+def log_return(before: float, price: float) -> float:
+    """Return ln(price / before), within an ulp or two.
+
+    It is 2 atanh(s), s = (price - before) / (price + before): the difference of near prices is exact, so s is rounded
+    once, where log1p(difference / before) is rounded at its argument already; and its series needs no library.
+
+    >>> log_return(100.0, 100.0), round(log_return(100.0, 110.0), 12)
+    (0.0, 0.095310179804)
+    """
+    s = (price - before) / (price + before)
+    if abs(s) > 1 / 128:  # beyond, the term after the last one below would count
+        return math.log1p((price - before) / before)
+    z = s * s
+    return 2 * s + 2 * s * z * (1 / 3 + z * (1 / 5 + z * (1 / 7 + z / 9)))
+
+
+# The kernel. `w` is one stream's window, a record of `_window_type`; prices and sums are float64, times int64 ns.
+
+
+@compiled
+def _start_segment(w: Any) -> None:
+    """Forget all but `last_id` and `last_time`, which belong to the stream."""
+    w.n = 0
+    w.trades = 0
+    w.next_anchor = 0
+    w.has_grid = 0
+    w.open[:] = 0.0
+    w.weighted[:] = 0.0
+    w.told_point = NO_POINT
+    _start_step(w)
+
+
+@compiled
+def _start_step(w: Any) -> None:
+    w.high = -np.inf
+    w.low = np.inf
+    w.step_trades = 0.0
+    w.step_volume = 0.0
+
+
+@compiled
+def _start_block(w: Any, block: int, weights: Floats, block_steps: int) -> None:
+    """Close the open block if `block` is the next one, and weigh the closed ones in reach, newest first."""
+    if block == w.block:
+        return
+    blocks = w.closed.shape[0]
+    w.closed[w.block % blocks] = w.open
+    w.open[:] = 0.0
+    w.block = block
+    reach = min(blocks - 1, block - w.first_point // block_steps)
+    for half_life in range(weights.shape[0]):
+        variance = spread = trades = volume = steps = 0.0
+        closed = block % blocks
+        for age in range(1, reach + 1):
+            closed = closed - 1 if closed > 0 else blocks - 1
+            weight = weights[half_life, age]
+            variance += weight * w.closed[closed, VARIANCE]
+            spread += weight * w.closed[closed, RANGE]
+            trades += weight * w.closed[closed, TRADES]
+            volume += weight * w.closed[closed, VOLUME]
+            steps += weight * w.closed[closed, STEPS]
+        weighted = w.weighted[half_life]
+        weighted[VARIANCE], weighted[RANGE], weighted[TRADES] = variance, spread, trades
+        weighted[VOLUME], weighted[STEPS] = volume, steps
+
+
+@compiled
+def _add_step(sums: Floats, w: Any, price: float) -> None:
+    """Add the open step, which ends at `price`, to `sums`."""
+    moved = log_return(w.grid_price, price)
+    sums[VARIANCE] += moved * moved
+    if w.step_trades > 0.0:
+        log_range = log_return(w.low, w.high)
+        sums[RANGE] += log_range * log_range * PARKINSON
+        sums[TRADES] += w.step_trades
+        sums[VOLUME] += w.step_volume
+    sums[STEPS] += 1.0
+
+
+@compiled
+def _pass_points(w: Any, until: int, weights: Floats, block_steps: int) -> None:
+    """Settle the grid points before `until`: the last price holds at all of them, and no coming trade changes it."""
+    point = w.next_point
+    if w.has_grid:
+        _start_block(w, (point - 1) // block_steps, weights, block_steps)
+        _add_step(w.open, w, w.last_price)
+    else:  # what traded before the first point belongs to no whole step
+        w.has_grid = 1
+        w.first_point = point
+        w.block = point // block_steps
+        w.block_anchors[w.block % len(w.block_anchors)] = w.anchor
+    w.grid_price = w.last_price
+    _start_step(w)
+    while True:
+        if point % block_steps == 0:
+            w.block_anchors[point // block_steps % len(w.block_anchors)] = w.anchor
+        point += 1
+        if point >= until:
+            break
+        block = (point - 1) // block_steps  # steps without a trade, a block at a time
+        _start_block(w, block, weights, block_steps)
+        steps = min(until, (block + 1) * block_steps + 1) - point
+        w.open[STEPS] += steps
+        point += steps - 1
+    w.next_point = until
+
+
+@compiled
+def _grid_features(w: Any, point: int, out: Floats, half_lives: Int64s, step: int, horizon_steps: int) -> None:
+    """Write the weighted averages over the grid up to the last point that is not after the trade.
+
+    They are NaN while the segment is younger than their half-life.
+    """
+    count = len(half_lives)
+    out[:] = np.nan
+    if not w.has_grid or point <= w.first_point:
+        return
+    sums = w.now
+    sums[:] = w.open
+    if point == w.next_point:  # the trade stands on a grid point: its step counts as it is now, ties may yet change it
+        _add_step(sums, w, w.last_price)
+    short_rate = np.nan
+    for half_life in range(count):
+        if point - w.first_point < half_lives[half_life]:
+            break
+        weighted = w.weighted[half_life]
+        steps = weighted[STEPS] + sums[STEPS]
+        out[half_life] = (weighted[VARIANCE] + sums[VARIANCE]) / steps * horizon_steps
+        if half_life == 0:
+            out[count + 1] = (weighted[TRADES] + sums[TRADES]) / (steps * (step / NS))
+        if half_life == 1:
+            out[count] = (weighted[RANGE] + sums[RANGE]) / steps * horizon_steps
+            short_rate = (weighted[VOLUME] + sums[VOLUME]) / steps
+        if half_life == count - 1:
+            usual_rate = (weighted[VOLUME] + sums[VOLUME]) / steps
+            if usual_rate > 0.0:
+                out[count + 2] = short_rate / usual_rate
+
+
+@compiled
+def _contract(w: Any, rows: Int64s, series: Floats, held: Int64s, values: Floats) -> None:
+    """Write n, ret_mean and ret_std of consecutive rows of one stream, and keep what coming rows need of their returns.
+
+    Args:
+        rows: shape (r,), where the rows stand in `values`.
+        series: the returns kept before, and then one for each row whose `held` is not 0.
+        held: shape (r,), returns in each row's window.
+    """
+    window = len(w.returns) + 1
+    scratch = np.empty((4, min(CHUNK, len(rows)) + window))
+    mean, deviation = np.empty(CHUNK), np.empty(CHUNK)
+    end = w.kept  # of the series up to the row
+    i = 0
+    while i < len(rows):
+        n = held[i]
+        alike = 1  # rows from here whose windows are full, or just this one
+        while n == window and alike < CHUNK and i + alike < len(rows) and held[i + alike] == window:
+            alike += 1
+        if n > 0:
+            trailing_moments(series[end + 1 - n : end + alike], n, mean, deviation, scratch)
+            end += alike
+        if n > 1:
+            share = 1 / (n - 1)
+            for k in range(alike):
+                deviation[k] = math.sqrt(deviation[k] * share)
+        else:
+            deviation[0] = np.nan
+        if n == 0:
+            mean[0] = np.nan
+        for k in range(alike):
+            row = rows[i + k]
+            values[row, 0] = n
+            values[row, 1] = mean[k]
+            values[row, 2] = deviation[k]
+        i += alike
+    w.kept = min(held[-1], window - 1)
+    w.returns[: w.kept] = series[end - w.kept : end]
+
+
+@compiled
+def _keep_anchors(w: Any, rows: Int64s, anchor: Int64s, trades: int) -> None:
+    """Keep where the trades of the window stand: of these rows, the last `trades` are of the same segment."""
+    ring = len(w.anchors)
+    fresh = min(len(rows), trades)
+    for row in rows[len(rows) - min(fresh, ring) :]:
+        w.anchors[w.next_anchor] = anchor[row]
+        w.next_anchor = w.next_anchor + 1 if w.next_anchor < ring - 1 else 0
+
+
+@compiled
+def _judge(
+    w: Any,
+    rows: Int64s,
+    trade_id: Int64s,
+    event_time: Int64s,
+    position: Int64s,
+    status: NDArray[np.int8],
+    anchor: Int64s,
+) -> int:
+    """Judge one stream's trades; where event time falls a little, it becomes the time before it.
+
+    Returns:
+        how many are taken; `rows` begins with theirs now.
+    """
+    last_id, last_time, newest = w.last_id, w.last_time, w.anchor
+    taken = 0
+    for row in rows:
+        t = event_time[row]
+        status[row] = admit_one(trade_id[row], t, last_id, last_time)
+        if status[row] == TAKEN:
+            if t >= last_time:
+                newest, last_time = position[row], t
+            event_time[row] = last_time
+            anchor[row] = newest
+            last_id = trade_id[row]
+            rows[taken] = row
+            taken += 1
+    w.last_id = last_id
+    return taken
+
+
+@compiled
+def _move(
+    w: Any,
+    rows: Int64s,
+    event_time: Int64s,
+    price: Floats,
+    size: Floats,
+    anchor: Int64s,
+    weights: Floats,
+    half_lives: Int64s,
+    step: int,
+    gap: int,
+    block_steps: int,
+    horizon_steps: int,
+    values: Floats,
+    series: Floats,
+    held: Int64s,
+) -> None:
+    """Move one stream's window to each of these trades: append its return, and write its columns on the grid."""
+    on_grid = values.shape[1] > GRID
+    window = len(w.returns) + 1
+    # Not kept in `w` meanwhile: the compiler cannot hold what stands there in registers.
+    last_time, last_price, n, trades, count = w.last_time, w.last_price, w.n, w.trades, w.kept
+    point = point_time = next_time = 0  # the last grid point, its time, and the next one's
+    for k in range(len(rows)):
+        row = rows[k]
+        t = event_time[row]
+        if t - last_time > gap:
+            _start_segment(w)
+            n = trades = 0
+        if on_grid:
+            if t >= next_time or t < point_time:
+                point = t // step
+                point_time = point * step
+                next_time = point_time + step
+            until = point + 1 if t > point_time else point
+            if trades == 0:
+                w.next_point = until
+            elif until > w.next_point:
+                _pass_points(w, until, weights, block_steps)
+            if until == point and w.has_grid and point > w.first_point:
+                _start_block(w, (point - 1) // block_steps, weights, block_steps)
+            w.high = max(w.high, price[row])
+            w.low = min(w.low, price[row])
+            w.step_trades += 1.0
+            w.step_volume += size[row]
+        if trades > 0:
+            series[count] = log_return(last_price, price[row])
+            count += 1
+            n = min(n + 1, window)
+        held[k] = n
+        trades += 1
+        last_time = t
+        last_price = price[row]
+        if on_grid:
+            w.last_price, w.anchor = last_price, anchor[row]
+            if point != w.told_point:
+                _grid_features(w, point, w.told, half_lives, step, horizon_steps)
+                # A trade between grid points changes none, and no coming one changes a point that has passed.
+                w.told_point = point if t > point_time else NO_POINT
+            for column in range(len(w.told)):
+                values[row, GRID + column] = w.told[column]
+    w.last_time, w.last_price, w.n, w.anchor = last_time, last_price, n, anchor[rows[-1]]
+    _keep_anchors(w, rows, anchor, trades)
+    w.trades = min(trades, window + 1)
+
+
+@compiled
+def window_kernel(
+    rows: Int64s,
+    ends: Int64s,
+    slots: Int64s,
+    state: NDArray[np.void],
+    trade_id: Int64s,
+    event_time: Int64s,
+    price: Floats,
+    size: Floats,
+    position: Int64s,
+    weights: Floats,
+    half_lives: Int64s,
+    step: int,
+    gap: int,
+    block_steps: int,
+    horizon_steps: int,
+    values: Floats,
+) -> NDArray[np.int8]:
+    """Stream by stream, so that a window stays in the nearest cache and many rows of a stream are made at once."""
+    status = np.empty(len(rows), np.int8)
+    anchor = np.empty(len(rows), np.int64)
+    for stream in range(len(slots)):
+        mine = rows[ends[stream] : ends[stream + 1]]
+        if len(mine) > 0:
+            w = state[slots[stream]]
+            mine = mine[: _judge(w, mine, trade_id, event_time, position, status, anchor)]
+        if len(mine) > 0:
+            series, held = np.empty(w.kept + len(mine)), np.empty(len(mine), np.int64)
+            series[: w.kept] = w.returns[: w.kept]
+            _move(
+                w, mine, event_time, price, size, anchor, weights, half_lives, step, gap, block_steps, horizon_steps,
+                values, series, held,
+            )  # fmt: skip
+            _contract(w, mine, series, held, values)
+    return status

@@ -1,0 +1,172 @@
+"""The compiled kernel that makes feature rows, online and offline.
+
+A row is a pure function of a bounded suffix of its stream: the last `window_size + 1` trades and the trades since the
+start of the oldest grid block in reach. So nothing here may remember more than that: no recursive average, no sliding
+sum, no row number, no age without a cap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.compiled import compiled
+from data.features.admission import NOTHING_YET, TAKEN
+from data.features.kernel import GRID, window_kernel
+from data.features.spec import FeatureRows, FeatureSpec
+from data.trades import NS, Int64s, StreamKey, Trades
+
+
+def _window_type(spec: FeatureSpec) -> np.dtype[Any]:
+    """Return the layout of one stream's window. All of it is bounded by the spec."""
+    blocks, ring = spec.lookback_steps // spec.block_steps, spec.window_size
+    return np.dtype(
+        [
+            ("last_id", "i8"),
+            ("last_time", "i8"),
+            ("last_price", "f8"),
+            ("anchor", "i8"),  # position of the newest trade whose event time had not fallen: a rebuild may start there
+            ("n", "i8"),  # returns in the window
+            ("kept", "i8"),  # returns that the next row's window may still hold ...
+            ("returns", "f8", (ring - 1,)),  # ... oldest first
+            ("trades", "i8"),  # of the segment, no more than stand in a window
+            ("anchors", "i8", (ring + 1,)),  # of the trades in the window, a ring
+            ("next_anchor", "i8"),  # its index
+            ("next_point", "i8"),  # the first grid point that a coming trade may still change
+            ("first_point", "i8"),  # of the segment
+            ("has_grid", "i1"),  # the first grid point has passed
+            ("grid_price", "f8"),  # at the last passed grid point
+            ("high", "f8"),  # of the open step, as are the next three
+            ("low", "f8"),
+            ("step_trades", "f8"),
+            ("step_volume", "f8"),
+            ("block", "i8"),  # that the open step belongs to
+            ("open", "f8", (5,)),  # sums over the passed steps of the open block
+            ("now", "f8", (5,)),  # the same with the open step as it stands: scratch for one row
+            ("closed", "f8", (blocks, 5)),  # sums of closed blocks, at block % blocks
+            ("block_anchors", "i8", (blocks + 1,)),  # of the trade that sets the price where a block starts, likewise
+            ("weighted", "f8", (len(spec.half_lives), 5)),  # weighted sums over the closed blocks
+            ("told_point", "i8"),  # the grid features of rows between this point and the next ...
+            ("told", "f8", (len(spec.columns) - GRID,)),  # ... are these
+        ],
+        align=True,
+    )
+
+
+class Windows:
+    """The windows of any number of streams under one spec."""
+
+    def __init__(self, spec: FeatureSpec) -> None:
+        self.spec = spec
+        self._slots: dict[StreamKey, int] = {}
+        self._free: list[int] = []
+        self._state = np.zeros(0, _window_type(spec))
+
+    @property
+    def open_streams(self) -> tuple[StreamKey, ...]:
+        """The streams that have a window."""
+        return tuple(self._slots)
+
+    def drop(self, key: StreamKey) -> None:
+        """Forget a stream: it has ended, or is somebody else's now."""
+        if (slot := self._slots.pop(key, None)) is not None:
+            self._free.append(slot)
+
+    def oldest_needed(self, key: StreamKey) -> int:
+        """Return the position of the oldest trade from which this stream's window can be rebuilt, byte for byte."""
+        w, spec = self._state[self._slots[key]], self.spec
+        ring, blocks = len(w["anchors"]), len(w["closed"])
+        oldest = int(w["anchors"][w["next_anchor"] if w["trades"] == ring else 0])
+        if not w["has_grid"]:
+            return oldest
+        oldest_block = max(w["block"] - (blocks - 1), w["first_point"] // spec.block_steps)
+        return min(oldest, int(w["block_anchors"][oldest_block % (blocks + 1)]))
+
+    def slot(self, key: StreamKey) -> int:
+        """Return where a stream's window stands, opening it if it is new."""
+        return self._slots[key] if key in self._slots else self._open(key)
+
+    @property
+    def state(self) -> NDArray[np.void]:
+        """One record a slot. It moves when a stream is opened: take it after `slot`."""
+        return self._state
+
+    def _open(self, key: StreamKey) -> int:
+        if not self._free:
+            have = len(self._state)
+            self._state = np.concatenate([self._state, np.zeros(max(have, 8), self._state.dtype)])
+            self._free.extend(range(len(self._state) - 1, have - 1, -1))
+        slot = self._slots[key] = self._free.pop()
+        self._state[slot]["last_id"], self._state[slot]["last_time"] = NOTHING_YET
+        return slot
+
+
+def feature_rows(
+    trades: Trades, windows: Windows, position: Int64s | None = None, *, contract_only: bool = False
+) -> FeatureRows:
+    """Return one row for each trade that its stream takes, and leave `windows` ready for the next batch.
+
+    Splitting the same trades into other batches, or mixing in other streams, changes no byte of any row.
+
+    Args:
+        trades: within a stream in the order of the source; ids must rise, and time may fall by `MAX_FALL_S`.
+        windows: the windows so far. Changed in place.
+        position: shape (n,), where each trade can be found again (an offset, a line): what `oldest_needed` gives back.
+        contract_only: leave the columns on the grid out of `values`. All batches of a stream must agree on it.
+    """
+    spec = windows.spec
+    rows, ends = _by_stream(trades.stream, len(trades.keys))
+    slots = np.zeros(len(trades.keys), np.int64)
+    for stream in np.flatnonzero(np.diff(ends)):
+        slots[stream] = windows.slot(trades.keys[stream])
+    event_time = trades.event_time.copy()
+    values = np.empty((len(trades), GRID if contract_only else len(spec.columns)))
+    status = window_kernel(
+        rows,
+        ends,
+        slots,
+        windows.state,
+        trades.trade_id,
+        event_time,
+        trades.price,
+        trades.size,
+        trades.trade_id if position is None else position,
+        spec.block_weights,
+        np.array(spec.half_lives),
+        spec.grid_step_s * NS,
+        spec.gap_s * NS,
+        spec.block_steps,
+        spec.horizon_s // spec.grid_step_s,
+        values,
+    )
+    taken = replace(trades, event_time=event_time)
+    if not status.any():
+        return FeatureRows(taken, values, status)
+    kept = status == TAKEN
+    return FeatureRows(taken.take(kept), values[kept], status)
+
+
+def compile_kernel(spec: FeatureSpec) -> None:
+    """Compile what makes the rows, or load it from the cache, so that the first trade need not wait for it."""
+    two = np.arange(1, 3)
+    prices = np.ones(2)
+    trades = Trades((StreamKey("", ""),), np.zeros(2, np.int32), two, two, two, prices, prices, np.zeros(2, np.int8))
+    feature_rows(trades, Windows(spec))
+
+
+@compiled
+def _by_stream(stream: NDArray[np.int32], streams: int) -> tuple[Int64s, Int64s]:
+    """Return the rows sorted by stream, each stream's in their order, and where those of each begin and end."""
+    ends = np.zeros(streams + 1, np.int64)
+    for i in range(len(stream)):
+        ends[stream[i] + 1] += 1
+    ends = np.cumsum(ends)
+    free = ends.copy()
+    rows = np.empty(len(stream), np.int64)
+    for i in range(len(stream)):
+        rows[free[stream[i]]] = i
+        free[stream[i]] += 1
+    return rows, ends

@@ -1,0 +1,4 @@
+"""A registered model, ready to serve.
+
+In: the bytes of an ONNX file, from the MLflow registry or from disk. Out: scores and intervals of feature rows.
+"""

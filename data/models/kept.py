@@ -1,0 +1,96 @@
+"""The last good models on disk: what serves while the registry is away."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from data.models.registry import Champion, ModelFile
+from data.models.served import ModelRefused
+
+NOTE = "last_good.json"
+KEPT_FILES = 5
+"""In the folder of a model: the last good one, and some before it that another process may just be reading."""
+DIGEST = re.compile("[0-9a-f]{64}")
+
+
+def save_last_good(folder: Path, version: ModelFile) -> None:
+    """Keep a model that was loaded and answered, for a start without the registry.
+
+    The file is named by its digest and written before the note that points to it, so that a reader, or a process that
+    saves at the same time, never meets half of a model. Of older files, and of torsos that killed processes left, the
+    newest `KEPT_FILES` stay.
+    """
+    place = folder / version.name
+    place.mkdir(parents=True, exist_ok=True)
+    _write(place / f"{version.digest}.onnx", version.model_bytes)
+    note = {"name": version.name, "version": version.version, "digest": version.digest}
+    _write(place / NOTE, json.dumps(note).encode())
+    _prune(place)
+
+
+def load_last_good(folder: Path, name: str) -> ModelFile | None:
+    """Return the model kept last, or None if there is none.
+
+    Raises:
+        ModelRefused: what is kept cannot be read, or is not what was saved.
+    """
+    note_path = folder / name / NOTE
+    try:
+        note = json.loads(note_path.read_bytes())
+        version, digest = str(note["version"]), str(note["digest"])
+        model_bytes = (folder / name / f"{digest}.onnx").read_bytes()
+    except FileNotFoundError as error:
+        if not note_path.exists():
+            return None
+        raise ModelRefused(f"{note_path} points to a file that is gone: {error}", "absent") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelRefused(f"{note_path} cannot be read: {error!r}", "absent") from error
+    found = hashlib.sha256(model_bytes).hexdigest()
+    if found != digest:
+        raise ModelRefused(f"{folder / name}: the file's SHA-256 is {found}, saved was {digest}", "digest")
+    return ModelFile(name, version, digest, model_bytes)
+
+
+def load_kept(folder: Path, wanted: Champion) -> ModelFile | None:
+    """Return the file of a version that served here before, if it is still kept, and is what the registry promises."""
+    if not DIGEST.fullmatch(wanted.digest):
+        return None
+    try:
+        model_bytes = (folder / wanted.name / f"{wanted.digest}.onnx").read_bytes()
+    except OSError:
+        return None
+    is_whole = hashlib.sha256(model_bytes).hexdigest() == wanted.digest
+    return ModelFile(*wanted, model_bytes) if is_whole else None
+
+
+def forget_last_good(folder: Path, name: str) -> None:
+    """Let a start without the registry not fall back on this model: another one has taken its place."""
+    (folder / name / NOTE).unlink(missing_ok=True)
+
+
+def _prune(place: Path) -> None:
+    """Remove all but the newest `KEPT_FILES` models, while others do the same."""
+    written = []
+    for path in place.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # gone, or moved to its name
+            written.append((path.stat().st_mtime_ns, path))
+    models = sorted((at, path) for at, path in written if path.name != NOTE)
+    for _, path in models[:-KEPT_FILES]:
+        path.unlink(missing_ok=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    with NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
+        try:
+            file.write(content)
+            file.flush()
+        except OSError:  # a full disk would keep the torso for ever
+            Path(file.name).unlink()
+            raise
+    Path(file.name).replace(path)

@@ -1,0 +1,36 @@
+"""Names that come from outside, and which of them are allowed."""
+
+from __future__ import annotations
+
+import re
+
+from data.trades import StreamKey
+
+PRODUCT_ID = re.compile(r"[A-Z0-9]{1,20}-[A-Z0-9]{1,20}")
+"""Base and quote currency, as `BTC-USD`."""
+
+
+def explain_product(_: str) -> str:
+    """Say what a product must be."""
+    return "must be named like BTC-USD (capitals and digits)"
+
+
+def check_product_id(product_id: str) -> None:
+    """Raise ValueError if a text cannot name a product."""
+    if not PRODUCT_ID.fullmatch(product_id):
+        raise ValueError(f"a product {explain_product(product_id)}, was {product_id!r}")
+
+
+PRODUCT_PATTERN = "^[A-Z0-9]{1,20}-[A-Z0-9]{1,20}$"
+SOURCE_PATTERN = "^[A-Za-z0-9._:-]{1,100}$"
+
+
+def check_names(key: StreamKey) -> None:
+    """Check the names of a stream.
+
+    Raises:
+        ValueError: a name is none; says which, and what is allowed.
+    """
+    for what, name, pattern in zip(StreamKey._fields, key, (SOURCE_PATTERN, PRODUCT_PATTERN), strict=True):
+        if not re.match(pattern, name):
+            raise ValueError(f"{what} must match {pattern}, was {name[:100]!r}")

@@ -1,0 +1,41 @@
+"""Tell what recordings hold: `python -m data.recordings FILE ...`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from data.files import may_lose_its_reader
+from data.names import check_product_id
+from data.recordings.summary import as_json, as_text, inspect
+
+BAD_RECORDING = 2
+"""Exit code."""
+
+
+def main() -> int:
+    """Say what recordings hold: dialect, products, rows, times, holes, rejects."""
+    parser = argparse.ArgumentParser(prog="python -m data.recordings", description=main.__doc__)
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="trades or bars of any dialect")
+    parser.add_argument("--json", action="store_true", help="one JSON array, an object a file")
+    parser.add_argument("--product", default="BTC-USD", help="of trades in files that name none; default BTC-USD")
+    args = parser.parse_args()
+    try:
+        check_product_id(args.product)
+    except ValueError as error:
+        parser.error(str(error))
+    found = []
+    for path in args.files:
+        found.append(inspect(path, args.product))
+        if not args.json:
+            print(as_text(found[-1]), flush=True)
+    if args.json:
+        print(json.dumps([as_json(one) for one in found], indent=2))
+    return BAD_RECORDING if any(one.error is not None for one in found) else 0
+
+
+if __name__ == "__main__":
+    with may_lose_its_reader():
+        sys.exit(main())

@@ -1,0 +1,214 @@
+"""What a bar is, in columns, and how recordings of bars are written."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.arrow import texts_of
+from data.names import explain_product
+from data.recordings.fields import Field, prices, products, sizes, value_text, whole_numbers
+from data.recordings.lines import Lines, csv_fields
+from data.trades import LAST_YEAR, NS, Floats, Int64s, Reject, StreamKey
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """n bars of any streams in columns; within a stream in the order of time.
+
+    Attributes:
+        keys: the streams that occur.
+        step_s: seconds that each bar covers.
+        stream: shape (n,), index into `keys`.
+        event_time: shape (n,), ns since 1970, UTC: when the bar had ended, its start plus `step_s`. It is known then.
+        open: shape (n,), price of the first trade, finite and above 0, as are the next three.
+        high: shape (n,), the highest price.
+        low: shape (n,), the lowest price.
+        close: shape (n,), price of the last trade.
+        volume: shape (n,), units of the base currency.
+        count: shape (n,), of trades, NaN where it is unknown.
+    """
+
+    keys: tuple[StreamKey, ...]
+    step_s: int
+    stream: NDArray[np.int32]
+    event_time: Int64s
+    open: Floats
+    high: Floats
+    low: Floats
+    close: Floats
+    volume: Floats
+    count: Floats
+
+    def __len__(self) -> int:
+        return len(self.event_time)
+
+    def take(self, rows: slice | NDArray[np.intp] | NDArray[np.bool_]) -> Self:
+        """Return the chosen rows; `keys` stays whole."""
+        columns = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name not in ("keys", "step_s")}
+        return type(self)(self.keys, self.step_s, **columns)
+
+
+class BarBatch(NamedTuple):
+    """Some consecutive lines of one recording of bars, oldest first.
+
+    Attributes:
+        bars: those that are taken; `keys` have an empty source_id, as the caller names the source.
+        file: the recording.
+        line: shape (n,), 1-based line of each bar in `file`; it falls where the file has its newest row first.
+        rejects: the lines that are no bar, in the order of reading.
+    """
+
+    bars: Bars
+    file: str
+    line: Int64s
+    rejects: list[Reject]
+
+
+CONTRADICTION = "high, low, open and close contradict: low must be the least of them and high the greatest"
+NOT_RISING = "time does not rise"
+
+_UNKNOWN = np.nan
+PRICE_COLUMNS = ("open", "high", "low", "close")
+
+_WHOLE = Field(whole_numbers, lambda _: "must be a whole number from 0 to 2^63 - 1")
+_PRICE = Field(prices, lambda _: "must be a finite number above 0")
+_VOLUME = Field(sizes, lambda _: "must be a finite number of at least 0")
+_FIELDS: Final[Mapping[str, Field]] = {
+    "start": _WHOLE,
+    **dict.fromkeys(PRICE_COLUMNS, _PRICE),
+    "volume": _VOLUME,
+    "count": _WHOLE,
+}
+_LAST_SECOND = int(datetime(LAST_YEAR, 12, 31, tzinfo=UTC).timestamp())
+
+
+class BarDialect(ABC):
+    """How one recording of bars is written.
+
+    Attributes:
+        name: for people.
+        path: of the recording.
+        step_s: seconds that a bar covers.
+        columns: by field of a bar, its place among those of a line and what the recording calls it.
+        width: fields of a line.
+        product: of all its rows; None if each row names its own.
+    """
+
+    name: str
+    path: Path
+    step_s: int
+    columns: Mapping[str, tuple[int, str]]
+    width: int
+    product: str | None = None
+
+    @abstractmethod
+    def lines(self) -> Iterator[Lines]:
+        """Read the lines in blocks, oldest first.
+
+        Raises:
+            Damaged: after all whole lines before the damage.
+        """
+
+    @abstractmethod
+    def start_s(self, start: Int64s) -> Int64s:
+        """Return seconds since 1970 of what stands in the column `start`; -1 where it is no time."""
+
+    def batches(self, lines: Lines, last: dict[str, int], batch_rows: int) -> Iterator[BarBatch]:
+        """Turn lines into bars and rejects, and yield them `batch_rows` lines at a time.
+
+        Args:
+            last: time of the last bar of each product, ns since 1970. Changed in place.
+        """
+        file = str(self.path)
+        bars, at, reasons = self._judged(lines, last)
+        rejected = sorted(reasons)
+        for first in range(0, len(lines), batch_rows):
+            last_line = first + batch_rows
+            part = slice(*np.searchsorted(at, (first, last_line)))
+            bad = rejected[bisect_left(rejected, first) : bisect_left(rejected, last_line)]
+            rejects = [Reject(file, int(lines.number[i]), reasons[i], lines.text(i)) for i in bad]
+            yield BarBatch(bars.take(part), file, lines.number[at[part]], rejects)
+
+    def _judged(self, lines: Lines, last: dict[str, int]) -> tuple[Bars, NDArray[np.intp], dict[int, str]]:
+        """Return the bars that are taken, the index of the line of each, and why each other line is none."""
+        readable, reasons = lines.readable()
+        found = csv_fields(lines.take(readable), self.width, [place for place, _ in self.columns.values()])
+        reasons |= {int(readable[i]): reason for i, reason in found.broken.items()}
+        at = readable[found.at]
+        texts = {field: found.texts[place] for field, (place, _) in self.columns.items()}
+        ok = np.ones(len(at), np.bool_)
+
+        def reject(bad: NDArray[np.bool_], reason: Any) -> None:
+            for i in np.flatnonzero(ok & bad):
+                reasons[int(at[i])] = reason(int(i)) if callable(reason) else reason
+            np.logical_and(ok, ~bad, out=ok)
+
+        values: dict[str, NDArray[Any]] = {"count": np.full(len(at), _UNKNOWN)}
+        for name, field in _FIELDS.items():
+            if name not in texts:
+                continue
+            column, called = texts[name], self.columns[name][1]
+            values[name], good = field.parse(column)
+            if name == "volume":
+                good = good & ~np.isnan(values[name])
+            reject(~good, lambda i, c=column, f=field, n=called: f"{n} {f.explain('')}, was {value_text(c, i)!r}")
+        if self.product is None:
+            named = texts_of([product_of(symbol) for symbol in texts["product_id"].to_pylist()])
+        else:
+            named = texts_of([self.product] * len(at))
+        names, code, good = products(named)
+        reject(~good, lambda i: f"{self.columns['product_id'][1]} {explain_product('')}, was {value_text(named, i)!r}")
+        start = self.start_s(values["start"])
+        reject(
+            (start < 0) | (start > _LAST_SECOND) | (start % self.step_s != 0),
+            lambda i: f"{self.columns['start'][1]} must be a time at which a bar of {self.step_s} s starts, from 1970 "
+            f"to {LAST_YEAR}, was {value_text(texts['start'], i)!r}",
+        )
+        low, high = values["low"], values["high"]
+        inside = [(values[name] >= low) & (values[name] <= high) for name in ("open", "close")]
+        reject(~(inside[0] & inside[1]), CONTRADICTION)
+
+        event_time = (start + self.step_s) * NS
+        for product in range(len(names)):
+            rows = np.flatnonzero(ok & (code == product))
+            rising = np.maximum.accumulate(np.concatenate([[last.get(names[product], -1)], event_time[rows]]))
+            falls = np.zeros(len(at), np.bool_)
+            falls[rows] = event_time[rows] <= rising[:-1]
+            reject(falls, NOT_RISING)
+            if len(rows):
+                last[names[product]] = int(rising[-1])
+        bars = Bars(
+            tuple(StreamKey("", name) for name in names),
+            self.step_s,
+            code.astype(np.int32),
+            event_time,
+            **{name: np.asarray(values[name], np.float64) for name in (*PRICE_COLUMNS, "volume", "count")},
+        ).take(ok)
+        return bars, at[ok], reasons
+
+
+QUOTES = ("USDT", "USDC", "USD", "EUR", "GBP", "DAI", "BTC", "ETH")
+"""Currencies that a name without a separator may end with."""
+
+
+def product_of(symbol: str) -> str:
+    """Return the product that a symbol means; the symbol in capitals if that cannot be told.
+
+    >>> product_of("btcusd"), product_of("ETH/BTC"), product_of("what")
+    ('BTC-USD', 'ETH-BTC', 'WHAT')
+    """
+    name = symbol.strip().upper().replace("/", "-")
+    if "-" not in name:
+        for quote in QUOTES:
+            if name.endswith(quote) and name != quote:
+                return f"{name.removesuffix(quote)}-{quote}"
+    return name

@@ -1,0 +1,153 @@
+"""CryptoDataDownload candles: CSV, the newest first, in one of two units of time."""
+
+from __future__ import annotations
+
+import csv
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from data.recordings.dialects.bars import PRICE_COLUMNS, BarDialect
+from data.recordings.lines import BLOCK_BYTES, Damaged, Lines, chunks_of, data_lines, whole_lines
+from data.trades import Int64s
+
+_START_NAMES = ("unix", "unix timestamp")
+_COUNT_NAMES = ("tradecount", "trade count")
+_MILLISECONDS = 10**11
+"""Times from here on are milliseconds: as seconds they would be in the year 5138."""
+
+
+class _Candles(BarDialect):
+    """CSV of CryptoDataDownload: an address, a header, and mostly the newest row first."""
+
+    name = "CryptoDataDownload candles"
+
+    def __init__(self, path: Path, columns: Mapping[str, tuple[int, str]], width: int, header_line: int) -> None:
+        self.path, self.columns, self.width = path, columns, width
+        self._header_line = header_line
+        self.step_s = 0
+        self.newest_first = False
+
+    def lines(self) -> Iterator[Lines]:
+        if not self.newest_first:
+            for lines in data_lines(chunks_of(self.path)):
+                yield self._data(lines)
+            return
+        damage = None
+        with tempfile.TemporaryFile() as spill:
+            count = 1
+            blocks = whole_lines(chunks_of(self.path))
+            try:
+                for block in blocks:
+                    spill.write(block)
+                    count += block.count(b"\n")
+            except Damaged as error:
+                damage = error
+            for block in _backwards(spill):
+                count -= block.count(b"\n")
+                yield self._data(Lines.of(block, count)[0]).reversed()
+        if damage is not None:
+            raise damage
+
+    def _data(self, lines: Lines) -> Lines:
+        return lines.take(np.flatnonzero(lines.number > self._header_line))
+
+    def start_s(self, start: Int64s) -> Int64s:
+        return np.where(start < _MILLISECONDS, start, np.where(start % 1_000 == 0, start // 1_000, -1))
+
+
+def _backwards(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield whole lines in blocks, the last block first; the file ends with a line end."""
+    place, rest = file.seek(0, 2), b""
+    while place:
+        step = min(BLOCK_BYTES, place)
+        place -= step
+        file.seek(place)
+        block = file.read(step) + rest
+        cut = block.find(b"\n") + 1 if place else 0
+        # What stands before the first line end belongs to the block before; so does a block that is all one line.
+        if place and cut == len(block):
+            cut = 0
+            rest = block
+            continue
+        rest = block[:cut]
+        yield block[cut:]
+
+
+def candle_dialect(path: Path, head: Sequence[bytes]) -> BarDialect | None:
+    """Return how a text of candles is read, told by its first lines, blank ones too; None if it holds none.
+
+    Raises:
+        ValueError: the rows do not tell how long a candle is, or which volume is the base currency's.
+    """
+    header, start, header_lines = [""], None, 0
+    for line in head[:5]:
+        header_lines += 1
+        try:
+            header = [name.strip().lower() for name in next(csv.reader([line.decode()]), [])]
+        except (UnicodeDecodeError, csv.Error):
+            continue
+        start = next((name for name in _START_NAMES if name in header), None)
+        if start is not None and {"symbol", *PRICE_COLUMNS} <= set(header):
+            break
+    else:
+        return None
+    volumes = [i for i, name in enumerate(header) if "vol" in name]
+    if len(volumes) != 2:
+        raise ValueError(f"has candles with {len(volumes)} columns of volumes; two are read: of base and of quote")
+    columns = {name: (header.index(name), name) for name in PRICE_COLUMNS}
+    columns |= {"start": (header.index(start), start), "product_id": (header.index("symbol"), "symbol")}
+    if (count := next((name for name in _COUNT_NAMES if name in header), None)) is not None:
+        columns["count"] = (header.index(count), count)
+    candles = _Candles(path, columns, len(header), header_lines)
+    starts, base = _told_by_rows(head[header_lines:], columns, volumes, len(header))
+    steps = Counter(abs(int(step)) for step in np.diff(candles.start_s(np.array(starts, np.int64))) if step)
+    if not steps:
+        raise ValueError("has candles, but fewer than two times: how long a candle is cannot be told")
+    candles.step_s = max(steps, key=lambda step: (steps[step], -step))
+    candles.newest_first = starts[0] > starts[-1]
+    candles.columns = {**columns, "volume": (base, header[base])}
+    order = "newest" if candles.newest_first else "oldest"
+    candles.name += f" of {candles.step_s} s, {order} first, base volume in {header[base]!r}"
+    return candles
+
+
+def _told_by_rows(
+    head: Sequence[bytes], columns: Mapping[str, tuple[int, str]], volumes: Sequence[int], width: int
+) -> tuple[list[int], int]:
+    """Return the starts of the first rows, and which column is the volume in units of the base currency.
+
+    Names do not tell: among these files the same two names stand for base and quote, and for quote and base. But the
+    quote currency's volume over the base currency's is the mean price of the bar.
+    """
+    starts: list[int] = []
+    off: list[tuple[float, float]] = []
+    for line in head:
+        try:
+            row = next(csv.reader([line.decode()]))
+            values = [float(row[i]) for i in volumes]
+            close, start = float(row[columns["close"][0]]), int(row[columns["start"][0]])
+        except (UnicodeDecodeError, csv.Error, ValueError, IndexError, StopIteration):
+            continue
+        if len(row) != width or not 0 <= start < 2**63:
+            continue
+        starts.append(start)
+        if min(*values, close) > 0 and np.isfinite([*values, close]).all():
+            ratio, price = np.log(values[1] / values[0]), np.log(close)
+            off.append((abs(ratio - price), abs(ratio + price)))
+    first_is_base, second_is_base = np.median(off, axis=0) if off else (np.inf, np.inf)
+    found = min(first_is_base, second_is_base)
+    if not found < _RATIO_OFF or abs(first_is_base - second_is_base) < _RATIO_OFF:
+        raise ValueError(
+            "has candles whose volumes do not tell which of them is the base currency's: one over the other must be "
+            f"the price, within {_RATIO_OFF:.0%} in the first rows, and the price not near 1"
+        )
+    return starts, volumes[0] if first_is_base < second_is_base else volumes[1]
+
+
+_RATIO_OFF = 0.1
+"""How far the volumes' ratio may be from the close: a bar's mean price is not its last one."""

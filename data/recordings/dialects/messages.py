@@ -1,0 +1,212 @@
+"""Trades as JSON messages of the Coinbase channels, one a line, as sent or in a recorder's envelope."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
+from data.arrow import texts_of
+from data.recordings.dialects.base import FLAT_COLUMNS, TICKER, TICKER_COLUMNS, ZONELESS, Rows, TextDialect
+from data.recordings.fields import FIELDS, Field
+from data.recordings.lines import Lines
+
+_Scalar = str | int | float | None
+
+
+class _Message(msgspec.Struct):
+    """{"type":"ticker","product_id":"BTC-USD","price":"103472.28","side":"buy",
+    "time":"2025-11-12T07:20:11.615272Z","trade_id":900701309,"last_size":"0.00068754",...}
+    """
+
+    type: str
+    product_id: _Scalar = None
+    trade_id: _Scalar = None
+    time: _Scalar = None
+    price: _Scalar = None
+    last_size: _Scalar = None
+    side: _Scalar = None
+
+
+class _Envelope(msgspec.Struct):
+    """{"ts":1762932011.629353,"pair":"BTC-USD","raw":"{\\"type\\":\\"ticker\\",...}"}"""
+
+    raw: str
+
+
+class _Flat(msgspec.Struct):
+    """{"timestamp":"2025-11-08T15:12:31.463496","product_id":"BTC-USD","price":"102020.48","volume_24h":"5410.7",...,
+    "raw":{"type":"ticker",...}}, where `raw` has no time at all
+    """
+
+    timestamp: _Scalar
+    product_id: _Scalar
+    price: _Scalar
+    volume_24h: _Scalar
+
+
+class _Tick(msgspec.Struct):
+    product_id: _Scalar = None
+    price: _Scalar = None
+    timestamp: _Scalar = None
+
+
+class _Event(msgspec.Struct):
+    tickers: list[_Tick] = []
+
+
+class _Frame(msgspec.Struct):
+    """{"channel":"ticker","timestamp":"2026-04-05T22:35:13.92532762Z","sequence_num":0,"events":
+    [{"type":"snapshot","tickers":[{"type":"ticker","product_id":"BTC-USD","price":"67468.26",...}]}]}
+    """
+
+    channel: str
+    timestamp: _Scalar = None
+    events: list[_Event] = []
+
+
+class _RecordedFrame(msgspec.Struct):
+    """{"ingest_time":"2026-04-05T22:35:13.865365+00:00","product_id":"BTC-USD","payload":{"channel":...}}"""
+
+    payload: _Frame
+
+
+_Ticks = Sequence[_Message | _Flat | _Tick]
+
+
+def _of_message(message: _Message) -> _Ticks:
+    return (message,) if message.type == TICKER else ()
+
+
+def _of_frame(frame: _Frame) -> _Ticks:
+    if frame.channel not in ("ticker", "ticker_batch"):
+        return ()
+    ticks = [tick for event in frame.events for tick in event.tickers]
+    for tick in ticks:
+        tick.timestamp = frame.timestamp
+    return ticks
+
+
+_messages, _envelopes = msgspec.json.Decoder(_Message).decode, msgspec.json.Decoder(_Envelope).decode
+_frames, _recorded = msgspec.json.Decoder(_Frame).decode, msgspec.json.Decoder(_RecordedFrame).decode
+_flats = msgspec.json.Decoder(_Flat).decode
+
+
+class _JsonDialect(TextDialect):
+    """NDJSON: a message, or a frame of several, on each line.
+
+    Args:
+        message: reads the message in a line.
+        ticks: returns the ticks of a message; none if it is of another kind.
+        is_own: says if a message is of this dialect.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        columns: Mapping[str, str],
+        message: Callable[[bytes], Any],
+        ticks: Callable[[Any], _Ticks],
+        is_own: Callable[[Any], bool],
+        fields: Mapping[str, Field] = FIELDS,
+    ) -> None:
+        self.name = f"NDJSON of the {name}"
+        self.columns, self.fields = columns, fields
+        self._message, self._ticks, self._is_own = message, ticks, is_own
+
+    def tells(self, head: Sequence[bytes]) -> bool:
+        """Whether one of the first lines is of this dialect."""
+        for line in head:
+            try:
+                if self._is_own(self._message(line)):
+                    return True
+            except (msgspec.MsgspecError, UnicodeError):
+                continue
+        return False
+
+    def rows(self, lines: Lines) -> Rows:
+        broken: dict[int, str] = {}
+        skipped: list[int] = []
+        ticks: list[Any] = []
+        count = np.ones(len(lines), np.intp)
+        for i, line in enumerate(lines.data.split(b"\n")[:-1]):
+            try:
+                found = self._ticks(self._message(line))
+            except (msgspec.MsgspecError, UnicodeError) as error:
+                broken[i] = f"the line must be a JSON message of the ticker channel: {error}"
+                continue
+            if not found:
+                skipped.append(i)
+            count[i] = max(1, len(found))
+            ticks.extend(found)
+        line_of = np.repeat(np.arange(len(lines)), count)
+        is_tick = ~np.isin(line_of, [*skipped, *broken])
+        columns = {f: _json_texts(list(map(attrgetter(column), ticks))) for f, column in self.columns.items()}
+        return Rows(
+            line_of[is_tick],
+            np.flatnonzero(is_tick),
+            columns,
+            broken,
+            np.array(skipped, np.intp),
+            len(line_of),
+        )
+
+
+def _json_texts(values: list[_Scalar]) -> pa.Array:
+    return texts_of([value if isinstance(value, str) else "" if value is None else str(value) for value in values])
+
+
+def _is_message(message: _Message) -> bool:
+    return message.type in (TICKER, "subscriptions")
+
+
+def _is_frame(frame: _Frame) -> bool:
+    return frame.channel in ("ticker", "ticker_batch", "subscriptions")
+
+
+_EXCHANGE, _ADVANCED = "Coinbase Exchange ticker channel", "Coinbase Advanced Trade ticker channel"
+
+MESSAGE_DIALECTS = (
+    _JsonDialect(
+        f'{_EXCHANGE}: {{"type":"ticker",...}}',
+        TICKER_COLUMNS,
+        _messages,
+        _of_message,
+        _is_message,
+    ),
+    _JsonDialect(
+        f'{_EXCHANGE}, as recorded: {{"ts":...,"pair":...,"raw":"{{\\"type\\":\\"ticker\\",...}}"}}',
+        TICKER_COLUMNS,
+        lambda line: _messages(_envelopes(line).raw),
+        _of_message,
+        _is_message,
+    ),
+    _JsonDialect(
+        f'{_ADVANCED}: {{"channel":"ticker","timestamp":...,"events":[...]}}',
+        FLAT_COLUMNS,
+        _frames,
+        _of_frame,
+        _is_frame,
+    ),
+    _JsonDialect(
+        f'{_ADVANCED}, as recorded: {{"ingest_time":...,"product_id":...,"payload":{{"channel":...}}}}',
+        FLAT_COLUMNS,
+        lambda line: _recorded(line).payload,
+        _of_frame,
+        _is_frame,
+    ),
+    _JsonDialect(
+        f'{_ADVANCED}, flattened: {{"timestamp":...,"product_id":...,"price":...,"volume_24h":...}} (a time without '
+        "a zone is UTC)",
+        FLAT_COLUMNS,
+        _flats,
+        lambda tick: (tick,),
+        lambda _: True,
+        ZONELESS,
+    ),
+)

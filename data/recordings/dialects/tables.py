@@ -1,0 +1,220 @@
+"""Trades as tables with named columns: CSV and Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
+from data.arrow import UTC, column_of, is_text, is_true, names_of, rows_of
+from data.recordings.dialects.base import (
+    FLAT_COLUMNS,
+    MESSAGE_TYPE,
+    NO_ROWS,
+    OWN_COLUMNS,
+    TICKER,
+    TICKER_COLUMNS,
+    TICKER_TEXT,
+    VOLUME_24H,
+    ZONELESS,
+    Block,
+    Dialect,
+    Rows,
+    TextDialect,
+)
+from data.recordings.fields import FIELDS, Field, value_text
+from data.recordings.lines import REJECT_CHARACTERS, Damaged, Lines, csv_fields
+from data.recordings.scan import Kind, scan
+
+
+class _Table(NamedTuple):
+    """Names of columns by field of a trade: those that tell the dialect, and those that it may have as well."""
+
+    name: str
+    needed: Mapping[str, str]
+    possible: Mapping[str, str]
+    fields: Mapping[str, Field] = FIELDS
+
+
+TABLES = (
+    _Table("the project's own columns: " + ",".join(OWN_COLUMNS), {f: f for f in ("product_id", *FIELDS)}, {}),
+    _Table(
+        "columns of the Coinbase Exchange ticker channel: type,sequence,product_id,price,...,time,trade_id,last_size",
+        TICKER_COLUMNS,
+        {MESSAGE_TYPE: "type"},
+    ),
+    _Table(
+        "columns of the Coinbase Advanced Trade ticker channel, flattened: timestamp,product_id,price,volume_24h,... "
+        "(a time without a zone is UTC)",
+        {**FLAT_COLUMNS, VOLUME_24H: VOLUME_24H},
+        {},
+        ZONELESS,
+    ),
+    _Table(
+        "timestamp,price,volume",
+        {"event_time": "timestamp", "price": "price", "size": "volume"},
+        {"product_id": "product_id"},
+    ),
+)
+
+
+def table_of(header: Sequence[str]) -> tuple[_Table, dict[str, str]] | None:
+    """Return which table a header tells, and its columns by field."""
+    for table in TABLES:
+        if set(table.needed.values()) <= set(header):
+            columns = {f: name for f, name in {**table.needed, **table.possible}.items() if name in header}
+            columns.pop(VOLUME_24H, None)
+            return table, columns
+    return None
+
+
+class CsvDialect(TextDialect):
+    """A CSV with a header: columns are found by name, and further ones are ignored."""
+
+    header_lines = 1
+
+    def __init__(self, table: _Table, columns: Mapping[str, str], header: Sequence[str]) -> None:
+        self.name = f"CSV with {table.name}"
+        self.fields = table.fields
+        self.columns = columns
+        self._width = len(header)
+        self._index = {field: header.index(column) for field, column in columns.items()}
+        self._kinds = {i: _KINDS.get(field, Kind.NUMBER) for field, i in self._index.items()}
+
+    def rows(self, lines: Lines) -> Rows:
+        at, texts, broken = csv_fields(lines, self._width, list(self._index.values()))
+        columns = {field: texts[i] for field, i in self._index.items()}
+        skipped = NO_ROWS
+        if MESSAGE_TYPE in columns:
+            is_trade = is_true(pa.compute.equal(columns.pop(MESSAGE_TYPE), TICKER_TEXT))
+            skipped, at, kept = at[~is_trade], at[is_trade], rows_of(np.flatnonzero(is_trade))
+            columns = {field: column.take(kept) for field, column in columns.items()}
+        return Rows(at, at, columns, broken, skipped, len(lines))
+
+    def typed_rows(self, lines: Lines) -> Rows | None:
+        if self.fields is not FIELDS or not lines.are_texts or b'"' in lines.data:
+            return None
+        found = scan(lines.data, len(lines), self._width, self._kinds)
+        if found is None:
+            return None
+        by_place: dict[int, pa.Array] = {i: names_of(code, _decoded(found.names[i])) for i, code in found.codes.items()}
+        for i, values in found.integers.items():
+            by_place[i] = column_of(values, UTC if self._kinds[i] == Kind.TIME else pa.int64())
+        for i, numbers in found.numbers.items():
+            empty = np.isnan(numbers)
+            by_place[i] = column_of(numbers, pa.float64(), ~empty if empty.any() else None)
+        columns = {field: by_place[i] for field, i in self._index.items()}
+        if MESSAGE_TYPE in columns and columns.pop(MESSAGE_TYPE).dictionary.to_pylist() != [TICKER]:
+            return None
+        at = np.arange(len(lines))
+        return Rows(at, at, columns, {}, NO_ROWS, len(lines))
+
+
+_KINDS = {
+    "product_id": Kind.NAME,
+    "trade_id": Kind.INTEGER,
+    "event_time": Kind.TIME,
+    "side": Kind.NAME,
+    MESSAGE_TYPE: Kind.NAME,
+}
+"""By field; all others are numbers."""
+
+
+def _decoded(texts: Sequence[bytes]) -> list[str]:
+    return [text.decode() for text in texts]
+
+
+class _ParquetBlock(Block):
+    """Rows of a Parquet file: they have numbers as lines have."""
+
+    def __init__(self, columns: dict[str, pa.Array], names: Mapping[str, str], first: int, count: int) -> None:
+        self._columns, self._names = columns, names
+        self.number = first + np.arange(count, dtype=np.int64)
+
+    def rows(self) -> Rows:
+        at = np.arange(len(self.number))
+        columns, skipped = self._columns, NO_ROWS
+        if MESSAGE_TYPE in columns:
+            columns = dict(columns)
+            is_trade = is_true(pa.compute.equal(columns.pop(MESSAGE_TYPE).cast(pa.string()), TICKER_TEXT))
+            skipped, at, kept = at[~is_trade], at[is_trade], rows_of(np.flatnonzero(is_trade))
+            columns = {field: column.take(kept) for field, column in columns.items()}
+        return Rows(at, at, columns, {}, skipped, len(self.number))
+
+    def text(self, i: int) -> str:
+        values = [f"{self._names[field]}={value_text(column, i)}" for field, column in self._columns.items()]
+        return ",".join(values)[:REJECT_CHARACTERS]
+
+
+class _ParquetDialect(Dialect):
+    """Trades in Parquet: columns are found by name, as in CSV, and may be typed or texts."""
+
+    def __init__(self, table: _Table, columns: Mapping[str, str]) -> None:
+        self.name = f"Parquet with {table.name}"
+        self.columns, self.fields = columns, table.fields
+
+    def blocks(self, path: Path) -> Iterator[Block]:
+        first = 1
+        try:
+            with path.open("rb") as file:
+                # Buffered streams, because else each column of a row group is read whole.
+                parquet = pyarrow.parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+                for group in range(parquet.num_row_groups):  # one by one: damage in one takes nothing of another
+                    for batch in parquet.iter_batches(
+                        1 << 16, [group], columns=list(self.columns.values()), use_threads=False
+                    ):
+                        columns = {field: batch.column(name) for field, name in self.columns.items()}
+                        yield _ParquetBlock(columns, self.columns, first, len(batch))
+                        first += len(batch)
+        except (pa.ArrowException, OSError) as error:
+            raise Damaged(f"the Parquet file is damaged ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _column_fault(field: str, type_: pa.DataType, fields: Mapping[str, Field]) -> str | None:
+    """Return what is wrong with the type of a column, if anything."""
+    types = pa.types
+    if is_text(type_) or types.is_null(type_):
+        return None
+    if field == "event_time":
+        if not types.is_timestamp(type_):
+            return "a timestamp with a zone, or text"
+        return None if type_.tz or fields is ZONELESS else "a timestamp with a zone (this one has none), or text"
+    if field == "trade_id":
+        return None if types.is_integer(type_) else "whole numbers or text"
+    if field in ("price", "size"):
+        is_number = types.is_floating(type_) or types.is_integer(type_) or types.is_decimal(type_)
+        return None if is_number else "numbers or text"
+    return "text"
+
+
+def parquet_dialect(path: Path) -> Dialect | None:
+    """Return how a Parquet file of trades is written; None if it holds other columns.
+
+    Raises:
+        ValueError: it cannot be read, or a column has a type that cannot be one of trades.
+    """
+    try:
+        with path.open("rb") as file:
+            schema = pyarrow.parquet.read_schema(file)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"starts as a Parquet file, but cannot be read ({_first_line(error)}); copy or download it again"
+        ) from None
+    told = table_of(schema.names)
+    if told is None:
+        return None
+    table, columns = told
+    for field, name in columns.items():
+        if schema.names.count(name) > 1:
+            raise ValueError(f"has more than one column {name!r}")
+        if fault := _column_fault(field, schema.field(name).type, table.fields):
+            raise ValueError(f"column {name!r} must be {fault}; it is {schema.field(name).type}")
+    return _ParquetDialect(table, columns)

@@ -1,0 +1,206 @@
+"""Columns of a recording, texts or typed, into columns of values, and which of them are allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from data.arrow import NAMES, UTC, Mask, is_present, is_text, is_true, texts_of, values_of
+from data.names import PRODUCT_ID
+from data.trades import FIRST_YEAR, LAST_YEAR, NS, Floats, Int64s, Side
+
+_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+_DIGITS = r"^\d+$"
+_TIME = r"^\d{4}-\d\d-\d\d[ T]\d\d(:?\d\d){0,2}(\.\d{1,9})?(Z|[+-]\d\d(:?\d\d)?)$"
+_ZONELESS_TIME = _TIME.replace("(Z|", "((Z|").replace("$", ")?$")
+_ZONE = r"[ T].*(Z|[+-]\d\d(:?\d\d)?)$"
+_TOO_LATE = int(np.datetime64(f"{LAST_YEAR + 1}-01-01", "ns").view(np.int64))
+
+
+_EMPTY, _Z = texts_of([""])[0], texts_of(["Z"])[0]
+_NO_TEXT = pa.nulls(1, pa.string())[0]
+
+
+def _texts(column: pa.Array) -> pa.Array:
+    """Return a column of texts as plain ones; null is empty."""
+    texts = column if pa.types.is_string(column.type) else column.cast(pa.string())
+    return texts.fill_null(_EMPTY) if texts.null_count else texts
+
+
+def _parsed(texts: pa.Array, to: pa.DataType, pattern: str) -> pa.Array:
+    """Parse texts; null where one cannot be parsed. Numbers become the nearest double, times are exact.
+
+    Args:
+        pattern: what a text must match, lest a column of nonsense is searched value by value for what can be parsed.
+    """
+    try:
+        return texts.cast(to)
+    except pa.ArrowInvalid:
+        return _searched(pc.if_else(pc.match_substring_regex(texts, pattern=pattern), texts, _NO_TEXT), to)
+
+
+def _searched(texts: pa.Array, to: pa.DataType) -> pa.Array:
+    try:
+        return texts.cast(to)
+    except pa.ArrowInvalid:
+        if len(texts) == 1:
+            return pa.nulls(1, to)
+        half = len(texts) // 2
+        return pa.concat_arrays([_searched(texts[:half], to), _searched(texts[half:], to)])
+
+
+def _trimmed(texts: pa.Array) -> pa.Array:
+    return pc.ascii_trim(texts, characters=" \t")
+
+
+def _by_name(column: pa.Array, meaning: Callable[[list[str]], list[Any]]) -> tuple[NDArray[np.int32], list[Any]]:
+    """Return for each text the place of its meaning, and the meanings of the different texts."""
+    if column.type != NAMES or column.null_count:
+        column = _texts(column).dictionary_encode()
+    return values_of(column.indices, np.int32), meaning(column.dictionary.to_pylist())
+
+
+class Products(NamedTuple):
+    """The products of n rows.
+
+    Attributes:
+        names: in the order in which they first occur.
+        code: shape (n,), place in `names`.
+        good: shape (n,), whether the name is one.
+    """
+
+    names: list[str]
+    code: NDArray[np.int32]
+    good: Mask
+
+
+def products(column: pa.Array) -> Products:
+    """Parse names of products."""
+    code, names = _by_name(column, list)
+    good = np.array([bool(PRODUCT_ID.fullmatch(name)) for name in names], np.bool_)
+    return Products(names, code, good[code] if len(code) else np.empty(0, np.bool_))
+
+
+def whole_numbers(column: pa.Array) -> tuple[Int64s, Mask]:
+    """Parse whole numbers from 0 to 2^63 - 1."""
+    if is_text(column.type):
+        texts = _trimmed(_texts(column))
+        # A cast alone would take -5 and 0x1F.
+        column = _parsed(pc.if_else(pc.utf8_is_digit(texts), texts, _NO_TEXT), pa.int64(), _DIGITS)
+    elif column.type != pa.int64():
+        column = column.cast(pa.int64(), safe=False)
+    good = is_present(column)
+    numbers = np.where(good, values_of(column, np.int64), 0)
+    return numbers, good & (numbers >= 0)
+
+
+def times(column: pa.Array) -> tuple[Int64s, Mask]:
+    """Parse times, which have a zone, to ns since 1970."""
+    if is_text(column.type):
+        column = _parsed(_texts(column), UTC, _TIME)
+    in_a_second = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": NS}[column.type.unit]
+    good = is_present(column)
+    count = np.where(good, values_of(column, np.int64), 0)
+    good = good & (count >= 0) & (count < _TOO_LATE // NS * in_a_second)
+    return np.where(good, count, 0) * (NS // in_a_second), good
+
+
+def zoneless_times(column: pa.Array) -> tuple[Int64s, Mask]:
+    """Parse times to ns since 1970; those without a zone are UTC."""
+    if is_text(column.type):
+        texts = _texts(column)
+        has_zone = pc.match_substring_regex(texts, pattern=_ZONE)
+        column = pc.if_else(has_zone, texts, pc.binary_join_element_wise(texts, _Z, _EMPTY))
+    return times(column)
+
+
+def explain_time(text: str) -> str:
+    """Say what a time must be instead of a text."""
+    if is_present(_parsed(texts_of([text]), pa.timestamp("ns"), _ZONELESS_TIME))[0]:
+        return "has no zone: a time must end with Z or an offset like +00:00"
+    return f"must be a time like 2025-01-06T00:00:00.123456789Z, from {FIRST_YEAR} to {LAST_YEAR}"
+
+
+def _numbers(column: pa.Array) -> tuple[Floats, Mask]:
+    """Parse numbers to the nearest doubles, NaN where there is none, and say which are present and not empty."""
+    if pa.types.is_decimal(column.type):
+        column = column.cast(pa.string())
+    if is_text(column.type):
+        texts = _trimmed(_texts(column))
+        is_empty = pc.equal(texts, _EMPTY)
+        given = ~is_true(is_empty)
+        column = _parsed(pc.if_else(is_empty, _NO_TEXT, texts), pa.float64(), _NUMBER)
+    else:
+        given = is_present(column)
+    if column.type != pa.float64():
+        column = column.cast(pa.float64(), safe=False)
+    present = is_present(column)
+    values = values_of(column, np.float64)
+    return values if present.all() else np.where(present, values, np.nan), given
+
+
+def prices(column: pa.Array) -> tuple[Floats, Mask]:
+    """Parse finite numbers above 0."""
+    values, _ = _numbers(column)
+    return values, np.isfinite(values) & (values > 0)
+
+
+def sizes(column: pa.Array) -> tuple[Floats, Mask]:
+    """Parse finite numbers of at least 0; empty, or NaN in a column of numbers, is unknown."""
+    values, given = _numbers(column)
+    unknown = np.isnan(values) if pa.types.is_floating(column.type) else ~given
+    return values, unknown | (np.isfinite(values) & (values >= 0))
+
+
+_SIDES = {"sell": Side.SELL, "": Side.UNKNOWN, "buy": Side.BUY}
+
+
+def sides(column: pa.Array) -> tuple[NDArray[np.int8], Mask]:
+    """Parse the taker's side; empty is unknown."""
+    code, found = _by_name(column, lambda names: [_SIDES.get(name) for name in names])
+    if not len(code):
+        return np.empty(0, np.int8), np.empty(0, np.bool_)
+    values = np.array([side or Side.UNKNOWN for side in found], np.int8)
+    return values[code], np.array([side is not None for side in found])[code]
+
+
+class Field(NamedTuple):
+    """How a column becomes values.
+
+    Attributes:
+        parse: returns a value for each row, and which of them are allowed.
+        explain: says what is allowed instead of a text.
+    """
+
+    parse: Callable[[pa.Array], tuple[NDArray[Any], Mask]]
+    explain: Callable[[str], str]
+
+
+FIELDS: Final[Mapping[str, Field]] = {
+    "trade_id": Field(whole_numbers, lambda _: "must be a whole number from 0 to 2^63 - 1"),
+    "event_time": Field(times, explain_time),
+    "price": Field(prices, lambda _: "must be a finite number above 0"),
+    "size": Field(sizes, lambda _: "must be a finite number of at least 0, or empty"),
+    "side": Field(sides, lambda _: "must be buy, sell or empty"),
+}
+"""The fields of a trade beside its product."""
+
+ZONELESS_TIME = Field(zoneless_times, explain_time)
+
+
+def value_text(column: pa.Array, i: int) -> str:
+    """Return one value of a column as a reason quotes it."""
+    value = column[i]
+    if pa.types.is_timestamp(column.type):  # Python's own datetime ends in 9999, and not each zone is known everywhere
+        text = value.cast(pa.timestamp(column.type.unit)).cast(pa.string()).as_py()
+        return "" if text is None else f"{text}Z"[:_VALUE_CHARACTERS]
+    text = value.as_py() if is_text(column.type) else value.cast(pa.string()).as_py()
+    return (text or "")[:_VALUE_CHARACTERS]
+
+
+_VALUE_CHARACTERS = 60

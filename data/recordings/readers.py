@@ -1,0 +1,299 @@
+"""Recordings of trades and of bars, read as columns; trades written too. A file's dialect is told by its content."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+from numpy.typing import NDArray
+
+from data.arrow import Mask, rows_of, texts_of
+from data.features.admission import REASONS, TAKEN, Admission
+from data.files import replacing
+from data.names import check_product_id, explain_product
+from data.recordings.dialects.bars import BarBatch, BarDialect
+from data.recordings.dialects.base import OWN_COLUMNS, Block, Dialect, Rows
+from data.recordings.fields import Products, products, value_text
+from data.recordings.lines import Damaged
+from data.recordings.recognition import recognize
+from data.trades import Int64s, Reject, Side, StreamKey, Trades
+
+
+class Batch(NamedTuple):
+    """Some consecutive lines of one recording.
+
+    Attributes:
+        trades: those that the source takes; `keys` have an empty source_id, as the caller names the source.
+        file: the recording.
+        line: shape (n,), 1-based line of each trade in `file`, or row where it has no lines (Parquet).
+        rejects: the rows that are no trade, or that the source does not take; by line.
+        skipped: how many lines are messages of another kind, such as `subscriptions`.
+    """
+
+    trades: Trades
+    file: str
+    line: Int64s
+    rejects: list[Reject]
+    skipped: int
+
+
+def read_trades(
+    paths: Path | Sequence[Path], *, product_id: str = "BTC-USD", batch_rows: int = 65_536
+) -> Iterator[Batch]:
+    """Read one source: one pass over an ordered list of recordings, each of any dialect, texts plain or with gzip.
+
+    Rows that are no trades are rejected and never stop the reading. Ids that do not rise and times that fall are
+    judged over the whole source. Memory does not depend on the length of the recordings.
+
+    Args:
+        paths: one recording or several, in the order in which they were made.
+        product_id: of trades in recordings that name none.
+        batch_rows: the most lines that one batch covers; small ones cost little.
+
+    Raises:
+        ValueError: at once, if a file is no recording of trades, or if only some recordings have trade ids; while
+            reading, if a file turns out to hold no row, or to be damaged: all whole rows before that are delivered.
+    """
+    paths = _checked(paths, batch_rows)
+    check_product_id(product_id)
+    recordings = []
+    for path in paths:
+        dialect = recognize(path)
+        if isinstance(dialect, BarDialect):
+            raise ValueError(
+                f"{path}: holds bars, not trades ({dialect.name}): data.recordings.readers.read_bars reads it"
+            )
+        recordings.append((path, dialect))
+    for (path, dialect), (other_path, other) in pairwise(recordings):
+        if dialect.has_ids != other.has_ids:
+            with_ids, without = (path, other_path) if dialect.has_ids else (other_path, path)
+            raise ValueError(
+                f"{with_ids} has trade ids and {without} has none: trades of one source are ordered by one or the "
+                "other; read them as two sources"
+            )
+    return _read_trades(recordings, product_id, batch_rows)
+
+
+def read_bars(paths: Path | Sequence[Path], *, batch_rows: int = 65_536) -> Iterator[BarBatch]:
+    """Read bars of one length from an ordered list of recordings, oldest first.
+
+    Rows that are no bars, that contradict themselves or whose time does not rise are rejected and never stop the
+    reading. A bar that a recording lacks is lacking here too.
+
+    Args:
+        paths: one recording or several, in the order of their bars.
+        batch_rows: the most lines that one batch covers.
+
+    Raises:
+        ValueError: at once, if a file is no recording of bars, or if their lengths differ; while reading, if a file
+            turns out to be damaged: all whole rows before that are delivered.
+    """
+    paths = _checked(paths, batch_rows)
+    recordings = []
+    for path in paths:
+        dialect = recognize(path)
+        if isinstance(dialect, Dialect):
+            raise ValueError(
+                f"{path}: holds trades, not bars ({dialect.name}): data.recordings.readers.read_trades reads it"
+            )
+        recordings.append(dialect)
+    for one, other in pairwise(recordings):
+        if one.step_s != other.step_s:
+            raise ValueError(
+                f"{one.path} has bars of {one.step_s} s and {other.path} of {other.step_s} s: read them as two sources"
+            )
+    return _read_bars(recordings, batch_rows)
+
+
+def _checked(paths: Path | Sequence[Path], batch_rows: int) -> Sequence[Path]:
+    paths = [paths] if isinstance(paths, Path) else paths
+    if not paths:
+        raise ValueError("a source needs at least 1 recording, got 0")
+    if batch_rows < 1:
+        raise ValueError(f"batch_rows must be at least 1, was {batch_rows}")
+    return paths
+
+
+def _damaged(path: Path, damage: Damaged, rows: int) -> ValueError:
+    keep = f", or keep its readable part: {damage.rescue} {path.name} > part.csv" if damage.rescue else ""
+    return ValueError(
+        f"{path}: {damage} after {rows:,} whole rows, which were read; copy or download the file again{keep}"
+    )
+
+
+def _read_trades(recordings: Sequence[tuple[Path, Dialect]], product_id: str, batch_rows: int) -> Iterator[Batch]:
+    admission = Admission()
+    position = 1  # of the next row in the source: its trade id where recordings have none
+    for path, dialect in recordings:
+        lines = skipped = 0
+        try:
+            for block in dialect.blocks(path):
+                found = _parse(block, dialect, product_id)
+                yield from _batches(str(path), block, found, dialect, position, admission, batch_rows)
+                position += found.rows.positions
+                lines += len(block.number)
+                skipped += len(found.rows.skipped)
+        except Damaged as damage:
+            raise _damaged(path, damage, lines) from damage
+        if lines == skipped:
+            held = f"only {skipped:,} messages of other kinds" if skipped else "no row"
+            raise ValueError(f"{path}: holds no trades, {held} ({dialect.name})")
+
+
+class _Parsed(NamedTuple):
+    """The rows of a block as values.
+
+    Attributes:
+        values: by field of a trade, shape (m,); fields that the recording lacks are not there.
+        good: by the same, shape (m,): which values are allowed.
+    """
+
+    rows: Rows
+    products: Products
+    values: dict[str, Any]
+    good: dict[str, Mask]
+
+    @property
+    def is_good(self) -> bool:
+        return all(bool(good.all()) for good in (self.products.good, *self.good.values()))
+
+
+def _parse(block: Block, dialect: Dialect, product_id: str) -> _Parsed:
+    if (typed := block.typed_rows()) is not None:
+        parsed = _parse_rows(typed, dialect, product_id)
+        if parsed.is_good:
+            return parsed
+    return _parse_rows(block.rows(), dialect, product_id)
+
+
+def _parse_rows(rows: Rows, dialect: Dialect, product_id: str) -> _Parsed:
+    n = len(rows.at)
+    if "product_id" in rows.columns:
+        named = products(rows.columns["product_id"])
+    else:
+        named = Products([product_id], np.zeros(n, np.int32), np.ones(n, np.bool_))
+    parsed = _Parsed(rows, named, {}, {})
+    for name, field in dialect.fields.items():
+        if name in rows.columns:
+            parsed.values[name], parsed.good[name] = field.parse(rows.columns[name])
+    return parsed
+
+
+def _batches(
+    file: str, block: Block, found: _Parsed, dialect: Dialect, position: int, admission: Admission, batch_rows: int
+) -> Iterator[Batch]:
+    """Judge the rows of a block, and yield them `batch_rows` lines at a time; `position` is that of its first line."""
+    rows = found.rows
+    ok = found.products.good.copy()
+    for good in found.good.values():
+        ok &= good
+    reasons = [(i, -1, reason) for i, reason in rows.broken.items()]
+    reasons += [(int(rows.at[row]), int(row), _reason(found, dialect, int(row))) for row in np.flatnonzero(~ok)]
+
+    kept = np.flatnonzero(ok)
+    trades = _trades(found, kept, position)
+    status = admission.judge(trades)
+    for row in np.flatnonzero(status != TAKEN):
+        reasons.append((int(rows.at[kept[row]]), int(kept[row]), REASONS[int(status[row])]))
+    if len(reasons) > len(rows.broken) + len(ok) - len(kept):
+        kept, trades = kept[status == TAKEN], trades.take(status == TAKEN)
+    at = rows.at if len(kept) == len(rows.at) else rows.at[kept]
+    line = block.number if at is block.number else block.number[at]
+    reasons.sort()
+
+    for first in range(0, len(block.number), batch_rows):
+        last = first + batch_rows
+        part = slice(*np.searchsorted(at, (first, last)))
+        begin, end = (bisect_left(reasons, (bound,)) for bound in (first, last))
+        skipped = np.searchsorted(rows.skipped, (first, last))
+        yield Batch(
+            trades.take(part),
+            file,
+            line[part],
+            [Reject(file, int(block.number[i]), reason, block.text(i)) for i, _, reason in reasons[begin:end]],
+            int(skipped[1] - skipped[0]),
+        )
+
+
+def _reason(found: _Parsed, dialect: Dialect, row: int) -> str:
+    """Say why a row is no trade."""
+    name = "product_id"
+    if found.products.good[row]:
+        name = next(name for name, good in found.good.items() if not good[row])
+    text = value_text(found.rows.columns[name], row)
+    allowed = explain_product(text) if name == "product_id" else dialect.fields[name].explain(text)
+    return f"{dialect.columns[name]} {allowed}, was {text!r}"
+
+
+def _trades(found: _Parsed, kept: NDArray[np.intp], position: int) -> Trades:
+    """Return the chosen rows as trades."""
+    rows, values = found.rows, dict(found.values)
+    n = len(rows.at)
+    values.setdefault("trade_id", position + rows.position)
+    values.setdefault("size", np.full(n, np.nan))
+    values.setdefault("side", np.full(n, Side.UNKNOWN, np.int8))
+    code, names = found.products.code, found.products.names
+    if len(kept) < n:
+        code = code[kept]
+        values = {name: column[kept] for name, column in values.items()}
+    occurs = np.bincount(code, minlength=len(names)) > 0
+    if not occurs.all():
+        code = (np.cumsum(occurs) - 1)[code]
+    keys = tuple(StreamKey("", name) for name, used in zip(names, occurs, strict=True) if used)
+    return Trades(keys, code.astype(np.int32, copy=False), ingest_time=np.zeros(len(kept), np.int64), **values)
+
+
+def _read_bars(recordings: Sequence[BarDialect], batch_rows: int) -> Iterator[BarBatch]:
+    last: dict[str, int] = {}
+    for dialect in recordings:
+        rows = 0
+        try:
+            for lines in dialect.lines():
+                yield from dialect.batches(lines, last, batch_rows)
+                rows += len(lines)
+        except Damaged as damage:
+            raise _damaged(dialect.path, damage, rows) from damage
+
+
+_SIDE_TEXTS = texts_of(["sell", "", "buy"])  # at Side - Side.SELL
+
+
+def write_csv(path: Path, batches: Iterable[Trades]) -> None:
+    """Write trades as the project's own CSV, from which `read_trades` reads the same values.
+
+    The file appears whole or not at all. It is compressed if its name ends in `.gz`; equal trades give equal bytes.
+    Unknown sizes and sides, and ingest times of 0, are written as empty texts.
+    """
+    with replacing(path) as file:
+        file.write(",".join(OWN_COLUMNS).encode() + b"\n")
+        options = pyarrow.csv.WriteOptions(include_header=False, quoting_style="none")
+        for trades in batches:
+            pyarrow.csv.write_csv(_own_table(trades), file, options)
+
+
+def _own_table(trades: Trades) -> pa.Table:
+    def of_stream(texts: list[str]) -> pa.Array:
+        return texts_of(texts).take(rows_of(trades.stream.astype(np.int64)))
+
+    def times(ns: np.ndarray[tuple[int], np.dtype[np.int64]]) -> pa.Array:
+        texts = pa.array(ns, mask=ns == 0).cast(pa.timestamp("ns", "UTC")).cast(pa.string())
+        return pc.fill_null(pc.replace_substring(texts, " ", "T"), "")
+
+    columns = (
+        of_stream([key.source_id for key in trades.keys]),
+        of_stream([key.product_id for key in trades.keys]),
+        pa.array(trades.trade_id),
+        times(trades.event_time),
+        times(trades.ingest_time),
+        pa.array(trades.price),
+        pa.array(trades.size, from_pandas=True),
+        _SIDE_TEXTS.take(rows_of(trades.side.astype(np.int64) - Side.SELL)),
+    )
+    return pa.table(dict(zip(OWN_COLUMNS, columns, strict=True)))

@@ -1,0 +1,121 @@
+"""Which dialect a recording is written in, told by its content."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from data.recordings.dialects.bars import BarDialect
+from data.recordings.dialects.base import Dialect
+from data.recordings.dialects.candles import candle_dialect
+from data.recordings.dialects.lean import lean_dialect
+from data.recordings.dialects.messages import MESSAGE_DIALECTS
+from data.recordings.dialects.tables import TABLES, CsvDialect, parquet_dialect, table_of
+from data.recordings.lines import (
+    GZIP_MAGIC,
+    Damaged,
+    chunks_of,
+    head_of,
+)
+
+
+def recognize(path: Path) -> Dialect | BarDialect:
+    """Return how a recording is written.
+
+    Raises:
+        ValueError: the file is none, or cannot be read.
+    """
+    if path.is_dir():
+        raise _unknown(path, "is a directory")
+    if not path.exists():
+        raise _unknown(path, "does not exist")
+    try:
+        head = head_of(chunks_of(path))
+    except Damaged as damage:
+        raise _unknown(path, f"cannot be read ({damage} before its first byte)") from None
+    except OSError as error:
+        raise _unknown(path, f"cannot be read ({error.strerror})") from None
+    if not head:
+        raise _unknown(path, "is empty")
+    try:
+        dialect = _told_by(path, head)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if dialect is not None:
+        return dialect
+    for magic, name in _MAGIC.items():
+        if head.startswith(magic):
+            raise _unknown(path, f"starts with the bytes of {name}")
+    raise _unknown(path, f"starts with {head[:60].decode(errors='replace')!r}")
+
+
+def _told_by(path: Path, head: bytes) -> Dialect | BarDialect | None:
+    for magic, dialect_of in _PACKED.items():
+        if head.startswith(magic):
+            with path.open("rb") as file:
+                if file.read(len(GZIP_MAGIC)) == GZIP_MAGIC:
+                    raise ValueError("is a gzip of a file that is packed already: unpack it with gzip -d")
+            return dialect_of(path)
+    lines = head.removeprefix(codecs.BOM_UTF8).split(b"\n")
+    return text_dialect([line for line in lines if line.strip(b"\r")]) or candle_dialect(path, lines)
+
+
+_PACKED: Final[dict[bytes, Callable[[Path], Dialect | BarDialect | None]]] = {
+    b"PAR1": parquet_dialect,
+    b"PK\x03\x04": lean_dialect,
+}
+
+_MAGIC: Final = {
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"%PDF": "a PDF",
+    b"PK\x03\x04": "a zip archive",
+    b"PAR1": "a Parquet file of other columns",
+    b"SQLite": "an SQLite database",
+    b"BZh": "a bzip2 archive",
+    b"\xfd7zXZ": "an xz archive",
+    b"\x28\xb5\x2f\xfd": "a zstd archive",
+    b"\xff\xfe": "a UTF-16 text",
+    b"\xfe\xff": "a UTF-16 text",
+}
+
+
+def _unknown(path: Path, found: str) -> ValueError:
+    return ValueError(
+        "\n  - ".join(
+            [
+                f"{path}: holds no trades: it {found}. These are read, texts plain or with gzip:",
+                *TRADE_DIALECTS,
+                *(f"{name} (bars, not trades)" for name in BAR_DIALECTS),
+            ]
+        )
+    )
+
+
+def text_dialect(head: Sequence[bytes]) -> Dialect | None:
+    """Return how a text is written, told by its first lines, none of them blank; None if it is no recording."""
+    if not head:
+        return None
+    try:
+        header = next(csv.reader([head[0].decode()]))
+    except (UnicodeDecodeError, csv.Error):
+        header = []
+    if (told := table_of(header)) is not None:
+        return CsvDialect(*told, header)
+    return next((dialect for dialect in MESSAGE_DIALECTS if dialect.tells(head)), None)
+
+
+TRADE_DIALECTS: Final[Sequence[str]] = (
+    *(f"CSV or Parquet with {table.name}" for table in TABLES),
+    *(dialect.name for dialect in MESSAGE_DIALECTS),
+)
+"""What is read as trades, for people."""
+
+BAR_DIALECTS: Final[Sequence[str]] = (
+    "LEAN trade bars: .../second/btcusd/20161007_trade.zip or .../minute/...",
+    "CSV of CryptoDataDownload candles: [address,] unix,date,symbol,open,high,low,close,and two volumes",
+)
+"""What is read as bars, for people."""

@@ -1,0 +1,257 @@
+"""What recordings hold: `python -m data.recordings FILE...`."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.features.spec import FeatureSpec
+from data.recordings.dialects.bars import BarBatch, BarDialect
+from data.recordings.readers import Batch, read_bars, read_trades
+from data.recordings.recognition import recognize
+from data.trades import NS, Floats, Int64s, Reject, iso_times
+
+HOLES_KEPT = 10
+"""Of the longest holes of a product."""
+REASONS_KEPT = 20
+"""Kinds of rejects; a file of nonsense has any number of them."""
+
+_OTHER_REASONS = "other reasons"
+_MINUTE_S = 60
+
+
+@dataclass
+class Product:
+    """What was seen of one product, or of none yet.
+
+    Attributes:
+        rows: trades or bars.
+        first_ns, last_ns: times, ns since 1970.
+        same_time: trades at the very time of the one before.
+        low, high: of prices.
+        holes: how many there are.
+        in_holes_s: their length in all.
+        longest: of them: seconds, start, end, ns since 1970.
+    """
+
+    rows: int = 0
+    first_ns: int = 0
+    last_ns: int = 0
+    same_time: int = 0
+    low: float = np.inf
+    high: float = 0.0
+    holes: int = 0
+    in_holes_s: float = 0.0
+    longest: list[tuple[float, int, int]] = field(default_factory=list)
+
+    def add(self, time: Int64s, low: Floats, high: Floats, hole_s: float) -> None:
+        """Count further rows; a step in time of more than `hole_s` is a hole."""
+        if not self.rows:
+            self.first_ns = self.last_ns = int(time[0])
+        time = np.maximum.accumulate(np.concatenate([[self.last_ns], time]))
+        step = np.diff(time)
+        self.same_time += int(np.sum(step == 0)) - (not self.rows)
+        for i in np.flatnonzero(step > hole_s * NS):
+            self.holes += 1
+            self.in_holes_s += step[i] / NS
+            heapq.heappush(self.longest, (float(step[i] / NS), int(time[i]), int(time[i + 1])))
+            if len(self.longest) > HOLES_KEPT:
+                heapq.heappop(self.longest)
+        self.rows += len(step)
+        self.last_ns = int(time[-1])
+        self.low, self.high = min(self.low, float(low.min())), max(self.high, float(high.max()))
+
+
+@dataclass
+class Reason:
+    """A kind of rejects: how many, and the first of them."""
+
+    rows: int
+    first: Reject
+
+
+@dataclass
+class Inspection:
+    """What one file holds.
+
+    Attributes:
+        step_s: seconds that a bar covers; None for trades.
+        products_named: whether the recording names them.
+        hole_s: a longer step in time is a hole.
+        rejects: by what was wrong.
+        skipped: messages of other kinds.
+        error: why it was not read, or not to its end.
+    """
+
+    file: str
+    dialect: str = ""
+    step_s: int | None = None
+    has_ids: bool = False
+    products_named: bool = True
+    hole_s: float = 0.0
+    products: dict[str, Product] = field(default_factory=dict)
+    rejects: dict[str, Reason] = field(default_factory=dict)
+    skipped: int = 0
+    error: str | None = None
+
+    @property
+    def rejected(self) -> int:
+        return sum(reason.rows for reason in self.rejects.values())
+
+
+def inspect(path: Path, product_id: str = "BTC-USD") -> Inspection:
+    """Read a recording and say what it holds, in memory that does not depend on its length.
+
+    Args:
+        product_id: of trades in a recording that names none.
+    """
+    found = Inspection(str(path))
+    try:
+        dialect = recognize(path)
+        found.dialect = dialect.name
+        if isinstance(dialect, BarDialect):
+            found.step_s = dialect.step_s
+            # Quiet seconds have no bar. A quiet minute is rare enough to be told, and feeds leave none out.
+            found.hole_s = dialect.step_s if dialect.step_s >= _MINUTE_S else FeatureSpec().gap_s
+            for bars in read_bars(path):
+                _add(found, bars)
+        else:
+            found.has_ids, found.products_named = dialect.has_ids, "product_id" in dialect.columns
+            found.hole_s = FeatureSpec().gap_s
+            for trades in read_trades(path, product_id=product_id):
+                _add(found, trades)
+                found.skipped += trades.skipped
+    except (ValueError, OSError) as error:
+        found.error = str(error)
+    return found
+
+
+def _add(found: Inspection, batch: Batch | BarBatch) -> None:
+    if isinstance(batch, Batch):
+        rows, low, high = batch.trades, batch.trades.price, batch.trades.price
+        keys, stream, time = rows.keys, rows.stream, rows.event_time
+    else:
+        bars = batch.bars
+        keys, stream, time, low, high = bars.keys, bars.stream, bars.event_time, bars.low, bars.high
+    for place, key in enumerate(keys):
+        mine = stream == place
+        if mine.any():
+            product = found.products.setdefault(key.product_id, Product())
+            product.add(time[mine], low[mine], high[mine], found.hole_s)
+    for reject in batch.rejects:
+        kind = reject.reason.partition(", was ")[0]
+        if kind not in found.rejects and len(found.rejects) >= REASONS_KEPT:
+            kind = _OTHER_REASONS
+        found.rejects.setdefault(kind, Reason(0, reject)).rows += 1
+
+
+def as_json(found: Inspection) -> dict[str, Any]:
+    """Return what one file holds as JSON knows it; times in RFC 3339, prices in the quote currency."""
+    return {
+        "file": found.file,
+        "error": found.error,
+        "holds": None if not found.dialect else "trades" if found.step_s is None else "bars",
+        "dialect": found.dialect or None,
+        "step_s": found.step_s,
+        "trade_ids": found.has_ids,
+        "products_named": found.products_named,
+        "rows": sum(product.rows for product in found.products.values()),
+        "rejected": found.rejected,
+        "skipped": found.skipped,
+        "rejects": [
+            {"reason": kind, "rows": reason.rows, "first_line": reason.first.line, "first_text": reason.first.text}
+            for kind, reason in found.rejects.items()
+        ],
+        "hole_s": found.hole_s,
+        "products": [_product_json(name, product, found) for name, product in sorted(found.products.items())],
+    }
+
+
+def _product_json(name: str, product: Product, found: Inspection) -> dict[str, Any]:
+    first, last = iso_times(np.array([product.first_ns, product.last_ns]))
+    span_s = (product.last_ns - product.first_ns) / NS
+    active_s = span_s - product.in_holes_s
+    facts: dict[str, Any] = {"product_id": name, "rows": product.rows, "first": first, "last": last, "span_s": span_s}
+    if found.step_s is None:
+        facts["rate_outside_holes"] = product.rows / active_s if active_s > 0 else None
+        facts["same_time_share"] = product.same_time / (product.rows - 1) if product.rows > 1 else None
+    else:
+        facts["missing_bars"] = round(span_s) // found.step_s + 1 - product.rows
+    facts["price_low"], facts["price_high"] = product.low, product.high
+    facts["holes"] = product.holes
+    facts["longest_holes"] = [
+        {"seconds": seconds, "after": after, "until": until}
+        for seconds, start, end in sorted(product.longest, reverse=True)
+        for after, until in [iso_times(np.array([start, end]))]
+    ]
+    return facts
+
+
+def as_text(found: Inspection) -> str:
+    """Return what one file holds for people."""
+    facts = as_json(found)
+    lines = [found.file]
+    if found.dialect:
+        what = facts["holds"]
+        lines.append(f"  {what}: {found.dialect}")
+        if found.step_s is None:
+            ids = "of the recording" if found.has_ids else "none, rows are numbered"
+            named = "" if found.products_named else "; no product named, --product is taken"
+            lines.append(f"  trade ids: {ids}{named}")
+        skipped = f", {found.skipped:,} messages of other kinds" if found.step_s is None else ""
+        lines.append(f"  {facts['rows']:,} {what}, {found.rejected:,} rejected{skipped}")
+        lines += _table(_product_rows(facts["products"], found))
+        holes = [(product["product_id"], hole) for product in facts["products"] for hole in product["longest_holes"]]
+        count = sum(product["holes"] for product in facts["products"])
+        if holes:
+            shown = "" if count == len(holes) else f", the longest {HOLES_KEPT} of each product"
+            lines.append(f"  {count:,} hole{'s' * (count > 1)} of more than {found.hole_s:g} s{shown}:")
+            lines += _table(
+                [(name, _duration(h["seconds"]), _time(h["after"]), _time(h["until"])) for name, h in holes]
+            )
+        if facts["rejects"]:
+            lines.append("  rejected:")
+            lines += _table([(f"{r['rows']:,}", f"{r['reason']}; first in line {r['first_line']}: {r['first_text']}")
+                             for r in facts["rejects"]])  # fmt: skip
+    if found.error is not None:
+        lines.append("  error: " + found.error)
+    return "\n".join(lines)
+
+
+def _product_rows(products: Sequence[dict[str, Any]], found: Inspection) -> list[tuple[str, ...]]:
+    own = ("missing",) if found.step_s is not None else ("rows/s", "same time")
+    ends = ("from", "to") if found.step_s is None else ("first ends", "last ends")
+    rows = [("product", "rows", *ends, *own, "price from", "to")] if products else []
+    for p in products:
+        if found.step_s is not None:
+            facts = [f"{p['missing_bars']:,}"]
+        else:
+            rate, same = p["rate_outside_holes"], p["same_time_share"]
+            facts = ["–" if rate is None else f"{rate:,.2f}", "–" if same is None else f"{same:.1%}"]
+        prices = f"{p['price_low']:,}", f"{p['price_high']:,}"
+        rows.append((p["product_id"], f"{p['rows']:,}", _time(p["first"]), _time(p["last"]), *facts, *prices))
+    return rows
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    """Yield rows of texts with their columns aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "    " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _time(text: str) -> str:
+    """Leave out digits of a second that are 0."""
+    return text.removesuffix("Z").rstrip("0").rstrip(".") + "Z"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"

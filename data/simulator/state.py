@@ -1,0 +1,199 @@
+"""The state of a simulated market: price level, volatility and jumps, each day made alone.
+
+Log volatility is a sum of Ornstein-Uhlenbeck processes, an hourly season and the echoes of jumps. A day's processes run
+from this midnight's values to the next one's, and those are moving averages of daily shocks: so a day needs no other
+day, meets its neighbours, and still has the law of one endless process.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import zlib
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.compiled import compiled
+from data.names import check_product_id
+from data.trades import FIRST_YEAR, LAST_YEAR, Floats
+
+DAY_S = 86_400
+
+FIRST_DAY, LAST_DAY = dt.date(FIRST_YEAR, 1, 1), dt.date(LAST_YEAR, 12, 31)
+"""Days whose trades have an id of at least 0 and a time that fits in int64 nanoseconds."""
+
+
+@dataclass(frozen=True)
+class Market:
+    """What differs between products.
+
+    Attributes:
+        price: about which the price moves, quote currency.
+        decimals: of the price; the tick is 10 ** -decimals.
+        trades_per_s: mean in ordinary times.
+        step: scale of the moves of the log price at one order, in ordinary times.
+    """
+
+    price: float
+    decimals: int
+    trades_per_s: float
+    step: float
+
+
+MARKETS = {
+    "BTC-USD": Market(price=100_000.0, decimals=2, trades_per_s=12.0, step=0.75e-4),
+    "ETH-USD": Market(price=3_500.0, decimals=2, trades_per_s=10.0, step=1.1e-4),
+}
+
+SCALES_S = (60.0, 600.0, 7_200.0, 172_800.0)
+"""Time in which each process of the log volatility forgets all but 1 / e."""
+SCALE_SD = (0.15, 0.15, 0.18, 0.22)
+"""Their standard deviations."""
+SEASON, BUSIEST_HOUR = 0.2, 15
+"""Hourly season of the log volatility: amplitude, and the UTC hour of its top."""
+
+JUMPS_A_DAY = 6.0
+JUMP_STEP, JUMP_TAIL = 6.0, 4.0
+"""A jump of the log price is this and an exponential with that mean, in units of `Market.step` times volatility."""
+ECHO, ECHO_S = 0.5, 120.0
+"""After a jump the log volatility is higher by this, which falls to 1 / e of it in so many seconds."""
+
+LEVEL_SD, LEVEL_MEMORY, LEVEL_DAYS = 0.03, 0.98, 400
+"""The log price at midnight is a walk of this daily standard deviation that is pulled back to `Market.price`."""
+
+
+class Draw(IntEnum):
+    """What a random stream is for: each purpose and day has a stream of its own."""
+
+    LEVEL = 0
+    TRADES = 1
+    JUMPS = 2
+    VOLATILITY = 3
+    MIDNIGHT = 4  # plus the index of the scale: keep it last
+
+
+class Streams:
+    """Random streams of one product: one for each purpose and day."""
+
+    def __init__(self, product_id: str, seed: int) -> None:
+        self._key = (seed, _name(product_id))
+
+    def open(self, purpose: int, day: int) -> np.random.Generator:
+        """Return the generator of one purpose and day (proleptic ordinal), at its start."""
+        return np.random.default_rng((*self._key, purpose, day))
+
+
+@dataclass(frozen=True)
+class State:
+    """The state of one market at the whole seconds of one day, from midnight to midnight.
+
+    What happens within a second follows from the state at its start.
+
+    Attributes:
+        scales: shape (len(SCALES_S), 86401), the processes of the log volatility, each of standard deviation 1.
+        season: shape (86401,), the part of the log volatility that the clock sets.
+        echo: shape (86401,), the part that jumps in earlier seconds have left.
+        jump_second: shape (k,), seconds of the day with a jump, rising.
+        jump: shape (k,), moves of the log price, in units of `Market.step` times volatility.
+    """
+
+    scales: Floats
+    season: Floats
+    echo: Floats
+    jump_second: NDArray[np.int64]
+    jump: Floats
+
+    @property
+    def volatility(self) -> Floats:
+        """In units of the product's ordinary one, shape (86401,)."""
+        return np.asarray(np.exp(np.array(SCALE_SD) @ self.scales + self.season + self.echo))
+
+
+def market_of(product_id: str) -> Market:
+    """Return the parameters of a product; those of an unlisted one follow from its name."""
+    check_product_id(product_id)
+    if product_id in MARKETS:
+        return MARKETS[product_id]
+    rng = np.random.default_rng(_name(product_id))
+    price = float(10 ** rng.uniform(-1, 3))
+    return Market(
+        price=price,
+        decimals=max(2, 5 - int(np.floor(np.log10(price)))),
+        trades_per_s=float(10 ** rng.uniform(-0.3, 0.7)),
+        step=float(rng.uniform(1.1e-4, 2.1e-4)),
+    )
+
+
+def check_day(day: dt.date, seed: int) -> None:
+    """Raise ValueError if no market can be simulated for this day and seed."""
+    if not FIRST_DAY <= day <= LAST_DAY:
+        raise ValueError(f"day must be from {FIRST_DAY} to {LAST_DAY}, was {day}")
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, was {seed}")
+
+
+def _name(product_id: str) -> int:
+    return zlib.crc32(product_id.encode())
+
+
+def log_levels(streams: Streams, market: Market, day: dt.date) -> tuple[float, float]:
+    """Return the log price at the start and at the end of a day."""
+    last = day.toordinal() + 1
+    shocks = [streams.open(Draw.LEVEL, last - age).standard_normal() for age in range(LEVEL_DAYS + 1)]
+    weights = LEVEL_SD * LEVEL_MEMORY ** np.arange(LEVEL_DAYS)
+    usual = np.log(market.price)
+    return float(usual + np.dot(weights, shocks[1:])), float(usual + np.dot(weights, shocks[:-1]))
+
+
+def state_of(streams: Streams, day: dt.date) -> State:
+    """Return the state of one market on one day."""
+    start = day.toordinal()
+    scales = streams.open(Draw.VOLATILITY, start).standard_normal((len(SCALES_S), DAY_S + 1))
+    for scale, path in enumerate(scales):
+        path[0], end = (_midnight(streams, scale, start + i) for i in (0, 1))
+        _bridge(path, end, np.exp(-1 / SCALES_S[scale]))
+    second = np.arange(DAY_S + 1)
+    echo = np.zeros(DAY_S + 1)
+    jump_second, jump = _jumps(streams, start)
+    for at in (*(_jumps(streams, start - 1)[0] - DAY_S), *jump_second):
+        since = second[max(at + 1, 0) :] - (at + 1)
+        echo[max(at + 1, 0) :] += ECHO * np.exp(-since / ECHO_S)
+    return State(scales, season_of(second), echo, jump_second, jump)
+
+
+def season_of(second: NDArray[np.int64]) -> Floats:
+    """Return the hourly season of the log volatility at seconds of a day, shape as given."""
+    return np.asarray(SEASON * np.cos(2 * np.pi * (second / 3_600 - BUSIEST_HOUR) / 24))
+
+
+def _jumps(streams: Streams, day: int) -> tuple[NDArray[np.int64], Floats]:
+    rng = streams.open(Draw.JUMPS, day)
+    seconds = np.flatnonzero(rng.random(DAY_S) < JUMPS_A_DAY / DAY_S)
+    size = JUMP_STEP + JUMP_TAIL * rng.standard_exponential(len(seconds))
+    return seconds, np.where(rng.random(len(seconds)) < 0.5, size, -size)
+
+
+def _midnight(streams: Streams, scale: int, day: int) -> float:
+    """Return one process at the start of a day: of all days together, exactly that process seen at midnights."""
+    kept = np.exp(-DAY_S / SCALES_S[scale])
+    days = 1 + int(20 * SCALES_S[scale] / DAY_S)  # what is older weighs less than exp(-20)
+    shocks = [streams.open(Draw.MIDNIGHT + scale, day - age).standard_normal() for age in range(days)]
+    return float(np.sqrt(1 - kept**2) * np.dot(kept ** np.arange(days), shocks))
+
+
+@compiled
+def _bridge(path: Floats, end: float, kept: float) -> None:
+    """Turn normal noise into an Ornstein-Uhlenbeck process from path[0] to `end`, in place.
+
+    What the free process lacks at its end is spread over it by its covariance with the end.
+    """
+    last = len(path) - 1
+    spread = np.sqrt(1 - kept * kept)
+    for i in range(1, last + 1):
+        path[i] = kept * path[i - 1] + spread * path[i]
+    lack = (end - path[last]) / (1 - kept ** (2 * last))
+    for i in range(last, 0, -1):
+        path[i] += lack * (1 - kept ** (2 * i))
+        lack *= kept

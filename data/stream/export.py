@@ -1,0 +1,336 @@
+"""What stands on the topics as a file: `python -m data.stream.export {trades,features,predictions} ... --out FILE`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import date
+from gzip import GzipFile
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import msgspec
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from data.features.spec import FeatureSpec
+from data.files import replacing
+from data.names import check_names, check_product_id
+from data.recordings.dialects.base import OWN_COLUMNS
+from data.stream.codec import decode_records
+from data.stream.reader import NotRead, TopicReader, client_config
+from data.stream.records import FEATURES, PREDICTIONS, TRADES, Trade, feature_type, prediction_type
+from data.trades import StreamKey, iso_times, parse_times
+
+BAD_REQUEST = 2
+"""Exit code."""
+
+PART_ROWS = 20_000
+"""Rows that are kept before they go to disk, over all products."""
+GROUP_ROWS = 65_536
+"""Rows of a row group in Parquet, about."""
+SOURCES_SHOWN = 20
+
+_TIMES = ("event_time", "ingest_time", "ts")
+_NESTED: Final = {
+    "interval": pa.list_(pa.float64()),
+    "missing": pa.list_(pa.string()),
+    "shadow": pa.list_(pa.struct([("model_variant", pa.string()), ("version", pa.string()), ("score", pa.float64())])),
+}
+_PLAIN: Final = {
+    **dict.fromkeys(_TIMES, pa.timestamp("ns", "UTC")),
+    **dict.fromkeys(("trade_id", "kafka_offset", "n", "horizon_s"), pa.int64()),
+    **dict.fromkeys(("source_id", "product_id", "purpose", "side", "spec_id", "model_variant", "version", "digest"),
+                    pa.string()),
+    "kafka_partition": pa.int32(),
+    "in_sample": pa.bool_(),
+}  # fmt: skip
+
+
+class BadRequest(ValueError):
+    """What was asked for cannot be given."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which rows to take from a topic: those of a source, or of a UTC day of event time, and if named of a product."""
+
+    topic: str
+    source_id: str | None
+    day: date | None
+    product_id: str | None
+
+    def takes(self, record: Any) -> bool:
+        if self.source_id is not None and record.source_id != self.source_id:
+            return False
+        if self.day is not None and record.event_time[:10] != self.day.isoformat():
+            return False
+        return self.product_id is None or record.product_id == self.product_id
+
+    def __str__(self) -> str:
+        what = f"of source {self.source_id}" if self.source_id is not None else f"of {self.day} (UTC, event time)"
+        return what if self.product_id is None else f"{what}, {self.product_id}"
+
+
+@dataclass
+class Seen:
+    """What was read, whether wanted or not.
+
+    Attributes:
+        rows: taken, by product.
+        sources: of the rows that were taken.
+        others: sources that the topic has rows of, in the order of their first one; the first `SOURCES_SHOWN`.
+        ended: streams that have an end record.
+        unreadable: records that were none of the topic's.
+    """
+
+    rows: Counter[str] = field(default_factory=Counter)
+    sources: set[str] = field(default_factory=set)
+    others: dict[str, None] = field(default_factory=dict)
+    ended: set[StreamKey] = field(default_factory=set)
+    unreadable: int = 0
+
+
+def record_type(topic: str) -> type[Any]:
+    """Return the type of the records that a topic is for."""
+    types: dict[str, type[Any]] = {
+        TRADES: Trade,
+        FEATURES: feature_type(FeatureSpec()),
+        PREDICTIONS: prediction_type(FeatureSpec()),
+    }
+    return types[topic]
+
+
+def schema_of(record: type[Any]) -> pa.Schema:
+    """Return the columns of a record; those of unknown names are numbers."""
+    types: Mapping[str, pa.DataType] = {**_PLAIN, **_NESTED}
+    return pa.schema([(name, types.get(name, pa.float64())) for name in record.__struct_fields__])
+
+
+def columns_of(records: Sequence[Any], schema: pa.Schema) -> pa.RecordBatch:
+    """Return records as columns."""
+    columns = []
+    for column in schema:
+        values = [getattr(record, column.name) for record in records]
+        if column.name in _TIMES:
+            columns.append(pa.array(parse_times(values)).cast(column.type))
+        elif column.name in _NESTED:
+            columns.append(pa.array(msgspec.to_builtins(values), column.type))
+        else:
+            columns.append(pa.array(values, column.type))
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+class Parts:
+    """Rows of each product on disk, in the order in which they came: products come mixed, and are written sorted."""
+
+    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+        self._folder, self._schema = folder, schema
+        self._waiting: dict[str, list[Any]] = {}
+        self._count = 0
+        self._files: dict[str, Path] = {}
+
+    def add(self, record: Any) -> None:
+        self._waiting.setdefault(record.product_id, []).append(record)
+        self._count += 1
+        if self._count >= PART_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Append what waits to the file of its product: batches one behind the other, each a stream of its own."""
+        for product_id, records in self._waiting.items():
+            path = self._files.setdefault(product_id, self._folder / str(len(self._files)))
+            with path.open("ab") as file, pa.ipc.new_stream(file, self._schema) as writer:
+                writer.write_batch(columns_of(records, self._schema))
+        self._waiting, self._count = {}, 0
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield all rows, sorted by product."""
+        for _, path in sorted(self._files.items()):
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                while file.tell() < size:
+                    with pa.ipc.open_stream(file) as reader:
+                        yield from reader
+
+
+def collect(values: Iterator[Sequence[bytes | None]], wanted: Wanted, parts: Parts) -> Seen:
+    """Sort the records of a topic into parts, and say what was seen."""
+    seen = Seen()
+    decode = msgspec.json.Decoder(record_type(wanted.topic)).decode
+    checked: set[StreamKey] = set()
+    for batch in values:
+        found = decode_records(batch, decode)
+        seen.unreadable += len(found.unreadable)
+        seen.ended.update(end.key for _, end in found.ends)
+        for record in found.records:
+            key = StreamKey(record.source_id, record.product_id)
+            if len(seen.others) < SOURCES_SHOWN:
+                seen.others[key.source_id] = None
+            if not wanted.takes(record):
+                continue
+            try:
+                if key not in checked:
+                    check_names(key)
+                    checked.add(key)
+                parse_times([getattr(record, name) for name in _TIMES if hasattr(record, name)])
+            except ValueError:
+                seen.unreadable += 1
+                continue
+            seen.rows[key.product_id] += 1
+            seen.sources.add(key.source_id)
+            parts.add(record)
+    parts.flush()
+    return seen
+
+
+def read_topic(topic: str, config: Mapping[str, Any]) -> Iterator[list[bytes | None]]:
+    """Read what a `read_committed` reader sees of a topic now, partition by partition.
+
+    Raises:
+        NotRead: the broker does not answer, or has no such topic.
+    """
+    with TopicReader(config) as reader:
+        for partition in reader.partitions(topic):
+            for stretch in reader.read(topic, partition):
+                yield stretch.values
+
+
+def _texts(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return columns as CSV has them: times in RFC 3339, nested ones as JSON, what is unknown empty."""
+    columns = []
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        texts = column
+        if name in _TIMES:
+            texts = pa.array(iso_times(column.cast(pa.int64()).to_numpy()), pa.string())
+        elif name in _NESTED:
+            texts = pa.array([msgspec.json.encode(value).decode() for value in column.to_pylist()], pa.string())
+        columns.append(texts)
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
+def _write_csv(file: BinaryIO | GzipFile, topic: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
+    # Trades are the project's own CSV, so that they can be replayed; none of its texts needs a quotation mark.
+    names = list(OWN_COLUMNS) if topic == TRADES else schema.names
+    options = pyarrow.csv.WriteOptions(include_header=False, quoting_style="none" if topic == TRADES else "needed")
+    file.write(",".join(names).encode() + b"\n")
+    for batch in batches:
+        pyarrow.csv.write_csv(_texts(batch.select(names)), file, options)
+
+
+def _write_parquet(file: BinaryIO | GzipFile, _: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
+    waiting: list[pa.RecordBatch] = []
+    with pyarrow.parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+        for batch in batches:
+            waiting.append(batch)
+            if sum(map(len, waiting)) >= GROUP_ROWS:
+                writer.write_table(pa.Table.from_batches(waiting))
+                waiting = []
+        writer.write_table(pa.Table.from_batches(waiting, schema))
+
+
+_WRITERS: Final[Mapping[str, Callable[[BinaryIO | GzipFile, str, pa.Schema, Iterator[pa.RecordBatch]], None]]] = {
+    ".csv": _write_csv,
+    ".csv.gz": _write_csv,
+    ".parquet": _write_parquet,
+}
+
+
+def export(wanted: Wanted, out: Path, values: Callable[[], Iterator[Sequence[bytes | None]]]) -> Seen:
+    """Write the wanted rows to a file, sorted by product, then as the topic has them. It appears whole or not at all.
+
+    Args:
+        values: reads the records of the topic.
+
+    Raises:
+        BadRequest: there is no such row, or the file cannot be written.
+    """
+    write = next((writer for ending, writer in _WRITERS.items() if out.name.endswith(ending)), None)
+    if write is None:
+        raise BadRequest(f"--out must end in {', '.join(_WRITERS)}, was {out}")
+    schema = schema_of(record_type(wanted.topic))
+    with ExitStack() as cleanup:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            if out.is_dir():
+                raise IsADirectoryError(21, "it is a directory")
+            # Beside the file, where there must be room for it anyway.
+            folder = cleanup.enter_context(tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent))
+            parts = Parts(Path(folder), schema)
+            seen = collect(values(), wanted, parts)
+            if not seen.rows:
+                raise BadRequest(_nothing(wanted, seen))
+            file = cleanup.enter_context(replacing(out))
+            write(file, wanted.topic, schema, parts.batches())
+        except OSError as error:
+            raise BadRequest(f"{out} cannot be written ({error.strerror}): choose another path with --out") from error
+    return seen
+
+
+def _nothing(wanted: Wanted, seen: Seen) -> str:
+    if not seen.others:
+        return f"{wanted.topic} holds no rows at all: replay a recording first, as `make run RECORDING=trades.csv`"
+    known = ", ".join(seen.others) + (", ..." if len(seen.others) == SOURCES_SHOWN else "")
+    return f"{wanted.topic} has no rows {wanted}; it has rows of the sources {known}"
+
+
+def _arguments() -> tuple[Wanted, Path]:
+    parser = argparse.ArgumentParser(
+        prog="python -m data.stream.export",
+        description="Write what stands on a topic to a file, sorted by product, then as the topic has it.",
+        epilog="The broker is KAFKA_BOOTSTRAP_SERVERS, localhost:9092 where that is not set.",
+    )
+    topics = {"trades": TRADES, "features": FEATURES, "predictions": PREDICTIONS}
+    parser.add_argument("what", choices=topics)
+    rows = parser.add_mutually_exclusive_group(required=True)
+    rows.add_argument("--source", metavar="ID", help="all rows of this source")
+    rows.add_argument(
+        "--day", type=date.fromisoformat, metavar="YYYY-MM-DD", help="all rows of this UTC day of event time"
+    )
+    parser.add_argument("--product", help="of this product only, as BTC-USD")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=f"ends in {', '.join(_WRITERS)}")
+    args = parser.parse_args()
+    if args.product is not None:
+        try:
+            check_product_id(args.product)
+        except ValueError as error:
+            parser.error(str(error))
+    return Wanted(topics[args.what], args.source, args.day, args.product), args.out
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
+
+
+def main() -> int:
+    """Write what stands on a topic to a file."""
+    wanted, out = _arguments()
+    try:
+        seen = export(wanted, out, lambda: read_topic(wanted.topic, client_config(os.environ)))
+    except (BadRequest, NotRead) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_REQUEST
+    for product_id, rows in sorted(seen.rows.items()):
+        print(f"{product_id}: {rows:,} rows")
+    print(f"{out}: {seen.rows.total():,} rows {wanted}")
+    if seen.unreadable:
+        print(
+            f"warning: {seen.unreadable:,} records of {wanted.topic} could not be read and are left out",
+            file=sys.stderr,
+        )
+    if wanted.source_id is not None and any(StreamKey(wanted.source_id, p) not in seen.ended for p in seen.rows):
+        _warn("the source has not ended: these are its rows so far")
+    if wanted.topic == TRADES and len(seen.sources) > 1:
+        _warn(f"these are trades of {len(seen.sources)} sources, and a replay takes one: export each by --source")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""What stands on the topics: JSON records and their schemas, to and from columns.
+
+`python -m data.stream.records` prints the JSON Schema of each topic.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import Annotated, Any, Literal, NamedTuple
+
+import msgspec
+from msgspec import Meta, Struct
+
+from data.features.spec import FeatureSpec
+from data.files import may_lose_its_reader
+from data.names import PRODUCT_PATTERN, SOURCE_PATTERN
+from data.trades import StreamKey
+
+TRADES, FEATURES, PREDICTIONS, REJECTED = "coinbase-trades", "features", "predictions", "trades-rejected"
+TOPICS = (TRADES, FEATURES, PREDICTIONS, REJECTED)
+PARTITIONS = 12
+"""Of every topic: what is keyed by a product stays in one partition from trade to prediction."""
+
+
+def _text(description: str, **schema: Any) -> Meta:
+    """Say what a text is in the schema alone. Checking each of a million records costs more than reading it, so that
+    names are checked once a stream and times when they become numbers."""
+    return Meta(description=description, extra_json_schema=schema)
+
+
+SourceId = Annotated[str, _text("one pass over recordings, or the live feed", pattern=SOURCE_PATTERN)]
+ProductId = Annotated[str, _text("base and quote currency", pattern=PRODUCT_PATTERN, examples=["BTC-USD"])]
+Time = Annotated[str, _text("RFC 3339 in UTC, up to nanoseconds", format="date-time")]
+Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Purpose = Literal["live", "replay", "drill"]
+TakerSide = Literal["buy", "sell"]
+
+
+class Head(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """What the records of a stream begin with."""
+
+    source_id: SourceId
+    product_id: ProductId
+    purpose: Purpose
+
+    @property
+    def key(self) -> StreamKey:
+        return StreamKey(self.source_id, self.product_id)
+
+
+class Trade(Struct, frozen=True, gc=False):
+    """A trade, on `coinbase-trades`."""
+
+    source_id: SourceId
+    product_id: ProductId
+    purpose: Purpose
+    trade_id: Int64
+    event_time: Time
+    ingest_time: Time
+    price: Annotated[float, Meta(gt=0)]
+    size: Annotated[float, Meta(ge=0)] | None = None
+    side: TakerSide | None = None
+
+
+class End(Struct, frozen=True, gc=False, omit_defaults=True):
+    """A source says nothing more of a product: on `coinbase-trades`, `features` and `predictions`.
+
+    On the last two with the place of the end on the first.
+    """
+
+    source_id: SourceId
+    product_id: ProductId
+    purpose: Purpose
+    ingest_time: Time
+    end: Annotated[bool, Meta(description="always true", extra_json_schema={"const": True})]
+    kafka_partition: int | None = None
+    kafka_offset: int | None = None
+
+    @property
+    def key(self) -> StreamKey:
+        return StreamKey(self.source_id, self.product_id)
+
+
+class Rejected(Struct, frozen=True, gc=False):
+    """What a stage did not take, on `trades-rejected`."""
+
+    stage: Literal["ingestor", "forecaster"]
+    where: Annotated[str, Meta(description="file:line, or topic[partition]@offset")]
+    reason: str
+    text: Annotated[str, Meta(description="what stood there, cut to 200 characters")]
+    source_id: str | None = None
+    product_id: str | None = None
+
+
+class Shadow(Struct, frozen=True, gc=False):
+    """A score by a model that does not answer."""
+
+    model_variant: str
+    version: str
+    score: float
+
+
+_ROW_KEY: list[tuple[str, Any]] = [
+    ("source_id", SourceId),
+    ("product_id", ProductId),
+    ("purpose", Purpose),
+    ("trade_id", Int64),
+    ("event_time", Time),
+    ("ingest_time", Time),
+    ("price", float),
+    ("kafka_partition", Annotated[int, Meta(description="of the trade on coinbase-trades")]),
+    ("kafka_offset", Annotated[int, Meta(description="of the trade on coinbase-trades")]),
+    ("spec_id", Annotated[str, Meta(description="of the feature spec that the columns follow")]),
+]
+_FORECAST: list[tuple[str, Any]] = [
+    ("ts", Annotated[Time, Meta(description="when it was scored")]),
+    ("horizon_s", int),
+    ("score", Annotated[float, Meta(gt=0, description="forecast volatility per horizon, not annualized")]),
+    ("interval", Annotated[tuple[float, float], Meta(description="nominal coverage 90 %")]),
+    ("model_variant", str),
+    ("version", str),
+    ("digest", Annotated[str, Meta(description="SHA-256 of the model")]),
+    ("in_sample", Annotated[bool, Meta(description="the model was trained on data as late as this row")]),
+    ("missing", Annotated[list[str], Meta(description="columns of the model that this score did without")]),
+    ("shadow", Annotated[list[Shadow], Meta(description="scores by models that do not answer")]),
+]
+
+
+def _columns(spec: FeatureSpec) -> list[tuple[str, Any]]:
+    return [(name, Annotated[int, Meta(ge=0, le=2**53)] if name == "n" else float | None) for name in spec.columns]
+
+
+@cache
+def feature_type(spec: FeatureSpec) -> type[Any]:
+    """Return the record of a feature row under a spec, on `features`."""
+    return msgspec.defstruct("Features", [*_ROW_KEY, *_columns(spec)], frozen=True, gc=False)
+
+
+@cache
+def prediction_type(spec: FeatureSpec) -> type[Any]:
+    """Return the record of a forecast with the feature row that it was made from, on `predictions`."""
+    return msgspec.defstruct("Prediction", [*_ROW_KEY, *_columns(spec), *_FORECAST], frozen=True, gc=False)
+
+
+def schemas(spec: FeatureSpec) -> dict[str, Any]:
+    """Return the JSON Schema of each topic's records, keyed by topic."""
+    records = {
+        TRADES: (Trade, End),
+        FEATURES: (feature_type(spec), End),
+        PREDICTIONS: (prediction_type(spec), End),
+        REJECTED: (Rejected,),
+    }
+    topics = {}
+    for topic, types in records.items():
+        refs, components = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
+        topics[topic] = {"anyOf": list(refs), "$defs": components}
+    return topics
+
+
+def partition_of(product_id: str, partitions: int = PARTITIONS) -> int:
+    """Return the partition of a product: the one that every Java client, and our ingestor, chooses for the key.
+
+    Args:
+        partitions: how many the topic has, where somebody else made it.
+
+    Source: `murmur2` of org.apache.kafka.common.utils.Utils, Apache Kafka 4.
+
+    >>> partition_of("BTC-USD"), partition_of("ETH-USD")
+    (9, 8)
+    """
+    key, m, mask = product_id.encode(), 0x5BD1E995, 0xFFFFFFFF
+    h = 0x9747B28C ^ len(key)
+    whole = len(key) // 4 * 4
+    for start in range(0, whole, 4):
+        k = int.from_bytes(key[start : start + 4], "little") * m & mask
+        h = (h * m ^ (k ^ k >> 24) * m) & mask
+    if whole < len(key):
+        h = (h ^ int.from_bytes(key[whole:], "little")) * m & mask
+    h = (h ^ h >> 13) * m & mask
+    return ((h ^ h >> 15) & 0x7FFFFFFF) % partitions
+
+
+class Forecaster(NamedTuple):
+    """The model that answers, as predictions name it."""
+
+    model_variant: str
+    version: str
+    digest: str
+
+
+if __name__ == "__main__":
+    with may_lose_its_reader():
+        print(json.dumps(schemas(FeatureSpec()), indent=2))

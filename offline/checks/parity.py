@@ -1,0 +1,384 @@
+"""Whether the lake's feature rows of a day are what the forecaster published: a certificate, byte for byte."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.features.admission import TAKEN, Admission
+from data.features.spec import FeatureSpec
+from data.features.windows import Windows, feature_rows
+from data.stream.codec import decode_features, decode_trades
+from data.stream.reader import TopicReader
+from data.stream.records import FEATURES, partition_of
+from data.stream.records import TRADES as TRADES_TOPIC
+from data.trades import NS, Floats, Int64s, StreamKey, Trades, iso_times
+from offline.days.feature_rows import FeatureColumns, feature_columns, history, numbered
+from offline.days.staging import DAY_S, STAGED, start_ns, trades_of
+from offline.days.steps import FEATURE_ROWS, TRADES
+from offline.days.trades import has_trade_ids
+from offline.lake.store import Lake
+
+
+class Certificate(NamedTuple):
+    """How the rows of a product and day compare, within the time that the source covers.
+
+    A source covers what it read, if it has ended and its trades have not expired; else what was published of it.
+
+    Attributes:
+        equal, different: rows that both have, by whether all bytes agree.
+        missing: rows of the lake that were not published.
+        extra: rows that were published and are not in the lake, or once more.
+        remade: rows that were compared as the source saw them: it began within their reach, and the lake knows more. As
+            they stand in the lake, they were compared with what all of its trades make.
+        lake_hash, published_hash: of all rows that were compared.
+        first_difference: in words; empty where there is none.
+        has_ended: the source has.
+        covers_from, covers_to: of the first and the last row that were compared.
+        rows_of_day: that the lake has, compared or not.
+    """
+
+    source_id: str
+    product_id: str
+    day: dt.date
+    equal: int
+    missing: int
+    extra: int
+    different: int
+    remade: int
+    lake_hash: str
+    published_hash: str
+    first_difference: str
+    has_ended: bool
+    covers_from: str
+    covers_to: str
+    rows_of_day: int
+
+    @property
+    def compared(self) -> int:
+        """How many rows of the lake were compared."""
+        return self.equal + self.missing + self.different
+
+    @property
+    def holds(self) -> bool:
+        """Whether all rows are equal, in the same order, and there is one."""
+        is_equal = self.equal > 0 and not self.missing + self.extra + self.different
+        return is_equal and self.lake_hash == self.published_hash
+
+
+@dataclass
+class Published:
+    """What `features` holds of one source and product.
+
+    Attributes:
+        first_id, first_time: of its oldest row, on whatever day; of its first trade, if that is known.
+        has_beginning: that is where the source begins; else older rows have expired.
+        last_time: of its newest row.
+        has_day: it has rows of the day.
+        parts: these, unless another source has begun the day since.
+        has_ended: all was said.
+        last_trade: id and counted time of the last trade that it took, if that is known.
+    """
+
+    source_id: str
+    first_id: int
+    first_time: int
+    has_beginning: bool
+    last_time: int = 0
+    has_day: bool = False
+    parts: list[FeatureColumns] = field(default_factory=list)
+    has_ended: bool = False
+    last_trade: tuple[int, int] | None = None
+
+
+def certify(
+    lake: Lake,
+    spec: FeatureSpec,
+    product_id: str,
+    day: dt.date,
+    kafka_config: Mapping[str, Any],
+    source_id: str | None = None,
+) -> Certificate:
+    """Compare the lake's feature rows of a product and day with those that the forecaster published.
+
+    Args:
+        kafka_config: see `data.stream.reader.client_config`.
+        source_id: the newest source that has rows of this product and day.
+
+    Raises:
+        ValueError: the lake or the topic has no such rows.
+        NotRead: the broker does not answer.
+    """
+    if lake.partition(FEATURE_ROWS, product_id, day) is None:
+        raise ValueError(f"the lake has no feature rows of {product_id} on {day} (UTC): make them first (backfill)")
+    with TopicReader(kafka_config) as reader:
+        partition = partition_of(product_id, len(reader.partitions(FEATURES)))
+        values = (stretch.values for stretch in reader.read(FEATURES, partition))
+        published = find_published(values, spec, product_id, day, source_id)
+        if published.has_ended:  # before that, rows may be on their way
+            is_whole = reader.span(FEATURES, partition)[0] == 0
+            partition = partition_of(product_id, len(reader.partitions(TRADES_TOPIC)))
+            values = (stretch.values for stretch in reader.read(TRADES_TOPIC, partition))
+            ends = find_ends(values, StreamKey(published.source_id, product_id))
+            if ends is not None:
+                first, published.last_trade = ends
+                if is_whole and first[0] < published.first_id:  # nothing has expired: its row is missing
+                    published.first_id, published.first_time, published.has_beginning = *first, True
+    return compare(lake, spec, product_id, day, published)
+
+
+def find_published(
+    batches: Iterable[Sequence[bytes | None]],
+    spec: FeatureSpec,
+    product_id: str,
+    day: dt.date,
+    source_id: str | None = None,
+) -> Published:
+    """Find the rows of a product and day among records of `features`, in the order of the topic.
+
+    Only the rows of one source are kept at a time.
+
+    Args:
+        source_id: the source whose rows of this product and day begin last.
+
+    Raises:
+        ValueError: there are none; says which sources have rows of the product.
+    """
+    known: dict[str, Published] = {}
+    newest: Published | None = None
+    other_specs = set()
+    start, end = start_ns(day), start_ns(day) + DAY_S * NS
+    mine = f'"product_id":"{product_id}"'.encode()
+    for batch in batches:
+        found = decode_features([value for value in batch if value is not None and mine in value], spec)
+        other_specs |= {row.spec_id for _, row in found.other_spec}
+        rows = FeatureColumns(found.trade_id, found.event_time, found.price, found.values)
+        sources: dict[str, int] = {}
+        code = np.array([sources.setdefault(key.source_id, len(sources)) for key in found.keys], np.int64)
+        for source, place in sources.items():
+            some = rows.take(code == place)
+            if source not in known:
+                known[source] = Published(
+                    source, int(some.trade_id[0]), int(some.event_time[0]), some.values[0, 0] == 0
+                )
+            each = known[source]
+            each.last_time = int(some.event_time[-1])
+            of_day = some.take((some.event_time >= start) & (some.event_time < end))
+            if not len(of_day.trade_id) or source_id not in (None, source):
+                continue
+            if not each.has_day:
+                each.has_day = True
+                if newest is not None:
+                    newest.parts = []
+                newest = each
+            if newest is each:
+                each.parts.append(of_day)
+        for _, record in found.ends:
+            if record.source_id in known:
+                known[record.source_id].has_ended = True
+    if newest is None:
+        whose = f"the source {source_id} has" if source_id else "it has"
+        others = f"; it has rows of the product of the sources {', '.join(list(known)[-20:])}" if known else ""
+        specs = f"; rows of other feature specs are there ({', '.join(sorted(other_specs))})" if other_specs else ""
+        raise ValueError(
+            f"`features` holds nothing to compare with: {whose} no rows of {product_id} on {day} (UTC), spec "
+            f"{spec.spec_id}{others}{specs}; replay a recording of that day, or name another source"
+        )
+    return newest
+
+
+def find_ends(
+    batches: Iterable[Sequence[bytes | None]], key: StreamKey
+) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """Find the first and the last trade that a stream took among records of `coinbase-trades`, in the topic's order.
+
+    Returns:
+        Of each its id and the time it counts as, ns since 1970; None if the topic has no trade of the stream any more.
+    """
+    source, product = f'"source_id":"{key.source_id}"'.encode(), f'"product_id":"{key.product_id}"'.encode()
+    admission = Admission()
+    first: tuple[int, int] | None = None
+    last = (0, 0)
+    for batch in batches:
+        values = [value for value in batch if value is not None and source in value and product in value]
+        trades = decode_trades(values).trades
+        if key not in trades.keys:
+            continue
+        mine = trades.take(trades.stream == trades.keys.index(key))
+        taken = mine.take(admission.judge(mine) == TAKEN)
+        if len(taken):
+            first = first or (int(taken.trade_id[0]), int(taken.event_time[0]))
+            last = int(taken.trade_id[-1]), max(int(taken.event_time.max()), last[1])
+    return None if first is None else (first, last)
+
+
+def compare(lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, published: Published) -> Certificate:
+    """Compare the lake's rows of a product and day with those of one source."""
+    has_ids = has_trade_ids(lake, product_id, day)
+    theirs = FeatureColumns.join(published.parts)
+    ours, remade, spoilt = _as_seen(lake, spec, product_id, day, published, has_ids)
+    last_id, last_time = published.last_trade or (int(theirs.trade_id[-1]), published.last_time)
+    if last_time < start_ns(day) + DAY_S * NS:
+        column, last = (0, last_id) if has_ids else (1, last_time)
+        ours = ours.take(slice(int(np.searchsorted(ours[column], last, "right"))))
+    one, other = (ours.trade_id, theirs.trade_id) if has_ids else (_places(ours), _places(theirs))
+    # Of rows that stand there twice, the first is compared, and the others are missing or extra.
+    _, in_ours, in_theirs = np.intersect1d(one, other, return_indices=True)
+    differs = _differs(ours.take(in_ours), theirs.take(in_theirs))
+    missing = np.setdiff1d(np.arange(len(one)), in_ours)
+    extra = np.setdiff1d(np.arange(len(other)), in_theirs)
+    found: list[tuple[int, str]] = []
+    is_spoilt = np.isin(in_ours, np.flatnonzero(spoilt))
+    if is_spoilt.any():
+        row = in_ours[np.argmax(is_spoilt)]
+        found.append((int(ours.event_time[row]), f"{_named(ours, row)} is not what the lake's own trades make"))
+    if len(missing):
+        found.append((int(ours.event_time[missing[0]]), f"{_named(ours, missing[0])} was not published"))
+    if len(extra):
+        found.append((int(theirs.event_time[extra[0]]), f"{_named(theirs, extra[0])} is not in the lake, or once more"))
+    rows, columns = np.nonzero(differs)
+    if len(rows):
+        row, name = rows[0], ("event_time", "price", *spec.columns)[columns[0]]
+        texts = [_value(each, at[row], int(columns[0])) for each, at in ((ours, in_ours), (theirs, in_theirs))]
+        said = f"{_named(ours, in_ours[row])}: {name} is {texts[0]} in the lake and {texts[1]} as published"
+        found.append((int(ours.event_time[in_ours[row]]), said))
+    different = int(np.sum(differs.any(axis=1) | is_spoilt))
+    times = np.concatenate([ours.event_time, theirs.event_time])
+    covers_from, covers_to = iso_times(np.array([times.min(), times.max()]))
+    partition = lake.partition(FEATURE_ROWS, product_id, day)
+    assert partition is not None
+    return Certificate(
+        published.source_id,
+        product_id,
+        day,
+        len(in_ours) - different,
+        len(missing),
+        len(extra),
+        different,
+        min(remade, len(ours.trade_id)),
+        _hash(ours, has_ids),
+        _hash(theirs, has_ids),
+        min(found)[1] if found else "",
+        published.has_ended,
+        covers_from,
+        covers_to,
+        partition.rows,
+    )
+
+
+def _as_seen(
+    lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, published: Published, has_ids: bool
+) -> tuple[FeatureColumns, int, NDArray[np.bool_]]:
+    """Return the lake's rows of a day from where the source begins, how many of them were remade, and which of these do
+    not stand in the lake as its trades make them.
+
+    Without ids it begins with the first trade of its first trade's time.
+
+    A row that reaches back beyond the source's first trade is made anew from that trade on, where the lake knows more.
+    """
+    rows = feature_columns(lake, spec, product_id, day)
+    start, first_time = start_ns(day), published.first_time
+    grid_s = (spec.lookback_steps + 2 * spec.block_steps) * spec.grid_step_s
+    reach = max(grid_s, (spec.window_size + 1) * spec.gap_s) * NS
+    begins = 0
+    if first_time >= start:
+        column, first = (0, published.first_id) if has_ids else (1, first_time)
+        begins = int(np.searchsorted(rows[column], first))
+    rows = rows.take(slice(begins, None))
+    sound = np.zeros(len(rows.trade_id), np.bool_)
+    if not published.has_beginning or first_time + reach < start:
+        return rows, 0, sound
+    trades, knows_more = _trades_from(lake, spec, product_id, day, published, has_ids)
+    if not knows_more:
+        return rows, 0, sound
+    seen = _rows_of(trades, None, spec)
+    seen = seen.take(seen.event_time >= start)
+    ends = int(np.searchsorted(seen.event_time, first_time + reach, "right"))
+    of_day = trades_of(lake.read(TRADES, product_id, day, STAGED.names), product_id)
+    whole = _rows_of(of_day, history(lake, product_id, day, spec), spec).take(slice(begins, begins + ends))
+    stand = rows.take(slice(ends))
+    if len(whole.trade_id) != len(stand.trade_id):
+        spoilt = np.ones(ends, np.bool_)
+    else:
+        spoilt = (whole.trade_id != stand.trade_id) | _differs(whole, stand).any(axis=1)
+    ours = FeatureColumns.join([seen.take(slice(ends)), rows.take(slice(ends, None))])
+    return ours, ends, np.append(spoilt, np.zeros(len(ours.trade_id) - ends, np.bool_))
+
+
+def _rows_of(trades: Trades, before: Trades | None, spec: FeatureSpec) -> FeatureColumns:
+    """Return what the kernel makes of trades that follow others."""
+    windows = Windows(spec)
+    if before is not None:
+        feature_rows(before, windows)
+    made = feature_rows(numbered(trades, 0 if before is None else len(before)), windows)
+    return FeatureColumns(trades.trade_id[made.status == TAKEN], made.trades.event_time, made.trades.price, made.values)
+
+
+def _trades_from(
+    lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, published: Published, has_ids: bool
+) -> tuple[Trades, bool]:
+    """Return the lake's trades from a source's first one to the end of a day, and whether that one's segment begins
+    before it in the lake.
+    """
+    parts = []
+    first_day = each = dt.date(1970, 1, 1) + dt.timedelta(seconds=published.first_time // NS)
+    while each <= day:
+        if lake.partition(TRADES, product_id, each) is not None:
+            parts.append(trades_of(lake.read(TRADES, product_id, each, STAGED.names), product_id))
+        each += dt.timedelta(days=1)
+    if (before := history(lake, product_id, first_day, spec)) is not None:
+        parts.insert(0, before)
+    trades = Trades.join(parts)
+    n = 0 if before is None else len(before)
+    column, first = (trades.trade_id, published.first_id) if has_ids else (trades.event_time, published.first_time)
+    begins = n + int(np.argmax(column[n:] >= first))
+    knows_more = begins > 0 and published.first_time - int(trades.event_time[:begins].max()) <= spec.gap_s * NS
+    return trades.take(slice(begins, None)), knows_more
+
+
+def _places(rows: FeatureColumns) -> Int64s:
+    """Return keys for rows without ids: which of the rows of its time each is, and the time."""
+    order = np.argsort(rows.event_time, kind="stable")
+    times = rows.event_time[order]
+    keys = np.empty(len(order), [("time", np.int64), ("rank", np.int64)])
+    keys["time"][order], keys["rank"][order] = times, np.arange(len(times)) - np.searchsorted(times, times)
+    return keys
+
+
+def _differs(one: FeatureColumns, other: FeatureColumns) -> NDArray[np.bool_]:
+    """Return which bytes differ, shape (n, 2 + columns of the spec): event time, price, and each column."""
+    return np.column_stack(
+        [
+            one.event_time != other.event_time,
+            one.price.view(np.int64) != other.price.view(np.int64),
+            _bits(one.values) != _bits(other.values),
+        ]
+    )
+
+
+def _bits(values: Floats) -> Int64s:
+    return np.where(np.isnan(values), np.nan, values).view(np.int64)
+
+
+def _hash(rows: FeatureColumns, has_ids: bool) -> str:
+    found = hashlib.sha256(rows.trade_id.tobytes() if has_ids else b"")
+    for part in (rows.event_time, rows.price, _bits(rows.values)):
+        found.update(np.ascontiguousarray(part).tobytes())
+    return found.hexdigest()
+
+
+def _named(rows: FeatureColumns, row: Any) -> str:
+    return f"trade {rows.trade_id[row]} at {iso_times(rows.event_time[row : row + 1])[0]}"
+
+
+def _value(rows: FeatureColumns, row: Any, column: int) -> str:
+    if column == 0:
+        return iso_times(rows.event_time[row : row + 1])[0]
+    value = float(rows.price[row] if column == 1 else rows.values[row, column - 2])
+    return "missing" if np.isnan(value) else repr(value)

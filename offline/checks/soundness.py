@@ -1,0 +1,60 @@
+"""Whether the trades of a day are as whoever reads them expects: columns, ids, times, prices."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from datetime import date
+
+import numpy as np
+
+from data.features.admission import MAX_FALL_S
+from data.trades import NS
+from offline.days.merging import STRANGE_SHARE, counted_times
+from offline.days.staging import DAY_S, STAGED, start_ns, trades_of
+from offline.days.steps import TRADES
+from offline.days.trades import TRADE_COLUMNS, has_trade_ids
+from offline.lake.store import Lake
+
+
+def faults_of_trades(lake: Lake, product_id: str, day: date) -> list[str]:
+    """Return what is wrong with the trades of a product and day, each fault with how often; nothing if all is well.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    first = start_ns(day)
+    has_ids = has_trade_ids(lake, product_id, day)
+    counts: Counter[str] = Counter()
+    last_id, last_time = -1, 0
+    for batch in lake.batches(TRADES, product_id, day):
+        if batch.schema.names != TRADE_COLUMNS.names or not batch.schema.equals(TRADE_COLUMNS):
+            return [f"columns are {', '.join(batch.schema.names)}, agreed are {', '.join(TRADE_COLUMNS.names)}"]
+        trades = trades_of(batch.select(STAGED.names), product_id)
+        counted = counted_times(trades.event_time, last_time)
+        is_no_rise = np.diff(trades.trade_id, prepend=last_id) <= 0
+        faults = {
+            "ids do not rise": is_no_rise & has_ids,
+            f"times fall by more than {MAX_FALL_S} s": counted - trades.event_time > MAX_FALL_S * NS,
+            "times count as another day's": (counted < first) | (counted >= first + DAY_S * NS),
+            "prices are no finite number above 0": ~(np.isfinite(trades.price) & (trades.price > 0)),
+            "sizes are below 0": trades.size < 0,
+        }
+        counts.update({name: int(np.sum(found)) for name, found in faults.items()})
+        last_id, last_time = int(trades.trade_id[-1]), int(counted[-1])
+    return [f"{name}: {count:,} times" for name, count in counts.items() if count]
+
+
+def doubts_of_merging(facts: Mapping[str, float | int | str]) -> list[str]:
+    """Return what of the merging of a day somebody should look at, by the facts that `make_trades` tells."""
+    found = []
+    if int(facts.get("id_spaces", 0)) > 1:
+        found.append(
+            f"recordings number their trades in {facts['id_spaces']} ways, so each counts only for times that none "
+            f"before it covers ({int(facts['covered']):,} trades are left out): is one of another market, or simulated?"
+        )
+    seen = int(facts["rows"]) + int(facts.get("fallen", 0))
+    for name, said in (("conflicts", "have another price in another recording"), ("fallen", "fall and are left out")):
+        if int(facts.get(name, 0)) > STRANGE_SHARE * seen:
+            found.append(f"{int(facts[name]):,} of {seen:,} trades {said}")
+    return found

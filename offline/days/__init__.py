@@ -1,0 +1,4 @@
+"""The steps of a product and UTC day, one module a table of the lake.
+
+In: recordings. Out: trades, feature rows and a training set; each is made again only when its inputs change.
+"""

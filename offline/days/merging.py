@@ -1,0 +1,161 @@
+"""Several recordings of one product to one stream of trades."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.features.admission import MAX_FALL_S, TAKEN, Admission
+from data.trades import NS, Int64s, Trades
+
+STRANGE_SHARE = 0.01
+"""If more of a recording's trades than this disagree with another one, the two number their trades differently."""
+
+
+def counted_times(event_time: Int64s, last_time: int = 0) -> Int64s:
+    """Return the times that trades count as: where event time falls, the time before it.
+
+    >>> counted_times(np.array([3, 2, 5]))
+    array([3, 3, 5])
+    """
+    counted = np.maximum.accumulate(event_time)
+    return np.maximum(counted, last_time)
+
+
+class Recorded(NamedTuple):
+    """The trades that one recording has of a product and day."""
+
+    name: str
+    has_ids: bool
+    trades: Trades
+
+
+class Merged(NamedTuple):
+    """One stream of several recordings.
+
+    Attributes:
+        recording: shape (n,), index into `names`.
+        has_ids: all trades have ids of one space.
+        dropped: how many trades were left out, by why.
+        id_spaces: how many ways to number trades the recordings have.
+    """
+
+    trades: Trades
+    recording: NDArray[np.int32]
+    names: list[str]
+    has_ids: bool
+    dropped: dict[str, int]
+    id_spaces: int
+
+
+def merge(recordings: Sequence[Recorded], span: tuple[int, int], gap_s: int) -> Merged:
+    """Merge recordings, given in the order in which they count: those with ids first, each kind by name.
+
+    One whose ids and times disagree with those before it is of another id space, and counts like one without ids.
+
+    Args:
+        span: from when, and before when, all of their trades lie, ns since 1970: what lies outside is merged elsewhere.
+        gap_s: a longer hole in a recording is not covered by it; a shorter one is, also that to an end of the span.
+    """
+    dropped = {"duplicates": 0, "conflicts": 0, "fallen": 0, "covered": 0}
+    gap = gap_s * NS
+    with_ids = [place for place, each in enumerate(recordings) if each.has_ids]
+    spaces = _id_spaces(recordings, with_ids)
+    parts: list[Trades] = []
+    sources: list[NDArray[np.int32]] = []
+    covered = np.empty((0, 2), np.int64)
+    for places in (*spaces, *([place] for place in range(len(with_ids), len(recordings)))):
+        trades, source = _joined(recordings, places, dropped)
+        counted = counted_times(trades.event_time)
+        if parts:
+            is_free = ~_is_within(counted, covered)
+            dropped["covered"] += int(np.sum(~is_free))
+            trades, source = trades.take(is_free), source[is_free]
+        parts.append(trades)
+        sources.append(source)
+        covered = _union(np.concatenate([covered, _segments(counted, span, gap)]))
+    trades, source = (Trades.join(parts), np.concatenate(sources)) if len(parts) > 1 else (parts[0], sources[0])
+    if len(parts) > 1:
+        order = np.argsort(np.concatenate([counted_times(part.event_time) for part in parts]), kind="stable")
+        trades, source = trades.take(order), source[order]
+    has_ids = bool(with_ids) and not any(map(len, parts[1:]))
+    return Merged(trades, source, [each.name for each in recordings], has_ids, dropped, len(spaces))
+
+
+def _id_spaces(recordings: Sequence[Recorded], with_ids: Sequence[int]) -> list[list[int]]:
+    """Return which of the recordings number their trades alike, each group in the order given."""
+    spaces: list[list[int]] = []
+    for place in with_ids:
+        mine = recordings[place].trades
+        for space in spaces:
+            strange = max(_strangers(mine, recordings[other].trades) for other in space)
+            if strange <= STRANGE_SHARE * len(mine):
+                space.append(place)
+                break
+        else:
+            spaces.append([place])
+    return spaces
+
+
+def _strangers(trades: Trades, known: Trades) -> int:
+    """Count trades that come before one of `known` with the same or a smaller id, or after one with a larger one."""
+    counted, times = counted_times(trades.event_time), counted_times(known.event_time)
+    slack = MAX_FALL_S * NS
+    before = np.append(0, times)[np.searchsorted(known.trade_id, trades.trade_id, "right")]
+    after = np.append(times, np.iinfo(np.int64).max - slack)[np.searchsorted(known.trade_id, trades.trade_id)]
+    return int(np.sum((counted < before - slack) | (counted > after + slack)))
+
+
+def _joined(
+    recordings: Sequence[Recorded], places: Sequence[int], dropped: dict[str, int]
+) -> tuple[Trades, NDArray[np.int32]]:
+    """Return the trades of recordings of one id space, and which recording each is of; counts what is dropped."""
+    if len(places) == 1:
+        trades = recordings[places[0]].trades
+        return trades, np.full(len(trades), places[0], np.int32)
+    joined = Trades.join([recordings[place].trades for place in places])
+    source = np.repeat(np.array(places, np.int32), [len(recordings[place].trades) for place in places])
+    order = np.lexsort((source, joined.trade_id))
+    is_first = np.append(True, np.diff(joined.trade_id[order]) > 0)
+    taken_of = order[is_first][np.cumsum(is_first) - 1]  # of each row in this order, the row taken for its id
+    dropped["duplicates"] += int(np.sum(~is_first))
+    dropped["conflicts"] += int(np.sum(joined.price[order] != joined.price[taken_of]))
+    joined, source = joined.take(order[is_first]), source[order[is_first]]
+    is_taken = Admission().judge(joined) == TAKEN
+    dropped["fallen"] += int(np.sum(~is_taken))
+    return joined.take(is_taken), source[is_taken]
+
+
+def _segments(counted: Int64s, span: tuple[int, int], gap: int) -> Int64s:
+    """Return begin and end of each stretch without a hole, shape (m, 2); from near an end of the span it reaches it."""
+    if not len(counted):
+        return np.empty((0, 2), np.int64)
+    breaks = np.flatnonzero(np.diff(counted) > gap)
+    found = np.column_stack([counted[np.append(0, breaks + 1)], counted[np.append(breaks, len(counted) - 1)]])
+    if found[0, 0] - span[0] <= gap:
+        found[0, 0] = span[0]
+    if span[1] - found[-1, 1] <= gap:
+        found[-1, 1] = span[1] - 1
+    return found
+
+
+def _union(segments: Int64s) -> Int64s:
+    """Return segments that overlap as one, sorted.
+
+    >>> _union(np.array([[5, 9], [1, 3], [3, 4], [7, 8]])).tolist()
+    [[1, 4], [5, 9]]
+    """
+    segments = segments[np.argsort(segments[:, 0], kind="stable")]
+    ends = np.maximum.accumulate(segments[:, 1])
+    starts_new = np.append(True, segments[1:, 0] > ends[:-1])[: len(segments)]
+    return np.column_stack([segments[starts_new, 0], ends[np.append(starts_new[1:], True)[: len(segments)]]])
+
+
+def _is_within(times: Int64s, segments: Int64s) -> NDArray[np.bool_]:
+    """Return which times lie in one of the segments, which are disjoint and sorted; their ends do."""
+    at = np.searchsorted(segments[:, 0], times, "right") - 1
+    ends = np.append(segments[:, 1], -1)  # the last one for times before all segments
+    return times <= ends[at]

@@ -1,0 +1,278 @@
+"""Recordings in the lake: a file of trades, of any dialect, or simulated days, staged by product and UTC day.
+
+The day of a trade is that of the time it counts as: where event time falls a little, the time before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+
+from data.arrow import UTC, column_of, numbers_of, texts_of
+from data.names import check_product_id
+from data.recordings.dialects.base import Dialect
+from data.recordings.readers import read_trades
+from data.recordings.recognition import recognize
+from data.simulator.day import simulate_day
+from data.trades import NS, StreamKey, Trades
+from offline.days.merging import counted_times
+from offline.lake.store import Lake, Place, Writing
+
+RECORDINGS, REJECTS = "recordings", "rejects"
+"""Tables of the lake. Below `recordings` is one for each recording; `rejects` has one file a recording."""
+
+SIMULATED = "simulated"
+"""The recording that all simulated days are of."""
+
+MEANING = "2"
+"""Raised whenever staging makes something else of the same recording: all are staged again."""
+
+DAY_S = 86_400
+_EPOCH = date(1970, 1, 1)
+
+STAGED = pa.schema(
+    [
+        ("trade_id", pa.int64()),
+        ("event_time", UTC),
+        ("price", pa.float64()),
+        ("size", pa.float64()),
+        ("side", pa.int8()),
+    ]
+)
+"""Trades of one recording: times as recorded, -1 for sell, 1 for buy; in the order of the recording."""
+_REJECT_COLUMNS = pa.schema([("line", pa.int64()), ("reason", pa.string()), ("text", pa.string())])
+
+_STAGE_ROWS = 262_144
+"""Rows that are kept before they go to disk, over all products of a recording."""
+_REJECT_CHARACTERS = 200
+_NAME_CHARACTERS = 200
+"""Of a recording's name as it stands in the lake: a file on its way has 47 more, and filesystems allow 255."""
+
+
+class Staged(NamedTuple):
+    """What a recording has of one product and day."""
+
+    product_id: str
+    day: date
+    rows: int
+    is_new: bool
+
+
+class Ingested(NamedTuple):
+    """What became of a recording.
+
+    Attributes:
+        name: of the recording in the lake.
+        days: of each product, by product and day; what it held before and lacks now has 0 rows.
+        rejects: rows that are no trade, or that the source does not take, by reason.
+        is_new: whether anything in the lake has changed.
+    """
+
+    name: str
+    days: list[Staged]
+    rejects: dict[str, int]
+    is_new: bool
+
+
+def recording_table(name: str) -> str:
+    """Return the table of one recording.
+
+    >>> recording_table("monday.csv"), recording_table("two words.csv")
+    ('recordings/monday.csv', 'recordings/two%20words.csv')
+    """
+    quoted = quote(name, safe="")
+    if not name.strip(".") or len(quoted) > _NAME_CHARACTERS:
+        raise ValueError(
+            f"a recording is named by 1 to {_NAME_CHARACTERS} characters, not dots alone (a letter beyond ASCII counts "
+            f"as 6 or more), was {name[:210]!r}, which counts as {len(quoted)}: rename it"
+        )
+    return f"{RECORDINGS}/{quoted}"
+
+
+def ingest(lake: Lake, recording: Path, product_id: str = "BTC-USD", name: str | None = None) -> Ingested:
+    """Stage the trades of a recording of any dialect, by product and day. All of it is staged, or nothing.
+
+    A recording of the same name and content is not read again; one of the same name and another content replaces it.
+
+    Args:
+        product_id: of trades in recordings that name none.
+        name: of the recording in the lake; that of the file.
+
+    Raises:
+        ValueError: it holds no trades, or is damaged, see `read_trades`; its name is none, or that of simulated days.
+        OSError: the lake cannot be written.
+    """
+    name = recording.name if name is None else name
+    if name == SIMULATED:
+        raise ValueError(f"the name {SIMULATED!r} is that of all simulated days: give {recording} another one")
+    table, rejects_path = recording_table(name), f"{REJECTS}/{quote(name, safe='')}.parquet"
+    batches = read_trades(recording, product_id=product_id)  # says at once if it is none
+    dialect = recognize(recording)
+    assert isinstance(dialect, Dialect)
+    made_from = {"sha256": _file_hash(recording), "product_id": product_id, "meaning": MEANING}
+    before = lake.stored(rejects_path)
+    places = lake.places(table)
+    if before is not None and json.loads(before.notes["made_from"]) == made_from:
+        known = {(product, day): held for product, day, *held in json.loads(before.notes["days"])}
+        if known == {(place.product_id, place.day.isoformat()): _held(lake, place) for place in places}:
+            days = [Staged(product, date.fromisoformat(day), held[0], False) for (product, day), held in known.items()]
+            return Ingested(name, sorted(days), json.loads(before.notes["rejects"]), False)
+
+    reasons: Counter[str] = Counter()
+    with ExitStack() as cleanup:
+        stage = _Stage(lake, table, name, dialect.has_ids, cleanup)
+        rejects = cleanup.enter_context(lake.writing(rejects_path, _REJECT_COLUMNS))
+        for batch in batches:
+            stage.add(batch.trades)
+            if batch.rejects:
+                reasons.update(reject.reason.partition(", was ")[0] for reject in batch.rejects)
+                rejects.write(_reject_batch(batch.rejects))
+        staged = stage.finish()
+        notes = {"made_from": json.dumps(made_from), "days": json.dumps(staged), "rejects": json.dumps(reasons)}
+        rejects.finish(notes)  # all is written by now: what is left is to give the files their names
+        days = stage.publish()
+        gone = {(place.product_id, place.day) for place in places} - {(each.product_id, each.day) for each in days}
+        for product, day in sorted(gone):
+            lake.delete(table, product, day)
+            days.append(Staged(product, day, 0, True))
+        is_new = rejects.publish() or any(each.is_new for each in days)
+    return Ingested(name, sorted(days), dict(reasons), is_new)
+
+
+def _held(lake: Lake, place: Place) -> list[int | str] | None:
+    """Return rows and content hash of what stands at a place; None where it is damaged."""
+    with suppress(ValueError):
+        if (found := lake.partition(*place)) is not None:
+            return [found.rows, found.content_hash]
+    return None
+
+
+def simulate(lake: Lake, product_id: str, day: date, seed: int = 0, hours: tuple[int, int] = (0, 24)) -> Ingested:
+    """Stage a simulated day, of the recording `simulated`; another seed replaces it.
+
+    Args:
+        hours: only these of the day.
+
+    Raises:
+        ValueError: see `simulate_day`.
+        OSError: the lake cannot be written.
+    """
+    check_product_id(product_id)
+    table = recording_table(SIMULATED)
+    made_from = {"seed": str(seed), "hours": json.dumps(hours), "meaning": MEANING}
+    notes = {"name": SIMULATED, "has_ids": "yes", **made_from}
+    known = lake.partition(table, product_id, day)
+    if known is not None and known.notes == notes:
+        return Ingested(SIMULATED, [Staged(product_id, day, known.rows, False)], {}, False)
+    trades = simulate_day(product_id, day, seed, hours)
+    made = lake.write(table, product_id, day, [staged_batch(trades)], STAGED, notes)
+    return Ingested(SIMULATED, [Staged(product_id, day, made.rows, True)], {}, True)
+
+
+class _Stage:
+    """The trades of one recording on their way into the lake: all products at once, none visible until `publish`."""
+
+    def __init__(self, lake: Lake, table: str, name: str, has_ids: bool, cleanup: ExitStack) -> None:
+        self._lake, self._table, self._cleanup = lake, table, cleanup
+        self._notes = {"name": name, "has_ids": "yes" if has_ids else "no"}
+        self._last_time: dict[str, int] = {}
+        self._waiting: dict[Place, list[Trades]] = {}
+        self._rows = 0
+        self._open: dict[str, tuple[Place, Writing]] = {}
+        self._finished: list[tuple[Place, Writing, str]] = []
+
+    def add(self, trades: Trades) -> None:
+        """Take the next trades of the recording."""
+        order = np.argsort(trades.stream, kind="stable")
+        ends = np.cumsum(np.bincount(trades.stream, minlength=len(trades.keys)))
+        for key, rows in zip(trades.keys, np.split(order, ends[:-1]), strict=True):
+            if not len(rows):
+                continue
+            mine = trades.take(rows)
+            counted = counted_times(mine.event_time, self._last_time.get(key.product_id, 0))
+            self._last_time[key.product_id] = int(counted[-1])
+            days = counted // (DAY_S * NS)
+            for part in np.split(np.arange(len(mine)), np.flatnonzero(np.diff(days)) + 1):
+                place = Place(self._table, key.product_id, _EPOCH + timedelta(days=int(days[part[0]])))
+                self._waiting.setdefault(place, []).append(mine.take(slice(int(part[0]), int(part[-1]) + 1)))
+        self._rows += len(trades)
+        if self._rows >= _STAGE_ROWS:
+            self._flush()
+
+    def finish(self) -> list[tuple[str, str, int, str]]:
+        """End all files, and return what they hold: product, day, rows and content hash of each."""
+        self._flush()
+        for product in list(self._open):
+            self._finish(product)
+        return [
+            (place.product_id, place.day.isoformat(), writing.rows, content_hash)
+            for place, writing, content_hash in sorted(self._finished)
+        ]
+
+    def publish(self) -> list[Staged]:
+        """Give all finished files their names."""
+        return [Staged(place.product_id, place.day, w.rows, w.publish()) for place, w, _ in sorted(self._finished)]
+
+    def _flush(self) -> None:
+        for place, parts in self._waiting.items():
+            known = self._open.get(place.product_id)
+            if known is None or known[0] != place:  # days of a product follow each other
+                if known is not None:
+                    self._finish(place.product_id)
+                writing = self._cleanup.enter_context(self._lake.writing(place.path, STAGED))
+                self._open[place.product_id] = known = place, writing
+            for part in parts:
+                known[1].write(staged_batch(part))
+        self._waiting, self._rows = {}, 0
+
+    def _finish(self, product_id: str) -> None:
+        place, writing = self._open.pop(product_id)
+        self._finished.append((place, writing, writing.finish(self._notes).content_hash))
+
+
+def trades_of(rows: pa.Table | pa.RecordBatch, product_id: str) -> Trades:
+    """Return rows of `trades` or `recordings` as trades of one stream."""
+    columns = {name: numbers_of(rows[name]) for name in STAGED.names}
+    n = len(rows)
+    return Trades((StreamKey("lake", product_id),), np.zeros(n, np.int32), ingest_time=np.zeros(n, np.int64), **columns)
+
+
+def staged_batch(trades: Trades) -> pa.RecordBatch:
+    """Return trades as rows of `STAGED`."""
+    columns = [
+        column_of(trades.trade_id, pa.int64()),
+        column_of(trades.event_time, UTC),
+        column_of(trades.price, pa.float64()),
+        column_of(trades.size, pa.float64(), ~np.isnan(trades.size)),
+        column_of(trades.side, pa.int8()),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=STAGED)
+
+
+def _reject_batch(rejects: Sequence[Any]) -> pa.RecordBatch:
+    columns = [
+        column_of(np.array([reject.line for reject in rejects], np.int64), pa.int64()),
+        texts_of([reject.reason for reject in rejects]),
+        texts_of([reject.text[:_REJECT_CHARACTERS] for reject in rejects]),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=_REJECT_COLUMNS)
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def start_ns(day: date) -> int:
+    """Return when a day begins, ns since 1970."""
+    return (day - _EPOCH).days * DAY_S * NS

@@ -1,0 +1,114 @@
+"""The lake's table `trades`: one stream of all recordings of a product and day."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from data.arrow import NAMES, names_of
+from data.names import check_product_id
+from data.trades import NS
+from offline.days.merging import Recorded, counted_times, merge
+from offline.days.staging import DAY_S, RECORDINGS, STAGED, staged_batch, start_ns, trades_of
+from offline.days.steps import (
+    MEANING,
+    SEEN_BY_NEIGHBOURS,
+    TRADES,
+    Made,
+    head_s,
+    made_of,
+    nothing_made,
+    standing,
+    tail_start,
+)
+from offline.lake.parquet import content_hash
+from offline.lake.store import Lake
+
+TRADE_COLUMNS = STAGED.append(pa.field("recording", NAMES))
+
+
+def make_trades(lake: Lake, product_id: str, day: date) -> Made:
+    """Merge what the recordings have of a product and day into one stream.
+
+    With ids a trade is its id: recordings are joined and sorted by it, and of two that give one id another price the
+    first by name is taken. Without ids, or with those of another id space, a recording counts only for times that none
+    before it covers: first those with ids, then by name. A hole longer than `gap_s` is not covered; a shorter one is,
+    also to the begin or the end of the day.
+
+    Raises:
+        OSError: the lake cannot be written.
+    """
+    inputs = trade_inputs(lake, product_id, day)
+    if inputs is None:
+        missing = f"no recording has trades of {product_id} on {day} (UTC): ingest one that has"
+        return nothing_made(lake, TRADES, product_id, day, missing)
+    if (made_before := made_of(lake, TRADES, product_id, day, inputs.text)) is not None:
+        return made_before
+    begin, end = start_ns(day), start_ns(day) + DAY_S * NS
+    recorded = [_recorded(lake, table, product_id, day) for table in inputs.recordings]
+    merged = merge(recorded, (begin, end), SEEN_BY_NEIGHBOURS.gap_s)
+    trades, counted = merged.trades, counted_times(merged.trades.event_time)
+    facts: dict[str, float | int | str] = {"rows": len(trades), "recordings": len(merged.names), **merged.dropped}
+    facts["id_spaces"] = merged.id_spaces
+    gap = np.diff(counted) / NS
+    facts["holes"] = int(np.sum(gap > SEEN_BY_NEIGHBOURS.gap_s))
+    facts["longest_hole_s"] = float(np.max(gap, initial=0.0))
+    facts["has_ids"] = "yes" if merged.has_ids else "no"
+    batch = pa.RecordBatch.from_arrays(
+        [*staged_batch(trades).columns, names_of(merged.recording, merged.names)], schema=TRADE_COLUMNS
+    )
+    head = int(np.searchsorted(counted, begin + head_s(SEEN_BY_NEIGHBOURS) * NS))
+    tail = tail_start(trades.event_time, end, SEEN_BY_NEIGHBOURS).first
+    made = lake.write(
+        TRADES,
+        product_id,
+        day,
+        [batch],
+        TRADE_COLUMNS,
+        {"inputs": inputs.text, "facts": json.dumps(facts)},
+        head_hash=content_hash(batch.select(["event_time", "price"])[:head]) if head else "",
+        tail_hash=content_hash(batch.select(["event_time", "price", "size"])[tail:]) if tail < len(batch) else "",
+    )
+    return Made(made, True, facts)
+
+
+def has_trade_ids(lake: Lake, product_id: str, day: date) -> bool:
+    """Whether all trades of a product and day have ids of their market; else they are numbered."""
+    made = standing(lake, TRADES, product_id, day)
+    return made.partition is not None and made.facts["has_ids"] == "yes"
+
+
+class _TradeInputs(NamedTuple):
+    """What trades are merged from: the tables of the recordings in the order in which they count."""
+
+    recordings: list[str]
+    text: str
+
+
+def trade_inputs(lake: Lake, product_id: str, day: date) -> _TradeInputs | None:
+    check_product_id(product_id)
+    staged = [lake.partition(table, product_id, day) for table in lake.tables(RECORDINGS)]
+    found = [partition for partition in staged if partition is not None and partition.rows]
+    if not found:
+        return None
+    found.sort(key=lambda partition: (partition.notes["has_ids"] != "yes", partition.notes["name"]))
+    inputs = {"meaning": MEANING[TRADES]}
+    for each in found:
+        kind = "" if each.notes["has_ids"] == "yes" else ", without ids"
+        inputs[f"recording {each.notes['name']}{kind}"] = each.content_hash
+    return _TradeInputs([each.table for each in found], json.dumps(inputs))
+
+
+def text_of_inputs(inputs: _TradeInputs | None) -> str | None:
+    return None if inputs is None else inputs.text
+
+
+def _recorded(lake: Lake, table: str, product_id: str, day: date) -> Recorded:
+    known = lake.partition(table, product_id, day)
+    assert known is not None
+    trades = trades_of(lake.read(table, product_id, day), product_id)
+    return Recorded(known.notes["name"], known.notes["has_ids"] == "yes", trades)

@@ -1,0 +1,160 @@
+"""The lake's table `training_set`: rows that count, with targets, and short windows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import date, timedelta
+
+import numpy as np
+import pyarrow as pa
+
+from data.arrow import UTC, column_of, numbers_of
+from data.features.spec import FeatureSpec
+from data.trades import NS, Floats, Int64s
+from offline.days.feature_rows import feature_column
+from offline.days.merging import counted_times
+from offline.days.staging import start_ns
+from offline.days.steps import (
+    FEATURE_ROWS,
+    MEANING,
+    TRADES,
+    TRAINING_SET,
+    Made,
+    check_spec,
+    head_s,
+    made_of,
+    nothing_made,
+    sees_no_further,
+)
+from offline.lake.store import Lake
+from offline.samples import SHORT_WINDOWS, TWELFTH, Sample, counted_targets, short_rows
+
+
+def make_training_set(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> Made:
+    """Make the rows of a product and day that models are fitted to and judged by: those that count, with targets.
+
+    `short_window` is 0 in full rows; rows of short windows follow them, see `offline.samples.short_rows`.
+
+    Raises:
+        OSError: the lake cannot be written.
+    """
+    inputs = training_inputs(lake, product_id, day, spec)
+    if inputs is None:
+        missing = f"no feature rows of {product_id} on {day} (UTC) in the lake: make them first"
+        return nothing_made(lake, TRAINING_SET, product_id, day, missing)
+    if (made_before := made_of(lake, TRAINING_SET, product_id, day, inputs)) is not None:
+        return made_before
+    schema = training_schema(spec)
+    event_time, price, n = (feature_column(lake, spec, product_id, day, name) for name in ("event_time", "price", "n"))
+    after = _head(lake, product_id, day, spec)
+    counted, targets = counted_targets(event_time, price, spec, after)
+    short = short_rows(n, price, counted, spec, SHORT_WINDOWS)
+    at = np.concatenate([counted, short.at])
+    windows = np.concatenate([np.zeros(len(counted), np.int64), short.values[:, 0].astype(np.int64)])
+    # A column at a time: of a whole day's rows one in sixty counts.
+    values = np.column_stack([feature_column(lake, spec, product_id, day, name)[counted] for name in spec.columns])
+    values = np.concatenate([values, short.values])
+    trade_id = feature_column(lake, spec, product_id, day, "trade_id")[at]
+    last_time = int(event_time[-1])
+    if after is not None and len(counted):
+        # What the last target has seen: the prices of its horizon, and the trade by which the segment goes on.
+        horizon = (
+            -(-int(event_time[counted[-1]]) // (spec.grid_step_s * NS)) * spec.grid_step_s * NS + spec.horizon_s * NS
+        )
+        seen = after[0][: int(np.searchsorted(after[0], horizon)) + 1]
+        last_time = max(last_time, int(seen[-1])) if len(seen) else last_time
+    facts: dict[str, float | int | str] = {
+        "rows": len(counted),
+        "short_rows": len(short.at),
+        "horizons": len(counted) / TWELFTH,
+        "target_median": float(np.median(targets)) if len(targets) else 0.0,
+        "zero_target_share": float(np.mean(targets == 0)) if len(targets) else 0.0,
+        "last_time": last_time,
+    }
+    columns = [
+        column_of(trade_id, pa.int64()),
+        column_of(event_time[at], UTC),
+        column_of(windows, pa.int64()),
+        column_of(values[:, 0].astype(np.int64), pa.int64()),
+        *(column_of(each, pa.float64(), ~np.isnan(each)) for each in np.ascontiguousarray(values[:, 1:].T)),
+        column_of(targets[np.searchsorted(counted, at)], pa.float64()),
+    ]
+    batch = pa.RecordBatch.from_arrays(columns, schema=schema)
+    notes = {"inputs": inputs, "facts": json.dumps(facts)}
+    return Made(lake.write(TRAINING_SET, product_id, day, [batch], schema, notes), True, facts)
+
+
+def training_schema(spec: FeatureSpec) -> pa.Schema:
+    """Return the columns of a training set."""
+    columns = [(name, pa.int64() if name == "n" else pa.float64()) for name in spec.columns]
+    key = [("trade_id", pa.int64()), ("event_time", UTC), ("short_window", pa.int64())]
+    return pa.schema([*key, *columns, ("target_volatility", pa.float64())], {"spec_id": spec.spec_id})
+
+
+def training_sample(
+    lake: Lake,
+    spec: FeatureSpec,
+    products: Iterable[str],
+    first_day: date,
+    last_day: date,
+    *,
+    with_short_windows: bool = False,
+) -> Sample:
+    """Return the rows of the training sets of some products and days, by product and day.
+
+    Raises:
+        ValueError: there are none, or some were made under another spec.
+    """
+    products = list(products)
+    parts = []
+    for product_id in products:
+        for place in lake.places(TRAINING_SET, product_id):
+            if not first_day <= place.day <= last_day:
+                continue
+            table = lake.read(*place)
+            check_spec(table, spec, f"the training rows of {product_id} on {place.day}")
+            known = lake.partition(*place)
+            assert known is not None
+            last_time = int(json.loads(known.notes["facts"])["last_time"])
+            rows = slice(None) if with_short_windows else numbers_of(table["short_window"]) == 0
+            values = np.column_stack([numbers_of(table[name]).astype(np.float64) for name in spec.columns])
+            targets, event_time = (numbers_of(table[name])[rows] for name in ("target_volatility", "event_time"))
+            parts.append(Sample(values[rows], targets, event_time, last_time))
+    if not sum(map(len, parts)):
+        raise ValueError(
+            f"no training rows of {', '.join(products) or 'no product'} from {first_day} to {last_day}: ingest or "
+            "simulate these days and backfill them first"
+        )
+    return Sample.join(parts)
+
+
+def training_inputs(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> str | None:
+    rows = lake.partition(FEATURE_ROWS, product_id, day)
+    if rows is None:
+        return None
+    after = lake.partition(TRADES, product_id, day + timedelta(days=1))
+    inputs = {"meaning": MEANING[TRAINING_SET], "feature spec": spec.spec_id, "feature rows": rows.content_hash}
+    seen = "" if after is None else after.head_hash if sees_no_further(spec) else after.content_hash
+    if seen:
+        inputs["head of the day after"] = seen
+    return json.dumps(inputs)
+
+
+def _head(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> tuple[Int64s, Floats] | None:
+    """Return counted times and prices of the day after, as far as targets of a day see; None where there are none."""
+    after = day + timedelta(days=1)
+    if lake.partition(TRADES, product_id, after) is None:
+        return None
+    end = start_ns(after) + head_s(spec) * NS
+    times, prices = [np.empty(0, np.int64)], [np.empty(0)]
+    last_time = start_ns(after)
+    for batch in lake.batches(TRADES, product_id, after, ["event_time", "price"]):
+        counted = counted_times(numbers_of(batch["event_time"]), last_time)
+        last_time = int(counted[-1])
+        few = int(np.searchsorted(counted, end))
+        times.append(counted[:few])
+        prices.append(numbers_of(batch["price"])[:few])
+        if few < len(counted):
+            break
+    return np.concatenate(times), np.concatenate(prices)

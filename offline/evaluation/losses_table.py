@@ -1,0 +1,152 @@
+"""How wrong forecasts are: models and the plain EWMA on the same rows, as they serve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import numpy as np
+
+from data.features.spec import FeatureSpec
+from data.models.input_sets import as_contract, as_nothing
+from data.models.served import ServedModel
+from data.targets import qlike
+from data.trades import NS, Floats
+from offline.samples import Sample
+
+UNSCALED_EWMA = "unscaled EWMA"
+"""The variance of the last minutes as it is, with the half-life of `plain_ewma`."""
+
+ALL, CONTRACT_ALONE, NOTHING = "all columns", "the contract alone", "nothing"
+"""What a forecaster was asked with."""
+
+
+class Line(NamedTuple):
+    """One forecaster on all rows.
+
+    Attributes:
+        forecaster: its name.
+        asked_with: ALL, CONTRACT_ALONE or NOTHING.
+        qlike: mean loss on variance.
+        log_mse: mean squared error of log volatility.
+        coverage: share of targets inside the interval; NaN without one.
+    """
+
+    forecaster: str
+    asked_with: str
+    qlike: float
+    log_mse: float
+    coverage: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A table, and what its rows were made from.
+
+    Attributes:
+        lines: one for each forecaster and what it was asked with.
+        rows: how many forecasts each line is about.
+        horizons: how many distinct horizons of time they lie in: overlapping ones are no independent evidence.
+        zero_target_share: how many of the targets are 0.
+        variance_floor: what smaller realized variances count as, in all lines.
+        first_time, last_time: of the rows.
+    """
+
+    lines: tuple[Line, ...]
+    rows: int
+    horizons: int
+    zero_target_share: float
+    variance_floor: float
+    first_time: datetime
+    last_time: datetime
+
+    def line(self, forecaster: str, asked_with: str = ALL) -> Line:
+        return next(line for line in self.lines if (line.forecaster, line.asked_with) == (forecaster, asked_with))
+
+    def metrics(self, forecaster: str) -> dict[str, float]:
+        """Return the figures of one forecaster under flat names, with those of the others behind theirs."""
+        found = {
+            "test_rows": float(self.rows),
+            "test_horizons": float(self.horizons),
+            "zero_target_share": self.zero_target_share,
+            "variance_floor": self.variance_floor,
+        }
+        endings = {ALL: "", CONTRACT_ALONE: "_contract", NOTHING: "_unconditional"}
+        for line in self.lines:
+            if line.forecaster == forecaster:
+                ending = endings[line.asked_with]
+                found |= {f"qlike{ending}": line.qlike, f"log_mse{ending}": line.log_mse}
+                found[f"coverage{ending}"] = line.coverage
+            elif line.asked_with == ALL:
+                found[f"qlike_{line.forecaster.lower().replace(' ', '_')}"] = line.qlike
+        return found
+
+
+def plain_ewma(spec: FeatureSpec) -> str:
+    """Return the column that is the unscaled EWMA.
+
+    >>> plain_ewma(FeatureSpec())
+    'ewma_variance_300'
+    """
+    return f"ewma_variance_{spec.half_lives[1]}"
+
+
+def judged_rows(test: Sample, spec: FeatureSpec) -> Sample:
+    """Return the rows that losses are about: where there is an EWMA to compare with, so from minutes into a segment."""
+    return test.take(~np.isnan(test.values[:, spec.columns.index(plain_ewma(spec))]))
+
+
+def evaluate(models: Mapping[str, ServedModel], test: Sample, spec: FeatureSpec, floor: float) -> Evaluation:
+    """Judge models as they serve, all of them and the unscaled EWMA on the same rows.
+
+    A model answers each row from what the row has: one that needs an hour of history answers from the contract alone
+    until then, and that counts.
+
+    Args:
+        models: by the name in the table.
+        test: rows later than every model's `train_end`.
+        floor: what a smaller realized variance counts as, see `data.targets.variance_floor`.
+
+    Raises:
+        ValueError: there is no row to judge, or an answer is not above 0.
+    """
+    rows = judged_rows(test, spec)
+    if not len(rows):
+        raise ValueError(f"none of {len(test)} test rows has {plain_ewma(spec)}: more history is needed")
+    realized = rows.targets**2
+    floored = np.maximum(rows.targets, np.sqrt(floor))
+
+    def line(name: str, asked_with: str, score: Floats, inside: Floats | None = None) -> Line:
+        return Line(
+            name,
+            asked_with,
+            float(np.mean(qlike(realized, score**2, floor))),
+            float(np.mean(np.log(floored / score) ** 2)),
+            float("nan") if inside is None else float(np.mean(inside)),
+        )
+
+    lines = []
+    for name, model in models.items():
+        values = rows.values[:, [spec.columns.index(column) for column in model.columns]]
+        asked = {ALL: values, CONTRACT_ALONE: as_contract(values), NOTHING: as_nothing(values)}
+        for asked_with, these in asked.items():
+            answer = model.score(these)
+            inside = (answer.lower <= floored) & (floored <= answer.upper)
+            lines.append(line(name, asked_with, answer.score, inside.astype(np.float64)))
+    ewma = rows.values[:, spec.columns.index(plain_ewma(spec))]
+    lines.append(line(UNSCALED_EWMA, ALL, np.sqrt(np.maximum(ewma, floor))))
+    return Evaluation(
+        tuple(lines),
+        len(rows),
+        rows.horizons(spec),
+        float(np.mean(rows.targets == 0)),
+        floor,
+        _time(int(rows.event_time.min())),
+        _time(int(rows.event_time.max())),
+    )
+
+
+def _time(ns: int) -> datetime:
+    return datetime.fromtimestamp(ns / NS, UTC)

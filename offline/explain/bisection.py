@@ -1,0 +1,295 @@
+"""Where a forecast stands on its topic: a bisection over trade ids."""
+
+from __future__ import annotations
+
+import sys
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterator
+from itertools import chain, pairwise
+from operator import attrgetter
+from typing import NamedTuple, TypeVar
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from data.stream.codec import decode_records
+from data.stream.reader import TopicReader
+from data.stream.records import PREDICTIONS
+from data.trades import StreamKey, parse_times
+
+NEAR = 1_000
+"""Offsets that are read one after the other instead of bisected."""
+READ_ON = 10_000
+"""Offsets behind a forecast in which the next one that is asked for is looked for before a bisection."""
+LOOK = 20_000
+"""Offsets that are read where it is not known whether the stream reaches so far."""
+PLACES = 50
+"""Twice as many are spread over a partition, where a stream is looked for, or where its order is checked."""
+LONG = 1_000_000
+"""Offsets after which it is said that a reading takes long."""
+
+T = TypeVar("T")
+
+
+class BadRecord(ValueError):
+    """A forecast that is asked for is there and cannot be read. The message says where it stands, and why."""
+
+    def __init__(self, partition: int, offset: int, reason: object) -> None:
+        super().__init__(f"{PREDICTIONS}[{partition}]@{offset} cannot be read: {reason}")
+
+
+class Forecast(NamedTuple):
+    """A forecast on `predictions`.
+
+    Attributes:
+        offset: where the record stands.
+        trade_id: of its trade.
+        value: the record.
+    """
+
+    offset: int
+    trade_id: int
+    value: bytes
+
+
+class Neighbours(NamedTuple):
+    """The forecasts of a stream around a place.
+
+    Attributes:
+        before, after: the last one before it and the first one after it; None where there is none.
+        is_sure: there is none between these two.
+    """
+
+    before: Forecast | None
+    after: Forecast | None
+    is_sure: bool
+
+
+class _Name(Struct, frozen=True, gc=False):
+    """What names a forecast, where the rest of its record may be anything."""
+
+    source_id: str
+    product_id: str
+    trade_id: int
+
+
+class _Row(Struct, frozen=True, gc=False):
+    """What a forecast says of its row."""
+
+    event_time: str
+    kafka_offset: int
+    n: int
+
+
+class Forecasts:
+    """The forecasts of one stream in one partition, found by few small reads.
+
+    Args:
+        reader: for long readings.
+        prober: for short ones, see `PROBE_BYTES`.
+        start: the stream has no forecast at an offset before this one.
+    """
+
+    def __init__(self, reader: TopicReader, prober: TopicReader, key: StreamKey, partition: int, start: int) -> None:
+        self._reader, self._prober, self._key = reader, prober, key
+        self.partition, self.start = partition, start
+        self._end = prober.span(PREDICTIONS, partition)[1]
+        self._seen: list[Forecast] = []  # in the order of their offsets
+        self._is_first_seen = self._has_said = False
+
+    def look(self) -> bool:
+        """Look for the stream at the start, at the end and at places between, and return whether it is there."""
+        self._is_first_seen = self.first_in(self.start, self.start + LOOK) is not None
+        if not self._is_first_seen:
+            self.first_in(self._end - LOOK, self._end)
+        if not self._seen and self._end - self.start > 2 * LOOK:
+            self._look_at_places(self.start, self._end)
+        return bool(self._seen)
+
+    def find(self, trade_ids: Collection[int]) -> dict[int, Forecast]:
+        """Return the forecasts of some trades by trade id, as far as there are any."""
+        found: dict[int, Forecast] = {}
+        forecast: Forecast | None = None
+        near: Iterator[Forecast] = iter(())
+        for trade_id in sorted(trade_ids):
+            if forecast is None or forecast.trade_id < trade_id:
+                forecast = _first(near, trade_id)
+            if forecast is None:
+                forecast = self._at_least(trade_id)
+                near = self._read(forecast.offset + 1, forecast.offset + READ_ON) if forecast is not None else near
+            if forecast is not None and forecast.trade_id == trade_id:
+                found[trade_id] = forecast
+        return found
+
+    def find_in_all(self, trade_ids: Collection[int]) -> dict[int, Forecast]:
+        """Return the same from all that the partition holds of the stream, whatever the order."""
+        self._say(f"all {self._end - self.start:,} offsets are read, as trade ids of the stream do not rise")
+        everything = self._forecasts(self._reader, self.start, self._end, after_end=self._end)
+        return {each.trade_id: each for each in everything if each.trade_id in trade_ids}
+
+    def first_and_last(self) -> tuple[Forecast, Forecast]:
+        """Return the first forecast of a stream that is there, as far as short readings show it, and the last."""
+        first, last = self.around(lambda _: True).after, self.around(lambda _: False).before
+        return first or self._seen[0], last or self._seen[-1]
+
+    def are_in_order(self, first: Forecast, last: Forecast) -> bool:
+        """Return whether trade ids rise from forecast to forecast, at all places of the stream that were looked at.
+
+        Args:
+            first, last: of the stream.
+        """
+        self._look_at_places(first.offset, last.offset)
+        return all(one.trade_id < other.trade_id for one, other in pairwise(self._seen))
+
+    def around(self, is_reached: Callable[[Forecast], bool]) -> Neighbours:
+        """Return the last forecast for which `is_reached` is false, and the first for which it is true.
+
+        Args:
+            is_reached: true for all forecasts after the first for which it is.
+        """
+        at = bisect_left(self._seen, True, key=is_reached)
+        before = self._seen[at - 1] if at else None
+        after = self._seen[at] if at < len(self._seen) else None
+        if before is None and self._is_first_seen:
+            return Neighbours(None, after, is_sure=True)
+        if before is None:
+            return self._bisect(is_reached, None, after, up=True)
+        found = self._bisect(is_reached, before, after, up=False)
+        if found.is_sure:
+            return found
+        if found.after is not None:  # the place may be behind a long pause of the stream
+            return self._bisect(is_reached, found.before, found.after, up=True)
+        return self._read_between(is_reached, found)
+
+    def _bisect(
+        self, is_reached: Callable[[Forecast], bool], before: Forecast | None, after: Forecast | None, *, up: bool
+    ) -> Neighbours:
+        """Narrow what is around a place. A stream that is silent for `LOOK` offsets may be so for millions.
+
+        Args:
+            up: look for the place behind such a silence; else before it.
+        """
+        low = self.start if before is None else before.offset + 1
+        high = self._end if after is None else after.offset
+        is_sure = True  # no silence that was not read to its end lies between `before` and `after`
+        while high - low > NEAR:
+            middle = (low + high) // 2
+            found = self.first_in(middle, min(high, middle + LOOK))
+            if found is None:
+                is_empty = middle + LOOK >= high
+                is_sure = is_sure and is_empty
+                low, high = (middle, high) if up and not is_empty else (low, middle)
+            elif is_reached(found):
+                after, high, is_sure = found, middle, is_sure or not up
+            else:
+                before, low, is_sure = found, found.offset + 1, is_sure or up
+        for found in self._probe(low, high):
+            if is_reached(found):
+                return Neighbours(before, found, is_sure or not up)
+            before, is_sure = found, is_sure or up
+        return Neighbours(before, after, is_sure)
+
+    def _read_between(self, is_reached: Callable[[Forecast], bool], around: Neighbours) -> Neighbours:
+        """Read all forecasts between two, to be sure."""
+        before, after, _ = around
+        start = self.start if before is None else before.offset + 1
+        for found in self._read(start, self._end if after is None else after.offset):
+            if is_reached(found):
+                return Neighbours(before, found, is_sure=True)
+            before = found
+        return Neighbours(before, after, is_sure=True)
+
+    def first_in(self, start: int, end: int) -> Forecast | None:
+        """Return the first forecast in a range of offsets."""
+        near = min(start + NEAR, end)
+        beyond = self._forecasts(self._reader, near, end, after_end=self._end)
+        found = next(chain(self._probe(start, near), beyond), None)
+        if found is not None:
+            at = bisect_left(self._seen, found.offset, key=attrgetter("offset"))
+            if self._seen[at : at + 1] != [found]:
+                self._seen.insert(at, found)
+        return found
+
+    def _at_least(self, trade_id: int) -> Forecast | None:
+        """Return the first forecast whose trade id is not below `trade_id`."""
+
+        def is_reached(forecast: Forecast) -> bool:
+            return forecast.trade_id >= trade_id
+
+        found = self.around(is_reached)
+        if found.is_sure or (found.after is not None and found.after.trade_id == trade_id):
+            return found.after
+        return self._read_between(is_reached, found).after
+
+    def _look_at_places(self, start: int, end: int) -> None:
+        """Look at places all over a range of offsets, half of them ever nearer to its start."""
+        near_start = start + np.geomspace(1, max(end - start, 1), PLACES)
+        for place in np.unique([np.linspace(start, end, PLACES), near_start]).astype(np.int64).tolist():
+            self.first_in(place, place + NEAR)
+
+    def _probe(self, start: int, end: int) -> Iterator[Forecast]:
+        return self._forecasts(self._prober, start, end, after_end=self._end)
+
+    def _read(self, start: int, end: int) -> Iterator[Forecast]:
+        return self._forecasts(self._reader, start, end, after_end=LOOK)
+
+    def _forecasts(self, reader: TopicReader, start: int, end: int, *, after_end: int) -> Iterator[Forecast]:
+        """Read the forecasts in a range of offsets.
+
+        Args:
+            after_end: offsets that are read after an end record of the stream, which no forecast should follow.
+        """
+        start, end = max(start, self.start), min(end, self._end)
+        mine, is_long = mark_of(self._key), False
+        for stretch in reader.read(PREDICTIONS, self.partition, start, end):
+            if stretch.offsets[-1] - start > LONG and not is_long:
+                is_long = True
+                self._say(f"up to {end - start:,} offsets are read, as the stream is silent for long")
+            for offset, value in zip(stretch.offsets, stretch.values, strict=True):
+                if offset >= end:
+                    return
+                if value is None or mine not in value:
+                    continue
+                if (name := decoded(value, decode_name)) is None:
+                    ends = decode_records([value], decode_name).ends
+                    end = min(end, offset + after_end) if any(record.key == self._key for _, record in ends) else end
+                elif (name.source_id, name.product_id) == self._key:
+                    yield Forecast(offset, name.trade_id, value)
+
+    def _say(self, what: str) -> None:
+        if not self._has_said:
+            place = f"{'/'.join(self._key)} in {PREDICTIONS}[{self.partition}]"
+            print(f"looking for {place}: {what}", file=sys.stderr)
+        self._has_said = True
+
+
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+decode_name, decode_row = msgspec.json.Decoder(_Name).decode, msgspec.json.Decoder(_Row).decode
+
+
+def decoded(value: bytes, decode: Callable[[bytes], T]) -> T | None:
+    """Return what `decode` reads, or None if it cannot."""
+    try:
+        return decode(value)
+    except _UNREADABLE:
+        return None
+
+
+def event_time_of(forecast: Forecast) -> int:
+    """Return the event time that a forecast says, ns since 1970, or 0 if that cannot be read."""
+    row = decoded(forecast.value, decode_row)
+    try:
+        return 0 if row is None else int(parse_times([row.event_time])[0])
+    except ValueError:
+        return 0
+
+
+def mark_of(key: StreamKey) -> bytes:
+    """Return what stands in all records of a source."""
+    return f'"source_id":"{key.source_id}"'.encode()
+
+
+def _first(forecasts: Iterator[Forecast], trade_id: int) -> Forecast | None:
+    """Return the next forecast whose trade id is not below `trade_id`."""
+    return next((forecast for forecast in forecasts if forecast.trade_id >= trade_id), None)

@@ -1,0 +1,183 @@
+"""The line of a recording that a trade came from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from data.recordings.dialects.base import Dialect
+from data.recordings.lines import Damaged, chunks_of, head_of, whole_lines
+from data.recordings.readers import Batch, read_trades
+from data.recordings.recognition import recognize
+from data.stream.origin import Origin, read_origin, recording_of
+from data.trades import NS, Side, Trades, iso_times
+from offline.explain.findings import Explanation, Finding, Recorded
+
+FEW = 3
+"""Trades whose lines are looked for one by one; for more of them the recordings are read once."""
+MOST_LINES = 5_000
+"""With the digits of a trade id that are looked at in a recording: an id of a few digits stands in every line."""
+
+
+def find_in_recordings(explanations: Sequence[Explanation], product_id: str, note: str) -> None:
+    """Look for trades in the recordings of their source, and compare them with the topic.
+
+    Args:
+        note: what the ingestor says of the recordings, see `Origin`.
+    """
+    try:
+        origin = read_origin(note)
+    except ValueError as error:
+        said = "the broker has no note of what the source was made of"
+        for each in explanations:
+            each.found("recording", "expired", f"{said} that can be read: {error}" if note else said)
+        return
+    paths, problem = _whole_recordings(origin)
+    is_quick = len(explanations) <= FEW
+    rest = [each for each in explanations if not (is_quick and _find_line(each, paths, product_id, origin))]
+    found, damage = _read_recordings(paths, origin, product_id, {each.prediction.trade_id for each in rest})
+    for each in rest:
+        recorded = each.recorded = found.get(each.prediction.trade_id)
+        if recorded is None:
+            files = ", ".join(recording.path for recording in origin.recordings)
+            reason = problem or damage
+            each.found("recording", "expired" if reason else "different", reason or f"{files}: no such trade")
+        elif each.trade is None:
+            where = f"{recorded.file}:{recorded.line}"
+            each.found("recording", "expired", f"{where}, but the topic has no trade to compare it with")
+        else:
+            each.findings.append(compare_recorded(recorded, each.trade, origin))
+
+
+def compare_recorded(recorded: Recorded, trade: Trades, origin: Origin) -> Finding:
+    """Compare a recorded trade with the one on the topic; a real-time replay has moved its time by whole seconds."""
+    where = f"{recorded.file}:{recorded.line}"
+    shift_ns = int(trade.event_time[0]) - recorded.event_time
+    pairs: dict[str, tuple[float | str, float | str]] = {
+        "price": (recorded.price, float(trade.price[0])),
+        "size": (recorded.size, float(trade.size[0])),
+        "side": (Side(recorded.side).name, Side(trade.side[0]).name),
+    }
+    if shift_ns and (origin.speed != "real-time" or shift_ns % NS):
+        there, here = iso_times(np.array([recorded.event_time, trade.event_time[0]]))
+        pairs["event_time"] = there, here
+    differing = [
+        f"{name} is {there} recorded, {here} on the topic"
+        for name, (there, here) in pairs.items()
+        if repr(there) != repr(here)
+    ]
+    if differing:
+        return Finding("recording", "different", f"{where}: {'; '.join(differing)}")
+    moved = f", its time moved by {shift_ns // NS:+,} s (a real-time replay)" if shift_ns else ""
+    return Finding("recording", "equal", where + moved)
+
+
+def _whole_recordings(origin: Origin) -> tuple[list[Path], str]:
+    """Return the recordings up to the first that is gone or another, and why trades may be missing; empty if none."""
+    paths: list[Path] = []
+    for recording in origin.recordings:
+        path = Path(recording.path)
+        now = recording_of(path)
+        if recording.size is None or now != recording:
+            return paths, f"{path} {'is gone' if now.size is None else 'has changed since it was replayed'}"
+        paths.append(path)
+    if origin.left_out:
+        return paths, f"of the source's recordings only the first {len(paths)} are known, {origin.left_out} are not"
+    return paths, ""
+
+
+def _find_line(each: Explanation, paths: Sequence[Path], product_id: str, origin: Origin) -> bool:
+    """Look for a line that holds a trade's id and equals the trade on the topic, and return whether there is one.
+
+    Other lines are not parsed. The source took none of them for this trade: what is equal and comes later was rejected.
+    """
+    if each.trade is None:
+        return False
+    trade_id = each.prediction.trade_id
+    is_number = re.compile(rf"(?<![\w.+-]){trade_id}(?![\w.+-])".encode())
+    with suppress(ValueError, OSError, Damaged):
+        for path in paths:
+            if not (isinstance(dialect := recognize(path), Dialect) and dialect.has_ids):
+                return False
+            header = head_of(chunks_of(path)).partition(b"\n")[0] + b"\n"
+            for number, line in islice(_lines_with(path, str(trade_id).encode()), MOST_LINES):
+                recording = line if line.startswith(b"{") else header + line
+                if is_number.search(line) and (found := _parsed_alone(recording, origin, product_id, trade_id)):
+                    recorded = found._replace(file=str(path), line=number)
+                    finding = compare_recorded(recorded, each.trade, origin)
+                    if finding.outcome == "equal":
+                        each.recorded = recorded
+                        each.findings.append(finding)
+                        return True
+    return False
+
+
+def _parsed_alone(recording: bytes, origin: Origin, product_id: str, trade_id: int) -> Recorded | None:
+    """Return a trade from the text of a recording that holds one line, or None if that line is another."""
+    with TemporaryDirectory() as folder, suppress(ValueError):
+        path = Path(folder) / "recording"
+        path.write_bytes(recording)
+        found = dict(_recorded(read_trades(path, product_id=origin.product_id), product_id, {trade_id}))
+        return found.get(trade_id)
+    return None
+
+
+def _lines_with(path: Path, digits: bytes) -> Iterator[tuple[int, bytes]]:
+    """Read the lines of a text in which some digits stand, with the number of each line from 1.
+
+    Raises:
+        Damaged: see `chunks_of`.
+    """
+    number = 1
+    for block in whole_lines(chunks_of(path)):
+        counted, at = 0, block.find(digits)
+        while at >= 0:
+            begin, end = block.rfind(b"\n", 0, at) + 1, block.index(b"\n", at) + 1
+            number += block.count(b"\n", counted, begin)
+            counted = begin
+            yield number, block[begin:end]
+            at = block.find(digits, end)
+        number += block.count(b"\n", counted)
+
+
+def _read_recordings(
+    paths: Sequence[Path], origin: Origin, product_id: str, trade_ids: Collection[int]
+) -> tuple[dict[int, Recorded], str]:
+    """Return trades as they were recorded, and what is wrong with a recording; empty if nothing is."""
+    found: dict[int, Recorded] = {}
+    try:
+        batches = read_trades(paths, product_id=origin.product_id) if paths and trade_ids else ()
+        for trade_id, recorded in _recorded(batches, product_id, trade_ids):
+            found[trade_id] = recorded
+    except ValueError as error:  # a recording is damaged; it was when it was replayed
+        return found, str(error)
+    return found, ""
+
+
+def _recorded(batches: Iterable[Batch], product_id: str, trade_ids: Collection[int]) -> Iterator[tuple[int, Recorded]]:
+    """Yield some trades of a product by their ids, as they were recorded, until all are found."""
+    wanted, left = np.array(sorted(trade_ids), np.int64), len(trade_ids)
+    for batch in batches:
+        trades = batch.trades
+        for row in np.flatnonzero(np.isin(trades.trade_id, wanted)).tolist():
+            if trades.keys[trades.stream[row]].product_id == product_id:
+                left -= 1
+                yield (
+                    int(trades.trade_id[row]),
+                    Recorded(
+                        batch.file,
+                        int(batch.line[row]),
+                        int(trades.event_time[row]),
+                        float(trades.price[row]),
+                        float(trades.size[row]),
+                        int(trades.side[row]),
+                    ),
+                )
+        if not left:
+            return

@@ -1,0 +1,283 @@
+"""A past forecast made again: its record, row, model, score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from data.features.spec import FeatureSpec
+from data.features.windows import Windows, feature_rows
+from data.models.served import ModelRefused, ServedModel
+from data.stream.reader import TopicReader
+from data.stream.records import TRADES, prediction_type
+from data.trades import NS, Int64s, StreamKey, iso_times, parse_times
+from offline.explain.bisection import BadRecord
+from offline.explain.findings import Explanation, Finding, FoundModel, Outcome
+from offline.explain.recordings import find_in_recordings
+from offline.explain.streams import PROBE_BYTES, Passage, Stream, Target
+from offline.promotion.ledger import Entry, history
+from offline.promotion.register import RegistryError, download
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Explainer:
+    """Explains forecasts. Topics and recordings are read once for all that are asked for together.
+
+    Args:
+        kafka: see `client_config`.
+        registry: URI of MLflow.
+        models: folder where the forecaster keeps the models that it has loaded.
+    """
+
+    def __init__(self, kafka: Mapping[str, Any], registry: str, models: Path, spec: FeatureSpec) -> None:
+        self._kafka, self._registry, self._models, self._spec = kafka, registry, models, spec
+        self._found_models: dict[tuple[str, str, str], FoundModel] = {}
+
+    def explain(self, key: StreamKey, trade_ids: Sequence[int]) -> list[Explanation]:
+        """Explain forecasts of one stream, in the order in which they are asked for.
+
+        Raises:
+            NotFound: there is no forecast of one of these trades.
+            BadRecord: one of them cannot be read.
+            NotRead: the broker does not answer.
+        """
+        found: dict[int, Explanation] = {}
+        targets: list[Target] = []
+        with (
+            TopicReader(self._kafka, f"ingestor-{key.source_id}") as reader,
+            TopicReader(self._kafka, fetch_bytes=PROBE_BYTES) as prober,
+        ):
+            stream = Stream(reader, prober, key)
+            forecasts = stream.find(set(trade_ids))
+            ledger = read_ledger(self._registry)
+            for trade_id, forecast in forecasts.items():
+                record = read_record(forecast.value, self._spec, stream.partition, forecast.offset)
+                each = found[trade_id] = Explanation(record, stream.partition, forecast.offset, self._model(record))
+                each.findings.append(each.model.finding)
+                each.promotion, finding = served_under(ledger, record)
+                each.findings.append(finding)
+                since = oldest_block(int(parse_times([record.event_time])[0]), self._spec)
+                targets.append(Target(forecast, record.kafka_partition, record.kafka_offset, since))
+            for together, passage in stream.passages(targets, self._reaches):
+                for target in together:
+                    each = found[target.forecast.trade_id]
+                    if (at := place_of(each, passage)) is not None:
+                        each.trade = passage.trades.take(slice(at, at + 1))
+                        remake_row(each, passage, at, self._spec)
+        explanations = [found[trade_id] for trade_id in trade_ids]
+        for each in found.values():
+            remake_score(each)
+        find_in_recordings(list(found.values()), key.product_id, stream.note)
+        return explanations
+
+    def _reaches(self, passage: Passage, target: Target) -> bool:
+        """Return whether a passage holds all trades that the row of one of its trades is made from."""
+        at = passage.index_of(target.kafka_offset)
+        return at is not None and trades_of_row(passage, at, self._spec) is not None
+
+    def _model(self, record: Any) -> FoundModel:
+        """Return the model that a record names."""
+        named = (record.model_variant, record.version, record.digest)
+        if named not in self._found_models:
+            self._found_models[named] = find_model(record, self._registry, self._models)
+        return self._found_models[named]
+
+
+def read_record(value: bytes, spec: FeatureSpec, partition: int, offset: int) -> Any:
+    """Return a forecast's record, see `prediction_type`, whose times are times.
+
+    Args:
+        partition, offset: where it stands on `predictions`.
+
+    Raises:
+        BadRecord: it cannot be read.
+    """
+    try:
+        record = msgspec.json.decode(value, type=prediction_type(spec))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRecord(partition, offset, error) from None
+    for name in ("event_time", "ingest_time", "ts"):
+        try:
+            parse_times([getattr(record, name)])
+        except ValueError as error:
+            raise BadRecord(partition, offset, f"{name}: {error}") from None
+    return record
+
+
+def oldest_block(event_time: int, spec: FeatureSpec) -> int:
+    """Return the start of the oldest block of the grid that a row sees, ns since 1970.
+
+    Args:
+        event_time: of the row, ns since 1970.
+    """
+    block_ns = spec.block_steps * spec.grid_step_s * NS
+    block = (event_time // (spec.grid_step_s * NS) - 1) // spec.block_steps
+    return (block - (spec.lookback_steps // spec.block_steps - 1)) * block_ns
+
+
+def oldest_trade(event_time: Int64s, row: int, spec: FeatureSpec, *, counts_as: int, is_whole: bool) -> int | None:
+    """Return the first of the trades that a row is made from, or None if these do not reach back so far.
+
+    A row sees the last `window_size` + 1 trades, and on the grid what happened since the start of the oldest block in
+    reach, where the trade before it sets the price; and nothing before its segment. It begins with a trade that counts
+    as its own time: where time falls, a trade counts as the time before it, which others have set.
+
+    Args:
+        event_time: shape (n,), ns since 1970, as recorded, of the trades that the stream took.
+        row: index of the row's trade.
+        counts_as: event time that the first trade counts as, ns since 1970.
+        is_whole: no row reaches back behind the first trade.
+    """
+    recorded = event_time[: row + 1]
+    counted = np.maximum.accumulate(np.concatenate(([counts_as], recorded[1:])))
+    starts = np.flatnonzero(np.diff(counted) > spec.gap_s * NS) + 1
+    segment = int(starts[-1]) if len(starts) else 0
+    sets_price = int(np.searchsorted(counted, oldest_block(int(counted[row]), spec), side="right")) - 1
+    reach = min(sets_price, row - spec.window_size)
+    begins = max(reach, segment) if is_whole or segment else reach
+    own_time = np.flatnonzero(recorded[: max(begins + 1, 0)] == counted[: max(begins + 1, 0)])
+    return int(own_time[-1]) if len(own_time) else None
+
+
+def trades_of_row(passage: Passage, at: int, spec: FeatureSpec) -> NDArray[np.intp] | None:
+    """Return the indices of the trades that the row of a passage's trade is made from; None if some are not there."""
+    taken = np.flatnonzero(passage.is_taken[: at + 1])
+    event_time = passage.trades.event_time[taken]
+    first = oldest_trade(event_time, len(taken) - 1, spec, counts_as=passage.counts_as, is_whole=passage.is_whole)
+    return None if first is None else taken[first:]
+
+
+def place_of(each: Explanation, passage: Passage) -> int | None:
+    """Return the index of a forecast's trade in a passage of its stream, or None and why it is not there."""
+    record = each.prediction
+    at = passage.index_of(record.kafka_offset)
+    if record.kafka_partition != passage.partition:
+        said = f"{each.trade_place} is no trade of this stream, which stands in partition {passage.partition}"
+        each.found("trades", "different", said)
+    elif record.kafka_offset < passage.oldest:
+        said = f"{each.trade_place} is no longer kept, the oldest offset there is {passage.oldest}"
+        each.found("trades", "expired", said)
+    elif at is None:
+        each.found("trades", "different", f"{each.trade_place} is no trade of this stream")
+    elif passage.trades.trade_id[at] != record.trade_id:
+        each.found("trades", "different", f"{each.trade_place} is trade {passage.trades.trade_id[at]}")
+    elif not passage.is_taken[at]:
+        each.found("trades", "different", f"{each.trade_place} is a trade that its stream does not take")
+    else:
+        return at
+    return None
+
+
+def remake_row(each: Explanation, passage: Passage, at: int, spec: FeatureSpec) -> None:
+    """Make the row of a passage's trade again from the trades in its reach, and compare it."""
+    record = each.prediction
+    if record.spec_id != spec.spec_id:
+        said = f"the row is of feature spec {record.spec_id}, rows here are of {spec.spec_id}: is WINDOW_SIZE another?"
+        each.found("row", "expired", said)
+        return
+    rows = trades_of_row(passage, at, spec)
+    if rows is None:
+        said = f"the row's window begins before {TRADES}[{passage.partition}]@{passage.oldest}, the oldest that is kept"
+        each.found("trades", "expired", said)
+        return
+    each.window = passage.trades.take(rows)
+    made = feature_rows(each.window, Windows(spec))
+    each.found("trades", "equal", f"{len(each.window):,} in the row's window")
+    columns = [None if np.isnan(value) else float(value) for value in made.values[-1]]
+    remade: dict[str, Any] = dict(zip(spec.columns, columns, strict=True))
+    remade["n"] = int(made.values[-1, 0])
+    remade["event_time"] = iso_times(made.trades.event_time[-1:])[0]
+    remade["ingest_time"] = iso_times(made.trades.ingest_time[-1:])[0]
+    remade["price"] = float(made.trades.price[-1])
+    remade["purpose"] = passage.purposes[record.kafka_offset]
+    each.compare("row", remade, f"all {len(spec.columns)} columns")
+
+
+def find_model(record: Any, registry: str, models: Path) -> FoundModel:
+    """Return the model that a record names: from the registry, else as the forecaster has kept it."""
+    name = f"volatility-{record.model_variant}"
+    path = models / name / f"{record.digest}.onnx"
+    problems: list[str] = []
+    outcome: Outcome = "expired"
+    files: dict[str, Callable[[], bytes]] = {
+        registry: lambda: download(registry, name, record.version),
+        str(path): path.read_bytes,
+    }
+    for origin, fetch in files.items():
+        try:
+            content = fetch()
+            model = ServedModel.load(content, spec_id=record.spec_id, digest=record.digest)
+        except RegistryError as error:
+            problems.append(str(error))
+        except OSError as error:
+            problems.append(f"{path}: {error.strerror}")
+        except ModelRefused as error:
+            problems.append(f"{name} version {record.version} at {origin} is not the one that answered: {error}")
+            outcome = "different"
+        except ValueError as error:  # an embedded null byte
+            problems.append(f"{str(path)!r} can be no file: {error}")
+            outcome = "different"
+        else:
+            if outcome == "expired":
+                return FoundModel(name, model, origin, Finding("model", "equal", f"SHA-256 of the file at {origin}"))
+            return FoundModel(name, model, origin, Finding("model", outcome, "; ".join(problems)))
+    return FoundModel(name, None, "", Finding("model", outcome, "; ".join(problems)))
+
+
+def read_ledger(registry: str) -> list[Entry] | str:
+    """Return the entries of the ledger, oldest first, or why they cannot be read."""
+    try:
+        return history(registry)
+    except RegistryError as error:
+        return str(error)
+
+
+def served_under(ledger: list[Entry] | str, record: Any) -> tuple[Entry | None, Finding]:
+    """Return the entry that made champion of a model before it gave a forecast, and what became of it.
+
+    A forecaster follows an alias within a second, and one that is cut off from the registry serves on: so it is the
+    newest entry that names the version, also where the alias has moved on since.
+    """
+    if isinstance(ledger, str):
+        return None, Finding("promotion", "expired", ledger)
+    name = f"volatility-{record.model_variant}"
+    scored = EPOCH + timedelta(microseconds=int(parse_times([record.ts])[0]) // 1_000)
+    # The intent is written before the alias moves, and a forecaster may be faster than the note that it has moved.
+    until_then = [entry for entry in ledger if entry.model == name and entry.at is not None and entry.begun <= scored]
+    naming = [entry for entry in until_then if entry.to_version == record.version]
+    if not naming:
+        said = f"the ledger has no entry before {record.ts} that made {name} version {record.version} champion"
+        return None, Finding("promotion", "expired", said)
+    entry = naming[-1]
+    if entry.digest != record.digest:
+        return entry, Finding("promotion", "different", f"entry {entry.entry_id} is of SHA-256 {entry.digest}")
+    said = f"{entry.action} at {entry.at:%Y-%m-%dT%H:%M:%S.%fZ}"
+    if until_then[-1] is not entry:
+        later = (scored - until_then[-1].begun).total_seconds()
+        said += f"; version {until_then[-1].to_version} was on its way, {later:.1f} s before this was scored"
+    return entry, Finding("promotion", "equal", said)
+
+
+def remake_score(each: Explanation) -> None:
+    """Score the record's row again with the model that it names, and compare."""
+    record, model = each.prediction, each.model.model
+    if model is None:
+        return each.found("score", "expired", "there is no model to score with")
+    values = [np.nan if (value := getattr(record, name)) is None else value for name in model.columns]
+    scores = model.score(np.array([values], np.float64))
+    train_end_ns = (model.train_end - EPOCH) // timedelta(microseconds=1) * 1_000
+    remade = {
+        "horizon_s": model.horizon_s,
+        "score": float(scores.score[0]),
+        "interval": (float(scores.lower[0]), float(scores.upper[0])),
+        "in_sample": int(parse_times([record.event_time])[0]) <= train_end_ns,
+        "missing": [name for name, is_missing in zip(model.columns, scores.missing[0], strict=True) if is_missing],
+    }
+    return each.compare("score", remade, "score and interval")

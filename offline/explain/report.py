@@ -1,0 +1,126 @@
+"""An explanation as text and as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from data.features.spec import CONTRACT, FeatureSpec
+from data.stream.records import PREDICTIONS, TRADES
+from data.trades import Side, Trades, iso_times
+from offline.explain.findings import OUTCOMES, Explanation
+from offline.promotion.ledger import Entry
+
+NEWEST = 5
+"""Trades of a window that are shown."""
+
+
+def described(each: Explanation, *, all_trades: bool) -> dict[str, Any]:
+    """Return an explanation as it is written in JSON."""
+    record, model, promotion = each.prediction, each.model, each.promotion
+    window: dict[str, Any] | None = None
+    if each.window is not None:
+        shown = each.window if all_trades else each.window.take(slice(-NEWEST, None))
+        window = {
+            "count": len(each.window),
+            "of_contract_columns": record.n + 1,
+            "first": _trades(each.window.take(slice(0, 1)))[0],
+            "last": _trades(each.window.take(slice(-1, None)))[0],
+            "all" if all_trades else "newest": _trades(shown),
+        }
+    return {
+        "outcome": OUTCOMES[each.exit_code],
+        "findings": [finding._asdict() for finding in each.findings],
+        "prediction": msgspec.to_builtins(record),
+        "place": {
+            "trade": {"topic": TRADES, "kafka_partition": record.kafka_partition, "kafka_offset": record.kafka_offset},
+            "prediction": {
+                "topic": PREDICTIONS,
+                "kafka_partition": each.kafka_partition,
+                "kafka_offset": each.kafka_offset,
+            },
+            "recording": None if each.recorded is None else {"file": each.recorded.file, "line": each.recorded.line},
+        },
+        "model": {
+            "name": model.name,
+            "version": record.version,
+            "digest": record.digest,
+            "file": model.origin or None,
+            "train_end": None if model.model is None else f"{model.model.train_end:%Y-%m-%dT%H:%M:%SZ}",
+        },
+        "promotion": None if promotion is None else msgspec.to_builtins(promotion),
+        "trades": window,
+        "remade": msgspec.to_builtins(each.remade),
+    }
+
+
+def _trades(trades: Trades) -> list[dict[str, Any]]:
+    sides = {Side.BUY: "buy", Side.SELL: "sell"}
+    return [
+        {
+            "trade_id": int(trades.trade_id[row]),
+            "event_time": time,
+            "price": float(trades.price[row]),
+            "size": None if np.isnan(trades.size[row]) else float(trades.size[row]),
+            "side": sides.get(Side(trades.side[row])),
+        }
+        for row, time in enumerate(iso_times(trades.event_time))
+    ]
+
+
+def rendered(each: Explanation, *, all_trades: bool) -> str:
+    """Return an explanation as it is read."""
+    record, said = each.prediction, described(each, all_trades=all_trades)
+    lines = [
+        f"{record.source_id} {record.product_id} trade {record.trade_id}  {record.event_time}  price {record.price}",
+        "",
+        f"forecast    {record.score} in [{record.interval[0]}, {record.interval[1]}]",
+        f"            volatility of the {record.horizon_s} s after it, scored {record.ts}",
+    ]
+    if record.in_sample:
+        lines.append("            in-sample: the model was trained on data as late as this")
+    if record.missing:
+        lines.append(f"            made without {', '.join(record.missing)}")
+    trained = f", trained up to {said['model']['train_end']}" if said["model"]["train_end"] else ""
+    lines += [
+        f"model       {each.model.name} version {record.version}{trained}",
+        f"            SHA-256 {record.digest}",
+        *_promotion_lines(each.promotion),
+        f"row         spec {record.spec_id}",
+    ]
+    values = {name: getattr(record, name) for name in FeatureSpec().columns}
+    lines += [f"            {name:<24}{'missing' if value is None else value}" for name, value in values.items()]
+    if (window := said["trades"]) is not None:
+        first, last = window["first"], window["last"]
+        lines += [
+            f"trades      {window['count']:,}, the newest {window['of_contract_columns']} for {', '.join(CONTRACT)}",
+            f"            first {_line(first)}",
+            f"            last  {_line(last)}",
+            f"            {'all of them' if all_trades else 'the newest'}:",
+        ]
+        lines += [f"                  {_line(trade)}" for trade in window["all" if all_trades else "newest"]]
+    recorded = f"{each.recorded.file}:{each.recorded.line}" if each.recorded is not None else "unknown, see below"
+    lines += [
+        f"topic       trade {each.trade_place}, forecast {PREDICTIONS}[{each.kafka_partition}]@{each.kafka_offset}",
+        f"recording   {recorded}",
+        "",
+    ]
+    lines += [f"{finding.outcome:<12}{finding.part}: {finding.said}" for finding in each.findings]
+    return "\n".join(lines)
+
+
+def _promotion_lines(entry: Entry | None) -> list[str]:
+    if entry is None:
+        return ["promotion   unknown, see below"]
+    forced = ", forced" if entry.is_forced else ""
+    return [
+        f"promotion   {entry.at:%Y-%m-%dT%H:%M:%SZ} {entry.action}{forced}, by {entry.who}: {entry.why}",
+        f"            from version {entry.from_version or '-'} to {entry.to_version}, entry {entry.entry_id}",
+    ]
+
+
+def _line(trade: dict[str, Any]) -> str:
+    size = "size unknown" if trade["size"] is None else trade["size"]
+    return f"{trade['trade_id']}  {trade['event_time']}  {trade['price']}  {size}  {trade['side'] or ''}".rstrip()

@@ -1,0 +1,377 @@
+"""One stream as it stands on the topics: forecasts that are asked for, and the trades that their rows are made from.
+
+No stream is read from its beginning: a bisection finds its forecasts, whose trade ids rise with the offset, and each
+forecast names the offset of its trade.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from operator import attrgetter
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.features.admission import TAKEN, Admission
+from data.stream.codec import decode_records, decode_trades
+from data.stream.reader import TopicReader
+from data.stream.records import PARTITIONS, PREDICTIONS, TRADES, Purpose, partition_of
+from data.trades import Int64s, StreamKey, Trades
+from offline.explain.bisection import (
+    LOOK,
+    Forecast,
+    Forecasts,
+    decode_name,
+    decode_row,
+    decoded,
+    event_time_of,
+    mark_of,
+)
+
+SHOWN = 20
+"""Of sources and products, where a forecast is not found."""
+PROBE_BYTES = 65_536
+"""What a probe fetches: one batch of a producer, some hundred forecasts, in a millisecond."""
+SKEW_MS = 60_000
+"""By how much the clocks of two ingestors may differ."""
+STEP = 512
+"""Offsets from a forecast back to where the first older one is looked for; each further one is twice as far back."""
+TOGETHER = 50_000
+"""Trades with fewer offsets between them are read in one go."""
+
+
+class NotFound(LookupError):
+    """There is no such forecast. The message says what there is."""
+
+
+class Target(NamedTuple):
+    """A forecast whose trades are asked for.
+
+    Attributes:
+        forecast: as it stands on the topic.
+        kafka_partition, kafka_offset: of its trade, as the record says.
+        since: event time, ns since 1970: on the grid its row needs the last trade that is not later, and none before.
+    """
+
+    forecast: Forecast
+    kafka_partition: int
+    kafka_offset: int
+    since: int
+
+
+class Passage(NamedTuple):
+    """Consecutive trades of one stream on `coinbase-trades`.
+
+    Attributes:
+        partition: of all topics.
+        oldest: the first offset that the partition still holds.
+        trades: n trades, taken or not.
+        offsets: shape (n,).
+        is_taken: shape (n,).
+        counts_as: event time that the first trade counts as, ns since 1970: where time falls, the time before.
+        is_whole: no row reaches back behind the first trade.
+        purposes: what the trades' records say, by offset; of those trades alone whose forecasts are asked for.
+    """
+
+    partition: int
+    oldest: int
+    trades: Trades
+    offsets: Int64s
+    is_taken: NDArray[np.bool_]
+    counts_as: int
+    is_whole: bool
+    purposes: dict[int, Purpose]
+
+    def index_of(self, kafka_offset: int) -> int | None:
+        """Return the index of the trade at an offset, or None if no trade of the stream stands there."""
+        at = bisect_left(self.offsets, kafka_offset)
+        return at if at < len(self.offsets) and self.offsets[at] == kafka_offset else None
+
+    def takes(self, target: Target) -> bool:
+        """Return whether the trade that a forecast names is of the stream, and taken."""
+        at = self.index_of(target.kafka_offset)
+        return at is not None and bool(self.is_taken[at]) and self.trades.trade_id[at] == target.forecast.trade_id
+
+
+class _Anchor(NamedTuple):
+    """A forecast whose trade stands where the forecast says. What the stream takes after that trade is known.
+
+    Attributes:
+        kafka_offset: of its trade.
+        event_time: that the trade counts as, ns since 1970.
+        n: returns in the row's window; 0 where a segment begins.
+        is_last: there is no use in looking for an older one.
+    """
+
+    kafka_offset: int
+    event_time: int
+    n: int
+    is_last: bool
+
+
+class _Piece(NamedTuple):
+    """The trades of one stream in a range of offsets.
+
+    Attributes:
+        trades: n trades.
+        offsets: shape (n,).
+        ends: offsets of the stream's end records.
+        purposes: see `Passage`.
+    """
+
+    trades: Trades
+    offsets: Int64s
+    ends: list[int]
+    purposes: dict[int, Purpose]
+
+
+class Stream:
+    """One stream on the topics. All methods raise `NotRead`.
+
+    Args:
+        reader: of the group in which the ingestor has noted where the source begins; for long readings.
+        prober: for short ones, see `PROBE_BYTES`.
+
+    Attributes:
+        partition: of all topics.
+        note: what the ingestor says of the source's recordings; empty where it said nothing.
+
+    Raises:
+        NotFound: the stream has no forecast.
+    """
+
+    def __init__(self, reader: TopicReader, prober: TopicReader, key: StreamKey) -> None:
+        self._reader, self._prober, self._key = reader, prober, key
+        self._begin = reader.committed(TRADES, range(PARTITIONS))
+        self.note = next((note for _, note in self._begin.values() if note), "")
+        self._forecasts = self._look()
+        self.partition = self._forecasts.partition
+        self._oldest, self._end = prober.span(TRADES, self.partition)
+
+    def find(self, trade_ids: Collection[int]) -> dict[int, Forecast]:
+        """Return the forecasts of some trades, by trade id.
+
+        Raises:
+            NotFound: there is no forecast of one of these trades.
+        """
+        found = self._forecasts.find(trade_ids)
+        absent = sorted(set(trade_ids) - set(found))
+        if not absent:
+            return found
+        first, last = self._forecasts.first_and_last()
+        if not self._forecasts.are_in_order(first, last):
+            found |= self._forecasts.find_in_all(absent)
+            absent = sorted(set(trade_ids) - set(found))
+        if absent:
+            raise NotFound(
+                f"source {self._key.source_id} has no forecast of {self._key.product_id} trade "
+                f"{', '.join(map(str, absent[:5]))}; it has forecasts of it from trade {first.trade_id} to "
+                f"{last.trade_id}"
+            )
+        return found
+
+    def passages(
+        self, targets: Iterable[Target], reaches: Callable[[Passage, Target], bool]
+    ) -> Iterator[tuple[list[Target], Passage]]:
+        """Read the trades that the rows of some forecasts are made from, those of rows near each other in one go.
+
+        Args:
+            targets: one whose trade is not on the topic comes with an empty passage.
+            reaches: says whether a passage that ends with a row's trade begins with all that the row needs.
+        """
+        there: list[Target] = []
+        elsewhere: list[Target] = []
+        for target in targets:
+            is_there = target.kafka_partition == self.partition and self._oldest <= target.kafka_offset < self._end
+            (there if is_there else elsewhere).append(target)
+        if elsewhere:
+            yield elsewhere, self._passage([], None, is_whole=False)
+        there.sort(key=attrgetter("kafka_offset"))
+        gaps = [i for i, (a, b) in enumerate(pairwise(there), 1) if b.kafka_offset - a.kafka_offset > TOGETHER]
+        for first, after in pairwise([0, *gaps, len(there)]):
+            if together := there[first:after]:
+                yield together, self._read_passage(together, reaches)
+
+    def _look(self) -> Forecasts:
+        """Return the stream's forecasts, in the partition of its product or, if its producer chose otherwise, another.
+
+        Raises:
+            NotFound: there are none.
+        """
+        if (forecasts := self._forecasts_in(partition_of(self._key.product_id))) is not None:
+            return forecasts
+        there, is_cut = _newest_streams(self._reader)
+        if self._key in there and (forecasts := self._forecasts_in(there[self._key])) is not None:
+            return forecasts
+        limit = f" (only the newest {LOOK:,} records of each partition were looked at)" if is_cut else ""
+        raise NotFound(_nothing(self._key, there) + limit)
+
+    def _forecasts_in(self, partition: int) -> Forecasts | None:
+        """Return the stream's forecasts in a partition, or None if there are none where they are looked for."""
+        oldest = self._prober.span(PREDICTIONS, partition)[0]
+        starts = [oldest]
+        if (first_ms := self._first_ingest_ms(partition)) is not None:
+            # The records of both topics carry the ingest time of the trade, unless somebody else has written them.
+            starts.insert(0, max(oldest, self._prober.offset_at(PREDICTIONS, partition, first_ms)))
+        for start in starts:
+            forecasts = Forecasts(self._reader, self._prober, self._key, partition, start)
+            if forecasts.look():
+                return forecasts
+        return None
+
+    def _source_begin(self, partition: int) -> int | None:
+        """Return the offset before which the source has no trades, or None if some of its trades may have expired."""
+        begin = self._begin.get(partition, (0, ""))[0]
+        return begin if begin >= self._prober.span(TRADES, partition)[0] else None
+
+    def _first_ingest_ms(self, partition: int) -> int | None:
+        """Return the ingest time of the stream's first trade, or an earlier time, ms since 1970; None: not known."""
+        earliest: int | None = None
+        if (begin := self._source_begin(partition)) is None:
+            return None
+        end = min(begin + LOOK, self._prober.span(TRADES, partition)[1])
+        for stretch in self._prober.read(TRADES, partition, begin, end):
+            trades = decode_trades(stretch.values).trades
+            ingest_ms = trades.ingest_time // 1_000_000
+            if self._key in trades.keys:
+                return int(ingest_ms[trades.stream == trades.keys.index(self._key)][0])
+            if earliest is None and len(trades):
+                earliest = max(int(ingest_ms[0]) - SKEW_MS, 0)
+        return earliest
+
+    def _read_passage(self, together: Sequence[Target], reaches: Callable[[Passage, Target], bool]) -> Passage:
+        """Read the trades from those that the row of the first target needs to the last target.
+
+        What a stream takes depends on what it took before, so a passage begins with a trade that has a forecast.
+        """
+        wanted = {target.kafka_offset for target in together}
+        pieces: list[_Piece] = []
+        begin = end = together[-1].kafka_offset + 1
+        for anchor in self._anchors(together[0]):
+            start, is_whole = anchor.kafka_offset, anchor.n == 0
+            counts_as: int | None = anchor.event_time
+            if anchor.is_last and not is_whole and (source_begin := self._source_begin(self.partition)) is not None:
+                start, counts_as, is_whole = source_begin, None, True  # forecasts have expired, and trades have not
+            pieces = [*self._pieces(self._reader, self.partition, start, begin, wanted), *pieces]
+            begin = min(begin, start)
+            passage = self._passage(pieces, counts_as, is_whole=is_whole)
+            first = next((target for target in together if passage.takes(target)), None)
+            if anchor.is_last or first is None or reaches(passage, first):
+                return passage
+        alone = [*self._pieces(self._reader, self.partition, together[0].kafka_offset, end, wanted)]
+        return self._passage(alone, None, is_whole=False)
+
+    def _anchors(self, target: Target) -> Iterator[_Anchor]:
+        """Yield forecasts further and further back, from where the grid of a row begins to the last that is of use."""
+        edge = self._forecasts.around(lambda forecast: event_time_of(forecast) > target.since)
+        place = (edge.before or edge.after or target.forecast).offset
+        back, start = STEP, self._forecasts.start
+        while True:
+            at = max(place - back, start)
+            anchor = self._anchor(at, target.forecast.offset + 1)
+            if anchor is not None:
+                yield anchor
+            if at == start or (anchor is not None and anchor.is_last):
+                return
+            back *= 2
+
+    def _anchor(self, start: int, end: int) -> _Anchor | None:
+        """Return the first anchor among the forecasts in a range of offsets whose trades the topic still holds."""
+        forecast, is_last = self._forecasts.first_in(start, end), start == self._forecasts.start
+        if forecast is not None and not self._is_kept(forecast):
+            forecast = self._forecasts.around(self._is_kept).after
+            is_last = True
+        while forecast is not None and forecast.offset < end:
+            row, event_time = decoded(forecast.value, decode_row), event_time_of(forecast)
+            if row is not None and event_time and self._stands(row.kafka_offset, forecast.trade_id):
+                return _Anchor(row.kafka_offset, event_time, row.n, is_last or row.n == 0)
+            forecast = self._forecasts.first_in(forecast.offset + 1, end)
+        return None
+
+    def _is_kept(self, forecast: Forecast) -> bool:
+        """Return whether the topic may still hold the trade of a forecast."""
+        row = decoded(forecast.value, decode_row)
+        return row is None or row.kafka_offset >= self._oldest
+
+    def _stands(self, kafka_offset: int, trade_id: int) -> bool:
+        """Return whether a trade of the stream stands at an offset."""
+        if not self._oldest <= kafka_offset < self._end:
+            return False
+        pieces = self._pieces(self._prober, self.partition, kafka_offset, kafka_offset + 1)
+        return any(trade_id in piece.trades.trade_id for piece in pieces)
+
+    def _pieces(
+        self, reader: TopicReader, partition: int, start: int, end: int, wanted: Collection[int] = ()
+    ) -> Iterator[_Piece]:
+        """Read the stream's trades in a range of offsets, and the purposes at the `wanted` ones."""
+        mine = mark_of(self._key)
+        for stretch in reader.read(TRADES, partition, start, end):
+            places, values = [], []
+            for offset, value in zip(stretch.offsets, stretch.values, strict=True):
+                if value is not None and mine in value:
+                    places.append(offset)
+                    values.append(value)
+            found = decode_trades(values)
+            ends = [places[place] for place, record in found.ends if record.key == self._key]
+            trades, offsets = _EMPTY, np.zeros(0, np.int64)
+            if self._key in found.trades.keys:
+                rows = found.trades.stream == found.trades.keys.index(self._key)
+                trades, offsets = found.trades.take(rows), np.array(places, np.int64)[found.places[rows]]
+                trades = replace(trades, keys=(self._key,), stream=np.zeros(len(trades), np.int32))
+            asked = ((place, value) for place, value in zip(places, values, strict=True) if place in wanted)
+            purposes = {place: decode_trades([value]).purposes.get(self._key) for place, value in asked}
+            yield _Piece(trades, offsets, ends, {place: said for place, said in purposes.items() if said is not None})
+
+    def _passage(self, pieces: Sequence[_Piece], counts_as: int | None, *, is_whole: bool) -> Passage:
+        """Join pieces and judge their trades; after an end record the stream takes none.
+
+        Args:
+            counts_as: event time that the first trade counts as; None: its own.
+        """
+        trades = Trades.join([_EMPTY, *(piece.trades for piece in pieces)])
+        offsets = np.concatenate([np.zeros(0, np.int64), *(piece.offsets for piece in pieces)])
+        event_time = trades.event_time.copy()
+        if counts_as is not None:
+            event_time[:1] = counts_as
+        is_taken = Admission().judge(replace(trades, event_time=event_time)) == TAKEN
+        if ends := [end for piece in pieces for end in piece.ends]:
+            is_taken &= offsets < min(ends)
+        purposes = {place: said for piece in pieces for place, said in piece.purposes.items()}
+        first = int(event_time[0]) if len(event_time) else 0
+        return Passage(self.partition, self._oldest, trades, offsets, is_taken, first, is_whole, purposes)
+
+
+_EMPTY = decode_trades([]).trades
+
+
+def _newest_streams(reader: TopicReader) -> tuple[dict[StreamKey, int], bool]:
+    """Return the partition of each stream that has one of the newest forecasts, and whether there are older ones."""
+    there: dict[StreamKey, int] = {}
+    is_cut = False
+    for partition in reader.partitions(PREDICTIONS):
+        oldest, end = reader.span(PREDICTIONS, partition)
+        is_cut = is_cut or oldest < end - LOOK
+        for stretch in reader.read(PREDICTIONS, partition, max(oldest, end - LOOK), end):
+            for record in decode_records(stretch.values, decode_name).records:
+                there.setdefault(StreamKey(record.source_id, record.product_id), partition)
+    return there, is_cut
+
+
+def _nothing(key: StreamKey, there: Collection[StreamKey]) -> str:
+    """Say what there is instead of a stream."""
+    if not there:
+        return f"{PREDICTIONS} holds no forecasts at all: replay a recording first, as `make run RECORDING=trades.csv`"
+    if products := sorted(other.product_id for other in there if other.source_id == key.source_id):
+        return f"source {key.source_id} has no forecast of {key.product_id}; it has some of {_some(products)}"
+    sources = sorted({other.source_id for other in there if other.product_id == key.product_id})
+    if sources:
+        return f"there is no source {key.source_id}; {key.product_id} is forecast in {_some(sources)}"
+    return f"there is no forecast {'/'.join(key)}; there are some of {_some(sorted('/'.join(k) for k in there))}"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f", and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -1,0 +1,365 @@
+"""The lake: Parquet files, one a table, product and UTC day, in a folder or on any filesystem that pyarrow knows.
+
+A file is written under another name and takes its own when it is whole, so a reader sees all of a partition or none of
+it. What is known of a partition stands in its file, so the two can never disagree.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet
+
+from data.names import check_product_id
+from offline.lake.parquet import GROUP_ROWS, ContentHash, RowGroups
+
+READ_ROWS = 65_536
+"""Rows that are read at once where a partition is read in batches."""
+
+_TABLE = re.compile(r"[a-z_]+(/[A-Za-z0-9_.~%-]+)*")
+_SCHEME = re.compile(r"[a-z][a-z0-9+]+:/")
+_DAY_FILE = re.compile(r"\d{4}-\d\d-\d\d\.parquet")
+_ENDING = ".parquet"
+_KEYS = ("content_hash", "head_hash", "tail_hash", "notes")
+"""Of a file's metadata."""
+
+
+class Stored(NamedTuple):
+    """What a file of the lake says of itself.
+
+    Attributes:
+        content_hash: of all values, whatever batches and encodings they were written in.
+        head_hash, tail_hash: of what the day before and the day after can see of it; empty where nobody asks.
+        notes: what the writer noted, its inputs above all.
+    """
+
+    rows: int
+    content_hash: str
+    head_hash: str
+    tail_hash: str
+    notes: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One product and UTC day of a table, see `Stored`."""
+
+    table: str
+    product_id: str
+    day: date
+    rows: int
+    content_hash: str
+    head_hash: str
+    tail_hash: str
+    notes: dict[str, str]
+    path: str
+
+
+class Place(NamedTuple):
+    """Where a partition stands, or would stand."""
+
+    table: str
+    product_id: str
+    day: date
+
+    @property
+    def path(self) -> str:
+        return f"{self.table}/{self.product_id}/{self.day.isoformat()}{_ENDING}"
+
+
+class Lake:
+    """Partitions under one root. `Lake.open` for a folder or a URI."""
+
+    def __init__(self, filesystem: pa.fs.FileSystem, root: str) -> None:
+        self._files, self._root = filesystem, f"{root.rstrip('/')}/" if root else ""
+
+    @classmethod
+    def open(cls, uri: str | Path) -> Self:
+        """Open a lake, which may be empty, or not exist yet.
+
+        Args:
+            uri: a folder, or a URI of any filesystem that pyarrow knows, as `file:///srv/lake` or `s3://bucket/lake`.
+
+        Raises:
+            ValueError: pyarrow knows no such filesystem.
+        """
+        if not _SCHEME.match(str(uri)):
+            return cls(pa.fs.LocalFileSystem(), str(Path(uri).absolute()))
+        try:
+            return cls(*pa.fs.FileSystem.from_uri(str(uri)))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise ValueError(
+                f"LAKE_URI must be a folder, or a URI of a filesystem that pyarrow knows (file, s3, gs, abfs, hdfs), "
+                f"was {uri}: {error}"
+            ) from None
+
+    def partition(self, table: str, product_id: str, day: date) -> Partition | None:
+        """Return what is known of a partition, from its file's metadata alone; None if there is none.
+
+        Raises:
+            ValueError: a name is none, or the file is damaged.
+        """
+        place = _checked(Place(table, product_id, day))
+        stored = self.stored(place.path)
+        return None if stored is None else self._partition(place, stored)
+
+    def partitions(self, table: str, product_id: str | None = None) -> list[Partition]:
+        """Return all partitions of a table, and of the tables below it, by table, product and day."""
+        found = (self.partition(*place) for place in self.places(table, product_id))
+        return [partition for partition in found if partition is not None]
+
+    def places(self, table: str, product_id: str | None = None) -> list[Place]:
+        """Return where partitions of a table, and of the tables below it, stand; no file is opened."""
+        places = []
+        selector = pa.fs.FileSelector(self._at(table), recursive=True, allow_not_found=True)
+        for info in self._files.get_file_info(selector):
+            *folders, product, name = info.path[len(self._root) :].split("/")
+            if info.is_file and folders and _DAY_FILE.fullmatch(name) and product_id in (None, product):
+                places.append(Place("/".join(folders), product, date.fromisoformat(name.removesuffix(_ENDING))))
+        return sorted(places)
+
+    def tables(self, table: str) -> list[str]:
+        """Return the tables directly below a table."""
+        selector = pa.fs.FileSelector(self._at(table), allow_not_found=True)
+        found = self._files.get_file_info(selector)
+        return sorted(f"{table}/{info.base_name}" for info in found if info.type == pa.fs.FileType.Directory)
+
+    def products(self, table: str) -> list[str]:
+        """Return the products that a table has partitions of."""
+        return sorted({place.product_id for place in self.places(table)})
+
+    def write(
+        self,
+        table: str,
+        product_id: str,
+        day: date,
+        batches: Iterable[pa.RecordBatch],
+        schema: pa.Schema,
+        notes: Mapping[str, str],
+        *,
+        head_hash: str = "",
+        tail_hash: str = "",
+    ) -> Partition:
+        """Write a partition, which appears whole or not at all, and replaces what was there.
+
+        Raises:
+            OSError: it cannot be written, as on a full disk; what was there before is whole.
+        """
+        place = _checked(Place(table, product_id, day))
+        with self.writing(place.path, schema) as writing:
+            for batch in batches:
+                writing.write(batch)
+            stored = writing.finish(notes, head_hash=head_hash, tail_hash=tail_hash)
+            writing.publish()
+        return self._partition(place, stored)
+
+    def read(self, table: str, product_id: str, day: date, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return a partition.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        place = _checked(Place(table, product_id, day))
+        with self._opened(place.path) as file:
+            return pa.parquet.ParquetFile(file).read(columns)
+
+    def batches(
+        self, table: str, product_id: str, day: date, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield a partition in batches, in memory that does not depend on its length.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        place = _checked(Place(table, product_id, day))
+        with self._opened(place.path) as file:
+            yield from pa.parquet.ParquetFile(file).iter_batches(READ_ROWS, columns=columns)
+
+    def delete(self, table: str, product_id: str, day: date) -> None:
+        """Remove a partition, and what a killed writer of it left."""
+        place = _checked(Place(table, product_id, day))
+        self._delete_parts(place.path)
+        self._files.delete_file(self._at(place.path))
+
+    def stored(self, path: str) -> Stored | None:
+        """Return what a file says of itself, from its metadata alone; None if there is none.
+
+        Args:
+            path: below the root.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        try:
+            with self._opened(path) as file:
+                metadata = pa.parquet.read_metadata(file)
+            content, head, tail, notes = (metadata.metadata[key.encode()].decode() for key in _KEYS)
+        except FileNotFoundError:
+            return None
+        except (pa.ArrowInvalid, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self._at(path)} is no whole file of the lake ({error!r}): delete it, then make the day again, or "
+                "ingest the recording again if it is of one"
+            ) from None
+        return Stored(metadata.num_rows, content, head, tail, json.loads(notes))
+
+    def read_file(self, path: str) -> pa.Table:
+        """Return what a file below the root holds.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        with self._opened(path) as file:
+            return pa.parquet.ParquetFile(file).read()
+
+    @contextmanager
+    def writing(self, path: str, schema: pa.Schema) -> Iterator[Writing]:
+        """Write a file below the root, see `Writing`; what is not published when the block ends is removed."""
+        writing = Writing(self, path, schema)
+        try:
+            yield writing
+        finally:
+            writing.close()
+
+    def _partition(self, place: Place, stored: Stored) -> Partition:
+        return Partition(**place._asdict(), **stored._asdict(), path=self._at(place.path))
+
+    def _at(self, path: str) -> str:
+        return f"{self._root}{path}"
+
+    def _opened(self, path: str) -> pa.NativeFile:
+        return self._files.open_input_file(self._at(path))
+
+    def _delete_parts(self, path: str) -> None:
+        """Remove what killed writers of a file left."""
+        folder, _, name = path.rpartition("/")
+        selector = pa.fs.FileSelector(self._at(folder), allow_not_found=True)
+        for info in self._files.get_file_info(selector):
+            if info.base_name.startswith(f".{name}.") and info.base_name.endswith(".part"):
+                with suppress(FileNotFoundError):
+                    self._files.delete_file(info.path)
+
+
+class Writing:
+    """A file of the lake on its way: `write` as often as needed, `finish`, `publish`.
+
+    Until `publish`, no reader sees anything of it.
+    """
+
+    def __init__(self, lake: Lake, path: str, schema: pa.Schema) -> None:
+        self._lake, self._path = lake, path
+        folder, _, name = path.rpartition("/")
+        self._part = f"{folder}/.{name}.{uuid.uuid4().hex}.part"
+        self._hash = ContentHash(schema)
+        self._stored: Stored | None = None
+        self._groups: RowGroups | None = None
+        self._sink: pa.NativeFile | None = None
+        self._is_published = False
+        with self._explained():
+            lake._delete_parts(path)
+            lake._files.create_dir(lake._at(folder), recursive=True)
+            self._sink = lake._files.open_output_stream(lake._at(self._part))
+            self._groups = RowGroups(self._sink, schema)
+
+    @property
+    def rows(self) -> int:
+        """How many were written."""
+        return self._hash.rows
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append rows.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        assert self._groups is not None
+        for first in range(0, len(batch), GROUP_ROWS):
+            piece = batch.slice(first, GROUP_ROWS)
+            self._hash.update(piece)
+            with self._explained():
+                self._groups.write(piece)
+
+    def finish(self, notes: Mapping[str, str], *, head_hash: str = "", tail_hash: str = "") -> Stored:
+        """End the file with what is known of it; it can be published now.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        assert self._groups is not None
+        self._stored = Stored(self.rows, self._hash.hexdigest(), head_hash, tail_hash, dict(notes))
+        known = (*self._stored[1:4], json.dumps(self._stored.notes, sort_keys=True))
+        with self._explained():
+            self._groups.close(dict(zip(_KEYS, known, strict=True)))
+            self._close_sink()
+        self._groups = None
+        return self._stored
+
+    def publish(self) -> bool:
+        """Give the finished file its name, and say whether it is new: one that says and holds the same stays as it is.
+
+        Raises:
+            OSError: it cannot be moved.
+        """
+        assert self._groups is None
+        lake = self._lake
+        try:
+            if lake.stored(self._path) == self._stored:
+                return False
+        except ValueError:
+            pass  # what is there is damaged, and is replaced
+        try:
+            with self._explained():
+                lake._files.move(lake._at(self._part), lake._at(self._path))
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"{lake._at(self._path)}: another process wrote it meanwhile: run one at a time, and this again"
+            ) from None
+        self._is_published = True
+        return True
+
+    def close(self) -> None:
+        """Remove what was not published."""
+        if self._groups is not None:
+            self._groups.abandon()
+            self._groups = None
+        with suppress(OSError):
+            self._close_sink()
+        if not self._is_published:
+            with suppress(FileNotFoundError):
+                self._lake._files.delete_file(self._lake._at(self._part))
+
+    def _close_sink(self) -> None:
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.close()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            self.close()
+            raise OSError(
+                error.errno or 0,
+                f"{self._lake._at(self._path)} cannot be written ({error}): make room, or choose another LAKE_URI, "
+                "then run it again; what was there before is whole",
+            ) from error
+
+
+def _checked(place: Place) -> Place:
+    if not _TABLE.fullmatch(place.table) or {".", ".."} & set(place.table.split("/")):
+        raise ValueError(f"a table must be named like trades or recordings/monday.csv, was {place.table!r}")
+    check_product_id(place.product_id)
+    return place

@@ -1,0 +1,75 @@
+"""An ONNX graph that is written by hand, node by node: what a served model computes, and nothing else."""
+
+from __future__ import annotations
+
+# ruff: noqa: PLC0415 - onnx takes a second to import, and most callers only ask
+from typing import Any
+
+
+class Graph:
+    """Nodes and constants of a graph whose input is `X`, float32 (any, k); each call gives the name of what it made."""
+
+    def __init__(self) -> None:
+        self._nodes: list[Any] = []
+        self._constants: list[Any] = []
+
+    def constant(self, value: float) -> str:
+        """Add a number, float32."""
+        from onnx import TensorProto
+
+        return self._add(TensorProto.FLOAT, [], [value])
+
+    def index(self, value: int) -> str:
+        """Add a whole number, int64."""
+        from onnx import TensorProto
+
+        return self._add(TensorProto.INT64, [], [value])
+
+    def axis(self, value: int) -> str:
+        """Add a list of one axis, int64."""
+        from onnx import TensorProto
+
+        return self._add(TensorProto.INT64, [1], [value])
+
+    def _add(self, kind: int, shape: list[int], values: list[Any]) -> str:
+        from onnx import helper
+
+        self._constants.append(helper.make_tensor(f"c{len(self._constants)}", kind, shape, values))
+        return f"c{len(self._constants) - 1}"
+
+    def node(self, operator: str, *inputs: str, name: str = "", **attributes: Any) -> str:
+        """Add an operator; `name` is its output's, made up unless it is given."""
+        from onnx import helper
+
+        name = name or f"{operator.lower()}{len(self._nodes)}"
+        self._nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
+        return name
+
+    def column(self, index: int) -> str:
+        """Take one column of `X`, shape (any,)."""
+        return self.node("Gather", "X", self.index(index), axis=1)
+
+    def to_bytes(self, name: str, columns: int, outputs: tuple[str, ...], metadata: dict[str, str]) -> bytes:
+        """Return the checked ONNX file; the same calls give the same bytes.
+
+        Args:
+            columns: how many `X` has.
+            outputs: names of nodes of shape (any,), float32.
+            metadata: what the file says of itself, see `data.models.served.METADATA`.
+        """
+        from onnx import TensorProto, checker, helper
+
+        graph = helper.make_graph(
+            self._nodes,
+            name,
+            [helper.make_tensor_value_info("X", TensorProto.FLOAT, [None, columns])],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, [None]) for output in outputs],
+            self._constants,
+        )
+        # ir_version: the oldest that holds this opset, so that any onnxruntime of the last years reads it
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8, producer_name="cryptovol"
+        )
+        helper.set_model_props(model, metadata)
+        checker.check_model(model, full_check=True)
+        return bytes(model.SerializeToString(deterministic=True))

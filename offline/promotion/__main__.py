@@ -1,0 +1,115 @@
+"""The gate: the one way in which a version becomes champion, and the way back. `python -m offline.promotion --help`.
+
+`promote` judges anew each time: it downloads the file and scores the rows itself, and believes no tag, no metric and no
+verdict that somebody stored. What it did stands in the ledger, see `offline.promotion.ledger`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+import rich.box
+from rich.console import Console
+from rich.table import Table
+
+from data.files import may_lose_its_reader
+from offline.promotion.gate import Refused, lake_rows
+from offline.promotion.ledger import Entry, finish_pending, history, served_at
+from offline.promotion.moves import begun_before, promote, roll_back
+from offline.promotion.register import RegistryError, champion_of
+from offline.settings import OfflineSettings
+
+
+def show(entries: Iterable[Entry]) -> str:
+    """Return entries as a table."""
+    table = Table(box=rich.box.SIMPLE_HEAD)
+    for heading in ("moved at (UTC)", "action", "model", "from", "to", "digest", "who", "why", "state"):
+        table.add_column(heading, overflow="fold", no_wrap=heading not in ("who", "why"))
+    for entry in entries:
+        when = f"{entry.at:%Y-%m-%d %H:%M:%S}" if entry.at else "-"
+        action = "promote, forced" if entry.is_forced else entry.action
+        versions = (entry.from_version or "-", entry.to_version)
+        table.add_row(when, action, entry.model, *versions, entry.digest[:12], entry.who, entry.why, entry.state)
+    console = Console(width=max(shutil.get_terminal_size((160, 24)).columns, 120))
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get().rstrip()
+
+
+def _tell_moves_by_hand(uri: str, newest: dict[str, Entry]) -> None:
+    """Print of each model whose champion is not that of its newest entry that it is another."""
+    for model, entry in newest.items():
+        champion = champion_of(uri, model)
+        serving = f"version {champion.version}" if champion else "none"
+        if serving != f"version {entry.to_version}":
+            print(f"the champion of {model} is {serving} now, the ledger says {entry.to_version}: moved by hand?")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Promote a model, roll it back, finish what was begun, and ask which version was champion when."""
+    parser = argparse.ArgumentParser(prog="python -m offline.promotion", description=main.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    asked = commands.add_parser("history", help="all promotions and rollbacks, oldest first")
+    asked.add_argument("model", nargs="?", help="of this model alone")
+    asked = commands.add_parser("served-at", help="which version of each model was champion at a time")
+    asked.add_argument("when", type=_time, metavar="T", help="as 2026-11-20T10:00Z")
+    asked = commands.add_parser("promote", help="make a version champion, if the gate lets it through")
+    asked.add_argument("model")
+    asked.add_argument("version", nargs="?", default="challenger", help="a number or an alias; challenger")
+    asked.add_argument("--why", required=True)
+    asked.add_argument("--force", action="store_true", help="also if the gate refuses it; it is recorded as forced")
+    asked = commands.add_parser("rollback", help="back to the champion before")
+    asked.add_argument("model")
+    asked.add_argument("--why", required=True)
+    commands.add_parser("finish", help="finish what was begun and not closed")
+    args = parser.parse_args(arguments)
+    settings = OfflineSettings()
+    uri = settings.mlflow_tracking_uri.rstrip("/")
+    try:
+        if args.command == "rollback":  # it finishes what is pending itself, and goes no further then
+            asked_at = datetime.now(UTC)
+            entry = roll_back(uri, args.model, spec=settings.spec(), who=getpass.getuser(), why=args.why)
+            if entry.begun < asked_at:
+                print(begun_before(entry))
+            print(show([entry]))
+            return
+        for entry in finish_pending(uri):
+            print(f"finished: {entry.action} {entry.model} to version {entry.to_version}, now {entry.state}")
+        if args.command == "promote":
+            spec = settings.spec()
+            test = lake_rows(settings.lake_uri, spec)
+            who = getpass.getuser()
+            entry = promote(
+                uri, args.model, args.version, test=test, spec=spec, who=who, why=args.why, force=args.force
+            )
+            print(show([entry]))
+        elif args.command == "history":
+            entries = history(uri, args.model)
+            print(show(entries))
+            _tell_moves_by_hand(uri, {entry.model: entry for entry in entries if entry.at is not None})
+        elif args.command == "served-at":
+            served = served_at(uri, args.when)
+            print(show(served.values()) if served else f"no model had a champion at {args.when:%Y-%m-%dT%H:%M:%SZ}")
+            _tell_moves_by_hand(uri, served_at(uri, datetime.now(UTC)))
+    except (RegistryError, Refused, ValueError) as error:
+        sys.exit(str(error))
+
+
+def _time(text: str) -> datetime:
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a time is written as 2026-11-20T10:00Z, was {text!r}") from None
+    if when.tzinfo is None:
+        raise argparse.ArgumentTypeError(f"a time must say its zone, as 2026-11-20T10:00Z, was {text!r}")
+    return when.astimezone(UTC)
+
+
+if __name__ == "__main__":
+    with may_lose_its_reader():
+        main()

@@ -1,0 +1,283 @@
+"""The gate: what a challenger must show before the alias `champion` moves."""
+
+from __future__ import annotations
+
+# ruff: noqa: PLC0415 - a rollback needs nothing of the lake, whose readers take half a second to import
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.features.spec import FeatureSpec
+from data.models.served import VARIANTS, ModelRefused, Scores, ServedModel
+from data.targets import variance_floor
+from offline.evaluation.losses_table import UNSCALED_EWMA, Evaluation, evaluate, judged_rows
+from offline.promotion.register import NotFound, Version, champion_of, download, version_of
+from offline.samples import Sample
+
+BASELINE = "volatility-baseline"
+MODELS = tuple(f"volatility-{variant}" for variant in VARIANTS)
+MIN_HORIZONS = 240
+CANDIDATE, CHAMPION = "candidate", "champion"
+"""Names in the gate's evaluation."""
+NOT_JUDGED = "not judged"
+ALONE = "the same in any batch"
+ASKED_ALONE = 32
+"""So many rows are asked alone by the gate, 50 us each."""
+
+
+class Condition(NamedTuple):
+    """One thing that the gate asks for, with its figures."""
+
+    name: str
+    is_met: bool
+    found: str
+    allowed: str
+
+
+class Refused(Exception):
+    """The gate is shut, and the champion stays.
+
+    Attributes:
+        conditions: all of them, met or not.
+    """
+
+    def __init__(self, what: str, conditions: list[Condition]) -> None:
+        failed = [each for each in conditions if not each.is_met]
+        reasons = "; ".join(f"{each.name}: found {each.found}, allowed is {each.allowed}" for each in failed)
+        super().__init__(f"{what} is refused. {reasons}")
+        self.conditions = conditions
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the gate found.
+
+    Attributes:
+        wanted: the version that was judged.
+        digest: SHA-256 of its file.
+        champion: number of the champion at that time; None: there was none.
+        can_serve: the file is the registered one, and loads.
+        evidence: the figures, for the ledger.
+    """
+
+    wanted: Version
+    digest: str
+    champion: str | None
+    can_serve: bool
+    conditions: list[Condition]
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_open(self) -> bool:
+        return all(condition.is_met for condition in self.conditions)
+
+
+def judge(
+    uri: str,
+    model: str,
+    version: str,
+    *,
+    test: Callable[[datetime], Sample],
+    spec: FeatureSpec,
+    baseline: str = BASELINE,
+) -> Verdict:
+    """Find out whether a version may be champion; see `promote` for the arguments. Nothing is changed.
+
+    Raises:
+        NotFound: there is no such version.
+        RegistryError: MLflow does not answer.
+    """
+    champion = champion_of(uri, model)
+    wanted, content, conditions = fetch_model(uri, model, version)
+    is_new = champion is None or champion.version != wanted.version
+    conditions.append(
+        Condition("is not champion", is_new, f"version {wanted.version}", "a version that does not serve")
+    )
+    candidate = None if content is None else load_model(content, spec, conditions)
+    if candidate is not None and model in MODELS:
+        is_named = model == f"volatility-{candidate.variant}"
+        conditions.append(Condition("variant", is_named, candidate.variant, model.removeprefix("volatility-")))
+    digest = hashlib.sha256(content or b"").hexdigest()
+    can_serve = all(condition.is_met for condition in conditions)
+    evidence: dict[str, Any] = {"spec_id": spec.spec_id}
+    if candidate is None:
+        allowed = {
+            "horizons": str(MIN_HORIZONS),
+            "answers": "every row",
+            "answers alone": "every row",
+            "QLIKE": "the champion's",
+        }
+        conditions += [Condition(name, False, NOT_JUDGED, text) for name, text in allowed.items()]
+    else:
+        rival_name, rival = _rival(uri, model, baseline, spec)
+        evidence["compared_with"] = rival_name
+        conditions += _judge_forecasts(candidate, rival, rival_name, test, spec, evidence)
+    evidence |= {f"condition {each.name}": f"{each.found}; allowed is {each.allowed}" for each in conditions}
+    return Verdict(wanted, digest, champion.version if champion else None, can_serve, conditions, evidence)
+
+
+def _judge_forecasts(
+    candidate: ServedModel,
+    rival: ServedModel | None,
+    rival_name: str,
+    test: Callable[[datetime], Sample],
+    spec: FeatureSpec,
+    evidence: dict[str, Any],
+) -> list[Condition]:
+    """Score the rows after both trainings, and add to the evidence what was found."""
+    trained = max(model.train_end for model in (candidate, rival) if model is not None)
+    after = trained + timedelta(seconds=spec.horizon_s)  # no target of training reaches into a row's horizon
+    since = f"after {after:%Y-%m-%dT%H:%M:%SZ}"
+    enough, no_worse = f"{MIN_HORIZONS} or more", f"that of {rival_name} or less"
+    try:
+        rows = test(after)
+    except ValueError as error:  # there are none
+        return [
+            Condition("horizons", False, f"0 {since}: {error}", enough),
+            Condition("answers", False, NOT_JUDGED, "0 unusable"),
+            Condition("answers alone", False, NOT_JUDGED, ALONE),
+            Condition("QLIKE", False, NOT_JUDGED, no_worse),
+        ]
+    rows = rows.take(rows.event_time > int(after.timestamp() * 1_000_000) * 1_000)
+    unusable, swayed = _unusable_answers(candidate, rows, spec)
+    horizons = judged_rows(rows, spec).horizons(spec)
+    evidence |= {"tested_after": f"{after:%Y-%m-%dT%H:%M:%SZ}", "rows": len(rows), "horizons": horizons}
+    conditions = [
+        Condition("horizons", horizons >= MIN_HORIZONS, f"{horizons} {since}", enough),
+        Condition("answers", not unusable, f"{unusable:,} of {len(rows):,} unusable", "0 unusable"),
+        Condition("answers alone", not swayed, f"{swayed:,} of {len(rows):,} otherwise", ALONE),
+    ]
+    if unusable or not horizons:
+        return [*conditions, Condition("QLIKE", False, NOT_JUDGED, no_worse)]
+    try:
+        # The floor is that of these rows: it must be the same for both, and nobody's to choose.
+        floor = variance_floor(judged_rows(rows, spec).targets ** 2)
+        models = {CANDIDATE: candidate} | ({} if rival is None else {CHAMPION: rival})
+        table = evaluate(models, rows, spec, floor)
+    except ValueError as error:
+        return [*conditions, Condition("QLIKE", False, f"{NOT_JUDGED}: {error}", no_worse)]
+    ours, theirs = (table.line(name).qlike for name in (CANDIDATE, UNSCALED_EWMA if rival is None else CHAMPION))
+    evidence |= _figures(table, ours, theirs)
+    is_no_worse = ours <= theirs
+    found, allowed = _told_apart(ours, theirs)
+    return [*conditions, Condition("QLIKE", is_no_worse, found, f"{allowed}, {no_worse}")]
+
+
+def _told_apart(one: float, other: float) -> tuple[str, str]:
+    """Return both with 4 decimals, or with as many more as it takes to see that they differ.
+
+    >>> _told_apart(0.25, 0.125), _told_apart(0.15943, 0.15941)
+    (('0.2500', '0.1250'), ('0.15943', '0.15941'))
+    """
+    texts = ((f"{one:.{decimals}f}", f"{other:.{decimals}f}") for decimals in range(4, 17))
+    return next((pair for pair in texts if one == other or pair[0] != pair[1]), (repr(one), repr(other)))
+
+
+def _figures(found: Evaluation, ours: float, theirs: float) -> dict[str, Any]:
+    return {
+        "qlike": ours,
+        "qlike_compared": theirs,
+        "qlike_ratio": ours / theirs if theirs else float("inf"),
+        "qlike_unscaled_ewma": found.line(UNSCALED_EWMA).qlike,
+        "coverage": found.line(CANDIDATE).coverage,
+        "judged_rows": found.rows,
+        "zero_target_share": found.zero_target_share,
+        "variance_floor": found.variance_floor,
+        "first_row": f"{found.first_time:%Y-%m-%dT%H:%M:%SZ}",
+        "last_row": f"{found.last_time:%Y-%m-%dT%H:%M:%SZ}",
+    }
+
+
+def fetch_model(
+    uri: str, model: str, version: str, promised: str | None = None
+) -> tuple[Version, bytes | None, list[Condition]]:
+    """Download a version's file, and compare its SHA-256 with what was promised: in the version's tag, or as given."""
+    held = version_of(uri, model, version)
+    expected = promised or held.tags.get("digest", "")
+    try:
+        content = download(uri, model, held.version)
+    except NotFound as error:
+        return held, None, [Condition("file", False, str(error), "a file in the registry")]
+    digest = hashlib.sha256(content).hexdigest()
+    return (
+        held,
+        content,
+        [Condition("digest", digest == expected, digest, expected or "a digest in the version's tags")],
+    )
+
+
+def load_model(content: bytes, spec: FeatureSpec, conditions: list[Condition]) -> ServedModel | None:
+    """Load a file as a forecaster would, and note whether it could."""
+    allowed = "what data/models/served.py takes"
+    try:
+        model = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
+    except ModelRefused as error:
+        conditions.append(Condition("loads", False, str(error), allowed))
+        return None
+    conditions.append(Condition("loads", True, f"{len(content):,} bytes", allowed))
+    return model
+
+
+def _rival(uri: str, model: str, baseline: str, spec: FeatureSpec) -> tuple[str, ServedModel | None]:
+    """Return what a candidate must not be worse than, and its name: the champion; else that of the baseline; else None.
+
+    None is the EWMA as it is, without a scale: all that a first baseline can be compared with. A champion of another
+    spec cannot score these rows, and one that does not load serves nobody: neither can be compared with.
+    """
+    for name in dict.fromkeys((model, baseline)):
+        champion = champion_of(uri, name)
+        if champion is None:
+            continue
+        try:
+            content = download(uri, name, champion.version)
+            loaded = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
+        except (NotFound, ModelRefused):
+            continue
+        return f"{name} version {champion.version}", loaded
+    return f"the {UNSCALED_EWMA}", None
+
+
+def _unusable_answers(model: ServedModel, rows: Sample, spec: FeatureSpec) -> tuple[int, int]:
+    """Return how many rows get an answer that is not usable, and how many get another one in another batch.
+
+    All rows are asked once more in another order, and some of them alone: a graph can read its neighbours, or dice.
+    """
+    if not len(rows):
+        return 0, 0
+    values = rows.values[:, [spec.columns.index(name) for name in model.columns]]
+    found = model.score(values)
+    answers = _answer_bits(found)
+    order = np.random.default_rng(0).permutation(len(rows))
+    swayed = np.zeros(len(rows), np.bool_)
+    swayed[order] = (_answer_bits(model.score(values[order])) != answers[order]).any(axis=1)
+    for row in order[:ASKED_ALONE]:
+        swayed[row] |= (_answer_bits(model.score(values[[row]]))[0] != answers[row]).any()
+    return int(np.sum(~found.are_usable())), int(np.sum(swayed))
+
+
+def _answer_bits(found: Scores) -> NDArray[np.int64]:
+    """Return the answers of shape (n, 3) as whole numbers, for which NaN is NaN."""
+    return np.column_stack([found.score, found.lower, found.upper]).view(np.int64)
+
+
+def lake_rows(lake_uri: str, spec: FeatureSpec) -> Callable[[datetime], Sample]:
+    """Return what gives the counted rows of all products in a lake later than a time: what `promote` tests on.
+
+    Raises:
+        ValueError: pyarrow knows no such filesystem.
+    """
+    from offline.days.steps import TRAINING_SET
+    from offline.days.training_set import training_sample
+    from offline.lake.store import Lake
+
+    lake = Lake.open(lake_uri)
+
+    def test(after: datetime) -> Sample:
+        return training_sample(lake, spec, lake.products(TRAINING_SET), after.date(), date.max).after(after)
+
+    return test

@@ -1,0 +1,366 @@
+"""The ledger: which version of a model was champion when, who moved it there, and on what evidence.
+
+Each promotion and each rollback is one run in the MLflow experiment `promotions`. It is written before the alias moves
+(RUNNING) and closed after it (FINISHED), so that whatever is killed between the two is found and finished by whoever
+comes next. Nothing is ever taken out. Plain REST, for promotions are watched by people: importing mlflow takes seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from offline.promotion.register import (
+    NotFound,
+    RegistryAway,
+    RegistryError,
+    call,
+    champion_of,
+    experiment_id,
+    find_experiment,
+    set_alias,
+)
+
+EXPERIMENT = "promotions"
+LOCK_S = 30.0
+"""How long to wait for another promotion or rollback on this machine, which takes a second."""
+ABANDONED_S = 60.0
+"""After this long an entry that another machine has begun and not closed is taken for abandoned, and finished here."""
+PAGE = 1_000
+
+
+class NotClosed(RegistryAway):
+    """MLflow does not answer any more: `champion` has moved, and its entry is not closed."""
+
+
+Action = Literal["promote", "rollback"]
+State = Literal["pending", "done", "failed"]
+VERBS: dict[Action, str] = {"promote": "promote", "rollback": "roll back"}
+STATES: dict[str, State] = {"RUNNING": "pending", "FINISHED": "done"}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One promotion or rollback.
+
+    Attributes:
+        entry_id: of the MLflow run.
+        action: promote or rollback.
+        model: name of the registered model.
+        from_version: the champion before; None: there was none.
+        to_version: the champion after.
+        digest: SHA-256 of the file of `to_version`, as it was judged.
+        who, why: did it.
+        is_forced: the gate had refused it.
+        begun: when it was written, UTC.
+        at: when the alias moved, UTC; None while pending, or if it failed.
+        evidence: what the gate found, by name.
+        state: pending: written, not known to have moved; failed: MLflow refused to move `champion`.
+        machine: where it was begun.
+        dagster_run_url: the page of the Dagster run that asked for it; empty: none did.
+        experiment_id: of the MLflow run.
+    """
+
+    entry_id: str
+    action: Action
+    model: str
+    from_version: str | None
+    to_version: str
+    digest: str
+    who: str
+    why: str
+    is_forced: bool
+    begun: datetime
+    at: datetime | None = None
+    evidence: dict[str, Any] = field(default_factory=dict)
+    state: State = "pending"
+    machine: str = ""
+    dagster_run_url: str = ""
+    experiment_id: str = ""
+
+
+def history(uri: str, model: str | None = None) -> list[Entry]:
+    """Return all entries, of one model or of all, oldest first.
+
+    Raises:
+        RegistryError: MLflow does not answer.
+    """
+    try:
+        experiment = find_experiment(uri, EXPERIMENT)
+    except NotFound:
+        return []
+    # Entries that somebody deleted in the UI are read as well: what served then has served.
+    search: dict[str, Any] = {"experiment_ids": [experiment], "max_results": PAGE, "run_view_type": "ALL"}
+    if model is not None:
+        search["filter"] = f"tags.model = '{model}'"
+    runs: list[dict[str, Any]] = []
+    while True:
+        found = call(uri, "POST", "runs/search", search)
+        runs += found.get("runs", [])
+        if not found.get("next_page_token"):
+            break
+        search["page_token"] = found["next_page_token"]
+    entries = (_entry(run) for run in runs)
+    return sorted((entry for entry in entries if entry is not None), key=lambda entry: (entry.at or entry.begun))
+
+
+def served_at(uri: str, when: datetime) -> dict[str, Entry]:
+    """Return for each model the entry that had made its champion of that time. A model that had none is not in it.
+
+    Raises:
+        ValueError: `when` says no time zone.
+        RegistryError: MLflow does not answer.
+    """
+    if when.tzinfo is None:
+        raise ValueError(f"the time must say its zone, as 2026-11-20T10:00Z, was {when.isoformat()}")
+    return {entry.model: entry for entry in history(uri) if entry.at is not None and entry.at <= when}
+
+
+def standing(entries: Iterable[Entry]) -> list[Entry]:
+    """Return the promotions of one model that stand, oldest first: the last is the champion's, rollback goes to the one
+    before. A promotion puts itself on top, a rollback takes off what is above the one that it went back to.
+    """
+    stack: list[Entry] = []
+    for entry in entries:
+        if entry.state == "failed":
+            continue
+        if entry.action == "promote":
+            stack.append(entry)
+        else:
+            ids = [each.entry_id for each in stack]
+            back_to = entry.evidence.get("back_to_entry")
+            stack = stack[: ids.index(back_to) + 1] if back_to in ids else stack[:-1]
+    return stack
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Keep every other promotion and rollback on this machine waiting. The kernel lets go when the process ends.
+
+    Raises:
+        RegistryError: another one goes on for `LOCK_S`.
+    """
+    path = Path(tempfile.gettempdir()) / f"cryptovol-promotions-{os.getuid()}.lock"
+    deadline = time.monotonic() + LOCK_S
+    with path.open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise RegistryError(
+                        f"another promotion or rollback has held {path} for {LOCK_S:.0f} s: see what it waits for, "
+                        "then do this again"
+                    ) from error
+                time.sleep(0.05)
+        yield
+
+
+def settled(uri: str, model: str) -> tuple[list[Entry], list[Entry]]:
+    """Finish what is pending, and return the entries of a model, all closed, oldest first; then those of them that were
+    finished just now. Call it within `alone`.
+
+    Raises:
+        RegistryError: another machine is promoting the model or rolling it back; or MLflow does not answer.
+    """
+    entries = history(uri)
+    finished: list[Entry] = []
+    if any(entry.state == "pending" for entry in entries):
+        finished = _finish(uri, entries)
+        entries = history(uri)
+    entries = [entry for entry in entries if entry.model == model]
+    for entry in entries:
+        if entry.state == "pending":
+            raise RegistryError(
+                f"{entry.who} began to {VERBS[entry.action]} {model} to version {entry.to_version} on {entry.machine} "
+                f"at {entry.begun:%H:%M:%S} UTC: do this again when that is done, in {ABANDONED_S:.0f} s at the latest"
+            )
+    return entries, [entry for entry in finished if entry.model == model and entry.state == "done"]
+
+
+def record(uri: str, entry: Entry, before: list[Entry]) -> Entry:
+    """Write the intent, move the alias, close the entry, and return it. Call it within `alone`.
+
+    Args:
+        before: the entries of the model, `settled`.
+
+    Raises:
+        RegistryAway: MLflow does not answer; what was begun is finished by whoever comes next.
+        RegistryError: MLflow refuses to move `champion`; the entry is closed as failed.
+    """
+    try:
+        begun = begin(uri, entry)
+        return complete(uri, begun, before)
+    except RegistryAway as error:  # its own advice, to ask once more, says too little here
+        moved = f", and champion names version {entry.to_version} already" if isinstance(error, NotClosed) else ""
+        raise RegistryAway(
+            f"MLflow went away at {uri} ({error.__cause__ or error}) while the ledger was to {VERBS[entry.action]} "
+            f"{entry.model} to version {entry.to_version}: the entry may stand there, not closed{moved}. Start "
+            "MLflow; the next promotion or rollback, or `python -m offline.promotion finish`, finishes it, and "
+            "`python -m offline.promotion history` shows it. A rollback that finishes one goes no further itself"
+        ) from error
+
+
+def begin(uri: str, entry: Entry) -> Entry:
+    """Write the intent: a run that is RUNNING, with all that the entry says."""
+    tags = {
+        "mlflow.runName": f"{entry.action} {entry.model} {entry.from_version or '-'} to {entry.to_version}",
+        "mlflow.user": entry.who,
+        "action": entry.action,
+        "model": entry.model,
+        "from_version": entry.from_version or "",
+        "to_version": entry.to_version,
+        "digest": entry.digest,
+        "who": entry.who,
+        "why": entry.why,
+        "is_forced": "yes" if entry.is_forced else "no",
+        "begun": _text(entry.begun),
+        "evidence": json.dumps(entry.evidence),
+        "machine": _machine(),
+        "dagster_run_url": entry.dagster_run_url,
+    }
+    run = call(
+        uri,
+        "POST",
+        "runs/create",
+        {
+            "experiment_id": experiment_id(uri, EXPERIMENT),
+            "start_time": _ms(entry.begun),
+            "tags": [{"key": key, "value": value} for key, value in tags.items() if value],
+        },
+    )["run"]
+    info = run["info"]
+    return replace(entry, entry_id=info["run_id"], machine=_machine(), experiment_id=info["experiment_id"])
+
+
+def complete(uri: str, entry: Entry, before: Iterable[Entry]) -> Entry:
+    """Move the aliases of a pending entry and close it, as often as it is called.
+
+    Args:
+        before: the closed entries of the model.
+    """
+    if _is_champion(uri, entry):  # whoever began it was killed after the move, which came within a blink of the intent
+        at = entry.at or entry.begun
+    else:
+        try:
+            set_alias(uri, entry.model, "champion", entry.to_version)
+        except RegistryAway:
+            raise
+        except RegistryError as error:
+            if not _is_champion(uri, entry):
+                _tag(uri, entry, "error", str(error)[:1_000])
+                call(uri, "POST", "runs/update", {"run_id": entry.entry_id, "status": "FAILED"})
+                raise
+        at = datetime.now(UTC)
+    try:
+        _name_previous(uri, entry, standing([*before, entry]))
+        _tag(uri, entry, "moved_at", _text(at))
+    except RegistryAway as error:
+        raise NotClosed(str(error)) from error.__cause__
+    # It has moved, and says so: that it could not be closed must not sound as if it had to be asked for again.
+    with contextlib.suppress(RegistryAway):
+        call(uri, "POST", "runs/update", {"run_id": entry.entry_id, "status": "FINISHED", "end_time": _ms(at)})
+    return replace(entry, at=at, state="done")
+
+
+def _is_champion(uri: str, entry: Entry) -> bool:
+    champion = champion_of(uri, entry.model)
+    return champion is not None and champion.version == entry.to_version
+
+
+def _name_previous(uri: str, entry: Entry, stack: list[Entry]) -> None:
+    """Let `previous` name what the next rollback would give, or nothing where MLflow has that no more.
+
+    It is a help for people: whatever MLflow refuses here, the champion has moved.
+    """
+    below = [each.to_version for each in stack[:-1] if each.to_version != entry.to_version]
+    for version in (*below[-1:], None):
+        try:
+            set_alias(uri, entry.model, "previous", version)
+        except RegistryAway:
+            raise
+        except RegistryError:  # a deleted version, above all
+            continue
+        return
+
+
+def finish_pending(uri: str) -> list[Entry]:
+    """Finish what was begun and not closed, and return it: a start calls this first.
+
+    What another machine has begun less than `ABANDONED_S` ago is left to it.
+
+    Raises:
+        RegistryError: MLflow does not answer.
+    """
+    with alone():
+        return _finish(uri, history(uri))
+
+
+def _finish(uri: str, entries: list[Entry]) -> list[Entry]:
+    """Finish the pending ones of all entries; the caller is `alone`: no process of this machine is at work on any."""
+    finished = []
+    for entry in (entry for entry in entries if entry.state == "pending"):
+        if entry.machine != _machine() and (datetime.now(UTC) - entry.begun).total_seconds() < ABANDONED_S:
+            continue
+        before = [other for other in entries if other.model == entry.model and other.state == "done"]
+        try:
+            finished.append(complete(uri, entry, before))
+        except RegistryAway:
+            raise
+        except RegistryError:  # it is closed as failed, with what MLflow said
+            finished.append(replace(entry, state="failed"))
+    return finished
+
+
+def _entry(run: dict[str, Any]) -> Entry | None:
+    info = run["info"]
+    tags = {tag["key"]: tag["value"] for tag in run["data"].get("tags", [])}
+    try:
+        return Entry(
+            info["run_id"],
+            tags["action"],
+            tags["model"],
+            tags.get("from_version"),
+            tags["to_version"],
+            tags["digest"],
+            tags.get("who", ""),
+            tags.get("why", ""),
+            tags["is_forced"] == "yes",
+            datetime.fromisoformat(tags["begun"]),
+            datetime.fromisoformat(tags["moved_at"]) if "moved_at" in tags else None,
+            json.loads(tags["evidence"]),
+            STATES.get(info["status"], "failed"),
+            tags["machine"],
+            tags.get("dagster_run_url", ""),
+            info["experiment_id"],
+        )
+    except KeyError:  # a run that somebody else put there
+        return None
+
+
+def _tag(uri: str, entry: Entry, key: str, value: str) -> None:
+    call(uri, "POST", "runs/set-tag", {"run_id": entry.entry_id, "key": key, "value": value})
+
+
+def _machine() -> str:
+    """Name the place whose processes wait for each other in `alone`."""
+    return f"{socket.gethostname()} user {os.getuid()}"
+
+
+def _text(when: datetime) -> str:
+    return when.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _ms(when: datetime) -> int:
+    return int(when.timestamp() * 1_000)

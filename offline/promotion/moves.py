@@ -1,0 +1,143 @@
+"""Moves of the alias `champion`: promotion through the gate, and rollback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from data.features.spec import FeatureSpec
+from offline.promotion import ledger
+from offline.promotion.gate import BASELINE, Condition, Refused, fetch_model, judge, load_model
+from offline.promotion.ledger import Entry, finish_pending
+from offline.promotion.register import champion_of, check_model, version_of
+from offline.samples import Sample
+
+
+def promote(
+    uri: str,
+    model: str,
+    version: str = "challenger",
+    *,
+    test: Callable[[datetime], Sample],
+    spec: FeatureSpec,
+    who: str,
+    why: str,
+    force: bool = False,
+    baseline: str = BASELINE,
+    dagster_run_url: str = "",
+) -> Entry:
+    """Judge a version, make it champion if the gate lets it through, and return the ledger's entry.
+
+    Args:
+        version: a number or an alias.
+        test: gives the counted rows of the lake later than a time.
+        spec: of those rows.
+        force: promote what the gate refuses, if it can serve; `why` must say the reason, and it is recorded as forced.
+        baseline: the model whose champion a first version of another model is compared with.
+        dagster_run_url: the page of the run that asks, for the ledger.
+
+    Raises:
+        Refused: the gate is shut; or, forced, the file cannot serve.
+        ValueError: forced without a reason.
+        RegistryError: MLflow does not answer or refuses, or another machine is promoting.
+    """
+    if force and not why.strip():
+        raise ValueError("a forced promotion needs a reason: `why` was empty")
+    finish_pending(uri)
+    wanted = version_of(uri, model, version).version
+    while True:
+        verdict = judge(uri, model, wanted, test=test, spec=spec, baseline=baseline)
+        if not (verdict.can_serve if force else verdict.is_open):
+            raise Refused(f"{model} version {wanted}", verdict.conditions)
+        with ledger.alone():
+            before, _ = ledger.settled(uri, model)
+            champion = champion_of(uri, model)
+            if (champion and champion.version) != verdict.champion:
+                continue  # somebody else promoted meanwhile: judge against their champion
+            return ledger.record(
+                uri,
+                Entry(
+                    "",
+                    "promote",
+                    model,
+                    verdict.champion,
+                    wanted,
+                    verdict.digest,
+                    who,
+                    why,
+                    force and not verdict.is_open,
+                    datetime.now(UTC),
+                    evidence=verdict.evidence,
+                    dagster_run_url=dagster_run_url,
+                ),
+                before,
+            )
+
+
+def roll_back(uri: str, model: str, *, spec: FeatureSpec, who: str, why: str, dagster_run_url: str = "") -> Entry:
+    """Make champion what was it before the newest promotion that still stands, and return the ledger's entry.
+
+    Where somebody moved `champion` past the ledger, it goes back to that newest promotion itself.
+
+    Where a rollback of the model had been begun and not closed, it is finished and returned, and nothing else is done:
+    whoever asks again because the answer was lost, or the run killed, wants to go back once.
+
+    Args:
+        spec: of the rows that are served now.
+        dagster_run_url: the page of the run that asks, for the ledger.
+
+    Raises:
+        Refused: no promotion stands before it, or its file cannot serve rows of `spec`.
+        NotFound: there is no such model.
+        RegistryError: MLflow does not answer or refuses, or another machine is promoting.
+    """
+    with ledger.alone():
+        before, finished = ledger.settled(uri, model)
+        begun = [entry for entry in finished if entry.action == "rollback"]
+        if begun:
+            return begun[-1]
+        stack = ledger.standing(before)
+        champion = champion_of(uri, model)
+        serving = champion.version if champion else None
+        was_moved = bool(stack) and champion is not None and serving != stack[-1].to_version
+        places = [each for each in (stack if was_moved else stack[:-1]) if each.to_version != serving]
+        if not places:
+            check_model(uri, model)
+            standing = f"the ledger holds {len(stack) or 'no'} promotion of {model} that stands"
+            condition = Condition("an entry before the current one", False, standing, "2 or more")
+            raise Refused(f"rollback of {model}", [condition])
+        target = places[-1]
+        _, content, conditions = fetch_model(uri, model, target.to_version, target.digest)
+        if content is not None:
+            load_model(content, spec, conditions)
+        if not all(condition.is_met for condition in conditions):
+            raise Refused(f"rollback of {model} to version {target.to_version}", conditions)
+        evidence = {"back_to_entry": target.entry_id, "spec_id": spec.spec_id}
+        if was_moved:
+            evidence["moved_by_hand"] = f"champion was version {serving}, the ledger had {stack[-1].to_version}"
+        return ledger.record(
+            uri,
+            Entry(
+                "",
+                "rollback",
+                model,
+                serving,
+                target.to_version,
+                target.digest,
+                who,
+                why,
+                False,
+                datetime.now(UTC),
+                evidence=evidence,
+                dagster_run_url=dagster_run_url,
+            ),
+            before,
+        )
+
+
+def begun_before(entry: Entry) -> str:
+    """Say of an entry that `roll_back` gave back that it is not a new one."""
+    return (
+        f"the rollback of {entry.model} to version {entry.to_version} that {entry.who} began at "
+        f"{entry.begun:%Y-%m-%d %H:%M:%S} UTC is finished now: ask again to go one further"
+    )

@@ -1,0 +1,4 @@
+"""What the API answers.
+
+In: HTTP requests, and the newest forecasts of the topic. Out: answers and problems as JSON.
+"""

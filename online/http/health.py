@@ -1,0 +1,50 @@
+"""Whether the broker answers, asked so that many may want to know."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from typing import Any
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+from starlette.concurrency import run_in_threadpool
+
+from data.settings import KafkaSettings
+from data.stream.records import PREDICTIONS
+
+TIMEOUT_S = 2.0
+SHARED_S = 1.0
+"""How long an answer serves all who ask: a broker that is away costs one thread, however many want to know."""
+
+
+class BrokerCheck:
+    """Asks the broker for its topics, one question at a time, with a client of its own: the one that reads may wait."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._servers = settings.kafka_bootstrap_servers
+        # What it would log is in the answer.
+        self._admin = AdminClient(settings.client_config() | {"reconnect.backoff.max.ms": 500, "log_level": 0})
+        self._asking = asyncio.Lock()
+        self._answer: dict[str, Any] = {}
+        self._answer_ends = -math.inf
+
+    async def answer(self) -> dict[str, Any]:
+        """Return what was found, at most `SHARED_S` ago, within `TIMEOUT_S` and a little."""
+        async with self._asking:
+            if time.monotonic() >= self._answer_ends:
+                self._answer = await run_in_threadpool(self._ask)
+                self._answer_ends = time.monotonic() + SHARED_S
+            return self._answer
+
+    def _ask(self) -> dict[str, Any]:
+        started = time.perf_counter()
+        try:
+            # All topics: asking for one by name would create it where brokers do that.
+            topics = self._admin.list_topics(timeout=TIMEOUT_S).topics
+        except KafkaException as error:
+            return {"ok": False, "problem": f"{self._servers}: {error.args[0].str()}"}
+        if PREDICTIONS not in topics:
+            return {"ok": False, "problem": f"{self._servers} has no topic {PREDICTIONS}"}
+        return {"ok": True, "answered_ms": round(1e3 * (time.perf_counter() - started), 1)}

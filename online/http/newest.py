@@ -1,0 +1,326 @@
+"""The newest forecast of each stream, as the API reads it from the topic.
+
+A start reads the newest `RECENT_OFFSETS` of each partition, whatever the topic holds, and answers then. The committed
+notes of the forecaster name the open streams: one that is not among these records is looked for in older ones, the
+newest first, while the service answers. So each open stream is found. Of a source that has ended, the last forecast is
+found if it lies among the newest records, or came since the start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+import msgspec
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from data.names import check_names
+from data.stream.clients import MAX_VALUE, READ_BATCH, ClientLog, read_range, reader_config
+from data.stream.codec import decode_records
+from data.stream.records import PARTITIONS, PREDICTIONS, TRADES, partition_of, prediction_type
+from data.trades import StreamKey
+from online.exactly_once.note import GROUP, read_note, short_name
+from online.metrics import Metrics
+from online.settings import ApiSettings
+
+log = structlog.get_logger()
+
+MAX_STREAMS = 10_000
+"""Kept at most; the one heard of longest ago goes first."""
+MAX_AHEAD = timedelta(hours=1)
+"""An ingest time further in the future is no clock's error: it would stay the newest for as long."""
+RECENT_OFFSETS = 10_000
+"""Read back at a start in each partition: under a second for all of them. As many are looked through at once later."""
+RECENT_S = 60.0
+"""Where no note names the open streams, older records are looked through up to this age beyond the one at which an open
+source is stale: clocks differ, and pipelines lag."""
+RETRY_S = 1.0
+STOP_S = 3.0
+TELL_S = 1.0
+"""Between two lines about records that cannot be read; all are counted."""
+
+
+class Newest(NamedTuple):
+    """The newest forecast of a stream, never changed: another one takes its place.
+
+    Attributes:
+        value: the record as it stands on the topic.
+        has_ended: its source says nothing more of this product.
+    """
+
+    source_id: str
+    ingest_time: datetime
+    value: bytes
+    has_ended: bool
+
+    @property
+    def age_s(self) -> float:
+        """Wall time minus ingest time."""
+        return round((datetime.now(UTC) - self.ingest_time).total_seconds(), 3)
+
+    def read(self) -> dict[str, Any]:
+        """Return the record."""
+        record: dict[str, Any] = msgspec.json.decode(self.value)
+        return record
+
+
+@dataclass
+class _Search:
+    """What is looked for in the older records of a partition.
+
+    Attributes:
+        names: short names of open streams that were not met; None: whatever there is.
+        end: records from this offset on were looked through.
+        floor: records before this offset are of no interest.
+    """
+
+    names: set[bytes] | None
+    end: int
+    floor: int
+
+    @property
+    def is_done(self) -> bool:
+        return self.end <= self.floor or (self.names is not None and not self.names)
+
+
+class NewestForecasts:
+    """Follows `predictions` in a thread of its own, in no group: each replica of the API sees all of it.
+
+    The thread alone writes; whoever reads takes a whole `Newest`, or a copy of all of them.
+    """
+
+    def __init__(self, settings: ApiSettings, metrics: Metrics) -> None:
+        self._settings, self._metrics = settings, metrics
+        self._records_in = metrics.messages_in.labels(PREDICTIONS)
+        self._streams: dict[StreamKey, Newest] = {}
+        self._next: dict[int, int] = {}  # by partition, the offset to read next
+        self._behind: dict[int, int] | None = None  # by partition, the end at the start where it is not yet reached
+        self._searches: dict[int, _Search] = {}  # by partition
+        self._ended: set[StreamKey] = set()  # streams that ended while none of their forecasts was known
+        self._problem: str | None = None
+        self._tell = ClientLog()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="forecasts", daemon=True)
+        self._told_unreadable = -math.inf
+        self._decode = msgspec.json.Decoder(prediction_type(settings.spec())).decode
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def begin_stop(self) -> None:
+        self._stop.set()
+
+    def stop(self) -> None:
+        self.begin_stop()
+        self._thread.join(STOP_S)
+
+    @property
+    def problem(self) -> str | None:
+        """Say why the newest forecasts are not known; None if they are."""
+        if not self._thread.is_alive():
+            return f"nobody reads {PREDICTIONS}: the thread has ended"
+        if self._problem is not None:
+            return self._problem
+        behind = self._behind
+        if behind is None:
+            return f"asking where {PREDICTIONS} ends"
+        if behind:
+            return f"reading what is on {PREDICTIONS}: {len(behind)} partitions are not read to their end yet"
+        return None
+
+    def is_searching(self, product_id: str) -> bool:
+        """Return whether older forecasts of a product may still be found."""
+        return partition_of(product_id) in self._searches
+
+    def newest(self, product_id: str, source_id: str | None) -> Newest | None:
+        """Return the newest forecast for a product: of one source, or of the source with the newest `ingest_time`."""
+        if source_id is not None:
+            return self._streams.get(StreamKey(source_id, product_id))
+        found = (newest for key, newest in self._streams.copy().items() if key.product_id == product_id)
+        return max(found, key=lambda newest: newest.ingest_time, default=None)
+
+    def newest_open(self) -> Newest | None:
+        """Return the newest forecast of any open source."""
+        found = (newest for newest in self._streams.copy().values() if not newest.has_ended)
+        return max(found, key=lambda newest: newest.ingest_time, default=None)
+
+    def _follow(self) -> None:
+        """Read until told to stop; what goes wrong is said, and reading goes on behind the last record."""
+        while not self._stop.is_set():
+            try:
+                self._read_topic()
+            except Exception as error:  # whatever it is, a service that never reads again would be worse
+                is_kafka = isinstance(error, KafkaException)
+                problem = f"reading {PREDICTIONS}: {error.args[0].str() if is_kafka else repr(error)}"
+                if problem != self._problem:
+                    log.warning("cannot follow", reason=problem, exc_info=None if is_kafka else error)
+                self._problem = problem
+                self._metrics.errors.labels("follow").inc()
+                self._stop.wait(RETRY_S)
+
+    def _read_topic(self) -> None:
+        config = reader_config(self._settings) | {
+            "reconnect.backoff.max.ms": 1_000,  # a broker that is back is read at once, not in ten seconds
+            "queued.max.messages.kbytes": 16_384,  # bounds the memory of a start with much on the topic
+            "statistics.interval.ms": 1_000,
+            "stats_cb": self._metrics.read_statistics,
+            "error_cb": self._tell,
+        }
+        consumer = Consumer(config)
+        try:
+            searches = self._to_search(consumer)
+            behind, starts = {}, []
+            for partition, search in searches.items():
+                first, end = self._span(consumer, partition)
+                start = self._next.get(partition, max(first, end - RECENT_OFFSETS))
+                starts.append(TopicPartition(PREDICTIONS, partition, start))
+                if start < end:
+                    behind[partition] = end
+                search.end = start
+                search.floor = max(first, search.floor)
+                if self._stop.is_set():
+                    return
+            if not self._next:  # else what was read before is known
+                self._searches = {partition: search for partition, search in searches.items() if not search.is_done}
+            self._behind, self._problem = behind, None
+            consumer.assign(starts)
+            while not self._stop.is_set():
+                message = consumer.poll(0.0 if self._searches and not behind else 0.1)
+                if message is not None:
+                    for each in (message, *consumer.consume(READ_BATCH, 0)):
+                        self._read(each, behind)
+                if self._searches and not behind:
+                    self._search_on()
+        finally:
+            consumer.close()
+
+    def _to_search(self, consumer: Consumer) -> dict[int, _Search]:
+        """Return what to look for in each partition: the open streams of its note, without one what is recent."""
+        trades = [TopicPartition(TRADES, partition) for partition in range(PARTITIONS)]
+        since_ms = int(1e3 * (time.time() - self._settings.max_feature_age_s - RECENT_S))
+        times = [TopicPartition(PREDICTIONS, partition, since_ms) for partition in range(PARTITIONS)]
+        recent = {p.partition: p for p in consumer.offsets_for_times(times, timeout=RETRY_S)}
+        searches = {}
+        for found in self._notes(trades):
+            if error := found.error or recent[found.partition].error:
+                raise KafkaException(error)
+            names: set[bytes] | None = None
+            if found.offset >= 0:
+                with contextlib.suppress(ValueError):
+                    names = set(read_note(found.metadata or "", found.offset)[0])
+            since = recent[found.partition].offset
+            floor = 0 if names is not None else since if since >= 0 else sys.maxsize
+            searches[found.partition] = _Search(names, 0, floor)
+        return searches
+
+    def _notes(self, trades: list[TopicPartition]) -> list[TopicPartition]:
+        """Return the forecaster's offsets with their notes; an open transaction's are not waited for.
+
+        At full speed there nearly always is one, and who reads `read_committed` is answered only between two of them.
+        The note before it is good enough: what it does not name yet is among the newest records.
+        """
+        config = reader_config(self._settings) | {"group.id": GROUP, "isolation.level": "read_uncommitted"}
+        consumer = Consumer(config | {"error_cb": self._tell})
+        try:
+            return list(consumer.committed(trades, timeout=RETRY_S))
+        finally:
+            consumer.close()
+
+    @staticmethod
+    def _span(consumer: Consumer, partition: int) -> tuple[int, int]:
+        low, high = consumer.get_watermark_offsets(TopicPartition(PREDICTIONS, partition), timeout=RETRY_S)
+        return int(low), int(high)
+
+    def _search_on(self) -> None:
+        """Look through the next older records of one partition."""
+        partition, search = next(iter(self._searches.items()))
+        known = {short_name(key) for key in (*self._streams, *self._ended)}
+        if search.names is not None:
+            search.names -= known
+        if not search.is_done:
+            start = max(search.floor, search.end - RECENT_OFFSETS)
+            config = reader_config(self._settings)
+            older: dict[StreamKey, Newest] = {}
+            for part in read_range(config, lambda: not self._stop.is_set(), PREDICTIONS, partition, start, search.end):
+                for value in part.values:
+                    self._take_older(value, older)
+            found = older | self._streams  # what came since is newer
+            if len(found) > MAX_STREAMS:
+                by_age = sorted(found, key=lambda key: found[key].ingest_time)
+                found = {key: found[key] for key in by_age[-MAX_STREAMS:]}
+            self._streams = found
+            search.end = start
+        else:
+            del self._searches[partition]
+            if not self._searches:
+                self._ended.clear()
+
+    def _take_older(self, value: bytes, older: dict[StreamKey, Newest]) -> None:
+        """Take a record that lies before all that is known; one that cannot be read was counted when it was new."""
+        with contextlib.suppress(ValueError, TypeError):
+            key, newest = self._understood(value)
+            if newest is None:
+                self._ended.add(key)
+                if key in older:  # a block is read forwards
+                    older[key] = older[key]._replace(has_ended=True)
+            elif key not in self._streams:
+                older[key] = newest._replace(has_ended=key in self._ended)
+
+    def _read(self, message: Message, behind: dict[int, int]) -> None:
+        partition, offset, error = message.partition() or 0, message.offset() or 0, message.error()
+        if error is None:
+            self._next[partition] = offset + 1
+            if behind and self._next[partition] >= behind.get(partition, 0):
+                behind.pop(partition, None)
+            self._records_in.inc()
+            self._take((message.value() or b"")[:MAX_VALUE], f"{PREDICTIONS}[{partition}]@{offset}")
+        elif error.code() == KafkaError._PARTITION_EOF:  # comes only while nothing new does
+            behind.pop(partition, None)
+        else:
+            self._tell(error)
+
+    def _take(self, value: bytes, where: str) -> None:
+        try:
+            key, newest = self._understood(value)
+        except (ValueError, TypeError) as error:  # the second from a time without a zone
+            self._reject(where, str(error))
+            return
+        if newest is not None:
+            if key not in self._streams and len(self._streams) >= MAX_STREAMS:
+                del self._streams[min(self._streams, key=lambda known: self._streams[known].ingest_time)]
+            self._streams[key] = newest
+        elif key in self._streams:
+            self._streams[key] = self._streams[key]._replace(has_ended=True)
+        elif self._behind or self._searches:
+            self._ended.add(key)
+
+    def _understood(self, value: bytes) -> tuple[StreamKey, Newest | None]:
+        """Return the stream of a record and its forecast, None for an end.
+
+        Raises:
+            ValueError, TypeError: the record is neither.
+        """
+        found = decode_records([value], self._decode)
+        if found.unreadable:
+            raise ValueError(found.unreadable[0].reason)
+        [said] = found.records or [end for _, end in found.ends]
+        ingest_time = datetime.fromisoformat(said.ingest_time)
+        if ingest_time > datetime.now(UTC) + MAX_AHEAD:
+            raise ValueError(f"ingest_time must not be more than {MAX_AHEAD} ahead, was {said.ingest_time}")
+        key = StreamKey(said.source_id, said.product_id)
+        if key not in self._streams:
+            check_names(key)
+        return key, Newest(key.source_id, ingest_time, value, has_ended=False) if found.records else None
+
+    def _reject(self, where: str, reason: str) -> None:
+        self._metrics.rejects.labels("unreadable").inc()
+        if time.monotonic() >= self._told_unreadable + TELL_S:
+            self._told_unreadable = time.monotonic()
+            log.warning("unreadable prediction", where=where, reason=reason[:200])

@@ -1,0 +1,317 @@
+"""The API's routes: what each reads, answers and says of itself."""
+
+from __future__ import annotations
+
+import gc
+import time
+import tomllib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Annotated, Any
+
+import numpy as np
+import structlog
+from fastapi import FastAPI, Query, Request, Response
+from fastapi import Path as UrlPath
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
+from starlette.concurrency import run_in_threadpool
+
+from data.features.spec import CONTRACT
+from data.files import CHECKOUT
+from data.names import PRODUCT_PATTERN, SOURCE_PATTERN
+from online.http.answers import (
+    NO_STORE,
+    Endpoint,
+    JsonAnswer,
+    Observed,
+    Problem,
+    described_problems,
+    handle_errors,
+    read_body,
+)
+from online.http.batching import Batching
+from online.http.bodies import MAX_ROWS, read_rows
+from online.http.health import BrokerCheck
+from online.http.newest import RECENT_OFFSETS, NewestForecasts
+from online.logs import configure_logs
+from online.metrics import LATENCY_BUCKETS_S, Metrics
+from online.model_watch import ModelVersion, ModelWatch
+from online.settings import ApiSettings
+
+log = structlog.get_logger()
+
+MAX_BODY_BYTES = 4_000_000
+BODY_TIMEOUT_S = 5.0
+ANY_BODY = b'{"rows":[{"n":0,"ret_mean":0,"ret_std":0}]}'
+
+
+class Service:
+    """What the routes answer from: the model, and the newest forecasts."""
+
+    def __init__(self, settings: ApiSettings, metrics: Metrics) -> None:
+        self.settings = settings
+        self.columns = settings.spec().columns
+        self.forecasts = NewestForecasts(settings, metrics)
+        self.models = ModelWatch(settings, metrics, self._prepare)
+        self._broker = BrokerCheck(settings)
+
+    def start(self) -> None:
+        self.forecasts.start()
+        self.models.start()
+
+    def stop(self) -> None:
+        self.forecasts.begin_stop()
+        self.models.stop()
+        self.forecasts.stop()
+
+    def _prepare(self, version: ModelVersion) -> None:
+        """Read a body as this model will: the first one costs more."""
+        read_rows(ANY_BODY, version.model.columns)
+        if self.models.served is None:
+            gc.freeze()  # all that stays is here; looking through it took 28 ms at a time, in the middle of a request
+
+    def is_ready(self) -> bool:
+        """Whether both kinds of forecast can be given, as far as is known without asking the broker."""
+        return self.models.served is not None and self.forecasts.problem is None
+
+    def model(self) -> ModelVersion:
+        """Return the model that answers.
+
+        Raises:
+            Problem: 503, none is loaded yet.
+        """
+        served = self.models.served
+        if served is None:
+            detail = "no model is loaded yet; GET /health says what is missing"
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail)
+        return served
+
+    async def health(self) -> dict[str, Any]:
+        """Check what answering needs, now."""
+        broker = await self._broker.answer()
+        served = self.models.served
+        model: dict[str, Any]
+        if served is not None:
+            model = {"ok": True, "model_variant": served.model.variant, "version": served.version}
+        else:
+            places = f"neither {self.settings.mlflow_tracking_uri} nor {self.settings.models_dir}"
+            model = {"ok": False, "problem": f"{places} has given a model yet; the log says why"}
+        if refused := self.models.refused():
+            model["refused"] = refused
+        problem, newest = self.forecasts.problem, self.forecasts.newest_open()
+        stream: dict[str, Any] = {"ok": problem is None, "feature_age_s": newest and newest.age_s}
+        if problem is not None:
+            stream["problem"] = problem
+        checks = {"broker": broker, "model": model, "stream": stream}
+        status = "healthy" if all(check["ok"] for check in checks.values()) else "unhealthy"
+        return {"status": status, "checks": checks}
+
+
+def create_app(settings: ApiSettings | None = None) -> FastAPI:
+    """Return the application. Settings are read here, once, unless they are given."""
+    settings = settings or ApiSettings()
+    configure_logs(settings)
+    metrics = Metrics()
+    seconds = Histogram(
+        "cryptovol_request_seconds",
+        "from request to answer",
+        ["route", "status"],
+        registry=metrics.registry,
+        buckets=LATENCY_BUCKETS_S,
+    )
+    rows_scored = Counter("cryptovol_rows_scored", "rows answered by /predict", registry=metrics.registry)
+    forecast_age = Gauge(
+        "cryptovol_newest_forecast_age_seconds", "of any open source; NaN without one", registry=metrics.registry
+    )
+    service = Service(settings, metrics)
+    forecast_age.set_function(lambda: newest.age_s if (newest := service.forecasts.newest_open()) else float("nan"))
+    metrics.ready.set_function(service.is_ready)
+    version = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        yield
+        await run_in_threadpool(service.stop)
+
+    app = FastAPI(
+        title="cryptovol",
+        version=version,
+        description=__doc__,
+        lifespan=lifespan,
+        redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # 5 us a request to find that nobody listens
+    )
+    handle_errors(app)
+    predict = _add_predict(app, service, rows_scored)
+    _add_newest_forecast(app, service)
+    _add_operations(app, service, metrics)
+    app.add_middleware(Observed, seconds=seconds, direct={("POST", "/predict"): predict})
+    return app
+
+
+def _add_predict(app: FastAPI, service: Service, rows_scored: Counter) -> Endpoint:
+    batching = Batching()
+    refused = (
+        HTTPStatus.REQUEST_TIMEOUT,
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+    )
+
+    @app.post("/predict", openapi_extra=_predict_schema(service.columns), responses=described_problems(*refused))
+    async def predict(request: Request) -> Response:
+        """Forecast the volatility of the next horizon for each row of features.
+
+        `n` = 0 gets the unconditional forecast, and the contract columns alone a forecast with a wider interval: what
+        played no part is listed as missing, what no column is for as ignored, for each row.
+        """
+        served = service.model()
+        columns = served.model.columns
+        rows = read_rows(await read_body(request, MAX_BODY_BYTES, BODY_TIMEOUT_S), columns)
+        scores = await batching.score(served.model, rows.values)
+        rows_scored.inc(len(rows.values))
+        return JsonAnswer(
+            {
+                "scores": scores.score.tolist(),
+                "model_variant": served.model.variant,
+                "version": served.version,
+                "ts": f"{np.datetime64(time.time_ns(), 'ns')}Z",
+                "intervals": list(zip(scores.lower.tolist(), scores.upper.tolist(), strict=True)),
+                "horizon_s": served.model.horizon_s,
+                "missing": [[columns[i] for i, gone in enumerate(row) if gone] for row in scores.missing.tolist()],
+                "ignored": rows.ignored,
+            }
+        )
+
+    return predict
+
+
+def _add_newest_forecast(app: FastAPI, service: Service) -> None:
+    settings = service.settings
+    unready = HTTPStatus.SERVICE_UNAVAILABLE
+
+    @app.get(
+        "/predict/{product_id}",
+        responses=_newest_schema() | described_problems(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY, unready),
+    )
+    async def newest_forecast(
+        product_id: Annotated[str, UrlPath(pattern=PRODUCT_PATTERN, examples=["BTC-USD"])],
+        source_id: Annotated[str | None, Query(pattern=SOURCE_PATTERN)] = None,
+    ) -> Response:
+        """Return the newest live forecast of a product with the row that it was made from.
+
+        Without `source_id` it is that of the source with the newest `ingest_time`. A source that is open and says
+        nothing for too long is no answer, but one that has ended keeps its last, as long as the service runs; a start
+        reads back over the newest records alone.
+        """
+        found = service.forecasts.newest(product_id, source_id)
+        if found is None:
+            if (problem := service.forecasts.problem) is not None:
+                raise Problem(unready, f"no forecast of {product_id} is known yet: {problem}")
+            if service.forecasts.is_searching(product_id):
+                raise Problem(unready, f"no forecast of {product_id} is known yet: older records are looked through")
+            of = f" from source {source_id}" if source_id else ""
+            before = f"no open source has one, nor is there one among the {RECENT_OFFSETS:,} newest records before"
+            detail = f"no forecast of {product_id}{of} is known: none came since this service started, {before}"
+            raise Problem(HTTPStatus.NOT_FOUND, detail)
+        age_s, limit_s = found.age_s, settings.max_feature_age_s
+        if not found.has_ended and age_s > limit_s:
+            detail = f"{product_id}: features are {age_s:.1f} s old, the limit is {limit_s:g} s; does the replay go on?"
+            raise Problem(unready, detail, feature_age_s=age_s, limit_s=limit_s, source_id=found.source_id)
+        record = found.read()
+        features = {name: record.pop(name) for name in service.columns if name in record}
+        state = "ended" if found.has_ended else "live"
+        return JsonAnswer(record | {"features": features, "feature_age_s": age_s, "state": state})
+
+
+def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
+    @app.head("/health", include_in_schema=False)
+    @app.get("/health", responses={503: {"description": "Unhealthy: `checks` says what failed"}})
+    async def health() -> Response:
+        """Say whether the service can answer now: what was checked, and what was found."""
+        found = await service.health()
+        return JsonAnswer(found, HTTPStatus.OK if found["status"] == "healthy" else HTTPStatus.SERVICE_UNAVAILABLE)
+
+    @app.head("/health/live", include_in_schema=False)
+    @app.get("/health/live")
+    async def live() -> Response:
+        """Say that the process runs; a restart would not mend what /health finds wrong."""
+        return JsonAnswer({"status": "alive"})
+
+    @app.get("/version")
+    async def version_of() -> Response:
+        """Say what answers, and which champions may not."""
+        served = service.models.served
+        model = served and {
+            "name": served.name,
+            "model_variant": served.model.variant,
+            "version": served.version,
+            "digest": served.model.digest,
+            "spec_id": served.model.spec_id,
+            "train_end": served.model.train_end,
+            "columns": served.model.columns,
+            "origin": served.origin,
+        }
+        wanted, refused = service.settings.model_variant, service.models.refused()
+        return JsonAnswer({"version": app.version, "wanted_variant": wanted, "model": model, "refused": refused})
+
+    @app.get("/metrics")
+    async def metrics_of() -> Response:
+        """Say it to Prometheus."""
+        return Response(generate_latest(metrics.registry), headers=NO_STORE, media_type=CONTENT_TYPE_LATEST)
+
+
+NUMBERS: dict[str, Any] = {"type": "array", "items": {"type": "number"}}
+NAMES: dict[str, Any] = {"type": "array", "items": {"type": "array", "items": {"type": "string"}}}
+TEXT: dict[str, Any] = {"type": "string"}
+TIME = TEXT | {"format": "date-time"}
+
+
+def _predict_schema(columns: tuple[str, ...]) -> dict[str, Any]:
+    """Describe body and answer of /predict: they are read and written without a model of FastAPI's, for speed."""
+    number: dict[str, Any] = {"type": ["number", "null"]}
+    fields: dict[str, Any] = {name: number | {"minimum": 0} for name in columns}
+    fields |= {"n": {"type": "integer", "minimum": 0}, "ret_mean": number}
+    example = {"n": 50, "ret_mean": 0.00001, "ret_std": 0.0002}
+    row = {"type": "object", "properties": fields, "required": list(CONTRACT), "example": example}
+    rows = {"type": "array", "items": row, "minItems": 1, "maxItems": MAX_ROWS}
+    body = {"type": "object", "properties": {"rows": rows}, "required": ["rows"]}
+    answer = {
+        "scores": NUMBERS,
+        "model_variant": TEXT,
+        "version": TEXT,
+        "ts": TIME,
+        "intervals": {"type": "array", "items": NUMBERS | {"minItems": 2, "maxItems": 2}},
+        "horizon_s": {"type": "integer"},
+        "missing": NAMES,
+        "ignored": NAMES,
+    }
+    return {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+        "responses": {"200": _described("Forecasts", answer)},
+    }
+
+
+def _newest_schema() -> dict[int | str, dict[str, Any]]:
+    fields = {
+        "source_id": TEXT,
+        "product_id": TEXT,
+        "trade_id": {"type": "integer"},
+        "event_time": TIME,
+        "ingest_time": TIME,
+        "score": {"type": "number"},
+        "interval": NUMBERS | {"minItems": 2, "maxItems": 2},
+        "model_variant": TEXT,
+        "version": TEXT,
+        "features": {"type": "object", "additionalProperties": {"type": ["number", "null"]}},
+        "feature_age_s": {"type": "number"},
+        "state": {"enum": ["live", "ended"]},
+    }
+    return {200: _described("The record of `predictions`, its features under `features`", fields)}
+
+
+def _described(description: str, fields: dict[str, Any]) -> dict[str, Any]:
+    schema = {"type": "object", "properties": fields, "required": list(fields)}
+    return {"description": description, "content": {"application/json": {"schema": schema}}}

@@ -1,0 +1,137 @@
+"""Checks of a product and day: order, holes, parity with what was published."""
+
+# No `from __future__ import annotations` here: Dagster reads the real types.
+# ruff: noqa: PLC0415 - what trains takes seconds to import, and most processes only serve the definitions
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from typing import Any, NamedTuple
+
+import dagster as dg
+from pydantic import Field
+
+from offline.checks.soundness import doubts_of_merging, faults_of_trades
+from offline.days.steps import FEATURE_ROWS, Made
+from offline.lake.store import Lake
+from orchestration.assets.partitions import (
+    LAKE,
+    place_of,
+    table_of,
+)
+from orchestration.resources import KafkaResource, LakeResource
+
+SHOWN = 20
+"""Product-days in a table, at most."""
+
+
+class Found(NamedTuple):
+    """What a check found of one product and day; `fault` is empty where all is well, a doubt unless `is_error`."""
+
+    product_id: str
+    day: date
+    fault: str
+    figures: dict[str, float | int]
+    is_error: bool
+
+
+def check_order(lake: Lake, product_id: str, day: date, made: Made) -> Found:
+    """Read the trades, and compare them with what is agreed; look at how many the merging left out."""
+    faults = [] if made.partition is None else faults_of_trades(lake, product_id, day)
+    found = "; ".join([*faults, *doubts_of_merging(made.facts)])
+    return Found(product_id, day, found, {"rows": made.partition.rows if made.partition else 0}, bool(faults))
+
+
+def check_holes(_: Lake, product_id: str, day: date, made: Made) -> Found:
+    """Look at the holes that were counted as the day was made."""
+    holes, longest = int(made.facts.get("holes", 0)), float(made.facts.get("longest_hole_s", 0.0))
+    fault = f"{holes} holes, the longest of {longest:,.0f} s: no return spans them" if holes else ""
+    return Found(product_id, day, fault, {"holes": holes, "longest_hole_s": longest}, False)
+
+
+CHECKS: Mapping[str, Callable[[Lake, str, date, Made], Found]] = {"order": check_order, "holes": check_holes}
+"""Of `trades`. A hole is no error: recordings have them; it is a warning."""
+
+
+def check_result(name: str, found: Sequence[Found]) -> dg.AssetCheckResult:
+    """Return one verdict on some product-days."""
+    wrong = [each for each in found if each.fault]
+    figures: dict[str, Any] = {}
+    for each in found:
+        for figure, value in each.figures.items():
+            combine = max if figure.startswith("longest") else sum
+            figures[figure] = combine((figures.get(figure, 0), value))
+    metadata = {"product_days": len(found), **figures}
+    if wrong:
+        shown = ((each.product_id, each.day, each.fault) for each in wrong[:SHOWN])
+        metadata["found"] = dg.MetadataValue.md(table_of(("product", "day", "found"), shown))
+    return dg.AssetCheckResult(
+        asset_key="trades",
+        check_name=name,
+        passed=not wrong,
+        severity=dg.AssetCheckSeverity.ERROR if any(each.is_error for each in wrong) else dg.AssetCheckSeverity.WARN,
+        description=f"{len(wrong)} of {len(found)} product-days: {wrong[0].product_id} {wrong[0].day}: {wrong[0].fault}"
+        if wrong
+        else f"{len(found)} product-days are sound",
+        metadata=metadata,
+    )
+
+
+class ParityConfig(dg.Config):
+    """What is compared with what was published."""
+
+    product_id: str = Field(default="", description="empty: that of the run's partition, else of the newest rows")
+    day: str = Field(default="", description="UTC, as 2025-01-06; empty: likewise")
+    source_id: str = Field(default="", description="the source to compare with; empty: the newest that has these rows")
+
+
+@dg.asset_check(asset="feature_rows", name="parity", pool=LAKE)
+def parity(
+    context: dg.AssetCheckExecutionContext, config: ParityConfig, lake: LakeResource, kafka: KafkaResource
+) -> dg.AssetCheckResult:
+    """Feature rows of a day equal what the forecaster published for these trades, byte for byte.
+
+    Where nothing can be compared, that is said, as a warning: nothing was certified.
+    """
+    from data.stream.reader import NotRead
+    from offline.checks.parity import certify
+
+    store = lake.open()
+    place = _parity_place(context, config, store)
+    if place is None:
+        return _not_compared("the lake has no feature rows: ingest or simulate days, and backfill them")
+    product_id, day = place
+    try:
+        found = certify(store, lake.spec, product_id, day, kafka.client_config(), config.source_id or None)
+    except (ValueError, NotRead) as error:
+        return _not_compared(str(error))
+    remade = (
+        f"{found.remade:,} rows reach back beyond the source's first trade: they are compared as it saw them. "
+        if found.remade
+        else ""
+    )
+    return dg.AssetCheckResult(
+        passed=found.holds,
+        description=f"{product_id} {day}, source {found.source_id}: {found.equal:,} rows equal, {found.missing:,} "
+        f"missing, {found.extra:,} extra, {found.different:,} different; covers "
+        f"from {found.covers_from} to {found.covers_to}, {found.compared:,} of {found.rows_of_day:,} rows of the day. "
+        f"{remade}{found.first_difference}".rstrip(),
+        metadata={
+            name: value if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+            for name, value in found._asdict().items()
+        },
+    )
+
+
+def _parity_place(context: dg.AssetCheckExecutionContext, config: ParityConfig, lake: Lake) -> tuple[str, date] | None:
+    if config.product_id and config.day:
+        return config.product_id, date.fromisoformat(config.day)
+    if context.has_partition_key:
+        return place_of(context)
+    places = sorted(lake.places(FEATURE_ROWS), key=lambda place: (place.day, place.product_id))
+    return (places[-1].product_id, places[-1].day) if places else None
+
+
+def _not_compared(why: str) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        passed=False, severity=dg.AssetCheckSeverity.WARN, description=f"Not compared: {why}", metadata={"equal": 0}
+    )

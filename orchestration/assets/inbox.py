@@ -1,0 +1,102 @@
+"""Recordings that are put into the inbox, and their asset."""
+
+# No `from __future__ import annotations` here: Dagster reads the real types.
+
+from datetime import date
+from pathlib import Path
+
+import dagster as dg
+from pydantic import Field
+
+from data.names import check_product_id
+from offline.days.staging import RECORDINGS, ingest
+from offline.lake.store import Lake
+from orchestration.assets.partitions import (
+    LAKE,
+    PRODUCT_DAYS,
+    PRODUCTS,
+    RECORDINGS_GROUP,
+    code_version,
+    place_of,
+    told_of_recordings,
+)
+from orchestration.resources import LakeResource
+
+
+class InboxConfig(dg.Config):
+    """Where recordings come from."""
+
+    inbox: str = Field(default="", description="a folder; empty: INBOX_DIR")
+    product_id: str = Field(default="BTC-USD", description="of trades in recordings that name none")
+
+
+class Inbox(dg.ConfigurableResource):
+    """The folder that is looked into for recordings."""
+
+    path: str
+
+    def files(self, folder: str = "") -> list[tuple[str, Path]]:
+        """Return the recordings in it with their names: paths below it; hidden files are on their way.
+
+        Raises:
+            Failure: it is not there, which would look like one without recordings.
+        """
+        root = Path(folder or self.path).expanduser()
+        if not root.is_dir():
+            raise dg.Failure(f"the inbox: there is no folder {root}", allow_retries=False)
+        paths = sorted(path for path in root.rglob("*") if path.is_file())
+        relative = [path.relative_to(root) for path in paths]
+        return [
+            (name.as_posix(), path)
+            for name, path in zip(relative, paths, strict=True)
+            if not any(part.startswith(".") for part in name.parts)
+        ]
+
+
+def stage_inbox(
+    context: dg.OpExecutionContext | dg.AssetExecutionContext, lake: Lake, inbox: Inbox, config: InboxConfig
+) -> tuple[list[tuple[str, date]], list[str]]:
+    """Stage all recordings in the inbox; return the products and days that changed, and what is wrong with the rest."""
+    check_product_id(config.product_id)
+    changed, wrong = [], []
+    for name, path in inbox.files(config.inbox):
+        try:
+            found = ingest(lake, path, config.product_id, name)
+        except ValueError as error:
+            wrong.append(f"{name}: {error}")
+            context.log.error(f"not taken: {name}: {error}")
+            continue
+        rows = sum(each.rows for each in found.days)
+        rejected = sum(found.rejects.values())
+        if found.is_new:
+            context.log.info(f"{name}: {rows:,} trades on {len(found.days)} product-days, {rejected:,} rows rejected")
+            changed += [(each.product_id, each.day) for each in found.days if each.is_new]
+    add_products(context.instance, lake)
+    return sorted(set(changed)), wrong
+
+
+def add_products(instance: dg.DagsterInstance, lake: Lake) -> None:
+    """Let Dagster know all products that the lake has recordings of."""
+    instance.add_dynamic_partitions(str(PRODUCTS.name), lake.products(RECORDINGS))
+
+
+@dg.asset(
+    partitions_def=PRODUCT_DAYS,
+    group_name=RECORDINGS_GROUP,
+    kinds={"parquet"},
+    pool=LAKE,
+    code_version=code_version("recordings"),
+)
+def recordings(
+    context: dg.AssetExecutionContext, config: InboxConfig, lake: LakeResource, inbox: Inbox
+) -> dg.MaterializeResult:
+    """Trades as recorded, staged by product and day: what lies in the inbox, or was simulated. Each file is read once.
+
+    The job `ingest` takes all that is new in the inbox, and so does materializing any one day here.
+    """
+    store = lake.open()
+    changed, wrong = stage_inbox(context, store, inbox, config)
+    product_id, day = place_of(context)
+    told = told_of_recordings(store, product_id, day)
+    metadata = {**told.metadata, "staged now": len(changed), "not taken": len(wrong)}
+    return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(told.version))

@@ -1,0 +1,207 @@
+"""Products and days as Dagster's partitions, and what it is told of the lake: data versions are content hashes."""
+
+# No `from __future__ import annotations` here: Dagster reads the real types.
+
+import hashlib
+import warnings
+
+# No `from __future__ import annotations` here: Dagster reads the real types.
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date, timedelta
+from typing import Any, NamedTuple
+
+import dagster as dg
+import numpy as np
+
+from data.trades import iso_times
+from offline.days import staging as recordings
+from offline.days.steps import MEANING, TRADES, Made
+from offline.lake.store import Lake, Partition
+
+FIRST_DAY = "2010-01-01"
+"""Of the lake: before bitcoin had a market."""
+PRODUCTS = dg.DynamicPartitionsDefinition(name="product")
+DAYS = dg.DailyPartitionsDefinition(FIRST_DAY, timezone="UTC", end_offset=1)  # today's too
+PRODUCT_DAYS = dg.MultiPartitionsDefinition({"product": PRODUCTS, "day": DAYS})
+
+SAME_DAY, DAY_BEFORE, DAY_AFTER = 0, -1, 1
+INPUTS: Mapping[str, Mapping[str, int]] = {
+    "recordings": {},
+    "trades": {"recordings": SAME_DAY},
+    "trades_head": {"trades": SAME_DAY},
+    "trades_tail": {"trades": SAME_DAY},
+    "feature_rows": {"trades": SAME_DAY, "trades_tail": DAY_BEFORE},
+    "training_set": {"feature_rows": SAME_DAY, "trades_head": DAY_AFTER},
+}
+"""What each asset of a product and day is made from: the same product's asset, of which day."""
+NOTHING = "none"
+"""Data version where there is nothing to make it of."""
+NEVER_SEEN = "1"
+"""Stands for the event of an input that is not there: with none at all, Dagster would not notice when it comes."""
+CODE_VERSION, DATA_VERSION = "dagster/code_version", "dagster/data_version"
+IS_OURS = "dagster/data_version_is_user_provided"
+INPUT_VERSION, INPUT_EVENT = "dagster/input_data_version/", "dagster/input_event_pointer/"
+
+
+class Told(NamedTuple):
+    """What Dagster is told of one asset's product and day.
+
+    Attributes:
+        version: hash of its content, or `NOTHING`.
+    """
+
+    asset: str
+    product_id: str
+    day: date
+    version: str
+    metadata: dict[str, Any]
+
+
+def day_of(field: str, text: str) -> date:
+    """Return a day that somebody wrote into a field of a config.
+
+    Raises:
+        ValueError: it is none; the message names the field.
+
+    >>> day_of("first_day", "2025-01-06")
+    datetime.date(2025, 1, 6)
+    """
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{field} is written as 2025-01-06, was {text!r}") from None
+
+
+def days_of(first_day: str, last_day: str) -> tuple[date, date]:
+    """Return the ends of a range of days; an end that is empty is as far as there are days.
+
+    Raises:
+        ValueError: an end is no day, or the first comes after the last.
+    """
+    first = day_of("first_day", first_day) if first_day else date.min
+    last = day_of("last_day", last_day) if last_day else date.max
+    if first > last:
+        raise ValueError(f"first_day must not come after last_day, were {first} and {last}")
+    return first, last
+
+
+def deps_of(asset: str) -> list[dg.AssetDep]:
+    """Return what an asset depends on, with the days."""
+    return [dg.AssetDep(name, partition_mapping=_on(offset)) for name, offset in INPUTS[asset].items()]
+
+
+def _on(offset: int) -> dg.MultiPartitionMapping:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # the mappings themselves: there are no others
+        of_day = dg.TimeWindowPartitionMapping(
+            start_offset=offset, end_offset=offset, allow_nonexistent_upstream_partitions=True
+        )
+        return dg.MultiPartitionMapping(
+            {
+                "product": dg.DimensionPartitionMapping("product", dg.IdentityPartitionMapping()),
+                "day": dg.DimensionPartitionMapping("day", of_day),
+            }
+        )
+
+
+def key_of(product_id: str, day: date) -> dg.MultiPartitionKey:
+    return dg.MultiPartitionKey({"product": product_id, "day": day.isoformat()})
+
+
+def place_of(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> tuple[str, date]:
+    """Return product and day of a run's partition."""
+    key = context.partition_key
+    if not isinstance(key, dg.MultiPartitionKey):
+        key = PRODUCT_DAYS.get_partition_key_from_str(key)
+    dimensions = key.keys_by_dimension
+    return dimensions["product"], date.fromisoformat(dimensions["day"])
+
+
+def told_of_recordings(lake: Lake, product_id: str, day: date) -> Told:
+    """Return what is staged of a product and day: its version changes as recordings come, go or change."""
+    found = [lake.partition(table, product_id, day) for table in lake.tables(recordings.RECORDINGS)]
+    staged = [each for each in found if each is not None and each.rows]
+    version = hashlib.sha256("".join(each.content_hash for each in staged).encode()).hexdigest() if staged else NOTHING
+    rows = dg.MetadataValue.md(
+        table_of(("recording", "rows"), ((each.notes["name"], f"{each.rows:,}") for each in staged))
+    )
+    metadata = {"dagster/row_count": sum(each.rows for each in staged), "recordings": len(staged), "by recording": rows}
+    return Told("recordings", product_id, day, version, metadata)
+
+
+def told_of(
+    table: str, product_id: str, day: date, made: Made, pictures: Mapping[str, Any] | None = None
+) -> list[Told]:
+    """Return what Dagster is told of a step: of trades also what the days around it see of them."""
+    partition = made.partition
+    version = partition.content_hash if partition else NOTHING
+    told = [Told(table, product_id, day, version, {**_metadata(made), **(pictures or {})})]
+    if table == TRADES:
+        for asset, seen in (("trades_head", "head_hash"), ("trades_tail", "tail_hash")):
+            version = getattr(partition, seen, "") or NOTHING
+            told.append(Told(asset, product_id, day, version, {"hash": version[:16]}))
+    return told
+
+
+def _metadata(made: Made) -> dict[str, Any]:
+    partition: Partition | None = made.partition
+    if partition is None:
+        return {"dagster/row_count": 0, **made.facts}
+    facts = {name: value for name, value in made.facts.items() if name != "rows"}
+    times = [name for name in facts if name.endswith("_time")]  # ns since 1970: more than the UI's numbers hold
+    facts |= dict(zip(times, iso_times(np.array([facts[name] for name in times], np.int64)), strict=True))
+    where = {"content hash": partition.content_hash[:16], "path": dg.MetadataValue.path(partition.path)}
+    return {"dagster/row_count": partition.rows, "is_new": int(made.is_new), **facts, **where}
+
+
+def input_tags(instance: dg.DagsterInstance, asset: str, product_id: str, day: date) -> dict[str, str]:
+    """Return what Dagster notes of an asset's inputs: their versions now, and the events that told them."""
+    tags = {}
+    for name, offset in INPUTS[asset].items():
+        record = _latest(instance, name, product_id, day + timedelta(days=offset))
+        version = None if record is None else (record.event_log_entry.tags or {}).get(DATA_VERSION)
+        tags[f"{INPUT_VERSION}{name}"] = version or NOTHING
+        tags[f"{INPUT_EVENT}{name}"] = NEVER_SEEN if record is None else str(record.storage_id)
+    return tags
+
+
+def materializations(instance: dg.DagsterInstance, told: Iterable[Told]) -> Iterator[dg.AssetMaterialization]:
+    """Yield an event for all that Dagster does not know yet, so that its view of what is stale is right."""
+    for each in told:
+        tags = input_tags(instance, each.asset, each.product_id, each.day)
+        tags |= {DATA_VERSION: each.version, IS_OURS: "true", CODE_VERSION: code_version(each.asset)}
+        record = _latest(instance, each.asset, each.product_id, each.day)
+        if record is not None and _versions(record.event_log_entry.tags or {}) == _versions(tags):
+            continue
+        key = key_of(each.product_id, each.day)
+        dimensions = {f"dagster/partition/{name}": value for name, value in key.keys_by_dimension.items()}
+        yield dg.AssetMaterialization(each.asset, partition=key, metadata=each.metadata, tags={**tags, **dimensions})
+
+
+def code_version(asset: str) -> str:
+    """Return the version of what an asset means: head and tail are parts of the trades."""
+    return {recordings.RECORDINGS: recordings.MEANING, **MEANING}[
+        asset.partition("_")[0] if asset.startswith("trades") else asset
+    ]
+
+
+def _latest(instance: dg.DagsterInstance, asset: str, product_id: str, day: date) -> Any:
+    return instance.get_latest_data_version_record(dg.AssetKey(asset), False, key_of(product_id, day))
+
+
+def _versions(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return the versions among an event's tags, without the events that told those of the inputs."""
+    ours = (DATA_VERSION, CODE_VERSION)
+    return {name: value for name, value in tags.items() if name in ours or name.startswith(INPUT_VERSION)}
+
+
+def table_of(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """Return a table in Markdown."""
+    head = list(headings)
+    lines = [head, ["---"] * len(head), *(list(map(str, row)) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+LAKE = "lake"
+"""Pool: of the runs that write there, one goes on at a time."""
+RECORDINGS_GROUP, DAYS_GROUP = "recordings", "product_days"

@@ -1,0 +1,101 @@
+"""Small pictures among the metadata: people look rather than read. Each is PNG in Markdown, some tens of kB."""
+
+# No `from __future__ import annotations` here: Dagster reads the real types.
+# ruff: noqa: PLC0415 - matplotlib takes a second to import, and only runs that draw need it
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import numpy as np
+
+from data.features.spec import FeatureSpec
+from data.models.served import ServedModel
+from offline.days.steps import FEATURE_ROWS, Made
+from offline.lake.store import Lake
+
+if TYPE_CHECKING:
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+    from offline.samples import Sample
+
+
+POINTS = 600
+"""Of a line, at most."""
+BASIS_POINT = 1e-4
+PICTURE = "picture"
+"""Its name among the metadata."""
+
+
+def of_day(lake: Lake, spec: FeatureSpec, product_id: str, day: date, made: Made) -> dict[str, dg.MetadataValue[Any]]:
+    """Return price and volatility over a day whose feature rows are new; nothing for others."""
+    from matplotlib.figure import Figure
+
+    from offline.evaluation.losses_table import plain_ewma
+
+    if not made.is_new or made.partition is None or not made.partition.rows:
+        return {}
+    columns = ["event_time", "price", plain_ewma(spec)]
+    table = lake.read(FEATURE_ROWS, product_id, day, columns)
+    time, price, variance = (column.to_numpy() for column in table.take(_few(len(table))).columns)
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    above, below = figure.subplots(2, sharex=True)
+    above.plot(time, price, linewidth=0.7)
+    above.set_title(f"{product_id} {day}: price, and volatility per horizon in basis points", fontsize=8)
+    below.plot(time, np.sqrt(variance) / BASIS_POINT, linewidth=0.7, color="tab:orange")
+    return {PICTURE: _shown(figure)}
+
+
+def of_test(
+    models: Mapping[str, ServedModel], product_id: str, test: "Sample", spec: FeatureSpec
+) -> dict[str, dg.MetadataValue[Any]]:
+    """Return forecasts beside the volatility that came, over the rows of one product."""
+    from matplotlib.figure import Figure
+
+    from offline.evaluation.losses_table import judged_rows
+
+    rows = judged_rows(test, spec)
+    few = _few(len(rows))
+    time, values = rows.event_time[few].view("datetime64[ns]"), rows.values[few]
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(time, rows.targets[few] / BASIS_POINT, ".", markersize=2, color="0.6", label="realized")
+    for name, model in models.items():
+        score = model.score(values[:, [spec.columns.index(column) for column in model.columns]]).score
+        axes.plot(time, score / BASIS_POINT, linewidth=0.8, label=name)
+    axes.set_yscale("log", nonpositive="mask")
+    label_plainly(axes.yaxis)
+    axes.set_title(f"{product_id}: volatility per horizon over the test, in basis points", fontsize=8)
+    axes.legend(fontsize=7)
+    return {PICTURE: _shown(figure)}
+
+
+def label_plainly(axis: "Axis") -> None:
+    """Write 6, 10, 20 at the ticks of a logarithmic axis, where matplotlib's own labels are powers of 10."""
+    from matplotlib.ticker import LogFormatter
+
+    class Plain(LogFormatter):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""  # empty where labels would be too many
+
+    axis.set_major_formatter(Plain())
+    axis.set_minor_formatter(Plain(labelOnlyBase=False, minor_thresholds=(2, 0.5)))  # some up to 2 decades, all to half
+
+
+def _few(rows: int) -> "np.typing.NDArray[np.intp]":
+    """Return indexes of rows, evenly spread."""
+    return np.unique(np.linspace(0, rows - 1, min(rows, POINTS)).astype(np.intp))
+
+
+def _shown(figure: "Figure") -> dg.MetadataValue[Any]:
+    axes: Sequence[Any] = figure.axes
+    for each in axes:
+        each.tick_params(labelsize=7, which="both")
+        each.grid(color="0.93")
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=80)
+    return dg.MetadataValue.md(f"![picture](data:image/png;base64,{base64.b64encode(file.getvalue()).decode()})")

@@ -1,0 +1,124 @@
+"""The lake's tables, one partition a product and UTC day."""
+
+# No `from __future__ import annotations` here: Dagster reads the real types.
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from offline.days.feature_rows import make_feature_rows
+from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET
+from offline.days.trades import make_trades
+from offline.days.training_set import make_training_set
+from orchestration.assets import plots
+from orchestration.assets.checks import CHECKS, check_result
+from orchestration.assets.partitions import (
+    DAYS_GROUP,
+    INPUTS,
+    LAKE,
+    PRODUCT_DAYS,
+    Told,
+    code_version,
+    deps_of,
+    input_tags,
+    place_of,
+    told_of,
+)
+from orchestration.resources import LakeResource
+
+
+def evaluation_of(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
+    """Return a verdict as the event of a run that is no materialization."""
+    assert result.asset_key is not None
+    assert result.check_name is not None
+    return dg.AssetCheckEvaluation(
+        asset_key=result.asset_key,
+        check_name=result.check_name,
+        passed=result.passed,
+        metadata=result.metadata,
+        severity=result.severity,
+        description=result.description,
+    )
+
+
+def _results(context: dg.AssetExecutionContext, told: list[Told]) -> Iterator[dg.MaterializeResult]:
+    for each in told:
+        # Dagster itself notes nothing for an input that is not there, and would not see it come.
+        outside = {name for name in INPUTS[each.asset] if name not in {other.asset for other in told}}
+        tags = input_tags(context.instance, each.asset, each.product_id, each.day)
+        yield dg.MaterializeResult(
+            asset_key=each.asset,
+            metadata=each.metadata,
+            data_version=dg.DataVersion(each.version),
+            tags={name: value for name, value in tags.items() if name.rpartition("/")[2] in outside},
+        )
+
+
+def _spec(asset: str, description: str, group: str = DAYS_GROUP) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        asset,
+        deps=deps_of(asset),
+        description=description,
+        group_name=group,
+        kinds={"parquet"},
+        code_version=code_version(asset),
+    )
+
+
+@dg.multi_asset(
+    name="trades",
+    specs=[
+        _spec("trades", "One stream of trades of a product and UTC day, merged from all recordings that have some: "
+              "with ids a trade is its id; without, or with ids of another kind, a recording counts only for "
+              "times that none before it covers."),
+        _spec("trades_head", "The first minutes of a day: all that the last targets of the day before can see. Its "
+              "data version changes only when they do."),
+        _spec("trades_tail", "The end of a day: all that the first feature rows of the day after can see. Its data "
+              "version changes only when they do."),
+    ],
+    check_specs=[
+        dg.AssetCheckSpec("order", asset="trades", description="Columns are as agreed, ids rise, times lie within, few "
+                          "conflicts or falls."),
+        dg.AssetCheckSpec("holes", asset="trades", description="No hole is longer than a segment allows (GAP_S)."),
+    ],
+    partitions_def=PRODUCT_DAYS,
+    pool=LAKE,
+)  # fmt: skip
+def trades(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[Any]:
+    """Merge what the recordings have of one product and day."""
+    store, (product_id, day) = lake.open(), place_of(context)
+    made = make_trades(store, product_id, day)
+    yield from _results(context, told_of(TRADES, product_id, day, made))
+    for name, check in CHECKS.items():
+        yield check_result(name, [check(store, product_id, day, made)])
+
+
+@dg.multi_asset(
+    name="feature_rows",
+    specs=[_spec("feature_rows", "What the forecaster would have published for these trades, byte for byte: the "
+                 "same compiled kernel. Needs the day and the tail of the day before, and nothing else.")],
+    partitions_def=PRODUCT_DAYS,
+    pool=LAKE,
+)  # fmt: skip
+def feature_rows(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[Any]:
+    """Make the feature rows of one product and day."""
+    product_id, day = place_of(context)
+    store, spec = lake.open(), lake.spec
+    made = make_feature_rows(store, product_id, day, spec)
+    pictures = plots.of_day(store, spec, product_id, day, made)
+    yield from _results(context, told_of(FEATURE_ROWS, product_id, day, made, pictures))
+
+
+@dg.multi_asset(
+    name="training_set",
+    specs=[_spec("training_set", "The rows that count (the last one in each twelfth of a horizon) with what came after "
+                 "them: what models are fitted to and judged by.")],
+    partitions_def=PRODUCT_DAYS,
+    pool=LAKE,
+)  # fmt: skip
+def training_set(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[Any]:
+    """Make the training rows of one product and day."""
+    product_id, day = place_of(context)
+    made = make_training_set(lake.open(), product_id, day, lake.spec)
+    yield from _results(context, told_of(TRAINING_SET, product_id, day, made))

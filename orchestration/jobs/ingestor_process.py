@@ -1,0 +1,217 @@
+"""One replay as a child process, with its log lines passed on: the work of the job `replay`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import dropwhile
+from queue import Empty, Queue
+from typing import Any, NamedTuple
+
+from data.files import CHECKOUT
+from online.process import REFUSED, RESTARTED
+from orchestration.local.lifeline import bound_to_parent
+from orchestration.local.supervisor import QUICK_DEATH_S, RestartPolicy, RunFailure
+
+ROOT = CHECKOUT
+STOP_S = 20.0
+"""How long an ingestor may take to deliver all trades that it has read; the ingestor gives up by itself after 5 s."""
+END_S = 8.0
+"""How long the end of a source may take: with `STOP_S` less than the stack gives a cancelled run."""
+WAIT_S = 0.2
+WORDS = 200
+"""Lines outside its log that are remembered, as a stack of calls."""
+SHOWN_WORDS = 10
+_STACK = "Traceback (most recent call last):"
+
+
+class Line(NamedTuple):
+    """One line of a log.
+
+    Attributes:
+        level: info, warning or error.
+    """
+
+    level: str
+    text: str
+
+
+class Ended(NamedTuple):
+    """How an ingestor ended.
+
+    Attributes:
+        trades: how many the log tells as delivered; a killed ingestor tells of the last seconds no more.
+        reason: the last error of its log, or its last words where the log has no error; empty if both are missing.
+    """
+
+    code: int
+    trades: int
+    reason: str
+
+
+def ingest_online(recordings: Sequence[str], settings: Mapping[str, str], tell: Callable[[Line], None]) -> Ended:
+    """Run `python -m online.ingestor` until its source is whole, over kills and passing errors.
+
+    A dead ingestor is started again by the rule for parts of the stack (`RestartPolicy`), and goes on behind the last
+    trade of its source on the topic. A source needs a `REPLAY_ID` to go on: without one the ingestor is run once.
+
+    An exception that arrives meanwhile, as in a cancelled run, stops the ingestor as an operator would: all trades that
+    were read are delivered. Then the exception is raised on.
+
+    Args:
+        recordings: paths, in the order of their trades.
+        settings: environment of the ingestor, besides the environment of this process.
+        tell: gets each line of the ingestor's log at once.
+    """
+    policy, trades, died = RestartPolicy(), 0, False
+    try:
+        while True:
+            began = time.monotonic()
+            ended = _run_ingestor(recordings, settings, tell)
+            trades += ended.trades
+            died = ended.code not in (0, REFUSED) and "REPLAY_ID" in settings
+            failure = RunFailure.of_exit(ended.code, ended.reason, is_quick=time.monotonic() - began < QUICK_DEATH_S)
+            pause_s = policy.pause_after(failure) if died else None
+            if pause_s is None:
+                return ended._replace(trades=trades)
+            settings = {**settings, **RESTARTED}
+            tell(Line("warning", f"the ingestor {failure.reason}; it starts again in {pause_s:.1f} s"))
+            time.sleep(pause_s)
+    except BaseException:
+        # A dead ingestor ends no source, nor does a new one that is stopped before it listens to signals.
+        if died and settings.get("REPLAY_END_ON_STOP") == "true":
+            _end_source(settings, tell)
+        raise
+
+
+def _end_source(settings: Mapping[str, str], tell: Callable[[Line], None]) -> None:
+    """End a source, unless it has ended or has not begun."""
+    source_id = settings["REPLAY_ID"]
+    command = [sys.executable, "-m", "online.ingestor", "--end", source_id]
+    with _undisturbed():
+        try:
+            code = subprocess.run(
+                bound_to_parent(command),
+                env={**os.environ, **settings},
+                cwd=ROOT,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=END_S,
+                check=False,
+            ).returncode
+        except subprocess.TimeoutExpired:
+            code = None
+    if code not in (0, REFUSED):
+        tell(Line("error", f"source {source_id} stays open: end it by python -m online.ingestor --end {source_id}"))
+
+
+def _run_ingestor(recordings: Sequence[str], settings: Mapping[str, str], tell: Callable[[Line], None]) -> Ended:
+    """Run one ingestor to its end, and stop it if an exception arrives meanwhile."""
+    command = [sys.executable, "-m", "online.ingestor", *recordings]
+    trades, reason = 0, ""
+    words: deque[str] = deque(maxlen=WORDS)
+    process = subprocess.Popen(
+        bound_to_parent(command),
+        env={**os.environ, **settings, "LOG_FORMAT": "json", "PYTHONUNBUFFERED": "1"},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    lines: Queue[str | None] = Queue()
+
+    def read() -> None:
+        assert process.stdout is not None
+        with process.stdout as log:
+            for line in log:
+                lines.put(line.rstrip())
+        lines.put(None)
+
+    def pass_on() -> None:
+        nonlocal trades, reason
+        while (text := _next(lines)) is not None:
+            if (said := _parsed(text)) is None:
+                words.append(text)
+                said = {"event": text}
+            trades = said.get("trades", trades)
+            line = Line(said.pop("level", "info"), _readable(said))
+            if line.level == "error":
+                reason = line.text
+            tell(line)
+
+    threading.Thread(target=read, name="replay-log", daemon=True).start()
+    try:
+        pass_on()
+        process.wait()
+    finally:
+        with _undisturbed():
+            process.terminate()  # does nothing where it has ended
+            killer = threading.Timer(STOP_S, process.kill)
+            killer.start()
+            pass_on()
+            process.wait()
+            killer.cancel()
+    return Ended(process.returncode, trades, reason or (last_words(list(words)) if process.returncode else ""))
+
+
+def last_words(lines: list[str]) -> str:
+    """Return what an exception says, below its stack of calls; without one, the last lines.
+
+    >>> last_words(["Traceback (most recent call last):", '  File "a.py", line 1', "ValueError: 2 of them:", "  a, b"])
+    'ValueError: 2 of them:\\n  a, b'
+    """
+    if any(line.startswith(_STACK) for line in lines):
+        last = max(row for row, line in enumerate(lines) if line.startswith(_STACK))
+        said = list(dropwhile(lambda line: line.startswith(" "), lines[last + 1 :]))
+        return "\n".join(said[:SHOWN_WORDS])
+    return "\n".join(lines[-SHOWN_WORDS:])
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    """Return what a line of the log says, or None if it is none."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        return None
+    found.pop("timestamp", None)  # Dagster notes its own
+    return found
+
+
+def _readable(said: dict[str, Any]) -> str:
+    rest = ", ".join(f"{name} {value}" for name, value in said.items() if name != "event" and value is not None)
+    return f"{said.get('event', '')}{': ' if rest else ''}{rest}"
+
+
+def _next(lines: Queue[str | None]) -> str | None:
+    """Wait for the next line, in short waits: an interrupt is raised between two of them. None: there are no more."""
+    while True:
+        with contextlib.suppress(Empty):
+            line = lines.get(timeout=WAIT_S)
+            if line is None:
+                lines.put(None)  # whoever asks again is told again
+            return line
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let no second stop cut this short: one can come from the terminal, and one from whoever passes it on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,202 @@
+"""The jobs that fill the lake: `ingest`, `simulate` and `backfill`."""
+
+
+# No `from __future__ import annotations` here: Dagster reads the real types.
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import date, timedelta
+from typing import Any, NamedTuple
+
+import dagster as dg
+from pydantic import Field
+
+from data.features.spec import FeatureSpec
+from data.names import check_product_id
+from offline.days.feature_rows import make_feature_rows
+from offline.days.staging import RECORDINGS, simulate
+from offline.days.staleness import stale
+from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET, Made, standing
+from offline.days.trades import make_trades
+from offline.days.training_set import make_training_set
+from offline.lake.store import Lake
+from orchestration.assets import plots
+from orchestration.assets.checks import CHECKS, Found, check_result
+from orchestration.assets.inbox import Inbox, InboxConfig, add_products, stage_inbox
+from orchestration.assets.partitions import LAKE, day_of, days_of, materializations, told_of, told_of_recordings
+from orchestration.assets.product_days import evaluation_of
+from orchestration.resources import LakeResource, explained
+
+NOT_TAKEN = "not taken"
+"""Metadata of an ingest that has failed for nothing but files that are no recordings: the rest is in the lake."""
+
+
+class IngestConfig(InboxConfig):
+    """Recordings that come into the lake."""
+
+    then_backfill: bool = Field(default=True, description="make all that is stale afterwards")
+
+
+@dg.op(pool=LAKE, out=dg.Out(dg.Nothing))
+def ingest_inbox(
+    context: dg.OpExecutionContext, config: IngestConfig, lake: LakeResource, inbox: Inbox
+) -> Iterator[Any]:
+    """Take all recordings in the inbox into the lake, each once, and make what follows from them.
+
+    What cannot be read is left out and said; the rest is taken. A file that was read before and has not changed costs
+    nothing but a look.
+    """
+    store = lake.open()
+    with explained():
+        changed, wrong = stage_inbox(context, store, inbox, config)
+    yield from materializations(context.instance, (told_of_recordings(store, *place) for place in changed))
+    context.log.info(f"{len(changed)} product-days are new or have changed")
+    if config.then_backfill:
+        yield from make_stale(context, store, lake.spec, Wanted())
+    if wrong:
+        not_taken = "1 file is" if len(wrong) == 1 else f"{len(wrong)} files are"
+        raise dg.Failure(
+            f"{not_taken} not taken, the rest is: {wrong[0]}",
+            metadata={NOT_TAKEN: dg.MetadataValue.md("\n".join(f"- {each}" for each in wrong))},
+            allow_retries=False,
+        )
+    yield dg.Output(None)
+
+
+@dg.job(description=ingest_inbox.__doc__)
+def ingest() -> None:
+    ingest_inbox()
+
+
+class SimulateConfig(dg.Config):
+    """Simulated days that come into the lake."""
+
+    products: list[str] = Field(default=["BTC-USD", "ETH-USD"], description="as BTC-USD; any name is simulated")
+    first_day: str = Field(default="2010-01-04", description="UTC; by default before anyone traded bitcoin")
+    days: int = Field(default=7, ge=1, le=366, description="from the first day on, for each product")
+    seed: int = Field(default=0, ge=0, description="of the market: another one is another recording of these days")
+    hours: list[int] = Field(default=[0, 24], description="of each day: the first, and the one before which it ends")
+    then_backfill: bool = Field(default=True, description="make all that is stale afterwards")
+
+
+@dg.op(pool=LAKE, out=dg.Out(dg.Nothing))
+def simulate_days(context: dg.OpExecutionContext, config: SimulateConfig, lake: LakeResource) -> Iterator[Any]:
+    """Take simulated days into the lake, as if they had been recorded."""
+    store = lake.open()
+    with explained():
+        first = day_of("first_day", config.first_day)
+        if len(config.hours) != 2:
+            raise ValueError(f"hours are two, as [0, 24]: the first, and the one to end before; were {config.hours}")
+        begin, end = config.hours
+        for number in range(config.days):
+            day = first + timedelta(days=number)
+            for product_id in config.products:
+                found = simulate(store, product_id, day, config.seed, (begin, end))
+                rows = sum(each.rows for each in found.days)
+                context.log.info(f"{product_id} {day}: {rows:,} trades{'' if found.is_new else ', there already'}")
+                add_products(context.instance, store)
+                yield from materializations(context.instance, [told_of_recordings(store, product_id, day)])
+    if config.then_backfill:
+        yield from make_stale(context, store, lake.spec, Wanted())
+    yield dg.Output(None)
+
+
+@dg.job(name="simulate", description=simulate_days.__doc__)
+def simulate_job() -> None:
+    simulate_days()
+
+
+class BackfillConfig(dg.Config):
+    """Which product-days are made."""
+
+    products: list[str] = Field(default=[], description="none: all that the lake has recordings of")
+    first_day: str = Field(default="", description="UTC, as 2025-01-06; empty: the first that there is")
+    last_day: str = Field(default="", description="likewise; empty: the last that there is")
+
+
+class Wanted(NamedTuple):
+    """Some product-days."""
+
+    products: frozenset[str] = frozenset()
+    first: date = date.min
+    last: date = date.max
+
+    def has(self, product_id: str, day: date) -> bool:
+        return self.first <= day <= self.last and (not self.products or product_id in self.products)
+
+
+@dg.op(pool=LAKE, out=dg.Out(dg.Nothing))
+def make_days(context: dg.OpExecutionContext, config: BackfillConfig, lake: LakeResource) -> Iterator[Any]:
+    """Make trades, feature rows and training sets of a range of days, as far as they are stale.
+
+    What is stale is told by content hashes: where the inputs of a day are what they were, it is left as it is. So a
+    backfill that was killed goes on where it was, and one that runs twice does nothing the second time.
+    """
+    with explained():
+        first, last = days_of(config.first_day, config.last_day)
+        for product_id in config.products:
+            check_product_id(product_id)
+        store = lake.open()
+        recorded = store.products(RECORDINGS)
+        if unknown := sorted(set(config.products) - set(recorded)):
+            raise ValueError(f"the lake has no recordings of {', '.join(unknown)}; it has some of "
+                             f"{', '.join(recorded) or 'no product'}")  # fmt: skip
+    yield from make_stale(context, store, lake.spec, Wanted(frozenset(config.products), first, last))
+    yield dg.Output(None)
+
+
+def make_stale(
+    context: dg.OpExecutionContext, lake: Lake, spec: FeatureSpec, wanted: Wanted
+) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+    """Make what is stale, one table after the other, and tell Dagster of each product-day as soon as it is made.
+
+    What the lake has and Dagster does not know (a run was killed between the two) is told as well.
+    """
+    instance = context.instance
+    add_products(instance, lake)
+    places = sorted({(p.product_id, p.day) for p in lake.places(RECORDINGS) if wanted.has(p.product_id, p.day)})
+    context.log.info(f"{len(places)} product-days have recordings")
+    yield from materializations(instance, (told_of_recordings(lake, *place) for place in places))
+    found: dict[str, list[Found]] = {name: [] for name in CHECKS}
+    for table, make in STEPS.items():
+        todo = [each for each in stale(lake, spec, table) if wanted.has(each.product_id, each.day)]
+        context.log.info(f"{table}: {len(todo)} of {len(places)} product-days are to be made")
+        for count, each in enumerate(todo, 1):
+            began = time.monotonic()
+            with explained():
+                made = make(lake, each.product_id, each.day, spec)
+            rows = made.partition.rows if made.partition else 0
+            context.log.info(
+                f"{table} {each.product_id} {each.day}: {rows:,} rows in {time.monotonic() - began:.1f} s, since it "
+                f"{each.why} ({count} of {len(todo)})"
+            )
+            pictures = plots.of_day(lake, spec, each.product_id, each.day, made) if table == FEATURE_ROWS else {}
+            yield from materializations(instance, told_of(table, each.product_id, each.day, made, pictures))
+            if table == TRADES:
+                for name, check in CHECKS.items():
+                    found[name].append(check(lake, each.product_id, each.day, made))
+        others = set(places) - {(each.product_id, each.day) for each in todo}
+        for product_id, day in sorted(others):
+            made = standing(lake, table, product_id, day)
+            yield from materializations(instance, told_of(table, product_id, day, made))
+    for name, results in found.items():
+        if results:
+            yield evaluation_of(check_result(name, results))
+    if wanted == Wanted():
+        return  # all was wanted: nothing is left
+    left = [each for each in stale(lake, spec) if not wanted.has(each.product_id, each.day)]
+    if left:
+        context.log.info(f"{len(left)} other partitions are stale, as {left[0].table} of {left[0].product_id} "
+                         f"{left[0].day}: {left[0].why}. `backfill` without a range makes them.")  # fmt: skip
+
+
+STEPS: Mapping[str, Callable[[Lake, str, date, FeatureSpec], Made]] = {
+    TRADES: lambda lake, product_id, day, _: make_trades(lake, product_id, day),
+    FEATURE_ROWS: make_feature_rows,
+    TRAINING_SET: make_training_set,
+}
+
+
+@dg.job(description=make_days.__doc__)
+def backfill() -> None:
+    make_days()

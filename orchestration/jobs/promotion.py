@@ -1,0 +1,153 @@
+"""The jobs `promote` and `rollback`."""
+
+# ruff: noqa: PLC0415 - what promotes takes a second to import, and most processes only serve the definitions
+# No `from __future__ import annotations` here: Dagster reads the real types.
+
+import getpass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from pydantic import Field
+
+from orchestration.assets.models import REGISTRY
+from orchestration.assets.partitions import (
+    table_of,
+)
+from orchestration.resources import DagsterPages, LakeResource, RegistryResource, explained
+
+if TYPE_CHECKING:
+    from offline.promotion.gate import Refused
+    from offline.promotion.ledger import Entry
+
+
+USUAL_WHY = "launched from Dagster"
+"""What the ledger is told by default: no reason to force anything."""
+
+
+class PromoteConfig(dg.Config):
+    """Which version asks the gate."""
+
+    model: str = Field(default="volatility-ml", description="volatility-ml or volatility-baseline")
+    version: str = Field(default="challenger", description="a number, or an alias")
+    who: str = Field(default="", description="for the ledger; empty: this user, and the run")
+    why: str = Field(default=USUAL_WHY, description="for the ledger")
+    force: bool = Field(
+        default=False,
+        description="promote what the gate refuses, if it can serve; `why` must say the reason, and it is recorded",
+    )
+
+
+@dg.op(pool=REGISTRY)
+def promote_model(
+    context: dg.OpExecutionContext,
+    config: PromoteConfig,
+    lake: LakeResource,
+    registry: RegistryResource,
+    pages: DagsterPages,
+) -> None:
+    """Ask the gate; where it is open, the version becomes champion, and the online tier answers with it in a second.
+
+    The gate judges anew, on the lake's rows after both trainings. A refusal names each condition that failed, with its
+    figures.
+    """
+    from offline.promotion.gate import Refused, lake_rows
+    from offline.promotion.moves import promote
+
+    if config.force and config.why in ("", USUAL_WHY):
+        raise dg.Failure("a forced promotion needs a reason of its own: write it into `why`", allow_retries=False)
+    with explained():
+        try:
+            entry = promote(
+                registry.uri,
+                config.model,
+                config.version,
+                test=lake_rows(lake.uri, lake.spec),
+                spec=lake.spec,
+                who=config.who or _who(context),
+                why=config.why,
+                force=config.force,
+                dagster_run_url=pages.run_url(context.run_id),
+            )
+        except Refused as refused:
+            raise _refusal(refused) from None
+    _show_entry(context, registry, entry)
+
+
+@dg.job(name="promote", description=promote_model.__doc__)
+def promote_job() -> None:
+    promote_model()
+
+
+class RollbackConfig(dg.Config):
+    """Which model goes back."""
+
+    model: str = Field(default="volatility-ml", description="volatility-ml or volatility-baseline")
+    who: str = Field(default="", description="for the ledger; empty: this user, and the run")
+    why: str = Field(default=USUAL_WHY, description="for the ledger")
+
+
+@dg.op  # in no pool: it must not wait for a training, and the ledger keeps it alone for the second that it takes
+def roll_back_model(
+    context: dg.OpExecutionContext,
+    config: RollbackConfig,
+    lake: LakeResource,
+    registry: RegistryResource,
+    pages: DagsterPages,
+) -> None:
+    """Make champion what was it before; a second rollback goes one further.
+
+    One that was killed, or whose answer was lost, is finished by the next, which goes no further then.
+    """
+    from offline.promotion.gate import Refused
+    from offline.promotion.moves import begun_before, roll_back
+
+    asked_at = datetime.now(UTC)
+    with explained():
+        try:
+            entry = roll_back(
+                registry.uri,
+                config.model,
+                spec=lake.spec,
+                who=config.who or _who(context),
+                why=config.why,
+                dagster_run_url=pages.run_url(context.run_id),
+            )
+        except Refused as refused:
+            raise _refusal(refused) from None
+    if entry.begun < asked_at:
+        context.log.warning(begun_before(entry))
+    _show_entry(context, registry, entry)
+
+
+@dg.job(description=roll_back_model.__doc__, tags={"dagster/priority": "1"})
+def rollback() -> None:
+    roll_back_model()
+
+
+def _who(context: dg.OpExecutionContext) -> str:
+    return f"{getpass.getuser()}, Dagster run {context.run_id[:8]}"
+
+
+def _refusal(refused: "Refused") -> dg.Failure:
+    """Return a failure that lists all conditions, those that failed first."""
+    conditions = sorted(refused.conditions, key=lambda condition: condition.is_met)
+    rows = ((each.name, "yes" if each.is_met else "NO", each.found, each.allowed) for each in conditions)
+    table = dg.MetadataValue.md(table_of(("condition", "met", "found", "allowed"), rows))
+    return dg.Failure(str(refused), metadata={"conditions": table}, allow_retries=False)
+
+
+def _show_entry(context: dg.OpExecutionContext, registry: RegistryResource, entry: "Entry") -> None:
+    was = f"version {entry.from_version}" if entry.from_version else "nothing"
+    forced = ", forced" if entry.is_forced else ""
+    context.log.info(f"{entry.model} version {entry.to_version} is champion, after {was}{forced}")
+    evidence = table_of(("evidence", "value"), entry.evidence.items())
+    context.add_output_metadata(
+        {
+            "champion": dg.MetadataValue.url(registry.version_url(entry.model, entry.to_version)),
+            "version": entry.to_version,
+            "before": entry.from_version or "none",
+            "ledger entry": dg.MetadataValue.url(registry.run_url(entry.experiment_id, entry.entry_id)),
+            "evidence": dg.MetadataValue.md(evidence),
+        }
+    )

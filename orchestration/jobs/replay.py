@@ -1,0 +1,106 @@
+"""The job `replay`: recordings into the broker, as a run of Dagster."""
+
+
+# No `from __future__ import annotations` here: Dagster reads the real types.
+
+import secrets
+import subprocess
+import sys
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+
+import dagster as dg
+from pydantic import Field
+
+from data.names import check_names
+from data.trades import StreamKey
+from online.process import REFUSED
+from orchestration.jobs.ingestor_process import ROOT, Line, ingest_online
+from orchestration.local.parts import SIMULATED_DAY, simulated_recording
+from orchestration.local.settings import StackSettings
+from orchestration.resources import explained
+
+REPLAY_TAG = {"cryptovol/kind": "replay"}
+"""By which dagster.yaml limits how many replays go on at once."""
+
+
+class Purpose(Enum):
+    """What a source is for: a label on metrics."""
+
+    live = "live"
+    replay = "replay"
+    drill = "drill"
+
+
+class ReplayConfig(dg.Config):
+    """What is replayed into Kafka, and how fast."""
+
+    recordings: list[str] = Field(
+        default=[],
+        description="paths, in the order of their trades; none: the simulated day that `make run` replays",
+    )
+    speed: str = Field(
+        default="10", description="1, 10, any number above 0 (times the recorded pace), real-time or max"
+    )
+    purpose: Purpose = Field(default=Purpose.replay, description="a label on metrics")
+    replay_id: str = Field(
+        default="", description="name of the source, or one that goes on where it stopped; empty: a new one"
+    )
+    product_id: str = Field(default="BTC-USD", description="of trades in recordings that name none")
+    max_wait_s: float = Field(default=10.0, description="a longer wait between two trades is cut to this, in seconds")
+    ends_when_cancelled: bool = Field(
+        default=True, description="whether a cancelled replay ends its source; if not, its replay_id can go on later"
+    )
+
+
+@dg.op(tags={"dagster/kind": "kafka"})
+def replay_trades(context: dg.OpExecutionContext, config: ReplayConfig) -> None:
+    """Write recorded trades to the topic `coinbase-trades` at their pace, as one source.
+
+    Terminate stops it in good order: what was read is delivered, and the source ends. Several replays may run at once.
+    """
+    source_id = config.replay_id or f"replay-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+    with explained():  # before a day is simulated for it
+        check_names(StreamKey(source_id, config.product_id))
+        if not config.max_wait_s >= 0:  # nor is it a number
+            raise ValueError(f"max_wait_s must be 0 or more seconds, was {config.max_wait_s}")
+    recordings = [str(Path(path).expanduser().resolve()) for path in config.recordings] or [_simulated_day(context)]
+    settings = {
+        "REPLAY_ID": source_id,
+        "REPLAY_SPEED": config.speed,
+        "REPLAY_END_ON_STOP": str(config.ends_when_cancelled).lower(),
+        "PURPOSE": config.purpose.value,
+        "PRODUCT_ID": config.product_id,
+        "MAX_WAIT_S": str(config.max_wait_s),
+    }
+    context.log.info(f"source {source_id}: {', '.join(recordings)} at speed {config.speed}")
+
+    def tell(line: Line) -> None:
+        getattr(context.log, line.level, context.log.info)(line.text)
+
+    ended = ingest_online(recordings if config.replay_id else ["--new", *recordings], settings, tell)
+    if ended.code != 0:
+        what = "this cannot be replayed" if ended.code == REFUSED else f"the ingestor ended with code {ended.code}"
+        raise dg.Failure(
+            f"{what}: {ended.reason or 'it did not say why'}",
+            metadata={"source_id": source_id, "trades": ended.trades},
+            allow_retries=ended.code != REFUSED,
+        )
+    context.add_output_metadata({"source_id": source_id, "trades": ended.trades, "speed": config.speed})
+
+
+def _simulated_day(context: dg.OpExecutionContext) -> str:
+    """Return the recording that `make run` replays when none is named, made if it is not there."""
+    settings = StackSettings()
+    path = simulated_recording(settings)
+    if not path.exists():
+        context.log.info(f"simulating {SIMULATED_DAY} of {settings.product_id} into {path}")
+        command = [sys.executable, "-m", "data.simulator", "--product", settings.product_id]
+        subprocess.run([*command, "--day", SIMULATED_DAY, "--out", str(path)], cwd=ROOT, check=True)
+    return str(path)
+
+
+@dg.job(description=replay_trades.__doc__, tags=REPLAY_TAG)
+def replay() -> None:
+    replay_trades()

@@ -1,0 +1,106 @@
+"""The first `volatility-ml`, made through Dagster while the baseline serves.
+
+Where there is a champion already, nothing is done. Else the lake gets simulated days of 2010, when nobody exchanged
+bitcoin for dollars on a market: no recorded trade is ever in-sample. Each step is a run that anyone can look at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+from urllib.error import HTTPError
+
+from offline.promotion.register import RegistryAway, RegistryError, champion_of
+from offline.settings import OfflineSettings
+from online.process import AGAIN, REFUSED
+from orchestration.local.dagster.client import DagsterRefused, failure_of, launch, wait
+
+MODEL = "volatility-ml"
+PRODUCTS = ["BTC-USD", "ETH-USD"]
+FIRST_DAY = "2010-01-04"
+DAYS = 7
+STEPS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
+    (
+        "simulate",
+        f"{DAYS} days of {' and '.join(PRODUCTS)} are simulated into the lake, with features and training sets",
+        {"ops": {"simulate_days": {"config": {"products": PRODUCTS, "first_day": FIRST_DAY, "days": DAYS}}}},
+    ),
+    ("retrain", "both models are trained and tested on them", {}),
+    (
+        "promote",
+        f"{MODEL} goes through the gate",
+        {"ops": {"promote_model": {"config": {"model": MODEL, "why": "the first model: there was no champion"}}}},
+    ),
+)
+ANSWERS_WITHIN_S = 15.0
+"""How long the API may take to answer with it: it looks for another champion several times a second."""
+
+
+def serving(api: str) -> str:
+    """Return which model the API answers with, such as `volatility-ml 1`; empty if it does not answer."""
+    try:
+        with urllib.request.urlopen(f"{api}/version", timeout=2.0) as answer:
+            model = json.load(answer)["model"]
+            return f"{model['name']} {model['version']}"
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def is_away(error: Exception) -> bool:
+    """Return whether the registry or Dagster does not answer or fails (5xx): what they refuse, they refuse again."""
+    if isinstance(error, HTTPError):
+        return error.code >= 500
+    return isinstance(error, RegistryAway | OSError)
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m orchestration.local.dagster.first_model", description=main.__doc__)
+    parser.add_argument("--dagster", required=True, help="URL of the Dagster UI")
+    parser.add_argument("--api", required=True, help="URL of the prediction API")
+    arguments = parser.parse_args()
+    settings = OfflineSettings()
+    uri = settings.mlflow_tracking_uri.rstrip("/")
+    try:
+        champion = champion_of(uri, MODEL)
+        if champion is not None and champion.tags.get("spec_id") == settings.spec().spec_id:
+            say(f"{MODEL} version {champion.version} is champion: nothing to do")
+            return 0
+        say(f"there is no {MODEL} yet: the baseline answers while Dagster makes one")
+        for job, what, config in STEPS:
+            run_id = launch(arguments.dagster, job, config)
+            say(f"{what}: {arguments.dagster}/runs/{run_id}")
+            began = time.monotonic()
+            # Also over a restart of Dagster: another start of this process would launch all runs again.
+            if (ended := wait(arguments.dagster, run_id, patience_s=math.inf)) != "SUCCESS":
+                say(f"{job} ended with {ended}: {failure_of(arguments.dagster, run_id)}")
+                say("The baseline serves on. Look at that run; what is done is kept, so launch the rest from the UI.")
+                return REFUSED
+            say(f"{job} took {time.monotonic() - began:.0f} s")
+    except DagsterRefused as error:
+        say(f"{MODEL} is not made, the baseline serves on: {error}")
+        return REFUSED
+    except (RegistryError, OSError) as error:
+        say(f"{MODEL} is not made yet, the baseline serves on: {error}")
+        return AGAIN if is_away(error) else 1
+    promoted = time.monotonic()
+    while not (now := serving(arguments.api)).startswith(MODEL) and time.monotonic() - promoted < ANSWERS_WITHIN_S:
+        time.sleep(0.2)
+    if now.startswith(MODEL):
+        say(f"{now.replace(' ', ' version ')} answers now")
+    else:
+        say(f"{MODEL} is champion; the API answers with {now or 'nothing'}: MODEL_VARIANT chooses")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,755 @@
+"""What Dagster serves: jobs do what they say, what is stale is seen as stale, refusals have their reasons."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import datetime as dt
+import json
+import math
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver
+from dagster._core.loader import LoadingContextForTest
+from dagster_shared.yaml_utils import load_yaml_from_path
+
+from data.features.spec import FeatureSpec
+from data.files import CHECKOUT
+from data.models.served import Scores, ServedModel
+from data.recordings.readers import write_csv
+from data.simulator.day import simulate_day
+from data.trades import Floats
+from offline.days import staging as recordings
+from offline.days.feature_rows import make_feature_rows
+from offline.days.staleness import stale
+from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET, Made
+from offline.days.trades import make_trades
+from offline.lake.store import Lake
+from offline.promotion.ledger import history
+from offline.promotion.register import find_experiment
+from offline.samples import Sample
+from orchestration import sensors
+from orchestration.assets import plots
+from orchestration.assets.partitions import INPUTS, key_of
+from orchestration.assets.product_days import trades
+from orchestration.definitions import definitions
+from orchestration.jobs import lake as jobs
+from orchestration.jobs.ingestor_process import Line, ingest_online, last_words
+from orchestration.jobs.lake import STEPS
+from orchestration.local.dagster import home as dagster_home
+from orchestration.schedules import schedules
+from orchestration.sensors import failure_sensor, inbox_files
+from orchestration.settings import OrchestrationSettings
+from tests.mlflow_server import running_mlflow
+from tests.models import model_bytes, put_version
+from tests.pipeline import read_topic
+
+pytestmark = [  # Dagster's own: it uses what it calls beta, and what pydantic calls old
+    pytest.mark.filterwarnings("ignore::dagster.BetaWarning"),
+    pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
+]
+DAYS = [dt.date(2010, 1, day) for day in (4, 5, 6, 7)]
+PRODUCT = "BTC-USD"
+SPEC = FeatureSpec()
+
+
+@dataclass
+class Side:
+    """The offline side of one test: a lake, an inbox, and a Dagster that has seen nothing yet."""
+
+    folder: Path
+    instance: dg.DagsterInstance
+    definitions: dg.Definitions
+
+    @property
+    def lake(self) -> Lake:
+        return Lake.open(self.folder / "lake")
+
+    @property
+    def inbox(self) -> Path:
+        return self.folder / "inbox"
+
+    def run(self, job: str, op: str = "", **config: Any) -> dg.ExecuteInProcessResult:
+        run_config = {"ops": {op: {"config": config}}} if config else {}
+        return self.definitions.resolve_job_def(job).execute_in_process(run_config, self.instance, raise_on_error=False)
+
+    def stale(self) -> set[tuple[str, str]]:
+        """What Dagster shows as stale: asset and partition."""
+        resolver = CachingStaleStatusResolver(
+            self.instance, self.definitions.resolve_asset_graph(), LoadingContextForTest(self.instance)
+        )
+        return {
+            (asset, key)
+            for asset in INPUTS
+            for key in self.instance.get_materialized_partitions(dg.AssetKey(asset))
+            if resolver.get_status(dg.AssetKey(asset), key).value == "STALE"
+        }
+
+
+@pytest.fixture
+def side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Side]:
+    (tmp_path / "inbox").mkdir()
+    monkeypatch.setenv("LAKE_URI", str(tmp_path / "lake"))
+    monkeypatch.setenv("INBOX_DIR", str(tmp_path / "inbox"))
+    with dg.instance_for_test() as instance:
+        yield Side(tmp_path, instance, definitions())
+
+
+def record(path: Path, day: dt.date, minutes: tuple[float, float], seed: int = 0) -> Path:
+    """Write some minutes of a simulated day; all recordings of one seed have the same trades at the same times."""
+    trades = simulate_day(PRODUCT, day, seed, (0, 1) if minutes[0] < 60 else (23, 24))
+    begin = int(dt.datetime.combine(day, dt.time(), dt.UTC).timestamp() * 1e9)
+    first, last = (begin + int(each * 60e9) for each in minutes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_csv(path, [trades.take((trades.event_time >= first) & (trades.event_time < last))])
+    return path
+
+
+def made(result: dg.ExecuteInProcessResult) -> list[tuple[str, str]]:
+    """Which assets and partitions a run has told of, in that order."""
+    return [
+        (event.asset_key.to_user_string(), str(event.partition))
+        for event in result.all_events
+        if event.event_type is dg.DagsterEventType.ASSET_MATERIALIZATION and event.asset_key
+    ]
+
+
+def reason(result: dg.ExecuteInProcessResult) -> str:
+    """Return the description with which the one step of a job failed."""
+    (failure,) = (event.step_failure_data for event in result.all_events if event.is_step_failure)
+    assert failure.user_failure_data is not None
+    return str(failure.user_failure_data.description)
+
+
+def test_every_job_can_be_launched_as_it_stands() -> None:
+    """The launchpad's empty config is enough, and says what it means."""
+    defs = definitions()
+    dg.Definitions.validate_loadable(defs)
+    names = {"replay", "ingest", "simulate", "backfill", "retrain", "promote", "rollback"}
+    for name in names:
+        job = defs.resolve_job_def(name)
+        dg.validate_run_config(job, {})
+        assert job.description
+    assert names <= {job.name for job in defs.resolve_all_job_defs()}
+
+
+def test_a_wrong_type_is_refused_before_anything_runs() -> None:
+    job = definitions().resolve_job_def("replay")
+    with pytest.raises(dg.DagsterInvalidConfigError, match="purpose"):
+        dg.validate_run_config(job, {"ops": {"replay_trades": {"config": {"purpose": "fun"}}}})
+
+
+def test_nothing_heavy_is_imported_to_serve_the_definitions() -> None:
+    """In a process of its own: mlflow alone is 3 s and 225 MB."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from orchestration.definitions import definitions; definitions()\n"
+        "print([name for name in ('mlflow', 'dagster_mlflow', 'sklearn', 'onnx', 'pandas', 'matplotlib') "
+        "if name in sys.modules])"
+    )
+    root = CHECKOUT
+    found = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=root, capture_output=True, check=True)
+    assert found.stdout.decode().strip() == "[]"
+
+
+def test_the_inbox_is_taken_once_and_what_is_no_recording_is_said(side: Side) -> None:
+    record(side.inbox / "monday" / "first.csv", DAYS[0], (0, 20))
+    (side.inbox / "notes.txt").write_text("buy milk\n")
+    (side.inbox / ".half.csv").write_text("source_id")
+    result = side.run("ingest")
+    assert reason(result).startswith("1 file is not taken, the rest is: notes.txt: ")
+    key = f"2010-01-04|{PRODUCT}"
+    assert [asset for asset, partition in made(result) if partition == key] == list(INPUTS)
+    assert side.lake.tables(recordings.RECORDINGS) == ["recordings/monday%2Ffirst.csv"]
+    (side.inbox / "notes.txt").unlink()
+    again = side.run("ingest")
+    assert again.success
+    assert made(again) == []
+
+
+def test_a_file_whose_name_the_lake_cannot_take_stops_no_other(side: Side) -> None:
+    """60 letters of 3 bytes: the folder takes 255, the lake, which quotes them, would need 540."""
+    record(side.inbox / ("記" * 60), DAYS[0], (0, 2))
+    record(side.inbox / "simulated", DAYS[0], (2, 4))
+    record(side.inbox / "記.csv", DAYS[0], (4, 6))
+    result = side.run("ingest", "ingest_inbox", then_backfill=False)
+    assert reason(result).startswith("2 files are not taken, the rest is: simulated: the name 'simulated' is")
+    assert side.lake.tables(recordings.RECORDINGS) == ["recordings/%E8%A8%98.csv"]
+
+
+def size_of(picture: Any) -> tuple[int, int]:
+    """Return width and height of a PNG in Markdown, from its header; it must be small."""
+    data = base64.b64decode(picture.md_str.removeprefix("![picture](data:image/png;base64,").removesuffix(")"))
+    assert data.startswith(b"\x89PNG\r\n")
+    assert len(data) < 100_000
+    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+
+
+def test_a_day_whose_rows_are_new_is_shown_as_a_picture(side: Side) -> None:
+    path = record(side.folder / "one.csv", DAYS[0], (0, 20))
+    recordings.ingest(side.lake, path, PRODUCT)
+    result = side.run("backfill")
+    pictures = {
+        materialization.asset_key.to_user_string(): materialization.metadata[plots.PICTURE]
+        for event in result.all_events
+        if event.event_type is dg.DagsterEventType.ASSET_MATERIALIZATION
+        and plots.PICTURE in (materialization := event.step_materialization_data.materialization).metadata
+    }
+    assert list(pictures) == ["feature_rows"]
+    assert size_of(pictures["feature_rows"]) == (640, 280)
+    place = (PRODUCT, DAYS[0])
+    assert plots.of_day(side.lake, SPEC, *place, make_feature_rows(side.lake, *place, SPEC)) == {}  # it is old
+
+
+def test_a_test_is_shown_as_a_picture_of_one_product() -> None:
+    """A thousand rows, with no trades for a while."""
+    time = np.arange(1_000, dtype=np.int64) * 5_000_000_000
+    values = np.full((1_000, len(SPEC.columns)), 1e-7)
+    sample = Sample(values, np.full(1_000, 3e-4), time, int(time[-1]))
+    sample.targets[100:200] = 0.0
+    asked: list[int] = []
+
+    class Model(ServedModel):
+        def score(self, values: Floats) -> Scores:
+            asked.append(len(values))
+            return super().score(values)
+
+    model = Model.load(model_bytes(), spec_id=SPEC.spec_id, known_columns=SPEC.columns)
+    asked.clear()
+    assert size_of(plots.of_test({"volatility-baseline": model}, PRODUCT, sample, SPEC)[plots.PICTURE]) == (640, 280)
+    assert asked == [plots.POINTS]
+
+
+def test_a_logarithmic_axis_is_labelled_in_plain_numbers() -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    axes = figure.subplots()
+    axes.set_yscale("log")
+    axes.set_ylim(5.5, 25)
+    plots.label_plainly(axes.yaxis)
+    figure.draw_without_rendering()
+    ticks = axes.yaxis.get_major_ticks() + axes.yaxis.get_minor_ticks()
+    labels = {tick.label1.get_text() for tick in ticks if tick.label1.get_text()}
+    assert {"6", "10", "20"} <= labels
+    assert all(label == f"{float(label):g}" for label in labels)
+
+
+def test_dagster_sees_as_stale_what_a_late_recording_reaches_and_nothing_else(side: Side) -> None:
+    """Its view by data versions is that of the lake by content hashes, before, between and after the steps."""
+    for day in DAYS:
+        record(side.inbox / f"{day}-begin.csv", day, (0, 10))
+        record(side.inbox / f"{day}-end.csv", day, (1430, 1440))
+    assert side.run("ingest").success
+    assert side.stale() == set()
+    record(side.inbox / "late.csv", DAYS[1], (1420, 1430))  # reaches into the tail of that day
+    assert side.run("ingest", "ingest_inbox", then_backfill=False).success
+
+    def agreed() -> set[tuple[str, str]]:
+        found = side.stale()
+        assert found == {(each.table, str(key_of(each.product_id, each.day))) for each in stale(side.lake, SPEC)}
+        return found
+
+    one, two = (f"{day}|{PRODUCT}" for day in DAYS[1:3])
+    assert agreed() == {("trades", one)}
+    materialize(side, trades, DAYS[1])
+    assert agreed() == {("feature_rows", one), ("feature_rows", two)}
+    result = side.run("backfill")
+    assert result.success
+    assert agreed() == set()
+    touched = {partition for _, partition in made(result)}
+    assert touched <= {one, two}
+
+
+def materialize(side: Side, asset: dg.AssetsDefinition, day: dt.date) -> None:
+    """As the button in the UI does."""
+    resources = {name: value for name, value in (side.definitions.resources or {}).items() if name != "mlflow"}
+    result = dg.materialize([asset], instance=side.instance, partition_key=key_of(PRODUCT, day), resources=resources)
+    assert result.success
+
+
+def test_a_backfill_goes_on_where_it_was_killed(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three of four days are ingested; the run dies as it makes the feature rows of the second."""
+    for day in DAYS[:3]:
+        record(side.inbox / f"{day}.csv", day, (0, 10))
+    assert side.run("ingest", "ingest_inbox", then_backfill=False).success
+
+    class Killed(BaseException):
+        pass
+
+    def dies(lake: Lake, product_id: str, day: dt.date, spec: FeatureSpec) -> Made:
+        if day == DAYS[1]:
+            raise Killed
+        return make_feature_rows(lake, product_id, day, spec)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(STEPS, FEATURE_ROWS, dies)
+        with pytest.raises(Killed):
+            side.definitions.resolve_job_def("backfill").execute_in_process(instance=side.instance)
+    first = [place.day for place in side.lake.places(FEATURE_ROWS)]
+    assert first == DAYS[:1]
+    assert side.instance.get_materialized_partitions(dg.AssetKey("feature_rows")) == {f"{DAYS[0]}|{PRODUCT}"}
+    result = side.run("backfill")
+    rest = {f"{day}|{PRODUCT}" for day in DAYS[1:3]}
+    assert {key for asset, key in made(result) if asset == "feature_rows"} == rest
+    assert not [asset for asset, _ in made(result) if asset.startswith("trades")]
+    assert side.stale() == set()
+    assert not stale(side.lake, SPEC)
+
+
+def test_what_was_made_without_dagster_is_told_and_not_made_again(side: Side) -> None:
+    """As after a kill between the file and the event, or with a new DAGSTER_HOME."""
+    path = record(side.folder / "one.csv", DAYS[0], (0, 10))
+    recordings.ingest(side.lake, path, PRODUCT)
+    make_trades(side.lake, PRODUCT, DAYS[0])
+    before = side.lake.partition("trades", PRODUCT, DAYS[0])
+    assert before is not None
+    written = Path(before.path).stat().st_mtime_ns
+    result = side.run("backfill")
+    assert {asset for asset, _ in made(result)} == set(INPUTS)
+    assert Path(before.path).stat().st_mtime_ns == written
+    assert side.instance.get_dynamic_partitions("product") == [PRODUCT]
+
+
+def test_a_range_is_kept_to(side: Side) -> None:
+    for day in DAYS[:3]:
+        record(side.inbox / f"{day}.csv", day, (0, 10))
+    assert side.run("ingest", "ingest_inbox", then_backfill=False).success
+    result = side.run("backfill", "make_days", products=[PRODUCT], first_day="2010-01-05", last_day="2010-01-05")
+    assert result.success
+    assert [place.day for place in side.lake.places(TRAINING_SET)] == [DAYS[1]]
+    assert {key for _, key in made(result)} == {f"2010-01-05|{PRODUCT}"}
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"first_day": "yesterday"}, "first_day is written as 2025-01-06, was 'yesterday'"),
+        ({"last_day": "2010-13-01"}, "last_day is written as 2025-01-06, was '2010-13-01'"),
+        ({"first_day": "2010-01-05", "last_day": "2010-01-04"}, "first_day must not come after last_day, were 2010-01"),
+        ({"products": ["bitcoin"]}, "a product "),
+        (
+            {"products": ["ETH-USD", PRODUCT, "XRP-USD"]},
+            "the lake has no recordings of ETH-USD, XRP-USD; it has some of BTC-USD",
+        ),
+    ],
+)
+def test_a_backfill_of_nonsense_says_what_is_allowed(side: Side, config: dict[str, Any], said: str) -> None:
+    recordings.ingest(side.lake, record(side.folder / "one.csv", DAYS[0], (0, 1)), PRODUCT)
+    result = side.run("backfill", "make_days", **config)
+    assert reason(result).startswith(said)
+    assert made(result) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"first_day": "2010-13-01"}, "first_day is written as 2025-01-06, was '2010-13-01'"),
+        ({"hours": [24]}, "hours are two, as [0, 24]: the first, and the one to end before; were [24]"),
+        ({"hours": [5, 5]}, "hours must rise within 0 to 24, were 5 to 5"),
+    ],
+)
+def test_a_simulation_of_nonsense_says_what_is_allowed(side: Side, config: dict[str, Any], said: str) -> None:
+    assert reason(side.run("simulate", "simulate_days", **config)) == said
+
+
+def test_holes_are_warned_of_and_order_is_checked(side: Side) -> None:
+    """Twenty minutes with a hole of ten in between: more than the 300 s of a segment."""
+    record(side.inbox / "begin.csv", DAYS[0], (0, 5))
+    record(side.inbox / "end.csv", DAYS[0], (15, 20))
+    result = side.run("ingest")
+    found = {each.check_name: each for each in result.get_asset_check_evaluations()}
+    assert found["order"].passed
+    assert not found["holes"].passed
+    assert found["holes"].severity is dg.AssetCheckSeverity.WARN
+    assert found["holes"].metadata["holes"].value == 1
+    assert 600 <= float(found["holes"].metadata["longest_hole_s"].value) < 615  # type: ignore[arg-type] # a number
+
+
+def test_recordings_that_number_their_trades_differently_are_warned_of(side: Side) -> None:
+    """Two simulations of one day: the same ids at other times. The later one counts for its last ten minutes."""
+    record(side.inbox / "a.csv", DAYS[0], (0, 10))
+    record(side.inbox / "b.csv", DAYS[0], (0, 20), seed=1)
+    result = side.run("ingest")
+    order = next(each for each in result.get_asset_check_evaluations() if each.check_name == "order")
+    assert (order.passed, order.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "recordings number their trades in 2 ways, so each counts only for times" in str(order.description)
+    minutes = side.lake.read(TRADES, PRODUCT, DAYS[0])["event_time"].to_numpy().astype("datetime64[m]")
+    assert len(np.unique(minutes)) == 20
+
+
+def look(side: Side) -> list[dg.RunRequest]:
+    """One tick of the sensor of the inbox."""
+    resources = {"inbox": (side.definitions.resources or {})["inbox"]}
+    with dg.build_sensor_context(instance=side.instance, resources=resources) as context:
+        return list(inbox_files.evaluate_tick(context).run_requests or [])
+
+
+def take(side: Side, request: dg.RunRequest) -> dg.DagsterRun:
+    """Run what the sensor asks for, as its daemon does."""
+    tags = {**request.tags, "dagster/sensor_name": inbox_files.name}
+    job = side.definitions.resolve_job_def("ingest")
+    return job.execute_in_process(instance=side.instance, tags=tags, raise_on_error=False).dagster_run
+
+
+def test_the_inbox_is_looked_at_until_it_is_quiet_and_taken_once(side: Side) -> None:
+    assert not look(side)
+    path = record(side.inbox / "one.csv", DAYS[0], (0, 1))
+    assert not look(side)  # written just now
+    os.utime(path, (1, 1))
+    (request,) = look(side)
+    assert take(side, request).is_success
+    assert not look(side)
+    os.utime(path, (2, 2))  # its content may be another
+    assert look(side)
+    os.utime(path, (1e10, 1e10))  # a clock that is wrong keeps nothing back
+    assert look(side)
+
+
+def test_the_default_inbox_is_made_and_one_that_a_person_names_must_be_there(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = side.folder / "named"
+    monkeypatch.setenv("INBOX_DIR", str(named))
+    elsewhere = Side(side.folder, side.instance, definitions())
+    with pytest.raises(dg.Failure, match=f"there is no folder {named}"):
+        look(elsewhere)
+    assert f"there is no folder {named}" in reason(elsewhere.run("ingest"))
+    assert not named.exists()
+    monkeypatch.delenv("INBOX_DIR")
+    monkeypatch.chdir(side.folder)
+    assert not look(Side(side.folder, side.instance, definitions()))
+    assert (side.folder / "var" / "inbox").is_dir()
+
+
+def test_what_an_ingest_did_not_take_is_asked_for_again_after_a_pause(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = record(side.inbox / "one.csv", DAYS[0], (0, 1))
+    os.utime(path, (1, 1))
+
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "stage_inbox", full)
+        assert take(side, look(side)[0]).is_failure
+    assert not look(side)
+    monkeypatch.setattr(sensors, "AGAIN_S", 0.0)
+    (again,) = look(side)
+    tags = {**again.tags, "dagster/sensor_name": inbox_files.name}
+    cancelled = dg.DagsterRunStatus.CANCELED
+    side.instance.create_run_for_job(side.definitions.resolve_job_def("ingest"), tags=tags, status=cancelled)
+    (again,) = look(side)
+    assert take(side, again).is_success
+    assert not look(side)
+
+
+def test_an_ingest_that_left_out_only_what_is_no_recording_is_not_repeated(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sensors, "AGAIN_S", 0.0)
+    notes = side.inbox / "notes.txt"
+    notes.write_text("buy milk\n")
+    os.utime(notes, (1, 1))
+    assert take(side, look(side)[0]).is_failure
+    assert not look(side)
+
+
+def tell_of(side: Side, result: dg.ExecuteInProcessResult, url: str) -> None:
+    """Tell a webhook of a run that has failed, as the sensor's daemon does."""
+    (event,) = (event for event in result.all_events if event.is_run_failure)
+    context = dg.build_run_status_sensor_context(
+        sensor_name="failed_runs",
+        dagster_instance=side.instance,
+        dagster_run=result.dagster_run,
+        dagster_event=event,
+        resources={"pages": (side.definitions.resources or {})["pages"]},
+    ).for_run_failure()
+    failure_sensor(OrchestrationSettings(_env_file=None, alert_webhook_url=url))(context)
+
+
+def alert_of(side: Side, result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    """Return what a webhook is told of a run that has failed."""
+    told: list[dict[str, Any]] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Hook) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        tell_of(side, result, f"http://127.0.0.1:{server.server_port}/")
+        server.shutdown()
+        thread.join()
+    (alert,) = told
+    return alert
+
+
+def test_a_failed_run_is_told_to_the_webhook_and_nobody_there_stops_nothing(side: Side) -> None:
+    result = side.run("backfill", "make_days", first_day="yesterday")
+    alert = alert_of(side, result)
+    assert alert["job"] == "backfill"
+    assert alert["error"].startswith("first_day is written as 2025-01-06, was 'yesterday'")
+    assert alert["url"].endswith(f"/runs/{result.run_id}")
+    tell_of(side, result, "http://127.0.0.1:9/")
+
+
+def test_a_training_without_mlflow_is_told_with_what_to_do(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fails before its first step; Dagster says `Error executing resource_fn`, the network `Connection refused`."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    away = Side(side.folder, side.instance, definitions())
+    said = alert_of(away, away.run("retrain"))["error"]
+    assert said.startswith("offline.promotion.register.RegistryAway: MLflow does not answer at http://127.0.0.1:9 ")
+    assert "start it, or set MLFLOW_TRACKING_URI" in said
+
+
+def test_models_are_trained_at_night_only_on_rows_that_are_new(side: Side) -> None:
+    _, nightly = schedules(OrchestrationSettings(_env_file=None))
+    resources = {"lake": (side.definitions.resources or {})["lake"]}
+
+    def tick() -> Any:
+        with dg.build_schedule_context(instance=side.instance, resources=resources) as context:
+            return nightly.evaluate_tick(context)
+
+    assert tick().skip_message == "the lake has no training rows"
+    record(side.inbox / "one.csv", DAYS[0], (0, 10))
+    assert side.run("ingest").success
+    first = tick().run_requests[0].tags
+    retrain = side.definitions.resolve_job_def("retrain")
+    side.instance.create_run_for_job(retrain, tags=first, status=dg.DagsterRunStatus.FAILURE)
+    assert tick().run_requests[0].tags == first  # nothing came of it
+    side.instance.create_run_for_job(retrain, tags=first, status=dg.DagsterRunStatus.SUCCESS)
+    assert tick().skip_message.startswith("no training row is new since run ")
+    record(side.inbox / "two.csv", DAYS[1], (0, 10))
+    assert side.run("ingest").success
+    assert tick().run_requests[0].tags != first
+
+
+def test_a_rollback_waits_for_no_training_and_for_no_replays() -> None:
+    """A run waits for its pools and for a place: what else may go on at once leaves one."""
+    defs = definitions()
+    settings: Any = load_yaml_from_path("orchestration/dagster.yaml")
+    limits = settings["concurrency"]
+    (replays,) = limits["runs"]["tag_concurrency_limits"]
+    assert defs.resolve_job_def("replay").tags[replays["key"]] == replays["value"]
+    pools = {
+        job.name: set().union(*(node.definition.pools for node in job.nodes_in_topological_order))
+        for job in defs.resolve_all_job_defs()
+    }
+    assert pools["rollback"] == pools["replay"] == set()
+    assert pools["retrain"] == pools["promote"] == {"registry"}
+    in_pools = limits["pools"]["default_limit"] * len(set().union(*pools.values()))
+    assert replays["limit"] + in_pools < limits["runs"]["max_concurrent_runs"]
+
+
+def test_a_forced_promotion_needs_a_reason_of_its_own(side: Side) -> None:
+    result = side.run("promote", "promote_model", force=True)
+    assert reason(result) == "a forced promotion needs a reason of its own: write it into `why`"
+
+
+def test_runs_that_promote_and_roll_back_and_their_entries_in_the_ledger_link_to_each_other(
+    side: Side, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "linked"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    there = Side(side.folder, side.instance, definitions())
+    runs = []
+    for version in "12":
+        put_version(mlflow_uri, name, model_bytes())
+        asked = {"model": name, "version": version, "force": True, "why": "a drill"}
+        runs.append(there.run("promote", "promote_model", **asked))
+    runs.append(there.run("rollback", "roll_back_model", model=name))
+    assert all(run.success for run in runs)
+    entries = history(mlflow_uri, name)
+    assert [entry.dagster_run_url.rpartition("/runs/")[2] for entry in entries] == [run.run_id for run in runs]
+    experiment = find_experiment(mlflow_uri, "promotions")
+    shown = []
+    for run in runs:
+        (output,) = (event.step_output_data for event in run.all_events if event.is_successful_output)
+        shown.append(output.metadata["ledger entry"].value)
+    assert shown == [f"{mlflow_uri}/#/experiments/{experiment}/runs/{entry.entry_id}" for entry in entries]
+
+
+def test_with_mlflow_away_a_promotion_says_so_within_seconds(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    away = Side(side.folder, side.instance, definitions())
+    for job in ("promote", "rollback"):
+        result = away.run(job)
+        assert "MLflow does not answer at http://127.0.0.1:9" in reason(result)
+
+
+@pytest.mark.filterwarnings("ignore:InitResourceContext:DeprecationWarning")  # dagster-mlflow asks it in old ways
+def test_a_training_that_fails_says_why_and_its_mlflow_run_has_failed_too(
+    side: Side, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is nothing to train on; both runs name each other."""
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    there = Side(side.folder, side.instance, definitions())
+    job = there.definitions.resolve_job_def("retrain")
+    config = {"ops": {"models": {"config": {"first_day": "2010-13-01"}}}}
+    result = job.execute_in_process(config, there.instance, raise_on_error=False)
+    assert reason(result) == "first_day is written as 2025-01-06, was '2010-13-01'"
+    result = there.run("retrain")
+    assert reason(result).startswith("0 days of no product have training rows; training needs one at least besides 1")
+    client = mlflow.MlflowClient(mlflow_uri)
+    experiment = client.get_experiment_by_name("training")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], f"tags.dagster_run_id = '{result.run_id}'")
+    assert run.info.status == "FAILED"
+    assert run.data.tags["dagster_run_url"].endswith(f"/runs/{result.run_id}")
+    assert mlflow.active_run() is None
+
+
+def test_each_start_of_the_code_server_tells_the_runs_of_the_one_before_as_failed(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were its children: none of them goes on, and as running they would hold their pool."""
+    job = side.definitions.resolve_job_def("backfill")
+    begun = side.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+    ended = side.instance.create_run_for_job(job, status=dg.DagsterRunStatus.SUCCESS)
+    home = side.folder / "home"
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    monkeypatch.setattr(dg.DagsterInstance, "get", lambda: contextlib.nullcontext(side.instance))
+    monkeypatch.setattr(side.instance, "upgrade", lambda _: None)
+    monkeypatch.setattr("sys.argv", ["dagster_home", "--code-port", "4000"])
+    became: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda _, command: became.append(command))
+    dagster_home.main()
+    found = {run.run_id: run.status.name for run in side.instance.get_runs()}
+    assert found == {begun.run_id: "FAILURE", ended.run_id: "SUCCESS"}
+    assert (home / "dagster.yaml").exists()
+    ((*_, dagster, api, grpc, _, _, _, port, _, module, _, _, _, _),) = became
+    assert (dagster, api, grpc, port, module) == ("dagster", "api", "grpc", "4000", "orchestration.definitions")
+
+
+@pytest.mark.filterwarnings("ignore:InitResourceContext:DeprecationWarning")
+def test_a_training_whose_mlflow_goes_away_says_what_to_do(
+    side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server ends for good just before it is first told something, so the MLflow run cannot be closed either."""
+    import mlflow
+
+    for day in DAYS[:2]:
+        record(side.inbox / f"{day}.csv", day, (0, 10))
+    assert side.run("ingest").success
+    with running_mlflow(tmp_path) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+        there = Side(side.folder, side.instance, definitions())
+        log_params = mlflow.log_params
+
+        def end_and_log(params: dict[str, Any]) -> None:
+            server.stop()
+            log_params(params)
+
+        monkeypatch.setattr(mlflow, "log_params", end_and_log)
+        result = there.run("retrain")
+        assert reason(result).startswith(f"MLflow went away at {server.uri} during the training: ")
+        assert reason(result).endswith("start MLflow, then launch retrain again")
+    assert mlflow.active_run() is None
+
+
+class Cancelled(BaseException):
+    """As Dagster's own interrupt, no Exception."""
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    return record(tmp_path / "recording.csv", DAYS[0], (0, 20))
+
+
+def test_a_cancelled_replay_delivers_what_was_read_and_ends_its_source(broker: Any, recording: Path) -> None:
+    """At 20 times the recorded pace 20 minutes take a minute; it is cancelled when it first says how far it is."""
+    lines: list[Line] = []
+
+    def tell(line: Line) -> None:
+        lines.append(line)
+        if line.text.startswith("replaying: "):
+            raise Cancelled
+
+    settings = {
+        "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers,
+        "REPLAY_ID": "cancelled-replay",
+        "REPLAY_SPEED": "20",
+        "REPLAY_END_ON_STOP": "true",
+        "INGESTOR_PORT": "0",
+    }
+    with pytest.raises(Cancelled):
+        ingest_online([str(recording)], settings, tell)
+    assert lines[-1].text.startswith("replay stopped: ")
+    records = read_topic(broker.bootstrap_servers, "coinbase-trades", "cancelled-replay")
+    delivered = int(lines[-1].text.rpartition("trades ")[2])
+    assert [record.get("end", False) for record in records].count(False) == delivered
+    assert delivered > 0
+    assert records[-1]["end"]
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"max_wait_s": -1.0}, "max_wait_s must be 0 or more seconds, was -1.0"),
+        ({"max_wait_s": math.nan}, "max_wait_s must be 0 or more seconds, was nan"),
+        ({"replay_id": "a b/c"}, "source_id must match ^[A-Za-z0-9._:-]{1,100}$, was 'a b/c'"),
+        ({"product_id": "bitcoin"}, "product_id must match ^[A-Z0-9]{1,20}-[A-Z0-9]{1,20}$, was 'bitcoin'"),
+    ],
+)
+def test_a_replay_that_no_ingestor_takes_is_refused_before_one_starts(
+    side: Side, config: dict[str, Any], said: str
+) -> None:
+    assert reason(side.run("replay", "replay_trades", **config)) == said
+
+
+def test_an_ingestor_that_ends_without_a_log_is_told_by_its_last_words() -> None:
+    """Its settings are refused before it logs anything: what Python says of that stands below the stack of calls."""
+    ended = ingest_online(["none.csv"], {"MAX_WAIT_S": "-1"}, lambda _: None)
+    assert ended.code == 1
+    assert "1 validation error for IngestorSettings\nmax_wait_s\n" in ended.reason
+    assert "Traceback" not in ended.reason
+    assert last_words(["a", "b"]) == "a\nb"
+
+
+def test_a_replay_without_a_broker_says_what_it_waits_for(recording: Path, nobody: str) -> None:
+    """Its client says nothing by itself; the replay is cancelled when it has said so, and stops."""
+    address = nobody.removeprefix("http://")
+    lines: list[Line] = []
+
+    def tell(line: Line) -> None:
+        lines.append(line)
+        if line.text.startswith("waiting for the broker: "):
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        ingest_online([str(recording)], {"KAFKA_BOOTSTRAP_SERVERS": address, "INGESTOR_PORT": "0"}, tell)
+    (waiting,) = (line for line in lines if line.text.startswith("waiting"))
+    assert waiting.level == "warning"
+    assert f"address {address}, " in waiting.text
+    assert "reason " in waiting.text
+
+
+def test_a_replay_of_what_is_no_recording_says_why(broker: Any, side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", broker.bootstrap_servers)
+    monkeypatch.setenv("INGESTOR_PORT", "0")
+    notes = side.folder / "notes.txt"
+    notes.write_text("buy milk\n")
+    result = side.run("replay", "replay_trades", recordings=[str(notes)])
+    assert reason(result).startswith(
+        f"this cannot be replayed: this recording cannot be read: {notes}: holds no trades"
+    )

@@ -1,0 +1,873 @@
+"""The gate refuses for each of its conditions, and the ledger stays whole whatever is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from data.features.spec import FeatureSpec
+from data.trades import NS, Floats
+from offline.days.feature_rows import make_feature_rows
+from offline.days.staging import simulate
+from offline.days.trades import make_trades
+from offline.days.training_set import make_training_set
+from offline.lake.store import Lake
+from offline.models.baseline import Baseline, calibrated_ewma, fit, forecast_graph, to_onnx, with_intervals
+from offline.models.onnx_graph import Graph
+from offline.promotion import ledger
+from offline.promotion.__main__ import main
+from offline.promotion.gate import Refused, judge
+from offline.promotion.ledger import Entry, finish_pending, history, served_at
+from offline.promotion.moves import promote, roll_back
+from offline.promotion.register import NotFound, RegistryAway, RegistryError, call, champion_of, set_alias, version_of
+from offline.samples import Sample
+from tests.fakes import FakeRegistry
+from tests.mlflow_server import running_mlflow
+from tests.models import BASELINE, METADATA, NAN, SPEC, model_bytes, put_version
+
+START = datetime(2010, 1, 9, tzinfo=UTC)
+"""When the models of these tests have ended their training."""
+
+
+def market(horizons: int, seed: int = 0) -> Sample:
+    """A market whose variance is in law 4 * ewma_variance_300; ewma_variance_1200 is the same with noise of 40 %.
+
+    Twelve rows a horizon, from a minute after `START` on.
+    """
+    rng = np.random.default_rng(seed)
+    count = 12 * horizons
+    ewma = np.exp(rng.normal(-14, 1, count))
+    values: Floats = np.full((count, len(SPEC.columns)), NAN)
+    columns = ("n", "ret_mean", "ret_std", "ewma_variance_300", "ewma_variance_1200")
+    values[:, [SPEC.columns.index(name) for name in columns]] = np.column_stack(
+        [np.full(count, 50), np.zeros(count), np.full(count, 1e-4), ewma, ewma * np.exp(rng.normal(-0.08, 0.4, count))]
+    )
+    targets = np.sqrt(4 * ewma * np.exp(rng.normal(-0.045, 0.3, count)))
+    event_time = (np.arange(count) * 5 * NS) + int(START.timestamp() + 60) * NS + NS
+    return Sample(values, targets, event_time.astype(np.int64), int(event_time[-1]))
+
+
+def nan_between(low: float, high: float) -> bytes:
+    """Return a model that answers NaN where `ewma_variance_300` is between the two."""
+
+    def from_all_columns(graph: Graph, baseline: Baseline, columns: Sequence[str]) -> str:
+        ewma = graph.column(columns.index(baseline.columns[-1]))
+        within = graph.node("Greater", ewma, graph.constant(low)), graph.node("Less", ewma, graph.constant(high))
+        answer = calibrated_ewma(graph, baseline, columns)
+        return graph.node("Where", graph.node("And", *within), graph.constant(NAN), answer)
+
+    return forecast_graph(BASELINE, BASELINE.columns, BASELINE.ratios, from_all_columns, METADATA)
+
+
+def edited(output: str, *nodes: onnx.NodeProto, **constants: float | list[int]) -> bytes:
+    """Return a good model whose output is made of the one it had, which is called `own` now."""
+    model = onnx.load_from_string(model_bytes())
+    for node in model.graph.node:
+        node.input[:] = ["own" if name == output else name for name in node.input]
+        node.output[:] = ["own" if name == output else name for name in node.output]
+    model.graph.node.extend(nodes)
+    for name, value in constants.items():
+        kind = np.int64 if isinstance(value, list) else np.float32
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value, kind), name))
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def with_the_next_rows_upper_end() -> bytes:
+    """Return a model whose `upper` is its own and a share of that of the next row in its batch."""
+    node = helper.make_node
+    return edited(
+        "upper",
+        node("Slice", ["own", "one", "end", "axis"], ["later"]),
+        node("Slice", ["own", "last", "end", "axis"], ["latest"]),
+        node("Concat", ["later", "latest"], ["next"], axis=0),
+        node("Mul", ["next", "share"], ["some"]),
+        node("Add", ["own", "some"], ["upper"]),
+        one=[1],
+        last=[-1],
+        end=[2**62],
+        axis=[0],
+        share=0.01,
+    )
+
+
+def that_dices() -> bytes:
+    """Return a model whose `upper` is its own and a random share of it."""
+    node = helper.make_node
+    return edited(
+        "upper",
+        node("RandomUniformLike", ["own"], ["dice"], low=1.0, high=1.1),
+        node("Mul", ["own", "dice"], ["upper"]),
+    )
+
+
+def with_a_lower_end_below_0(lower: float) -> bytes:
+    """Return a model whose `lower` is so on rows of a `ret_std` near 1e-4, about which the loader does not ask."""
+    node = helper.make_node
+    return edited(
+        "lower",
+        node("Gather", ["X", "column"], ["std"], axis=1),
+        node("Squeeze", ["std", "axis"], ["flat"]),
+        node("Greater", ["flat", "low"], ["above"]),
+        node("Less", ["flat", "high"], ["below"]),
+        node("And", ["above", "below"], ["near"]),
+        node("Where", ["near", "wrong", "own"], ["lower"]),
+        column=[2],
+        axis=[1],
+        low=0.9e-4,
+        high=1.1e-4,
+        wrong=lower,
+    )
+
+
+ROWS = market(300)
+TEST = ROWS.after
+GOOD, WORSE = model_bytes(), model_bytes(replace(BASELINE, scale=6.0))
+
+
+def promote_here(uri: str, name: str, version: str = "1", **changed: Any) -> Entry:
+    """Promote as most tests do: 300 horizons of test, compared with the unscaled EWMA at first."""
+    given: dict[str, Any] = {"test": TEST, "spec": SPEC, "who": "me", "why": "because", "baseline": name}
+    return promote(uri, name, version, **given | changed)
+
+
+def champion(uri: str, name: str, alias: str = "champion") -> str | None:
+    """Return the number behind an alias."""
+    try:
+        return version_of(uri, name, alias).version
+    except RegistryError:
+        return None
+
+
+def failed(error: Refused) -> dict[str, str]:
+    return {condition.name: condition.found for condition in error.conditions if not condition.is_met}
+
+
+def test_what_is_not_there_is_answered_with_what_is(tmp_path: Path) -> None:
+    """A registry of its own: its models are all named."""
+    with running_mlflow(tmp_path) as server:
+        uri = server.uri
+        with pytest.raises(NotFound, match=f"^there is no model mine at {uri}; there is none yet$"):
+            promote_here(uri, "mine")
+        for name in ("mine", "mine", "yours"):
+            put_version(uri, name, GOOD)
+        promote_here(uri, "mine")
+        absent = f"^there is no model nobodys at {uri}; there are mine, yours$"
+        for ask in (promote_here, partial(promote_here, version="challenger"), _roll_back):
+            with pytest.raises(NotFound, match=absent):
+                ask(uri, "nobodys")
+        there = f"at {uri}; its newest is 2, champion is 1$"
+        with pytest.raises(NotFound, match=f"^mine has no version 99 {there}"):
+            promote_here(uri, "mine", "99")
+        with pytest.raises(NotFound, match=f"^mine has no alias chalenger {there}"):
+            promote_here(uri, "mine", "chalenger")
+        with pytest.raises(Refused, match="the ledger holds no promotion of yours that stands, allowed is 2 or more"):
+            _roll_back(uri, "yours")
+
+
+def _roll_back(uri: str, name: str) -> Entry:
+    return roll_back(uri, name, spec=SPEC, who="me", why="back")
+
+
+# The gate
+
+
+def test_what_is_better_than_the_unscaled_ewma_is_a_first_champion(mlflow_uri: str) -> None:
+    """The candidate knows the law. Unscaled, r = 4 noise: 4 - ln 4 - 1 and half a variance of the noise."""
+    name = "gate-first"
+    put_version(mlflow_uri, name, GOOD)
+    entry = promote_here(mlflow_uri, name)
+    assert champion(mlflow_uri, name) == "1"
+    assert champion(mlflow_uri, name, "previous") is None
+    assert entry.evidence["qlike"] == pytest.approx(0.045, abs=0.005)
+    assert entry.evidence["qlike_compared"] == pytest.approx(4 - np.log(4) - 1 + 0.045, abs=0.05)
+    assert (entry.evidence["horizons"], entry.evidence["judged_rows"]) == (300, 3_600)
+    assert entry.digest == hashlib.sha256(GOOD).hexdigest()
+    assert not entry.is_forced
+
+
+def test_a_first_version_of_another_model_is_compared_with_the_baselines_champion(mlflow_uri: str) -> None:
+    name, baseline = "gate-ml", "gate-ml-baseline"
+    put_version(mlflow_uri, baseline, GOOD)
+    promote_here(mlflow_uri, baseline)
+    put_version(mlflow_uri, name, WORSE)
+    with pytest.raises(Refused, match=f"QLIKE: found 0.1.*that of {baseline} version 1") as refused:
+        promote_here(mlflow_uri, name, baseline=baseline)
+    assert set(failed(refused.value)) == {"QLIKE"}
+
+
+@pytest.mark.parametrize(
+    "candidate",
+    [
+        pytest.param(replace(BASELINE, columns=(*BASELINE.columns[:3], "ewma_variance_1200")), id="noisy EWMA"),
+        pytest.param(replace(BASELINE, scale=4.4), id="badly scaled"),
+        pytest.param(replace(BASELINE, scale=0.0), id="the market stands still"),
+    ],
+)
+def test_what_is_worse_than_the_champion_is_refused(mlflow_uri: str, candidate: Any, request: Any) -> None:
+    name = f"gate-{hashlib.sha256(request.node.name.encode()).hexdigest()[:8]}"
+    put_version(mlflow_uri, name, GOOD)
+    promote_here(mlflow_uri, name)
+    put_version(mlflow_uri, name, model_bytes(candidate, columns=",".join(candidate.columns)))
+    with pytest.raises(Refused, match=f"QLIKE: found .*, allowed is .*that of {name} version 1 or less") as refused:
+        promote_here(mlflow_uri, name, "2")
+    assert set(failed(refused.value)) == {"QLIKE"}
+    assert champion(mlflow_uri, name) == "1"
+
+
+def test_swapped_labels_are_refused(mlflow_uri: str) -> None:
+    """The real fit, on targets that belong to other rows."""
+    name = "gate-swapped"
+    put_version(mlflow_uri, name, GOOD)
+    promote_here(mlflow_uri, name)
+    rows, shuffled = market(300, seed=1), np.random.default_rng(2).permutation(market(300, seed=1).targets)
+    values = rows.values[:, [SPEC.columns.index(column) for column in BASELINE.columns]]
+    values[:, 2] *= np.exp(np.random.default_rng(3).normal(0, 0.1, len(values)))
+    fitted = with_intervals(fit(values, BASELINE.columns, shuffled), values, shuffled)
+    put_version(mlflow_uri, name, to_onnx(fitted, METADATA))
+    with pytest.raises(Refused) as refused:
+        promote_here(mlflow_uri, name, "2")
+    assert set(failed(refused.value)) == {"QLIKE"}
+
+
+def test_too_few_horizons_are_refused_by_time_not_by_rows(mlflow_uri: str) -> None:
+    """239 minutes of two products have 5,736 rows; the 240th horizon lets it through."""
+    name = "gate-short"
+    put_version(mlflow_uri, name, GOOD)
+    short = market(239)
+    with pytest.raises(Refused, match="horizons: found 239 after 2010-01-09T00:01:00Z, allowed is 240 or more"):
+        promote_here(mlflow_uri, name, test=lambda _: Sample.join([short, short]))
+    assert champion(mlflow_uri, name) is None
+    promote_here(mlflow_uri, name, test=lambda _: market(240))
+
+
+def test_rows_that_a_model_or_the_champion_was_trained_on_do_not_count(mlflow_uri: str) -> None:
+    """The champion was trained two hours into the rows: 300 - 121 horizons are left, whatever the caller hands in."""
+    name = "gate-trained"
+    later = START + timedelta(hours=2)
+    put_version(mlflow_uri, name, model_bytes(replace(BASELINE, scale=3.9), train_end=f"{later:%Y-%m-%dT%H:%M:%SZ}"))
+    with pytest.raises(Refused, match="horizons: found 180 after 2010-01-09T02:01:00Z"):
+        promote_here(mlflow_uri, name, test=lambda _: ROWS)
+    promote_here(mlflow_uri, name, test=lambda _: market(500))
+    put_version(mlflow_uri, name, GOOD)
+    with pytest.raises(Refused, match="horizons: found 180 after 2010-01-09T02:01:00Z"):
+        promote_here(mlflow_uri, name, "2", test=lambda _: ROWS)
+
+
+def test_without_a_row_of_test_nothing_passes(mlflow_uri: str) -> None:
+    name = "gate-empty"
+    put_version(mlflow_uri, name, GOOD)
+    with pytest.raises(Refused) as refused:
+        promote_here(mlflow_uri, name, test=lambda _: ROWS.take(np.zeros(len(ROWS), np.bool_)))
+    assert set(failed(refused.value)) == {"horizons", "QLIKE"}
+
+
+def test_a_file_that_is_not_the_registered_one_is_refused_even_if_forced(mlflow_uri: str) -> None:
+    name = "gate-digest"
+    put_version(mlflow_uri, name, GOOD, digest="0" * 64)
+    for force in (False, True):
+        with pytest.raises(Refused, match=f"digest: found {hashlib.sha256(GOOD).hexdigest()}, allowed is 0000"):
+            promote_here(mlflow_uri, name, force=force)
+    assert champion(mlflow_uri, name) is None
+    assert history(mlflow_uri, name) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"\x80\x04no model", "are no ONNX model"),
+        (nan_between(-1, 1e9), "the model answers score nan"),
+        (model_bytes(spec_id="0123456789ab"), "trained on rows of spec 0123456789ab"),
+        (
+            model_bytes(replace(BASELINE, ratios=((1.1, 1.5), *BASELINE.ratios[1:]))),
+            "must be finite, above 0 and inside",
+        ),
+    ],
+    ids=["pickle", "NaN", "another spec", "outside its interval"],
+)
+def test_what_cannot_serve_is_refused_even_if_forced(
+    mlflow_uri: str, content: bytes, found: str, request: pytest.FixtureRequest
+) -> None:
+    name = f"gate-{hashlib.sha256(request.node.name.encode()).hexdigest()[:8]}"
+    put_version(mlflow_uri, name, content)
+    for force in (False, True):
+        with pytest.raises(Refused, match=found) as refused:
+            promote_here(mlflow_uri, name, force=force)
+        assert set(failed(refused.value)) == {"loads", "answers", "answers alone", "horizons", "QLIKE"}
+    assert champion(mlflow_uri, name) is None
+
+
+def test_answers_that_are_unusable_on_test_rows_are_counted_and_refused(mlflow_uri: str) -> None:
+    """A model can pass the loader's questions and fail on rows of the market."""
+    name = "gate-answers"
+    put_version(mlflow_uri, name, nan_between(3e-6, 1e-3))
+    ewma = ROWS.values[:, SPEC.columns.index("ewma_variance_300")]
+    count = int(np.sum(ewma > 3e-6))
+    assert 10 < count < 1_000
+    with pytest.raises(
+        Refused, match=f"answers: found {count} of 3,600 unusable, allowed is 0 unusable; QLIKE: found not"
+    ):
+        promote_here(mlflow_uri, name)
+    promote_here(mlflow_uri, name, force=True, why="it does load")
+
+
+@pytest.mark.parametrize("lower", [-1.0, -np.inf], ids=["-1", "-inf"])
+def test_an_interval_that_begins_below_0_is_refused(mlflow_uri: str, lower: float) -> None:
+    name = f"gate-below{lower}"
+    put_version(mlflow_uri, name, with_a_lower_end_below_0(lower))
+    with pytest.raises(Refused, match="answers: found 3,600 of 3,600 unusable") as refused:
+        promote_here(mlflow_uri, name)
+    assert set(failed(refused.value)) == {"answers", "QLIKE"}
+
+
+@pytest.mark.parametrize("content", [with_the_next_rows_upper_end(), that_dices()], ids=["reads the next row", "dices"])
+def test_answers_that_depend_on_their_batch_are_refused(
+    mlflow_uri: str, content: bytes, request: pytest.FixtureRequest
+) -> None:
+    name = f"gate-{hashlib.sha256(request.node.name.encode()).hexdigest()[:8]}"
+    put_version(mlflow_uri, name, content)
+    with pytest.raises(
+        Refused, match=r"answers alone: found 3,\d\d\d of 3,600 otherwise, allowed is the same"
+    ) as refused:
+        promote_here(mlflow_uri, name)
+    assert set(failed(refused.value)) == {"answers alone"}
+
+
+def test_a_baseline_is_no_volatility_ml_even_if_forced(mlflow_uri: str) -> None:
+    put_version(mlflow_uri, "volatility-ml", GOOD)
+    for force in (False, True):
+        with pytest.raises(Refused, match=r"variant: found baseline, allowed is ml$"):
+            promote_here(mlflow_uri, "volatility-ml", force=force)
+
+
+def test_a_refusal_names_every_condition_that_failed(mlflow_uri: str) -> None:
+    name = "gate-every"
+    put_version(mlflow_uri, name, GOOD)
+    promote_here(mlflow_uri, name)
+    put_version(mlflow_uri, name, WORSE)
+    with pytest.raises(Refused) as refused:
+        promote_here(mlflow_uri, name, "2", test=lambda _: market(100))
+    assert failed(refused.value)["horizons"] == "100 after 2010-01-09T00:01:00Z"
+    assert "horizons: found 100" in str(refused.value)
+    assert "QLIKE: found 0." in str(refused.value)
+    assert f"{name} version 2 is refused" in str(refused.value)
+
+
+def test_tags_and_stored_verdicts_open_no_gate(mlflow_uri: str) -> None:
+    """Whatever is written on the version, the gate scores the rows itself."""
+    name = "gate-tags"
+    put_version(mlflow_uri, name, GOOD)
+    promote_here(mlflow_uri, name)
+    put_version(mlflow_uri, name, WORSE)
+    for key, value in {"metric.qlike": "0.0", "train_end": "2000-01-01T00:00:00Z", "gate": "passed"}.items():
+        fields = {"name": name, "version": "2", "key": key, "value": value}
+        call(mlflow_uri, "POST", "model-versions/set-tag", fields)
+    with pytest.raises(Refused, match=r"QLIKE: found 0\.1"):
+        promote_here(mlflow_uri, name, "2")
+
+
+def test_the_champion_is_not_promoted_again(mlflow_uri: str) -> None:
+    name = "gate-again"
+    put_version(mlflow_uri, name, GOOD)
+    promote_here(mlflow_uri, name)
+    with pytest.raises(Refused, match="is not champion: found version 1"):
+        promote_here(mlflow_uri, name, why="once more", force=True)
+
+
+def test_force_needs_a_reason_and_is_recorded(mlflow_uri: str) -> None:
+    name = "gate-forced"
+    put_version(mlflow_uri, name, GOOD)
+    promote_here(mlflow_uri, name, force=True)  # nothing had to be forced
+    put_version(mlflow_uri, name, WORSE)
+    with pytest.raises(ValueError, match="a forced promotion needs a reason"):
+        promote_here(mlflow_uri, name, "2", force=True, why=" ")
+    promote_here(mlflow_uri, name, "2", force=True, why="a drill")
+    first, second = history(mlflow_uri, name)
+    assert (first.is_forced, second.is_forced) == (False, True)
+    assert second.why == "a drill"
+    assert second.evidence["condition QLIKE"].startswith("0.1")
+    assert champion(mlflow_uri, name) == "2"
+
+
+def test_judging_changes_nothing(mlflow_uri: str) -> None:
+    name = "gate-judge"
+    put_version(mlflow_uri, name, GOOD)
+    verdict = judge(mlflow_uri, name, "1", test=TEST, spec=SPEC, baseline=name)
+    assert verdict.is_open
+    assert champion(mlflow_uri, name) is None
+    assert history(mlflow_uri, name) == []
+
+
+def test_the_command_line_tests_on_the_lake(mlflow_uri: str, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    """Three simulated hours: their first minute is the embargo, and four more go by until there is an EWMA."""
+    name = "gate-lake"
+    put_version(mlflow_uri, name, GOOD)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    monkeypatch.setenv("LAKE_URI", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit, match=r"horizons: found 0 after 2010-01-09T00:01:00Z: .* simulate these days"):
+        main(["promote", name, "1", "--why", "a drill"])
+    lake, day = Lake.open(tmp_path), START.date()
+    simulate(lake, "BTC-USD", day, hours=(0, 3))
+    make_trades(lake, "BTC-USD", day)
+    make_feature_rows(lake, "BTC-USD", day, SPEC)
+    make_training_set(lake, "BTC-USD", day, SPEC)
+    with pytest.raises(SystemExit, match=r"horizons: found 17\d after"):
+        main(["promote", name, "1", "--why", "a drill"])
+    main(["promote", name, "1", "--why", "a drill", "--force"])
+    assert "promote, forced" in capsys.readouterr().out
+    (entry,) = history(mlflow_uri, name)
+    assert (entry.why, entry.is_forced) == ("a drill", True)
+    assert entry.evidence["first_row"] > "2010-01-09T00:05"
+
+
+# The ledger
+
+
+def test_rollback_goes_back_entry_by_entry_to_the_first(mlflow_uri: str) -> None:
+    """Promoted 1, 2, 3; back to 2, back to 1; a promotion then stands on 1, not on what was rolled back."""
+    name = "ledger-stack"
+    for version in "123":
+        put_version(mlflow_uri, name, GOOD)
+        promote_here(mlflow_uri, name, version)
+    seen = [(champion(mlflow_uri, name), champion(mlflow_uri, name, "previous"))]
+    for _ in range(2):
+        roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
+        seen.append((champion(mlflow_uri, name), champion(mlflow_uri, name, "previous")))
+    assert seen == [("3", "2"), ("2", "1"), ("1", None)]
+    with pytest.raises(Refused, match="the ledger holds 1 promotion of ledger-stack that stands, allowed is 2 or more"):
+        roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
+    promote_here(mlflow_uri, name, "3")
+    assert champion(mlflow_uri, name, "previous") == "1"
+    assert roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back").to_version == "1"
+    moves = [(entry.action, entry.from_version, entry.to_version) for entry in history(mlflow_uri, name)]
+    assert moves == [
+        ("promote", None, "1"),
+        ("promote", "1", "2"),
+        ("promote", "2", "3"),
+        ("rollback", "3", "2"),
+        ("rollback", "2", "1"),
+        ("promote", "1", "3"),
+        ("rollback", "3", "1"),
+    ]
+
+
+@pytest.mark.parametrize("by_hand", ["1", "2", "4"])
+def test_a_champion_that_was_moved_by_hand_goes_back_to_the_newest_promotion(
+    mlflow_uri: str, by_hand: str, monkeypatch: Any, capsys: Any
+) -> None:
+    """Promoted 1, 2, 3, then moved in MLflow: back to 3, and the next rollback to 2, as if nothing had been moved."""
+    name = f"by-hand-{by_hand}"
+    for version in "1234":
+        put_version(mlflow_uri, name, GOOD)
+        if version != "4":
+            promote_here(mlflow_uri, name, version)
+    set_alias(mlflow_uri, name, "champion", by_hand)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    said = f"the champion of {name} is version {by_hand} now, the ledger says 3: moved by hand?"
+    for command in (["history", name], ["served-at", "2000-01-01T00:00Z"]):
+        main(command)
+        assert said in capsys.readouterr().out
+    back = roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
+    assert (back.from_version, back.to_version) == (by_hand, "3")
+    assert back.evidence["moved_by_hand"] == f"champion was version {by_hand}, the ledger had 3"
+    assert (champion(mlflow_uri, name), champion(mlflow_uri, name, "previous")) == ("3", "2")
+    main(["history", name])
+    assert "by hand?" not in capsys.readouterr().out
+    assert roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back").to_version == "2"
+
+
+def test_a_rollback_to_a_file_that_changed_is_refused(mlflow_uri: str) -> None:
+    name = "ledger-changed"
+    for version in "12":
+        put_version(mlflow_uri, name, GOOD)
+        promote_here(mlflow_uri, name, version)
+    call(mlflow_uri, "DELETE", "model-versions/delete", {"name": name, "version": "1"})
+    with pytest.raises(RegistryError, match="ledger-changed has no version 1 at"):
+        roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
+    assert champion(mlflow_uri, name) == "2"
+
+
+def test_a_rollback_to_a_model_of_another_spec_is_refused_with_both_ids(mlflow_uri: str, monkeypatch: Any) -> None:
+    """Promoted under a window of 50, then under one of 20: nobody could score these rows with the first."""
+    name, other = "ledger-spec", FeatureSpec(window_size=20)
+    put_version(mlflow_uri, name, GOOD)
+    promote_here(mlflow_uri, name)
+    put_version(mlflow_uri, name, model_bytes(spec_id=other.spec_id))
+    promote_here(mlflow_uri, name, "2", spec=other, force=True, why="another window")
+    with pytest.raises(Refused, match=f"loads: found .*spec {SPEC.spec_id}, rows here are of spec {other.spec_id}"):
+        roll_back(mlflow_uri, name, spec=other, who="me", why="back")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    monkeypatch.setenv("WINDOW_SIZE", "20")
+    with pytest.raises(SystemExit, match=f"rows here are of spec {other.spec_id}"):
+        main(["rollback", name, "--why", "back"])
+    assert champion(mlflow_uri, name) == "2"
+    assert roll_back(mlflow_uri, name, spec=SPEC, who="me", why="the window too").to_version == "1"
+
+
+def test_what_served_at_a_time_is_the_last_entry_before_it(mlflow_uri: str, capsys: Any, monkeypatch: Any) -> None:
+    name = "ledger-when"
+    put_version(mlflow_uri, name, GOOD)
+    put_version(mlflow_uri, name, GOOD)
+    first = promote_here(mlflow_uri, name, "1")
+    second = promote_here(mlflow_uri, name, "2")
+    back = roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
+    assert first.at and second.at and back.at
+    tick = timedelta(microseconds=1)
+    assert name not in served_at(mlflow_uri, first.at - tick)
+    for when, version in ((first.at, "1"), (second.at - tick, "1"), (second.at, "2"), (back.at, "1")):
+        assert served_at(mlflow_uri, when)[name].to_version == version
+    with pytest.raises(ValueError, match="must say its zone"):
+        served_at(mlflow_uri, first.at.replace(tzinfo=None))
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    monkeypatch.setenv("COLUMNS", "250")
+    main(["served-at", f"{second.at:%Y-%m-%dT%H:%M:%S.%fZ}"])
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if name in line)
+    assert line.split()[2:7] == ["promote", name, "1", "2", first.digest[:12]]
+    main(["history", name])
+    assert capsys.readouterr().out.count(name) == 3
+    with pytest.raises(SystemExit):
+        main(["served-at", "2026-11-20T10:00"])
+    assert "a time must say its zone, as 2026-11-20T10:00Z" in capsys.readouterr().err
+
+
+def test_entries_that_somebody_deletes_in_the_ui_are_still_read(mlflow_uri: str) -> None:
+    name = "ledger-deleted"
+    put_version(mlflow_uri, name, GOOD)
+    entry = promote_here(mlflow_uri, name)
+    call(mlflow_uri, "POST", "runs/delete", {"run_id": entry.entry_id})
+    assert history(mlflow_uri, name) == [entry]
+
+
+def test_an_entry_reads_back_as_it_was_written(mlflow_uri: str) -> None:
+    name = "ledger-equal"
+    put_version(mlflow_uri, name, GOOD)
+    entry = promote_here(mlflow_uri, name, who="Zoë", why="a 'quoted' reason; with €")
+    assert history(mlflow_uri, name) == [entry]
+    run = call(mlflow_uri, "GET", "runs/get", {"run_id": entry.entry_id})["run"]["info"]
+    assert run["status"] == "FINISHED"
+    assert entry.at is not None
+    assert int(run["end_time"]) == int(entry.at.timestamp() * 1_000)
+
+
+# Killed, at once, away
+
+
+def _promote_and_die(uri: str, name: str, step: str) -> None:
+    """Promote version 2, and be killed before one of the ledger's steps."""
+
+    def die(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(ledger, step, die)
+    promote_here(uri, name, "2", why="killed")
+
+
+@pytest.mark.parametrize(
+    ("step", "moved"),
+    [("begin", False), ("set_alias", False), ("_tag", True)],
+    ids=["before the intent", "before the alias moved", "before the entry was closed"],
+)
+def test_a_killed_promotion_is_finished_by_the_next_start(mlflow_uri: str, step: str, moved: bool) -> None:
+    name = f"killed-{step.strip('_').replace('_', '-')}"
+    for _ in range(2):
+        put_version(mlflow_uri, name, GOOD)
+    promote_here(mlflow_uri, name)
+    process = multiprocessing.get_context("fork").Process(target=_promote_and_die, args=(mlflow_uri, name, step))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert champion(mlflow_uri, name) == ("2" if moved else "1")
+    finished = [entry for entry in finish_pending(mlflow_uri) if entry.model == name]
+    assert finish_pending(mlflow_uri) == []
+    entries = history(mlflow_uri, name)
+    assert all(entry.state == "done" for entry in entries)
+    if step == "begin":
+        assert [entry.to_version for entry in entries] == ["1"]
+    else:
+        assert finished == entries[1:]
+        assert (entries[1].why, entries[1].to_version) == ("killed", "2")
+        assert (champion(mlflow_uri, name), champion(mlflow_uri, name, "previous")) == ("2", "1")
+        at = entries[1].at
+        assert at is not None
+        assert (at == entries[1].begun) == moved
+        assert roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back").to_version == "1"
+
+
+def _promote_in_turn(uri: str, name: str, version: str, outcomes: Any) -> None:
+    try:
+        promote_here(uri, name, version)
+        outcomes.put((version, "promoted"))
+    except Refused as error:
+        outcomes.put((version, str(failed(error))))
+
+
+def test_promotions_at_once_come_one_after_the_other(mlflow_uri: str) -> None:
+    """Four processes, four versions as good as each other: each entry begins where the one before ended."""
+    name = "at-once"
+    versions = [put_version(mlflow_uri, name, GOOD) for _ in range(4)]
+    context = multiprocessing.get_context("fork")
+    outcomes = context.Queue()
+    processes = [
+        context.Process(target=_promote_in_turn, args=(mlflow_uri, name, version, outcomes)) for version in versions
+    ]
+    for process in processes:
+        process.start()
+    found = dict(outcomes.get(timeout=60) for _ in processes)
+    for process in processes:
+        process.join(60)
+    assert set(found.values()) == {"promoted"}
+    entries = history(mlflow_uri, name)
+    assert [entry.from_version for entry in entries] == [None, *(entry.to_version for entry in entries[:-1])]
+    assert champion(mlflow_uri, name) == entries[-1].to_version
+    assert champion(mlflow_uri, name, "previous") == entries[-2].to_version
+
+
+def test_what_another_machine_has_begun_is_left_to_it_until_it_is_abandoned(mlflow_uri: str, monkeypatch: Any) -> None:
+    name = "elsewhere"
+    for _ in range(2):
+        put_version(mlflow_uri, name, GOOD)
+    promote_here(mlflow_uri, name)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(ledger, "_machine", lambda: "another")
+        begun = ledger.begin(mlflow_uri, replace(history(mlflow_uri, name)[0], to_version="2", begun=datetime.now(UTC)))
+    assert [entry for entry in finish_pending(mlflow_uri) if entry.model == name] == []
+    with pytest.raises(RegistryError, match="me began to promote elsewhere to version 2 on another at"):
+        roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
+    assert champion(mlflow_uri, name) == "1"
+    monkeypatch.setattr(ledger, "ABANDONED_S", 0.0)
+    (finished,) = (entry for entry in finish_pending(mlflow_uri) if entry.model == name)
+    assert finished.entry_id == begun.entry_id
+    assert champion(mlflow_uri, name) == "2"
+
+
+def test_an_alias_that_mlflow_refuses_to_move_fails_the_entry_and_changes_nothing(
+    mlflow_uri: str, monkeypatch: Any
+) -> None:
+    """The version is deleted between the verdict and the move."""
+    name = "deleted-meanwhile"
+    for _ in range(2):
+        put_version(mlflow_uri, name, GOOD)
+    promote_here(mlflow_uri, name)
+    begin = ledger.begin
+
+    def delete_then_begin(uri: str, entry: Entry) -> Entry:
+        call(uri, "DELETE", "model-versions/delete", {"name": name, "version": "2"})
+        return begin(uri, entry)
+
+    monkeypatch.setattr(ledger, "begin", delete_then_begin)
+    with pytest.raises(RegistryError, match="version=2"):
+        promote_here(mlflow_uri, name, "2")
+    assert [entry.state for entry in history(mlflow_uri, name)] == ["done", "failed"]
+    assert (champion(mlflow_uri, name), champion(mlflow_uri, name, "previous")) == ("1", None)
+    assert [entry for entry in finish_pending(mlflow_uri) if entry.model == name] == []
+    with pytest.raises(Refused, match="the ledger holds 1 promotion of"):  # what failed does not stand
+        roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
+
+
+def test_an_mlflow_that_goes_away_within_a_promotion_is_told_and_the_entry_finished_later(
+    mlflow_uri: str, monkeypatch: Any
+) -> None:
+    name = "goes-away"
+    for _ in range(2):
+        put_version(mlflow_uri, name, GOOD)
+    promote_here(mlflow_uri, name)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
+
+    def move_at_nobody(_: str, *rest: Any) -> None:
+        set_alias(nobody, *rest)
+
+    with monkeypatch.context() as away:
+        away.setattr(ledger, "set_alias", move_at_nobody)
+        with pytest.raises(RegistryAway, match="may stand there, not closed"):
+            promote_here(mlflow_uri, name, "2")
+    assert champion(mlflow_uri, name) == "1"
+    (finished,) = (entry for entry in finish_pending(mlflow_uri) if entry.model == name)
+    assert (finished.to_version, finished.state) == ("2", "done")
+    assert champion(mlflow_uri, name) == "2"
+
+
+def _roll_back_and_die(uri: str, name: str, step: str) -> None:
+    def die(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(ledger, step, die)
+    roll_back(uri, name, spec=SPEC, who="me", why="killed")
+
+
+@pytest.mark.parametrize("step", ["set_alias", "_tag"], ids=["before the alias moved", "before it was closed"])
+def test_a_killed_rollback_that_is_asked_for_again_goes_back_once(
+    mlflow_uri: str, step: str, monkeypatch: Any, capsys: Any
+) -> None:
+    name = f"killed-back-{step.strip('_').replace('_', '-')}"
+    for version in "123":
+        put_version(mlflow_uri, name, GOOD)
+        promote_here(mlflow_uri, name, version)
+    process = multiprocessing.get_context("fork").Process(target=_roll_back_and_die, args=(mlflow_uri, name, step))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    main(["rollback", name, "--why", "again"])
+    assert f"the rollback of {name} to version 2 that me began at" in capsys.readouterr().out
+    assert (champion(mlflow_uri, name), champion(mlflow_uri, name, "previous")) == ("2", "1")
+    (back,) = (entry for entry in history(mlflow_uri, name) if entry.action == "rollback")
+    assert (back.why, back.state) == ("killed", "done")
+    main(["rollback", name, "--why", "further"])
+    assert "ask again" not in capsys.readouterr().out
+    assert champion(mlflow_uri, name) == "1"
+
+
+@pytest.mark.parametrize("lost", ["runs/create", "runs/set-tag"])
+def test_a_rollback_whose_answer_was_lost_goes_back_once_when_it_is_asked_for_again(
+    mlflow_uri: str, lost: str, monkeypatch: Any
+) -> None:
+    """MLflow does what it is asked for, and its answer never comes."""
+    name = f"lost-{lost.replace('/', '-')}"
+    for version in "123":
+        put_version(mlflow_uri, name, GOOD)
+        promote_here(mlflow_uri, name, version)
+    _lose_answers(monkeypatch, lost)
+    with pytest.raises(RegistryAway, match=f"roll back {name} to version 2: the entry may stand there") as told:
+        roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
+    assert "do this again" not in str(told.value)
+    assert ("champion names version 2 already" in str(told.value)) == (lost == "runs/set-tag")
+    monkeypatch.undo()
+    assert roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back").to_version == "2"
+    assert champion(mlflow_uri, name) == "2"
+
+
+def test_a_rollback_that_has_moved_and_cannot_be_closed_is_through(mlflow_uri: str, monkeypatch: Any) -> None:
+    name = "lost-close"
+    for version in "12":
+        put_version(mlflow_uri, name, GOOD)
+        promote_here(mlflow_uri, name, version)
+    _lose_answers(monkeypatch, "runs/update")
+    back = roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
+    monkeypatch.undo()
+    assert champion(mlflow_uri, name) == "1"
+    assert history(mlflow_uri, name)[-1] == back
+
+
+@pytest.mark.parametrize("alias", ["champion", "previous"])
+def test_a_rollback_that_mlflow_fails_in_is_finished_by_the_next(mlflow_uri: str, alias: str, monkeypatch: Any) -> None:
+    """MLflow moves the alias, and answers 500."""
+    name = f"fails-{alias}"
+    for version in "123":
+        put_version(mlflow_uri, name, GOOD)
+        promote_here(mlflow_uri, name, version)
+
+    def move_and_fail(uri: str, name: str, moved: str, version: str | None) -> None:
+        set_alias(uri, name, moved, version)
+        if moved == alias:
+            with answering_500() as failing:
+                set_alias(failing, name, moved, version)
+
+    with monkeypatch.context() as failing:
+        failing.setattr(ledger, "set_alias", move_and_fail)
+        with pytest.raises(RegistryAway, match=r"500.* may stand there, not closed") as told:
+            roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
+    assert ("champion names version 2 already" in str(told.value)) == (alias == "previous")
+    assert history(mlflow_uri, name)[-1].state == "pending"
+    assert roll_back(mlflow_uri, name, spec=SPEC, who="me", why="again").to_version == "2"
+    assert [entry.state for entry in history(mlflow_uri, name)] == ["done"] * 4
+    assert served_at(mlflow_uri, datetime.now(UTC))[name].to_version == "2"
+
+
+@contextlib.contextmanager
+def answering_500() -> Iterator[str]:
+    """Run a server that reads one request and fails in it."""
+
+    class Failing(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_error(500)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Failing) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            thread.join(10)
+
+
+def test_a_champion_moves_though_what_previous_would_name_was_deleted(mlflow_uri: str) -> None:
+    """Version 1 is gone when 3 goes back to 2, version 2 when 4 is promoted."""
+    name = "previous-deleted"
+    for version in "123":
+        put_version(mlflow_uri, name, GOOD)
+        promote_here(mlflow_uri, name, version)
+    call(mlflow_uri, "DELETE", "model-versions/delete", {"name": name, "version": "1"})
+    assert roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back").state == "done"
+    assert (champion(mlflow_uri, name), champion(mlflow_uri, name, "previous")) == ("2", None)
+    assert served_at(mlflow_uri, datetime.now(UTC))[name].to_version == "2"
+    call(mlflow_uri, "DELETE", "model-versions/delete", {"name": name, "version": "2"})
+    put_version(mlflow_uri, name, GOOD)
+    promote_here(mlflow_uri, name, "4")
+    assert (champion(mlflow_uri, name), champion(mlflow_uri, name, "previous")) == ("4", None)
+    assert [entry.state for entry in history(mlflow_uri, name)] == ["done"] * 5
+
+
+def _lose_answers(monkeypatch: Any, lost: str) -> None:
+    def call_and_lose(uri: str, method: str, path: str, fields: Any) -> dict[str, Any]:
+        answer = call(uri, method, path, fields)
+        if path == lost:
+            raise RegistryAway(
+                "MLflow does not answer at there (timed out): start it, then do this again"
+            ) from OSError("timed out")
+        return answer
+
+    monkeypatch.setattr(ledger, "call", call_and_lose)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda uri: promote_here(uri, "away"),
+        lambda uri: roll_back(uri, "away", spec=SPEC, who="me", why="back"),
+        history,
+        partial(champion_of, name="away"),
+    ],
+    ids=["promote", "rollback", "history", "champion"],
+)
+def test_an_mlflow_that_is_away_is_named_at_once(ask: Callable[[str], Any]) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    with pytest.raises(RegistryAway, match=f"MLflow does not answer at {uri} .*: start it, or set MLFLOW_TRACKING_URI"):
+        ask(uri)
+
+
+@pytest.mark.parametrize("answer", [b"<!doctype html>", b'{"experiment": {"experi', b"[]", b"null", b"\xff"])
+def test_a_server_that_is_not_mlflow_is_named_with_what_it_said(registry: FakeRegistry, answer: bytes) -> None:
+    registry.broken = (200, answer)
+    shown = repr(answer.decode(errors="replace"))
+    for ask in (history, partial(champion_of, name="elsewhere")):
+        with pytest.raises(RegistryAway) as told:
+            ask(registry.uri)
+        assert str(told.value).startswith(f"{registry.uri} answers ")
+        assert f" with what is no JSON object, {shown}: is it MLflow?" in str(told.value)

@@ -1,0 +1,72 @@
+"""Asking the broker; what the clients do on a real one is in test_pipeline.py and faults/."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import structlog
+from confluent_kafka import KafkaError, KafkaException
+
+from data.stream import clients as kafka
+from data.stream.clients import Stopped, Unanswered, insist
+
+
+def broker_that_answers(after: int, code: int = KafkaError._TIMED_OUT) -> tuple[list[float], object]:
+    """Return the list of questions, and a stand-in for a call of the client that fails `after` times."""
+    asked: list[float] = []
+
+    def ask(timeout_s: float) -> str:
+        asked.append(timeout_s)
+        if len(asked) <= after:
+            raise KafkaException(KafkaError(code))
+        return "answer"
+
+    return asked, ask
+
+
+@pytest.mark.parametrize("code", [KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN, KafkaError.NOT_COORDINATOR])
+def test_what_passes_is_asked_again(code: int) -> None:
+    asked, ask = broker_that_answers(2, code)
+    assert insist(ask, lambda: True, "here:1") == "answer"  # type: ignore[arg-type]
+    assert len(asked) == 3
+
+
+def test_a_refusal_is_no_reason_to_ask_again() -> None:
+    asked, ask = broker_that_answers(1, KafkaError.TOPIC_AUTHORIZATION_FAILED)
+    with pytest.raises(KafkaException):
+        insist(ask, lambda: True, "here:1")  # type: ignore[arg-type]
+    assert len(asked) == 1
+
+
+def test_a_stop_ends_the_asking() -> None:
+    _, ask = broker_that_answers(1_000)
+    with pytest.raises(Stopped):
+        insist(ask, lambda: False, "here:1")  # type: ignore[arg-type]
+
+
+def test_patience_ends() -> None:
+    _, ask = broker_that_answers(1_000)
+    with pytest.raises(Unanswered):
+        insist(ask, lambda: True, "here:1", patience_s=0.1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("again_s", "times"), [(math.inf, 1), (0.0, 4)])
+def test_a_wait_is_said_now_and_then_and_so_is_its_end(
+    again_s: float, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka, "SILENT_S", 0.0)
+    monkeypatch.setattr(kafka, "STILL_SILENT_S", again_s)
+    _, ask = broker_that_answers(4)
+    with structlog.testing.capture_logs() as said:
+        insist(ask, lambda: True, "here:1")  # type: ignore[arg-type]
+    assert [line["event"] for line in said] == ["waiting for the broker"] * times + ["the broker answers"]
+    assert (said[0]["log_level"], said[0]["address"]) == ("warning", "here:1")
+    assert "Timed out" in said[0]["reason"]
+
+
+def test_a_broker_that_answers_soon_is_not_worth_a_line() -> None:
+    _, ask = broker_that_answers(4)
+    with structlog.testing.capture_logs() as said:
+        insist(ask, lambda: True, "here:1")  # type: ignore[arg-type]
+    assert not said

@@ -1,0 +1,274 @@
+"""The lake: whole partitions or none, described by their own files, on any filesystem."""
+
+from __future__ import annotations
+
+import datetime as dt
+import errno
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet
+import pytest
+
+from data.arrow import NAMES
+from offline.lake.parquet import GROUP_ROWS, content_hash
+from offline.lake.store import Lake, Place
+from tests.proofs import Proof
+
+DAY = dt.date(2025, 1, 6)
+SCHEMA = pa.schema([("trade_id", pa.int64()), ("price", pa.float64()), ("recording", NAMES)], {"spec_id": "abc"})
+NOTES = {"inputs": "none"}
+
+
+def batch(first: int, rows: int, name: str = "monday.csv") -> pa.RecordBatch:
+    """Some rows; each third price is missing."""
+    ids = np.arange(first, first + rows)
+    prices = pa.array(ids / 7, mask=ids % 3 == 0)
+    names = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), [name])
+    return pa.RecordBatch.from_arrays([pa.array(ids), prices, names], schema=SCHEMA)
+
+
+@pytest.fixture(params=["folder", "file URI", "in memory"])
+def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
+    """Nothing may depend on where a lake lies."""
+    if request.param == "folder":
+        return Lake.open(tmp_path / "lake")
+    if request.param == "file URI":
+        return Lake.open(f"file://{tmp_path}/lake")
+    return Lake(pa.fs._MockFileSystem(), "bucket/lake")
+
+
+def test_a_uri_with_one_slash_is_a_uri(tmp_path: Path) -> None:
+    lake = Lake.open(f"file:{tmp_path}/lake")
+    lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES)
+    assert names_below(tmp_path / "lake") == ["2025-01-06.parquet"]
+    with pytest.raises(ValueError, match=r"LAKE_URI must be a folder, or a URI .*, was other:/lake"):
+        Lake.open("other:/lake")
+
+
+def names_below(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_what_is_written_is_read_and_described(lake: Lake) -> None:
+    written = lake.write("trades", "BTC-USD", DAY, [batch(0, 5), batch(5, 2)], SCHEMA, NOTES, head_hash="h")
+    assert lake.partition("trades", "BTC-USD", DAY) == written
+    assert (written.rows, written.notes, written.head_hash, written.tail_hash) == (7, NOTES, "h", "")
+    assert written.path.endswith("lake/trades/BTC-USD/2025-01-06.parquet")
+    table = lake.read("trades", "BTC-USD", DAY)
+    assert table["trade_id"].to_pylist() == list(range(7))
+    assert table["price"].to_pylist() == [None if i % 3 == 0 else i / 7 for i in range(7)]
+    assert table["recording"].to_pylist() == ["monday.csv"] * 7
+    assert table.schema.metadata[b"spec_id"] == b"abc"
+    assert pa.Table.from_batches(lake.batches("trades", "BTC-USD", DAY, ["trade_id"])) == table.select(["trade_id"])
+
+
+def test_what_is_not_there_is_said_to_be_missing(lake: Lake) -> None:
+    assert lake.partition("trades", "BTC-USD", DAY) is None
+    assert not [*lake.partitions("trades"), *lake.products("trades"), *lake.tables("trades")]
+    with pytest.raises(FileNotFoundError):
+        lake.read("trades", "BTC-USD", DAY)
+
+
+def test_partitions_are_listed_by_table_product_and_day(lake: Lake) -> None:
+    for table, product, day in (
+        ("trades", "ETH-USD", 6), ("trades", "BTC-USD", 7), ("trades", "BTC-USD", 6),
+        ("recordings/b.csv", "BTC-USD", 6), ("recordings/a%20b.csv", "BTC-USD", 6),
+    ):  # fmt: skip
+        lake.write(table, product, dt.date(2025, 1, day), [batch(0, 2)], SCHEMA, NOTES)
+    found = [(each.table, each.product_id, each.day.day) for each in lake.partitions("trades")]
+    assert found == [("trades", "BTC-USD", 6), ("trades", "BTC-USD", 7), ("trades", "ETH-USD", 6)]
+    assert [each.day.day for each in lake.partitions("trades", "ETH-USD")] == [6]
+    assert lake.products("trades") == ["BTC-USD", "ETH-USD"]
+    assert lake.tables("recordings") == ["recordings/a%20b.csv", "recordings/b.csv"]
+    assert [each.table for each in lake.partitions("recordings")] == ["recordings/a%20b.csv", "recordings/b.csv"]
+    lake.delete("trades", "BTC-USD", DAY)
+    assert [each.day.day for each in lake.partitions("trades", "BTC-USD")] == [7]
+
+
+def test_the_content_hash_is_of_values_alone() -> None:
+    """Batches, slices, encodings and what stands where a value is missing change nothing; each value does."""
+
+    def hashed(lake: Lake, *batches: pa.RecordBatch) -> str:
+        return lake.write("trades", "BTC-USD", DAY, batches, batches[0].schema, NOTES).content_hash
+
+    lake = Lake(pa.fs._MockFileSystem(), "")
+    whole = hashed(lake, batch(0, 9))
+    assert whole == hashed(lake, batch(0, 4), batch(4, 5)) == hashed(lake, batch(0, 12).slice(0, 9))
+    assert whole == hashed(lake, batch(0, 4), batch(0, 9).slice(4, 5)) == content_hash(batch(0, 9))
+    plain = batch(0, 9).set_column(2, "recording", pa.array(["monday.csv"] * 9))
+    assert whole == hashed(lake, plain)
+    prices = batch(0, 9)["price"]
+    hidden = pa.Array.from_buffers(
+        pa.float64(), 9, [prices.buffers()[0], pa.py_buffer(np.where(np.arange(9) % 3 == 0, 5.0, np.arange(9) / 7))]
+    )
+    assert hidden == prices
+    assert whole == hashed(lake, batch(0, 9).set_column(1, SCHEMA.field("price"), hidden))
+    others = [
+        batch(0, 8),
+        batch(1, 9),
+        batch(0, 9, "tuesday.csv"),
+        batch(0, 9).rename_columns(["trade_id", "size", "recording"]),
+        batch(0, 9).set_column(1, SCHEMA.field("price"), prices.fill_null(0.0)),
+    ]
+    assert len({whole, *(hashed(lake, other) for other in others)}) == 1 + len(others)
+
+
+def test_where_one_text_ends_and_the_next_begins_counts() -> None:
+    schema = pa.schema([("reason", pa.string())])
+    texts = (["ab", "c"], ["a", "bc"], ["abc", ""], ["abc", None], [None, "abc"])
+    batches = [pa.RecordBatch.from_arrays([pa.array(pair, pa.string())], schema=schema) for pair in texts]
+    assert len(set(map(content_hash, batches))) == len(texts)
+
+
+@pytest.mark.parametrize(
+    ("table", "product", "said"),
+    [
+        ("trades", "../x", "must be named like BTC-USD"),
+        ("trades/..", "BTC-USD", "must be named like trades"),
+        ("/etc", "BTC-USD", "must be named like trades"),
+    ],
+)
+def test_a_name_cannot_leave_the_lake(lake: Lake, table: str, product: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        lake.write(table, product, DAY, [batch(0, 1)], SCHEMA, NOTES)
+
+
+def test_a_filesystem_that_nobody_knows_is_said() -> None:
+    with pytest.raises(ValueError, match=r"LAKE_URI must be a folder, or a URI .* was ftp://host/lake"):
+        Lake.open("ftp://host/lake")
+
+
+@contextmanager
+def full_disk(limit: int) -> Iterator[None]:
+    """No file of this process may grow beyond so many bytes: a write fails as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("limit", [0, 3_000, 500_000])
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, limit: int) -> None:
+    """At the first byte, at the end of a small file, between the row groups of a large one."""
+    lake = Lake.open(tmp_path)
+    prices = pa.array(np.random.default_rng(0).random(3 * GROUP_ROWS))  # nothing packs these
+    large = batch(0, 3 * GROUP_ROWS).set_column(1, SCHEMA.field("price"), prices)
+    with full_disk(limit), pytest.raises(OSError, match=r"cannot be written .* make room, or choose another LAKE_URI"):
+        lake.write("trades", "BTC-USD", DAY, [large], SCHEMA, NOTES)
+    assert names_below(tmp_path) == []
+    old = lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES)
+    with full_disk(limit), pytest.raises(OSError, match="what was there before is whole") as raised:
+        lake.write("trades", "BTC-USD", DAY, [large], SCHEMA, NOTES)
+    assert raised.value.errno == errno.EFBIG
+    assert names_below(tmp_path) == ["2025-01-06.parquet"]
+    assert lake.partition("trades", "BTC-USD", DAY) == old
+    assert lake.read("trades", "BTC-USD", DAY)["trade_id"].to_pylist() == [0, 1, 2, 3, 4]
+    assert lake.write("trades", "BTC-USD", DAY, [large], SCHEMA, NOTES).rows == 3 * GROUP_ROWS
+
+
+def test_an_error_among_the_rows_leaves_what_was_there(lake: Lake) -> None:
+    def rows() -> Iterator[pa.RecordBatch]:
+        yield batch(0, 2 * GROUP_ROWS)
+        raise KeyboardInterrupt
+
+    old = lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES)
+    with pytest.raises(KeyboardInterrupt):
+        lake.write("trades", "BTC-USD", DAY, rows(), SCHEMA, NOTES)
+    assert lake.partitions("trades") == [old]
+
+
+KILLED = """
+import os, signal, sys
+import datetime as dt
+from offline.lake.parquet import GROUP_ROWS
+from offline.lake.store import Lake
+from tests.unit.test_lake import DAY, NOTES, SCHEMA, batch
+def rows():
+    for i in range(3):
+        yield batch(i * GROUP_ROWS, GROUP_ROWS)
+    os.kill(os.getpid(), signal.SIGKILL)
+Lake.open(sys.argv[1]).write("trades", "BTC-USD", DAY, rows(), SCHEMA, NOTES)
+"""
+
+
+def test_a_killed_writer_leaves_what_was_there_and_the_next_one_cleans_up(tmp_path: Path, proof: Proof) -> None:
+    proof.disturbs("a writer of 393,216 rows killed before their end, over a partition that was there")
+    lake = Lake.open(tmp_path)
+    other = lake.write("trades", "BTC-USD", dt.date(2025, 1, 7), [batch(0, 3)], SCHEMA, NOTES)
+    old = lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES)
+    for _ in range(2):
+        ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+        assert ended.returncode == -signal.SIGKILL
+        *left, one, two = names_below(tmp_path)
+        assert (one, two) == ("2025-01-06.parquet", "2025-01-07.parquet")
+        assert len(left) == 1
+        assert left[0].endswith(".part")
+        assert lake.partitions("trades") == [old, other]
+        assert lake.read("trades", "BTC-USD", DAY)["trade_id"].to_pylist() == [0, 1, 2, 3, 4]
+    new = lake.write("trades", "BTC-USD", DAY, [batch(0, 6)], SCHEMA, NOTES)
+    assert names_below(tmp_path) == ["2025-01-06.parquet", "2025-01-07.parquet"]
+    proof.equal(lake.partitions("trades"), [new, other], "partitions")
+
+
+def test_of_two_writers_at_once_one_is_told(tmp_path: Path) -> None:
+    """The later one takes the earlier one's part for what a killed writer left; neither mixes into the other."""
+    lake = Lake.open(tmp_path)
+    place = Place("trades", "BTC-USD", DAY).path
+    with lake.writing(place, SCHEMA) as first:
+        first.write(batch(0, 5))
+        with lake.writing(place, SCHEMA) as second:
+            second.write(batch(0, 6))
+            second.finish(NOTES)
+            second.publish()
+        first.finish(NOTES)
+        with pytest.raises(FileNotFoundError, match="another process wrote it meanwhile"):
+            first.publish()
+    assert lake.read("trades", "BTC-USD", DAY).num_rows == 6
+    assert names_below(tmp_path) == ["2025-01-06.parquet"]
+
+
+def test_what_holds_and_says_the_same_stays_as_it_is(tmp_path: Path) -> None:
+    lake = Lake.open(tmp_path)
+    path = Path(lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES).path)
+    before = path.stat()
+    lake.write("trades", "BTC-USD", DAY, [batch(0, 2), batch(2, 3)], SCHEMA, NOTES)
+    assert path.stat().st_ino == before.st_ino
+    lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, {"inputs": "others"})
+    assert path.stat().st_ino != before.st_ino
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"not Parquet at all"])
+def test_a_damaged_file_is_said_and_can_be_replaced(tmp_path: Path, content: bytes) -> None:
+    lake = Lake.open(tmp_path)
+    path = Path(lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES).path)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"01-06.parquet is no whole file of the lake .* delete it, then make"):
+        lake.partitions("trades")
+    assert lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES).rows == 5
+    assert len(lake.partitions("trades")) == 1
+
+
+def test_parquet_of_somebody_else_is_no_partition(tmp_path: Path) -> None:
+    lake = Lake.open(tmp_path)
+    path = Path(lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES).path)
+    pa.parquet.write_table(pa.table({"x": [1]}), path)
+    with pytest.raises(ValueError, match="is no whole file of the lake"):
+        lake.partition("trades", "BTC-USD", DAY)
+
+
+def test_a_large_partition_is_read_in_row_groups(tmp_path: Path) -> None:
+    lake = Lake.open(tmp_path)
+    written = lake.write("trades", "BTC-USD", DAY, [batch(0, 2 * GROUP_ROWS + 1)], SCHEMA, NOTES)
+    assert pa.parquet.read_metadata(written.path).num_row_groups == 3
+    assert [len(each) for each in lake.batches("trades", "BTC-USD", DAY)] == [GROUP_ROWS // 2] * 4 + [1]

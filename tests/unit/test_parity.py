@@ -1,0 +1,425 @@
+"""The certificate that the lake's rows are the published ones, and that it can fail."""
+
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from data.features.spec import FeatureSpec
+from data.features.windows import Windows, feature_rows
+from data.recordings.readers import read_trades, write_csv
+from data.stream.codec import encode, encode_features, encode_trades
+from data.stream.reader import NotRead, Stretch, TopicReader
+from data.stream.records import FEATURES, TRADES, End
+from data.trades import NS, StreamKey, Trades, iso_times
+from offline.checks.parity import Certificate, certify, compare, find_published
+from offline.days.feature_rows import make_feature_rows
+from offline.days.staging import ingest
+from offline.days.trades import make_trades
+from offline.lake.store import Lake
+from tests.days import DAY, DAY_NS, MIDNIGHT, recorded, rough_times, trades_at, without
+from tests.pipeline import replay, running, wait_until
+from tests.proofs import Proof
+
+SPEC = FeatureSpec()
+HOUR = 3_600 * NS
+NEXT = DAY + dt.timedelta(days=1)
+
+
+def rough_recording(path: Path, products: list[str], start: int, end: int, mean_s: float) -> int:
+    """Write trades of several products with ties, holes, duplicates and late rows; return how many lines."""
+    parts = []
+    for seed, product in enumerate(products):
+        trades = trades_at(rough_times(start, end, mean_s, seed), product, seed, first_id=1 + 10**6 * seed)
+        hole = start + (end - start) // 3 + seed * 60 * NS
+        parts.append(without(trades, [(hole, hole + (301 + seed) * NS)]))
+    joined = Trades.join(parts)
+    joined = joined.take(np.argsort(joined.event_time, kind="stable"))
+    rng = np.random.default_rng(7)
+    rows = np.arange(len(joined))
+    again = rng.choice(rows, len(rows) // 50)  # the same line once more, up to 2,000 lines later
+    late = rng.choice(rows, len(rows) // 100)  # a trade that comes 500 to 2,000 lines after its time, its id unused
+    place = np.concatenate(
+        [rows, again + rng.integers(0, 2_000, len(again)), late + rng.integers(500, 2_000, len(late))]
+    )
+    order = np.argsort(place, kind="stable")
+    written = joined.take(np.concatenate([rows, again, late])[order])
+    is_late = np.concatenate([rows < 0, again < 0, late >= 0])[order]
+    ids = written.trade_id.copy()
+    for stream in range(len(written.keys)):
+        mine = np.flatnonzero(written.stream == stream)
+        newest = np.maximum.accumulate(np.where(is_late[mine], 0, ids[mine]))
+        ids[mine] = np.where(is_late[mine], newest + 5, ids[mine])
+    write_csv(path, [replace(written, trade_id=ids)])
+    return len(written)
+
+
+def made(lake: Lake, product: str, *days: dt.date) -> None:
+    for day in days:
+        make_trades(lake, product, day)
+        make_feature_rows(lake, product, day, SPEC)
+
+
+def published(environ: dict[str, str], folder: Path, source_id: str, recording: Path, within_s: float) -> None:
+    """Replay a recording as fast as possible, and wait until its features end."""
+    products = {key.product_id for batch in read_trades(recording) for key in batch.trades.keys}
+    with running(ingestor := replay(environ, folder, source_id, recording)):
+        assert ingestor.process.wait(within_s) == 0, ingestor.log.read_text()
+    mine, ended = f'"source_id":"{source_id}"'.encode(), set()
+    with TopicReader(kafka(environ)) as reader:
+        read_to = dict.fromkeys(reader.partitions(FEATURES), 0)
+
+        def all_ended() -> bool:
+            for partition, start in read_to.items():
+                for stretch in reader.read(FEATURES, partition, start):
+                    read_to[partition] = stretch.offsets[-1] + 1
+                    for value in stretch.values:
+                        if value is not None and mine in value and b'"end":true' in value:
+                            ended.add(msgspec.json.decode(value)["product_id"])
+            return ended == products
+
+        wait_until(all_ended, f"features of {source_id} end", within_s)
+
+
+def kafka(environ: dict[str, str]) -> dict[str, str]:
+    return {"bootstrap.servers": environ["KAFKA_BOOTSTRAP_SERVERS"]}
+
+
+def prove_parity(
+    proof: Proof, lake: Lake, environ: dict[str, str], folder: Path, products: list[str], mean_s: float, within_s: float
+) -> None:
+    """Once through the broker and once through the lake: a recording of 24 hours over midnight."""
+    source_id = folder.name
+    lines = rough_recording(folder / "r.csv", products, MIDNIGHT + 10 * HOUR, MIDNIGHT + 34 * HOUR, mean_s)
+    proof.disturbs("ties, small falls, holes, duplicates and late rows in one recording, over midnight")
+    rejects = ingest(lake, folder / "r.csv").rejects
+    for product in products:
+        made(lake, product, DAY, NEXT)
+    published(environ, folder, source_id, folder / "r.csv", within_s)
+    certificates = [certify(lake, SPEC, p, day, kafka(environ), source_id) for p in products for day in (DAY, NEXT)]
+    proof.saw(
+        lines=lines,
+        product_days=len(certificates),
+        **{
+            name: sum(getattr(each, name) for each in certificates)
+            for name in ("equal", "missing", "extra", "different")
+        },
+        rejected_as_duplicate=rejects["trade id was already taken or passed"],
+        rejected_as_late=rejects["event time falls by more than 1 s"],
+    )
+    assert [each.first_difference for each in certificates] == [""] * len(certificates)
+    assert all(each.holds and each.has_ended and each.lake_hash == each.published_hash for each in certificates)
+    assert sum(each.equal for each in certificates) + sum(rejects.values()) == lines
+
+
+def test_what_the_service_published_is_what_the_lake_has(online: dict[str, str], tmp_path: Path, proof: Proof) -> None:
+    prove_parity(proof, Lake.open(tmp_path / "lake"), online, tmp_path, ["LKA-USD", "LKB-USD"], 12, 60)
+
+
+@pytest.mark.acceptance
+def test_a_million_trades_are_the_same_through_broker_and_lake(
+    online: dict[str, str], tmp_path: Path, proof: Proof
+) -> None:
+    products = [f"LK{letter}-EUR" for letter in "ABCDEFGHIJKL"]
+    prove_parity(proof, Lake.open(tmp_path / "lake"), online, tmp_path, products, 1.46, 400)
+    assert int(proof.figures["lines"]) >= 1_000_000
+
+
+# Without a broker: records as the forecaster writes them.
+
+
+def records(trades: Trades, source_id: str = "s", has_ended: bool = False) -> list[bytes | None]:
+    """Return what the forecaster publishes for trades of one product."""
+    (product,) = {key.product_id for key in trades.keys}
+    key = StreamKey(source_id, product)
+    rows = feature_rows(replace(trades, keys=(key,)), Windows(SPEC))
+    place = np.zeros(len(rows.values), np.int64)
+    found: list[bytes | None] = [*encode_features(rows, SPEC, {key: "replay"}, place, place)]
+    end = End(source_id, product, "replay", "2025-03-09T00:00:00Z", True)
+    return [*found, encode(end)] if has_ended else found
+
+
+def certified(lake: Lake, day: dt.date, *batches: list[bytes | None], source_id: str | None = None) -> Certificate:
+    return compare(lake, SPEC, "BTC-USD", day, find_published(batches, SPEC, "BTC-USD", day, source_id))
+
+
+STREAM = trades_at(rough_times(MIDNIGHT + 12 * HOUR, MIDNIGHT + 40 * HOUR, 20))
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """`STREAM` over two days."""
+    folder = tmp_path_factory.mktemp("parity")
+    lake = Lake.open(folder / "lake")
+    ingest(lake, recorded(folder / "r.csv", STREAM))
+    made(lake, "BTC-USD", DAY, NEXT)
+    return lake
+
+
+def of_day(day: dt.date) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    counted = np.maximum.accumulate(STREAM.event_time)
+    return np.asarray((counted - MIDNIGHT) // DAY_NS == (day - DAY).days)
+
+
+def test_a_certificate_counts_all_rows_of_the_day(lake: Lake) -> None:
+    found = [certified(lake, day, records(STREAM, has_ended=True)) for day in (DAY, NEXT)]
+    assert [each.equal for each in found] == [int(np.sum(of_day(day))) for day in (DAY, NEXT)]
+    assert [(each.missing, each.extra, each.different, each.first_difference) for each in found] == [(0, 0, 0, "")] * 2
+    assert all(each.holds and each.has_ended and each.lake_hash == each.published_hash for each in found)
+    assert found[0].lake_hash != found[1].lake_hash
+    assert not certified(lake, DAY, records(STREAM)).has_ended
+
+
+@pytest.mark.parametrize("name", ["price", "n", "ret_std", "ewma_variance_3600", "relative_volume_300"])
+def test_one_changed_value_is_found_and_named(lake: Lake, name: str) -> None:
+    """The smallest change that a number can have, or one more return."""
+    published = records(STREAM)
+    at = int(np.flatnonzero(of_day(NEXT))[2_000])
+    record = msgspec.json.decode(published[at] or b"")
+    before = record[name]
+    record[name] = before + 1 if name == "n" else float(np.nextafter(before, np.inf))
+    published[at] = msgspec.json.encode(record)
+    found = certified(lake, NEXT, published)
+    assert (found.missing, found.extra, found.different) == (0, 0, 1)
+    assert found.equal == np.sum(of_day(NEXT)) - 1
+    assert found.lake_hash != found.published_hash
+    assert not found.holds
+    trade = f"trade {STREAM.trade_id[at]} at {record['event_time']}"
+    said = f"{trade}: {name} is {float(before)!r} in the lake and {float(record[name])!r} as published"
+    assert found.first_difference == said
+    assert certified(lake, DAY, published).holds
+
+
+def test_a_value_that_is_missing_on_one_side_is_found(lake: Lake) -> None:
+    published = records(STREAM)
+    record = msgspec.json.decode(published[-1] or b"")
+    published[-1] = msgspec.json.encode(record | {"ret_mean": None})
+    found = certified(lake, NEXT, published)
+    assert found.different == 1
+    assert found.first_difference.endswith("in the lake and missing as published")
+
+
+def test_rows_that_only_one_side_has_are_found(lake: Lake) -> None:
+    """One was never published; two that the lake never saw were, before it."""
+    published = records(STREAM)
+    rows = np.flatnonzero(of_day(NEXT))
+    gone = published.pop(int(rows[3_000]))
+    record = msgspec.json.decode(published[int(rows[300])] or b"")
+    more = [msgspec.json.encode(record | {"trade_id": record["trade_id"] + i}) for i in (1, 2)]
+    published[int(rows[300]) + 1 : int(rows[300]) + 1] = more
+    found = certified(lake, NEXT, published)
+    assert (found.equal, found.missing, found.extra, found.different) == (len(rows) - 1, 1, 2, 0)
+    assert (
+        found.first_difference
+        == f"trade {record['trade_id'] + 1} at {record['event_time']} is not in the lake, or once more"
+    )
+    lost = msgspec.json.decode(gone or b"")
+    only = certified(lake, NEXT, records(STREAM.take(STREAM.trade_id != lost["trade_id"]))[: int(rows[3_000])])
+    assert only.missing == 0  # the source has not come so far
+    without_more = [value for value in published if value not in more]
+    found = certified(lake, NEXT, without_more)
+    assert found.first_difference == f"trade {lost['trade_id']} at {lost['event_time']} was not published"
+
+
+class Topics:
+    """In place of a broker: all records of a topic in one partition, a thousand at a time."""
+
+    def __init__(self, values: dict[str, list[bytes | None]]) -> None:
+        self._values = values
+
+    def __enter__(self) -> Topics:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def partitions(self, topic: str) -> list[int]:
+        return [0] if topic in self._values else []
+
+    def span(self, topic: str, partition: int) -> tuple[int, int]:
+        return 0, len(self._values[topic]) if partition == 0 else 0
+
+    def read(self, topic: str, partition: int) -> Iterator[Stretch]:
+        values = self._values[topic] if partition == 0 else []
+        for at in range(0, len(values), 1_000):
+            part = values[at : at + 1_000]
+            yield Stretch(list(range(at, at + len(part))), part)
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+def test_rows_missing_at_the_end_of_a_source_are_found(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, has_ended: bool
+) -> None:
+    """It read all but the last 500 trades; the last 20 rows of these were not published.
+
+    While it goes on, these may be on their way.
+    """
+    source = STREAM.take(slice(0, -500))
+    published = [*records(source)[:-20], *records(source, has_ended=True)[-1 if has_ended else len(source) + 1 :]]
+    key = StreamKey("s", "BTC-USD")
+    again, late = source.take(slice(-30, -20)), replace(source.take(slice(-1, None)), event_time=source.event_time[:1])
+    late = replace(late, trade_id=late.trade_id + 1)
+    read = Trades.join([replace(part, keys=(key,)) for part in (source, again, late)])
+    other = replace(STREAM, keys=(StreamKey("other", "BTC-USD"),))
+    topics = Topics({FEATURES: published, TRADES: [*encode_trades(other, "replay"), *encode_trades(read, "replay")]})
+    monkeypatch.setattr("offline.checks.parity.TopicReader", lambda _: topics)
+    found = certify(lake, SPEC, "BTC-USD", NEXT, {})
+    of_source = int(np.sum(of_day(NEXT)[:-500]))
+    if not has_ended:
+        assert (found.holds, found.has_ended, found.compared) == (True, False, of_source - 20)
+        return
+    assert (found.holds, found.missing, found.extra, found.different) == (False, 20, 0, 0)
+    assert found.first_difference.startswith(f"trade {source.trade_id[-20]} at ")
+    assert found.first_difference.endswith("was not published")
+    assert (found.compared, found.rows_of_day) == (of_source, of_source + 500)
+    times = np.array([STREAM.event_time[of_day(NEXT)][0], source.event_time[-1]])
+    assert [found.covers_from[:19], found.covers_to[:19]] == [time[:19] for time in iso_times(times)]
+    only_other = Topics({FEATURES: published, TRADES: [*encode_trades(other, "replay")]})  # its own have expired
+    monkeypatch.setattr("offline.checks.parity.TopicReader", lambda _: only_other)
+    assert certify(lake, SPEC, "BTC-USD", NEXT, {}).compared == of_source - 20
+
+
+def test_rows_missing_at_the_beginning_of_a_source_are_found(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as the topic has lost nothing itself: rows that have expired are not missing."""
+    key = StreamKey("s", "BTC-USD")
+    topics = Topics(
+        {
+            FEATURES: records(STREAM, has_ended=True)[1_500:],
+            TRADES: [*encode_trades(replace(STREAM, keys=(key,)), "replay")],
+        }
+    )
+    monkeypatch.setattr("offline.checks.parity.TopicReader", lambda _: topics)
+    found = certify(lake, SPEC, "BTC-USD", DAY, {})
+    assert (found.holds, found.missing, found.extra, found.different) == (False, 1_500, 0, 0)
+    assert found.first_difference.startswith(f"trade {STREAM.trade_id[0]} at ")
+    monkeypatch.setattr(topics, "span", lambda *_: (1_500, 9_000))
+    assert certify(lake, SPEC, "BTC-USD", DAY, {}).holds
+
+
+def test_a_row_that_was_published_twice_is_extra(lake: Lake) -> None:
+    published = records(STREAM, has_ended=True)
+    at = int(np.flatnonzero(of_day(NEXT))[2_000])
+    record = msgspec.json.decode(published[at] or b"")
+    for again in (record, record | {"price": 1.0}):
+        found = certified(lake, NEXT, [*published[: at + 3], msgspec.json.encode(again), *published[at + 3 :]])
+        assert (found.holds, found.missing, found.extra, found.different) == (False, 0, 1, 0)
+        assert found.equal == np.sum(of_day(NEXT))
+        assert found.first_difference.startswith(f"trade {STREAM.trade_id[at]} at ")
+
+
+def test_rows_in_another_order_are_not_the_same(lake: Lake) -> None:
+    published = records(STREAM)
+    at = int(np.flatnonzero(of_day(NEXT))[2_000])
+    published.insert(at + 10, published.pop(at))
+    found = certified(lake, NEXT, published)
+    assert found.equal == np.sum(of_day(NEXT))
+    assert found.different == 0
+    assert not found.holds
+
+
+@pytest.mark.parametrize(("begins", "is_remade"), [(0, False), (1_000, True)])
+def test_a_row_that_is_another_in_the_lake_is_found_wherever_the_source_begins(
+    lake: Lake, tmp_path: Path, begins: int, is_remade: bool
+) -> None:
+    """Where the lake knows what was before the source, the row cannot be compared as it stands there."""
+    spoilt = Lake.open(shutil.copytree(Path(lake.partitions("feature_rows")[0].path).parents[2], tmp_path / "spoilt"))
+    partition = spoilt.partition("feature_rows", "BTC-USD", DAY)
+    assert partition is not None
+    table = spoilt.read("feature_rows", "BTC-USD", DAY)
+    values = table["ret_std"].to_numpy().copy()
+    values[1_200] = np.nextafter(values[1_200], 1)
+    column = table.schema.get_field_index("ret_std")
+    table = table.set_column(column, table.schema.field(column), pa.chunked_array([values]))
+    spoilt.write("feature_rows", "BTC-USD", DAY, table.to_batches(), table.schema, partition.notes)
+    published = records(STREAM.take(slice(begins, None)), has_ended=True)
+    assert certified(lake, DAY, published).holds
+    found = certified(spoilt, DAY, published)
+    assert (found.holds, found.missing, found.extra, found.different) == (False, 0, 0, 1)
+    assert found.first_difference.startswith(f"trade {STREAM.trade_id[1_200]} at ")
+    assert (found.remade > 0) is is_remade
+
+
+@pytest.mark.parametrize("begins_h", [13, 20, 23.99, 24.5, 30])
+def test_a_source_that_began_later_is_compared_as_it_saw(lake: Lake, begins_h: float) -> None:
+    """On the day before within reach of midnight or beyond it, and on the day itself."""
+    begins = int(np.searchsorted(np.maximum.accumulate(STREAM.event_time), MIDNIGHT + int(begins_h * HOUR)))
+    found = certified(lake, NEXT, records(STREAM.take(slice(begins, None))))
+    assert (found.holds, found.first_difference) == (True, "")
+    assert found.equal == np.sum(of_day(NEXT)[begins:])
+    # A row is remade if the source began less than 15,300 s before it: 51 trades can be as far apart.
+    reach = STREAM.event_time[begins] + 15_300 * NS
+    counted = np.maximum.accumulate(STREAM.event_time)[begins:]
+    assert found.remade == int(np.sum(of_day(NEXT)[begins:] & (counted <= reach)))
+
+
+def test_what_a_source_saw_is_still_checked_where_it_was_remade(lake: Lake) -> None:
+    published = records(STREAM.take(slice(1_000, None)))
+    record = msgspec.json.decode(published[100] or b"")
+    published[100] = msgspec.json.encode(record | {"ret_mean": 0.5})
+    found = certified(lake, DAY, published)
+    assert (found.different, found.missing, found.extra) == (1, 0, 0)
+    assert found.remade > 100
+
+
+def test_a_source_whose_beginning_has_expired_is_compared_with_what_the_lake_has(lake: Lake) -> None:
+    found = certified(lake, NEXT, records(STREAM)[5_000:])
+    assert (found.holds, found.remade) == (True, 0)
+
+
+def test_the_newest_source_is_taken_unless_one_is_named(lake: Lake) -> None:
+    old, new = records(STREAM, "old", True), records(STREAM.take(of_day(NEXT)), "new")
+    other_day = records(STREAM.take(of_day(DAY)), "other-day", True)
+    assert certified(lake, NEXT, old, new, other_day).source_id == "new"
+    assert certified(lake, NEXT, new[:10], old, new[10:], other_day).source_id == "old"
+    assert certified(lake, NEXT, old, new, other_day, source_id="old").source_id == "old"
+    assert certified(lake, NEXT, old[:7_000] + new + old[7_000:], source_id="old").holds
+
+
+def test_without_ids_rows_are_told_apart_by_time_and_order(tmp_path: Path) -> None:
+    """Two recordings without ids: in the source their numbers go on, in the lake each begins with 1."""
+    lake, half = Lake.open(tmp_path / "lake"), len(STREAM) // 2
+    parts = [
+        STREAM.take(slice(0, half)),
+        without(STREAM.take(slice(half, None)), [(0, int(STREAM.event_time[half]) + NS)]),
+    ]
+    for name, part in zip("ab", parts, strict=True):
+        texts = [f"{time},{price!r},{size!r}" for time, price, size in zip(
+            iso_times(part.event_time), part.price.tolist(), part.size.tolist(), strict=True)]  # fmt: skip
+        (tmp_path / name).write_text("timestamp,price,volume\n" + "\n".join(texts) + "\n")
+        ingest(lake, tmp_path / name)
+    made(lake, "BTC-USD", DAY, NEXT)
+    joined = Trades.join(parts)
+    numbered = replace(joined, trade_id=np.arange(1, len(joined) + 1))
+    published = records(numbered)
+    found = [certified(lake, day, published) for day in (DAY, NEXT)]
+    assert [each.first_difference for each in found] == ["", ""]
+    assert sum(each.equal for each in found) == len(joined)
+    record = msgspec.json.decode(published[-7] or b"")
+    published[-7] = msgspec.json.encode(record | {"ret_mean": 0.5})
+    assert certified(lake, NEXT, published).different == 1
+    counted = np.maximum.accumulate(numbered.event_time)
+    alone = np.flatnonzero((np.diff(counted) > 0)[1_000:])[0] + 1_001  # no tie with the trade before it
+    found_late = certified(lake, NEXT, records(numbered.take(slice(int(alone), None))))
+    assert (found_late.holds, found_late.first_difference) == (True, "")
+
+
+def test_nothing_to_compare_with_is_said(lake: Lake, tmp_path: Path) -> None:
+    only_day = records(STREAM.take(of_day(DAY)), "s-1")
+    with pytest.raises(
+        ValueError, match=r"no rows of BTC-USD on 2025-03-06 \(UTC\), spec .*of the sources s-1; replay"
+    ):
+        certified(lake, NEXT, only_day)
+    with pytest.raises(ValueError, match="the source s-2 has no rows of BTC-USD on 2025-03-05"):
+        certified(lake, DAY, only_day, source_id="s-2")
+    with pytest.raises(ValueError, match="the lake has no feature rows of ETH-USD on 2025-03-05"):
+        certify(lake, SPEC, "ETH-USD", DAY, {"bootstrap.servers": "127.0.0.1:9"})
+    with pytest.raises(NotRead, match=r"no broker answers at 127\.0\.0\.1:9"):
+        certify(lake, SPEC, "BTC-USD", DAY, {"bootstrap.servers": "127.0.0.1:9"})

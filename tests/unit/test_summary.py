@@ -1,0 +1,181 @@
+"""What inspect says of a recording is counted by hand."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data.recordings import summary as inspection
+from data.recordings.__main__ import main
+from data.recordings.readers import read_trades
+from data.recordings.summary import HOLES_KEPT, REASONS_KEPT, as_json, as_text, inspect
+
+PLAIN = "timestamp,price,volume\n"
+OWN = "product_id,trade_id,event_time,price,size,side\n"
+
+
+def recording(folder: Path, content: str, name: str = "recording.csv") -> Path:
+    path = folder / name
+    path.write_text(content)
+    return path
+
+
+def test_a_small_recording_counted_by_hand(tmp_path: Path) -> None:
+    """Of B: 4 trades, of 3 steps one takes no time and one is a hole of 400 s; so 4 trades in 2 s."""
+    path = recording(
+        tmp_path,
+        OWN
+        + "B-USD,1,2025-01-01T00:00:00Z,10,1,\n"
+        + "A-USD,1,2025-01-01T00:00:00Z,7,1,\n"
+        + "B-USD,2,2025-01-01T00:00:02Z,12.5,1,\n"
+        + "B-USD,2,2025-01-01T00:00:02Z,9,1,\n"
+        + "B-USD,3,2025-01-01T00:00:02Z,9.5,1,\n"
+        + "B-USD,4,2025-01-01T00:06:42Z,11,1,\n"
+        + "B-USD,5,2025-01-01T00:06:42Z,0,1,\n"
+        + "B-USD,6,2025-01-01T00:06:42Z,-1,1,\n",
+    )
+    facts = as_json(inspect(path))
+    a, b = facts.pop("products")
+    assert b == {
+        "product_id": "B-USD",
+        "rows": 4,
+        "first": "2025-01-01T00:00:00.000000000Z",
+        "last": "2025-01-01T00:06:42.000000000Z",
+        "span_s": 402.0,
+        "rate_outside_holes": 2.0,
+        "same_time_share": 1 / 3,
+        "price_low": 9.5,
+        "price_high": 12.5,
+        "holes": 1,
+        "longest_holes": [
+            {"seconds": 400.0, "after": "2025-01-01T00:00:02.000000000Z", "until": "2025-01-01T00:06:42.000000000Z"}
+        ],
+    }
+    assert (a["rows"], a["rate_outside_holes"], a["same_time_share"], a["longest_holes"]) == (1, None, None, [])
+    assert (facts["rows"], facts["rejected"], facts["skipped"], facts["error"]) == (5, 3, 0, None)
+    assert (facts["holds"], facts["trade_ids"], facts["products_named"], facts["hole_s"]) == ("trades", True, True, 300)
+    assert [(r["reason"], r["rows"], r["first_line"]) for r in facts["rejects"]] == [
+        ("trade id was already taken or passed", 1, 5),
+        ("price must be a finite number above 0", 2, 8),
+    ]
+
+
+def test_how_a_recording_is_cut_into_batches_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    times = np.datetime64("2025-01-01", "ms") + np.cumsum(rng.choice([0, 700, 301_000], 200, p=[0.5, 0.45, 0.05]))
+    path = recording(tmp_path, PLAIN + "".join(f"{time}Z,{100 + i % 7},1\n" for i, time in enumerate(times)))
+    whole = as_json(inspect(path))
+    monkeypatch.setattr(inspection, "read_trades", partial(read_trades, batch_rows=3))
+    assert as_json(inspect(path)) == whole
+    (product,) = whole["products"]
+    steps = np.diff(times) / np.timedelta64(1, "s")
+    assert product["holes"] == int(np.sum(steps > 300)) > 0
+    assert product["same_time_share"] == np.mean(steps == 0)
+    assert product["rate_outside_holes"] == pytest.approx(200 / steps[steps < 300].sum())
+
+
+def test_what_is_kept_is_bounded(tmp_path: Path) -> None:
+    """60 holes, and rows with 1 to 60 fields too many: so many kinds of rejects."""
+    rows = [
+        f"2025-01-{1 + i // 24:02}T{i % 24:02}:00:00Z,1,1\n2025-01-01T00:00:00Z,1,1{',' * (i + 1)}\n" for i in range(61)
+    ]
+    found = inspect(recording(tmp_path, PLAIN + "".join(rows)))
+    facts = as_json(found)
+    (product,) = facts["products"]
+    assert (product["holes"], len(product["longest_holes"])) == (60, HOLES_KEPT)
+    assert (len(facts["rejects"]), facts["rejected"]) == (REASONS_KEPT + 1, 61)
+    assert f"60 holes of more than 300 s, the longest {HOLES_KEPT} of each product" in as_text(found)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    monkeypatch.setattr(sys, "argv", ["inspect", *map(str, arguments)])
+    return main()
+
+
+def test_a_file_that_is_no_recording_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = recording(tmp_path, PLAIN + "2025-01-01T00:00:00Z,1,1\n")
+    bad = recording(tmp_path, "Dear reader,\n", "letter.txt")
+    assert run(monkeypatch, bad, good, "--product", "ETH-USD") == 2
+    text = capsys.readouterr().out
+    assert f"error: {bad}: holds no trades: it starts with 'Dear reader" in text
+    assert re.search(r"ETH-USD +1 +2025-01-01T00:00:00Z", text)
+    assert "no product named, --product is taken" in text
+    assert run(monkeypatch, good) == 0
+    capsys.readouterr()
+    assert run(monkeypatch, "--json", good, bad) == 2
+    first, second = json.loads(capsys.readouterr().out)
+    assert (first["rows"], first["error"]) == (1, None)
+    assert (second["rows"], second["dialect"], second["error"][: len(str(bad))]) == (0, None, str(bad))
+
+
+def test_what_was_read_before_the_damage_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "cut.csv.gz"
+    rows = "".join(f"2025-01-01T00:00:{second:02}Z,1,1\n" for second in range(60))
+    path.write_bytes(gzip.compress((PLAIN + rows).encode(), compresslevel=0)[:1_000])
+    facts = as_json(inspect(path))
+    assert facts["rows"] == (1_000 - 15 - len(PLAIN)) // len("2025-01-01T00:00:00Z,1,1\n")
+    assert "the gzip ends early after 38 whole rows" in facts["error"]
+
+
+def test_a_product_must_be_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(monkeypatch, "any.csv", "--product", "btc")
+    assert "named like BTC-USD" in capsys.readouterr().err
+
+
+def test_candles_with_a_missing_minute(tmp_path: Path) -> None:
+    header = "unix,date,symbol,open,high,low,close,volume btc,volume usd\n"
+    rows = [f"{60 * minute},x,BTC/USD,10,12,{9 - minute / 10},11,2,22\n" for minute in (3, 1, 0)]
+    found = inspect(recording(tmp_path, header + "".join(rows)))
+    (product,) = as_json(found)["products"]
+    assert (product["rows"], product["missing_bars"], product["holes"]) == (3, 1, 1)
+    assert (product["first"], product["price_low"]) == ("1970-01-01T00:01:00.000000000Z", 8.7)
+    assert "1 hole of more than 60 s" in as_text(found)
+
+
+EXCHANGE = "coinbase_exchange_ticker_btcusd_20251112-13.ndjson.gz"
+TRADES = {
+    "coinbase_trades_btcusd_20251117.csv": (4_337, 0, 0, "2025-11-17T23:33:18", "2025-11-17T23:43:17"),
+    "coinbase_exchange_ticker_btcusd_20251112-13.ndjson.gz": (
+        2_824,
+        3,
+        2,
+        "2025-11-12T07:20:11",
+        "2025-11-14T00:00:51",
+    ),
+    "coinbase_advanced_ws_btcusd_20260405.ndjson.gz": (5_970, 1, 0, "2026-04-05T22:35:13", "2026-04-05T22:55:13"),
+    "coinbase_advanced_ticker_btcusd_20251108.ndjson": (223, 0, 0, "2025-11-08T15:12:31", "2025-11-08T15:13:14"),
+}
+
+
+@pytest.mark.parametrize("name", TRADES)
+def test_shared_recordings_of_trades(shared: Path, name: str) -> None:
+    rows, skipped, holes, first, last = TRADES[name]
+    facts: dict[str, Any] = as_json(inspect(shared / name))
+    (product,) = facts["products"]
+    assert (facts["rows"], facts["skipped"], facts["rejected"], facts["error"]) == (rows, skipped, 0, None)
+    assert (product["product_id"], product["holes"]) == ("BTC-USD", holes)
+    assert (product["first"][:19], product["last"][:19]) == (first, last)
+
+
+def test_shared_recordings_as_they_are_described(shared: Path) -> None:
+    """7.2 trades/s; 43 % (42.5) and 56 % at the time of the one before; holes of 35.3 and 5.4 h; one minute missing."""
+    (plain,) = as_json(inspect(shared / "coinbase_trades_btcusd_20251117.csv"))["products"]
+    assert round(plain["rate_outside_holes"], 1) == 7.2
+    assert round(100 * plain["same_time_share"], 1) == 42.5
+    (exchange,) = as_json(inspect(shared / EXCHANGE))["products"]
+    assert round(100 * exchange["same_time_share"]) == 56
+    assert [round(hole["seconds"] / 3_600, 1) for hole in exchange["longest_holes"]] == [35.3, 5.4]
+    (candles,) = as_json(inspect(shared / "cryptodatadownload_coinbase_btcusd_1m_202011-12.csv.gz"))["products"]
+    assert (candles["rows"], candles["missing_bars"]) == (27_950, 1)
+    assert candles["longest_holes"][0]["after"] == "2020-11-24T21:09:00.000000000Z", "the end of minute 21:08"
