@@ -181,8 +181,8 @@ class SourceLease:
             if not self._running():
                 raise Stopped
             if not is_told and time.monotonic() - began > HANDED_OUT_S:
-                address = self._settings.kafka_bootstrap_servers
-                log.info(f"waiting for the broker: a killed ingestor keeps its source for {SESSION_S:g} s", at=address)
+                self._ask(lambda timeout_s: self.consumer.list_topics(TRADES, timeout=timeout_s))
+                log.info(f"waiting for the source: a killed ingestor keeps its place for {SESSION_S:g} s")
                 is_told = True
         if self._has_no_topic:
             raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, f"it has no topic {TRADES}"))

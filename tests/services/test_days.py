@@ -387,7 +387,7 @@ def test_a_disk_that_fills_leaves_the_day_as_it_was(tmp_path: Path, step: str) -
 
 MAKE = """
 import datetime as dt, os, signal, sys
-from data.lake import Lake, Writing
+from offline.lake.store import Lake, Writing
 from tests.services.test_days import make_all
 folder, products, days, kill_before = sys.argv[1:]
 publish, published = Writing.publish, []
@@ -454,15 +454,18 @@ def test_a_backfill_of_whole_days_killed_half_way_goes_on_where_it_was(tmp_path:
 STEP = """
 import datetime as dt, re, sys
 from pathlib import Path
-from data.lake import Lake
-from data.spec import FeatureSpec
-from offline import days, recordings
+from offline.lake.store import Lake
+from data.features.spec import FeatureSpec
+from offline.days.feature_rows import make_feature_rows
+from offline.days.staging import ingest
+from offline.days.trades import make_trades
+from offline.days.training_set import make_training_set
 lake, day, spec = Lake.open(sys.argv[1]), dt.date(2025, 3, 5), FeatureSpec()
 {
-    "ingest": lambda: recordings.ingest(lake, Path(sys.argv[3])),
-    "trades": lambda: days.make_trades(lake, "BTC-USD", day),
-    "feature_rows": lambda: days.make_feature_rows(lake, "BTC-USD", day, spec),
-    "training_set": lambda: days.make_training_set(lake, "BTC-USD", day, spec),
+    "ingest": lambda: ingest(lake, Path(sys.argv[3])),
+    "trades": lambda: make_trades(lake, "BTC-USD", day),
+    "feature_rows": lambda: make_feature_rows(lake, "BTC-USD", day, spec),
+    "training_set": lambda: make_training_set(lake, "BTC-USD", day, spec),
 }[sys.argv[2]]()
 # Not `ru_maxrss`: that begins with what the parent had.
 print(int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text()).group(1)) // 1024)

@@ -112,12 +112,12 @@ def test_a_killed_replay_goes_on_after_its_last_delivered_trade(
     broker: Broker, online: dict[str, str], short: Path, tmp_path: Path
 ) -> None:
     """`real-time` moves all times by one number of whole seconds; a resumed replay must find it again."""
-    settings = {"REPLAY_SPEED": "real-time", "MAX_WAIT_S": "0.01"}
+    settings = {"REPLAY_SPEED": "real-time", "MAX_WAIT_S": "0.03"}
     process = replay(online, tmp_path, "killed", short, **settings)
     for _ in range(3):
         before = len(read_topic(broker.bootstrap_servers, TRADES, "killed"))
         with running(process):
-            while len(read_topic(broker.bootstrap_servers, TRADES, "killed")) < before + 300:
+            while len(read_topic(broker.bootstrap_servers, TRADES, "killed")) < before + 200:
                 assert process.process.poll() is None, process.log.read_text()
             process.kill()
     run_to_end(process)

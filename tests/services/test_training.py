@@ -394,6 +394,7 @@ def test_the_first_baseline_goes_through_the_gate_into_the_ledger(
     name = "training-first"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
     monkeypatch.setattr("offline.training.BASELINE", name)
+    monkeypatch.setattr("offline.models.recipes.BASELINE", name)
     monkeypatch.setattr("offline.training.promote", partial(promote, baseline=name))
     monkeypatch.setattr("offline.training.simulated_rows", partial(simulated_rows, hours=(0, 5)))
     main(["--if-missing"])

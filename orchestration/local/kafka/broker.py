@@ -224,7 +224,8 @@ class Broker:
             returncode = self._process.poll()
             if returncode is not None or time.monotonic() > deadline:
                 self.kill()
-                said = "\n".join(self.log_path.read_text(errors="replace").splitlines()[-15:])
+                lines = self.log_path.read_text(errors="replace").splitlines()
+                said = "\n".join([line for line in lines if not line.startswith("\tat ")][-15:])
                 what = (
                     f"ended with exit code {returncode}" if returncode is not None else f"was silent for {timeout_s} s"
                 )
