@@ -19,7 +19,7 @@ from data.stream.reader import TopicReader
 from data.stream.records import FEATURES, partition_of
 from data.stream.records import TRADES as TRADES_TOPIC
 from data.trades import NS, Floats, Int64s, StreamKey, Trades, iso_times
-from offline.days.feature_rows import FeatureColumns, feature_columns, history, numbered
+from offline.days.feature_rows import StoredFeatureColumns, feature_columns, history, numbered
 from offline.days.staging import DAY_S, STAGED, start_ns, trades_of
 from offline.days.steps import FEATURE_ROWS, TRADES
 from offline.days.trades import has_trade_ids
@@ -92,7 +92,7 @@ class Published:
     has_beginning: bool
     last_time: int = 0
     has_day: bool = False
-    parts: list[FeatureColumns] = field(default_factory=list)
+    parts: list[StoredFeatureColumns] = field(default_factory=list)
     has_ended: bool = False
     last_trade: tuple[int, int] | None = None
 
@@ -158,7 +158,7 @@ def find_published(
     for batch in batches:
         found = decode_features([value for value in batch if value is not None and mine in value], spec)
         other_specs |= {row.spec_id for _, row in found.other_spec}
-        rows = FeatureColumns(found.trade_id, found.event_time, found.price, found.values)
+        rows = StoredFeatureColumns(found.trade_id, found.event_time, found.price, found.values)
         sources: dict[str, int] = {}
         code = np.array([sources.setdefault(key.source_id, len(sources)) for key in found.keys], np.int64)
         for source, place in sources.items():
@@ -221,7 +221,7 @@ def find_ends(
 def compare(lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, published: Published) -> Certificate:
     """Compare the lake's rows of a product and day with those of one source."""
     has_ids = has_trade_ids(lake, product_id, day)
-    theirs = FeatureColumns.join(published.parts)
+    theirs = StoredFeatureColumns.join(published.parts)
     ours, remade, spoilt = _as_seen(lake, spec, product_id, day, published, has_ids)
     last_id, last_time = published.last_trade or (int(theirs.trade_id[-1]), published.last_time)
     if last_time < start_ns(day) + DAY_S * NS:
@@ -274,7 +274,7 @@ def compare(lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, publis
 
 def _as_seen(
     lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, published: Published, has_ids: bool
-) -> tuple[FeatureColumns, int, NDArray[np.bool_]]:
+) -> tuple[StoredFeatureColumns, int, NDArray[np.bool_]]:
     """Return the lake's rows of a day from where the source begins, how many of them were remade, and which of these do
     not stand in the lake as its trades make them.
 
@@ -307,17 +307,19 @@ def _as_seen(
         spoilt = np.ones(ends, np.bool_)
     else:
         spoilt = (whole.trade_id != stand.trade_id) | _differs(whole, stand).any(axis=1)
-    ours = FeatureColumns.join([seen.take(slice(ends)), rows.take(slice(ends, None))])
+    ours = StoredFeatureColumns.join([seen.take(slice(ends)), rows.take(slice(ends, None))])
     return ours, ends, np.append(spoilt, np.zeros(len(ours.trade_id) - ends, np.bool_))
 
 
-def _rows_of(trades: Trades, before: Trades | None, spec: FeatureSpec) -> FeatureColumns:
+def _rows_of(trades: Trades, before: Trades | None, spec: FeatureSpec) -> StoredFeatureColumns:
     """Return what the kernel makes of trades that follow others."""
     windows = Windows(spec)
     if before is not None:
         feature_rows(before, windows)
     made = feature_rows(numbered(trades, 0 if before is None else len(before)), windows)
-    return FeatureColumns(trades.trade_id[made.status == TAKEN], made.trades.event_time, made.trades.price, made.values)
+    return StoredFeatureColumns(
+        trades.trade_id[made.status == TAKEN], made.trades.event_time, made.trades.price, made.values
+    )
 
 
 def _trades_from(
@@ -342,7 +344,7 @@ def _trades_from(
     return trades.take(slice(begins, None)), knows_more
 
 
-def _places(rows: FeatureColumns) -> Int64s:
+def _places(rows: StoredFeatureColumns) -> Int64s:
     """Return keys for rows without ids: which of the rows of its time each is, and the time."""
     order = np.argsort(rows.event_time, kind="stable")
     times = rows.event_time[order]
@@ -351,7 +353,7 @@ def _places(rows: FeatureColumns) -> Int64s:
     return keys
 
 
-def _differs(one: FeatureColumns, other: FeatureColumns) -> NDArray[np.bool_]:
+def _differs(one: StoredFeatureColumns, other: StoredFeatureColumns) -> NDArray[np.bool_]:
     """Return which bytes differ, shape (n, 2 + columns of the spec): event time, price, and each column."""
     return np.column_stack(
         [
@@ -366,18 +368,18 @@ def _bits(values: Floats) -> Int64s:
     return np.where(np.isnan(values), np.nan, values).view(np.int64)
 
 
-def _hash(rows: FeatureColumns, has_ids: bool) -> str:
+def _hash(rows: StoredFeatureColumns, has_ids: bool) -> str:
     found = hashlib.sha256(rows.trade_id.tobytes() if has_ids else b"")
     for part in (rows.event_time, rows.price, _bits(rows.values)):
         found.update(np.ascontiguousarray(part).tobytes())
     return found.hexdigest()
 
 
-def _named(rows: FeatureColumns, row: Any) -> str:
+def _named(rows: StoredFeatureColumns, row: Any) -> str:
     return f"trade {rows.trade_id[row]} at {iso_times(rows.event_time[row : row + 1])[0]}"
 
 
-def _value(rows: FeatureColumns, row: Any, column: int) -> str:
+def _value(rows: StoredFeatureColumns, row: Any, column: int) -> str:
     if column == 0:
         return iso_times(rows.event_time[row : row + 1])[0]
     value = float(rows.price[row] if column == 1 else rows.values[row, column - 2])

@@ -22,18 +22,18 @@ from offline.days.steps import (
     FEATURE_ROWS,
     MEANING,
     TRADES,
-    Made,
+    StepResult,
     check_spec,
     days_before,
-    made_of,
-    nothing_made,
+    remove_partition,
     sees_no_further,
     tail_start,
+    unchanged_result,
 )
-from offline.lake.store import Lake, Place
+from offline.lake.store import Lake, PartitionKey
 
 
-def make_feature_rows(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> Made:
+def make_feature_rows(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> StepResult:
     """Make the feature rows of a product and day: the kernel over the tail of the days before, and then over the day.
 
     Raises:
@@ -42,15 +42,15 @@ def make_feature_rows(lake: Lake, product_id: str, day: date, spec: FeatureSpec)
     inputs = feature_inputs(lake, product_id, day, spec)
     if inputs is None:
         missing = f"no trades of {product_id} on {day} (UTC) in the lake: make them first"
-        return nothing_made(lake, FEATURE_ROWS, product_id, day, missing)
-    if (made_before := made_of(lake, FEATURE_ROWS, product_id, day, inputs)) is not None:
-        return made_before
+        return remove_partition(lake, FEATURE_ROWS, product_id, day, missing)
+    if (unchanged := unchanged_result(lake, FEATURE_ROWS, product_id, day, inputs)) is not None:
+        return unchanged
     windows = Windows(spec)
     before = history(lake, product_id, day, spec)
     if before is not None:
         feature_rows(before, windows)
     tail_rows = 0 if before is None else len(before)
-    with lake.writing(Place(FEATURE_ROWS, product_id, day).path, feature_schema(spec)) as writing:
+    with lake.writing(PartitionKey(FEATURE_ROWS, product_id, day).path, feature_schema(spec)) as writing:
         first_time = last_time = 0
         position = tail_rows
         for batch in lake.batches(TRADES, product_id, day, STAGED.names):
@@ -66,10 +66,10 @@ def make_feature_rows(lake: Lake, product_id: str, day: date, spec: FeatureSpec)
         facts |= {"first_time": first_time, "last_time": last_time}
         writing.finish({"inputs": inputs, "facts": json.dumps(facts)})
         writing.publish()
-    return Made(lake.partition(FEATURE_ROWS, product_id, day), True, facts)
+    return StepResult(lake.partition(FEATURE_ROWS, product_id, day), True, facts)
 
 
-class FeatureColumns(NamedTuple):
+class StoredFeatureColumns(NamedTuple):
     """Feature rows of one product, in the order of their stream.
 
     Attributes:
@@ -97,7 +97,7 @@ class FeatureColumns(NamedTuple):
         )
 
 
-def feature_columns(lake: Lake, spec: FeatureSpec, product_id: str, day: date) -> FeatureColumns:
+def feature_columns(lake: Lake, spec: FeatureSpec, product_id: str, day: date) -> StoredFeatureColumns:
     """Read the feature rows of a product and day.
 
     Raises:
@@ -105,12 +105,12 @@ def feature_columns(lake: Lake, spec: FeatureSpec, product_id: str, day: date) -
         FileNotFoundError: there are none.
     """
     trade_id, event_time, price = (
-        feature_column(lake, spec, product_id, day, name) for name in FeatureColumns._fields[:3]
+        feature_column(lake, spec, product_id, day, name) for name in StoredFeatureColumns._fields[:3]
     )
     values = np.empty((len(price), len(spec.columns)))
     for column, name in enumerate(spec.columns):
         values[:, column] = feature_column(lake, spec, product_id, day, name)
-    return FeatureColumns(trade_id, event_time, price, values)
+    return StoredFeatureColumns(trade_id, event_time, price, values)
 
 
 def feature_column(lake: Lake, spec: FeatureSpec, product_id: str, day: date, name: str) -> NDArray[Any]:

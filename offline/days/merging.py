@@ -25,7 +25,7 @@ def counted_times(event_time: Int64s, last_time: int = 0) -> Int64s:
     return np.maximum(counted, last_time)
 
 
-class Recorded(NamedTuple):
+class RecordedTrades(NamedTuple):
     """The trades that one recording has of a product and day."""
 
     name: str
@@ -51,7 +51,7 @@ class Merged(NamedTuple):
     id_spaces: int
 
 
-def merge(recordings: Sequence[Recorded], span: tuple[int, int], gap_s: int) -> Merged:
+def merge(recordings: Sequence[RecordedTrades], span: tuple[int, int], gap_s: int) -> Merged:
     """Merge recordings, given in the order in which they count: those with ids first, each kind by name.
 
     One whose ids and times disagree with those before it is of another id space, and counts like one without ids.
@@ -85,7 +85,7 @@ def merge(recordings: Sequence[Recorded], span: tuple[int, int], gap_s: int) -> 
     return Merged(trades, source, [each.name for each in recordings], has_ids, dropped, len(spaces))
 
 
-def _id_spaces(recordings: Sequence[Recorded], with_ids: Sequence[int]) -> list[list[int]]:
+def _id_spaces(recordings: Sequence[RecordedTrades], with_ids: Sequence[int]) -> list[list[int]]:
     """Return which of the recordings number their trades alike, each group in the order given."""
     spaces: list[list[int]] = []
     for place in with_ids:
@@ -110,7 +110,7 @@ def _strangers(trades: Trades, known: Trades) -> int:
 
 
 def _joined(
-    recordings: Sequence[Recorded], places: Sequence[int], dropped: dict[str, int]
+    recordings: Sequence[RecordedTrades], places: Sequence[int], dropped: dict[str, int]
 ) -> tuple[Trades, NDArray[np.int32]]:
     """Return the trades of recordings of one id space, and which recording each is of; counts what is dropped."""
     if len(places) == 1:

@@ -26,7 +26,7 @@ from data.recordings.recognition import recognize
 from data.simulator.day import simulate_day
 from data.trades import NS, StreamKey, Trades
 from offline.days.merging import counted_times
-from offline.lake.store import Lake, Place, Writing
+from offline.lake.store import Lake, PartitionKey, Writing
 
 RECORDINGS, REJECTS = "recordings", "rejects"
 """Tables of the lake. Below `recordings` is one for each recording; `rejects` has one file a recording."""
@@ -121,7 +121,7 @@ def ingest(lake: Lake, recording: Path, product_id: str = "BTC-USD", name: str |
     assert isinstance(dialect, Dialect)
     made_from = {"sha256": _file_hash(recording), "product_id": product_id, "meaning": MEANING}
     before = lake.stored(rejects_path)
-    places = lake.places(table)
+    places = lake.partition_keys(table)
     if before is not None and json.loads(before.notes["made_from"]) == made_from:
         known = {(product, day): held for product, day, *held in json.loads(before.notes["days"])}
         if known == {(place.product_id, place.day.isoformat()): _held(lake, place) for place in places}:
@@ -149,7 +149,7 @@ def ingest(lake: Lake, recording: Path, product_id: str = "BTC-USD", name: str |
     return Ingested(name, sorted(days), dict(reasons), is_new)
 
 
-def _held(lake: Lake, place: Place) -> list[int | str] | None:
+def _held(lake: Lake, place: PartitionKey) -> list[int | str] | None:
     """Return rows and content hash of what stands at a place; None where it is damaged."""
     with suppress(ValueError):
         if (found := lake.partition(*place)) is not None:
@@ -186,10 +186,10 @@ class _Stage:
         self._lake, self._table, self._cleanup = lake, table, cleanup
         self._notes = {"name": name, "has_ids": "yes" if has_ids else "no"}
         self._last_time: dict[str, int] = {}
-        self._waiting: dict[Place, list[Trades]] = {}
+        self._waiting: dict[PartitionKey, list[Trades]] = {}
         self._rows = 0
-        self._open: dict[str, tuple[Place, Writing]] = {}
-        self._finished: list[tuple[Place, Writing, str]] = []
+        self._open: dict[str, tuple[PartitionKey, Writing]] = {}
+        self._finished: list[tuple[PartitionKey, Writing, str]] = []
 
     def add(self, trades: Trades) -> None:
         """Take the next trades of the recording."""
@@ -203,7 +203,7 @@ class _Stage:
             self._last_time[key.product_id] = int(counted[-1])
             days = counted // (DAY_S * NS)
             for part in np.split(np.arange(len(mine)), np.flatnonzero(np.diff(days)) + 1):
-                place = Place(self._table, key.product_id, _EPOCH + timedelta(days=int(days[part[0]])))
+                place = PartitionKey(self._table, key.product_id, _EPOCH + timedelta(days=int(days[part[0]])))
                 self._waiting.setdefault(place, []).append(mine.take(slice(int(part[0]), int(part[-1]) + 1)))
         self._rows += len(trades)
         if self._rows >= _STAGE_ROWS:

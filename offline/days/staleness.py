@@ -33,13 +33,13 @@ def stale(lake: Lake, spec: FeatureSpec, table: str | None = None) -> list[Stale
     Args:
         table: look at this one alone.
     """
-    staged = {(place.product_id, place.day) for place in lake.places(RECORDINGS)}
+    staged = {(place.product_id, place.day) for place in lake.partition_keys(RECORDINGS)}
     steps: dict[str, Callable[[str, date], str | None]] = {
         TRADES: lambda product, day: text_of_inputs(trade_inputs(lake, product, day)),
         FEATURE_ROWS: lambda product, day: feature_inputs(lake, product, day, spec),
         TRAINING_SET: lambda product, day: training_inputs(lake, product, day, spec),
     }
-    made = [{(place.product_id, place.day) for place in lake.places(each)} for each in steps]
+    made = [{(place.product_id, place.day) for place in lake.partition_keys(each)} for each in steps]
     found = []
     for product, day in sorted(staged.union(*made)):
         for each in steps if table is None else (table,):

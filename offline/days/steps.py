@@ -26,7 +26,7 @@ SEEN_BY_NEIGHBOURS = FeatureSpec()
 """How far the days around a day see into it, for `head_hash` and `tail_hash`."""
 
 
-class Made(NamedTuple):
+class StepResult(NamedTuple):
     """What a step made.
 
     Attributes:
@@ -40,15 +40,15 @@ class Made(NamedTuple):
     facts: dict[str, float | int | str]
 
 
-def standing(lake: Lake, table: str, product_id: str, day: date) -> Made:
+def stored_result(lake: Lake, table: str, product_id: str, day: date) -> StepResult:
     """Return what stands in the lake, as the step that made it does where nothing has changed."""
     known = lake.partition(table, product_id, day)
-    return Made(known, False, {} if known is None else json.loads(known.notes["facts"]))
+    return StepResult(known, False, {} if known is None else json.loads(known.notes["facts"]))
 
 
-def made_of(lake: Lake, table: str, product_id: str, day: date, inputs: str) -> Made | None:
+def unchanged_result(lake: Lake, table: str, product_id: str, day: date, inputs: str) -> StepResult | None:
     """Return what stands in the lake if it was made of these inputs."""
-    made = standing(lake, table, product_id, day)
+    made = stored_result(lake, table, product_id, day)
     return made if made.partition is not None and made.partition.notes["inputs"] == inputs else None
 
 
@@ -107,12 +107,12 @@ def head_s(spec: FeatureSpec) -> int:
     return spec.horizon_s + spec.gap_s + MAX_FALL_S
 
 
-def nothing_made(lake: Lake, table: str, product_id: str, day: date, missing: str) -> Made:
+def remove_partition(lake: Lake, table: str, product_id: str, day: date, missing: str) -> StepResult:
     """Remove a partition that there is nothing left to make from."""
     is_there = lake.partition(table, product_id, day) is not None
     if is_there:
         lake.delete(table, product_id, day)
-    return Made(None, is_there, {"rows": 0, "missing": missing})
+    return StepResult(None, is_there, {"rows": 0, "missing": missing})
 
 
 def check_spec(table: pa.Table, spec: FeatureSpec, what: str) -> None:

@@ -20,18 +20,18 @@ from offline.days.steps import (
     MEANING,
     TRADES,
     TRAINING_SET,
-    Made,
+    StepResult,
     check_spec,
     head_s,
-    made_of,
-    nothing_made,
+    remove_partition,
     sees_no_further,
+    unchanged_result,
 )
 from offline.lake.store import Lake
 from offline.samples import SHORT_WINDOWS, TWELFTH, Sample, counted_targets, short_rows
 
 
-def make_training_set(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> Made:
+def make_training_set(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> StepResult:
     """Make the rows of a product and day that models are fitted to and judged by: those that count, with targets.
 
     `short_window` is 0 in full rows; rows of short windows follow them, see `offline.samples.short_rows`.
@@ -42,9 +42,9 @@ def make_training_set(lake: Lake, product_id: str, day: date, spec: FeatureSpec)
     inputs = training_inputs(lake, product_id, day, spec)
     if inputs is None:
         missing = f"no feature rows of {product_id} on {day} (UTC) in the lake: make them first"
-        return nothing_made(lake, TRAINING_SET, product_id, day, missing)
-    if (made_before := made_of(lake, TRAINING_SET, product_id, day, inputs)) is not None:
-        return made_before
+        return remove_partition(lake, TRAINING_SET, product_id, day, missing)
+    if (unchanged := unchanged_result(lake, TRAINING_SET, product_id, day, inputs)) is not None:
+        return unchanged
     schema = training_schema(spec)
     event_time, price, n = (feature_column(lake, spec, product_id, day, name) for name in ("event_time", "price", "n"))
     after = _head(lake, product_id, day, spec)
@@ -82,7 +82,7 @@ def make_training_set(lake: Lake, product_id: str, day: date, spec: FeatureSpec)
     ]
     batch = pa.RecordBatch.from_arrays(columns, schema=schema)
     notes = {"inputs": inputs, "facts": json.dumps(facts)}
-    return Made(lake.write(TRAINING_SET, product_id, day, [batch], schema, notes), True, facts)
+    return StepResult(lake.write(TRAINING_SET, product_id, day, [batch], schema, notes), True, facts)
 
 
 def training_schema(spec: FeatureSpec) -> pa.Schema:
@@ -109,7 +109,7 @@ def training_sample(
     products = list(products)
     parts = []
     for product_id in products:
-        for place in lake.places(TRAINING_SET, product_id):
+        for place in lake.partition_keys(TRAINING_SET, product_id):
             if not first_day <= place.day <= last_day:
                 continue
             table = lake.read(*place)

@@ -65,7 +65,7 @@ class Partition:
     path: str
 
 
-class Place(NamedTuple):
+class PartitionKey(NamedTuple):
     """Where a partition stands, or would stand."""
 
     table: str
@@ -109,24 +109,24 @@ class Lake:
         Raises:
             ValueError: a name is none, or the file is damaged.
         """
-        place = _checked(Place(table, product_id, day))
-        stored = self.stored(place.path)
-        return None if stored is None else self._partition(place, stored)
+        key = _checked(PartitionKey(table, product_id, day))
+        stored = self.stored(key.path)
+        return None if stored is None else self._partition(key, stored)
 
     def partitions(self, table: str, product_id: str | None = None) -> list[Partition]:
         """Return all partitions of a table, and of the tables below it, by table, product and day."""
-        found = (self.partition(*place) for place in self.places(table, product_id))
+        found = (self.partition(*key) for key in self.partition_keys(table, product_id))
         return [partition for partition in found if partition is not None]
 
-    def places(self, table: str, product_id: str | None = None) -> list[Place]:
+    def partition_keys(self, table: str, product_id: str | None = None) -> list[PartitionKey]:
         """Return where partitions of a table, and of the tables below it, stand; no file is opened."""
-        places = []
+        keys = []
         selector = pa.fs.FileSelector(self._at(table), recursive=True, allow_not_found=True)
         for info in self._files.get_file_info(selector):
             *folders, product, name = info.path[len(self._root) :].split("/")
             if info.is_file and folders and _DAY_FILE.fullmatch(name) and product_id in (None, product):
-                places.append(Place("/".join(folders), product, date.fromisoformat(name.removesuffix(_ENDING))))
-        return sorted(places)
+                keys.append(PartitionKey("/".join(folders), product, date.fromisoformat(name.removesuffix(_ENDING))))
+        return sorted(keys)
 
     def tables(self, table: str) -> list[str]:
         """Return the tables directly below a table."""
@@ -136,7 +136,7 @@ class Lake:
 
     def products(self, table: str) -> list[str]:
         """Return the products that a table has partitions of."""
-        return sorted({place.product_id for place in self.places(table)})
+        return sorted({key.product_id for key in self.partition_keys(table)})
 
     def write(
         self,
@@ -155,13 +155,13 @@ class Lake:
         Raises:
             OSError: it cannot be written, as on a full disk; what was there before is whole.
         """
-        place = _checked(Place(table, product_id, day))
-        with self.writing(place.path, schema) as writing:
+        key = _checked(PartitionKey(table, product_id, day))
+        with self.writing(key.path, schema) as writing:
             for batch in batches:
                 writing.write(batch)
             stored = writing.finish(notes, head_hash=head_hash, tail_hash=tail_hash)
             writing.publish()
-        return self._partition(place, stored)
+        return self._partition(key, stored)
 
     def read(self, table: str, product_id: str, day: date, columns: Sequence[str] | None = None) -> pa.Table:
         """Return a partition.
@@ -169,8 +169,8 @@ class Lake:
         Raises:
             FileNotFoundError: there is none.
         """
-        place = _checked(Place(table, product_id, day))
-        with self._opened(place.path) as file:
+        key = _checked(PartitionKey(table, product_id, day))
+        with self._opened(key.path) as file:
             return pa.parquet.ParquetFile(file).read(columns)
 
     def batches(
@@ -181,15 +181,15 @@ class Lake:
         Raises:
             FileNotFoundError: there is none.
         """
-        place = _checked(Place(table, product_id, day))
-        with self._opened(place.path) as file:
+        key = _checked(PartitionKey(table, product_id, day))
+        with self._opened(key.path) as file:
             yield from pa.parquet.ParquetFile(file).iter_batches(READ_ROWS, columns=columns)
 
     def delete(self, table: str, product_id: str, day: date) -> None:
         """Remove a partition, and what a killed writer of it left."""
-        place = _checked(Place(table, product_id, day))
-        self._delete_parts(place.path)
-        self._files.delete_file(self._at(place.path))
+        key = _checked(PartitionKey(table, product_id, day))
+        self._delete_parts(key.path)
+        self._files.delete_file(self._at(key.path))
 
     def stored(self, path: str) -> Stored | None:
         """Return what a file says of itself, from its metadata alone; None if there is none.
@@ -231,8 +231,8 @@ class Lake:
         finally:
             writing.close()
 
-    def _partition(self, place: Place, stored: Stored) -> Partition:
-        return Partition(**place._asdict(), **stored._asdict(), path=self._at(place.path))
+    def _partition(self, key: PartitionKey, stored: Stored) -> Partition:
+        return Partition(**key._asdict(), **stored._asdict(), path=self._at(key.path))
 
     def _at(self, path: str) -> str:
         return f"{self._root}{path}"
@@ -358,8 +358,8 @@ class Writing:
             ) from error
 
 
-def _checked(place: Place) -> Place:
-    if not _TABLE.fullmatch(place.table) or {".", ".."} & set(place.table.split("/")):
-        raise ValueError(f"a table must be named like trades or recordings/monday.csv, was {place.table!r}")
-    check_product_id(place.product_id)
-    return place
+def _checked(key: PartitionKey) -> PartitionKey:
+    if not _TABLE.fullmatch(key.table) or {".", ".."} & set(key.table.split("/")):
+        raise ValueError(f"a table must be named like trades or recordings/monday.csv, was {key.table!r}")
+    check_product_id(key.product_id)
+    return key
