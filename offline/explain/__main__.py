@@ -17,7 +17,7 @@ from offline.explain.bisection import BadRecord
 from offline.explain.findings import DIFFERENT, NOT_FOUND, OUTCOMES
 from offline.explain.remake import Explainer
 from offline.explain.report import described, rendered
-from offline.explain.streams import NotFound
+from offline.explain.streams import ForecastNotFound
 from offline.settings import OfflineSettings
 
 
@@ -46,7 +46,7 @@ def main() -> int:
     explainer = Explainer(kafka, settings.mlflow_tracking_uri, settings.models_dir, settings.spec())
     try:
         (explanation,) = explainer.explain(key, [args.trade])
-    except (BadRecord, NotFound, NotRead) as error:
+    except (BadRecord, ForecastNotFound, NotRead) as error:
         exit_code = DIFFERENT if isinstance(error, BadRecord) else NOT_FOUND
         if args.json:
             print(json.dumps({"outcome": OUTCOMES[exit_code], "said": str(error)}))

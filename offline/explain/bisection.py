@@ -39,7 +39,7 @@ class BadRecord(ValueError):
         super().__init__(f"{PREDICTIONS}[{partition}]@{offset} cannot be read: {reason}")
 
 
-class Forecast(NamedTuple):
+class TopicForecast(NamedTuple):
     """A forecast on `predictions`.
 
     Attributes:
@@ -61,8 +61,8 @@ class Neighbours(NamedTuple):
         is_sure: there is none between these two.
     """
 
-    before: Forecast | None
-    after: Forecast | None
+    before: TopicForecast | None
+    after: TopicForecast | None
     is_sure: bool
 
 
@@ -82,7 +82,7 @@ class _Row(Struct, frozen=True, gc=False):
     n: int
 
 
-class Forecasts:
+class ForecastSearch:
     """The forecasts of one stream in one partition, found by few small reads.
 
     Args:
@@ -95,7 +95,7 @@ class Forecasts:
         self._reader, self._prober, self._key = reader, prober, key
         self.partition, self.start = partition, start
         self._end = prober.span(PREDICTIONS, partition)[1]
-        self._seen: list[Forecast] = []  # in the order of their offsets
+        self._seen: list[TopicForecast] = []  # in the order of their offsets
         self._is_first_seen = self._has_said = False
 
     def look(self) -> bool:
@@ -107,11 +107,11 @@ class Forecasts:
             self._look_at_places(self.start, self._end)
         return bool(self._seen)
 
-    def find(self, trade_ids: Collection[int]) -> dict[int, Forecast]:
+    def find(self, trade_ids: Collection[int]) -> dict[int, TopicForecast]:
         """Return the forecasts of some trades by trade id, as far as there are any."""
-        found: dict[int, Forecast] = {}
-        forecast: Forecast | None = None
-        near: Iterator[Forecast] = iter(())
+        found: dict[int, TopicForecast] = {}
+        forecast: TopicForecast | None = None
+        near: Iterator[TopicForecast] = iter(())
         for trade_id in sorted(trade_ids):
             if forecast is None or forecast.trade_id < trade_id:
                 forecast = _first(near, trade_id)
@@ -122,18 +122,18 @@ class Forecasts:
                 found[trade_id] = forecast
         return found
 
-    def find_in_all(self, trade_ids: Collection[int]) -> dict[int, Forecast]:
+    def find_in_all(self, trade_ids: Collection[int]) -> dict[int, TopicForecast]:
         """Return the same from all that the partition holds of the stream, whatever the order."""
         self._say(f"all {self._end - self.start:,} offsets are read, as trade ids of the stream do not rise")
         everything = self._forecasts(self._reader, self.start, self._end, after_end=self._end)
         return {each.trade_id: each for each in everything if each.trade_id in trade_ids}
 
-    def first_and_last(self) -> tuple[Forecast, Forecast]:
+    def first_and_last(self) -> tuple[TopicForecast, TopicForecast]:
         """Return the first forecast of a stream that is there, as far as short readings show it, and the last."""
         first, last = self.around(lambda _: True).after, self.around(lambda _: False).before
         return first or self._seen[0], last or self._seen[-1]
 
-    def are_in_order(self, first: Forecast, last: Forecast) -> bool:
+    def are_in_order(self, first: TopicForecast, last: TopicForecast) -> bool:
         """Return whether trade ids rise from forecast to forecast, at all places of the stream that were looked at.
 
         Args:
@@ -142,7 +142,7 @@ class Forecasts:
         self._look_at_places(first.offset, last.offset)
         return all(one.trade_id < other.trade_id for one, other in pairwise(self._seen))
 
-    def around(self, is_reached: Callable[[Forecast], bool]) -> Neighbours:
+    def around(self, is_reached: Callable[[TopicForecast], bool]) -> Neighbours:
         """Return the last forecast for which `is_reached` is false, and the first for which it is true.
 
         Args:
@@ -163,7 +163,12 @@ class Forecasts:
         return self._read_between(is_reached, found)
 
     def _bisect(
-        self, is_reached: Callable[[Forecast], bool], before: Forecast | None, after: Forecast | None, *, up: bool
+        self,
+        is_reached: Callable[[TopicForecast], bool],
+        before: TopicForecast | None,
+        after: TopicForecast | None,
+        *,
+        up: bool,
     ) -> Neighbours:
         """Narrow what is around a place. A stream that is silent for `LOOK` offsets may be so for millions.
 
@@ -190,7 +195,7 @@ class Forecasts:
             before, is_sure = found, is_sure or up
         return Neighbours(before, after, is_sure)
 
-    def _read_between(self, is_reached: Callable[[Forecast], bool], around: Neighbours) -> Neighbours:
+    def _read_between(self, is_reached: Callable[[TopicForecast], bool], around: Neighbours) -> Neighbours:
         """Read all forecasts between two, to be sure."""
         before, after, _ = around
         start = self.start if before is None else before.offset + 1
@@ -200,7 +205,7 @@ class Forecasts:
             before = found
         return Neighbours(before, after, is_sure=True)
 
-    def first_in(self, start: int, end: int) -> Forecast | None:
+    def first_in(self, start: int, end: int) -> TopicForecast | None:
         """Return the first forecast in a range of offsets."""
         near = min(start + NEAR, end)
         beyond = self._forecasts(self._reader, near, end, after_end=self._end)
@@ -211,10 +216,10 @@ class Forecasts:
                 self._seen.insert(at, found)
         return found
 
-    def _at_least(self, trade_id: int) -> Forecast | None:
+    def _at_least(self, trade_id: int) -> TopicForecast | None:
         """Return the first forecast whose trade id is not below `trade_id`."""
 
-        def is_reached(forecast: Forecast) -> bool:
+        def is_reached(forecast: TopicForecast) -> bool:
             return forecast.trade_id >= trade_id
 
         found = self.around(is_reached)
@@ -228,13 +233,13 @@ class Forecasts:
         for place in np.unique([np.linspace(start, end, PLACES), near_start]).astype(np.int64).tolist():
             self.first_in(place, place + NEAR)
 
-    def _probe(self, start: int, end: int) -> Iterator[Forecast]:
+    def _probe(self, start: int, end: int) -> Iterator[TopicForecast]:
         return self._forecasts(self._prober, start, end, after_end=self._end)
 
-    def _read(self, start: int, end: int) -> Iterator[Forecast]:
+    def _read(self, start: int, end: int) -> Iterator[TopicForecast]:
         return self._forecasts(self._reader, start, end, after_end=LOOK)
 
-    def _forecasts(self, reader: TopicReader, start: int, end: int, *, after_end: int) -> Iterator[Forecast]:
+    def _forecasts(self, reader: TopicReader, start: int, end: int, *, after_end: int) -> Iterator[TopicForecast]:
         """Read the forecasts in a range of offsets.
 
         Args:
@@ -255,7 +260,7 @@ class Forecasts:
                     ends = decode_records([value], decode_name).ends
                     end = min(end, offset + after_end) if any(record.key == self._key for _, record in ends) else end
                 elif (name.source_id, name.product_id) == self._key:
-                    yield Forecast(offset, name.trade_id, value)
+                    yield TopicForecast(offset, name.trade_id, value)
 
     def _say(self, what: str) -> None:
         if not self._has_said:
@@ -276,7 +281,7 @@ def decoded(value: bytes, decode: Callable[[bytes], T]) -> T | None:
         return None
 
 
-def event_time_of(forecast: Forecast) -> int:
+def event_time_of(forecast: TopicForecast) -> int:
     """Return the event time that a forecast says, ns since 1970, or 0 if that cannot be read."""
     row = decoded(forecast.value, decode_row)
     try:
@@ -290,6 +295,6 @@ def mark_of(key: StreamKey) -> bytes:
     return f'"source_id":"{key.source_id}"'.encode()
 
 
-def _first(forecasts: Iterator[Forecast], trade_id: int) -> Forecast | None:
+def _first(forecasts: Iterator[TopicForecast], trade_id: int) -> TopicForecast | None:
     """Return the next forecast whose trade id is not below `trade_id`."""
     return next((forecast for forecast in forecasts if forecast.trade_id >= trade_id), None)

@@ -33,7 +33,7 @@ class Finding(NamedTuple):
     said: str
 
 
-class Recorded(NamedTuple):
+class RecordedRow(NamedTuple):
     """A trade as a recording has it.
 
     Attributes:
@@ -89,7 +89,7 @@ class Explanation:
     promotion: Entry | None = None
     trade: Trades | None = None
     window: Trades | None = None
-    recorded: Recorded | None = None
+    recorded: RecordedRow | None = None
     remade: dict[str, Any] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 

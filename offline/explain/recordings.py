@@ -17,7 +17,7 @@ from data.recordings.readers import Batch, read_trades
 from data.recordings.recognition import recognize
 from data.stream.origin import Origin, read_origin, recording_of
 from data.trades import NS, Side, Trades, iso_times
-from offline.explain.findings import Explanation, Finding, Recorded
+from offline.explain.findings import Explanation, Finding, RecordedRow
 
 FEW = 3
 """Trades whose lines are looked for one by one; for more of them the recordings are read once."""
@@ -55,7 +55,7 @@ def find_in_recordings(explanations: Sequence[Explanation], product_id: str, not
             each.findings.append(compare_recorded(recorded, each.trade, origin))
 
 
-def compare_recorded(recorded: Recorded, trade: Trades, origin: Origin) -> Finding:
+def compare_recorded(recorded: RecordedRow, trade: Trades, origin: Origin) -> Finding:
     """Compare a recorded trade with the one on the topic; a real-time replay has moved its time by whole seconds."""
     where = f"{recorded.file}:{recorded.line}"
     shift_ns = int(trade.event_time[0]) - recorded.event_time
@@ -118,7 +118,7 @@ def _find_line(each: Explanation, paths: Sequence[Path], product_id: str, origin
     return False
 
 
-def _parsed_alone(recording: bytes, origin: Origin, product_id: str, trade_id: int) -> Recorded | None:
+def _parsed_alone(recording: bytes, origin: Origin, product_id: str, trade_id: int) -> RecordedRow | None:
     """Return a trade from the text of a recording that holds one line, or None if that line is another."""
     with TemporaryDirectory() as folder, suppress(ValueError):
         path = Path(folder) / "recording"
@@ -148,9 +148,9 @@ def _lines_with(path: Path, digits: bytes) -> Iterator[tuple[int, bytes]]:
 
 def _read_recordings(
     paths: Sequence[Path], origin: Origin, product_id: str, trade_ids: Collection[int]
-) -> tuple[dict[int, Recorded], str]:
+) -> tuple[dict[int, RecordedRow], str]:
     """Return trades as they were recorded, and what is wrong with a recording; empty if nothing is."""
-    found: dict[int, Recorded] = {}
+    found: dict[int, RecordedRow] = {}
     try:
         batches = read_trades(paths, product_id=origin.product_id) if paths and trade_ids else ()
         for trade_id, recorded in _recorded(batches, product_id, trade_ids):
@@ -160,7 +160,9 @@ def _read_recordings(
     return found, ""
 
 
-def _recorded(batches: Iterable[Batch], product_id: str, trade_ids: Collection[int]) -> Iterator[tuple[int, Recorded]]:
+def _recorded(
+    batches: Iterable[Batch], product_id: str, trade_ids: Collection[int]
+) -> Iterator[tuple[int, RecordedRow]]:
     """Yield some trades of a product by their ids, as they were recorded, until all are found."""
     wanted, left = np.array(sorted(trade_ids), np.int64), len(trade_ids)
     for batch in batches:
@@ -170,7 +172,7 @@ def _recorded(batches: Iterable[Batch], product_id: str, trade_ids: Collection[i
                 left -= 1
                 yield (
                     int(trades.trade_id[row]),
-                    Recorded(
+                    RecordedRow(
                         batch.file,
                         int(batch.line[row]),
                         int(trades.event_time[row]),

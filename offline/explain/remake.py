@@ -44,7 +44,7 @@ class Explainer:
         """Explain forecasts of one stream, in the order in which they are asked for.
 
         Raises:
-            NotFound: there is no forecast of one of these trades.
+            ForecastNotFound: there is no forecast of one of these trades.
             BadRecord: one of them cannot be read.
             NotRead: the broker does not answer.
         """

@@ -23,8 +23,8 @@ from data.stream.records import PARTITIONS, PREDICTIONS, TRADES, Purpose, partit
 from data.trades import Int64s, StreamKey, Trades
 from offline.explain.bisection import (
     LOOK,
-    Forecast,
-    Forecasts,
+    ForecastSearch,
+    TopicForecast,
     decode_name,
     decode_row,
     decoded,
@@ -44,7 +44,7 @@ TOGETHER = 50_000
 """Trades with fewer offsets between them are read in one go."""
 
 
-class NotFound(LookupError):
+class ForecastNotFound(LookupError):
     """There is no such forecast. The message says what there is."""
 
 
@@ -57,7 +57,7 @@ class Target(NamedTuple):
         since: event time, ns since 1970: on the grid its row needs the last trade that is not later, and none before.
     """
 
-    forecast: Forecast
+    forecast: TopicForecast
     kafka_partition: int
     kafka_offset: int
     since: int
@@ -113,7 +113,7 @@ class _Anchor(NamedTuple):
     is_last: bool
 
 
-class _Piece(NamedTuple):
+class _TradeChunk(NamedTuple):
     """The trades of one stream in a range of offsets.
 
     Attributes:
@@ -141,7 +141,7 @@ class Stream:
         note: what the ingestor says of the source's recordings; empty where it said nothing.
 
     Raises:
-        NotFound: the stream has no forecast.
+        ForecastNotFound: the stream has no forecast.
     """
 
     def __init__(self, reader: TopicReader, prober: TopicReader, key: StreamKey) -> None:
@@ -152,11 +152,11 @@ class Stream:
         self.partition = self._forecasts.partition
         self._oldest, self._end = prober.span(TRADES, self.partition)
 
-    def find(self, trade_ids: Collection[int]) -> dict[int, Forecast]:
+    def find(self, trade_ids: Collection[int]) -> dict[int, TopicForecast]:
         """Return the forecasts of some trades, by trade id.
 
         Raises:
-            NotFound: there is no forecast of one of these trades.
+            ForecastNotFound: there is no forecast of one of these trades.
         """
         found = self._forecasts.find(trade_ids)
         absent = sorted(set(trade_ids) - set(found))
@@ -167,7 +167,7 @@ class Stream:
             found |= self._forecasts.find_in_all(absent)
             absent = sorted(set(trade_ids) - set(found))
         if absent:
-            raise NotFound(
+            raise ForecastNotFound(
                 f"source {self._key.source_id} has no forecast of {self._key.product_id} trade "
                 f"{', '.join(map(str, absent[:5]))}; it has forecasts of it from trade {first.trade_id} to "
                 f"{last.trade_id}"
@@ -196,11 +196,11 @@ class Stream:
             if together := there[first:after]:
                 yield together, self._read_passage(together, reaches)
 
-    def _look(self) -> Forecasts:
+    def _look(self) -> ForecastSearch:
         """Return the stream's forecasts, in the partition of its product or, if its producer chose otherwise, another.
 
         Raises:
-            NotFound: there are none.
+            ForecastNotFound: there are none.
         """
         if (forecasts := self._forecasts_in(partition_of(self._key.product_id))) is not None:
             return forecasts
@@ -208,9 +208,9 @@ class Stream:
         if self._key in there and (forecasts := self._forecasts_in(there[self._key])) is not None:
             return forecasts
         limit = f" (only the newest {LOOK:,} records of each partition were looked at)" if is_cut else ""
-        raise NotFound(_nothing(self._key, there) + limit)
+        raise ForecastNotFound(_nothing(self._key, there) + limit)
 
-    def _forecasts_in(self, partition: int) -> Forecasts | None:
+    def _forecasts_in(self, partition: int) -> ForecastSearch | None:
         """Return the stream's forecasts in a partition, or None if there are none where they are looked for."""
         oldest = self._prober.span(PREDICTIONS, partition)[0]
         starts = [oldest]
@@ -218,7 +218,7 @@ class Stream:
             # The records of both topics carry the ingest time of the trade, unless somebody else has written them.
             starts.insert(0, max(oldest, self._prober.offset_at(PREDICTIONS, partition, first_ms)))
         for start in starts:
-            forecasts = Forecasts(self._reader, self._prober, self._key, partition, start)
+            forecasts = ForecastSearch(self._reader, self._prober, self._key, partition, start)
             if forecasts.look():
                 return forecasts
         return None
@@ -249,20 +249,20 @@ class Stream:
         What a stream takes depends on what it took before, so a passage begins with a trade that has a forecast.
         """
         wanted = {target.kafka_offset for target in together}
-        pieces: list[_Piece] = []
+        chunks: list[_TradeChunk] = []
         begin = end = together[-1].kafka_offset + 1
         for anchor in self._anchors(together[0]):
             start, is_whole = anchor.kafka_offset, anchor.n == 0
             counts_as: int | None = anchor.event_time
             if anchor.is_last and not is_whole and (source_begin := self._source_begin(self.partition)) is not None:
                 start, counts_as, is_whole = source_begin, None, True  # forecasts have expired, and trades have not
-            pieces = [*self._pieces(self._reader, self.partition, start, begin, wanted), *pieces]
+            chunks = [*self._read_chunks(self._reader, self.partition, start, begin, wanted), *chunks]
             begin = min(begin, start)
-            passage = self._passage(pieces, counts_as, is_whole=is_whole)
+            passage = self._passage(chunks, counts_as, is_whole=is_whole)
             first = next((target for target in together if passage.takes(target)), None)
             if anchor.is_last or first is None or reaches(passage, first):
                 return passage
-        alone = [*self._pieces(self._reader, self.partition, together[0].kafka_offset, end, wanted)]
+        alone = [*self._read_chunks(self._reader, self.partition, together[0].kafka_offset, end, wanted)]
         return self._passage(alone, None, is_whole=False)
 
     def _anchors(self, target: Target) -> Iterator[_Anchor]:
@@ -292,7 +292,7 @@ class Stream:
             forecast = self._forecasts.first_in(forecast.offset + 1, end)
         return None
 
-    def _is_kept(self, forecast: Forecast) -> bool:
+    def _is_kept(self, forecast: TopicForecast) -> bool:
         """Return whether the topic may still hold the trade of a forecast."""
         row = decoded(forecast.value, decode_row)
         return row is None or row.kafka_offset >= self._oldest
@@ -301,12 +301,12 @@ class Stream:
         """Return whether a trade of the stream stands at an offset."""
         if not self._oldest <= kafka_offset < self._end:
             return False
-        pieces = self._pieces(self._prober, self.partition, kafka_offset, kafka_offset + 1)
-        return any(trade_id in piece.trades.trade_id for piece in pieces)
+        chunks = self._read_chunks(self._prober, self.partition, kafka_offset, kafka_offset + 1)
+        return any(trade_id in chunk.trades.trade_id for chunk in chunks)
 
-    def _pieces(
+    def _read_chunks(
         self, reader: TopicReader, partition: int, start: int, end: int, wanted: Collection[int] = ()
-    ) -> Iterator[_Piece]:
+    ) -> Iterator[_TradeChunk]:
         """Read the stream's trades in a range of offsets, and the purposes at the `wanted` ones."""
         mine = mark_of(self._key)
         for stretch in reader.read(TRADES, partition, start, end):
@@ -324,23 +324,25 @@ class Stream:
                 trades = replace(trades, keys=(self._key,), stream=np.zeros(len(trades), np.int32))
             asked = ((place, value) for place, value in zip(places, values, strict=True) if place in wanted)
             purposes = {place: decode_trades([value]).purposes.get(self._key) for place, value in asked}
-            yield _Piece(trades, offsets, ends, {place: said for place, said in purposes.items() if said is not None})
+            yield _TradeChunk(
+                trades, offsets, ends, {place: said for place, said in purposes.items() if said is not None}
+            )
 
-    def _passage(self, pieces: Sequence[_Piece], counts_as: int | None, *, is_whole: bool) -> Passage:
-        """Join pieces and judge their trades; after an end record the stream takes none.
+    def _passage(self, chunks: Sequence[_TradeChunk], counts_as: int | None, *, is_whole: bool) -> Passage:
+        """Join chunks and judge their trades; after an end record the stream takes none.
 
         Args:
             counts_as: event time that the first trade counts as; None: its own.
         """
-        trades = Trades.join([_EMPTY, *(piece.trades for piece in pieces)])
-        offsets = np.concatenate([np.zeros(0, np.int64), *(piece.offsets for piece in pieces)])
+        trades = Trades.join([_EMPTY, *(chunk.trades for chunk in chunks)])
+        offsets = np.concatenate([np.zeros(0, np.int64), *(chunk.offsets for chunk in chunks)])
         event_time = trades.event_time.copy()
         if counts_as is not None:
             event_time[:1] = counts_as
         is_taken = Admission().judge(replace(trades, event_time=event_time)) == TAKEN
-        if ends := [end for piece in pieces for end in piece.ends]:
+        if ends := [end for chunk in chunks for end in chunk.ends]:
             is_taken &= offsets < min(ends)
-        purposes = {place: said for piece in pieces for place, said in piece.purposes.items()}
+        purposes = {place: said for chunk in chunks for place, said in chunk.purposes.items()}
         first = int(event_time[0]) if len(event_time) else 0
         return Passage(self.partition, self._oldest, trades, offsets, is_taken, first, is_whole, purposes)
 
