@@ -23,7 +23,7 @@ ALL, CONTRACT_ALONE, NOTHING = "all columns", "the contract alone", "nothing"
 """What a forecaster was asked with."""
 
 
-class Line(NamedTuple):
+class LossesRow(NamedTuple):
     """One forecaster on all rows.
 
     Attributes:
@@ -54,7 +54,7 @@ class Evaluation:
         first_time, last_time: of the rows.
     """
 
-    lines: tuple[Line, ...]
+    losses: tuple[LossesRow, ...]
     rows: int
     horizons: int
     zero_target_share: float
@@ -62,8 +62,8 @@ class Evaluation:
     first_time: datetime
     last_time: datetime
 
-    def line(self, forecaster: str, asked_with: str = ALL) -> Line:
-        return next(line for line in self.lines if (line.forecaster, line.asked_with) == (forecaster, asked_with))
+    def losses_of(self, forecaster: str, asked_with: str = ALL) -> LossesRow:
+        return next(line for line in self.losses if (line.forecaster, line.asked_with) == (forecaster, asked_with))
 
     def metrics(self, forecaster: str) -> dict[str, float]:
         """Return the figures of one forecaster under flat names, with those of the others behind theirs."""
@@ -74,7 +74,7 @@ class Evaluation:
             "variance_floor": self.variance_floor,
         }
         endings = {ALL: "", CONTRACT_ALONE: "_contract", NOTHING: "_unconditional"}
-        for line in self.lines:
+        for line in self.losses:
             if line.forecaster == forecaster:
                 ending = endings[line.asked_with]
                 found |= {f"qlike{ending}": line.qlike, f"log_mse{ending}": line.log_mse}
@@ -118,8 +118,8 @@ def evaluate(models: Mapping[str, ServedModel], test: Sample, spec: FeatureSpec,
     realized = rows.targets**2
     floored = np.maximum(rows.targets, np.sqrt(floor))
 
-    def line(name: str, asked_with: str, score: Floats, inside: Floats | None = None) -> Line:
-        return Line(
+    def line(name: str, asked_with: str, score: Floats, inside: Floats | None = None) -> LossesRow:
+        return LossesRow(
             name,
             asked_with,
             float(np.mean(qlike(realized, score**2, floor))),

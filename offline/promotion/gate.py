@@ -16,7 +16,7 @@ from data.features.spec import FeatureSpec
 from data.models.served import VARIANTS, ModelRefused, Scores, ServedModel
 from data.targets import variance_floor
 from offline.evaluation.losses_table import UNSCALED_EWMA, Evaluation, evaluate, judged_rows
-from offline.promotion.register import NotFound, Version, champion_of, download, version_of
+from offline.promotion.register import Version, VersionNotFound, champion_of, download, version_of
 from offline.samples import Sample
 
 BASELINE = "volatility-baseline"
@@ -89,7 +89,7 @@ def judge(
     """Find out whether a version may be champion; see `promote` for the arguments. Nothing is changed.
 
     Raises:
-        NotFound: there is no such version.
+        VersionNotFound: there is no such version.
         RegistryError: MLflow does not answer.
     """
     champion = champion_of(uri, model)
@@ -161,7 +161,7 @@ def _judge_forecasts(
         table = evaluate(models, rows, spec, floor)
     except ValueError as error:
         return [*conditions, Condition("QLIKE", False, f"{NOT_JUDGED}: {error}", no_worse)]
-    ours, theirs = (table.line(name).qlike for name in (CANDIDATE, UNSCALED_EWMA if rival is None else CHAMPION))
+    ours, theirs = (table.losses_of(name).qlike for name in (CANDIDATE, UNSCALED_EWMA if rival is None else CHAMPION))
     evidence |= _figures(table, ours, theirs)
     is_no_worse = ours <= theirs
     found, allowed = _told_apart(ours, theirs)
@@ -183,8 +183,8 @@ def _figures(found: Evaluation, ours: float, theirs: float) -> dict[str, Any]:
         "qlike": ours,
         "qlike_compared": theirs,
         "qlike_ratio": ours / theirs if theirs else float("inf"),
-        "qlike_unscaled_ewma": found.line(UNSCALED_EWMA).qlike,
-        "coverage": found.line(CANDIDATE).coverage,
+        "qlike_unscaled_ewma": found.losses_of(UNSCALED_EWMA).qlike,
+        "coverage": found.losses_of(CANDIDATE).coverage,
         "judged_rows": found.rows,
         "zero_target_share": found.zero_target_share,
         "variance_floor": found.variance_floor,
@@ -201,7 +201,7 @@ def fetch_model(
     expected = promised or held.tags.get("digest", "")
     try:
         content = download(uri, model, held.version)
-    except NotFound as error:
+    except VersionNotFound as error:
         return held, None, [Condition("file", False, str(error), "a file in the registry")]
     digest = hashlib.sha256(content).hexdigest()
     return (
@@ -236,7 +236,7 @@ def _rival(uri: str, model: str, baseline: str, spec: FeatureSpec) -> tuple[str,
         try:
             content = download(uri, name, champion.version)
             loaded = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
-        except (NotFound, ModelRefused):
+        except (VersionNotFound, ModelRefused):
             continue
         return f"{name} version {champion.version}", loaded
     return f"the {UNSCALED_EWMA}", None

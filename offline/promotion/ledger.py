@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from offline.promotion.register import (
-    NotFound,
     RegistryAway,
     RegistryError,
+    VersionNotFound,
     call,
     champion_of,
     experiment_id,
@@ -44,9 +44,9 @@ class NotClosed(RegistryAway):
 
 
 Action = Literal["promote", "rollback"]
-State = Literal["pending", "done", "failed"]
+EntryState = Literal["pending", "done", "failed"]
 VERBS: dict[Action, str] = {"promote": "promote", "rollback": "roll back"}
-STATES: dict[str, State] = {"RUNNING": "pending", "FINISHED": "done"}
+STATES: dict[str, EntryState] = {"RUNNING": "pending", "FINISHED": "done"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Entry:
     begun: datetime
     at: datetime | None = None
     evidence: dict[str, Any] = field(default_factory=dict)
-    state: State = "pending"
+    state: EntryState = "pending"
     machine: str = ""
     dagster_run_url: str = ""
     experiment_id: str = ""
@@ -97,7 +97,7 @@ def history(uri: str, model: str | None = None) -> list[Entry]:
     """
     try:
         experiment = find_experiment(uri, EXPERIMENT)
-    except NotFound:
+    except VersionNotFound:
         return []
     # Entries that somebody deleted in the UI are read as well: what served then has served.
     search: dict[str, Any] = {"experiment_ids": [experiment], "max_results": PAGE, "run_view_type": "ALL"}
@@ -126,7 +126,7 @@ def served_at(uri: str, when: datetime) -> dict[str, Entry]:
     return {entry.model: entry for entry in history(uri) if entry.at is not None and entry.at <= when}
 
 
-def standing(entries: Iterable[Entry]) -> list[Entry]:
+def promotions_in_effect(entries: Iterable[Entry]) -> list[Entry]:
     """Return the promotions of one model that stand, oldest first: the last is the champion's, rollback goes to the one
     before. A promotion puts itself on top, a rollback takes off what is above the one that it went back to.
     """
@@ -264,7 +264,7 @@ def complete(uri: str, entry: Entry, before: Iterable[Entry]) -> Entry:
                 raise
         at = datetime.now(UTC)
     try:
-        _name_previous(uri, entry, standing([*before, entry]))
+        _name_previous(uri, entry, promotions_in_effect([*before, entry]))
         _tag(uri, entry, "moved_at", _text(at))
     except RegistryAway as error:
         raise NotClosed(str(error)) from error.__cause__

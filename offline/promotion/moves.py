@@ -88,7 +88,7 @@ def roll_back(uri: str, model: str, *, spec: FeatureSpec, who: str, why: str, da
 
     Raises:
         Refused: no promotion stands before it, or its file cannot serve rows of `spec`.
-        NotFound: there is no such model.
+        VersionNotFound: there is no such model.
         RegistryError: MLflow does not answer or refuses, or another machine is promoting.
     """
     with ledger.alone():
@@ -96,7 +96,7 @@ def roll_back(uri: str, model: str, *, spec: FeatureSpec, who: str, why: str, da
         begun = [entry for entry in finished if entry.action == "rollback"]
         if begun:
             return begun[-1]
-        stack = ledger.standing(before)
+        stack = ledger.promotions_in_effect(before)
         champion = champion_of(uri, model)
         serving = champion.version if champion else None
         was_moved = bool(stack) and champion is not None and serving != stack[-1].to_version

@@ -48,7 +48,7 @@ class RegistryAway(RegistryError):
     """MLflow does not answer, or fails (5xx): whether it did what it was asked for is not known."""
 
 
-class NotFound(RegistryError):
+class VersionNotFound(RegistryError):
     """MLflow has no such model, version, alias or experiment."""
 
 
@@ -57,8 +57,8 @@ class AlreadyThere(RegistryError):
 
 
 ERRORS = {
-    "RESOURCE_DOES_NOT_EXIST": NotFound,
-    "NOT_FOUND": NotFound,
+    "RESOURCE_DOES_NOT_EXIST": VersionNotFound,
+    "NOT_FOUND": VersionNotFound,
     "RESOURCE_ALREADY_EXISTS": AlreadyThere,
 }
 
@@ -108,7 +108,7 @@ def champion_of(uri: str, name: str) -> Version | None:
     """
     try:
         return _held(uri, name, "champion")
-    except NotFound:
+    except VersionNotFound:
         return None
 
 
@@ -116,34 +116,36 @@ def version_of(uri: str, name: str, version: str) -> Version:
     """Return what the registry holds under a number or an alias, as `7` or `challenger`.
 
     Raises:
-        NotFound: there is no such model, or no such version of it; the message says what there is.
+        VersionNotFound: there is no such model, or no such version of it; the message says what there is.
         RegistryError: MLflow does not answer, or refuses.
     """
     try:
         return _held(uri, name, version)
-    except NotFound:
+    except VersionNotFound:
         model = check_model(uri, name)
     # {"name": ..., "latest_versions": [{"version": "3", ...}], "aliases": [{"alias": "champion", "version": "2"}]}
     newest = max((int(each["version"]) for each in model.get("latest_versions", [])), default=None)
     there = ["no version at all" if newest is None else f"its newest is {newest}"]
     there += [f"{each['alias']} is {each['version']}" for each in model.get("aliases", [])]
     what = "version" if version.isdigit() else "alias"
-    raise NotFound(f"{name} has no {what} {version} at {uri}; {', '.join(there)}")
+    raise VersionNotFound(f"{name} has no {what} {version} at {uri}; {', '.join(there)}")
 
 
 def check_model(uri: str, name: str) -> dict[str, Any]:
     """Return what MLflow says of a registered model.
 
     Raises:
-        NotFound: there is none of that name; the message names those that there are.
+        VersionNotFound: there is none of that name; the message names those that there are.
         RegistryError: MLflow does not answer, or refuses.
     """
-    with contextlib.suppress(NotFound):
+    with contextlib.suppress(VersionNotFound):
         return dict(call(uri, "GET", "registered-models/get", {"name": name})["registered_model"])
     models = call(uri, "GET", "registered-models/search", {"max_results": NAMED + 1}).get("registered_models", [])
     names = [str(each["name"]) for each in models]
     there = ", ".join(names[:NAMED]) + ", ..." * (len(names) > NAMED)
-    raise NotFound(f"there is no model {name} at {uri}; {f'there are {there}' if names else 'there is none yet'}")
+    raise VersionNotFound(
+        f"there is no model {name} at {uri}; {f'there are {there}' if names else 'there is none yet'}"
+    )
 
 
 def _held(uri: str, name: str, version: str) -> Version:
@@ -162,7 +164,7 @@ def download(uri: str, name: str, version: str) -> bytes:
     """Return the file of a version, as a forecaster gets it.
 
     Raises:
-        NotFound: there is no such version, or its file is gone.
+        VersionNotFound: there is no such version, or its file is gone.
         RegistryError: MLflow does not answer, or keeps the file elsewhere.
     """
     found = call(uri, "GET", "model-versions/get-download-uri", {"name": name, "version": version})
@@ -173,7 +175,7 @@ def call(uri: str, method: str, path: str, fields: Mapping[str, Any]) -> dict[st
     """Ask MLflow's REST API, with the fields in the query of a GET and in the body of anything else.
 
     Raises:
-        NotFound, RegistryAway, RegistryError: see there.
+        VersionNotFound, RegistryAway, RegistryError: see there.
     """
     if method == "GET":
         answer = _request(uri, method, f"{API}/{path}?{urllib.parse.urlencode(fields)}")
@@ -264,7 +266,7 @@ def set_alias(uri: str, name: str, alias: str, version: str | None) -> None:
 
 def experiment_id(uri: str, name: str) -> str:
     """Return the id of an MLflow experiment, which is made if there is none."""
-    with contextlib.suppress(NotFound):
+    with contextlib.suppress(VersionNotFound):
         return find_experiment(uri, name)
     with contextlib.suppress(AlreadyThere):  # somebody else made it meanwhile
         call(uri, "POST", "experiments/create", {"name": name})
@@ -275,7 +277,7 @@ def find_experiment(uri: str, name: str) -> str:
     """Return the id of an MLflow experiment.
 
     Raises:
-        NotFound: there is none.
+        VersionNotFound: there is none.
         RegistryError: it was deleted, or MLflow does not answer.
     """
     found = call(uri, "GET", "experiments/get-by-name", {"experiment_name": name})["experiment"]
