@@ -1,4 +1,4 @@
-"""The lake's table `feature_rows`: what the kernel makes of a day's trades and the tail of the day before."""
+"""The lake's table `feature_rows`: the kernel's rows of a day's trades, after the tail of the day before."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from offline.lake.store import Lake, PartitionKey
 
 
 def make_feature_rows(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> StepResult:
-    """Make the feature rows of a product and day: the kernel over the tail of the days before, and then over the day.
+    """Make the feature rows of a product and day: run the kernel over the tail of the days before, then over the day.
 
     Raises:
         OSError: the lake cannot be written.
@@ -88,7 +88,7 @@ class StoredFeatureColumns(NamedTuple):
 
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
-        """Return the rows of all parts behind each other; there must be at least one part."""
+        """Return the rows of all parts, one part after the other; at least one part is needed."""
         return cls(
             np.concatenate([part.trade_id for part in parts]),
             np.concatenate([part.event_time for part in parts]),
@@ -101,8 +101,8 @@ def feature_columns(lake: Lake, spec: FeatureSpec, product_id: str, day: date) -
     """Read the feature rows of a product and day.
 
     Raises:
-        ValueError: they are of another spec.
-        FileNotFoundError: there are none.
+        ValueError: the rows are of another spec.
+        FileNotFoundError: there are no rows.
     """
     trade_id, event_time, price = (
         feature_column(lake, spec, product_id, day, name) for name in StoredFeatureColumns._fields[:3]
@@ -114,13 +114,14 @@ def feature_columns(lake: Lake, spec: FeatureSpec, product_id: str, day: date) -
 
 
 def feature_column(lake: Lake, spec: FeatureSpec, product_id: str, day: date, name: str) -> NDArray[Any]:
+    """Read one column of the feature rows of a product and day; errors as in `feature_columns`."""
     table = lake.read(FEATURE_ROWS, product_id, day, [name])
     check_spec(table, spec, f"the feature rows of {product_id} on {day}")
     return numbers_of(table[name])
 
 
 def history(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> Trades | None:
-    """Return the trades before a day that its rows can see, numbered from 1; None where there are none."""
+    """Return the trades before a day that the day's rows can see, numbered from 1; None if there are none."""
     joined: Trades | None = None
     for back in range(1, days_before(spec) + 1):
         earlier = day - timedelta(days=back)
@@ -136,14 +137,15 @@ def history(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> Trades
 
 
 def numbered(trades: Trades, first: int) -> Trades:
-    """Return trades with numbers that rise from `first` + 1 in place of their ids.
+    """Return trades with rising numbers from `first` + 1 in place of ids.
 
-    Ids of several recordings, or of none, do not rise: the order in the lake is what counts.
+    Ids of several recordings, or missing ids, do not rise: only the order in the lake counts.
     """
     return replace(trades, trade_id=np.arange(first + 1, first + len(trades) + 1))
 
 
 def feature_inputs(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> str | None:
+    """Return the inputs of a day's feature rows, as JSON; None if the lake has no trades of the day."""
     trades = lake.partition(TRADES, product_id, day)
     if trades is None:
         return None

@@ -32,12 +32,12 @@ TRADE_COLUMNS = STAGED.append(pa.field("recording", NAMES))
 
 
 def make_trades(lake: Lake, product_id: str, day: date) -> StepResult:
-    """Merge what the recordings have of a product and day into one stream.
+    """Merge all recordings of a product and day into one stream.
 
-    With ids a trade is its id: recordings are joined and sorted by it, and of two that give one id another price the
-    first by name is taken. Without ids, or with those of another id space, a recording counts only for times that none
-    before it covers: first those with ids, then by name. A hole longer than `gap_s` is not covered; a shorter one is,
-    also to the begin or the end of the day.
+    Recordings with ids are joined and sorted by id; if two recordings give one id different prices, the first recording
+    by name wins. A recording without ids, or of another id space, adds only trades at times that no earlier recording
+    covers; the order is recordings with ids first, then by name. A recording covers holes of up to `gap_s`, also at
+    the begin and the end of the day, and no longer holes.
 
     Raises:
         OSError: the lake cannot be written.
@@ -77,19 +77,20 @@ def make_trades(lake: Lake, product_id: str, day: date) -> StepResult:
 
 
 def has_trade_ids(lake: Lake, product_id: str, day: date) -> bool:
-    """Whether all trades of a product and day have ids of their market; else they are numbered."""
+    """Return whether all trades of a product and day have ids of the market; else the trades are numbered."""
     made = stored_result(lake, TRADES, product_id, day)
     return made.partition is not None and made.facts["has_ids"] == "yes"
 
 
 class _TradeInputs(NamedTuple):
-    """What trades are merged from: the tables of the recordings in the order in which they count."""
+    """Inputs of merged trades: the tables of the recordings in the order of priority, and all inputs as JSON."""
 
     recordings: list[str]
     text: str
 
 
 def trade_inputs(lake: Lake, product_id: str, day: date) -> _TradeInputs | None:
+    """Return the inputs of a day's trades; None if no recording has trades of the product and day."""
     check_product_id(product_id)
     staged = [lake.partition(table, product_id, day) for table in lake.tables(RECORDINGS)]
     found = [partition for partition in staged if partition is not None and partition.rows]
