@@ -1,4 +1,4 @@
-"""Train and test the two models on a sample; and the baseline on simulated days, which answers before any recording."""
+"""Training of the baseline on simulated days, so that a champion serves before the first recording."""
 
 from __future__ import annotations
 
