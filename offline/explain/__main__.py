@@ -1,4 +1,4 @@
-"""Where a forecast came from, and whether it can be made again: `python -m offline.explain SOURCE PRODUCT TRADE`."""
+"""Origin of a past forecast, made again and compared: `python -m offline.explain SOURCE PRODUCT TRADE`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from offline.settings import OfflineSettings
 
 
 def main() -> int:
-    """Say where a forecast came from, make it again, and compare."""
+    """Show the origin of a forecast, make the forecast again, and compare."""
     parser = argparse.ArgumentParser(
         prog="python -m offline.explain",
         description=main.__doc__,

@@ -1,4 +1,4 @@
-"""The line of a recording that a trade came from."""
+"""Search for the line of a recording behind a trade."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from data.trades import NS, Side, Trades, iso_times
 from offline.explain.findings import Explanation, Finding, RecordedRow
 
 FEW = 3
-"""Trades whose lines are looked for one by one; for more of them the recordings are read once."""
+"""Up to this number of trades, lines are searched one by one; for more trades, the recordings are read once."""
 MOST_LINES = 5_000
-"""With the digits of a trade id that are looked at in a recording: an id of a few digits stands in every line."""
+"""Maximum number of lines to check that contain the digits of a trade id: a short id is in every line."""
 
 
 def find_in_recordings(explanations: Sequence[Explanation], product_id: str, note: str) -> None:
     """Look for trades in the recordings of their source, and compare them with the topic.
 
     Args:
-        note: what the ingestor says of the recordings, see `Origin`.
+        note: the ingestor's note on the recordings, see `Origin`.
     """
     try:
         origin = read_origin(note)
@@ -79,7 +79,7 @@ def compare_recorded(recorded: RecordedRow, trade: Trades, origin: Origin) -> Fi
 
 
 def _whole_recordings(origin: Origin) -> tuple[list[Path], str]:
-    """Return the recordings up to the first that is gone or another, and why trades may be missing; empty if none."""
+    """Return the recordings before the first missing or changed one, and why trades may be missing, or ""."""
     paths: list[Path] = []
     for recording in origin.recordings:
         path = Path(recording.path)
@@ -93,9 +93,9 @@ def _whole_recordings(origin: Origin) -> tuple[list[Path], str]:
 
 
 def _find_line(each: Explanation, paths: Sequence[Path], product_id: str, origin: Origin) -> bool:
-    """Look for a line that holds a trade's id and equals the trade on the topic, and return whether there is one.
+    """Search for a line with a trade's id and equal to the trade on the topic; return False if there is no equal line.
 
-    Other lines are not parsed. The source took none of them for this trade: what is equal and comes later was rejected.
+    Lines without the id are not parsed. A later equal line does not matter: the source rejected the later line.
     """
     if each.trade is None:
         return False
@@ -119,7 +119,7 @@ def _find_line(each: Explanation, paths: Sequence[Path], product_id: str, origin
 
 
 def _parsed_alone(recording: bytes, origin: Origin, product_id: str, trade_id: int) -> RecordedRow | None:
-    """Return a trade from the text of a recording that holds one line, or None if that line is another."""
+    """Return a trade from a recording's text of one line, or None if the line is another trade."""
     with TemporaryDirectory() as folder, suppress(ValueError):
         path = Path(folder) / "recording"
         path.write_bytes(recording)
@@ -129,7 +129,7 @@ def _parsed_alone(recording: bytes, origin: Origin, product_id: str, trade_id: i
 
 
 def _lines_with(path: Path, digits: bytes) -> Iterator[tuple[int, bytes]]:
-    """Read the lines of a text in which some digits stand, with the number of each line from 1.
+    """Read the lines of a text that contain some digits, with line numbers from 1.
 
     Raises:
         Damaged: see `chunks_of`.
@@ -149,13 +149,13 @@ def _lines_with(path: Path, digits: bytes) -> Iterator[tuple[int, bytes]]:
 def _read_recordings(
     paths: Sequence[Path], origin: Origin, product_id: str, trade_ids: Collection[int]
 ) -> tuple[dict[int, RecordedRow], str]:
-    """Return trades as they were recorded, and what is wrong with a recording; empty if nothing is."""
+    """Return recorded trades by trade id, and the fault of a damaged recording, or ""."""
     found: dict[int, RecordedRow] = {}
     try:
         batches = read_trades(paths, product_id=origin.product_id) if paths and trade_ids else ()
         for trade_id, recorded in _recorded(batches, product_id, trade_ids):
             found[trade_id] = recorded
-    except ValueError as error:  # a recording is damaged; it was when it was replayed
+    except ValueError as error:  # a recording is damaged, and was damaged when replayed
         return found, str(error)
     return found, ""
 
@@ -163,7 +163,7 @@ def _read_recordings(
 def _recorded(
     batches: Iterable[Batch], product_id: str, trade_ids: Collection[int]
 ) -> Iterator[tuple[int, RecordedRow]]:
-    """Yield some trades of a product by their ids, as they were recorded, until all are found."""
+    """Yield recorded trades of a product with their ids, until all wanted trades are found."""
     wanted, left = np.array(sorted(trade_ids), np.int64), len(trade_ids)
     for batch in batches:
         trades = batch.trades
