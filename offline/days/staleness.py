@@ -53,7 +53,7 @@ def stale(lake: Lake, spec: FeatureSpec, table: str | None = None) -> list[Stale
 
 def _why(known: Partition | None, inputs: str | None) -> str:
     if inputs is None:
-        return "what it was made from is gone"
+        return "lost its inputs"
     if known is None:
         return "was never made"
     before, now = json.loads(known.notes["inputs"]), json.loads(inputs)

@@ -243,7 +243,7 @@ def test_a_day_whose_recordings_go_goes_too(tmp_path: Path) -> None:
     simulate(lake, "BTC-USD", DAY, hours=(9, 10))
     make_all(lake, ["BTC-USD"], [DAY])
     lake.delete("recordings/simulated", "BTC-USD", DAY)
-    assert [(each.table, each.why) for each in stale(lake, SPEC)] == [(TRADES, "what it was made from is gone")]
+    assert [(each.table, each.why) for each in stale(lake, SPEC)] == [(TRADES, "lost its inputs")]
     assert make_all(lake, ["BTC-USD"], [DAY]) == {(table, "BTC-USD", DAY.day) for table in STEPS}
     assert not [place for table in STEPS for place in lake.partition_keys(table)]
     assert make_trades(lake, "BTC-USD", DAY).facts["missing"] == (
