@@ -78,7 +78,7 @@ def main() -> int:
     """Write the feature rows of one source: recordings in the order of recording."""
     parser = argparse.ArgumentParser(prog="python -m offline.backfill", description=main.__doc__)
     parser.add_argument("recordings", nargs="+", type=Path, metavar="RECORDING")
-    parser.add_argument("--product", default="BTC-USD", help="of trades in recordings that name none; BTC-USD")
+    parser.add_argument("--product", default="BTC-USD", help="product of recordings without a product; BTC-USD")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a Parquet file")
     args = parser.parse_args()
     spec = FeatureSpec()

@@ -54,8 +54,9 @@ def doubts_of_merging(facts: Mapping[str, float | int | str]) -> list[str]:
     found = []
     if int(facts.get("id_spaces", 0)) > 1:
         found.append(
-            f"recordings number their trades in {facts['id_spaces']} ways, so each counts only for times that none "
-            f"before it covers ({int(facts['covered']):,} trades are left out): is one of another market, or simulated?"
+            f"recordings number their trades in {facts['id_spaces']} ways, so each counts only for times that no "
+            f"earlier recording covers ({int(facts['covered']):,} trades are dropped): is a recording of another "
+            "market, or simulated?"
         )
     seen = int(facts["rows"]) + int(facts.get("fallen", 0))
     for name, said in (("conflicts", "have another price in another recording"), ("fallen", "fall and are left out")):

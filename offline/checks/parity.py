@@ -238,7 +238,7 @@ def compare(lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, publis
     is_spoilt = np.isin(in_ours, np.flatnonzero(spoilt))
     if is_spoilt.any():
         row = in_ours[np.argmax(is_spoilt)]
-        found.append((int(ours.event_time[row]), f"{_named(ours, row)} is not what the lake's own trades make"))
+        found.append((int(ours.event_time[row]), f"{_named(ours, row)} differs from the row of the lake's own trades"))
     if len(missing):
         found.append((int(ours.event_time[missing[0]]), f"{_named(ours, missing[0])} was not published"))
     if len(extra):

@@ -34,9 +34,10 @@ def find_in_recordings(explanations: Sequence[Explanation], product_id: str, not
     try:
         origin = read_origin(note)
     except ValueError as error:
-        said = "the broker has no note of what the source was made of"
+        unreadable = f"the broker's note on the source's recordings cannot be read: {error}"
+        said = unreadable if note else "the broker has no note on the source's recordings"
         for each in explanations:
-            each.found("recording", "expired", f"{said} that can be read: {error}" if note else said)
+            each.found("recording", "expired", said)
         return
     paths, problem = _whole_recordings(origin)
     is_quick = len(explanations) <= FEW

@@ -188,7 +188,7 @@ def remake_row(each: Explanation, passage: Passage, at: int, spec: FeatureSpec) 
         return
     rows = trades_of_row(passage, at, spec)
     if rows is None:
-        said = f"the row's window begins before {TRADES}[{passage.partition}]@{passage.oldest}, the oldest that is kept"
+        said = f"the row's window begins before {TRADES}[{passage.partition}]@{passage.oldest}, the oldest kept offset"
         each.found("trades", "expired", said)
         return
     each.window = passage.trades.take(rows)

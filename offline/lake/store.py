@@ -210,7 +210,7 @@ class Lake:
         except (pa.ArrowInvalid, KeyError, TypeError) as error:
             raise ValueError(
                 f"{self._at(path)} is no whole file of the lake ({error!r}): delete it, then make the day again, or "
-                "ingest the recording again if it is of one"
+                "ingest the recording again if the file is of a recording"
             ) from None
         return FileMetadata(metadata.num_rows, content, head, tail, json.loads(notes))
 
@@ -327,7 +327,7 @@ class Writing:
                 lake._files.move(lake._at(self._part), lake._at(self._path))
         except FileNotFoundError:
             raise FileNotFoundError(
-                f"{lake._at(self._path)}: another process wrote it meanwhile: run one at a time, and this again"
+                f"{lake._at(self._path)}: another process wrote it meanwhile: run one process at a time, and this again"
             ) from None
         self._is_published = True
         return True

@@ -884,9 +884,9 @@ def test_a_note_names_as_many_recordings_as_it_has_room_for(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("note", "says"),
     [
-        ("", "the broker has no note of what the source was made of"),
-        ("by hand", "no note of what the source was made of that can be read: JSON is malformed"),
-        ("{}", "no note of what the source was made of that can be read: Object missing required field"),
+        ("", "the broker has no note on the source's recordings"),
+        ("by hand", "note on the source's recordings cannot be read: JSON is malformed"),
+        ("{}", "note on the source's recordings cannot be read: Object missing required field"),
     ],
 )
 def test_a_source_without_a_note_that_can_be_read_has_no_recording(note: str, says: str) -> None:
