@@ -1,1 +1,1 @@
-"""What runs on recorded data: the lake, training, evaluation, promotion, explanation."""
+"""Work on recorded data: the lake, training, evaluation, promotion, explanation."""

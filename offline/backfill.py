@@ -1,4 +1,4 @@
-"""Recordings to feature rows in Parquet: `python -m offline.backfill RECORDING... --out FEATURES.parquet`.
+"""Feature rows in Parquet from recordings: `python -m offline.backfill RECORDING... --out FEATURES.parquet`.
 
 The feature stage without Kafka: the same kernel over the same trades gives the same bytes.
 """
@@ -24,10 +24,10 @@ from data.trades import Trades
 from offline.lake.parquet import RowGroups
 
 BAD_RECORDING = 2
-"""Exit code."""
+"""Exit code for a recording that cannot be read."""
 
 AHEAD = 16
-"""Batches that are made while those before are written: enough that neither waits for the other."""
+"""Batches made ahead of the writer: enough that neither side waits for the other."""
 
 
 def backfill(batches: Iterable[Trades], spec: FeatureSpec) -> Generator[FeatureRows]:
@@ -38,7 +38,7 @@ def backfill(batches: Iterable[Trades], spec: FeatureSpec) -> Generator[FeatureR
 
 
 def feature_schema(spec: FeatureSpec) -> pa.Schema:
-    """Return the columns of feature rows in Parquet; the spec's id is in the metadata."""
+    """Return the Parquet schema of feature rows, with the spec's id in the metadata."""
     columns = [(name, pa.int64() if name == "n" else pa.float64()) for name in spec.columns]
     key = [
         ("product_id", pa.dictionary(pa.int32(), pa.string())),
@@ -50,7 +50,7 @@ def feature_schema(spec: FeatureSpec) -> pa.Schema:
 
 
 def feature_batch(rows: FeatureRows, spec: FeatureSpec) -> pa.RecordBatch:
-    """Return feature rows as columns of `feature_schema`; a missing feature is null."""
+    """Convert feature rows to columns of `feature_schema`; a missing feature is null."""
     trades, schema = rows.trades, feature_schema(spec)
     n, *others = np.ascontiguousarray(rows.values.T)
     columns = [
@@ -65,7 +65,7 @@ def feature_batch(rows: FeatureRows, spec: FeatureSpec) -> pa.RecordBatch:
 
 
 def write_features(path: Path, rows: Iterable[FeatureRows], spec: FeatureSpec) -> int:
-    """Write feature rows to a Parquet file, which appears whole or not at all; return how many."""
+    """Write feature rows to a Parquet file, whole or not at all; return the number of rows."""
     count = 0
     with replacing(path) as file, RowGroups(file, feature_schema(spec)) as groups:
         for some in rows:
@@ -75,10 +75,10 @@ def write_features(path: Path, rows: Iterable[FeatureRows], spec: FeatureSpec) -
 
 
 def main() -> int:
-    """Write the feature rows of one source: recordings in the order in which they were made."""
+    """Write the feature rows of one source: recordings in the order of recording."""
     parser = argparse.ArgumentParser(prog="python -m offline.backfill", description=main.__doc__)
     parser.add_argument("recordings", nargs="+", type=Path, metavar="RECORDING")
-    parser.add_argument("--product", default="BTC-USD", help="of trades in recordings that name none; BTC-USD")
+    parser.add_argument("--product", default="BTC-USD", help="product of recordings without a product; BTC-USD")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a Parquet file")
     args = parser.parse_args()
     spec = FeatureSpec()
@@ -95,7 +95,7 @@ def main() -> int:
 def backfill_files(
     recordings: list[Path], out: Path, spec: FeatureSpec, product_id: str = "BTC-USD"
 ) -> tuple[int, int]:
-    """Write the feature rows of a source, and return how many, and how many rows of its recordings were rejected.
+    """Write the feature rows of a source; return the numbers of feature rows and of rejected recording rows.
 
     Raises:
         ValueError: see `read_trades`.
@@ -108,7 +108,7 @@ def backfill_files(
             rejected += len(batch.rejects)
             yield batch.trades
 
-    # Whatever takes long here, on either side, lets go of the interpreter.
+    # A thread helps: the slow parts of both sides release the interpreter lock.
     with read_ahead(backfill(trades(), spec), AHEAD) as rows:
         return write_features(out, rows, spec), rejected
 

@@ -1,4 +1,4 @@
-"""Which feature rows are counted, with what came after them: what models are fitted to and judged by."""
+"""Samples of feature rows with targets, for fitting and judging models."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from data.targets import target_volatility
 from data.trades import NS, Floats, Int64s, Trades
 
 TWELFTH = 12
-"""Counted is the last row in each twelfth of a horizon: more of them repeat each other, fewer waste data."""
+"""The last row in each twelfth of a horizon is counted: more rows repeat each other, fewer rows waste data."""
 
 SHORT_WINDOWS = (2, 5, 10, 20)
-"""Returns in the windows that the contract's forecast is also fitted on: a stream that has just begun has no more."""
+"""Numbers of returns in short windows, for fitting the contract's forecast: a young stream has no longer windows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Counted rows with a known target, one or more streams.
+    """Counted rows with known targets, of one or more streams.
 
     Attributes:
         values: shape (n, columns of the spec).
         targets: shape (n,), volatility per horizon.
-        event_time: shape (n,), of the rows, ns since 1970.
-        last_time: of the newest trade that any row or target has seen, ns since 1970.
+        event_time: shape (n,), ns since 1970.
+        last_time: event time of the newest trade seen by any row or target, ns since 1970.
     """
 
     values: Floats
@@ -41,7 +41,7 @@ class Sample:
 
     @classmethod
     def join(cls, samples: Iterable[Self]) -> Self:
-        """Return the rows of all of them."""
+        """Return the rows of all samples."""
         parts = list(samples)
         return cls(
             np.concatenate([part.values for part in parts]),
@@ -62,16 +62,19 @@ class Sample:
         return self.take(self.event_time > int(when.timestamp()) * NS)
 
     def horizon(self, spec: FeatureSpec) -> Int64s:
-        """Return in which horizon of time each row lies, counted since 1970, shape (n,)."""
+        """Return the number of each row's horizon of time since 1970, shape (n,)."""
         return self.event_time // (spec.horizon_s * NS)
 
     def horizons(self, spec: FeatureSpec) -> int:
-        """Return how many horizons of time have rows: the unit of evidence, whatever number of products moved in it."""
+        """Return the number of horizons of time with rows: the unit of evidence, for any number of products."""
         return len(np.unique(self.horizon(spec)))
 
 
 def counted_rows(event_time: Int64s, spec: FeatureSpec) -> NDArray[np.intp]:
-    """Return the indexes of the rows that count: the last one up to each twelfth of a horizon on the grid.
+    """Return the indexes of counted rows: the last row up to each twelfth of a horizon on the grid.
+
+    Args:
+        event_time: shape (n,), ns since 1970, not falling.
 
     >>> counted_rows(np.array([1, 5, 6, 17, 21]) * NS, FeatureSpec(horizon_s=60))
     array([1, 2, 3, 4])
@@ -83,11 +86,11 @@ def counted_rows(event_time: Int64s, spec: FeatureSpec) -> NDArray[np.intp]:
 def counted_targets(
     event_time: Int64s, price: Floats, spec: FeatureSpec, after: tuple[Int64s, Floats] | None = None
 ) -> tuple[NDArray[np.intp], Floats]:
-    """Return the indexes of the rows that count and whose target is known, and these targets.
+    """Return the indexes of counted rows with a known target, and the targets.
 
     Args:
-        event_time, price: shape (n,), of one stream; ns since 1970, not falling.
-        after: the same of the trades that follow, as far as the last targets reach; none of them is counted.
+        event_time, price: shape (n,), of one stream; event time in ns since 1970, not falling.
+        after: event times and prices of later trades, as far as the last targets reach; never counted.
     """
     n = len(event_time)
     if after is not None:
@@ -99,10 +102,10 @@ def counted_targets(
 
 
 class ShortRows(NamedTuple):
-    """Rows as they would be if their stream had begun a few returns before: the contract alone.
+    """Rows as if the stream had begun a few returns before: only the contract columns have values.
 
     Attributes:
-        at: shape (m,), which row each was made from.
+        at: shape (m,), index of the full row behind each short row.
         values: shape (m, columns of the spec).
     """
 
@@ -113,13 +116,13 @@ class ShortRows(NamedTuple):
 def short_rows(
     n: NDArray[Any], price: Floats, counted: NDArray[np.intp], spec: FeatureSpec, short_windows: Sequence[int]
 ) -> ShortRows:
-    """Return rows of short windows. All together they are about as many as the counted ones.
+    """Return rows of short windows, about as many as the counted rows.
 
     Args:
-        n: shape (rows,), returns in each row's full window.
-        price: shape (rows,). A window that began before the first of them is left out.
-        counted: indexes of the rows that count.
-        short_windows: how many returns.
+        n: shape (rows,), number of returns in each row's full window.
+        price: shape (rows,). A window that begins before the first price is left out.
+        counted: indexes of the counted rows.
+        short_windows: numbers of returns.
     """
     log_returns = np.diff(np.log(price))  # the return into row i is at i - 1
     taken, parts = [np.empty(0, np.intp)], [np.empty((0, len(spec.columns)))]
@@ -137,11 +140,11 @@ def short_rows(
 
 
 def sample(trades: Trades, spec: FeatureSpec, short_windows: Sequence[int] = ()) -> Sample:
-    """Return the counted rows of one stream, by the kernel that also serves.
+    """Return the counted rows of one stream, made by the same kernel as online.
 
     Args:
-        trades: one stream, all of them taken.
-        short_windows: see `short_rows`; theirs are added.
+        trades: of one stream; all must be taken.
+        short_windows: numbers of returns of added short rows, see `short_rows`.
     """
     rows = feature_rows(trades, Windows(spec))
     event_time, price = rows.trades.event_time, rows.trades.price

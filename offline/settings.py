@@ -1,4 +1,4 @@
-"""What the offline side needs from outside."""
+"""Settings of the offline side."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from data.features.spec import FeatureSpec
 
 
 class OfflineSettings(BaseSettings):
-    """Read once in each `main`, from the environment and `.env`."""
+    """Settings from the environment and `.env`, read once in each `main`."""
 
     model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
@@ -23,4 +23,5 @@ class OfflineSettings(BaseSettings):
     window_size: int = Field(50, ge=2, le=10_000, description="returns in the contract window, as online")
 
     def spec(self) -> FeatureSpec:
+        """Return the feature spec with the window size of the settings."""
         return FeatureSpec(window_size=self.window_size)

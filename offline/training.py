@@ -1,4 +1,4 @@
-"""Train and test the two models on a sample; and the baseline on simulated days, which answers before any recording."""
+"""Training of the baseline on simulated days, so that a champion serves before the first recording."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from offline.settings import OfflineSettings
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train the baseline on simulated days, register it in MLflow, and promote it through the gate."""
     parser = argparse.ArgumentParser(prog="python -m offline.training", description=main.__doc__)
-    parser.add_argument(
-        "--if-missing", action="store_true", help="do nothing where a champion for these features serves"
-    )
+    parser.add_argument("--if-missing", action="store_true", help="do nothing if a champion for these features serves")
     only_if_missing = parser.parse_args(arguments).if_missing
     settings = OfflineSettings()
     uri, spec = settings.mlflow_tracking_uri.rstrip("/"), settings.spec()

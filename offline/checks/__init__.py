@@ -1,4 +1,4 @@
 """Checks of the lake.
 
-In: partitions, and what the forecaster published. Out: a certificate of equal rows, or what differs and where.
+In: partitions, and rows published by the forecaster. Out: faults, and a certificate of equal rows or the differences.
 """

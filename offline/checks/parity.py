@@ -1,4 +1,4 @@
-"""Whether the lake's feature rows of a day are what the forecaster published: a certificate, byte for byte."""
+"""Comparison of a day's feature rows in the lake with the published ones: a certificate, byte for byte."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from data.stream.reader import TopicReader
 from data.stream.records import FEATURES, partition_of
 from data.stream.records import TRADES as TRADES_TOPIC
 from data.trades import NS, Floats, Int64s, StreamKey, Trades, iso_times
-from offline.days.feature_rows import FeatureColumns, feature_columns, history, numbered
+from offline.days.feature_rows import StoredFeatureColumns, feature_columns, history, numbered
 from offline.days.staging import DAY_S, STAGED, start_ns, trades_of
 from offline.days.steps import FEATURE_ROWS, TRADES
 from offline.days.trades import has_trade_ids
@@ -27,21 +27,22 @@ from offline.lake.store import Lake
 
 
 class Certificate(NamedTuple):
-    """How the rows of a product and day compare, within the time that the source covers.
+    """Result of comparing the rows of a product and day, within the time covered by the source.
 
-    A source covers what it read, if it has ended and its trades have not expired; else what was published of it.
+    A source covers all trades read by the source, if the source has ended and its trades have not expired; else only
+    the published rows.
 
     Attributes:
-        equal, different: rows that both have, by whether all bytes agree.
+        equal, different: rows on both sides, with all bytes equal or not.
         missing: rows of the lake that were not published.
-        extra: rows that were published and are not in the lake, or once more.
-        remade: rows that were compared as the source saw them: it began within their reach, and the lake knows more. As
-            they stand in the lake, they were compared with what all of its trades make.
-        lake_hash, published_hash: of all rows that were compared.
-        first_difference: in words; empty where there is none.
-        has_ended: the source has.
-        covers_from, covers_to: of the first and the last row that were compared.
-        rows_of_day: that the lake has, compared or not.
+        extra: published rows that are absent from the lake, or duplicates.
+        remade: rows made again as the source saw them, for the comparison: their reach begins before the source, and
+            the lake has older trades. The stored rows are compared with rows made from all trades of the lake.
+        lake_hash, published_hash: hashes of all compared rows.
+        first_difference: in words; empty if all rows are equal.
+        has_ended: the source has ended.
+        covers_from, covers_to: event times of the first and the last compared row.
+        rows_of_day: number of rows in the lake, compared or not.
     """
 
     source_id: str
@@ -62,28 +63,28 @@ class Certificate(NamedTuple):
 
     @property
     def compared(self) -> int:
-        """How many rows of the lake were compared."""
+        """Number of compared rows of the lake."""
         return self.equal + self.missing + self.different
 
     @property
     def holds(self) -> bool:
-        """Whether all rows are equal, in the same order, and there is one."""
+        """True if there is at least one row, and all rows are equal and in the same order."""
         is_equal = self.equal > 0 and not self.missing + self.extra + self.different
         return is_equal and self.lake_hash == self.published_hash
 
 
 @dataclass
 class Published:
-    """What `features` holds of one source and product.
+    """Rows of one source and product on `features`.
 
     Attributes:
-        first_id, first_time: of its oldest row, on whatever day; of its first trade, if that is known.
-        has_beginning: that is where the source begins; else older rows have expired.
-        last_time: of its newest row.
-        has_day: it has rows of the day.
-        parts: these, unless another source has begun the day since.
-        has_ended: all was said.
-        last_trade: id and counted time of the last trade that it took, if that is known.
+        first_id, first_time: of the first trade, if known; else of the oldest row, on any day.
+        has_beginning: the source begins at `first_id`; else older rows have expired.
+        last_time: event time of the newest row, ns since 1970.
+        has_day: the source has rows of the day.
+        parts: the rows of the day, unless a newer source has begun the day.
+        has_ended: the source has ended.
+        last_trade: id and counted time of the last taken trade, if known.
     """
 
     source_id: str
@@ -92,7 +93,7 @@ class Published:
     has_beginning: bool
     last_time: int = 0
     has_day: bool = False
-    parts: list[FeatureColumns] = field(default_factory=list)
+    parts: list[StoredFeatureColumns] = field(default_factory=list)
     has_ended: bool = False
     last_trade: tuple[int, int] | None = None
 
@@ -105,14 +106,14 @@ def certify(
     kafka_config: Mapping[str, Any],
     source_id: str | None = None,
 ) -> Certificate:
-    """Compare the lake's feature rows of a product and day with those that the forecaster published.
+    """Compare the lake's feature rows of a product and day with the rows published by the forecaster.
 
     Args:
         kafka_config: see `data.stream.reader.client_config`.
-        source_id: the newest source that has rows of this product and day.
+        source_id: default is the newest source with rows of this product and day.
 
     Raises:
-        ValueError: the lake or the topic has no such rows.
+        ValueError: the lake or the topic has no rows of the product and day.
         NotRead: the broker does not answer.
     """
     if lake.partition(FEATURE_ROWS, product_id, day) is None:
@@ -128,7 +129,7 @@ def certify(
             ends = find_ends(values, StreamKey(published.source_id, product_id))
             if ends is not None:
                 first, published.last_trade = ends
-                if is_whole and first[0] < published.first_id:  # nothing has expired: its row is missing
+                if is_whole and first[0] < published.first_id:  # no row has expired: the first trade's row is missing
                     published.first_id, published.first_time, published.has_beginning = *first, True
     return compare(lake, spec, product_id, day, published)
 
@@ -142,13 +143,13 @@ def find_published(
 ) -> Published:
     """Find the rows of a product and day among records of `features`, in the order of the topic.
 
-    Only the rows of one source are kept at a time.
+    Only the rows of one source are kept in memory at a time.
 
     Args:
-        source_id: the source whose rows of this product and day begin last.
+        source_id: default is the source whose rows of this product and day begin last.
 
     Raises:
-        ValueError: there are none; says which sources have rows of the product.
+        ValueError: there are no rows; the message names the sources with rows of the product.
     """
     known: dict[str, Published] = {}
     newest: Published | None = None
@@ -158,7 +159,7 @@ def find_published(
     for batch in batches:
         found = decode_features([value for value in batch if value is not None and mine in value], spec)
         other_specs |= {row.spec_id for _, row in found.other_spec}
-        rows = FeatureColumns(found.trade_id, found.event_time, found.price, found.values)
+        rows = StoredFeatureColumns(found.trade_id, found.event_time, found.price, found.values)
         sources: dict[str, int] = {}
         code = np.array([sources.setdefault(key.source_id, len(sources)) for key in found.keys], np.int64)
         for source, place in sources.items():
@@ -196,10 +197,10 @@ def find_published(
 def find_ends(
     batches: Iterable[Sequence[bytes | None]], key: StreamKey
 ) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """Find the first and the last trade that a stream took among records of `coinbase-trades`, in the topic's order.
+    """Find the first and the last taken trade of a stream among records of `coinbase-trades`, in the topic's order.
 
     Returns:
-        Of each its id and the time it counts as, ns since 1970; None if the topic has no trade of the stream any more.
+        Id and counted time, ns since 1970, of each of the two trades; None if the topic holds no trade of the stream.
     """
     source, product = f'"source_id":"{key.source_id}"'.encode(), f'"product_id":"{key.product_id}"'.encode()
     admission = Admission()
@@ -219,16 +220,16 @@ def find_ends(
 
 
 def compare(lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, published: Published) -> Certificate:
-    """Compare the lake's rows of a product and day with those of one source."""
+    """Compare the lake's rows of a product and day with the published rows of one source."""
     has_ids = has_trade_ids(lake, product_id, day)
-    theirs = FeatureColumns.join(published.parts)
-    ours, remade, spoilt = _as_seen(lake, spec, product_id, day, published, has_ids)
+    theirs = StoredFeatureColumns.join(published.parts)
+    ours, remade, spoilt = _rows_as_seen(lake, spec, product_id, day, published, has_ids)
     last_id, last_time = published.last_trade or (int(theirs.trade_id[-1]), published.last_time)
     if last_time < start_ns(day) + DAY_S * NS:
         column, last = (0, last_id) if has_ids else (1, last_time)
         ours = ours.take(slice(int(np.searchsorted(ours[column], last, "right"))))
-    one, other = (ours.trade_id, theirs.trade_id) if has_ids else (_places(ours), _places(theirs))
-    # Of rows that stand there twice, the first is compared, and the others are missing or extra.
+    one, other = (ours.trade_id, theirs.trade_id) if has_ids else (_time_keys(ours), _time_keys(theirs))
+    # Of duplicate rows, the first is compared, and the others count as missing or extra.
     _, in_ours, in_theirs = np.intersect1d(one, other, return_indices=True)
     differs = _differs(ours.take(in_ours), theirs.take(in_theirs))
     missing = np.setdiff1d(np.arange(len(one)), in_ours)
@@ -237,7 +238,7 @@ def compare(lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, publis
     is_spoilt = np.isin(in_ours, np.flatnonzero(spoilt))
     if is_spoilt.any():
         row = in_ours[np.argmax(is_spoilt)]
-        found.append((int(ours.event_time[row]), f"{_named(ours, row)} is not what the lake's own trades make"))
+        found.append((int(ours.event_time[row]), f"{_named(ours, row)} differs from the row of the lake's own trades"))
     if len(missing):
         found.append((int(ours.event_time[missing[0]]), f"{_named(ours, missing[0])} was not published"))
     if len(extra):
@@ -272,15 +273,18 @@ def compare(lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, publis
     )
 
 
-def _as_seen(
+def _rows_as_seen(
     lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, published: Published, has_ids: bool
-) -> tuple[FeatureColumns, int, NDArray[np.bool_]]:
-    """Return the lake's rows of a day from where the source begins, how many of them were remade, and which of these do
-    not stand in the lake as its trades make them.
+) -> tuple[StoredFeatureColumns, int, NDArray[np.bool_]]:
+    """Return the lake's rows of a day as the source saw them, from the source's first trade on.
 
-    Without ids it begins with the first trade of its first trade's time.
+    Without ids, the first row is the first one with the event time of the source's first trade.
 
-    A row that reaches back beyond the source's first trade is made anew from that trade on, where the lake knows more.
+    A row that reaches back beyond the source's first trade is made again without older trades, if the lake has older
+    trades.
+
+    Returns:
+        The rows; the number of remade rows; and a mask of rows that differ from rows made of the lake's own trades.
     """
     rows = feature_columns(lake, spec, product_id, day)
     start, first_time = start_ns(day), published.first_time
@@ -294,8 +298,8 @@ def _as_seen(
     sound = np.zeros(len(rows.trade_id), np.bool_)
     if not published.has_beginning or first_time + reach < start:
         return rows, 0, sound
-    trades, knows_more = _trades_from(lake, spec, product_id, day, published, has_ids)
-    if not knows_more:
+    trades, has_older = _trades_from(lake, spec, product_id, day, published, has_ids)
+    if not has_older:
         return rows, 0, sound
     seen = _rows_of(trades, None, spec)
     seen = seen.take(seen.event_time >= start)
@@ -307,24 +311,32 @@ def _as_seen(
         spoilt = np.ones(ends, np.bool_)
     else:
         spoilt = (whole.trade_id != stand.trade_id) | _differs(whole, stand).any(axis=1)
-    ours = FeatureColumns.join([seen.take(slice(ends)), rows.take(slice(ends, None))])
+    ours = StoredFeatureColumns.join([seen.take(slice(ends)), rows.take(slice(ends, None))])
     return ours, ends, np.append(spoilt, np.zeros(len(ours.trade_id) - ends, np.bool_))
 
 
-def _rows_of(trades: Trades, before: Trades | None, spec: FeatureSpec) -> FeatureColumns:
-    """Return what the kernel makes of trades that follow others."""
+def _rows_of(trades: Trades, before: Trades | None, spec: FeatureSpec) -> StoredFeatureColumns:
+    """Return the feature rows of trades.
+
+    Args:
+        before: earlier trades of the same stream, in the reach of the rows.
+    """
     windows = Windows(spec)
     if before is not None:
         feature_rows(before, windows)
     made = feature_rows(numbered(trades, 0 if before is None else len(before)), windows)
-    return FeatureColumns(trades.trade_id[made.status == TAKEN], made.trades.event_time, made.trades.price, made.values)
+    return StoredFeatureColumns(
+        trades.trade_id[made.status == TAKEN], made.trades.event_time, made.trades.price, made.values
+    )
 
 
 def _trades_from(
     lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, published: Published, has_ids: bool
 ) -> tuple[Trades, bool]:
-    """Return the lake's trades from a source's first one to the end of a day, and whether that one's segment begins
-    before it in the lake.
+    """Return the lake's trades from the source's first trade to the end of a day.
+
+    Returns:
+        The trades; and whether the segment of the source's first trade begins earlier in the lake.
     """
     parts = []
     first_day = each = dt.date(1970, 1, 1) + dt.timedelta(seconds=published.first_time // NS)
@@ -338,12 +350,12 @@ def _trades_from(
     n = 0 if before is None else len(before)
     column, first = (trades.trade_id, published.first_id) if has_ids else (trades.event_time, published.first_time)
     begins = n + int(np.argmax(column[n:] >= first))
-    knows_more = begins > 0 and published.first_time - int(trades.event_time[:begins].max()) <= spec.gap_s * NS
-    return trades.take(slice(begins, None)), knows_more
+    has_older = begins > 0 and published.first_time - int(trades.event_time[:begins].max()) <= spec.gap_s * NS
+    return trades.take(slice(begins, None)), has_older
 
 
-def _places(rows: FeatureColumns) -> Int64s:
-    """Return keys for rows without ids: which of the rows of its time each is, and the time."""
+def _time_keys(rows: StoredFeatureColumns) -> Int64s:
+    """Return keys for rows without ids: the event time, and the rank among rows of the same time."""
     order = np.argsort(rows.event_time, kind="stable")
     times = rows.event_time[order]
     keys = np.empty(len(order), [("time", np.int64), ("rank", np.int64)])
@@ -351,8 +363,8 @@ def _places(rows: FeatureColumns) -> Int64s:
     return keys
 
 
-def _differs(one: FeatureColumns, other: FeatureColumns) -> NDArray[np.bool_]:
-    """Return which bytes differ, shape (n, 2 + columns of the spec): event time, price, and each column."""
+def _differs(one: StoredFeatureColumns, other: StoredFeatureColumns) -> NDArray[np.bool_]:
+    """Return a mask of different values, shape (n, 2 + columns of the spec): event time, price, and each column."""
     return np.column_stack(
         [
             one.event_time != other.event_time,
@@ -366,18 +378,18 @@ def _bits(values: Floats) -> Int64s:
     return np.where(np.isnan(values), np.nan, values).view(np.int64)
 
 
-def _hash(rows: FeatureColumns, has_ids: bool) -> str:
+def _hash(rows: StoredFeatureColumns, has_ids: bool) -> str:
     found = hashlib.sha256(rows.trade_id.tobytes() if has_ids else b"")
     for part in (rows.event_time, rows.price, _bits(rows.values)):
         found.update(np.ascontiguousarray(part).tobytes())
     return found.hexdigest()
 
 
-def _named(rows: FeatureColumns, row: Any) -> str:
+def _named(rows: StoredFeatureColumns, row: Any) -> str:
     return f"trade {rows.trade_id[row]} at {iso_times(rows.event_time[row : row + 1])[0]}"
 
 
-def _value(rows: FeatureColumns, row: Any, column: int) -> str:
+def _value(rows: StoredFeatureColumns, row: Any, column: int) -> str:
     if column == 0:
         return iso_times(rows.event_time[row : row + 1])[0]
     value = float(rows.price[row] if column == 1 else rows.values[row, column - 2])

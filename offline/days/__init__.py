@@ -1,4 +1,4 @@
 """The steps of a product and UTC day, one module a table of the lake.
 
-In: recordings. Out: trades, feature rows and a training set; each is made again only when its inputs change.
+In: recordings. Out: trades, feature rows and a training set; a table is made again only when the inputs change.
 """

@@ -1,4 +1,4 @@
-"""The lake's table `feature_rows`: what the kernel makes of a day's trades and the tail of the day before."""
+"""The lake's table `feature_rows`: the kernel's rows of a day's trades, after the tail of the day before."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from offline.days.steps import (
     FEATURE_ROWS,
     MEANING,
     TRADES,
-    Made,
+    StepResult,
     check_spec,
     days_before,
-    made_of,
-    nothing_made,
+    remove_partition,
     sees_no_further,
     tail_start,
+    unchanged_result,
 )
-from offline.lake.store import Lake, Place
+from offline.lake.store import Lake, PartitionKey
 
 
-def make_feature_rows(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> Made:
-    """Make the feature rows of a product and day: the kernel over the tail of the days before, and then over the day.
+def make_feature_rows(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> StepResult:
+    """Make the feature rows of a product and day: run the kernel over the tail of the days before, then over the day.
 
     Raises:
         OSError: the lake cannot be written.
@@ -42,15 +42,15 @@ def make_feature_rows(lake: Lake, product_id: str, day: date, spec: FeatureSpec)
     inputs = feature_inputs(lake, product_id, day, spec)
     if inputs is None:
         missing = f"no trades of {product_id} on {day} (UTC) in the lake: make them first"
-        return nothing_made(lake, FEATURE_ROWS, product_id, day, missing)
-    if (made_before := made_of(lake, FEATURE_ROWS, product_id, day, inputs)) is not None:
-        return made_before
+        return remove_partition(lake, FEATURE_ROWS, product_id, day, missing)
+    if (unchanged := unchanged_result(lake, FEATURE_ROWS, product_id, day, inputs)) is not None:
+        return unchanged
     windows = Windows(spec)
     before = history(lake, product_id, day, spec)
     if before is not None:
         feature_rows(before, windows)
     tail_rows = 0 if before is None else len(before)
-    with lake.writing(Place(FEATURE_ROWS, product_id, day).path, feature_schema(spec)) as writing:
+    with lake.writing(PartitionKey(FEATURE_ROWS, product_id, day).path, feature_schema(spec)) as writing:
         first_time = last_time = 0
         position = tail_rows
         for batch in lake.batches(TRADES, product_id, day, STAGED.names):
@@ -66,10 +66,10 @@ def make_feature_rows(lake: Lake, product_id: str, day: date, spec: FeatureSpec)
         facts |= {"first_time": first_time, "last_time": last_time}
         writing.finish({"inputs": inputs, "facts": json.dumps(facts)})
         writing.publish()
-    return Made(lake.partition(FEATURE_ROWS, product_id, day), True, facts)
+    return StepResult(lake.partition(FEATURE_ROWS, product_id, day), True, facts)
 
 
-class FeatureColumns(NamedTuple):
+class StoredFeatureColumns(NamedTuple):
     """Feature rows of one product, in the order of their stream.
 
     Attributes:
@@ -88,7 +88,7 @@ class FeatureColumns(NamedTuple):
 
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
-        """Return the rows of all parts behind each other; there must be at least one part."""
+        """Return the rows of all parts, one part after the other; at least one part is needed."""
         return cls(
             np.concatenate([part.trade_id for part in parts]),
             np.concatenate([part.event_time for part in parts]),
@@ -97,30 +97,31 @@ class FeatureColumns(NamedTuple):
         )
 
 
-def feature_columns(lake: Lake, spec: FeatureSpec, product_id: str, day: date) -> FeatureColumns:
+def feature_columns(lake: Lake, spec: FeatureSpec, product_id: str, day: date) -> StoredFeatureColumns:
     """Read the feature rows of a product and day.
 
     Raises:
-        ValueError: they are of another spec.
-        FileNotFoundError: there are none.
+        ValueError: the rows are of another spec.
+        FileNotFoundError: there are no rows.
     """
     trade_id, event_time, price = (
-        feature_column(lake, spec, product_id, day, name) for name in FeatureColumns._fields[:3]
+        feature_column(lake, spec, product_id, day, name) for name in StoredFeatureColumns._fields[:3]
     )
     values = np.empty((len(price), len(spec.columns)))
     for column, name in enumerate(spec.columns):
         values[:, column] = feature_column(lake, spec, product_id, day, name)
-    return FeatureColumns(trade_id, event_time, price, values)
+    return StoredFeatureColumns(trade_id, event_time, price, values)
 
 
 def feature_column(lake: Lake, spec: FeatureSpec, product_id: str, day: date, name: str) -> NDArray[Any]:
+    """Read one column of the feature rows of a product and day; errors as in `feature_columns`."""
     table = lake.read(FEATURE_ROWS, product_id, day, [name])
     check_spec(table, spec, f"the feature rows of {product_id} on {day}")
     return numbers_of(table[name])
 
 
 def history(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> Trades | None:
-    """Return the trades before a day that its rows can see, numbered from 1; None where there are none."""
+    """Return the trades before a day that the day's rows can see, numbered from 1; None if there are none."""
     joined: Trades | None = None
     for back in range(1, days_before(spec) + 1):
         earlier = day - timedelta(days=back)
@@ -136,14 +137,15 @@ def history(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> Trades
 
 
 def numbered(trades: Trades, first: int) -> Trades:
-    """Return trades with numbers that rise from `first` + 1 in place of their ids.
+    """Return trades with rising numbers from `first` + 1 in place of ids.
 
-    Ids of several recordings, or of none, do not rise: the order in the lake is what counts.
+    Ids of several recordings, or missing ids, do not rise: only the order in the lake counts.
     """
     return replace(trades, trade_id=np.arange(first + 1, first + len(trades) + 1))
 
 
 def feature_inputs(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> str | None:
+    """Return the inputs of a day's feature rows, as JSON; None if the lake has no trades of the day."""
     trades = lake.partition(TRADES, product_id, day)
     if trades is None:
         return None

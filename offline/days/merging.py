@@ -1,4 +1,4 @@
-"""Several recordings of one product to one stream of trades."""
+"""Merging of several recordings of one product to one stream of trades."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from data.features.admission import MAX_FALL_S, TAKEN, Admission
 from data.trades import NS, Int64s, Trades
 
 STRANGE_SHARE = 0.01
-"""If more of a recording's trades than this disagree with another one, the two number their trades differently."""
+"""If a larger share of a recording's trades disagrees with another recording, the two have different id spaces."""
 
 
 def counted_times(event_time: Int64s, last_time: int = 0) -> Int64s:
-    """Return the times that trades count as: where event time falls, the time before it.
+    """Return counted times: the largest event time so far, at least `last_time`; ns since 1970, never falling.
 
     >>> counted_times(np.array([3, 2, 5]))
     array([3, 3, 5])
@@ -25,8 +25,8 @@ def counted_times(event_time: Int64s, last_time: int = 0) -> Int64s:
     return np.maximum(counted, last_time)
 
 
-class Recorded(NamedTuple):
-    """The trades that one recording has of a product and day."""
+class RecordedTrades(NamedTuple):
+    """Trades of a product and day in one recording."""
 
     name: str
     has_ids: bool
@@ -34,13 +34,13 @@ class Recorded(NamedTuple):
 
 
 class Merged(NamedTuple):
-    """One stream of several recordings.
+    """One stream of trades from several recordings.
 
     Attributes:
         recording: shape (n,), index into `names`.
-        has_ids: all trades have ids of one space.
-        dropped: how many trades were left out, by why.
-        id_spaces: how many ways to number trades the recordings have.
+        has_ids: all trades have ids of one id space.
+        dropped: number of dropped trades, by reason.
+        id_spaces: number of id spaces: different ways in which recordings number trades.
     """
 
     trades: Trades
@@ -51,14 +51,16 @@ class Merged(NamedTuple):
     id_spaces: int
 
 
-def merge(recordings: Sequence[Recorded], span: tuple[int, int], gap_s: int) -> Merged:
-    """Merge recordings, given in the order in which they count: those with ids first, each kind by name.
+def merge(recordings: Sequence[RecordedTrades], span: tuple[int, int], gap_s: int) -> Merged:
+    """Merge recordings of one product.
 
-    One whose ids and times disagree with those before it is of another id space, and counts like one without ids.
+    A recording whose ids and times disagree with the earlier recordings is of another id space, and is merged like a
+    recording without ids.
 
     Args:
-        span: from when, and before when, all of their trades lie, ns since 1970: what lies outside is merged elsewhere.
-        gap_s: a longer hole in a recording is not covered by it; a shorter one is, also that to an end of the span.
+        recordings: in the order of priority: recordings with ids first, then by name.
+        span: start (inclusive) and end (exclusive) of all trades, ns since 1970; trades outside are merged elsewhere.
+        gap_s: a recording covers a hole of up to `gap_s` seconds, also a hole at an end of the span, and no longer one.
     """
     dropped = {"duplicates": 0, "conflicts": 0, "fallen": 0, "covered": 0}
     gap = gap_s * NS
@@ -85,8 +87,12 @@ def merge(recordings: Sequence[Recorded], span: tuple[int, int], gap_s: int) -> 
     return Merged(trades, source, [each.name for each in recordings], has_ids, dropped, len(spaces))
 
 
-def _id_spaces(recordings: Sequence[Recorded], with_ids: Sequence[int]) -> list[list[int]]:
-    """Return which of the recordings number their trades alike, each group in the order given."""
+def _id_spaces(recordings: Sequence[RecordedTrades], with_ids: Sequence[int]) -> list[list[int]]:
+    """Group the recordings by id space, each group in the given order.
+
+    Args:
+        with_ids: indexes of the recordings with ids.
+    """
     spaces: list[list[int]] = []
     for place in with_ids:
         mine = recordings[place].trades
@@ -101,7 +107,7 @@ def _id_spaces(recordings: Sequence[Recorded], with_ids: Sequence[int]) -> list[
 
 
 def _strangers(trades: Trades, known: Trades) -> int:
-    """Count trades that come before one of `known` with the same or a smaller id, or after one with a larger one."""
+    """Count trades that disagree with `known`: before a trade with the same or a smaller id, or after a larger id."""
     counted, times = counted_times(trades.event_time), counted_times(known.event_time)
     slack = MAX_FALL_S * NS
     before = np.append(0, times)[np.searchsorted(known.trade_id, trades.trade_id, "right")]
@@ -110,9 +116,16 @@ def _strangers(trades: Trades, known: Trades) -> int:
 
 
 def _joined(
-    recordings: Sequence[Recorded], places: Sequence[int], dropped: dict[str, int]
+    recordings: Sequence[RecordedTrades], places: Sequence[int], dropped: dict[str, int]
 ) -> tuple[Trades, NDArray[np.int32]]:
-    """Return the trades of recordings of one id space, and which recording each is of; counts what is dropped."""
+    """Join the recordings of one id space, and add the dropped trades to `dropped`.
+
+    Args:
+        places: indexes of the recordings.
+
+    Returns:
+        The trades, and the index of each trade's recording.
+    """
     if len(places) == 1:
         trades = recordings[places[0]].trades
         return trades, np.full(len(trades), places[0], np.int32)
@@ -130,7 +143,7 @@ def _joined(
 
 
 def _segments(counted: Int64s, span: tuple[int, int], gap: int) -> Int64s:
-    """Return begin and end of each stretch without a hole, shape (m, 2); from near an end of the span it reaches it."""
+    """Return begin and end of stretches without a hole, shape (m, 2), extended to an end of the span within `gap`."""
     if not len(counted):
         return np.empty((0, 2), np.int64)
     breaks = np.flatnonzero(np.diff(counted) > gap)
@@ -143,7 +156,7 @@ def _segments(counted: Int64s, span: tuple[int, int], gap: int) -> Int64s:
 
 
 def _union(segments: Int64s) -> Int64s:
-    """Return segments that overlap as one, sorted.
+    """Join overlapping segments, and return all segments sorted.
 
     >>> _union(np.array([[5, 9], [1, 3], [3, 4], [7, 8]])).tolist()
     [[1, 4], [5, 9]]
@@ -155,7 +168,7 @@ def _union(segments: Int64s) -> Int64s:
 
 
 def _is_within(times: Int64s, segments: Int64s) -> NDArray[np.bool_]:
-    """Return which times lie in one of the segments, which are disjoint and sorted; their ends do."""
+    """Return a mask of the times inside a segment, ends included; segments are disjoint and sorted."""
     at = np.searchsorted(segments[:, 0], times, "right") - 1
-    ends = np.append(segments[:, 1], -1)  # the last one for times before all segments
+    ends = np.append(segments[:, 1], -1)  # the last end is for times before all segments
     return times <= ends[at]

@@ -1,6 +1,6 @@
 """Recordings in the lake: a file of trades, of any dialect, or simulated days, staged by product and UTC day.
 
-The day of a trade is that of the time it counts as: where event time falls a little, the time before it.
+The day of a trade is the day of the counted time, see `counted_times`.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from data.recordings.recognition import recognize
 from data.simulator.day import simulate_day
 from data.trades import NS, StreamKey, Trades
 from offline.days.merging import counted_times
-from offline.lake.store import Lake, Place, Writing
+from offline.lake.store import Lake, PartitionKey, Writing
 
 RECORDINGS, REJECTS = "recordings", "rejects"
-"""Tables of the lake. Below `recordings` is one for each recording; `rejects` has one file a recording."""
+"""Tables of the lake. `recordings` has a sub-table per recording; `rejects` has one file per recording."""
 
 SIMULATED = "simulated"
-"""The recording that all simulated days are of."""
+"""Name of the recording that holds all simulated days."""
 
 MEANING = "2"
-"""Raised whenever staging makes something else of the same recording: all are staged again."""
+"""Raise this number when staging gives another result for the same recording: all recordings are then staged again."""
 
 DAY_S = 86_400
 _EPOCH = date(1970, 1, 1)
@@ -53,14 +53,14 @@ STAGED = pa.schema(
 _REJECT_COLUMNS = pa.schema([("line", pa.int64()), ("reason", pa.string()), ("text", pa.string())])
 
 _STAGE_ROWS = 262_144
-"""Rows that are kept before they go to disk, over all products of a recording."""
+"""Rows kept in memory before a flush to disk, over all products of a recording."""
 _REJECT_CHARACTERS = 200
 _NAME_CHARACTERS = 200
-"""Of a recording's name as it stands in the lake: a file on its way has 47 more, and filesystems allow 255."""
+"""Limit of a recording's name in the lake: a temporary file name is 47 characters longer, and filesystems allow 255."""
 
 
 class Staged(NamedTuple):
-    """What a recording has of one product and day."""
+    """One product and day of a recording."""
 
     product_id: str
     day: date
@@ -69,13 +69,13 @@ class Staged(NamedTuple):
 
 
 class Ingested(NamedTuple):
-    """What became of a recording.
+    """Result of ingesting a recording.
 
     Attributes:
         name: of the recording in the lake.
-        days: of each product, by product and day; what it held before and lacks now has 0 rows.
-        rejects: rows that are no trade, or that the source does not take, by reason.
-        is_new: whether anything in the lake has changed.
+        days: sorted by product and day; a day that a former version held and the new one lacks has 0 rows.
+        rejects: number of rejected rows, by reason.
+        is_new: true if the lake has changed.
     """
 
     name: str
@@ -85,7 +85,10 @@ class Ingested(NamedTuple):
 
 
 def recording_table(name: str) -> str:
-    """Return the table of one recording.
+    """Return the table name of one recording.
+
+    Raises:
+        ValueError: the name is too long, or empty, or only dots.
 
     >>> recording_table("monday.csv"), recording_table("two words.csv")
     ('recordings/monday.csv', 'recordings/two%20words.csv')
@@ -100,31 +103,32 @@ def recording_table(name: str) -> str:
 
 
 def ingest(lake: Lake, recording: Path, product_id: str = "BTC-USD", name: str | None = None) -> Ingested:
-    """Stage the trades of a recording of any dialect, by product and day. All of it is staged, or nothing.
+    """Stage the trades of a recording of any dialect, by product and day: the whole recording or nothing.
 
-    A recording of the same name and content is not read again; one of the same name and another content replaces it.
+    A recording of the same name and content is not read again; other content under the same name replaces the old.
 
     Args:
-        product_id: of trades in recordings that name none.
-        name: of the recording in the lake; that of the file.
+        product_id: for recordings without a product.
+        name: of the recording in the lake; default is the file name.
 
     Raises:
-        ValueError: it holds no trades, or is damaged, see `read_trades`; its name is none, or that of simulated days.
+        ValueError: the recording is damaged or holds no trades, see `read_trades`; or the name is invalid, or
+            `simulated`.
         OSError: the lake cannot be written.
     """
     name = recording.name if name is None else name
     if name == SIMULATED:
         raise ValueError(f"the name {SIMULATED!r} is that of all simulated days: give {recording} another one")
     table, rejects_path = recording_table(name), f"{REJECTS}/{quote(name, safe='')}.parquet"
-    batches = read_trades(recording, product_id=product_id)  # says at once if it is none
+    batches = read_trades(recording, product_id=product_id)  # raises at once if the file is no recording
     dialect = recognize(recording)
     assert isinstance(dialect, Dialect)
     made_from = {"sha256": _file_hash(recording), "product_id": product_id, "meaning": MEANING}
     before = lake.stored(rejects_path)
-    places = lake.places(table)
+    keys = lake.partition_keys(table)
     if before is not None and json.loads(before.notes["made_from"]) == made_from:
         known = {(product, day): held for product, day, *held in json.loads(before.notes["days"])}
-        if known == {(place.product_id, place.day.isoformat()): _held(lake, place) for place in places}:
+        if known == {(key.product_id, key.day.isoformat()): _rows_and_hash(lake, key) for key in keys}:
             days = [Staged(product, date.fromisoformat(day), held[0], False) for (product, day), held in known.items()]
             return Ingested(name, sorted(days), json.loads(before.notes["rejects"]), False)
 
@@ -139,9 +143,9 @@ def ingest(lake: Lake, recording: Path, product_id: str = "BTC-USD", name: str |
                 rejects.write(_reject_batch(batch.rejects))
         staged = stage.finish()
         notes = {"made_from": json.dumps(made_from), "days": json.dumps(staged), "rejects": json.dumps(reasons)}
-        rejects.finish(notes)  # all is written by now: what is left is to give the files their names
+        rejects.finish(notes)  # all rows are written by now: only the renames are left
         days = stage.publish()
-        gone = {(place.product_id, place.day) for place in places} - {(each.product_id, each.day) for each in days}
+        gone = {(key.product_id, key.day) for key in keys} - {(each.product_id, each.day) for each in days}
         for product, day in sorted(gone):
             lake.delete(table, product, day)
             days.append(Staged(product, day, 0, True))
@@ -149,19 +153,19 @@ def ingest(lake: Lake, recording: Path, product_id: str = "BTC-USD", name: str |
     return Ingested(name, sorted(days), dict(reasons), is_new)
 
 
-def _held(lake: Lake, place: Place) -> list[int | str] | None:
-    """Return rows and content hash of what stands at a place; None where it is damaged."""
+def _rows_and_hash(lake: Lake, key: PartitionKey) -> list[int | str] | None:
+    """Return the number of rows and the content hash of a partition; None if missing or damaged."""
     with suppress(ValueError):
-        if (found := lake.partition(*place)) is not None:
+        if (found := lake.partition(*key)) is not None:
             return [found.rows, found.content_hash]
     return None
 
 
 def simulate(lake: Lake, product_id: str, day: date, seed: int = 0, hours: tuple[int, int] = (0, 24)) -> Ingested:
-    """Stage a simulated day, of the recording `simulated`; another seed replaces it.
+    """Stage a simulated day in the recording `simulated`; another seed replaces the day.
 
     Args:
-        hours: only these of the day.
+        hours: first hour (inclusive) and last hour (exclusive) to simulate.
 
     Raises:
         ValueError: see `simulate_day`.
@@ -180,19 +184,19 @@ def simulate(lake: Lake, product_id: str, day: date, seed: int = 0, hours: tuple
 
 
 class _Stage:
-    """The trades of one recording on their way into the lake: all products at once, none visible until `publish`."""
+    """Writer of one recording's trades to the lake: all products at once, invisible to readers until `publish`."""
 
     def __init__(self, lake: Lake, table: str, name: str, has_ids: bool, cleanup: ExitStack) -> None:
         self._lake, self._table, self._cleanup = lake, table, cleanup
         self._notes = {"name": name, "has_ids": "yes" if has_ids else "no"}
         self._last_time: dict[str, int] = {}
-        self._waiting: dict[Place, list[Trades]] = {}
+        self._waiting: dict[PartitionKey, list[Trades]] = {}
         self._rows = 0
-        self._open: dict[str, tuple[Place, Writing]] = {}
-        self._finished: list[tuple[Place, Writing, str]] = []
+        self._open: dict[str, tuple[PartitionKey, Writing]] = {}
+        self._finished: list[tuple[PartitionKey, Writing, str]] = []
 
     def add(self, trades: Trades) -> None:
-        """Take the next trades of the recording."""
+        """Add the next trades of the recording."""
         order = np.argsort(trades.stream, kind="stable")
         ends = np.cumsum(np.bincount(trades.stream, minlength=len(trades.keys)))
         for key, rows in zip(trades.keys, np.split(order, ends[:-1]), strict=True):
@@ -203,14 +207,14 @@ class _Stage:
             self._last_time[key.product_id] = int(counted[-1])
             days = counted // (DAY_S * NS)
             for part in np.split(np.arange(len(mine)), np.flatnonzero(np.diff(days)) + 1):
-                place = Place(self._table, key.product_id, _EPOCH + timedelta(days=int(days[part[0]])))
+                place = PartitionKey(self._table, key.product_id, _EPOCH + timedelta(days=int(days[part[0]])))
                 self._waiting.setdefault(place, []).append(mine.take(slice(int(part[0]), int(part[-1]) + 1)))
         self._rows += len(trades)
         if self._rows >= _STAGE_ROWS:
             self._flush()
 
     def finish(self) -> list[tuple[str, str, int, str]]:
-        """End all files, and return what they hold: product, day, rows and content hash of each."""
+        """Finish all files; return product, day, number of rows and content hash of each file."""
         self._flush()
         for product in list(self._open):
             self._finish(product)
@@ -220,7 +224,7 @@ class _Stage:
         ]
 
     def publish(self) -> list[Staged]:
-        """Give all finished files their names."""
+        """Rename all finished files to their final names."""
         return [Staged(place.product_id, place.day, w.rows, w.publish()) for place, w, _ in sorted(self._finished)]
 
     def _flush(self) -> None:
@@ -241,14 +245,14 @@ class _Stage:
 
 
 def trades_of(rows: pa.Table | pa.RecordBatch, product_id: str) -> Trades:
-    """Return rows of `trades` or `recordings` as trades of one stream."""
+    """Convert rows of `trades` or `recordings` to trades of one stream."""
     columns = {name: numbers_of(rows[name]) for name in STAGED.names}
     n = len(rows)
     return Trades((StreamKey("lake", product_id),), np.zeros(n, np.int32), ingest_time=np.zeros(n, np.int64), **columns)
 
 
 def staged_batch(trades: Trades) -> pa.RecordBatch:
-    """Return trades as rows of `STAGED`."""
+    """Convert trades to rows of `STAGED`."""
     columns = [
         column_of(trades.trade_id, pa.int64()),
         column_of(trades.event_time, UTC),
@@ -274,5 +278,5 @@ def _file_hash(path: Path) -> str:
 
 
 def start_ns(day: date) -> int:
-    """Return when a day begins, ns since 1970."""
+    """Return the start of a UTC day, ns since 1970."""
     return (day - _EPOCH).days * DAY_S * NS

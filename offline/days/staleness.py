@@ -1,4 +1,4 @@
-"""Which days are to be made anew, and why."""
+"""Stale days, and the reason why each is stale."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from offline.lake.store import Lake, Partition
 
 
 class StaleDay(NamedTuple):
-    """A partition that its step would make anew, or remove."""
+    """A partition to be made again or removed by its step."""
 
     product_id: str
     day: date
@@ -26,20 +26,20 @@ class StaleDay(NamedTuple):
 
 
 def stale(lake: Lake, spec: FeatureSpec, table: str | None = None) -> list[StaleDay]:
-    """Return what its step would make anew, or remove, if it ran now; by product, day and step.
+    """Return the stale partitions, sorted by product, day and step: a step run now would make or remove them.
 
-    Only what is in the lake now counts: what follows from a partition that is stale is known when that has been made.
+    Only the present content of the lake counts: a stale partition, once made again, may turn later steps stale.
 
     Args:
-        table: look at this one alone.
+        table: of one step; None: all steps.
     """
-    staged = {(place.product_id, place.day) for place in lake.places(RECORDINGS)}
+    staged = {(place.product_id, place.day) for place in lake.partition_keys(RECORDINGS)}
     steps: dict[str, Callable[[str, date], str | None]] = {
         TRADES: lambda product, day: text_of_inputs(trade_inputs(lake, product, day)),
         FEATURE_ROWS: lambda product, day: feature_inputs(lake, product, day, spec),
         TRAINING_SET: lambda product, day: training_inputs(lake, product, day, spec),
     }
-    made = [{(place.product_id, place.day) for place in lake.places(each)} for each in steps]
+    made = [{(place.product_id, place.day) for place in lake.partition_keys(each)} for each in steps]
     found = []
     for product, day in sorted(staged.union(*made)):
         for each in steps if table is None else (table,):
@@ -53,7 +53,7 @@ def stale(lake: Lake, spec: FeatureSpec, table: str | None = None) -> list[Stale
 
 def _why(known: Partition | None, inputs: str | None) -> str:
     if inputs is None:
-        return "what it was made from is gone"
+        return "lost its inputs"
     if known is None:
         return "was never made"
     before, now = json.loads(known.notes["inputs"]), json.loads(inputs)

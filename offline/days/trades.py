@@ -12,18 +12,18 @@ import pyarrow as pa
 from data.arrow import NAMES, names_of
 from data.names import check_product_id
 from data.trades import NS
-from offline.days.merging import Recorded, counted_times, merge
+from offline.days.merging import RecordedTrades, counted_times, merge
 from offline.days.staging import DAY_S, RECORDINGS, STAGED, staged_batch, start_ns, trades_of
 from offline.days.steps import (
     MEANING,
     SEEN_BY_NEIGHBOURS,
     TRADES,
-    Made,
+    StepResult,
     head_s,
-    made_of,
-    nothing_made,
-    standing,
+    remove_partition,
+    stored_result,
     tail_start,
+    unchanged_result,
 )
 from offline.lake.parquet import content_hash
 from offline.lake.store import Lake
@@ -31,13 +31,13 @@ from offline.lake.store import Lake
 TRADE_COLUMNS = STAGED.append(pa.field("recording", NAMES))
 
 
-def make_trades(lake: Lake, product_id: str, day: date) -> Made:
-    """Merge what the recordings have of a product and day into one stream.
+def make_trades(lake: Lake, product_id: str, day: date) -> StepResult:
+    """Merge all recordings of a product and day into one stream.
 
-    With ids a trade is its id: recordings are joined and sorted by it, and of two that give one id another price the
-    first by name is taken. Without ids, or with those of another id space, a recording counts only for times that none
-    before it covers: first those with ids, then by name. A hole longer than `gap_s` is not covered; a shorter one is,
-    also to the begin or the end of the day.
+    Recordings with ids are joined and sorted by id; if two recordings give one id different prices, the first recording
+    by name wins. A recording without ids, or of another id space, adds only trades at times that no earlier recording
+    covers; the order is recordings with ids first, then by name. A recording covers holes of up to `gap_s`, also at
+    the begin and the end of the day, and no longer holes.
 
     Raises:
         OSError: the lake cannot be written.
@@ -45,9 +45,9 @@ def make_trades(lake: Lake, product_id: str, day: date) -> Made:
     inputs = trade_inputs(lake, product_id, day)
     if inputs is None:
         missing = f"no recording has trades of {product_id} on {day} (UTC): ingest one that has"
-        return nothing_made(lake, TRADES, product_id, day, missing)
-    if (made_before := made_of(lake, TRADES, product_id, day, inputs.text)) is not None:
-        return made_before
+        return remove_partition(lake, TRADES, product_id, day, missing)
+    if (unchanged := unchanged_result(lake, TRADES, product_id, day, inputs.text)) is not None:
+        return unchanged
     begin, end = start_ns(day), start_ns(day) + DAY_S * NS
     recorded = [_recorded(lake, table, product_id, day) for table in inputs.recordings]
     merged = merge(recorded, (begin, end), SEEN_BY_NEIGHBOURS.gap_s)
@@ -73,23 +73,24 @@ def make_trades(lake: Lake, product_id: str, day: date) -> Made:
         head_hash=content_hash(batch.select(["event_time", "price"])[:head]) if head else "",
         tail_hash=content_hash(batch.select(["event_time", "price", "size"])[tail:]) if tail < len(batch) else "",
     )
-    return Made(made, True, facts)
+    return StepResult(made, True, facts)
 
 
 def has_trade_ids(lake: Lake, product_id: str, day: date) -> bool:
-    """Whether all trades of a product and day have ids of their market; else they are numbered."""
-    made = standing(lake, TRADES, product_id, day)
+    """Return whether all trades of a product and day have ids of the market; else the trades are numbered."""
+    made = stored_result(lake, TRADES, product_id, day)
     return made.partition is not None and made.facts["has_ids"] == "yes"
 
 
 class _TradeInputs(NamedTuple):
-    """What trades are merged from: the tables of the recordings in the order in which they count."""
+    """Inputs of merged trades: the tables of the recordings in the order of priority, and all inputs as JSON."""
 
     recordings: list[str]
     text: str
 
 
 def trade_inputs(lake: Lake, product_id: str, day: date) -> _TradeInputs | None:
+    """Return the inputs of a day's trades; None if no recording has trades of the product and day."""
     check_product_id(product_id)
     staged = [lake.partition(table, product_id, day) for table in lake.tables(RECORDINGS)]
     found = [partition for partition in staged if partition is not None and partition.rows]
@@ -107,8 +108,8 @@ def text_of_inputs(inputs: _TradeInputs | None) -> str | None:
     return None if inputs is None else inputs.text
 
 
-def _recorded(lake: Lake, table: str, product_id: str, day: date) -> Recorded:
+def _recorded(lake: Lake, table: str, product_id: str, day: date) -> RecordedTrades:
     known = lake.partition(table, product_id, day)
     assert known is not None
     trades = trades_of(lake.read(table, product_id, day), product_id)
-    return Recorded(known.notes["name"], known.notes["has_ids"] == "yes", trades)
+    return RecordedTrades(known.notes["name"], known.notes["has_ids"] == "yes", trades)

@@ -1,4 +1,4 @@
-"""The lake's table `training_set`: rows that count, with targets, and short windows."""
+"""The lake's table `training_set`: counted rows with targets, and rows of short windows."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from offline.days.steps import (
     MEANING,
     TRADES,
     TRAINING_SET,
-    Made,
+    StepResult,
     check_spec,
     head_s,
-    made_of,
-    nothing_made,
+    remove_partition,
     sees_no_further,
+    unchanged_result,
 )
 from offline.lake.store import Lake
 from offline.samples import SHORT_WINDOWS, TWELFTH, Sample, counted_targets, short_rows
 
 
-def make_training_set(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> Made:
-    """Make the rows of a product and day that models are fitted to and judged by: those that count, with targets.
+def make_training_set(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> StepResult:
+    """Make the training set of a product and day: counted rows with targets, for fitting and judging models.
 
-    `short_window` is 0 in full rows; rows of short windows follow them, see `offline.samples.short_rows`.
+    `short_window` is 0 in full rows; rows of short windows follow, see `offline.samples.short_rows`.
 
     Raises:
         OSError: the lake cannot be written.
@@ -42,9 +42,9 @@ def make_training_set(lake: Lake, product_id: str, day: date, spec: FeatureSpec)
     inputs = training_inputs(lake, product_id, day, spec)
     if inputs is None:
         missing = f"no feature rows of {product_id} on {day} (UTC) in the lake: make them first"
-        return nothing_made(lake, TRAINING_SET, product_id, day, missing)
-    if (made_before := made_of(lake, TRAINING_SET, product_id, day, inputs)) is not None:
-        return made_before
+        return remove_partition(lake, TRAINING_SET, product_id, day, missing)
+    if (unchanged := unchanged_result(lake, TRAINING_SET, product_id, day, inputs)) is not None:
+        return unchanged
     schema = training_schema(spec)
     event_time, price, n = (feature_column(lake, spec, product_id, day, name) for name in ("event_time", "price", "n"))
     after = _head(lake, product_id, day, spec)
@@ -52,13 +52,13 @@ def make_training_set(lake: Lake, product_id: str, day: date, spec: FeatureSpec)
     short = short_rows(n, price, counted, spec, SHORT_WINDOWS)
     at = np.concatenate([counted, short.at])
     windows = np.concatenate([np.zeros(len(counted), np.int64), short.values[:, 0].astype(np.int64)])
-    # A column at a time: of a whole day's rows one in sixty counts.
+    # Read one column at a time: only one row in sixty of a whole day counts.
     values = np.column_stack([feature_column(lake, spec, product_id, day, name)[counted] for name in spec.columns])
     values = np.concatenate([values, short.values])
     trade_id = feature_column(lake, spec, product_id, day, "trade_id")[at]
     last_time = int(event_time[-1])
     if after is not None and len(counted):
-        # What the last target has seen: the prices of its horizon, and the trade by which the segment goes on.
+        # The last target has seen the prices of its horizon, and the trade by which the segment goes on.
         horizon = (
             -(-int(event_time[counted[-1]]) // (spec.grid_step_s * NS)) * spec.grid_step_s * NS + spec.horizon_s * NS
         )
@@ -82,7 +82,7 @@ def make_training_set(lake: Lake, product_id: str, day: date, spec: FeatureSpec)
     ]
     batch = pa.RecordBatch.from_arrays(columns, schema=schema)
     notes = {"inputs": inputs, "facts": json.dumps(facts)}
-    return Made(lake.write(TRAINING_SET, product_id, day, [batch], schema, notes), True, facts)
+    return StepResult(lake.write(TRAINING_SET, product_id, day, [batch], schema, notes), True, facts)
 
 
 def training_schema(spec: FeatureSpec) -> pa.Schema:
@@ -101,15 +101,18 @@ def training_sample(
     *,
     with_short_windows: bool = False,
 ) -> Sample:
-    """Return the rows of the training sets of some products and days, by product and day.
+    """Return the rows of the training sets of some products and days, sorted by product and day.
+
+    Args:
+        first_day, last_day: both inclusive.
 
     Raises:
-        ValueError: there are none, or some were made under another spec.
+        ValueError: there are no rows, or a training set is of another spec.
     """
     products = list(products)
     parts = []
     for product_id in products:
-        for place in lake.places(TRAINING_SET, product_id):
+        for place in lake.partition_keys(TRAINING_SET, product_id):
             if not first_day <= place.day <= last_day:
                 continue
             table = lake.read(*place)
@@ -130,6 +133,7 @@ def training_sample(
 
 
 def training_inputs(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> str | None:
+    """Return the inputs of a day's training set, as JSON; None if the lake has no feature rows of the day."""
     rows = lake.partition(FEATURE_ROWS, product_id, day)
     if rows is None:
         return None
@@ -142,7 +146,7 @@ def training_inputs(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -
 
 
 def _head(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> tuple[Int64s, Floats] | None:
-    """Return counted times and prices of the day after, as far as targets of a day see; None where there are none."""
+    """Return counted times and prices of the next day, as far as the targets of a day see; None without trades."""
     after = day + timedelta(days=1)
     if lake.partition(TRADES, product_id, after) is None:
         return None

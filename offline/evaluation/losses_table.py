@@ -1,4 +1,4 @@
-"""How wrong forecasts are: models and the plain EWMA on the same rows, as they serve."""
+"""Losses of forecasts: served models and the plain EWMA on the same rows."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from data.trades import NS, Floats
 from offline.samples import Sample
 
 UNSCALED_EWMA = "unscaled EWMA"
-"""The variance of the last minutes as it is, with the half-life of `plain_ewma`."""
+"""Forecaster: the unscaled variance of the last minutes, with the half-life of `plain_ewma`."""
 
 ALL, CONTRACT_ALONE, NOTHING = "all columns", "the contract alone", "nothing"
-"""What a forecaster was asked with."""
+"""Input of a forecaster: values of `LossesRow.asked_with`."""
 
 
-class Line(NamedTuple):
-    """One forecaster on all rows.
+class LossesRow(NamedTuple):
+    """Losses of one forecaster over all rows.
 
     Attributes:
-        forecaster: its name.
+        forecaster: name.
         asked_with: ALL, CONTRACT_ALONE or NOTHING.
         qlike: mean loss on variance.
         log_mse: mean squared error of log volatility.
-        coverage: share of targets inside the interval; NaN without one.
+        coverage: share of targets inside the interval; NaN if the forecaster has no interval.
     """
 
     forecaster: str
@@ -43,18 +43,18 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """A table, and what its rows were made from.
+    """A table of losses, and facts about the judged rows.
 
     Attributes:
-        lines: one for each forecaster and what it was asked with.
-        rows: how many forecasts each line is about.
-        horizons: how many distinct horizons of time they lie in: overlapping ones are no independent evidence.
-        zero_target_share: how many of the targets are 0.
-        variance_floor: what smaller realized variances count as, in all lines.
-        first_time, last_time: of the rows.
+        losses: one row per forecaster and input.
+        rows: number of judged feature rows, the same for all forecasters.
+        horizons: number of distinct horizons of time with judged rows: overlapping ones are no independent evidence.
+        zero_target_share: share of targets equal to 0.
+        variance_floor: smaller realized variances count as `variance_floor`, for all forecasters.
+        first_time, last_time: event times of the first and the last judged row.
     """
 
-    lines: tuple[Line, ...]
+    losses: tuple[LossesRow, ...]
     rows: int
     horizons: int
     zero_target_share: float
@@ -62,11 +62,12 @@ class Evaluation:
     first_time: datetime
     last_time: datetime
 
-    def line(self, forecaster: str, asked_with: str = ALL) -> Line:
-        return next(line for line in self.lines if (line.forecaster, line.asked_with) == (forecaster, asked_with))
+    def losses_of(self, forecaster: str, asked_with: str = ALL) -> LossesRow:
+        """Return the losses of one forecaster with one input."""
+        return next(line for line in self.losses if (line.forecaster, line.asked_with) == (forecaster, asked_with))
 
     def metrics(self, forecaster: str) -> dict[str, float]:
-        """Return the figures of one forecaster under flat names, with those of the others behind theirs."""
+        """Return the figures of one forecaster under flat names; `qlike_NAME` is of other forecasters."""
         found = {
             "test_rows": float(self.rows),
             "test_horizons": float(self.horizons),
@@ -74,7 +75,7 @@ class Evaluation:
             "variance_floor": self.variance_floor,
         }
         endings = {ALL: "", CONTRACT_ALONE: "_contract", NOTHING: "_unconditional"}
-        for line in self.lines:
+        for line in self.losses:
             if line.forecaster == forecaster:
                 ending = endings[line.asked_with]
                 found |= {f"qlike{ending}": line.qlike, f"log_mse{ending}": line.log_mse}
@@ -85,7 +86,7 @@ class Evaluation:
 
 
 def plain_ewma(spec: FeatureSpec) -> str:
-    """Return the column that is the unscaled EWMA.
+    """Return the column name of the unscaled EWMA.
 
     >>> plain_ewma(FeatureSpec())
     'ewma_variance_300'
@@ -94,20 +95,20 @@ def plain_ewma(spec: FeatureSpec) -> str:
 
 
 def judged_rows(test: Sample, spec: FeatureSpec) -> Sample:
-    """Return the rows that losses are about: where there is an EWMA to compare with, so from minutes into a segment."""
+    """Return the rows to judge: rows with an EWMA to compare with, so from minutes after the begin of a segment."""
     return test.take(~np.isnan(test.values[:, spec.columns.index(plain_ewma(spec))]))
 
 
 def evaluate(models: Mapping[str, ServedModel], test: Sample, spec: FeatureSpec, floor: float) -> Evaluation:
-    """Judge models as they serve, all of them and the unscaled EWMA on the same rows.
+    """Judge served models and the unscaled EWMA on the same rows.
 
-    A model answers each row from what the row has: one that needs an hour of history answers from the contract alone
-    until then, and that counts.
+    A model answers each row from the columns present: a model that needs an hour of history answers from the contract
+    alone during the first hour, and these answers count.
 
     Args:
-        models: by the name in the table.
+        models: by name in the table.
         test: rows later than every model's `train_end`.
-        floor: what a smaller realized variance counts as, see `data.targets.variance_floor`.
+        floor: smaller realized variances count as `floor`, see `data.targets.variance_floor`.
 
     Raises:
         ValueError: there is no row to judge, or an answer is not above 0.
@@ -118,8 +119,8 @@ def evaluate(models: Mapping[str, ServedModel], test: Sample, spec: FeatureSpec,
     realized = rows.targets**2
     floored = np.maximum(rows.targets, np.sqrt(floor))
 
-    def line(name: str, asked_with: str, score: Floats, inside: Floats | None = None) -> Line:
-        return Line(
+    def losses_row(name: str, asked_with: str, score: Floats, inside: Floats | None = None) -> LossesRow:
+        return LossesRow(
             name,
             asked_with,
             float(np.mean(qlike(realized, score**2, floor))),
@@ -127,18 +128,18 @@ def evaluate(models: Mapping[str, ServedModel], test: Sample, spec: FeatureSpec,
             float("nan") if inside is None else float(np.mean(inside)),
         )
 
-    lines = []
+    found: list[LossesRow] = []
     for name, model in models.items():
         values = rows.values[:, [spec.columns.index(column) for column in model.columns]]
         asked = {ALL: values, CONTRACT_ALONE: as_contract(values), NOTHING: as_nothing(values)}
         for asked_with, these in asked.items():
             answer = model.score(these)
             inside = (answer.lower <= floored) & (floored <= answer.upper)
-            lines.append(line(name, asked_with, answer.score, inside.astype(np.float64)))
+            found.append(losses_row(name, asked_with, answer.score, inside.astype(np.float64)))
     ewma = rows.values[:, spec.columns.index(plain_ewma(spec))]
-    lines.append(line(UNSCALED_EWMA, ALL, np.sqrt(np.maximum(ewma, floor))))
+    found.append(losses_row(UNSCALED_EWMA, ALL, np.sqrt(np.maximum(ewma, floor))))
     return Evaluation(
-        tuple(lines),
+        tuple(found),
         len(rows),
         rows.horizons(spec),
         float(np.mean(rows.targets == 0)),

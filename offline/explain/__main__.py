@@ -1,4 +1,4 @@
-"""Where a forecast came from, and whether it can be made again: `python -m offline.explain SOURCE PRODUCT TRADE`."""
+"""Origin of a past forecast, made again and compared: `python -m offline.explain SOURCE PRODUCT TRADE`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from offline.explain.bisection import BadRecord
 from offline.explain.findings import DIFFERENT, NOT_FOUND, OUTCOMES
 from offline.explain.remake import Explainer
 from offline.explain.report import described, rendered
-from offline.explain.streams import NotFound
+from offline.explain.streams import ForecastNotFound
 from offline.settings import OfflineSettings
 
 
 def main() -> int:
-    """Say where a forecast came from, make it again, and compare."""
+    """Show the origin of a forecast, make the forecast again, and compare."""
     parser = argparse.ArgumentParser(
         prog="python -m offline.explain",
         description=main.__doc__,
@@ -46,7 +46,7 @@ def main() -> int:
     explainer = Explainer(kafka, settings.mlflow_tracking_uri, settings.models_dir, settings.spec())
     try:
         (explanation,) = explainer.explain(key, [args.trade])
-    except (BadRecord, NotFound, NotRead) as error:
+    except (BadRecord, ForecastNotFound, NotRead) as error:
         exit_code = DIFFERENT if isinstance(error, BadRecord) else NOT_FOUND
         if args.json:
             print(json.dumps({"outcome": OUTCOMES[exit_code], "said": str(error)}))

@@ -1,4 +1,4 @@
-"""Where a forecast stands on its topic: a bisection over trade ids."""
+"""Search for a forecast on its topic, by bisection over trade ids."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from data.stream.records import PREDICTIONS
 from data.trades import StreamKey, parse_times
 
 NEAR = 1_000
-"""Offsets that are read one after the other instead of bisected."""
+"""A range of up to this many offsets is read in order, not bisected."""
 READ_ON = 10_000
-"""Offsets behind a forecast in which the next one that is asked for is looked for before a bisection."""
+"""Offsets after a found forecast to search for the next wanted forecast, before a bisection."""
 LOOK = 20_000
-"""Offsets that are read where it is not known whether the stream reaches so far."""
+"""Offsets to read at a place where the stream may be silent or absent."""
 PLACES = 50
-"""Twice as many are spread over a partition, where a stream is looked for, or where its order is checked."""
+"""Half the number of places in a partition to look for a stream, or to check the order of trade ids."""
 LONG = 1_000_000
-"""Offsets after which it is said that a reading takes long."""
+"""Offsets after which a long reading is reported on stderr."""
 
 T = TypeVar("T")
 
 
 class BadRecord(ValueError):
-    """A forecast that is asked for is there and cannot be read. The message says where it stands, and why."""
+    """The wanted forecast exists, but the record cannot be read. The message has partition, offset and reason."""
 
     def __init__(self, partition: int, offset: int, reason: object) -> None:
         super().__init__(f"{PREDICTIONS}[{partition}]@{offset} cannot be read: {reason}")
 
 
-class Forecast(NamedTuple):
+class TopicForecast(NamedTuple):
     """A forecast on `predictions`.
 
     Attributes:
-        offset: where the record stands.
-        trade_id: of its trade.
-        value: the record.
+        offset: of the record.
+        trade_id: of the forecast's trade.
+        value: the record, JSON.
     """
 
     offset: int
@@ -57,17 +57,17 @@ class Neighbours(NamedTuple):
     """The forecasts of a stream around a place.
 
     Attributes:
-        before, after: the last one before it and the first one after it; None where there is none.
-        is_sure: there is none between these two.
+        before, after: the last forecast before and the first forecast after the place, or None.
+        is_sure: no other forecast lies between the two.
     """
 
-    before: Forecast | None
-    after: Forecast | None
+    before: TopicForecast | None
+    after: TopicForecast | None
     is_sure: bool
 
 
 class _Name(Struct, frozen=True, gc=False):
-    """What names a forecast, where the rest of its record may be anything."""
+    """Fields of a record that name a forecast; other fields may be anything."""
 
     source_id: str
     product_id: str
@@ -75,31 +75,31 @@ class _Name(Struct, frozen=True, gc=False):
 
 
 class _Row(Struct, frozen=True, gc=False):
-    """What a forecast says of its row."""
+    """Fields of a record about the forecast's feature row."""
 
     event_time: str
     kafka_offset: int
     n: int
 
 
-class Forecasts:
-    """The forecasts of one stream in one partition, found by few small reads.
+class ForecastSearch:
+    """Search for the forecasts of one stream in one partition, by few small reads.
 
     Args:
         reader: for long readings.
-        prober: for short ones, see `PROBE_BYTES`.
-        start: the stream has no forecast at an offset before this one.
+        prober: for short readings, see `PROBE_BYTES`.
+        start: the first offset of the search; the stream has no earlier forecast.
     """
 
     def __init__(self, reader: TopicReader, prober: TopicReader, key: StreamKey, partition: int, start: int) -> None:
         self._reader, self._prober, self._key = reader, prober, key
         self.partition, self.start = partition, start
         self._end = prober.span(PREDICTIONS, partition)[1]
-        self._seen: list[Forecast] = []  # in the order of their offsets
+        self._seen: list[TopicForecast] = []  # in the order of their offsets
         self._is_first_seen = self._has_said = False
 
     def look(self) -> bool:
-        """Look for the stream at the start, at the end and at places between, and return whether it is there."""
+        """Look for the stream at the start, at the end and at places between; return False if the stream is absent."""
         self._is_first_seen = self.first_in(self.start, self.start + LOOK) is not None
         if not self._is_first_seen:
             self.first_in(self._end - LOOK, self._end)
@@ -107,11 +107,11 @@ class Forecasts:
             self._look_at_places(self.start, self._end)
         return bool(self._seen)
 
-    def find(self, trade_ids: Collection[int]) -> dict[int, Forecast]:
-        """Return the forecasts of some trades by trade id, as far as there are any."""
-        found: dict[int, Forecast] = {}
-        forecast: Forecast | None = None
-        near: Iterator[Forecast] = iter(())
+    def find(self, trade_ids: Collection[int]) -> dict[int, TopicForecast]:
+        """Return the forecasts of some trades by trade id; trades without a forecast are left out."""
+        found: dict[int, TopicForecast] = {}
+        forecast: TopicForecast | None = None
+        near: Iterator[TopicForecast] = iter(())
         for trade_id in sorted(trade_ids):
             if forecast is None or forecast.trade_id < trade_id:
                 forecast = _first(near, trade_id)
@@ -122,31 +122,31 @@ class Forecasts:
                 found[trade_id] = forecast
         return found
 
-    def find_in_all(self, trade_ids: Collection[int]) -> dict[int, Forecast]:
-        """Return the same from all that the partition holds of the stream, whatever the order."""
+    def find_in_all(self, trade_ids: Collection[int]) -> dict[int, TopicForecast]:
+        """Return the same as `find` from a reading of the whole partition, for streams in any order."""
         self._say(f"all {self._end - self.start:,} offsets are read, as trade ids of the stream do not rise")
         everything = self._forecasts(self._reader, self.start, self._end, after_end=self._end)
         return {each.trade_id: each for each in everything if each.trade_id in trade_ids}
 
-    def first_and_last(self) -> tuple[Forecast, Forecast]:
-        """Return the first forecast of a stream that is there, as far as short readings show it, and the last."""
+    def first_and_last(self) -> tuple[TopicForecast, TopicForecast]:
+        """Return the first and the last forecast of a stream known to exist, as far as short readings find them."""
         first, last = self.around(lambda _: True).after, self.around(lambda _: False).before
         return first or self._seen[0], last or self._seen[-1]
 
-    def are_in_order(self, first: Forecast, last: Forecast) -> bool:
-        """Return whether trade ids rise from forecast to forecast, at all places of the stream that were looked at.
+    def are_in_order(self, first: TopicForecast, last: TopicForecast) -> bool:
+        """Return whether trade ids rise from forecast to forecast, at all places checked.
 
         Args:
-            first, last: of the stream.
+            first, last: forecasts of the stream.
         """
         self._look_at_places(first.offset, last.offset)
         return all(one.trade_id < other.trade_id for one, other in pairwise(self._seen))
 
-    def around(self, is_reached: Callable[[Forecast], bool]) -> Neighbours:
-        """Return the last forecast for which `is_reached` is false, and the first for which it is true.
+    def around(self, is_reached: Callable[[TopicForecast], bool]) -> Neighbours:
+        """Return the last forecast with a false `is_reached`, and the first forecast with a true `is_reached`.
 
         Args:
-            is_reached: true for all forecasts after the first for which it is.
+            is_reached: monotonic: true for all forecasts after the first true one.
         """
         at = bisect_left(self._seen, True, key=is_reached)
         before = self._seen[at - 1] if at else None
@@ -163,16 +163,21 @@ class Forecasts:
         return self._read_between(is_reached, found)
 
     def _bisect(
-        self, is_reached: Callable[[Forecast], bool], before: Forecast | None, after: Forecast | None, *, up: bool
+        self,
+        is_reached: Callable[[TopicForecast], bool],
+        before: TopicForecast | None,
+        after: TopicForecast | None,
+        *,
+        up: bool,
     ) -> Neighbours:
-        """Narrow what is around a place. A stream that is silent for `LOOK` offsets may be so for millions.
+        """Bisect between two forecasts. A stream silent for `LOOK` offsets may be silent for millions.
 
         Args:
-            up: look for the place behind such a silence; else before it.
+            up: after a silence, continue behind the silence; else before the silence.
         """
         low = self.start if before is None else before.offset + 1
         high = self._end if after is None else after.offset
-        is_sure = True  # no silence that was not read to its end lies between `before` and `after`
+        is_sure = True  # no silence between `before` and `after` was left unread
         while high - low > NEAR:
             middle = (low + high) // 2
             found = self.first_in(middle, min(high, middle + LOOK))
@@ -190,8 +195,8 @@ class Forecasts:
             before, is_sure = found, is_sure or up
         return Neighbours(before, after, is_sure)
 
-    def _read_between(self, is_reached: Callable[[Forecast], bool], around: Neighbours) -> Neighbours:
-        """Read all forecasts between two, to be sure."""
+    def _read_between(self, is_reached: Callable[[TopicForecast], bool], around: Neighbours) -> Neighbours:
+        """Read all forecasts between two forecasts, to be sure of the neighbours."""
         before, after, _ = around
         start = self.start if before is None else before.offset + 1
         for found in self._read(start, self._end if after is None else after.offset):
@@ -200,8 +205,8 @@ class Forecasts:
             before = found
         return Neighbours(before, after, is_sure=True)
 
-    def first_in(self, start: int, end: int) -> Forecast | None:
-        """Return the first forecast in a range of offsets."""
+    def first_in(self, start: int, end: int) -> TopicForecast | None:
+        """Return the first forecast in a range of offsets, or None."""
         near = min(start + NEAR, end)
         beyond = self._forecasts(self._reader, near, end, after_end=self._end)
         found = next(chain(self._probe(start, near), beyond), None)
@@ -211,10 +216,10 @@ class Forecasts:
                 self._seen.insert(at, found)
         return found
 
-    def _at_least(self, trade_id: int) -> Forecast | None:
+    def _at_least(self, trade_id: int) -> TopicForecast | None:
         """Return the first forecast whose trade id is not below `trade_id`."""
 
-        def is_reached(forecast: Forecast) -> bool:
+        def is_reached(forecast: TopicForecast) -> bool:
             return forecast.trade_id >= trade_id
 
         found = self.around(is_reached)
@@ -223,22 +228,22 @@ class Forecasts:
         return self._read_between(is_reached, found).after
 
     def _look_at_places(self, start: int, end: int) -> None:
-        """Look at places all over a range of offsets, half of them ever nearer to its start."""
+        """Look at places all over a range of offsets; half of the places lie closer and closer to the start."""
         near_start = start + np.geomspace(1, max(end - start, 1), PLACES)
         for place in np.unique([np.linspace(start, end, PLACES), near_start]).astype(np.int64).tolist():
             self.first_in(place, place + NEAR)
 
-    def _probe(self, start: int, end: int) -> Iterator[Forecast]:
+    def _probe(self, start: int, end: int) -> Iterator[TopicForecast]:
         return self._forecasts(self._prober, start, end, after_end=self._end)
 
-    def _read(self, start: int, end: int) -> Iterator[Forecast]:
+    def _read(self, start: int, end: int) -> Iterator[TopicForecast]:
         return self._forecasts(self._reader, start, end, after_end=LOOK)
 
-    def _forecasts(self, reader: TopicReader, start: int, end: int, *, after_end: int) -> Iterator[Forecast]:
+    def _forecasts(self, reader: TopicReader, start: int, end: int, *, after_end: int) -> Iterator[TopicForecast]:
         """Read the forecasts in a range of offsets.
 
         Args:
-            after_end: offsets that are read after an end record of the stream, which no forecast should follow.
+            after_end: number of offsets to read after an end record of the stream; no forecast should follow.
         """
         start, end = max(start, self.start), min(end, self._end)
         mine, is_long = mark_of(self._key), False
@@ -255,7 +260,7 @@ class Forecasts:
                     ends = decode_records([value], decode_name).ends
                     end = min(end, offset + after_end) if any(record.key == self._key for _, record in ends) else end
                 elif (name.source_id, name.product_id) == self._key:
-                    yield Forecast(offset, name.trade_id, value)
+                    yield TopicForecast(offset, name.trade_id, value)
 
     def _say(self, what: str) -> None:
         if not self._has_said:
@@ -269,15 +274,15 @@ decode_name, decode_row = msgspec.json.Decoder(_Name).decode, msgspec.json.Decod
 
 
 def decoded(value: bytes, decode: Callable[[bytes], T]) -> T | None:
-    """Return what `decode` reads, or None if it cannot."""
+    """Return the decoded record, or None if `decode` fails."""
     try:
         return decode(value)
     except _UNREADABLE:
         return None
 
 
-def event_time_of(forecast: Forecast) -> int:
-    """Return the event time that a forecast says, ns since 1970, or 0 if that cannot be read."""
+def event_time_of(forecast: TopicForecast) -> int:
+    """Return the event time in a forecast's record, ns since 1970, or 0 if the record cannot be read."""
     row = decoded(forecast.value, decode_row)
     try:
         return 0 if row is None else int(parse_times([row.event_time])[0])
@@ -286,10 +291,10 @@ def event_time_of(forecast: Forecast) -> int:
 
 
 def mark_of(key: StreamKey) -> bytes:
-    """Return what stands in all records of a source."""
+    """Return the bytes present in every record of a source, for a fast filter."""
     return f'"source_id":"{key.source_id}"'.encode()
 
 
-def _first(forecasts: Iterator[Forecast], trade_id: int) -> Forecast | None:
+def _first(forecasts: Iterator[TopicForecast], trade_id: int) -> TopicForecast | None:
     """Return the next forecast whose trade id is not below `trade_id`."""
     return next((forecast for forecast in forecasts if forecast.trade_id >= trade_id), None)

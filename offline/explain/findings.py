@@ -1,4 +1,4 @@
-"""What is found of each part of a forecast: equal, different, or gone."""
+"""Findings on each part of a forecast: equal, different, or expired."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from data.trades import Trades
 from offline.promotion.ledger import Entry
 
 EQUAL, DIFFERENT, NOT_FOUND, EXPIRED = range(4)
-"""Exit codes: all was made again and is equal; something differs, or the record cannot be read; there is no such
-forecast, or no broker to ask; a part of what it was made from is gone."""
+"""Exit codes: all parts were made again and are equal; a part differs, or the record cannot be read; the forecast does
+not exist, or the broker does not answer; a part of the inputs is gone."""
 OUTCOMES = ("equal", "different", "not found", "expired")
-"""What each of them is called."""
+"""Names of the exit codes."""
 
 Outcome = Literal["equal", "different", "expired"]
 
 
 class Finding(NamedTuple):
-    """What became of one part of an explanation.
+    """Result of checking one part of a forecast.
 
     Attributes:
         part: `model`, `promotion`, `trades`, `row`, `score` or `recording`.
-        outcome: found or made again, and equal, or not; or gone.
-        said: in words.
+        outcome: equal or different, after finding the part or making the part again; expired if the part is gone.
+        said: the reason, in words.
     """
 
     part: str
@@ -33,11 +33,11 @@ class Finding(NamedTuple):
     said: str
 
 
-class Recorded(NamedTuple):
-    """A trade as a recording has it.
+class RecordedRow(NamedTuple):
+    """A trade in a recording.
 
     Attributes:
-        file, line: where; the line counts from 1, in a Parquet file it is the row.
+        file, line: place of the trade; lines count from 1, in a Parquet file rows count from 1.
         event_time: ns since 1970.
         side: see `Side`.
     """
@@ -51,13 +51,13 @@ class Recorded(NamedTuple):
 
 
 class FoundModel(NamedTuple):
-    """The model that a forecast names.
+    """The model named by a forecast.
 
     Attributes:
         name: of the registered model.
-        model: None where it is gone.
-        origin: where its file was found; empty where it is gone.
-        finding: what became of it.
+        model: None if the file is gone.
+        origin: URI or path of the file; empty if the file is gone.
+        finding: on the part `model`.
     """
 
     name: str
@@ -68,18 +68,18 @@ class FoundModel(NamedTuple):
 
 @dataclass
 class Explanation:
-    """All that is known of a forecast.
+    """Explanation of one forecast.
 
     Attributes:
-        prediction: the record, see `prediction_type`.
-        kafka_partition, kafka_offset: where it stands on `predictions`; its trade's place is in the record.
-        model: that it names.
-        trade: its own as the topic has it, one row; None where it is gone or another one.
-        window: the trades that the row was made from, in order, the last one its own; None where they are gone.
-        recorded: its trade in the recording; None where it is not found.
-        remade: of the record's fields, those that were made again.
-        promotion: the entry of the ledger under which the model served then; None where there is none.
-        findings: of each part.
+        prediction: the forecast's record, see `prediction_type`.
+        kafka_partition, kafka_offset: of the record on `predictions`; the record has the trade's own offset.
+        model: the model named by the record.
+        promotion: the ledger's entry under which the model served; None if there is no entry.
+        trade: the forecast's trade on the topic, one row; None if the trade is gone or differs.
+        window: the trades behind the row, in order; the last is the forecast's trade. None if trades are gone.
+        recorded: the trade in the recording; None if not found.
+        remade: the record's fields that were made again, by name.
+        findings: one per part.
     """
 
     prediction: Any
@@ -89,7 +89,7 @@ class Explanation:
     promotion: Entry | None = None
     trade: Trades | None = None
     window: Trades | None = None
-    recorded: Recorded | None = None
+    recorded: RecordedRow | None = None
     remade: dict[str, Any] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
@@ -100,15 +100,20 @@ class Explanation:
 
     @property
     def trade_place(self) -> str:
-        """Of its trade on the topic."""
+        """Partition and offset of the forecast's trade, as text."""
         return f"{TRADES}[{self.prediction.kafka_partition}]@{self.prediction.kafka_offset}"
 
     def found(self, part: str, outcome: Outcome, said: str) -> None:
-        """Note what became of a part."""
+        """Add a finding on a part."""
         self.findings.append(Finding(part, outcome, said))
 
     def compare(self, part: str, remade: dict[str, Any], what: str) -> None:
-        """Compare fields of the record with those that were made again: by all digits, -0 is not 0."""
+        """Compare remade fields with the record's fields, by all digits (-0 is not 0), and add a finding.
+
+        Args:
+            remade: the fields made again, by name.
+            what: words of the finding if all fields are equal.
+        """
         self.remade |= remade
         recorded = {name: getattr(self.prediction, name) for name in remade}
         differing = [name for name in remade if repr(recorded[name]) != repr(remade[name])]

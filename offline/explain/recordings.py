@@ -1,4 +1,4 @@
-"""The line of a recording that a trade came from."""
+"""Search for the line of a recording behind a trade."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ from data.recordings.readers import Batch, read_trades
 from data.recordings.recognition import recognize
 from data.stream.origin import Origin, read_origin, recording_of
 from data.trades import NS, Side, Trades, iso_times
-from offline.explain.findings import Explanation, Finding, Recorded
+from offline.explain.findings import Explanation, Finding, RecordedRow
 
 FEW = 3
-"""Trades whose lines are looked for one by one; for more of them the recordings are read once."""
+"""Up to this number of trades, lines are searched one by one; for more trades, the recordings are read once."""
 MOST_LINES = 5_000
-"""With the digits of a trade id that are looked at in a recording: an id of a few digits stands in every line."""
+"""Maximum number of lines to check that contain the digits of a trade id: a short id is in every line."""
 
 
 def find_in_recordings(explanations: Sequence[Explanation], product_id: str, note: str) -> None:
     """Look for trades in the recordings of their source, and compare them with the topic.
 
     Args:
-        note: what the ingestor says of the recordings, see `Origin`.
+        note: the ingestor's note on the recordings, see `Origin`.
     """
     try:
         origin = read_origin(note)
     except ValueError as error:
-        said = "the broker has no note of what the source was made of"
+        unreadable = f"the broker's note on the source's recordings cannot be read: {error}"
+        said = unreadable if note else "the broker has no note on the source's recordings"
         for each in explanations:
-            each.found("recording", "expired", f"{said} that can be read: {error}" if note else said)
+            each.found("recording", "expired", said)
         return
     paths, problem = _whole_recordings(origin)
     is_quick = len(explanations) <= FEW
@@ -55,7 +56,7 @@ def find_in_recordings(explanations: Sequence[Explanation], product_id: str, not
             each.findings.append(compare_recorded(recorded, each.trade, origin))
 
 
-def compare_recorded(recorded: Recorded, trade: Trades, origin: Origin) -> Finding:
+def compare_recorded(recorded: RecordedRow, trade: Trades, origin: Origin) -> Finding:
     """Compare a recorded trade with the one on the topic; a real-time replay has moved its time by whole seconds."""
     where = f"{recorded.file}:{recorded.line}"
     shift_ns = int(trade.event_time[0]) - recorded.event_time
@@ -79,7 +80,7 @@ def compare_recorded(recorded: Recorded, trade: Trades, origin: Origin) -> Findi
 
 
 def _whole_recordings(origin: Origin) -> tuple[list[Path], str]:
-    """Return the recordings up to the first that is gone or another, and why trades may be missing; empty if none."""
+    """Return the recordings before the first missing or changed one, and why trades may be missing, or ""."""
     paths: list[Path] = []
     for recording in origin.recordings:
         path = Path(recording.path)
@@ -93,9 +94,9 @@ def _whole_recordings(origin: Origin) -> tuple[list[Path], str]:
 
 
 def _find_line(each: Explanation, paths: Sequence[Path], product_id: str, origin: Origin) -> bool:
-    """Look for a line that holds a trade's id and equals the trade on the topic, and return whether there is one.
+    """Search for a line with a trade's id and equal to the trade on the topic; return False if there is no equal line.
 
-    Other lines are not parsed. The source took none of them for this trade: what is equal and comes later was rejected.
+    Lines without the id are not parsed. A later equal line does not matter: the source rejected the later line.
     """
     if each.trade is None:
         return False
@@ -118,8 +119,8 @@ def _find_line(each: Explanation, paths: Sequence[Path], product_id: str, origin
     return False
 
 
-def _parsed_alone(recording: bytes, origin: Origin, product_id: str, trade_id: int) -> Recorded | None:
-    """Return a trade from the text of a recording that holds one line, or None if that line is another."""
+def _parsed_alone(recording: bytes, origin: Origin, product_id: str, trade_id: int) -> RecordedRow | None:
+    """Return a trade from a recording's text of one line, or None if the line is another trade."""
     with TemporaryDirectory() as folder, suppress(ValueError):
         path = Path(folder) / "recording"
         path.write_bytes(recording)
@@ -129,7 +130,7 @@ def _parsed_alone(recording: bytes, origin: Origin, product_id: str, trade_id: i
 
 
 def _lines_with(path: Path, digits: bytes) -> Iterator[tuple[int, bytes]]:
-    """Read the lines of a text in which some digits stand, with the number of each line from 1.
+    """Read the lines of a text that contain some digits, with line numbers from 1.
 
     Raises:
         Damaged: see `chunks_of`.
@@ -148,20 +149,22 @@ def _lines_with(path: Path, digits: bytes) -> Iterator[tuple[int, bytes]]:
 
 def _read_recordings(
     paths: Sequence[Path], origin: Origin, product_id: str, trade_ids: Collection[int]
-) -> tuple[dict[int, Recorded], str]:
-    """Return trades as they were recorded, and what is wrong with a recording; empty if nothing is."""
-    found: dict[int, Recorded] = {}
+) -> tuple[dict[int, RecordedRow], str]:
+    """Return recorded trades by trade id, and the fault of a damaged recording, or ""."""
+    found: dict[int, RecordedRow] = {}
     try:
         batches = read_trades(paths, product_id=origin.product_id) if paths and trade_ids else ()
         for trade_id, recorded in _recorded(batches, product_id, trade_ids):
             found[trade_id] = recorded
-    except ValueError as error:  # a recording is damaged; it was when it was replayed
+    except ValueError as error:  # a recording is damaged, and was damaged when replayed
         return found, str(error)
     return found, ""
 
 
-def _recorded(batches: Iterable[Batch], product_id: str, trade_ids: Collection[int]) -> Iterator[tuple[int, Recorded]]:
-    """Yield some trades of a product by their ids, as they were recorded, until all are found."""
+def _recorded(
+    batches: Iterable[Batch], product_id: str, trade_ids: Collection[int]
+) -> Iterator[tuple[int, RecordedRow]]:
+    """Yield recorded trades of a product with their ids, until all wanted trades are found."""
     wanted, left = np.array(sorted(trade_ids), np.int64), len(trade_ids)
     for batch in batches:
         trades = batch.trades
@@ -170,7 +173,7 @@ def _recorded(batches: Iterable[Batch], product_id: str, trade_ids: Collection[i
                 left -= 1
                 yield (
                     int(trades.trade_id[row]),
-                    Recorded(
+                    RecordedRow(
                         batch.file,
                         int(batch.line[row]),
                         int(trades.event_time[row]),

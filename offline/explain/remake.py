@@ -1,4 +1,4 @@
-"""A past forecast made again: its record, row, model, score."""
+"""Remaking of a past forecast: record, row, model, score."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Explainer:
-    """Explains forecasts. Topics and recordings are read once for all that are asked for together.
+    """Explainer of forecasts. One call reads topics and recordings once for all its forecasts.
 
     Args:
         kafka: see `client_config`.
         registry: URI of MLflow.
-        models: folder where the forecaster keeps the models that it has loaded.
+        models: folder in which the forecaster keeps loaded models.
     """
 
     def __init__(self, kafka: Mapping[str, Any], registry: str, models: Path, spec: FeatureSpec) -> None:
@@ -41,11 +41,11 @@ class Explainer:
         self._found_models: dict[tuple[str, str, str], FoundModel] = {}
 
     def explain(self, key: StreamKey, trade_ids: Sequence[int]) -> list[Explanation]:
-        """Explain forecasts of one stream, in the order in which they are asked for.
+        """Explain forecasts of one stream, in the order of `trade_ids`.
 
         Raises:
-            NotFound: there is no forecast of one of these trades.
-            BadRecord: one of them cannot be read.
+            ForecastNotFound: a trade has no forecast.
+            BadRecord: the record of a forecast cannot be read.
             NotRead: the broker does not answer.
         """
         found: dict[int, Explanation] = {}
@@ -78,12 +78,12 @@ class Explainer:
         return explanations
 
     def _reaches(self, passage: Passage, target: Target) -> bool:
-        """Return whether a passage holds all trades that the row of one of its trades is made from."""
+        """Return whether a passage holds all trades behind the row of a target's trade."""
         at = passage.index_of(target.kafka_offset)
         return at is not None and trades_of_row(passage, at, self._spec) is not None
 
     def _model(self, record: Any) -> FoundModel:
-        """Return the model that a record names."""
+        """Return the model named by a record; each model is looked up once."""
         named = (record.model_variant, record.version, record.digest)
         if named not in self._found_models:
             self._found_models[named] = find_model(record, self._registry, self._models)
@@ -91,13 +91,13 @@ class Explainer:
 
 
 def read_record(value: bytes, spec: FeatureSpec, partition: int, offset: int) -> Any:
-    """Return a forecast's record, see `prediction_type`, whose times are times.
+    """Return a forecast's record, see `prediction_type`, after checking the times.
 
     Args:
-        partition, offset: where it stands on `predictions`.
+        partition, offset: of the record on `predictions`.
 
     Raises:
-        BadRecord: it cannot be read.
+        BadRecord: the record or one of its times cannot be read.
     """
     try:
         record = msgspec.json.decode(value, type=prediction_type(spec))
@@ -112,7 +112,7 @@ def read_record(value: bytes, spec: FeatureSpec, partition: int, offset: int) ->
 
 
 def oldest_block(event_time: int, spec: FeatureSpec) -> int:
-    """Return the start of the oldest block of the grid that a row sees, ns since 1970.
+    """Return the start of the oldest grid block in the reach of a row, ns since 1970.
 
     Args:
         event_time: of the row, ns since 1970.
@@ -123,17 +123,17 @@ def oldest_block(event_time: int, spec: FeatureSpec) -> int:
 
 
 def oldest_trade(event_time: Int64s, row: int, spec: FeatureSpec, *, counts_as: int, is_whole: bool) -> int | None:
-    """Return the first of the trades that a row is made from, or None if these do not reach back so far.
+    """Return the index of the first trade behind a row, or None if the trades do not reach back so far.
 
-    A row sees the last `window_size` + 1 trades, and on the grid what happened since the start of the oldest block in
-    reach, where the trade before it sets the price; and nothing before its segment. It begins with a trade that counts
-    as its own time: where time falls, a trade counts as the time before it, which others have set.
+    A row sees the last `window_size` + 1 trades; and on the grid, all trades since the start of the oldest block in
+    reach, with the price of the trade before. A row sees no trade before its segment. The first trade must count as its
+    own recorded time: where recorded time falls, the counted time comes from an earlier trade.
 
     Args:
-        event_time: shape (n,), ns since 1970, as recorded, of the trades that the stream took.
+        event_time: shape (n,), ns since 1970, as recorded, of the taken trades.
         row: index of the row's trade.
-        counts_as: event time that the first trade counts as, ns since 1970.
-        is_whole: no row reaches back behind the first trade.
+        counts_as: counted time of the first trade, ns since 1970.
+        is_whole: no row reaches back beyond the first trade.
     """
     recorded = event_time[: row + 1]
     counted = np.maximum.accumulate(np.concatenate(([counts_as], recorded[1:])))
@@ -147,7 +147,11 @@ def oldest_trade(event_time: Int64s, row: int, spec: FeatureSpec, *, counts_as: 
 
 
 def trades_of_row(passage: Passage, at: int, spec: FeatureSpec) -> NDArray[np.intp] | None:
-    """Return the indices of the trades that the row of a passage's trade is made from; None if some are not there."""
+    """Return the indexes of the trades behind the row of a passage's trade; None if some trades are absent.
+
+    Args:
+        at: index of the row's trade in the passage.
+    """
     taken = np.flatnonzero(passage.is_taken[: at + 1])
     event_time = passage.trades.event_time[taken]
     first = oldest_trade(event_time, len(taken) - 1, spec, counts_as=passage.counts_as, is_whole=passage.is_whole)
@@ -155,7 +159,7 @@ def trades_of_row(passage: Passage, at: int, spec: FeatureSpec) -> NDArray[np.in
 
 
 def place_of(each: Explanation, passage: Passage) -> int | None:
-    """Return the index of a forecast's trade in a passage of its stream, or None and why it is not there."""
+    """Return the index of a forecast's trade in a passage; if absent, add a finding and return None."""
     record = each.prediction
     at = passage.index_of(record.kafka_offset)
     if record.kafka_partition != passage.partition:
@@ -176,7 +180,7 @@ def place_of(each: Explanation, passage: Passage) -> int | None:
 
 
 def remake_row(each: Explanation, passage: Passage, at: int, spec: FeatureSpec) -> None:
-    """Make the row of a passage's trade again from the trades in its reach, and compare it."""
+    """Make the row of a passage's trade again from the trades in reach, and compare all fields."""
     record = each.prediction
     if record.spec_id != spec.spec_id:
         said = f"the row is of feature spec {record.spec_id}, rows here are of {spec.spec_id}: is WINDOW_SIZE another?"
@@ -184,7 +188,7 @@ def remake_row(each: Explanation, passage: Passage, at: int, spec: FeatureSpec) 
         return
     rows = trades_of_row(passage, at, spec)
     if rows is None:
-        said = f"the row's window begins before {TRADES}[{passage.partition}]@{passage.oldest}, the oldest that is kept"
+        said = f"the row's window begins before {TRADES}[{passage.partition}]@{passage.oldest}, the oldest kept offset"
         each.found("trades", "expired", said)
         return
     each.window = passage.trades.take(rows)
@@ -201,7 +205,7 @@ def remake_row(each: Explanation, passage: Passage, at: int, spec: FeatureSpec) 
 
 
 def find_model(record: Any, registry: str, models: Path) -> FoundModel:
-    """Return the model that a record names: from the registry, else as the forecaster has kept it."""
+    """Return the model named by a record: from the registry, else from the forecaster's folder."""
     name = f"volatility-{record.model_variant}"
     path = models / name / f"{record.digest}.onnx"
     problems: list[str] = []
@@ -232,7 +236,7 @@ def find_model(record: Any, registry: str, models: Path) -> FoundModel:
 
 
 def read_ledger(registry: str) -> list[Entry] | str:
-    """Return the entries of the ledger, oldest first, or why they cannot be read."""
+    """Return the entries of the ledger, oldest first, or the error message if the ledger cannot be read."""
     try:
         return history(registry)
     except RegistryError as error:
@@ -240,16 +244,16 @@ def read_ledger(registry: str) -> list[Entry] | str:
 
 
 def served_under(ledger: list[Entry] | str, record: Any) -> tuple[Entry | None, Finding]:
-    """Return the entry that made champion of a model before it gave a forecast, and what became of it.
+    """Return the entry that made a model champion before the forecast, and the finding on the part `promotion`.
 
-    A forecaster follows an alias within a second, and one that is cut off from the registry serves on: so it is the
-    newest entry that names the version, also where the alias has moved on since.
+    The newest entry with the version is right, even after a later move of the alias: a forecaster follows the alias
+    within a second, but a forecaster without connection to the registry keeps serving the old version.
     """
     if isinstance(ledger, str):
         return None, Finding("promotion", "expired", ledger)
     name = f"volatility-{record.model_variant}"
     scored = EPOCH + timedelta(microseconds=int(parse_times([record.ts])[0]) // 1_000)
-    # The intent is written before the alias moves, and a forecaster may be faster than the note that it has moved.
+    # The intent is written before the alias moves, and a forecaster may be faster than the `moved_at` tag.
     until_then = [entry for entry in ledger if entry.model == name and entry.at is not None and entry.begun <= scored]
     naming = [entry for entry in until_then if entry.to_version == record.version]
     if not naming:
@@ -266,7 +270,7 @@ def served_under(ledger: list[Entry] | str, record: Any) -> tuple[Entry | None, 
 
 
 def remake_score(each: Explanation) -> None:
-    """Score the record's row again with the model that it names, and compare."""
+    """Score the record's row again with the named model, and compare."""
     record, model = each.prediction, each.model.model
     if model is None:
         return each.found("score", "expired", "there is no model to score with")

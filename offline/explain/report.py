@@ -14,11 +14,11 @@ from offline.explain.findings import OUTCOMES, Explanation
 from offline.promotion.ledger import Entry
 
 NEWEST = 5
-"""Trades of a window that are shown."""
+"""Number of a window's trades in a short report."""
 
 
 def described(each: Explanation, *, all_trades: bool) -> dict[str, Any]:
-    """Return an explanation as it is written in JSON."""
+    """Return an explanation as an object for JSON."""
     record, model, promotion = each.prediction, each.model, each.promotion
     window: dict[str, Any] | None = None
     if each.window is not None:
@@ -71,7 +71,7 @@ def _trades(trades: Trades) -> list[dict[str, Any]]:
 
 
 def rendered(each: Explanation, *, all_trades: bool) -> str:
-    """Return an explanation as it is read."""
+    """Return an explanation as text for people."""
     record, said = each.prediction, described(each, all_trades=all_trades)
     lines = [
         f"{record.source_id} {record.product_id} trade {record.trade_id}  {record.event_time}  price {record.price}",

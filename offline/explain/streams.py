@@ -1,7 +1,7 @@
-"""One stream as it stands on the topics: forecasts that are asked for, and the trades that their rows are made from.
+"""Reading of one stream on the topics: wanted forecasts, and the trades behind their rows.
 
-No stream is read from its beginning: a bisection finds its forecasts, whose trade ids rise with the offset, and each
-forecast names the offset of its trade.
+No stream is read from the beginning: trade ids of forecasts rise with the offset, so a bisection finds the forecasts,
+and each forecast names the offset of its trade.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from data.stream.records import PARTITIONS, PREDICTIONS, TRADES, Purpose, partit
 from data.trades import Int64s, StreamKey, Trades
 from offline.explain.bisection import (
     LOOK,
-    Forecast,
-    Forecasts,
+    ForecastSearch,
+    TopicForecast,
     decode_name,
     decode_row,
     decoded,
@@ -33,31 +33,31 @@ from offline.explain.bisection import (
 )
 
 SHOWN = 20
-"""Of sources and products, where a forecast is not found."""
+"""Maximum number of sources or products in an error message."""
 PROBE_BYTES = 65_536
-"""What a probe fetches: one batch of a producer, some hundred forecasts, in a millisecond."""
+"""Bytes fetched by a probe: one batch of a producer, some hundred forecasts, in a millisecond."""
 SKEW_MS = 60_000
-"""By how much the clocks of two ingestors may differ."""
+"""Allowed difference between the clocks of two ingestors."""
 STEP = 512
-"""Offsets from a forecast back to where the first older one is looked for; each further one is twice as far back."""
+"""Offsets from a forecast back to the first older forecast to try; each next step is twice as far back."""
 TOGETHER = 50_000
-"""Trades with fewer offsets between them are read in one go."""
+"""Trades with at most this number of offsets between them are read together."""
 
 
-class NotFound(LookupError):
-    """There is no such forecast. The message says what there is."""
+class ForecastNotFound(LookupError):
+    """The stream has no forecast of the trade. The message lists existing forecasts."""
 
 
 class Target(NamedTuple):
-    """A forecast whose trades are asked for.
+    """A forecast, for reading the trades behind its row.
 
     Attributes:
-        forecast: as it stands on the topic.
-        kafka_partition, kafka_offset: of its trade, as the record says.
-        since: event time, ns since 1970: on the grid its row needs the last trade that is not later, and none before.
+        forecast: from the topic.
+        kafka_partition, kafka_offset: of the forecast's trade, as in the record.
+        since: event time, ns since 1970; the oldest trade needed on the grid is the last trade not later than `since`.
     """
 
-    forecast: Forecast
+    forecast: TopicForecast
     kafka_partition: int
     kafka_offset: int
     since: int
@@ -67,14 +67,14 @@ class Passage(NamedTuple):
     """Consecutive trades of one stream on `coinbase-trades`.
 
     Attributes:
-        partition: of all topics.
-        oldest: the first offset that the partition still holds.
+        partition: the same on all topics.
+        oldest: first offset still held by the partition.
         trades: n trades, taken or not.
         offsets: shape (n,).
         is_taken: shape (n,).
-        counts_as: event time that the first trade counts as, ns since 1970: where time falls, the time before.
-        is_whole: no row reaches back behind the first trade.
-        purposes: what the trades' records say, by offset; of those trades alone whose forecasts are asked for.
+        counts_as: counted time of the first trade, ns since 1970.
+        is_whole: no row reaches back beyond the first trade.
+        purposes: purpose in the trades' records, by offset; only for trades of wanted forecasts.
     """
 
     partition: int
@@ -87,24 +87,24 @@ class Passage(NamedTuple):
     purposes: dict[int, Purpose]
 
     def index_of(self, kafka_offset: int) -> int | None:
-        """Return the index of the trade at an offset, or None if no trade of the stream stands there."""
+        """Return the index of the trade at an offset, or None if the stream has no trade at the offset."""
         at = bisect_left(self.offsets, kafka_offset)
         return at if at < len(self.offsets) and self.offsets[at] == kafka_offset else None
 
     def takes(self, target: Target) -> bool:
-        """Return whether the trade that a forecast names is of the stream, and taken."""
+        """Return whether the trade named by a forecast is a taken trade of the stream."""
         at = self.index_of(target.kafka_offset)
         return at is not None and bool(self.is_taken[at]) and self.trades.trade_id[at] == target.forecast.trade_id
 
 
 class _Anchor(NamedTuple):
-    """A forecast whose trade stands where the forecast says. What the stream takes after that trade is known.
+    """A forecast whose trade exists at the named offset, so later trades can be judged from there.
 
     Attributes:
-        kafka_offset: of its trade.
-        event_time: that the trade counts as, ns since 1970.
-        n: returns in the row's window; 0 where a segment begins.
-        is_last: there is no use in looking for an older one.
+        kafka_offset: of the forecast's trade.
+        event_time: counted time of the trade, ns since 1970.
+        n: returns in the row's window; 0 at the begin of a segment.
+        is_last: an older anchor would be of no use.
     """
 
     kafka_offset: int
@@ -113,13 +113,13 @@ class _Anchor(NamedTuple):
     is_last: bool
 
 
-class _Piece(NamedTuple):
+class _TradeChunk(NamedTuple):
     """The trades of one stream in a range of offsets.
 
     Attributes:
         trades: n trades.
         offsets: shape (n,).
-        ends: offsets of the stream's end records.
+        ends: offsets of end records of the stream.
         purposes: see `Passage`.
     """
 
@@ -130,18 +130,18 @@ class _Piece(NamedTuple):
 
 
 class Stream:
-    """One stream on the topics. All methods raise `NotRead`.
+    """One stream on the topics. All methods raise `NotRead` if the broker does not answer.
 
     Args:
-        reader: of the group in which the ingestor has noted where the source begins; for long readings.
-        prober: for short ones, see `PROBE_BYTES`.
+        reader: for long readings; of the group with the ingestor's note on the begin of the source.
+        prober: for short readings, see `PROBE_BYTES`.
 
     Attributes:
-        partition: of all topics.
-        note: what the ingestor says of the source's recordings; empty where it said nothing.
+        partition: the same on all topics.
+        note: the ingestor's note on the source's recordings; empty if missing.
 
     Raises:
-        NotFound: the stream has no forecast.
+        ForecastNotFound: the stream has no forecast.
     """
 
     def __init__(self, reader: TopicReader, prober: TopicReader, key: StreamKey) -> None:
@@ -152,11 +152,11 @@ class Stream:
         self.partition = self._forecasts.partition
         self._oldest, self._end = prober.span(TRADES, self.partition)
 
-    def find(self, trade_ids: Collection[int]) -> dict[int, Forecast]:
+    def find(self, trade_ids: Collection[int]) -> dict[int, TopicForecast]:
         """Return the forecasts of some trades, by trade id.
 
         Raises:
-            NotFound: there is no forecast of one of these trades.
+            ForecastNotFound: a trade has no forecast.
         """
         found = self._forecasts.find(trade_ids)
         absent = sorted(set(trade_ids) - set(found))
@@ -167,7 +167,7 @@ class Stream:
             found |= self._forecasts.find_in_all(absent)
             absent = sorted(set(trade_ids) - set(found))
         if absent:
-            raise NotFound(
+            raise ForecastNotFound(
                 f"source {self._key.source_id} has no forecast of {self._key.product_id} trade "
                 f"{', '.join(map(str, absent[:5]))}; it has forecasts of it from trade {first.trade_id} to "
                 f"{last.trade_id}"
@@ -177,11 +177,11 @@ class Stream:
     def passages(
         self, targets: Iterable[Target], reaches: Callable[[Passage, Target], bool]
     ) -> Iterator[tuple[list[Target], Passage]]:
-        """Read the trades that the rows of some forecasts are made from, those of rows near each other in one go.
+        """Read the trades behind the rows of some forecasts; trades near each other are read together.
 
         Args:
-            targets: one whose trade is not on the topic comes with an empty passage.
-            reaches: says whether a passage that ends with a row's trade begins with all that the row needs.
+            targets: in any order; a target whose trade is not on the topic gets an empty passage.
+            reaches: returns whether a passage holds all trades behind the row of a target.
         """
         there: list[Target] = []
         elsewhere: list[Target] = []
@@ -196,11 +196,11 @@ class Stream:
             if together := there[first:after]:
                 yield together, self._read_passage(together, reaches)
 
-    def _look(self) -> Forecasts:
-        """Return the stream's forecasts, in the partition of its product or, if its producer chose otherwise, another.
+    def _look(self) -> ForecastSearch:
+        """Find the stream's forecasts, in the partition of the product, else in the partition chosen by the producer.
 
         Raises:
-            NotFound: there are none.
+            ForecastNotFound: the stream has no forecast.
         """
         if (forecasts := self._forecasts_in(partition_of(self._key.product_id))) is not None:
             return forecasts
@@ -208,28 +208,28 @@ class Stream:
         if self._key in there and (forecasts := self._forecasts_in(there[self._key])) is not None:
             return forecasts
         limit = f" (only the newest {LOOK:,} records of each partition were looked at)" if is_cut else ""
-        raise NotFound(_nothing(self._key, there) + limit)
+        raise ForecastNotFound(_absence_message(self._key, there) + limit)
 
-    def _forecasts_in(self, partition: int) -> Forecasts | None:
-        """Return the stream's forecasts in a partition, or None if there are none where they are looked for."""
+    def _forecasts_in(self, partition: int) -> ForecastSearch | None:
+        """Find the stream's forecasts in a partition; None if no place checked has a forecast."""
         oldest = self._prober.span(PREDICTIONS, partition)[0]
         starts = [oldest]
         if (first_ms := self._first_ingest_ms(partition)) is not None:
-            # The records of both topics carry the ingest time of the trade, unless somebody else has written them.
+            # The records of both topics carry the ingest time of the trade, unless written by another program.
             starts.insert(0, max(oldest, self._prober.offset_at(PREDICTIONS, partition, first_ms)))
         for start in starts:
-            forecasts = Forecasts(self._reader, self._prober, self._key, partition, start)
+            forecasts = ForecastSearch(self._reader, self._prober, self._key, partition, start)
             if forecasts.look():
                 return forecasts
         return None
 
     def _source_begin(self, partition: int) -> int | None:
-        """Return the offset before which the source has no trades, or None if some of its trades may have expired."""
+        """Return the offset where the source's trades begin, or None if some trades may have expired."""
         begin = self._begin.get(partition, (0, ""))[0]
         return begin if begin >= self._prober.span(TRADES, partition)[0] else None
 
     def _first_ingest_ms(self, partition: int) -> int | None:
-        """Return the ingest time of the stream's first trade, or an earlier time, ms since 1970; None: not known."""
+        """Return the ingest time of the stream's first trade, or an earlier time, ms since 1970; None if unknown."""
         earliest: int | None = None
         if (begin := self._source_begin(partition)) is None:
             return None
@@ -244,29 +244,29 @@ class Stream:
         return earliest
 
     def _read_passage(self, together: Sequence[Target], reaches: Callable[[Passage, Target], bool]) -> Passage:
-        """Read the trades from those that the row of the first target needs to the last target.
+        """Read the trades from the oldest trade behind the first target's row to the trade of the last target.
 
-        What a stream takes depends on what it took before, so a passage begins with a trade that has a forecast.
+        Whether a trade is taken depends on earlier taken trades, so a passage begins with a trade that has a forecast.
         """
         wanted = {target.kafka_offset for target in together}
-        pieces: list[_Piece] = []
+        chunks: list[_TradeChunk] = []
         begin = end = together[-1].kafka_offset + 1
         for anchor in self._anchors(together[0]):
             start, is_whole = anchor.kafka_offset, anchor.n == 0
             counts_as: int | None = anchor.event_time
             if anchor.is_last and not is_whole and (source_begin := self._source_begin(self.partition)) is not None:
                 start, counts_as, is_whole = source_begin, None, True  # forecasts have expired, and trades have not
-            pieces = [*self._pieces(self._reader, self.partition, start, begin, wanted), *pieces]
+            chunks = [*self._read_chunks(self._reader, self.partition, start, begin, wanted), *chunks]
             begin = min(begin, start)
-            passage = self._passage(pieces, counts_as, is_whole=is_whole)
+            passage = self._passage(chunks, counts_as, is_whole=is_whole)
             first = next((target for target in together if passage.takes(target)), None)
             if anchor.is_last or first is None or reaches(passage, first):
                 return passage
-        alone = [*self._pieces(self._reader, self.partition, together[0].kafka_offset, end, wanted)]
+        alone = [*self._read_chunks(self._reader, self.partition, together[0].kafka_offset, end, wanted)]
         return self._passage(alone, None, is_whole=False)
 
     def _anchors(self, target: Target) -> Iterator[_Anchor]:
-        """Yield forecasts further and further back, from where the grid of a row begins to the last that is of use."""
+        """Yield anchors further and further back, from the begin of a row's grid to the last useful anchor."""
         edge = self._forecasts.around(lambda forecast: event_time_of(forecast) > target.since)
         place = (edge.before or edge.after or target.forecast).offset
         back, start = STEP, self._forecasts.start
@@ -280,34 +280,34 @@ class Stream:
             back *= 2
 
     def _anchor(self, start: int, end: int) -> _Anchor | None:
-        """Return the first anchor among the forecasts in a range of offsets whose trades the topic still holds."""
+        """Return the first anchor in a range of offsets of forecasts, or None if the topic holds no trade for one."""
         forecast, is_last = self._forecasts.first_in(start, end), start == self._forecasts.start
         if forecast is not None and not self._is_kept(forecast):
             forecast = self._forecasts.around(self._is_kept).after
             is_last = True
         while forecast is not None and forecast.offset < end:
             row, event_time = decoded(forecast.value, decode_row), event_time_of(forecast)
-            if row is not None and event_time and self._stands(row.kafka_offset, forecast.trade_id):
+            if row is not None and event_time and self._has_trade_at(row.kafka_offset, forecast.trade_id):
                 return _Anchor(row.kafka_offset, event_time, row.n, is_last or row.n == 0)
             forecast = self._forecasts.first_in(forecast.offset + 1, end)
         return None
 
-    def _is_kept(self, forecast: Forecast) -> bool:
+    def _is_kept(self, forecast: TopicForecast) -> bool:
         """Return whether the topic may still hold the trade of a forecast."""
         row = decoded(forecast.value, decode_row)
         return row is None or row.kafka_offset >= self._oldest
 
-    def _stands(self, kafka_offset: int, trade_id: int) -> bool:
-        """Return whether a trade of the stream stands at an offset."""
+    def _has_trade_at(self, kafka_offset: int, trade_id: int) -> bool:
+        """Return whether the stream's trade `trade_id` is at an offset."""
         if not self._oldest <= kafka_offset < self._end:
             return False
-        pieces = self._pieces(self._prober, self.partition, kafka_offset, kafka_offset + 1)
-        return any(trade_id in piece.trades.trade_id for piece in pieces)
+        chunks = self._read_chunks(self._prober, self.partition, kafka_offset, kafka_offset + 1)
+        return any(trade_id in chunk.trades.trade_id for chunk in chunks)
 
-    def _pieces(
+    def _read_chunks(
         self, reader: TopicReader, partition: int, start: int, end: int, wanted: Collection[int] = ()
-    ) -> Iterator[_Piece]:
-        """Read the stream's trades in a range of offsets, and the purposes at the `wanted` ones."""
+    ) -> Iterator[_TradeChunk]:
+        """Read the stream's trades in a range of offsets, and the purposes at the `wanted` offsets."""
         mine = mark_of(self._key)
         for stretch in reader.read(TRADES, partition, start, end):
             places, values = [], []
@@ -324,23 +324,25 @@ class Stream:
                 trades = replace(trades, keys=(self._key,), stream=np.zeros(len(trades), np.int32))
             asked = ((place, value) for place, value in zip(places, values, strict=True) if place in wanted)
             purposes = {place: decode_trades([value]).purposes.get(self._key) for place, value in asked}
-            yield _Piece(trades, offsets, ends, {place: said for place, said in purposes.items() if said is not None})
+            yield _TradeChunk(
+                trades, offsets, ends, {place: said for place, said in purposes.items() if said is not None}
+            )
 
-    def _passage(self, pieces: Sequence[_Piece], counts_as: int | None, *, is_whole: bool) -> Passage:
-        """Join pieces and judge their trades; after an end record the stream takes none.
+    def _passage(self, chunks: Sequence[_TradeChunk], counts_as: int | None, *, is_whole: bool) -> Passage:
+        """Join chunks, and judge which trades are taken; no trade is taken after an end record.
 
         Args:
-            counts_as: event time that the first trade counts as; None: its own.
+            counts_as: counted time of the first trade, ns since 1970; None: the trade's own event time.
         """
-        trades = Trades.join([_EMPTY, *(piece.trades for piece in pieces)])
-        offsets = np.concatenate([np.zeros(0, np.int64), *(piece.offsets for piece in pieces)])
+        trades = Trades.join([_EMPTY, *(chunk.trades for chunk in chunks)])
+        offsets = np.concatenate([np.zeros(0, np.int64), *(chunk.offsets for chunk in chunks)])
         event_time = trades.event_time.copy()
         if counts_as is not None:
             event_time[:1] = counts_as
         is_taken = Admission().judge(replace(trades, event_time=event_time)) == TAKEN
-        if ends := [end for piece in pieces for end in piece.ends]:
+        if ends := [end for chunk in chunks for end in chunk.ends]:
             is_taken &= offsets < min(ends)
-        purposes = {place: said for piece in pieces for place, said in piece.purposes.items()}
+        purposes = {place: said for chunk in chunks for place, said in chunk.purposes.items()}
         first = int(event_time[0]) if len(event_time) else 0
         return Passage(self.partition, self._oldest, trades, offsets, is_taken, first, is_whole, purposes)
 
@@ -349,7 +351,7 @@ _EMPTY = decode_trades([]).trades
 
 
 def _newest_streams(reader: TopicReader) -> tuple[dict[StreamKey, int], bool]:
-    """Return the partition of each stream that has one of the newest forecasts, and whether there are older ones."""
+    """Return the partitions of all streams among the newest forecasts, and whether older forecasts were skipped."""
     there: dict[StreamKey, int] = {}
     is_cut = False
     for partition in reader.partitions(PREDICTIONS):
@@ -361,8 +363,8 @@ def _newest_streams(reader: TopicReader) -> tuple[dict[StreamKey, int], bool]:
     return there, is_cut
 
 
-def _nothing(key: StreamKey, there: Collection[StreamKey]) -> str:
-    """Say what there is instead of a stream."""
+def _absence_message(key: StreamKey, there: Collection[StreamKey]) -> str:
+    """Return the error message for an absent stream, with the existing streams."""
     if not there:
         return f"{PREDICTIONS} holds no forecasts at all: replay a recording first, as `make run RECORDING=trades.csv`"
     if products := sorted(other.product_id for other in there if other.source_id == key.source_id):

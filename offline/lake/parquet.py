@@ -1,4 +1,4 @@
-"""Parquet row groups, and hashes of their values whatever their encoding."""
+"""Parquet row groups, and hashes of column values that do not depend on the encoding."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from data.arrow import is_present, is_text
 
 GROUP_ROWS = 131_072
-"""Rows of a row group: a few MB, so that readers can skip and memory stays small."""
+"""Rows per row group: a few MB, so that readers can skip groups and memory use stays small."""
 
 
 class RowGroups:
-    """Rows to a Parquet file, a row group at a time."""
+    """Writer of rows to a Parquet file, one row group at a time."""
 
     def __init__(self, file: Any, schema: pa.Schema) -> None:
         self._writer = pa.parquet.ParquetWriter(
@@ -29,7 +29,7 @@ class RowGroups:
             compression="zstd",
             compression_level=1,
             use_dictionary=[field.name for field in schema if pa.types.is_dictionary(field.type)],
-            # They change little from row to row: a quarter less to write.
+            # Integers and times change little from row to row: a quarter less to write.
             column_encoding={
                 field.name: "DELTA_BINARY_PACKED"
                 for field in schema
@@ -57,37 +57,41 @@ class RowGroups:
             self.flush()
 
     def flush(self) -> None:
-        """Write the rows that wait for more as a row group."""
+        """Write the waiting rows as a row group."""
         if self._waiting:
             self._writer.write_table(pa.Table.from_batches(self._waiting), GROUP_ROWS)
         self._waiting, self._count = [], 0
 
     def close(self, metadata: Mapping[str, str] | None = None) -> None:
-        """Write what waits, and the end of the file, with more metadata."""
+        """Write the waiting rows and the end of the file.
+
+        Args:
+            metadata: more key-value metadata for the file.
+        """
         self.flush()
         if metadata:
             self._writer.add_key_value_metadata(metadata)
         self._writer.close()
 
     def abandon(self) -> None:
-        """Write no more if it is still open: the file is not wanted, or cannot be written."""
+        """Stop writing, if the file is still open: the file is not wanted, or cannot be written."""
         self._waiting = []
         with suppress(OSError, pa.ArrowException):
             self._writer.close()
-        self._writer.is_open = False  # or it would try again when it is forgotten
+        self._writer.is_open = False  # or the writer would try again when garbage-collected
 
 
 class ContentHash:
-    """Hash of the values of a table. How they are cut into batches and encoded changes nothing."""
+    """Hash of the values of a table; batches and encodings do not change the hash."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self.rows = 0
         self._schema = schema
-        # Of each column: which values are missing, how long each text is, and the values.
+        # One tuple per column: hash of missing indexes, hash of text lengths, hash of values.
         self._parts = [(hashlib.sha256(), hashlib.sha256(), hashlib.sha256()) for _ in schema]
 
     def update(self, batch: pa.RecordBatch) -> None:
-        """Add rows."""
+        """Add rows to the hash."""
         for column, (missing, lengths, values) in zip(batch.columns, self._parts, strict=True):
             present = is_present(column)
             if column.null_count:
@@ -119,7 +123,7 @@ def content_hash(batch: pa.RecordBatch) -> str:
 
 
 def _bytes(column: pa.Array, present: NDArray[np.bool_]) -> bytes:
-    """Return the bytes of a column's values, zeros where one is missing."""
+    """Return the bytes of a column's values, with zeros for missing values."""
     width = column.type.bit_width // 8
     if not width:
         raise TypeError(f"a column of the lake must be of texts or of values of whole bytes, was {column.type}")

@@ -1,7 +1,7 @@
-"""The lake: Parquet files, one a table, product and UTC day, in a folder or on any filesystem that pyarrow knows.
+"""The lake: one Parquet file per table, product and UTC day, in a folder or on any filesystem that pyarrow knows.
 
-A file is written under another name and takes its own when it is whole, so a reader sees all of a partition or none of
-it. What is known of a partition stands in its file, so the two can never disagree.
+A file is written under a temporary name and renamed when complete, so a reader sees a whole partition or none. Hashes
+and notes of a partition are metadata of the same file, so data and metadata can never disagree.
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ from data.names import check_product_id
 from offline.lake.parquet import GROUP_ROWS, ContentHash, RowGroups
 
 READ_ROWS = 65_536
-"""Rows that are read at once where a partition is read in batches."""
+"""Rows per batch when a partition is read in batches."""
 
 _TABLE = re.compile(r"[a-z_]+(/[A-Za-z0-9_.~%-]+)*")
 _SCHEME = re.compile(r"[a-z][a-z0-9+]+:/")
 _DAY_FILE = re.compile(r"\d{4}-\d\d-\d\d\.parquet")
 _ENDING = ".parquet"
 _KEYS = ("content_hash", "head_hash", "tail_hash", "notes")
-"""Of a file's metadata."""
+"""Keys in a file's metadata."""
 
 
-class Stored(NamedTuple):
-    """What a file of the lake says of itself.
+class FileMetadata(NamedTuple):
+    """Metadata of one file of the lake.
 
     Attributes:
-        content_hash: of all values, whatever batches and encodings they were written in.
-        head_hash, tail_hash: of what the day before and the day after can see of it; empty where nobody asks.
-        notes: what the writer noted, its inputs above all.
+        content_hash: hash of all values; batches and encodings do not change the hash.
+        head_hash: hash of the first rows, which the day before can see; may be empty.
+        tail_hash: hash of the last rows, which the day after can see; may be empty.
+        notes: notes of the writer, above all the inputs.
     """
 
     rows: int
@@ -52,7 +53,7 @@ class Stored(NamedTuple):
 
 @dataclass(frozen=True)
 class Partition:
-    """One product and UTC day of a table, see `Stored`."""
+    """One product and UTC day of a table, see `FileMetadata`."""
 
     table: str
     product_id: str
@@ -65,8 +66,8 @@ class Partition:
     path: str
 
 
-class Place(NamedTuple):
-    """Where a partition stands, or would stand."""
+class PartitionKey(NamedTuple):
+    """Table, product and UTC day: the key, and so the path, of a partition that may exist or not."""
 
     table: str
     product_id: str
@@ -78,20 +79,20 @@ class Place(NamedTuple):
 
 
 class Lake:
-    """Partitions under one root. `Lake.open` for a folder or a URI."""
+    """Partitions under one root folder; `Lake.open` takes a folder or a URI."""
 
     def __init__(self, filesystem: pa.fs.FileSystem, root: str) -> None:
         self._files, self._root = filesystem, f"{root.rstrip('/')}/" if root else ""
 
     @classmethod
     def open(cls, uri: str | Path) -> Self:
-        """Open a lake, which may be empty, or not exist yet.
+        """Open a lake; the lake may be empty or not exist yet.
 
         Args:
             uri: a folder, or a URI of any filesystem that pyarrow knows, as `file:///srv/lake` or `s3://bucket/lake`.
 
         Raises:
-            ValueError: pyarrow knows no such filesystem.
+            ValueError: pyarrow does not know the filesystem of the URI.
         """
         if not _SCHEME.match(str(uri)):
             return cls(pa.fs.LocalFileSystem(), str(Path(uri).absolute()))
@@ -104,39 +105,39 @@ class Lake:
             ) from None
 
     def partition(self, table: str, product_id: str, day: date) -> Partition | None:
-        """Return what is known of a partition, from its file's metadata alone; None if there is none.
+        """Return a partition, read from the file's metadata alone; None if the partition does not exist.
 
         Raises:
-            ValueError: a name is none, or the file is damaged.
+            ValueError: the table or product name is invalid, or the file is damaged.
         """
-        place = _checked(Place(table, product_id, day))
-        stored = self.stored(place.path)
-        return None if stored is None else self._partition(place, stored)
+        key = _checked(PartitionKey(table, product_id, day))
+        stored = self.stored(key.path)
+        return None if stored is None else self._partition(key, stored)
 
     def partitions(self, table: str, product_id: str | None = None) -> list[Partition]:
-        """Return all partitions of a table, and of the tables below it, by table, product and day."""
-        found = (self.partition(*place) for place in self.places(table, product_id))
+        """Return all partitions of a table and of its sub-tables, sorted by table, product and day."""
+        found = (self.partition(*key) for key in self.partition_keys(table, product_id))
         return [partition for partition in found if partition is not None]
 
-    def places(self, table: str, product_id: str | None = None) -> list[Place]:
-        """Return where partitions of a table, and of the tables below it, stand; no file is opened."""
-        places = []
+    def partition_keys(self, table: str, product_id: str | None = None) -> list[PartitionKey]:
+        """Return the sorted keys of all partitions of a table and of its sub-tables; no file is opened."""
+        keys = []
         selector = pa.fs.FileSelector(self._at(table), recursive=True, allow_not_found=True)
         for info in self._files.get_file_info(selector):
             *folders, product, name = info.path[len(self._root) :].split("/")
             if info.is_file and folders and _DAY_FILE.fullmatch(name) and product_id in (None, product):
-                places.append(Place("/".join(folders), product, date.fromisoformat(name.removesuffix(_ENDING))))
-        return sorted(places)
+                keys.append(PartitionKey("/".join(folders), product, date.fromisoformat(name.removesuffix(_ENDING))))
+        return sorted(keys)
 
     def tables(self, table: str) -> list[str]:
-        """Return the tables directly below a table."""
+        """Return the direct sub-tables of a table."""
         selector = pa.fs.FileSelector(self._at(table), allow_not_found=True)
         found = self._files.get_file_info(selector)
         return sorted(f"{table}/{info.base_name}" for info in found if info.type == pa.fs.FileType.Directory)
 
     def products(self, table: str) -> list[str]:
-        """Return the products that a table has partitions of."""
-        return sorted({place.product_id for place in self.places(table)})
+        """Return the products with partitions in a table."""
+        return sorted({key.product_id for key in self.partition_keys(table)})
 
     def write(
         self,
@@ -150,52 +151,52 @@ class Lake:
         head_hash: str = "",
         tail_hash: str = "",
     ) -> Partition:
-        """Write a partition, which appears whole or not at all, and replaces what was there.
+        """Write a whole partition, or nothing; an old partition of the same key is replaced.
 
         Raises:
-            OSError: it cannot be written, as on a full disk; what was there before is whole.
+            OSError: the partition cannot be written, as on a full disk; the old partition stays whole.
         """
-        place = _checked(Place(table, product_id, day))
-        with self.writing(place.path, schema) as writing:
+        key = _checked(PartitionKey(table, product_id, day))
+        with self.writing(key.path, schema) as writing:
             for batch in batches:
                 writing.write(batch)
             stored = writing.finish(notes, head_hash=head_hash, tail_hash=tail_hash)
             writing.publish()
-        return self._partition(place, stored)
+        return self._partition(key, stored)
 
     def read(self, table: str, product_id: str, day: date, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return a partition.
+        """Return the rows of a partition.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: the partition does not exist.
         """
-        place = _checked(Place(table, product_id, day))
-        with self._opened(place.path) as file:
+        key = _checked(PartitionKey(table, product_id, day))
+        with self._opened(key.path) as file:
             return pa.parquet.ParquetFile(file).read(columns)
 
     def batches(
         self, table: str, product_id: str, day: date, columns: Sequence[str] | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """Yield a partition in batches, in memory that does not depend on its length.
+        """Yield the rows of a partition in batches; memory use does not depend on the number of rows.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: the partition does not exist.
         """
-        place = _checked(Place(table, product_id, day))
-        with self._opened(place.path) as file:
+        key = _checked(PartitionKey(table, product_id, day))
+        with self._opened(key.path) as file:
             yield from pa.parquet.ParquetFile(file).iter_batches(READ_ROWS, columns=columns)
 
     def delete(self, table: str, product_id: str, day: date) -> None:
-        """Remove a partition, and what a killed writer of it left."""
-        place = _checked(Place(table, product_id, day))
-        self._delete_parts(place.path)
-        self._files.delete_file(self._at(place.path))
+        """Remove a partition, and the partial files of killed writers."""
+        key = _checked(PartitionKey(table, product_id, day))
+        self._delete_parts(key.path)
+        self._files.delete_file(self._at(key.path))
 
-    def stored(self, path: str) -> Stored | None:
-        """Return what a file says of itself, from its metadata alone; None if there is none.
+    def stored(self, path: str) -> FileMetadata | None:
+        """Return the metadata of a file, without reading rows; None if the file does not exist.
 
         Args:
-            path: below the root.
+            path: relative to the root.
 
         Raises:
             ValueError: the file is damaged.
@@ -209,30 +210,30 @@ class Lake:
         except (pa.ArrowInvalid, KeyError, TypeError) as error:
             raise ValueError(
                 f"{self._at(path)} is no whole file of the lake ({error!r}): delete it, then make the day again, or "
-                "ingest the recording again if it is of one"
+                "ingest the recording again if the file is of a recording"
             ) from None
-        return Stored(metadata.num_rows, content, head, tail, json.loads(notes))
+        return FileMetadata(metadata.num_rows, content, head, tail, json.loads(notes))
 
     def read_file(self, path: str) -> pa.Table:
-        """Return what a file below the root holds.
+        """Return the rows of a file, by its path below the root.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: the file does not exist.
         """
         with self._opened(path) as file:
             return pa.parquet.ParquetFile(file).read()
 
     @contextmanager
     def writing(self, path: str, schema: pa.Schema) -> Iterator[Writing]:
-        """Write a file below the root, see `Writing`; what is not published when the block ends is removed."""
+        """Write a file below the root, see `Writing`; a file not published when the block ends is removed."""
         writing = Writing(self, path, schema)
         try:
             yield writing
         finally:
             writing.close()
 
-    def _partition(self, place: Place, stored: Stored) -> Partition:
-        return Partition(**place._asdict(), **stored._asdict(), path=self._at(place.path))
+    def _partition(self, key: PartitionKey, stored: FileMetadata) -> Partition:
+        return Partition(**key._asdict(), **stored._asdict(), path=self._at(key.path))
 
     def _at(self, path: str) -> str:
         return f"{self._root}{path}"
@@ -241,7 +242,7 @@ class Lake:
         return self._files.open_input_file(self._at(path))
 
     def _delete_parts(self, path: str) -> None:
-        """Remove what killed writers of a file left."""
+        """Remove the partial files that killed writers of a file left."""
         folder, _, name = path.rpartition("/")
         selector = pa.fs.FileSelector(self._at(folder), allow_not_found=True)
         for info in self._files.get_file_info(selector):
@@ -251,9 +252,9 @@ class Lake:
 
 
 class Writing:
-    """A file of the lake on its way: `write` as often as needed, `finish`, `publish`.
+    """A file of the lake while being written: `write` as often as needed, then `finish`, then `publish`.
 
-    Until `publish`, no reader sees anything of it.
+    No reader sees the file before `publish`.
     """
 
     def __init__(self, lake: Lake, path: str, schema: pa.Schema) -> None:
@@ -261,7 +262,7 @@ class Writing:
         folder, _, name = path.rpartition("/")
         self._part = f"{folder}/.{name}.{uuid.uuid4().hex}.part"
         self._hash = ContentHash(schema)
-        self._stored: Stored | None = None
+        self._stored: FileMetadata | None = None
         self._groups: RowGroups | None = None
         self._sink: pa.NativeFile | None = None
         self._is_published = False
@@ -273,14 +274,14 @@ class Writing:
 
     @property
     def rows(self) -> int:
-        """How many were written."""
+        """Number of rows written so far."""
         return self._hash.rows
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Append rows.
 
         Raises:
-            OSError: they cannot be written.
+            OSError: the rows cannot be written.
         """
         assert self._groups is not None
         for first in range(0, len(batch), GROUP_ROWS):
@@ -289,14 +290,14 @@ class Writing:
             with self._explained():
                 self._groups.write(piece)
 
-    def finish(self, notes: Mapping[str, str], *, head_hash: str = "", tail_hash: str = "") -> Stored:
-        """End the file with what is known of it; it can be published now.
+    def finish(self, notes: Mapping[str, str], *, head_hash: str = "", tail_hash: str = "") -> FileMetadata:
+        """Complete the file with its metadata and close the file, ready for `publish`.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
         assert self._groups is not None
-        self._stored = Stored(self.rows, self._hash.hexdigest(), head_hash, tail_hash, dict(notes))
+        self._stored = FileMetadata(self.rows, self._hash.hexdigest(), head_hash, tail_hash, dict(notes))
         known = (*self._stored[1:4], json.dumps(self._stored.notes, sort_keys=True))
         with self._explained():
             self._groups.close(dict(zip(_KEYS, known, strict=True)))
@@ -305,10 +306,14 @@ class Writing:
         return self._stored
 
     def publish(self) -> bool:
-        """Give the finished file its name, and say whether it is new: one that says and holds the same stays as it is.
+        """Rename the finished file to its final name.
+
+        Returns:
+            False, and the old file is kept, if content and notes are equal.
 
         Raises:
-            OSError: it cannot be moved.
+            OSError: the file cannot be renamed.
+            FileNotFoundError: another process wrote the same file meanwhile.
         """
         assert self._groups is None
         lake = self._lake
@@ -316,19 +321,19 @@ class Writing:
             if lake.stored(self._path) == self._stored:
                 return False
         except ValueError:
-            pass  # what is there is damaged, and is replaced
+            pass  # the old file is damaged, and is replaced
         try:
             with self._explained():
                 lake._files.move(lake._at(self._part), lake._at(self._path))
         except FileNotFoundError:
             raise FileNotFoundError(
-                f"{lake._at(self._path)}: another process wrote it meanwhile: run one at a time, and this again"
+                f"{lake._at(self._path)}: another process wrote it meanwhile: run one process at a time, and this again"
             ) from None
         self._is_published = True
         return True
 
     def close(self) -> None:
-        """Remove what was not published."""
+        """Remove the file if not published."""
         if self._groups is not None:
             self._groups.abandon()
             self._groups = None
@@ -358,8 +363,8 @@ class Writing:
             ) from error
 
 
-def _checked(place: Place) -> Place:
-    if not _TABLE.fullmatch(place.table) or {".", ".."} & set(place.table.split("/")):
-        raise ValueError(f"a table must be named like trades or recordings/monday.csv, was {place.table!r}")
-    check_product_id(place.product_id)
-    return place
+def _checked(key: PartitionKey) -> PartitionKey:
+    if not _TABLE.fullmatch(key.table) or {".", ".."} & set(key.table.split("/")):
+        raise ValueError(f"a table must be named like trades or recordings/monday.csv, was {key.table!r}")
+    check_product_id(key.product_id)
+    return key

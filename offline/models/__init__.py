@@ -1,4 +1,4 @@
-"""How models are fitted.
+"""Fitting of models.
 
-In: samples of feature rows with targets. Out: ONNX files that name their columns, spec and training time.
+In: samples of feature rows with targets. Out: ONNX files with columns, spec and training time in the metadata.
 """

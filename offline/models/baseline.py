@@ -1,4 +1,4 @@
-"""`volatility-baseline`: a calibrated EWMA, a forecast from the contract alone, and the graph that holds both."""
+"""`volatility-baseline`: a calibrated EWMA, a forecast from the contract alone, and one graph with both."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from offline.models.intervals import Ratios, interval_ratios
 from offline.models.onnx_graph import Graph
 
 MIN_SHARE = 0.01
-"""No forecast is below this share of the unconditional one, and no `ret_std` is read below this share of its median: a
+"""Lower limit of a forecast, as a share of the unconditional forecast; and of `ret_std`, as a share of the median: a
 market that stood still for an hour is not forecast to stand still for ever."""
 
 MAX_VARIANCE = 1e6
-"""No variance is read above this: finite input gives a finite answer, in float32 too."""
+"""Upper limit of variances: finite input gives a finite answer, in float32 too."""
 
 SHRINKAGES = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-"""Returns at which a window's own forecast weighs as much as the unconditional one: one of these is chosen by QLIKE."""
+"""Candidates for `Baseline.shrinkage`: number of returns at which the window's own forecast and the unconditional
+forecast weigh the same; chosen by QLIKE."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +33,14 @@ class Baseline:
     """The fitted parameters. Variances are per horizon.
 
     Attributes:
-        columns: what it reads: the contract and one `ewma_variance_...`.
-        scale: forecast variance by weighted realized variance.
+        columns: the input columns: the contract and one `ewma_variance_...`.
+        scale: forecast variance / weighted realized variance.
         intercept, slope: log variance by log `ret_std` ** 2, for a full window.
-        shrinkage: log variance is pulled to the unconditional one with weight shrinkage / (n + shrinkage).
+        shrinkage: log variance is pulled to the unconditional log variance with weight shrinkage / (n + shrinkage).
         unconditional: mean realized variance.
-        min_ret_std: what a smaller `ret_std`, 0 above all, is read as.
-        floor: what a smaller realized variance counts as in fitting and in losses.
-        ratios: shape (3, 2), for each input set: the ends of the interval as multiples of the score.
+        min_ret_std: a smaller `ret_std`, above all 0, is read as `min_ret_std`.
+        floor: smaller realized variances count as `floor` in fitting and in losses.
+        ratios: shape (3, 2), ends of the interval as multiples of the score, for each input set.
     """
 
     columns: tuple[str, ...]
@@ -53,7 +54,7 @@ class Baseline:
     ratios: Ratios = ()
 
     def predict(self, values: Floats) -> Floats:
-        """Return the scores for rows of `columns`, NaN where missing: what the graph computes, in float64."""
+        """Return the scores of rows of `columns`, NaN where missing: the computation of the graph, in float64."""
         n, _, ret_std, ewma = values.T
         least = MIN_SHARE**2 * self.unconditional
         window = self.intercept + self.slope * 2 * np.log(np.clip(ret_std, self.min_ret_std, 1.0))
@@ -71,10 +72,13 @@ def fit(values: Floats, columns: Sequence[str], targets: Floats) -> Baseline:
     """Choose half-life and scale, and fit the forecast from the contract, all by QLIKE on the given rows.
 
     Args:
-        values: shape (n, len(columns)), rows of features; those with fewer columns present serve the contract's fit,
-            and those with short windows choose how far it is shrunk.
-        columns: begin with the contract; all `ewma_variance_...` among them compete.
+        values: shape (n, len(columns)), rows of features; rows with missing columns are for the contract's fit, and
+            rows of short windows choose the shrinkage.
+        columns: the contract first; all `ewma_variance_...` among the columns compete.
         targets: shape (n,), volatility per horizon.
+
+    Raises:
+        ValueError: there is no `ewma_variance_...` column, or the median `ret_std` of full windows is 0.
     """
     from sklearn.linear_model import LinearRegression
 
@@ -127,7 +131,7 @@ def to_onnx(baseline: Baseline, metadata: dict[str, str]) -> bytes:
 
 
 def calibrated_ewma(graph: Graph, baseline: Baseline, columns: Sequence[str]) -> str:
-    """Add the forecast variance from all columns: the EWMA that was chosen, scaled, within its limits."""
+    """Add the forecast variance from all columns to a graph: the chosen EWMA, scaled and limited."""
     least, most = graph.constant(MIN_SHARE**2 * baseline.unconditional), graph.constant(MAX_VARIANCE)
     ewma = graph.column(columns.index(baseline.columns[-1]))
     return graph.node("Clip", graph.node("Mul", ewma, graph.constant(baseline.scale)), least, most)
@@ -143,10 +147,11 @@ def forecast_graph(
     """Write one ONNX graph: `X` float32 (any, k) in; `score`, `lower`, `upper` float32 (any,) out.
 
     Args:
-        baseline: answers what has the contract alone, or nothing.
-        columns: of `X`, those of the contract first.
-        from_all_columns: adds the forecast variance of rows that have them all.
-        metadata: what the file says of itself, see `data.models.served.METADATA`.
+        baseline: for rows with the contract alone, or with nothing.
+        columns: of `X`, the contract first.
+        ratios: see `Baseline.ratios`.
+        from_all_columns: adds the forecast variance of rows with all columns to the graph, and returns its name.
+        metadata: key-value metadata of the file, see `data.models.served.METADATA`.
     """
     from onnx import TensorProto
 

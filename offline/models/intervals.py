@@ -1,4 +1,4 @@
-"""Intervals of forecasts, by ratios of the calibration rows."""
+"""Intervals of forecasts, from the ratios of target to score on calibration rows."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Ratios = tuple[tuple[float, float], ...]
 
 
 class Fitted(Protocol):
-    """What a model computes, in float64, before it is a graph.
+    """A fitted model that predicts in float64, before the export to an ONNX graph.
 
     Attributes:
-        columns: what it reads, the contract first.
-        floor: what a smaller realized variance counts as in fitting and in losses.
+        columns: the model's input columns, the contract first.
+        floor: smaller realized variances count as `floor` in fitting and in losses.
     """
 
     @property
@@ -31,15 +31,18 @@ class Fitted(Protocol):
 
 
 def interval_ratios(fitted: Fitted, values: Floats, targets: Floats) -> Ratios:
-    """Return for each input set the ends of intervals that hold `COVERAGE` of the targets, as multiples of the score.
+    """Return for each input set the ends of intervals with `COVERAGE` of the targets, as multiples of the score.
 
-    An interval holds its own score too: where volatility changed between what was fitted and these rows, the end that
-    would exclude it is the score itself, and the interval holds more than `COVERAGE`.
+    An interval always includes the score: if volatility has changed since the fitted rows, an end that would exclude
+    the score is set to the score, and the interval covers more than `COVERAGE`.
 
     Args:
-        values: shape (n, len(fitted.columns)), whole rows, later than those that were fitted. Each row is also asked as
-            a client would who knows less: the contract alone, and nothing.
+        values: shape (n, len(fitted.columns)), whole rows, later than the fitted rows. Each row is also scored with
+            less input: the contract alone, and nothing.
         targets: shape (n,), volatility per horizon.
+
+    Returns:
+        Low and high ratio for each input set, in the order of the input sets.
     """
     tails = ((1 - COVERAGE) / 2, (1 + COVERAGE) / 2)
     realized = np.maximum(targets, np.sqrt(fitted.floor))

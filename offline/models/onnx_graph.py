@@ -1,4 +1,4 @@
-"""An ONNX graph that is written by hand, node by node: what a served model computes, and nothing else."""
+"""Builder of an ONNX graph, node by node, with only the computation of a served model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Graph:
-    """Nodes and constants of a graph whose input is `X`, float32 (any, k); each call gives the name of what it made."""
+    """Nodes and constants of a graph with input `X`, float32 (any, k); each method returns the name of its result."""
 
     def __init__(self) -> None:
         self._nodes: list[Any] = []
@@ -38,7 +38,11 @@ class Graph:
         return f"c{len(self._constants) - 1}"
 
     def node(self, operator: str, *inputs: str, name: str = "", **attributes: Any) -> str:
-        """Add an operator; `name` is its output's, made up unless it is given."""
+        """Add an operator.
+
+        Args:
+            name: of the operator's output; a name is made up if empty.
+        """
         from onnx import helper
 
         name = name or f"{operator.lower()}{len(self._nodes)}"
@@ -53,9 +57,9 @@ class Graph:
         """Return the checked ONNX file; the same calls give the same bytes.
 
         Args:
-            columns: how many `X` has.
+            columns: number of columns of `X`.
             outputs: names of nodes of shape (any,), float32.
-            metadata: what the file says of itself, see `data.models.served.METADATA`.
+            metadata: key-value metadata of the file, see `data.models.served.METADATA`.
         """
         from onnx import TensorProto, checker, helper
 
@@ -66,7 +70,7 @@ class Graph:
             [helper.make_tensor_value_info(output, TensorProto.FLOAT, [None]) for output in outputs],
             self._constants,
         )
-        # ir_version: the oldest that holds this opset, so that any onnxruntime of the last years reads it
+        # ir_version: the oldest with this opset, so that any onnxruntime of the last years reads the file
         model = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8, producer_name="cryptovol"
         )

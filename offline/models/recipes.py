@@ -1,4 +1,4 @@
-"""How each model is made from a sample: split, fit, calibrate, check."""
+"""Recipes to make each model from a sample: split, fit, calibrate, check."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from offline.samples import SHORT_WINDOWS, Sample, sample
 BASELINE, ML = "volatility-baseline", "volatility-ml"
 CALIBRATED_EWMA = "calibrated EWMA"
 FIT_SHARE = 0.6
-"""Of the horizons of training: on the later ones the intervals are set."""
+"""Share of the training horizons for fitting; the later horizons set the intervals."""
 
 PRODUCTS = ("BTC-USD", "ETH-USD")
 SEED = 0
 TRAINING_DAYS = tuple(dt.date(2010, 1, day) for day in (4, 5, 6, 7, 8))
-"""Before anyone exchanged bitcoin for dollars on a market: no recorded trade is ever in-sample."""
+"""Days before the first market exchanged bitcoin for dollars: no recorded trade is ever in-sample."""
 TEST_DAY = dt.date(2010, 1, 9)
 
 EWMAS = ("ewma_variance_300", "ewma_variance_1200", "ewma_variance_3600")
-"""Among these the half-life is chosen: on real markets 5 to 60 minutes were measured best, and the last minute alone
-nearly the worst."""
+"""Candidates for the half-life: on real markets 5 to 60 minutes were measured best, and the last minute alone nearly
+the worst."""
 MAX_OFF = 1e-5
-"""Of a score, between the graph and what was fitted: float32 holds 7 digits."""
+"""Maximum relative difference of a score between graph and fitted model: float32 holds 7 digits."""
 
 
 class Split(NamedTuple):
-    """A sample cut by time: no target of an earlier part reaches into the horizon of a later part's row."""
+    """A sample cut by time: no target of an earlier part reaches into a row's horizon in a later part."""
 
     fitting: Sample
     intervals: Sample
@@ -49,7 +49,7 @@ class Split(NamedTuple):
 
 
 def split(rows: Sample, train_end: dt.datetime, spec: FeatureSpec) -> Split:
-    """Cut a sample into what is fitted, what sets the intervals, and what comes a horizon after `train_end`.
+    """Cut a sample into rows for fitting, rows for the intervals, and test rows from a horizon after `train_end` on.
 
     Raises:
         ValueError: a part is empty.
@@ -75,11 +75,10 @@ def split(rows: Sample, train_end: dt.datetime, spec: FeatureSpec) -> Split:
 
 
 def train_baseline(rows: Sample, spec: FeatureSpec, train_end: dt.datetime) -> Candidate:
-    """Return `volatility-baseline`, fitted up to `train_end` and tested after it. The same rows give the same bytes.
+    """Return `volatility-baseline`, fitted up to `train_end` and tested later. The same rows give the same bytes.
 
     Raises:
-        ValueError: the rows show no volatility to learn from, or there are too few of them, or the graph does not
-            compute what was fitted.
+        ValueError: the rows show no volatility, or there are too few rows, or the graph differs from the fitted model.
     """
     parts = split(rows, train_end, spec)
     fitted = _baseline(parts, spec)
@@ -90,7 +89,7 @@ def train_baseline(rows: Sample, spec: FeatureSpec, train_end: dt.datetime) -> C
 
 
 def train_ml(rows: Sample, spec: FeatureSpec, train_end: dt.datetime) -> Candidate:
-    """Return `volatility-ml`, fitted up to `train_end` and tested after it, beside the baseline of the same rows.
+    """Return `volatility-ml`, fitted up to `train_end` and tested later, together with the baseline of the same rows.
 
     Raises:
         ValueError: see `train_baseline`.
@@ -133,7 +132,7 @@ def _columns(rows: Sample, names: Sequence[str], spec: FeatureSpec) -> Floats:
 
 
 def _are_whole(values: Floats) -> NDArray[np.bool_]:
-    """Return which rows have all columns, at least one."""
+    """Return a mask of the rows with all columns; raise ValueError if there are none."""
     whole = input_sets(values) == ALL_COLUMNS
     if not whole.any():
         raise ValueError(f"none of {len(values):,} rows that set the intervals has all columns: more history is needed")
@@ -152,7 +151,7 @@ def _metadata(variant: str, fitted: Fitted, spec: FeatureSpec, train_end: dt.dat
 
 
 def _checked(content: bytes, fitted: Fitted, test: Sample, spec: FeatureSpec) -> ServedModel:
-    """Load the graph, and compare it on all test rows, asked in each way, with what was fitted (scikit-learn's own)."""
+    """Load the graph, and compare with the fitted model (scikit-learn's own) on all test rows and input sets."""
     model = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
     values = _columns(test, model.columns, spec)
     asked = np.concatenate([values, as_contract(values), as_nothing(values)])
@@ -192,10 +191,10 @@ def _text(ns: np.int64) -> str:
 
 
 def simulated_rows(spec: FeatureSpec, hours: tuple[int, int] = (0, 24)) -> Sample:
-    """Return the counted rows of the simulated days, those of training and the one of test.
+    """Return the counted rows of the simulated training days and the test day.
 
     Args:
-        hours: which of each day; the longest half-life needs its own length of them.
+        hours: first hour (inclusive) and last hour (exclusive) of each day; at least as long as the longest half-life.
     """
     return Sample.join(
         sample(simulate_day(product, day, SEED, hours), spec, SHORT_WINDOWS if day != TEST_DAY else ())
@@ -205,4 +204,5 @@ def simulated_rows(spec: FeatureSpec, hours: tuple[int, int] = (0, 24)) -> Sampl
 
 
 def train_end_of_simulated_days() -> dt.datetime:
+    """Return the begin of the test day, UTC."""
     return dt.datetime.combine(TEST_DAY, dt.time(), dt.UTC)

@@ -1,6 +1,6 @@
 """`volatility-ml`: ridge on log variance, corrected in the mean, and shrunk to the calibrated EWMA.
 
-The hour of day, which helped on real candles, is no column of the spec and left out.
+The hour of day helped on real candles, but is no column of the spec, and so is left out.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from offline.models.intervals import Ratios, interval_ratios
 from offline.models.onnx_graph import Graph
 
 HALF_TRUST = 120
-"""Horizons of training at which the ridge weighs as much as the EWMA: measured on 24, it is 14 times worse alone and
-better together; on 240 both are good."""
+"""Training horizons at which ridge and EWMA weigh the same. Measured: on 24 horizons, the ridge alone is 14 times
+worse, and ridge and EWMA together are better; on 240 both are good."""
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
-"""Ridge penalties a row of training, of which one is chosen by QLIKE on folds that follow what they were fitted to."""
+"""Candidate ridge penalties per training row; one is chosen by QLIKE on folds later than the fitted rows."""
 
 FOLDS = 4
 
 RELATIVE_VOLUMES = (0.01, 100.0)
-"""What a relative volume is read within: half-lives that differ by 12 give no more than about that."""
+"""Limits of a relative volume: half-lives that differ by a factor of 12 give about this range at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +38,13 @@ class Ml:
     """The fitted model. Variances are per horizon.
 
     Attributes:
-        baseline: what it is shrunk to, and what answers from less than all columns.
+        baseline: target of the shrinkage, and the model for rows with missing columns.
         columns: the contract, then the inputs of the ridge.
         ridge: scikit-learn's pipeline: scaler and ridge, from log inputs to log variance.
-        penalty: of the ridge, a row of training.
-        correction: what is added to its log variance, so that variances are right in the mean.
-        weight: of the ridge in log variance; the rest is the EWMA's.
-        ratios: as the baseline's.
+        penalty: of the ridge, per training row.
+        correction: added to the ridge's log variance, so that variances are right in the mean.
+        weight: of the ridge in log variance, 0 to 1; the rest is the EWMA's.
+        ratios: see `Baseline.ratios`.
     """
 
     baseline: Baseline
@@ -60,9 +60,9 @@ class Ml:
         return self.baseline.floor
 
     def predict(self, values: Floats) -> Floats:
-        """Return the scores for rows of `columns`, NaN where missing: what the graph computes, in float64."""
+        """Return the scores of rows of `columns`, NaN where missing: the computation of the graph, in float64."""
         whole = input_sets(values) == ALL_COLUMNS
-        asked = np.where(whole[:, None], values, as_contract(values))  # the EWMA answers no row that lacks the rest
+        asked = np.where(whole[:, None], values, as_contract(values))  # the EWMA answers no incomplete row
         score = self.baseline.predict(asked[:, [self.columns.index(name) for name in self.baseline.columns]])
         if whole.any():
             inputs = _log_inputs(values[whole, len(CONTRACT) :], self.columns, self.baseline)
@@ -74,7 +74,7 @@ class Ml:
 
 
 def inputs_of(spec: FeatureSpec) -> tuple[str, ...]:
-    """Return the columns that the model reads: the contract, all EWMAs, Parkinson range and relative volume.
+    """Return the model's input columns: the contract, all EWMAs, Parkinson range and relative volume.
 
     >>> inputs_of(FeatureSpec())[3:]
     ('ewma_variance_60', 'ewma_variance_300', 'ewma_variance_1200', 'ewma_variance_3600', 'parkinson_variance_300', \
@@ -85,7 +85,7 @@ def inputs_of(spec: FeatureSpec) -> tuple[str, ...]:
 
 
 def fit(baseline: Baseline, values: Floats, columns: Sequence[str], targets: Floats, horizon: Int64s) -> Ml:
-    """Fit the ridge to rows that have all columns. The same rows give the same model.
+    """Fit the ridge to rows with all columns. The same rows give the same model.
 
     Args:
         baseline: fitted to the same rows.
@@ -120,7 +120,7 @@ def to_onnx(model: Ml, metadata: dict[str, str]) -> bytes:
         node, constant = graph.node, graph.constant
         scaler, ridge = model.ridge[0], model.ridge[-1]
         usual = float(np.log(baseline.unconditional))
-        # All logs are of ratios to something usual: near 0, where float32 is finest.
+        # All logs are of ratios to a usual value: near 0, where float32 is finest.
         total = constant(float(ridge.intercept_) + model.correction - usual)
         for i, name in enumerate(columns[len(CONTRACT) :]):
             low, high = _limits(name, baseline)
@@ -148,10 +148,10 @@ def _log_inputs(values: Floats, columns: Sequence[str], baseline: Baseline) -> F
 
 
 def _corrected_ridge(inputs: Floats, realized: Floats, penalty: float) -> tuple[Any, float]:
-    """Fit log variance, and return the ridge with the log of what its exponential must be multiplied by.
+    """Fit log variance; return the ridge, and the log of the factor that corrects the exponential in the mean.
 
-    That is the geometric mean of two: the factor by Jensen for normal residuals, and the mean of realized / forecast,
-    which alone would follow spikes.
+    The factor is the geometric mean of two factors: Jensen's factor for normal residuals, and the mean of realized /
+    forecast, which alone would follow spikes.
     """
     from sklearn.linear_model import Ridge
     from sklearn.pipeline import make_pipeline
@@ -164,9 +164,9 @@ def _corrected_ridge(inputs: Floats, realized: Floats, penalty: float) -> tuple[
 
 
 def _choose_penalty(inputs: Floats, realized: Floats, horizon: Int64s, floor: float) -> float:
-    """Return the penalty with the least QLIKE on folds in time, each fitted to what lies a horizon before it.
+    """Return the penalty with the least QLIKE on folds in time, each fitted to rows a horizon earlier or more.
 
-    Where there are too few horizons to tell, the largest one.
+    With too few horizons to choose, the largest penalty is returned.
     """
     distinct = np.unique(horizon)
     if len(distinct) < HALF_TRUST:

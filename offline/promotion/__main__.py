@@ -1,7 +1,7 @@
-"""The gate: the one way in which a version becomes champion, and the way back. `python -m offline.promotion --help`.
+"""Command line of promotion, rollback and the ledger: `python -m offline.promotion --help`.
 
-`promote` judges anew each time: it downloads the file and scores the rows itself, and believes no tag, no metric and no
-verdict that somebody stored. What it did stands in the ledger, see `offline.promotion.ledger`.
+`promote` is the only way to a new champion, and judges anew each time: the file is downloaded and scored, and no stored
+tag, metric or verdict is trusted. Every move is in the ledger, see `offline.promotion.ledger`.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def show(entries: Iterable[Entry]) -> str:
     return captured.get().rstrip()
 
 
-def _tell_moves_by_hand(uri: str, newest: dict[str, Entry]) -> None:
-    """Print of each model whose champion is not that of its newest entry that it is another."""
+def _print_moves_by_hand(uri: str, newest: dict[str, Entry]) -> None:
+    """Print each model whose champion differs from the version of the newest entry."""
     for model, entry in newest.items():
         champion = champion_of(uri, model)
         serving = f"version {champion.version}" if champion else "none"
@@ -51,27 +51,29 @@ def _tell_moves_by_hand(uri: str, newest: dict[str, Entry]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Promote a model, roll it back, finish what was begun, and ask which version was champion when."""
+    """Promote a model, roll a model back, finish pending entries, and show the champion of a past time."""
     parser = argparse.ArgumentParser(prog="python -m offline.promotion", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     asked = commands.add_parser("history", help="all promotions and rollbacks, oldest first")
     asked.add_argument("model", nargs="?", help="of this model alone")
     asked = commands.add_parser("served-at", help="which version of each model was champion at a time")
     asked.add_argument("when", type=_time, metavar="T", help="as 2026-11-20T10:00Z")
-    asked = commands.add_parser("promote", help="make a version champion, if the gate lets it through")
+    asked = commands.add_parser("promote", help="make a version champion, if the gate is open")
     asked.add_argument("model")
     asked.add_argument("version", nargs="?", default="challenger", help="a number or an alias; challenger")
     asked.add_argument("--why", required=True)
-    asked.add_argument("--force", action="store_true", help="also if the gate refuses it; it is recorded as forced")
+    asked.add_argument(
+        "--force", action="store_true", help="promote even if the gate refuses; the entry is marked as forced"
+    )
     asked = commands.add_parser("rollback", help="back to the champion before")
     asked.add_argument("model")
     asked.add_argument("--why", required=True)
-    commands.add_parser("finish", help="finish what was begun and not closed")
+    commands.add_parser("finish", help="finish pending entries")
     args = parser.parse_args(arguments)
     settings = OfflineSettings()
     uri = settings.mlflow_tracking_uri.rstrip("/")
     try:
-        if args.command == "rollback":  # it finishes what is pending itself, and goes no further then
+        if args.command == "rollback":  # `roll_back` finishes pending entries itself, and then goes no further
             asked_at = datetime.now(UTC)
             entry = roll_back(uri, args.model, spec=settings.spec(), who=getpass.getuser(), why=args.why)
             if entry.begun < asked_at:
@@ -91,11 +93,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif args.command == "history":
             entries = history(uri, args.model)
             print(show(entries))
-            _tell_moves_by_hand(uri, {entry.model: entry for entry in entries if entry.at is not None})
+            _print_moves_by_hand(uri, {entry.model: entry for entry in entries if entry.at is not None})
         elif args.command == "served-at":
             served = served_at(uri, args.when)
             print(show(served.values()) if served else f"no model had a champion at {args.when:%Y-%m-%dT%H:%M:%SZ}")
-            _tell_moves_by_hand(uri, served_at(uri, datetime.now(UTC)))
+            _print_moves_by_hand(uri, served_at(uri, datetime.now(UTC)))
     except (RegistryError, Refused, ValueError) as error:
         sys.exit(str(error))
 

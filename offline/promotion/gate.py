@@ -1,4 +1,4 @@
-"""The gate: what a challenger must show before the alias `champion` moves."""
+"""The gate: conditions that a challenger must meet before the alias `champion` moves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from data.features.spec import FeatureSpec
 from data.models.served import VARIANTS, ModelRefused, Scores, ServedModel
 from data.targets import variance_floor
 from offline.evaluation.losses_table import UNSCALED_EWMA, Evaluation, evaluate, judged_rows
-from offline.promotion.register import NotFound, Version, champion_of, download, version_of
+from offline.promotion.register import Version, VersionNotFound, champion_of, download, version_of
 from offline.samples import Sample
 
 BASELINE = "volatility-baseline"
@@ -27,11 +27,11 @@ CANDIDATE, CHAMPION = "candidate", "champion"
 NOT_JUDGED = "not judged"
 ALONE = "the same in any batch"
 ASKED_ALONE = 32
-"""So many rows are asked alone by the gate, 50 us each."""
+"""Number of rows that the gate scores in a batch of one, 50 us per row."""
 
 
 class Condition(NamedTuple):
-    """One thing that the gate asks for, with its figures."""
+    """One condition of the gate, with the found and the allowed figures."""
 
     name: str
     is_met: bool
@@ -40,10 +40,10 @@ class Condition(NamedTuple):
 
 
 class Refused(Exception):
-    """The gate is shut, and the champion stays.
+    """The gate refuses a version, and the champion stays.
 
     Attributes:
-        conditions: all of them, met or not.
+        conditions: all conditions, met or not.
     """
 
     def __init__(self, what: str, conditions: list[Condition]) -> None:
@@ -55,13 +55,13 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the gate found.
+    """Verdict of the gate on one version.
 
     Attributes:
-        wanted: the version that was judged.
-        digest: SHA-256 of its file.
-        champion: number of the champion at that time; None: there was none.
-        can_serve: the file is the registered one, and loads.
+        wanted: the judged version.
+        digest: SHA-256 of the version's file.
+        champion: version number of the champion when judging; None if there was no champion.
+        can_serve: the file is the registered file, and loads.
         evidence: the figures, for the ledger.
     """
 
@@ -86,10 +86,10 @@ def judge(
     spec: FeatureSpec,
     baseline: str = BASELINE,
 ) -> Verdict:
-    """Find out whether a version may be champion; see `promote` for the arguments. Nothing is changed.
+    """Judge whether a version may be champion, without changing anything; see `promote` for the arguments.
 
     Raises:
-        NotFound: there is no such version.
+        VersionNotFound: the version does not exist.
         RegistryError: MLflow does not answer.
     """
     champion = champion_of(uri, model)
@@ -129,7 +129,7 @@ def _judge_forecasts(
     spec: FeatureSpec,
     evidence: dict[str, Any],
 ) -> list[Condition]:
-    """Score the rows after both trainings, and add to the evidence what was found."""
+    """Score the rows later than both trainings, and add the figures to `evidence`."""
     trained = max(model.train_end for model in (candidate, rival) if model is not None)
     after = trained + timedelta(seconds=spec.horizon_s)  # no target of training reaches into a row's horizon
     since = f"after {after:%Y-%m-%dT%H:%M:%SZ}"
@@ -155,23 +155,23 @@ def _judge_forecasts(
     if unusable or not horizons:
         return [*conditions, Condition("QLIKE", False, NOT_JUDGED, no_worse)]
     try:
-        # The floor is that of these rows: it must be the same for both, and nobody's to choose.
+        # The floor is computed from these rows: both models need the same floor, and nobody may choose the floor.
         floor = variance_floor(judged_rows(rows, spec).targets ** 2)
         models = {CANDIDATE: candidate} | ({} if rival is None else {CHAMPION: rival})
         table = evaluate(models, rows, spec, floor)
     except ValueError as error:
         return [*conditions, Condition("QLIKE", False, f"{NOT_JUDGED}: {error}", no_worse)]
-    ours, theirs = (table.line(name).qlike for name in (CANDIDATE, UNSCALED_EWMA if rival is None else CHAMPION))
+    ours, theirs = (table.losses_of(name).qlike for name in (CANDIDATE, UNSCALED_EWMA if rival is None else CHAMPION))
     evidence |= _figures(table, ours, theirs)
     is_no_worse = ours <= theirs
-    found, allowed = _told_apart(ours, theirs)
+    found, allowed = _distinct_texts(ours, theirs)
     return [*conditions, Condition("QLIKE", is_no_worse, found, f"{allowed}, {no_worse}")]
 
 
-def _told_apart(one: float, other: float) -> tuple[str, str]:
-    """Return both with 4 decimals, or with as many more as it takes to see that they differ.
+def _distinct_texts(one: float, other: float) -> tuple[str, str]:
+    """Format two numbers with 4 decimals, or with more decimals until the texts differ.
 
-    >>> _told_apart(0.25, 0.125), _told_apart(0.15943, 0.15941)
+    >>> _distinct_texts(0.25, 0.125), _distinct_texts(0.15943, 0.15941)
     (('0.2500', '0.1250'), ('0.15943', '0.15941'))
     """
     texts = ((f"{one:.{decimals}f}", f"{other:.{decimals}f}") for decimals in range(4, 17))
@@ -183,8 +183,8 @@ def _figures(found: Evaluation, ours: float, theirs: float) -> dict[str, Any]:
         "qlike": ours,
         "qlike_compared": theirs,
         "qlike_ratio": ours / theirs if theirs else float("inf"),
-        "qlike_unscaled_ewma": found.line(UNSCALED_EWMA).qlike,
-        "coverage": found.line(CANDIDATE).coverage,
+        "qlike_unscaled_ewma": found.losses_of(UNSCALED_EWMA).qlike,
+        "coverage": found.losses_of(CANDIDATE).coverage,
         "judged_rows": found.rows,
         "zero_target_share": found.zero_target_share,
         "variance_floor": found.variance_floor,
@@ -196,12 +196,19 @@ def _figures(found: Evaluation, ours: float, theirs: float) -> dict[str, Any]:
 def fetch_model(
     uri: str, model: str, version: str, promised: str | None = None
 ) -> tuple[Version, bytes | None, list[Condition]]:
-    """Download a version's file, and compare its SHA-256 with what was promised: in the version's tag, or as given."""
+    """Download a version's file, and compare the SHA-256 with the expected digest.
+
+    Args:
+        promised: the expected digest; None: the digest in the version's tags.
+
+    Returns:
+        The version; the file, or None if the file is gone; and the condition on the file or its digest.
+    """
     held = version_of(uri, model, version)
     expected = promised or held.tags.get("digest", "")
     try:
         content = download(uri, model, held.version)
-    except NotFound as error:
+    except VersionNotFound as error:
         return held, None, [Condition("file", False, str(error), "a file in the registry")]
     digest = hashlib.sha256(content).hexdigest()
     return (
@@ -212,7 +219,7 @@ def fetch_model(
 
 
 def load_model(content: bytes, spec: FeatureSpec, conditions: list[Condition]) -> ServedModel | None:
-    """Load a file as a forecaster would, and note whether it could."""
+    """Load a model file as a forecaster does, and add the condition `loads`; None if the file does not load."""
     allowed = "what data/models/served.py takes"
     try:
         model = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
@@ -224,10 +231,10 @@ def load_model(content: bytes, spec: FeatureSpec, conditions: list[Condition]) -
 
 
 def _rival(uri: str, model: str, baseline: str, spec: FeatureSpec) -> tuple[str, ServedModel | None]:
-    """Return what a candidate must not be worse than, and its name: the champion; else that of the baseline; else None.
+    """Return the name and the model of the rival: the champion, else the baseline's champion, else None.
 
-    None is the EWMA as it is, without a scale: all that a first baseline can be compared with. A champion of another
-    spec cannot score these rows, and one that does not load serves nobody: neither can be compared with.
+    None is the unscaled EWMA: a first baseline has no other rival. A champion of another spec cannot score these rows,
+    and a champion that does not load serves nobody: neither can be a rival.
     """
     for name in dict.fromkeys((model, baseline)):
         champion = champion_of(uri, name)
@@ -236,16 +243,16 @@ def _rival(uri: str, model: str, baseline: str, spec: FeatureSpec) -> tuple[str,
         try:
             content = download(uri, name, champion.version)
             loaded = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
-        except (NotFound, ModelRefused):
+        except (VersionNotFound, ModelRefused):
             continue
         return f"{name} version {champion.version}", loaded
     return f"the {UNSCALED_EWMA}", None
 
 
 def _unusable_answers(model: ServedModel, rows: Sample, spec: FeatureSpec) -> tuple[int, int]:
-    """Return how many rows get an answer that is not usable, and how many get another one in another batch.
+    """Count the rows with an unusable answer, and the rows with a different answer in a different batch.
 
-    All rows are asked once more in another order, and some of them alone: a graph can read its neighbours, or dice.
+    All rows are scored again in another order, and some rows alone: a graph may read neighbour rows, or random numbers.
     """
     if not len(rows):
         return 0, 0
@@ -261,15 +268,15 @@ def _unusable_answers(model: ServedModel, rows: Sample, spec: FeatureSpec) -> tu
 
 
 def _answer_bits(found: Scores) -> NDArray[np.int64]:
-    """Return the answers of shape (n, 3) as whole numbers, for which NaN is NaN."""
+    """Return the answers as bits, int64 of shape (n, 3), so that NaN equals NaN."""
     return np.column_stack([found.score, found.lower, found.upper]).view(np.int64)
 
 
 def lake_rows(lake_uri: str, spec: FeatureSpec) -> Callable[[datetime], Sample]:
-    """Return what gives the counted rows of all products in a lake later than a time: what `promote` tests on.
+    """Return a function for the `test` argument of `promote`: counted rows of all products in a lake after a time.
 
     Raises:
-        ValueError: pyarrow knows no such filesystem.
+        ValueError: pyarrow does not know the filesystem of the URI.
     """
     from offline.days.steps import TRAINING_SET
     from offline.days.training_set import training_sample

@@ -1,8 +1,8 @@
-"""The ledger: which version of a model was champion when, who moved it there, and on what evidence.
+"""The ledger of promotions and rollbacks: champion versions over time, with person, reason and evidence.
 
-Each promotion and each rollback is one run in the MLflow experiment `promotions`. It is written before the alias moves
-(RUNNING) and closed after it (FINISHED), so that whatever is killed between the two is found and finished by whoever
-comes next. Nothing is ever taken out. Plain REST, for promotions are watched by people: importing mlflow takes seconds.
+Each promotion and each rollback is one run in the MLflow experiment `promotions`. The run is written before the alias
+moves (RUNNING) and closed after the move (FINISHED), so the next process finds and finishes a killed promotion. No run
+is ever removed. Calls are plain REST, because people wait for promotions and importing mlflow takes seconds.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from offline.promotion.register import (
-    NotFound,
     RegistryAway,
     RegistryError,
+    VersionNotFound,
     call,
     champion_of,
     experiment_id,
@@ -33,20 +33,20 @@ from offline.promotion.register import (
 
 EXPERIMENT = "promotions"
 LOCK_S = 30.0
-"""How long to wait for another promotion or rollback on this machine, which takes a second."""
+"""Seconds to wait for another promotion or rollback on this machine; each takes about a second."""
 ABANDONED_S = 60.0
-"""After this long an entry that another machine has begun and not closed is taken for abandoned, and finished here."""
+"""Age in seconds at which a pending entry of another machine counts as abandoned, and is finished here."""
 PAGE = 1_000
 
 
 class NotClosed(RegistryAway):
-    """MLflow does not answer any more: `champion` has moved, and its entry is not closed."""
+    """MLflow does not answer any more: the alias `champion` has moved, and the entry is not closed."""
 
 
 Action = Literal["promote", "rollback"]
-State = Literal["pending", "done", "failed"]
+EntryState = Literal["pending", "done", "failed"]
 VERBS: dict[Action, str] = {"promote": "promote", "rollback": "roll back"}
-STATES: dict[str, State] = {"RUNNING": "pending", "FINISHED": "done"}
+STATES: dict[str, EntryState] = {"RUNNING": "pending", "FINISHED": "done"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +54,21 @@ class Entry:
     """One promotion or rollback.
 
     Attributes:
-        entry_id: of the MLflow run.
+        entry_id: id of the MLflow run.
         action: promote or rollback.
         model: name of the registered model.
-        from_version: the champion before; None: there was none.
+        from_version: the champion before; None if there was no champion.
         to_version: the champion after.
-        digest: SHA-256 of the file of `to_version`, as it was judged.
-        who, why: did it.
-        is_forced: the gate had refused it.
-        begun: when it was written, UTC.
-        at: when the alias moved, UTC; None while pending, or if it failed.
-        evidence: what the gate found, by name.
-        state: pending: written, not known to have moved; failed: MLflow refused to move `champion`.
-        machine: where it was begun.
-        dagster_run_url: the page of the Dagster run that asked for it; empty: none did.
-        experiment_id: of the MLflow run.
+        digest: SHA-256 of the judged file of `to_version`.
+        who, why: person and reason.
+        is_forced: the gate had refused the version.
+        begun: time of writing the entry, UTC.
+        at: time of moving the alias, UTC; None while pending or if failed.
+        evidence: figures of the gate, by name.
+        state: pending: written, and the move is not confirmed; failed: MLflow refused to move `champion`.
+        machine: host and user that began the entry.
+        dagster_run_url: page of the Dagster run that asked for the move; empty if no Dagster run did.
+        experiment_id: id of the MLflow experiment.
     """
 
     entry_id: str
@@ -83,7 +83,7 @@ class Entry:
     begun: datetime
     at: datetime | None = None
     evidence: dict[str, Any] = field(default_factory=dict)
-    state: State = "pending"
+    state: EntryState = "pending"
     machine: str = ""
     dagster_run_url: str = ""
     experiment_id: str = ""
@@ -97,9 +97,9 @@ def history(uri: str, model: str | None = None) -> list[Entry]:
     """
     try:
         experiment = find_experiment(uri, EXPERIMENT)
-    except NotFound:
+    except VersionNotFound:
         return []
-    # Entries that somebody deleted in the UI are read as well: what served then has served.
+    # Entries deleted in the UI are read as well: the version served, deleted entry or not.
     search: dict[str, Any] = {"experiment_ids": [experiment], "max_results": PAGE, "run_view_type": "ALL"}
     if model is not None:
         search["filter"] = f"tags.model = '{model}'"
@@ -115,10 +115,10 @@ def history(uri: str, model: str | None = None) -> list[Entry]:
 
 
 def served_at(uri: str, when: datetime) -> dict[str, Entry]:
-    """Return for each model the entry that had made its champion of that time. A model that had none is not in it.
+    """Return by model name the entry of the champion at a time; a model without a champion is left out.
 
     Raises:
-        ValueError: `when` says no time zone.
+        ValueError: `when` has no time zone.
         RegistryError: MLflow does not answer.
     """
     if when.tzinfo is None:
@@ -126,9 +126,14 @@ def served_at(uri: str, when: datetime) -> dict[str, Entry]:
     return {entry.model: entry for entry in history(uri) if entry.at is not None and entry.at <= when}
 
 
-def standing(entries: Iterable[Entry]) -> list[Entry]:
-    """Return the promotions of one model that stand, oldest first: the last is the champion's, rollback goes to the one
-    before. A promotion puts itself on top, a rollback takes off what is above the one that it went back to.
+def promotions_in_effect(entries: Iterable[Entry]) -> list[Entry]:
+    """Return the promotions of one model that no rollback has undone, oldest first.
+
+    The last promotion is the champion's, and a rollback goes to the promotion before. A promotion is pushed on the
+    stack; a rollback pops all promotions above its target.
+
+    Args:
+        entries: of one model, oldest first.
     """
     stack: list[Entry] = []
     for entry in entries:
@@ -145,10 +150,10 @@ def standing(entries: Iterable[Entry]) -> list[Entry]:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Keep every other promotion and rollback on this machine waiting. The kernel lets go when the process ends.
+    """Hold the machine's lock for promotions and rollbacks; the kernel releases the lock when the process ends.
 
     Raises:
-        RegistryError: another one goes on for `LOCK_S`.
+        RegistryError: another promotion or rollback has held the lock for `LOCK_S`.
     """
     path = Path(tempfile.gettempdir()) / f"cryptovol-promotions-{os.getuid()}.lock"
     deadline = time.monotonic() + LOCK_S
@@ -168,11 +173,13 @@ def alone() -> Iterator[None]:
 
 
 def settled(uri: str, model: str) -> tuple[list[Entry], list[Entry]]:
-    """Finish what is pending, and return the entries of a model, all closed, oldest first; then those of them that were
-    finished just now. Call it within `alone`.
+    """Finish all pending entries, and return the closed entries of a model; to be called within `alone`.
+
+    Returns:
+        All entries of the model, oldest first; and the entries finished by this call.
 
     Raises:
-        RegistryError: another machine is promoting the model or rolling it back; or MLflow does not answer.
+        RegistryError: another machine is promoting or rolling back the model; or MLflow does not answer.
     """
     entries = history(uri)
     finished: list[Entry] = []
@@ -190,19 +197,19 @@ def settled(uri: str, model: str) -> tuple[list[Entry], list[Entry]]:
 
 
 def record(uri: str, entry: Entry, before: list[Entry]) -> Entry:
-    """Write the intent, move the alias, close the entry, and return it. Call it within `alone`.
+    """Write the intent, move the alias, close the entry, and return the closed entry; to be called within `alone`.
 
     Args:
-        before: the entries of the model, `settled`.
+        before: the entries of the model, as `settled` returns.
 
     Raises:
-        RegistryAway: MLflow does not answer; what was begun is finished by whoever comes next.
+        RegistryAway: MLflow does not answer; the next promotion or rollback finishes the pending entry.
         RegistryError: MLflow refuses to move `champion`; the entry is closed as failed.
     """
     try:
         begun = begin(uri, entry)
         return complete(uri, begun, before)
-    except RegistryAway as error:  # its own advice, to ask once more, says too little here
+    except RegistryAway as error:  # the advice in `error`, to retry, is not enough here
         moved = f", and champion names version {entry.to_version} already" if isinstance(error, NotClosed) else ""
         raise RegistryAway(
             f"MLflow went away at {uri} ({error.__cause__ or error}) while the ledger was to {VERBS[entry.action]} "
@@ -213,7 +220,7 @@ def record(uri: str, entry: Entry, before: list[Entry]) -> Entry:
 
 
 def begin(uri: str, entry: Entry) -> Entry:
-    """Write the intent: a run that is RUNNING, with all that the entry says."""
+    """Write the intent: a RUNNING run with all fields of the entry."""
     tags = {
         "mlflow.runName": f"{entry.action} {entry.model} {entry.from_version or '-'} to {entry.to_version}",
         "mlflow.user": entry.who,
@@ -245,12 +252,12 @@ def begin(uri: str, entry: Entry) -> Entry:
 
 
 def complete(uri: str, entry: Entry, before: Iterable[Entry]) -> Entry:
-    """Move the aliases of a pending entry and close it, as often as it is called.
+    """Move the aliases of a pending entry, and close the entry; safe to call again.
 
     Args:
         before: the closed entries of the model.
     """
-    if _is_champion(uri, entry):  # whoever began it was killed after the move, which came within a blink of the intent
+    if _is_champion(uri, entry):  # the process was killed after the move, which came right after the intent
         at = entry.at or entry.begun
     else:
         try:
@@ -264,11 +271,11 @@ def complete(uri: str, entry: Entry, before: Iterable[Entry]) -> Entry:
                 raise
         at = datetime.now(UTC)
     try:
-        _name_previous(uri, entry, standing([*before, entry]))
+        _name_previous(uri, entry, promotions_in_effect([*before, entry]))
         _tag(uri, entry, "moved_at", _text(at))
     except RegistryAway as error:
         raise NotClosed(str(error)) from error.__cause__
-    # It has moved, and says so: that it could not be closed must not sound as if it had to be asked for again.
+    # The move is done and tagged: a failure to close the entry must not read as a reason to ask for the move again.
     with contextlib.suppress(RegistryAway):
         call(uri, "POST", "runs/update", {"run_id": entry.entry_id, "status": "FINISHED", "end_time": _ms(at)})
     return replace(entry, at=at, state="done")
@@ -280,9 +287,9 @@ def _is_champion(uri: str, entry: Entry) -> bool:
 
 
 def _name_previous(uri: str, entry: Entry, stack: list[Entry]) -> None:
-    """Let `previous` name what the next rollback would give, or nothing where MLflow has that no more.
+    """Set the alias `previous` to the target of the next rollback; delete the alias if no target is left.
 
-    It is a help for people: whatever MLflow refuses here, the champion has moved.
+    A target refused by MLflow counts as none. The alias only helps people: the champion has moved in any case.
     """
     below = [each.to_version for each in stack[:-1] if each.to_version != entry.to_version]
     for version in (*below[-1:], None):
@@ -296,9 +303,9 @@ def _name_previous(uri: str, entry: Entry, stack: list[Entry]) -> None:
 
 
 def finish_pending(uri: str) -> list[Entry]:
-    """Finish what was begun and not closed, and return it: a start calls this first.
+    """Finish all pending entries, and return the finished ones: a start calls this function first.
 
-    What another machine has begun less than `ABANDONED_S` ago is left to it.
+    Entries begun by another machine less than `ABANDONED_S` ago are left to the other machine.
 
     Raises:
         RegistryError: MLflow does not answer.
@@ -308,7 +315,7 @@ def finish_pending(uri: str) -> list[Entry]:
 
 
 def _finish(uri: str, entries: list[Entry]) -> list[Entry]:
-    """Finish the pending ones of all entries; the caller is `alone`: no process of this machine is at work on any."""
+    """Finish the pending entries; the caller holds `alone`, so no other process of this machine works on an entry."""
     finished = []
     for entry in (entry for entry in entries if entry.state == "pending"):
         if entry.machine != _machine() and (datetime.now(UTC) - entry.begun).total_seconds() < ABANDONED_S:
@@ -318,7 +325,7 @@ def _finish(uri: str, entries: list[Entry]) -> list[Entry]:
             finished.append(complete(uri, entry, before))
         except RegistryAway:
             raise
-        except RegistryError:  # it is closed as failed, with what MLflow said
+        except RegistryError:  # the entry is closed as failed, with MLflow's message
             finished.append(replace(entry, state="failed"))
     return finished
 
@@ -345,7 +352,7 @@ def _entry(run: dict[str, Any]) -> Entry | None:
             tags.get("dagster_run_url", ""),
             info["experiment_id"],
         )
-    except KeyError:  # a run that somebody else put there
+    except KeyError:  # a run that the ledger did not write
         return None
 
 
@@ -354,7 +361,7 @@ def _tag(uri: str, entry: Entry, key: str, value: str) -> None:
 
 
 def _machine() -> str:
-    """Name the place whose processes wait for each other in `alone`."""
+    """Return host and user: the scope of the lock in `alone`."""
     return f"{socket.gethostname()} user {os.getuid()}"
 
 

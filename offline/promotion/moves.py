@@ -26,19 +26,21 @@ def promote(
     baseline: str = BASELINE,
     dagster_run_url: str = "",
 ) -> Entry:
-    """Judge a version, make it champion if the gate lets it through, and return the ledger's entry.
+    """Judge a version, make the version champion if the gate is open, and return the ledger's entry.
 
     Args:
         version: a number or an alias.
-        test: gives the counted rows of the lake later than a time.
-        spec: of those rows.
-        force: promote what the gate refuses, if it can serve; `why` must say the reason, and it is recorded as forced.
-        baseline: the model whose champion a first version of another model is compared with.
-        dagster_run_url: the page of the run that asks, for the ledger.
+        test: returns the counted rows of the lake after a time.
+        spec: of the rows of `test`.
+        force: promote a version refused by the gate, if the file can serve; `why` must give the reason, and the entry
+            is marked as forced.
+        baseline: name of the model whose champion is the rival of a model without champion.
+        dagster_run_url: page of the Dagster run that asks, for the ledger.
 
     Raises:
-        Refused: the gate is shut; or, forced, the file cannot serve.
+        Refused: the gate refuses the version; or, if forced, the file cannot serve.
         ValueError: forced without a reason.
+        VersionNotFound: the version does not exist.
         RegistryError: MLflow does not answer or refuses, or another machine is promoting.
     """
     if force and not why.strip():
@@ -53,7 +55,7 @@ def promote(
             before, _ = ledger.settled(uri, model)
             champion = champion_of(uri, model)
             if (champion and champion.version) != verdict.champion:
-                continue  # somebody else promoted meanwhile: judge against their champion
+                continue  # the champion has changed meanwhile: judge against the new champion
             return ledger.record(
                 uri,
                 Entry(
@@ -75,20 +77,21 @@ def promote(
 
 
 def roll_back(uri: str, model: str, *, spec: FeatureSpec, who: str, why: str, dagster_run_url: str = "") -> Entry:
-    """Make champion what was it before the newest promotion that still stands, and return the ledger's entry.
+    """Restore the previous champion, and return the ledger's entry.
 
-    Where somebody moved `champion` past the ledger, it goes back to that newest promotion itself.
+    The target is the promotion before the newest promotion in effect. If `champion` was moved by hand, past the ledger,
+    the target is the newest promotion in effect.
 
-    Where a rollback of the model had been begun and not closed, it is finished and returned, and nothing else is done:
-    whoever asks again because the answer was lost, or the run killed, wants to go back once.
+    A pending rollback of the model is finished and returned, with no second rollback: a caller who asks again after a
+    lost answer or a killed run wants to go back once.
 
     Args:
-        spec: of the rows that are served now.
-        dagster_run_url: the page of the run that asks, for the ledger.
+        spec: of the rows served now.
+        dagster_run_url: page of the Dagster run that asks, for the ledger.
 
     Raises:
-        Refused: no promotion stands before it, or its file cannot serve rows of `spec`.
-        NotFound: there is no such model.
+        Refused: there is no earlier promotion in effect, or the target's file cannot serve rows of `spec`.
+        VersionNotFound: the model does not exist.
         RegistryError: MLflow does not answer or refuses, or another machine is promoting.
     """
     with ledger.alone():
@@ -96,7 +99,7 @@ def roll_back(uri: str, model: str, *, spec: FeatureSpec, who: str, why: str, da
         begun = [entry for entry in finished if entry.action == "rollback"]
         if begun:
             return begun[-1]
-        stack = ledger.standing(before)
+        stack = ledger.promotions_in_effect(before)
         champion = champion_of(uri, model)
         serving = champion.version if champion else None
         was_moved = bool(stack) and champion is not None and serving != stack[-1].to_version
@@ -136,7 +139,7 @@ def roll_back(uri: str, model: str, *, spec: FeatureSpec, who: str, why: str, da
 
 
 def begun_before(entry: Entry) -> str:
-    """Say of an entry that `roll_back` gave back that it is not a new one."""
+    """Return the message for a pending rollback that `roll_back` finished, in place of a new rollback."""
     return (
         f"the rollback of {entry.model} to version {entry.to_version} that {entry.who} began at "
         f"{entry.begun:%Y-%m-%d %H:%M:%S} UTC is finished now: ask again to go one further"

@@ -1,6 +1,6 @@
-"""The model registry as the offline side reads and writes it: MLflow.
+"""Reads and writes of the model registry, MLflow.
 
-Reading, and all that is small, is plain REST with short timeouts: importing mlflow takes seconds. Models are logged
+Reads and small writes are plain REST with short timeouts, because importing mlflow takes seconds. Models are logged
 with mlflow's own client.
 """
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 TIMEOUT_S = 5.0
 API = "/api/2.0/mlflow"
 NAMED = 20
-"""Models that are named where another one was asked for, at most."""
+"""Maximum number of model names in the error message about an unknown model."""
 CLIENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # as it comes, a client whose server is away tries for minutes
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # by default, a client retries for minutes if the server is away
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -41,24 +41,24 @@ CLIENT = {
 
 
 class RegistryError(RuntimeError):
-    """MLflow does not answer, refuses, or gives back something else than it was given. The message says what to do."""
+    """MLflow does not answer, refuses, or returns wrong data. The message says what to do."""
 
 
 class RegistryAway(RegistryError):
-    """MLflow does not answer, or fails (5xx): whether it did what it was asked for is not known."""
+    """MLflow does not answer, or fails (5xx): the request may have been done or not."""
 
 
-class NotFound(RegistryError):
-    """MLflow has no such model, version, alias or experiment."""
+class VersionNotFound(RegistryError):
+    """MLflow has no model, version, alias or experiment of the name."""
 
 
 class AlreadyThere(RegistryError):
-    """MLflow has one of that name."""
+    """MLflow already has a model or experiment of the name."""
 
 
 ERRORS = {
-    "RESOURCE_DOES_NOT_EXIST": NotFound,
-    "NOT_FOUND": NotFound,
+    "RESOURCE_DOES_NOT_EXIST": VersionNotFound,
+    "NOT_FOUND": VersionNotFound,
     "RESOURCE_ALREADY_EXISTS": AlreadyThere,
 }
 
@@ -67,9 +67,10 @@ class Version(NamedTuple):
     """A registered version.
 
     Attributes:
+        name: of the registered model.
         version: a number, as text.
         tags: see `register`.
-        run_id: of the MLflow run that logged it; empty for one that was registered by hand.
+        run_id: id of the MLflow run that logged the model; empty for a version registered by hand.
     """
 
     name: str
@@ -80,15 +81,15 @@ class Version(NamedTuple):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A trained and tested model that may be registered.
+    """A trained and tested model, ready to register.
 
     Attributes:
         name: of the registered model.
         model_bytes: the ONNX file.
-        model: the same, loaded.
+        model: the loaded `model_bytes`.
         example: shape (2, k), two rows of input.
-        params, metrics: for the run.
-        evaluation: the table behind the metrics; None where it was not judged.
+        params, metrics: for the MLflow run.
+        evaluation: the table behind the metrics; None if the model was not judged.
     """
 
     name: str
@@ -101,53 +102,55 @@ class Candidate:
 
 
 def champion_of(uri: str, name: str) -> Version | None:
-    """Return the champion, or None where there is none.
+    """Return the champion of a model, or None if the model has no champion.
 
     Raises:
         RegistryAway: MLflow does not answer.
     """
     try:
         return _held(uri, name, "champion")
-    except NotFound:
+    except VersionNotFound:
         return None
 
 
 def version_of(uri: str, name: str, version: str) -> Version:
-    """Return what the registry holds under a number or an alias, as `7` or `challenger`.
+    """Return the version of a model with a number or an alias, as `7` or `challenger`.
 
     Raises:
-        NotFound: there is no such model, or no such version of it; the message says what there is.
+        VersionNotFound: the model or the version does not exist; the message lists the existing names or numbers.
         RegistryError: MLflow does not answer, or refuses.
     """
     try:
         return _held(uri, name, version)
-    except NotFound:
+    except VersionNotFound:
         model = check_model(uri, name)
     # {"name": ..., "latest_versions": [{"version": "3", ...}], "aliases": [{"alias": "champion", "version": "2"}]}
     newest = max((int(each["version"]) for each in model.get("latest_versions", [])), default=None)
     there = ["no version at all" if newest is None else f"its newest is {newest}"]
     there += [f"{each['alias']} is {each['version']}" for each in model.get("aliases", [])]
     what = "version" if version.isdigit() else "alias"
-    raise NotFound(f"{name} has no {what} {version} at {uri}; {', '.join(there)}")
+    raise VersionNotFound(f"{name} has no {what} {version} at {uri}; {', '.join(there)}")
 
 
 def check_model(uri: str, name: str) -> dict[str, Any]:
-    """Return what MLflow says of a registered model.
+    """Return MLflow's record of a registered model.
 
     Raises:
-        NotFound: there is none of that name; the message names those that there are.
+        VersionNotFound: the model does not exist; the message lists the existing models.
         RegistryError: MLflow does not answer, or refuses.
     """
-    with contextlib.suppress(NotFound):
+    with contextlib.suppress(VersionNotFound):
         return dict(call(uri, "GET", "registered-models/get", {"name": name})["registered_model"])
     models = call(uri, "GET", "registered-models/search", {"max_results": NAMED + 1}).get("registered_models", [])
     names = [str(each["name"]) for each in models]
     there = ", ".join(names[:NAMED]) + ", ..." * (len(names) > NAMED)
-    raise NotFound(f"there is no model {name} at {uri}; {f'there are {there}' if names else 'there is none yet'}")
+    raise VersionNotFound(
+        f"there is no model {name} at {uri}; {f'there are {there}' if names else 'there is none yet'}"
+    )
 
 
 def _held(uri: str, name: str, version: str) -> Version:
-    """Return a version; a failure is in MLflow's words."""
+    """Return a version; an error has MLflow's own message."""
     if version.isdigit():
         found = call(uri, "GET", "model-versions/get", {"name": name, "version": version})
     else:
@@ -159,21 +162,25 @@ def _held(uri: str, name: str, version: str) -> Version:
 
 
 def download(uri: str, name: str, version: str) -> bytes:
-    """Return the file of a version, as a forecaster gets it.
+    """Return the model file of a version, downloaded in the same way as by a forecaster.
 
     Raises:
-        NotFound: there is no such version, or its file is gone.
-        RegistryError: MLflow does not answer, or keeps the file elsewhere.
+        VersionNotFound: the version does not exist, or the file is gone.
+        RegistryError: MLflow does not answer, or keeps the file outside its artifact store.
     """
     found = call(uri, "GET", "model-versions/get-download-uri", {"name": name, "version": version})
     return _file_at(uri, found["artifact_uri"])
 
 
 def call(uri: str, method: str, path: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Ask MLflow's REST API, with the fields in the query of a GET and in the body of anything else.
+    """Send a request to MLflow's REST API, and return the JSON object of the answer.
+
+    Args:
+        path: below `API`.
+        fields: sent in the query of a GET, and in the body of other methods.
 
     Raises:
-        NotFound, RegistryAway, RegistryError: see there.
+        VersionNotFound, AlreadyThere, RegistryAway, RegistryError: see the classes.
     """
     if method == "GET":
         answer = _request(uri, method, f"{API}/{path}?{urllib.parse.urlencode(fields)}")
@@ -182,7 +189,7 @@ def call(uri: str, method: str, path: str, fields: Mapping[str, Any]) -> dict[st
     found = None
     with contextlib.suppress(ValueError):
         found = json.loads(answer or b"{}")
-    if not isinstance(found, dict):  # another server, or one between MLflow and us; or the answer was cut off
+    if not isinstance(found, dict):  # another server, or a proxy before MLflow; or the answer was cut off
         raise RegistryAway(
             f"{uri} answers {path} with what is no JSON object, {answer[:60].decode(errors='replace')!r}: is it "
             "MLflow? MLFLOW_TRACKING_URI says where that is"
@@ -191,15 +198,16 @@ def call(uri: str, method: str, path: str, fields: Mapping[str, Any]) -> dict[st
 
 
 def register(uri: str, candidate: Candidate) -> str:
-    """Log a run with the model, read the file back, register it as a version, call it challenger, return its number.
+    """Log a run with the model, register a version, set the alias `challenger`, and return the version number.
 
-    A version appears with all its tags, by one request, when its file was found to be whole; it moves no `champion`:
-    that is what `offline.promotion` does. Where a run of MLflow is active, that of the model is nested in it.
+    The logged file is read back and checked first; then one request creates the version with all tags. The alias
+    `champion` does not move: only a promotion moves `champion`. The model's run is nested in an active MLflow run, if
+    any.
 
     Raises:
-        RegistryError: MLflow does not answer or fails, or what it serves is not what was registered.
+        RegistryError: MLflow does not answer or fails, or the file read back differs from the model.
     """
-    champion_of(uri, candidate.name)  # says at once when MLflow is away
+    champion_of(uri, candidate.name)  # raises at once if MLflow is away
     for name, value in CLIENT.items():
         os.environ.setdefault(name, value)
     import mlflow
@@ -255,7 +263,11 @@ def register(uri: str, candidate: Candidate) -> str:
 
 
 def set_alias(uri: str, name: str, alias: str, version: str | None) -> None:
-    """Let an alias point to a version, or to none."""
+    """Set an alias to a version, or delete the alias.
+
+    Args:
+        version: a number, as text; None: delete the alias.
+    """
     if version is None:
         call(uri, "DELETE", "registered-models/alias", {"name": name, "alias": alias})
     else:
@@ -263,10 +275,10 @@ def set_alias(uri: str, name: str, alias: str, version: str | None) -> None:
 
 
 def experiment_id(uri: str, name: str) -> str:
-    """Return the id of an MLflow experiment, which is made if there is none."""
-    with contextlib.suppress(NotFound):
+    """Return the id of an MLflow experiment; a missing experiment is created."""
+    with contextlib.suppress(VersionNotFound):
         return find_experiment(uri, name)
-    with contextlib.suppress(AlreadyThere):  # somebody else made it meanwhile
+    with contextlib.suppress(AlreadyThere):  # another process has created the experiment meanwhile
         call(uri, "POST", "experiments/create", {"name": name})
     return find_experiment(uri, name)
 
@@ -275,8 +287,8 @@ def find_experiment(uri: str, name: str) -> str:
     """Return the id of an MLflow experiment.
 
     Raises:
-        NotFound: there is none.
-        RegistryError: it was deleted, or MLflow does not answer.
+        VersionNotFound: the experiment does not exist.
+        RegistryError: the experiment was deleted, or MLflow does not answer.
     """
     found = call(uri, "GET", "experiments/get-by-name", {"experiment_name": name})["experiment"]
     if found["lifecycle_stage"] != "active":
@@ -288,7 +300,7 @@ def find_experiment(uri: str, name: str) -> str:
 
 
 def _file_at(uri: str, location: str) -> bytes:
-    """Return the ONNX file of a model by where it is kept, as `mlflow-artifacts:/1/models/m-438d.../artifacts`."""
+    """Return the ONNX file of a model by location, as `mlflow-artifacts:/1/models/m-438d.../artifacts`."""
     place = urllib.parse.urlsplit(location)
     if place.scheme != "mlflow-artifacts":
         raise RegistryError(
@@ -311,8 +323,8 @@ def _request(uri: str, method: str, path: str, body: bytes | None = None) -> byt
         # {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "Registered Model with name=... not found"}
         code = next((code for code in ERRORS if code in said), None)
         if code is None and "/registered-models/alias?" in path and "INVALID_PARAMETER_VALUE" in said:
-            code = "NOT_FOUND"  # what it answers where a model has no such alias
-        failed = RegistryAway if error.code >= 500 else RegistryError  # it may have done it, and fail in the answer
+            code = "NOT_FOUND"  # MLflow's answer for a model without the alias
+        failed = RegistryAway if error.code >= 500 else RegistryError  # MLflow may do the request, and fail to answer
         kind = ERRORS[code] if code else failed
         raise kind(f"MLflow at {uri} answers {error.code} to {path.partition('?')[0]}: {said[:300]}") from error
     except (OSError, HTTPException) as error:  # refused, timed out, or cut off

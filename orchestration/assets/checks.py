@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import dagster as dg
 from pydantic import Field
 
-from offline.checks.soundness import doubts_of_merging, faults_of_trades
-from offline.days.steps import FEATURE_ROWS, Made
+from offline.checks.faults import doubts_of_merging, faults_of_trades
+from offline.days.steps import FEATURE_ROWS, StepResult
 from offline.lake.store import Lake
 from orchestration.assets.partitions import (
     LAKE,
@@ -34,21 +34,21 @@ class Found(NamedTuple):
     is_error: bool
 
 
-def check_order(lake: Lake, product_id: str, day: date, made: Made) -> Found:
+def check_order(lake: Lake, product_id: str, day: date, made: StepResult) -> Found:
     """Read the trades, and compare them with what is agreed; look at how many the merging left out."""
     faults = [] if made.partition is None else faults_of_trades(lake, product_id, day)
     found = "; ".join([*faults, *doubts_of_merging(made.facts)])
     return Found(product_id, day, found, {"rows": made.partition.rows if made.partition else 0}, bool(faults))
 
 
-def check_holes(_: Lake, product_id: str, day: date, made: Made) -> Found:
+def check_holes(_: Lake, product_id: str, day: date, made: StepResult) -> Found:
     """Look at the holes that were counted as the day was made."""
     holes, longest = int(made.facts.get("holes", 0)), float(made.facts.get("longest_hole_s", 0.0))
     fault = f"{holes} holes, the longest of {longest:,.0f} s: no return spans them" if holes else ""
     return Found(product_id, day, fault, {"holes": holes, "longest_hole_s": longest}, False)
 
 
-CHECKS: Mapping[str, Callable[[Lake, str, date, Made], Found]] = {"order": check_order, "holes": check_holes}
+CHECKS: Mapping[str, Callable[[Lake, str, date, StepResult], Found]] = {"order": check_order, "holes": check_holes}
 """Of `trades`. A hole is no error: recordings have them; it is a warning."""
 
 
@@ -127,7 +127,7 @@ def _parity_place(context: dg.AssetCheckExecutionContext, config: ParityConfig, 
         return config.product_id, date.fromisoformat(config.day)
     if context.has_partition_key:
         return place_of(context)
-    places = sorted(lake.places(FEATURE_ROWS), key=lambda place: (place.day, place.product_id))
+    places = sorted(lake.partition_keys(FEATURE_ROWS), key=lambda place: (place.day, place.product_id))
     return (places[-1].product_id, places[-1].day) if places else None
 
 

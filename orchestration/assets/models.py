@@ -24,7 +24,7 @@ from orchestration.assets.partitions import days_of, table_of
 from orchestration.resources import LakeResource, RegistryResource, ending, explained
 
 if TYPE_CHECKING:
-    from offline.evaluation.losses_table import Evaluation, Line
+    from offline.evaluation.losses_table import Evaluation, LossesRow
     from offline.promotion.register import Candidate
     from offline.samples import Sample
 
@@ -220,7 +220,7 @@ def _train(
             f"{x.log_mse:.4f}",
             "–" if isnan(x.coverage) else f"{x.coverage:.1%}",
         )
-        for x in found.lines
+        for x in found.losses
     )
     yield dg.MaterializeResult(
         asset_key="evaluation",
@@ -266,7 +266,7 @@ def _first_product(store: Lake, spec: FeatureSpec, chosen: Chosen, test_day: dat
 def _evaluated(uri: str, candidates: Sequence["Candidate"], test: "Sample", spec: FeatureSpec) -> "Evaluation":
     """Judge the candidates and the champions on the same rows; a champion that has seen some of them says so."""
     from offline.evaluation.losses_table import evaluate
-    from offline.promotion.register import NotFound, champion_of, download
+    from offline.promotion.register import VersionNotFound, champion_of, download
 
     judged = {candidate.name: candidate.model for candidate in candidates}
     floor = float(candidates[0].metrics["variance_floor"])
@@ -278,17 +278,17 @@ def _evaluated(uri: str, candidates: Sequence["Candidate"], test: "Sample", spec
         try:
             content = download(uri, candidate.name, champion.version)
             model = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
-        except (NotFound, ModelRefused):
+        except (VersionNotFound, ModelRefused):
             continue  # it cannot score these rows
         seen = ", which has seen some of these rows" if model.train_end >= first else ""
         judged[f"{candidate.name} version {champion.version}{seen}"] = model
     return evaluate(judged, test, spec, floor)
 
 
-def _asked_with_all(found: "Evaluation") -> dict[str, "Line"]:
+def _asked_with_all(found: "Evaluation") -> dict[str, "LossesRow"]:
     from offline.evaluation.losses_table import ALL
 
-    return {line.forecaster: line for line in found.lines if line.asked_with == ALL}
+    return {line.forecaster: line for line in found.losses if line.asked_with == ALL}
 
 
 def _plain(name: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from data.trades import iso_times
 from offline.days import staging as recordings
-from offline.days.steps import MEANING, TRADES, Made
+from offline.days.steps import MEANING, TRADES, StepResult
 from offline.lake.store import Lake, Partition
 
 FIRST_DAY = "2010-01-01"
@@ -130,7 +130,7 @@ def told_of_recordings(lake: Lake, product_id: str, day: date) -> Told:
 
 
 def told_of(
-    table: str, product_id: str, day: date, made: Made, pictures: Mapping[str, Any] | None = None
+    table: str, product_id: str, day: date, made: StepResult, pictures: Mapping[str, Any] | None = None
 ) -> list[Told]:
     """Return what Dagster is told of a step: of trades also what the days around it see of them."""
     partition = made.partition
@@ -143,7 +143,7 @@ def told_of(
     return told
 
 
-def _metadata(made: Made) -> dict[str, Any]:
+def _metadata(made: StepResult) -> dict[str, Any]:
     partition: Partition | None = made.partition
     if partition is None:
         return {"dagster/row_count": 0, **made.facts}

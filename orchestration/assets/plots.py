@@ -14,7 +14,7 @@ import numpy as np
 
 from data.features.spec import FeatureSpec
 from data.models.served import ServedModel
-from offline.days.steps import FEATURE_ROWS, Made
+from offline.days.steps import FEATURE_ROWS, StepResult
 from offline.lake.store import Lake
 
 if TYPE_CHECKING:
@@ -31,7 +31,9 @@ PICTURE = "picture"
 """Its name among the metadata."""
 
 
-def of_day(lake: Lake, spec: FeatureSpec, product_id: str, day: date, made: Made) -> dict[str, dg.MetadataValue[Any]]:
+def of_day(
+    lake: Lake, spec: FeatureSpec, product_id: str, day: date, made: StepResult
+) -> dict[str, dg.MetadataValue[Any]]:
     """Return price and volatility over a day whose feature rows are new; nothing for others."""
     from matplotlib.figure import Figure
 

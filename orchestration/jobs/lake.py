@@ -16,7 +16,7 @@ from data.names import check_product_id
 from offline.days.feature_rows import make_feature_rows
 from offline.days.staging import RECORDINGS, simulate
 from offline.days.staleness import stale
-from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET, Made, standing
+from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET, StepResult, stored_result
 from offline.days.trades import make_trades
 from offline.days.training_set import make_training_set
 from offline.lake.store import Lake
@@ -154,7 +154,7 @@ def make_stale(
     """
     instance = context.instance
     add_products(instance, lake)
-    places = sorted({(p.product_id, p.day) for p in lake.places(RECORDINGS) if wanted.has(p.product_id, p.day)})
+    places = sorted({(p.product_id, p.day) for p in lake.partition_keys(RECORDINGS) if wanted.has(p.product_id, p.day)})
     context.log.info(f"{len(places)} product-days have recordings")
     yield from materializations(instance, (told_of_recordings(lake, *place) for place in places))
     found: dict[str, list[Found]] = {name: [] for name in CHECKS}
@@ -177,7 +177,7 @@ def make_stale(
                     found[name].append(check(lake, each.product_id, each.day, made))
         others = set(places) - {(each.product_id, each.day) for each in todo}
         for product_id, day in sorted(others):
-            made = standing(lake, table, product_id, day)
+            made = stored_result(lake, table, product_id, day)
             yield from materializations(instance, told_of(table, product_id, day, made))
     for name, results in found.items():
         if results:
@@ -190,7 +190,7 @@ def make_stale(
                          f"{left[0].day}: {left[0].why}. `backfill` without a range makes them.")  # fmt: skip
 
 
-STEPS: Mapping[str, Callable[[Lake, str, date, FeatureSpec], Made]] = {
+STEPS: Mapping[str, Callable[[Lake, str, date, FeatureSpec], StepResult]] = {
     TRADES: lambda lake, product_id, day, _: make_trades(lake, product_id, day),
     FEATURE_ROWS: make_feature_rows,
     TRAINING_SET: make_training_set,

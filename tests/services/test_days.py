@@ -83,10 +83,10 @@ def test_days_one_by_one_equal_the_whole_stream(tmp_path: Path, holes: list[tupl
     backfill_files([recording], tmp_path / "whole.parquet", SPEC)
 
     whole = pa.parquet.read_table(tmp_path / "whole.parquet")
-    parts = [lake.read(*place) for place in lake.places(FEATURE_ROWS)]
+    parts = [lake.read(*place) for place in lake.partition_keys(FEATURE_ROWS)]
     assert pa.concat_tables(parts).equals(whole)
     assert [part["event_time"][0].as_py().date() for part in parts] == [
-        place.day for place in lake.places(FEATURE_ROWS)
+        place.day for place in lake.partition_keys(FEATURE_ROWS)
     ]
 
     found = training_sample(lake, SPEC, ["BTC-USD"], DAY, DAY + dt.timedelta(days=days))
@@ -243,9 +243,9 @@ def test_a_day_whose_recordings_go_goes_too(tmp_path: Path) -> None:
     simulate(lake, "BTC-USD", DAY, hours=(9, 10))
     make_all(lake, ["BTC-USD"], [DAY])
     lake.delete("recordings/simulated", "BTC-USD", DAY)
-    assert [(each.table, each.why) for each in stale(lake, SPEC)] == [(TRADES, "what it was made from is gone")]
+    assert [(each.table, each.why) for each in stale(lake, SPEC)] == [(TRADES, "lost its inputs")]
     assert make_all(lake, ["BTC-USD"], [DAY]) == {(table, "BTC-USD", DAY.day) for table in STEPS}
-    assert not [place for table in STEPS for place in lake.places(table)]
+    assert not [place for table in STEPS for place in lake.partition_keys(table)]
     assert make_trades(lake, "BTC-USD", DAY).facts["missing"] == (
         "no recording has trades of BTC-USD on 2025-03-05 (UTC): ingest one that has"
     )
@@ -428,7 +428,7 @@ def kill_half_way(proof: Proof, tmp_path: Path, products: list[str], hours: tupl
     assert len(kept) == 14 + 9 + 14
     assert len(files(lake)) == len(kept) + 1  # what the first one left, the second one cleaned up
     todo = {(table, p, day.day) for table in STEPS for p in products for day in days}
-    todo -= {(place.table, place.product_id, place.day.day) for table in STEPS for place in lake.places(table)}
+    todo -= {(place.table, place.product_id, place.day.day) for table in STEPS for place in lake.partition_keys(table)}
     started = time.monotonic()
     assert make_all(lake, products, days) == todo
     proof.saw(rest_s=time.monotonic() - started, made_when_killed="9, then 23 of 42 partitions")

@@ -37,11 +37,11 @@ from data.stream.records import PARTITIONS, PREDICTIONS, TRADES, End, partition_
 from data.trades import NS, StreamKey, Trades, iso_times, parse_times
 from offline.explain import bisection, streams
 from offline.explain.__main__ import main
-from offline.explain.bisection import BadRecord, Forecasts
+from offline.explain.bisection import BadRecord, ForecastSearch
 from offline.explain.findings import DIFFERENT, EXPIRED, NOT_FOUND, Explanation, Finding, FoundModel
 from offline.explain.recordings import find_in_recordings
 from offline.explain.remake import Explainer, oldest_trade, served_under
-from offline.explain.streams import NotFound
+from offline.explain.streams import ForecastNotFound
 from offline.promotion.ledger import Entry
 from online.exactly_once.feature_stage import FeatureStage
 from online.exactly_once.score_stage import ScoreStage
@@ -472,7 +472,7 @@ def test_expired_forecasts_do_not_matter_while_the_trades_are_kept(quiet: Broker
     found = explainer(quiet, models).explain(trades.keys[0], trades.trade_id[[100, 101, 399]].tolist())
     assert [outcomes(each)["row"] for each in found] == ["equal"] * 3
     assert [len(each.window) for each in found if each.window is not None] == [101, 102, 400]
-    with pytest.raises(NotFound, match=f"from trade {trades.trade_id[100]} to {trades.trade_id[399]}$"):
+    with pytest.raises(ForecastNotFound, match=f"from trade {trades.trade_id[100]} to {trades.trade_id[399]}$"):
         explainer(quiet, models).explain(trades.keys[0], [int(trades.trade_id[99])])
 
 
@@ -589,7 +589,7 @@ def test_streams_that_are_mixed_in_a_partition_are_told_apart(
         together = explainer(quiet, models).explain(key, [trade_id for trade_id, _ in some])
         assert [each.kafka_offset for each in together] == [offset for _, offset in some]
         assert {outcomes(each)["row"] for each in together} == {"equal"}
-        with pytest.raises(NotFound, match=f"from trade {mine[0][0]} to {mine[-1][0]}$"):
+        with pytest.raises(ForecastNotFound, match=f"from trade {mine[0][0]} to {mine[-1][0]}$"):
             explainer(quiet, models).explain(key, [mine[-1][0] + 1])
 
 
@@ -616,7 +616,7 @@ def test_what_was_aborted_is_no_forecast(quiet: Broker, models: Path, monkeypatc
         (each,) = explainer(quiet, models).explain(trades.keys[0], [int(trades.trade_id[row])])
         assert (outcomes(each)["row"], outcomes(each)["score"]) == ("equal", "equal")
         assert each.kafka_offset == offsets[row]
-    with pytest.raises(NotFound):
+    with pytest.raises(ForecastNotFound):
         explainer(quiet, models).explain(trades.keys[0], [7])
 
 
@@ -638,7 +638,7 @@ def test_only_the_newest_records_are_read_to_say_what_there_is(
 ) -> None:
     set_limit(monkeypatch, "LOOK", 10)
     write_forecasts(quiet, simulated("NEW-USD", 50, "newest"))
-    with pytest.raises(NotFound) as told:
+    with pytest.raises(ForecastNotFound) as told:
         explainer(quiet, models).explain(StreamKey("newest", "OTHER-USD"), [1])
     assert str(told.value) == (
         "source newest has no forecast of OTHER-USD; it has some of NEW-USD "
@@ -677,9 +677,9 @@ def of_mine(trade_id: int) -> bytes:
     return b'{"source_id":"mine","product_id":"A-B","trade_id":%d}' % trade_id
 
 
-def look(values: dict[int, bytes], end: int, start: int = 0) -> tuple[FakePartition, Forecasts]:
+def look(values: dict[int, bytes], end: int, start: int = 0) -> tuple[FakePartition, ForecastSearch]:
     topic: Any = FakePartition(values, end)
-    forecasts = Forecasts(topic, topic, MINE, 0, start)
+    forecasts = ForecastSearch(topic, topic, MINE, 0, start)
     assert forecasts.look()
     return topic, forecasts
 
@@ -884,9 +884,9 @@ def test_a_note_names_as_many_recordings_as_it_has_room_for(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("note", "says"),
     [
-        ("", "the broker has no note of what the source was made of"),
-        ("by hand", "no note of what the source was made of that can be read: JSON is malformed"),
-        ("{}", "no note of what the source was made of that can be read: Object missing required field"),
+        ("", "the broker has no note on the source's recordings"),
+        ("by hand", "note on the source's recordings cannot be read: JSON is malformed"),
+        ("{}", "note on the source's recordings cannot be read: Object missing required field"),
     ],
 )
 def test_a_source_without_a_note_that_can_be_read_has_no_recording(note: str, says: str) -> None:

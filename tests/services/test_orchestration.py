@@ -31,7 +31,7 @@ from data.trades import Floats
 from offline.days import staging as recordings
 from offline.days.feature_rows import make_feature_rows
 from offline.days.staleness import stale
-from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET, Made
+from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET, StepResult
 from offline.days.trades import make_trades
 from offline.lake.store import Lake
 from offline.promotion.ledger import history
@@ -288,7 +288,7 @@ def test_a_backfill_goes_on_where_it_was_killed(side: Side, monkeypatch: pytest.
     class Killed(BaseException):
         pass
 
-    def dies(lake: Lake, product_id: str, day: dt.date, spec: FeatureSpec) -> Made:
+    def dies(lake: Lake, product_id: str, day: dt.date, spec: FeatureSpec) -> StepResult:
         if day == DAYS[1]:
             raise Killed
         return make_feature_rows(lake, product_id, day, spec)
@@ -297,7 +297,7 @@ def test_a_backfill_goes_on_where_it_was_killed(side: Side, monkeypatch: pytest.
         patch.setitem(STEPS, FEATURE_ROWS, dies)
         with pytest.raises(Killed):
             side.definitions.resolve_job_def("backfill").execute_in_process(instance=side.instance)
-    first = [place.day for place in side.lake.places(FEATURE_ROWS)]
+    first = [place.day for place in side.lake.partition_keys(FEATURE_ROWS)]
     assert first == DAYS[:1]
     assert side.instance.get_materialized_partitions(dg.AssetKey("feature_rows")) == {f"{DAYS[0]}|{PRODUCT}"}
     result = side.run("backfill")
@@ -328,7 +328,7 @@ def test_a_range_is_kept_to(side: Side) -> None:
     assert side.run("ingest", "ingest_inbox", then_backfill=False).success
     result = side.run("backfill", "make_days", products=[PRODUCT], first_day="2010-01-05", last_day="2010-01-05")
     assert result.success
-    assert [place.day for place in side.lake.places(TRAINING_SET)] == [DAYS[1]]
+    assert [place.day for place in side.lake.partition_keys(TRAINING_SET)] == [DAYS[1]]
     assert {key for _, key in made(result)} == {f"2010-01-05|{PRODUCT}"}
 
 

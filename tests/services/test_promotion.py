@@ -36,7 +36,15 @@ from offline.promotion.__main__ import main
 from offline.promotion.gate import Refused, judge
 from offline.promotion.ledger import Entry, finish_pending, history, served_at
 from offline.promotion.moves import promote, roll_back
-from offline.promotion.register import NotFound, RegistryAway, RegistryError, call, champion_of, set_alias, version_of
+from offline.promotion.register import (
+    RegistryAway,
+    RegistryError,
+    VersionNotFound,
+    call,
+    champion_of,
+    set_alias,
+    version_of,
+)
 from offline.samples import Sample
 from tests.fakes import FakeRegistry
 from tests.mlflow_server import running_mlflow
@@ -164,19 +172,19 @@ def test_what_is_not_there_is_answered_with_what_is(tmp_path: Path) -> None:
     """A registry of its own: its models are all named."""
     with running_mlflow(tmp_path) as server:
         uri = server.uri
-        with pytest.raises(NotFound, match=f"^there is no model mine at {uri}; there is none yet$"):
+        with pytest.raises(VersionNotFound, match=f"^there is no model mine at {uri}; there is none yet$"):
             promote_here(uri, "mine")
         for name in ("mine", "mine", "yours"):
             put_version(uri, name, GOOD)
         promote_here(uri, "mine")
         absent = f"^there is no model nobodys at {uri}; there are mine, yours$"
         for ask in (promote_here, partial(promote_here, version="challenger"), _roll_back):
-            with pytest.raises(NotFound, match=absent):
+            with pytest.raises(VersionNotFound, match=absent):
                 ask(uri, "nobodys")
         there = f"at {uri}; its newest is 2, champion is 1$"
-        with pytest.raises(NotFound, match=f"^mine has no version 99 {there}"):
+        with pytest.raises(VersionNotFound, match=f"^mine has no version 99 {there}"):
             promote_here(uri, "mine", "99")
-        with pytest.raises(NotFound, match=f"^mine has no alias chalenger {there}"):
+        with pytest.raises(VersionNotFound, match=f"^mine has no alias chalenger {there}"):
             promote_here(uri, "mine", "chalenger")
         with pytest.raises(Refused, match="the ledger holds no promotion of yours that stands, allowed is 2 or more"):
             _roll_back(uri, "yours")

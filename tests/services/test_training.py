@@ -29,8 +29,8 @@ from offline.promotion.ledger import history
 from offline.promotion.moves import promote
 from offline.promotion.register import (
     Candidate,
-    NotFound,
     RegistryError,
+    VersionNotFound,
     champion_of,
     download,
     register,
@@ -292,7 +292,7 @@ def test_a_model_that_cannot_be_read_back_leaves_no_version(candidate: Candidate
     other = ServedModel.load(model_bytes(), spec_id=SPEC.spec_id)
     with pytest.raises(RegistryError, match="is not registered"):
         register(mlflow_uri, replace(_named(candidate, name), model=other))
-    with pytest.raises(NotFound):
+    with pytest.raises(VersionNotFound):
         version_of(mlflow_uri, name, "challenger")
 
     import mlflow

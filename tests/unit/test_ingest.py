@@ -207,7 +207,7 @@ def test_simulated_days_are_one_recording_and_another_seed_replaces_a_day(lake: 
     expected = simulate_day("XRP-USD", DAY, 1, (9, 10))
     assert simulate(lake, "XRP-USD", DAY, seed=1, hours=(9, 10)).days == [Staged("XRP-USD", DAY, len(expected), True)]
     assert lake.tables("recordings") == ["recordings/simulated"]
-    assert [place.day for place in lake.places("recordings/simulated")] == [DAY, NEXT]
+    assert [place.day for place in lake.partition_keys("recordings/simulated")] == [DAY, NEXT]
     facts = make_trades(lake, "XRP-USD", DAY).facts
     assert (facts["recordings"], facts["rows"], facts["fallen"]) == (1, len(expected), 0)
     assert lake.read("trades", "XRP-USD", DAY)["price"].to_pylist() == expected.price.tolist()

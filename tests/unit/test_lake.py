@@ -20,7 +20,7 @@ import pytest
 
 from data.arrow import NAMES
 from offline.lake.parquet import GROUP_ROWS, content_hash
-from offline.lake.store import Lake, Place
+from offline.lake.store import Lake, PartitionKey
 from tests.proofs import Proof
 
 DAY = dt.date(2025, 1, 6)
@@ -224,7 +224,7 @@ def test_a_killed_writer_leaves_what_was_there_and_the_next_one_cleans_up(tmp_pa
 def test_of_two_writers_at_once_one_is_told(tmp_path: Path) -> None:
     """The later one takes the earlier one's part for what a killed writer left; neither mixes into the other."""
     lake = Lake.open(tmp_path)
-    place = Place("trades", "BTC-USD", DAY).path
+    place = PartitionKey("trades", "BTC-USD", DAY).path
     with lake.writing(place, SCHEMA) as first:
         first.write(batch(0, 5))
         with lake.writing(place, SCHEMA) as second:

@@ -26,7 +26,7 @@ def rows_of(ewma: list[float], targets: list[float], seconds: list[float] | None
 def test_losses_and_coverage_by_hand() -> None:
     """ewma 1e-6 times 4: score 2e-3, interval 1e-3 to 3e-3. Targets: right; a bit above the lower end; outside."""
     targets = [2e-3, 1.001e-3, 0.5e-3]
-    line = evaluate({"a": MODEL}, rows_of([1e-6] * 3, targets), SPEC, floor=1e-10).line("a")
+    line = evaluate({"a": MODEL}, rows_of([1e-6] * 3, targets), SPEC, floor=1e-10).losses_of("a")
     assert line.coverage == pytest.approx(2 / 3)
     assert line.qlike == pytest.approx(np.mean([r - np.log(r) - 1 for r in (1.0, 1.001**2 / 4, 1 / 16)]), rel=1e-4)
     assert line.log_mse == pytest.approx(np.mean([0, np.log(1.001 / 2) ** 2, np.log(1 / 4) ** 2]), rel=1e-4)
@@ -37,13 +37,13 @@ def test_all_forecasters_are_judged_on_the_same_rows_those_with_an_ewma() -> Non
     other = ServedModel.load(model_bytes(variant="ml"), spec_id=SPEC.spec_id)
     found = evaluate({"a": MODEL, "b": other}, rows_of([1e-6, NAN], [2e-3, 9.0]), SPEC, floor=1e-10)
     assert found.rows == 1
-    assert found.line("a")[2:] == found.line("b")[2:]
-    assert found.line("a").qlike == pytest.approx(0, abs=1e-9)
+    assert found.losses_of("a")[2:] == found.losses_of("b")[2:]
+    assert found.losses_of("a").qlike == pytest.approx(0, abs=1e-9)
     by_hand = 4 - np.log(4) - 1
-    assert found.line(UNSCALED_EWMA).qlike == pytest.approx(by_hand)
-    assert np.isnan(found.line(UNSCALED_EWMA).coverage)
-    assert found.line("a", NOTHING).qlike == pytest.approx(by_hand, rel=1e-5)
-    assert found.line("a", CONTRACT_ALONE).qlike == pytest.approx(by_hand, rel=1e-5)  # 100 * 1e-8 is 1e-6 as well
+    assert found.losses_of(UNSCALED_EWMA).qlike == pytest.approx(by_hand)
+    assert np.isnan(found.losses_of(UNSCALED_EWMA).coverage)
+    assert found.losses_of("a", NOTHING).qlike == pytest.approx(by_hand, rel=1e-5)
+    assert found.losses_of("a", CONTRACT_ALONE).qlike == pytest.approx(by_hand, rel=1e-5)  # 100 * 1e-8 is 1e-6 as well
 
 
 def test_products_that_move_in_the_same_minute_are_one_horizon() -> None:
@@ -51,7 +51,7 @@ def test_products_that_move_in_the_same_minute_are_one_horizon() -> None:
     found = evaluate({"a": MODEL}, rows_of([1e-6] * 4, [0, 1e-3, 1e-3, 1e-3], [1, 1, 61, 119]), SPEC, floor=1e-6)
     assert found.horizons == 2
     assert found.zero_target_share == 0.25
-    assert found.line("a").qlike == pytest.approx(1 / 4 - np.log(1 / 4) - 1, rel=1e-5)  # all four at 1e-6
+    assert found.losses_of("a").qlike == pytest.approx(1 / 4 - np.log(1 / 4) - 1, rel=1e-5)  # all four at 1e-6
     assert (found.first_time.second, found.last_time.second) == (1, 59)
 
 

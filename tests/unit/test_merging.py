@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data.trades import NS, Trades
-from offline.days.merging import Recorded, merge
+from offline.days.merging import RecordedTrades, merge
 from tests.days import trades_at
 
 GAP_S = 300
@@ -25,7 +25,7 @@ def merged(
 ) -> tuple[list[tuple[float, int, str]], dict[str, int], bool]:
     """Return second, id and recording of each trade, what was dropped, and whether all have ids."""
     span = span_s[0] * NS, span_s[1] * NS
-    found = merge([Recorded(*each) for each in recordings], span, GAP_S)
+    found = merge([RecordedTrades(*each) for each in recordings], span, GAP_S)
     names = [found.names[place] for place in found.recording]
     seconds = (found.trades.event_time / NS).tolist()
     return list(zip(seconds, found.trades.trade_id.tolist(), names, strict=True)), found.dropped, found.has_ids

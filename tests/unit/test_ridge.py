@@ -188,7 +188,7 @@ def test_on_simulated_days_the_ridge_beats_the_calibrated_ewma_and_not_the_oracl
     end = START + dt.timedelta(days=5)
     candidate = train_ml(rows, SPEC, end)
     assert candidate.evaluation is not None
-    ridge, ewma = (candidate.evaluation.line(name) for name in (ML, CALIBRATED_EWMA))
+    ridge, ewma = (candidate.evaluation.losses_of(name) for name in (ML, CALIBRATED_EWMA))
     oracle = []
     for product in products:
         test = training_sample(lake, SPEC, [product], days[-1], days[-1]).after(end + dt.timedelta(seconds=60))

@@ -1,4 +1,4 @@
-"""Whether the trades of a day are as whoever reads them expects: columns, ids, times, prices."""
+"""Faults in the trades of a day: wrong columns, ids, times or prices; and doubts about merged recordings."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from offline.lake.store import Lake
 
 
 def faults_of_trades(lake: Lake, product_id: str, day: date) -> list[str]:
-    """Return what is wrong with the trades of a product and day, each fault with how often; nothing if all is well.
+    """Return the faults in the trades of a product and day, each with its count; empty if all trades are correct.
 
     Raises:
-        FileNotFoundError: there are none.
+        FileNotFoundError: the lake has no trades of the product and day.
     """
     first = start_ns(day)
     has_ids = has_trade_ids(lake, product_id, day)
@@ -46,12 +46,17 @@ def faults_of_trades(lake: Lake, product_id: str, day: date) -> list[str]:
 
 
 def doubts_of_merging(facts: Mapping[str, float | int | str]) -> list[str]:
-    """Return what of the merging of a day somebody should look at, by the facts that `make_trades` tells."""
+    """Return warnings about the merged recordings of a day; a person should look at each.
+
+    Args:
+        facts: of the `StepResult` that `make_trades` returns.
+    """
     found = []
     if int(facts.get("id_spaces", 0)) > 1:
         found.append(
-            f"recordings number their trades in {facts['id_spaces']} ways, so each counts only for times that none "
-            f"before it covers ({int(facts['covered']):,} trades are left out): is one of another market, or simulated?"
+            f"recordings number their trades in {facts['id_spaces']} ways, so each counts only for times that no "
+            f"earlier recording covers ({int(facts['covered']):,} trades are dropped): is a recording of another "
+            "market, or simulated?"
         )
     seen = int(facts["rows"]) + int(facts.get("fallen", 0))
     for name, said in (("conflicts", "have another price in another recording"), ("fallen", "fall and are left out")):
