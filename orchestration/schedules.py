@@ -1,4 +1,4 @@
-"""What happens by the clock: models are trained anew each night; recordings are replayed, once that is switched on."""
+"""Schedules: a nightly training of the models, and a replay of recordings (off by default)."""
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
@@ -10,11 +10,11 @@ from orchestration.resources import LakeResource
 from orchestration.settings import OrchestrationSettings
 
 TRAINING_SET_TAG = "cryptovol/training_set"
-"""Of a run: the version of the training rows that it was asked for."""
+"""Run tag: the version of the training rows for the run."""
 
 
 def schedules(settings: OrchestrationSettings) -> list[dg.ScheduleDefinition]:
-    """Return the schedules, at the times of the settings."""
+    """Return the schedules with the times from the settings."""
 
     @dg.schedule(
         job=replay,

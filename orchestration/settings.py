@@ -1,4 +1,4 @@
-"""What the Dagster side needs from outside, besides what offline and online are told."""
+"""Settings of the Dagster side, besides the settings of offline and online."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class OrchestrationSettings(BaseSettings):
     )
 
     def make_inbox(self) -> None:
-        """Make the inbox if it is the default one; a folder that a person names is theirs to make."""
+        """Make the inbox if the path is the default; a person makes a folder of their own."""
         if "inbox_dir" not in self.model_fields_set:
             self.inbox_dir.mkdir(parents=True, exist_ok=True)
 
@@ -34,5 +34,5 @@ class OrchestrationSettings(BaseSettings):
 
     @property
     def scheduled_recordings(self) -> list[str]:
-        """What the replay schedule replays."""
+        """Return the recordings of the replay schedule."""
         return shlex.split(self.replay_recordings)

@@ -1,4 +1,4 @@
-"""Checks of a product and day: order, holes, parity with what was published."""
+"""Checks of a product and day: order, holes, parity with the published rows."""
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 # ruff: noqa: PLC0415 - what trains takes seconds to import, and most processes only serve the definitions
@@ -21,11 +21,15 @@ from orchestration.assets.partitions import (
 from orchestration.resources import KafkaResource, LakeResource
 
 SHOWN = 20
-"""Product-days in a table, at most."""
+"""Most product-days in a table."""
 
 
 class Found(NamedTuple):
-    """What a check found of one product and day; `fault` is empty where all is well, a doubt unless `is_error`."""
+    """Verdict of a check on one product and day.
+
+    Attributes:
+        fault: empty if all is well; a doubt, unless `is_error`.
+    """
 
     product_id: str
     day: date
@@ -35,25 +39,25 @@ class Found(NamedTuple):
 
 
 def check_order(lake: Lake, product_id: str, day: date, made: Made) -> Found:
-    """Read the trades, and compare them with what is agreed; look at how many the merging left out."""
+    """Compare the trades with the contract, and check how many trades the merging left out."""
     faults = [] if made.partition is None else faults_of_trades(lake, product_id, day)
     found = "; ".join([*faults, *doubts_of_merging(made.facts)])
     return Found(product_id, day, found, {"rows": made.partition.rows if made.partition else 0}, bool(faults))
 
 
 def check_holes(_: Lake, product_id: str, day: date, made: Made) -> Found:
-    """Look at the holes that were counted as the day was made."""
+    """Check the holes counted when the day was made."""
     holes, longest = int(made.facts.get("holes", 0)), float(made.facts.get("longest_hole_s", 0.0))
     fault = f"{holes} holes, the longest of {longest:,.0f} s: no return spans them" if holes else ""
     return Found(product_id, day, fault, {"holes": holes, "longest_hole_s": longest}, False)
 
 
 CHECKS: Mapping[str, Callable[[Lake, str, date, Made], Found]] = {"order": check_order, "holes": check_holes}
-"""Of `trades`. A hole is no error: recordings have them; it is a warning."""
+"""Checks of `trades`. A hole is a warning and no error: recordings have holes."""
 
 
 def check_result(name: str, found: Sequence[Found]) -> dg.AssetCheckResult:
-    """Return one verdict on some product-days."""
+    """Return one check result for some product-days."""
     wrong = [each for each in found if each.fault]
     figures: dict[str, Any] = {}
     for each in found:
@@ -77,7 +81,7 @@ def check_result(name: str, found: Sequence[Found]) -> dg.AssetCheckResult:
 
 
 class ParityConfig(dg.Config):
-    """What is compared with what was published."""
+    """Product, day and source to compare with the published rows."""
 
     product_id: str = Field(default="", description="empty: that of the run's partition, else of the newest rows")
     day: str = Field(default="", description="UTC, as 2025-01-06; empty: likewise")
@@ -88,9 +92,9 @@ class ParityConfig(dg.Config):
 def parity(
     context: dg.AssetCheckExecutionContext, config: ParityConfig, lake: LakeResource, kafka: KafkaResource
 ) -> dg.AssetCheckResult:
-    """Feature rows of a day equal what the forecaster published for these trades, byte for byte.
+    """Compare the feature rows of a day with the rows published for these trades, byte for byte.
 
-    Where nothing can be compared, that is said, as a warning: nothing was certified.
+    With nothing to compare, the check warns, because nothing was certified.
     """
     from data.stream.reader import NotRead
     from offline.checks.parity import certify

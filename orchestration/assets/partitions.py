@@ -1,4 +1,4 @@
-"""Products and days as Dagster's partitions, and what it is told of the lake: data versions are content hashes."""
+"""Products and days as Dagster's partitions, and the lake's versions for Dagster: content hashes."""
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
@@ -19,7 +19,7 @@ from offline.days.steps import MEANING, TRADES, Made
 from offline.lake.store import Lake, Partition
 
 FIRST_DAY = "2010-01-01"
-"""Of the lake: before bitcoin had a market."""
+"""First day of the lake, before bitcoin had a market."""
 PRODUCTS = dg.DynamicPartitionsDefinition(name="product")
 DAYS = dg.DailyPartitionsDefinition(FIRST_DAY, timezone="UTC", end_offset=1)  # today's too
 PRODUCT_DAYS = dg.MultiPartitionsDefinition({"product": PRODUCTS, "day": DAYS})
@@ -33,21 +33,21 @@ INPUTS: Mapping[str, Mapping[str, int]] = {
     "feature_rows": {"trades": SAME_DAY, "trades_tail": DAY_BEFORE},
     "training_set": {"feature_rows": SAME_DAY, "trades_head": DAY_AFTER},
 }
-"""What each asset of a product and day is made from: the same product's asset, of which day."""
+"""Inputs of each asset of a product and day: the input asset of the same product, and the offset of the day."""
 NOTHING = "none"
-"""Data version where there is nothing to make it of."""
+"""Data version without any content."""
 NEVER_SEEN = "1"
-"""Stands for the event of an input that is not there: with none at all, Dagster would not notice when it comes."""
+"""Event of a missing input: without any event, Dagster would not notice when the input comes."""
 CODE_VERSION, DATA_VERSION = "dagster/code_version", "dagster/data_version"
 IS_OURS = "dagster/data_version_is_user_provided"
 INPUT_VERSION, INPUT_EVENT = "dagster/input_data_version/", "dagster/input_event_pointer/"
 
 
 class Told(NamedTuple):
-    """What Dagster is told of one asset's product and day.
+    """Version of one asset's product and day, as reported to Dagster.
 
     Attributes:
-        version: hash of its content, or `NOTHING`.
+        version: hash of the content, or `NOTHING`.
     """
 
     asset: str
@@ -58,10 +58,10 @@ class Told(NamedTuple):
 
 
 def day_of(field: str, text: str) -> date:
-    """Return a day that somebody wrote into a field of a config.
+    """Parse a day from a config field.
 
     Raises:
-        ValueError: it is none; the message names the field.
+        ValueError: the text is no day; the message names the field.
 
     >>> day_of("first_day", "2025-01-06")
     datetime.date(2025, 1, 6)
@@ -73,7 +73,7 @@ def day_of(field: str, text: str) -> date:
 
 
 def days_of(first_day: str, last_day: str) -> tuple[date, date]:
-    """Return the ends of a range of days; an end that is empty is as far as there are days.
+    """Return the ends of a range of days; an empty end is unlimited.
 
     Raises:
         ValueError: an end is no day, or the first comes after the last.
@@ -86,7 +86,7 @@ def days_of(first_day: str, last_day: str) -> tuple[date, date]:
 
 
 def deps_of(asset: str) -> list[dg.AssetDep]:
-    """Return what an asset depends on, with the days."""
+    """Return the dependencies of an asset, with their days."""
     return [dg.AssetDep(name, partition_mapping=_on(offset)) for name, offset in INPUTS[asset].items()]
 
 
@@ -118,7 +118,7 @@ def place_of(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) 
 
 
 def told_of_recordings(lake: Lake, product_id: str, day: date) -> Told:
-    """Return what is staged of a product and day: its version changes as recordings come, go or change."""
+    """Return a report of the staged recordings of a product and day: the version changes when a recording does."""
     found = [lake.partition(table, product_id, day) for table in lake.tables(recordings.RECORDINGS)]
     staged = [each for each in found if each is not None and each.rows]
     version = hashlib.sha256("".join(each.content_hash for each in staged).encode()).hexdigest() if staged else NOTHING
@@ -132,7 +132,7 @@ def told_of_recordings(lake: Lake, product_id: str, day: date) -> Told:
 def told_of(
     table: str, product_id: str, day: date, made: Made, pictures: Mapping[str, Any] | None = None
 ) -> list[Told]:
-    """Return what Dagster is told of a step: of trades also what the days around it see of them."""
+    """Return the reports of a step; for trades, also reports of the head and the tail for the days around."""
     partition = made.partition
     version = partition.content_hash if partition else NOTHING
     told = [Told(table, product_id, day, version, {**_metadata(made), **(pictures or {})})]
@@ -155,7 +155,7 @@ def _metadata(made: Made) -> dict[str, Any]:
 
 
 def input_tags(instance: dg.DagsterInstance, asset: str, product_id: str, day: date) -> dict[str, str]:
-    """Return what Dagster notes of an asset's inputs: their versions now, and the events that told them."""
+    """Return Dagster's tags for an asset's inputs: their versions now, and the events with these versions."""
     tags = {}
     for name, offset in INPUTS[asset].items():
         record = _latest(instance, name, product_id, day + timedelta(days=offset))
@@ -166,7 +166,7 @@ def input_tags(instance: dg.DagsterInstance, asset: str, product_id: str, day: d
 
 
 def materializations(instance: dg.DagsterInstance, told: Iterable[Told]) -> Iterator[dg.AssetMaterialization]:
-    """Yield an event for all that Dagster does not know yet, so that its view of what is stale is right."""
+    """Yield an event for each report still unknown to Dagster, and so keep Dagster's view of stale assets right."""
     for each in told:
         tags = input_tags(instance, each.asset, each.product_id, each.day)
         tags |= {DATA_VERSION: each.version, IS_OURS: "true", CODE_VERSION: code_version(each.asset)}
@@ -179,7 +179,7 @@ def materializations(instance: dg.DagsterInstance, told: Iterable[Told]) -> Iter
 
 
 def code_version(asset: str) -> str:
-    """Return the version of what an asset means: head and tail are parts of the trades."""
+    """Return the code version of an asset; head and tail share the version of the trades."""
     return {recordings.RECORDINGS: recordings.MEANING, **MEANING}[
         asset.partition("_")[0] if asset.startswith("trades") else asset
     ]
@@ -190,7 +190,7 @@ def _latest(instance: dg.DagsterInstance, asset: str, product_id: str, day: date
 
 
 def _versions(tags: Mapping[str, str]) -> dict[str, str]:
-    """Return the versions among an event's tags, without the events that told those of the inputs."""
+    """Return the versions among an event's tags, without the pointers to input events."""
     ours = (DATA_VERSION, CODE_VERSION)
     return {name: value for name, value in tags.items() if name in ours or name.startswith(INPUT_VERSION)}
 
@@ -203,5 +203,5 @@ def table_of(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 
 LAKE = "lake"
-"""Pool: of the runs that write there, one goes on at a time."""
+"""Pool of the runs that write to the lake: one run at a time."""
 RECORDINGS_GROUP, DAYS_GROUP = "recordings", "product_days"

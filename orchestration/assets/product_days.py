@@ -1,4 +1,4 @@
-"""The lake's tables, one partition a product and UTC day."""
+"""Assets of the lake's tables: a partition for each product and UTC day."""
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
@@ -29,7 +29,7 @@ from orchestration.resources import LakeResource
 
 
 def evaluation_of(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
-    """Return a verdict as the event of a run that is no materialization."""
+    """Return a check result as an event for a run without materializations."""
     assert result.asset_key is not None
     assert result.check_name is not None
     return dg.AssetCheckEvaluation(
@@ -86,7 +86,7 @@ def _spec(asset: str, description: str, group: str = DAYS_GROUP) -> dg.AssetSpec
     pool=LAKE,
 )  # fmt: skip
 def trades(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[Any]:
-    """Merge what the recordings have of one product and day."""
+    """Merge the recordings of a product and day into trades."""
     store, (product_id, day) = lake.open(), place_of(context)
     made = make_trades(store, product_id, day)
     yield from _results(context, told_of(TRADES, product_id, day, made))
@@ -102,7 +102,7 @@ def trades(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[An
     pool=LAKE,
 )  # fmt: skip
 def feature_rows(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[Any]:
-    """Make the feature rows of one product and day."""
+    """Make the feature rows of a product and day."""
     product_id, day = place_of(context)
     store, spec = lake.open(), lake.spec
     made = make_feature_rows(store, product_id, day, spec)
@@ -118,7 +118,7 @@ def feature_rows(context: dg.AssetExecutionContext, lake: LakeResource) -> Itera
     pool=LAKE,
 )  # fmt: skip
 def training_set(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[Any]:
-    """Make the training rows of one product and day."""
+    """Make the training rows of a product and day."""
     product_id, day = place_of(context)
     made = make_training_set(lake.open(), product_id, day, lake.spec)
     yield from _results(context, told_of(TRAINING_SET, product_id, day, made))
