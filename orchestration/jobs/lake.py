@@ -1,4 +1,4 @@
-"""The jobs that fill the lake: `ingest`, `simulate` and `backfill`."""
+"""The jobs of the lake: `ingest`, `simulate` and `backfill`."""
 
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
@@ -28,11 +28,11 @@ from orchestration.assets.product_days import evaluation_of
 from orchestration.resources import LakeResource, explained
 
 NOT_TAKEN = "not taken"
-"""Metadata of an ingest that has failed for nothing but files that are no recordings: the rest is in the lake."""
+"""Metadata of an ingest that failed only because of files that are no recordings: the rest is in the lake."""
 
 
 class IngestConfig(InboxConfig):
-    """Recordings that come into the lake."""
+    """Recordings to ingest into the lake."""
 
     then_backfill: bool = Field(default=True, description="make all that is stale afterwards")
 
@@ -41,10 +41,9 @@ class IngestConfig(InboxConfig):
 def ingest_inbox(
     context: dg.OpExecutionContext, config: IngestConfig, lake: LakeResource, inbox: Inbox
 ) -> Iterator[Any]:
-    """Take all recordings in the inbox into the lake, each once, and make what follows from them.
+    """Take all recordings in the inbox into the lake, each once, and make the days that follow from them.
 
-    What cannot be read is left out and said; the rest is taken. A file that was read before and has not changed costs
-    nothing but a look.
+    An unreadable file is logged and left out; the rest is taken. A file already read and unchanged costs only a look.
     """
     store = lake.open()
     with explained():
@@ -69,7 +68,7 @@ def ingest() -> None:
 
 
 class SimulateConfig(dg.Config):
-    """Simulated days that come into the lake."""
+    """Simulated days for the lake."""
 
     products: list[str] = Field(default=["BTC-USD", "ETH-USD"], description="as BTC-USD; any name is simulated")
     first_day: str = Field(default="2010-01-04", description="UTC; by default before anyone traded bitcoin")
@@ -107,7 +106,7 @@ def simulate_job() -> None:
 
 
 class BackfillConfig(dg.Config):
-    """Which product-days are made."""
+    """Product-days to make."""
 
     products: list[str] = Field(default=[], description="none: all that the lake has recordings of")
     first_day: str = Field(default="", description="UTC, as 2025-01-06; empty: the first that there is")
@@ -115,7 +114,7 @@ class BackfillConfig(dg.Config):
 
 
 class Wanted(NamedTuple):
-    """Some product-days."""
+    """Products and days to make; by default all."""
 
     products: frozenset[str] = frozenset()
     first: date = date.min
@@ -127,10 +126,10 @@ class Wanted(NamedTuple):
 
 @dg.op(pool=LAKE, out=dg.Out(dg.Nothing))
 def make_days(context: dg.OpExecutionContext, config: BackfillConfig, lake: LakeResource) -> Iterator[Any]:
-    """Make trades, feature rows and training sets of a range of days, as far as they are stale.
+    """Make the stale trades, feature rows and training sets of a range of days.
 
-    What is stale is told by content hashes: where the inputs of a day are what they were, it is left as it is. So a
-    backfill that was killed goes on where it was, and one that runs twice does nothing the second time.
+    Content hashes decide: a day with unchanged inputs is left alone. So a killed backfill goes on where it stopped, and
+    a second backfill does nothing.
     """
     with explained():
         first, last = days_of(config.first_day, config.last_day)
@@ -148,9 +147,9 @@ def make_days(context: dg.OpExecutionContext, config: BackfillConfig, lake: Lake
 def make_stale(
     context: dg.OpExecutionContext, lake: Lake, spec: FeatureSpec, wanted: Wanted
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
-    """Make what is stale, one table after the other, and tell Dagster of each product-day as soon as it is made.
+    """Make stale partitions, one table after the other, and report each product-day to Dagster as soon as it is made.
 
-    What the lake has and Dagster does not know (a run was killed between the two) is told as well.
+    Partitions in the lake but unknown to Dagster (a run was killed in between) are reported too.
     """
     instance = context.instance
     add_products(instance, lake)

@@ -22,11 +22,11 @@ from orchestration.local.settings import StackSettings
 from orchestration.resources import explained
 
 REPLAY_TAG = {"cryptovol/kind": "replay"}
-"""By which dagster.yaml limits how many replays go on at once."""
+"""Tag in dagster.yaml that limits concurrent replays."""
 
 
 class Purpose(Enum):
-    """What a source is for: a label on metrics."""
+    """Purpose of a source: a label on metrics."""
 
     live = "live"
     replay = "replay"
@@ -34,7 +34,7 @@ class Purpose(Enum):
 
 
 class ReplayConfig(dg.Config):
-    """What is replayed into Kafka, and how fast."""
+    """Recordings to replay into Kafka, and their speed."""
 
     recordings: list[str] = Field(
         default=[],
@@ -58,7 +58,8 @@ class ReplayConfig(dg.Config):
 def replay_trades(context: dg.OpExecutionContext, config: ReplayConfig) -> None:
     """Write recorded trades to the topic `coinbase-trades` at their pace, as one source.
 
-    Terminate stops it in good order: what was read is delivered, and the source ends. Several replays may run at once.
+    Terminate stops the replay in good order: trades already read are delivered, and the source ends. Several replays
+    may run at once.
     """
     source_id = config.replay_id or f"replay-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
     with explained():  # before a day is simulated for it
@@ -91,7 +92,7 @@ def replay_trades(context: dg.OpExecutionContext, config: ReplayConfig) -> None:
 
 
 def _simulated_day(context: dg.OpExecutionContext) -> str:
-    """Return the recording that `make run` replays when none is named, made if it is not there."""
+    """Return the default recording of `make run`, simulated first if the file is missing."""
     settings = StackSettings()
     path = simulated_recording(settings)
     if not path.exists():
