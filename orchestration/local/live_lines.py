@@ -1,4 +1,4 @@
-"""The live lines of `make run`: what the forecasts of each product say now."""
+"""Live lines of `make run`: the newest forecasts of each product."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LAG = re.compile(r"^cryptovol_consumer_lag(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
 class Forecast(msgspec.Struct):
-    """What a live line needs of a record of `predictions`; the other fields are skipped unread."""
+    """Fields of a `predictions` record for a live line; the other fields are skipped unread."""
 
     source_id: str
     product_id: str
@@ -40,7 +40,7 @@ _decode = msgspec.json.Decoder(Forecast).decode
 
 
 def epoch_seconds(event_time: str) -> tuple[int, bool]:
-    """Return the whole UTC seconds of a time such as 2025-01-06T00:00:01.123456789Z, and if it has a fraction."""
+    """Return the whole UTC seconds of a time such as 2025-01-06T00:00:01.123456789Z, and if the time has a fraction."""
     return _whole_seconds(event_time[:19]), bool(event_time[19:].strip(".0Z"))
 
 
@@ -62,7 +62,7 @@ class MinuteVolatility:
         self._known = 0  # the last second whose P is in the grid
 
     def add(self, second: int, has_fraction: bool, price: float) -> None:
-        """Take the next trade; one that is earlier than the trade before counts as at its time."""
+        """Add the next trade; a trade earlier than the trade before counts at the time of the trade before."""
         # All seconds before this trade now have their price; its own second may still see another trade.
         complete = second if has_fraction else second - 1
         if self._price is None or complete - self._known > GAP_S:
@@ -83,7 +83,7 @@ class MinuteVolatility:
 
 @dataclass
 class Line:
-    """The newest of one product of one source."""
+    """Newest forecasts of a product and source."""
 
     newest: Forecast
     volatility: MinuteVolatility = field(default_factory=MinuteVolatility)
@@ -92,7 +92,7 @@ class Line:
     ended: bool = False
 
     def text(self, lag: int | None) -> str:
-        """One line for a person; volatilities in basis points per minute."""
+        """Return a line for a person, with volatilities in basis points per minute."""
         f = self.newest
         low, high = f.interval
         realized = self.volatility.value
@@ -105,13 +105,13 @@ class Line:
 
 
 class Watch(threading.Thread):
-    """Reads `predictions` from the end as it was at the start, and commits nothing.
+    """Thread that reads `predictions` from the end of the topic at the start, and commits nothing.
 
     Args:
         kafka: configuration of a client of the broker.
-        metrics_urls: where the lag of each consumer is told.
-        source_id: the replay of this stack; what an earlier one left to do may be seen too.
-        on_first: called with the first forecast of that replay.
+        metrics_urls: metrics pages with the lag of each consumer.
+        source_id: the replay of this stack; work left by an earlier replay may be seen too.
+        on_first: called with the first forecast of this stack's replay.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Watch(threading.Thread):
         self._seen = False
 
     def lines(self) -> list[str]:
-        """One text for each product of each source that is open, or of the newest one if all have ended."""
+        """Return a text for each product of each open source, or of the newest source if all have ended."""
         lines = list(self._lines.values())
         shown = [line for line in lines if not line.ended] or lines[-1:]
         return [line.text(self._lag) for line in shown]

@@ -1,4 +1,4 @@
-"""The parts of the local stack: what each runs, what it needs, and when it is ready."""
+"""Parts of the local stack: each part's command, needs and ready check."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RUNS_END_S = 30.0  # how long cancelled Dagster runs may take: an ingestor deliv
 
 
 def fetch_text(url: str, timeout_s: float = PROBE_TIMEOUT_S) -> str | None:
-    """Return what a URL answers with status 200, else None."""
+    """Return the text of a URL that answers 200, else None."""
     try:
         with urllib.request.urlopen(url, timeout=timeout_s) as answer:
             return str(answer.read().decode()) if answer.status == 200 else None
@@ -39,17 +39,17 @@ def fetch_text(url: str, timeout_s: float = PROBE_TIMEOUT_S) -> str | None:
 
 
 def answers(url: str, timeout_s: float) -> Callable[[], bool]:
-    """Ready when the URL answers 200."""
+    """Return a ready check: the URL answers 200."""
     return lambda: fetch_text(url, timeout_s) is not None
 
 
 def says_ready(metrics_url: str) -> Callable[[], bool]:
-    """Ready when the process says so in its metrics."""
+    """Return a ready check: the metrics of the process say ready."""
     return lambda: "cryptovol_ready 1.0" in (fetch_text(metrics_url) or "").splitlines()
 
 
 def listens(port: int) -> Callable[[], bool]:
-    """Ready when something on this machine takes connections."""
+    """Return a ready check: the port on this machine takes connections."""
 
     def is_open() -> bool:
         try:
@@ -62,12 +62,12 @@ def listens(port: int) -> Callable[[], bool]:
 
 
 def simulated_recording(settings: StackSettings) -> Path:
-    """What is replayed when no recording is named."""
+    """Return the path of the default recording."""
     return settings.var_dir / "recordings" / f"simulated-{settings.product_id}-{SIMULATED_DAY}.csv"
 
 
 def find_place_command(servers: str) -> str:
-    """Return what a person types to find the forecaster's place, with the settings of this stack."""
+    """Return the shell command to find the forecaster's place, with the settings of this stack."""
     python = Path(sys.executable)
     settings = [f"KAFKA_BOOTSTRAP_SERVERS={servers}"] if servers != DEFAULT_SERVERS else []
     if size := os.environ.get("WINDOW_SIZE"):  # it makes the rows again, to compare them
@@ -192,10 +192,10 @@ def stack_parts(settings: StackSettings, kafka: Mapping[str, str]) -> list[Part]
 
 
 def _dagster(settings: StackSettings) -> list[Part]:
-    """Dagster: the server of our code, the UI, the daemon that starts runs; and the first `volatility-ml`.
+    """Return the Dagster parts: server of our code, UI, daemon that starts runs, and the first `volatility-ml`.
 
-    All of it stands back for the forecasts, and comes up when their processes are. Runs are children of the code
-    server: they stand back as far.
+    All Dagster parts yield to the forecasts, and start after the processes of the forecasts. Runs are children of the
+    code server, with the same nice value.
     """
     python = (sys.executable, "-m")
     online = ("forecaster", "api")
@@ -250,10 +250,10 @@ def _dagster(settings: StackSettings) -> list[Part]:
 
 
 def _mlflow(settings: StackSettings, needs: tuple[str, ...], nice: int) -> Part:
-    """MLflow's server in one process.
+    """Return MLflow's server as one process.
 
-    The variables are those that `mlflow server` sets for the uvicorn that it starts. Started so, the command's own
-    process, which only waits, is spared, and with it 190 MB; and nothing is left over when it is killed.
+    `mlflow server` sets the same variables for its uvicorn. Starting uvicorn directly spares the command's own process,
+    which only waits, and so 190 MB; and a kill leaves no process over.
     """
     folder = settings.var_dir / "mlflow"
     store = f"sqlite:///{folder / 'mlflow.db'}"

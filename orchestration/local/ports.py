@@ -1,4 +1,4 @@
-"""Says who holds a port that a part wants, before anything is started."""
+"""Find the holders of taken ports before a part starts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestration.local.supervisor import Part
 
 
 def port_conflicts(parts: Iterable[Part]) -> list[str]:
-    """Return one sentence for each wanted port that is taken: which, by whom, and what to do."""
+    """Return a sentence for each taken port: the port, the holder, and advice."""
     return [
         f"port {port}, wanted by {part.name}, is taken by {_holder(port)}. "
         f"Stop that process, or choose another port: make run {setting}={port + 100}"
@@ -23,7 +23,7 @@ def port_conflicts(parts: Iterable[Part]) -> list[str]:
 
 
 def next_free_port(port: int) -> int:
-    """Return the first port from `port` on that nobody listens on."""
+    """Return the first free port, from `port` on."""
     return next(candidate for candidate in range(port, 65536) if _is_free(candidate))
 
 

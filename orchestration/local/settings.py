@@ -1,4 +1,4 @@
-"""What the local stack takes from outside."""
+"""Settings of the local stack."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ RETIRED = {
 
 
 def retired_settings(environment: Mapping[str, str | None]) -> list[str]:
-    """Return a sentence for each setting that is given and has no effect any more."""
+    """Return a sentence for each given setting that has no effect any more."""
     return [f"{name} has no effect any more: {reason}" for name, reason in RETIRED.items() if environment.get(name)]
 
 
 def given_settings() -> dict[str, str | None]:
-    """Return what the environment and `.env` give; the environment wins."""
+    """Return the settings of the environment and `.env`; the environment wins."""
     return {**dotenv_values(".env"), **os.environ}
 
 
 class StackSettings(BaseSettings):
-    """Where the stack's parts listen, what is replayed and how fast; from the environment and `.env`."""
+    """Settings of the stack: ports, folders, the recording and its speed; from the environment and `.env`."""
 
     model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
@@ -65,7 +65,7 @@ class StackSettings(BaseSettings):
 
     @property
     def how_to_forget(self) -> str:
-        """What removes all state, for a person. `make reset` does not touch a folder that somebody else chose."""
+        """Return the shell command to remove all state. `make reset` does not touch a folder chosen by a person."""
         return "`make reset`" if self.var_dir == ROOT / "var" else f"removing {self.var_dir}"
 
     @property
@@ -90,22 +90,22 @@ class StackSettings(BaseSettings):
 
     @property
     def starts_kafka(self) -> bool:
-        """Whether the broker is ours to start."""
+        """Whether this stack starts the broker."""
         return self.kafka_bootstrap_servers in (None, self.local_kafka, f"localhost:{self.kafka_port}")
 
     @property
     def starts_mlflow(self) -> bool:
-        """Whether the registry is ours to start."""
+        """Whether this stack starts the registry."""
         uri = (self.mlflow_tracking_uri or self.local_mlflow).rstrip("/")
         return uri in (self.local_mlflow, f"http://localhost:{self.mlflow_port}")
 
     @property
     def recordings(self) -> list[Path]:
-        """The recordings to replay; none means the simulated day."""
+        """The recordings to replay; empty: the simulated day."""
         return [Path(path).expanduser().resolve() for path in shlex.split(self.recording or "")]
 
     def environment(self, replay_id: str) -> dict[str, str]:
-        """What every part is told, so that all of them agree."""
+        """Return the settings of every part, so that all parts agree."""
         return {
             "KAFKA_BOOTSTRAP_SERVERS": self.local_kafka if self.starts_kafka else str(self.kafka_bootstrap_servers),
             "MLFLOW_TRACKING_URI": self.local_mlflow if self.starts_mlflow else str(self.mlflow_tracking_uri),

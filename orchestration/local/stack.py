@@ -1,6 +1,6 @@
-"""`make run`: brings up every part of cryptovol on this machine, replays a recording, and shows what the forecasts say.
+"""`make run`: bring up every part of cryptovol on this machine, replay a recording, and show the live forecasts.
 
-Run as `python -m orchestration.local.stack` from the root. Ctrl-C or SIGTERM stops all of it.
+Run `python -m orchestration.local.stack` from the root. Ctrl-C or SIGTERM stops all parts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from orchestration.local.settings import ROOT, StackSettings, given_settings, re
 from orchestration.local.supervisor import Part, State, Supervisor, Watched, tree_memory
 
 STATE_FORMAT = "3"
-"""Of what the stack keeps under VAR_DIR; raised whenever an older one cannot be read on."""
+"""Format of the state under VAR_DIR; raised whenever an older state cannot be read on."""
 PLAIN_WIDTH = 120
 PLAIN_LINES_S = 5.0  # between live lines where there is no terminal to update them in place
 STYLES = {State.READY: "green", State.DONE: "green", State.FAILED: "bold red", State.RESTARTING: "yellow"}
@@ -46,16 +46,16 @@ CALM = {
 
 
 class Refusal(Exception):
-    """The stack cannot start; the text tells a person why and what to do."""
+    """The stack cannot start; the text gives a person the reason and the remedy."""
 
 
 def new_replay_id(now: datetime) -> str:
-    """An id for one replay, such as replay-20261123T101500Z-3f9a."""
+    """Return an id for a replay, such as replay-20261123T101500Z-3f9a."""
     return f"replay-{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
 
 
 def child_environment(settings: StackSettings) -> dict[str, str]:
-    """The environment of every part."""
+    """Return the environment of every part."""
     replay_id = settings.replay_id or new_replay_id(datetime.now(UTC))
     # A replay that only this stack knows of is over when the stack stops; one that was named can be resumed.
     ends = {} if settings.replay_id else {"REPLAY_END_ON_STOP": "true"}
@@ -65,7 +65,7 @@ def child_environment(settings: StackSettings) -> dict[str, str]:
 
 
 def kafka_client(settings: StackSettings) -> dict[str, str]:
-    """How this process reaches the broker."""
+    """Return the configuration of a broker client for this process."""
     if settings.starts_kafka:
         return {"bootstrap.servers": settings.local_kafka}
     # It brings the compiled core with it, and takes a second: only who needs it waits for it.
@@ -75,7 +75,7 @@ def kafka_client(settings: StackSettings) -> dict[str, str]:
 
 
 def check_recordings(settings: StackSettings) -> None:
-    """Refuse recordings that cannot be read."""
+    """Refuse unreadable recordings."""
     for path in settings.recordings:
         if not path.exists():
             raise Refusal(f"RECORDING: there is no file {path}. Name an existing one, or none for a simulated day.")
@@ -84,7 +84,7 @@ def check_recordings(settings: StackSettings) -> None:
 
 
 def prepare_inbox(settings: StackSettings) -> None:
-    """Make the stack's own inbox, and refuse another one that is not there."""
+    """Make the stack's own inbox, and refuse a missing inbox of a person."""
     if settings.inbox_dir is None:
         settings.inbox.mkdir(parents=True, exist_ok=True)
     elif not settings.inbox.is_dir():
@@ -92,7 +92,7 @@ def prepare_inbox(settings: StackSettings) -> None:
 
 
 def check_state(settings: StackSettings) -> None:
-    """Refuse topics that another release wrote, and note the format of new ones.
+    """Refuse topics of another release, and note the format of new topics.
 
     Raises:
         Refusal: the broker's data is of another format.
@@ -109,7 +109,7 @@ def check_state(settings: StackSettings) -> None:
 
 
 def check_speed(settings: StackSettings) -> None:
-    """Refuse a speed that is none."""
+    """Refuse an invalid speed."""
     try:
         parse_speed(settings.replay_speed)
     except ValueError as error:
@@ -118,7 +118,7 @@ def check_speed(settings: StackSettings) -> None:
 
 @contextlib.contextmanager
 def only_stack(var_dir: Path) -> Iterator[None]:
-    """Refuse to run two stacks on the same state."""
+    """Hold the lock of the state folder; refuse a second stack on the same state."""
     var_dir.mkdir(parents=True, exist_ok=True)
     with (var_dir / "stack.lock").open("a+") as lock:
         try:
@@ -143,7 +143,7 @@ def check_ports(parts: list[Part]) -> None:
 
 
 def parts_table(watched: list[Watched], own_memory: int) -> Table:
-    """Return what runs where, since when, and in how much memory."""
+    """Return a table of the parts: address, state, memory and start time."""
     table = Table("part", title="cryptovol", title_justify="left")
     table.add_column("address", overflow="fold")
     table.add_column("state")
@@ -166,7 +166,7 @@ def parts_table(watched: list[Watched], own_memory: int) -> Table:
 
 
 async def run_stack(settings: StackSettings, console: Console, began: float) -> int:
-    """Bring everything up, show it until a signal comes, and stop everything.
+    """Bring all parts up, show the live lines until a signal comes, and stop all parts.
 
     Args:
         began: `time.monotonic` when the stack was asked for.
@@ -212,7 +212,7 @@ async def run_stack(settings: StackSettings, console: Console, began: float) -> 
 
 
 def _stop_on_signals(kill: Callable[[], None]) -> asyncio.Event:
-    """Return an event that Ctrl-C, SIGTERM and a closed terminal set; a second Ctrl-C kills what has not ended yet."""
+    """Return an event set by Ctrl-C, SIGTERM and a closed terminal; a second Ctrl-C kills the parts still running."""
     stopping = asyncio.Event()
     asked: list[float] = []
 
@@ -229,7 +229,7 @@ def _stop_on_signals(kill: Callable[[], None]) -> asyncio.Event:
 
 
 async def _unless_stopped(stopping: asyncio.Event, work: Coroutine[None, None, bool]) -> bool | None:
-    """Return what the work returns, or None as soon as a stop is asked for."""
+    """Return the result of the work, or None as soon as a stop is asked for."""
     working, waiting = asyncio.create_task(work), asyncio.create_task(stopping.wait())
     await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()

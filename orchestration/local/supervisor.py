@@ -1,7 +1,7 @@
-"""Starts parts in order, watches them, restarts dead parts, and stops all parts in reverse order.
+"""Start parts in order, watch them, restart dead parts, and stop all parts in reverse order.
 
-A killed part is always started again, and so is one for which a person must act first. A part is given up only if its
-process exits with the same error again and again while all needs of the part are ready.
+A killed part is always started again, and so is a part for which a person must act first. A part is given up only if
+its process exits with the same error again and again while all needs of the part are ready.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class State(StrEnum):
 
 
 class Say(Protocol):
-    """Prints one line for a person."""
+    """Print one line for a person."""
 
     def __call__(self, text: str, style: str = "") -> None: ...
 
@@ -114,7 +114,7 @@ def signal_of(code: int) -> int | None:
 def is_from_outside(code: int) -> bool:
     """Return whether the cause of an exit code lies outside the process.
 
-    Besides kills and `AGAIN`: 0, since a service exits without an error only when somebody sends SIGTERM.
+    Besides kills and `AGAIN`: 0, since a service exits without an error only after a SIGTERM.
     """
     return code in (0, AGAIN) or signal_of(code) is not None
 
@@ -135,7 +135,7 @@ def describe_exit(code: int) -> str:
 
 
 def without_numbers(line: str) -> str:
-    """Return a line with "#" for each word that holds a digit: times, ports, process ids, durations, other ids.
+    """Return a line with "#" for each word with a digit: times, ports, process ids, durations, other ids.
 
     >>> without_numbers("2026-11-23T10:15:00Z port 8001 is taken by process 4711 since 0.5 s")
     '# port # is taken by process # since # s'
@@ -201,9 +201,9 @@ class Watched:
     """One part and its present state.
 
     Attributes:
-        needs: the parts that this part needs, their needs, and so on.
+        needs: the parts needed by this part, their needs, and so on.
         restarts: how often the part was started again.
-        probe_error: the exception that the last call of `Part.is_ready` raised; None: the call returned.
+        probe_error: the exception of the last call of `Part.is_ready`; None: the call returned.
     """
 
     def __init__(self, part: Part, log_path: Path, needs: Sequence[Watched]) -> None:
@@ -264,7 +264,7 @@ class Watched:
         return self.process
 
     def new_lines(self) -> list[str]:
-        """Return the whole lines that were written since the last call."""
+        """Return the whole lines written since the last call."""
         with self.log_path.open("rb") as file:
             file.seek(self._told)
             whole = file.read().rpartition(b"\n")[0]
@@ -272,11 +272,11 @@ class Watched:
         return [line.decode(errors="replace") for line in whole.splitlines() if line]
 
     def last_words(self) -> str:
-        """Return the last line that the newest process wrote."""
+        """Return the last line of the newest process."""
         return (self.log_tail() or ["(its log is empty)"])[-1]
 
     def log_tail(self) -> list[str]:
-        """Return the last lines that the newest process wrote."""
+        """Return the last lines of the newest process."""
         with contextlib.suppress(OSError), self.log_path.open("rb") as file:  # no log must not stop a restart
             file.seek(self._log_start)
             lines = (line.decode(errors="replace").rstrip() for line in file)
@@ -290,7 +290,7 @@ class Watched:
                 os.killpg(self.process.pid, number)
 
     def memory(self) -> int | None:
-        """Return the bytes of the whole process tree: the proportional share where the system has one, else resident.
+        """Return the bytes of the whole process tree: the proportional share if the system has a share, else resident.
 
         None: no process runs.
         """
@@ -317,10 +317,10 @@ def tree_memory(pid: int, with_children: bool = True) -> int | None:
 
 
 class Supervisor:
-    """Runs parts, and tells a person which parts did not come up, and why.
+    """Run parts, and tell a person the name and the error of each part that did not come up.
 
     Args:
-        parts: each part after the parts that it needs.
+        parts: each part after its needs.
         log_dir: gets a `<part>.log` for each part; the log of the last run is kept as `<part>.previous.log`.
         environment: of every part, besides the part's own.
         directory: where the parts run.
