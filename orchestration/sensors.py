@@ -66,8 +66,8 @@ def _not_again(instance: dg.DagsterInstance, state: str, now: float) -> str:
 def _took_the_rest(instance: dg.DagsterInstance, run_id: str) -> bool:
     """Return whether a run failed only because of files that are no recordings."""
     failures = instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
-    told = (log.dagster_event.step_failure_data.user_failure_data for log in failures if log.dagster_event)
-    return any(data is not None and NOT_TAKEN in data.metadata for data in told)
+    causes = (log.dagster_event.step_failure_data.user_failure_data for log in failures if log.dagster_event)
+    return any(data is not None and NOT_TAKEN in data.metadata for data in causes)
 
 
 def failure_sensor(settings: OrchestrationSettings) -> dg.SensorDefinition:

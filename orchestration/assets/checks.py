@@ -15,7 +15,7 @@ from offline.days.steps import FEATURE_ROWS, Made
 from offline.lake.store import Lake
 from orchestration.assets.partitions import (
     LAKE,
-    place_of,
+    partition_of_run,
     table_of,
 )
 from orchestration.resources import KafkaResource, LakeResource
@@ -24,7 +24,7 @@ SHOWN = 20
 """Most product-days in a table."""
 
 
-class Found(NamedTuple):
+class Verdict(NamedTuple):
     """Verdict of a check on one product and day.
 
     Attributes:
@@ -38,25 +38,25 @@ class Found(NamedTuple):
     is_error: bool
 
 
-def check_order(lake: Lake, product_id: str, day: date, made: Made) -> Found:
+def check_order(lake: Lake, product_id: str, day: date, made: Made) -> Verdict:
     """Compare the trades with the contract, and check how many trades the merging left out."""
     faults = [] if made.partition is None else faults_of_trades(lake, product_id, day)
     found = "; ".join([*faults, *doubts_of_merging(made.facts)])
-    return Found(product_id, day, found, {"rows": made.partition.rows if made.partition else 0}, bool(faults))
+    return Verdict(product_id, day, found, {"rows": made.partition.rows if made.partition else 0}, bool(faults))
 
 
-def check_holes(_: Lake, product_id: str, day: date, made: Made) -> Found:
+def check_holes(_: Lake, product_id: str, day: date, made: Made) -> Verdict:
     """Check the holes counted when the day was made."""
     holes, longest = int(made.facts.get("holes", 0)), float(made.facts.get("longest_hole_s", 0.0))
     fault = f"{holes} holes, the longest of {longest:,.0f} s: no return spans them" if holes else ""
-    return Found(product_id, day, fault, {"holes": holes, "longest_hole_s": longest}, False)
+    return Verdict(product_id, day, fault, {"holes": holes, "longest_hole_s": longest}, False)
 
 
-CHECKS: Mapping[str, Callable[[Lake, str, date, Made], Found]] = {"order": check_order, "holes": check_holes}
+CHECKS: Mapping[str, Callable[[Lake, str, date, Made], Verdict]] = {"order": check_order, "holes": check_holes}
 """Checks of `trades`. A hole is a warning and no error: recordings have holes."""
 
 
-def check_result(name: str, found: Sequence[Found]) -> dg.AssetCheckResult:
+def check_result(name: str, found: Sequence[Verdict]) -> dg.AssetCheckResult:
     """Return one check result for some product-days."""
     wrong = [each for each in found if each.fault]
     figures: dict[str, Any] = {}
@@ -130,7 +130,7 @@ def _parity_place(context: dg.AssetCheckExecutionContext, config: ParityConfig, 
     if config.product_id and config.day:
         return config.product_id, date.fromisoformat(config.day)
     if context.has_partition_key:
-        return place_of(context)
+        return partition_of_run(context)
     places = sorted(lake.places(FEATURE_ROWS), key=lambda place: (place.day, place.product_id))
     return (places[-1].product_id, places[-1].day) if places else None
 

@@ -17,8 +17,8 @@ from orchestration.assets.partitions import (
     PRODUCTS,
     RECORDINGS_GROUP,
     code_version,
-    place_of,
-    told_of_recordings,
+    partition_of_run,
+    report_of_recordings,
 )
 from orchestration.resources import LakeResource
 
@@ -98,7 +98,7 @@ def recordings(
     """
     store = lake.open()
     changed, wrong = stage_inbox(context, store, inbox, config)
-    product_id, day = place_of(context)
-    told = told_of_recordings(store, product_id, day)
-    metadata = {**told.metadata, "staged now": len(changed), "not taken": len(wrong)}
-    return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(told.version))
+    product_id, day = partition_of_run(context)
+    staged = report_of_recordings(store, product_id, day)
+    metadata = {**staged.metadata, "staged now": len(changed), "not taken": len(wrong)}
+    return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(staged.version))

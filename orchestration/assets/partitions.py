@@ -4,8 +4,6 @@
 
 import hashlib
 import warnings
-
-# No `from __future__ import annotations` here: Dagster reads the real types.
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, timedelta
 from typing import Any, NamedTuple
@@ -14,7 +12,8 @@ import dagster as dg
 import numpy as np
 
 from data.trades import iso_times
-from offline.days import staging as recordings
+from offline.days.staging import MEANING as RECORDINGS_MEANING
+from offline.days.staging import RECORDINGS
 from offline.days.steps import MEANING, TRADES, Made
 from offline.lake.store import Lake, Partition
 
@@ -43,7 +42,7 @@ IS_OURS = "dagster/data_version_is_user_provided"
 INPUT_VERSION, INPUT_EVENT = "dagster/input_data_version/", "dagster/input_event_pointer/"
 
 
-class Told(NamedTuple):
+class ReportedVersion(NamedTuple):
     """Version of one asset's product and day, as reported to Dagster.
 
     Attributes:
@@ -108,7 +107,7 @@ def key_of(product_id: str, day: date) -> dg.MultiPartitionKey:
     return dg.MultiPartitionKey({"product": product_id, "day": day.isoformat()})
 
 
-def place_of(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> tuple[str, date]:
+def partition_of_run(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> tuple[str, date]:
     """Return product and day of a run's partition."""
     key = context.partition_key
     if not isinstance(key, dg.MultiPartitionKey):
@@ -117,30 +116,30 @@ def place_of(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) 
     return dimensions["product"], date.fromisoformat(dimensions["day"])
 
 
-def told_of_recordings(lake: Lake, product_id: str, day: date) -> Told:
-    """Return a report of the staged recordings of a product and day: the version changes when a recording does."""
-    found = [lake.partition(table, product_id, day) for table in lake.tables(recordings.RECORDINGS)]
+def report_of_recordings(lake: Lake, product_id: str, day: date) -> ReportedVersion:
+    """Return the version of the staged recordings of a product and day: the version changes when a recording does."""
+    found = [lake.partition(table, product_id, day) for table in lake.tables(RECORDINGS)]
     staged = [each for each in found if each is not None and each.rows]
     version = hashlib.sha256("".join(each.content_hash for each in staged).encode()).hexdigest() if staged else NOTHING
     rows = dg.MetadataValue.md(
         table_of(("recording", "rows"), ((each.notes["name"], f"{each.rows:,}") for each in staged))
     )
     metadata = {"dagster/row_count": sum(each.rows for each in staged), "recordings": len(staged), "by recording": rows}
-    return Told("recordings", product_id, day, version, metadata)
+    return ReportedVersion("recordings", product_id, day, version, metadata)
 
 
-def told_of(
+def report_of(
     table: str, product_id: str, day: date, made: Made, pictures: Mapping[str, Any] | None = None
-) -> list[Told]:
-    """Return the reports of a step; for trades, also reports of the head and the tail for the days around."""
+) -> list[ReportedVersion]:
+    """Return the versions made by a step; for trades, also the versions of head and tail for the days around."""
     partition = made.partition
     version = partition.content_hash if partition else NOTHING
-    told = [Told(table, product_id, day, version, {**_metadata(made), **(pictures or {})})]
+    report = [ReportedVersion(table, product_id, day, version, {**_metadata(made), **(pictures or {})})]
     if table == TRADES:
         for asset, seen in (("trades_head", "head_hash"), ("trades_tail", "tail_hash")):
             version = getattr(partition, seen, "") or NOTHING
-            told.append(Told(asset, product_id, day, version, {"hash": version[:16]}))
-    return told
+            report.append(ReportedVersion(asset, product_id, day, version, {"hash": version[:16]}))
+    return report
 
 
 def _metadata(made: Made) -> dict[str, Any]:
@@ -165,9 +164,11 @@ def input_tags(instance: dg.DagsterInstance, asset: str, product_id: str, day: d
     return tags
 
 
-def materializations(instance: dg.DagsterInstance, told: Iterable[Told]) -> Iterator[dg.AssetMaterialization]:
-    """Yield an event for each report still unknown to Dagster, and so keep Dagster's view of stale assets right."""
-    for each in told:
+def materializations(
+    instance: dg.DagsterInstance, versions: Iterable[ReportedVersion]
+) -> Iterator[dg.AssetMaterialization]:
+    """Yield an event for each version still unknown to Dagster, and so keep Dagster's view of stale assets right."""
+    for each in versions:
         tags = input_tags(instance, each.asset, each.product_id, each.day)
         tags |= {DATA_VERSION: each.version, IS_OURS: "true", CODE_VERSION: code_version(each.asset)}
         record = _latest(instance, each.asset, each.product_id, each.day)
@@ -180,9 +181,7 @@ def materializations(instance: dg.DagsterInstance, told: Iterable[Told]) -> Iter
 
 def code_version(asset: str) -> str:
     """Return the code version of an asset; head and tail share the version of the trades."""
-    return {recordings.RECORDINGS: recordings.MEANING, **MEANING}[
-        asset.partition("_")[0] if asset.startswith("trades") else asset
-    ]
+    return {RECORDINGS: RECORDINGS_MEANING, **MEANING}[asset.partition("_")[0] if asset.startswith("trades") else asset]
 
 
 def _latest(instance: dg.DagsterInstance, asset: str, product_id: str, day: date) -> Any:

@@ -18,12 +18,12 @@ from orchestration.assets.partitions import (
     INPUTS,
     LAKE,
     PRODUCT_DAYS,
-    Told,
+    ReportedVersion,
     code_version,
     deps_of,
     input_tags,
-    place_of,
-    told_of,
+    partition_of_run,
+    report_of,
 )
 from orchestration.resources import LakeResource
 
@@ -42,10 +42,10 @@ def evaluation_of(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
     )
 
 
-def _results(context: dg.AssetExecutionContext, told: list[Told]) -> Iterator[dg.MaterializeResult]:
-    for each in told:
+def _results(context: dg.AssetExecutionContext, versions: list[ReportedVersion]) -> Iterator[dg.MaterializeResult]:
+    for each in versions:
         # Dagster itself notes nothing for an input that is not there, and would not see it come.
-        outside = {name for name in INPUTS[each.asset] if name not in {other.asset for other in told}}
+        outside = {name for name in INPUTS[each.asset] if name not in {other.asset for other in versions}}
         tags = input_tags(context.instance, each.asset, each.product_id, each.day)
         yield dg.MaterializeResult(
             asset_key=each.asset,
@@ -87,9 +87,9 @@ def _spec(asset: str, description: str, group: str = DAYS_GROUP) -> dg.AssetSpec
 )  # fmt: skip
 def trades(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[Any]:
     """Merge the recordings of a product and day into trades."""
-    store, (product_id, day) = lake.open(), place_of(context)
+    store, (product_id, day) = lake.open(), partition_of_run(context)
     made = make_trades(store, product_id, day)
-    yield from _results(context, told_of(TRADES, product_id, day, made))
+    yield from _results(context, report_of(TRADES, product_id, day, made))
     for name, check in CHECKS.items():
         yield check_result(name, [check(store, product_id, day, made)])
 
@@ -103,11 +103,11 @@ def trades(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[An
 )  # fmt: skip
 def feature_rows(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[Any]:
     """Make the feature rows of a product and day."""
-    product_id, day = place_of(context)
+    product_id, day = partition_of_run(context)
     store, spec = lake.open(), lake.spec
     made = make_feature_rows(store, product_id, day, spec)
     pictures = plots.of_day(store, spec, product_id, day, made)
-    yield from _results(context, told_of(FEATURE_ROWS, product_id, day, made, pictures))
+    yield from _results(context, report_of(FEATURE_ROWS, product_id, day, made, pictures))
 
 
 @dg.multi_asset(
@@ -119,6 +119,6 @@ def feature_rows(context: dg.AssetExecutionContext, lake: LakeResource) -> Itera
 )  # fmt: skip
 def training_set(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[Any]:
     """Make the training rows of a product and day."""
-    product_id, day = place_of(context)
+    product_id, day = partition_of_run(context)
     made = make_training_set(lake.open(), product_id, day, lake.spec)
-    yield from _results(context, told_of(TRAINING_SET, product_id, day, made))
+    yield from _results(context, report_of(TRAINING_SET, product_id, day, made))

@@ -33,7 +33,7 @@ SHOWN_WORDS = 10
 _STACK = "Traceback (most recent call last):"
 
 
-class Line(NamedTuple):
+class ProgressLine(NamedTuple):
     """One line of a log.
 
     Attributes:
@@ -57,7 +57,9 @@ class Ended(NamedTuple):
     reason: str
 
 
-def ingest_online(recordings: Sequence[str], settings: Mapping[str, str], tell: Callable[[Line], None]) -> Ended:
+def ingest_online(
+    recordings: Sequence[str], settings: Mapping[str, str], tell: Callable[[ProgressLine], None]
+) -> Ended:
     """Run `python -m online.ingestor` until its source is whole, over kills and passing errors.
 
     A dead ingestor is started again by the rule for parts of the stack (`RestartPolicy`), and goes on behind the last
@@ -83,7 +85,7 @@ def ingest_online(recordings: Sequence[str], settings: Mapping[str, str], tell: 
             if pause_s is None:
                 return ended._replace(trades=trades)
             settings = {**settings, **RESTARTED}
-            tell(Line("warning", f"the ingestor {failure.reason}; it starts again in {pause_s:.1f} s"))
+            tell(ProgressLine("warning", f"the ingestor {failure.reason}; it starts again in {pause_s:.1f} s"))
             time.sleep(pause_s)
     except BaseException:
         # A dead ingestor ends no source, nor does a new one that is stopped before it listens to signals.
@@ -92,7 +94,7 @@ def ingest_online(recordings: Sequence[str], settings: Mapping[str, str], tell: 
         raise
 
 
-def _end_source(settings: Mapping[str, str], tell: Callable[[Line], None]) -> None:
+def _end_source(settings: Mapping[str, str], tell: Callable[[ProgressLine], None]) -> None:
     """End a source, unless it has ended or has not begun."""
     source_id = settings["REPLAY_ID"]
     command = [sys.executable, "-m", "online.ingestor", "--end", source_id]
@@ -110,10 +112,16 @@ def _end_source(settings: Mapping[str, str], tell: Callable[[Line], None]) -> No
         except subprocess.TimeoutExpired:
             code = None
     if code not in (0, REFUSED):
-        tell(Line("error", f"source {source_id} stays open: end it by python -m online.ingestor --end {source_id}"))
+        tell(
+            ProgressLine(
+                "error", f"source {source_id} stays open: end it by python -m online.ingestor --end {source_id}"
+            )
+        )
 
 
-def _run_ingestor(recordings: Sequence[str], settings: Mapping[str, str], tell: Callable[[Line], None]) -> Ended:
+def _run_ingestor(
+    recordings: Sequence[str], settings: Mapping[str, str], tell: Callable[[ProgressLine], None]
+) -> Ended:
     """Run one ingestor to its end, and stop the ingestor on an exception."""
     command = [sys.executable, "-m", "online.ingestor", *recordings]
     trades, reason = 0, ""
@@ -143,7 +151,7 @@ def _run_ingestor(recordings: Sequence[str], settings: Mapping[str, str], tell: 
                 words.append(text)
                 said = {"event": text}
             trades = said.get("trades", trades)
-            line = Line(said.pop("level", "info"), _readable(said))
+            line = ProgressLine(said.pop("level", "info"), _readable(said))
             if line.level == "error":
                 reason = line.text
             tell(line)

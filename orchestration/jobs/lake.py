@@ -21,9 +21,9 @@ from offline.days.trades import make_trades
 from offline.days.training_set import make_training_set
 from offline.lake.store import Lake
 from orchestration.assets import plots
-from orchestration.assets.checks import CHECKS, Found, check_result
+from orchestration.assets.checks import CHECKS, Verdict, check_result
 from orchestration.assets.inbox import Inbox, InboxConfig, add_products, stage_inbox
-from orchestration.assets.partitions import LAKE, day_of, days_of, materializations, told_of, told_of_recordings
+from orchestration.assets.partitions import LAKE, day_of, days_of, materializations, report_of, report_of_recordings
 from orchestration.assets.product_days import evaluation_of
 from orchestration.resources import LakeResource, explained
 
@@ -48,10 +48,10 @@ def ingest_inbox(
     store = lake.open()
     with explained():
         changed, wrong = stage_inbox(context, store, inbox, config)
-    yield from materializations(context.instance, (told_of_recordings(store, *place) for place in changed))
+    yield from materializations(context.instance, (report_of_recordings(store, *place) for place in changed))
     context.log.info(f"{len(changed)} product-days are new or have changed")
     if config.then_backfill:
-        yield from make_stale(context, store, lake.spec, Wanted())
+        yield from make_stale(context, store, lake.spec, DayRange())
     if wrong:
         not_taken = "1 file is" if len(wrong) == 1 else f"{len(wrong)} files are"
         raise dg.Failure(
@@ -94,9 +94,9 @@ def simulate_days(context: dg.OpExecutionContext, config: SimulateConfig, lake: 
                 rows = sum(each.rows for each in found.days)
                 context.log.info(f"{product_id} {day}: {rows:,} trades{'' if found.is_new else ', there already'}")
                 add_products(context.instance, store)
-                yield from materializations(context.instance, [told_of_recordings(store, product_id, day)])
+                yield from materializations(context.instance, [report_of_recordings(store, product_id, day)])
     if config.then_backfill:
-        yield from make_stale(context, store, lake.spec, Wanted())
+        yield from make_stale(context, store, lake.spec, DayRange())
     yield dg.Output(None)
 
 
@@ -113,7 +113,7 @@ class BackfillConfig(dg.Config):
     last_day: str = Field(default="", description="likewise; empty: the last that there is")
 
 
-class Wanted(NamedTuple):
+class DayRange(NamedTuple):
     """Products and days to make; by default all."""
 
     products: frozenset[str] = frozenset()
@@ -140,12 +140,12 @@ def make_days(context: dg.OpExecutionContext, config: BackfillConfig, lake: Lake
         if unknown := sorted(set(config.products) - set(recorded)):
             raise ValueError(f"the lake has no recordings of {', '.join(unknown)}; it has some of "
                              f"{', '.join(recorded) or 'no product'}")  # fmt: skip
-    yield from make_stale(context, store, lake.spec, Wanted(frozenset(config.products), first, last))
+    yield from make_stale(context, store, lake.spec, DayRange(frozenset(config.products), first, last))
     yield dg.Output(None)
 
 
 def make_stale(
-    context: dg.OpExecutionContext, lake: Lake, spec: FeatureSpec, wanted: Wanted
+    context: dg.OpExecutionContext, lake: Lake, spec: FeatureSpec, wanted: DayRange
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
     """Make stale partitions, one table after the other, and report each product-day to Dagster as soon as it is made.
 
@@ -155,8 +155,8 @@ def make_stale(
     add_products(instance, lake)
     places = sorted({(p.product_id, p.day) for p in lake.places(RECORDINGS) if wanted.has(p.product_id, p.day)})
     context.log.info(f"{len(places)} product-days have recordings")
-    yield from materializations(instance, (told_of_recordings(lake, *place) for place in places))
-    found: dict[str, list[Found]] = {name: [] for name in CHECKS}
+    yield from materializations(instance, (report_of_recordings(lake, *place) for place in places))
+    found: dict[str, list[Verdict]] = {name: [] for name in CHECKS}
     for table, make in STEPS.items():
         todo = [each for each in stale(lake, spec, table) if wanted.has(each.product_id, each.day)]
         context.log.info(f"{table}: {len(todo)} of {len(places)} product-days are to be made")
@@ -170,18 +170,18 @@ def make_stale(
                 f"{each.why} ({count} of {len(todo)})"
             )
             pictures = plots.of_day(lake, spec, each.product_id, each.day, made) if table == FEATURE_ROWS else {}
-            yield from materializations(instance, told_of(table, each.product_id, each.day, made, pictures))
+            yield from materializations(instance, report_of(table, each.product_id, each.day, made, pictures))
             if table == TRADES:
                 for name, check in CHECKS.items():
                     found[name].append(check(lake, each.product_id, each.day, made))
         others = set(places) - {(each.product_id, each.day) for each in todo}
         for product_id, day in sorted(others):
             made = standing(lake, table, product_id, day)
-            yield from materializations(instance, told_of(table, product_id, day, made))
+            yield from materializations(instance, report_of(table, product_id, day, made))
     for name, results in found.items():
         if results:
             yield evaluation_of(check_result(name, results))
-    if wanted == Wanted():
+    if wanted == DayRange():
         return  # all was wanted: nothing is left
     left = [each for each in stale(lake, spec) if not wanted.has(each.product_id, each.day)]
     if left:

@@ -16,7 +16,7 @@ from pydantic import Field
 from data.names import check_names
 from data.trades import StreamKey
 from online.process import REFUSED
-from orchestration.jobs.ingestor_process import ROOT, Line, ingest_online
+from orchestration.jobs.ingestor_process import ROOT, ProgressLine, ingest_online
 from orchestration.local.parts import SIMULATED_DAY, simulated_recording
 from orchestration.local.settings import StackSettings
 from orchestration.resources import explained
@@ -25,7 +25,7 @@ REPLAY_TAG = {"cryptovol/kind": "replay"}
 """Tag in dagster.yaml that limits concurrent replays."""
 
 
-class Purpose(Enum):
+class ReplayPurpose(Enum):
     """Purpose of a source: a label on metrics."""
 
     live = "live"
@@ -43,7 +43,7 @@ class ReplayConfig(dg.Config):
     speed: str = Field(
         default="10", description="1, 10, any number above 0 (times the recorded pace), real-time or max"
     )
-    purpose: Purpose = Field(default=Purpose.replay, description="a label on metrics")
+    purpose: ReplayPurpose = Field(default=ReplayPurpose.replay, description="a label on metrics")
     replay_id: str = Field(
         default="", description="name of the source, or one that goes on where it stopped; empty: a new one"
     )
@@ -77,7 +77,7 @@ def replay_trades(context: dg.OpExecutionContext, config: ReplayConfig) -> None:
     }
     context.log.info(f"source {source_id}: {', '.join(recordings)} at speed {config.speed}")
 
-    def tell(line: Line) -> None:
+    def tell(line: ProgressLine) -> None:
         getattr(context.log, line.level, context.log.info)(line.text)
 
     ended = ingest_online(recordings if config.replay_id else ["--new", *recordings], settings, tell)

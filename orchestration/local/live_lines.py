@@ -24,7 +24,7 @@ GAP_S = 300  # no return spans a longer hole
 _LAG = re.compile(r"^cryptovol_consumer_lag(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
-class Forecast(msgspec.Struct):
+class LiveForecast(msgspec.Struct):
     """Fields of a `predictions` record for a live line; the other fields are skipped unread."""
 
     source_id: str
@@ -36,7 +36,7 @@ class Forecast(msgspec.Struct):
     end: bool = False
 
 
-_decode = msgspec.json.Decoder(Forecast).decode
+_decode = msgspec.json.Decoder(LiveForecast).decode
 
 
 def epoch_seconds(event_time: str) -> tuple[int, bool]:
@@ -82,10 +82,10 @@ class MinuteVolatility:
 
 
 @dataclass
-class Line:
+class LiveLine:
     """Newest forecasts of a product and source."""
 
-    newest: Forecast
+    newest: LiveForecast
     volatility: MinuteVolatility = field(default_factory=MinuteVolatility)
     rows: int = 0
     rows_per_s: float = 0.0
@@ -104,7 +104,7 @@ class Line:
         )
 
 
-class Watch(threading.Thread):
+class LiveLines(threading.Thread):
     """Thread that reads `predictions` from the end of the topic at the start, and commits nothing.
 
     Args:
@@ -119,7 +119,7 @@ class Watch(threading.Thread):
         kafka: Mapping[str, str],
         metrics_urls: Sequence[str],
         source_id: str,
-        on_first: Callable[[Forecast], None],
+        on_first: Callable[[LiveForecast], None],
     ) -> None:
         super().__init__(name="watch", daemon=True)
         self._kafka = {
@@ -135,7 +135,7 @@ class Watch(threading.Thread):
         self._source_id = source_id
         self._on_first = on_first
         self._closing = threading.Event()
-        self._lines: dict[tuple[str, str], Line] = {}
+        self._lines: dict[tuple[str, str], LiveLine] = {}
         self._lag: int | None = None
         self._seen = False
 
@@ -183,7 +183,7 @@ class Watch(threading.Thread):
                 return
             self._closing.wait(0.2)
 
-    def _take(self, forecast: Forecast) -> None:
+    def _take(self, forecast: LiveForecast) -> None:
         key = (forecast.product_id, forecast.source_id)
         if forecast.end:
             if key in self._lines:
@@ -191,7 +191,7 @@ class Watch(threading.Thread):
             return
         line = self._lines.get(key)
         if line is None:
-            line = self._lines[key] = Line(forecast)
+            line = self._lines[key] = LiveLine(forecast)
             for ended in [k for k, other in self._lines.items() if other.ended]:
                 del self._lines[ended]
         line.newest = forecast

@@ -24,19 +24,24 @@ from rich.table import Table
 from rich.text import Text
 
 from online.replay.pace import parse_speed
-from orchestration.local.live_lines import Forecast, Watch
+from orchestration.local.live_lines import LiveForecast, LiveLines
 from orchestration.local.parts import stack_parts
 from orchestration.local.ports import port_conflicts
 from orchestration.local.settings import ROOT, StackSettings, given_settings, retired_settings
-from orchestration.local.supervisor import Part, State, Supervisor, Watched, tree_memory
+from orchestration.local.supervisor import Part, PartState, Supervisor, Watched, tree_memory
 
 STATE_FORMAT = "3"
 """Format of the state under VAR_DIR; raised whenever an older state cannot be read on."""
 PLAIN_WIDTH = 120
 PLAIN_LINES_S = 5.0  # between live lines where there is no terminal to update them in place
-STYLES = {State.READY: "green", State.DONE: "green", State.FAILED: "bold red", State.RESTARTING: "yellow"}
+STYLES = {
+    PartState.READY: "green",
+    PartState.DONE: "green",
+    PartState.FAILED: "bold red",
+    PartState.RESTARTING: "yellow",
+}
 # A small machine runs all parts at once: one thread each for numbers, and no minutes lost on a registry that is away.
-CALM = {
+SMALL_MACHINE_LIMITS = {
     "OMP_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "2",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -45,7 +50,7 @@ CALM = {
 }
 
 
-class Refusal(Exception):
+class StartRefused(Exception):
     """The stack cannot start; the text gives a person the reason and the remedy."""
 
 
@@ -61,7 +66,7 @@ def child_environment(settings: StackSettings) -> dict[str, str]:
     ends = {} if settings.replay_id else {"REPLAY_END_ON_STOP": "true"}
     # Where compiled Python may not be written, each process would compile all that it imports: 2 to 5 s.
     compiled = {"PYTHONPYCACHEPREFIX": str(settings.var_dir / "pycache"), "PYTHONDONTWRITEBYTECODE": ""}
-    return {**os.environ, **CALM, **compiled, **ends, **settings.environment(replay_id)}
+    return {**os.environ, **SMALL_MACHINE_LIMITS, **compiled, **ends, **settings.environment(replay_id)}
 
 
 def kafka_client(settings: StackSettings) -> dict[str, str]:
@@ -78,9 +83,11 @@ def check_recordings(settings: StackSettings) -> None:
     """Refuse unreadable recordings."""
     for path in settings.recordings:
         if not path.exists():
-            raise Refusal(f"RECORDING: there is no file {path}. Name an existing one, or none for a simulated day.")
+            raise StartRefused(
+                f"RECORDING: there is no file {path}. Name an existing one, or none for a simulated day."
+            )
         if not path.is_file() or not os.access(path, os.R_OK):
-            raise Refusal(f"RECORDING: {path} cannot be read: it must be a file that this user may read.")
+            raise StartRefused(f"RECORDING: {path} cannot be read: it must be a file that this user may read.")
 
 
 def prepare_inbox(settings: StackSettings) -> None:
@@ -88,20 +95,22 @@ def prepare_inbox(settings: StackSettings) -> None:
     if settings.inbox_dir is None:
         settings.inbox.mkdir(parents=True, exist_ok=True)
     elif not settings.inbox.is_dir():
-        raise Refusal(f"INBOX_DIR: there is no folder {settings.inbox}. Make it, or name none for one of the stack.")
+        raise StartRefused(
+            f"INBOX_DIR: there is no folder {settings.inbox}. Make it, or name none for one of the stack."
+        )
 
 
 def check_state(settings: StackSettings) -> None:
     """Refuse topics of another release, and note the format of new topics.
 
     Raises:
-        Refusal: the broker's data is of another format.
+        StartRefused: the broker's data is of another format.
     """
     var_dir = settings.var_dir
     note = var_dir / "format"
     found = note.read_text().strip() if note.exists() else "none"
     if (var_dir / "broker" / "kafka" / "data").exists() and found != STATE_FORMAT:
-        raise Refusal(
+        raise StartRefused(
             f"{var_dir} was left by another release (its format is {found}, this one's is {STATE_FORMAT}): "
             f"{settings.how_to_forget} forgets it, with all topics, models and recordings in it."
         )
@@ -113,7 +122,7 @@ def check_speed(settings: StackSettings) -> None:
     try:
         parse_speed(settings.replay_speed)
     except ValueError as error:
-        raise Refusal(str(error)) from None
+        raise StartRefused(str(error)) from None
 
 
 @contextlib.contextmanager
@@ -125,7 +134,7 @@ def only_stack(var_dir: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.seek(0)
-            raise Refusal(
+            raise StartRefused(
                 f"another stack (process {lock.read().strip() or 'unknown'}) runs on {var_dir}. "
                 f"Stop it, or let VAR_DIR name another folder and the *_PORT settings other ports."
             ) from None
@@ -139,7 +148,7 @@ def check_ports(parts: list[Part]) -> None:
     """Refuse ports that are taken, or wanted twice."""
     conflicts = port_conflicts(parts)
     if conflicts:
-        raise Refusal("\n".join(conflicts))
+        raise StartRefused("\n".join(conflicts))
 
 
 def parts_table(watched: list[Watched], own_memory: int) -> Table:
@@ -181,18 +190,18 @@ async def run_stack(settings: StackSettings, console: Console, began: float) -> 
     def say(text: str, style: str = "") -> None:
         console.print(Text(f"{time.monotonic() - began:6.1f} s  {text}", style), soft_wrap=True)
 
-    def first(_: Forecast) -> None:
+    def first(_: LiveForecast) -> None:
         say(f"first forecast {time.monotonic() - began:.1f} s after start", "bold green")
 
     environment = child_environment(settings)
     supervisor = Supervisor(parts, settings.var_dir / "logs", say, environment, ROOT)
     consumers = [part.address for part in parts if part.name == "forecaster"]
-    watch = Watch(kafka, consumers, environment["REPLAY_ID"], first)
+    live_lines = LiveLines(kafka, consumers, environment["REPLAY_ID"], first)
     stopping = _stop_on_signals(supervisor.kill)
     say(f"replay {environment['REPLAY_ID']} at speed {settings.replay_speed}")
     say(f"starting {', '.join(part.name for part in parts)}; logs in {settings.var_dir / 'logs'}")
     await supervisor.start()
-    watch.start()
+    live_lines.start()
     try:
         is_up = await _unless_stopped(stopping, supervisor.wait_until_up())
         if is_up is None:
@@ -202,11 +211,11 @@ async def run_stack(settings: StackSettings, console: Console, began: float) -> 
             return 1
         own_memory = tree_memory(os.getpid(), with_children=False) or 0
         console.print(parts_table(list(supervisor.watched.values()), own_memory))
-        await _show(watch, console, stopping)
+        await _show(live_lines, console, stopping)
         return 0
     finally:
         say("stopping")
-        watch.close()
+        live_lines.close()
         await supervisor.stop()
         say("all parts have ended")
 
@@ -239,16 +248,16 @@ async def _unless_stopped(stopping: asyncio.Event, work: Coroutine[None, None, b
     return working.result()
 
 
-async def _show(watch: Watch, console: Console, stopping: asyncio.Event) -> None:
+async def _show(live_lines: LiveLines, console: Console, stopping: asyncio.Event) -> None:
     """Show the live lines until a stop is asked for: in place in a terminal, else one after the other."""
     if console.is_terminal:
         with Live(console=console, auto_refresh=False, transient=True) as live:
             while not await _is_set_within(stopping, 1.0):
-                live.update(Text("\n".join(watch.lines() or ["waiting for the first forecast"])), refresh=True)
+                live.update(Text("\n".join(live_lines.lines() or ["waiting for the first forecast"])), refresh=True)
         return
     shown: list[str] = []
     while not await _is_set_within(stopping, PLAIN_LINES_S):
-        lines = watch.lines()
+        lines = live_lines.lines()
         if lines != shown:
             console.print(Text("\n".join(lines)), soft_wrap=True)
         shown = lines
@@ -280,7 +289,7 @@ def main() -> int:
     except ValidationError as error:
         wrong = (f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}, was {e['input']!r}" for e in error.errors())
         console.print(Text("\n".join(wrong), "bold red"), soft_wrap=True)
-    except Refusal as refusal:
+    except StartRefused as refusal:
         console.print(Text(str(refusal), "bold red"), soft_wrap=True)
     return 1
 

@@ -35,7 +35,7 @@ LOG_LINES = 12  # how much of a dead part's log is shown
 _WORD = re.compile(r"[\w.:+-]+")
 
 
-class State(StrEnum):
+class PartState(StrEnum):
     WAITING = "waiting"
     STARTING = "starting"
     READY = "ready"
@@ -210,7 +210,7 @@ class Watched:
         self.part = part
         self.log_path = log_path
         self.needs = needs
-        self.state = State.WAITING
+        self.state = PartState.WAITING
         self.probe_error: Exception | None = None
         self.ready_after_s: float | None = None
         self.restarts = 0
@@ -220,12 +220,12 @@ class Watched:
     @property
     def is_available(self) -> bool:
         """Whether parts that need this part may start."""
-        return self.state in (State.READY, State.DONE)
+        return self.state in (PartState.READY, PartState.DONE)
 
     @property
     def is_settled(self) -> bool:
         """Whether the start of the part is over, well or badly."""
-        return self.is_available or self.state is State.FAILED
+        return self.is_available or self.state is PartState.FAILED
 
     async def answers(self) -> bool:
         """Ask whether the part is ready. An answer that breaks off, as when a process is killed, is a no."""
@@ -245,7 +245,7 @@ class Watched:
         A part that counts as ready is asked: dependents feel a death before the supervisor sees the death, and a
         process that hangs does not end.
         """
-        answers = self.state is not State.READY or await self.answers()
+        answers = self.state is not PartState.READY or await self.answers()
         return not (answers and self.is_available and self.restarts == restarts)
 
     async def spawn(self, environment: Mapping[str, str], directory: Path) -> asyncio.subprocess.Process:
@@ -367,7 +367,7 @@ class Supervisor:
         """
 
         def failed() -> bool:
-            return any(w.state is State.FAILED and w.part.essential for w in self.watched.values())
+            return any(w.state is PartState.FAILED and w.part.essential for w in self.watched.values())
 
         async with self._changed:
             await self._changed.wait_for(lambda: failed() or all(map(self._is_settled, self.watched.values())))
@@ -381,7 +381,7 @@ class Supervisor:
         )
 
     def _cannot_come(self, watched: Watched) -> bool:
-        return watched.state is State.FAILED or any(
+        return watched.state is PartState.FAILED or any(
             self._cannot_come(self.watched[name]) for name in watched.part.needs if not watched.is_settled
         )
 
@@ -410,11 +410,11 @@ class Supervisor:
             await self._until_needs_are_ready(part)
             restarts_of_needs = [need.restarts for need in watched.needs]
             began = time.monotonic()
-            await self._enter(watched, State.STARTING)
+            await self._enter(watched, PartState.STARTING)
             failure = await (self._act(watched, part.action) if part.action else self._run(watched, began))
             if failure is None:
                 return
-            await self._enter(watched, State.RESTARTING)
+            await self._enter(watched, PartState.RESTARTING)
             if failure.must_act:
                 if failure.error != told:
                     self._say_what_to_do(watched, failure.reason)
@@ -491,7 +491,7 @@ class Supervisor:
             return False
         elif code == 0:
             self._say(part.exits[code], "bold green")
-            await self._enter(watched, State.DONE)
+            await self._enter(watched, PartState.DONE)
         else:
             await self._give_up(watched, f"ended: {part.exits[code]}")
         return True
@@ -507,7 +507,7 @@ class Supervisor:
             return False
         watched.ready_after_s = time.monotonic() - began
         self._say(f"{watched.part.name} ready after {watched.ready_after_s:.1f} s", "green")
-        await self._enter(watched, State.READY)
+        await self._enter(watched, PartState.READY)
         return True
 
     async def _away_since(self, needs: Sequence[Watched], restarts: Sequence[int]) -> list[str]:
@@ -527,7 +527,7 @@ class Supervisor:
     async def _enter_done(self, watched: Watched, began: float) -> None:
         watched.ready_after_s = time.monotonic() - began
         self._say(f"{watched.part.name} done after {watched.ready_after_s:.1f} s", "green")
-        await self._enter(watched, State.DONE)
+        await self._enter(watched, PartState.DONE)
 
     async def _until_ready(self, watched: Watched) -> None:
         while not await watched.answers():
@@ -548,7 +548,7 @@ class Supervisor:
         shown = f". The end of {watched.log_path}:" + "".join(f"\n  | {line}" for line in tail) if tail else ""
         advice = f"\n  {part.advice}" if part.advice else ""
         self._say(f"{part.name} {reason}{attempts}{shown}{advice}", "bold red")
-        await self._enter(watched, State.FAILED)
+        await self._enter(watched, PartState.FAILED)
 
     async def _stop(self, watched: Watched, dependents: list[asyncio.Task[None]]) -> None:
         await asyncio.gather(*dependents)
@@ -567,7 +567,7 @@ class Supervisor:
                 watched.signal(signal.SIGKILL)
                 await process.wait()
         watched.signal(signal.SIGKILL)
-        await self._enter(watched, State.STOPPED)
+        await self._enter(watched, PartState.STOPPED)
 
     async def _before_stop(self, part: Part) -> None:
         if part.before_stop is None:
@@ -577,7 +577,7 @@ class Supervisor:
         except Exception as error:  # whatever it is, the part is stopped
             self._say(f"{part.name} is stopped without what comes before it: {error or 'it took too long'}", "yellow")
 
-    async def _enter(self, watched: Watched, state: State) -> None:
+    async def _enter(self, watched: Watched, state: PartState) -> None:
         async with self._changed:
             watched.state = state
             self._changed.notify_all()

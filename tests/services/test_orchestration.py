@@ -28,8 +28,8 @@ from data.models.served import Scores, ServedModel
 from data.recordings.readers import write_csv
 from data.simulator.day import simulate_day
 from data.trades import Floats
-from offline.days import staging as recordings
 from offline.days.feature_rows import make_feature_rows
+from offline.days.staging import RECORDINGS, ingest
 from offline.days.staleness import stale
 from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET, Made
 from offline.days.trades import make_trades
@@ -42,8 +42,8 @@ from orchestration.assets import plots
 from orchestration.assets.partitions import INPUTS, key_of
 from orchestration.assets.product_days import trades
 from orchestration.definitions import definitions
-from orchestration.jobs import lake as jobs
-from orchestration.jobs.ingestor_process import Line, ingest_online, last_words
+from orchestration.jobs import lake as lake_jobs
+from orchestration.jobs.ingestor_process import ProgressLine, ingest_online, last_words
 from orchestration.jobs.lake import STEPS
 from orchestration.local.dagster import home as dagster_home
 from orchestration.schedules import schedules
@@ -171,7 +171,7 @@ def test_the_inbox_is_taken_once_and_what_is_no_recording_is_said(side: Side) ->
     assert reason(result).startswith("1 file is not taken, the rest is: notes.txt: ")
     key = f"2010-01-04|{PRODUCT}"
     assert [asset for asset, partition in made(result) if partition == key] == list(INPUTS)
-    assert side.lake.tables(recordings.RECORDINGS) == ["recordings/monday%2Ffirst.csv"]
+    assert side.lake.tables(RECORDINGS) == ["recordings/monday%2Ffirst.csv"]
     (side.inbox / "notes.txt").unlink()
     again = side.run("ingest")
     assert again.success
@@ -185,7 +185,7 @@ def test_a_file_whose_name_the_lake_cannot_take_stops_no_other(side: Side) -> No
     record(side.inbox / "記.csv", DAYS[0], (4, 6))
     result = side.run("ingest", "ingest_inbox", then_backfill=False)
     assert reason(result).startswith("2 files are not taken, the rest is: simulated: the name 'simulated' is")
-    assert side.lake.tables(recordings.RECORDINGS) == ["recordings/%E8%A8%98.csv"]
+    assert side.lake.tables(RECORDINGS) == ["recordings/%E8%A8%98.csv"]
 
 
 def size_of(picture: Any) -> tuple[int, int]:
@@ -198,7 +198,7 @@ def size_of(picture: Any) -> tuple[int, int]:
 
 def test_a_day_whose_rows_are_new_is_shown_as_a_picture(side: Side) -> None:
     path = record(side.folder / "one.csv", DAYS[0], (0, 20))
-    recordings.ingest(side.lake, path, PRODUCT)
+    ingest(side.lake, path, PRODUCT)
     result = side.run("backfill")
     pictures = {
         materialization.asset_key.to_user_string(): materialization.metadata[plots.PICTURE]
@@ -311,7 +311,7 @@ def test_a_backfill_goes_on_where_it_was_killed(side: Side, monkeypatch: pytest.
 def test_what_was_made_without_dagster_is_told_and_not_made_again(side: Side) -> None:
     """As after a kill between the file and the event, or with a new DAGSTER_HOME."""
     path = record(side.folder / "one.csv", DAYS[0], (0, 10))
-    recordings.ingest(side.lake, path, PRODUCT)
+    ingest(side.lake, path, PRODUCT)
     make_trades(side.lake, PRODUCT, DAYS[0])
     before = side.lake.partition("trades", PRODUCT, DAYS[0])
     assert before is not None
@@ -346,7 +346,7 @@ def test_a_range_is_kept_to(side: Side) -> None:
     ],
 )
 def test_a_backfill_of_nonsense_says_what_is_allowed(side: Side, config: dict[str, Any], said: str) -> None:
-    recordings.ingest(side.lake, record(side.folder / "one.csv", DAYS[0], (0, 1)), PRODUCT)
+    ingest(side.lake, record(side.folder / "one.csv", DAYS[0], (0, 1)), PRODUCT)
     result = side.run("backfill", "make_days", **config)
     assert reason(result).startswith(said)
     assert made(result) == []
@@ -443,7 +443,7 @@ def test_what_an_ingest_did_not_take_is_asked_for_again_after_a_pause(
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "stage_inbox", full)
+        patch.setattr(lake_jobs, "stage_inbox", full)
         assert take(side, look(side)[0]).is_failure
     assert not look(side)
     monkeypatch.setattr(sensors, "AGAIN_S", 0.0)
@@ -678,9 +678,9 @@ def recording(tmp_path: Path) -> Path:
 
 def test_a_cancelled_replay_delivers_what_was_read_and_ends_its_source(broker: Any, recording: Path) -> None:
     """At 20 times the recorded pace 20 minutes take a minute; it is cancelled when it first says how far it is."""
-    lines: list[Line] = []
+    lines: list[ProgressLine] = []
 
-    def tell(line: Line) -> None:
+    def tell(line: ProgressLine) -> None:
         lines.append(line)
         if line.text.startswith("replaying: "):
             raise Cancelled
@@ -729,9 +729,9 @@ def test_an_ingestor_that_ends_without_a_log_is_told_by_its_last_words() -> None
 def test_a_replay_without_a_broker_says_what_it_waits_for(recording: Path, nobody: str) -> None:
     """Its client says nothing by itself; the replay is cancelled when it has said so, and stops."""
     address = nobody.removeprefix("http://")
-    lines: list[Line] = []
+    lines: list[ProgressLine] = []
 
-    def tell(line: Line) -> None:
+    def tell(line: ProgressLine) -> None:
         lines.append(line)
         if line.text.startswith("waiting for the broker: "):
             raise Cancelled

@@ -27,7 +27,7 @@ from orchestration.local.parts import stack_parts
 from orchestration.local.ports import port_conflicts
 from orchestration.local.settings import StackSettings, retired_settings
 from orchestration.local.stack import (
-    Refusal,
+    StartRefused,
     check_recordings,
     check_state,
     child_environment,
@@ -220,9 +220,9 @@ def test_the_simulated_day_is_made_once(tmp_path: Path) -> None:
 
 
 def test_a_recording_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match=r"there is no file .*/absent\.csv"):
+    with pytest.raises(StartRefused, match=r"there is no file .*/absent\.csv"):
         check_recordings(settings(tmp_path, recording=str(tmp_path / "absent.csv")))
-    with pytest.raises(Refusal, match="cannot be read"):
+    with pytest.raises(StartRefused, match="cannot be read"):
         check_recordings(settings(tmp_path, recording=str(tmp_path)))
 
 
@@ -230,7 +230,7 @@ def test_the_stack_makes_its_own_inbox_and_refuses_another_that_is_not_there(tmp
     prepare_inbox(settings(tmp_path))
     assert (tmp_path / "inbox").is_dir()
     named = tmp_path / "named"
-    with pytest.raises(Refusal, match=f"INBOX_DIR: there is no folder {named}"):
+    with pytest.raises(StartRefused, match=f"INBOX_DIR: there is no folder {named}"):
         prepare_inbox(settings(tmp_path, inbox_dir=named))
     named.mkdir()
     prepare_inbox(settings(tmp_path, inbox_dir=named))
@@ -273,7 +273,7 @@ def test_a_replay_id_of_our_own_ends_with_the_stack_and_a_given_one_can_be_resum
 
 
 def test_a_second_stack_on_the_same_state_is_refused(tmp_path: Path) -> None:
-    with only_stack(tmp_path), pytest.raises(Refusal, match=f"process {os.getpid()}"), only_stack(tmp_path):
+    with only_stack(tmp_path), pytest.raises(StartRefused, match=f"process {os.getpid()}"), only_stack(tmp_path):
         pass
 
 
@@ -308,10 +308,10 @@ def test_what_another_release_left_is_refused_with_what_forgets_it(tmp_path: Pat
     (tmp_path / "broker" / "kafka" / "data").mkdir(parents=True)
     check_state(ours)
     (tmp_path / "format").write_text("1\n")
-    with pytest.raises(Refusal, match=rf"its format is 1, this one's is \d+\): removing {tmp_path} forgets it"):
+    with pytest.raises(StartRefused, match=rf"its format is 1, this one's is \d+\): removing {tmp_path} forgets it"):
         check_state(ours)
     (tmp_path / "format").unlink()  # as releases before the first format did
-    with pytest.raises(Refusal, match="its format is none"):
+    with pytest.raises(StartRefused, match="its format is none"):
         check_state(ours)
 
 

@@ -18,8 +18,8 @@ import pytest
 
 from data.files import CHECKOUT
 from online.process import AGAIN
-from orchestration.local import supervisor as module
-from orchestration.local.supervisor import Part, RestartPolicy, RunFailure, State, Supervisor, Watched
+from orchestration.local import supervisor as supervisor_module
+from orchestration.local.supervisor import Part, PartState, RestartPolicy, RunFailure, Supervisor, Watched
 
 ROOT = CHECKOUT
 SLEEP = "import signal; signal.pause()"
@@ -86,7 +86,7 @@ def test_parts_start_when_those_they_need_are_ready(tmp_path: Path) -> None:
     said, supervisor = supervise([first, second], tmp_path)
     assert (tmp_path / "second.log").read_text() == "True\n"
     assert said[0].startswith("first ready after")
-    assert supervisor.watched["first"].state is State.STOPPED
+    assert supervisor.watched["first"].state is PartState.STOPPED
 
 
 def test_a_part_that_dies_is_restarted_and_said(tmp_path: Path) -> None:
@@ -112,15 +112,15 @@ def test_a_part_that_is_killed_six_times_in_a_row_is_back_each_time_within_the_l
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a longest pause the first restart alone would take a minute."""
-    monkeypatch.setattr(module, "LONGEST_PAUSE_S", 0.02)
+    monkeypatch.setattr(supervisor_module, "LONGEST_PAUSE_S", 0.02)
     killed: set[int] = set()
 
     def killed_and_back(supervisor: Supervisor) -> bool:
         watched = supervisor.watched["steady"]
-        if watched.state is State.READY and watched.process is not None and len(killed) < 6:
+        if watched.state is PartState.READY and watched.process is not None and len(killed) < 6:
             killed.add(watched.process.pid)
             watched.signal(signal.SIGKILL)
-        return watched.restarts == 6 and watched.state is State.READY
+        return watched.restarts == 6 and watched.state is PartState.READY
 
     said, _ = supervise([Part("steady", python(SLEEP))], tmp_path, until=killed_and_back, backoff_s=60.0)
     assert len(killed) == 6
@@ -146,7 +146,7 @@ def restarted(times: int) -> Callable[[Supervisor], bool]:
 
     def holds(supervisor: Supervisor) -> bool:
         first = next(iter(supervisor.watched.values()))
-        return first.restarts >= times or first.state is State.FAILED
+        return first.restarts >= times or first.state is PartState.FAILED
 
     return holds
 
@@ -236,7 +236,7 @@ def test_a_part_for_which_a_person_must_act_is_tried_until_it_starts_while_the_r
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It refuses more often than any error is borne, says why once, and starts once the person has acted."""
-    monkeypatch.setattr(module, "ACT_S", 0.01)
+    monkeypatch.setattr(supervisor_module, "ACT_S", 0.01)
     mark = tmp_path / "mark"
     broker = Part("broker", python(SLEEP))
     refuse = "sys.exit(print(f'{os.getpid()}: a place is lost', file=sys.stderr) or 2)"
@@ -382,7 +382,7 @@ def test_a_part_that_fails_while_what_it_needs_hangs_is_not_given_up(tmp_path: P
 
     def until(supervisor: Supervisor) -> bool:
         need.answers = supervisor.watched["api"].restarts not in range(1, 5)
-        return supervisor.watched["api"].state is State.FAILED
+        return supervisor.watched["api"].state is PartState.FAILED
 
     parts = [need.part, Part("api", scripted(tmp_path, FAIL), needs=("need",), is_ready=lambda: False)]
     _, supervisor = supervise(parts, tmp_path, until=until)
@@ -393,19 +393,19 @@ def test_a_part_that_fails_while_what_it_needs_hangs_is_not_given_up(tmp_path: P
 def test_a_part_starts_when_all_that_it_needs_is_ready_at_the_same_time(tmp_path: Path) -> None:
     """The first need dies as the second one becomes ready, and stays away until that was seen."""
     need = Need(tmp_path)
-    seen: list[State] = []
+    seen: list[PartState] = []
     supervisors: list[Supervisor] = []
 
     def second_is_ready() -> bool:
         if not need.is_ready() or not need.answers:
-            return not need.answers and supervisors[0].watched["need"].state is State.STARTING
+            return not need.answers and supervisors[0].watched["need"].state is PartState.STARTING
         need.answers = False
         need.kill()
         return False
 
     def until(supervisor: Supervisor) -> bool:
         supervisors.append(supervisor)
-        need.answers = need.answers or supervisor.watched["second"].state is State.READY
+        need.answers = need.answers or supervisor.watched["second"].state is PartState.READY
         return bool(seen)
 
     parts = [
@@ -414,7 +414,7 @@ def test_a_part_starts_when_all_that_it_needs_is_ready_at_the_same_time(tmp_path
         Part("step", action=lambda: seen.append(supervisors[0].watched["need"].state), needs=("need", "second")),
     ]
     supervise(parts, tmp_path, until=until)
-    assert seen == [State.READY]
+    assert seen == [PartState.READY]
 
 
 def test_a_part_that_cannot_start_shows_the_end_of_its_log_and_what_to_do(tmp_path: Path) -> None:
@@ -438,7 +438,7 @@ def test_an_exit_code_with_a_meaning_is_said_and_not_repeated(tmp_path: Path) ->
         exits={2: "bad recording"},
         essential=False,
     )
-    said, supervisor = supervise([part], tmp_path, until=lambda s: s.watched["ingestor"].state is State.FAILED)
+    said, supervisor = supervise([part], tmp_path, until=lambda s: s.watched["ingestor"].state is PartState.FAILED)
     assert supervisor.watched["ingestor"].restarts == 0
     assert "ingestor ended: bad recording" in said.text
 
@@ -454,7 +454,7 @@ def test_a_process_that_is_started_again_can_know_it(tmp_path: Path) -> None:
 
 def test_a_replay_that_ends_is_done(tmp_path: Path) -> None:
     part = Part("ingestor", python(""), exits={0: "replay ended"})
-    said, _ = supervise([part], tmp_path, until=lambda s: s.watched["ingestor"].state is State.DONE)
+    said, _ = supervise([part], tmp_path, until=lambda s: s.watched["ingestor"].state is PartState.DONE)
     assert "replay ended" in said
 
 
@@ -482,7 +482,7 @@ def test_what_needs_a_failed_part_is_not_waited_for_and_nothing_waits_for_the_ba
     said, supervisor = supervise(parts, tmp_path)
     assert "code ended with exit code 1" in said.text
     assert not (tmp_path / "ui.log").exists()
-    assert supervisor.watched["later"].state is State.STOPPED
+    assert supervisor.watched["later"].state is PartState.STOPPED
 
 
 def test_a_part_that_tells_is_heard_line_by_line_and_to_its_end(tmp_path: Path) -> None:
@@ -499,7 +499,7 @@ def test_a_part_that_tells_is_heard_line_by_line_and_to_its_end(tmp_path: Path) 
     def done(supervisor: Supervisor) -> bool:
         if "teller: first" in said:
             mark.touch()
-        return supervisor.watched["teller"].state is State.DONE
+        return supervisor.watched["teller"].state is PartState.DONE
 
     said = Said()
     supervise([Part("teller", python(code), once=True, tells=True)], tmp_path, until=done, said=said)
@@ -526,7 +526,7 @@ def test_nothing_comes_before_the_stop_of_a_part_that_was_never_ready(tmp_path: 
     asked: list[object] = []
     part = Part("part", python(SLEEP), is_ready=lambda: False, before_stop=asked.append)
     said, supervisor = supervise([part], tmp_path, until=lambda s: s.watched["part"].process is not None)
-    assert supervisor.watched["part"].state is State.STOPPED
+    assert supervisor.watched["part"].state is PartState.STOPPED
     assert not asked
     assert not said
 
