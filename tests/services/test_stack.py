@@ -1,4 +1,4 @@
-"""The local stack: what its parts need, what it refuses, and what it shows."""
+"""The local stack: needs of the parts, refusals, and output."""
 
 from __future__ import annotations
 
@@ -134,12 +134,12 @@ def test_a_webserver_that_is_slow_for_a_while_is_asked_again(monkeypatch: pytest
 
 @dg.job
 def waits() -> None:
-    """Of a run that is in the history and that nobody executes."""
+    """Job of a run in the history, never executed."""
 
 
 @pytest.fixture
 def dagster_page(tmp_path: Path) -> Iterator[tuple[str, dg.DagsterInstance]]:
-    """Dagster's webserver over a history of its own, without code."""
+    """Run Dagster's webserver over a history of its own, without code."""
     shutil.copyfile(ROOT / "orchestration" / "dagster.yaml", tmp_path / "dagster.yaml")
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "dagster_webserver", "--empty-workspace", "-h", "127.0.0.1", "-p", str(port)]
@@ -187,7 +187,7 @@ def test_a_run_that_is_just_being_launched_is_cancelled_once_it_can_be(
 
 @dg.resource
 def away() -> None:
-    """Of a run that fails before its first step."""
+    """Resource of a run that fails before the first step."""
     try:
         raise ConnectionRefusedError("refused")
     except OSError as error:
@@ -206,7 +206,7 @@ def trains() -> None:
 def test_why_a_run_failed_before_its_first_step_is_said_in_our_own_words(
     dagster_page: tuple[str, dg.DagsterInstance],
 ) -> None:
-    """Not in Dagster's, which wrap them, nor in the network's, which lie beneath."""
+    """Dagster's words wrap ours, and the network's lie beneath."""
     url, instance = dagster_page
     run = trains.execute_in_process(instance=instance, raise_on_error=False)
     assert dagster_client.failure_of(url, run.run_id) == "RuntimeError: MLflow is away: start it"
@@ -316,7 +316,7 @@ def test_what_another_release_left_is_refused_with_what_forgets_it(tmp_path: Pat
 
 
 def test_make_reset_is_named_for_the_folder_that_it_removes_alone(tmp_path: Path) -> None:
-    """Whatever VAR_DIR says, `make reset` removes `var`."""
+    """`make reset` removes `var`, whatever VAR_DIR says."""
     assert settings(ROOT / "var").how_to_forget == "`make reset`"
     assert settings(tmp_path).how_to_forget == f"removing {tmp_path}"
     (kafka,) = (part for part in stack_parts(settings(tmp_path), KAFKA) if part.name == "kafka")
@@ -333,7 +333,7 @@ def test_a_setting_that_has_no_effect_any_more_is_told_with_its_successor() -> N
 
 @pytest.mark.parametrize(("kafka", "slot"), [(None, "0"), ("kafka.example:9092", "")])
 def test_the_forecaster_of_a_broker_of_its_own_has_a_slot(tmp_path: Path, kafka: str | None, slot: str) -> None:
-    """On somebody else's broker another stack may have a forecaster too."""
+    """On a foreign broker another stack may have a forecaster too."""
     assert settings(tmp_path, kafka_bootstrap_servers=kafka).environment("r")["SLOT"] == slot
     assert settings(tmp_path, kafka_bootstrap_servers=kafka, slot="3").environment("r")["SLOT"] == "3"
 

@@ -1,4 +1,4 @@
-"""The supervisor: parts come up in order, are started again when they die, and never outlive it."""
+"""The supervisor starts parts in order, restarts dead parts, and leaves no part behind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SLEEP = "import signal; signal.pause()"
 
 
 class Said(list[str]):
-    """What the supervisor told."""
+    """Lines told by the supervisor."""
 
     def __call__(self, text: str, style: str = "") -> None:  # noqa: ARG002 - a list has no colors
         self.append(text)
@@ -73,7 +73,7 @@ def started_pids(folder: Path) -> list[int]:
 
 
 def test_parts_start_when_those_they_need_are_ready(tmp_path: Path) -> None:
-    """`second` writes whether the mark of `first` was there when it started."""
+    """`second` writes whether the mark of `first` existed at its start."""
     mark = tmp_path / "mark"
     first = Part(
         "first",
@@ -90,7 +90,7 @@ def test_parts_start_when_those_they_need_are_ready(tmp_path: Path) -> None:
 
 
 def test_a_part_that_dies_is_restarted_and_said(tmp_path: Path) -> None:
-    """It dies once, with its last words, and lives from then on."""
+    """The part dies once, with last words, and lives from then on."""
     mark = tmp_path / "mark"
     code = f"""
         import pathlib, signal, sys
@@ -128,7 +128,7 @@ def test_a_part_that_is_killed_six_times_in_a_row_is_back_each_time_within_the_l
 
 
 def scripted(folder: Path, *runs: str) -> tuple[str, ...]:
-    """Return a command whose first run does the first code, and so on; the last code is repeated."""
+    """Return a command: its first run does the first code, and so on; the last code is repeated."""
     starts = folder / "starts"
     return python(f"""
         import os, pathlib, signal, sys
@@ -142,7 +142,7 @@ FAIL = "sys.exit('no such model')"
 
 
 def restarted(times: int) -> Callable[[Supervisor], bool]:
-    """Whether the first part was started again so often, or was given up."""
+    """Return a check: the first part was started again `times` times, or was given up."""
 
     def holds(supervisor: Supervisor) -> bool:
         first = next(iter(supervisor.watched.values()))
@@ -184,7 +184,7 @@ def test_a_step_that_is_killed_is_run_again(tmp_path: Path) -> None:
 
 
 def test_errors_that_differ_in_numbers_only_are_the_same_error(tmp_path: Path) -> None:
-    """Each run says the time, its process id and another duration."""
+    """Each run logs the time, its process id and another duration."""
     code = "import time; sys.exit(f'{time.time_ns()} [{os.getpid()}] port 8001 is taken since {time.monotonic()} s')"
     said, supervisor = supervise([Part("api", scripted(tmp_path, code))], tmp_path, until=restarted(4))
     assert supervisor.watched["api"].restarts == 2
@@ -235,7 +235,7 @@ def test_an_error_after_a_long_life_is_not_counted_and_ends_the_row() -> None:
 def test_a_part_for_which_a_person_must_act_is_tried_until_it_starts_while_the_rest_stays_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It refuses more often than any error is borne, says why once, and starts once the person has acted."""
+    """The part refuses more often than any error is borne, reports why once, and starts once the person has acted."""
     monkeypatch.setattr(supervisor_module, "ACT_S", 0.01)
     mark = tmp_path / "mark"
     broker = Part("broker", python(SLEEP))
@@ -257,7 +257,7 @@ def test_a_part_for_which_a_person_must_act_is_tried_until_it_starts_while_the_r
 
 
 def test_an_answer_that_breaks_off_is_no_answer(tmp_path: Path) -> None:
-    """As when a process is killed while it answers; a probe that never works is told."""
+    """A process can be killed while answering; a probe that never works is reported."""
     answers: list[Exception] = [http.client.IncompleteRead(b"cryptovol_re"), http.client.BadStatusLine("")]
 
     def probe() -> bool:
@@ -278,7 +278,7 @@ def test_an_answer_that_breaks_off_is_no_answer(tmp_path: Path) -> None:
 
 
 def test_a_process_that_the_machine_cannot_start_is_tried_again(tmp_path: Path) -> None:
-    """Here its directory is missing for a while; memory and processes can be, too."""
+    """Here the directory is missing for a while; memory and processes can be, too."""
     directory = tmp_path / "directory"
 
     def until(supervisor: Supervisor) -> bool:
@@ -292,7 +292,7 @@ def test_a_process_that_the_machine_cannot_start_is_tried_again(tmp_path: Path) 
 
 
 class Need:
-    """A part that others need: ready while its process lives and `answers` holds."""
+    """Part needed by others: ready while its process lives and `answers` holds."""
 
     def __init__(self, folder: Path) -> None:
         self.answers = True
@@ -308,7 +308,7 @@ class Need:
         return int(self._pid.read_text())
 
     def kill(self) -> None:
-        """Return when the process is dead: only then do others feel its death."""
+        """Kill the process and wait for its death: only then do others feel the death."""
         pid = self.pid
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: not is_alive(pid))
@@ -316,7 +316,7 @@ class Need:
 
 @pytest.mark.parametrize("is_back", [False, True], ids=["need is dead", "need is back"])
 def test_an_action_that_fails_with_what_it_needs_is_tried_again(tmp_path: Path, is_back: bool) -> None:
-    """Whoever makes the topics feels the death of the broker before the supervisor does, or long after."""
+    """The maker of the topics feels the death of the broker before the supervisor does, or long after."""
     need = Need(tmp_path)
     needs: list[Watched] = []
     tries: list[bool] = []
@@ -377,7 +377,7 @@ with contextlib.suppress(ProcessLookupError):
 
 
 def test_a_part_that_fails_while_what_it_needs_hangs_is_not_given_up(tmp_path: Path) -> None:
-    """The need's process lives, as a frozen one does, and does not answer."""
+    """The need's process lives, as a frozen process does, and does not answer."""
     need = Need(tmp_path)
 
     def until(supervisor: Supervisor) -> bool:
@@ -391,7 +391,7 @@ def test_a_part_that_fails_while_what_it_needs_hangs_is_not_given_up(tmp_path: P
 
 
 def test_a_part_starts_when_all_that_it_needs_is_ready_at_the_same_time(tmp_path: Path) -> None:
-    """The first need dies as the second one becomes ready, and stays away until that was seen."""
+    """The first need dies as the second becomes ready, and stays away until the test has seen the loss."""
     need = Need(tmp_path)
     seen: list[PartState] = []
     supervisors: list[Supervisor] = []
@@ -470,7 +470,7 @@ def test_a_failing_step_stops_the_start(tmp_path: Path) -> None:
 
 
 def test_what_needs_a_failed_part_is_not_waited_for_and_nothing_waits_for_the_background(tmp_path: Path) -> None:
-    """`ui` can never start, `later` takes as long as it likes: the stack is up with `api` alone."""
+    """`ui` can never start, `later` takes any time: the stack is up with `api` alone."""
     broken = Part("code", python("import sys; sys.exit('no module')"), once=True, essential=False)
     parts = [
         broken,
@@ -486,7 +486,7 @@ def test_what_needs_a_failed_part_is_not_waited_for_and_nothing_waits_for_the_ba
 
 
 def test_a_part_that_tells_is_heard_line_by_line_and_to_its_end(tmp_path: Path) -> None:
-    """The second line comes only after the first was heard, which makes the mark; the third as it ends."""
+    """The second line comes only after the first was heard, which makes the mark; the third comes at the end."""
     mark = tmp_path / "mark"
     code = f"""
         import pathlib, time
@@ -532,7 +532,7 @@ def test_nothing_comes_before_the_stop_of_a_part_that_was_never_ready(tmp_path: 
 
 
 def test_stop_is_in_reverse_order_and_leaves_no_process(tmp_path: Path) -> None:
-    """Each part notes when it was told to stop; `stubborn` ignores that and its child too, and both are killed."""
+    """Each part notes the time of its stop; `stubborn` and its child ignore the stop, and both are killed."""
     order = tmp_path / "order"
 
     def noting(name: str) -> tuple[str, ...]:
