@@ -105,7 +105,7 @@ def _end(mlflow: Any, status: str) -> None:
     """Close the active MLflow run; without an answer from MLflow, only the client here closes the run."""
     try:
         mlflow.end_run(status)
-    except Exception:  # whatever its client raises: what the run has done, or why it failed, stands already
+    except Exception:  # any error of the client: the run's result, or its failure, is settled already
         logger.warning("the MLflow run stays open there", exc_info=True)
 
 

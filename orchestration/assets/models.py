@@ -279,7 +279,7 @@ def _evaluated(uri: str, candidates: Sequence["Candidate"], test: "Sample", spec
             content = download(uri, candidate.name, champion.version)
             model = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
         except (NotFound, ModelRefused):
-            continue  # it cannot score these rows
+            continue  # a missing or refused champion cannot score these rows
         seen = ", which has seen some of these rows" if model.train_end >= first else ""
         judged[f"{candidate.name} version {champion.version}{seen}"] = model
     return evaluate(judged, test, spec, floor)

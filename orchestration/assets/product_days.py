@@ -44,7 +44,7 @@ def evaluation_of(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
 
 def _results(context: dg.AssetExecutionContext, versions: list[ReportedVersion]) -> Iterator[dg.MaterializeResult]:
     for each in versions:
-        # Dagster itself notes nothing for an input that is not there, and would not see it come.
+        # Dagster itself notes nothing for a missing input, and would not see the input come.
         outside = {name for name in INPUTS[each.asset] if name not in {other.asset for other in versions}}
         tags = input_tags(context.instance, each.asset, each.product_id, each.day)
         yield dg.MaterializeResult(

@@ -88,7 +88,7 @@ def ingest_online(
             tell(ProgressLine("warning", f"the ingestor {failure.reason}; it starts again in {pause_s:.1f} s"))
             time.sleep(pause_s)
     except BaseException:
-        # A dead ingestor ends no source, nor does a new one that is stopped before it listens to signals.
+        # A dead ingestor ends no source, nor does a new ingestor stopped before listening to signals.
         if died and settings.get("REPLAY_END_ON_STOP") == "true":
             _end_source(settings, tell)
         raise
@@ -162,7 +162,7 @@ def _run_ingestor(
         process.wait()
     finally:
         with _undisturbed():
-            process.terminate()  # does nothing where it has ended
+            process.terminate()  # does nothing after the end of the process
             killer = threading.Timer(STOP_S, process.kill)
             killer.start()
             pass_on()
@@ -192,7 +192,7 @@ def _parsed(text: str) -> dict[str, Any] | None:
         found = None
     if not isinstance(found, dict):
         return None
-    found.pop("timestamp", None)  # Dagster notes its own
+    found.pop("timestamp", None)  # Dagster notes its own timestamp
     return found
 
 
@@ -207,7 +207,7 @@ def _next(lines: Queue[str | None]) -> str | None:
         with contextlib.suppress(Empty):
             line = lines.get(timeout=WAIT_S)
             if line is None:
-                lines.put(None)  # whoever asks again is told again
+                lines.put(None)  # for the next call: the end is the end again
             return line
 
 

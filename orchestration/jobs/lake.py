@@ -182,7 +182,7 @@ def make_stale(
         if results:
             yield evaluation_of(check_result(name, results))
     if wanted == DayRange():
-        return  # all was wanted: nothing is left
+        return  # everything was wanted: no partition is left
     left = [each for each in stale(lake, spec) if not wanted.has(each.product_id, each.day)]
     if left:
         context.log.info(f"{len(left)} other partitions are stale, as {left[0].table} of {left[0].product_id} "

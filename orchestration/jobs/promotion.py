@@ -86,7 +86,7 @@ class RollbackConfig(dg.Config):
     why: str = Field(default=USUAL_WHY, description="for the ledger")
 
 
-@dg.op  # in no pool: it must not wait for a training, and the ledger keeps it alone for the second that it takes
+@dg.op  # in no pool: a rollback must not wait for a training; the ledger keeps others out for the second of a rollback
 def roll_back_model(
     context: dg.OpExecutionContext,
     config: RollbackConfig,

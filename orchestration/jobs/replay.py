@@ -62,9 +62,9 @@ def replay_trades(context: dg.OpExecutionContext, config: ReplayConfig) -> None:
     may run at once.
     """
     source_id = config.replay_id or f"replay-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
-    with explained():  # before a day is simulated for it
+    with explained():  # before a day is simulated for the replay
         check_names(StreamKey(source_id, config.product_id))
-        if not config.max_wait_s >= 0:  # nor is it a number
+        if not config.max_wait_s >= 0:  # also true for NaN
             raise ValueError(f"max_wait_s must be 0 or more seconds, was {config.max_wait_s}")
     recordings = [str(Path(path).expanduser().resolve()) for path in config.recordings] or [_simulated_day(context)]
     settings = {

@@ -26,12 +26,12 @@ def _become(parent: int, nice: int, command: Sequence[str]) -> None:
     import ctypes  # noqa: PLC0415 - late, as `signal`: whoever only wraps a command does not need them
     import signal  # noqa: PLC0415
 
-    # A shell's background job has SIGINT ignored, and a child would inherit that.
+    # A shell's background job ignores SIGINT, and a child would inherit the setting.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before we asked
+        if os.getppid() != parent:  # the parent died before prctl
             sys.exit(1)
     os.nice(nice)
     try:

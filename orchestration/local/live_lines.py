@@ -124,12 +124,12 @@ class LiveLines(threading.Thread):
         super().__init__(name="watch", daemon=True)
         self._kafka = {
             **kafka,
-            "group.id": "unused",  # the client wants one
+            "group.id": "unused",  # the client requires a group
             "isolation.level": "read_committed",
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "auto.offset.reset": "latest",
-            "log_level": 0,  # a broker that restarts is told by the stack, not by each client
+            "log_level": 0,  # the stack reports a restarting broker, not each client
         }
         self._metrics_urls = metrics_urls
         self._source_id = source_id
@@ -157,7 +157,7 @@ class LiveLines(threading.Thread):
             while not self._closing.is_set():
                 for message in consumer.consume(10_000, 0.25):
                     if message.error() is None:
-                        with contextlib.suppress(ValueError, RecursionError):  # no forecast; the API counts these
+                        with contextlib.suppress(ValueError, RecursionError):  # malformed; the API counts these
                             self._take(_decode(message.value() or b""))
                 now = time.monotonic()
                 if now - told >= 1.0:

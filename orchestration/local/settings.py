@@ -121,6 +121,6 @@ class StackSettings(BaseSettings):
             "PRODUCT_ID": self.product_id,
             "REPLAY_SPEED": self.replay_speed,
             "REPLAY_ID": replay_id,
-            # The forecaster of a broker of its own is one, and a restart need not wait for the end of its session.
+            # The stack's own broker has a single forecaster, so a restart need not wait for the end of the old session.
             "SLOT": self.slot or ("0" if self.starts_kafka else ""),
         }

@@ -33,14 +33,14 @@ from orchestration.local.supervisor import Part, PartState, Supervisor, Watched,
 STATE_FORMAT = "3"
 """Format of the state under VAR_DIR; raised whenever an older state cannot be read on."""
 PLAIN_WIDTH = 120
-PLAIN_LINES_S = 5.0  # between live lines where there is no terminal to update them in place
+PLAIN_LINES_S = 5.0  # between live lines without a terminal, which would update the lines in place
 STYLES = {
     PartState.READY: "green",
     PartState.DONE: "green",
     PartState.FAILED: "bold red",
     PartState.RESTARTING: "yellow",
 }
-# A small machine runs all parts at once: one thread each for numbers, and no minutes lost on a registry that is away.
+# A small machine runs all parts at once: one thread each for numbers, and no minutes lost on a missing registry.
 SMALL_MACHINE_LIMITS = {
     "OMP_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "2",
@@ -62,9 +62,9 @@ def new_replay_id(now: datetime) -> str:
 def child_environment(settings: StackSettings) -> dict[str, str]:
     """Return the environment of every part."""
     replay_id = settings.replay_id or new_replay_id(datetime.now(UTC))
-    # A replay that only this stack knows of is over when the stack stops; one that was named can be resumed.
+    # A replay without a given id is over when the stack stops; a replay with a given id can be resumed.
     ends = {} if settings.replay_id else {"REPLAY_END_ON_STOP": "true"}
-    # Where compiled Python may not be written, each process would compile all that it imports: 2 to 5 s.
+    # Without a folder for compiled Python, each process would compile all imports: 2 to 5 s.
     compiled = {"PYTHONPYCACHEPREFIX": str(settings.var_dir / "pycache"), "PYTHONDONTWRITEBYTECODE": ""}
     return {**os.environ, **SMALL_MACHINE_LIMITS, **compiled, **ends, **settings.environment(replay_id)}
 
@@ -73,7 +73,7 @@ def kafka_client(settings: StackSettings) -> dict[str, str]:
     """Return the configuration of a broker client for this process."""
     if settings.starts_kafka:
         return {"bootstrap.servers": settings.local_kafka}
-    # It brings the compiled core with it, and takes a second: only who needs it waits for it.
+    # The import loads the compiled core and takes a second: only a stack with a foreign broker waits.
     from data.settings import KafkaSettings  # noqa: PLC0415
 
     return KafkaSettings().client_config()
@@ -226,7 +226,7 @@ def _stop_on_signals(kill: Callable[[], None]) -> asyncio.Event:
     asked: list[float] = []
 
     def ask(number: signal.Signals) -> None:
-        # One Ctrl-C can arrive twice: from the terminal, and from whoever started us and passes it on.
+        # One Ctrl-C can arrive twice: from the terminal, and passed on by the parent process.
         if asked and number is signal.SIGINT and time.monotonic() - asked[0] > 1.0:
             kill()
         asked.append(time.monotonic())

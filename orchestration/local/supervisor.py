@@ -25,7 +25,7 @@ from online.process import AGAIN
 from orchestration.local.lifeline import bound_to_parent
 
 POLL_S = 0.1  # between two looks at whether a part is ready
-TELL_S = 0.5  # between two looks at what a part that tells has written
+TELL_S = 0.5  # between two looks at the new lines of a part with `tells`
 QUICK_DEATH_S = 20.0  # a part that dies sooner after its start died quickly
 QUICK_DEATHS = 3  # after so many equal errors in a row, each a quick death, a part is given up
 BACKOFF_S = 0.5  # the first pause before a restart; each quick death doubles the pause
@@ -57,22 +57,22 @@ class Part:
 
     Attributes:
         command: program and arguments; the output goes to the part's log.
-        action: a step that is done in a thread of this process instead of by a command; raises if the step fails.
+        action: a step done in a thread of this process instead of by a command; raises if the step fails.
         needs: parts that must be ready (or done) before this part starts.
         environment: of each process of the part.
-        restart_environment: of each but the first process, besides.
+        restart_environment: added for each process but the first.
         is_ready: asked from a thread until the answer is yes; None: ready as soon as the process runs.
         once: a step that runs to its end; parts that need the step wait for exit code 0.
-        exits: the meaning of each exit code that is no reason for another start, for a person.
-        waits: exit codes after which a person must act first; the part is tried again every `ACT_S`, and why is told
-            once.
+        exits: exit codes without another start, and their meaning for a person.
+        waits: exit codes after which a person must act first; the part is tried again every `ACT_S`, and the reason
+            is told once.
         ports: the setting of each port on which the part listens, and the port.
         essential: the stack cannot come up without the part.
         background: the stack is up before the part is ready or done.
-        tells: a person sees each line that the part writes.
+        tells: a person sees each line of the part's output.
         before_stop: done in a thread before SIGTERM, within `stop_s`, if the part was ever ready; gets a `Say`.
         advice: told to a person when the part cannot start, or a person must act.
-        nice: how far the part stands back for other processes where processors are few.
+        nice: nice value of the part, for machines with few processors.
         ready_s: how long a process may take until it is ready, in seconds.
         stop_s: how long a process may take to end after SIGTERM, in seconds.
     """
@@ -470,7 +470,7 @@ class Supervisor:
                 teller.cancel()
         if part.tells:
             self._say_lines(watched)
-        watched.signal(signal.SIGKILL)  # what it may have left behind
+        watched.signal(signal.SIGKILL)  # children left behind
         if is_late:
             why = "" if watched.probe_error is None else f": {watched.probe_error!r}"
             words = without_numbers(watched.last_words())
@@ -544,7 +544,7 @@ class Supervisor:
     async def _give_up(self, watched: Watched, reason: str) -> None:
         part = watched.part
         attempts = f" (attempt {watched.restarts + 1})" if watched.restarts else ""
-        tail = [] if part.tells else watched.log_tail()  # else it was heard already
+        tail = [] if part.tells else watched.log_tail()  # a person has already seen the lines of a part with `tells`
         shown = f". The end of {watched.log_path}:" + "".join(f"\n  | {line}" for line in tail) if tail else ""
         advice = f"\n  {part.advice}" if part.advice else ""
         self._say(f"{part.name} {reason}{attempts}{shown}{advice}", "bold red")
@@ -574,7 +574,7 @@ class Supervisor:
             return
         try:
             await asyncio.wait_for(asyncio.to_thread(part.before_stop, self._say), part.stop_s)
-        except Exception as error:  # whatever it is, the part is stopped
+        except Exception as error:  # of any kind: the part is stopped
             self._say(f"{part.name} is stopped without what comes before it: {error or 'it took too long'}", "yellow")
 
     async def _enter(self, watched: Watched, state: PartState) -> None:

@@ -92,12 +92,12 @@ class BrokerConfig:
             "transaction.state.log.replication.factor": 1,
             "transaction.state.log.min.isr": 1,
             "transaction.state.log.num.partitions": 4,
-            # Readers wait for the end of a transaction whose writer died: its timeout, and up to this on top.
+            # Readers wait for the end of a dead writer's transaction: the timeout, and up to this interval on top.
             "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1_000,
             "share.coordinator.state.topic.replication.factor": 1,
             "share.coordinator.state.topic.min.isr": 1,
             "group.initial.rebalance.delay.ms": 0,
-            # A node that was killed is not waited for: its own old session would fence its restart.
+            # A killed node is not waited for: the node's own old session would fence its restart.
             "broker.session.timeout.ms": 2000,
             "broker.heartbeat.interval.ms": 500,
             "num.network.threads": 2,
@@ -141,7 +141,7 @@ def format_storage(config: BrokerConfig, jars: Sequence[Path]) -> Path:
     if config.cluster_id is not None:
         return properties
     cluster_id = base64.urlsafe_b64encode(secrets.token_bytes(16)).decode().rstrip("=")
-    # Joined by "=", for one id in 64 begins with a dash, which would else be read as an option.
+    # Joined by "=": an id in 64 begins with a dash, and would otherwise be read as an option.
     tool = ("kafka.tools.StorageTool", "format", "--standalone", f"--cluster-id={cluster_id}", "-c", str(properties))
     done = subprocess.run(
         java_command(*tool), env=java_environment(jars), capture_output=True, text=True, check=False, timeout=60

@@ -72,7 +72,7 @@ def fetch_jars(folder: Path, jars: Iterable[Jar] | None = None) -> list[Path]:
 
 
 def _download(jars: list[Jar], folder: Path, pool: ThreadPoolExecutor) -> None:
-    # A start that has its jars does not pay for these.
+    # A start with all jars does not pay for these imports.
     from jgo.config import GlobalSettings  # noqa: PLC0415
     from jgo.maven import MavenContext  # noqa: PLC0415
 

@@ -39,7 +39,7 @@ def create_topics(
         TimeoutError: a topic stayed without a leader.
     """
     admin = AdminClient(dict(kafka))
-    admin.list_topics(timeout=min(timeout_s, ANSWER_S))  # else a broker that is away would be asked until the end
+    admin.list_topics(timeout=min(timeout_s, ANSWER_S))  # otherwise a missing broker would be asked until `timeout_s`
     config = {"retention.ms": str(int(retention.total_seconds() * 1000)), "message.timestamp.type": "CreateTime"}
     wanted = [NewTopic(name, partitions, replication, config=config) for name in topics]
     created = []
