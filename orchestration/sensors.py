@@ -29,7 +29,7 @@ WEBHOOK_S = 5.0
     job=ingest,
     minimum_interval_seconds=LOOK_S,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Files that come into INBOX_DIR, or change there, are taken into the lake, and what follows is made.",
+    description="Ingest new and changed files of INBOX_DIR into the lake, and make the stale days.",
 )
 def inbox_files(context: dg.SensorEvaluationContext, inbox: Inbox) -> dg.RunRequest | dg.SkipReason:
     """Request a run for each state of the inbox when all files are quiet; retry until a run has done its work."""
@@ -76,7 +76,7 @@ def failure_sensor(settings: OrchestrationSettings) -> dg.SensorDefinition:
     @dg.run_failure_sensor(
         name="failed_runs",
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Tells of each run that fails: in the daemon's log, and to ALERT_WEBHOOK_URL if that is set.",
+        description="Report each failed run: in the daemon's log, and to ALERT_WEBHOOK_URL if set.",
     )
     def failed_runs(context: dg.RunFailureSensorContext, pages: DagsterPages) -> None:
         run = context.dagster_run

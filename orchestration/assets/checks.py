@@ -83,9 +83,9 @@ def check_result(name: str, found: Sequence[Verdict]) -> dg.AssetCheckResult:
 class ParityConfig(dg.Config):
     """Product, day and source to compare with the published rows."""
 
-    product_id: str = Field(default="", description="empty: that of the run's partition, else of the newest rows")
-    day: str = Field(default="", description="UTC, as 2025-01-06; empty: likewise")
-    source_id: str = Field(default="", description="the source to compare with; empty: the newest that has these rows")
+    product_id: str = Field(default="", description="empty: the product of the run's partition, or of the newest rows")
+    day: str = Field(default="", description="UTC, as 2025-01-06; empty: the partition's day, or the newest rows' day")
+    source_id: str = Field(default="", description="source to compare with; empty: the newest source with these rows")
 
 
 @dg.asset_check(asset="feature_rows", name="parity", pool=LAKE)

@@ -27,7 +27,7 @@ class InboxConfig(dg.Config):
     """Source of the recordings."""
 
     inbox: str = Field(default="", description="a folder; empty: INBOX_DIR")
-    product_id: str = Field(default="BTC-USD", description="of trades in recordings that name none")
+    product_id: str = Field(default="BTC-USD", description="for recordings without a product")
 
 
 class Inbox(dg.ConfigurableResource):

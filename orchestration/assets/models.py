@@ -37,9 +37,9 @@ MODELS_GROUP = "models"
 class RetrainConfig(dg.Config):
     """Products and days for training and test."""
 
-    products: list[str] = Field(default=[], description="none: all that have training rows")
-    first_day: str = Field(default="", description="UTC, as 2025-01-06; empty: the first that there is")
-    last_day: str = Field(default="", description="likewise; empty: the last that there is")
+    products: list[str] = Field(default=[], description="none: all products with training rows")
+    first_day: str = Field(default="", description="UTC, as 2025-01-06; empty: the first day")
+    last_day: str = Field(default="", description="UTC, as 2025-01-06; empty: the last day")
     test_days: int = Field(
         default=1, ge=1, description="the last days are for the test alone: training ends before them"
     )

@@ -69,13 +69,13 @@ def _spec(asset: str, description: str, group: str = DAYS_GROUP) -> dg.AssetSpec
 @dg.multi_asset(
     name="trades",
     specs=[
-        _spec("trades", "One stream of trades of a product and UTC day, merged from all recordings that have some: "
-              "with ids a trade is its id; without, or with ids of another kind, a recording counts only for "
-              "times that none before it covers."),
-        _spec("trades_head", "The first minutes of a day: all that the last targets of the day before can see. Its "
-              "data version changes only when they do."),
-        _spec("trades_tail", "The end of a day: all that the first feature rows of the day after can see. Its data "
-              "version changes only when they do."),
+        _spec("trades", "One stream of trades of a product and UTC day, merged from all recordings: trades with the "
+              "same id are one trade; a recording without ids, or with ids of another kind, counts only for times "
+              "not covered by a recording before."),
+        _spec("trades_head", "The first minutes of a day, as far as the last targets of the day before reach. The data "
+              "version changes only with these trades."),
+        _spec("trades_tail", "The end of a day, as far back as the first feature rows of the day after reach. The data "
+              "version changes only with these trades."),
     ],
     check_specs=[
         dg.AssetCheckSpec("order", asset="trades", description="Columns are as agreed, ids rise, times lie within, few "
@@ -96,8 +96,8 @@ def trades(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[An
 
 @dg.multi_asset(
     name="feature_rows",
-    specs=[_spec("feature_rows", "What the forecaster would have published for these trades, byte for byte: the "
-                 "same compiled kernel. Needs the day and the tail of the day before, and nothing else.")],
+    specs=[_spec("feature_rows", "The rows that the forecaster would have published for these trades, byte for byte: "
+                 "the same compiled kernel. Needs only the day and the tail of the day before.")],
     partitions_def=PRODUCT_DAYS,
     pool=LAKE,
 )  # fmt: skip
@@ -112,8 +112,8 @@ def feature_rows(context: dg.AssetExecutionContext, lake: LakeResource) -> Itera
 
 @dg.multi_asset(
     name="training_set",
-    specs=[_spec("training_set", "The rows that count (the last one in each twelfth of a horizon) with what came after "
-                 "them: what models are fitted to and judged by.")],
+    specs=[_spec("training_set", "The counted rows (the last row in each twelfth of a horizon) with their targets, for "
+                 "fitting and judging models.")],
     partitions_def=PRODUCT_DAYS,
     pool=LAKE,
 )  # fmt: skip

@@ -34,7 +34,7 @@ NOT_TAKEN = "not taken"
 class IngestConfig(InboxConfig):
     """Recordings to ingest into the lake."""
 
-    then_backfill: bool = Field(default=True, description="make all that is stale afterwards")
+    then_backfill: bool = Field(default=True, description="afterwards, make all stale days")
 
 
 @dg.op(pool=LAKE, out=dg.Out(dg.Nothing))
@@ -73,9 +73,9 @@ class SimulateConfig(dg.Config):
     products: list[str] = Field(default=["BTC-USD", "ETH-USD"], description="as BTC-USD; any name is simulated")
     first_day: str = Field(default="2010-01-04", description="UTC; by default before anyone traded bitcoin")
     days: int = Field(default=7, ge=1, le=366, description="from the first day on, for each product")
-    seed: int = Field(default=0, ge=0, description="of the market: another one is another recording of these days")
-    hours: list[int] = Field(default=[0, 24], description="of each day: the first, and the one before which it ends")
-    then_backfill: bool = Field(default=True, description="make all that is stale afterwards")
+    seed: int = Field(default=0, ge=0, description="of the market: another seed gives other trades on the same days")
+    hours: list[int] = Field(default=[0, 24], description="first hour of each day, and the hour of its end")
+    then_backfill: bool = Field(default=True, description="afterwards, make all stale days")
 
 
 @dg.op(pool=LAKE, out=dg.Out(dg.Nothing))
@@ -108,9 +108,9 @@ def simulate_job() -> None:
 class BackfillConfig(dg.Config):
     """Product-days to make."""
 
-    products: list[str] = Field(default=[], description="none: all that the lake has recordings of")
-    first_day: str = Field(default="", description="UTC, as 2025-01-06; empty: the first that there is")
-    last_day: str = Field(default="", description="likewise; empty: the last that there is")
+    products: list[str] = Field(default=[], description="none: all products with recordings in the lake")
+    first_day: str = Field(default="", description="UTC, as 2025-01-06; empty: the first day")
+    last_day: str = Field(default="", description="UTC, as 2025-01-06; empty: the last day")
 
 
 class DayRange(NamedTuple):

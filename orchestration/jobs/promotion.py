@@ -34,7 +34,7 @@ class PromoteConfig(dg.Config):
     why: str = Field(default=USUAL_WHY, description="for the ledger")
     force: bool = Field(
         default=False,
-        description="promote what the gate refuses, if it can serve; `why` must say the reason, and it is recorded",
+        description="promote a refused version, if the version can serve; `why` must give a reason, which is recorded",
     )
 
 

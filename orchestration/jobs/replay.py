@@ -38,19 +38,19 @@ class ReplayConfig(dg.Config):
 
     recordings: list[str] = Field(
         default=[],
-        description="paths, in the order of their trades; none: the simulated day that `make run` replays",
+        description="paths, in the order of their trades; none: the simulated day of `make run`",
     )
     speed: str = Field(
         default="10", description="1, 10, any number above 0 (times the recorded pace), real-time or max"
     )
     purpose: ReplayPurpose = Field(default=ReplayPurpose.replay, description="a label on metrics")
     replay_id: str = Field(
-        default="", description="name of the source, or one that goes on where it stopped; empty: a new one"
+        default="", description="name of the source; a known name goes on where the source stopped; empty: a new name"
     )
-    product_id: str = Field(default="BTC-USD", description="of trades in recordings that name none")
+    product_id: str = Field(default="BTC-USD", description="for recordings without a product")
     max_wait_s: float = Field(default=10.0, description="a longer wait between two trades is cut to this, in seconds")
     ends_when_cancelled: bool = Field(
-        default=True, description="whether a cancelled replay ends its source; if not, its replay_id can go on later"
+        default=True, description="whether a cancelled replay ends the source; an open source can go on by replay_id"
     )
 
 

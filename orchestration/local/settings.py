@@ -37,8 +37,8 @@ class StackSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
-    kafka_bootstrap_servers: str | None = Field(None, description="a broker that is running; unset: the local one")
-    mlflow_tracking_uri: str | None = Field(None, description="a registry that is running; unset: the local one")
+    kafka_bootstrap_servers: str | None = Field(None, description="a running broker; unset: the local broker")
+    mlflow_tracking_uri: str | None = Field(None, description="a running registry; unset: the local registry")
     api_port: int = Field(8000, gt=0, lt=65536)
     forecaster_port: int = Field(8001, gt=0, lt=65536)
     ingestor_port: int = Field(8010, gt=0, lt=65536)
@@ -65,7 +65,7 @@ class StackSettings(BaseSettings):
 
     @property
     def how_to_forget(self) -> str:
-        """Return the shell command to remove all state. `make reset` does not touch a folder chosen by a person."""
+        """Return the way to remove all state, in words. `make reset` does not touch a folder chosen by a person."""
         return "`make reset`" if self.var_dir == ROOT / "var" else f"removing {self.var_dir}"
 
     @property
