@@ -1,1 +1,1 @@
-"""What Dagster serves: it wires the other folders, and computes nothing itself. Nothing imports it."""
+"""Serve the project to Dagster: wire the other folders and compute nothing. No folder imports `orchestration`."""

@@ -1,4 +1,4 @@
-"""All that Dagster serves: in `make run`, or with `dagster dev` as README says."""
+"""Define everything Dagster serves, in `make run` or with `dagster dev` as in README."""
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
@@ -18,12 +18,12 @@ from orchestration.sensors import failure_sensor, inbox_files
 from orchestration.settings import OrchestrationSettings
 
 EXPERIMENT = "training"
-"""Of MLflow: one run for each Dagster run that trains, and in it one for each model."""
+"""Experiment in MLflow: one run for each Dagster run that trains, and a child run for each model."""
 
 
 @dg.definitions
 def definitions() -> dg.Definitions:
-    """Read the settings, and wire everything."""
+    """Read the settings and wire all assets, jobs, schedules and sensors."""
     settings, offline = OrchestrationSettings(), OfflineSettings()
     settings.make_inbox()
     uri = offline.mlflow_tracking_uri.rstrip("/")

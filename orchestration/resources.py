@@ -1,4 +1,4 @@
-"""What assets and jobs are given: the lake, the registry, and the MLflow run that belongs to a Dagster run."""
+"""Resources of assets and jobs: the lake, the registry, the broker, and the MLflow run of a Dagster run."""
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 # ruff: noqa: PLC0415 - mlflow takes 3 s and 225 MB to import: only runs that train pay for it
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class LakeResource(dg.ConfigurableResource):
-    """The lake, and the feature spec of its rows."""
+    """The lake and the feature spec of the lake's rows."""
 
     uri: str
     window_size: int = 50
@@ -45,14 +45,14 @@ class RegistryResource(dg.ConfigurableResource):
 
 
 class KafkaResource(dg.ConfigurableResource):
-    """The broker: what online has published. Passwords stay in the environment: Dagster shows what resources hold."""
+    """The broker with the published rows. Passwords stay in the environment: Dagster shows a resource's fields."""
 
     def client_config(self) -> dict[str, Any]:
         return KafkaSettings().client_config()
 
 
 class DagsterPages(dg.ConfigurableResource):
-    """The Dagster UI, for links to it."""
+    """Links to pages of the Dagster UI."""
 
     url: str
 
@@ -62,7 +62,7 @@ class DagsterPages(dg.ConfigurableResource):
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Let a run fail with what a person can do, instead of with a stack of calls."""
+    """Turn an expected error into a Dagster failure with advice for a person, without a stack of calls."""
     from offline.promotion.register import RegistryError
 
     try:
@@ -73,10 +73,10 @@ def explained() -> Iterator[None]:
 
 @dg.resource(config_schema={"experiment_name": str, "mlflow_tracking_uri": str, "dagster_url": str})
 def mlflow_run(init: dg.InitResourceContext) -> Iterator[Any]:
-    """The MLflow run of this Dagster run, made by dagster-mlflow; nothing leaks into it or out of it.
+    """Yield the MLflow run of this Dagster run, made by dagster-mlflow; leak no MLflow state in or out.
 
     Raises:
-        RegistryError: MLflow does not answer: said at once, where its own client would try for minutes.
+        RegistryError: MLflow does not answer. The error is raised at once; MLflow's own client would retry for minutes.
     """
     from offline.promotion.register import CLIENT, champion_of
 
@@ -102,18 +102,18 @@ def mlflow_run(init: dg.InitResourceContext) -> Iterator[Any]:
 
 
 def _end(mlflow: Any, status: str) -> None:
-    """Close the active run; where MLflow cannot be told, it is closed here alone."""
+    """Close the active MLflow run; without an answer from MLflow, only the client here closes the run."""
     try:
         mlflow.end_run(status)
-    except Exception:  # whatever its client raises: what the run has done, or why it failed, stands already
+    except Exception:  # any error of the client: the run's result, or its failure, is settled already
         logger.warning("the MLflow run stays open there", exc_info=True)
 
 
 @contextlib.contextmanager
 def ending(mlflow: Any) -> Iterator[None]:
-    """Close the MLflow run as the block ends: finished, failed, or killed where the Dagster run was cancelled.
+    """Close the MLflow run as the block ends: finished, failed, or killed if the Dagster run was cancelled.
 
-    Why the block failed is what is raised, also where MLflow is away and its run stays open.
+    Raise the error of the block, also if MLflow is away and the MLflow run stays open.
     """
     try:
         yield

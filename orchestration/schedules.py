@@ -1,4 +1,4 @@
-"""What happens by the clock: models are trained anew each night; recordings are replayed, once that is switched on."""
+"""Schedules: a nightly training of the models, and a replay of recordings (off by default)."""
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
@@ -10,11 +10,11 @@ from orchestration.resources import LakeResource
 from orchestration.settings import OrchestrationSettings
 
 TRAINING_SET_TAG = "cryptovol/training_set"
-"""Of a run: the version of the training rows that it was asked for."""
+"""Run tag: the version of the training rows for the run."""
 
 
 def schedules(settings: OrchestrationSettings) -> list[dg.ScheduleDefinition]:
-    """Return the schedules, at the times of the settings."""
+    """Return the schedules with the times from the settings."""
 
     @dg.schedule(
         job=replay,
@@ -22,7 +22,7 @@ def schedules(settings: OrchestrationSettings) -> list[dg.ScheduleDefinition]:
         cron_schedule=settings.replay_cron,
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.STOPPED,
-        description="Replay REPLAY_RECORDINGS at the times of REPLAY_CRON; off until it is switched on here.",
+        description="Replay REPLAY_RECORDINGS at the times of REPLAY_CRON; off until switched on here.",
     )
     def replay_recordings() -> dg.RunRequest | dg.SkipReason:
         if not settings.scheduled_recordings:
@@ -37,7 +37,7 @@ def schedules(settings: OrchestrationSettings) -> list[dg.ScheduleDefinition]:
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Train, test and register both models at the times of RETRAIN_CRON, if training rows have changed "
-        "since. Nothing is promoted: that stays with a person and the gate.",
+        "since. Nothing is promoted: a person and the gate decide.",
     )
     def nightly_retrain(context: dg.ScheduleEvaluationContext, lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
         chosen = choose_days(lake.open(), [])

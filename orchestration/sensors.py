@@ -1,4 +1,4 @@
-"""What happens by itself: new files in the inbox come into the lake; a run that fails is told."""
+"""Sensors: one ingests new files of the inbox, one reports failed runs."""
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
@@ -17,11 +17,11 @@ from orchestration.settings import OrchestrationSettings
 
 LOOK_S = 10
 QUIET_S = 5.0
-"""A file that was written to in the last seconds may still be on its way."""
+"""A file written to in the last seconds may still be incomplete."""
 AGAIN_S = 600.0
-"""Between two runs for one state of the inbox, where the first has failed or was cancelled."""
+"""Pause between two runs for the same state of the inbox, if the first run failed or was cancelled."""
 STATE_TAG = "cryptovol/inbox"
-"""Of a run: which state of the inbox it was asked for."""
+"""Run tag: the state of the inbox for the run."""
 WEBHOOK_S = 5.0
 
 
@@ -29,10 +29,10 @@ WEBHOOK_S = 5.0
     job=ingest,
     minimum_interval_seconds=LOOK_S,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Files that come into INBOX_DIR, or change there, are taken into the lake, and what follows is made.",
+    description="Ingest new and changed files of INBOX_DIR into the lake, and make the stale days.",
 )
 def inbox_files(context: dg.SensorEvaluationContext, inbox: Inbox) -> dg.RunRequest | dg.SkipReason:
-    """Ask for a run as soon as all files are quiet, for each state of the folder until one has done its work."""
+    """Request a run for each state of the inbox when all files are quiet; retry until a run has done its work."""
     found = {name: path.stat() for name, path in inbox.files()}
     now = time.time()
     arriving = [name for name, stat in found.items() if 0 <= now - stat.st_mtime < QUIET_S]
@@ -48,7 +48,7 @@ def inbox_files(context: dg.SensorEvaluationContext, inbox: Inbox) -> dg.RunRequ
 
 
 def _not_again(instance: dg.DagsterInstance, state: str, now: float) -> str:
-    """Return why no run is needed for a state of the inbox, by the newest run that was asked for; empty if one is."""
+    """Return the reason why a state of the inbox needs no run, judged by the newest run; empty: a run is needed."""
     own = dg.RunsFilter(job_name=ingest.name, tags={"dagster/sensor_name": inbox_files.name})
     records = instance.get_run_records(own, limit=1)
     if not records or records[0].dagster_run.tags.get(STATE_TAG) != state:
@@ -64,19 +64,19 @@ def _not_again(instance: dg.DagsterInstance, state: str, now: float) -> str:
 
 
 def _took_the_rest(instance: dg.DagsterInstance, run_id: str) -> bool:
-    """Whether a run has failed for nothing but files that are no recordings."""
+    """Return whether a run failed only because of files that are no recordings."""
     failures = instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
-    told = (log.dagster_event.step_failure_data.user_failure_data for log in failures if log.dagster_event)
-    return any(data is not None and NOT_TAKEN in data.metadata for data in told)
+    causes = (log.dagster_event.step_failure_data.user_failure_data for log in failures if log.dagster_event)
+    return any(data is not None and NOT_TAKEN in data.metadata for data in causes)
 
 
 def failure_sensor(settings: OrchestrationSettings) -> dg.SensorDefinition:
-    """Return the sensor that tells of failed runs: the log of the daemon, and whoever listens at the webhook."""
+    """Return the sensor that reports failed runs, in the daemon's log and to the webhook."""
 
     @dg.run_failure_sensor(
         name="failed_runs",
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Tells of each run that fails: in the daemon's log, and to ALERT_WEBHOOK_URL if that is set.",
+        description="Report each failed run: in the daemon's log, and to ALERT_WEBHOOK_URL if set.",
     )
     def failed_runs(context: dg.RunFailureSensorContext, pages: DagsterPages) -> None:
         run = context.dagster_run
@@ -95,16 +95,16 @@ def failure_sensor(settings: OrchestrationSettings) -> dg.SensorDefinition:
 
 
 def _reason(failure: Any) -> str:
-    """Return what a step said as it failed, else the message of its exception."""
+    """Return the failure description of a step, or else the message of its exception."""
     if failure.user_failure_data is not None and failure.user_failure_data.description:
         return str(failure.user_failure_data.description)
     return str((failure.error.cause or failure.error).message).strip() if failure.error else "it did not say why"
 
 
 def _run_reason(failure: dg.DagsterEvent) -> str:
-    """Return why a run failed before or between its steps: the first error in the chain that is not Dagster's own.
+    """Return why a run failed before or between its steps: the first error in the chain with a class not of Dagster.
 
-    Ours says what to do; what lies beneath it, as `Connection refused`, does not.
+    Our error gives advice; a deeper cause, as `Connection refused`, does not.
     """
     error = failure.job_failure_data.error
     while error is not None and error.cause is not None and str(error.cls_name).startswith("Dagster"):
@@ -113,7 +113,7 @@ def _run_reason(failure: dg.DagsterEvent) -> str:
 
 
 def _post(url: str, alert: dict[str, Any], context: dg.RunFailureSensorContext) -> None:
-    """Tell a webhook; that it does not listen is said, and stops nothing."""
+    """Send an alert to the webhook; a webhook that does not listen is logged and stops nothing."""
     request = urllib.request.Request(url, json.dumps(alert).encode(), {"content-type": "application/json"})
     try:
         urllib.request.urlopen(request, timeout=WEBHOOK_S).close()

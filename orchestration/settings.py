@@ -1,4 +1,4 @@
-"""What the Dagster side needs from outside, besides what offline and online are told."""
+"""Settings of the Dagster side, besides the settings of offline and online."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ class OrchestrationSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
-    dagster_port: int = Field(3001, gt=0, lt=65536, description="of the Dagster UI, for links to it")
-    inbox_dir: Path = Field(Path("var/inbox"), description="recordings that are put here come into the lake")
-    replay_recordings: str = Field("", description="what the replay schedule replays, paths as in a shell")
-    replay_cron: str = Field("0 * * * *", description="when the replay schedule runs, once it is switched on; UTC")
+    dagster_port: int = Field(3001, gt=0, lt=65536, description="of the Dagster UI, for links")
+    inbox_dir: Path = Field(Path("var/inbox"), description="folder of new recordings for the lake")
+    replay_recordings: str = Field("", description="recordings of the replay schedule, paths as in a shell")
+    replay_cron: str = Field("0 * * * *", description="times of the replay schedule, which is off by default; UTC")
     retrain_cron: str = Field("30 1 * * *", description="when models are trained anew; UTC")
     alert_webhook_url: str | None = Field(
         None, pattern="^https?://", description="gets a small JSON document for each run that fails"
     )
 
     def make_inbox(self) -> None:
-        """Make the inbox if it is the default one; a folder that a person names is theirs to make."""
+        """Make the inbox if the path is the default; a person makes a folder of their own."""
         if "inbox_dir" not in self.model_fields_set:
             self.inbox_dir.mkdir(parents=True, exist_ok=True)
 
@@ -34,5 +34,5 @@ class OrchestrationSettings(BaseSettings):
 
     @property
     def scheduled_recordings(self) -> list[str]:
-        """What the replay schedule replays."""
+        """Return the recordings of the replay schedule."""
         return shlex.split(self.replay_recordings)

@@ -1,7 +1,7 @@
-"""How fast it is on this machine, beside what a user of another library would write for the same job.
+"""Measure speed beside other libraries doing the same job.
 
-`make bench` prints one table and writes `bench.json` under VAR_DIR; names of parts as arguments measure only these.
-Speeds are medians of rounds in which all sides take turns, so that a busy machine is busy for each of them.
+`make bench` prints a table and writes `bench.json` under VAR_DIR; names of parts as arguments limit the run. Speeds are
+medians of rounds with all sides in turns, so that a busy machine is busy for every side.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ PARTS: dict[str, Callable[[], Sequence[Row]]] = {
 
 
 def processor() -> str:
-    """What the machine calls its processor."""
+    """Return the machine's name for its processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What tests share."""
+"""Fixtures shared by all tests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytest_plugins = ["tests.proofs"]
 
 @pytest.fixture(scope="session")
 def jars() -> list[Path]:
-    """The local broker's jars: what `make run` fetched, or fetched now."""
+    """Return the local broker's jars, fetched by `make run` or now."""
     try:
         return fetch_jars(jars_folder(ROOT / "var"))
     except JarsMissing as error:
@@ -33,10 +33,10 @@ def jars() -> list[Path]:
 
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory, jars: list[Path]) -> Iterator[Broker]:
-    """A real Kafka with the stack's topics, one for the session.
+    """Run a real Kafka with the stack's topics, once for the session.
 
-    Tests share it: use a source id, a group and a product of your own, or a topic of your own. A test that kills or
-    pauses it leaves it running as it was.
+    Tests share the broker: use a source id, a group and a product of your own, or a topic of your own. A test that
+    kills or pauses the broker leaves it running as before.
     """
     with running_broker(tmp_path_factory.mktemp("kafka"), jars) as running:
         create_topics({"bootstrap.servers": running.bootstrap_servers})
@@ -45,7 +45,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory, jars: list[Path]) -> Iterat
 
 @pytest.fixture(scope="session")
 def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real MLflow server, one for the session: ten seconds to start. Tests share it: use model names of your own."""
+    """Run a real MLflow server, once for the session, as a start takes ten seconds. Use model names of your own."""
     with running_mlflow(tmp_path_factory.mktemp("mlflow")) as server:
         yield server.uri
 
@@ -59,14 +59,14 @@ def registry() -> Iterator[FakeRegistry]:
 
 @pytest.fixture
 def nobody() -> str:
-    """An address where nothing listens."""
+    """Return an address without a listener."""
     (port,) = free_ports(1)
     return f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real recordings beside the repository. They may not be published, so most people lack them."""
+    """Return the folder of real recordings beside the repository; publishing is forbidden, so most people lack them."""
     folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(f"the real recordings are not here: no folder {folder}")
@@ -75,7 +75,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds a small baseline as the last good model: processes start from it without a registry."""
+    """Return a folder with a small baseline as the last good model: processes start from it without a registry."""
     folder = tmp_path_factory.mktemp("models")
     save_last_good(folder, model_file(version="1"))
     return folder
@@ -83,7 +83,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def online(broker: Broker, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The forecaster, a real process on the session's broker; gives the environment for more processes."""
+    """Run the forecaster, a real process on the session's broker; yield the environment for more processes."""
     logs = tmp_path_factory.mktemp("logs")
     environ = environment(broker.bootstrap_servers, models)
     forecaster = Process("online.forecaster", environ, logs / "forecaster.log")

@@ -1,4 +1,4 @@
-"""Trades that are hard on days: what tests of the lake share."""
+"""Trades with difficult days, for tests of the lake."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MIDNIGHT = (DAY - dt.date(1970, 1, 1)).days * DAY_NS
 def trades_at(
     event_time: Int64s, product_id: str = "BTC-USD", seed: int = 0, first_id: int = 1, step: int = 10
 ) -> Trades:
-    """Return trades at these times, prices walking; ids leave room for late ones between them."""
+    """Return trades at the given times with walking prices; ids leave room for late trades in between."""
     rng = np.random.default_rng(seed)
     n = len(event_time)
     price = np.round(100 * np.exp(np.cumsum(rng.normal(0, 2e-4, n))), 2)
@@ -54,7 +54,7 @@ def rough_times(start: int, end: int, mean_s: float, seed: int = 0) -> Int64s:
 
 
 def without(trades: Trades, holes: Sequence[tuple[int, int]]) -> Trades:
-    """Leave out what lies in these stretches of time, ns since 1970."""
+    """Return the trades outside some stretches of time, ns since 1970."""
     kept = np.ones(len(trades), np.bool_)
     for start, end in holes:
         kept &= ~((trades.event_time >= start) & (trades.event_time < end))

@@ -1,4 +1,4 @@
-"""Stand-ins, for what the real ones do only when they are broken."""
+"""Fakes for faults that real services show only when broken."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from data.models.registry import ModelFile
 
 
 class FakeRegistry:
-    """A stand-in for MLflow on a real socket, for a registry that misbehaves; tests of what works use a real server.
+    """Fake of a misbehaving MLflow on a real socket; tests of normal behaviour use a real server.
 
-    The answers are shaped like those of MLflow 3.17; the test on the real server holds them to that.
+    The answers have the shape of MLflow 3.17; a test on the real server checks the shape.
 
     Attributes:
         files: by registered model, the champion.
-        broken: what all requests are answered with.
-        broken_files: what requests for a file are answered with.
+        broken: the answer to all requests.
+        broken_files: the answer to requests for a file.
         asked: the path of each request.
     """
 
@@ -58,7 +58,7 @@ class FakeRegistry:
         return 404, b'{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "not found"}'
 
     def files_asked(self) -> int:
-        """Return how often a file was asked for."""
+        """Return how often a file was requested."""
         return sum("/mlflow-artifacts/" in path for path in self.asked)
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ class MlflowServer:
         self._log = folder / "log"
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start the server and wait for an answer."""
         command = [
             sys.executable,
             "-m",

@@ -1,4 +1,4 @@
-"""Small models for tests: the shape of a served one, with parameters that a person can compute with."""
+"""Small models for tests, in the shape of served models, with parameters for computing by hand."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ NAN = float("nan")
 
 
 def model_bytes(baseline: Baseline = BASELINE, **metadata: str) -> bytes:
-    """Return the model as a file; `metadata` replaces what it says of itself."""
+    """Return the model as a file; `metadata` replaces entries of the model's own metadata."""
     return to_onnx(baseline, METADATA | metadata)
 
 
 def model_file(
     name: str = "volatility-baseline", version: str = "3", content: bytes | None = None, digest: str = ""
 ) -> ModelFile:
-    """Return a model as a registry gives it; without a digest it promises the right one."""
+    """Return a model file as a registry gives it; without `digest`, the promised digest is right."""
     content = model_bytes() if content is None else content
     return ModelFile(name, version, digest or hashlib.sha256(content).hexdigest(), content)
 
@@ -59,10 +59,10 @@ def a_pickle() -> bytes:
 
 
 def put_version(uri: str, name: str, content: bytes, digest: str | None = None) -> str:
-    """Put a file into a real registry as a version, past `register`, in some 50 ms, and return its number.
+    """Put a file into a real registry as a version, past `register`, in some 50 ms, and return the version's number.
 
     Args:
-        digest: what the version's tag promises; the file's own unless given.
+        digest: digest in the version's tag; the file's own unless given.
     """
     with contextlib.suppress(AlreadyThere):
         call(uri, "POST", "registered-models/create", {"name": name})

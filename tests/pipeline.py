@@ -1,4 +1,4 @@
-"""Real processes on a real broker, and what they left on the topics."""
+"""Real processes on a real broker, and the records they left on the topics."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ READY_S = 60.0
 
 
 def wait_until(fact: Callable[[], Any], what: str, within_s: float = READY_S) -> Any:
-    """Return the first true answer of `fact`; fail with `what` if there is none in time."""
+    """Return the first true answer of `fact`; fail with `what` if no answer is true in time."""
     deadline = time.monotonic() + within_s
     while not (found := fact()):
         assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
@@ -35,7 +35,7 @@ def wait_until(fact: Callable[[], Any], what: str, within_s: float = READY_S) ->
 
 @dataclass
 class Process:
-    """One of our processes, with its log in a file."""
+    """A process of the project, with its log in a file."""
 
     module: str
     environment: dict[str, str]
@@ -49,7 +49,7 @@ class Process:
             self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
 
     def await_log(self, pattern: str, within_s: float = READY_S) -> re.Match[str]:
-        """Wait until the log has a line of this pattern."""
+        """Wait for a line of the log with this pattern."""
 
         def found() -> re.Match[str] | None:
             text = self.log.read_text()
@@ -64,14 +64,14 @@ class Process:
         self.process.wait()
 
     def stop(self, within_s: float = 10.0) -> int:
-        """End it as an operator would; the design gives it 10 s."""
+        """End the process as an operator would; the design allows 10 s."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(within_s)
 
 
 @contextmanager
 def running(*processes: Process) -> Iterator[None]:
-    """Start processes; whatever happens, none of them outlives the block."""
+    """Run processes in the block; end all processes after the block, whatever happens."""
     try:
         for process in processes:
             process.start()
@@ -83,7 +83,7 @@ def running(*processes: Process) -> Iterator[None]:
 
 
 def environment(bootstrap_servers: str, models: Path, **settings: str) -> dict[str, str]:
-    """Return what a process is started with: no registry, models from disk, any free port."""
+    """Return the environment of a process: no registry, models from disk, any free port."""
     ours = {
         "KAFKA_BOOTSTRAP_SERVERS": bootstrap_servers,
         "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",  # nobody listens there
@@ -99,13 +99,13 @@ def environment(bootstrap_servers: str, models: Path, **settings: str) -> dict[s
 
 
 def replay(environ: dict[str, str], log: Path, source_id: str, *recordings: Path, **settings: str) -> Process:
-    """Return the ingestor of one source, not yet started."""
+    """Return the ingestor of a source, not yet started."""
     environ = environ | {"REPLAY_ID": source_id, "REPLAY_SPEED": "max"} | settings
     return Process("online.ingestor", environ, log / f"{source_id}.log", tuple(map(str, recordings)))
 
 
 def read_topic(bootstrap_servers: str, topic: str, source_id: str) -> list[dict[str, Any]]:
-    """Return what a `read_committed` reader sees of a source now, in the order of each partition."""
+    """Return the records of a source visible to a `read_committed` reader now, in the order of each partition."""
     config = {"bootstrap.servers": bootstrap_servers, "group.id": "unused", "isolation.level": "read_committed"}
     consumer = Consumer(config | {"enable.partition.eof": True, "enable.auto.commit": False})
     places = [TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in range(PARTITIONS)]
@@ -136,7 +136,7 @@ def read_topic(bootstrap_servers: str, topic: str, source_id: str) -> list[dict[
 def await_end(
     bootstrap_servers: str, source_id: str, products: int = 1, within_s: float = 60.0
 ) -> list[dict[str, Any]]:
-    """Return the predictions of a source once it has ended, the end records left out."""
+    """Return the predictions of a source once the source has ended, without end records."""
     deadline = time.monotonic() + within_s
     while True:
         records = read_topic(bootstrap_servers, PREDICTIONS, source_id)

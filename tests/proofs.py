@@ -1,15 +1,15 @@
-"""The table that a session ends with: what each proof disturbed, what it saw, and whether the outcome was the same.
+"""Table at the end of a session: each proof's disturbance, figures and outcome.
 
-A test that asks for the fixture `proof` is a proof: it is part of `make acceptance`, long or quick, and has one line in
-the table. It says what it did while it goes on:
+A test with the fixture `proof` is a proof: a part of `make acceptance`, long or quick, with a line in the table. The
+test reports while running:
 
     def test_a_killed_thing_costs_nothing(proof: Proof, ...) -> None:
         proof.disturbs("thing killed 3 times")
         ...
         proof.saw(restart_p95_s=2.71, rows=6_000)       # figures; the unit ends the name
-        proof.equal(found, expected, "predictions")     # notes it, and fails with the first difference
+        proof.equal(found, expected, "predictions")     # notes the comparison, and fails with the first difference
 
-What it said before it failed stays in its line. A proof too long for `make test` is marked `acceptance` besides.
+A failed test keeps its report in the table. A proof too long for `make test` is marked `acceptance` besides.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ NOTHING = object()
 
 @dataclass
 class Proof:
-    """One line of the table.
+    """Line of the table.
 
     Attributes:
         name: of the test.
-        compared: what was compared, and whether it was equal.
-        outcome: passed, failed, or why it was skipped.
+        compared: the compared records, and whether they were equal.
+        outcome: passed, failed, or why the test was skipped.
     """
 
     name: str
@@ -46,11 +46,11 @@ class Proof:
     seconds: float = 0.0
 
     def disturbs(self, what: str) -> None:
-        """Say what is done to the system."""
+        """Note the disturbance of the system."""
         self.disturbed = what
 
     def saw(self, **figures: float | int | str) -> None:
-        """Add figures that were measured."""
+        """Add measured figures."""
         self.figures |= figures
 
     def equal(self, found: Sequence[Any], expected: Sequence[Any], what: str) -> None:
@@ -83,7 +83,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def proof(request: pytest.FixtureRequest) -> Proof:
-    """This test's line in the table."""
+    """Return the test's line in the table."""
     return request.config.stash[PROOFS][request.node.nodeid]
 
 

@@ -1,4 +1,4 @@
-"""Checks of a product and day: order, holes, parity with what was published."""
+"""Checks of a product and day: order, holes, parity with the published rows."""
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 # ruff: noqa: PLC0415 - what trains takes seconds to import, and most processes only serve the definitions
@@ -15,17 +15,21 @@ from offline.days.steps import FEATURE_ROWS, StepResult
 from offline.lake.store import Lake
 from orchestration.assets.partitions import (
     LAKE,
-    place_of,
+    partition_of_run,
     table_of,
 )
 from orchestration.resources import KafkaResource, LakeResource
 
 SHOWN = 20
-"""Product-days in a table, at most."""
+"""Most product-days in a table."""
 
 
-class Found(NamedTuple):
-    """What a check found of one product and day; `fault` is empty where all is well, a doubt unless `is_error`."""
+class Verdict(NamedTuple):
+    """Verdict of a check on one product and day.
+
+    Attributes:
+        fault: empty if all is well; a doubt, unless `is_error`.
+    """
 
     product_id: str
     day: date
@@ -34,26 +38,26 @@ class Found(NamedTuple):
     is_error: bool
 
 
-def check_order(lake: Lake, product_id: str, day: date, made: StepResult) -> Found:
-    """Read the trades, and compare them with what is agreed; look at how many the merging left out."""
+def check_order(lake: Lake, product_id: str, day: date, made: StepResult) -> Verdict:
+    """Compare the trades with the contract, and check how many trades the merging left out."""
     faults = [] if made.partition is None else faults_of_trades(lake, product_id, day)
     found = "; ".join([*faults, *doubts_of_merging(made.facts)])
-    return Found(product_id, day, found, {"rows": made.partition.rows if made.partition else 0}, bool(faults))
+    return Verdict(product_id, day, found, {"rows": made.partition.rows if made.partition else 0}, bool(faults))
 
 
-def check_holes(_: Lake, product_id: str, day: date, made: StepResult) -> Found:
-    """Look at the holes that were counted as the day was made."""
+def check_holes(_: Lake, product_id: str, day: date, made: StepResult) -> Verdict:
+    """Check the holes counted when the day was made."""
     holes, longest = int(made.facts.get("holes", 0)), float(made.facts.get("longest_hole_s", 0.0))
     fault = f"{holes} holes, the longest of {longest:,.0f} s: no return spans them" if holes else ""
-    return Found(product_id, day, fault, {"holes": holes, "longest_hole_s": longest}, False)
+    return Verdict(product_id, day, fault, {"holes": holes, "longest_hole_s": longest}, False)
 
 
-CHECKS: Mapping[str, Callable[[Lake, str, date, StepResult], Found]] = {"order": check_order, "holes": check_holes}
-"""Of `trades`. A hole is no error: recordings have them; it is a warning."""
+CHECKS: Mapping[str, Callable[[Lake, str, date, StepResult], Verdict]] = {"order": check_order, "holes": check_holes}
+"""Checks of `trades`. A hole is a warning and no error: recordings have holes."""
 
 
-def check_result(name: str, found: Sequence[Found]) -> dg.AssetCheckResult:
-    """Return one verdict on some product-days."""
+def check_result(name: str, found: Sequence[Verdict]) -> dg.AssetCheckResult:
+    """Return one check result for some product-days."""
     wrong = [each for each in found if each.fault]
     figures: dict[str, Any] = {}
     for each in found:
@@ -77,20 +81,20 @@ def check_result(name: str, found: Sequence[Found]) -> dg.AssetCheckResult:
 
 
 class ParityConfig(dg.Config):
-    """What is compared with what was published."""
+    """Product, day and source to compare with the published rows."""
 
-    product_id: str = Field(default="", description="empty: that of the run's partition, else of the newest rows")
-    day: str = Field(default="", description="UTC, as 2025-01-06; empty: likewise")
-    source_id: str = Field(default="", description="the source to compare with; empty: the newest that has these rows")
+    product_id: str = Field(default="", description="empty: the product of the run's partition, or of the newest rows")
+    day: str = Field(default="", description="UTC, as 2025-01-06; empty: the partition's day, or the newest rows' day")
+    source_id: str = Field(default="", description="source to compare with; empty: the newest source with these rows")
 
 
 @dg.asset_check(asset="feature_rows", name="parity", pool=LAKE)
 def parity(
     context: dg.AssetCheckExecutionContext, config: ParityConfig, lake: LakeResource, kafka: KafkaResource
 ) -> dg.AssetCheckResult:
-    """Feature rows of a day equal what the forecaster published for these trades, byte for byte.
+    """Compare the feature rows of a day with the rows published for these trades, byte for byte.
 
-    Where nothing can be compared, that is said, as a warning: nothing was certified.
+    With nothing to compare, the check warns, because nothing was certified.
     """
     from data.stream.reader import NotRead
     from offline.checks.parity import certify
@@ -126,7 +130,7 @@ def _parity_place(context: dg.AssetCheckExecutionContext, config: ParityConfig, 
     if config.product_id and config.day:
         return config.product_id, date.fromisoformat(config.day)
     if context.has_partition_key:
-        return place_of(context)
+        return partition_of_run(context)
     places = sorted(lake.partition_keys(FEATURE_ROWS), key=lambda place: (place.day, place.product_id))
     return (places[-1].product_id, places[-1].day) if places else None
 

@@ -1,4 +1,4 @@
-"""Recordings that are put into the inbox, and their asset."""
+"""The inbox of recordings, and the asset `recordings`."""
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
@@ -17,29 +17,31 @@ from orchestration.assets.partitions import (
     PRODUCTS,
     RECORDINGS_GROUP,
     code_version,
-    place_of,
-    told_of_recordings,
+    partition_of_run,
+    report_of_recordings,
 )
 from orchestration.resources import LakeResource
 
 
 class InboxConfig(dg.Config):
-    """Where recordings come from."""
+    """Source of the recordings."""
 
     inbox: str = Field(default="", description="a folder; empty: INBOX_DIR")
-    product_id: str = Field(default="BTC-USD", description="of trades in recordings that name none")
+    product_id: str = Field(default="BTC-USD", description="for recordings without a product")
 
 
 class Inbox(dg.ConfigurableResource):
-    """The folder that is looked into for recordings."""
+    """The folder with new recordings."""
 
     path: str
 
     def files(self, folder: str = "") -> list[tuple[str, Path]]:
-        """Return the recordings in it with their names: paths below it; hidden files are on their way.
+        """Return the recordings in the folder, with their paths below the folder as names.
+
+        Hidden files are left out: they may be incomplete.
 
         Raises:
-            Failure: it is not there, which would look like one without recordings.
+            Failure: the folder is missing; a missing folder must not look like an empty folder.
         """
         root = Path(folder or self.path).expanduser()
         if not root.is_dir():
@@ -56,7 +58,7 @@ class Inbox(dg.ConfigurableResource):
 def stage_inbox(
     context: dg.OpExecutionContext | dg.AssetExecutionContext, lake: Lake, inbox: Inbox, config: InboxConfig
 ) -> tuple[list[tuple[str, date]], list[str]]:
-    """Stage all recordings in the inbox; return the products and days that changed, and what is wrong with the rest."""
+    """Stage all recordings in the inbox; return the changed products and days, and the errors of rejected files."""
     check_product_id(config.product_id)
     changed, wrong = [], []
     for name, path in inbox.files(config.inbox):
@@ -76,7 +78,7 @@ def stage_inbox(
 
 
 def add_products(instance: dg.DagsterInstance, lake: Lake) -> None:
-    """Let Dagster know all products that the lake has recordings of."""
+    """Add all products with recordings in the lake to Dagster's partitions."""
     instance.add_dynamic_partitions(str(PRODUCTS.name), lake.products(RECORDINGS))
 
 
@@ -90,13 +92,13 @@ def add_products(instance: dg.DagsterInstance, lake: Lake) -> None:
 def recordings(
     context: dg.AssetExecutionContext, config: InboxConfig, lake: LakeResource, inbox: Inbox
 ) -> dg.MaterializeResult:
-    """Trades as recorded, staged by product and day: what lies in the inbox, or was simulated. Each file is read once.
+    """Stage recorded trades by product and day, from the inbox or the simulator. Each file is read once.
 
-    The job `ingest` takes all that is new in the inbox, and so does materializing any one day here.
+    Materializing any one day here, like the job `ingest`, takes every new file of the inbox.
     """
     store = lake.open()
     changed, wrong = stage_inbox(context, store, inbox, config)
-    product_id, day = place_of(context)
-    told = told_of_recordings(store, product_id, day)
-    metadata = {**told.metadata, "staged now": len(changed), "not taken": len(wrong)}
-    return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(told.version))
+    product_id, day = partition_of_run(context)
+    staged = report_of_recordings(store, product_id, day)
+    metadata = {**staged.metadata, "staged now": len(changed), "not taken": len(wrong)}
+    return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(staged.version))

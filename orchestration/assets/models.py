@@ -1,4 +1,4 @@
-"""Both models, trained on the same rows, judged on the same rows after them, and registered: what `retrain` does."""
+"""Both models: trained on the same rows, judged on the same later rows, and registered. The job `retrain` runs them."""
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 # ruff: noqa: PLC0415 - what trains takes seconds to import, and most processes only serve the definitions
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 
 REGISTRY = "registry"
-"""Pool: of the runs that write there, one goes on at a time."""
+"""Pool of the runs that write to the registry: one run at a time."""
 MODELS_GROUP = "models"
 
 
 class RetrainConfig(dg.Config):
-    """What models are trained on and tested by."""
+    """Products and days for training and test."""
 
-    products: list[str] = Field(default=[], description="none: all that have training rows")
-    first_day: str = Field(default="", description="UTC, as 2025-01-06; empty: the first that there is")
-    last_day: str = Field(default="", description="likewise; empty: the last that there is")
+    products: list[str] = Field(default=[], description="none: all products with training rows")
+    first_day: str = Field(default="", description="UTC, as 2025-01-06; empty: the first day")
+    last_day: str = Field(default="", description="UTC, as 2025-01-06; empty: the last day")
     test_days: int = Field(
         default=1, ge=1, description="the last days are for the test alone: training ends before them"
     )
@@ -87,17 +87,17 @@ def models(
     registry: RegistryResource,
     mlflow: dg.ResourceParam[Any],
 ) -> Iterator[dg.MaterializeResult]:
-    """Train both models on the same rows, test them after these, and register them."""
+    """Train both models on the same rows, test both on later rows, and register both."""
     with ending(mlflow):
         yield from _train(context, config, lake, registry, mlflow)
 
 
 class Chosen(NamedTuple):
-    """What a training run reads.
+    """Training days for one run.
 
     Attributes:
-        days: with training rows, in order.
-        version: hash of all their contents.
+        days: days with training rows, in order.
+        version: hash of the content of all days.
     """
 
     products: list[str]
@@ -106,7 +106,7 @@ class Chosen(NamedTuple):
     version: str
 
     def first_test_day(self, test_days: int) -> date:
-        """Return where training ends.
+        """Return the first day of the test, where training ends.
 
         Raises:
             ValueError: no day is left to train on.
@@ -120,7 +120,7 @@ class Chosen(NamedTuple):
 
 
 def choose_days(lake: Lake, products: Sequence[str], first_day: str = "", last_day: str = "") -> Chosen:
-    """Return the training days of some products, or of all, from the first to the last, or all.
+    """Return the training days of some products (default: all), from the first to the last day (default: all).
 
     Raises:
         ValueError: see `days_of`.
@@ -138,7 +138,7 @@ def choose_days(lake: Lake, products: Sequence[str], first_day: str = "", last_d
 
 @contextlib.contextmanager
 def _telling(uri: str) -> Iterator[None]:
-    """Let a run that MLflow leaves alone fail with what to do, instead of with the text of its client."""
+    """Turn an error of MLflow's client into a Dagster failure with advice."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -252,7 +252,7 @@ def _train(
 
 
 def _first_product(store: Lake, spec: FeatureSpec, chosen: Chosen, test_day: date) -> tuple[str, "Sample"]:
-    """Return the first product that has rows to judge in the test, and its rows."""
+    """Return the first product with rows to judge in the test, and the product's rows."""
     from offline.evaluation.losses_table import judged_rows
 
     for product_id in chosen.products:
@@ -264,7 +264,7 @@ def _first_product(store: Lake, spec: FeatureSpec, chosen: Chosen, test_day: dat
 
 
 def _evaluated(uri: str, candidates: Sequence["Candidate"], test: "Sample", spec: FeatureSpec) -> "Evaluation":
-    """Judge the candidates and the champions on the same rows; a champion that has seen some of them says so."""
+    """Judge the candidates and the champions on the same rows; mark a champion whose training saw some of the rows."""
     from offline.evaluation.losses_table import evaluate
     from offline.promotion.register import VersionNotFound, champion_of, download
 
@@ -279,7 +279,7 @@ def _evaluated(uri: str, candidates: Sequence["Candidate"], test: "Sample", spec
             content = download(uri, candidate.name, champion.version)
             model = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
         except (VersionNotFound, ModelRefused):
-            continue  # it cannot score these rows
+            continue  # a missing or refused champion cannot score these rows
         seen = ", which has seen some of these rows" if model.train_end >= first else ""
         judged[f"{candidate.name} version {champion.version}{seen}"] = model
     return evaluate(judged, test, spec, floor)
@@ -292,5 +292,5 @@ def _asked_with_all(found: "Evaluation") -> dict[str, "LossesRow"]:
 
 
 def _plain(name: str) -> str:
-    """Return a name that MLflow takes."""
+    """Return a name with characters allowed by MLflow."""
     return "".join(c if c.isalnum() else "_" for c in name)

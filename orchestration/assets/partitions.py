@@ -1,11 +1,9 @@
-"""Products and days as Dagster's partitions, and what it is told of the lake: data versions are content hashes."""
+"""Products and days as Dagster's partitions, and the lake's versions for Dagster: content hashes."""
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
 import hashlib
 import warnings
-
-# No `from __future__ import annotations` here: Dagster reads the real types.
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, timedelta
 from typing import Any, NamedTuple
@@ -14,12 +12,13 @@ import dagster as dg
 import numpy as np
 
 from data.trades import iso_times
-from offline.days import staging as recordings
+from offline.days.staging import MEANING as RECORDINGS_MEANING
+from offline.days.staging import RECORDINGS
 from offline.days.steps import MEANING, TRADES, StepResult
 from offline.lake.store import Lake, Partition
 
 FIRST_DAY = "2010-01-01"
-"""Of the lake: before bitcoin had a market."""
+"""First day of the lake, before bitcoin had a market."""
 PRODUCTS = dg.DynamicPartitionsDefinition(name="product")
 DAYS = dg.DailyPartitionsDefinition(FIRST_DAY, timezone="UTC", end_offset=1)  # today's too
 PRODUCT_DAYS = dg.MultiPartitionsDefinition({"product": PRODUCTS, "day": DAYS})
@@ -33,21 +32,21 @@ INPUTS: Mapping[str, Mapping[str, int]] = {
     "feature_rows": {"trades": SAME_DAY, "trades_tail": DAY_BEFORE},
     "training_set": {"feature_rows": SAME_DAY, "trades_head": DAY_AFTER},
 }
-"""What each asset of a product and day is made from: the same product's asset, of which day."""
+"""Inputs of each asset of a product and day: the input asset of the same product, and the offset of the day."""
 NOTHING = "none"
-"""Data version where there is nothing to make it of."""
+"""Data version without any content."""
 NEVER_SEEN = "1"
-"""Stands for the event of an input that is not there: with none at all, Dagster would not notice when it comes."""
+"""Event of a missing input: without any event, Dagster would not notice when the input comes."""
 CODE_VERSION, DATA_VERSION = "dagster/code_version", "dagster/data_version"
 IS_OURS = "dagster/data_version_is_user_provided"
 INPUT_VERSION, INPUT_EVENT = "dagster/input_data_version/", "dagster/input_event_pointer/"
 
 
-class Told(NamedTuple):
-    """What Dagster is told of one asset's product and day.
+class ReportedVersion(NamedTuple):
+    """Version of one asset's product and day, as reported to Dagster.
 
     Attributes:
-        version: hash of its content, or `NOTHING`.
+        version: hash of the content, or `NOTHING`.
     """
 
     asset: str
@@ -58,10 +57,10 @@ class Told(NamedTuple):
 
 
 def day_of(field: str, text: str) -> date:
-    """Return a day that somebody wrote into a field of a config.
+    """Parse a day from a config field.
 
     Raises:
-        ValueError: it is none; the message names the field.
+        ValueError: the text is no day; the message names the field.
 
     >>> day_of("first_day", "2025-01-06")
     datetime.date(2025, 1, 6)
@@ -73,7 +72,7 @@ def day_of(field: str, text: str) -> date:
 
 
 def days_of(first_day: str, last_day: str) -> tuple[date, date]:
-    """Return the ends of a range of days; an end that is empty is as far as there are days.
+    """Return the ends of a range of days; an empty end is unlimited.
 
     Raises:
         ValueError: an end is no day, or the first comes after the last.
@@ -86,7 +85,7 @@ def days_of(first_day: str, last_day: str) -> tuple[date, date]:
 
 
 def deps_of(asset: str) -> list[dg.AssetDep]:
-    """Return what an asset depends on, with the days."""
+    """Return the dependencies of an asset, with their days."""
     return [dg.AssetDep(name, partition_mapping=_on(offset)) for name, offset in INPUTS[asset].items()]
 
 
@@ -108,7 +107,7 @@ def key_of(product_id: str, day: date) -> dg.MultiPartitionKey:
     return dg.MultiPartitionKey({"product": product_id, "day": day.isoformat()})
 
 
-def place_of(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> tuple[str, date]:
+def partition_of_run(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> tuple[str, date]:
     """Return product and day of a run's partition."""
     key = context.partition_key
     if not isinstance(key, dg.MultiPartitionKey):
@@ -117,30 +116,30 @@ def place_of(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) 
     return dimensions["product"], date.fromisoformat(dimensions["day"])
 
 
-def told_of_recordings(lake: Lake, product_id: str, day: date) -> Told:
-    """Return what is staged of a product and day: its version changes as recordings come, go or change."""
-    found = [lake.partition(table, product_id, day) for table in lake.tables(recordings.RECORDINGS)]
+def report_of_recordings(lake: Lake, product_id: str, day: date) -> ReportedVersion:
+    """Return the version of the staged recordings of a product and day: the version changes when a recording does."""
+    found = [lake.partition(table, product_id, day) for table in lake.tables(RECORDINGS)]
     staged = [each for each in found if each is not None and each.rows]
     version = hashlib.sha256("".join(each.content_hash for each in staged).encode()).hexdigest() if staged else NOTHING
     rows = dg.MetadataValue.md(
         table_of(("recording", "rows"), ((each.notes["name"], f"{each.rows:,}") for each in staged))
     )
     metadata = {"dagster/row_count": sum(each.rows for each in staged), "recordings": len(staged), "by recording": rows}
-    return Told("recordings", product_id, day, version, metadata)
+    return ReportedVersion("recordings", product_id, day, version, metadata)
 
 
-def told_of(
+def report_of(
     table: str, product_id: str, day: date, made: StepResult, pictures: Mapping[str, Any] | None = None
-) -> list[Told]:
-    """Return what Dagster is told of a step: of trades also what the days around it see of them."""
+) -> list[ReportedVersion]:
+    """Return the versions made by a step; for trades, also the versions of head and tail for the days around."""
     partition = made.partition
     version = partition.content_hash if partition else NOTHING
-    told = [Told(table, product_id, day, version, {**_metadata(made), **(pictures or {})})]
+    report = [ReportedVersion(table, product_id, day, version, {**_metadata(made), **(pictures or {})})]
     if table == TRADES:
         for asset, seen in (("trades_head", "head_hash"), ("trades_tail", "tail_hash")):
             version = getattr(partition, seen, "") or NOTHING
-            told.append(Told(asset, product_id, day, version, {"hash": version[:16]}))
-    return told
+            report.append(ReportedVersion(asset, product_id, day, version, {"hash": version[:16]}))
+    return report
 
 
 def _metadata(made: StepResult) -> dict[str, Any]:
@@ -155,7 +154,7 @@ def _metadata(made: StepResult) -> dict[str, Any]:
 
 
 def input_tags(instance: dg.DagsterInstance, asset: str, product_id: str, day: date) -> dict[str, str]:
-    """Return what Dagster notes of an asset's inputs: their versions now, and the events that told them."""
+    """Return Dagster's tags for an asset's inputs: their versions now, and the events with these versions."""
     tags = {}
     for name, offset in INPUTS[asset].items():
         record = _latest(instance, name, product_id, day + timedelta(days=offset))
@@ -165,9 +164,11 @@ def input_tags(instance: dg.DagsterInstance, asset: str, product_id: str, day: d
     return tags
 
 
-def materializations(instance: dg.DagsterInstance, told: Iterable[Told]) -> Iterator[dg.AssetMaterialization]:
-    """Yield an event for all that Dagster does not know yet, so that its view of what is stale is right."""
-    for each in told:
+def materializations(
+    instance: dg.DagsterInstance, versions: Iterable[ReportedVersion]
+) -> Iterator[dg.AssetMaterialization]:
+    """Yield an event for each version still unknown to Dagster, and so keep Dagster's view of stale assets right."""
+    for each in versions:
         tags = input_tags(instance, each.asset, each.product_id, each.day)
         tags |= {DATA_VERSION: each.version, IS_OURS: "true", CODE_VERSION: code_version(each.asset)}
         record = _latest(instance, each.asset, each.product_id, each.day)
@@ -179,10 +180,8 @@ def materializations(instance: dg.DagsterInstance, told: Iterable[Told]) -> Iter
 
 
 def code_version(asset: str) -> str:
-    """Return the version of what an asset means: head and tail are parts of the trades."""
-    return {recordings.RECORDINGS: recordings.MEANING, **MEANING}[
-        asset.partition("_")[0] if asset.startswith("trades") else asset
-    ]
+    """Return the code version of an asset; head and tail share the version of the trades."""
+    return {RECORDINGS: RECORDINGS_MEANING, **MEANING}[asset.partition("_")[0] if asset.startswith("trades") else asset]
 
 
 def _latest(instance: dg.DagsterInstance, asset: str, product_id: str, day: date) -> Any:
@@ -190,7 +189,7 @@ def _latest(instance: dg.DagsterInstance, asset: str, product_id: str, day: date
 
 
 def _versions(tags: Mapping[str, str]) -> dict[str, str]:
-    """Return the versions among an event's tags, without the events that told those of the inputs."""
+    """Return the versions among an event's tags, without the pointers to input events."""
     ours = (DATA_VERSION, CODE_VERSION)
     return {name: value for name, value in tags.items() if name in ours or name.startswith(INPUT_VERSION)}
 
@@ -203,5 +202,5 @@ def table_of(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 
 LAKE = "lake"
-"""Pool: of the runs that write there, one goes on at a time."""
+"""Pool of the runs that write to the lake: one run at a time."""
 RECORDINGS_GROUP, DAYS_GROUP = "recordings", "product_days"

@@ -1,4 +1,4 @@
-"""Small pictures among the metadata: people look rather than read. Each is PNG in Markdown, some tens of kB."""
+"""Small pictures for the metadata, because people look rather than read. Each is PNG in Markdown, some tens of kB."""
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 # ruff: noqa: PLC0415 - matplotlib takes a second to import, and only runs that draw need it
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 
 POINTS = 600
-"""Of a line, at most."""
+"""Most points of a line."""
 BASIS_POINT = 1e-4
 PICTURE = "picture"
-"""Its name among the metadata."""
+"""Name of a picture in the metadata."""
 
 
 def of_day(
     lake: Lake, spec: FeatureSpec, product_id: str, day: date, made: StepResult
 ) -> dict[str, dg.MetadataValue[Any]]:
-    """Return price and volatility over a day whose feature rows are new; nothing for others."""
+    """Plot price and volatility of a day with new feature rows; return nothing for other days."""
     from matplotlib.figure import Figure
 
     from offline.evaluation.losses_table import plain_ewma
@@ -55,7 +55,7 @@ def of_day(
 def of_test(
     models: Mapping[str, ServedModel], product_id: str, test: "Sample", spec: FeatureSpec
 ) -> dict[str, dg.MetadataValue[Any]]:
-    """Return forecasts beside the volatility that came, over the rows of one product."""
+    """Plot forecasts beside the realized volatility, over the rows of one product."""
     from matplotlib.figure import Figure
 
     from offline.evaluation.losses_table import judged_rows
@@ -89,7 +89,7 @@ def label_plainly(axis: "Axis") -> None:
 
 
 def _few(rows: int) -> "np.typing.NDArray[np.intp]":
-    """Return indexes of rows, evenly spread."""
+    """Return evenly spread indexes of rows."""
     return np.unique(np.linspace(0, rows - 1, min(rows, POINTS)).astype(np.intp))
 
 

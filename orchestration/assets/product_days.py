@@ -1,4 +1,4 @@
-"""The lake's tables, one partition a product and UTC day."""
+"""Assets of the lake's tables: a partition for each product and UTC day."""
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
@@ -18,18 +18,18 @@ from orchestration.assets.partitions import (
     INPUTS,
     LAKE,
     PRODUCT_DAYS,
-    Told,
+    ReportedVersion,
     code_version,
     deps_of,
     input_tags,
-    place_of,
-    told_of,
+    partition_of_run,
+    report_of,
 )
 from orchestration.resources import LakeResource
 
 
 def evaluation_of(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
-    """Return a verdict as the event of a run that is no materialization."""
+    """Return a check result as an event for a run without materializations."""
     assert result.asset_key is not None
     assert result.check_name is not None
     return dg.AssetCheckEvaluation(
@@ -42,10 +42,10 @@ def evaluation_of(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
     )
 
 
-def _results(context: dg.AssetExecutionContext, told: list[Told]) -> Iterator[dg.MaterializeResult]:
-    for each in told:
-        # Dagster itself notes nothing for an input that is not there, and would not see it come.
-        outside = {name for name in INPUTS[each.asset] if name not in {other.asset for other in told}}
+def _results(context: dg.AssetExecutionContext, versions: list[ReportedVersion]) -> Iterator[dg.MaterializeResult]:
+    for each in versions:
+        # Dagster itself notes nothing for a missing input, and would not see the input come.
+        outside = {name for name in INPUTS[each.asset] if name not in {other.asset for other in versions}}
         tags = input_tags(context.instance, each.asset, each.product_id, each.day)
         yield dg.MaterializeResult(
             asset_key=each.asset,
@@ -69,13 +69,13 @@ def _spec(asset: str, description: str, group: str = DAYS_GROUP) -> dg.AssetSpec
 @dg.multi_asset(
     name="trades",
     specs=[
-        _spec("trades", "One stream of trades of a product and UTC day, merged from all recordings that have some: "
-              "with ids a trade is its id; without, or with ids of another kind, a recording counts only for "
-              "times that none before it covers."),
-        _spec("trades_head", "The first minutes of a day: all that the last targets of the day before can see. Its "
-              "data version changes only when they do."),
-        _spec("trades_tail", "The end of a day: all that the first feature rows of the day after can see. Its data "
-              "version changes only when they do."),
+        _spec("trades", "One stream of trades of a product and UTC day, merged from all recordings: trades with the "
+              "same id are one trade; a recording without ids, or with ids of another kind, counts only for times "
+              "not covered by a recording before."),
+        _spec("trades_head", "The first minutes of a day, as far as the last targets of the day before reach. The data "
+              "version changes only with these trades."),
+        _spec("trades_tail", "The end of a day, as far back as the first feature rows of the day after reach. The data "
+              "version changes only with these trades."),
     ],
     check_specs=[
         dg.AssetCheckSpec("order", asset="trades", description="Columns are as agreed, ids rise, times lie within, few "
@@ -86,39 +86,39 @@ def _spec(asset: str, description: str, group: str = DAYS_GROUP) -> dg.AssetSpec
     pool=LAKE,
 )  # fmt: skip
 def trades(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[Any]:
-    """Merge what the recordings have of one product and day."""
-    store, (product_id, day) = lake.open(), place_of(context)
+    """Merge the recordings of a product and day into trades."""
+    store, (product_id, day) = lake.open(), partition_of_run(context)
     made = make_trades(store, product_id, day)
-    yield from _results(context, told_of(TRADES, product_id, day, made))
+    yield from _results(context, report_of(TRADES, product_id, day, made))
     for name, check in CHECKS.items():
         yield check_result(name, [check(store, product_id, day, made)])
 
 
 @dg.multi_asset(
     name="feature_rows",
-    specs=[_spec("feature_rows", "What the forecaster would have published for these trades, byte for byte: the "
-                 "same compiled kernel. Needs the day and the tail of the day before, and nothing else.")],
+    specs=[_spec("feature_rows", "The rows that the forecaster would have published for these trades, byte for byte: "
+                 "the same compiled kernel. Needs only the day and the tail of the day before.")],
     partitions_def=PRODUCT_DAYS,
     pool=LAKE,
 )  # fmt: skip
 def feature_rows(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[Any]:
-    """Make the feature rows of one product and day."""
-    product_id, day = place_of(context)
+    """Make the feature rows of a product and day."""
+    product_id, day = partition_of_run(context)
     store, spec = lake.open(), lake.spec
     made = make_feature_rows(store, product_id, day, spec)
     pictures = plots.of_day(store, spec, product_id, day, made)
-    yield from _results(context, told_of(FEATURE_ROWS, product_id, day, made, pictures))
+    yield from _results(context, report_of(FEATURE_ROWS, product_id, day, made, pictures))
 
 
 @dg.multi_asset(
     name="training_set",
-    specs=[_spec("training_set", "The rows that count (the last one in each twelfth of a horizon) with what came after "
-                 "them: what models are fitted to and judged by.")],
+    specs=[_spec("training_set", "The counted rows (the last row in each twelfth of a horizon) with their targets, for "
+                 "fitting and judging models.")],
     partitions_def=PRODUCT_DAYS,
     pool=LAKE,
 )  # fmt: skip
 def training_set(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[Any]:
-    """Make the training rows of one product and day."""
-    product_id, day = place_of(context)
+    """Make the training rows of a product and day."""
+    product_id, day = partition_of_run(context)
     made = make_training_set(lake.open(), product_id, day, lake.spec)
-    yield from _results(context, told_of(TRAINING_SET, product_id, day, made))
+    yield from _results(context, report_of(TRAINING_SET, product_id, day, made))

@@ -1,4 +1,4 @@
-"""The jobs that people launch: replay, ingest, simulate, backfill, promote, rollback.
+"""Jobs for a person to launch: replay, ingest, simulate, backfill, promote, rollback.
 
-In: a run's config. Out: one call of `offline`, or one ingestor process.
+In: the config of a run. Out: a call of `offline`, or an ingestor process.
 """

@@ -1,4 +1,4 @@
-"""One replay as a child process, with its log lines passed on: the work of the job `replay`."""
+"""Run a replay as a child process and pass its log lines on: the work of the job `replay`."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from orchestration.local.supervisor import QUICK_DEATH_S, RestartPolicy, RunFail
 
 ROOT = CHECKOUT
 STOP_S = 20.0
-"""How long an ingestor may take to deliver all trades that it has read; the ingestor gives up by itself after 5 s."""
+"""Limit for an ingestor to deliver all trades already read; the ingestor itself gives up after 5 s."""
 END_S = 8.0
-"""How long the end of a source may take: with `STOP_S` less than the stack gives a cancelled run."""
+"""Limit for the end of a source: together with `STOP_S` less than the stack gives a cancelled run."""
 WAIT_S = 0.2
 WORDS = 200
-"""Lines outside its log that are remembered, as a stack of calls."""
+"""How many lines outside the log format are kept, as a stack of calls."""
 SHOWN_WORDS = 10
 _STACK = "Traceback (most recent call last):"
 
 
-class Line(NamedTuple):
+class ProgressLine(NamedTuple):
     """One line of a log.
 
     Attributes:
@@ -48,8 +48,8 @@ class Ended(NamedTuple):
     """How an ingestor ended.
 
     Attributes:
-        trades: how many the log tells as delivered; a killed ingestor tells of the last seconds no more.
-        reason: the last error of its log, or its last words where the log has no error; empty if both are missing.
+        trades: count of delivered trades in the log; a killed ingestor does not log its last seconds.
+        reason: the last error of the log, or the last words if the log has no error; empty if both are missing.
     """
 
     code: int
@@ -57,14 +57,16 @@ class Ended(NamedTuple):
     reason: str
 
 
-def ingest_online(recordings: Sequence[str], settings: Mapping[str, str], tell: Callable[[Line], None]) -> Ended:
+def ingest_online(
+    recordings: Sequence[str], settings: Mapping[str, str], tell: Callable[[ProgressLine], None]
+) -> Ended:
     """Run `python -m online.ingestor` until its source is whole, over kills and passing errors.
 
     A dead ingestor is started again by the rule for parts of the stack (`RestartPolicy`), and goes on behind the last
-    trade of its source on the topic. A source needs a `REPLAY_ID` to go on: without one the ingestor is run once.
+    trade of its source on the topic. A source needs a `REPLAY_ID` to go on: without an id the ingestor is run once.
 
-    An exception that arrives meanwhile, as in a cancelled run, stops the ingestor as an operator would: all trades that
-    were read are delivered. Then the exception is raised on.
+    An exception meanwhile, as in a cancelled run, stops the ingestor as an operator would: all trades already read
+    are delivered. Then the exception is raised on.
 
     Args:
         recordings: paths, in the order of their trades.
@@ -83,16 +85,16 @@ def ingest_online(recordings: Sequence[str], settings: Mapping[str, str], tell: 
             if pause_s is None:
                 return ended._replace(trades=trades)
             settings = {**settings, **RESTARTED}
-            tell(Line("warning", f"the ingestor {failure.reason}; it starts again in {pause_s:.1f} s"))
+            tell(ProgressLine("warning", f"the ingestor {failure.reason}; it starts again in {pause_s:.1f} s"))
             time.sleep(pause_s)
     except BaseException:
-        # A dead ingestor ends no source, nor does a new one that is stopped before it listens to signals.
+        # A dead ingestor ends no source, nor does a new ingestor stopped before listening to signals.
         if died and settings.get("REPLAY_END_ON_STOP") == "true":
             _end_source(settings, tell)
         raise
 
 
-def _end_source(settings: Mapping[str, str], tell: Callable[[Line], None]) -> None:
+def _end_source(settings: Mapping[str, str], tell: Callable[[ProgressLine], None]) -> None:
     """End a source, unless it has ended or has not begun."""
     source_id = settings["REPLAY_ID"]
     command = [sys.executable, "-m", "online.ingestor", "--end", source_id]
@@ -110,11 +112,17 @@ def _end_source(settings: Mapping[str, str], tell: Callable[[Line], None]) -> No
         except subprocess.TimeoutExpired:
             code = None
     if code not in (0, REFUSED):
-        tell(Line("error", f"source {source_id} stays open: end it by python -m online.ingestor --end {source_id}"))
+        tell(
+            ProgressLine(
+                "error", f"source {source_id} stays open: end it by python -m online.ingestor --end {source_id}"
+            )
+        )
 
 
-def _run_ingestor(recordings: Sequence[str], settings: Mapping[str, str], tell: Callable[[Line], None]) -> Ended:
-    """Run one ingestor to its end, and stop it if an exception arrives meanwhile."""
+def _run_ingestor(
+    recordings: Sequence[str], settings: Mapping[str, str], tell: Callable[[ProgressLine], None]
+) -> Ended:
+    """Run one ingestor to its end, and stop the ingestor on an exception."""
     command = [sys.executable, "-m", "online.ingestor", *recordings]
     trades, reason = 0, ""
     words: deque[str] = deque(maxlen=WORDS)
@@ -143,7 +151,7 @@ def _run_ingestor(recordings: Sequence[str], settings: Mapping[str, str], tell: 
                 words.append(text)
                 said = {"event": text}
             trades = said.get("trades", trades)
-            line = Line(said.pop("level", "info"), _readable(said))
+            line = ProgressLine(said.pop("level", "info"), _readable(said))
             if line.level == "error":
                 reason = line.text
             tell(line)
@@ -154,7 +162,7 @@ def _run_ingestor(recordings: Sequence[str], settings: Mapping[str, str], tell: 
         process.wait()
     finally:
         with _undisturbed():
-            process.terminate()  # does nothing where it has ended
+            process.terminate()  # does nothing after the end of the process
             killer = threading.Timer(STOP_S, process.kill)
             killer.start()
             pass_on()
@@ -164,7 +172,7 @@ def _run_ingestor(recordings: Sequence[str], settings: Mapping[str, str], tell: 
 
 
 def last_words(lines: list[str]) -> str:
-    """Return what an exception says, below its stack of calls; without one, the last lines.
+    """Return the text of an exception below its stack of calls, or the last lines if there is no exception.
 
     >>> last_words(["Traceback (most recent call last):", '  File "a.py", line 1', "ValueError: 2 of them:", "  a, b"])
     'ValueError: 2 of them:\\n  a, b'
@@ -177,14 +185,14 @@ def last_words(lines: list[str]) -> str:
 
 
 def _parsed(text: str) -> dict[str, Any] | None:
-    """Return what a line of the log says, or None if it is none."""
+    """Parse a line of the JSON log; return None for any other line."""
     try:
         found = json.loads(text)
     except ValueError:
         found = None
     if not isinstance(found, dict):
         return None
-    found.pop("timestamp", None)  # Dagster notes its own
+    found.pop("timestamp", None)  # Dagster notes its own timestamp
     return found
 
 
@@ -194,18 +202,18 @@ def _readable(said: dict[str, Any]) -> str:
 
 
 def _next(lines: Queue[str | None]) -> str | None:
-    """Wait for the next line, in short waits: an interrupt is raised between two of them. None: there are no more."""
+    """Wait for the next line, or None at the end, in short waits: an interrupt is raised between two waits."""
     while True:
         with contextlib.suppress(Empty):
             line = lines.get(timeout=WAIT_S)
             if line is None:
-                lines.put(None)  # whoever asks again is told again
+                lines.put(None)  # for the next call: the end is the end again
             return line
 
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Let no second stop cut this short: one can come from the terminal, and one from whoever passes it on."""
+    """Ignore SIGTERM and SIGINT in the block: a stop can arrive twice, from the terminal and from a parent process."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""The jobs that fill the lake: `ingest`, `simulate` and `backfill`."""
+"""The jobs of the lake: `ingest`, `simulate` and `backfill`."""
 
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
@@ -21,38 +21,37 @@ from offline.days.trades import make_trades
 from offline.days.training_set import make_training_set
 from offline.lake.store import Lake
 from orchestration.assets import plots
-from orchestration.assets.checks import CHECKS, Found, check_result
+from orchestration.assets.checks import CHECKS, Verdict, check_result
 from orchestration.assets.inbox import Inbox, InboxConfig, add_products, stage_inbox
-from orchestration.assets.partitions import LAKE, day_of, days_of, materializations, told_of, told_of_recordings
+from orchestration.assets.partitions import LAKE, day_of, days_of, materializations, report_of, report_of_recordings
 from orchestration.assets.product_days import evaluation_of
 from orchestration.resources import LakeResource, explained
 
 NOT_TAKEN = "not taken"
-"""Metadata of an ingest that has failed for nothing but files that are no recordings: the rest is in the lake."""
+"""Metadata of an ingest that failed only because of files that are no recordings: the rest is in the lake."""
 
 
 class IngestConfig(InboxConfig):
-    """Recordings that come into the lake."""
+    """Recordings to ingest into the lake."""
 
-    then_backfill: bool = Field(default=True, description="make all that is stale afterwards")
+    then_backfill: bool = Field(default=True, description="afterwards, make all stale days")
 
 
 @dg.op(pool=LAKE, out=dg.Out(dg.Nothing))
 def ingest_inbox(
     context: dg.OpExecutionContext, config: IngestConfig, lake: LakeResource, inbox: Inbox
 ) -> Iterator[Any]:
-    """Take all recordings in the inbox into the lake, each once, and make what follows from them.
+    """Take all recordings in the inbox into the lake, each once, and make the days that follow from them.
 
-    What cannot be read is left out and said; the rest is taken. A file that was read before and has not changed costs
-    nothing but a look.
+    An unreadable file is logged and left out; the rest is taken. A file already read and unchanged costs only a look.
     """
     store = lake.open()
     with explained():
         changed, wrong = stage_inbox(context, store, inbox, config)
-    yield from materializations(context.instance, (told_of_recordings(store, *place) for place in changed))
+    yield from materializations(context.instance, (report_of_recordings(store, *place) for place in changed))
     context.log.info(f"{len(changed)} product-days are new or have changed")
     if config.then_backfill:
-        yield from make_stale(context, store, lake.spec, Wanted())
+        yield from make_stale(context, store, lake.spec, DayRange())
     if wrong:
         not_taken = "1 file is" if len(wrong) == 1 else f"{len(wrong)} files are"
         raise dg.Failure(
@@ -69,14 +68,14 @@ def ingest() -> None:
 
 
 class SimulateConfig(dg.Config):
-    """Simulated days that come into the lake."""
+    """Simulated days for the lake."""
 
     products: list[str] = Field(default=["BTC-USD", "ETH-USD"], description="as BTC-USD; any name is simulated")
     first_day: str = Field(default="2010-01-04", description="UTC; by default before anyone traded bitcoin")
     days: int = Field(default=7, ge=1, le=366, description="from the first day on, for each product")
-    seed: int = Field(default=0, ge=0, description="of the market: another one is another recording of these days")
-    hours: list[int] = Field(default=[0, 24], description="of each day: the first, and the one before which it ends")
-    then_backfill: bool = Field(default=True, description="make all that is stale afterwards")
+    seed: int = Field(default=0, ge=0, description="of the market: another seed gives other trades on the same days")
+    hours: list[int] = Field(default=[0, 24], description="first hour of each day, and the hour of its end")
+    then_backfill: bool = Field(default=True, description="afterwards, make all stale days")
 
 
 @dg.op(pool=LAKE, out=dg.Out(dg.Nothing))
@@ -95,9 +94,9 @@ def simulate_days(context: dg.OpExecutionContext, config: SimulateConfig, lake: 
                 rows = sum(each.rows for each in found.days)
                 context.log.info(f"{product_id} {day}: {rows:,} trades{'' if found.is_new else ', there already'}")
                 add_products(context.instance, store)
-                yield from materializations(context.instance, [told_of_recordings(store, product_id, day)])
+                yield from materializations(context.instance, [report_of_recordings(store, product_id, day)])
     if config.then_backfill:
-        yield from make_stale(context, store, lake.spec, Wanted())
+        yield from make_stale(context, store, lake.spec, DayRange())
     yield dg.Output(None)
 
 
@@ -107,15 +106,15 @@ def simulate_job() -> None:
 
 
 class BackfillConfig(dg.Config):
-    """Which product-days are made."""
+    """Product-days to make."""
 
-    products: list[str] = Field(default=[], description="none: all that the lake has recordings of")
-    first_day: str = Field(default="", description="UTC, as 2025-01-06; empty: the first that there is")
-    last_day: str = Field(default="", description="likewise; empty: the last that there is")
+    products: list[str] = Field(default=[], description="none: all products with recordings in the lake")
+    first_day: str = Field(default="", description="UTC, as 2025-01-06; empty: the first day")
+    last_day: str = Field(default="", description="UTC, as 2025-01-06; empty: the last day")
 
 
-class Wanted(NamedTuple):
-    """Some product-days."""
+class DayRange(NamedTuple):
+    """Products and days to make; by default all."""
 
     products: frozenset[str] = frozenset()
     first: date = date.min
@@ -127,10 +126,10 @@ class Wanted(NamedTuple):
 
 @dg.op(pool=LAKE, out=dg.Out(dg.Nothing))
 def make_days(context: dg.OpExecutionContext, config: BackfillConfig, lake: LakeResource) -> Iterator[Any]:
-    """Make trades, feature rows and training sets of a range of days, as far as they are stale.
+    """Make the stale trades, feature rows and training sets of a range of days.
 
-    What is stale is told by content hashes: where the inputs of a day are what they were, it is left as it is. So a
-    backfill that was killed goes on where it was, and one that runs twice does nothing the second time.
+    Content hashes decide: a day with unchanged inputs is left alone. So a killed backfill goes on where it stopped, and
+    a second backfill does nothing.
     """
     with explained():
         first, last = days_of(config.first_day, config.last_day)
@@ -141,23 +140,23 @@ def make_days(context: dg.OpExecutionContext, config: BackfillConfig, lake: Lake
         if unknown := sorted(set(config.products) - set(recorded)):
             raise ValueError(f"the lake has no recordings of {', '.join(unknown)}; it has some of "
                              f"{', '.join(recorded) or 'no product'}")  # fmt: skip
-    yield from make_stale(context, store, lake.spec, Wanted(frozenset(config.products), first, last))
+    yield from make_stale(context, store, lake.spec, DayRange(frozenset(config.products), first, last))
     yield dg.Output(None)
 
 
 def make_stale(
-    context: dg.OpExecutionContext, lake: Lake, spec: FeatureSpec, wanted: Wanted
+    context: dg.OpExecutionContext, lake: Lake, spec: FeatureSpec, wanted: DayRange
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
-    """Make what is stale, one table after the other, and tell Dagster of each product-day as soon as it is made.
+    """Make stale partitions, one table after the other, and report each product-day to Dagster as soon as it is made.
 
-    What the lake has and Dagster does not know (a run was killed between the two) is told as well.
+    Partitions in the lake but unknown to Dagster (a run was killed in between) are reported too.
     """
     instance = context.instance
     add_products(instance, lake)
     places = sorted({(p.product_id, p.day) for p in lake.partition_keys(RECORDINGS) if wanted.has(p.product_id, p.day)})
     context.log.info(f"{len(places)} product-days have recordings")
-    yield from materializations(instance, (told_of_recordings(lake, *place) for place in places))
-    found: dict[str, list[Found]] = {name: [] for name in CHECKS}
+    yield from materializations(instance, (report_of_recordings(lake, *place) for place in places))
+    found: dict[str, list[Verdict]] = {name: [] for name in CHECKS}
     for table, make in STEPS.items():
         todo = [each for each in stale(lake, spec, table) if wanted.has(each.product_id, each.day)]
         context.log.info(f"{table}: {len(todo)} of {len(places)} product-days are to be made")
@@ -171,19 +170,19 @@ def make_stale(
                 f"{each.why} ({count} of {len(todo)})"
             )
             pictures = plots.of_day(lake, spec, each.product_id, each.day, made) if table == FEATURE_ROWS else {}
-            yield from materializations(instance, told_of(table, each.product_id, each.day, made, pictures))
+            yield from materializations(instance, report_of(table, each.product_id, each.day, made, pictures))
             if table == TRADES:
                 for name, check in CHECKS.items():
                     found[name].append(check(lake, each.product_id, each.day, made))
         others = set(places) - {(each.product_id, each.day) for each in todo}
         for product_id, day in sorted(others):
             made = stored_result(lake, table, product_id, day)
-            yield from materializations(instance, told_of(table, product_id, day, made))
+            yield from materializations(instance, report_of(table, product_id, day, made))
     for name, results in found.items():
         if results:
             yield evaluation_of(check_result(name, results))
-    if wanted == Wanted():
-        return  # all was wanted: nothing is left
+    if wanted == DayRange():
+        return  # everything was wanted: no partition is left
     left = [each for each in stale(lake, spec) if not wanted.has(each.product_id, each.day)]
     if left:
         context.log.info(f"{len(left)} other partitions are stale, as {left[0].table} of {left[0].product_id} "

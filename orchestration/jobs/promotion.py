@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 USUAL_WHY = "launched from Dagster"
-"""What the ledger is told by default: no reason to force anything."""
+"""Default reason in the ledger: no reason to force a promotion."""
 
 
 class PromoteConfig(dg.Config):
-    """Which version asks the gate."""
+    """Model version for the gate."""
 
     model: str = Field(default="volatility-ml", description="volatility-ml or volatility-baseline")
     version: str = Field(default="challenger", description="a number, or an alias")
@@ -34,7 +34,7 @@ class PromoteConfig(dg.Config):
     why: str = Field(default=USUAL_WHY, description="for the ledger")
     force: bool = Field(
         default=False,
-        description="promote what the gate refuses, if it can serve; `why` must say the reason, and it is recorded",
+        description="promote a refused version, if the version can serve; `why` must give a reason, which is recorded",
     )
 
 
@@ -46,10 +46,9 @@ def promote_model(
     registry: RegistryResource,
     pages: DagsterPages,
 ) -> None:
-    """Ask the gate; where it is open, the version becomes champion, and the online tier answers with it in a second.
+    """Ask the gate; if the gate is open, make the version champion, and the online tier answers with it in a second.
 
-    The gate judges anew, on the lake's rows after both trainings. A refusal names each condition that failed, with its
-    figures.
+    The gate judges anew, on the lake's rows after both trainings. A refusal names each failed condition with figures.
     """
     from offline.promotion.gate import Refused, lake_rows
     from offline.promotion.moves import promote
@@ -80,14 +79,14 @@ def promote_job() -> None:
 
 
 class RollbackConfig(dg.Config):
-    """Which model goes back."""
+    """Model to roll back."""
 
     model: str = Field(default="volatility-ml", description="volatility-ml or volatility-baseline")
     who: str = Field(default="", description="for the ledger; empty: this user, and the run")
     why: str = Field(default=USUAL_WHY, description="for the ledger")
 
 
-@dg.op  # in no pool: it must not wait for a training, and the ledger keeps it alone for the second that it takes
+@dg.op  # in no pool: a rollback must not wait for a training; the ledger keeps others out for the second of a rollback
 def roll_back_model(
     context: dg.OpExecutionContext,
     config: RollbackConfig,
@@ -95,9 +94,9 @@ def roll_back_model(
     registry: RegistryResource,
     pages: DagsterPages,
 ) -> None:
-    """Make champion what was it before; a second rollback goes one further.
+    """Restore the previous champion; a second rollback goes one champion further.
 
-    One that was killed, or whose answer was lost, is finished by the next, which goes no further then.
+    A rollback that was killed, or lost its answer, is finished by the next rollback, which then goes no further.
     """
     from offline.promotion.gate import Refused
     from offline.promotion.moves import begun_before, roll_back
@@ -130,7 +129,7 @@ def _who(context: dg.OpExecutionContext) -> str:
 
 
 def _refusal(refused: "Refused") -> dg.Failure:
-    """Return a failure that lists all conditions, those that failed first."""
+    """Return a failure with all conditions, failed conditions first."""
     conditions = sorted(refused.conditions, key=lambda condition: condition.is_met)
     rows = ((each.name, "yes" if each.is_met else "NO", each.found, each.allowed) for each in conditions)
     table = dg.MetadataValue.md(table_of(("condition", "met", "found", "allowed"), rows))

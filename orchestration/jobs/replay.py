@@ -16,17 +16,17 @@ from pydantic import Field
 from data.names import check_names
 from data.trades import StreamKey
 from online.process import REFUSED
-from orchestration.jobs.ingestor_process import ROOT, Line, ingest_online
+from orchestration.jobs.ingestor_process import ROOT, ProgressLine, ingest_online
 from orchestration.local.parts import SIMULATED_DAY, simulated_recording
 from orchestration.local.settings import StackSettings
 from orchestration.resources import explained
 
 REPLAY_TAG = {"cryptovol/kind": "replay"}
-"""By which dagster.yaml limits how many replays go on at once."""
+"""Tag in dagster.yaml that limits concurrent replays."""
 
 
-class Purpose(Enum):
-    """What a source is for: a label on metrics."""
+class ReplayPurpose(Enum):
+    """Purpose of a source: a label on metrics."""
 
     live = "live"
     replay = "replay"
@@ -34,23 +34,23 @@ class Purpose(Enum):
 
 
 class ReplayConfig(dg.Config):
-    """What is replayed into Kafka, and how fast."""
+    """Recordings to replay into Kafka, and their speed."""
 
     recordings: list[str] = Field(
         default=[],
-        description="paths, in the order of their trades; none: the simulated day that `make run` replays",
+        description="paths, in the order of their trades; none: the simulated day of `make run`",
     )
     speed: str = Field(
         default="10", description="1, 10, any number above 0 (times the recorded pace), real-time or max"
     )
-    purpose: Purpose = Field(default=Purpose.replay, description="a label on metrics")
+    purpose: ReplayPurpose = Field(default=ReplayPurpose.replay, description="a label on metrics")
     replay_id: str = Field(
-        default="", description="name of the source, or one that goes on where it stopped; empty: a new one"
+        default="", description="name of the source; a known name goes on where the source stopped; empty: a new name"
     )
-    product_id: str = Field(default="BTC-USD", description="of trades in recordings that name none")
+    product_id: str = Field(default="BTC-USD", description="for recordings without a product")
     max_wait_s: float = Field(default=10.0, description="a longer wait between two trades is cut to this, in seconds")
     ends_when_cancelled: bool = Field(
-        default=True, description="whether a cancelled replay ends its source; if not, its replay_id can go on later"
+        default=True, description="whether a cancelled replay ends the source; an open source can go on by replay_id"
     )
 
 
@@ -58,12 +58,13 @@ class ReplayConfig(dg.Config):
 def replay_trades(context: dg.OpExecutionContext, config: ReplayConfig) -> None:
     """Write recorded trades to the topic `coinbase-trades` at their pace, as one source.
 
-    Terminate stops it in good order: what was read is delivered, and the source ends. Several replays may run at once.
+    Terminate stops the replay in good order: trades already read are delivered, and the source ends. Several replays
+    may run at once.
     """
     source_id = config.replay_id or f"replay-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
-    with explained():  # before a day is simulated for it
+    with explained():  # before a day is simulated for the replay
         check_names(StreamKey(source_id, config.product_id))
-        if not config.max_wait_s >= 0:  # nor is it a number
+        if not config.max_wait_s >= 0:  # also true for NaN
             raise ValueError(f"max_wait_s must be 0 or more seconds, was {config.max_wait_s}")
     recordings = [str(Path(path).expanduser().resolve()) for path in config.recordings] or [_simulated_day(context)]
     settings = {
@@ -76,7 +77,7 @@ def replay_trades(context: dg.OpExecutionContext, config: ReplayConfig) -> None:
     }
     context.log.info(f"source {source_id}: {', '.join(recordings)} at speed {config.speed}")
 
-    def tell(line: Line) -> None:
+    def tell(line: ProgressLine) -> None:
         getattr(context.log, line.level, context.log.info)(line.text)
 
     ended = ingest_online(recordings if config.replay_id else ["--new", *recordings], settings, tell)
@@ -91,7 +92,7 @@ def replay_trades(context: dg.OpExecutionContext, config: ReplayConfig) -> None:
 
 
 def _simulated_day(context: dg.OpExecutionContext) -> str:
-    """Return the recording that `make run` replays when none is named, made if it is not there."""
+    """Return the default recording of `make run`, simulated first if the file is missing."""
     settings = StackSettings()
     path = simulated_recording(settings)
     if not path.exists():

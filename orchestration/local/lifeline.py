@@ -1,7 +1,7 @@
-"""Children that do not outlive their parent, however it ends.
+"""Bind child processes to their parent: a child ends however the parent ends.
 
-`bound_to_parent` puts this file in front of a command: it asks the kernel to kill the process with its parent, and then
-becomes the command. It is a program of its own because code between fork and exec is not safe where threads run.
+`bound_to_parent` puts this file in front of a command: this file asks the kernel to kill the process with the parent,
+and then becomes the command. A separate program is needed: code between fork and exec is unsafe with threads.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 def bound_to_parent(command: Sequence[str], nice: int = 0) -> list[str]:
-    """Return a command that runs `command`, nicer than this process, and is killed when the thread that starts it ends.
+    """Return a command that runs `command` with more nice than this process, killed when the starting thread ends.
 
-    By SIGKILL: a hung or paused process ends too, and its ports are free at once. On systems without `prctl` (all but
-    Linux) it lives on.
+    The signal is SIGKILL: a hung or paused process ends too, and frees all ports at once. Without `prctl` (all
+    systems but Linux) the process lives on.
     """
     return [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(nice), *command]
 
@@ -26,12 +26,12 @@ def _become(parent: int, nice: int, command: Sequence[str]) -> None:
     import ctypes  # noqa: PLC0415 - late, as `signal`: whoever only wraps a command does not need them
     import signal  # noqa: PLC0415
 
-    # A shell's background job has SIGINT ignored, and a child would inherit that.
+    # A shell's background job ignores SIGINT, and a child would inherit the setting.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before we asked
+        if os.getppid() != parent:  # the parent died before prctl
             sys.exit(1)
     os.nice(nice)
     try:

@@ -1,4 +1,4 @@
-"""The live lines of `make run`: what the forecasts of each product say now."""
+"""Live lines of `make run`: the newest forecasts of each product."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ GAP_S = 300  # no return spans a longer hole
 _LAG = re.compile(r"^cryptovol_consumer_lag(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
-class Forecast(msgspec.Struct):
-    """What a live line needs of a record of `predictions`; the other fields are skipped unread."""
+class LiveForecast(msgspec.Struct):
+    """Fields of a `predictions` record for a live line; the other fields are skipped unread."""
 
     source_id: str
     product_id: str
@@ -36,11 +36,11 @@ class Forecast(msgspec.Struct):
     end: bool = False
 
 
-_decode = msgspec.json.Decoder(Forecast).decode
+_decode = msgspec.json.Decoder(LiveForecast).decode
 
 
 def epoch_seconds(event_time: str) -> tuple[int, bool]:
-    """Return the whole UTC seconds of a time such as 2025-01-06T00:00:01.123456789Z, and if it has a fraction."""
+    """Return the whole UTC seconds of a time such as 2025-01-06T00:00:01.123456789Z, and if the time has a fraction."""
     return _whole_seconds(event_time[:19]), bool(event_time[19:].strip(".0Z"))
 
 
@@ -62,7 +62,7 @@ class MinuteVolatility:
         self._known = 0  # the last second whose P is in the grid
 
     def add(self, second: int, has_fraction: bool, price: float) -> None:
-        """Take the next trade; one that is earlier than the trade before counts as at its time."""
+        """Add the next trade; a trade earlier than the trade before counts at the time of the trade before."""
         # All seconds before this trade now have their price; its own second may still see another trade.
         complete = second if has_fraction else second - 1
         if self._price is None or complete - self._known > GAP_S:
@@ -82,17 +82,17 @@ class MinuteVolatility:
 
 
 @dataclass
-class Line:
-    """The newest of one product of one source."""
+class LiveLine:
+    """Newest forecasts of a product and source."""
 
-    newest: Forecast
+    newest: LiveForecast
     volatility: MinuteVolatility = field(default_factory=MinuteVolatility)
     rows: int = 0
     rows_per_s: float = 0.0
     ended: bool = False
 
     def text(self, lag: int | None) -> str:
-        """One line for a person; volatilities in basis points per minute."""
+        """Return a line for a person, with volatilities in basis points per minute."""
         f = self.newest
         low, high = f.interval
         realized = self.volatility.value
@@ -104,14 +104,14 @@ class Line:
         )
 
 
-class Watch(threading.Thread):
-    """Reads `predictions` from the end as it was at the start, and commits nothing.
+class LiveLines(threading.Thread):
+    """Thread that reads `predictions` from the end of the topic at the start, and commits nothing.
 
     Args:
         kafka: configuration of a client of the broker.
-        metrics_urls: where the lag of each consumer is told.
-        source_id: the replay of this stack; what an earlier one left to do may be seen too.
-        on_first: called with the first forecast of that replay.
+        metrics_urls: metrics pages with the lag of each consumer.
+        source_id: the replay of this stack; work left by an earlier replay may be seen too.
+        on_first: called with the first forecast of this stack's replay.
     """
 
     def __init__(
@@ -119,28 +119,28 @@ class Watch(threading.Thread):
         kafka: Mapping[str, str],
         metrics_urls: Sequence[str],
         source_id: str,
-        on_first: Callable[[Forecast], None],
+        on_first: Callable[[LiveForecast], None],
     ) -> None:
         super().__init__(name="watch", daemon=True)
         self._kafka = {
             **kafka,
-            "group.id": "unused",  # the client wants one
+            "group.id": "unused",  # the client requires a group
             "isolation.level": "read_committed",
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "auto.offset.reset": "latest",
-            "log_level": 0,  # a broker that restarts is told by the stack, not by each client
+            "log_level": 0,  # the stack reports a restarting broker, not each client
         }
         self._metrics_urls = metrics_urls
         self._source_id = source_id
         self._on_first = on_first
         self._closing = threading.Event()
-        self._lines: dict[tuple[str, str], Line] = {}
+        self._lines: dict[tuple[str, str], LiveLine] = {}
         self._lag: int | None = None
         self._seen = False
 
     def lines(self) -> list[str]:
-        """One text for each product of each source that is open, or of the newest one if all have ended."""
+        """Return a text for each product of each open source, or of the newest source if all have ended."""
         lines = list(self._lines.values())
         shown = [line for line in lines if not line.ended] or lines[-1:]
         return [line.text(self._lag) for line in shown]
@@ -157,7 +157,7 @@ class Watch(threading.Thread):
             while not self._closing.is_set():
                 for message in consumer.consume(10_000, 0.25):
                     if message.error() is None:
-                        with contextlib.suppress(ValueError, RecursionError):  # no forecast; the API counts these
+                        with contextlib.suppress(ValueError, RecursionError):  # malformed; the API counts these
                             self._take(_decode(message.value() or b""))
                 now = time.monotonic()
                 if now - told >= 1.0:
@@ -183,7 +183,7 @@ class Watch(threading.Thread):
                 return
             self._closing.wait(0.2)
 
-    def _take(self, forecast: Forecast) -> None:
+    def _take(self, forecast: LiveForecast) -> None:
         key = (forecast.product_id, forecast.source_id)
         if forecast.end:
             if key in self._lines:
@@ -191,7 +191,7 @@ class Watch(threading.Thread):
             return
         line = self._lines.get(key)
         if line is None:
-            line = self._lines[key] = Line(forecast)
+            line = self._lines[key] = LiveLine(forecast)
             for ended in [k for k, other in self._lines.items() if other.ended]:
                 del self._lines[ended]
         line.newest = forecast

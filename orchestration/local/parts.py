@@ -1,4 +1,4 @@
-"""The parts of the local stack: what each runs, what it needs, and when it is ready."""
+"""Parts of the local stack: each part's command, needs and ready check."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ ROOT = CHECKOUT
 DEFAULT_SERVERS = "127.0.0.1:9092"
 SIMULATED_DAY = "2025-01-06"
 PROBE_TIMEOUT_S = 1.0
-STANDS_BACK = 15  # nice: more than whatever the first forecast waits for
-RUNS_END_S = 30.0  # how long cancelled Dagster runs may take: an ingestor delivers what it has read
+STANDS_BACK = 15  # nice value, above every part that the first forecast waits for
+RUNS_END_S = 30.0  # limit for cancelled Dagster runs: an ingestor delivers the trades already read
 
 
 def fetch_text(url: str, timeout_s: float = PROBE_TIMEOUT_S) -> str | None:
-    """Return what a URL answers with status 200, else None."""
+    """Return the text of a URL that answers 200, else None."""
     try:
         with urllib.request.urlopen(url, timeout=timeout_s) as answer:
             return str(answer.read().decode()) if answer.status == 200 else None
@@ -39,17 +39,17 @@ def fetch_text(url: str, timeout_s: float = PROBE_TIMEOUT_S) -> str | None:
 
 
 def answers(url: str, timeout_s: float) -> Callable[[], bool]:
-    """Ready when the URL answers 200."""
+    """Return a ready check: the URL answers 200."""
     return lambda: fetch_text(url, timeout_s) is not None
 
 
 def says_ready(metrics_url: str) -> Callable[[], bool]:
-    """Ready when the process says so in its metrics."""
+    """Return a ready check: the metrics of the process say ready."""
     return lambda: "cryptovol_ready 1.0" in (fetch_text(metrics_url) or "").splitlines()
 
 
 def listens(port: int) -> Callable[[], bool]:
-    """Ready when something on this machine takes connections."""
+    """Return a ready check: the port on this machine takes connections."""
 
     def is_open() -> bool:
         try:
@@ -62,15 +62,15 @@ def listens(port: int) -> Callable[[], bool]:
 
 
 def simulated_recording(settings: StackSettings) -> Path:
-    """What is replayed when no recording is named."""
+    """Return the path of the default recording."""
     return settings.var_dir / "recordings" / f"simulated-{settings.product_id}-{SIMULATED_DAY}.csv"
 
 
 def find_place_command(servers: str) -> str:
-    """Return what a person types to find the forecaster's place, with the settings of this stack."""
+    """Return the shell command to find the forecaster's place, with the settings of this stack."""
     python = Path(sys.executable)
     settings = [f"KAFKA_BOOTSTRAP_SERVERS={servers}"] if servers != DEFAULT_SERVERS else []
-    if size := os.environ.get("WINDOW_SIZE"):  # it makes the rows again, to compare them
+    if size := os.environ.get("WINDOW_SIZE"):  # the command computes the rows again, to compare them
         settings.append(f"WINDOW_SIZE={size}")
     program = python.relative_to(ROOT) if python.is_relative_to(ROOT) else python
     return " ".join((*settings, str(program), "-m online.forecaster --find-place"))
@@ -83,7 +83,8 @@ def stack_parts(settings: StackSettings, kafka: Mapping[str, str]) -> list[Part]
         kafka: configuration of a client of the broker.
     """
     python = (sys.executable, "-m")
-    # A model from an earlier run serves without the registry: nothing waits for the slowest part then; it stands back.
+    # A model from an earlier run serves without the registry: no part waits for MLflow, the slowest part then, which
+    # runs at low priority.
     is_warm = any((settings.var_dir / "models").glob("**/*.onnx"))
     models = () if is_warm else ("training",)
     nice = 10 if is_warm else 0
@@ -131,7 +132,7 @@ def stack_parts(settings: StackSettings, kafka: Mapping[str, str]) -> list[Part]
         Part(
             "forecaster",
             (*python, "online.forecaster"),
-            needs=("topics",),  # it compiles while the first model is trained
+            needs=("topics",),  # the forecaster compiles while the first model is trained
             is_ready=says_ready(forecaster_metrics),
             ports={"FORECASTER_PORT": settings.forecaster_port},
             address=forecaster_metrics,
@@ -145,7 +146,7 @@ def stack_parts(settings: StackSettings, kafka: Mapping[str, str]) -> list[Part]
             "api",
             (*python, "online.api"),
             needs=("topics", *models),
-            is_ready=answers(f"http://127.0.0.1:{settings.api_port}/health", timeout_s=5.0),  # it asks the broker
+            is_ready=answers(f"http://127.0.0.1:{settings.api_port}/health", timeout_s=5.0),  # /health asks the broker
             ports={"API_PORT": settings.api_port},
             address=f"http://127.0.0.1:{settings.api_port}/docs",
         )
@@ -166,7 +167,7 @@ def stack_parts(settings: StackSettings, kafka: Mapping[str, str]) -> list[Part]
             )  # fmt: skip
     has_simulator = parts[-1].name == "recording"
     another = "another RECORDING"
-    if settings.replay_id:  # the reason may be that this source has ended, or was begun with other recordings
+    if settings.replay_id:  # the source may have ended, or begun with other recordings
         another = f"another REPLAY_ID than {settings.replay_id}, or the RECORDING that it was begun with"
     ingestor_port = next_free_port(settings.ingestor_port)  # other replays may run beside this one
     ingestor_metrics = f"http://127.0.0.1:{ingestor_port}/metrics"
@@ -192,10 +193,10 @@ def stack_parts(settings: StackSettings, kafka: Mapping[str, str]) -> list[Part]
 
 
 def _dagster(settings: StackSettings) -> list[Part]:
-    """Dagster: the server of our code, the UI, the daemon that starts runs; and the first `volatility-ml`.
+    """Return the Dagster parts: server of our code, UI, daemon that starts runs, and the first `volatility-ml`.
 
-    All of it stands back for the forecasts, and comes up when their processes are. Runs are children of the code
-    server: they stand back as far.
+    All Dagster parts yield to the forecasts, and start after the processes of the forecasts. Runs are children of the
+    code server, with the same nice value.
     """
     python = (sys.executable, "-m")
     online = ("forecaster", "api")
@@ -211,7 +212,7 @@ def _dagster(settings: StackSettings) -> list[Part]:
             ports={"DAGSTER_CODE_PORT": settings.dagster_code_port},
             essential=False,
             nice=STANDS_BACK,
-            ready_s=240.0,  # it also makes the databases
+            ready_s=240.0,  # the code server also makes the databases
             advice=f"The forecasts go on. If {settings.dagster_home} is damaged, remove it: only the history of runs "
             "is lost.",
         ),
@@ -222,7 +223,7 @@ def _dagster(settings: StackSettings) -> list[Part]:
             is_ready=functools.partial(is_loaded, url),
             ports={"DAGSTER_PORT": settings.dagster_port},
             address=url,
-            before_stop=lambda say: end_runs(url, RUNS_END_S, say),  # the daemon has ended: nothing more is begun
+            before_stop=lambda say: end_runs(url, RUNS_END_S, say),  # the daemon has ended: no run starts any more
             essential=False,
             nice=STANDS_BACK,
             stop_s=RUNS_END_S + 2,
@@ -250,10 +251,10 @@ def _dagster(settings: StackSettings) -> list[Part]:
 
 
 def _mlflow(settings: StackSettings, needs: tuple[str, ...], nice: int) -> Part:
-    """MLflow's server in one process.
+    """Return MLflow's server as one process.
 
-    The variables are those that `mlflow server` sets for the uvicorn that it starts. Started so, the command's own
-    process, which only waits, is spared, and with it 190 MB; and nothing is left over when it is killed.
+    `mlflow server` sets the same variables for its uvicorn. Starting uvicorn directly spares the command's own process,
+    which only waits, and so 190 MB; and a kill leaves no process over.
     """
     folder = settings.var_dir / "mlflow"
     store = f"sqlite:///{folder / 'mlflow.db'}"
@@ -268,7 +269,7 @@ def _mlflow(settings: StackSettings, needs: tuple[str, ...], nice: int) -> Part:
             "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
             "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(folder / "artifacts"),
             "_MLFLOW_SGI_NAME": "uvicorn",
-            # With jobs it starts eight more processes, 1.1 GB in all.
+            # With jobs MLflow starts eight more processes, 1.1 GB in all.
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
         },

@@ -1,4 +1,4 @@
-"""Says who holds a port that a part wants, before anything is started."""
+"""Find the holders of taken ports before a part starts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestration.local.supervisor import Part
 
 
 def port_conflicts(parts: Iterable[Part]) -> list[str]:
-    """Return one sentence for each wanted port that is taken: which, by whom, and what to do."""
+    """Return a sentence for each taken port: the port, the holder, and advice."""
     return [
         f"port {port}, wanted by {part.name}, is taken by {_holder(port)}. "
         f"Stop that process, or choose another port: make run {setting}={port + 100}"
@@ -23,13 +23,13 @@ def port_conflicts(parts: Iterable[Part]) -> list[str]:
 
 
 def next_free_port(port: int) -> int:
-    """Return the first port from `port` on that nobody listens on."""
+    """Return the first free port, from `port` on."""
     return next(candidate for candidate in range(port, 65536) if _is_free(candidate))
 
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        # As servers do: a port whose last connections are only fading away is free.
+        # Like servers: a port with only closing connections is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))

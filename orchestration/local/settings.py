@@ -1,4 +1,4 @@
-"""What the local stack takes from outside."""
+"""Settings of the local stack."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ RETIRED = {
 
 
 def retired_settings(environment: Mapping[str, str | None]) -> list[str]:
-    """Return a sentence for each setting that is given and has no effect any more."""
+    """Return a sentence for each given setting that has no effect any more."""
     return [f"{name} has no effect any more: {reason}" for name, reason in RETIRED.items() if environment.get(name)]
 
 
 def given_settings() -> dict[str, str | None]:
-    """Return what the environment and `.env` give; the environment wins."""
+    """Return the settings of the environment and `.env`; the environment wins."""
     return {**dotenv_values(".env"), **os.environ}
 
 
 class StackSettings(BaseSettings):
-    """Where the stack's parts listen, what is replayed and how fast; from the environment and `.env`."""
+    """Settings of the stack: ports, folders, the recording and its speed; from the environment and `.env`."""
 
     model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
-    kafka_bootstrap_servers: str | None = Field(None, description="a broker that is running; unset: the local one")
-    mlflow_tracking_uri: str | None = Field(None, description="a registry that is running; unset: the local one")
+    kafka_bootstrap_servers: str | None = Field(None, description="a running broker; unset: the local broker")
+    mlflow_tracking_uri: str | None = Field(None, description="a running registry; unset: the local registry")
     api_port: int = Field(8000, gt=0, lt=65536)
     forecaster_port: int = Field(8001, gt=0, lt=65536)
     ingestor_port: int = Field(8010, gt=0, lt=65536)
@@ -65,7 +65,7 @@ class StackSettings(BaseSettings):
 
     @property
     def how_to_forget(self) -> str:
-        """What removes all state, for a person. `make reset` does not touch a folder that somebody else chose."""
+        """Return the way to remove all state, in words. `make reset` does not touch a folder chosen by a person."""
         return "`make reset`" if self.var_dir == ROOT / "var" else f"removing {self.var_dir}"
 
     @property
@@ -90,22 +90,22 @@ class StackSettings(BaseSettings):
 
     @property
     def starts_kafka(self) -> bool:
-        """Whether the broker is ours to start."""
+        """Whether this stack starts the broker."""
         return self.kafka_bootstrap_servers in (None, self.local_kafka, f"localhost:{self.kafka_port}")
 
     @property
     def starts_mlflow(self) -> bool:
-        """Whether the registry is ours to start."""
+        """Whether this stack starts the registry."""
         uri = (self.mlflow_tracking_uri or self.local_mlflow).rstrip("/")
         return uri in (self.local_mlflow, f"http://localhost:{self.mlflow_port}")
 
     @property
     def recordings(self) -> list[Path]:
-        """The recordings to replay; none means the simulated day."""
+        """The recordings to replay; empty: the simulated day."""
         return [Path(path).expanduser().resolve() for path in shlex.split(self.recording or "")]
 
     def environment(self, replay_id: str) -> dict[str, str]:
-        """What every part is told, so that all of them agree."""
+        """Return the settings of every part, so that all parts agree."""
         return {
             "KAFKA_BOOTSTRAP_SERVERS": self.local_kafka if self.starts_kafka else str(self.kafka_bootstrap_servers),
             "MLFLOW_TRACKING_URI": self.local_mlflow if self.starts_mlflow else str(self.mlflow_tracking_uri),
@@ -121,6 +121,6 @@ class StackSettings(BaseSettings):
             "PRODUCT_ID": self.product_id,
             "REPLAY_SPEED": self.replay_speed,
             "REPLAY_ID": replay_id,
-            # The forecaster of a broker of its own is one, and a restart need not wait for the end of its session.
+            # The stack's own broker has a single forecaster, so a restart need not wait for the end of the old session.
             "SLOT": self.slot or ("0" if self.starts_kafka else ""),
         }

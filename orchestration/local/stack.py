@@ -1,6 +1,6 @@
-"""`make run`: brings up every part of cryptovol on this machine, replays a recording, and shows what the forecasts say.
+"""`make run`: bring up every part of cryptovol on this machine, replay a recording, and show the live forecasts.
 
-Run as `python -m orchestration.local.stack` from the root. Ctrl-C or SIGTERM stops all of it.
+Run `python -m orchestration.local.stack` from the root. Ctrl-C or SIGTERM stops all parts.
 """
 
 from __future__ import annotations
@@ -24,19 +24,24 @@ from rich.table import Table
 from rich.text import Text
 
 from online.replay.pace import parse_speed
-from orchestration.local.live_lines import Forecast, Watch
+from orchestration.local.live_lines import LiveForecast, LiveLines
 from orchestration.local.parts import stack_parts
 from orchestration.local.ports import port_conflicts
 from orchestration.local.settings import ROOT, StackSettings, given_settings, retired_settings
-from orchestration.local.supervisor import Part, State, Supervisor, Watched, tree_memory
+from orchestration.local.supervisor import Part, PartState, Supervisor, Watched, tree_memory
 
 STATE_FORMAT = "3"
-"""Of what the stack keeps under VAR_DIR; raised whenever an older one cannot be read on."""
+"""Format of the state under VAR_DIR; raised whenever an older state cannot be read on."""
 PLAIN_WIDTH = 120
-PLAIN_LINES_S = 5.0  # between live lines where there is no terminal to update them in place
-STYLES = {State.READY: "green", State.DONE: "green", State.FAILED: "bold red", State.RESTARTING: "yellow"}
-# A small machine runs all parts at once: one thread each for numbers, and no minutes lost on a registry that is away.
-CALM = {
+PLAIN_LINES_S = 5.0  # between live lines without a terminal, which would update the lines in place
+STYLES = {
+    PartState.READY: "green",
+    PartState.DONE: "green",
+    PartState.FAILED: "bold red",
+    PartState.RESTARTING: "yellow",
+}
+# A small machine runs all parts at once: one thread each for numbers, and no minutes lost on a missing registry.
+SMALL_MACHINE_LIMITS = {
     "OMP_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "2",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -45,63 +50,67 @@ CALM = {
 }
 
 
-class Refusal(Exception):
-    """The stack cannot start; the text tells a person why and what to do."""
+class StartRefused(Exception):
+    """The stack cannot start; the text gives a person the reason and the remedy."""
 
 
 def new_replay_id(now: datetime) -> str:
-    """An id for one replay, such as replay-20261123T101500Z-3f9a."""
+    """Return an id for a replay, such as replay-20261123T101500Z-3f9a."""
     return f"replay-{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
 
 
 def child_environment(settings: StackSettings) -> dict[str, str]:
-    """The environment of every part."""
+    """Return the environment of every part."""
     replay_id = settings.replay_id or new_replay_id(datetime.now(UTC))
-    # A replay that only this stack knows of is over when the stack stops; one that was named can be resumed.
+    # A replay without a given id is over when the stack stops; a replay with a given id can be resumed.
     ends = {} if settings.replay_id else {"REPLAY_END_ON_STOP": "true"}
-    # Where compiled Python may not be written, each process would compile all that it imports: 2 to 5 s.
+    # Without a folder for compiled Python, each process would compile all imports: 2 to 5 s.
     compiled = {"PYTHONPYCACHEPREFIX": str(settings.var_dir / "pycache"), "PYTHONDONTWRITEBYTECODE": ""}
-    return {**os.environ, **CALM, **compiled, **ends, **settings.environment(replay_id)}
+    return {**os.environ, **SMALL_MACHINE_LIMITS, **compiled, **ends, **settings.environment(replay_id)}
 
 
 def kafka_client(settings: StackSettings) -> dict[str, str]:
-    """How this process reaches the broker."""
+    """Return the configuration of a broker client for this process."""
     if settings.starts_kafka:
         return {"bootstrap.servers": settings.local_kafka}
-    # It brings the compiled core with it, and takes a second: only who needs it waits for it.
+    # The import loads the compiled core and takes a second: only a stack with a foreign broker waits.
     from data.settings import KafkaSettings  # noqa: PLC0415
 
     return KafkaSettings().client_config()
 
 
 def check_recordings(settings: StackSettings) -> None:
-    """Refuse recordings that cannot be read."""
+    """Refuse unreadable recordings."""
     for path in settings.recordings:
         if not path.exists():
-            raise Refusal(f"RECORDING: there is no file {path}. Name an existing one, or none for a simulated day.")
+            raise StartRefused(
+                f"RECORDING: there is no file {path}. Name an existing one, or none for a simulated day."
+            )
         if not path.is_file() or not os.access(path, os.R_OK):
-            raise Refusal(f"RECORDING: {path} cannot be read: it must be a file that this user may read.")
+            raise StartRefused(f"RECORDING: {path} cannot be read: it must be a file that this user may read.")
 
 
 def prepare_inbox(settings: StackSettings) -> None:
-    """Make the stack's own inbox, and refuse another one that is not there."""
+    """Make the stack's own inbox, and refuse a missing inbox of a person."""
     if settings.inbox_dir is None:
         settings.inbox.mkdir(parents=True, exist_ok=True)
     elif not settings.inbox.is_dir():
-        raise Refusal(f"INBOX_DIR: there is no folder {settings.inbox}. Make it, or name none for one of the stack.")
+        raise StartRefused(
+            f"INBOX_DIR: there is no folder {settings.inbox}. Make it, or name none for one of the stack."
+        )
 
 
 def check_state(settings: StackSettings) -> None:
-    """Refuse topics that another release wrote, and note the format of new ones.
+    """Refuse topics of another release, and note the format of new topics.
 
     Raises:
-        Refusal: the broker's data is of another format.
+        StartRefused: the broker's data is of another format.
     """
     var_dir = settings.var_dir
     note = var_dir / "format"
     found = note.read_text().strip() if note.exists() else "none"
     if (var_dir / "broker" / "kafka" / "data").exists() and found != STATE_FORMAT:
-        raise Refusal(
+        raise StartRefused(
             f"{var_dir} was left by another release (its format is {found}, this one's is {STATE_FORMAT}): "
             f"{settings.how_to_forget} forgets it, with all topics, models and recordings in it."
         )
@@ -109,23 +118,23 @@ def check_state(settings: StackSettings) -> None:
 
 
 def check_speed(settings: StackSettings) -> None:
-    """Refuse a speed that is none."""
+    """Refuse an invalid speed."""
     try:
         parse_speed(settings.replay_speed)
     except ValueError as error:
-        raise Refusal(str(error)) from None
+        raise StartRefused(str(error)) from None
 
 
 @contextlib.contextmanager
 def only_stack(var_dir: Path) -> Iterator[None]:
-    """Refuse to run two stacks on the same state."""
+    """Hold the lock of the state folder; refuse a second stack on the same state."""
     var_dir.mkdir(parents=True, exist_ok=True)
     with (var_dir / "stack.lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.seek(0)
-            raise Refusal(
+            raise StartRefused(
                 f"another stack (process {lock.read().strip() or 'unknown'}) runs on {var_dir}. "
                 f"Stop it, or let VAR_DIR name another folder and the *_PORT settings other ports."
             ) from None
@@ -139,11 +148,11 @@ def check_ports(parts: list[Part]) -> None:
     """Refuse ports that are taken, or wanted twice."""
     conflicts = port_conflicts(parts)
     if conflicts:
-        raise Refusal("\n".join(conflicts))
+        raise StartRefused("\n".join(conflicts))
 
 
 def parts_table(watched: list[Watched], own_memory: int) -> Table:
-    """Return what runs where, since when, and in how much memory."""
+    """Return a table of the parts: address, state, memory and start time."""
     table = Table("part", title="cryptovol", title_justify="left")
     table.add_column("address", overflow="fold")
     table.add_column("state")
@@ -166,7 +175,7 @@ def parts_table(watched: list[Watched], own_memory: int) -> Table:
 
 
 async def run_stack(settings: StackSettings, console: Console, began: float) -> int:
-    """Bring everything up, show it until a signal comes, and stop everything.
+    """Bring all parts up, show the live lines until a signal comes, and stop all parts.
 
     Args:
         began: `time.monotonic` when the stack was asked for.
@@ -181,18 +190,18 @@ async def run_stack(settings: StackSettings, console: Console, began: float) -> 
     def say(text: str, style: str = "") -> None:
         console.print(Text(f"{time.monotonic() - began:6.1f} s  {text}", style), soft_wrap=True)
 
-    def first(_: Forecast) -> None:
+    def first(_: LiveForecast) -> None:
         say(f"first forecast {time.monotonic() - began:.1f} s after start", "bold green")
 
     environment = child_environment(settings)
     supervisor = Supervisor(parts, settings.var_dir / "logs", say, environment, ROOT)
     consumers = [part.address for part in parts if part.name == "forecaster"]
-    watch = Watch(kafka, consumers, environment["REPLAY_ID"], first)
+    live_lines = LiveLines(kafka, consumers, environment["REPLAY_ID"], first)
     stopping = _stop_on_signals(supervisor.kill)
     say(f"replay {environment['REPLAY_ID']} at speed {settings.replay_speed}")
     say(f"starting {', '.join(part.name for part in parts)}; logs in {settings.var_dir / 'logs'}")
     await supervisor.start()
-    watch.start()
+    live_lines.start()
     try:
         is_up = await _unless_stopped(stopping, supervisor.wait_until_up())
         if is_up is None:
@@ -202,22 +211,22 @@ async def run_stack(settings: StackSettings, console: Console, began: float) -> 
             return 1
         own_memory = tree_memory(os.getpid(), with_children=False) or 0
         console.print(parts_table(list(supervisor.watched.values()), own_memory))
-        await _show(watch, console, stopping)
+        await _show(live_lines, console, stopping)
         return 0
     finally:
         say("stopping")
-        watch.close()
+        live_lines.close()
         await supervisor.stop()
         say("all parts have ended")
 
 
 def _stop_on_signals(kill: Callable[[], None]) -> asyncio.Event:
-    """Return an event that Ctrl-C, SIGTERM and a closed terminal set; a second Ctrl-C kills what has not ended yet."""
+    """Return an event set by Ctrl-C, SIGTERM and a closed terminal; a second Ctrl-C kills the parts still running."""
     stopping = asyncio.Event()
     asked: list[float] = []
 
     def ask(number: signal.Signals) -> None:
-        # One Ctrl-C can arrive twice: from the terminal, and from whoever started us and passes it on.
+        # One Ctrl-C can arrive twice: from the terminal, and passed on by the parent process.
         if asked and number is signal.SIGINT and time.monotonic() - asked[0] > 1.0:
             kill()
         asked.append(time.monotonic())
@@ -229,7 +238,7 @@ def _stop_on_signals(kill: Callable[[], None]) -> asyncio.Event:
 
 
 async def _unless_stopped(stopping: asyncio.Event, work: Coroutine[None, None, bool]) -> bool | None:
-    """Return what the work returns, or None as soon as a stop is asked for."""
+    """Return the result of the work, or None as soon as a stop is asked for."""
     working, waiting = asyncio.create_task(work), asyncio.create_task(stopping.wait())
     await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
@@ -239,16 +248,16 @@ async def _unless_stopped(stopping: asyncio.Event, work: Coroutine[None, None, b
     return working.result()
 
 
-async def _show(watch: Watch, console: Console, stopping: asyncio.Event) -> None:
+async def _show(live_lines: LiveLines, console: Console, stopping: asyncio.Event) -> None:
     """Show the live lines until a stop is asked for: in place in a terminal, else one after the other."""
     if console.is_terminal:
         with Live(console=console, auto_refresh=False, transient=True) as live:
             while not await _is_set_within(stopping, 1.0):
-                live.update(Text("\n".join(watch.lines() or ["waiting for the first forecast"])), refresh=True)
+                live.update(Text("\n".join(live_lines.lines() or ["waiting for the first forecast"])), refresh=True)
         return
     shown: list[str] = []
     while not await _is_set_within(stopping, PLAIN_LINES_S):
-        lines = watch.lines()
+        lines = live_lines.lines()
         if lines != shown:
             console.print(Text("\n".join(lines)), soft_wrap=True)
         shown = lines
@@ -280,7 +289,7 @@ def main() -> int:
     except ValidationError as error:
         wrong = (f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}, was {e['input']!r}" for e in error.errors())
         console.print(Text("\n".join(wrong), "bold red"), soft_wrap=True)
-    except Refusal as refusal:
+    except StartRefused as refusal:
         console.print(Text(str(refusal), "bold red"), soft_wrap=True)
     return 1
 

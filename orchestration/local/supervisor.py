@@ -1,7 +1,7 @@
-"""Starts parts in order, watches them, restarts dead parts, and stops all parts in reverse order.
+"""Start parts in order, watch them, restart dead parts, and stop all parts in reverse order.
 
-A killed part is always started again, and so is one for which a person must act first. A part is given up only if its
-process exits with the same error again and again while all needs of the part are ready.
+A killed part is always started again, and so is a part for which a person must act first. A part is given up only if
+its process exits with the same error again and again while all needs of the part are ready.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from online.process import AGAIN
 from orchestration.local.lifeline import bound_to_parent
 
 POLL_S = 0.1  # between two looks at whether a part is ready
-TELL_S = 0.5  # between two looks at what a part that tells has written
+TELL_S = 0.5  # between two looks at the new lines of a part with `tells`
 QUICK_DEATH_S = 20.0  # a part that dies sooner after its start died quickly
 QUICK_DEATHS = 3  # after so many equal errors in a row, each a quick death, a part is given up
 BACKOFF_S = 0.5  # the first pause before a restart; each quick death doubles the pause
@@ -35,7 +35,7 @@ LOG_LINES = 12  # how much of a dead part's log is shown
 _WORD = re.compile(r"[\w.:+-]+")
 
 
-class State(StrEnum):
+class PartState(StrEnum):
     WAITING = "waiting"
     STARTING = "starting"
     READY = "ready"
@@ -46,7 +46,7 @@ class State(StrEnum):
 
 
 class Say(Protocol):
-    """Prints one line for a person."""
+    """Print one line for a person."""
 
     def __call__(self, text: str, style: str = "") -> None: ...
 
@@ -57,22 +57,22 @@ class Part:
 
     Attributes:
         command: program and arguments; the output goes to the part's log.
-        action: a step that is done in a thread of this process instead of by a command; raises if the step fails.
+        action: a step done in a thread of this process instead of by a command; raises if the step fails.
         needs: parts that must be ready (or done) before this part starts.
         environment: of each process of the part.
-        restart_environment: of each but the first process, besides.
+        restart_environment: added for each process but the first.
         is_ready: asked from a thread until the answer is yes; None: ready as soon as the process runs.
         once: a step that runs to its end; parts that need the step wait for exit code 0.
-        exits: the meaning of each exit code that is no reason for another start, for a person.
-        waits: exit codes after which a person must act first; the part is tried again every `ACT_S`, and why is told
-            once.
+        exits: exit codes without another start, and their meaning for a person.
+        waits: exit codes after which a person must act first; the part is tried again every `ACT_S`, and the reason
+            is told once.
         ports: the setting of each port on which the part listens, and the port.
         essential: the stack cannot come up without the part.
         background: the stack is up before the part is ready or done.
-        tells: a person sees each line that the part writes.
+        tells: a person sees each line of the part's output.
         before_stop: done in a thread before SIGTERM, within `stop_s`, if the part was ever ready; gets a `Say`.
         advice: told to a person when the part cannot start, or a person must act.
-        nice: how far the part stands back for other processes where processors are few.
+        nice: nice value of the part, for machines with few processors.
         ready_s: how long a process may take until it is ready, in seconds.
         stop_s: how long a process may take to end after SIGTERM, in seconds.
     """
@@ -114,7 +114,7 @@ def signal_of(code: int) -> int | None:
 def is_from_outside(code: int) -> bool:
     """Return whether the cause of an exit code lies outside the process.
 
-    Besides kills and `AGAIN`: 0, since a service exits without an error only when somebody sends SIGTERM.
+    Besides kills and `AGAIN`: 0, since a service exits without an error only after a SIGTERM.
     """
     return code in (0, AGAIN) or signal_of(code) is not None
 
@@ -135,7 +135,7 @@ def describe_exit(code: int) -> str:
 
 
 def without_numbers(line: str) -> str:
-    """Return a line with "#" for each word that holds a digit: times, ports, process ids, durations, other ids.
+    """Return a line with "#" for each word with a digit: times, ports, process ids, durations, other ids.
 
     >>> without_numbers("2026-11-23T10:15:00Z port 8001 is taken by process 4711 since 0.5 s")
     '# port # is taken by process # since # s'
@@ -201,16 +201,16 @@ class Watched:
     """One part and its present state.
 
     Attributes:
-        needs: the parts that this part needs, their needs, and so on.
+        needs: the parts needed by this part, their needs, and so on.
         restarts: how often the part was started again.
-        probe_error: the exception that the last call of `Part.is_ready` raised; None: the call returned.
+        probe_error: the exception of the last call of `Part.is_ready`; None: the call returned.
     """
 
     def __init__(self, part: Part, log_path: Path, needs: Sequence[Watched]) -> None:
         self.part = part
         self.log_path = log_path
         self.needs = needs
-        self.state = State.WAITING
+        self.state = PartState.WAITING
         self.probe_error: Exception | None = None
         self.ready_after_s: float | None = None
         self.restarts = 0
@@ -220,12 +220,12 @@ class Watched:
     @property
     def is_available(self) -> bool:
         """Whether parts that need this part may start."""
-        return self.state in (State.READY, State.DONE)
+        return self.state in (PartState.READY, PartState.DONE)
 
     @property
     def is_settled(self) -> bool:
         """Whether the start of the part is over, well or badly."""
-        return self.is_available or self.state is State.FAILED
+        return self.is_available or self.state is PartState.FAILED
 
     async def answers(self) -> bool:
         """Ask whether the part is ready. An answer that breaks off, as when a process is killed, is a no."""
@@ -245,7 +245,7 @@ class Watched:
         A part that counts as ready is asked: dependents feel a death before the supervisor sees the death, and a
         process that hangs does not end.
         """
-        answers = self.state is not State.READY or await self.answers()
+        answers = self.state is not PartState.READY or await self.answers()
         return not (answers and self.is_available and self.restarts == restarts)
 
     async def spawn(self, environment: Mapping[str, str], directory: Path) -> asyncio.subprocess.Process:
@@ -264,7 +264,7 @@ class Watched:
         return self.process
 
     def new_lines(self) -> list[str]:
-        """Return the whole lines that were written since the last call."""
+        """Return the whole lines written since the last call."""
         with self.log_path.open("rb") as file:
             file.seek(self._told)
             whole = file.read().rpartition(b"\n")[0]
@@ -272,11 +272,11 @@ class Watched:
         return [line.decode(errors="replace") for line in whole.splitlines() if line]
 
     def last_words(self) -> str:
-        """Return the last line that the newest process wrote."""
+        """Return the last line of the newest process."""
         return (self.log_tail() or ["(its log is empty)"])[-1]
 
     def log_tail(self) -> list[str]:
-        """Return the last lines that the newest process wrote."""
+        """Return the last lines of the newest process."""
         with contextlib.suppress(OSError), self.log_path.open("rb") as file:  # no log must not stop a restart
             file.seek(self._log_start)
             lines = (line.decode(errors="replace").rstrip() for line in file)
@@ -290,7 +290,7 @@ class Watched:
                 os.killpg(self.process.pid, number)
 
     def memory(self) -> int | None:
-        """Return the bytes of the whole process tree: the proportional share where the system has one, else resident.
+        """Return the bytes of the whole process tree: the proportional share if the system has a share, else resident.
 
         None: no process runs.
         """
@@ -317,10 +317,10 @@ def tree_memory(pid: int, with_children: bool = True) -> int | None:
 
 
 class Supervisor:
-    """Runs parts, and tells a person which parts did not come up, and why.
+    """Run parts, and tell a person the name and the error of each part that did not come up.
 
     Args:
-        parts: each part after the parts that it needs.
+        parts: each part after its needs.
         log_dir: gets a `<part>.log` for each part; the log of the last run is kept as `<part>.previous.log`.
         environment: of every part, besides the part's own.
         directory: where the parts run.
@@ -367,7 +367,7 @@ class Supervisor:
         """
 
         def failed() -> bool:
-            return any(w.state is State.FAILED and w.part.essential for w in self.watched.values())
+            return any(w.state is PartState.FAILED and w.part.essential for w in self.watched.values())
 
         async with self._changed:
             await self._changed.wait_for(lambda: failed() or all(map(self._is_settled, self.watched.values())))
@@ -381,7 +381,7 @@ class Supervisor:
         )
 
     def _cannot_come(self, watched: Watched) -> bool:
-        return watched.state is State.FAILED or any(
+        return watched.state is PartState.FAILED or any(
             self._cannot_come(self.watched[name]) for name in watched.part.needs if not watched.is_settled
         )
 
@@ -410,11 +410,11 @@ class Supervisor:
             await self._until_needs_are_ready(part)
             restarts_of_needs = [need.restarts for need in watched.needs]
             began = time.monotonic()
-            await self._enter(watched, State.STARTING)
+            await self._enter(watched, PartState.STARTING)
             failure = await (self._act(watched, part.action) if part.action else self._run(watched, began))
             if failure is None:
                 return
-            await self._enter(watched, State.RESTARTING)
+            await self._enter(watched, PartState.RESTARTING)
             if failure.must_act:
                 if failure.error != told:
                     self._say_what_to_do(watched, failure.reason)
@@ -470,7 +470,7 @@ class Supervisor:
                 teller.cancel()
         if part.tells:
             self._say_lines(watched)
-        watched.signal(signal.SIGKILL)  # what it may have left behind
+        watched.signal(signal.SIGKILL)  # children left behind
         if is_late:
             why = "" if watched.probe_error is None else f": {watched.probe_error!r}"
             words = without_numbers(watched.last_words())
@@ -491,7 +491,7 @@ class Supervisor:
             return False
         elif code == 0:
             self._say(part.exits[code], "bold green")
-            await self._enter(watched, State.DONE)
+            await self._enter(watched, PartState.DONE)
         else:
             await self._give_up(watched, f"ended: {part.exits[code]}")
         return True
@@ -507,7 +507,7 @@ class Supervisor:
             return False
         watched.ready_after_s = time.monotonic() - began
         self._say(f"{watched.part.name} ready after {watched.ready_after_s:.1f} s", "green")
-        await self._enter(watched, State.READY)
+        await self._enter(watched, PartState.READY)
         return True
 
     async def _away_since(self, needs: Sequence[Watched], restarts: Sequence[int]) -> list[str]:
@@ -527,7 +527,7 @@ class Supervisor:
     async def _enter_done(self, watched: Watched, began: float) -> None:
         watched.ready_after_s = time.monotonic() - began
         self._say(f"{watched.part.name} done after {watched.ready_after_s:.1f} s", "green")
-        await self._enter(watched, State.DONE)
+        await self._enter(watched, PartState.DONE)
 
     async def _until_ready(self, watched: Watched) -> None:
         while not await watched.answers():
@@ -544,11 +544,11 @@ class Supervisor:
     async def _give_up(self, watched: Watched, reason: str) -> None:
         part = watched.part
         attempts = f" (attempt {watched.restarts + 1})" if watched.restarts else ""
-        tail = [] if part.tells else watched.log_tail()  # else it was heard already
+        tail = [] if part.tells else watched.log_tail()  # a person has already seen the lines of a part with `tells`
         shown = f". The end of {watched.log_path}:" + "".join(f"\n  | {line}" for line in tail) if tail else ""
         advice = f"\n  {part.advice}" if part.advice else ""
         self._say(f"{part.name} {reason}{attempts}{shown}{advice}", "bold red")
-        await self._enter(watched, State.FAILED)
+        await self._enter(watched, PartState.FAILED)
 
     async def _stop(self, watched: Watched, dependents: list[asyncio.Task[None]]) -> None:
         await asyncio.gather(*dependents)
@@ -567,17 +567,17 @@ class Supervisor:
                 watched.signal(signal.SIGKILL)
                 await process.wait()
         watched.signal(signal.SIGKILL)
-        await self._enter(watched, State.STOPPED)
+        await self._enter(watched, PartState.STOPPED)
 
     async def _before_stop(self, part: Part) -> None:
         if part.before_stop is None:
             return
         try:
             await asyncio.wait_for(asyncio.to_thread(part.before_stop, self._say), part.stop_s)
-        except Exception as error:  # whatever it is, the part is stopped
+        except Exception as error:  # of any kind: the part is stopped
             self._say(f"{part.name} is stopped without what comes before it: {error or 'it took too long'}", "yellow")
 
-    async def _enter(self, watched: Watched, state: State) -> None:
+    async def _enter(self, watched: Watched, state: PartState) -> None:
         async with self._changed:
             watched.state = state
             self._changed.notify_all()

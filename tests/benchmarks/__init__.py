@@ -1,1 +1,1 @@
-"""What `make bench` measures: ours beside what others write for the same job."""
+"""Measurements of `make bench`: this project beside other libraries doing the same job."""

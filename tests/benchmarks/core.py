@@ -1,4 +1,4 @@
-"""The core alone: feature rows, reading, simulating, scoring, beside what a user of another library would write."""
+"""Benchmarks of the core: feature rows, reading, simulating and scoring, beside other libraries doing the same job."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ READ = 1_000_000
 DAY = dt.date(2025, 1, 6)
 CHECKED = 5_000
 BATCH = 16_384
-"""Rows that the kernel takes at once; the stream has no end, so nobody gives it all trades."""
+"""Rows in a call of the kernel; the stream has no end, so no caller has all trades."""
 TINY_STD = 1e-9
-"""An error of `ret_std` is relative to the true value, or to this where that is less: a window can be flat."""
+"""Smallest base of an error of `ret_std`, otherwise relative to the true value: a window can be flat."""
 USUAL_RATE = 7.0
 """Trades a second of market time, as in the recordings: how many rows share a grid point decides the speed."""
 
@@ -65,7 +65,7 @@ def simulated_trades(count: int) -> Trades:
 
 
 def nearly_flat(trades: Trades) -> Trades:
-    """Return the same trades in a market that moves one tick in 100 trades, and once by a tenth, early on."""
+    """Return the same trades in a market that moves a tick in 100 trades, and once by a tenth, early on."""
     rng = np.random.default_rng(0)
     ticks = np.where(rng.random(len(trades)) < 0.01, 1, 0)  # up, and down at the next trade
     level = np.where(np.arange(len(trades)) < len(trades) // 10, 110_000.0, 100_000.0)
@@ -77,7 +77,7 @@ def in_batches(trades: Trades) -> list[Trades]:
 
 
 def kernel_rows(batches: Sequence[Trades], *, contract_only: bool) -> Floats:
-    """The rows of every trade, shape (trades, columns)."""
+    """Return the rows of every trade, shape (trades, columns)."""
     windows, at = Windows(SPEC), 0
     values = np.empty((sum(map(len, batches)), 3 if contract_only else len(SPEC.columns)))
     for trades in batches:
@@ -88,7 +88,7 @@ def kernel_rows(batches: Sequence[Trades], *, contract_only: bool) -> Floats:
 
 
 def pandas_contract(trades: pd.DataFrame) -> Contract:
-    """The contract features by pandas, in the order of the trades."""
+    """Compute the contract features with pandas, in the order of the trades."""
     products = trades.groupby("product", observed=True, sort=False)
     before = products["price"].shift()
     returns = trades.assign(r=np.log1p((trades["price"] - before) / before))
@@ -99,7 +99,7 @@ def pandas_contract(trades: pd.DataFrame) -> Contract:
 
 
 def polars_contract(trades: pl.DataFrame) -> Contract:
-    """The contract features by polars, in the order of the trades."""
+    """Compute the contract features with polars, in the order of the trades."""
     price, product, r = pl.col("price"), "product", pl.col("r")
     before = price.shift(1)
     found = trades.with_columns(r=((price - before) / before).log1p().over(product)).select(
@@ -125,7 +125,7 @@ def kernel_contract(batches: Sequence[Trades]) -> Contract:
 
 
 def contract_jobs(trades: Trades) -> dict[str, Callable[[], Contract]]:
-    """Each way, with its input in the form that it likes."""
+    """Return a job for each library, with the input in the library's form."""
     batches, in_polars, in_pandas = in_batches(trades), as_polars(trades), as_pandas(trades)
     return {
         "": lambda: kernel_contract(batches),
@@ -135,9 +135,9 @@ def contract_jobs(trades: Trades) -> dict[str, Callable[[], Contract]]:
 
 
 def worst_errors(trades: Trades, found: Mapping[str, Contract]) -> dict[str, tuple[float, float]]:
-    """Return the worst errors of ret_mean and ret_std of each, against 80-bit floats, on some rows of all products.
+    """Return each library's worst errors of ret_mean and ret_std against 80-bit floats, on some rows of all products.
 
-    That of ret_mean is in units of the largest return of its window, that of ret_std see `TINY_STD`.
+    The error of ret_mean is in units of the window's largest return; the error of ret_std: see `TINY_STD`.
     """
     rng = np.random.default_rng(1)
     worst = dict.fromkeys(found, (0.0, 0.0))
@@ -159,7 +159,7 @@ def worst_errors(trades: Trades, found: Mapping[str, Contract]) -> dict[str, tup
 
 
 def features(trades: Trades) -> list[Row]:
-    """Speed, memory and worst errors of the contract features, and the kernel's full row beside them."""
+    """Measure speed, memory and worst errors of the contract features, and the kernel's full row beside them."""
     jobs, batches = contract_jobs(trades), in_batches(trades)
     what = f"contract features, {len(trades) / 1e6:g} M trades, {len(trades.keys)} products"
     full = "kernel, full row"
@@ -177,7 +177,7 @@ def features(trades: Trades) -> list[Row]:
 
 
 def full_row() -> Row:
-    """The full row of one product at the rate of the recordings."""
+    """Measure the full row of one product at the rate of the recordings."""
     trades = simulate_day("BTC-USD", DAY)
     first, last = int(trades.event_time[0]), int(trades.event_time[-1])
     stretch = len(trades) / (last - first) * NS / USUAL_RATE
@@ -188,13 +188,13 @@ def full_row() -> Row:
 
 
 def memory_mib(name: str) -> float:
-    """Return what one way needs beside its input, in a process of its own."""
+    """Return the memory of a library beside the input, in a process of its own."""
     command = [sys.executable, "-m", "tests.benchmarks.core", name]
     return float(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
 
 
 def reading(trades: Trades, folder: Path) -> Row:
-    """Our reader, which checks each row, beside two that only parse it, times included."""
+    """Measure our reader, which checks each row, beside two readers that only parse a row, times included."""
     path = folder / "trades.csv"
     write_csv(path, in_batches(trades))
     times = [name for name in path.open().readline().strip().split(",") if name.endswith("_time")]
@@ -222,7 +222,7 @@ def simulating() -> Row:
 
 
 def scoring() -> list[Row]:
-    """The loader of forecaster and API, on rows that have all columns."""
+    """Measure the loader of forecaster and API, on rows with all columns."""
     model = ServedModel.load(model_bytes(), spec_id=FeatureSpec().spec_id)
     rng = np.random.default_rng(0)
     values = rng.uniform(1e-8, 1e-6, (100_000, len(model.columns)))

@@ -1,11 +1,11 @@
-"""How long a trade takes to become a forecast, and how punctual the ingestor is.
+"""Benchmarks of latency from trade to forecast, and of the ingestor's pacing.
 
-Tick to score is the time at which a `read_committed` consumer has a prediction, minus the `ingest_time` of its trade:
-one transaction, with broker, MLflow, forecaster, API and ingestor up, each a process of its own. The
-first two seconds of a source do not count.
+Tick to score is the time from a trade's `ingest_time` until a `read_committed` consumer has the prediction: one
+transaction, with broker, MLflow, forecaster, API and ingestor up, each in its own process. The first two seconds of a
+source do not count.
 
-A pacing error is how much later than due a trade got its `ingest_time`, beside the most punctual trade of its source,
-on a broker with nothing else to do. `python -m tests.benchmarks.edge_latency` prints the rows.
+A pacing error is how much later than due a trade got its `ingest_time`, beside the most punctual trade of the source,
+on a broker without other work. `python -m tests.benchmarks.edge_latency` prints the rows.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ DAY = dt.date(2025, 3, 5)
 
 
 def steady_trades() -> Trades:
-    """Return trades of a price that wanders, at random times."""
+    """Return trades of a wandering price, at random times."""
     rng, count = np.random.default_rng(0), RATE * STEADY_S
     times = 1_700_000_000 * NS + np.cumsum(rng.exponential(NS / RATE, count)).astype(np.int64)
     price = np.round(100_000 * np.exp(np.cumsum(rng.normal(0, 1e-5, count))), 2)
@@ -60,7 +60,7 @@ def steady_trades() -> Trades:
 
 
 def busiest_trades(seconds: int) -> Trades:
-    """Return those around the second with the most trades of a simulated hour (235 of them)."""
+    """Return the trades around the busiest second of a simulated hour (235 trades)."""
     trades = simulate_day("BTC-USD", DAY, hours=(14, 15))
     second = trades.event_time // NS
     peak = int(np.bincount(second - second[0]).argmax()) + int(second[0])
@@ -68,7 +68,7 @@ def busiest_trades(seconds: int) -> Trades:
 
 
 def _reader(broker: Broker, topic: str) -> Consumer:
-    """Return a `read_committed` consumer that stands at the end of a topic."""
+    """Return a `read_committed` consumer at the end of a topic."""
     config = {"bootstrap.servers": broker.bootstrap_servers, "group.id": "unused", "enable.auto.commit": False}
     consumer = Consumer(config | {"isolation.level": "read_committed", "fetch.queue.backoff.ms": 2, "log_level": 0})
     places = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
@@ -80,7 +80,7 @@ def _reader(broker: Broker, topic: str) -> Consumer:
 def _tick_to_score(
     broker: Broker, environ: dict[str, str], folder: Path, name: str, trades: Trades, speed: str
 ) -> Floats:
-    """Replay trades, and return how long each took to become a forecast, ms."""
+    """Replay trades, and return each trade's time to a forecast, ms."""
     recording = folder / f"{name}.csv"
     write_csv(recording, [trades])
     mine = f'"source_id":"{name}"'.encode()
@@ -118,7 +118,7 @@ def _broker(folder: Path) -> Iterator[Broker]:
 
 
 def _knows_groups(broker: Broker) -> bool:
-    """Whether groups can be asked for offsets: the first question makes a new broker prepare for them."""
+    """Return whether groups can be asked for offsets: the first question makes a new broker prepare for groups."""
     for group in ("ingestor-x1", "ingestor-x10", "ingestor-steady", "ingestor-bursts"):
         consumer = Consumer({"bootstrap.servers": broker.bootstrap_servers, "group.id": group, "log_level": 0})
         try:
@@ -139,7 +139,7 @@ def _register(uri: str) -> None:
 
 
 def tick_to_score() -> list[Row]:
-    """Measure a steady rate, and the busiest stretch of a simulated hour at ten times its pace.
+    """Measure a steady rate, and the busiest stretch of a simulated hour at ten times the pace.
 
     Raises:
         RuntimeError: a process did not come up, or a trade did not become one forecast.
@@ -166,7 +166,7 @@ def tick_to_score() -> list[Row]:
 
 
 def pacing_errors(event_time: Int64s, ingest_time: Int64s, speed: float) -> Floats:
-    """Return how late each trade was beside the most punctual one, shape (n,), ms.
+    """Return the delay of each trade beside the most punctual trade, shape (n,), ms.
 
     >>> pacing_errors(np.array([0, 10, 20]) * NS, np.array([5_000_000, NS + 2_000_000, 2 * NS + 3_000_000]), 10)
     array([3., 0., 1.])
@@ -178,7 +178,7 @@ def pacing_errors(event_time: Int64s, ingest_time: Int64s, speed: float) -> Floa
 
 
 def pacing() -> list[Row]:
-    """Measure the busiest stretch of a simulated hour at its pace and at ten times that."""
+    """Measure the busiest stretch of a simulated hour at its pace and at ten times the pace."""
     rows = []
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)

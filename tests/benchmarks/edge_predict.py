@@ -1,7 +1,7 @@
-"""How many forecasts a second `POST /predict` gives, beside an empty endpoint and beside `mlflow models serve`.
+"""Benchmark of `POST /predict`: forecasts a second, beside an empty endpoint and `mlflow models serve`.
 
-All three servers run at once, each with one worker, and are asked in turns: a busy machine is busy for each of them.
-The client is wrk, with 8 connections that each ask again as soon as they are answered.
+All three servers run at once, each with one worker, and are asked in turns: a busy machine is busy for every server.
+The client is wrk, with 8 connections that each ask again after each answer.
 `python -m tests.benchmarks.edge_predict` prints the rows.
 """
 
@@ -47,7 +47,7 @@ FULL_ROW = {"n": 50, "ret_mean": 0.00001, "ret_std": 0.0002, "ewma_variance_300"
 
 OURS, EMPTY = "/predict", "empty FastAPI endpoint"
 TENSOR, RECORDS = "mlflow models serve, tensor", "mlflow models serve, named fields"
-"""MLflow's server takes the same numbers in several forms: as an array, its quickest, or as ours does."""
+"""Two forms of the same numbers for MLflow's server: an array, its quickest form, and fields as in our API."""
 
 SCRIPT = """
 wrk.method = "POST"
@@ -59,12 +59,12 @@ done = function(summary, latency, requests)
     latency:percentile(50) / 1e3, latency:percentile(99) / 1e3, e.connect + e.read + e.write + e.status + e.timeout))
 end
 """
-"""For wrk: send a body, and say requests/s, p50 and p99 in ms, and how many were not answered with a success."""
+"""Script for wrk: send a body; print requests/s, p50 and p99 in ms, and the number of answers without success."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What one round saw: requests/s, and the median and 99th percentile of the time of an answer, ms."""
+    """Figures of a round: requests/s, and median and 99th percentile of the answer time, ms."""
 
     per_second: float
     p50_ms: float
@@ -72,7 +72,7 @@ class Load:
 
 
 def empty_app() -> FastAPI:
-    """A FastAPI application that does nothing, for uvicorn to serve."""
+    """Return a FastAPI application with an empty endpoint, for uvicorn."""
     app = FastAPI()
 
     @app.post("/predict")
@@ -84,7 +84,7 @@ def empty_app() -> FastAPI:
 
 @contextmanager
 def server(command: list[str], environ: Mapping[str, str], url: str, log: Path) -> Iterator[None]:
-    """Run a server in a process group of its own, from when `url` answers until it is gone."""
+    """Run a server in a process group of its own; yield when `url` answers, and end the server after the block."""
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=environ, stdout=output, stderr=output, cwd=ROOT, start_new_session=True)
     deadline = time.monotonic() + READY_S
@@ -114,7 +114,7 @@ def _answers(url: str) -> bool:
 
 
 def _load(url: str, body: bytes, folder: Path) -> Load:
-    """Ask for one round, as fast as answers come."""
+    """Ask for a round, as fast as answers come."""
     script = folder / "wrk.lua"
     script.write_text(SCRIPT.replace("{body}", body.decode()))
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{ROUND_S}s", "--timeout", "10s", "-s", str(script), url]
@@ -127,7 +127,7 @@ def _load(url: str, body: bytes, folder: Path) -> Load:
 
 @contextmanager
 def _servers(folder: Path) -> Iterator[dict[str, str]]:
-    """Run the API on a broker of its own, the empty endpoint and MLflow's server, and give the URL of each."""
+    """Run the API on a broker of its own, the empty endpoint and MLflow's server, and yield the URL of each."""
     content = model_bytes()
     models = folder / "models"
     save_last_good(models, ModelFile("volatility-baseline", "1", hashlib.sha256(content).hexdigest(), content))
@@ -163,7 +163,7 @@ def _saved_for_mlflow(content: bytes, folder: Path) -> Path:
 
 
 def _bodies(count: int) -> dict[str, bytes]:
-    """Return the body of `count` rows, as each server wants it."""
+    """Return the body of `count` rows for each server."""
     encode = msgspec.json.encode
     values: list[Any] = [[FULL_ROW[name] for name in BASELINE.columns]] * count
     rows = encode({"rows": [FULL_ROW] * count})
@@ -176,7 +176,7 @@ def rows() -> list[Row]:
 
     Raises:
         RuntimeError: a server did not come up, or did not answer a request.
-        ToolMissing: wrk is not there.
+        ToolMissing: wrk is missing.
     """
     if shutil.which("wrk") is None:
         raise ToolMissing("wrk is not on PATH; Debian and Ubuntu have it: apt-get install wrk")

@@ -1,7 +1,7 @@
-"""From a CSV of trades to feature rows in Parquet, each way in a process of its own.
+"""Benchmark from a CSV of trades to feature rows in Parquet, each library in a process of its own.
 
-Ours makes the full row and checks each trade; the peers make the contract features alone. The clock starts when all is
-imported; memory is the most that the process ever held.
+Our program makes the full row and checks each trade; the peers make the contract features alone. The clock starts after
+all imports; memory is the peak of the process.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ FIRST_DAY = dt.date(2025, 1, 6)
 
 
 class Took(msgspec.Struct):
-    """What one run took."""
+    """Time and memory of a run."""
 
     seconds: float
     mib: float
 
 
 def write_recordings(folder: Path, sizes: tuple[int, ...]) -> list[Path]:
-    """Write CSVs of 12 mixed products, the smaller ones beginnings of the largest."""
+    """Write CSVs of 12 mixed products; a smaller CSV is the beginning of the largest."""
     from data.recordings.readers import write_csv
     from data.trades import Trades
 
@@ -110,14 +110,14 @@ def pandas(source: Path, out: Path) -> float:
 
 
 def run(engine: str, source: Path, out: Path) -> Took:
-    """Let a process of its own do it."""
+    """Run an engine in a process of its own."""
     command = [sys.executable, "-m", "tests.benchmarks.files", engine, str(source), str(out)]
     found = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout
     return msgspec.json.decode(found.splitlines()[-1], type=Took)
 
 
 def rows(folder: Path, sizes: tuple[int, int], rounds: int = 3) -> list[Row]:
-    """Return speed and memory of each way for the larger recording, and how ours grows with it."""
+    """Return speed and memory of each engine for the larger recording, and our growth with the size."""
     small, large = write_recordings(folder, sizes)
     took: dict[str, list[Took]] = {}
     for _ in range(rounds):

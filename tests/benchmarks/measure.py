@@ -1,5 +1,7 @@
-"""Rows of the table, and how times are taken: medians of rounds in which all sides take turns, so that a busy machine
-is busy for each of them."""
+"""Rows of the benchmark table, and timing: medians of rounds with all sides in turns.
+
+A busy machine is then busy for every side.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,12 @@ Job = Callable[[], object]
 
 
 class ToolMissing(RuntimeError):
-    """A program that a measurement needs is not on this machine."""
+    """A program for a measurement is missing on this machine."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what ours does, and what others do with the same input."""
+    """Line of the table: our figure, and the peers' figures for the same input."""
 
     name: str
     unit: str
@@ -28,7 +30,7 @@ class Row:
 
 
 def seconds(jobs: Mapping[str, Job], rounds: int = 5) -> dict[str, float]:
-    """Return the median time of each job, over rounds in which they take turns, after one that does not count."""
+    """Return the median time of each job, over rounds with the jobs in turns, after a round that does not count."""
     took: dict[str, list[float]] = {name: [] for name in jobs}
     for counts in (False, *(True,) * rounds):
         for name, job in jobs.items():
@@ -40,18 +42,18 @@ def seconds(jobs: Mapping[str, Job], rounds: int = 5) -> dict[str, float]:
 
 
 def speeds(name: str, unit: str, amount: int, ours: Job, peers: Mapping[str, Job] | None = None) -> Row:
-    """Measure a job that does `amount` of something."""
+    """Measure a job with `amount` units of work."""
     found = {name: amount / took for name, took in seconds({"": ours, **(peers or {})}).items()}
     return Row(name, unit, found.pop(""), found)
 
 
 def held_mib(what: Literal["VmRSS", "VmHWM"]) -> float:
-    """Return what this process holds, or the most that it ever held, without what its parent did."""
+    """Return the memory of this process, now or at the peak, without the parent's memory."""
     return int(Path("/proc/self/status").read_text().split(f"{what}:")[1].split()[0]) / 1024
 
 
 def peak_mib(job: Job) -> float:
-    """Return how much more memory the process holds during a job than before it."""
+    """Return the memory added by a job at its peak."""
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = held_mib("VmRSS")
     job()

@@ -1,8 +1,8 @@
-"""Trades unread, two records for each, exactly once: the most that this broker and client can do.
+"""Benchmark of trades unread, two records for each, exactly once: the limit of broker and client.
 
 The pass-through has the client settings and the transactions of the forecaster, and writes under the same keys, to the
-same partitions, with the same timestamps. Its records are real ones of other trades, made before it consumes the first
-trade: they have the sizes of the forecaster's records, and compress like them.
+same partitions, with the same timestamps. Its records are real records of other trades, made before the first trade is
+consumed: they have the sizes of the forecaster's records, and compress like them.
 `python -m tests.benchmarks.passthrough SERVERS`.
 """
 
@@ -27,7 +27,7 @@ from data.stream.records import FEATURES, PREDICTIONS, TRADES, Forecaster, Purpo
 from data.trades import Floats, StreamKey
 from online.exactly_once.loop import MAX_BATCH
 from online.forecaster import TURNS
-from online.process import tune_garbage_collector as spare_collector
+from online.process import tune_garbage_collector
 from tests.benchmarks.market import mixed_day
 from tests.models import model_bytes
 
@@ -36,10 +36,10 @@ DAY = dt.date(2025, 1, 6)
 SKIPPED = 100_000
 """Trades without records here: while windows fill, rows have nulls, and are shorter than most."""
 KEPT = 20_000
-"""Trades with records here, some 200 of the rarest product: lz4 does not look back so far as to where they repeat."""
+"""Trades with records here, some 200 of the rarest product: lz4 does not look back as far as a repetition."""
 
 Pair = tuple[bytes, bytes]
-"""What follows from one trade: a record of `features` and one of `predictions`."""
+"""Records for one trade: a record of `features` and a record of `predictions`."""
 
 
 def pairs_by_key() -> dict[bytes, cycle[Pair]]:
@@ -56,7 +56,7 @@ def pairs_by_key() -> dict[bytes, cycle[Pair]]:
 
 
 def forecasts(rows: list[bytes], values: Floats) -> list[bytes]:
-    """Return the records of `predictions` that follow from feature rows."""
+    """Return the records of `predictions` for feature rows."""
     model = ServedModel.load(model_bytes(), spec_id=SPEC.spec_id)
     scores = model.score(values[:, [SPEC.columns.index(column) for column in model.columns]])
     interval = np.column_stack((scores.lower, scores.upper))
@@ -69,7 +69,7 @@ def forecasts(rows: list[bytes], values: Floats) -> list[bytes]:
 
 
 def produce(producer: Producer, messages: Iterable[Message], pairs: dict[bytes, cycle[Pair]]) -> None:
-    """Hand two records for each trade to the client, waiting while its queue is full."""
+    """Hand two records for each trade to the client, waiting while the client's queue is full."""
     for message in messages:
         assert message.error() is None, message.error()
         key, partition, ingest_time_ms = message.key() or b"", message.partition() or 0, message.timestamp()[1]
@@ -93,7 +93,7 @@ def main(servers: str) -> None:
         [TRADES],
         on_assign=lambda c, partitions: c.incremental_assign(partitions) if partitions else None,
     )
-    spare_collector()
+    tune_garbage_collector()
     for producer in cycle(producers):
         while (first := consumer.poll(0.2)) is None:
             pass

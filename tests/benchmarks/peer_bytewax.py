@@ -1,4 +1,4 @@
-"""Contract features with bytewax, which knows no transactions: its rows can come twice.
+"""Contract features with bytewax. Without transactions in bytewax, rows can come twice.
 
 In the environment of requirements-peers.txt: `python -m tests.benchmarks.peer_bytewax SERVERS TOPIC`
 """

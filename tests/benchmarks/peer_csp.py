@@ -1,11 +1,11 @@
-"""Contract features with csp: its own statistics over 50 ticks, all in C++.
+"""Contract features with csp: csp's own statistics over 50 ticks, all in C++.
 
 In the environment of requirements-peers.txt: `python -m tests.benchmarks.peer_csp SERVERS TOPIC`
 
-Delivery: the connector knows no transactions and commits nothing here. A start reads the topic from its beginning and
-writes every row again. A row that the client's queue has no place for is lost, and the status series alone tells of it.
-The job knows no segments, refuses no trade and writes no rejects: a record that does not parse, or whose size or side
-is null, is a line of the status. Products are named beforehand. n is written as 50.0, and what a row lacks is left out.
+Delivery: the connector knows no transactions and commits nothing here. A start reads the topic from the beginning and
+writes every row again. A row without room in the client's queue is lost, and only the status series reports the loss.
+The job knows no segments, refuses no trade and writes no rejects: a malformed record, or a record with size or side
+null, is a line of the status. Products are named beforehand. n is written as 50.0, and missing values are left out.
 """
 # No `from __future__ import annotations` here: csp reads the real types.
 

@@ -2,12 +2,12 @@
 
 In the environment of requirements-peers.txt: `python -m tests.benchmarks.peer_pathway SERVERS TOPIC`
 
-Delivery: the connector writes without transactions, and this job keeps no snapshots. A start goes on after the offsets
-that its group committed while it read, with empty windows: rows can come twice or never, and n starts at 0 again. The
-job knows no segments, refuses no trade and writes no rejects: a record that does not parse ends it.
+Delivery: the connector writes without transactions, and the job keeps no snapshots. A start goes on after the group's
+offsets, committed while reading, with empty windows: rows can come twice or never, and n starts at 0 again. The job
+knows no segments, refuses no trade and writes no rejects: a malformed record ends the job.
 
 Records are bytes to the connector, and Python parses them: with the connector's own JSON and a schema of the nine
-columns the same job had 0.8 times the speed. The trade's id is a header, because the connector sorts by nothing else.
+columns the same job had 0.8 times the speed. The trade's id is a header, the only value the connector sorts by.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BACKLOG = 50_000
 
 @pw.reducers.stateful_many  # type: ignore[misc]
 def roll(state: Any, batch: list[tuple[list[bytes], int]]) -> Any:
-    """Return the window, and one row for each trade of the batch: a batch has lost its order."""
+    """Return the window, and a row for each trade of the batch, sorted first: a batch has lost its order."""
     window = state[0].value if state else RunningWindow()
     trades = sorted((orjson.loads(value) for (value,), _ in batch), key=lambda trade: trade["trade_id"])
     rows = ((trade["trade_id"], orjson.dumps(trade | window.add(trade["price"]))) for trade in trades)

@@ -1,4 +1,4 @@
-"""The contract features of one product, a price at a time, as a user of a stream library would keep them."""
+"""Contract features of one product, a price at a time, as written by a user of a stream library."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass
 class RunningWindow:
-    """Sums that follow the last `size` log returns: the cheapest way, whatever it does to the last digits."""
+    """Sums over the last `size` log returns: the cheapest way, without care for the last digits."""
 
     size: int = 50
     price: float | None = None
@@ -18,7 +18,7 @@ class RunningWindow:
     squares: float = 0.0
 
     def add(self, price: float) -> dict[str, Any]:
-        """Take a price in, and return n, ret_mean and ret_std."""
+        """Add a price, and return n, ret_mean and ret_std."""
         if self.price is not None:
             log_return = math.log1p((price - self.price) / self.price)
             self.returns.append(log_return)

@@ -1,12 +1,12 @@
-"""Forecasts from a topic that is full already, beside other engines on the same broker.
+"""Benchmark of forecasts from a full topic, beside other engines on the same broker.
 
-Each engine runs as its own process on a broker of its own, which holds the same trades. The clock runs from the first
-outcomes to the last one as a `read_committed` reader sees them, so it counts no start. An outcome is one record for one
+Each engine runs as its own process on a broker of its own with the same trades. The clock runs from the first outcomes
+to the last outcome as a `read_committed` reader sees them, so a start does not count. An outcome is a record for a
 trade: on `predictions` for the forecaster and the pass-through, which write a record on `features` too, and on
 `features` for the peers, which make the contract features alone.
 
-`python -m tests.benchmarks.streams [--trades N] [--rounds N] [ENGINE ...]` measures some of them, each named by how its
-name begins, or `ours`.
+`python -m tests.benchmarks.streams [--trades N] [--rounds N] [ENGINE ...]` measures some engines, each named by the
+beginning of its name, or `ours`.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ BEGUN = 0.1
 """Share of the outcomes after which the clock starts: first batches wait for compilers, caches and group joins."""
 LOOK_S = 0.02
 QUIET_S = 3.0
-"""After so long without a new outcome the outcomes are counted; the peers commit once a second or more often."""
+"""Seconds without a new outcome before the outcomes are counted; the peers commit once a second or more often."""
 LIMIT_S = 300.0
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A process that turns trades into outcomes.
+    """A process from trades to outcomes.
 
     Attributes:
-        command: how it is started.
-        outcomes: the topic on which it writes one record for each trade.
+        command: command of the process.
+        outcomes: the topic with a record for each trade.
     """
 
     command: tuple[str, ...]
@@ -102,9 +102,9 @@ def preload(servers: str, trades: Trades) -> None:
 
 
 class Watch:
-    """Looks at how far a topic is readable, and counts the records up to there afterwards.
+    """Notes the readable end of a topic over time, and counts the records up to each end afterwards.
 
-    The end of a partition alone tells too much: the marker that ends a transaction takes an offset too.
+    The end of a partition alone counts too much: the marker at the end of a transaction takes an offset too.
     """
 
     def __init__(self, servers: str, topic: str) -> None:
@@ -127,7 +127,7 @@ class Watch:
         self._ends.append(ends)
 
     def is_worth_counting(self, expected: int) -> bool:
-        """Whether so many records can be there, and none came lately."""
+        """Return whether `expected` records can be present, and no record came lately."""
         return sum(self._ends[-1]) >= expected and self._times[-1] - self._moved_at > QUIET_S
 
     def count(self) -> tuple[Floats, Int64s]:
@@ -158,7 +158,7 @@ class Watch:
 
 @contextmanager
 def running_engine(engine: Engine, servers: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run an engine; it does not outlive the block. What it says is in `folder / "log"`."""
+    """Run an engine in the block; its output is in `folder / "log"`."""
     save_last_good(folder / "models", model_file(version="1"))
     settings = {"FORECASTER_PORT": "0", "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
     command = [part.format(servers=servers) for part in engine.command]
@@ -177,7 +177,7 @@ def rate(name: str, trades: Trades, folder: Path) -> float:
     """Return outcomes per second of one engine.
 
     Raises:
-        RuntimeError: there is not one outcome for each trade, or they came all at once.
+        RuntimeError: the outcomes are not one for each trade, or all came at once.
     """
     engine, expected, shown = ENGINES[name], len(trades), name or "ours"
     with running_broker(folder / "kafka", fetch_jars(jars_folder(ROOT / "var"))) as broker:

@@ -1,7 +1,7 @@
-"""A client that asks `/predict` at a fixed rate, whatever becomes of its requests: `python -m tests.faults.asker`.
+"""Client that asks `/predict` at a fixed rate, whatever the answers: `python -m tests.faults.asker`.
 
-Its arguments: the API's port, requests a second, a file of rows, one JSON document a line. Each request has one
-row, in turn. What came of each is one line of its output: see `Asked`.
+Arguments: the API's port, requests a second, and a file of rows, one JSON document a line. Each request has one row, in
+turn. The output has a line for each request: see `Asked`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ TIMEOUT_S = 10.0
 
 
 class Asked(msgspec.Struct):
-    """One request.
+    """A request.
 
     Attributes:
-        row: which row it asked about.
-        due, sent, done: when, ns since 1970; `due` is in the plan, and a request that finds all connections busy is
-            sent later.
-        status: 0 where there was no answer.
-        answer: its body; what was wrong, where there was none.
+        row: index of the row in the request.
+        due, sent, done: times, ns since 1970; `due` is the plan, and a request is sent later if no connection is free.
+        status: 0 without an answer.
+        answer: body of the answer, or the error without an answer.
     """
 
     row: int
@@ -38,7 +37,7 @@ class Asked(msgspec.Struct):
 
 
 async def _ask(port: int, body: bytes, free: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]]) -> Asked:
-    """Ask over a connection that is free; row and plan are for the caller to fill in."""
+    """Send a request over a free connection; the caller fills in row and plan."""
     reader, writer = await free.get()
     sent = time.time_ns()
     try:
@@ -58,7 +57,7 @@ async def _ask(port: int, body: bytes, free: asyncio.Queue[tuple[asyncio.StreamR
 
 
 async def main(port: int, per_second: float, rows: Path) -> None:
-    """Ask until SIGTERM, then wait for what is under way."""
+    """Send requests until SIGTERM, then wait for open requests."""
     bodies = [b'{"rows":[' + line + b"]}" for line in rows.read_bytes().splitlines()]
     free: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
     for _ in range(CONNECTIONS):

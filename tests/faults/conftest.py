@@ -1,4 +1,4 @@
-"""What drills share."""
+"""Fixtures shared by drills."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.faults.drill import Drill
 
 @pytest.fixture
 def own_broker(tmp_path: Path, jars: list[Path]) -> Iterator[Broker]:
-    """A broker for one test: the shared one has services that are not to be disturbed."""
+    """Run a broker for one test: the shared broker has services, which a drill must not disturb."""
     with running_broker(tmp_path / "kafka", jars) as broker:
         create_topics({"bootstrap.servers": broker.bootstrap_servers})
         yield broker
@@ -25,7 +25,7 @@ def own_broker(tmp_path: Path, jars: list[Path]) -> Iterator[Broker]:
 
 @pytest.fixture
 def drill(own_broker: Broker, models: Path, tmp_path: Path) -> Iterator[Drill]:
-    """The forecaster on a broker of its own, ready."""
+    """Run the forecaster on a broker of its own, ready."""
     drill = Drill(own_broker, models, tmp_path)
     with drill.services():
         yield drill
@@ -33,7 +33,7 @@ def drill(own_broker: Broker, models: Path, tmp_path: Path) -> Iterator[Drill]:
 
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
-    """6,000 simulated trades in 19 minutes."""
+    """Return a recording of 6,000 simulated trades in 19 minutes."""
     path = tmp_path / "recording.csv"
     write_csv(path, [simulate_day("ETH-USD", dt.date(2025, 3, 5), hours=(14, 16)).take(slice(0, 6_000))])
     return path

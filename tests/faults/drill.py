@@ -1,4 +1,4 @@
-"""What a drill works with: a broker, the forecaster on it, and what a reader sees of each source."""
+"""Tools of a drill: a broker, the forecaster, and a reader's view of each source."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.pipeline import Process, environment, replay, running, wait_until
 from tests.proofs import Proof
 
 DIFFERS = {"source_id", "ingest_time", "ts", "kafka_partition", "kafka_offset"}
-"""What may differ between two runs of the same trades."""
+"""Fields that may differ between two runs of the same trades."""
 
 
 def equal_columns(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -26,11 +26,11 @@ def equal_columns(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 class Tail:
-    """Follows a topic as a `read_committed` reader does, over whatever happens to the broker.
+    """Reader of a topic, `read_committed`, over any fault of the broker.
 
     Attributes:
         records: of each source, in the order of each partition; ends too.
-        unreadable: what is no JSON object with a source.
+        unreadable: values without a JSON object or without a source.
     """
 
     def __init__(self, servers: str, topic: str, *, from_now: bool = False) -> None:
@@ -46,7 +46,7 @@ class Tail:
         self.unreadable: list[bytes] = []
 
     def read(self) -> None:
-        """Take what has come."""
+        """Read all new records."""
         for message in self._consumer.consume(10_000, 0.1):
             if (error := message.error()) is not None:
                 assert error.retriable() or error.code() == KafkaError._ALL_BROKERS_DOWN, error
@@ -59,7 +59,7 @@ class Tail:
                 self.unreadable.append(value)
 
     def rows(self, source_id: str) -> list[dict[str, Any]]:
-        """Return what has been read of a source without its ends, by product."""
+        """Return the read rows of a source without ends, by product."""
         rows = [record for record in self.records[source_id] if not record.get("end")]
         return sorted(rows, key=lambda row: str(row["product_id"]))
 
@@ -74,8 +74,8 @@ class Drill:
     """The forecaster on a broker of its own.
 
     Attributes:
-        supervised: a forecaster that ends with code `AGAIN` is started again, as the supervisor of `make run` does.
-        restarts: how often that was.
+        supervised: restart a forecaster that ended with code `AGAIN`, as the supervisor of `make run` does.
+        restarts: how many restarts happened.
     """
 
     def __init__(self, broker: Broker, models: Path, folder: Path, **settings: str) -> None:
@@ -86,13 +86,13 @@ class Drill:
         self.features, self.predictions = (Tail(broker.bootstrap_servers, topic) for topic in (FEATURES, PREDICTIONS))
 
     def read(self) -> None:
-        """Take what has come on both topics, and look after the forecaster."""
+        """Read all new records of both topics, and look after the forecaster."""
         for tail in (self.features, self.predictions):
             tail.read()
         self.supervise()
 
     def supervise(self) -> None:
-        """Start a forecaster again that has ended, if that is done here."""
+        """Restart an ended forecaster if the drill is supervised."""
         if self.supervised and self.forecaster.process.poll() == AGAIN:
             self.restarts += 1
             self.forecaster.start()
@@ -109,18 +109,18 @@ class Drill:
             self.predictions.close()
 
     def replay(self, source_id: str, *recordings: Path, **settings: str) -> Process:
-        """Return the ingestor of one source, not yet started."""
+        """Return the ingestor of a source, not yet started."""
         return replay(self.environ, self.folder, source_id, *recordings, **settings)
 
     def undisturbed(self, recording: Path, source_id: str = "undisturbed") -> int:
-        """Replay a recording as a source that nothing happens to; return its rows."""
+        """Replay a recording as an undisturbed source; return the number of rows."""
         with running(ingestor := self.replay(source_id, recording)):
             assert ingestor.process.wait(60) == 0, ingestor.log.read_text()
         self.await_ends(source_id)
         return len(self.predictions.rows(source_id))
 
     def await_rows(self, source_id: str, rows: int, within_s: float = 60.0) -> None:
-        """Wait until so many forecasts of a source are there."""
+        """Wait for a number of forecasts of a source."""
 
         def seen() -> bool:
             self.read()
@@ -142,7 +142,7 @@ class Drill:
         wait_until(ended, f"ends of {', '.join(source_ids[:3])}", within_s)
 
     def same(self, proof: Proof, disturbed: str = "disturbed", undisturbed: str = "undisturbed") -> None:
-        """Compare all features and predictions of two sources that have ended."""
+        """Compare all features and predictions of two ended sources."""
         for name, tail in ((FEATURES, self.features), (PREDICTIONS, self.predictions)):
             proof.equal(equal_columns(tail.rows(disturbed)), equal_columns(tail.rows(undisturbed)), name)
         proof.saw(rows=len(self.predictions.rows(disturbed)))

@@ -1,4 +1,4 @@
-"""What the proofs of a whole stack share: how one is set up apart from all others, and what it may weigh."""
+"""Settings of a separate whole stack for proofs, and memory limits."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from orchestration.local.settings import StackSettings
 from tests.conftest import ROOT
 
 MEMORY_MIB = 2_000
-"""Of all processes of a stack; it was seen to take 1,210 to 1,600."""
+"""Limit for all processes of a stack; measured: 1,210 to 1,600."""
 MEMORY_WITH_RETRAIN_MIB = 2_300
-"""While models are trained besides; it was seen to take 1,870."""
+"""Limit while models are trained besides; measured: 1,870."""
 STACK = [sys.executable, "-m", "orchestration.local.stack"]
 
 
 def settings_of(var: Path) -> dict[str, str]:
-    """Return all settings of a stack with ports and a folder of its own, in which the broker's jars are there."""
+    """Return the settings of a stack with ports and a folder of its own; the folder has the broker's jars."""
     (var / "broker").mkdir(parents=True)
     jars_folder(var).symlink_to(jars_folder(ROOT / "var"))
     names = [name for name in StackSettings.model_fields if name.endswith("_port")]

@@ -16,7 +16,7 @@ from tests.proofs import Proof
 
 TRADES_REPLAYED = 6_000
 SESSION_S = 45.0
-"""After this the broker drops a silent consumer: the client's default `session.timeout.ms`."""
+"""Time until the broker drops a silent consumer: the client's default `session.timeout.ms`."""
 
 
 def killed(broker: Broker, lasts: Callable[[float], None]) -> None:
@@ -55,10 +55,10 @@ def frozen_past_the_session(broker: Broker, lasts: Callable[[float], None]) -> N
 def test_a_broker_that_comes_back_costs_nothing(
     drill: Drill, recording: Path, proof: Proof, fault: Callable[[Broker, Callable[[float], None]], None]
 ) -> None:
-    """In the middle of a paced replay; ingestor and forecaster go on, most often by themselves.
+    """Disturb a paced replay in the middle; ingestor and forecaster go on, most often by themselves.
 
-    After a freeze beyond their session the broker may take them for their own successors, and a client can ask
-    for minutes over a connection that died: then they say so, end, and whoever supervises them starts them again.
+    After a freeze beyond their session the broker may take both for their own successors, and a client can ask for
+    minutes over a dead connection: then both log the reason and end, and a supervisor starts both again.
     """
     proof.disturbs(f"broker {fault.__name__.replace('_', ' ')}, in a paced replay")
     assert drill.undisturbed(recording) == TRADES_REPLAYED
@@ -67,7 +67,7 @@ def test_a_broker_that_comes_back_costs_nothing(
     disturbed = drill.replay("disturbed", recording, REPLAY_SPEED="20" if is_slow else "100")
 
     def lasts(seconds: float) -> None:
-        """Let the fault last, while the ingestor lives: no condition ends it."""
+        """Let the fault last while the ingestor lives: no condition ends the fault."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             drill.supervise()

@@ -1,4 +1,4 @@
-"""The disk is full in the middle of a replay, and then it is not."""
+"""A disk that is full in the middle of a replay, and free again later."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DISK_MB = 128
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A filesystem of its own."""
+    """Mount a filesystem of its own."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "cryptovol-test", str(folder)]
@@ -36,7 +36,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(path: Path) -> None:
-    """Take all that is left of a disk."""
+    """Fill the rest of a disk."""
     with path.open("ab", buffering=0) as file:
         for size in (1 << 20, 1 << 12, 1):
             try:
@@ -50,9 +50,9 @@ def fill(path: Path) -> None:
 def test_a_full_disk_loses_nothing_and_is_said(
     small_disk: Path, jars: list[Path], models: Path, recording: Path, proof: Proof
 ) -> None:
-    """The broker's data and the logs of all processes are on it.
+    """The broker's data and the logs of all processes are on the disk.
 
-    Kafka ends when it cannot write; it is started again once there is room. The others live on.
+    Kafka ends when it cannot write, and is started again once the disk has room. The other processes live on.
     """
     proof.disturbs(f"disk of {DISK_MB} MB filled in a paced replay: broker's data and all logs; then freed")
     with running_broker(small_disk / "kafka", jars) as broker:

@@ -1,4 +1,4 @@
-"""Event time that falls, in a recording and on the topic."""
+"""Falling event time, in a recording and on the topic."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def regular(n: int = 1_000) -> Trades:
 
 
 def with_rows(trades: Trades, rows: list[tuple[int, int, int]]) -> Trades:
-    """Insert rows: behind trade `at`, with the id `number` after its own and its time moved by `shift_ns`."""
+    """Insert rows: behind trade `at`, with the id `number` after its own and the time moved by `shift_ns`."""
     places = [at for at, _, _ in rows]
     more = trades.take(np.array(places, np.intp))
     more = replace(
@@ -55,7 +55,7 @@ REJECTED_LATE = [(500, 1, -TWO_S), (600, 1, -NS - 1), *((700 + i // 9, 1 + i % 9
 def deliver(
     servers: str, online: dict[str, str], folder: Path, source_id: str, trades: Trades, by: str
 ) -> tuple[list[dict[str, Any]], ...]:
-    """Bring trades through the pipeline, and return its features, predictions and rejects."""
+    """Bring trades through the pipeline, and return features, predictions and rejects."""
     if by == "recording":
         path = folder / f"{source_id}.csv"
         write_csv(path, [trades])
@@ -78,7 +78,7 @@ def deliver(
 def test_time_that_falls_by_a_second_counts_as_the_time_before_and_by_more_is_rejected(
     broker: Broker, online: dict[str, str], tmp_path: Path, proof: Proof, by: str
 ) -> None:
-    """The other source has the times that count, and not the rows that are rejected: 47 of them, 45 hours back."""
+    """The other source has the accepted times and none of the 47 rejected rows, of which 45 fall by hours."""
     proof.disturbs(f"event time falls by 0.5, 1, 1.000000001 and 2 s, and by 3 h for 45 rows, in the {by}")
     servers = broker.bootstrap_servers
     trades = regular()
@@ -98,9 +98,9 @@ def test_time_that_falls_by_a_second_counts_as_the_time_before_and_by_more_is_re
 def test_one_time_a_year_ahead_rejects_what_follows_each_row_with_its_place(
     broker: Broker, online: dict[str, str], tmp_path: Path, proof: Proof
 ) -> None:
-    """Which of the two was wrong cannot be told from what came before: a recording may go on a year later.
+    """The trades before cannot tell which time was wrong: a recording may go on a year later.
 
-    Nothing of it is silent, and the next source of the product is as if it had not been.
+    Each rejection is visible, and the next source of the product is not affected.
     """
     proof.disturbs("one event time a year ahead")
     servers = broker.bootstrap_servers

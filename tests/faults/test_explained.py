@@ -1,4 +1,4 @@
-"""Forecasts are made again whatever happened to the services and the models since, and however long their source is."""
+"""Forecasts are computed again after any change of services and models, and for a source of any length."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ ROWS = 20_000
 LONG = 5_000_000
 """Trades of a long source, ten a second: six days."""
 PIECE = 100_000
-"""Trades of it between two trades of its neighbour."""
+"""Trades of the long source between two trades of the neighbour source."""
 EXPLAINED_S = 5.0
-"""In which one forecast of a long source is explained, at the median: a single one may wait for other processes."""
+"""Limit for the median time to explain a forecast of a long source: a single forecast may wait for other processes."""
 
 
 def recorded(folder: Path) -> Path:
-    """Six hours of two products in one file, by time, thinned to `ROWS` each: windows reach their limit of four."""
+    """Record 6 hours of two products in a file, by time, thinned to `ROWS` each: windows reach their limit of four."""
     parts = []
     for product_id in PRODUCTS:
         trades = simulate_day(product_id, dt.date(2025, 3, 7), hours=(9, 15))
@@ -142,7 +142,7 @@ def test_1000_random_forecasts_are_made_again_exactly_after_promotions_rollbacks
 
 
 def walk(source_id: str, n: int, seed: int) -> Trades:
-    """A random walk of BTC-USD, ingested within the last hours at 50,000 trades a second."""
+    """Return a random walk of BTC-USD, ingested within the last hours at 50,000 trades a second."""
     rng = np.random.default_rng(seed)
     return Trades(
         (StreamKey(source_id, "BTC-USD"),),
@@ -157,7 +157,7 @@ def walk(source_id: str, n: int, seed: int) -> Trades:
 
 
 class Writer:
-    """Does what ingestor and services do with trades of BTC-USD, without their pace and transactions."""
+    """Writer of BTC-USD trades and their forecasts, as ingestor and services but without pace and transactions."""
 
     def __init__(self, servers: str, model: ServedModel) -> None:
         settings = KafkaSettings(kafka_bootstrap_servers=servers)
@@ -190,7 +190,7 @@ class Writer:
         self._produce(PREDICTIONS, values, trades)
 
     def end(self, trades: Trades) -> None:
-        """Write the end of a source behind its last trade."""
+        """Write the end of a source behind the last trade."""
         last = trades.take(slice(-1, None))
         end = encode(End(*last.keys[0], "replay", iso_times(last.ingest_time)[0], end=True))
         for topic in (TRADES, PREDICTIONS):
@@ -211,7 +211,7 @@ class Writer:
 
 
 def write_long_source(servers: str, recording: Path) -> Trades:
-    """Write `LONG` trades as a source with a recording, and others before and between; return its trades."""
+    """Write `LONG` trades as a source with a recording, and other trades before and between; return the long trades."""
     trades, neighbour = walk("long", LONG, seed=2), walk("neighbour", 2 * LONG // PIECE, seed=3)
     write_csv(recording, [replace(trades, keys=(StreamKey("", "BTC-USD"),), ingest_time=np.zeros(LONG, np.int64))])
     writer = Writer(servers, ServedModel.load(model_bytes(), spec_id=SPEC.spec_id))
@@ -230,7 +230,7 @@ def write_long_source(servers: str, recording: Path) -> Trades:
 
 @pytest.mark.acceptance
 def test_one_forecast_of_5_million_is_explained_in_seconds(own_broker: Broker, tmp_path: Path, proof: Proof) -> None:
-    """By the command as it is typed: its start, the registry and the recording are in the time."""
+    """Run the command as a person types it: the time includes the start, the registry and the recording."""
     recording = tmp_path / "recording.csv"
     (tmp_path / "mlflow").mkdir()
     with running_mlflow(tmp_path / "mlflow") as server:

@@ -1,4 +1,4 @@
-"""Whatever is killed, a `read_committed` reader sees what it would have seen."""
+"""After any kill, a `read_committed` reader sees the records of an undisturbed run."""
 
 from __future__ import annotations
 

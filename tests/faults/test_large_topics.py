@@ -1,4 +1,4 @@
-"""Starts do not depend on how much a topic holds."""
+"""Start time does not depend on the size of a topic."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def forecasts_of(key: StreamKey, count: int) -> list[bytes]:
 
 
 def fill(servers: str) -> None:
-    """Write `RECORDS` forecasts of one source to all partitions, and one of another source in the middle of its own."""
+    """Write `RECORDS` forecasts of a source to all partitions, and halfway a forecast of a quiet source."""
     producer = Producer(idempotent_config(KafkaSettings(kafka_bootstrap_servers=servers), linger_ms=50))
     values, now_ms = forecasts_of(StreamKey("loud", "ETH-USD"), DISTINCT), time.time_ns() // 1_000_000
     (quiet,) = forecasts_of(QUIET, 1)
@@ -67,7 +67,7 @@ def fill(servers: str) -> None:
 
 
 def note_open_stream(servers: str) -> None:
-    """Commit a note that names the quiet stream, as the forecaster does."""
+    """Commit a note with the quiet stream, as the forecaster does."""
     consumer = Consumer({"bootstrap.servers": servers, "group.id": GROUP, "enable.auto.commit": False})
     notes = dict.fromkeys(range(PARTITIONS), "") | {partition_of("BTC-USD"): write_note([(QUIET, 1)], [])}
     places = [TopicPartition(TRADES, partition, 0, note) for partition, note in notes.items()]

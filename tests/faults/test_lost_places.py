@@ -27,7 +27,7 @@ TRADES_REPLAYED = 6_000
 
 @pytest.fixture
 def members(own_broker: Broker, models: Path, tmp_path: Path) -> Iterator[Drill]:
-    """A forecaster without a slot, so that its group is empty as soon as it has ended; not started."""
+    """Prepare a forecaster without a slot, so that the group is empty when the forecaster has ended; not started."""
     yield Drill(own_broker, models, tmp_path, SLOT="")
 
 
@@ -36,7 +36,7 @@ def admin(drill: Drill) -> AdminClient:
 
 
 def forget_places(drill: Drill) -> None:
-    """Delete the forecaster's group, with all that it has committed."""
+    """Delete the forecaster's group with all committed offsets."""
     client = admin(drill)
     client.delete_consumer_groups([GROUP])[GROUP].result()
 
@@ -58,7 +58,7 @@ def find_place(drill: Drill, *flags: str, code: int = 0, within_s: float = 30) -
 
 
 def half_processed(drill: Drill, recording: Path, *, end: bool = False) -> None:
-    """Let the forecaster process a part of a source whose ingestor then goes on without it."""
+    """Let the forecaster process a part of a source; the ingestor then goes on without the forecaster."""
     ingestor = drill.replay("disturbed", recording, REPLAY_SPEED="100")
     with running(ingestor):
         with running(drill.forecaster):
@@ -73,7 +73,7 @@ def half_processed(drill: Drill, recording: Path, *, end: bool = False) -> None:
 def test_a_place_that_the_broker_forgot_is_refused_and_found_again(
     members: Drill, recording: Path, proof: Proof
 ) -> None:
-    """Rows, rejects and ends come out as if nothing had been; the window of 51 trades and hours goes on."""
+    """Rows, rejects and ends come out undisturbed; the window of 51 trades and hours goes on."""
     proof.disturbs("consumer group of the forecaster deleted between two runs")
     drill = members
     lines = recording.read_text().splitlines()
@@ -127,7 +127,7 @@ def test_a_place_is_not_found_from_trades_that_are_gone(members: Drill, recordin
 def test_nothing_is_refused_where_only_an_aborted_transaction_stands(
     members: Drill, recording: Path, proof: Proof
 ) -> None:
-    """Killed within its first transaction, a forecaster leaves offsets behind and no place: the next one begins."""
+    """Killed within its first transaction, a forecaster leaves offsets but no place: the next forecaster begins."""
     proof.disturbs("records of an aborted transaction on features, and no committed place")
     drill = members
     producer = Producer({"bootstrap.servers": drill.broker.bootstrap_servers, "transactional.id": "died"})
@@ -142,7 +142,7 @@ def test_nothing_is_refused_where_only_an_aborted_transaction_stands(
 
 
 def test_trades_that_were_removed_unread_are_a_hole_at_the_start(members: Drill, recording: Path, proof: Proof) -> None:
-    """The forecaster is away while 1,499 trades come and are removed; what follows is a new segment."""
+    """The forecaster is away while 1,499 trades come and are removed; the trades after them are a new segment."""
     proof.disturbs("1,499 trades removed before they were read")
     drill = members
     half_processed(drill, recording)
@@ -154,7 +154,7 @@ def test_trades_that_were_removed_unread_are_a_hole_at_the_start(members: Drill,
 
 
 def test_a_hole_is_told_once_though_no_trade_follows_it(members: Drill, recording: Path, proof: Proof) -> None:
-    """The place behind it is committed by itself, before the next trade."""
+    """The place behind the hole is committed alone, before the next trade."""
     proof.disturbs("all trades removed before they were read, and the forecaster started twice")
     drill = members
     half_processed(drill, recording)
@@ -188,14 +188,14 @@ def test_what_was_removed_before_the_first_start_is_no_hole(members: Drill, reco
 
 
 def processed_once(drill: Drill) -> None:
-    """Let `features` tell that a partition was read, for which the group has no offset; its trades are gone."""
+    """Write a row in `features` for a partition without a committed offset; the partition's trades are gone."""
     producer = Producer({"bootstrap.servers": drill.broker.bootstrap_servers})
     producer.produce(FEATURES, b'{"kafka_partition":%d,"kafka_offset":5}' % PARTITION, "ETH-USD", PARTITION)
     assert producer.flush(10) == 0
 
 
 def test_a_place_whose_rows_have_expired_is_found_anew_only(members: Drill, recording: Path, proof: Proof) -> None:
-    """The command that the forecaster names helps: it begins at the oldest trade that the topic holds."""
+    """The command named by the forecaster helps: the forecaster begins at the oldest trade of the topic."""
     proof.disturbs("no committed offset, and all rows of a partition expired")
     drill = members
     processed_once(drill)
@@ -213,7 +213,7 @@ def test_a_place_whose_rows_have_expired_is_found_anew_only(members: Drill, reco
 def test_a_forecaster_with_a_slot_that_lost_a_place_leaves_its_group(
     own_broker: Broker, models: Path, tmp_path: Path, proof: Proof
 ) -> None:
-    """Else nobody could commit what is found for the 45 s of its session."""
+    """Otherwise the found place could not be committed for the 45 s of the session."""
     proof.disturbs("place of a partition lost, under a forecaster with a slot")
     drill = Drill(own_broker, models, tmp_path, SLOT="0")
     processed_once(drill)
@@ -228,7 +228,7 @@ def test_a_forecaster_with_a_slot_that_lost_a_place_leaves_its_group(
 def test_a_forecaster_with_a_slot_that_ended_is_waited_out(
     own_broker: Broker, models: Path, tmp_path: Path, proof: Proof
 ) -> None:
-    """It stays in its group for 45 s after its own end."""
+    """The forecaster stays in the group for 45 s after its end."""
     proof.disturbs("place of a partition lost, right after the end of a forecaster with a slot")
     drill = Drill(own_broker, models, tmp_path, SLOT="0")
     with running(drill.forecaster):
@@ -249,7 +249,7 @@ def _committed(drill: Drill) -> list[TopicPartition]:
 
 
 def _check_hole(drill: Drill, recording: Path, due: int, low: int, proof: Proof) -> None:
-    """The rows before the hole and behind it are those of two sources, each replayed alone."""
+    """Compare the rows before and behind the hole with the rows of two sources, each replayed alone."""
     said = drill.forecaster.log.read_text()
     assert f'"due": {due}, "oldest": {low}, "removed": {low - due}' in said
     lines = recording.read_text().splitlines()
@@ -270,7 +270,7 @@ def _check_hole(drill: Drill, recording: Path, due: int, low: int, proof: Proof)
 def test_trades_that_are_removed_while_the_forecaster_is_frozen_are_a_hole(
     members: Drill, recording: Path, proof: Proof
 ) -> None:
-    """Its next fetch asks for an offset that is gone."""
+    """The forecaster's next fetch asks for a removed offset."""
     proof.disturbs("forecaster frozen while trades come and are removed")
     drill = members
     with running(drill.forecaster):
@@ -295,7 +295,7 @@ def test_trades_that_are_removed_while_the_forecaster_is_frozen_are_a_hole(
 def test_a_topic_that_was_deleted_and_made_anew_is_refused_and_then_read(
     members: Drill, recording: Path, proof: Proof
 ) -> None:
-    """Kafka forgets the group's offsets with the topic; what the rows name lies beyond the new topic's end."""
+    """Kafka forgets the group's offsets with the topic; the offsets in the rows lie beyond the new topic's end."""
     proof.disturbs("coinbase-trades deleted and made anew between two runs")
     drill = members
     with running(drill.forecaster):
@@ -318,7 +318,7 @@ def test_a_topic_that_was_deleted_and_made_anew_is_refused_and_then_read(
 def test_a_place_beyond_the_end_of_the_topic_is_refused_and_found_again(
     members: Drill, recording: Path, proof: Proof
 ) -> None:
-    """A broker that lost what it had not written to disk ends before the place that was committed."""
+    """A broker that lost records not yet on disk ends before the committed place."""
     proof.disturbs("committed offset moved beyond the end of the topic")
     drill = members
     half_processed(drill, recording)

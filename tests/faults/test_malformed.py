@@ -1,4 +1,4 @@
-"""Records that no program of ours writes, on every topic: each is rejected or passed over, and nothing stops."""
+"""Malformed records on every topic are rejected or passed over, and nothing stops. None of our programs writes them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TRADE: dict[str, Any] = {
 
 
 EVERY = 100
-"""After so many trades there is a malformed record on each topic."""
+"""Trades between two malformed records on each topic."""
 
 
 def with_(**fields: Any) -> bytes:
@@ -40,7 +40,7 @@ def with_(**fields: Any) -> bytes:
 
 
 def raw(field: str, text: str) -> bytes:
-    """A trade with a field that no JSON library would write."""
+    """Return a trade with a field that no JSON library would write."""
     return with_(**{field: "@"}).replace(b'"@"', text.encode())
 
 
@@ -91,11 +91,11 @@ NO_TRADES: list[bytes | None] = [
     json.dumps(TRADE | {"end": False}).replace('"price": 1.0', '"price": -1').encode(),
     b'{"source_id":"hostile","product_id":"ETH-USD","purpose":"drill","ingest_time":"2025-03-05T14:00:00Z","end":1}',
 ]
-"""What is on `coinbase-trades` and is neither a trade nor an end."""
+"""Values on `coinbase-trades` that are neither a trade nor an end."""
 
 
 def bad_rows(good: dict[str, Any]) -> list[bytes | None]:
-    """What is no row of `features`, and no forecast: good ones with one wrong field, and what is no trade either."""
+    """Return values that are no `features` row and no forecast: good rows with a wrong field, and `NO_TRADES`."""
     mended = good | {"source_id": "hostile"}
     wrong: dict[str, Any] = {
         "source_id": 1,
@@ -112,7 +112,7 @@ def bad_rows(good: dict[str, Any]) -> list[bytes | None]:
 def test_malformed_records_on_every_topic_stop_nothing_and_change_no_row(
     drill: Drill, recording: Path, tmp_path: Path, proof: Proof
 ) -> None:
-    """Written between the trades of one source; forecaster and API live, what they read is rejected with a reason."""
+    """Write malformed records between the trades of a source; forecaster and API live, and reject with a reason."""
     servers = drill.broker.bootstrap_servers
     rows = drill.undisturbed(recording)
     [batch] = read_trades(recording)

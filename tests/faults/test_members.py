@@ -1,4 +1,4 @@
-"""Any number of forecasters that were started with the same environment share the work, whoever comes or goes."""
+"""Forecasters with the same environment share the work, in any number, through joins and leaves."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ MARKET_S = 480
 SPEED = 6
 EVERY_S = 10.0
 STOPPED_S, KILLED_S = 5.0, 15.0
-"""How soon a reader sees the next row of a partition whose forecaster was stopped in good order, or killed."""
+"""Limits until a reader sees the next row of a partition whose forecaster was stopped in good order, or killed."""
 
 
 @pytest.fixture
 def twelve_products(tmp_path: Path) -> Path:
-    """Eight minutes of twelve products, in the order of their times."""
+    """Record eight minutes of twelve products, in the order of their times."""
     parts = [simulate_day(product_id, dt.date(2025, 3, 5), hours=(14, 15)) for product_id in PRODUCTS]
     trades = Trades.join(parts)
     trades = trades.take(np.argsort(trades.event_time, kind="stable"))
@@ -62,7 +62,7 @@ class Members:
         return member
 
     def close(self) -> None:
-        """End all that are left."""
+        """End all remaining forecasters."""
         for member in self._all:
             if member.process.poll() is None:
                 member.kill()
@@ -70,7 +70,7 @@ class Members:
             reader.close()
 
     def owned(self, member: Process) -> set[int]:
-        """Return the partitions that a member names last in its log."""
+        """Return the partitions in the last log entry of a member."""
         lines = [json.loads(line) for line in member.log.read_text().splitlines()]
         named = [line["partitions"] if line["event"] == "assigned" else line["left"]
                  for line in lines if line["event"] in ("assigned", "revoked")]  # fmt: skip
@@ -82,14 +82,14 @@ class Members:
         return sum(map(len, parts)) == 12 == len(set().union(*parts)) and min(map(len, parts)) >= 12 // len(parts)
 
     def end(self, member: Process, number: signal.Signals, partitions: set[int]) -> None:
-        """End a member; one that is killed leaves an open transaction behind, for which readers wait."""
+        """End a member; a killed member leaves an open transaction behind, and readers wait for its end."""
         if number == signal.SIGKILL:
             wait_until(lambda: self._is_frozen_within_transaction(member, partitions), "it is within a transaction")
         self.alive.remove(member)
         member.process.send_signal(number)
 
     def _is_frozen_within_transaction(self, member: Process, partitions: set[int]) -> bool:
-        """Freeze a member; let it go on where no transaction of it is open."""
+        """Freeze a member; let the member go on if no transaction is open."""
         member.process.send_signal(signal.SIGSTOP)
         if any(self._is_open(partition) for partition in partitions):
             return True
@@ -97,7 +97,7 @@ class Members:
         return False
 
     def _is_open(self, partition: int) -> bool:
-        """Return whether records of `predictions` stand behind the last that a `read_committed` reader sees."""
+        """Return whether `predictions` has records behind the last record of a `read_committed` reader."""
         place = TopicPartition(PREDICTIONS, partition)
         return len({each.get_watermark_offsets(place, timeout=10)[1] for each in self._readers}) > 1
 
@@ -113,7 +113,7 @@ def members(own_broker: Broker, models: Path, tmp_path: Path) -> Iterator[tuple[
 
 
 def next_rows_s(drill: Drill, partitions: set[int], since_ns: int) -> float:
-    """Wait for a row of each partition that was scored after a moment; return how long after it the last one came."""
+    """Wait for a row of each partition scored after a moment; return the seconds from the moment to the last row."""
     missing = set(partitions)
 
     def seen() -> bool:
@@ -132,7 +132,7 @@ def next_rows_s(drill: Drill, partitions: set[int], since_ns: int) -> float:
 def test_forecasters_that_come_and_go_cost_nothing(
     members: tuple[Drill, Members], twelve_products: Path, proof: Proof
 ) -> None:
-    """Three of them on 12 products; every 10 s one is stopped or killed, and another one joins."""
+    """Three forecasters on 12 products; every 10 s a forecaster is stopped or killed, and another joins."""
     drill, group = members
     for _ in range(3):
         group.join()

@@ -1,4 +1,4 @@
-"""The life of a model, through the Dagster of a whole stack: what a person does in its UI, asked of its GraphQL."""
+"""The life of a model through the Dagster of a whole stack: a person's work in the UI, done over GraphQL."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LAUNCH_TO_ANSWER_S = 8.0
 
 @contextmanager
 def stack(var: Path, log: Path) -> Iterator[tuple[psutil.Popen, dict[str, str]]]:
-    """Run a stack of its own; whatever happens, none of its processes outlives the block."""
+    """Run a separate stack; end all its processes after the block, whatever happens."""
     settings = settings_of(var)
     with log.open("w") as output:
         process = psutil.Popen(STACK, cwd=ROOT, env=os.environ | settings, stdout=output, stderr=output)
@@ -44,7 +44,7 @@ def stack(var: Path, log: Path) -> Iterator[tuple[psutil.Popen, dict[str, str]]]
 
 
 class Served(threading.Thread):
-    """A client that asks for predictions all the time, and notes which model answered when, and what went wrong."""
+    """Client that asks for predictions all the time, and notes the answering models, their times and all errors."""
 
     def __init__(self, api: str) -> None:
         super().__init__(daemon=True)
@@ -73,7 +73,7 @@ class Served(threading.Thread):
 def test_a_model_lives_its_life_through_dagster_while_forecasts_flow(  # noqa: PLR0915 - one life, step by step
     tmp_path: Path, jars: list[Path], proof: Proof
 ) -> None:
-    """Nobody does anything until `volatility-ml` answers; then each job is launched as from the launchpad."""
+    """Wait for `volatility-ml` without any action; then launch each job as from the launchpad."""
     proof.disturbs("replay cancelled; models trained, promoted, refused, rolled back; stack stopped in a replay")
     var, log = tmp_path / "var", tmp_path / "log"
     with stack(var, log) as (process, ports):

@@ -1,4 +1,4 @@
-"""Two ingestors with one REPLAY_ID: one of them writes, and nothing comes twice."""
+"""Two ingestors with the same REPLAY_ID: a single writer at any time, and no trade twice."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_two_that_start_at_the_same_moment_write_each_trade_once(
 def test_an_ingestor_that_was_frozen_past_its_session_writes_nothing_after_its_successor(
     drill: Drill, recording: Path, tmp_path: Path, proof: Proof
 ) -> None:
-    """The second one finishes the source meanwhile; the first one wakes, and says why it ends."""
+    """The second ingestor finishes the source meanwhile; the first wakes, and logs why it ends."""
     proof.disturbs("ingestor frozen, its successor finishes the source, then it wakes")
     drill.undisturbed(recording)
     first = drill.replay("disturbed", recording, REPLAY_SPEED="40")

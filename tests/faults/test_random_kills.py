@@ -27,9 +27,9 @@ from tests.proofs import Proof
 TRADES_REPLAYED = 4_337
 REPLAY_S = 30
 KILLS = ("forecaster", "ingestor", "kafka") * 3 + ("api", "api", "mlflow")
-"""Twelve, in a random order."""
+"""Twelve kills, in a random order."""
 DONE_S = 40.0
-"""How long after the replay's end all forecasts may take."""
+"""Limit for all forecasts after the replay's end."""
 KILLED = {
     "kafka.Kafka": "kafka",
     "online.forecaster": "forecaster",
@@ -37,11 +37,11 @@ KILLED = {
     "online.api": "api",
     "mlflow.server": "mlflow",
 }
-"""What the command line of a part holds, and its name."""
+"""Text in the command line of each part, and the part's name."""
 
 
 def parts_of(stack: psutil.Process) -> dict[str, psutil.Process]:
-    """Return the parts that run now."""
+    """Return the running parts."""
     found: dict[str, psutil.Process] = {}
     for process in stack.children(recursive=True):
         try:

@@ -1,4 +1,4 @@
-"""How soon a killed forecaster writes its next row, its windows rebuilt from the topic."""
+"""Time until a killed forecaster writes the next row, with windows rebuilt from the topic."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ SPEC = FeatureSpec()
 NAMES = ("BTC", "ETH", "SOL", "XRP", "DOGE", "ADA", "AVAX", "LINK", "LTC", "DOT", "BCH", "UNI")
 PRODUCTS = tuple(f"{name}-USD" for name in NAMES)
 RECOVERY_S = 5.0
-"""What an operator may expect, from the start of the process to its next row, in 95 of 100 cases."""
+"""Limit from the start of the process to the next row, in 95 of 100 cases: an operator may expect it."""
 
 
 def busy(product_id: str, hours: tuple[int, int]) -> Trades:
-    """Return hours of a simulated day of one source that is replayed now."""
+    """Return hours of a simulated day of a source replayed now."""
     trades = simulate_day(product_id, dt.date(2025, 3, 5), hours=hours)
     return replace(
         trades, keys=(StreamKey("busy", product_id),), ingest_time=np.full(len(trades), time.time_ns(), np.int64)
@@ -49,7 +49,7 @@ def batches(trades: Trades, rows: int = 50_000) -> Iterator[Trades]:
 def test_a_killed_forecaster_with_full_windows_writes_its_next_row_within_5_s(
     own_broker: Broker, models: Path, tmp_path: Path, proof: Proof, kills: int, hours: tuple[int, int]
 ) -> None:
-    """12 products; after each kill one trade comes, and its row has the bytes of the kernel over all trades."""
+    """12 products; after each kill comes a trade, and the trade's row has the bytes of the kernel over all trades."""
     proof.disturbs(f"forecaster killed with SIGKILL {kills} times, windows of {len(PRODUCTS)} products to rebuild")
     servers = own_broker.bootstrap_servers
     service = Process("online.forecaster", environment(servers, models), tmp_path / "forecaster.log")
@@ -108,7 +108,7 @@ def test_a_killed_forecaster_with_full_windows_writes_its_next_row_within_5_s(
 
 
 def await_caught_up(servers: str) -> None:
-    """Wait until the forecaster has committed all that is on the topic."""
+    """Wait until the forecaster has committed the whole topic."""
     group = Consumer({"bootstrap.servers": servers, "group.id": GROUP, "enable.auto.commit": False})
     places = [TopicPartition(TRADES, partition) for partition in range(PARTITIONS)]
     ends = {place.partition: group.get_watermark_offsets(place, timeout=10)[1] for place in places}

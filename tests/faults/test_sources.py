@@ -1,4 +1,4 @@
-"""Many sources at once, and sources that never end."""
+"""Many sources at once, and sources without an end."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tests.pipeline import read_topic, running, wait_until
 from tests.proofs import Proof
 
 PRODUCTS = ("ETH-USD", "DOT-USD", "MATIC-USD", "FIL-USD")
-"""All in one partition."""
+"""All products are in one partition."""
 HALF = 40
 
 
 class Sources:
-    """Writes the same trades under any number of names, without an ingestor for each."""
+    """Writer of the same trades under any number of source names, without an ingestor for each."""
 
     def __init__(self, servers: str) -> None:
         self._producer = Producer({"bootstrap.servers": servers, "partitioner": "murmur2_random", "log_level": 0})
@@ -40,7 +40,7 @@ class Sources:
         return replace(self._trades, keys=(StreamKey(source_id, product_id),))
 
     def send(self, source_ids: Iterable[str], part: slice, products: Iterable[str] = PRODUCTS) -> None:
-        """Write some trades of each source, one of each in turn."""
+        """Write some trades of each source, in turns."""
         values = {
             (source_id, product_id): encode_trades(self._named(source_id, product_id), "drill")[part]
             for source_id in source_ids
@@ -61,7 +61,7 @@ class Sources:
 
 
 def metric(drill: Drill, line: str) -> float:
-    """Return what the forecaster says of itself."""
+    """Return the value of a line in the forecaster's metrics."""
     port = re.findall(r'"metrics_port": ?(\d+)', drill.forecaster.log.read_text())[-1]
     text = fetch_text(f"http://127.0.0.1:{port}/metrics") or ""
     return sum(float(value) for value in re.findall(rf"^{re.escape(line)} (\S+)$", text, re.MULTILINE))
@@ -105,7 +105,10 @@ def test_64_sources_are_served_the_65th_is_refused_and_a_killed_service_goes_on_
 def test_a_source_that_never_ends_disturbs_nobody_and_an_operator_ends_it(
     drill: Drill, recording: Path, proof: Proof
 ) -> None:
-    """Its ingestor is killed for good; it stays open over a restart of the forecaster, until it is ended by command."""
+    """The source's ingestor is killed for good; the source stays open over a restart of the forecaster.
+
+    A command ends the source.
+    """
     proof.disturbs("ingestor killed for good; forecaster killed; source ended with --end")
     rows = drill.undisturbed(recording)
     with running(dead := drill.replay("dead", recording, REPLAY_SPEED="20")):

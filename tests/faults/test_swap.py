@@ -1,4 +1,4 @@
-"""Promotions and rollbacks under load: no request fails, and each answer is that of the model which it names."""
+"""Promotions and rollbacks under load: no request fails, and each answer comes from the model named in the answer."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ RATE = 200.0
 BASELINE_NAME, ML = "volatility-baseline", "volatility-ml"
 NOTICED_S = 1.0
 Identity = tuple[str, str]
-"""Model variant and version, as each answer and each record names them."""
+"""Model variant and version, as in each answer and each record."""
 
 
 def contents() -> dict[str, list[bytes]]:
-    """Four models of one name and one of the other; they differ in constants, columns and the end of their training."""
+    """Return four models of one name and one of the other, with different constants, columns and ends of training."""
     other = ("n", "ret_mean", "ret_std", "ewma_variance_60")
     ml = [
         model_bytes(replace(BASELINE, scale=4.0 + i, unconditional=1e-6 * (1 + i)), variant="ml") for i in range(2)
@@ -59,7 +59,7 @@ def contents() -> dict[str, list[bytes]]:
 
 
 def registered(uri: str) -> dict[Identity, tuple[str, ServedModel]]:
-    """Register them all; return by variant and version the registered name and the model."""
+    """Register all models; return the registered name and the model by variant and version."""
     found = {}
     for name, files in contents().items():
         for content in files:
@@ -69,12 +69,12 @@ def registered(uri: str) -> dict[Identity, tuple[str, ServedModel]]:
 
 
 def no_rows(after: datetime) -> Sample:
-    """What promotions here are tested on: they are forced, as the gate is not what is proved."""
+    """Return an empty sample: promotions here are forced, as the gate is not under test."""
     raise ValueError(f"there are none after {after}")
 
 
 class Mover:
-    """Promotes, rolls back and takes the alias of `ml` away, as a seeded generator says."""
+    """Promotes, rolls back, and removes the alias of `ml`, driven by a seeded generator."""
 
     def __init__(self, uri: str, versions: list[str], seed: int) -> None:
         self._uri, self._versions = uri, versions
@@ -91,7 +91,7 @@ class Mover:
         return self.promote(ML, others[self._rng.integers(len(others))])
 
     def move(self, is_removal: bool) -> tuple[Identity, int]:
-        """Move the alias; return what is champion then, and when the registry had moved it, ns since 1970."""
+        """Move the alias; return the new champion, and the time of the registry's move, ns since 1970."""
         if is_removal:
             set_alias(self._uri, ML, "champion", None)
             return ("baseline", "1"), time.time_ns()
@@ -111,7 +111,7 @@ class Mover:
 
 
 def rows_asked(folder: Path) -> tuple[list[dict[str, Any]], Path]:
-    """Return 64 rows of features and a file of them: whole ones, of the contract alone, and of nothing."""
+    """Return 64 rows of features and a file of the rows: whole rows, rows of the contract alone, and empty rows."""
     rng = np.random.default_rng(5)
     rows: list[dict[str, Any]] = []
     for i in range(64):
@@ -141,7 +141,7 @@ def expected(model: ServedModel, rows: list[dict[str, Any]]) -> list[tuple[Any, 
 
 @dataclass
 class Answers:
-    """What the client has had so far, read from its output as it grows."""
+    """Answers of the client so far, read from the growing output."""
 
     path: Path
     offset: int = 0
@@ -165,7 +165,7 @@ class Answers:
 
 
 class Stack:
-    """Broker, registry, forecaster, API, a replay and a client, and what they said."""
+    """Broker, registry, forecaster, API, a replay and a client, with their output."""
 
     def __init__(self, drill: Drill, mlflow: MlflowServer, folder: Path) -> None:
         self.drill, self.mlflow = drill, mlflow
@@ -187,7 +187,7 @@ class Stack:
         return model
 
     def forecaster_version(self) -> list[Identity]:
-        """Return what the forecaster's metrics name."""
+        """Return the models named in the forecaster's metrics."""
         port = re.findall(r'"metrics_port": ?(\d+)', self.drill.forecaster.log.read_text())[-1]
         text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
         return re.findall(r'^cryptovol_model\{.*model_variant="(\w+)",version="(\d+)"\} 1.0', text, re.M)
@@ -203,7 +203,7 @@ class Stack:
         return min((at for at in came if at > since), default=0)
 
     def first_forecast(self, since: int, wanted: Identity, start: int) -> int:
-        """The same of the records, by the time at which they were scored."""
+        """Return the time of a model's first record after a time, looking from place `start` on; 0 without a record."""
         records = (row for row in self.drill.predictions.records["swaps"][start:] if "end" not in row)
         came = (ns(row["ts"]) for row in records if (row["model_variant"], row["version"]) == wanted)
         return min((at for at in came if at > since), default=0)
@@ -220,7 +220,7 @@ def ns(text: str) -> int:
 def running_stack(
     broker: Broker, folder: Path, trades: int, seed: int
 ) -> Iterator[tuple[Stack, dict[Identity, tuple[str, ServedModel]], Mover]]:
-    """Everything up: the baseline is champion, forecasts flow, the client asks."""
+    """Run everything: the baseline is champion, forecasts flow, the client asks."""
     with running_mlflow(folder) as server:
         models = registered(server.uri)
         mover = Mover(server.uri, [version for variant, version in models if variant == "ml"], seed)
@@ -242,10 +242,10 @@ def running_stack(
 def test_promotions_and_rollbacks_fail_no_request_and_mix_no_models(
     own_broker: Broker, tmp_path: Path, swaps: int, proof: Proof
 ) -> None:
-    """The first is the first `ml` champion; one in five takes its alias away, so that the baseline answers.
+    """The first move makes the first `ml` champion; one move in five removes the alias of `ml`: the baseline answers.
 
-    What is measured is from when the registry has moved the alias to the first answer, and record, of the other model.
-    What is demanded is from when the promotion is through: a registry that is busy with its ledger answers nobody.
+    Measured: the time from the registry's move to the first answer, and record, of the other model. Required: the
+    time from the end of the promotion, because a registry busy with the ledger answers nobody.
     """
     proof.disturbs(f"champion moved {swaps} times at {RATE:g} requests/s and a replay; then the registry stopped")
     with running_stack(own_broker, tmp_path, 3_000 + 600 * swaps, swaps) as (stack, models, mover):
@@ -297,7 +297,7 @@ def test_promotions_and_rollbacks_fail_no_request_and_mix_no_models(
 
 
 def goes_on(stack: Stack, current: Identity) -> None:
-    """The registry is away: both say so, name the same model, and answer with it."""
+    """Stop the registry: forecaster and API report the loss, name the same model, and answer with it."""
     for process in (stack.api, stack.drill.forecaster):
         process.await_log("the registry is away")
     model = stack.version()
@@ -315,7 +315,7 @@ def goes_on(stack: Stack, current: Identity) -> None:
 
 
 def starts_again_without_a_registry(stack: Stack, current: Identity, served: tuple[str, ServedModel]) -> None:
-    """Both are ended and started: the model that served comes from disk."""
+    """Restart forecaster and API: the last serving model comes from disk."""
     for process in (stack.api, stack.drill.forecaster):
         assert process.stop() == 0
         process.start()
@@ -331,7 +331,7 @@ def starts_again_without_a_registry(stack: Stack, current: Identity, served: tup
 def check_answers(
     stack: Stack, models: dict[Identity, tuple[str, ServedModel]], seen: list[Identity], proof: Proof
 ) -> None:
-    """No request failed, and each answer is what the model gives that it names."""
+    """Check that no request failed, and that each answer equals the output of the model named in the answer."""
     all_asked, identities = stack.answers.all, stack.answers.identities
     failed = [asked for asked in all_asked if asked.status != 200]
     seconds = np.array([(asked.done - asked.due) / 1e9 for asked in all_asked])
@@ -352,7 +352,7 @@ def check_answers(
 
 
 def check_predictions(stack: Stack, models: dict[Identity, tuple[str, ServedModel]], proof: Proof) -> None:
-    """Each record is what the model gives that it names, and says of it what is true."""
+    """Check that each record equals the output of the model named in the record, with true facts about the model."""
     records = stack.predictions()
     assert {(row["model_variant"], row["version"]) for row in records} > {("baseline", "1")}
     wanted: dict[int, tuple[Any, ...]] = {}

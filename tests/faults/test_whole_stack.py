@@ -1,4 +1,4 @@
-"""The whole system, started as `make run` starts it: twice, the second time without a network."""
+"""The whole system, started by `make run`: twice, the second time without a network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 fcntl.ioctl(socket.socket(), SIOCSIFFLAGS, struct.pack("16sh", b"lo", IFF_UP) + bytes(22))
 os.execv(sys.argv[1], sys.argv[1:])
 """
-"""Run in a network namespace of its own, brings up loopback, and becomes the command."""
+"""Command that runs in a network namespace of its own, brings up loopback, and becomes the stack's command."""
 
 
 def can_unshare() -> bool:
@@ -39,7 +39,7 @@ def can_unshare() -> bool:
 def test_the_stack_comes_up_twice_within_its_memory_and_leaves_no_process(
     tmp_path: Path, jars: list[Path], proof: Proof
 ) -> None:
-    """First forecast, memory, SIGINT. All jars are there at the first start; a model is there at the second."""
+    """First forecast, memory, SIGINT. All jars exist at the first start; a model exists at the second start."""
     settings = settings_of(tmp_path / "var")
     proof.disturbs("stack started cold, stopped with SIGINT; started again without a network, stopped")
     start(STACK, settings, tmp_path / "cold.log", "cold", proof, within_s=400)
@@ -56,7 +56,7 @@ def test_the_stack_comes_up_twice_within_its_memory_and_leaves_no_process(
 
 
 def start(command: list[str], settings: dict[str, str], log: Path, name: str, proof: Proof, within_s: float) -> None:
-    """Start a stack, wait for its first forecast, weigh it, stop it with SIGINT."""
+    """Start a stack, wait for the first forecast, measure the memory, stop the stack with SIGINT."""
     with log.open("w") as output:
         stack = psutil.Popen(command, cwd=ROOT, env=os.environ | settings, stdout=output, stderr=output)
     family: set[psutil.Process] = {stack}

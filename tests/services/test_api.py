@@ -1,4 +1,4 @@
-"""The API as it is run: in a process of its own, a real broker, forecasts from the real pipeline."""
+"""The API in a process of its own, with a real broker and forecasts from the real pipeline."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ FULL_ROW = CONTRACT_ROW | {"ewma_variance_300": 2.5e-7}
 
 @dataclass
 class Api:
-    """A running API and a client of it."""
+    """A running API with a client."""
 
     process: Process
     client: httpx.Client
@@ -69,7 +69,7 @@ class Api:
 
 @contextmanager
 def running_api(environ: dict[str, str], log: Path, module: str) -> Iterator[Api]:
-    """The API in a process of its own, given as soon as it answers at all."""
+    """Run the API in a process of its own; yield after the first answer of any kind."""
     (port,) = free_ports(1)
     options = ("online.api:create_app", "--factory", "--port", str(port)) if module == "uvicorn" else ()
     process = Process(module, environ | {"API_PORT": str(port)}, log, options)
@@ -82,7 +82,7 @@ def running_api(environ: dict[str, str], log: Path, module: str) -> Iterator[Api
 
 @pytest.fixture(scope="module")
 def api(online: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    """One API on the session's broker, with the forecaster."""
+    """Run an API on the session's broker, with the forecaster."""
     environ = online | {"MAX_FEATURE_AGE_S": str(MAX_FEATURE_AGE_S)}
     with running_api(environ, tmp_path_factory.mktemp("api") / "api.log", "uvicorn") as api:
         wait_until(api.is_healthy, "the API is healthy")
@@ -96,7 +96,7 @@ def recording(folder: Path, product_id: str, trades: int) -> Path:
 
 
 def check_problem(answer: httpx.Response, status: int) -> Any:
-    """Each answer that is no success says what is wrong in one shape, and nothing of the program."""
+    """Check the shape of an error answer: the reason, in one shape, and nothing of the program."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["cache-control"] == "no-store"
@@ -137,7 +137,7 @@ def test_scores_are_those_of_the_model_worked_by_hand(api: Api) -> None:
 
 
 def test_unknown_fields_are_ignored_and_listed(api: Api) -> None:
-    """Also columns of the spec that this model has no use for."""
+    """Ignored fields include columns of the spec unused by the model."""
     answer = api.predict(CONTRACT_ROW | {"parkinson_variance_300": 1e-8, "größe": "x"}, CONTRACT_ROW)
     assert answer["ignored"] == [["parkinson_variance_300", "größe"], []]
     assert answer["scores"][0] == answer["scores"][1]
@@ -164,7 +164,7 @@ def test_a_score_is_the_same_in_any_batch_and_on_the_topic(
 
 
 def rows_json(**fields: Any) -> str:
-    """Return a body of one row; a value that is a string stands in it as it is."""
+    """Return a body of one row; a string value is inserted unchanged."""
     fields = {"n": "50", "ret_mean": "0", "ret_std": "1e-4"} | fields
     row = ", ".join(f'"{name}": {value}' for name, value in fields.items() if value is not None)
     return f'{{"rows": [{{{row}}}]}}'
@@ -228,7 +228,7 @@ def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_sent(api: Api)
 
 
 def test_a_body_without_a_length_is_read_up_to_the_limit(api: Api) -> None:
-    """An endless body in chunks is answered while it is being sent."""
+    """An endless body in chunks is answered while the client still sends."""
     sent = 0
     with socket.create_connection((api.client.base_url.host, api.client.base_url.port or 0), timeout=10) as connection:
         connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -434,7 +434,7 @@ GRID_COLUMNS = dict.fromkeys(SPEC.columns[3:])
 
 
 def a_record(source_id: str, product_id: str, age_s: float = 0.0, **more: Any) -> bytes:
-    """Return a record of `predictions` as it came `age_s` ago: a forecast, or with `end` an end."""
+    """Return a record of `predictions` of `age_s` ago: a forecast, or with `end` an end."""
     (ingest_time,) = iso_times(np.array([time.time_ns() - int(age_s * 1e9)]))
     key = {"source_id": source_id, "product_id": product_id, "purpose": "drill", "ingest_time": ingest_time}
     return msgspec.json.encode(key | more if "end" in more else GRID_COLUMNS | FORECAST | key | more)
@@ -449,7 +449,7 @@ def put(broker: Broker, *values: bytes | None, topic: str = PREDICTIONS, age_s: 
 
 
 def test_without_a_source_the_newest_ingested_answers(api: Api, broker: Broker) -> None:
-    """Whichever was written last, and whether or not it has ended."""
+    """The order of writing and an end of the source do not matter."""
     put(
         broker,
         a_record("api-new", "APITWO-USD", age_s=-50, trade_id=2),
@@ -466,7 +466,7 @@ def test_without_a_source_the_newest_ingested_answers(api: Api, broker: Broker) 
 
 
 def test_a_record_that_cannot_be_read_stops_nothing(api: Api, broker: Broker) -> None:
-    """Nor does the end of a source that was never seen make it one."""
+    """The end of an unseen source does not make the source known."""
     bad: list[bytes | None] = [
         None,
         b"",
@@ -499,7 +499,7 @@ def test_a_record_that_cannot_be_read_stops_nothing(api: Api, broker: Broker) ->
 def test_reading_goes_on_after_a_failure_behind_the_last_record(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The failure is said while it lasts; what was read before is still known, and not read again."""
+    """The failure is reported while it lasts; records read before are still known, and not read again."""
     monkeypatch.setattr("online.http.newest.RETRY_S", 5.0)
     seen: list[bytes] = []
     put(broker, a_record("api-fail", "APIFAIL-USD", trade_id=1))
@@ -535,7 +535,7 @@ def test_reading_goes_on_after_a_failure_behind_the_last_record(
 
 
 def known_after_a_start(broker: Broker, topic: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Start a reader of a topic without notes, and say of each source that it knows whether it is open, after all."""
+    """Start a reader of a topic without notes; after reading all, return whether each known source is open or ended."""
     monkeypatch.setattr("online.http.newest.GROUP", "nobody")
     monkeypatch.setattr("online.http.newest.PREDICTIONS", topic)
     monkeypatch.setattr("online.http.newest.RECENT_OFFSETS", 5)
@@ -574,7 +574,7 @@ def test_a_start_finds_what_is_live_however_much_lies_behind_it(
 def test_a_source_whose_last_forecast_and_end_lie_in_one_older_block_has_ended(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Blocks of five records: the older one holds all of the first source, and the only forecast of the second."""
+    """Blocks of five records: the older block holds all of the first source, and the only forecast of the second."""
     create_topics({"bootstrap.servers": broker.bootstrap_servers}, topics=["back-in-a-block"])
     ended = (a_record("first", "BACK-USD"), a_record("first", "BACK-USD", end=True))
     third = a_record("third", "BACK-USD")
@@ -584,7 +584,7 @@ def test_a_source_whose_last_forecast_and_end_lie_in_one_older_block_has_ended(
 
 
 def test_streams_that_are_found_later_are_bounded_too(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two may stay: the newest, though it was found at the start, and the newest of those behind it."""
+    """Two streams may stay: the newest, though found at the start, and the newest of the streams behind."""
     monkeypatch.setattr("online.http.newest.MAX_STREAMS", 2)
     create_topics({"bootstrap.servers": broker.bootstrap_servers}, topics=["back-bounded"])
     older = [a_record(name, "BACK-USD", age_s) for name, age_s in (("first", 5), ("second", 3), ("third", 4))]
@@ -595,7 +595,7 @@ def test_streams_that_are_found_later_are_bounded_too(broker: Broker, monkeypatc
 def test_a_start_does_not_wait_for_a_transaction_that_moves_an_offset(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A forecaster at full speed nearly always has one open: the note before it is good enough."""
+    """A forecaster at full speed nearly always has an open transaction: the note before the transaction is enough."""
     monkeypatch.setattr("online.http.newest.GROUP", "always-in-a-transaction")
     servers = {"bootstrap.servers": broker.bootstrap_servers, "log_level": 0}
     member = Consumer(servers | {"group.id": "always-in-a-transaction"})
@@ -617,7 +617,7 @@ def test_a_start_does_not_wait_for_a_transaction_that_moves_an_offset(
 def test_a_start_finds_each_open_stream_however_old_its_forecast_is(
     broker: Broker, online: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One source stays open behind 400 forecasts of another one in the same partition; a third one has ended there."""
+    """A source stays open behind 400 forecasts of another source in the same partition; a third source has ended."""
     monkeypatch.setattr("online.http.newest.RECENT_OFFSETS", 20)
     recording = tmp_path / "recording.csv"
     write_csv(recording, [simulate_day("BACKTWO-USD", dt.date(2025, 3, 4), hours=(14, 15)).take(slice(0, 400))])
@@ -677,7 +677,7 @@ def test_health_says_what_was_checked(api: Api) -> None:
 
 @pytest.fixture(scope="module")
 def lonely(tmp_path_factory: pytest.TempPathFactory, jars: list[Path]) -> Iterator[tuple[Api, Broker, Path]]:
-    """An API that was started before there was a model or a broker; both are for the tests below to bring and take."""
+    """Run an API started before any model or broker; the tests below bring and take both."""
     folder = tmp_path_factory.mktemp("lonely")
     with running_broker(folder / "kafka", jars) as broker:
         create_topics({"bootstrap.servers": broker.bootstrap_servers})
@@ -721,9 +721,9 @@ def test_started_before_model_and_broker_it_says_so_and_becomes_ready(lonely: tu
 def test_a_promotion_answers_and_what_may_not_serve_is_said(
     online: dict[str, str], registry: FakeRegistry, tmp_path: Path
 ) -> None:
-    """The second model reads a fifth column and forecasts sqrt(9 * 2.5e-7); the third one is a pickle.
+    """The second model reads a fifth column and forecasts sqrt(9 * 2.5e-7); the third model is a pickle.
 
-    The registry is a stand-in, as it must misbehave; the real one is in faults/.
+    The registry is a fake, because it must misbehave; the real registry is in faults/.
     """
     columns = (*BASELINE.columns[:3], "ewma_variance_60")
     other = model_bytes(replace(BASELINE, columns=columns, scale=9.0), columns=",".join(columns), variant="ml")
@@ -760,7 +760,7 @@ def test_a_promotion_answers_and_what_may_not_serve_is_said(
 
 
 def is_asking(api: Api) -> bool:
-    """Whether health waits for the broker, and does not answer what it has just found."""
+    """Return whether health waits for the broker, instead of repeating the last answer."""
     try:
         api.client.get("/health", timeout=0.2)
     except httpx.ReadTimeout:
@@ -788,7 +788,7 @@ async def _ask_many(api: Api, count: int) -> tuple[list[tuple[int, float]], list
 
 
 def test_a_silent_broker_is_told_within_3_s_however_many_ask(lonely: tuple[Api, Broker, Path]) -> None:
-    """Frozen, it keeps its connections and answers nothing."""
+    """A frozen broker keeps its connections and answers nothing."""
     api, broker, _ = lonely
     wait_until(failing(api), "healthy before")
     broker.pause()
@@ -842,7 +842,7 @@ def test_a_broker_that_goes_and_comes_back_is_told_and_read_again(lonely: tuple[
 
 
 def test_sigterm_ends_it_in_good_order_while_the_broker_is_silent(lonely: tuple[Api, Broker, Path]) -> None:
-    """Also while a client waits for health, another one sends half a body, and a third one keeps its connection."""
+    """Also while a client waits for health, another sends half a body, and a third keeps its connection."""
     api, broker, _ = lonely
     wait_until(failing(api), "healthy before")
     address = (api.client.base_url.host, api.client.base_url.port or 0)
@@ -862,7 +862,7 @@ def test_sigterm_ends_it_in_good_order_while_the_broker_is_silent(lonely: tuple[
 
 
 def test_sigterm_ends_it_in_good_order_under_uvicorn_too(api: Api) -> None:
-    """The last test of this API. uvicorn's own command raises the signal again when all is closed."""
+    """Runs last with this API. uvicorn's own command raises the signal again when all is closed."""
     assert api.is_healthy()
     assert api.process.stop(within_s=10) == -signal.SIGTERM
     assert "Application shutdown complete" in api.process.log.read_text()

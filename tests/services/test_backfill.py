@@ -22,7 +22,7 @@ SPEC = FeatureSpec()
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two products, one behind the other, and a line that is no trade."""
+    """Two products, the second behind the first, and a line without a trade."""
     path = tmp_path_factory.mktemp("backfill") / "trades.csv"
     write_csv(path, [simulate_day(product, dt.date(2025, 3, 5), hours=(9, 11)) for product in ("BTC-USD", "ETH-USD")])
     with path.open("a") as file:

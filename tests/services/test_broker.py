@@ -1,4 +1,4 @@
-"""The local broker: its jars are what was locked, it survives what a machine does to it, its topics are right."""
+"""The local broker: intact jars, survival of faults, right topics."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_lock_names_a_sha256_for_every_jar() -> None:
 def test_a_damaged_jar_is_noticed_and_fetched_again(
     tmp_path: Path, jars: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One flipped byte in one jar: only that one is fetched."""
+    """Flip a byte in a jar: no other jar is fetched."""
     jar = next(jar for jar in read_lock() if jar.artifact == "slf4j-simple")
     original = next(path for path in jars if path.name == jar.path(tmp_path).name)
     copy = jar.path(tmp_path)
@@ -82,7 +82,7 @@ def test_a_topic_with_another_partition_count_is_an_error(broker: Broker) -> Non
 
 
 def test_topics_of_a_broker_that_is_away_are_not_waited_for() -> None:
-    """It is asked for five seconds, though making topics may take thirty."""
+    """The broker is asked for five seconds, though making topics may take thirty."""
     [nobody] = free_ports(1)
     began = time.monotonic()
     with pytest.raises(KafkaException, match=r"_TRANSPORT|_TIMED_OUT"):
@@ -123,7 +123,7 @@ def test_a_paused_broker_does_not_answer_and_a_resumed_one_does(broker: Broker) 
 
 
 def test_a_broker_that_cannot_start_shows_the_end_of_its_log(tmp_path: Path, jars: list[Path], broker: Broker) -> None:
-    """Its port is taken by the other broker, which answers there; its cluster id tells the two apart."""
+    """The port is taken by another broker, which answers; the cluster id tells the brokers apart."""
     second = Broker(tmp_path, jars, port=broker.config.port, controller_port=free_ports(1)[0])
     with pytest.raises(RuntimeError, match=r"(?s)ended with exit code 1; the end of .*kafka.log:.*in use"):
         second.start()

@@ -45,7 +45,7 @@ def days_from(first: dt.date, count: int) -> list[dt.date]:
 def make_all(
     lake: Lake, products: list[str], days: list[dt.date], spec: FeatureSpec = SPEC
 ) -> set[tuple[str, str, int]]:
-    """Run all steps; return which made something new, by table, product and day of the month."""
+    """Run all steps; return the changed partitions by table, product and day of the month."""
     new = set()
     for product in products:
         for day in days:
@@ -98,7 +98,7 @@ def test_days_one_by_one_equal_the_whole_stream(tmp_path: Path, holes: list[tupl
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_kernel_goes_on_from_a_tail_as_from_the_whole(seed: int) -> None:
-    """Short windows and blocks, many holes: all that a tail may begin with occurs."""
+    """Short windows and blocks, many holes: a tail begins in every possible way."""
     rng = np.random.default_rng(seed)
     spec = FeatureSpec(window_size=5, lookback_steps=300, block_steps=60, half_lives=(20, 60), gap_s=60)
     times = rough_times(MIDNIGHT + DAY_NS - 1_000 * NS, MIDNIGHT + DAY_NS + 1_000 * NS, float(rng.uniform(2, 40)), seed)
@@ -115,7 +115,7 @@ def test_the_kernel_goes_on_from_a_tail_as_from_the_whole(seed: int) -> None:
 
 
 def test_a_window_of_many_days_is_made_from_many_days(tmp_path: Path) -> None:
-    """400 returns, at most one in 290 s: a row sees the day before, and the one before that."""
+    """400 returns, at most one in 290 s: a row sees the two days before."""
     spec = FeatureSpec(window_size=400)
     times = np.arange(MIDNIGHT, MIDNIGHT + 4 * DAY_NS, 290 * NS)
     trades = trades_at(times)
@@ -192,7 +192,7 @@ def four_days(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_late_trades_are_felt_as_far_as_they_reach(four_days: Path, tmp_path: Path, proof: Proof) -> None:
-    """All else keeps its hash, and its file untouched."""
+    """All other partitions keep their hash, and their file untouched."""
     proof.disturbs("three trades that come late, on the second of four days, of one of two products")
     for when, (at, reach) in LATE.items():
         folder = tmp_path / when
@@ -310,7 +310,7 @@ def test_a_day_with_one_trade_has_a_row_and_nothing_to_learn_from(tmp_path: Path
 
 
 def test_prices_that_are_all_equal_make_rows_of_no_volatility(tmp_path: Path) -> None:
-    """All targets are 0, and said to be; the short windows too."""
+    """All targets are 0, and reported as 0; the short windows too."""
     lake = Lake.open(tmp_path / "lake")
     ingested(lake, tmp_path / "r.csv", [*range(0, 600, 2)], [100.0] * 300)
     make_all(lake, ["BTC-USD"], [DAY])
@@ -347,9 +347,9 @@ def test_short_windows_are_of_the_prices_before(tmp_path: Path) -> None:
 
 
 def test_what_a_sample_has_seen_reaches_into_the_day_after(tmp_path: Path) -> None:
-    """A trade a second. The last row that counts is at 23:59:55: that of the next five seconds is midnight's own.
+    """A trade a second. The last counted row is at 23:59:55: the row of the next five seconds is at midnight.
 
-    Its horizon ends at 00:00:55, and the trade then shows that it is whole.
+    The row's horizon ends at 00:00:55, and the trade then shows a whole horizon.
     """
     lake = Lake.open(tmp_path / "lake")
     ingested(lake, tmp_path / "r.csv", [*range(86_000, 86_800)])
@@ -402,7 +402,7 @@ make_all(Lake.open(folder), products.split(), [dt.date.fromisoformat(day) for da
 
 
 def kill_half_way(proof: Proof, tmp_path: Path, products: list[str], hours: tuple[int, int]) -> None:
-    """Backfill 14 product-days, killed as the 10th partition is about to appear; then again at the 15th after that."""
+    """Backfill 14 product-days, killed as partition 10 is about to appear, then at the 15th after the first kill."""
     days = days_from(DAY, 7)
     folder, clean = tmp_path / "killed", tmp_path / "clean"
     for day in days:
@@ -474,7 +474,7 @@ print(int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text(
 
 @pytest.mark.acceptance
 def test_a_day_of_a_million_trades_is_made_in_little_memory(tmp_path: Path, proof: Proof) -> None:
-    """The day before, whose tail is read, is as large."""
+    """The day before, with the tail to read, is as large."""
     if not Path("/proc/self/status").exists():
         pytest.skip("the peak of a process's memory is read from /proc")
     proof.disturbs("a day of 1,000,000 trades, each step in a process of its own")

@@ -1,5 +1,4 @@
-"""Forecasts are made again from what stands on the topics, in the registry and in the recordings, or it is said what is
-gone or differs."""
+"""Compute forecasts again from the topics, the registry and the recordings; report missing or different parts."""
 
 from __future__ import annotations
 
@@ -54,14 +53,14 @@ from tests.pipeline import await_end, replay, running
 
 SPEC = FeatureSpec()
 AWAY = "http://127.0.0.1:9"
-"""Nobody listens there."""
+"""Address without a listener."""
 
 SMALL = FeatureSpec(window_size=5, lookback_steps=60, block_steps=10, half_lives=(5, 20), horizon_s=10, gap_s=30)
-"""Windows that are full after a minute, so that few trades reach beyond them."""
+"""Spec with windows that are full after a minute, so that few trades reach further back."""
 
 
 def set_limit(monkeypatch: pytest.MonkeyPatch, name: str, value: int) -> None:
-    """Set a limit of the search in both modules that read it."""
+    """Set a limit of the search in both modules that use the limit."""
     for module in (bisection, streams):
         if hasattr(module, name):
             monkeypatch.setattr(module, name, value)
@@ -113,7 +112,7 @@ def made_forecasts(
     change: Callable[[dict[str, Any]], None] | None = None,
     partition: int | None = None,
 ) -> list[bytes]:
-    """Write the trades of one stream; return what the forecaster makes of them, each forecast `change`d."""
+    """Write the trades of one stream; return the forecaster's records for them, each forecast `change`d."""
     partition = partition_of(trades.keys[0].product_id) if partition is None else partition
     texts = encode_trades(trades, "replay")
     offsets = produce(broker, TRADES, partition, texts)
@@ -136,13 +135,13 @@ def write_forecasts(
     change: Callable[[dict[str, Any]], None] | None = None,
     partition: int | None = None,
 ) -> list[int]:
-    """Do by hand what the forecaster does with the trades of one stream; return the offsets of the forecasts."""
+    """Write a stream's trades and forecasts by hand, as the forecaster would; return the offsets of the forecasts."""
     partition = partition_of(trades.keys[0].product_id) if partition is None else partition
     return produce(broker, PREDICTIONS, partition, made_forecasts(broker, trades, change, partition))
 
 
 def note_begin(broker: Broker, source_id: str, note: str = "") -> None:
-    """Commit where a source begins, as its ingestor does: at the end of all partitions."""
+    """Commit the beginning of a source, as the ingestor does: at the end of all partitions."""
     places = [TopicPartition(TRADES, partition, end_of(broker, TRADES, partition)) for partition in range(PARTITIONS)]
     places[0] = TopicPartition(TRADES, 0, places[0].offset, note)
     config = {"bootstrap.servers": broker.bootstrap_servers, "group.id": f"ingestor-{source_id}"}
@@ -181,7 +180,7 @@ def five_hours(source_id: str, product_id: str, seed: int = 3) -> Trades:
 
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory: pytest.TempPathFactory, jars: list[Path]) -> Iterator[Broker]:
-    """A broker without services: they would make forecasts of their own from trades that are written by hand."""
+    """Run a broker without services: services would make their own forecasts from trades written by hand."""
     with running_broker(tmp_path_factory.mktemp("quiet"), jars) as running_one:
         create_topics({"bootstrap.servers": running_one.bootstrap_servers})
         yield running_one
@@ -189,7 +188,7 @@ def quiet(tmp_path_factory: pytest.TempPathFactory, jars: list[Path]) -> Iterato
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """4,000 simulated trades, one to a line, in two segments; some times fall by up to a second."""
+    """4,000 simulated trades, each on a line, in two segments; some times fall by up to a second."""
     trades = simulated("SOL-USD", 4_000)
     event_time = trades.event_time.copy()
     event_time[2_500:] += 400 * NS
@@ -203,7 +202,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def explained(
     broker: Broker, online: dict[str, str], recording: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> list[dict[str, Any]]:
-    """The forecasts of that recording, through the real processes."""
+    """Run the recording through the real processes, and yield the forecasts."""
     run_to_end(online, tmp_path_factory.mktemp("logs"), "explained", recording)
     return await_end(broker.bootstrap_servers, "explained")
 
@@ -211,7 +210,7 @@ def explained(
 def test_50_random_forecasts_are_made_again_to_the_byte(
     broker: Broker, models: Path, recording: Path, explained: list[dict[str, Any]]
 ) -> None:
-    """And the first one of each segment, which has no return; lines count from 1, and the first is the header."""
+    """Includes the first forecast of each segment, without a return; lines count from 1, the header is line 1."""
     ids = [record["trade_id"] for record in explained]
     assert len(ids) == 4_000
     chosen = [*np.random.default_rng(5).choice(4_000, 50, replace=False).tolist(), 0, 1, 2_499, 2_500, 2_501, 3_999]
@@ -246,7 +245,7 @@ def test_a_replay_in_real_time_has_moved_times_and_it_is_said(
 def test_a_recording_that_changed_or_is_gone_is_said_and_the_rest_is_shown(
     broker: Broker, online: dict[str, str], models: Path, tmp_path: Path
 ) -> None:
-    """Of two files the second one changes, then the first one goes: what stands in a whole one is still found."""
+    """First the second of two files changes, then the first goes: a trade in a whole file is still found."""
     trades = simulated("SOL-USD", 300)
     paths = [tmp_path / "one.csv", tmp_path / "two.csv"]
     for path, rows in zip(paths, (slice(0, 150), slice(150, 300)), strict=True):
@@ -332,7 +331,7 @@ UNREADABLE: list[tuple[dict[str, Any], str]] = [
     ({"event_time": "2025-13-01T00:00:00Z"}, "event_time: Month out of range"),
     ({"ts": "now"}, "ts: a time must be UTC and look like 2025-01-06T00:00:00.123456"),
 ]
-"""What is changed in a record (... is left out), and why it cannot be read then."""
+"""Changes of a record (... is left out), and the reason why the record cannot be read then."""
 
 
 def test_a_record_that_cannot_be_read_is_told_with_its_place(
@@ -397,7 +396,7 @@ def test_a_record_that_says_anything_else_than_its_trade_or_model_is_answered(
 
 
 def test_trades_that_the_stream_did_not_take_change_nothing(quiet: Broker, models: Path) -> None:
-    """A repeated id, and a time that falls by more than a second, stand on the topic between the others."""
+    """A repeated id, and a time falling by more than a second, lie on the topic between the other trades."""
     trades = simulated("SOL-USD", 400, "late-rows")
     order = np.sort(np.concatenate([np.arange(400), [50, 51, 200]]))
     mixed = trades.take(order)
@@ -414,7 +413,7 @@ def test_trades_that_the_stream_did_not_take_change_nothing(quiet: Broker, model
 
 
 def test_what_comes_after_an_end_is_not_taken(quiet: Broker, models: Path) -> None:
-    """Forecasts of such trades are of an earlier release, which let a stream begin anew."""
+    """Forecasts of trades after an end come from an earlier release, in which a stream could begin anew."""
     trades = simulated("SOL-USD", 200, "twice-ended")
     write_forecasts(quiet, trades.take(slice(0, 100)))
     end = encode(End("twice-ended", "SOL-USD", "replay", iso_times(np.array([NS]))[0], end=True))
@@ -430,7 +429,7 @@ def test_what_comes_after_an_end_is_not_taken(quiet: Broker, models: Path) -> No
 
 
 def test_a_stream_begins_with_its_first_forecast(quiet: Broker, models: Path) -> None:
-    """Trades that came while too many sources were open stand on the topic, and no row has seen them."""
+    """Trades from a time with too many open sources lie on the topic, and no row has seen them."""
     trades = simulated("SOL-USD", 150, "refused-first")
     produce(quiet, TRADES, partition_of("SOL-USD"), encode_trades(trades.take(slice(0, 50)), "replay"))
     write_forecasts(quiet, trades.take(slice(50, 150)))
@@ -440,8 +439,9 @@ def test_a_stream_begins_with_its_first_forecast(quiet: Broker, models: Path) ->
 
 
 def test_what_the_topic_no_longer_keeps_is_said_and_the_rest_is_shown(quiet: Broker, models: Path) -> None:
-    """Five hours with a trade a second, the first half hour deleted: rows that reach back into it cannot be made, the
-    last ones can; of a deleted trade the forecast is still scored again."""
+    """Five hours with a trade a second, the first half hour deleted: a row that reaches into the deleted part cannot be
+    computed, the last rows can; the forecast of a deleted trade is still scored again.
+    """
     trades = five_hours("kept", "KEPT-USD")
     n = len(trades)
     write_forecasts(quiet, trades)
@@ -477,8 +477,10 @@ def test_expired_forecasts_do_not_matter_while_the_trades_are_kept(quiet: Broker
 
 
 def test_after_a_hole_of_retention_rows_begin_with_the_first_trade_that_was_read(quiet: Broker, models: Path) -> None:
-    """Trades expire before the forecaster reads them: its windows begin anew, with n = 0, and the row before is gone.
-    What is kept of them is explained; once the first of them has expired too, it is known no more."""
+    """Trades expire before the forecaster reads them: the windows begin anew, with n = 0, and the row before is gone.
+
+    The kept trades are explained until the first of them has expired too.
+    """
     trades = simulated("HOLE-USD", 300, "hole")
     partition = partition_of("HOLE-USD")
     write_forecasts(quiet, trades.take(slice(0, 100)))
@@ -499,7 +501,7 @@ def test_after_a_hole_of_retention_rows_begin_with_the_first_trade_that_was_read
 
 
 def window_of(trades: Trades, row: int) -> list[int]:
-    """Return the ids of the trades that the row of a taken trade is made from, one trade after the other."""
+    """Return the ids of the trades behind the row of an accepted trade, trade by trade."""
     taken: list[tuple[int, int, int]] = []
     newest = -1
     for trade_id, event_time in zip(trades.trade_id.tolist(), trades.event_time.tolist(), strict=True):
@@ -519,9 +521,10 @@ def window_of(trades: Trades, row: int) -> list[int]:
 def test_trades_are_judged_as_the_stream_judged_them_wherever_the_reading_begins(
     quiet: Broker, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of three trades two count as the time of the first one. Behind each stand a duplicate of it at another price, and
-    one that is late for the time that it counts as, and not for its own. Trades are read from as near as can be to
-    where the grid of a row begins: with each block one block later."""
+    """Of three trades two count at the time of the first. Behind each lie a duplicate at another price, and a trade too
+    late for the counted time of the trade, though not for the trade's own time. Reading begins as near as possible to
+    the start of a row's grid: with each block one block later.
+    """
     monkeypatch.setattr(streams, "STEP", 1)
     base = five_hours("judged", "JUDGE-USD")
     counts_as = np.repeat(base.event_time[::3], 3)
@@ -542,8 +545,9 @@ def test_trades_are_judged_as_the_stream_judged_them_wherever_the_reading_begins
 
 
 def test_rows_at_the_edge_of_what_is_kept_are_expired_or_equal_and_never_different(quiet: Broker, models: Path) -> None:
-    """The oldest trade that is kept counts as the time of one that is gone, the one behind it is late for that time,
-    and with the next one a segment begins."""
+    """The oldest kept trade counts at the time of an expired trade, the next is too late for the counted time, and the
+    third begins a segment.
+    """
     trades = simulated("EDGE-USD", 200, "edge")
     event_time = trades.event_time.copy()
     event_time[50] = event_time[49] - 9 * NS // 10
@@ -563,8 +567,9 @@ def test_rows_at_the_edge_of_what_is_kept_are_expired_or_equal_and_never_differe
 def test_streams_that_are_mixed_in_a_partition_are_told_apart(
     quiet: Broker, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three sources with the same trade ids: one all over the partition, a rare one, and one that begins late; of the
-    last the broker knows the beginning."""
+    """Three sources with the same trade ids: a source all over the partition, a rare source, and a late source with a
+    beginning known to the broker.
+    """
     for name in ("NEAR", "READ_ON"):
         set_limit(monkeypatch, name, 5)
     rng = np.random.default_rng(8)
@@ -594,7 +599,7 @@ def test_streams_that_are_mixed_in_a_partition_are_told_apart(
 
 
 def test_what_was_aborted_is_no_forecast(quiet: Broker, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each transaction is aborted first, with other scores, and its markers take offsets."""
+    """Each transaction is aborted first, with other scores, and the markers take offsets."""
     for name in ("NEAR", "READ_ON"):
         set_limit(monkeypatch, name, 5)
     trades = simulated("ABORT-USD", 600, "aborted")
@@ -623,7 +628,7 @@ def test_what_was_aborted_is_no_forecast(quiet: Broker, models: Path, monkeypatc
 def test_forecasts_whose_ids_do_not_rise_are_found_by_reading_all(
     quiet: Broker, models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Somebody has written the second half of a stream first: its rows are made again from what stands before them."""
+    """The second half of a stream was written first: its rows are computed again from the records before them."""
     trades = simulated("ODD-USD", 200, "odd")
     write_forecasts(quiet, trades.take(slice(100, 200)))
     write_forecasts(quiet, trades.take(slice(0, 100)))
@@ -647,10 +652,10 @@ def test_only_the_newest_records_are_read_to_say_what_there_is(
 
 
 class FakePartition:
-    """Stands for the readers of one partition of `predictions`: `values` by their offsets; others are markers.
+    """Fake of the readers of a `predictions` partition: `values` by their offsets; other offsets are markers.
 
     Attributes:
-        read_records: how many were read so far.
+        read_records: count of records read so far.
     """
 
     def __init__(self, values: dict[int, bytes], end: int) -> None:
@@ -686,8 +691,9 @@ def look(values: dict[int, bytes], end: int, start: int = 0) -> tuple[FakePartit
 
 @pytest.mark.parametrize("seed", range(30))
 def test_each_forecast_is_found_among_those_of_other_streams(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And none that is not there: streams that begin late, end early, pause or are rare, between markers. Where the
-    stream begins is known, or one of the newest records is its own."""
+    """No absent forecast is found either. Streams begin late, end early, pause or are rare, between markers. The
+    beginning of the stream is known, or a newest record belongs to the stream.
+    """
     for name, value in {"NEAR": 20, "LOOK": 150, "READ_ON": 50, "LONG": 1_000}.items():
         set_limit(monkeypatch, name, value)
     rng = np.random.default_rng(seed)
@@ -722,7 +728,7 @@ def test_each_forecast_is_found_among_those_of_other_streams(seed: int, monkeypa
 
 
 def test_a_stream_that_begins_long_after_its_source_is_found() -> None:
-    """The source begins at 100,000, the stream 50,000 later, and it has a forecast in a hundred for 5,000."""
+    """The source begins at 100,000, the stream 50,000 later, and the stream has a forecast in a hundred for 5,000."""
     mine = np.arange(150_000, 155_000, 100)
     values = dict.fromkeys(range(1_000_000), OTHER) | {offset: of_mine(offset) for offset in mine.tolist()}
     topic, forecasts = look(values, 1_000_000, start=100_000)
@@ -731,8 +737,9 @@ def test_a_stream_that_begins_long_after_its_source_is_found() -> None:
 
 
 def test_few_records_are_read_for_a_forecast_of_a_long_stream() -> None:
-    """A million forecasts, half of them of the stream, which pauses for 300,000; also those at both ends of the pause
-    and of the stream are found by reading a hundredth."""
+    """A million forecasts, half of them of the stream, which pauses for 300,000; forecasts at both ends of the pause
+    and of the stream are found too, by reading a hundredth.
+    """
     mine = np.concatenate([np.arange(100_000, 400_000, 2), np.arange(700_000, 900_000, 2)])
     values = dict.fromkeys(range(1_000_000), OTHER) | {offset: of_mine(offset) for offset in mine.tolist()}
     for trade_id in (100_000, 123_456, 399_998, 700_000, 700_002, 899_998):
@@ -743,7 +750,7 @@ def test_few_records_are_read_for_a_forecast_of_a_long_stream() -> None:
 
 
 def some_trades(rng: np.random.Generator, n: int = 400) -> Trades:
-    """Trades with ties, times that fall, and holes; some seconds apart, so that blocks and segments are crossed."""
+    """Return trades with ties, falling times and holes; some are seconds apart, to cross blocks and segments."""
     wait = rng.choice([0.0, 0.1, 1.0, 7.0, 29.9, 31.0], n, p=[0.3, 0.3, 0.25, 0.1, 0.03, 0.02])
     time = 1_700_000_000 + np.cumsum(wait) - rng.choice([0, 0.9, 1.0], n, p=[0.8, 0.1, 0.1])
     price = 100 * np.exp(np.cumsum(rng.normal(0, 1e-3, n)))
@@ -756,7 +763,7 @@ def some_trades(rng: np.random.Generator, n: int = 400) -> Trades:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_row_from_the_oldest_trade_in_its_reach_has_the_bytes_of_one_from_the_whole_stream(seed: int) -> None:
-    """Also where the beginning of the stream is gone: the trades left suffice, or it is said that they do not."""
+    """Includes a stream with its beginning gone: the kept trades suffice, or the function reports that they do not."""
     everything = some_trades(np.random.default_rng(seed))
     rows = feature_rows(everything, Windows(SMALL))
     taken = everything.take(np.flatnonzero(rows.status == TAKEN))
@@ -782,7 +789,7 @@ def test_a_row_from_the_oldest_trade_in_its_reach_has_the_bytes_of_one_from_the_
 
 
 def test_a_trade_that_counts_as_the_time_before_it_is_no_beginning() -> None:
-    """Trade 2 counts as 10 s, the time of trade 1: without that one it would be placed at 9.5 s."""
+    """Trade 2 counts at 10 s, the time of trade 1: without trade 1 it would count at 9.5 s."""
     event_time = (np.array([0.0, 10.0, 9.5, 10.2, 10.3, 10.4, 10.5, 10.6]) * NS).astype(np.int64)
     assert oldest_trade(event_time, 7, SMALL, counts_as=0, is_whole=True) == 0
     far = np.concatenate([[0, 100 * NS, 99.5 * NS], (100.2 + np.arange(100)) * NS]).astype(np.int64)
@@ -859,7 +866,7 @@ def test_a_forecast_that_is_not_there_is_answered_with_what_is(
 
 
 def test_a_stream_in_a_partition_of_somebody_elses_choice_is_found(quiet: Broker, models: Path) -> None:
-    """Its producer hashes keys in another way."""
+    """The stream's producer hashes keys in another way."""
     trades = simulated("SOL-USD", 30, "elsewhere")
     write_forecasts(quiet, trades, partition=(partition_of("SOL-USD") + 1) % 12)
     (each,) = explainer(quiet, models).explain(trades.keys[0], [int(trades.trade_id[20])])
@@ -936,7 +943,7 @@ def test_the_line_of_a_trade_is_found_without_parsing_the_others(
 
 
 def recorded_line(path: Path, event_time: str) -> tuple[str, str]:
-    """Look for trade 12345 of SOL-USD, 2 at 5, in a recording; return what became of it."""
+    """Look for trade 12345 of SOL-USD, 2 at 5, in a recording; return the outcome."""
     ns, one = parse_times([event_time]), np.ones(1)
     key = (StreamKey("s", "SOL-USD"),)
     trade = Trades(key, np.zeros(1, np.int32), np.array([12_345]), ns, ns, one * 5, one * 2, np.ones(1, np.int8))
@@ -947,7 +954,7 @@ def recorded_line(path: Path, event_time: str) -> tuple[str, str]:
 
 
 def test_a_recording_without_ids_is_read_line_by_line(tmp_path: Path) -> None:
-    """The id is the position in the source, and none of its lines holds it."""
+    """The id is the position in the source, and no line holds the id."""
     path = tmp_path / "bare.csv"
     rows = [f"2025-03-06T14:{i // 600:02}:{i // 10 % 60:02}.{i % 10}Z,5,2" for i in range(13_000)]
     rows[99] = f"{AT[0]},12345,2"
@@ -984,7 +991,7 @@ START = dt.datetime(2025, 3, 6, 14, 0, tzinfo=dt.UTC)
 def entry(
     seconds: float, to_version: str, action: Any = "promote", model: str = "volatility-ml", **fields: Any
 ) -> Entry:
-    """Return an entry whose alias moved 0.2 s after its intent was written."""
+    """Return an entry with an alias moved 0.2 s after the intent was written."""
     begun = START + dt.timedelta(seconds=seconds)
     at = fields.pop("at", begun + dt.timedelta(seconds=0.2))
     columns: dict[str, Any] = {"digest": f"digest {to_version}"} | fields

@@ -1,4 +1,4 @@
-"""What stands on the topics is exported as it stands: sorted by product, whole, and readable again."""
+"""Export of topics without change: sorted by product, whole, and readable again."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def end(source_id: str, product_id: str) -> bytes:
 
 
 def of(values: Sequence[bytes | None], size: int = 150) -> Any:
-    """Return a topic that holds these records, read in batches."""
+    """Return a topic with these records, read in batches."""
 
     def read() -> Iterator[Sequence[bytes | None]]:
         for start in range(0, len(values), size):
@@ -117,7 +117,7 @@ def prediction(source_id: str, product_id: str = "BTC-USD", **changes: Any) -> A
 
 
 def test_exported_trades_are_the_own_csv_and_can_be_replayed(broker: Broker, tmp_path: Path) -> None:
-    """As a user would: a process of its own on a real broker. Aborted rows and other sources are not there."""
+    """Run the command in a process of its own on a real broker. Aborted rows and other sources are left out."""
     trades = mixed_trades("export-1")
     names = [trades.keys[i].product_id for i in trades.stream]
     produce(broker, TRADES, names, encode_trades(trades, "replay"))
@@ -205,7 +205,7 @@ def test_a_prediction_keeps_its_lists(tmp_path: Path) -> None:
 
 
 def test_a_day_is_of_event_time_and_takes_all_sources(tmp_path: Path) -> None:
-    """One nanosecond before midnight belongs to the day, midnight to the next one."""
+    """A nanosecond before midnight belongs to the day, midnight to the next day."""
     values = [
         encode(prediction("a", event_time="2025-01-06T23:59:59.999999999Z")),
         encode(prediction("b", event_time="2025-01-06T00:00:00.000000000Z", trade_id=1)),
@@ -299,7 +299,7 @@ def test_one_source_or_one_day_is_asked_for(monkeypatch: pytest.MonkeyPatch, arg
 
 
 def test_settings_of_the_broker_come_from_the_environment() -> None:
-    """Of the stack's own settings, such as its ports, the client knows nothing."""
+    """The client ignores the stack's own settings, such as ports."""
     assert client_config({}) == {"bootstrap.servers": "localhost:9092"}
     environment = {"KAFKA_SASL_USERNAME": "me", "KAFKA_PORT": "1", "KAFKA_SSL_CA_LOCATION": "", "PATH": "/"}
     assert client_config(environment) == {"bootstrap.servers": "localhost:9092", "sasl.username": "me"}

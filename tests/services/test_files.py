@@ -1,4 +1,4 @@
-"""Commands that print much and lose their reader end quietly."""
+"""Commands with much output end quietly when their reader ends."""
 
 from __future__ import annotations
 

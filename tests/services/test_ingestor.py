@@ -1,4 +1,4 @@
-"""When the ingestor sends what; on a broker it is in test_pipeline.py."""
+"""Times of the ingestor's sends; with a broker in test_pipeline.py."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_pace_at_ten_times_over_two_batches() -> None:
 
 
 def test_a_hole_is_waited_for_no_longer_than_allowed_and_is_said() -> None:
-    """An hour at 10 times is six minutes: cut to 2 s. What follows keeps its pace."""
+    """An hour at 10 times is six minutes: cut to 2 s. The trades behind keep their pace."""
     due, cut = Pace(10, max_wait_s=2).due(np.array([0, 3_600, 3_601]) * NS)
     assert due == pytest.approx([0, 2, 2.1])
     assert cut == {1: 360.0}

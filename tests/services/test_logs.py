@@ -1,4 +1,4 @@
-"""Logs never end the process that writes them."""
+"""Logs never end the writing process."""
 
 from __future__ import annotations
 

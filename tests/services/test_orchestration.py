@@ -1,4 +1,4 @@
-"""What Dagster serves: jobs do what they say, what is stale is seen as stale, refusals have their reasons."""
+"""Dagster's side: the jobs' results, stale assets shown as stale, refusals with their reasons."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from data.models.served import Scores, ServedModel
 from data.recordings.readers import write_csv
 from data.simulator.day import simulate_day
 from data.trades import Floats
-from offline.days import staging as recordings
 from offline.days.feature_rows import make_feature_rows
+from offline.days.staging import RECORDINGS, ingest
 from offline.days.staleness import stale
 from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET, StepResult
 from offline.days.trades import make_trades
@@ -42,8 +42,8 @@ from orchestration.assets import plots
 from orchestration.assets.partitions import INPUTS, key_of
 from orchestration.assets.product_days import trades
 from orchestration.definitions import definitions
-from orchestration.jobs import lake as jobs
-from orchestration.jobs.ingestor_process import Line, ingest_online, last_words
+from orchestration.jobs import lake as lake_jobs
+from orchestration.jobs.ingestor_process import ProgressLine, ingest_online, last_words
 from orchestration.jobs.lake import STEPS
 from orchestration.local.dagster import home as dagster_home
 from orchestration.schedules import schedules
@@ -64,7 +64,7 @@ SPEC = FeatureSpec()
 
 @dataclass
 class Side:
-    """The offline side of one test: a lake, an inbox, and a Dagster that has seen nothing yet."""
+    """Offline side of a test: a lake, an inbox, and a Dagster without history."""
 
     folder: Path
     instance: dg.DagsterInstance
@@ -83,7 +83,7 @@ class Side:
         return self.definitions.resolve_job_def(job).execute_in_process(run_config, self.instance, raise_on_error=False)
 
     def stale(self) -> set[tuple[str, str]]:
-        """What Dagster shows as stale: asset and partition."""
+        """Return the stale assets and partitions in Dagster's view."""
         resolver = CachingStaleStatusResolver(
             self.instance, self.definitions.resolve_asset_graph(), LoadingContextForTest(self.instance)
         )
@@ -115,7 +115,7 @@ def record(path: Path, day: dt.date, minutes: tuple[float, float], seed: int = 0
 
 
 def made(result: dg.ExecuteInProcessResult) -> list[tuple[str, str]]:
-    """Which assets and partitions a run has told of, in that order."""
+    """Return the assets and partitions reported by a run, in order."""
     return [
         (event.asset_key.to_user_string(), str(event.partition))
         for event in result.all_events
@@ -124,14 +124,14 @@ def made(result: dg.ExecuteInProcessResult) -> list[tuple[str, str]]:
 
 
 def reason(result: dg.ExecuteInProcessResult) -> str:
-    """Return the description with which the one step of a job failed."""
+    """Return the failure description of the only step of a job."""
     (failure,) = (event.step_failure_data for event in result.all_events if event.is_step_failure)
     assert failure.user_failure_data is not None
     return str(failure.user_failure_data.description)
 
 
 def test_every_job_can_be_launched_as_it_stands() -> None:
-    """The launchpad's empty config is enough, and says what it means."""
+    """The launchpad's empty config is enough, and each field has a description."""
     defs = definitions()
     dg.Definitions.validate_loadable(defs)
     names = {"replay", "ingest", "simulate", "backfill", "retrain", "promote", "rollback"}
@@ -171,7 +171,7 @@ def test_the_inbox_is_taken_once_and_what_is_no_recording_is_said(side: Side) ->
     assert reason(result).startswith("1 file is not taken, the rest is: notes.txt: ")
     key = f"2010-01-04|{PRODUCT}"
     assert [asset for asset, partition in made(result) if partition == key] == list(INPUTS)
-    assert side.lake.tables(recordings.RECORDINGS) == ["recordings/monday%2Ffirst.csv"]
+    assert side.lake.tables(RECORDINGS) == ["recordings/monday%2Ffirst.csv"]
     (side.inbox / "notes.txt").unlink()
     again = side.run("ingest")
     assert again.success
@@ -179,17 +179,17 @@ def test_the_inbox_is_taken_once_and_what_is_no_recording_is_said(side: Side) ->
 
 
 def test_a_file_whose_name_the_lake_cannot_take_stops_no_other(side: Side) -> None:
-    """60 letters of 3 bytes: the folder takes 255, the lake, which quotes them, would need 540."""
+    """60 letters of 3 bytes: the folder takes 255 bytes, the lake, which quotes letters, would need 540."""
     record(side.inbox / ("記" * 60), DAYS[0], (0, 2))
     record(side.inbox / "simulated", DAYS[0], (2, 4))
     record(side.inbox / "記.csv", DAYS[0], (4, 6))
     result = side.run("ingest", "ingest_inbox", then_backfill=False)
     assert reason(result).startswith("2 files are not taken, the rest is: simulated: the name 'simulated' is")
-    assert side.lake.tables(recordings.RECORDINGS) == ["recordings/%E8%A8%98.csv"]
+    assert side.lake.tables(RECORDINGS) == ["recordings/%E8%A8%98.csv"]
 
 
 def size_of(picture: Any) -> tuple[int, int]:
-    """Return width and height of a PNG in Markdown, from its header; it must be small."""
+    """Return width and height of a PNG in Markdown, from the header; the PNG must be small."""
     data = base64.b64decode(picture.md_str.removeprefix("![picture](data:image/png;base64,").removesuffix(")"))
     assert data.startswith(b"\x89PNG\r\n")
     assert len(data) < 100_000
@@ -198,7 +198,7 @@ def size_of(picture: Any) -> tuple[int, int]:
 
 def test_a_day_whose_rows_are_new_is_shown_as_a_picture(side: Side) -> None:
     path = record(side.folder / "one.csv", DAYS[0], (0, 20))
-    recordings.ingest(side.lake, path, PRODUCT)
+    ingest(side.lake, path, PRODUCT)
     result = side.run("backfill")
     pictures = {
         materialization.asset_key.to_user_string(): materialization.metadata[plots.PICTURE]
@@ -247,7 +247,7 @@ def test_a_logarithmic_axis_is_labelled_in_plain_numbers() -> None:
 
 
 def test_dagster_sees_as_stale_what_a_late_recording_reaches_and_nothing_else(side: Side) -> None:
-    """Its view by data versions is that of the lake by content hashes, before, between and after the steps."""
+    """Dagster's view by data versions equals the lake's view by content hashes, before, between and after the steps."""
     for day in DAYS:
         record(side.inbox / f"{day}-begin.csv", day, (0, 10))
         record(side.inbox / f"{day}-end.csv", day, (1430, 1440))
@@ -273,14 +273,14 @@ def test_dagster_sees_as_stale_what_a_late_recording_reaches_and_nothing_else(si
 
 
 def materialize(side: Side, asset: dg.AssetsDefinition, day: dt.date) -> None:
-    """As the button in the UI does."""
+    """Materialize an asset as the button in the UI does."""
     resources = {name: value for name, value in (side.definitions.resources or {}).items() if name != "mlflow"}
     result = dg.materialize([asset], instance=side.instance, partition_key=key_of(PRODUCT, day), resources=resources)
     assert result.success
 
 
 def test_a_backfill_goes_on_where_it_was_killed(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three of four days are ingested; the run dies as it makes the feature rows of the second."""
+    """Three of four days are ingested; the run dies while making the feature rows of the second."""
     for day in DAYS[:3]:
         record(side.inbox / f"{day}.csv", day, (0, 10))
     assert side.run("ingest", "ingest_inbox", then_backfill=False).success
@@ -311,7 +311,7 @@ def test_a_backfill_goes_on_where_it_was_killed(side: Side, monkeypatch: pytest.
 def test_what_was_made_without_dagster_is_told_and_not_made_again(side: Side) -> None:
     """As after a kill between the file and the event, or with a new DAGSTER_HOME."""
     path = record(side.folder / "one.csv", DAYS[0], (0, 10))
-    recordings.ingest(side.lake, path, PRODUCT)
+    ingest(side.lake, path, PRODUCT)
     make_trades(side.lake, PRODUCT, DAYS[0])
     before = side.lake.partition("trades", PRODUCT, DAYS[0])
     assert before is not None
@@ -346,7 +346,7 @@ def test_a_range_is_kept_to(side: Side) -> None:
     ],
 )
 def test_a_backfill_of_nonsense_says_what_is_allowed(side: Side, config: dict[str, Any], said: str) -> None:
-    recordings.ingest(side.lake, record(side.folder / "one.csv", DAYS[0], (0, 1)), PRODUCT)
+    ingest(side.lake, record(side.folder / "one.csv", DAYS[0], (0, 1)), PRODUCT)
     result = side.run("backfill", "make_days", **config)
     assert reason(result).startswith(said)
     assert made(result) == []
@@ -378,7 +378,7 @@ def test_holes_are_warned_of_and_order_is_checked(side: Side) -> None:
 
 
 def test_recordings_that_number_their_trades_differently_are_warned_of(side: Side) -> None:
-    """Two simulations of one day: the same ids at other times. The later one counts for its last ten minutes."""
+    """Two simulations of a day: the same ids at other times. The later simulation counts for its last ten minutes."""
     record(side.inbox / "a.csv", DAYS[0], (0, 10))
     record(side.inbox / "b.csv", DAYS[0], (0, 20), seed=1)
     result = side.run("ingest")
@@ -390,14 +390,14 @@ def test_recordings_that_number_their_trades_differently_are_warned_of(side: Sid
 
 
 def look(side: Side) -> list[dg.RunRequest]:
-    """One tick of the sensor of the inbox."""
+    """Run a tick of the sensor of the inbox."""
     resources = {"inbox": (side.definitions.resources or {})["inbox"]}
     with dg.build_sensor_context(instance=side.instance, resources=resources) as context:
         return list(inbox_files.evaluate_tick(context).run_requests or [])
 
 
 def take(side: Side, request: dg.RunRequest) -> dg.DagsterRun:
-    """Run what the sensor asks for, as its daemon does."""
+    """Run the sensor's request, as Dagster's daemon does."""
     tags = {**request.tags, "dagster/sensor_name": inbox_files.name}
     job = side.definitions.resolve_job_def("ingest")
     return job.execute_in_process(instance=side.instance, tags=tags, raise_on_error=False).dagster_run
@@ -443,7 +443,7 @@ def test_what_an_ingest_did_not_take_is_asked_for_again_after_a_pause(
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "stage_inbox", full)
+        patch.setattr(lake_jobs, "stage_inbox", full)
         assert take(side, look(side)[0]).is_failure
     assert not look(side)
     monkeypatch.setattr(sensors, "AGAIN_S", 0.0)
@@ -468,7 +468,7 @@ def test_an_ingest_that_left_out_only_what_is_no_recording_is_not_repeated(
 
 
 def tell_of(side: Side, result: dg.ExecuteInProcessResult, url: str) -> None:
-    """Tell a webhook of a run that has failed, as the sensor's daemon does."""
+    """Send a failed run to a webhook, as the sensor's daemon does."""
     (event,) = (event for event in result.all_events if event.is_run_failure)
     context = dg.build_run_status_sensor_context(
         sensor_name="failed_runs",
@@ -481,7 +481,7 @@ def tell_of(side: Side, result: dg.ExecuteInProcessResult, url: str) -> None:
 
 
 def alert_of(side: Side, result: dg.ExecuteInProcessResult) -> dict[str, Any]:
-    """Return what a webhook is told of a run that has failed."""
+    """Return the webhook's document for a failed run."""
     told: list[dict[str, Any]] = []
 
     class Hook(BaseHTTPRequestHandler):
@@ -512,7 +512,7 @@ def test_a_failed_run_is_told_to_the_webhook_and_nobody_there_stops_nothing(side
 
 
 def test_a_training_without_mlflow_is_told_with_what_to_do(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It fails before its first step; Dagster says `Error executing resource_fn`, the network `Connection refused`."""
+    """The run fails before its first step; Dagster says `Error executing resource_fn`, the net `Connection refused`."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     away = Side(side.folder, side.instance, definitions())
     said = alert_of(away, away.run("retrain"))["error"]
@@ -543,7 +543,7 @@ def test_models_are_trained_at_night_only_on_rows_that_are_new(side: Side) -> No
 
 
 def test_a_rollback_waits_for_no_training_and_for_no_replays() -> None:
-    """A run waits for its pools and for a place: what else may go on at once leaves one."""
+    """A run waits for its pools and for a place: all other concurrent runs leave a place."""
     defs = definitions()
     settings: Any = load_yaml_from_path("orchestration/dagster.yaml")
     limits = settings["concurrency"]
@@ -599,7 +599,7 @@ def test_with_mlflow_away_a_promotion_says_so_within_seconds(side: Side, monkeyp
 def test_a_training_that_fails_says_why_and_its_mlflow_run_has_failed_too(
     side: Side, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There is nothing to train on; both runs name each other."""
+    """Training has no rows; both runs name each other."""
     import mlflow
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
@@ -622,7 +622,7 @@ def test_a_training_that_fails_says_why_and_its_mlflow_run_has_failed_too(
 def test_each_start_of_the_code_server_tells_the_runs_of_the_one_before_as_failed(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They were its children: none of them goes on, and as running they would hold their pool."""
+    """The old runs were children of the server before: none goes on, and as running they would hold their pool."""
     job = side.definitions.resolve_job_def("backfill")
     begun = side.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
     ended = side.instance.create_run_for_job(job, status=dg.DagsterRunStatus.SUCCESS)
@@ -645,7 +645,7 @@ def test_each_start_of_the_code_server_tells_the_runs_of_the_one_before_as_faile
 def test_a_training_whose_mlflow_goes_away_says_what_to_do(
     side: Side, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server ends for good just before it is first told something, so the MLflow run cannot be closed either."""
+    """The server ends for good just before the first write, so the MLflow run cannot be closed either."""
     import mlflow
 
     for day in DAYS[:2]:
@@ -677,10 +677,10 @@ def recording(tmp_path: Path) -> Path:
 
 
 def test_a_cancelled_replay_delivers_what_was_read_and_ends_its_source(broker: Any, recording: Path) -> None:
-    """At 20 times the recorded pace 20 minutes take a minute; it is cancelled when it first says how far it is."""
-    lines: list[Line] = []
+    """At 20 times the recorded pace 20 minutes take a minute; the replay is cancelled at its first progress line."""
+    lines: list[ProgressLine] = []
 
-    def tell(line: Line) -> None:
+    def tell(line: ProgressLine) -> None:
         lines.append(line)
         if line.text.startswith("replaying: "):
             raise Cancelled
@@ -718,7 +718,7 @@ def test_a_replay_that_no_ingestor_takes_is_refused_before_one_starts(
 
 
 def test_an_ingestor_that_ends_without_a_log_is_told_by_its_last_words() -> None:
-    """Its settings are refused before it logs anything: what Python says of that stands below the stack of calls."""
+    """The settings are refused before the first log line: Python's message lies below the stack of calls."""
     ended = ingest_online(["none.csv"], {"MAX_WAIT_S": "-1"}, lambda _: None)
     assert ended.code == 1
     assert "1 validation error for IngestorSettings\nmax_wait_s\n" in ended.reason
@@ -727,11 +727,11 @@ def test_an_ingestor_that_ends_without_a_log_is_told_by_its_last_words() -> None
 
 
 def test_a_replay_without_a_broker_says_what_it_waits_for(recording: Path, nobody: str) -> None:
-    """Its client says nothing by itself; the replay is cancelled when it has said so, and stops."""
+    """The client is silent by itself; the replay is cancelled after its waiting line, and stops."""
     address = nobody.removeprefix("http://")
-    lines: list[Line] = []
+    lines: list[ProgressLine] = []
 
-    def tell(line: Line) -> None:
+    def tell(line: ProgressLine) -> None:
         lines.append(line)
         if line.text.startswith("waiting for the broker: "):
             raise Cancelled

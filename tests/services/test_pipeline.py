@@ -40,7 +40,7 @@ def columns_of(records: list[dict[str, Any]]) -> np.ndarray:
 
 
 def check_source(broker: Broker, source_id: str, recording: Path) -> list[dict[str, Any]]:
-    """Each trade of the recording is once on each topic, and its row has the bytes of the kernel over the file."""
+    """Check that each trade is once on each topic, and that its row has the bytes of the kernel over the recording."""
     predictions = await_end(broker.bootstrap_servers, source_id)
     trades = [r for r in read_topic(broker.bootstrap_servers, TRADES, source_id) if "end" not in r]
     features = [r for r in read_topic(broker.bootstrap_servers, FEATURES, source_id) if "end" not in r]
@@ -111,7 +111,7 @@ def test_two_holes_make_three_segments_and_hold_nothing_up(
 def test_a_killed_replay_goes_on_after_its_last_delivered_trade(
     broker: Broker, online: dict[str, str], short: Path, tmp_path: Path
 ) -> None:
-    """`real-time` moves all times by one number of whole seconds; a resumed replay must find it again."""
+    """`real-time` moves all times by a whole number of seconds; a resumed replay must find the number again."""
     settings = {"REPLAY_SPEED": "real-time", "MAX_WAIT_S": "0.03"}
     process = replay(online, tmp_path, "killed", short, **settings)
     for _ in range(3):
@@ -192,7 +192,7 @@ def test_a_file_without_trades_is_refused_with_what_is_read(
 def test_a_source_does_not_go_on_with_another_recording(
     broker: Broker, online: dict[str, str], short: Path, tmp_path: Path
 ) -> None:
-    """A longer list that begins with the recording of its start is its continuation."""
+    """A longer list with the first recording in front is a continuation."""
     first, other, more = (tmp_path / f"{name}.csv" for name in ("first", "other", "more"))
     lines = short.read_text().splitlines(keepends=True)
     for path, part in ((first, lines[:801]), (other, [lines[0], *lines[400:]]), (more, [lines[0], *lines[801:]])):

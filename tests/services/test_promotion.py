@@ -1,4 +1,4 @@
-"""The gate refuses for each of its conditions, and the ledger stays whole whatever is killed."""
+"""The gate refuses for each condition, and the ledger stays whole after any kill."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from tests.mlflow_server import running_mlflow
 from tests.models import BASELINE, METADATA, NAN, SPEC, model_bytes, put_version
 
 START = datetime(2010, 1, 9, tzinfo=UTC)
-"""When the models of these tests have ended their training."""
+"""End of training of the models here."""
 
 
 def market(horizons: int, seed: int = 0) -> Sample:
@@ -73,7 +73,7 @@ def market(horizons: int, seed: int = 0) -> Sample:
 
 
 def nan_between(low: float, high: float) -> bytes:
-    """Return a model that answers NaN where `ewma_variance_300` is between the two."""
+    """Return a model that answers NaN for `ewma_variance_300` between `low` and `high`."""
 
     def from_all_columns(graph: Graph, baseline: Baseline, columns: Sequence[str]) -> str:
         ewma = graph.column(columns.index(baseline.columns[-1]))
@@ -85,7 +85,7 @@ def nan_between(low: float, high: float) -> bytes:
 
 
 def edited(output: str, *nodes: onnx.NodeProto, **constants: float | list[int]) -> bytes:
-    """Return a good model whose output is made of the one it had, which is called `own` now."""
+    """Return a good model with a changed output, made from the old output under the name `own`."""
     model = onnx.load_from_string(model_bytes())
     for node in model.graph.node:
         node.input[:] = ["own" if name == output else name for name in node.input]
@@ -99,7 +99,7 @@ def edited(output: str, *nodes: onnx.NodeProto, **constants: float | list[int]) 
 
 
 def with_the_next_rows_upper_end() -> bytes:
-    """Return a model whose `upper` is its own and a share of that of the next row in its batch."""
+    """Return a model with `upper` plus a share of the next row's `upper` in the batch."""
     node = helper.make_node
     return edited(
         "upper",
@@ -117,7 +117,7 @@ def with_the_next_rows_upper_end() -> bytes:
 
 
 def that_dices() -> bytes:
-    """Return a model whose `upper` is its own and a random share of it."""
+    """Return a model with `upper` times a random factor."""
     node = helper.make_node
     return edited(
         "upper",
@@ -127,7 +127,7 @@ def that_dices() -> bytes:
 
 
 def with_a_lower_end_below_0(lower: float) -> bytes:
-    """Return a model whose `lower` is so on rows of a `ret_std` near 1e-4, about which the loader does not ask."""
+    """Return a model with `lower` on rows of a `ret_std` near 1e-4, which the loader does not check."""
     node = helper.make_node
     return edited(
         "lower",
@@ -169,7 +169,7 @@ def failed(error: Refused) -> dict[str, str]:
 
 
 def test_what_is_not_there_is_answered_with_what_is(tmp_path: Path) -> None:
-    """A registry of its own: its models are all named."""
+    """A registry of its own: the answer names all its models."""
     with running_mlflow(tmp_path) as server:
         uri = server.uri
         with pytest.raises(VersionNotFound, match=f"^there is no model mine at {uri}; there is none yet$"):
@@ -241,7 +241,7 @@ def test_what_is_worse_than_the_champion_is_refused(mlflow_uri: str, candidate: 
 
 
 def test_swapped_labels_are_refused(mlflow_uri: str) -> None:
-    """The real fit, on targets that belong to other rows."""
+    """The real fit, on targets of other rows."""
     name = "gate-swapped"
     put_version(mlflow_uri, name, GOOD)
     promote_here(mlflow_uri, name)
@@ -256,7 +256,7 @@ def test_swapped_labels_are_refused(mlflow_uri: str) -> None:
 
 
 def test_too_few_horizons_are_refused_by_time_not_by_rows(mlflow_uri: str) -> None:
-    """239 minutes of two products have 5,736 rows; the 240th horizon lets it through."""
+    """239 minutes of two products have 5,736 rows; the gate opens at the 240th horizon."""
     name = "gate-short"
     put_version(mlflow_uri, name, GOOD)
     short = market(239)
@@ -267,7 +267,7 @@ def test_too_few_horizons_are_refused_by_time_not_by_rows(mlflow_uri: str) -> No
 
 
 def test_rows_that_a_model_or_the_champion_was_trained_on_do_not_count(mlflow_uri: str) -> None:
-    """The champion was trained two hours into the rows: 300 - 121 horizons are left, whatever the caller hands in."""
+    """The champion was trained two hours into the rows: 300 - 121 horizons are left, whatever rows the caller gives."""
     name = "gate-trained"
     later = START + timedelta(hours=2)
     put_version(mlflow_uri, name, model_bytes(replace(BASELINE, scale=3.9), train_end=f"{later:%Y-%m-%dT%H:%M:%SZ}"))
@@ -379,7 +379,7 @@ def test_a_refusal_names_every_condition_that_failed(mlflow_uri: str) -> None:
 
 
 def test_tags_and_stored_verdicts_open_no_gate(mlflow_uri: str) -> None:
-    """Whatever is written on the version, the gate scores the rows itself."""
+    """The gate scores the rows itself, whatever the version's tags say."""
     name = "gate-tags"
     put_version(mlflow_uri, name, GOOD)
     promote_here(mlflow_uri, name)
@@ -424,7 +424,7 @@ def test_judging_changes_nothing(mlflow_uri: str) -> None:
 
 
 def test_the_command_line_tests_on_the_lake(mlflow_uri: str, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
-    """Three simulated hours: their first minute is the embargo, and four more go by until there is an EWMA."""
+    """Three simulated hours: the first minute is the embargo, and four more go by until an EWMA exists."""
     name = "gate-lake"
     put_version(mlflow_uri, name, GOOD)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
@@ -450,7 +450,7 @@ def test_the_command_line_tests_on_the_lake(mlflow_uri: str, tmp_path: Path, mon
 
 
 def test_rollback_goes_back_entry_by_entry_to_the_first(mlflow_uri: str) -> None:
-    """Promoted 1, 2, 3; back to 2, back to 1; a promotion then stands on 1, not on what was rolled back."""
+    """Promoted 1, 2, 3; back to 2, back to 1; the next promotion follows 1, not the rolled back versions."""
     name = "ledger-stack"
     for version in "123":
         put_version(mlflow_uri, name, GOOD)
@@ -514,7 +514,7 @@ def test_a_rollback_to_a_file_that_changed_is_refused(mlflow_uri: str) -> None:
 
 
 def test_a_rollback_to_a_model_of_another_spec_is_refused_with_both_ids(mlflow_uri: str, monkeypatch: Any) -> None:
-    """Promoted under a window of 50, then under one of 20: nobody could score these rows with the first."""
+    """Promoted under a window of 50, then under a window of 20: the first model could not score these rows."""
     name, other = "ledger-spec", FeatureSpec(window_size=20)
     put_version(mlflow_uri, name, GOOD)
     promote_here(mlflow_uri, name)
@@ -580,7 +580,7 @@ def test_an_entry_reads_back_as_it_was_written(mlflow_uri: str) -> None:
 
 
 def _promote_and_die(uri: str, name: str, step: str) -> None:
-    """Promote version 2, and be killed before one of the ledger's steps."""
+    """Promote version 2, and be killed before a step of the ledger."""
 
     def die(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -629,7 +629,7 @@ def _promote_in_turn(uri: str, name: str, version: str, outcomes: Any) -> None:
 
 
 def test_promotions_at_once_come_one_after_the_other(mlflow_uri: str) -> None:
-    """Four processes, four versions as good as each other: each entry begins where the one before ended."""
+    """Four processes, four equally good versions: each entry begins where the entry before ended."""
     name = "at-once"
     versions = [put_version(mlflow_uri, name, GOOD) for _ in range(4)]
     context = multiprocessing.get_context("fork")
@@ -750,7 +750,7 @@ def test_a_killed_rollback_that_is_asked_for_again_goes_back_once(
 def test_a_rollback_whose_answer_was_lost_goes_back_once_when_it_is_asked_for_again(
     mlflow_uri: str, lost: str, monkeypatch: Any
 ) -> None:
-    """MLflow does what it is asked for, and its answer never comes."""
+    """MLflow does the work, and the answer never comes."""
     name = f"lost-{lost.replace('/', '-')}"
     for version in "123":
         put_version(mlflow_uri, name, GOOD)
@@ -804,7 +804,7 @@ def test_a_rollback_that_mlflow_fails_in_is_finished_by_the_next(mlflow_uri: str
 
 @contextlib.contextmanager
 def answering_500() -> Iterator[str]:
-    """Run a server that reads one request and fails in it."""
+    """Run a server that reads a request and then fails."""
 
     class Failing(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

@@ -1,4 +1,4 @@
-"""The registry as the online side reads it, the real one and a broken one, and the last good models on disk."""
+"""The registry seen from online, real and broken, and the last good models on disk."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAME = "volatility-baseline"
 
 @pytest.mark.filterwarnings("default")  # mlflow warns about its own code
 def test_the_champion_comes_from_the_real_registry_byte_for_byte(mlflow_uri: str) -> None:
-    """And a champion whose file is gone is told from a registry that does not answer."""
+    """A champion without its file is told apart from a silent registry."""
     import mlflow
 
     name = "read-online"
@@ -132,7 +132,7 @@ def test_what_is_kept_on_disk_is_checked_when_it_is_read(tmp_path: Path) -> None
 
 
 def test_old_files_go_and_the_last_good_one_stays_also_after_a_rollback(tmp_path: Path) -> None:
-    """A torso of a process that was killed while it wrote goes with them."""
+    """The torso of a process killed while writing goes too."""
     place = tmp_path / NAME
     place.mkdir()
     torso = place / "0123.onnxtorso"

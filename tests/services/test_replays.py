@@ -1,4 +1,4 @@
-"""The child of the job `replay`: killed, it is started again, and its source is whole and ends once."""
+"""Child process of the job `replay`: killed, the child is started again, and the source is whole and ends once."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 from data.recordings.readers import write_csv
 from data.simulator.day import simulate_day
 from online.process import AGAIN, REFUSED, RESTARTED
-from orchestration.jobs import ingestor_process as replays
-from orchestration.jobs.ingestor_process import Ended, Line, ingest_online
+from orchestration.jobs import ingestor_process
+from orchestration.jobs.ingestor_process import Ended, ProgressLine, ingest_online
 from tests.pipeline import read_topic, wait_until
 
 
@@ -34,7 +34,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Killer:
-    """Hears the log of a replay, and kills its first ingestor once a trade of its source is on the topic."""
+    """Reader of a replay's log that kills the first ingestor once a trade of the source is on the topic."""
 
     def __init__(self, broker: Any, source_id: str, cancels: bool) -> None:
         self.lines: list[str] = []
@@ -50,7 +50,7 @@ class Killer:
     def records(self) -> list[dict[str, Any]]:
         return read_topic(self.settings["KAFKA_BOOTSTRAP_SERVERS"], "coinbase-trades", self.settings["REPLAY_ID"])
 
-    def tell(self, line: Line) -> None:
+    def tell(self, line: ProgressLine) -> None:
         self.lines.append(line.text)
         if len(self.said("replay: ")) == 1 and line.text.startswith("replay: "):
             wait_until(self.records, "a trade on the topic")
@@ -79,14 +79,14 @@ def test_a_killed_replay_goes_on_behind_its_last_trade(broker: Any, recording: P
 def test_an_ingestor_that_is_killed_behind_the_end_of_its_source_has_not_failed(
     broker: Any, recording: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if it were killed just before its exit. Nothing is sent again; a start of its own is refused as before."""
-    run, killed = replays._run_ingestor, [True]
+    """Like a kill just before the exit. Nothing is sent again; a separate start is refused as before."""
+    run, killed = ingestor_process._run_ingestor, [True]
 
     def run_and_kill(*arguments: Any) -> Ended:
         ended = run(*arguments)
         return ended._replace(code=-9) if killed and killed.pop() else ended
 
-    monkeypatch.setattr(replays, "_run_ingestor", run_and_kill)
+    monkeypatch.setattr(ingestor_process, "_run_ingestor", run_and_kill)
     settings = {
         "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers,
         "REPLAY_ID": "killed-behind-its-end",
@@ -113,12 +113,12 @@ def test_a_replay_that_is_cancelled_while_its_ingestor_is_dead_ends_its_source(b
 
 
 def test_a_source_that_cannot_be_ended_is_said_to_stay_open(monkeypatch: pytest.MonkeyPatch, nobody: str) -> None:
-    """The broker is away: who waits for an answer is killed in time."""
-    monkeypatch.setattr(replays, "END_S", 0.1)
-    monkeypatch.setattr(replays, "_run_ingestor", lambda *_: Ended(-9, 0, ""))
+    """The broker is away: the process that waits for an answer is killed in time."""
+    monkeypatch.setattr(ingestor_process, "END_S", 0.1)
+    monkeypatch.setattr(ingestor_process, "_run_ingestor", lambda *_: Ended(-9, 0, ""))
     lines: list[str] = []
 
-    def tell(line: Line) -> None:
+    def tell(line: ProgressLine) -> None:
         lines.append(line.text)
         if "starts again" in line.text:
             raise Cancelled
@@ -149,7 +149,7 @@ def test_a_source_that_cannot_be_ended_is_said_to_stay_open(monkeypatch: pytest.
 def test_an_ingestor_is_started_again_by_the_rule_for_parts_of_the_stack(
     monkeypatch: pytest.MonkeyPatch, source: dict[str, str], ends: list[tuple[int, str]], code: int, pauses: int
 ) -> None:
-    """Each one delivers ten trades."""
+    """Each ingestor delivers ten trades."""
     left = [Ended(code, 10, reason) for code, reason in ends]
     paused: list[float] = []
     told: list[bool] = []
@@ -158,7 +158,7 @@ def test_an_ingestor_is_started_again_by_the_rule_for_parts_of_the_stack(
         told.append(settings.items() >= RESTARTED.items())
         return left.pop(0)
 
-    monkeypatch.setattr(replays, "_run_ingestor", run)
+    monkeypatch.setattr(ingestor_process, "_run_ingestor", run)
     monkeypatch.setattr(time, "sleep", paused.append)
     ended = ingest_online(["a.csv"], source, lambda _: None)
     assert (ended.code, ended.trades) == (code, 10 * len(ends))

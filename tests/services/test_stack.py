@@ -1,4 +1,4 @@
-"""The local stack: what its parts need, what it refuses, and what it shows."""
+"""The local stack: needs of the parts, refusals, and output."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from orchestration.local.parts import stack_parts
 from orchestration.local.ports import port_conflicts
 from orchestration.local.settings import StackSettings, retired_settings
 from orchestration.local.stack import (
-    Refusal,
+    StartRefused,
     check_recordings,
     check_state,
     child_environment,
@@ -134,12 +134,12 @@ def test_a_webserver_that_is_slow_for_a_while_is_asked_again(monkeypatch: pytest
 
 @dg.job
 def waits() -> None:
-    """Of a run that is in the history and that nobody executes."""
+    """Job of a run in the history, never executed."""
 
 
 @pytest.fixture
 def dagster_page(tmp_path: Path) -> Iterator[tuple[str, dg.DagsterInstance]]:
-    """Dagster's webserver over a history of its own, without code."""
+    """Run Dagster's webserver over a history of its own, without code."""
     shutil.copyfile(ROOT / "orchestration" / "dagster.yaml", tmp_path / "dagster.yaml")
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "dagster_webserver", "--empty-workspace", "-h", "127.0.0.1", "-p", str(port)]
@@ -187,7 +187,7 @@ def test_a_run_that_is_just_being_launched_is_cancelled_once_it_can_be(
 
 @dg.resource
 def away() -> None:
-    """Of a run that fails before its first step."""
+    """Resource of a run that fails before the first step."""
     try:
         raise ConnectionRefusedError("refused")
     except OSError as error:
@@ -206,7 +206,7 @@ def trains() -> None:
 def test_why_a_run_failed_before_its_first_step_is_said_in_our_own_words(
     dagster_page: tuple[str, dg.DagsterInstance],
 ) -> None:
-    """Not in Dagster's, which wrap them, nor in the network's, which lie beneath."""
+    """Dagster's words wrap ours, and the network's lie beneath."""
     url, instance = dagster_page
     run = trains.execute_in_process(instance=instance, raise_on_error=False)
     assert dagster_client.failure_of(url, run.run_id) == "RuntimeError: MLflow is away: start it"
@@ -220,9 +220,9 @@ def test_the_simulated_day_is_made_once(tmp_path: Path) -> None:
 
 
 def test_a_recording_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match=r"there is no file .*/absent\.csv"):
+    with pytest.raises(StartRefused, match=r"there is no file .*/absent\.csv"):
         check_recordings(settings(tmp_path, recording=str(tmp_path / "absent.csv")))
-    with pytest.raises(Refusal, match="cannot be read"):
+    with pytest.raises(StartRefused, match="cannot be read"):
         check_recordings(settings(tmp_path, recording=str(tmp_path)))
 
 
@@ -230,7 +230,7 @@ def test_the_stack_makes_its_own_inbox_and_refuses_another_that_is_not_there(tmp
     prepare_inbox(settings(tmp_path))
     assert (tmp_path / "inbox").is_dir()
     named = tmp_path / "named"
-    with pytest.raises(Refusal, match=f"INBOX_DIR: there is no folder {named}"):
+    with pytest.raises(StartRefused, match=f"INBOX_DIR: there is no folder {named}"):
         prepare_inbox(settings(tmp_path, inbox_dir=named))
     named.mkdir()
     prepare_inbox(settings(tmp_path, inbox_dir=named))
@@ -273,7 +273,7 @@ def test_a_replay_id_of_our_own_ends_with_the_stack_and_a_given_one_can_be_resum
 
 
 def test_a_second_stack_on_the_same_state_is_refused(tmp_path: Path) -> None:
-    with only_stack(tmp_path), pytest.raises(Refusal, match=f"process {os.getpid()}"), only_stack(tmp_path):
+    with only_stack(tmp_path), pytest.raises(StartRefused, match=f"process {os.getpid()}"), only_stack(tmp_path):
         pass
 
 
@@ -308,15 +308,15 @@ def test_what_another_release_left_is_refused_with_what_forgets_it(tmp_path: Pat
     (tmp_path / "broker" / "kafka" / "data").mkdir(parents=True)
     check_state(ours)
     (tmp_path / "format").write_text("1\n")
-    with pytest.raises(Refusal, match=rf"its format is 1, this one's is \d+\): removing {tmp_path} forgets it"):
+    with pytest.raises(StartRefused, match=rf"its format is 1, this one's is \d+\): removing {tmp_path} forgets it"):
         check_state(ours)
     (tmp_path / "format").unlink()  # as releases before the first format did
-    with pytest.raises(Refusal, match="its format is none"):
+    with pytest.raises(StartRefused, match="its format is none"):
         check_state(ours)
 
 
 def test_make_reset_is_named_for_the_folder_that_it_removes_alone(tmp_path: Path) -> None:
-    """Whatever VAR_DIR says, `make reset` removes `var`."""
+    """`make reset` removes `var`, whatever VAR_DIR says."""
     assert settings(ROOT / "var").how_to_forget == "`make reset`"
     assert settings(tmp_path).how_to_forget == f"removing {tmp_path}"
     (kafka,) = (part for part in stack_parts(settings(tmp_path), KAFKA) if part.name == "kafka")
@@ -333,7 +333,7 @@ def test_a_setting_that_has_no_effect_any_more_is_told_with_its_successor() -> N
 
 @pytest.mark.parametrize(("kafka", "slot"), [(None, "0"), ("kafka.example:9092", "")])
 def test_the_forecaster_of_a_broker_of_its_own_has_a_slot(tmp_path: Path, kafka: str | None, slot: str) -> None:
-    """On somebody else's broker another stack may have a forecaster too."""
+    """On a foreign broker another stack may have a forecaster too."""
     assert settings(tmp_path, kafka_bootstrap_servers=kafka).environment("r")["SLOT"] == slot
     assert settings(tmp_path, kafka_bootstrap_servers=kafka, slot="3").environment("r")["SLOT"] == "3"
 

@@ -1,4 +1,4 @@
-"""The supervisor: parts come up in order, are started again when they die, and never outlive it."""
+"""The supervisor starts parts in order, restarts dead parts, and leaves no part behind."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ import pytest
 
 from data.files import CHECKOUT
 from online.process import AGAIN
-from orchestration.local import supervisor as module
-from orchestration.local.supervisor import Part, RestartPolicy, RunFailure, State, Supervisor, Watched
+from orchestration.local import supervisor as supervisor_module
+from orchestration.local.supervisor import Part, PartState, RestartPolicy, RunFailure, Supervisor, Watched
 
 ROOT = CHECKOUT
 SLEEP = "import signal; signal.pause()"
 
 
 class Said(list[str]):
-    """What the supervisor told."""
+    """Lines told by the supervisor."""
 
     def __call__(self, text: str, style: str = "") -> None:  # noqa: ARG002 - a list has no colors
         self.append(text)
@@ -73,7 +73,7 @@ def started_pids(folder: Path) -> list[int]:
 
 
 def test_parts_start_when_those_they_need_are_ready(tmp_path: Path) -> None:
-    """`second` writes whether the mark of `first` was there when it started."""
+    """`second` writes whether the mark of `first` existed at its start."""
     mark = tmp_path / "mark"
     first = Part(
         "first",
@@ -86,11 +86,11 @@ def test_parts_start_when_those_they_need_are_ready(tmp_path: Path) -> None:
     said, supervisor = supervise([first, second], tmp_path)
     assert (tmp_path / "second.log").read_text() == "True\n"
     assert said[0].startswith("first ready after")
-    assert supervisor.watched["first"].state is State.STOPPED
+    assert supervisor.watched["first"].state is PartState.STOPPED
 
 
 def test_a_part_that_dies_is_restarted_and_said(tmp_path: Path) -> None:
-    """It dies once, with its last words, and lives from then on."""
+    """The part dies once, with last words, and lives from then on."""
     mark = tmp_path / "mark"
     code = f"""
         import pathlib, signal, sys
@@ -112,15 +112,15 @@ def test_a_part_that_is_killed_six_times_in_a_row_is_back_each_time_within_the_l
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a longest pause the first restart alone would take a minute."""
-    monkeypatch.setattr(module, "LONGEST_PAUSE_S", 0.02)
+    monkeypatch.setattr(supervisor_module, "LONGEST_PAUSE_S", 0.02)
     killed: set[int] = set()
 
     def killed_and_back(supervisor: Supervisor) -> bool:
         watched = supervisor.watched["steady"]
-        if watched.state is State.READY and watched.process is not None and len(killed) < 6:
+        if watched.state is PartState.READY and watched.process is not None and len(killed) < 6:
             killed.add(watched.process.pid)
             watched.signal(signal.SIGKILL)
-        return watched.restarts == 6 and watched.state is State.READY
+        return watched.restarts == 6 and watched.state is PartState.READY
 
     said, _ = supervise([Part("steady", python(SLEEP))], tmp_path, until=killed_and_back, backoff_s=60.0)
     assert len(killed) == 6
@@ -128,7 +128,7 @@ def test_a_part_that_is_killed_six_times_in_a_row_is_back_each_time_within_the_l
 
 
 def scripted(folder: Path, *runs: str) -> tuple[str, ...]:
-    """Return a command whose first run does the first code, and so on; the last code is repeated."""
+    """Return a command: its first run does the first code, and so on; the last code is repeated."""
     starts = folder / "starts"
     return python(f"""
         import os, pathlib, signal, sys
@@ -142,11 +142,11 @@ FAIL = "sys.exit('no such model')"
 
 
 def restarted(times: int) -> Callable[[Supervisor], bool]:
-    """Whether the first part was started again so often, or was given up."""
+    """Return a check: the first part was started again `times` times, or was given up."""
 
     def holds(supervisor: Supervisor) -> bool:
         first = next(iter(supervisor.watched.values()))
-        return first.restarts >= times or first.state is State.FAILED
+        return first.restarts >= times or first.state is PartState.FAILED
 
     return holds
 
@@ -184,7 +184,7 @@ def test_a_step_that_is_killed_is_run_again(tmp_path: Path) -> None:
 
 
 def test_errors_that_differ_in_numbers_only_are_the_same_error(tmp_path: Path) -> None:
-    """Each run says the time, its process id and another duration."""
+    """Each run logs the time, its process id and another duration."""
     code = "import time; sys.exit(f'{time.time_ns()} [{os.getpid()}] port 8001 is taken since {time.monotonic()} s')"
     said, supervisor = supervise([Part("api", scripted(tmp_path, code))], tmp_path, until=restarted(4))
     assert supervisor.watched["api"].restarts == 2
@@ -235,8 +235,8 @@ def test_an_error_after_a_long_life_is_not_counted_and_ends_the_row() -> None:
 def test_a_part_for_which_a_person_must_act_is_tried_until_it_starts_while_the_rest_stays_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It refuses more often than any error is borne, says why once, and starts once the person has acted."""
-    monkeypatch.setattr(module, "ACT_S", 0.01)
+    """The part refuses more often than any error is borne, reports why once, and starts once the person has acted."""
+    monkeypatch.setattr(supervisor_module, "ACT_S", 0.01)
     mark = tmp_path / "mark"
     broker = Part("broker", python(SLEEP))
     refuse = "sys.exit(print(f'{os.getpid()}: a place is lost', file=sys.stderr) or 2)"
@@ -257,7 +257,7 @@ def test_a_part_for_which_a_person_must_act_is_tried_until_it_starts_while_the_r
 
 
 def test_an_answer_that_breaks_off_is_no_answer(tmp_path: Path) -> None:
-    """As when a process is killed while it answers; a probe that never works is told."""
+    """A process can be killed while answering; a probe that never works is reported."""
     answers: list[Exception] = [http.client.IncompleteRead(b"cryptovol_re"), http.client.BadStatusLine("")]
 
     def probe() -> bool:
@@ -278,7 +278,7 @@ def test_an_answer_that_breaks_off_is_no_answer(tmp_path: Path) -> None:
 
 
 def test_a_process_that_the_machine_cannot_start_is_tried_again(tmp_path: Path) -> None:
-    """Here its directory is missing for a while; memory and processes can be, too."""
+    """Here the directory is missing for a while; memory and processes can be, too."""
     directory = tmp_path / "directory"
 
     def until(supervisor: Supervisor) -> bool:
@@ -292,7 +292,7 @@ def test_a_process_that_the_machine_cannot_start_is_tried_again(tmp_path: Path) 
 
 
 class Need:
-    """A part that others need: ready while its process lives and `answers` holds."""
+    """Part needed by others: ready while its process lives and `answers` holds."""
 
     def __init__(self, folder: Path) -> None:
         self.answers = True
@@ -308,7 +308,7 @@ class Need:
         return int(self._pid.read_text())
 
     def kill(self) -> None:
-        """Return when the process is dead: only then do others feel its death."""
+        """Kill the process and wait for its death: only then do others feel the death."""
         pid = self.pid
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: not is_alive(pid))
@@ -316,7 +316,7 @@ class Need:
 
 @pytest.mark.parametrize("is_back", [False, True], ids=["need is dead", "need is back"])
 def test_an_action_that_fails_with_what_it_needs_is_tried_again(tmp_path: Path, is_back: bool) -> None:
-    """Whoever makes the topics feels the death of the broker before the supervisor does, or long after."""
+    """The maker of the topics feels the death of the broker before the supervisor does, or long after."""
     need = Need(tmp_path)
     needs: list[Watched] = []
     tries: list[bool] = []
@@ -377,12 +377,12 @@ with contextlib.suppress(ProcessLookupError):
 
 
 def test_a_part_that_fails_while_what_it_needs_hangs_is_not_given_up(tmp_path: Path) -> None:
-    """The need's process lives, as a frozen one does, and does not answer."""
+    """The need's process lives, as a frozen process does, and does not answer."""
     need = Need(tmp_path)
 
     def until(supervisor: Supervisor) -> bool:
         need.answers = supervisor.watched["api"].restarts not in range(1, 5)
-        return supervisor.watched["api"].state is State.FAILED
+        return supervisor.watched["api"].state is PartState.FAILED
 
     parts = [need.part, Part("api", scripted(tmp_path, FAIL), needs=("need",), is_ready=lambda: False)]
     _, supervisor = supervise(parts, tmp_path, until=until)
@@ -391,21 +391,21 @@ def test_a_part_that_fails_while_what_it_needs_hangs_is_not_given_up(tmp_path: P
 
 
 def test_a_part_starts_when_all_that_it_needs_is_ready_at_the_same_time(tmp_path: Path) -> None:
-    """The first need dies as the second one becomes ready, and stays away until that was seen."""
+    """The first need dies as the second becomes ready, and stays away until the test has seen the loss."""
     need = Need(tmp_path)
-    seen: list[State] = []
+    seen: list[PartState] = []
     supervisors: list[Supervisor] = []
 
     def second_is_ready() -> bool:
         if not need.is_ready() or not need.answers:
-            return not need.answers and supervisors[0].watched["need"].state is State.STARTING
+            return not need.answers and supervisors[0].watched["need"].state is PartState.STARTING
         need.answers = False
         need.kill()
         return False
 
     def until(supervisor: Supervisor) -> bool:
         supervisors.append(supervisor)
-        need.answers = need.answers or supervisor.watched["second"].state is State.READY
+        need.answers = need.answers or supervisor.watched["second"].state is PartState.READY
         return bool(seen)
 
     parts = [
@@ -414,7 +414,7 @@ def test_a_part_starts_when_all_that_it_needs_is_ready_at_the_same_time(tmp_path
         Part("step", action=lambda: seen.append(supervisors[0].watched["need"].state), needs=("need", "second")),
     ]
     supervise(parts, tmp_path, until=until)
-    assert seen == [State.READY]
+    assert seen == [PartState.READY]
 
 
 def test_a_part_that_cannot_start_shows_the_end_of_its_log_and_what_to_do(tmp_path: Path) -> None:
@@ -438,7 +438,7 @@ def test_an_exit_code_with_a_meaning_is_said_and_not_repeated(tmp_path: Path) ->
         exits={2: "bad recording"},
         essential=False,
     )
-    said, supervisor = supervise([part], tmp_path, until=lambda s: s.watched["ingestor"].state is State.FAILED)
+    said, supervisor = supervise([part], tmp_path, until=lambda s: s.watched["ingestor"].state is PartState.FAILED)
     assert supervisor.watched["ingestor"].restarts == 0
     assert "ingestor ended: bad recording" in said.text
 
@@ -454,7 +454,7 @@ def test_a_process_that_is_started_again_can_know_it(tmp_path: Path) -> None:
 
 def test_a_replay_that_ends_is_done(tmp_path: Path) -> None:
     part = Part("ingestor", python(""), exits={0: "replay ended"})
-    said, _ = supervise([part], tmp_path, until=lambda s: s.watched["ingestor"].state is State.DONE)
+    said, _ = supervise([part], tmp_path, until=lambda s: s.watched["ingestor"].state is PartState.DONE)
     assert "replay ended" in said
 
 
@@ -470,7 +470,7 @@ def test_a_failing_step_stops_the_start(tmp_path: Path) -> None:
 
 
 def test_what_needs_a_failed_part_is_not_waited_for_and_nothing_waits_for_the_background(tmp_path: Path) -> None:
-    """`ui` can never start, `later` takes as long as it likes: the stack is up with `api` alone."""
+    """`ui` can never start, `later` takes any time: the stack is up with `api` alone."""
     broken = Part("code", python("import sys; sys.exit('no module')"), once=True, essential=False)
     parts = [
         broken,
@@ -482,11 +482,11 @@ def test_what_needs_a_failed_part_is_not_waited_for_and_nothing_waits_for_the_ba
     said, supervisor = supervise(parts, tmp_path)
     assert "code ended with exit code 1" in said.text
     assert not (tmp_path / "ui.log").exists()
-    assert supervisor.watched["later"].state is State.STOPPED
+    assert supervisor.watched["later"].state is PartState.STOPPED
 
 
 def test_a_part_that_tells_is_heard_line_by_line_and_to_its_end(tmp_path: Path) -> None:
-    """The second line comes only after the first was heard, which makes the mark; the third as it ends."""
+    """The second line comes only after the first was heard, which makes the mark; the third comes at the end."""
     mark = tmp_path / "mark"
     code = f"""
         import pathlib, time
@@ -499,7 +499,7 @@ def test_a_part_that_tells_is_heard_line_by_line_and_to_its_end(tmp_path: Path) 
     def done(supervisor: Supervisor) -> bool:
         if "teller: first" in said:
             mark.touch()
-        return supervisor.watched["teller"].state is State.DONE
+        return supervisor.watched["teller"].state is PartState.DONE
 
     said = Said()
     supervise([Part("teller", python(code), once=True, tells=True)], tmp_path, until=done, said=said)
@@ -526,13 +526,13 @@ def test_nothing_comes_before_the_stop_of_a_part_that_was_never_ready(tmp_path: 
     asked: list[object] = []
     part = Part("part", python(SLEEP), is_ready=lambda: False, before_stop=asked.append)
     said, supervisor = supervise([part], tmp_path, until=lambda s: s.watched["part"].process is not None)
-    assert supervisor.watched["part"].state is State.STOPPED
+    assert supervisor.watched["part"].state is PartState.STOPPED
     assert not asked
     assert not said
 
 
 def test_stop_is_in_reverse_order_and_leaves_no_process(tmp_path: Path) -> None:
-    """Each part notes when it was told to stop; `stubborn` ignores that and its child too, and both are killed."""
+    """Each part notes the time of its stop; `stubborn` and its child ignore the stop, and both are killed."""
     order = tmp_path / "order"
 
     def noting(name: str) -> tuple[str, ...]:

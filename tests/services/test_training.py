@@ -1,4 +1,4 @@
-"""The baseline: what is fitted, that its graph computes it, and that it is registered whole or not at all."""
+"""The baseline: its fit, the same results from its graph, and registration of the whole model or nothing."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def rows() -> Sample:
 
 @pytest.fixture(scope="module")
 def candidate(rows: Sample) -> Candidate:
-    """The real training on them."""
+    """Run the real training on the rows."""
     return train_baseline(rows, SPEC, TRAIN_END)
 
 
@@ -78,7 +78,7 @@ def candidate(rows: Sample) -> Candidate:
 
 
 def _market(seed: int, count: int) -> tuple[Floats, Floats]:
-    """Rows whose target is known in law: variance 3 * ewma_variance_300, times noise of mean 1."""
+    """Return rows with a target known in law: variance 3 * ewma_variance_300, times noise of mean 1."""
     rng = np.random.default_rng(seed)
     log_variance = rng.normal(-14, 1, count)
     noise = np.exp(rng.normal(-0.045, 0.3, count))  # mean 1
@@ -105,7 +105,7 @@ def test_the_half_life_that_knows_the_variance_is_chosen_and_scaled_to_it() -> N
 def test_intervals_hold_their_score_where_volatility_changes_after_the_fit(factor: float) -> None:
     """Realized volatility is then some 4 times, or a quarter of, the score: nine tenths of the ratios are on one side.
 
-    What is left of the noise, exp(+-0.25), cannot bring them back.
+    The rest of the noise, exp(+-0.25), cannot bring the ratios back.
     """
     values, targets = _market(8, 5_000)
     fitted = with_intervals(fit(values, COLUMNS, targets), values[:, :4], factor * targets)
@@ -180,7 +180,7 @@ def test_the_graph_computes_what_was_fitted(shrinkage: float) -> None:
 
 
 def test_the_last_row_up_to_each_twelfth_of_a_horizon_counts() -> None:
-    """Twelfths of 60 s end at 5, 10, 15 s; a row at 5.0 s is still of the first."""
+    """Twelfths of 60 s end at 5, 10, 15 s; a row at 5.0 s still belongs to the first."""
     seconds = np.array([0.1, 4.9, 5.0, 5.1, 9.0, 14.0])
     assert counted_rows((seconds * NS).astype(np.int64), FeatureSpec()).tolist() == [2, 4, 5]
 
@@ -301,7 +301,7 @@ def test_a_model_that_cannot_be_read_back_leaves_no_version(candidate: Candidate
 
 
 class Dying:
-    """Stands before MLflow and passes everything on, until it is asked for what it dies of; then nobody is there."""
+    """Proxy of MLflow that dies on a request with `dies_of` in the path; then the address is silent."""
 
     def __init__(self, uri: str, dies_of: str) -> None:
         proxy = self
@@ -357,7 +357,7 @@ class Dying:
 def test_an_mlflow_that_dies_while_a_model_is_registered_keeps_no_half_of_it(
     candidate: Candidate, mlflow_uri: str, dies_of: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is said in seconds, the aliases stay, and a version that was made before the end is whole."""
+    """The failure is reported in seconds, the aliases stay, and a version made before the failure is whole."""
     import mlflow
 
     name = f"training-dying-{dies_of.replace('/', '-')}"

@@ -29,7 +29,7 @@ from orchestration.local.kafka.broker import Broker, free_ports, running_broker
 from orchestration.local.kafka.topics import create_topics
 from orchestration.local.parts import says_ready, stack_parts
 from orchestration.local.settings import StackSettings
-from orchestration.local.supervisor import Part, State, Supervisor
+from orchestration.local.supervisor import Part, PartState, Supervisor
 from tests.conftest import ROOT
 from tests.fakes import FakeRegistry
 from tests.models import model_file
@@ -132,7 +132,7 @@ def test_a_forecaster_without_its_topics_is_given_up_with_the_words_of_the_broke
         try:
             async with asyncio.timeout(60):
                 assert not await supervisor.wait_until_up()
-            assert supervisor.watched["forecaster"].state is State.FAILED
+            assert supervisor.watched["forecaster"].state is PartState.FAILED
         finally:
             await supervisor.stop()
 

@@ -1,4 +1,4 @@
 """Dagster as a part of the local stack.
 
-In: the stack's settings. Out: its home folder, its runs, and the first `volatility-ml`.
+In: the stack's settings. Out: Dagster's home folder, the runs, and the first `volatility-ml`.
 """

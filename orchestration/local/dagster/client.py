@@ -1,4 +1,4 @@
-"""Dagster's GraphQL as the local stack asks it: what is loaded, launch a job, wait for it, end all runs.
+"""Client of Dagster's GraphQL for the local stack: ask for the definitions, launch a job, wait for a run, end all runs.
 
 Standard library alone: the stack's own process stays small.
 """
@@ -15,7 +15,7 @@ LOCATION = "cryptovol"
 WORKSPACE = "workspace.json"
 """The stack's own workspace, in Dagster's home; JSON is YAML."""
 REPOSITORY = "__repository__"
-"""How Dagster calls the one repository of a module with `Definitions`."""
+"""Dagster's name of the only repository in a module with `Definitions`."""
 TIMEOUT_S = 10.0
 PATIENCE_S = 60.0
 POLL_S = 0.5
@@ -24,7 +24,7 @@ ACTIVE = ("QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING")
 
 
 class DagsterRefused(RuntimeError):
-    """Dagster answers with an error; the message is its own."""
+    """Dagster answers with an error; the message is Dagster's."""
 
 
 def ask(url: str, query: str, timeout_s: float = TIMEOUT_S, /, **variables: Any) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def ask(url: str, query: str, timeout_s: float = TIMEOUT_S, /, **variables: Any)
 
 
 def is_loaded(url: str) -> bool:
-    """Whether the webserver answers and has our definitions: only then can anything be launched."""
+    """Return whether the webserver answers with our definitions; only then can a job be launched."""
     query = """{ workspaceOrError { ... on Workspace { locationEntries {
         loadStatus locationOrLoadError { __typename } } } } }"""
     try:
@@ -59,13 +59,13 @@ def is_loaded(url: str) -> bool:
 
 
 def launch(url: str, job: str, config: Mapping[str, Any] | None = None) -> str:
-    """Launch a job, and return the run's id.
+    """Launch a job and return the run's id.
 
     Args:
-        config: run config, as the launchpad shows it.
+        config: run config, as in the launchpad.
 
     Raises:
-        DagsterRefused: there is no such job, or it does not take this config.
+        DagsterRefused: the job does not exist, or does not take the config.
     """
     query = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) { __typename
         ... on LaunchRunSuccess { run { runId } }
@@ -92,10 +92,10 @@ def status(url: str, run_id: str) -> str:
 
 
 def wait(url: str, run_id: str, patience_s: float = PATIENCE_S) -> str:
-    """Wait until a run has ended, and return how.
+    """Wait until a run has ended, and return its end state.
 
     Raises:
-        OSError: the webserver has not answered for that long; a busy or restarting one is asked again.
+        OSError: the webserver has not answered for `patience_s`; a busy or restarting webserver is asked again.
     """
     answered = time.monotonic()
     while True:
@@ -110,7 +110,7 @@ def wait(url: str, run_id: str, patience_s: float = PATIENCE_S) -> str:
 
 
 def failure_of(url: str, run_id: str) -> str:
-    """Return why a run has failed, in the words of its own failure: of a chain, the first error not of Dagster."""
+    """Return why a run has failed, in the run's own words: the first error in the chain that is not Dagster's."""
     query = """query($id: ID!) { logsForRun(runId: $id, limit: 1000) { ... on EventConnection { events { __typename
         ... on ExecutionStepFailureEvent { error { message cause { message } } failureMetadata { description } }
         ... on RunFailureEvent { message error { className message cause { className message
@@ -139,9 +139,9 @@ def active_runs(url: str) -> dict[str, str]:
 
 
 def end_runs(url: str, within_s: float, say: Callable[[str], None]) -> None:
-    """Cancel all runs and wait until they have ended: stopping Dagster alone would leave them running.
+    """Cancel all runs and wait for their end: stopping Dagster alone would leave the runs alive.
 
-    A run that is just being launched cannot be cancelled yet, and Dagster does not keep the wish: it is asked again.
+    A run during its launch cannot be cancelled yet, and Dagster does not keep the wish: the cancel is sent again.
     """
     query = """mutation($ids: [String!]!) { terminateRuns(runIds: $ids, terminatePolicy: SAFE_TERMINATE) {
         __typename } }"""

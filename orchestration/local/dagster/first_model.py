@@ -1,7 +1,7 @@
-"""The first `volatility-ml`, made through Dagster while the baseline serves.
+"""Make the first `volatility-ml` through Dagster while the baseline serves.
 
-Where there is a champion already, nothing is done. Else the lake gets simulated days of 2010, when nobody exchanged
-bitcoin for dollars on a market: no recorded trade is ever in-sample. Each step is a run that anyone can look at.
+With a champion, nothing is done. Without a champion, the lake gets simulated days of 2010, when nobody exchanged
+bitcoin for dollars on a market: no recorded trade is ever in-sample. Each step is a run with a page in Dagster.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ STEPS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
     ),
 )
 ANSWERS_WITHIN_S = 15.0
-"""How long the API may take to answer with it: it looks for another champion several times a second."""
+"""Limit for the API to answer with the new champion: the API looks for another champion several times a second."""
 
 
 def serving(api: str) -> str:
-    """Return which model the API answers with, such as `volatility-ml 1`; empty if it does not answer."""
+    """Return the model in the API's answers, such as `volatility-ml 1`; empty: the API does not answer."""
     try:
         with urllib.request.urlopen(f"{api}/version", timeout=2.0) as answer:
             model = json.load(answer)["model"]
@@ -53,7 +53,7 @@ def serving(api: str) -> str:
 
 
 def is_away(error: Exception) -> bool:
-    """Return whether the registry or Dagster does not answer or fails (5xx): what they refuse, they refuse again."""
+    """Return whether the registry or Dagster does not answer or fails (5xx): a refused request is refused again."""
     if isinstance(error, HTTPError):
         return error.code >= 500
     return isinstance(error, RegistryAway | OSError)

@@ -1,9 +1,9 @@
-"""Dagster's home is made ready, then this process becomes the server of our code.
+"""Prepare Dagster's home, then become the server of our code.
 
-Run as `python -m orchestration.local.dagster.home --code-port PORT`. Its configuration is put there, its databases are
-made or brought up to date before anything else of Dagster runs (three processes that do it at once crash), and runs
-that an earlier server left behind are told as failed: they were its children and ended with it, and as running they
-would hold their pool forever.
+Run `python -m orchestration.local.dagster.home --code-port PORT`. The home gets its configuration. The databases are
+made or updated before any other Dagster process runs (three processes that do so at once crash). Runs of an earlier
+server are marked as failed: they were children of the old server and ended with it, and as running they would hold
+their pool forever.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CONFIGURATION = ROOT / "orchestration" / "dagster.yaml"
 
 
 def prepare(home: Path, code_port: int) -> None:
-    """Make the home of a stack whose code is served on a port of this machine."""
+    """Make the home of a stack with its code served on a port of this machine."""
     home.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(CONFIGURATION, home / "dagster.yaml")
     server = {"host": "127.0.0.1", "port": code_port, "location_name": LOCATION}
@@ -33,10 +33,10 @@ def prepare(home: Path, code_port: int) -> None:
 
 
 def end_lost_runs(version: Path) -> int:
-    """Bring the databases up to date, tell the runs of an earlier code server as failed, and count them.
+    """Update the databases, mark the runs of an earlier code server as failed, and return their count.
 
     Args:
-        version: a file that says which Dagster the databases were made for.
+        version: a file with the Dagster version of the databases.
     """
     left = RunsFilter(
         statuses=[

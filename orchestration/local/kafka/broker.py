@@ -1,7 +1,8 @@
 """The local broker: Apache Kafka itself, one KRaft node on loopback, on the Java runtime of a wheel.
 
-`python -m orchestration.local.kafka.broker fetch` fetches its jars. `... serve` formats its data folder if needed, and
-becomes the broker. In Python, `Broker` starts one, and can stop, kill, pause and restart it on the same ports and data.
+`python -m orchestration.local.kafka.broker fetch` fetches the jars. `... serve` formats the data folder if needed, and
+becomes the broker. In Python, `Broker` starts a broker, and can stop, kill, pause and restart it on the same ports and
+data.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class BrokerConfig:
-    """Where one broker keeps its data and which two loopback ports it has."""
+    """Data folder and two loopback ports of a broker."""
 
     folder: Path
     port: int
@@ -65,7 +66,7 @@ class BrokerConfig:
 
     @property
     def cluster_id(self) -> str | None:
-        """What tells this broker from another on the same port; None before its data folder is formatted."""
+        """Id to tell brokers on the same port apart; None before the data folder is formatted."""
         try:
             lines = (self.folder / "data" / "meta.properties").read_text().splitlines()
         except FileNotFoundError:
@@ -73,7 +74,7 @@ class BrokerConfig:
         return next((line.removeprefix("cluster.id=") for line in lines if line.startswith("cluster.id=")), None)
 
     def properties(self) -> str:
-        """The text of its server.properties."""
+        """Return the text of server.properties."""
         values: dict[str, str | int] = {
             "process.roles": "broker,controller",
             "node.id": 1,
@@ -91,12 +92,12 @@ class BrokerConfig:
             "transaction.state.log.replication.factor": 1,
             "transaction.state.log.min.isr": 1,
             "transaction.state.log.num.partitions": 4,
-            # Readers wait for the end of a transaction whose writer died: its timeout, and up to this on top.
+            # Readers wait for the end of a dead writer's transaction: the timeout, and up to this interval on top.
             "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1_000,
             "share.coordinator.state.topic.replication.factor": 1,
             "share.coordinator.state.topic.min.isr": 1,
             "group.initial.rebalance.delay.ms": 0,
-            # A node that was killed is not waited for: its own old session would fence its restart.
+            # A killed node is not waited for: the node's own old session would fence its restart.
             "broker.session.timeout.ms": 2000,
             "broker.heartbeat.interval.ms": 500,
             "num.network.threads": 2,
@@ -111,12 +112,12 @@ class BrokerConfig:
 
 
 def jars_folder(var_dir: Path) -> Path:
-    """Where a project folder keeps the broker's jars."""
+    """Return the folder of the broker's jars below a project folder."""
     return var_dir / "broker" / "jars"
 
 
 def broker_config(var_dir: Path, port: int, controller_port: int) -> BrokerConfig:
-    """The broker that belongs to a project folder's state."""
+    """Return the config of the broker with its state in a project folder."""
     return BrokerConfig(var_dir / "broker" / "kafka", port, controller_port)
 
 
@@ -129,7 +130,7 @@ def java_environment(jars: Sequence[Path]) -> dict[str, str]:
 
 
 def format_storage(config: BrokerConfig, jars: Sequence[Path]) -> Path:
-    """Write server.properties, make the data folder ready if it is not, and return the properties' path.
+    """Write server.properties, format the data folder if needed, and return the properties' path.
 
     Raises:
         RuntimeError: Kafka's own tool refused; its words are in the message.
@@ -140,7 +141,7 @@ def format_storage(config: BrokerConfig, jars: Sequence[Path]) -> Path:
     if config.cluster_id is not None:
         return properties
     cluster_id = base64.urlsafe_b64encode(secrets.token_bytes(16)).decode().rstrip("=")
-    # Joined by "=", for one id in 64 begins with a dash, which would else be read as an option.
+    # Joined by "=": an id in 64 begins with a dash, and would otherwise be read as an option.
     tool = ("kafka.tools.StorageTool", "format", "--standalone", f"--cluster-id={cluster_id}", "-c", str(properties))
     done = subprocess.run(
         java_command(*tool), env=java_environment(jars), capture_output=True, text=True, check=False, timeout=60
@@ -151,7 +152,7 @@ def format_storage(config: BrokerConfig, jars: Sequence[Path]) -> Path:
 
 
 def is_ready(bootstrap_servers: str, cluster_id: str | None = None, timeout_s: float = 1.0) -> bool:
-    """Whether a broker answers there (that of `cluster_id`, if given) and leads its partitions."""
+    """Return whether a broker (with `cluster_id`, if given) answers at the address and leads its partitions."""
     try:
         metadata = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0}).list_topics(timeout=timeout_s)
     except KafkaException:
@@ -162,7 +163,7 @@ def is_ready(bootstrap_servers: str, cluster_id: str | None = None, timeout_s: f
 
 
 def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody listens on at this moment."""
+    """Return loopback ports free at this moment."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -173,8 +174,8 @@ def free_ports(count: int) -> list[int]:
 class Broker:
     """A Kafka process under control, for tests and drills.
 
-    Its ports and data stay the same over any number of `stop`, `kill` and `start`. Its log is `kafka.log` in its
-    folder. Start it from the main thread: the kernel ends it with the thread that started it.
+    Ports and data stay the same over any number of `stop`, `kill` and `start`. The log is `kafka.log` in the broker's
+    folder. Start the broker from the main thread: the kernel ends the broker with the thread that started it.
     """
 
     def __init__(self, folder: Path, jars: Sequence[Path], port: int = 0, controller_port: int = 0) -> None:
@@ -193,19 +194,19 @@ class Broker:
 
     @property
     def pid(self) -> int | None:
-        """The process id while it runs."""
+        """The process id while the broker runs."""
         return self._process.pid if self._process else None
 
     @property
     def has_ended(self) -> bool:
-        """Whether it was started and ended by itself; `kill` clears what is left of it."""
+        """Whether the broker was started and ended by itself; `kill` clears its remains."""
         return self._process is not None and self._process.poll() is not None
 
     def start(self, timeout_s: float = 60.0) -> None:
-        """Start it, and return when it answers.
+        """Start the broker, and return when the broker answers.
 
         Raises:
-            RuntimeError: it ended, or did not answer in time; the end of its log is in the message.
+            RuntimeError: the broker ended, or did not answer in time; the end of its log is in the message.
         """
         if self._process is not None:
             raise RuntimeError(f"the broker on {self.bootstrap_servers} is running already")
@@ -234,7 +235,7 @@ class Broker:
                 )
 
     def stop(self, timeout_s: float = 20.0) -> None:
-        """End it in good order, by SIGTERM."""
+        """End the broker in good order, by SIGTERM."""
         if self._process is None:
             return
         self._process.send_signal(signal.SIGCONT)
@@ -247,18 +248,18 @@ class Broker:
         self._process = None
 
     def kill(self) -> None:
-        """End it as a power cut would, by SIGKILL."""
+        """End the broker as a power cut would, by SIGKILL."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def pause(self) -> None:
-        """Freeze it: connections stay open and nothing answers."""
+        """Freeze the broker: connections stay open without an answer."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let a paused one go on."""
+        """Let a paused broker go on."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -269,7 +270,7 @@ class Broker:
 
 @contextlib.contextmanager
 def running_broker(folder: Path, jars: Sequence[Path], port: int = 0, controller_port: int = 0) -> Iterator[Broker]:
-    """A broker that answers, and is gone afterwards."""
+    """Yield a broker that answers, and stop the broker at the end of the block."""
     broker = Broker(folder, jars, port, controller_port)
     broker.start()
     try:

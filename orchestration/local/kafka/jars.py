@@ -17,12 +17,12 @@ log = structlog.get_logger(__name__)
 
 
 class JarsMissing(RuntimeError):
-    """The broker's jars are not there and could not be fetched."""
+    """The broker's jars are missing and could not be fetched."""
 
 
 @dataclass(frozen=True)
 class Jar:
-    """One locked jar: its Maven coordinates and the digest that it must have."""
+    """A locked jar: its Maven coordinates and the required digest."""
 
     group: str
     artifact: str
@@ -30,13 +30,13 @@ class Jar:
     sha256: str
 
     def path(self, folder: Path) -> Path:
-        """Where it lies in a Maven repository with the root `folder`."""
+        """Return the jar's path in a Maven repository with the root `folder`."""
         return folder.joinpath(
             *self.group.split("."), self.artifact, self.version, f"{self.artifact}-{self.version}.jar"
         )
 
     def is_intact(self, folder: Path) -> bool:
-        """Whether the file is there and is the one that was locked."""
+        """Return whether the file exists with the locked digest."""
         path = self.path(folder)
         if not path.is_file():
             return False
@@ -51,16 +51,16 @@ def read_lock(lock_file: Path = LOCK_FILE) -> list[Jar]:
 
 
 def fetch_jars(folder: Path, jars: Iterable[Jar] | None = None) -> list[Path]:
-    """Return the paths of all locked jars, after fetching those that are missing or damaged.
+    """Return the paths of all locked jars, after fetching missing or damaged jars.
 
-    With all of them intact this needs no network and takes about 0.1 s.
+    With all jars intact the call needs no network and takes about 0.1 s.
 
     Args:
-        folder: root of the Maven repository that holds them.
-        jars: what to fetch; the project's lock by default.
+        folder: root of the Maven repository with the jars.
+        jars: the jars to fetch; the project's lock by default.
 
     Raises:
-        JarsMissing: a jar could not be fetched, or what came is not what was locked.
+        JarsMissing: a jar could not be fetched, or a fetched file does not have the locked digest.
     """
     jars = read_lock() if jars is None else list(jars)
     with ThreadPoolExecutor(8) as pool:
@@ -72,7 +72,7 @@ def fetch_jars(folder: Path, jars: Iterable[Jar] | None = None) -> list[Path]:
 
 
 def _download(jars: list[Jar], folder: Path, pool: ThreadPoolExecutor) -> None:
-    # A start that has its jars does not pay for these.
+    # A start with all jars does not pay for these imports.
     from jgo.config import GlobalSettings  # noqa: PLC0415
     from jgo.maven import MavenContext  # noqa: PLC0415
 

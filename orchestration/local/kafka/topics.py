@@ -1,4 +1,4 @@
-"""The topics of the stack, made if they are not there."""
+"""Make the missing topics of the stack."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from data.stream.records import PARTITIONS, TOPICS
 
 RETENTION = timedelta(days=7)
 ANSWER_S = 5.0
-"""After so long a broker that has said nothing counts as away; to make topics it may take longer."""
+"""Limit before a silent broker counts as away; making topics may take longer."""
 
 
 def create_topics(
@@ -26,10 +26,10 @@ def create_topics(
     retention: timedelta = RETENTION,
     timeout_s: float = 30.0,
 ) -> list[str]:
-    """Make the topics that are missing, and return their names. Those that exist are left as they are.
+    """Make the missing topics and return their names. Existing topics are left alone.
 
     Args:
-        kafka: client configuration: `bootstrap.servers`, and what a secured broker needs besides.
+        kafka: client configuration: `bootstrap.servers`, and the keys for a secured broker.
         replication: copies of each partition; -1 is the broker's default.
         retention: how long a record is kept, counted from its ingest time.
 
@@ -39,7 +39,7 @@ def create_topics(
         TimeoutError: a topic stayed without a leader.
     """
     admin = AdminClient(dict(kafka))
-    admin.list_topics(timeout=min(timeout_s, ANSWER_S))  # else a broker that is away would be asked until the end
+    admin.list_topics(timeout=min(timeout_s, ANSWER_S))  # otherwise a missing broker would be asked until `timeout_s`
     config = {"retention.ms": str(int(retention.total_seconds() * 1000)), "message.timestamp.type": "CreateTime"}
     wanted = [NewTopic(name, partitions, replication, config=config) for name in topics]
     created = []
@@ -61,7 +61,7 @@ def create_topics(
 
 
 def _partition_count(admin: AdminClient, topic: str, timeout_s: float) -> int:
-    """How many partitions a topic has, once each of them answers: the broker shows a new topic before it serves it."""
+    """Return a topic's partition count once each partition answers: the broker shows a new topic before it answers."""
     deadline = time.monotonic() + timeout_s
     while True:
         partitions = admin.list_topics(topic, timeout=timeout_s).topics[topic].partitions
