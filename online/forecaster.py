@@ -49,7 +49,7 @@ MEMBER_GONE_S = 60.0
 end."""
 
 
-class Forecasts(NamedTuple):
+class ForecastBatch(NamedTuple):
     """The outcome of a batch of trades.
 
     Attributes:
@@ -70,13 +70,13 @@ class Forecasting:
         self._features, self._scores, self._metrics = features, scores, metrics
         self.restore, self.drop, self.cut, self.note = features.restore, features.drop, features.cut, features.note
 
-    def process(self, messages: list[Incoming]) -> Forecasts:
+    def process(self, messages: list[Incoming]) -> ForecastBatch:
         made = self._features.process(messages)
         self._metrics.open_streams.set(self._features.open_streams)
         rows = [part for part in made.parts if isinstance(part, FeatureColumns)]
-        return Forecasts(made.records + self._scores.process(made.parts), rows)
+        return ForecastBatch(made.records + self._scores.process(made.parts), rows)
 
-    def committed(self, made: Forecasts) -> None:
+    def committed(self, made: ForecastBatch) -> None:
         for rows in made.rows:
             ingest_time: Int64s = rows.trades.ingest_time
             for stream in set(rows.trades.stream.tolist()):

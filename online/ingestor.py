@@ -31,7 +31,7 @@ from online.metrics import SIDE_BY_SIDE, Metrics, serve_metrics
 from online.process import REFUSED, until_stopped
 from online.replay.lease import SourceLease, SourceTaken
 from online.replay.pace import Pace, Speed, parse_speed
-from online.replay.place import Place, PlaceUnknown, find_place
+from online.replay.place import ProgressUnknown, SourceProgress, find_progress
 from online.settings import IngestorSettings
 
 log = structlog.get_logger()
@@ -86,7 +86,7 @@ class Ingestor:
 
     Args:
         source_id: of the source.
-        place: what the topic already holds of it.
+        progress: what the topic already holds of it.
         may_write: asked before trades are sent; may raise.
 
     Attributes:
@@ -100,13 +100,13 @@ class Ingestor:
         metrics: Metrics,
         source_id: str,
         purpose: Purpose,
-        place: Place,
+        progress: SourceProgress,
         may_write: Callable[[], bool],
         running: Callable[[], bool],
     ) -> None:
         self._producer, self._metrics, self._may_write, self._running = producer, metrics, may_write, running
-        self._source_id, self._purpose, self._place = source_id, purpose, place
-        self._products = set(place.last)
+        self._source_id, self._purpose, self._progress = source_id, purpose, progress
+        self._products = set(progress.last)
         self._shift_ns: int | None = None
         self._refused: KafkaError | None = None
         self._delivered_trades = metrics.messages_out.labels(TRADES)
@@ -191,7 +191,7 @@ class Ingestor:
         """Write the end of each product."""
         while not self._may_write():
             self._producer.poll(POLL_S)
-        for product_id in sorted(self._products - self._place.ended):
+        for product_id in sorted(self._products - self._progress.ended):
             end = End(self._source_id, product_id, self._purpose, iso_times(np.array([time.time_ns()]))[0], end=True)
             self._produce(TRADES, product_id, encode(end))
 
@@ -215,11 +215,11 @@ class Ingestor:
         """Name the source, and leave out what the topic already holds."""
         keys = tuple(StreamKey(self._source_id, key.product_id) for key in trades.keys)
         for key in keys:
-            self._place.check_known(key.product_id)
+            self._progress.check_known(key.product_id)
         trades = replace(trades, keys=keys)
-        if not self._place.last:
+        if not self._progress.last:
             return trades
-        known = [self._place.last.get(key.product_id, (-1, 0)) for key in keys]
+        known = [self._progress.last.get(key.product_id, (-1, 0)) for key in keys]
         last_id = np.array([trade_id for trade_id, _ in known])[trades.stream]
         for row in np.flatnonzero(trades.trade_id == last_id)[:1]:
             self._shift_ns = known[trades.stream[row]][1] - int(trades.event_time[row])
@@ -245,7 +245,7 @@ class Ingestor:
     def _reject(self, reject: Reject) -> None:
         where = f"{reject.file}:{reject.line}"
         self.rejected += 1
-        if where in self._place.rejected:
+        if where in self._progress.rejected:
             return
         log.warning("rejected", where=where, reason=reject.reason)
         record = Rejected("ingestor", where, reject.reason, reject.text, self._source_id)
@@ -336,31 +336,31 @@ def _write_source(
         Stopped: told to stop before the broker answered.
     """
     note = write_origin(recordings, settings.product_id, settings.replay_speed)
-    place = find_place(settings, source_id, running, lease, note, is_new=is_new)
-    is_same = settings.ingestor_restarted and not _difference(place.note, recordings, settings)
-    if place.is_finished and (is_new or is_same):  # a process before this one died after its last record
+    progress = find_progress(settings, source_id, running, lease, note, is_new=is_new)
+    is_same = settings.ingestor_restarted and not _difference(progress.note, recordings, settings)
+    if progress.is_finished and (is_new or is_same):  # a process before this one died after its last record
         log.info("replay ended", source_id=source_id, trades=0)
         return 0
-    if place.is_finished:
+    if progress.is_finished:
         log.error("this source has ended: leave REPLAY_ID empty, or choose a new one", source_id=source_id)
         return REFUSED
-    if differs := _difference(place.note, recordings, settings):
+    if differs := _difference(progress.note, recordings, settings):
         log.error(f"this source cannot go on with these recordings: {differs}", source_id=source_id)
         return REFUSED
     speed = parse_speed(settings.replay_speed)
     end_on_stop = settings.replay_id is None if settings.replay_end_on_stop is None else settings.replay_end_on_stop
     # At a recorded pace each trade goes at once: its forecast comes 1.5 ms sooner, the broker is as busy as with 2 ms.
     producer = Producer(idempotent_config(settings, linger_ms=0 if math.isfinite(speed.factor) else 2))
-    ingestor = Ingestor(producer, metrics, source_id, settings.purpose, place, lease.check, running)
+    ingestor = Ingestor(producer, metrics, source_id, settings.purpose, progress, lease.check, running)
     metrics.ready.set(1)
     names = [str(path) for path in recordings]
-    resumes_after = place.last or None
+    resumes_after = progress.last or None
     log.info("replay", source_id=source_id, recordings=names, speed=settings.replay_speed, resumes_after=resumes_after)
     code = 0
     try:
         try:
             whole = ingestor.replay(_batches(recordings, settings.product_id), speed, settings.max_wait_s)
-        except (BadRecording, PlaceUnknown) as error:
+        except (BadRecording, ProgressUnknown) as error:
             ingestor.flush()
             log.error(str(error), trades=ingestor.delivered)
             whole, code = isinstance(error, BadRecording), REFUSED
@@ -376,7 +376,7 @@ def _write_source(
         said = str(error) or UNANSWERED
         log.error(f"{said}; start again with this id to go on", REPLAY_ID=source_id, trades=ingestor.delivered)
         return 1
-    if whole and code == 0 and not ingestor.delivered and not place.last:
+    if whole and code == 0 and not ingestor.delivered and not progress.last:
         log.error(f"not one of {ingestor.rejected} rows is a trade; the reasons are above", recordings=names)
         return REFUSED
     log.info("replay ended" if whole else "replay stopped", source_id=source_id, trades=ingestor.delivered)
@@ -399,13 +399,13 @@ def end_source(source_id: str, settings: IngestorSettings, running: Callable[[],
     """Write the end of a source whose ingestor is gone for good; return the exit code."""
     try:
         with SourceLease(settings, source_id, running) as lease:
-            place = find_place(settings, source_id, running, lease, None)
-            if place.purpose is None or place.is_finished:
-                found = "has ended" if place.is_finished else "has no trade on the topic"
+            progress = find_progress(settings, source_id, running, lease, None)
+            if progress.purpose is None or progress.is_finished:
+                found = "has ended" if progress.is_finished else "has no trade on the topic"
                 log.error(f"nothing to end: this source {found}", source_id=source_id)
                 return REFUSED
             producer = Producer(idempotent_config(settings, linger_ms=0))
-            ingestor = Ingestor(producer, Metrics(), source_id, place.purpose, place, lease.check, running)
+            ingestor = Ingestor(producer, Metrics(), source_id, progress.purpose, progress, lease.check, running)
             ingestor.end()
             ingestor.flush()
     except (NotDelivered, SourceTaken) as error:
@@ -417,7 +417,7 @@ def end_source(source_id: str, settings: IngestorSettings, running: Callable[[],
     except Stopped:
         log.error(f"not ended: {UNANSWERED}", source_id=source_id)
         return 1
-    log.info("source ended", source_id=source_id, products=sorted(set(place.last) - place.ended))
+    log.info("source ended", source_id=source_id, products=sorted(set(progress.last) - progress.ended))
     return 0
 
 

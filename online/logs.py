@@ -12,7 +12,7 @@ import structlog
 from online.settings import OnlineSettings
 
 
-class SparingStream:
+class LossyLogStream:
     """A stream that may stand on a full disk: a line that it does not take must not end the process that says it.
 
     How many lines were lost is said with the first one that is taken again.
@@ -52,6 +52,6 @@ def configure_logs(settings: OnlineSettings) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log_level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(SparingStream(sys.stderr)),  # type: ignore[arg-type] # it writes
+        logger_factory=structlog.WriteLoggerFactory(LossyLogStream(sys.stderr)),  # type: ignore[arg-type] # it writes
         cache_logger_on_first_use=False,
     )

@@ -52,7 +52,7 @@ class ModelVersion:
     origin: Literal["registry", "disk"]
 
 
-class Refusal(NamedTuple):
+class ModelRefusal(NamedTuple):
     """A champion that does not serve.
 
     Attributes:
@@ -87,7 +87,7 @@ class ModelWatch:
         self._spec = settings.spec()
         self._names = tuple(dict.fromkeys((f"volatility-{settings.model_variant}", BASELINE)))
         self._prepare = prepare
-        self._refusals: dict[str, Refusal] = {}  # by name; replaced whole
+        self._refusals: dict[str, ModelRefusal] = {}  # by name; replaced whole
         self._heard_at = math.nan
         self._silent_since: float | None = None
         self._is_away = False
@@ -200,10 +200,10 @@ class ModelWatch:
             file = load_kept(self._folder, wanted) or fetch(self._uri, wanted, TIMEOUT_S)
             model = self._load(file)
         except ModelRefused as error:
-            self._note_refusal(name, Refusal(wanted, error.kind, str(error)))
+            self._note_refusal(name, ModelRefusal(wanted, error.kind, str(error)))
             raise
         except RegistryError as error:
-            self._note_refusal(name, Refusal(wanted, "unfetched", str(error)))
+            self._note_refusal(name, ModelRefusal(wanted, "unfetched", str(error)))
             raise
         self._note_refusal(name, None)
         try:
@@ -268,7 +268,7 @@ class ModelWatch:
             more["was"] = f"{was.name} {was.version}"
         log.info("model", name=found.name, version=found.version, digest=model.digest[:12], origin=origin, **more)
 
-    def _note_refusal(self, name: str, refusal: Refusal | None) -> None:
+    def _note_refusal(self, name: str, refusal: ModelRefusal | None) -> None:
         """Keep why the champion of this name does not serve, None if it does; say it once."""
         known = self._refusals.get(name)
         if known is refusal or (known and refusal and known[:2] == refusal[:2]):

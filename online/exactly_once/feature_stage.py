@@ -69,7 +69,7 @@ class EndedStream(NamedTuple):
     ingest_time_ms: int
 
 
-class Made(NamedTuple):
+class FeatureBatch(NamedTuple):
     """The outcome of a batch of trades.
 
     Attributes:
@@ -203,14 +203,14 @@ class FeatureStage:
         needs = ((key, offset - state.windows.oldest_needed(key)) for key in state.windows.open_streams)
         return write_note(needs, state.ended)
 
-    def process(self, messages: list[Incoming]) -> Made:
+    def process(self, messages: list[Incoming]) -> FeatureBatch:
         """Return the feature rows of the next trades of any partitions, and the trades that were not taken."""
-        made = Made([], [])
+        made = FeatureBatch([], [])
         for partition, group in groupby(sorted(messages, key=_PARTITION), key=_PARTITION):
             self._process(partition, list(group), made)
         return made
 
-    def _process(self, partition: int, messages: list[Incoming], made: Made) -> None:
+    def _process(self, partition: int, messages: list[Incoming], made: FeatureBatch) -> None:
         """Process one partition's records, each end in its turn."""
         state = self._partitions.setdefault(partition, _Partition(self._spec))
         found = decode_trades(list(map(_VALUE, messages)))
@@ -223,7 +223,7 @@ class FeatureStage:
             start = place + 1
         self._rows(state, messages, found, slice(start, len(messages)), made)
 
-    def _end(self, state: _Partition, message: Incoming, end: End, made: Made) -> None:
+    def _end(self, state: _Partition, message: Incoming, end: End, made: FeatureBatch) -> None:
         """Close a stream, and pass its end on with the place where it stands."""
         if not state.close(end.key):
             made.records.append(self._reject(message, "ended", ENDED, end.key))
@@ -233,7 +233,9 @@ class FeatureStage:
         made.records.append(record)
         made.parts.append(EndedStream(message.partition, text, end.product_id, message.ingest_time_ms))
 
-    def _rows(self, state: _Partition, messages: list[Incoming], found: TradeRecords, part: slice, made: Made) -> None:
+    def _rows(
+        self, state: _Partition, messages: list[Incoming], found: TradeRecords, part: slice, made: FeatureBatch
+    ) -> None:
         """Make the feature rows of some of a batch's trades, and reject those that their stream does not take."""
         rows = slice(*np.searchsorted(found.places, (part.start, part.stop)))
         trades, places = found.trades.take(rows), found.places[rows]

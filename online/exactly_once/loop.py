@@ -22,8 +22,7 @@ from data.stream.codec import encode
 from data.stream.records import REJECTED, Rejected
 from data.trades import StreamKey
 from online.metrics import Metrics
-from online.process import AGAIN, REFUSED
-from online.process import tune_garbage_collector as spare_collector
+from online.process import AGAIN, REFUSED, tune_garbage_collector
 
 log = structlog.get_logger()
 
@@ -50,14 +49,14 @@ class LostPlace(Exception):
     """The broker no longer knows how far a partition was read, or names an offset that the topic does not have."""
 
 
-class Made(Protocol):
+class BatchResult(Protocol):
     """The outcome of a batch of records."""
 
     @property
     def records(self) -> list[Record]: ...
 
 
-M = TypeVar("M", bound=Made)
+M = TypeVar("M", bound=BatchResult)
 
 
 class Stage(Protocol[M]):
@@ -114,7 +113,7 @@ def serve(
             not answer within a transaction. With `REFUSED` where a person must act: a place was lost. With 1 where the
             broker refuses a record, or what the process needs.
     """
-    spare_collector()
+    tune_garbage_collector()
     sys.setswitchinterval(SWITCH_S)
     loop = _Loop(consumer, producers, stage, check_new, running, metrics, address)
     try:

@@ -34,7 +34,7 @@ class BadBody(ValueError):
         self.errors = errors
 
 
-class Rows(NamedTuple):
+class RequestRows(NamedTuple):
     """Rows to score.
 
     Attributes:
@@ -63,7 +63,7 @@ def _decoder(columns: tuple[str, ...]) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(msgspec.defstruct("Body", [("rows", some)], forbid_unknown_fields=True))
 
 
-def read_rows(body: bytes, columns: tuple[str, ...]) -> Rows:
+def read_rows(body: bytes, columns: tuple[str, ...]) -> RequestRows:
     """Read the rows of a body.
 
     Args:
@@ -79,10 +79,10 @@ def read_rows(body: bytes, columns: tuple[str, ...]) -> Rows:
     if not all(row.n.is_integer() for row in found):
         return _read_by_field(body, columns)
     values = np.array([msgspec.structs.astuple(row) for row in found], np.float64)
-    return Rows(values, [[]] * len(values))
+    return RequestRows(values, [[]] * len(values))
 
 
-def _read_by_field(body: bytes, columns: tuple[str, ...]) -> Rows:
+def _read_by_field(body: bytes, columns: tuple[str, ...]) -> RequestRows:
     """Read any body field by field: what a bad one is told, and what a good one has beyond the columns."""
     try:
         document, not_json = _decode(body), None
@@ -96,7 +96,7 @@ def _read_by_field(body: bytes, columns: tuple[str, ...]) -> Rows:
     if errors:
         raise BadBody(errors[:MAX_ERRORS])
     known = set(columns)
-    return Rows(np.array(values, np.float64), [[name for name in row if name not in known] for row in rows])
+    return RequestRows(np.array(values, np.float64), [[name for name in row if name not in known] for row in rows])
 
 
 def _parsed_leniently(body: bytes) -> Any:

@@ -27,7 +27,7 @@ from data.stream.records import FEATURES, PREDICTIONS, TRADES, Forecaster, Purpo
 from data.trades import Floats, StreamKey
 from online.exactly_once.loop import MAX_BATCH
 from online.forecaster import TURNS
-from online.process import tune_garbage_collector as spare_collector
+from online.process import tune_garbage_collector
 from tests.benchmarks.market import mixed_day
 from tests.models import model_bytes
 
@@ -93,7 +93,7 @@ def main(servers: str) -> None:
         [TRADES],
         on_assign=lambda c, partitions: c.incremental_assign(partitions) if partitions else None,
     )
-    spare_collector()
+    tune_garbage_collector()
     for producer in cycle(producers):
         while (first := consumer.poll(0.2)) is None:
             pass
