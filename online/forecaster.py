@@ -186,10 +186,10 @@ def main() -> int:
     parser.add_argument(
         "--find-place",
         action="store_true",
-        help="find where to go on from what stands on the topics, where the group's offsets were lost; then end",
+        help="find lost offsets of the group from the topics, commit them, and end",
     )
     parser.add_argument(
-        "--anew", action="store_true", help="with --find-place: where windows cannot be made again, start new segments"
+        "--anew", action="store_true", help="with --find-place: if windows cannot be made again, start new segments"
     )
     arguments = parser.parse_args()
     if arguments.anew and not arguments.find_place:

@@ -1,4 +1,4 @@
-"""Logs: readable in a terminal, JSON by a setting."""
+"""Configure logs: readable in a terminal, JSON by a setting."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from online.settings import OnlineSettings
 
 
 class LossyLogStream:
-    """A stream that may stand on a full disk: a line that it does not take must not end the process that says it.
+    """Write log lines to a stream, and drop a line if the write fails: a full disk must not end the process.
 
-    How many lines were lost is said with the first one that is taken again.
+    The first line that succeeds again follows a line with the number of dropped lines.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -23,6 +23,7 @@ class LossyLogStream:
         self._lost = 0
 
     def write(self, text: str) -> int:
+        """Write a text, or drop and count the text; return its length in both cases."""
         lost = {"event": f"{self._lost} lines of this log could not be written", "level": "warning"}
         try:
             self._stream.write(f"{json.dumps(lost)}\n{text}" if self._lost else text)

@@ -35,7 +35,7 @@ default is 0.005."""
 
 PATIENCE_S = 15.0
 """How long a request within a transaction may stay unanswered. After a connection died at the wrong moment, the client
-repeats its request over the dead connection for minutes after the broker is back (librdkafka #5511); a new process does
+repeats the request over the dead connection for minutes after the broker is back (librdkafka #5511). A new process does
 not."""
 
 LEAVE_S = 3.0

@@ -1,4 +1,4 @@
-"""How far a source has come: what the topic holds of it."""
+"""Find the progress of a source from the topics."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 Offsets = dict[tuple[str, int], int]
-"""By topic and partition."""
+"""Offset by topic and partition."""
 
 
 class ProgressUnknown(ValueError):
-    """Nothing tells how far a source has come."""
+    """The topics do not tell the progress of a source."""
 
 
 @dataclass
 class SourceProgress:
-    """How far a source has come.
+    """Hold the progress of a source.
 
     Attributes:
-        last: last delivered trade id and its event time, ns, a product.
+        last: by product, the last delivered trade id and its event time, ns since 1970.
         ended: products with an end record.
-        rejected: where the rows stood that are on `trades-rejected`.
-        purpose: of its newest trade; None without any.
-        removed: partitions of `coinbase-trades` that may have held trades of the source which retention removed.
-        note: of the source's beginning; empty without one.
+        rejected: file and line of each row on `trades-rejected`.
+        purpose: of the newest trade; None without a trade.
+        removed: partitions of `coinbase-trades` from which retention may have removed trades of the source.
+        note: of the source's beginning; empty without a note.
     """
 
     last: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -51,13 +51,14 @@ class SourceProgress:
 
     @property
     def is_finished(self) -> bool:
+        """Return whether each product of a begun source has an end record."""
         return bool(self.ended) and self.ended >= set(self.last)
 
     def check_known(self, product_id: str) -> None:
-        """Check that a product without a delivered trade is one that was not begun.
+        """Check that a product without a delivered trade was never begun.
 
         Raises:
-            ProgressUnknown: its trades may have been removed.
+            ProgressUnknown: the product's trades may have been removed.
         """
         if product_id not in self.last and partition_of(product_id) in self.removed:
             raise ProgressUnknown(
@@ -75,17 +76,20 @@ def find_progress(
     *,
     is_new: bool = False,
 ) -> SourceProgress:
-    """Return how far a source has come, from where it began to the topic's end.
+    """Return the progress of a source, read from the source's beginning to the end of the topics.
 
     The broker keeps a source's beginning as committed offsets of the source's group. A source without a beginning is
-    looked for in all that the topics hold; one that is not there either is new, and begins here.
+    searched on the whole topics; a source without any record is new, and begins at the end of the topics.
 
     Args:
-        note: what a new source is made of, kept with the first of these offsets. None: nothing is committed.
-        is_new: a source without a beginning is not looked for.
+        note: description of a new source's recordings, committed with the first offset of the beginning. None: nothing
+            is committed.
+        is_new: a source without a beginning is not searched.
 
     Raises:
+        SourceTaken: this process may not write the source.
         Stopped: told to stop before the broker answered.
+        KafkaException: the broker refuses.
     """
     partitions = [TopicPartition(topic, partition) for topic in (TRADES, REJECTED) for partition in range(PARTITIONS)]
     consumer = lease.consumer
@@ -123,7 +127,7 @@ def _read_source(
     starts: Offsets,
     ends: Offsets,
 ) -> None:
-    """Read what both topics hold of a source."""
+    """Add the records of a source on both topics to its progress."""
     mine = f'"source_id":"{source_id}"'.encode()
     decode_rejected = msgspec.json.Decoder(Rejected).decode
     reader = reader_config(settings)
