@@ -1,1 +1,1 @@
-"""The processes that run while the market does: ingestor, forecaster, API."""
+"""Hold the processes that run while the market does: ingestor, forecaster, API."""

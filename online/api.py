@@ -1,4 +1,4 @@
-"""Forecasts over HTTP: `python -m online.api`, or `uvicorn online.api:create_app --factory`."""
+"""Serve forecasts over HTTP: `python -m online.api`, or `uvicorn online.api:create_app --factory`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from online.http.routes import create_app
 from online.settings import ApiSettings
 
 DRAIN_S = 5
-"""How long requests that are under way at SIGTERM may take to end."""
+"""How long open requests may take to end after SIGTERM."""
 
 
 def main() -> None:
     settings = ApiSettings()
-    # uvicorn ends in good order and then raises the signal again; then it is a success, as with every other process.
+    # uvicorn ends in good order and then raises the signal again: exit code 0, as of every other process.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
         create_app(settings),

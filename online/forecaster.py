@@ -1,4 +1,4 @@
-"""Trades in, feature rows and forecasts out: `python -m online.forecaster`."""
+"""Turn trades into feature rows and forecasts: `python -m online.forecaster`."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ from online.settings import ForecasterSettings
 log = structlog.get_logger()
 
 TURNS = 2
-"""Producers, see `serve`."""
+"""Number of producers; `serve` has the reason."""
 
 
 MEMBER_GONE_S = 60.0
-"""How long `--find-place` waits for the end of a forecaster: one with a slot stays in its group for 45 s after its own
-end."""
+"""How long `--find-place` waits for the end of a forecaster: a forecaster with a slot stays in its group for 45 s after
+its process has ended."""
 
 
-class Forecasts(NamedTuple):
-    """The outcome of a batch of trades.
+class ForecastBatch(NamedTuple):
+    """Hold the outcome of a batch of trades.
 
     Attributes:
         records: of all topics.
@@ -62,7 +62,7 @@ class Forecasts(NamedTuple):
 
 
 class Forecasting:
-    """Both stages as one: the rows of a batch go to the score stage in memory."""
+    """Run both stages as one: the feature stage hands the rows of a batch to the score stage in memory."""
 
     topic = TRADES
 
@@ -70,13 +70,13 @@ class Forecasting:
         self._features, self._scores, self._metrics = features, scores, metrics
         self.restore, self.drop, self.cut, self.note = features.restore, features.drop, features.cut, features.note
 
-    def process(self, messages: list[Incoming]) -> Forecasts:
+    def process(self, messages: list[Incoming]) -> ForecastBatch:
         made = self._features.process(messages)
         self._metrics.open_streams.set(self._features.open_streams)
         rows = [part for part in made.parts if isinstance(part, FeatureColumns)]
-        return Forecasts(made.records + self._scores.process(made.parts), rows)
+        return ForecastBatch(made.records + self._scores.process(made.parts), rows)
 
-    def committed(self, made: Forecasts) -> None:
+    def committed(self, made: ForecastBatch) -> None:
         for rows in made.rows:
             ingest_time: Int64s = rows.trades.ingest_time
             for stream in set(rows.trades.stream.tolist()):
@@ -87,7 +87,11 @@ class Forecasting:
 
 
 def forecast(settings: ForecasterSettings, metrics: Metrics, running: Callable[[], bool]) -> None:
-    """Serve until stopped; no transaction begins before a model serves."""
+    """Run the forecaster while `running` is true; no transaction begins before a model serves.
+
+    Raises:
+        SystemExit: see `serve`.
+    """
     spec = settings.spec()
     models = ModelWatch(settings, metrics)
     models.start()
@@ -125,7 +129,11 @@ def _check_never_read(reader: TopicReader, partition: int, _timeout_s: float) ->
 
 
 def find_places(settings: ForecasterSettings, spec: FeatureSpec, *, anew: bool) -> int:
-    """Find where to go on in each partition whose offset was lost, and commit these places; return the exit code."""
+    """Commit a found offset for each partition whose offset was lost; return the exit code.
+
+    Args:
+        anew: see `find_place`.
+    """
     until = time.monotonic() + MEMBER_GONE_S
     try:
         while True:
@@ -138,7 +146,7 @@ def find_places(settings: ForecasterSettings, spec: FeatureSpec, *, anew: bool) 
             if commit_places(reader_config(settings) | {"group.id": GROUP}, places):
                 break
             await_empty_group(settings.client_config() | {"log_level": 0}, until)
-            # What was found is looked for again: a forecaster was there meanwhile.
+            # The places are read again: a forecaster was in the group meanwhile.
     except (LostPlace, NotRead) as error:
         log.error(str(error))
         return REFUSED
@@ -158,7 +166,7 @@ def _lost_places(
         known: offset and note that the group has committed, by partition.
 
     Raises:
-        LostPlace: one of them cannot be found.
+        LostPlace: the place of a partition cannot be found.
         NotRead: the broker does not answer.
     """
     places = {}
@@ -178,10 +186,10 @@ def main() -> int:
     parser.add_argument(
         "--find-place",
         action="store_true",
-        help="find where to go on from what stands on the topics, where the group's offsets were lost; then end",
+        help="find lost offsets of the group from the topics, commit them, and end",
     )
     parser.add_argument(
-        "--anew", action="store_true", help="with --find-place: where windows cannot be made again, start new segments"
+        "--anew", action="store_true", help="with --find-place: if windows cannot be made again, start new segments"
     )
     arguments = parser.parse_args()
     if arguments.anew and not arguments.find_place:
@@ -193,7 +201,7 @@ def main() -> int:
     metrics = Metrics()
     running = until_stopped()
     with ExitStack() as served:
-        ports = SIDE_BY_SIDE if settings.slot is None else 1  # whoever has an identity has a port that others know
+        ports = SIDE_BY_SIDE if settings.slot is None else 1  # a replica with a slot has a port that others know
         try:
             port = served.enter_context(serve_metrics(metrics, settings.host, settings.forecaster_port, ports=ports))
         except OSError as error:

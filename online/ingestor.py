@@ -1,4 +1,4 @@
-"""Recordings onto the topic, at their pace: `python -m online.ingestor RECORDING...`."""
+"""Replay recordings onto the topic, at their pace: `python -m online.ingestor RECORDING...`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from online.metrics import SIDE_BY_SIDE, Metrics, serve_metrics
 from online.process import REFUSED, until_stopped
 from online.replay.lease import SourceLease, SourceTaken
 from online.replay.pace import Pace, Speed, parse_speed
-from online.replay.place import Place, PlaceUnknown, find_place
+from online.replay.place import ProgressUnknown, SourceProgress, find_progress
 from online.settings import IngestorSettings
 
 log = structlog.get_logger()
@@ -39,15 +39,16 @@ log = structlog.get_logger()
 Delivery = Callable[[KafkaError | None, Message], None]
 
 PIECE = 1_000
-"""Trades that are prepared at once; at most so many are written with one `ingest_time`."""
+"""Most trades that are prepared at once, and most trades with the same `ingest_time`."""
 AHEAD = 16
 """Pieces that are prepared before they are due."""
 STAMP_KEY, STAMP_LENGTH = b'"ingest_time":"', len("1970-01-01T00:00:00.000000000Z")
-"""Where a record gets the time of its publishing: no name in it can hold a quotation mark."""
+"""Place of a record's publishing time: no name in a record can hold a quotation mark."""
 POLL_S = 0.02
-"""The client's wait can end so much late; the clock's ends within 0.1 ms."""
+"""Possible delay at the end of the client's wait; the clock's wait ends within 0.1 ms."""
 SWITCH_S = 0.0005
-"""How soon the thread that reads ahead makes way for the one that sends; by default it is 5 ms."""
+"""Switch interval in seconds between the thread that reads ahead and the thread that sends; Python's default is
+0.005."""
 
 PROGRESS_S = 5.0
 UNANSWERED = "stopped before the broker answered"
@@ -56,13 +57,13 @@ DELIVERY_TIMEOUT_S = 5.0
 
 
 class _Piece(NamedTuple):
-    """Some trades of a source, ready to be sent.
+    """Hold some trades of a source, ready to be sent.
 
     Attributes:
-        rejects: rows that stood before or among them.
+        rejects: rejected rows before or among the trades.
         due: shape (n,), seconds after the first trade of the source.
-        cut: rows before which a wait was cut, with the seconds that it had been.
-        before, after: of each record, what stands around its `ingest_time`.
+        cut: by row, the full length in seconds of a shortened wait before the row.
+        before, after: of each record, the bytes around its `ingest_time`.
     """
 
     rejects: list[Reject]
@@ -74,24 +75,23 @@ class _Piece(NamedTuple):
 
 
 class BadRecording(ValueError):
-    """The recording cannot be read on."""
+    """A recording cannot be read further."""
 
 
 class NotDelivered(RuntimeError):
-    """The broker did not take all that was read."""
+    """The broker did not take all records."""
 
 
 class Ingestor:
-    """Writes one source to the topic.
+    """Write one source to the topic.
 
     Args:
-        source_id: of the source.
-        place: what the topic already holds of it.
+        progress: of the source on the topics.
         may_write: asked before trades are sent; may raise.
 
     Attributes:
-        delivered: trades that the broker has.
-        rejected: rows of the recordings that are no trades.
+        delivered: number of trades that the broker has.
+        rejected: number of rejected rows of the recordings.
     """
 
     def __init__(
@@ -100,13 +100,13 @@ class Ingestor:
         metrics: Metrics,
         source_id: str,
         purpose: Purpose,
-        place: Place,
+        progress: SourceProgress,
         may_write: Callable[[], bool],
         running: Callable[[], bool],
     ) -> None:
         self._producer, self._metrics, self._may_write, self._running = producer, metrics, may_write, running
-        self._source_id, self._purpose, self._place = source_id, purpose, place
-        self._products = set(place.last)
+        self._source_id, self._purpose, self._progress = source_id, purpose, progress
+        self._products = set(progress.last)
         self._shift_ns: int | None = None
         self._refused: KafkaError | None = None
         self._delivered_trades = metrics.messages_out.labels(TRADES)
@@ -114,10 +114,13 @@ class Ingestor:
         self.rejected = 0
 
     def replay(self, batches: Generator[Batch], speed: Speed, max_wait_s: float) -> bool:
-        """Write the trades of all batches when they are due; False if it was stopped before the end.
+        """Write the trades of all batches when due; return False if stopped before the end.
 
         Raises:
-            NotDelivered: the broker refuses a trade.
+            NotDelivered: the broker refuses a record.
+            BadRecording: a recording cannot be read further.
+            ProgressUnknown: the trades of a product may have been removed.
+            SourceTaken, Stopped: raised by `may_write`.
         """
         start: float | None = None
         told, told_delivered = time.monotonic(), 0
@@ -163,7 +166,7 @@ class Ingestor:
         return self._running()
 
     def _pieces(self, batches: Generator[Batch], speed: Speed, max_wait_s: float) -> Generator[_Piece]:
-        """Do before a trade is due all that can be done: only its `ingest_time` is left."""
+        """Yield trades prepared before their due time: only the `ingest_time` is missing."""
         pace = Pace(speed.factor, max_wait_s)
         with closing(batches):
             for batch in batches:
@@ -181,25 +184,25 @@ class Ingestor:
                     rejects = []
 
     def _wait(self, left_s: float) -> None:
-        """Wait, or a part of it: the client's own wait hears of deliveries, and the clock's is exact."""
+        """Wait, for `left_s` or less: the client's wait handles deliveries, and the clock's wait is exact."""
         if left_s > POLL_S:
             self._producer.poll(min(left_s - POLL_S, 0.5))
         else:
             time.sleep(left_s)
 
     def end(self) -> None:
-        """Write the end of each product."""
+        """Write the end record of each product that has none."""
         while not self._may_write():
             self._producer.poll(POLL_S)
-        for product_id in sorted(self._products - self._place.ended):
+        for product_id in sorted(self._products - self._progress.ended):
             end = End(self._source_id, product_id, self._purpose, iso_times(np.array([time.time_ns()]))[0], end=True)
             self._produce(TRADES, product_id, encode(end))
 
     def flush(self) -> None:
-        """Wait until the broker has it all.
+        """Wait until the broker has all records.
 
         Raises:
-            NotDelivered: the broker does not within `DELIVERY_TIMEOUT_S` after a stop, or refuses a record.
+            NotDelivered: records are left `DELIVERY_TIMEOUT_S` after a stop, or the broker refuses a record.
         """
         while left := self._producer.flush(DELIVERY_TIMEOUT_S):
             log.warning("waiting for the broker", records=left)
@@ -212,21 +215,22 @@ class Ingestor:
             raise NotDelivered(f"the broker refuses what is sent: {self._refused.str()}")
 
     def _still_to_send(self, trades: Trades) -> Trades:
-        """Name the source, and leave out what the topic already holds."""
+        """Set the source of trades, and leave out the trades that the topic already holds."""
         keys = tuple(StreamKey(self._source_id, key.product_id) for key in trades.keys)
         for key in keys:
-            self._place.check_known(key.product_id)
+            self._progress.check_known(key.product_id)
         trades = replace(trades, keys=keys)
-        if not self._place.last:
+        if not self._progress.last:
             return trades
-        known = [self._place.last.get(key.product_id, (-1, 0)) for key in keys]
+        known = [self._progress.last.get(key.product_id, (-1, 0)) for key in keys]
         last_id = np.array([trade_id for trade_id, _ in known])[trades.stream]
         for row in np.flatnonzero(trades.trade_id == last_id)[:1]:
             self._shift_ns = known[trades.stream[row]][1] - int(trades.event_time[row])
         return trades.take(trades.trade_id > last_id)
 
     def _moved(self, trades: Trades) -> Trades:
-        """Move times by whole seconds, so that the first trade of the source happens now; a resumed one goes on so."""
+        """Move event times by whole seconds, so that the source's first trade happens now; a resumed source keeps its
+        shift."""
         if self._shift_ns is None:
             self._shift_ns = (time.time_ns() - int(trades.event_time[0])) // NS * NS
         return replace(trades, event_time=trades.event_time + self._shift_ns)
@@ -245,7 +249,7 @@ class Ingestor:
     def _reject(self, reject: Reject) -> None:
         where = f"{reject.file}:{reject.line}"
         self.rejected += 1
-        if where in self._place.rejected:
+        if where in self._progress.rejected:
             return
         log.warning("rejected", where=where, reason=reject.reason)
         record = Rejected("ingestor", where, reject.reason, reject.text, self._source_id)
@@ -276,7 +280,7 @@ class Ingestor:
 
 
 def _batches(recordings: list[Path], product_id: str) -> Generator[Batch]:
-    """Read a source, and tell what is wrong with a recording from what is wrong with the program."""
+    """Read the recordings of a source; raise `BadRecording` for an error of a recording, not of the program."""
     try:
         yield from read_trades(recordings, product_id=product_id)
     except ValueError as error:
@@ -284,10 +288,13 @@ def _batches(recordings: list[Path], product_id: str) -> Generator[Batch]:
 
 
 def run(recordings: list[Path], settings: IngestorSettings, running: Callable[[], bool], *, is_new: bool) -> int:
-    """Replay one source, to its end or until told to stop; return the exit code.
+    """Replay one source, to its end or until stopped; return the exit code.
 
     Args:
         is_new: REPLAY_ID was made for this start.
+
+    Raises:
+        OSError: see `serve_metrics`.
     """
     is_new = is_new or settings.replay_id is None
     source_id = settings.replay_id or f"replay-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
@@ -329,38 +336,38 @@ def _write_source(
     *,
     is_new: bool,
 ) -> int:
-    """Write what the topic does not hold yet; return the exit code.
+    """Write the trades that the topic does not hold yet; return the exit code.
 
     Raises:
         SourceTaken: the right to write the source is lost.
         Stopped: told to stop before the broker answered.
     """
     note = write_origin(recordings, settings.product_id, settings.replay_speed)
-    place = find_place(settings, source_id, running, lease, note, is_new=is_new)
-    is_same = settings.ingestor_restarted and not _difference(place.note, recordings, settings)
-    if place.is_finished and (is_new or is_same):  # a process before this one died after its last record
+    progress = find_progress(settings, source_id, running, lease, note, is_new=is_new)
+    is_same = settings.ingestor_restarted and not _difference(progress.note, recordings, settings)
+    if progress.is_finished and (is_new or is_same):  # a process before this one died after its last record
         log.info("replay ended", source_id=source_id, trades=0)
         return 0
-    if place.is_finished:
+    if progress.is_finished:
         log.error("this source has ended: leave REPLAY_ID empty, or choose a new one", source_id=source_id)
         return REFUSED
-    if differs := _difference(place.note, recordings, settings):
+    if differs := _difference(progress.note, recordings, settings):
         log.error(f"this source cannot go on with these recordings: {differs}", source_id=source_id)
         return REFUSED
     speed = parse_speed(settings.replay_speed)
     end_on_stop = settings.replay_id is None if settings.replay_end_on_stop is None else settings.replay_end_on_stop
     # At a recorded pace each trade goes at once: its forecast comes 1.5 ms sooner, the broker is as busy as with 2 ms.
     producer = Producer(idempotent_config(settings, linger_ms=0 if math.isfinite(speed.factor) else 2))
-    ingestor = Ingestor(producer, metrics, source_id, settings.purpose, place, lease.check, running)
+    ingestor = Ingestor(producer, metrics, source_id, settings.purpose, progress, lease.check, running)
     metrics.ready.set(1)
     names = [str(path) for path in recordings]
-    resumes_after = place.last or None
+    resumes_after = progress.last or None
     log.info("replay", source_id=source_id, recordings=names, speed=settings.replay_speed, resumes_after=resumes_after)
     code = 0
     try:
         try:
             whole = ingestor.replay(_batches(recordings, settings.product_id), speed, settings.max_wait_s)
-        except (BadRecording, PlaceUnknown) as error:
+        except (BadRecording, ProgressUnknown) as error:
             ingestor.flush()
             log.error(str(error), trades=ingestor.delivered)
             whole, code = isinstance(error, BadRecording), REFUSED
@@ -369,14 +376,14 @@ def _write_source(
             ingestor.end()
         ingestor.flush()
     except SourceTaken:
-        producer.purge(in_flight=False)  # these would come after those of the new writer
+        producer.purge(in_flight=False)  # the records would come after the records of the new writer
         producer.flush(DELIVERY_TIMEOUT_S)
         raise
     except (NotDelivered, Stopped) as error:
         said = str(error) or UNANSWERED
         log.error(f"{said}; start again with this id to go on", REPLAY_ID=source_id, trades=ingestor.delivered)
         return 1
-    if whole and code == 0 and not ingestor.delivered and not place.last:
+    if whole and code == 0 and not ingestor.delivered and not progress.last:
         log.error(f"not one of {ingestor.rejected} rows is a trade; the reasons are above", recordings=names)
         return REFUSED
     log.info("replay ended" if whole else "replay stopped", source_id=source_id, trades=ingestor.delivered)
@@ -384,7 +391,7 @@ def _write_source(
 
 
 def _difference(note: str, recordings: list[Path], settings: IngestorSettings) -> str | None:
-    """Return why a source that has begun cannot go on with these recordings, None if it can, or is new."""
+    """Return the reason why a begun source cannot go on with these recordings; None without a reason."""
     if not note:
         return None
     try:
@@ -399,13 +406,13 @@ def end_source(source_id: str, settings: IngestorSettings, running: Callable[[],
     """Write the end of a source whose ingestor is gone for good; return the exit code."""
     try:
         with SourceLease(settings, source_id, running) as lease:
-            place = find_place(settings, source_id, running, lease, None)
-            if place.purpose is None or place.is_finished:
-                found = "has ended" if place.is_finished else "has no trade on the topic"
+            progress = find_progress(settings, source_id, running, lease, None)
+            if progress.purpose is None or progress.is_finished:
+                found = "has ended" if progress.is_finished else "has no trade on the topic"
                 log.error(f"nothing to end: this source {found}", source_id=source_id)
                 return REFUSED
             producer = Producer(idempotent_config(settings, linger_ms=0))
-            ingestor = Ingestor(producer, Metrics(), source_id, place.purpose, place, lease.check, running)
+            ingestor = Ingestor(producer, Metrics(), source_id, progress.purpose, progress, lease.check, running)
             ingestor.end()
             ingestor.flush()
     except (NotDelivered, SourceTaken) as error:
@@ -417,7 +424,7 @@ def end_source(source_id: str, settings: IngestorSettings, running: Callable[[],
     except Stopped:
         log.error(f"not ended: {UNANSWERED}", source_id=source_id)
         return 1
-    log.info("source ended", source_id=source_id, products=sorted(set(place.last) - place.ended))
+    log.info("source ended", source_id=source_id, products=sorted(set(progress.last) - progress.ended))
     return 0
 
 
@@ -439,7 +446,7 @@ def main() -> int:
         log.error(str(error))
         return REFUSED
     sys.setswitchinterval(SWITCH_S)
-    gc.freeze()  # what stays is not looked through again while a trade is due
+    gc.freeze()  # lasting objects are not scanned again while a trade is due
     if arguments.end:
         return end_source(arguments.end, settings, until_stopped())
     return run(arguments.recordings, settings, until_stopped(), is_new=arguments.new)

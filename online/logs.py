@@ -1,4 +1,4 @@
-"""Logs: readable in a terminal, JSON by a setting."""
+"""Configure logs: readable in a terminal, JSON by a setting."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import structlog
 from online.settings import OnlineSettings
 
 
-class SparingStream:
-    """A stream that may stand on a full disk: a line that it does not take must not end the process that says it.
+class LossyLogStream:
+    """Write log lines to a stream, and drop a line if the write fails: a full disk must not end the process.
 
-    How many lines were lost is said with the first one that is taken again.
+    The first line that succeeds again follows a line with the number of dropped lines.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -23,6 +23,7 @@ class SparingStream:
         self._lost = 0
 
     def write(self, text: str) -> int:
+        """Write a text, or drop and count the text; return its length in both cases."""
         lost = {"event": f"{self._lost} lines of this log could not be written", "level": "warning"}
         try:
             self._stream.write(f"{json.dumps(lost)}\n{text}" if self._lost else text)
@@ -52,6 +53,6 @@ def configure_logs(settings: OnlineSettings) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log_level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(SparingStream(sys.stderr)),  # type: ignore[arg-type] # it writes
+        logger_factory=structlog.WriteLoggerFactory(LossyLogStream(sys.stderr)),  # type: ignore[arg-type] # it writes
         cache_logger_on_first_use=False,
     )

@@ -1,4 +1,4 @@
-"""What each process tells Prometheus."""
+"""Hold and serve the Prometheus metrics of the online processes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from data.trades import NS, Int64s
 
 LATENCY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 SIDE_BY_SIDE = 100
-"""Ports among which processes of one kind on one machine find a free one."""
+"""Number of ports in which processes of one kind on one machine find a free port."""
 PACING_BUCKETS_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0, 10.0)
 
 
 class BatchHistogram(Collector):
-    """A histogram that takes a whole batch at once: the client's own costs 2 us a row, more than the row's features."""
+    """Observe a whole batch at once in a histogram: the client's own histogram costs 2 us a row, more than the row's
+    features."""
 
     def __init__(
         self,
@@ -39,7 +40,11 @@ class BatchHistogram(Collector):
         registry.register(self)
 
     def observe(self, seconds: np.ndarray[tuple[int], np.dtype[np.float64]]) -> None:
-        """Count each value, shape (n,), in its bucket."""
+        """Count each value in its bucket.
+
+        Args:
+            seconds: shape (n,).
+        """
         places = np.searchsorted(self._bounds, seconds, side="left")
         self._counts += np.bincount(places, minlength=len(self._counts))
         self._sum += float(seconds.sum())
@@ -51,7 +56,7 @@ class BatchHistogram(Collector):
 
 
 class Metrics:
-    """The metrics that online processes share, in a registry of their own."""
+    """Hold the metrics that online processes share, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -80,16 +85,23 @@ class Metrics:
         self.ready = Gauge("cryptovol_ready", "1 while the process does its work", registry=one)
 
     def saw_rows(self, purpose: str, ingest_time: Int64s) -> None:
-        """Note rows that are now written: their latency, and how old the newest is from here on."""
+        """Record the latency of written rows, and the age of the newest row from now on.
+
+        Args:
+            ingest_time: shape (n,), n >= 1, ns since 1970.
+        """
         self.latency.observe((time.time_ns() - ingest_time) / NS)
         newest_s = float(ingest_time.max()) / NS
         self.feature_age.labels(purpose).set_function(lambda: time.time() - newest_s)
 
     def read_statistics(self, statistics: str) -> None:
-        """Take the lag of each assigned partition from the client's statistics: the broker's end of log is in them.
+        """Set the lag of each assigned partition from the client's statistics, which hold the broker's end of log.
 
-        It is what is still to fetch plus what is fetched and not yet read. The client's own `consumer_lag` stays
-        unknown where offsets are committed in transactions.
+        The lag counts the records to fetch, and the fetched records not read yet. The client's own `consumer_lag` stays
+        unknown where transactions commit the offsets.
+
+        Args:
+            statistics: JSON of librdkafka.
         """
         for topic, known in json.loads(statistics)["topics"].items():
             for partition, facts in known["partitions"].items():
@@ -100,10 +112,14 @@ class Metrics:
 
 @contextmanager
 def serve_metrics(metrics: Metrics, host: str, port: int, *, ports: int = 1) -> Iterator[int]:
-    """Answer `/metrics` while the block runs, on the first free one of so many ports from `port` up; gives that port.
+    """Serve `/metrics` while the block runs, on the first free port; yield the port.
+
+    Args:
+        port: the first port to try.
+        ports: how many ports to try, counting up from `port`.
 
     Raises:
-        OSError: all of them are taken, or the host is not ours; says which.
+        OSError: all ports are taken, or the host is not ours; names the host and the ports.
     """
     last = min(port + ports - 1, 65_535)
     for candidate in range(port, last + 1):

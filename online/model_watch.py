@@ -1,4 +1,4 @@
-"""Which model serves: follows the alias `champion`, and takes over what it points to while the old model answers."""
+"""Follow the alias `champion`: load its model while the old model answers, then replace the old model."""
 
 from __future__ import annotations
 
@@ -23,27 +23,28 @@ log = structlog.get_logger()
 
 BASELINE = "volatility-baseline"
 POLL_S = 0.25
-"""Between two questions to the registry, give or take a fifth: a promotion is seen within 1 s, of which fetching and
-loading take some 0.05 s."""
+"""Time between two requests to the registry, give or take a fifth: a promotion is seen within 1 s, of which fetching
+and loading take some 0.05 s."""
 RETRY_S = 1.0
-"""The same after a file that did not come, or a failure of ours."""
+"""Time to the next request after a failed fetch, or an error of ours."""
 ASK_TIMEOUT_S = 0.5
-"""For one question, which the registry answers in some 10 ms: an answer that is lost must not cost a second."""
+"""Timeout of a request, which the registry answers in some 10 ms: a lost answer must not cost a second."""
 TIMEOUT_S = 2.0
-"""For a file, and for a question while nothing serves."""
+"""Timeout of a file, and of a request while no model serves."""
 AWAY_S = 3.0
-"""A registry that has not answered for so long is said to be away: a busy one may miss a question."""
+"""Silence after which the registry is logged as away: a busy registry may miss a request."""
 STOP_S = 2.0
 LOOK_AROUND_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
-    """A model that may serve, checked and warm.
+    """Hold a model that may serve, checked and warm.
 
     Attributes:
         name, version: of the registered model.
-        origin: `registry`: it named this version; `disk`: it was away, and this is the last good one.
+        origin: `registry`: the registry named this version; `disk`: the registry gave no model, and the last good model
+            on disk serves.
     """
 
     model: ServedModel
@@ -52,12 +53,12 @@ class ModelVersion:
     origin: Literal["registry", "disk"]
 
 
-class Refusal(NamedTuple):
-    """A champion that does not serve.
+class ModelRefusal(NamedTuple):
+    """Tell why a champion does not serve.
 
     Attributes:
-        kind: why, in one word; `unfetched` alone is tried again.
-        reason: why, for people.
+        kind: the reason in one word; only `unfetched` is retried.
+        reason: the reason in a sentence.
     """
 
     wanted: Champion
@@ -66,17 +67,17 @@ class Refusal(NamedTuple):
 
 
 class ModelWatch:
-    """Keeps what serves the model that the registry wants: the champion of the variant, else of the baseline.
+    """Keep the champion of the registry serving: of the variant, else of the baseline.
 
-    A thread asks, fetches, checks, loads, keeps the file as the last good one, and only then replaces `served`, whole:
-    who has read it goes on with the model that it found. What may not serve leaves the old one in place and is said
-    once. With the registry away what serves goes on, and a start takes the last good model from disk.
+    A thread asks, fetches, checks, loads, keeps the file as the last good model, and only then replaces `served`,
+    whole: a request in progress goes on with the old model. A refused model is logged once; the old model keeps
+    serving. While the registry is away the old model serves, and a start takes the last good model from disk.
 
     Args:
-        prepare: called with a new model before it serves, in the thread.
+        prepare: called in the thread with a new model, before the model serves.
 
     Attributes:
-        served: the model that answers, None until there is one. Written by the thread alone; read without a lock.
+        served: the model that serves, None before the first model. Only the thread writes; readers need no lock.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class ModelWatch:
         self._spec = settings.spec()
         self._names = tuple(dict.fromkeys((f"volatility-{settings.model_variant}", BASELINE)))
         self._prepare = prepare
-        self._refusals: dict[str, Refusal] = {}  # by name; replaced whole
+        self._refusals: dict[str, ModelRefusal] = {}  # by name; replaced whole
         self._heard_at = math.nan
         self._silent_since: float | None = None
         self._is_away = False
@@ -110,26 +111,26 @@ class ModelWatch:
 
     def stop(self) -> None:
         self._stop.set()
-        self._thread.join(STOP_S)  # it may wait for the registry, and holds nothing that must be closed
+        self._thread.join(STOP_S)  # the thread may wait for the registry, and holds nothing to close
 
     def await_model(self, running: Callable[[], bool]) -> ModelVersion | None:
-        """Return the first model as soon as it serves, or None if `running` says stop before."""
+        """Return the first model as soon as a model serves, or None if `running` turns false before."""
         while running():
             if self._has_model.wait(LOOK_AROUND_S):
                 return self.served
         return None
 
     def refused(self) -> list[dict[str, str]]:
-        """Say which champions do not serve, and why."""
+        """Return name, version, kind and reason of each refused champion."""
         return [
             {"name": found.wanted.name, "version": found.wanted.version, "kind": found.kind, "reason": found.reason}
             for found in self._refusals.values()
         ]
 
     def look(self) -> bool:
-        """Ask the registry once, and take over what it wants; say whether it answered.
+        """Ask the registry once, and follow its champion; return whether the registry answered.
 
-        Without an answer what serves goes on; if nothing does, the last good model on disk is taken.
+        Without an answer the old model keeps serving; without an old model, the last good model on disk serves.
         """
         reasons: list[str] = []
         gone: list[str] = []
@@ -171,7 +172,7 @@ class ModelWatch:
             pause_s = POLL_S
             try:
                 self.look()
-            except Exception as error:  # whatever it is, a service that never looks again would be worse
+            except Exception as error:  # of any kind: a service that never looks again would be worse
                 self._errors.labels("model_watch").inc()
                 if repr(error) != told:
                     log.error("cannot take over a model; what serves goes on", exc_info=error)
@@ -181,12 +182,12 @@ class ModelWatch:
             self._stop.wait(random.uniform(0.8, 1.2) * pause_s)
 
     def _follow(self, name: str, gone: Sequence[str], reasons: Sequence[str]) -> None:
-        """Let the champion of this name serve, if it does not yet; those that are `gone` need not be kept on disk.
+        """Let the champion of a name serve; the models of the `gone` names need not stay on disk.
 
         Raises:
-            NoChampion: there is none.
-            ModelRefused: it may not serve.
-            RegistryError: the registry does not answer, or does not give it now.
+            NoChampion: the registry has no champion of this name.
+            ModelRefused: the champion may not serve.
+            RegistryError: the registry does not answer, or does not give the file now.
         """
         wanted = self._ask(name)
         served = self.served
@@ -200,10 +201,10 @@ class ModelWatch:
             file = load_kept(self._folder, wanted) or fetch(self._uri, wanted, TIMEOUT_S)
             model = self._load(file)
         except ModelRefused as error:
-            self._note_refusal(name, Refusal(wanted, error.kind, str(error)))
+            self._note_refusal(name, ModelRefusal(wanted, error.kind, str(error)))
             raise
         except RegistryError as error:
-            self._note_refusal(name, Refusal(wanted, "unfetched", str(error)))
+            self._note_refusal(name, ModelRefusal(wanted, "unfetched", str(error)))
             raise
         self._note_refusal(name, None)
         try:
@@ -236,7 +237,7 @@ class ModelWatch:
         self._silent_since, self._is_away = None, False
 
     def _take_last_good(self, name: str, reasons: list[str]) -> bool:
-        """Let the model of this name that is kept on disk serve; what hinders is added to `reasons`."""
+        """Let the last good model of a name serve from disk; append the cause of a failure to `reasons`."""
         try:
             kept = load_last_good(self._folder, name)
             if kept is None:
@@ -268,8 +269,8 @@ class ModelWatch:
             more["was"] = f"{was.name} {was.version}"
         log.info("model", name=found.name, version=found.version, digest=model.digest[:12], origin=origin, **more)
 
-    def _note_refusal(self, name: str, refusal: Refusal | None) -> None:
-        """Keep why the champion of this name does not serve, None if it does; say it once."""
+    def _note_refusal(self, name: str, refusal: ModelRefusal | None) -> None:
+        """Keep and log once why the champion of a name does not serve; None clears the refusal."""
         known = self._refusals.get(name)
         if known is refusal or (known and refusal and known[:2] == refusal[:2]):
             return

@@ -1,4 +1,4 @@
-"""A process of the online path: exit codes, signals, garbage collector."""
+"""Set up an online process: exit codes, signals, garbage collector."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from collections.abc import Callable
 from data.stream.clients import log
 
 REFUSED = 2
-"""No restart helps before a person has acted; the log says how."""
+"""Exit code: no restart helps before a person has acted; the log says how."""
 AGAIN = 75
-"""The cause lies outside, and a new process goes on. EX_TEMPFAIL of sysexits.h."""
+"""Exit code: the cause lies outside, and a new process can continue. EX_TEMPFAIL of sysexits.h."""
 
 RESTARTED = {"INGESTOR_RESTARTED": "true"}
-"""Environment of an ingestor in the place of a dead one: where that one had ended its source, nothing has failed."""
+"""Environment of an ingestor that replaces a dead ingestor: if the dead ingestor had ended the source, nothing has
+failed."""
 
 LAST_RESORT_S = 7
-"""After a stop was asked for, the process ends whatever it hangs in; a supervisor would kill it after 10 s."""
+"""Time from a stop signal to the forced end of a process that hangs; a supervisor would kill the process after 10 s."""
 
 
 def tune_garbage_collector() -> None:
-    """Let the garbage collector look less often: a batch makes tens of thousands of tuples, all gone with it, and
-    looking through them would take as long as making them."""
+    """Run the garbage collector less often: a batch makes tens of thousands of tuples, all gone with the batch, and
+    scanning the tuples would take as long as making them."""
     gc.freeze()
     gc.set_threshold(100_000)
 
 
 def until_stopped() -> Callable[[], bool]:
-    """Return what says whether to go on: true until SIGTERM or SIGINT."""
+    """Return a callable that is true until SIGTERM or SIGINT."""
     stopped = False
 
     def stop(signum: int, _frame: object) -> None:
@@ -39,8 +40,8 @@ def until_stopped() -> Callable[[], bool]:
         stopped = True
         log.info("stopping", signal=signal.Signals(signum).name)
 
-    # The client can hang for minutes in one call on a broker that is away: no handler runs meanwhile. A thread does,
-    # and nothing is lost by it: the next start goes on from what the broker has.
+    # The client can hang for minutes in one call while the broker is away: no signal handler runs meanwhile, but a
+    # thread does. A forced end loses nothing: the next start continues from the broker's records.
     asked, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)

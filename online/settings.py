@@ -1,4 +1,4 @@
-"""What the online processes need from outside: environment and `.env`, read once in each `main`."""
+"""Read the settings of the online processes from environment and `.env`, once in each `main`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from data.stream.records import Purpose
 
 
 class OnlineSettings(KafkaSettings):
-    """What every online process needs."""
+    """Hold the settings of every online process."""
 
     host: str = Field("127.0.0.1", description="address that the processes listen on")
     log_format: Literal["text", "json"] = "text"
@@ -23,7 +23,7 @@ class OnlineSettings(KafkaSettings):
 
 
 class IngestorSettings(OnlineSettings):
-    """What the ingestor needs."""
+    """Hold the settings of the ingestor."""
 
     product_id: str = Field("BTC-USD", pattern=PRODUCT_PATTERN, description="of recordings that name none")
     replay_speed: str = Field("10", description="1, 10, any number above 0, real-time or max")
@@ -31,14 +31,14 @@ class IngestorSettings(OnlineSettings):
     replay_end_on_stop: bool | None = Field(
         None, description="whether a stopped replay ends its source; without a value: only if nobody could resume it"
     )
-    ingestor_restarted: bool = Field(False, description="told by whoever starts it again in the place of a dead one")
+    ingestor_restarted: bool = Field(False, description="set by the supervisor that replaces a dead ingestor")
     purpose: Purpose = "replay"
     max_wait_s: float = Field(10.0, ge=0, description="a longer wait between two trades is cut to this")
     ingestor_port: int = Field(8010, ge=0, le=65535, description="metrics; the next free port from here")
 
 
 class ModelSettings(OnlineSettings):
-    """What a process that serves models needs."""
+    """Hold the settings of a process that serves models."""
 
     model_config = SettingsConfigDict(protected_namespaces=())
 
@@ -48,11 +48,12 @@ class ModelSettings(OnlineSettings):
     window_size: int = Field(50, ge=2, le=10_000)
 
     def spec(self) -> FeatureSpec:
+        """Return the feature spec of these settings."""
         return FeatureSpec(window_size=self.window_size)
 
 
 class ForecasterSettings(ModelSettings):
-    """What the forecaster needs."""
+    """Hold the settings of the forecaster."""
 
     slot: int | None = Field(
         None,
@@ -63,7 +64,7 @@ class ForecasterSettings(ModelSettings):
 
 
 class ApiSettings(ModelSettings):
-    """What the API needs."""
+    """Hold the settings of the API."""
 
     api_port: int = Field(8000, ge=0, le=65535)
     max_feature_age_s: float = Field(30.0, gt=0, description="an open source whose newest row is older is stale")

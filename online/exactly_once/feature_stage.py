@@ -1,4 +1,4 @@
-"""The feature stage: trades in, feature rows out, with windows that a start rebuilds from the topic."""
+"""Make feature rows from trades, with windows that a start rebuilds from the topic."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from online.metrics import Metrics
 log = structlog.get_logger()
 
 MAX_SOURCES = 64
-"""Open at once in a partition."""
+"""Most sources that are open at once in a partition."""
 
 _PARTITION, _OFFSET, _VALUE, _TIME = map(itemgetter, range(1, 5))
-"""The fields of `Incoming`: as callables they cost half of what an attribute does."""
+"""Getters of the fields of `Incoming`: a getter costs half the time of an attribute."""
 
 STATUS_LABELS = {PASSED_ID: "passed_id", FALLEN_TIME: "fallen_time"}
 
@@ -36,15 +36,15 @@ ENDED = "its source has ended"
 
 
 class FeatureColumns(NamedTuple):
-    """Feature rows of one partition in the order of their trades, n of them.
+    """Hold n feature rows of one partition, in the order of their trades.
 
     Attributes:
-        texts: the records of `features`.
-        product_ids: of each row.
-        ingest_time_ms: of each row.
+        texts: n records of `features`, JSON.
+        product_ids: n, of each row.
+        ingest_time_ms: n, of each row, ms since 1970.
         trades: shape (n,), see `FeatureRows.trades`.
         values: shape (n, columns of the spec), NaN where a feature is missing.
-        purposes: of the streams.
+        purposes: by stream.
     """
 
     partition: int
@@ -57,10 +57,10 @@ class FeatureColumns(NamedTuple):
 
 
 class EndedStream(NamedTuple):
-    """A stream that ends here, after the rows before and before the rows behind.
+    """Mark the end of a stream, between the rows before and the rows after.
 
     Attributes:
-        text: its record.
+        text: the record of the end, JSON.
     """
 
     partition: int
@@ -69,12 +69,12 @@ class EndedStream(NamedTuple):
     ingest_time_ms: int
 
 
-class Made(NamedTuple):
-    """The outcome of a batch of trades.
+class FeatureBatch(NamedTuple):
+    """Hold the outcome of a batch of trades.
 
     Attributes:
         records: of `features` and `trades-rejected`.
-        parts: the rows and ends among them, in order, for the next stage.
+        parts: feature rows and ends, in order, for the next stage.
     """
 
     records: list[Record]
@@ -82,7 +82,7 @@ class Made(NamedTuple):
 
 
 class _Partition:
-    """The streams of one partition: those that are open, and the names of those that ended last."""
+    """Hold the open streams of one partition, and the names of the newest ended streams."""
 
     def __init__(self, spec: FeatureSpec) -> None:
         self.windows = Windows(spec)
@@ -91,7 +91,7 @@ class _Partition:
         self._logged: set[str] = set()
 
     def open(self, key: StreamKey, purpose: Purpose) -> tuple[str, str] | None:
-        """Open a stream, or return a label and a reason why not."""
+        """Open a stream; return None, or the label and the reason of a refusal."""
         if key in self.purposes:
             return None
         if short_name(key) in self.ended:
@@ -111,7 +111,7 @@ class _Partition:
         return "too_many_sources", refusal
 
     def close(self, key: StreamKey) -> bool:
-        """End a stream; False if it had ended before."""
+        """End a stream; return False if the stream had ended before."""
         name = short_name(key)
         if name in self.ended and key not in self.purposes:
             return False
@@ -125,10 +125,10 @@ class _Partition:
 
 
 class FeatureStage:
-    """Feature rows from trades.
+    """Make feature rows from trades.
 
     Args:
-        read: gives the records of (partition, start, end) of the trades topic, in batches.
+        read: called with (partition, start, end), returns the records of the trades topic in [start, end), in batches.
     """
 
     topic = TRADES
@@ -142,10 +142,10 @@ class FeatureStage:
         return sum(len(state.purposes) for state in self._partitions.values())
 
     def restore(self, partition: int, offset: int, note: str, low: int) -> None:
-        """Feed each open stream the trades that its window still needs, and write nothing.
+        """Rebuild the windows of the open streams from the topic, and write nothing.
 
         Args:
-            low: the oldest offset that the topic still holds. Streams that need an older one start anew there.
+            low: the oldest offset on the topic. Streams that need older trades start anew at `low`.
         """
         try:
             needed, ended = read_note(note, offset)
@@ -196,21 +196,21 @@ class FeatureStage:
             self._partitions[partition].ended = state.ended
 
     def note(self, partition: int, offset: int) -> str:
-        """Name the open streams, each with how many records before `offset` its window needs, and the ended ones."""
+        """Return the note at `offset`: the open streams with their needs, and the ended streams."""
         state = self._partitions.get(partition)
         if state is None:
             return ""
         needs = ((key, offset - state.windows.oldest_needed(key)) for key in state.windows.open_streams)
         return write_note(needs, state.ended)
 
-    def process(self, messages: list[Incoming]) -> Made:
-        """Return the feature rows of the next trades of any partitions, and the trades that were not taken."""
-        made = Made([], [])
+    def process(self, messages: list[Incoming]) -> FeatureBatch:
+        """Return the feature rows of the next trades, of any partitions, and the rejected trades."""
+        made = FeatureBatch([], [])
         for partition, group in groupby(sorted(messages, key=_PARTITION), key=_PARTITION):
             self._process(partition, list(group), made)
         return made
 
-    def _process(self, partition: int, messages: list[Incoming], made: Made) -> None:
+    def _process(self, partition: int, messages: list[Incoming], made: FeatureBatch) -> None:
         """Process one partition's records, each end in its turn."""
         state = self._partitions.setdefault(partition, _Partition(self._spec))
         found = decode_trades(list(map(_VALUE, messages)))
@@ -223,8 +223,8 @@ class FeatureStage:
             start = place + 1
         self._rows(state, messages, found, slice(start, len(messages)), made)
 
-    def _end(self, state: _Partition, message: Incoming, end: End, made: Made) -> None:
-        """Close a stream, and pass its end on with the place where it stands."""
+    def _end(self, state: _Partition, message: Incoming, end: End, made: FeatureBatch) -> None:
+        """Close a stream, and pass on the end with its partition and offset."""
         if not state.close(end.key):
             made.records.append(self._reject(message, "ended", ENDED, end.key))
             return
@@ -233,8 +233,10 @@ class FeatureStage:
         made.records.append(record)
         made.parts.append(EndedStream(message.partition, text, end.product_id, message.ingest_time_ms))
 
-    def _rows(self, state: _Partition, messages: list[Incoming], found: TradeRecords, part: slice, made: Made) -> None:
-        """Make the feature rows of some of a batch's trades, and reject those that their stream does not take."""
+    def _rows(
+        self, state: _Partition, messages: list[Incoming], found: TradeRecords, part: slice, made: FeatureBatch
+    ) -> None:
+        """Make the feature rows of a part of a batch, and reject trades that their stream refuses."""
         rows = slice(*np.searchsorted(found.places, (part.start, part.stop)))
         trades, places = found.trades.take(rows), found.places[rows]
         if not len(trades):
@@ -271,6 +273,6 @@ class FeatureStage:
 
 
 def _occurring(trades: Trades) -> list[int]:
-    """Return the streams that have a trade."""
+    """Return the indices of the streams with a trade."""
     streams: list[int] = np.flatnonzero(np.bincount(trades.stream, minlength=len(trades.keys))).tolist()
     return streams

@@ -1,4 +1,4 @@
-"""The transaction loop: records read, records written and offsets are one Kafka transaction."""
+"""Run the transaction loop: records read, records written and offsets are one Kafka transaction."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ from data.stream.codec import encode
 from data.stream.records import REJECTED, Rejected
 from data.trades import StreamKey
 from online.metrics import Metrics
-from online.process import AGAIN, REFUSED
-from online.process import tune_garbage_collector as spare_collector
+from online.process import AGAIN, REFUSED, tune_garbage_collector
 
 log = structlog.get_logger()
 
@@ -31,61 +30,64 @@ T = TypeVar("T")
 
 MAX_BATCH = 10_000
 SWITCH_S = 0.0005
-"""How soon the thread that makes the next batch makes way for the one that ends a transaction; by default 5 ms."""
+"""Switch interval in seconds between the thread of the next batch and the thread that ends a transaction; Python's
+default is 0.005."""
 
 PATIENCE_S = 15.0
-"""How long a question within a transaction may stay unanswered. Where its connection died at the wrong moment, the
-client goes on asking over it for minutes after the broker is back (librdkafka #5511): a new process does not."""
+"""How long a request within a transaction may stay unanswered. After a connection died at the wrong moment, the client
+repeats the request over the dead connection for minutes after the broker is back (librdkafka #5511). A new process does
+not."""
 
 LEAVE_S = 3.0
-"""How long it may take to leave the group."""
+"""Time limit for leaving the group."""
 
 FIND_PLACE = "`.venv/bin/python -m online.forecaster --find-place`"
 
 Record = tuple[str, int, str, bytes, int]
-"""What a stage writes: topic, partition, key, value, ingest time in ms. Plain, as there are 100,000 a second."""
+"""A record to write: topic, partition, key, value, ingest time in ms. A plain tuple, as a stage makes 100,000 a
+second."""
 
 
 class LostPlace(Exception):
     """The broker no longer knows how far a partition was read, or names an offset that the topic does not have."""
 
 
-class Made(Protocol):
-    """The outcome of a batch of records."""
+class BatchResult(Protocol):
+    """Hold the outcome of a batch of records."""
 
     @property
     def records(self) -> list[Record]: ...
 
 
-M = TypeVar("M", bound=Made)
+M = TypeVar("M", bound=BatchResult)
 
 
 class Stage(Protocol[M]):
-    """What the loop does with records; all that a stage remembers can be rebuilt from its topic."""
+    """Turn records into records for the loop; a start can rebuild the whole memory of a stage from its topic."""
 
     topic: str
 
     def restore(self, partition: int, offset: int, note: str, low: int) -> None:
-        """Rebuild what the records before `offset` left, from the `note` that was committed with it.
+        """Rebuild the memory of the records before `offset`, from the `note` that was committed with `offset`.
 
         Args:
-            low: the oldest offset that the topic still holds. Above `offset`, streams start anew.
+            low: the oldest offset on the topic. If `low` is above `offset`, streams start anew.
         """
 
     def drop(self, partition: int) -> None:
-        """Forget a partition: another process has it now, or it will be restored."""
+        """Forget a partition: another process has the partition now, or `restore` follows."""
 
     def cut(self, partition: int) -> None:
         """Start all streams of a partition anew: records were removed before they were read."""
 
     def process(self, messages: list[Incoming]) -> M:
-        """Return what follows from the next records of any partitions."""
+        """Return the outcome of the next records, of any partitions."""
 
     def note(self, partition: int, offset: int) -> str:
-        """Return what `restore` needs to know if a start begins at `offset`."""
+        """Return the note from which `restore` can start at `offset`."""
 
     def committed(self, made: M) -> None:
-        """Count what is visible now. Called in another thread, one batch after the other."""
+        """Count the records of a committed batch. The loop calls in another thread, one batch after the other."""
 
 
 def serve(
@@ -99,22 +101,23 @@ def serve(
 ) -> None:
     """Turn records into records while `running` is true.
 
-    A `read_committed` reader sees the outcome of each record once, whatever is killed: a start goes on after the last
-    transaction that was committed, and aborts the one that was not.
+    A `read_committed` reader sees the outcome of each record once, also after a kill: a start continues after the last
+    committed transaction, and aborts an open transaction.
 
     Args:
-        producers: two, with a transactional id each; they take turns. A transaction of the same one would have to wait
-            until the broker has written the markers of the one before: at times the client asks again after 20 ms only.
-        check_new: called with the partitions for which the group has no offset; raises `LostPlace` where one of them
-            was read before.
+        producers: two, each with its own transactional id; the two take turns. With a single producer, each transaction
+            would wait until the broker has written the markers of the transaction before: at times the client asks
+            again only after 20 ms.
+        check_new: called with the partitions for which the group has no offset; raises `LostPlace` if a partition was
+            read before.
         address: of the broker, for the log.
 
     Raises:
-        SystemExit: with `AGAIN` where a new process goes on: the broker holds this process for another one, or does
-            not answer within a transaction. With `REFUSED` where a person must act: a place was lost. With 1 where the
-            broker refuses a record, or what the process needs.
+        SystemExit: with `AGAIN` if a new process can continue: the broker takes this process for another process, or
+            does not answer within a transaction. With `REFUSED` if a person must act: a place was lost. With 1 if the
+            broker refuses a record, or a request that the process needs.
     """
-    spare_collector()
+    tune_garbage_collector()
     sys.setswitchinterval(SWITCH_S)
     loop = _Loop(consumer, producers, stage, check_new, running, metrics, address)
     try:
@@ -143,7 +146,7 @@ def serve(
 
 
 class _Transaction:
-    """A transaction that ends in a thread, while the next batch is made.
+    """End a transaction in a thread, while the loop makes the next batch.
 
     Args:
         ends: by partition, the offset to read next.
@@ -156,10 +159,11 @@ class _Transaction:
 
 
 class _Loop(Generic[M]):
-    """State of `serve`. The client calls back only from within `poll` and `consume`, so between two batches.
+    """Hold the state of `serve`. The client calls back only from within `poll` and `consume`, so between two batches.
 
-    While one transaction ends, the next batch is read and made. Its records are handed to the other producer when all
-    of the first one's are written, so that they follow them; its offsets when the first transaction has ended.
+    While a transaction ends, the loop reads and makes the next batch. The next records go to the other producer when
+    all records of the first producer are written, so that the order is kept; the next offsets follow when the first
+    transaction has ended.
     """
 
     def __init__(
@@ -178,15 +182,15 @@ class _Loop(Generic[M]):
         self._ender = ThreadPoolExecutor(1, thread_name_prefix="transactions")
         self._ending: _Transaction | None = None
         self._due: dict[int, int] = {}  # by assigned partition, the offset to read next
-        self._is_serving = True  # the last words of a process are why it ends
-        self._behind: dict[int, int] = {}  # by partition, the offset behind a hole that is told and not yet committed
+        self._is_serving = True  # False at the end: the last log line of a process is the reason of its end
+        self._behind: dict[int, int] = {}  # by partition, the offset behind a hole that is logged and not yet committed
 
     def _insist(self, ask: Callable[[float], T], patience_s: float = PATIENCE_S) -> T:
         """Ask, by default as within a transaction."""
         return insist(ask, self._running, self._address, patience_s)
 
     def run(self) -> None:
-        """Serve until stopped, or until something ends it."""
+        """Run until stopped, or until an error ends the loop."""
         try:
             self._run()
         finally:
@@ -218,9 +222,9 @@ class _Loop(Generic[M]):
         self._settle()
 
     def _transact(self, messages: list[Incoming], started: float) -> None:
-        """Write the outcome of some records, and begin to end their transaction.
+        """Write the outcome of some records, and start the end of their transaction.
 
-        The places behind holes are committed with it: a hole is told and counted once.
+        The transaction also commits the offsets behind holes: each hole is logged and counted once.
         """
         ends = self._behind | {message.partition: message.offset + 1 for message in messages}
         transaction = _Transaction(next(self._turns), ends)
@@ -263,7 +267,7 @@ class _Loop(Generic[M]):
         self._ending = transaction
 
     def _settle(self, begun: _Transaction | None = None) -> bool:
-        """Wait for the end of the transaction that is ending; False where it was aborted, and `begun` with it."""
+        """Wait for the ending transaction; return False if the ending transaction, and `begun` too, was aborted."""
         ending, self._ending = self._ending, None
         if ending is None or ending.result is None:
             return True
@@ -288,7 +292,7 @@ class _Loop(Generic[M]):
                     producer.poll(0.1)
 
     def _go_back(self, error: KafkaException, transactions: list[_Transaction]) -> None:
-        """Undo transactions here: in the clients, and in the stage's memory of their partitions."""
+        """Undo transactions in the clients, and in the stage's memory of their partitions."""
         log.warning("transaction aborted, going back", error=str(error))
         self._metrics.errors.labels("transaction_aborted").inc()
         for transaction in transactions:
@@ -302,10 +306,10 @@ class _Loop(Generic[M]):
             except KafkaException as refusal:
                 if refusal.args[0].code() != KafkaError._STATE:
                     raise
-                self._forget(place.partition)  # the group has taken it away: the next poll tells
+                self._forget(place.partition)  # the group has revoked the partition: the next poll reports it
 
     def _jump(self, partition: int) -> None:
-        """Go on where the topic begins now, if records were removed before they were read."""
+        """Continue at the topic's oldest offset, if records were removed before they were read."""
         due = self._due[partition]
         low, high = self._span(partition)
         if due > high:
@@ -328,14 +332,14 @@ class _Loop(Generic[M]):
         self._behind[partition] = low
 
     def _span(self, partition: int) -> tuple[int, int]:
-        """Return the oldest offset of a partition, and the one after its newest."""
+        """Return the oldest offset and the end offset of a partition."""
         place = TopicPartition(self._stage.topic, partition)
         watermarks = self._consumer.get_watermark_offsets
         low, high = self._insist(lambda timeout_s: watermarks(place, timeout=timeout_s), math.inf)
         return int(low), int(high)
 
     def _restored(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
-        """Bring the stage to where these partitions were committed, and return where to read on."""
+        """Restore the stage at the committed offsets of partitions, and return the next offsets to read."""
         committed = self._insist(lambda timeout_s: self._consumer.committed(partitions, timeout=timeout_s), math.inf)
         topic = self._stage.topic
         if error := next((found.error for found in committed if found.error is not None), None):
@@ -347,7 +351,7 @@ class _Loop(Generic[M]):
             low, high = self._span(partition)
             self._stage.drop(partition)
             if due < 0:
-                due = low  # what was removed before the first start was nobody's to read
+                due = low  # records that were removed before the first start are no loss
             elif due > high:
                 raise LostPlace(_beyond(topic, partition, due, high))
             else:
@@ -379,19 +383,19 @@ class _Loop(Generic[M]):
 
 
 def _leave(consumer: Consumer) -> None:
-    """Leave the group also with a slot: `close` alone would keep the member for its session of 45 s, and as long as the
-    group has one, nobody can commit the place that is found."""
+    """Leave the group, also with a slot: after `close` alone the member would stay for its session of 45 s, and nobody
+    can commit a found place for a group with a member."""
     try:
         consumer.unsubscribe()
         deadline = time.monotonic() + LEAVE_S
         while consumer.memberid() and time.monotonic() < deadline:
             consumer.poll(0.05)
-    except Exception as error:  # of any kind: who finds the place waits for the end of the session
+    except Exception as error:  # of any kind: `--find-place` waits for the end of the session
         log.warning("the group was not left", error=str(error))
 
 
 def _close(consumer: Consumer) -> None:
-    """Leave the group. How the process ends was decided before: what goes wrong here is told, and changes nothing."""
+    """Leave the group, and only log an error: the exit code of the process was decided before."""
     try:
         consumer.close()
     except Exception as error:  # of any kind: the client calls back into the loop, which may end a transaction
@@ -402,7 +406,7 @@ def _flush(producer: Producer, timeout_s: float) -> None:
     """Wait until the broker has all records of a producer.
 
     Raises:
-        KafkaException: some are missing after the time.
+        KafkaException: the broker lacks records after `timeout_s`.
     """
     if producer.flush(timeout_s):
         raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
@@ -416,7 +420,7 @@ def _beyond(topic: str, partition: int, due: int, high: int) -> str:
 
 
 def rejected(message: Incoming, reason: str, key: StreamKey | None) -> Record:
-    """Return the record of `trades-rejected` for a record that was not taken."""
+    """Return the record of `trades-rejected` for a refused record."""
     where = f"{message.topic}[{message.partition}]@{message.offset}"
     text = message.value.decode(errors="replace")[:200]
     source_id, product_id = key or (None, None)

@@ -1,4 +1,4 @@
-"""The note in a committed offset: which streams of a partition are open, what they need, and which ended last."""
+"""Write and read the note of a committed offset: open streams, their needs, and the newest ended streams."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ GROUP = "forecaster"
 """The consumer group whose offsets carry the notes."""
 
 MAX_STREAMS = 300
-"""Open at once in a partition: the memory of the windows, and the size of a note, are known beforehand."""
+"""Most streams that are open at once in a partition: a limit of the windows' memory and of a note's size."""
 
 MAX_ENDED = 96
-"""Ended streams that a partition remembers, the newest. A writer that was frozen while another one took its place can
-still send what it had read; after their source's end these trades would open the stream anew."""
+"""Most ended streams that a partition remembers, the newest. A writer that was frozen while another writer took over
+can still send old trades; after the end of their source, old trades would open the stream anew."""
 
 MAX_NOTE = 4_000
-"""Characters of a note; brokers take 4,096 bytes by default. Room for `MAX_STREAMS` needs and `MAX_ENDED` names."""
+"""Most characters of a note; brokers take 4,096 bytes by default. Room for `MAX_STREAMS` needs and `MAX_ENDED`
+names."""
 
 NAME_BYTES, NEED_BYTES = 5, 4
-"""Of each stream: 40 bits tell apart the few that are named, 32 bits count records."""
+"""Bytes of a stream's name and need: 40 bits tell the few named streams apart, 32 bits count records."""
 
 
 def short_name(key: StreamKey) -> bytes:
-    """Return `NAME_BYTES` that name a stream."""
+    """Return the name of a stream in `NAME_BYTES` bytes."""
     return hashlib.blake2b("/".join(key).encode(), digest_size=NAME_BYTES).digest()
 
 
 def write_note(needs: Iterable[tuple[StreamKey, int]], ended: Iterable[bytes]) -> str:
-    """Write a note.
+    """Return a note as text.
 
     Args:
-        needs: the open streams, each with how many records before the offset its window needs.
+        needs: the open streams, each with the number of records before the offset that its window needs.
         ended: short names, the oldest end first.
     """
     most = 2 ** (8 * NEED_BYTES) - 1
@@ -49,7 +50,7 @@ def read_note(note: str, offset: int) -> tuple[dict[bytes, int], list[bytes]]:
         The first offset that each open stream still needs, by short name; and the short names of ended streams.
 
     Raises:
-        ValueError: the text is no such note.
+        ValueError: the text is not a note.
     """
     if not note:
         return {}, []

@@ -1,4 +1,4 @@
-"""Where a partition was read to, as the topics tell: for a group whose offsets were lost."""
+"""Find the lost offsets of the forecaster's group from the topics."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from online.metrics import Metrics
 log = structlog.get_logger()
 
 LOOK_BACK = 5_000
-"""Offsets that are read at once, from the end of a topic back."""
+"""Offsets in one read, from the end of a topic backwards."""
 
 LOOK_AGAIN_S = 0.25
 MEMBERS_S = 10.0
@@ -37,14 +37,14 @@ _WHERE = re.compile(rf"{TRADES}\[(\d+)\]@(\d+)")
 
 
 class _Outcome(Struct, frozen=True, gc=False):
-    """Where the trade, or the end, of a record of `features` stands on `coinbase-trades`."""
+    """Read from a record of `features` the partition and offset of its trade, or end, on `coinbase-trades`."""
 
     kafka_partition: int
     kafka_offset: int
 
 
 class _Ended(Struct, frozen=True, gc=False):
-    """Whether a record of `features` is the end of its stream."""
+    """Read from a record of `features` whether the record is the end of its stream."""
 
     source_id: str
     product_id: str
@@ -79,10 +79,10 @@ def _rows_have_expired(reader: TopicReader, partition: int) -> bool:
 
 
 def newest_outcome(reader: TopicReader, partition: int) -> int | None:
-    """Return the offset of the newest record of `coinbase-trades`[partition] that was processed, None if none was.
+    """Return the offset of the newest processed record of `coinbase-trades`[partition], None without any.
 
-    Each trade and each end has one outcome, on `features` or on `trades-rejected`, and a transaction holds those of
-    consecutive records: all records up to the newest outcome are done.
+    Each trade and each end has one outcome, on `features` or on `trades-rejected`, and a transaction holds the outcomes
+    of consecutive records: all records up to the newest outcome are done.
 
     Raises:
         NotRead: the broker does not answer.
@@ -92,7 +92,7 @@ def newest_outcome(reader: TopicReader, partition: int) -> int | None:
 
 
 def _newest(reader: TopicReader, topic: str, partition: int) -> int | None:
-    """Return the newest outcome on one topic, read from its end back."""
+    """Return the newest outcome on a topic, reading backwards from the topic's end."""
     low, end = reader.span(topic, partition)
     while end > low:
         start = max(low, end - LOOK_BACK)
@@ -120,17 +120,17 @@ def _outcomes(topic: str, partition: int, values: Sequence[bytes | None]) -> dic
 
 
 def find_place(reader: TopicReader, spec: FeatureSpec, partition: int, *, anew: bool) -> tuple[int, str] | None:
-    """Return offset and note of a partition whose place was lost, as the topics tell; None if it was never read.
+    """Return the lost offset and note of a partition, found from the topics; None if the partition was never read.
 
-    The windows are made again from all trades that the topic holds, and the rows that they give are compared with the
-    newest rows of `features`.
+    The windows are made again from all trades on the topic, and the new rows are compared with the newest rows of
+    `features`.
 
     Args:
-        anew: where the windows cannot be made again, leave them empty, so that each stream starts anew; what is known
-            of ended streams is kept. Where all rows have expired, begin at the topic's oldest offset.
+        anew: if the windows cannot be made again, leave the windows empty: each stream starts anew, and the known ended
+            streams are kept. If all rows have expired, begin at the topic's oldest offset.
 
     Raises:
-        LostPlace: the rows differ, as some of the trades that they were made from are gone, or all rows have expired.
+        LostPlace: the rows differ, as some of their trades are gone, or all rows have expired.
         NotRead: the broker does not answer.
     """
     newest = newest_outcome(reader, partition)
@@ -173,7 +173,7 @@ def find_place(reader: TopicReader, spec: FeatureSpec, partition: int, *, anew: 
 
 
 def _ended_names(published: dict[int, bytes | None]) -> list[bytes]:
-    """Return the short names of the streams whose end is among some rows and ends, the oldest end first."""
+    """Return the short names of the streams with an end in `published`, the oldest end first."""
     records = decode_records([published[offset] for offset in sorted(published)], _decode_ended).records
     return [short_name(StreamKey(record.source_id, record.product_id)) for record in records if record.end]
 
@@ -192,7 +192,11 @@ def _trades(reader: TopicReader, partition: int, start: int, end: int) -> Iterat
 
 
 def commit_places(config: dict[str, object], places: dict[int, tuple[int, str]]) -> bool:
-    """Commit offsets and notes for a group that has no member; False if it has one.
+    """Commit offsets and notes for a group without a member; return False if the group has a member.
+
+    Args:
+        config: of a consumer of the group.
+        places: by partition, offset and note.
 
     Raises:
         KafkaException: the broker refuses, or does not answer.
@@ -215,10 +219,10 @@ def await_empty_group(config: dict[str, Any], until: float) -> None:
 
     Args:
         config: of a client of the broker.
-        until: by `time.monotonic`.
+        until: deadline in seconds of `time.monotonic`.
 
     Raises:
-        LostPlace: it still has one then.
+        LostPlace: the group has a member at the deadline.
         KafkaException: the broker does not answer.
     """
     admin = AdminClient(config)

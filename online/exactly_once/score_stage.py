@@ -1,4 +1,4 @@
-"""The score stage: feature rows in, forecasts out."""
+"""Make forecasts from feature rows."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 class ScoreStage:
-    """Forecasts from feature rows. The stage remembers nothing between batches.
+    """Make forecasts from feature rows, without a memory between batches.
 
     Args:
-        serving: gives the model that answers now; one model answers a whole batch.
+        serving: returns the model that serves now; one model scores a whole batch.
     """
 
     def __init__(self, spec: FeatureSpec, serving: Callable[[], ModelVersion]) -> None:
@@ -70,7 +70,7 @@ class ScoreStage:
         )
 
     def _missing_texts(self, missing: NDArray[np.bool_]) -> list[bytes]:
-        """Return the names of each row's missing columns as JSON; rows that miss the same share one text."""
+        """Return the names of each row's missing columns as JSON; rows with the same missing columns share one text."""
         patterns, of_row = np.unique(missing @ (1 << np.arange(missing.shape[1])), return_inverse=True)
         names = self._served.model.columns
         texts = [

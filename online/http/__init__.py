@@ -1,4 +1,4 @@
-"""What the API answers.
+"""Answer HTTP requests.
 
 In: HTTP requests, and the newest forecasts of the topic. Out: answers and problems as JSON.
 """

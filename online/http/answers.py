@@ -1,4 +1,4 @@
-"""How the API answers apart from what it answers: JSON, problems, bodies, request ids, timing."""
+"""Give answers their form: JSON, problems, bodies, request ids, timing."""
 
 from __future__ import annotations
 
@@ -26,11 +26,15 @@ log = structlog.get_logger()
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,100}")
 Endpoint = Callable[[Request], Awaitable[Response]]
 NO_STORE = {"cache-control": "no-store"}
-"""Every answer holds for the moment alone."""
+"""Headers of every answer: an answer holds only for the moment."""
 
 
 class Problem(Exception):
-    """An answer that is no success, as problem+json."""
+    """Answer a request with a failure, as problem+json.
+
+    Args:
+        more: further fields of the answer.
+    """
 
     def __init__(self, status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None, **more: Any) -> None:
         super().__init__(detail)
@@ -40,13 +44,14 @@ class Problem(Exception):
 def problem_answer(
     scope: Scope, status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None, **more: Any
 ) -> Response:
+    """Return a failure as problem+json; `more` adds fields."""
     body = {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": detail}
     content = msgspec.json.encode(body | {"request_id": scope.get("request_id")} | more)
     return Response(content, status, NO_STORE | dict(headers or {}), media_type="application/problem+json")
 
 
 class JsonAnswer(Response):
-    """A JSON document, whose headers are known but for its length."""
+    """Answer with a JSON document, of which all headers but the length are known."""
 
     def render(self, content: Any) -> bytes:
         return msgspec.json.encode(content)
@@ -71,14 +76,17 @@ def described_problems(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]
 
 
 async def read_body(request: Request, max_bytes: int, within_s: float) -> bytes:
-    """Return the body, of which never more than `max_bytes` are kept.
+    """Read the body of a request, and stop reading above `max_bytes`.
+
+    Args:
+        within_s: seconds until the body must be whole.
 
     Raises:
-        Problem: 413, it is longer, by what it says of itself or by what came; 408, it was not whole in time; 400, the
-            client went away.
+        Problem: 413, the body is longer, by its content-length or by the received bytes; 408, the body was not whole in
+            time; 400, the client went away.
     """
     body, more = bytearray(), True
-    size = int(request.headers.get("content-length", 0))  # the server refused what is no number
+    size = int(request.headers.get("content-length", 0))  # the server refused a length that is no number
     try:
         async with asyncio.timeout(within_s):
             while more and size <= max_bytes:
@@ -97,13 +105,15 @@ async def read_body(request: Request, max_bytes: int, within_s: float) -> bytes:
 
 
 class Observed:
-    """Gives each request an id, counts its time, answers for what was refused or failed, leads to the direct routes.
+    """Give each request an id, count its time, answer refusals and errors, and call the direct endpoints.
 
-    Plain ASGI, which costs a tenth of Starlette's middleware class.
+    Plain ASGI costs a tenth of Starlette's middleware class.
 
     Args:
-        direct: by method and path, endpoints that are called at once. What FastAPI and Starlette do between here and an
-            endpoint costs more than a forecast; their route of the same path describes it, and refuses other methods.
+        seconds: by route and status.
+        direct: by method and path, endpoints that are called at once. The layers of FastAPI and Starlette before an
+            endpoint cost more than a forecast; FastAPI's route of the same path describes the endpoint, and refuses
+            other methods.
     """
 
     def __init__(self, app: ASGIApp, seconds: Histogram, direct: Mapping[tuple[str, str], Endpoint]) -> None:
@@ -139,7 +149,7 @@ class Observed:
         except Exception as error:
             log.error("unexpected", request_id=scope["request_id"], exc_info=error)
             if status:
-                raise  # half an answer is out: the server can but cut it off
+                raise  # half an answer is out: the server can only cut the answer off
             detail = "the service failed; its log has the cause under this request id"
             await problem_answer(scope, HTTPStatus.INTERNAL_SERVER_ERROR, detail)(scope, receive, send_with_id)
         finally:
@@ -156,7 +166,7 @@ def _refused(scope: Scope, refusal: Problem | BadBody) -> Response:
 
 
 def handle_errors(app: FastAPI) -> None:
-    """Answer what FastAPI itself refuses as problems too."""
+    """Answer FastAPI's own refusals as problems too."""
 
     @app.exception_handler(RequestValidationError)
     async def bad_parameter(request: Request, error: RequestValidationError) -> Response:

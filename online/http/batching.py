@@ -1,4 +1,4 @@
-"""One run of the model for all requests that are at hand."""
+"""Score all waiting requests in one run of the model."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ class _Asked(NamedTuple):
 
 
 class Batching:
-    """Scores what all requests ask in one run of the model, in the first turn of the event loop that brings no more.
+    """Score the rows of all waiting requests in one run of the model, in the first turn of the event loop without a new
+    request.
 
-    A run costs the same for 1 row and for 128, and a score is the same in any batch: eight clients are answered for the
-    price of one, and nobody waits but for a look at who else is there. For one event loop.
+    A run costs the same for 1 row and for 128, and a score is the same in any batch: eight clients cost no more than a
+    single client, and a request waits only for a look at the other requests. For one event loop.
     """
 
     def __init__(self) -> None:
@@ -29,7 +30,11 @@ class Batching:
         self._rows = 0
 
     async def score(self, model: ServedModel, values: Floats) -> Scores:
-        """Return the forecasts for rows of features, see `ServedModel.score`."""
+        """Return the forecasts for rows of features, see `ServedModel.score`.
+
+        Args:
+            values: shape (n, k), the model's columns, NaN where a value is missing.
+        """
         loop = asyncio.get_running_loop()
         if not self._asked:
             loop.call_soon(self._answer_unless_more_come, loop, 0)
@@ -40,18 +45,18 @@ class Batching:
 
     def _answer_unless_more_come(self, loop: asyncio.AbstractEventLoop, rows: int) -> None:
         if rows < self._rows < CHUNK:
-            loop.call_soon(self._answer_unless_more_come, loop, self._rows)  # behind the requests that come meanwhile
+            loop.call_soon(self._answer_unless_more_come, loop, self._rows)  # behind the requests of this turn
         else:
             self._answer()
 
     def _answer(self) -> None:
-        asked = [one for one in self._asked if not one.answer.done()]  # it is where the client went away
+        asked = [one for one in self._asked if not one.answer.done()]  # an answer is done if the client went away
         self._asked, self._rows = [], 0
-        for model in {id(one.model): one.model for one in asked}.values():  # two where a new model has just come
+        for model in {id(one.model): one.model for one in asked}.values():  # two models if a new model has just come
             mine = [one for one in asked if one.model is model]
             try:
                 found = model.score(np.concatenate([one.values for one in mine]))
-            except Exception as error:  # whoever asked must be told, whatever it is
+            except Exception as error:  # of any kind: each waiting request needs an answer
                 for one in mine:
                     one.answer.set_exception(error)
                 continue

@@ -1,4 +1,4 @@
-"""What a body of `POST /predict` may hold."""
+"""Read the body of `POST /predict`, and reject bad fields."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from data.trades import Floats
 
 MAX_ROWS = 1_000
 MAX_ERRORS = 20
-"""Named in one answer."""
+"""Most errors in one answer."""
 MAX_VALUE = 1e300
 
 
 class FieldError(NamedTuple):
-    """What is wrong with one field of a body."""
+    """Name a field of a body, and the problem of the field."""
 
     field: str
     problem: str
 
 
 class BadBody(ValueError):
-    """A body that cannot be answered, with what is wrong in it."""
+    """Reject a body, with the errors of its fields."""
 
     def __init__(self, errors: list[FieldError]) -> None:
         super().__init__("; ".join(f"{error.field} {error.problem}" for error in errors))
         self.errors = errors
 
 
-class Rows(NamedTuple):
-    """Rows to score.
+class RequestRows(NamedTuple):
+    """Hold the rows of a request.
 
     Attributes:
         values: shape (n, k), the model's columns, NaN where a value is missing.
-        ignored: for each row, the fields that the model has no column for.
+        ignored: for each row, the fields without a column of the model.
     """
 
     values: Floats
@@ -51,7 +51,7 @@ _decode = msgspec.json.Decoder().decode
 
 @cache
 def _decoder(columns: tuple[str, ...]) -> msgspec.json.Decoder[Any]:
-    """Return what reads a body in which each field is as it must be, the contract is whole, and no field is unknown."""
+    """Return a decoder of good bodies: each value is allowed, the contract is whole, and no field is unknown."""
 
     def number(name: str) -> Any:
         return Annotated[float, msgspec.Meta(ge=_least(name), le=MAX_VALUE)]
@@ -63,14 +63,14 @@ def _decoder(columns: tuple[str, ...]) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(msgspec.defstruct("Body", [("rows", some)], forbid_unknown_fields=True))
 
 
-def read_rows(body: bytes, columns: tuple[str, ...]) -> Rows:
+def read_rows(body: bytes, columns: tuple[str, ...]) -> RequestRows:
     """Read the rows of a body.
 
     Args:
         columns: of the model, `n`, `ret_mean` and `ret_std` first.
 
     Raises:
-        BadBody: names each field that is wrong, what it was, and what is allowed.
+        BadBody: names each wrong field, its value, and the allowed values.
     """
     try:
         found = _decoder(columns).decode(body).rows
@@ -79,11 +79,11 @@ def read_rows(body: bytes, columns: tuple[str, ...]) -> Rows:
     if not all(row.n.is_integer() for row in found):
         return _read_by_field(body, columns)
     values = np.array([msgspec.structs.astuple(row) for row in found], np.float64)
-    return Rows(values, [[]] * len(values))
+    return RequestRows(values, [[]] * len(values))
 
 
-def _read_by_field(body: bytes, columns: tuple[str, ...]) -> Rows:
-    """Read any body field by field: what a bad one is told, and what a good one has beyond the columns."""
+def _read_by_field(body: bytes, columns: tuple[str, ...]) -> RequestRows:
+    """Read any body field by field, for the errors of a bad body and the ignored fields of a good body."""
     try:
         document, not_json = _decode(body), None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -96,11 +96,11 @@ def _read_by_field(body: bytes, columns: tuple[str, ...]) -> Rows:
     if errors:
         raise BadBody(errors[:MAX_ERRORS])
     known = set(columns)
-    return Rows(np.array(values, np.float64), [[name for name in row if name not in known] for row in rows])
+    return RequestRows(np.array(values, np.float64), [[name for name in row if name not in known] for row in rows])
 
 
 def _parsed_leniently(body: bytes) -> Any:
-    """Read what is no JSON but looks like it (NaN, Infinity, 1e999), so that the field where it stands can be named."""
+    """Parse a text that is JSON but for NaN, Infinity or 1e999, so that an error can name the field."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -151,7 +151,7 @@ def _least(name: str) -> float:
 
 
 def _allowed(value: Any) -> str:
-    """Return what a field must be that does not hold this value."""
+    """Return the rule that a wrong value breaks, in words."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "a number or null"
     if not abs(value) <= MAX_VALUE:  # not: NaN compares as false
@@ -160,7 +160,7 @@ def _allowed(value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Show what was found, shortened."""
+    """Return a value as JSON, cut to 60 characters."""
     try:
         text = json.dumps(value)
     except RecursionError:

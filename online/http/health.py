@@ -1,4 +1,4 @@
-"""Whether the broker answers, asked so that many may want to know."""
+"""Check whether the broker answers, for many callers at once."""
 
 from __future__ import annotations
 
@@ -16,22 +16,26 @@ from data.stream.records import PREDICTIONS
 
 TIMEOUT_S = 2.0
 SHARED_S = 1.0
-"""How long an answer serves all who ask: a broker that is away costs one thread, however many want to know."""
+"""How long all callers share an answer: a broker that is away costs one thread, however many callers ask."""
 
 
 class BrokerCheck:
-    """Asks the broker for its topics, one question at a time, with a client of its own: the one that reads may wait."""
+    """Ask the broker for its topics, one request at a time, with a separate client: the reading client may block."""
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._servers = settings.kafka_bootstrap_servers
-        # What it would log is in the answer.
+        # No log of the client: the answer has the error.
         self._admin = AdminClient(settings.client_config() | {"reconnect.backoff.max.ms": 500, "log_level": 0})
         self._asking = asyncio.Lock()
         self._answer: dict[str, Any] = {}
         self._answer_ends = -math.inf
 
     async def answer(self) -> dict[str, Any]:
-        """Return what was found, at most `SHARED_S` ago, within `TIMEOUT_S` and a little."""
+        """Return the broker's state, at most `SHARED_S` old, within `TIMEOUT_S` and a little.
+
+        Returns:
+            `ok`, with `answered_ms` or a `problem`.
+        """
         async with self._asking:
             if time.monotonic() >= self._answer_ends:
                 self._answer = await run_in_threadpool(self._ask)

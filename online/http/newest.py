@@ -1,9 +1,9 @@
-"""The newest forecast of each stream, as the API reads it from the topic.
+"""Keep the newest forecast of each stream, read from the topic.
 
-A start reads the newest `RECENT_OFFSETS` of each partition, whatever the topic holds, and answers then. The committed
-notes of the forecaster name the open streams: one that is not among these records is looked for in older ones, the
-newest first, while the service answers. So each open stream is found. Of a source that has ended, the last forecast is
-found if it lies among the newest records, or came since the start.
+A start reads the newest `RECENT_OFFSETS` records of each partition, however long the topic is, and then answers. The
+committed notes of the forecaster name the open streams: an open stream that is not among the newest records is searched
+in older records, the newest first, while the service answers. So each open stream is found. The last forecast of an
+ended source is found if the forecast lies among the newest records, or came after the start.
 """
 
 from __future__ import annotations
@@ -33,26 +33,28 @@ from online.settings import ApiSettings
 log = structlog.get_logger()
 
 MAX_STREAMS = 10_000
-"""Kept at most; the one heard of longest ago goes first."""
+"""Most streams in memory; the stream with the oldest forecast goes first."""
 MAX_AHEAD = timedelta(hours=1)
-"""An ingest time further in the future is no clock's error: it would stay the newest for as long."""
+"""Limit of an ingest time in the future: a later time is no clock's error, and would stay the newest until then."""
 RECENT_OFFSETS = 10_000
-"""Read back at a start in each partition: under a second for all of them. As many are looked through at once later."""
+"""Records that a start reads back in each partition: under a second for all partitions. A search reads as many at
+once."""
 RECENT_S = 60.0
-"""Where no note names the open streams, older records are looked through up to this age beyond the one at which an open
+"""Without a note of the open streams, a search covers older records up to this age beyond the age at which an open
 source is stale: clocks differ, and pipelines lag."""
 RETRY_S = 1.0
 STOP_S = 3.0
 TELL_S = 1.0
-"""Between two lines about records that cannot be read; all are counted."""
+"""Time between two log lines about unreadable records; each unreadable record is counted."""
 
 
 class Newest(NamedTuple):
-    """The newest forecast of a stream, never changed: another one takes its place.
+    """Hold the newest forecast of a stream, never changed: a newer forecast replaces an older forecast.
 
     Attributes:
-        value: the record as it stands on the topic.
-        has_ended: its source says nothing more of this product.
+        ingest_time: of the trade, aware, UTC.
+        value: the record on the topic, JSON.
+        has_ended: the source has ended this product.
     """
 
     source_id: str
@@ -62,23 +64,23 @@ class Newest(NamedTuple):
 
     @property
     def age_s(self) -> float:
-        """Wall time minus ingest time."""
+        """Return wall time minus ingest time, in seconds."""
         return round((datetime.now(UTC) - self.ingest_time).total_seconds(), 3)
 
     def read(self) -> dict[str, Any]:
-        """Return the record."""
+        """Return the record, decoded."""
         record: dict[str, Any] = msgspec.json.decode(self.value)
         return record
 
 
 @dataclass
 class _Search:
-    """What is looked for in the older records of a partition.
+    """Hold the state of a search in the older records of a partition.
 
     Attributes:
-        names: short names of open streams that were not met; None: whatever there is.
-        end: records from this offset on were looked through.
-        floor: records before this offset are of no interest.
+        names: short names of the open streams to find; None: every stream.
+        end: offset from which on all records were searched.
+        floor: offset before which no record is searched.
     """
 
     names: set[bytes] | None
@@ -91,9 +93,9 @@ class _Search:
 
 
 class NewestForecasts:
-    """Follows `predictions` in a thread of its own, in no group: each replica of the API sees all of it.
+    """Follow `predictions` in a thread, without a group: each replica of the API reads the whole topic.
 
-    The thread alone writes; whoever reads takes a whole `Newest`, or a copy of all of them.
+    Only the thread writes; a reader takes a whole `Newest`, or a copy of the whole dict.
     """
 
     def __init__(self, settings: ApiSettings, metrics: Metrics) -> None:
@@ -123,7 +125,7 @@ class NewestForecasts:
 
     @property
     def problem(self) -> str | None:
-        """Say why the newest forecasts are not known; None if they are."""
+        """Return the reason why the newest forecasts are not known; None if known."""
         if not self._thread.is_alive():
             return f"nobody reads {PREDICTIONS}: the thread has ended"
         if self._problem is not None:
@@ -152,11 +154,11 @@ class NewestForecasts:
         return max(found, key=lambda newest: newest.ingest_time, default=None)
 
     def _follow(self) -> None:
-        """Read until told to stop; what goes wrong is said, and reading goes on behind the last record."""
+        """Read until stopped; log an error once, and continue after the last record."""
         while not self._stop.is_set():
             try:
                 self._read_topic()
-            except Exception as error:  # whatever it is, a service that never reads again would be worse
+            except Exception as error:  # of any kind: a service that never reads again would be worse
                 is_kafka = isinstance(error, KafkaException)
                 problem = f"reading {PREDICTIONS}: {error.args[0].str() if is_kafka else repr(error)}"
                 if problem != self._problem:
@@ -187,7 +189,7 @@ class NewestForecasts:
                 search.floor = max(first, search.floor)
                 if self._stop.is_set():
                     return
-            if not self._next:  # else what was read before is known
+            if not self._next:  # a reconnect keeps the records and searches of before
                 self._searches = {partition: search for partition, search in searches.items() if not search.is_done}
             self._behind, self._problem = behind, None
             consumer.assign(starts)
@@ -202,7 +204,7 @@ class NewestForecasts:
             consumer.close()
 
     def _to_search(self, consumer: Consumer) -> dict[int, _Search]:
-        """Return what to look for in each partition: the open streams of its note, without one what is recent."""
+        """Return the search of each partition: for the open streams of its note, without a note for recent streams."""
         trades = [TopicPartition(TRADES, partition) for partition in range(PARTITIONS)]
         since_ms = int(1e3 * (time.time() - self._settings.max_feature_age_s - RECENT_S))
         times = [TopicPartition(PREDICTIONS, partition, since_ms) for partition in range(PARTITIONS)]
@@ -221,10 +223,11 @@ class NewestForecasts:
         return searches
 
     def _notes(self, trades: list[TopicPartition]) -> list[TopicPartition]:
-        """Return the forecaster's offsets with their notes; an open transaction's are not waited for.
+        """Return the forecaster's offsets with their notes, without waiting for an open transaction.
 
-        At full speed there nearly always is one, and who reads `read_committed` is answered only between two of them.
-        The note before it is good enough: what it does not name yet is among the newest records.
+        At full speed a transaction is nearly always open, and a `read_committed` reader is answered only between two
+        transactions. The note before an open transaction is good enough: streams that the note does not name yet are
+        among the newest records.
         """
         config = reader_config(self._settings) | {"group.id": GROUP, "isolation.level": "read_uncommitted"}
         consumer = Consumer(config | {"error_cb": self._tell})
@@ -239,7 +242,7 @@ class NewestForecasts:
         return int(low), int(high)
 
     def _search_on(self) -> None:
-        """Look through the next older records of one partition."""
+        """Search the next older records of one partition."""
         partition, search = next(iter(self._searches.items()))
         known = {short_name(key) for key in (*self._streams, *self._ended)}
         if search.names is not None:
@@ -251,7 +254,7 @@ class NewestForecasts:
             for part in read_range(config, lambda: not self._stop.is_set(), PREDICTIONS, partition, start, search.end):
                 for value in part.values:
                     self._take_older(value, older)
-            found = older | self._streams  # what came since is newer
+            found = older | self._streams  # records read since the start are newer
             if len(found) > MAX_STREAMS:
                 by_age = sorted(found, key=lambda key: found[key].ingest_time)
                 found = {key: found[key] for key in by_age[-MAX_STREAMS:]}
@@ -263,7 +266,7 @@ class NewestForecasts:
                 self._ended.clear()
 
     def _take_older(self, value: bytes, older: dict[StreamKey, Newest]) -> None:
-        """Take a record that lies before all that is known; one that cannot be read was counted when it was new."""
+        """Take a record that is older than all known records; an unreadable record was counted when new."""
         with contextlib.suppress(ValueError, TypeError):
             key, newest = self._understood(value)
             if newest is None:
@@ -281,7 +284,7 @@ class NewestForecasts:
                 behind.pop(partition, None)
             self._records_in.inc()
             self._take((message.value() or b"")[:MAX_VALUE], f"{PREDICTIONS}[{partition}]@{offset}")
-        elif error.code() == KafkaError._PARTITION_EOF:  # comes only while nothing new does
+        elif error.code() == KafkaError._PARTITION_EOF:  # comes only while no new record does
             behind.pop(partition, None)
         else:
             self._tell(error)
@@ -305,7 +308,7 @@ class NewestForecasts:
         """Return the stream of a record and its forecast, None for an end.
 
         Raises:
-            ValueError, TypeError: the record is neither.
+            ValueError, TypeError: the record is neither a forecast nor an end.
         """
         found = decode_records([value], self._decode)
         if found.unreadable:

@@ -1,4 +1,4 @@
-"""The API's routes: what each reads, answers and says of itself."""
+"""Answer requests for forecasts, health, version and metrics."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 import structlog
 from fastapi import FastAPI, Query, Request, Response
 from fastapi import Path as UrlPath
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
 from starlette.concurrency import run_in_threadpool
 
@@ -43,11 +44,13 @@ log = structlog.get_logger()
 
 MAX_BODY_BYTES = 4_000_000
 BODY_TIMEOUT_S = 5.0
+DOCS_FILES = "/docs/files"
+"""Script, style and icon of `/docs`."""
 ANY_BODY = b'{"rows":[{"n":0,"ret_mean":0,"ret_std":0}]}'
 
 
 class Service:
-    """What the routes answer from: the model, and the newest forecasts."""
+    """Hold the model and the newest forecasts for the routes."""
 
     def __init__(self, settings: ApiSettings, metrics: Metrics) -> None:
         self.settings = settings
@@ -66,20 +69,20 @@ class Service:
         self.forecasts.stop()
 
     def _prepare(self, version: ModelVersion) -> None:
-        """Read a body as this model will: the first one costs more."""
+        """Read a body for a new model before the model serves: the first read costs more."""
         read_rows(ANY_BODY, version.model.columns)
         if self.models.served is None:
-            gc.freeze()  # all that stays is here; looking through it took 28 ms at a time, in the middle of a request
+            gc.freeze()  # all lasting objects exist now; a scan of them took 28 ms, in the middle of a request
 
     def is_ready(self) -> bool:
-        """Whether both kinds of forecast can be given, as far as is known without asking the broker."""
+        """Return whether both kinds of forecast can be given, without a request to the broker."""
         return self.models.served is not None and self.forecasts.problem is None
 
     def model(self) -> ModelVersion:
-        """Return the model that answers.
+        """Return the model that serves.
 
         Raises:
-            Problem: 503, none is loaded yet.
+            Problem: 503, no model is loaded yet.
         """
         served = self.models.served
         if served is None:
@@ -88,7 +91,7 @@ class Service:
         return served
 
     async def health(self) -> dict[str, Any]:
-        """Check what answering needs, now."""
+        """Check broker, model and stream now; return the result of each check."""
         broker = await self._broker.answer()
         served = self.models.served
         model: dict[str, Any]
@@ -109,7 +112,7 @@ class Service:
 
 
 def create_app(settings: ApiSettings | None = None) -> FastAPI:
-    """Return the application. Settings are read here, once, unless they are given."""
+    """Return the application; without `settings`, read them once from the environment."""
     settings = settings or ApiSettings()
     configure_logs(settings)
     metrics = Metrics()
@@ -135,7 +138,8 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         yield
         await run_in_threadpool(service.stop)
 
-    app = FastAPI(
+    app = FastAPIOffline(  # `/docs` with script and style of our own: FastAPI's page loads them from another host
+        static_url=DOCS_FILES,
         title="cryptovol",
         version=version,
         description=__doc__,
@@ -164,8 +168,8 @@ def _add_predict(app: FastAPI, service: Service, rows_scored: Counter) -> Endpoi
     async def predict(request: Request) -> Response:
         """Forecast the volatility of the next horizon for each row of features.
 
-        `n` = 0 gets the unconditional forecast, and the contract columns alone a forecast with a wider interval: what
-        played no part is listed as missing, what no column is for as ignored, for each row.
+        `n` = 0 gets the unconditional forecast, and the contract columns alone a forecast with a wider interval. For
+        each row, `missing` lists the columns that played no part, and `ignored` the fields without a column.
         """
         served = service.model()
         columns = served.model.columns
@@ -200,11 +204,11 @@ def _add_newest_forecast(app: FastAPI, service: Service) -> None:
         product_id: Annotated[str, UrlPath(pattern=PRODUCT_PATTERN, examples=["BTC-USD"])],
         source_id: Annotated[str | None, Query(pattern=SOURCE_PATTERN)] = None,
     ) -> Response:
-        """Return the newest live forecast of a product with the row that it was made from.
+        """Return the newest live forecast of a product with its feature row.
 
-        Without `source_id` it is that of the source with the newest `ingest_time`. A source that is open and says
-        nothing for too long is no answer, but one that has ended keeps its last, as long as the service runs; a start
-        reads back over the newest records alone.
+        Without `source_id`, the source with the newest `ingest_time` is chosen. An open source that is silent for too
+        long has no forecast; an ended source keeps its last forecast as long as the service runs. A start reads back
+        only over the newest records.
         """
         found = service.forecasts.newest(product_id, source_id)
         if found is None:
@@ -230,19 +234,19 @@ def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
     @app.head("/health", include_in_schema=False)
     @app.get("/health", responses={503: {"description": "Unhealthy: `checks` says what failed"}})
     async def health() -> Response:
-        """Say whether the service can answer now: what was checked, and what was found."""
+        """Report whether the service can answer now, with the result of each check."""
         found = await service.health()
         return JsonAnswer(found, HTTPStatus.OK if found["status"] == "healthy" else HTTPStatus.SERVICE_UNAVAILABLE)
 
     @app.head("/health/live", include_in_schema=False)
     @app.get("/health/live")
     async def live() -> Response:
-        """Say that the process runs; a restart would not mend what /health finds wrong."""
+        """Report that the process runs; a restart would not repair a failed check of /health."""
         return JsonAnswer({"status": "alive"})
 
     @app.get("/version")
     async def version_of() -> Response:
-        """Say what answers, and which champions may not."""
+        """Report the model that serves, and the refused champions."""
         served = service.models.served
         model = served and {
             "name": served.name,
@@ -259,7 +263,7 @@ def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
 
     @app.get("/metrics")
     async def metrics_of() -> Response:
-        """Say it to Prometheus."""
+        """Report the metrics to Prometheus."""
         return Response(generate_latest(metrics.registry), headers=NO_STORE, media_type=CONTENT_TYPE_LATEST)
 
 
@@ -270,7 +274,7 @@ TIME = TEXT | {"format": "date-time"}
 
 
 def _predict_schema(columns: tuple[str, ...]) -> dict[str, Any]:
-    """Describe body and answer of /predict: they are read and written without a model of FastAPI's, for speed."""
+    """Describe body and answer of /predict for OpenAPI: for speed, no model of FastAPI reads or writes them."""
     number: dict[str, Any] = {"type": ["number", "null"]}
     fields: dict[str, Any] = {name: number | {"minimum": 0} for name in columns}
     fields |= {"n": {"type": "integer", "minimum": 0}, "ret_mean": number}

@@ -1,4 +1,5 @@
-"""One source, written by one process.
+"""Replay a source in one process.
 
-In: recordings, a speed, and what the topic holds of the source. Out: when each trade is due, and the right to write it.
+In: recordings, a speed, and the records of the source on the topic. Out: the due time of each trade, and the right to
+write the source.
 """

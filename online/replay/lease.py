@@ -1,4 +1,4 @@
-"""Who may write a source: at most one process at a time, as the broker decides."""
+"""Grant the right to write a source: to at most one process at a time, as the broker decides."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from data.stream.records import TRADES
 log = structlog.get_logger()
 
 SESSION_S = 6.0
-"""The broker takes a member that is silent for so long for dead; brokers allow no less by default."""
+"""Silence after which the broker takes a member for dead; brokers allow no less by default."""
 PATIENCE_S = SESSION_S + 4.0
 """How long a start waits for a member that may be dead."""
 LOOK_AGAIN_S = 0.25
 POLL_S = 0.05
 DESCRIBE_S = 30.0
-"""librdkafka 2.16 aborts the process if it describes groups of a silent broker and several requests time out. So there
-is one request at a time, sent after the broker has answered something simpler, and with this much time."""
+"""Timeout of a request to describe groups. librdkafka 2.16 aborts the process if several of these requests time out on
+a silent broker: so only one request runs at a time, after the broker has answered a simpler request, and with much
+time."""
 HANDED_OUT_S = 3.0
-"""A source that takes longer to be handed out has another member, most often one that was killed."""
+"""Longest usual wait for an assignment: a longer wait means another member, most often a killed process."""
 LOST = "the broker has given it to another ingestor, or taken this one for dead"
 LOCK = 0
 """The partition whose owner, in the source's consumer group, may write the source."""
@@ -43,10 +44,10 @@ NOT_A_MEMBER = frozenset(
         KafkaError._STATE,
     }
 )
-"""Why a broker does not take offsets from a process that may not write the source."""
+"""Error codes of a commit by a process that may not write the source."""
 
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""Goes on while the machine sleeps, where the system has such a clock."""
+"""Clock that runs on while the machine sleeps, if the system has a clock of this kind."""
 
 
 class SourceTaken(Exception):
@@ -54,18 +55,18 @@ class SourceTaken(Exception):
 
 
 class SourceLease:
-    """The right to write a source, held while the block runs.
+    """Hold the right to write a source while the block runs.
 
-    The writer of a source is a member of a consumer group of the source's own. A member that dies loses its place when
-    its session is over; one that was frozen for longer learns of its loss by `check`, before it writes on.
+    The writer of a source is a member of the source's own consumer group. A dead member loses its place at the end of
+    its session; a member that was frozen for longer learns of the loss by `check`, before its next write.
 
     Args:
-        is_new: nobody else can know this source; nobody else is looked for.
+        is_new: no other process can know this source; a start does not look for other members.
 
     Attributes:
         group: the consumer group of the source.
-        consumer: its member here.
-        was_held: this process had the right.
+        consumer: the member of this process.
+        was_held: whether this process ever had the right.
 
     Raises:
         SourceTaken: another process is a member.
@@ -114,17 +115,17 @@ class SourceLease:
         was_frozen = now - self._checked_at > SESSION_S / 2
         self._checked_at = now
         if was_frozen and self._beginning is not None:
-            self.commit([self._beginning])  # the broker takes it from members alone
+            self.commit([self._beginning])  # the broker takes a commit only from members
         if self._is_lost:
             raise SourceTaken(self._taken(LOST))
         return self._holds
 
     def keep(self, beginning: TopicPartition) -> None:
-        """Note an offset that is committed already: committing it again shows whether this process is a member."""
+        """Keep a committed offset: a second commit of the offset shows whether this process is a member."""
         self._beginning = beginning
 
     def commit(self, offsets: list[TopicPartition]) -> None:
-        """Commit offsets of the source's group; the first one may carry a note.
+        """Commit offsets of the source's group; the first offset may carry a note.
 
         Raises:
             SourceTaken: this process is no member any more.
@@ -144,7 +145,7 @@ class SourceLease:
         insist(ask, self._running, self._settings.kafka_bootstrap_servers)
 
     def _await_empty_group(self) -> None:
-        """Wait until the group has no member; a dead one stays for the rest of its session."""
+        """Wait until the group has no member; a dead member stays for the rest of its session."""
         admin = AdminClient(self._settings.client_config() | {"log_level": 0})
         members: list[str] = []
         asked: Future[Any] | None = None

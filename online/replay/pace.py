@@ -1,4 +1,4 @@
-"""How fast a recording is replayed: when each of its trades is due."""
+"""Compute when each trade of a recording is due."""
 
 from __future__ import annotations
 
@@ -13,17 +13,22 @@ from data.trades import NS, Floats
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast to replay: `factor` times the recorded pace, infinity for all at once; `now`: as if it happened now."""
+    """Hold the speed of a replay.
+
+    Attributes:
+        factor: multiple of the recorded pace; infinity sends all trades at once.
+        now: whether event times move to the time of the replay.
+    """
 
     factor: float
     now: bool = False
 
 
 def parse_speed(text: str) -> Speed:
-    """Read a REPLAY_SPEED.
+    """Parse a REPLAY_SPEED.
 
     Raises:
-        ValueError: says what is allowed.
+        ValueError: the text is not a speed; names the allowed values.
 
     >>> parse_speed("10"), parse_speed("real-time")
     (Speed(factor=10.0, now=False), Speed(factor=1.0, now=True))
@@ -42,11 +47,11 @@ def parse_speed(text: str) -> Speed:
 
 
 class Pace:
-    """When each trade of a source is due.
+    """Compute when each trade of a source is due.
 
     Args:
-        speed: times the recorded pace.
-        max_wait_s: no wait between two trades is longer.
+        speed: multiple of the recorded pace.
+        max_wait_s: longest wait between two trades, in seconds.
     """
 
     def __init__(self, speed: float, max_wait_s: float) -> None:
@@ -54,11 +59,14 @@ class Pace:
         self._due, self._time = 0.0, -1
 
     def due(self, event_time: NDArray[np.int64]) -> tuple[Floats, dict[int, float]]:
-        """Say when the next trades of the source are due.
+        """Return the due times of the next trades of the source.
+
+        Args:
+            event_time: shape (n,), ns since 1970.
 
         Returns:
-            seconds after the first trade of the source, shape (n,), never falling; and the rows before which a wait was
-            cut, with the seconds that it had been.
+            seconds after the first trade of the source, shape (n,), never falling; and by row, the full length in
+            seconds of a shortened wait before the row.
         """
         if not len(event_time):
             return np.empty(0), {}

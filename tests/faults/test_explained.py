@@ -37,7 +37,7 @@ from offline.promotion.moves import promote, roll_back
 from offline.promotion.register import call
 from offline.samples import Sample
 from online.replay.lease import SourceLease
-from online.replay.place import find_place
+from online.replay.place import find_progress
 from orchestration.local.kafka.broker import Broker
 from tests.faults.drill import Drill
 from tests.mlflow_server import running_mlflow
@@ -219,7 +219,7 @@ def write_long_source(servers: str, recording: Path) -> Trades:
     note = write_origin([recording], "BTC-USD", "max")
     settings, running = KafkaSettings(kafka_bootstrap_servers=servers), lambda: True
     with SourceLease(settings, "long", running) as lease:
-        find_place(settings, "long", running, lease, note, is_new=True)
+        find_progress(settings, "long", running, lease, note, is_new=True)
     for piece in range(LONG // PIECE):
         writer.write(trades.take(slice(piece * PIECE, (piece + 1) * PIECE)))
         writer.write(neighbour.take(slice(LONG // PIECE + piece, LONG // PIECE + piece + 1)))

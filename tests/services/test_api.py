@@ -371,6 +371,20 @@ def test_the_schema_describes_bodies_answers_and_problems(api: Api) -> None:
     assert "trade_id" in newest["responses"]["200"]["content"]["application/json"]["schema"]["properties"]
 
 
+def test_the_page_of_the_api_needs_no_other_host(api: Api) -> None:
+    """Without internet it would be blank if its script or style lay elsewhere."""
+    page = api.get("/docs").text
+    assert not re.search(r"https?:|[\"'(]//", page)
+    links = re.findall(r"(?:src|href)=[\"']([^\"']+)", page)
+    kinds = {link: api.get(link).headers["content-type"].partition(";")[0] for link in links}
+    assert sorted(kinds.values()) == ["image/png", "text/css", "text/javascript"]
+    script, style = (next(link for link, kind in kinds.items() if kind == of) for of in ("text/javascript", "text/css"))
+    assert "SwaggerUIBundle" in api.get(script).text
+    assert set(re.findall(r"url\(\s*[\"']?([a-z]+:|.)", api.get(style).text)) == {"data:"}
+    assert api.get(script).headers["x-request-id"]
+    check_problem(api.get("/docs/files/absent.js"), 404)
+
+
 # GET /predict/{product_id}
 
 

@@ -16,7 +16,7 @@ from data.trades import NS, StreamKey, Trades, iso_times
 from online.ingestor import PIECE, Ingestor
 from online.metrics import Metrics
 from online.replay.pace import Pace, Speed, parse_speed
-from online.replay.place import Place
+from online.replay.place import SourceProgress
 
 
 @pytest.mark.parametrize(
@@ -62,10 +62,10 @@ def test_at_max_all_is_due_at_once() -> None:
 
 def test_a_source_is_finished_when_each_of_its_products_has_ended() -> None:
     last = {"BTC-USD": (7, 0), "ETH-USD": (9, 0)}
-    assert not Place().is_finished
-    assert not Place(last).is_finished
-    assert not Place(last, {"BTC-USD"}).is_finished
-    assert Place(last, {"BTC-USD", "ETH-USD"}).is_finished
+    assert not SourceProgress().is_finished
+    assert not SourceProgress(last).is_finished
+    assert not SourceProgress(last, {"BTC-USD"}).is_finished
+    assert SourceProgress(last, {"BTC-USD", "ETH-USD"}).is_finished
 
 
 def trades_of(count: int) -> Trades:
@@ -91,7 +91,7 @@ def test_a_record_prepared_before_its_time_is_the_record_written_at_its_time() -
         yield Batch(trades, "here.csv", np.arange(len(trades)), [], 0)
 
     producer, always = Producer({"log_level": 0}), lambda: True
-    ingestor = Ingestor(producer, Metrics(), "source-1", "drill", Place(), may_write=always, running=always)
+    ingestor = Ingestor(producer, Metrics(), "source-1", "drill", SourceProgress(), may_write=always, running=always)
     pieces = list(ingestor._pieces(batches(), Speed(10), 60))
     assert [len(piece.trades) for piece in pieces] == [PIECE, 500]
     (stamp,) = iso_times(np.array([now_ns]))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from online.logs import SparingStream
+from online.logs import LossyLogStream
 
 
 class Disk(io.StringIO):
@@ -26,7 +26,7 @@ class Disk(io.StringIO):
 
 def test_lines_that_a_full_disk_does_not_take_are_counted_and_said() -> None:
     disk = Disk()
-    log = SparingStream(disk)
+    log = LossyLogStream(disk)
     log.write("before\n")
     disk.is_full = True
     log.write("lost\n")

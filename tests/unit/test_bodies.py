@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from online.http.bodies import BadBody, Rows, _read_by_field, read_rows
+from online.http.bodies import BadBody, RequestRows, _read_by_field, read_rows
 
 COLUMNS = ("n", "ret_mean", "ret_std", "ewma_variance_300")
 
@@ -28,7 +28,7 @@ documents = st.one_of(
 
 def outcome(read: Any, body: bytes) -> tuple[Any, ...]:
     try:
-        found: Rows = read(body, COLUMNS)
+        found: RequestRows = read(body, COLUMNS)
     except BadBody as bad:
         return tuple(bad.errors)
     return (found.values.shape, found.values.tobytes(), found.ignored)

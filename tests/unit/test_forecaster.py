@@ -112,7 +112,7 @@ class Consumer:
 def test_only_what_passes_is_worth_another_start_whatever_goes_wrong_while_closing(
     monkeypatch: pytest.MonkeyPatch, said: int, code: int
 ) -> None:
-    monkeypatch.setattr(loop, "spare_collector", lambda: None)
+    monkeypatch.setattr(loop, "tune_garbage_collector", lambda: None)
     monkeypatch.setattr(loop, "SWITCH_S", sys.getswitchinterval())
     stage = type("Stage", (), {"topic": "trades"})()
     with pytest.raises(SystemExit) as ended:
