@@ -30,27 +30,27 @@ def _window_type(spec: FeatureSpec) -> np.dtype[Any]:
             ("last_price", "f8"),
             ("anchor", "i8"),  # position of the newest trade whose event time had not fallen: a rebuild may start there
             ("n", "i8"),  # returns in the window
-            ("kept", "i8"),  # returns that the next row's window may still hold ...
-            ("returns", "f8", (ring - 1,)),  # ... oldest first
-            ("trades", "i8"),  # of the segment, no more than stand in a window
-            ("anchors", "i8", (ring + 1,)),  # of the trades in the window, a ring
-            ("next_anchor", "i8"),  # its index
-            ("next_point", "i8"),  # the first grid point that a coming trade may still change
-            ("first_point", "i8"),  # of the segment
-            ("has_grid", "i1"),  # the first grid point has passed
-            ("grid_price", "f8"),  # at the last passed grid point
-            ("high", "f8"),  # of the open step, as are the next three
+            ("kept", "i8"),  # number of returns kept for the next row's window
+            ("returns", "f8", (ring - 1,)),  # the kept returns, oldest first
+            ("trades", "i8"),  # trades of the segment, at most `window_size` + 1
+            ("anchors", "i8", (ring + 1,)),  # anchors of the trades in the window, a ring
+            ("next_anchor", "i8"),  # next index in `anchors`
+            ("next_point", "i8"),  # the first grid point that a later trade may still change
+            ("first_point", "i8"),  # first grid point of the segment
+            ("has_grid", "i1"),  # 1 after the first grid point has passed
+            ("grid_price", "f8"),  # price at the last passed grid point
+            ("high", "f8"),  # high, low, trades and volume are of the open step
             ("low", "f8"),
             ("step_trades", "f8"),
             ("step_volume", "f8"),
-            ("block", "i8"),  # that the open step belongs to
+            ("block", "i8"),  # block of the open step
             ("open", "f8", (5,)),  # sums over the passed steps of the open block
-            ("now", "f8", (5,)),  # the same with the open step as it stands: scratch for one row
+            ("now", "f8", (5,)),  # `open` plus the open step: scratch for one row
             ("closed", "f8", (blocks, 5)),  # sums of closed blocks, at block % blocks
-            ("block_anchors", "i8", (blocks + 1,)),  # of the trade that sets the price where a block starts, likewise
+            ("block_anchors", "i8", (blocks + 1,)),  # anchor of the price at a block's start, at block % (blocks + 1)
             ("weighted", "f8", (len(spec.half_lives), 5)),  # weighted sums over the closed blocks
-            ("reported_point", "i8"),  # the grid features of rows between this point and the next ...
-            ("reported", "f8", (len(spec.columns) - GRID,)),  # ... are these
+            ("reported_point", "i8"),  # grid point of `reported`
+            ("reported", "f8", (len(spec.columns) - GRID,)),  # grid features up to the next point
         ],
         align=True,
     )
