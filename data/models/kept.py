@@ -21,9 +21,9 @@ DIGEST = re.compile("[0-9a-f]{64}")
 def save_last_good(folder: Path, version: ModelFile) -> None:
     """Save a model that was loaded and has answered, for a start without the registry.
 
-    The model file is named by its digest and written before the note with the digest. So no reader, and no process that
-    saves at the same time, sees half of a model. Of older files, and of partial files that killed processes left, the
-    newest `KEPT_FILES` stay.
+    The model file is named by its digest and written before the note with the digest: no reader, and no process that
+    saves at the same time, sees half of a model. Of older files, and of partial files from killed processes, the newest
+    `KEPT_FILES` stay.
     """
     place = folder / version.name
     place.mkdir(parents=True, exist_ok=True)
