@@ -263,7 +263,7 @@ def test_batches_change_no_byte(trades: Trades, cuts: list[int]) -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(streams(most=400), st.integers(0, 399))
-def test_a_window_rebuilt_from_what_it_still_needs_goes_on_to_the_same_bytes(trades: Trades, stop: int) -> None:
+def test_a_rebuilt_window_gives_the_same_bytes(trades: Trades, stop: int) -> None:
     """The rule that carries the system: a row is a pure function of a bounded suffix of its stream."""
     stop = min(stop, len(trades) - 1)
     position = np.arange(len(trades))

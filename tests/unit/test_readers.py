@@ -410,7 +410,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
         read_trades(tmp_path / "none")
 
 
-def test_the_name_of_a_file_says_nothing(tmp_path: Path) -> None:
+def test_the_name_of_a_file_does_not_matter(tmp_path: Path) -> None:
     path = recording(tmp_path, gzip.compress((PLAIN + "2025-01-01T00:00:01Z,1,1\n").encode()), "picture.png")
     assert len(only(path).trades) == 1
 
@@ -445,7 +445,7 @@ def test_all_whole_rows_of_a_gzip_that_ends_early_are_read(tmp_path: Path) -> No
     assert rejects(batches) == []
 
 
-def test_a_gzip_with_a_wrong_checksum_is_said(tmp_path: Path) -> None:
+def test_a_gzip_with_a_wrong_checksum_is_reported(tmp_path: Path) -> None:
     packed = bytearray(gzip.compress((OWN + GOOD.format(1) + "\n").encode()))
     packed[-8] ^= 1
     with pytest.raises(ValueError, match=r"the gzip is damaged .* after 1 whole rows"):
@@ -609,7 +609,7 @@ def test_an_unknown_size_of_parquet_is_null_or_nan(tmp_path: Path) -> None:
         ("side", pa.int8(), [1] * 3, "'side' must be text; it is int8"),
     ],
 )
-def test_a_parquet_column_of_a_type_that_says_nothing_is_refused(
+def test_a_parquet_column_of_a_wrong_type_is_refused(
     tmp_path: Path, name: str, type_: pa.DataType, values: list[object], said: str
 ) -> None:
     pyarrow.parquet.write_table(as_own(name, values, type_), tmp_path / "x")

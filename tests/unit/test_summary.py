@@ -118,7 +118,7 @@ def test_a_file_that_is_no_recording_does_not_stop_the_others(
     assert (second["rows"], second["dialect"], second["error"][: len(str(bad))]) == (0, None, str(bad))
 
 
-def test_what_was_read_before_the_damage_is_said(tmp_path: Path) -> None:
+def test_rows_before_the_damage_are_in_the_summary(tmp_path: Path) -> None:
     path = tmp_path / "cut.csv.gz"
     rows = "".join(f"2025-01-01T00:00:{second:02}Z,1,1\n" for second in range(60))
     path.write_bytes(gzip.compress((PLAIN + rows).encode(), compresslevel=0)[:1_000])
