@@ -1,4 +1,4 @@
-"""What a trade, a feature, a target and a served model are.
+"""Definitions of trades, features, targets and served models.
 
-All other folders import this one, and it imports none of them.
+All other folders import `data`; `data` imports no other folder.
 """

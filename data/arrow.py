@@ -1,4 +1,4 @@
-"""Values between numpy and pyarrow by their buffers.
+"""Convert columns between numpy and pyarrow through their buffers.
 
 pyarrow's own conversions import pandas, 75 MB and a second in each process that reads a recording.
 """
@@ -16,7 +16,7 @@ Mask = NDArray[np.bool_]
 
 UTC: Final = pa.timestamp("ns", "UTC")
 NAMES: Final = pa.dictionary(pa.int32(), pa.string())
-"""Of a column with few different texts."""
+"""Type of a column with few different texts."""
 
 
 def texts_of(texts: Sequence[str]) -> pa.Array:
@@ -31,18 +31,18 @@ def texts_of(texts: Sequence[str]) -> pa.Array:
 
 
 def rows_of(rows: NDArray[np.intp]) -> pa.Array:
-    """Return row numbers as pyarrow's `take` wants them."""
+    """Return row numbers as an int64 column for pyarrow's `take`."""
     return pa.Array.from_buffers(pa.int64(), len(rows), [None, pa.py_buffer(np.ascontiguousarray(rows, np.int64))])
 
 
 def column_of(values: NDArray[Any], type_: pa.DataType, present: Mask | None = None) -> pa.Array:
-    """Return values as a column; null where they are not present. They are not copied."""
+    """Return values, not copied, as a column; null where `present` is false."""
     bits = None if present is None else pa.py_buffer(np.packbits(present, bitorder="little"))
     return pa.Array.from_buffers(type_, len(values), [bits, pa.py_buffer(np.ascontiguousarray(values))])
 
 
 def names_of(code: NDArray[np.int32], names: Sequence[str]) -> pa.Array:
-    """Return texts, given by their places in `names`, as a column."""
+    """Return texts, given by their indexes in `names`, as a column."""
     return pa.DictionaryArray.from_arrays(column_of(code, pa.int32()), texts_of(names))
 
 
@@ -52,21 +52,21 @@ def _bits(buffer: pa.Buffer, column: pa.Array) -> Mask:
 
 
 def is_present(column: pa.Array) -> Mask:
-    """Return which values are not null."""
+    """Return True for each value that is not null, shape (n,)."""
     if column.null_count == 0:
         return np.ones(len(column), np.bool_)
     return np.zeros(len(column), np.bool_) if pa.types.is_null(column.type) else _bits(column.buffers()[0], column)
 
 
 def is_true(column: pa.Array) -> Mask:
-    """Return a column of truths; null is false."""
+    """Return a boolean column as a mask, shape (n,); null is false."""
     return _bits(column.buffers()[1], column) & is_present(column) if len(column) else np.zeros(0, np.bool_)
 
 
 def values_of(column: pa.Array, dtype: type[np.generic]) -> NDArray[Any]:
-    """Return the values of a column whose type is `dtype` in arrow; what stands where it is null has no meaning.
+    """Return a copy of the values of a column whose arrow type matches `dtype`; values at nulls have no meaning.
 
-    They are copied: compiled kernels take arrays that cannot be written for another type, and are compiled anew.
+    Why a copy: compiled kernels treat read-only arrays as another type and would be compiled again.
     """
     if not len(column):
         return np.empty(0, dtype)
@@ -74,7 +74,7 @@ def values_of(column: pa.Array, dtype: type[np.generic]) -> NDArray[Any]:
 
 
 def numbers_of(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
-    """Return a column of numbers or times as a copy; NaN where one is missing."""
+    """Return a copy of a column of numbers or times; NaN where a value is missing."""
     types: dict[pa.DataType, type[np.generic]] = {pa.float64(): np.float64, pa.int8(): np.int8}
     dtype = types.get(column.type, np.int64)
     parts = []
@@ -86,7 +86,7 @@ def numbers_of(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
 
 
 def is_text(type_: pa.DataType) -> bool:
-    """Whether a column of this type holds texts."""
+    """Return whether a column of type `type_` holds texts."""
     if pa.types.is_dictionary(type_):
         type_ = type_.value_type
     return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_))

@@ -1,4 +1,4 @@
-"""How functions of this project are compiled, and where the compiled code is kept."""
+"""Compile functions with numba, and keep the compiled code in one folder."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ FOLDER = Path(__file__).resolve().parent
 def sources_digest(folder: Path) -> str:
     """Return a digest of all Python files below a folder, 12 hexadecimal digits.
 
-    The compiler notices changes of a function's own file only. A changed callee, or a changed constant of another
-    module, would leave old compiled code in use.
+    The compiler notices changes in a function's own file only. Without the digest, old compiled code would stay in use
+    after a change in a callee or in a constant of another module.
     """
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
@@ -49,13 +49,13 @@ def _is_writable(folder: Path) -> bool:
 _CACHE = cache_folder(dict(os.environ))
 numba.config.CACHE_DIR = str(_CACHE)  # type: ignore[attr-defined]
 _IS_KEPT = _is_writable(_CACHE)
-"""Where no folder can be written, each process compiles for itself."""
+"""False if no folder can be written; each process then compiles for itself."""
 
 
 def compiled(function: F) -> F:
     """Compile a function when it is first called, or load it from the cache.
 
-    Other threads go on meanwhile, and a division by 0 gives what IEEE 754 says, without a branch beside each division.
-    Additions stay in the order in which they are written: results are the same on machines of one type.
+    Other threads run while the function runs. A division by 0 gives the IEEE 754 result, without a branch beside each
+    division. Additions keep their written order: results are the same on machines of one type.
     """
     return cast(F, numba.njit(cache=_IS_KEPT, nogil=True, error_model="numpy")(function))

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and pipes whose reader is gone."""
+"""Write files whole or not at all, and end quietly when the reader of a pipe is gone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO | gzip.GzipFile]:
-    """Open a file for writing that takes its name only when all is written."""
+    """Open a temporary file for writing, and rename the file to `path` after the last byte."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -32,12 +32,13 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 """The folder that holds the project."""
 
 READER_GONE = 141
-"""Exit code: 128 + SIGPIPE, as shells have it. The signal itself would also end a command that a server hangs up on."""
+"""Exit code: 128 + SIGPIPE, as in shells. Why not the signal itself: the signal would also end a command whose server
+closes the connection."""
 
 
 @contextmanager
 def may_lose_its_reader() -> Iterator[None]:
-    """End the process quietly where nobody reads what it prints any more."""
+    """End the process quietly if the reader of its standard output is gone."""
     try:
         try:
             yield

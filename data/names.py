@@ -1,4 +1,4 @@
-"""Names that come from outside, and which of them are allowed."""
+"""Check names that come from outside: products and sources."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import re
 from data.trades import StreamKey
 
 PRODUCT_ID = re.compile(r"[A-Z0-9]{1,20}-[A-Z0-9]{1,20}")
-"""Base and quote currency, as `BTC-USD`."""
+"""Base and quote currency, for example `BTC-USD`."""
 
 
 def explain_product(_: str) -> str:
-    """Say what a product must be."""
+    """Return the rule for product names, as the end of an error message."""
     return "must be named like BTC-USD (capitals and digits)"
 
 
 def check_product_id(product_id: str) -> None:
-    """Raise ValueError if a text cannot name a product."""
+    """Raise ValueError if a text is no product name."""
     if not PRODUCT_ID.fullmatch(product_id):
         raise ValueError(f"a product {explain_product(product_id)}, was {product_id!r}")
 
@@ -26,10 +26,10 @@ SOURCE_PATTERN = "^[A-Za-z0-9._:-]{1,100}$"
 
 
 def check_names(key: StreamKey) -> None:
-    """Check the names of a stream.
+    """Check source and product name of a stream.
 
     Raises:
-        ValueError: a name is none; says which, and what is allowed.
+        ValueError: a name is not allowed; the message has the name and the allowed pattern.
     """
     for what, name, pattern in zip(StreamKey._fields, key, (SOURCE_PATTERN, PRODUCT_PATTERN), strict=True):
         if not re.match(pattern, name):

@@ -1,4 +1,4 @@
-"""Settings that more than one part reads: where the broker is, and how to log in."""
+"""Settings that several processes read: the broker's address and login."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class KafkaSettings(BaseSettings):
-    """How to reach the brokers."""
+    """Address and login of the brokers."""
 
     model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
@@ -25,7 +25,7 @@ class KafkaSettings(BaseSettings):
     kafka_ssl_key_password: SecretStr | None = None
 
     def client_config(self) -> dict[str, Any]:
-        """Return the settings that are set, under the client's own names."""
+        """Return all settings that have a value, under the Kafka client's own names."""
         config = {}
         for field in KafkaSettings.model_fields:
             value = getattr(self, field)

@@ -1,4 +1,4 @@
-"""What is forecast, and how a forecast is judged: realized volatility of the next horizon, and QLIKE."""
+"""Compute targets and losses: realized volatility of the next horizon, and QLIKE."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from data.features.spec import FeatureSpec
 from data.trades import NS, Floats, Int64s
 
 FLOOR_SHARE = 0.01
-"""Of the training median of variance: below it, realized variances count as this floor."""
+"""The floor of realized variances in QLIKE, as a share of the training median of variance."""
 
 
 def variance_floor(training_variance: Floats) -> float:
-    """Return the floor that QLIKE lifts realized variances to: a share of the training median.
+    """Return the floor of realized variances in QLIKE: `FLOOR_SHARE` of the training median.
+
+    Args:
+        training_variance: shape (n,), n >= 1.
 
     Raises:
-        ValueError: the median is not above 0, so that no share of it is a floor.
+        ValueError: the median is not above 0.
 
     >>> variance_floor(np.array([1.0, 2.0, 9.0]))
     0.02
@@ -34,9 +37,12 @@ def qlike(realized_variance: Floats, forecast_variance: Floats, floor: float) ->
     """Return the loss of each forecast: r - ln r - 1 with r = realized / forecast. 0 is perfect.
 
     Args:
-        realized_variance: shape (n,), at least 0; what lies below `floor` counts as `floor`.
+        realized_variance: shape (n,), at least 0; smaller values than `floor` count as `floor`.
         forecast_variance: shape (n,), above 0.
         floor: above 0, see `variance_floor`.
+
+    Raises:
+        ValueError: a forecast variance is not above 0.
 
     Source: Patton (2011), Journal of Econometrics 160(1), 246-256.
 
@@ -71,15 +77,19 @@ def realized_volatility(log_returns: NDArray[np.float64]) -> float:
 def target_volatility(event_time: Int64s, price: Floats, spec: FeatureSpec) -> Floats:
     """Return the target of each trade: realized volatility over the grid steps of the horizon that follows it.
 
-    The horizon begins at the first grid point at or after the trade. Unknown, NaN, where the segment ends sooner.
+    The horizon begins at the first grid point at or after the trade. The target is NaN if the segment ends before the
+    horizon.
 
     Args:
         event_time: shape (n,), ns since 1970, not falling; one stream.
         price: shape (n,), of the same trades.
-        spec: gives grid step, horizon and what ends a segment.
+        spec: grid step, horizon, and the gap that ends a segment.
 
     Returns:
         shape (n,), volatility per horizon.
+
+    Raises:
+        ValueError: event times fall.
     """
     if np.any(np.diff(event_time) < 0):
         raise ValueError("targets need event times that do not fall: take those of the feature rows, not the file's")

@@ -1,4 +1,4 @@
-"""What a trade is, in columns."""
+"""Trades in columns, and times as texts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NS = 1_000_000_000
 
 
 FIRST_YEAR, LAST_YEAR = 1970, 2199
-"""Of any time: what is kept as ns since 1970 reaches to 2262, and windows and horizons must fit behind it."""
+"""Allowed years of a time. Int64 nanoseconds since 1970 reach to 2262; windows and horizons must fit after a time."""
 
 
 _TIME = re.compile(r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?Z")
@@ -34,14 +34,14 @@ class Side(IntEnum):
 
 
 class StreamKey(NamedTuple):
-    """One product of one source: within it trades are ordered, and windows, lateness and duplicates are judged."""
+    """One product of one source. Order, windows, lateness and duplicates of trades are judged within one stream."""
 
     source_id: str
     product_id: str
 
 
 class Reject(NamedTuple):
-    """A row that is no trade, or that its stream does not take, and where it stood."""
+    """A rejected row, with file, line and reason: no trade, or a trade that its stream does not take."""
 
     file: str
     line: int
@@ -51,16 +51,16 @@ class Reject(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Trades:
-    """n trades of any streams in columns; within a stream in the order in which they happened.
+    """n trades of any streams in columns, ordered by time within a stream.
 
     Attributes:
-        keys: the streams that occur.
+        keys: the streams of these trades.
         stream: shape (n,), index into `keys`.
-        trade_id: shape (n,), rises within a stream. A row's position in its source where a recording has no ids.
+        trade_id: shape (n,), rises within a stream; the row's position in its source if a recording has no ids.
         event_time: shape (n,), ns since 1970, UTC: when the trade happened.
-        ingest_time: shape (n,), ns since 1970, UTC: when it was published; 0 before it is.
+        ingest_time: shape (n,), ns since 1970, UTC: when the trade was published; 0 before the publication.
         price: shape (n,), finite and above 0, quote currency for one unit of the base currency.
-        size: shape (n,), units of the base currency, NaN where it is unknown.
+        size: shape (n,), units of the base currency, NaN if unknown.
         side: shape (n,), int8, see `Side`.
     """
 
@@ -77,13 +77,13 @@ class Trades:
         return len(self.trade_id)
 
     def take(self, rows: slice | NDArray[np.intp] | NDArray[np.bool_]) -> Self:
-        """Return the chosen rows; `keys` stays whole."""
+        """Return the chosen rows; `keys` keeps all streams."""
         columns = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "keys"}
         return type(self)(self.keys, **columns)
 
     @classmethod
     def join(cls, parts: Sequence[Trades]) -> Self:
-        """Return the trades of all parts behind each other; there must be at least one part."""
+        """Return the trades of all parts, in order of the parts; at least 1 part."""
         keys = {key: i for i, key in enumerate(dict.fromkeys(key for part in parts for key in part.keys))}
         stream = [np.array([keys[key] for key in part.keys], np.int32)[part.stream] for part in parts]
         columns = {
@@ -105,10 +105,10 @@ def iso_times(ns: Int64s) -> list[str]:
 
 
 def parse_times(texts: list[str]) -> Int64s:
-    """Read times as `iso_times` writes them (other numbers of digits too) as ns since 1970.
+    """Parse RFC 3339 times in UTC, as `iso_times` writes, with 0 to 9 digits of a second, to ns since 1970.
 
     Raises:
-        ValueError: a text is no such time.
+        ValueError: a text is no time, has no `Z`, or has a year outside of `FIRST_YEAR` to `LAST_YEAR`.
 
     >>> parse_times(["1970-01-01T00:00:01.5Z"])
     array([1500000000])

@@ -19,9 +19,9 @@ from data.stream.clients import (
     ANSWER_S,
     Incoming,
     consumer_config,
-    insist,
     read_range,
     reader_config,
+    retry,
     transactional_config,
 )
 from data.stream.reader import NotRead, TopicReader
@@ -109,7 +109,7 @@ def forecast(settings: ForecasterSettings, metrics: Metrics, running: Callable[[
         def check_new(partitions: list[int]) -> None:
             with TopicReader(settings.client_config(), answer_s=ANSWER_S) as reader:
                 for partition in partitions:
-                    insist(partial(_check_never_read, reader, partition), running, settings.kafka_bootstrap_servers)
+                    retry(partial(_check_never_read, reader, partition), running, settings.kafka_bootstrap_servers)
 
         features = FeatureStage(spec, partial(read_range, reader_config(settings), running, TRADES), metrics)
         stage = Forecasting(features, ScoreStage(spec, serving), metrics)
@@ -121,7 +121,7 @@ def forecast(settings: ForecasterSettings, metrics: Metrics, running: Callable[[
 
 
 def _check_never_read(reader: TopicReader, partition: int, _timeout_s: float) -> None:
-    """Check as `check_never_read` does, with the errors that `insist` knows."""
+    """Check as `check_never_read` does, with the errors that `retry` knows."""
     try:
         check_never_read(reader, partition)
     except NotRead as error:

@@ -1,4 +1,4 @@
-"""Which trades a stream takes."""
+"""Decide which trades a stream takes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from data.compiled import compiled
 from data.trades import NS, Int64s, StreamKey, Trades
 
 MAX_FALL_S = 1
-"""Event time may fall by this much while trade ids rise: matching engines stamp a burst slightly out of order."""
+"""Seconds by which event time may fall while trade ids rise: matching engines stamp a burst slightly out of order."""
 
 
 TAKEN, PASSED_ID, FALLEN_TIME = 0, 1, 2
-"""What `admit_one` says of a trade."""
+"""Results of `admit_one`."""
 
 REASONS = {
     PASSED_ID: "trade id was already taken or passed",
@@ -23,7 +23,7 @@ REASONS = {
 
 @compiled
 def admit_one(trade_id: int, event_time: int, last_id: int, last_time: int) -> int:
-    """Judge one trade by the last one that its stream took: TAKEN, PASSED_ID or FALLEN_TIME."""
+    """Judge one trade by the last taken trade of its stream: return TAKEN, PASSED_ID or FALLEN_TIME."""
     if trade_id <= last_id:
         return 1
     if event_time < last_time - MAX_FALL_S * NS:
@@ -44,20 +44,20 @@ def _admit(stream: NDArray[np.int32], trade_id: Int64s, event_time: Int64s, last
 
 
 NOTHING_YET = (np.iinfo(np.int64).min, np.iinfo(np.int64).min // 2)
-"""Last id and last time of a stream before its first trade: below all others, with room to subtract from."""
+"""Last id and last time of a stream before its first trade: below all real values, with room for a subtraction."""
 
 
 class Admission:
-    """Which trades of each stream are taken: ids rise, and time falls by at most `MAX_FALL_S`.
+    """Judges the trades of each stream: ids must rise, and time may fall by at most `MAX_FALL_S`.
 
-    Judging trades that were already taken once changes nothing, so every stage may judge them again.
+    Every stage may judge the taken trades again: the next stage takes all of them.
     """
 
     def __init__(self) -> None:
         self._last: dict[StreamKey, Int64s] = {}
 
     def judge(self, trades: Trades) -> NDArray[np.int8]:
-        """Return TAKEN, PASSED_ID or FALLEN_TIME for each trade, shape (n,), and remember the taken ones."""
+        """Return TAKEN, PASSED_ID or FALLEN_TIME for each trade, shape (n,), and remember the taken trades."""
         last = np.array([self._last.get(key, NOTHING_YET) for key in trades.keys], np.int64).reshape(-1, 2)
         status = _admit(trades.stream, trades.trade_id, trades.event_time, last)
         self._last.update(zip(trades.keys, last, strict=True))

@@ -1,4 +1,4 @@
-"""The compiled loops that turn one batch of trades into feature rows."""
+"""Compiled loops that turn one batch of trades into feature rows."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ PARKINSON = 1 / (4 * math.log(2))
 """Squared log range to variance. Source: Parkinson (1980), Journal of Business 53(1), 61-65."""
 
 CHUNK = 512
-"""Windows whose moments are made at once: enough to fill vectors, and all of it stays in the nearest cache."""
+"""Windows whose moments are computed at once: enough to fill vectors, few enough for the nearest cache."""
 
 NO_POINT = -1
-"""All grid points are later: times start with 1970."""
+"""A point before all grid points: times start in 1970."""
 
 GRID = len(CONTRACT)
-"""The first column that is on the grid."""
+"""Index of the first grid column."""
 
-# What is summed in each grid step, block and weighted average.
+# Indexes of the sums in each grid step, block and weighted average.
 VARIANCE, RANGE, TRADES, VOLUME, STEPS = range(5)
 
 
@@ -34,8 +34,9 @@ VARIANCE, RANGE, TRADES, VOLUME, STEPS = range(5)
 def log_return(before: float, price: float) -> float:
     """Return ln(price / before), within an ulp or two.
 
-    It is 2 atanh(s), s = (price - before) / (price + before): the difference of near prices is exact, so s is rounded
-    once, where log1p(difference / before) is rounded at its argument already; and its series needs no library.
+    ln(price / before) = 2 atanh(s), s = (price - before) / (price + before). The difference of near prices is exact, so
+    s is rounded once, while log1p(difference / before) is rounded at its argument already. The series of atanh needs no
+    library.
 
     >>> log_return(100.0, 100.0), round(log_return(100.0, 110.0), 12)
     (0.0, 0.095310179804)
@@ -52,14 +53,14 @@ def log_return(before: float, price: float) -> float:
 
 @compiled
 def _start_segment(w: Any) -> None:
-    """Forget all but `last_id` and `last_time`, which belong to the stream."""
+    """Reset a window for a new segment; `last_id` and `last_time` belong to the stream and stay."""
     w.n = 0
     w.trades = 0
     w.next_anchor = 0
     w.has_grid = 0
     w.open[:] = 0.0
     w.weighted[:] = 0.0
-    w.told_point = NO_POINT
+    w.reported_point = NO_POINT
     _start_step(w)
 
 
@@ -73,7 +74,7 @@ def _start_step(w: Any) -> None:
 
 @compiled
 def _start_block(w: Any, block: int, weights: Floats, block_steps: int) -> None:
-    """Close the open block if `block` is the next one, and weigh the closed ones in reach, newest first."""
+    """Close the open block if `block` is the next block, and weigh the closed blocks in reach, newest first."""
     if block == w.block:
         return
     blocks = w.closed.shape[0]
@@ -112,7 +113,7 @@ def _add_step(sums: Floats, w: Any, price: float) -> None:
 
 @compiled
 def _pass_points(w: Any, until: int, weights: Floats, block_steps: int) -> None:
-    """Settle the grid points before `until`: the last price holds at all of them, and no coming trade changes it."""
+    """Settle the grid points before `until`: the last price holds at these points, and no later trade changes them."""
     point = w.next_point
     if w.has_grid:
         _start_block(w, (point - 1) // block_steps, weights, block_steps)
@@ -140,9 +141,9 @@ def _pass_points(w: Any, until: int, weights: Floats, block_steps: int) -> None:
 
 @compiled
 def _grid_features(w: Any, point: int, out: Floats, half_lives: Int64s, step: int, horizon_steps: int) -> None:
-    """Write the weighted averages over the grid up to the last point that is not after the trade.
+    """Write the weighted averages over the grid up to the last point at or before the trade.
 
-    They are NaN while the segment is younger than their half-life.
+    An average is NaN while the segment is younger than its half-life.
     """
     count = len(half_lives)
     out[:] = np.nan
@@ -172,12 +173,12 @@ def _grid_features(w: Any, point: int, out: Floats, half_lives: Int64s, step: in
 
 @compiled
 def _contract(w: Any, rows: Int64s, series: Floats, held: Int64s, values: Floats) -> None:
-    """Write n, ret_mean and ret_std of consecutive rows of one stream, and keep what coming rows need of their returns.
+    """Write n, ret_mean and ret_std of consecutive rows of one stream, and keep the returns that later rows need.
 
     Args:
-        rows: shape (r,), where the rows stand in `values`.
-        series: the returns kept before, and then one for each row whose `held` is not 0.
-        held: shape (r,), returns in each row's window.
+        rows: shape (r,), index of each row in `values`.
+        series: the kept returns, then one return for each row whose `held` is not 0.
+        held: shape (r,), number of returns in each row's window.
     """
     window = len(w.returns) + 1
     scratch = np.empty((4, min(CHUNK, len(rows)) + window))
@@ -212,7 +213,7 @@ def _contract(w: Any, rows: Int64s, series: Floats, held: Int64s, values: Floats
 
 @compiled
 def _keep_anchors(w: Any, rows: Int64s, anchor: Int64s, trades: int) -> None:
-    """Keep where the trades of the window stand: of these rows, the last `trades` are of the same segment."""
+    """Keep the positions of the window's trades; the last `trades` of `rows` belong to the current segment."""
     ring = len(w.anchors)
     fresh = min(len(rows), trades)
     for row in rows[len(rows) - min(fresh, ring) :]:
@@ -230,10 +231,10 @@ def _judge(
     status: NDArray[np.int8],
     anchor: Int64s,
 ) -> int:
-    """Judge one stream's trades; where event time falls a little, it becomes the time before it.
+    """Judge one stream's trades; an event time that falls a little is replaced by the newest time before.
 
     Returns:
-        how many are taken; `rows` begins with theirs now.
+        the number of taken trades; `rows` then begins with the rows of the taken trades.
     """
     last_id, last_time, newest = w.last_id, w.last_time, w.anchor
     taken = 0
@@ -270,10 +271,10 @@ def _move(
     series: Floats,
     held: Int64s,
 ) -> None:
-    """Move one stream's window to each of these trades: append its return, and write its columns on the grid."""
+    """Move one stream's window to each trade of `rows`: append the return, and write the grid columns."""
     on_grid = values.shape[1] > GRID
     window = len(w.returns) + 1
-    # Not kept in `w` meanwhile: the compiler cannot hold what stands there in registers.
+    # Local variables, because the compiler cannot hold fields of `w` in registers.
     last_time, last_price, n, trades, count = w.last_time, w.last_price, w.n, w.trades, w.kept
     point = point_time = next_time = 0  # the last grid point, its time, and the next one's
     for k in range(len(rows)):
@@ -308,12 +309,12 @@ def _move(
         last_price = price[row]
         if on_grid:
             w.last_price, w.anchor = last_price, anchor[row]
-            if point != w.told_point:
-                _grid_features(w, point, w.told, half_lives, step, horizon_steps)
-                # A trade between grid points changes none, and no coming one changes a point that has passed.
-                w.told_point = point if t > point_time else NO_POINT
-            for column in range(len(w.told)):
-                values[row, GRID + column] = w.told[column]
+            if point != w.reported_point:
+                _grid_features(w, point, w.reported, half_lives, step, horizon_steps)
+                # A trade between grid points changes no point, and no later trade changes a point that has passed.
+                w.reported_point = point if t > point_time else NO_POINT
+            for column in range(len(w.reported)):
+                values[row, GRID + column] = w.reported[column]
     w.last_time, w.last_price, w.n, w.anchor = last_time, last_price, n, anchor[rows[-1]]
     _keep_anchors(w, rows, anchor, trades)
     w.trades = min(trades, window + 1)
@@ -338,7 +339,10 @@ def window_kernel(
     horizon_steps: int,
     values: Floats,
 ) -> NDArray[np.int8]:
-    """Stream by stream, so that a window stays in the nearest cache and many rows of a stream are made at once."""
+    """Write the feature rows of a batch into `values`, and return the status of each trade, shape (n,).
+
+    Why stream by stream: a window stays in the nearest cache, and many rows of a stream are computed at once.
+    """
     status = np.empty(len(rows), np.int8)
     anchor = np.empty(len(rows), np.int64)
     for stream in range(len(slots)):

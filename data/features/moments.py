@@ -1,10 +1,10 @@
-"""Mean and squared deviations of every trailing window of a series, by a tree of merges.
+"""Compute mean and squared deviations of every trailing window of a series, by a tree of merges.
 
-Two neighbouring runs of values are merged by the counts, means and squared deviations of both. All terms are positive
-and nothing is taken off again, so a calm window shows no residue of the wild one before it; sliding sums do. Windows
-share their runs of 1, 2, 4, ... values, so a window of 50 = 32 + 16 + 2 costs seven merges, not 100 additions, and the
-compiler does them for many windows at once. The tree is the same for each window wherever it stands: its result is a
-function of its own values.
+Two neighbouring runs of values are merged by their counts, means and squared deviations. All terms are positive and
+none is subtracted later, so a calm window shows no residue of a wild window before; sliding sums do. Windows share
+their runs of 1, 2, 4, ... values, so a window of 50 = 32 + 16 + 2 costs seven merges, not 100 additions, and the
+compiler does the merges for many windows at once. Each window has the same tree at every position: the result is a
+function of the window's own values.
 
 Source: Chan, Golub, LeVeque (1983), The American Statistician 37(3), 242-247.
 """
@@ -38,7 +38,7 @@ def _double(size: int, mean: Floats, squares: Floats, mean_out: Floats, squares_
 
 @compiled
 def _prepend(size: int, mean: Floats, squares: Floats, merged: int, mean_out: Floats, squares_out: Floats) -> None:
-    """Put a run of `size` values before the `merged` ones that stand in the outputs."""
+    """Merge a run of `size` values with the next `merged` values, whose moments are in the outputs."""
     share, weight = merged / (size + merged), size * merged / (size + merged)
     for i in range(len(mean_out)):
         apart = mean_out[i] - mean[i]
@@ -48,11 +48,11 @@ def _prepend(size: int, mean: Floats, squares: Floats, merged: int, mean_out: Fl
 
 @compiled
 def trailing_moments(values: Floats, window: int, mean: Floats, squares: Floats, scratch: Floats) -> None:
-    """Write the mean, and the sum of squared deviations from it, of each run of `window` values.
+    """Write the mean, and the sum of squared deviations from the mean, of each run of `window` values.
 
     Args:
         values: shape (n,), n >= window >= 1.
-        mean, squares: shape (at least n - window + 1,); those of `values[i : i + window]` are written at i.
+        mean, squares: shape (at least n - window + 1,); index i gets the results of `values[i : i + window]`.
         scratch: shape (4, at least n).
     """
     windows = len(values) - window + 1

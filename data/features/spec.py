@@ -1,4 +1,4 @@
-"""What the columns of a feature row mean."""
+"""Define the columns of a feature row."""
 
 from __future__ import annotations
 
@@ -14,24 +14,27 @@ from numpy.typing import NDArray
 from data.trades import Floats, Trades
 
 MEANING = 1
-"""Raised whenever a column changes its meaning while name and parameters stay."""
+"""Version number: add 1 when a column changes its meaning while name and parameters stay."""
 
 CONTRACT = ("n", "ret_mean", "ret_std")
-"""The columns that every client knows, first in every spec."""
+"""The columns that every client knows: the first columns of every spec."""
 
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """What the columns of a feature row mean. Its id travels with every row and every model.
+    """Parameters of the columns of a feature row. The spec's id is in every row and every model.
 
     Attributes:
         window_size: log returns in the contract window.
-        grid_step_s: seconds between grid points, which are whole UTC multiples of it.
-        lookback_steps: how far back on the grid a row may look.
-        block_steps: grid steps that share one weight; blocks are aligned to UTC.
-        half_lives: of the weights, in grid steps, shortest first.
-        horizon_s: seconds that a target covers, and that variances here are scaled to.
-        gap_s: a hole in event time longer than this ends a segment.
+        grid_step_s: seconds between grid points; grid points are whole UTC multiples of `grid_step_s`.
+        lookback_steps: how far back a row may look, in grid steps.
+        block_steps: grid steps with one common weight; blocks are aligned to UTC.
+        half_lives: half-lives of the weights, in grid steps, shortest first.
+        horizon_s: seconds of a target; variances of the spec are per `horizon_s`.
+        gap_s: seconds; a longer hole in event time ends a segment.
+
+    Raises:
+        ValueError: the parameters contradict each other.
     """
 
     window_size: int = 50
@@ -57,7 +60,7 @@ class FeatureSpec:
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns, in the order of `FeatureRows.values`."""
+        """Return the names of the columns, in the order of `FeatureRows.values`."""
         shortest, short, *_ = self.half_lives
         return (
             *CONTRACT,
@@ -69,24 +72,27 @@ class FeatureSpec:
 
     @cached_property
     def spec_id(self) -> str:
-        """Twelve hex digits that change when the meaning of a column does."""
+        """Return twelve hex digits that change with the meaning of any column."""
         meaning = {"meaning": MEANING, "columns": self.columns, **asdict(self)}
         return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:12]
 
     @cached_property
     def block_weights(self) -> Floats:
-        """Shape (half-lives, blocks in reach): the weight of a step by the age of its block; the open block has 1."""
+        """Return the weight of a step by half-life and age of its block, shape (half-lives, blocks in reach).
+
+        The open block has age 0 and weight 1.
+        """
         ages = np.arange(self.lookback_steps // self.block_steps) * self.block_steps
         return np.asarray(0.5 ** (ages / np.array(self.half_lives)[:, None]), dtype=np.float64)
 
 
 class FeatureRows(NamedTuple):
-    """One row a taken trade, in the order of the trades.
+    """One feature row for each taken trade, in the order of the trades.
 
     Attributes:
-        trades: the taken trades; where event time fell, it is the time that the trade counts as.
-        values: shape (rows, columns of the spec), NaN where a feature is missing.
-        status: shape (all trades), int8: TAKEN, or why there is no row.
+        trades: the taken trades; an event time that fell is replaced by the newest time before.
+        values: shape (rows, columns of the spec), NaN if a feature is missing.
+        status: shape (all trades,), int8: TAKEN, or the reason for no row.
     """
 
     trades: Trades

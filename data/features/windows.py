@@ -1,8 +1,8 @@
-"""The compiled kernel that makes feature rows, online and offline.
+"""Make feature rows from trades, online and offline, with the windows of all streams.
 
 A row is a pure function of a bounded suffix of its stream: the last `window_size + 1` trades and the trades since the
-start of the oldest grid block in reach. So nothing here may remember more than that: no recursive average, no sliding
-sum, no row number, no age without a cap.
+start of the oldest grid block in reach. So a window may remember no more: no recursive average, no sliding sum, no row
+number, no age without a cap.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from data.trades import NS, Int64s, StreamKey, Trades
 
 
 def _window_type(spec: FeatureSpec) -> np.dtype[Any]:
-    """Return the layout of one stream's window. All of it is bounded by the spec."""
+    """Return the layout of one stream's window; the spec bounds the size of each field."""
     blocks, ring = spec.lookback_steps // spec.block_steps, spec.window_size
     return np.dtype(
         [
@@ -30,27 +30,27 @@ def _window_type(spec: FeatureSpec) -> np.dtype[Any]:
             ("last_price", "f8"),
             ("anchor", "i8"),  # position of the newest trade whose event time had not fallen: a rebuild may start there
             ("n", "i8"),  # returns in the window
-            ("kept", "i8"),  # returns that the next row's window may still hold ...
-            ("returns", "f8", (ring - 1,)),  # ... oldest first
-            ("trades", "i8"),  # of the segment, no more than stand in a window
-            ("anchors", "i8", (ring + 1,)),  # of the trades in the window, a ring
-            ("next_anchor", "i8"),  # its index
-            ("next_point", "i8"),  # the first grid point that a coming trade may still change
-            ("first_point", "i8"),  # of the segment
-            ("has_grid", "i1"),  # the first grid point has passed
-            ("grid_price", "f8"),  # at the last passed grid point
-            ("high", "f8"),  # of the open step, as are the next three
+            ("kept", "i8"),  # number of returns kept for the next row's window
+            ("returns", "f8", (ring - 1,)),  # the kept returns, oldest first
+            ("trades", "i8"),  # trades of the segment, at most `window_size` + 1
+            ("anchors", "i8", (ring + 1,)),  # anchors of the trades in the window, a ring
+            ("next_anchor", "i8"),  # next index in `anchors`
+            ("next_point", "i8"),  # the first grid point that a later trade may still change
+            ("first_point", "i8"),  # first grid point of the segment
+            ("has_grid", "i1"),  # 1 after the first grid point has passed
+            ("grid_price", "f8"),  # price at the last passed grid point
+            ("high", "f8"),  # high, low, trades and volume are of the open step
             ("low", "f8"),
             ("step_trades", "f8"),
             ("step_volume", "f8"),
-            ("block", "i8"),  # that the open step belongs to
+            ("block", "i8"),  # block of the open step
             ("open", "f8", (5,)),  # sums over the passed steps of the open block
-            ("now", "f8", (5,)),  # the same with the open step as it stands: scratch for one row
+            ("now", "f8", (5,)),  # `open` plus the open step: scratch for one row
             ("closed", "f8", (blocks, 5)),  # sums of closed blocks, at block % blocks
-            ("block_anchors", "i8", (blocks + 1,)),  # of the trade that sets the price where a block starts, likewise
+            ("block_anchors", "i8", (blocks + 1,)),  # anchor of the price at a block's start, at block % (blocks + 1)
             ("weighted", "f8", (len(spec.half_lives), 5)),  # weighted sums over the closed blocks
-            ("told_point", "i8"),  # the grid features of rows between this point and the next ...
-            ("told", "f8", (len(spec.columns) - GRID,)),  # ... are these
+            ("reported_point", "i8"),  # grid point of `reported`
+            ("reported", "f8", (len(spec.columns) - GRID,)),  # grid features up to the next point
         ],
         align=True,
     )
@@ -67,16 +67,16 @@ class Windows:
 
     @property
     def open_streams(self) -> tuple[StreamKey, ...]:
-        """The streams that have a window."""
+        """Return the streams that have a window."""
         return tuple(self._slots)
 
     def drop(self, key: StreamKey) -> None:
-        """Forget a stream: it has ended, or is somebody else's now."""
+        """Drop the window of a stream that has ended or has moved to another process."""
         if (slot := self._slots.pop(key, None)) is not None:
             self._free.append(slot)
 
     def oldest_needed(self, key: StreamKey) -> int:
-        """Return the position of the oldest trade from which this stream's window can be rebuilt, byte for byte."""
+        """Return the position of the oldest trade that a rebuild of the stream's window needs, byte for byte."""
         w, spec = self._state[self._slots[key]], self.spec
         ring, blocks = len(w["anchors"]), len(w["closed"])
         oldest = int(w["anchors"][w["next_anchor"] if w["trades"] == ring else 0])
@@ -86,12 +86,12 @@ class Windows:
         return min(oldest, int(w["block_anchors"][oldest_block % (blocks + 1)]))
 
     def slot(self, key: StreamKey) -> int:
-        """Return where a stream's window stands, opening it if it is new."""
+        """Return the index of a stream's window in `state`; a new stream gets a window."""
         return self._slots[key] if key in self._slots else self._open(key)
 
     @property
     def state(self) -> NDArray[np.void]:
-        """One record a slot. It moves when a stream is opened: take it after `slot`."""
+        """Return one record a slot. Call `state` after `slot`: a new stream may move the array."""
         return self._state
 
     def _open(self, key: StreamKey) -> int:
@@ -107,15 +107,15 @@ class Windows:
 def feature_rows(
     trades: Trades, windows: Windows, position: Int64s | None = None, *, contract_only: bool = False
 ) -> FeatureRows:
-    """Return one row for each trade that its stream takes, and leave `windows` ready for the next batch.
+    """Return one row for each taken trade, and leave `windows` ready for the next batch.
 
     Splitting the same trades into other batches, or mixing in other streams, changes no byte of any row.
 
     Args:
         trades: within a stream in the order of the source; ids must rise, and time may fall by `MAX_FALL_S`.
-        windows: the windows so far. Changed in place.
-        position: shape (n,), where each trade can be found again (an offset, a line): what `oldest_needed` gives back.
-        contract_only: leave the columns on the grid out of `values`. All batches of a stream must agree on it.
+        windows: the windows before the batch. Changed in place.
+        position: shape (n,), offset or line of each trade, in the unit of `oldest_needed`; None: the trade ids.
+        contract_only: leave the grid columns out of `values`; must be equal for all batches of a stream.
     """
     spec = windows.spec
     rows, ends = _by_stream(trades.stream, len(trades.keys))
@@ -150,7 +150,7 @@ def feature_rows(
 
 
 def compile_kernel(spec: FeatureSpec) -> None:
-    """Compile what makes the rows, or load it from the cache, so that the first trade need not wait for it."""
+    """Compile the kernel, or load the compiled kernel from the cache, so that the first trade need not wait."""
     two = np.arange(1, 3)
     prices = np.ones(2)
     trades = Trades((StreamKey("", ""),), np.zeros(2, np.int32), two, two, two, prices, prices, np.zeros(2, np.int8))
@@ -159,7 +159,7 @@ def compile_kernel(spec: FeatureSpec) -> None:
 
 @compiled
 def _by_stream(stream: NDArray[np.int32], streams: int) -> tuple[Int64s, Int64s]:
-    """Return the rows sorted by stream, each stream's in their order, and where those of each begin and end."""
+    """Return the rows sorted by stream, in order within a stream, and the bounds of each stream's rows."""
     ends = np.zeros(streams + 1, np.int64)
     for i in range(len(stream)):
         ends[stream[i] + 1] += 1

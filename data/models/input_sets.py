@@ -1,4 +1,4 @@
-"""Which columns a row is answered from."""
+"""Input sets: the columns that a model uses for a row."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from data.features.spec import CONTRACT
 from data.trades import Floats
 
 ALL_COLUMNS, CONTRACT_ONLY, UNCONDITIONAL = range(3)
-"""Input sets: which columns a row is answered from."""
+"""Codes of the input sets: all columns, the contract columns alone, no column."""
 
 
 def input_sets(values: Floats) -> Any:
-    """Return for each row which columns it is answered from, shape (n,).
+    """Return the input set of each row, shape (n,).
 
     Args:
         values: shape (n, k), contract first, NaN where missing.
@@ -23,15 +23,15 @@ def input_sets(values: Floats) -> Any:
     return np.where(~np.isnan(values).any(axis=1), ALL_COLUMNS, np.where(from_window, CONTRACT_ONLY, UNCONDITIONAL))
 
 
-def as_contract(values: Floats) -> Floats:
-    """Return the rows as a client asks who knows the contract alone."""
-    asked = values.copy()
-    asked[:, len(CONTRACT) :] = np.nan
-    return asked
+def mask_to_contract(values: Floats) -> Floats:
+    """Return a copy of the rows with the contract columns alone, all other columns NaN, shape (n, k)."""
+    masked = values.copy()
+    masked[:, len(CONTRACT) :] = np.nan
+    return masked
 
 
-def as_nothing(values: Floats) -> Floats:
-    """Return the rows as a client asks who has not seen a trade."""
-    asked = np.full_like(values, np.nan)
-    asked[:, 0] = 0
-    return asked
+def mask_all_columns(values: Floats) -> Floats:
+    """Return rows of a client without a trade: n is 0, all other columns are NaN, shape (n, k)."""
+    masked = np.full_like(values, np.nan)
+    masked[:, 0] = 0
+    return masked

@@ -1,4 +1,4 @@
-"""The last good models on disk: what serves while the registry is away."""
+"""Keep the last good models on disk, to serve while the registry does not answer."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from data.models.served import ModelRefused
 
 NOTE = "last_good.json"
 KEPT_FILES = 5
-"""In the folder of a model: the last good one, and some before it that another process may just be reading."""
+"""Files in the folder of a model: the last good model, and older models that another process may be reading."""
 DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def save_last_good(folder: Path, version: ModelFile) -> None:
-    """Keep a model that was loaded and answered, for a start without the registry.
+    """Save a model that was loaded and has answered, for a start without the registry.
 
-    The file is named by its digest and written before the note that points to it, so that a reader, or a process that
-    saves at the same time, never meets half of a model. Of older files, and of torsos that killed processes left, the
-    newest `KEPT_FILES` stay.
+    The model file is named by its digest and written before the note with the digest: no reader, and no process that
+    saves at the same time, sees half of a model. Of older files, and of partial files from killed processes, the newest
+    `KEPT_FILES` stay.
     """
     place = folder / version.name
     place.mkdir(parents=True, exist_ok=True)
@@ -34,10 +34,10 @@ def save_last_good(folder: Path, version: ModelFile) -> None:
 
 
 def load_last_good(folder: Path, name: str) -> ModelFile | None:
-    """Return the model kept last, or None if there is none.
+    """Return the last saved model, or None if no model was saved.
 
     Raises:
-        ModelRefused: what is kept cannot be read, or is not what was saved.
+        ModelRefused: the note or the model file cannot be read, or the file is not the saved file.
     """
     note_path = folder / name / NOTE
     try:
@@ -57,7 +57,7 @@ def load_last_good(folder: Path, name: str) -> ModelFile | None:
 
 
 def load_kept(folder: Path, wanted: Champion) -> ModelFile | None:
-    """Return the file of a version that served here before, if it is still kept, and is what the registry promises."""
+    """Return the file of a version that served here before; None if the file is gone or has another digest."""
     if not DIGEST.fullmatch(wanted.digest):
         return None
     try:
@@ -69,12 +69,12 @@ def load_kept(folder: Path, wanted: Champion) -> ModelFile | None:
 
 
 def forget_last_good(folder: Path, name: str) -> None:
-    """Let a start without the registry not fall back on this model: another one has taken its place."""
+    """Remove the note of a model that was replaced, so that no start without the registry serves the old model."""
     (folder / name / NOTE).unlink(missing_ok=True)
 
 
 def _prune(place: Path) -> None:
-    """Remove all but the newest `KEPT_FILES` models, while others do the same."""
+    """Remove all but the newest `KEPT_FILES` models, while other processes may do the same."""
     written = []
     for path in place.iterdir():
         with contextlib.suppress(FileNotFoundError):  # gone, or moved to its name
@@ -90,7 +90,7 @@ def _write(path: Path, content: bytes) -> None:
         try:
             file.write(content)
             file.flush()
-        except OSError:  # a full disk would keep the torso for ever
+        except OSError:  # a full disk would keep the partial file for ever
             Path(file.name).unlink()
             raise
     Path(file.name).replace(path)

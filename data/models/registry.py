@@ -1,4 +1,4 @@
-"""The model registry as the online side reads it: plain HTTP with short timeouts, and the last good models on disk."""
+"""Read the model registry from the online side: plain HTTP with short timeouts."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from typing import Any, NamedTuple
 from data.models.served import ModelRefused
 
 NO_CHAMPION_CODES = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-"""What MLflow answers when it is asked for the alias of a model that it does not have, and for one that is not set."""
-NOT_THERE = (400, 404, 410)
-"""Statuses that another try would not change."""
+"""MLflow's error codes for the alias of an unknown model, and for an alias that is not set."""
+PERMANENT_STATUSES = (400, 404, 410)
+"""HTTP statuses that a retry would not change."""
 
 
 class RegistryError(RuntimeError):
-    """The registry does not answer, or not with what it should."""
+    """The registry does not answer, or its answer cannot be read."""
 
 
 class NoChampion(RegistryError):
-    """The registry answers that this model has no champion."""
+    """The registry answers that a model has no champion."""
 
 
-class _Declined(RegistryError):
-    """The registry answers with a status that is no success."""
+class _ErrorStatus(RegistryError):
+    """The registry answers with an HTTP error status."""
 
     def __init__(self, url: str, status: int, body: str) -> None:
         super().__init__(f"{url} answers {status}: {body[:200]}")
@@ -35,12 +35,12 @@ class _Declined(RegistryError):
 
 
 class Champion(NamedTuple):
-    """What the alias `champion` points to: enough to see that it has moved.
+    """The model version of the alias `champion`: enough to notice a new champion.
 
     Attributes:
-        name: of the registered model, as `volatility-baseline`.
+        name: name of the registered model, for example `volatility-baseline`.
         version: a number, as text.
-        digest: the SHA-256 that the registry promises for the file; empty if it promises none.
+        digest: the SHA-256 that the registry promises for the file; empty if the version has no tag `digest`.
     """
 
     name: str
@@ -63,16 +63,16 @@ class ModelFile:
 
 
 def champion(tracking_uri: str, name: str, timeout_s: float) -> Champion:
-    """Ask which version is champion: one request, for polling.
+    """Return the champion of a model, with one request, for polling.
 
     Raises:
-        NoChampion: there is no such model, or it has no champion.
-        RegistryError: no answer in time, or none that can be read.
+        NoChampion: the model does not exist, or has no champion.
+        RegistryError: no answer in time, or an answer that cannot be read.
     """
     query = urllib.parse.urlencode({"name": name, "alias": "champion"})
     try:
         found = _get_json(tracking_uri, f"/api/2.0/mlflow/registered-models/alias?{query}", timeout_s)
-    except _Declined as declined:
+    except _ErrorStatus as declined:
         # 404 {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "Registered Model with name=... not found"}
         # 400 {"error_code": "INVALID_PARAMETER_VALUE", "message": "Registered model alias champion not found."}
         if any(code in declined.body for code in NO_CHAMPION_CODES):
@@ -93,8 +93,8 @@ def fetch(tracking_uri: str, wanted: Champion, timeout_s: float) -> ModelFile:
     """Return the file of a version.
 
     Raises:
-        ModelRefused: the registry promises no digest, has no file, or keeps it elsewhere than at its own server.
-        RegistryError: no answer in time: another try may succeed.
+        ModelRefused: the registry promises no digest, has no file, or keeps the file on another server.
+        RegistryError: no answer in time; a retry may succeed.
     """
     what = f"{wanted.name} version {wanted.version}"
     if not wanted.digest:
@@ -112,8 +112,8 @@ def fetch(tracking_uri: str, wanted: Champion, timeout_s: float) -> ModelFile:
             raise ModelRefused(reason, "absent")
         path = urllib.parse.quote(f"{location.path.strip('/')}/model.onnx")
         model_bytes = _get(tracking_uri, f"/api/2.0/mlflow-artifacts/artifacts/{path}", timeout_s)
-    except _Declined as declined:
-        if declined.status in NOT_THERE:
+    except _ErrorStatus as declined:
+        if declined.status in PERMANENT_STATUSES:
             raise ModelRefused(f"{what} is not at the registry: {declined}", "absent") from declined
         raise
     return ModelFile(*wanted, model_bytes)
@@ -137,6 +137,6 @@ def _get(tracking_uri: str, path: str, timeout_s: float) -> bytes:
             with urllib.request.urlopen(url, timeout=timeout_s) as answer:
                 return bytes(answer.read())
         except urllib.error.HTTPError as error:
-            raise _Declined(url, error.code, error.read().decode(errors="replace")) from error
+            raise _ErrorStatus(url, error.code, error.read().decode(errors="replace")) from error
     except (OSError, HTTPException, ValueError) as error:  # refused, timed out, or cut off
         raise RegistryError(f"the model registry does not answer at {tracking_uri}: {error}") from error

@@ -1,4 +1,4 @@
-"""What a served model is: ONNX bytes in, checked once; scores out. The one loader for all that scores."""
+"""Load a served model: ONNX bytes in, checked once; scores out. All processes that score use this loader."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ OUTPUTS = ("score", "lower", "upper")
 VARIANTS = ("baseline", "ml")
 
 METADATA = ("variant", "columns", "spec_id", "horizon_s", "train_end", "coverage")
-"""What an ONNX file must say of itself, as text: `columns` joined by commas, `train_end` as RFC 3339 in UTC."""
+"""Metadata that an ONNX file must have, as text: `columns` joined by commas, `train_end` as RFC 3339 in UTC."""
 
 CHUNK = 128
-"""The graph always runs on this many rows, the last ones padded, so that a score has the same bytes in any batch.
+"""Rows of each run of the graph, the last rows padded, so that a score has the same bytes in any batch.
 
 Padding 1 row to 2 is not enough. Measured with onnxruntime 1.32 on AVX-512, one thread: Log computes 16 values at a
 time and the remainder by other code, which gives other last bits for 17 % of values. 1.2 million rows at random
 offsets, in batches of 1 to 1,100, against one run over all: 495 rows in 385 batch sizes differed (2, 3, 6, 7, 10, 11,
 14, 23, ...), in no multiple of 16; Exp, Sqrt, Tanh, Sigmoid, Erf, Pow, MatMul, Gemm and ReduceSum differed nowhere.
-Through chunks of 128 rows none of them differed, at no place in a chunk and at no alignment of the input. With several
-threads onnxruntime splits a batch where it likes, and Log differs again: hence one thread. A fixed size also leaves
-nothing to kernels that are chosen by batch size. One row costs 50 us, each of many 0.3 us; chunks of 64 double the
-latter, of 256 halve it.
+Through chunks of 128 rows no operator differed, at no index in a chunk and at no alignment of the input. With several
+threads onnxruntime splits a batch at any row, and Log differs again: hence one thread. A fixed size also avoids kernels
+that are chosen by batch size. One row costs 50 us, each of many rows 0.3 us; chunks of 64 double the 0.3 us, chunks of
+256 halve the 0.3 us.
 """
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -42,10 +42,10 @@ RefusalKind = Literal["absent", "digest", "format", "metadata", "spec", "columns
 
 
 class ModelRefused(ValueError):
-    """These bytes are no model that may serve here. The message says what was found and what is allowed.
+    """A model file that may not serve. The message says what was found and what is allowed.
 
     Attributes:
-        kind: which check it failed; `absent`: there are no bytes.
+        kind: the failed check; `absent`: the file does not exist or cannot be read.
     """
 
     def __init__(self, message: str, kind: RefusalKind) -> None:
@@ -60,8 +60,8 @@ class Scores:
     Attributes:
         score: shape (n,), above 0: volatility per horizon, not annualized.
         lower, upper: shape (n,): the interval, lower <= score <= upper.
-        missing: shape (n, k), True where a column of the model played no part in the answer, because it, or another
-            column that it is only used together with, was not given.
+        missing: shape (n, k), True where a column of the model was not used, because the column, or another column that
+            the model needs with the column, was not given.
     """
 
     score: Floats
@@ -70,25 +70,25 @@ class Scores:
     missing: NDArray[np.bool_]
 
     def are_usable(self) -> NDArray[np.bool_]:
-        """Say of each row whether its answer is finite, above 0 and inside an interval that has no end below 0."""
+        """Return for each row whether the score is finite, above 0 and inside an interval with no end below 0."""
         inside = (self.lower >= 0) & (self.lower <= self.score) & (self.score <= self.upper)
         return inside & (self.score > 0) & np.isfinite(self.upper)
 
     def take(self, rows: slice) -> Self:
-        """Return those of some rows."""
+        """Return the scores of some rows."""
         return type(self)(self.score[rows], self.lower[rows], self.upper[rows], self.missing[rows])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServedModel:
-    """A model that was checked and is warm. Build it with `load`; `score` may be called from several threads.
+    """A checked and warm model. Build a model with `load`; `score` may be called from several threads.
 
     Attributes:
         variant: `baseline` or `ml`.
         columns: names of the k input columns in order, `CONTRACT` first.
         spec_id: id of the feature spec whose rows the model was trained on.
-        horizon_s: how far ahead it forecasts, seconds.
-        train_end: newest time that training saw, UTC: what happened up to it is in-sample.
+        horizon_s: how far ahead the model forecasts, seconds.
+        train_end: newest time of the training data, UTC: rows up to `train_end` are in-sample.
         coverage: nominal share of targets inside the interval.
         digest: SHA-256 of the file, hex.
     """
@@ -111,12 +111,12 @@ class ServedModel:
         digest: str | None = None,
         known_columns: Collection[str] | None = None,
     ) -> Self:
-        """Check the bytes of an ONNX file, load and warm it.
+        """Check the bytes of an ONNX file, load and warm the model.
 
         Args:
             spec_id: the spec of the rows that will be scored.
-            digest: the SHA-256 that the registry promised; None: whatever the file has.
-            known_columns: all columns that rows of this spec have; None: not checked.
+            digest: the SHA-256 that the registry promised; None: any digest.
+            known_columns: all columns that rows of the spec have; None: not checked.
 
         Raises:
             ModelRefused: wrong digest, not ONNX, metadata missing, unreadable or impossible, another spec, unknown
@@ -126,8 +126,8 @@ class ServedModel:
         if digest is not None and digest != found:
             raise ModelRefused(f"the file's SHA-256 is {found}, the registry promised {digest}", "digest")
         session = _open(model_bytes)
-        said = _metadata(session)
-        model = cls(**said, digest=found, _session=session)
+        metadata = _metadata(session)
+        model = cls(**metadata, digest=found, _session=session)
         if model.spec_id != spec_id:
             raise ModelRefused(
                 f"the model was trained on rows of spec {model.spec_id}, rows here are of spec {spec_id}", "spec"
@@ -147,9 +147,9 @@ class ServedModel:
     def score(self, values: Floats) -> Scores:
         """Return the forecasts for rows of features; a row's answer has the same bytes in any batch.
 
-        A row that has all columns is answered from all of them, any other one from the contract columns alone, and one
-        with fewer than 2 returns by the unconditional forecast, each with its own interval. Any finite value is
-        answered: the graph limits what it reads.
+        A row with all columns is scored from all columns, a row with missing columns from the contract columns alone,
+        and a row with fewer than 2 returns by the unconditional forecast. Each way has its own interval. Any finite
+        value is allowed: the graph limits its inputs.
 
         Args:
             values: shape (n, k), the model's `columns` in order, NaN where a value is missing.
@@ -163,7 +163,7 @@ class ServedModel:
         padded = np.ones((-(-rows // CHUNK) * CHUNK, len(self.columns)), np.float32)
         known = padded[:rows]
         np.minimum(np.maximum(values, -_FLOAT32_MAX), _FLOAT32_MAX, out=known, casting="same_kind")
-        if np.isfinite(values).all() and (values[:, 0] >= 2).all():  # most calls: nothing to look for
+        if np.isfinite(values).all() and (values[:, 0] >= 2).all():  # most calls
             missing = np.zeros(values.shape, np.bool_)
         else:
             if np.isinf(values).any():
@@ -181,7 +181,11 @@ class ServedModel:
         return Scores(score, lower, upper, missing)
 
     def _warm(self) -> None:
-        """Answer known rows of each input set, from nothing to more than float32 holds, and look at the answers."""
+        """Score known rows of each input set, from 0 to more than float32 holds, and check the scores.
+
+        Raises:
+            ModelRefused: the model raises an error, or a score is not usable.
+        """
         rows = np.repeat([[0.0], [1e-30], [1e-8], [1e-3], [1.0], [1e3], [1e300]], len(self.columns), axis=1)
         rows[:, 0] = 50
         contract, empty = rows.copy(), rows.copy()
@@ -204,7 +208,9 @@ class ServedModel:
 
 
 def _missing(values: Floats) -> NDArray[np.bool_]:
-    """Which columns play no part: no mean without a return, no deviation without two, nothing more if any is missing.
+    """Return the unused columns, shape (n, k).
+
+    `ret_mean` needs 1 return, `ret_std` needs 2, and the other columns need each column of the row.
 
     >>> nan = float("nan")
     >>> _missing(np.array([[50, 0, 1e-4, 1], [50, 0, 1e-4, nan], [50, nan, 1e-4, 1], [1, 0, 0, 1]])).astype(int)
@@ -225,7 +231,7 @@ def _open(model_bytes: bytes) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # see CHUNK
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 4  # what it would print it also raises
+    options.log_severity_level = 4  # onnxruntime also raises what onnxruntime would print
     try:
         return ort.InferenceSession(model_bytes, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises unrelated classes, one for each of its status codes
@@ -235,29 +241,31 @@ def _open(model_bytes: bytes) -> ort.InferenceSession:
 
 
 def _metadata(session: ort.InferenceSession) -> dict[str, Any]:
-    said = session.get_modelmeta().custom_metadata_map
-    absent = [name for name in METADATA if not said.get(name)]
+    metadata = session.get_modelmeta().custom_metadata_map
+    absent = [name for name in METADATA if not metadata.get(name)]
     if absent:
         raise ModelRefused(f"metadata_props lack {absent}, a model must state {list(METADATA)}", "metadata")
     try:
-        train_end = datetime.fromisoformat(said["train_end"])
+        train_end = datetime.fromisoformat(metadata["train_end"])
         offset = train_end.utcoffset()
         if offset is None or offset.total_seconds() != 0:
-            raise ValueError(f"train_end must be UTC and end in Z, was {said['train_end']!r}")
+            raise ValueError(f"train_end must be UTC and end in Z, was {metadata['train_end']!r}")
         now = datetime.now(UTC)
         if train_end > now:
-            raise ValueError(f"train_end must not be later than now, {now:%Y-%m-%dT%H:%M:%SZ}, was {said['train_end']}")
-        horizon_s, coverage = int(said["horizon_s"]), float(said["coverage"])
+            raise ValueError(
+                f"train_end must not be later than now, {now:%Y-%m-%dT%H:%M:%SZ}, was {metadata['train_end']}"
+            )
+        horizon_s, coverage = int(metadata["horizon_s"]), float(metadata["coverage"])
         if horizon_s != FeatureSpec.horizon_s:
-            raise ValueError(f"horizon_s must be {FeatureSpec.horizon_s}, was {said['horizon_s'][:20]}")
+            raise ValueError(f"horizon_s must be {FeatureSpec.horizon_s}, was {metadata['horizon_s'][:20]}")
         if not 0 < coverage < 1:
-            raise ValueError(f"coverage must be between 0 and 1, was {said['coverage']}")
-        if said["variant"] not in VARIANTS:
-            raise ValueError(f"variant must be one of {VARIANTS}, was {said['variant']!r}")
+            raise ValueError(f"coverage must be between 0 and 1, was {metadata['coverage']}")
+        if metadata["variant"] not in VARIANTS:
+            raise ValueError(f"variant must be one of {VARIANTS}, was {metadata['variant']!r}")
         return {
-            "variant": said["variant"],
-            "columns": tuple(said["columns"].split(",")),
-            "spec_id": said["spec_id"],
+            "variant": metadata["variant"],
+            "columns": tuple(metadata["columns"].split(",")),
+            "spec_id": metadata["spec_id"],
             "horizon_s": horizon_s,
             "train_end": train_end,
             "coverage": coverage,
@@ -267,7 +275,9 @@ def _metadata(session: ort.InferenceSession) -> dict[str, Any]:
 
 
 def _check_signature(session: ort.InferenceSession, k: int) -> None:
-    """One input `X` of float32 (any number of rows, k); outputs score, lower, upper of float32, one number a row."""
+    """Check inputs and outputs: one input `X` of float32 (any number of rows, k); three float32 outputs, one number a
+    row.
+    """
     inputs = [(node.name, node.type, node.shape[1:]) for node in session.get_inputs()]
     if inputs != [("X", "tensor(float)", [k])] or isinstance(session.get_inputs()[0].shape[0], int):
         raise ModelRefused(f"the input must be X, float32, shape (any, {k}), was {inputs}", "signature")

@@ -1,4 +1,4 @@
-"""Tell what recordings hold: `python -m data.recordings FILE ...`."""
+"""Summarize recordings: `python -m data.recordings FILE ...`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BAD_RECORDING = 2
 
 
 def main() -> int:
-    """Say what recordings hold: dialect, products, rows, times, holes, rejects."""
+    """Summarize recordings: dialect, products, rows, times, holes, rejects."""
     parser = argparse.ArgumentParser(prog="python -m data.recordings", description=main.__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="trades or bars of any dialect")
     parser.add_argument("--json", action="store_true", help="one JSON array, an object a file")
@@ -32,8 +32,8 @@ def main() -> int:
         if not args.json:
             print(as_text(found[-1]), flush=True)
     if args.json:
-        print(json.dumps([as_json(one) for one in found], indent=2))
-    return BAD_RECORDING if any(one.error is not None for one in found) else 0
+        print(json.dumps([as_json(inspection) for inspection in found], indent=2))
+    return BAD_RECORDING if any(inspection.error is not None for inspection in found) else 0
 
 
 if __name__ == "__main__":

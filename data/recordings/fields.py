@@ -1,4 +1,4 @@
-"""Columns of a recording, texts or typed, into columns of values, and which of them are allowed."""
+"""Parse columns of a recording, texts or typed, to columns of values, with a mask of the allowed values."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _ZONE = r"[ T].*(Z|[+-]\d\d(:?\d\d)?)$"
 _TOO_LATE = int(np.datetime64(f"{LAST_YEAR + 1}-01-01", "ns").view(np.int64))
 
 
-_EMPTY, _Z = texts_of([""])[0], texts_of(["Z"])[0]
+_EMPTY, _UTC_SUFFIX = texts_of([""])[0], texts_of(["Z"])[0]
 _NO_TEXT = pa.nulls(1, pa.string())[0]
 
 
 def _texts(column: pa.Array) -> pa.Array:
-    """Return a column of texts as plain ones; null is empty."""
+    """Return a column of texts as plain strings; null becomes the empty text."""
     texts = column if pa.types.is_string(column.type) else column.cast(pa.string())
     return texts.fill_null(_EMPTY) if texts.null_count else texts
 
 
 def _parsed(texts: pa.Array, to: pa.DataType, pattern: str) -> pa.Array:
-    """Parse texts; null where one cannot be parsed. Numbers become the nearest double, times are exact.
+    """Parse texts; null where a text cannot be parsed. Numbers become the nearest double, times are exact.
 
     Args:
-        pattern: what a text must match, lest a column of nonsense is searched value by value for what can be parsed.
+        pattern: pattern of a valid text; without the pattern, a column of nonsense would be searched value by value.
     """
     try:
         return texts.cast(to)
@@ -59,7 +59,7 @@ def _trimmed(texts: pa.Array) -> pa.Array:
 
 
 def _by_name(column: pa.Array, meaning: Callable[[list[str]], list[Any]]) -> tuple[NDArray[np.int32], list[Any]]:
-    """Return for each text the place of its meaning, and the meanings of the different texts."""
+    """Return for each text the index of its meaning, and the meanings of the distinct texts."""
     if column.type != NAMES or column.null_count:
         column = _texts(column).dictionary_encode()
     return values_of(column.indices, np.int32), meaning(column.dictionary.to_pylist())
@@ -69,9 +69,9 @@ class Products(NamedTuple):
     """The products of n rows.
 
     Attributes:
-        names: in the order in which they first occur.
-        code: shape (n,), place in `names`.
-        good: shape (n,), whether the name is one.
+        names: distinct names, by first appearance.
+        code: shape (n,), index into `names`.
+        good: shape (n,), True if the name is allowed.
     """
 
     names: list[str]
@@ -80,7 +80,7 @@ class Products(NamedTuple):
 
 
 def products(column: pa.Array) -> Products:
-    """Parse names of products."""
+    """Parse names of products, shape (n,)."""
     code, names = _by_name(column, list)
     good = np.array([bool(PRODUCT_ID.fullmatch(name)) for name in names], np.bool_)
     return Products(names, code, good[code] if len(code) else np.empty(0, np.bool_))
@@ -90,7 +90,7 @@ def whole_numbers(column: pa.Array) -> tuple[Int64s, Mask]:
     """Parse whole numbers from 0 to 2^63 - 1."""
     if is_text(column.type):
         texts = _trimmed(_texts(column))
-        # A cast alone would take -5 and 0x1F.
+        # A cast alone would accept -5 and 0x1F.
         column = _parsed(pc.if_else(pc.utf8_is_digit(texts), texts, _NO_TEXT), pa.int64(), _DIGITS)
     elif column.type != pa.int64():
         column = column.cast(pa.int64(), safe=False)
@@ -100,7 +100,7 @@ def whole_numbers(column: pa.Array) -> tuple[Int64s, Mask]:
 
 
 def times(column: pa.Array) -> tuple[Int64s, Mask]:
-    """Parse times, which have a zone, to ns since 1970."""
+    """Parse times with a zone to ns since 1970."""
     if is_text(column.type):
         column = _parsed(_texts(column), UTC, _TIME)
     in_a_second = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": NS}[column.type.unit]
@@ -111,23 +111,23 @@ def times(column: pa.Array) -> tuple[Int64s, Mask]:
 
 
 def zoneless_times(column: pa.Array) -> tuple[Int64s, Mask]:
-    """Parse times to ns since 1970; those without a zone are UTC."""
+    """Parse times to ns since 1970; times without a zone are UTC."""
     if is_text(column.type):
         texts = _texts(column)
         has_zone = pc.match_substring_regex(texts, pattern=_ZONE)
-        column = pc.if_else(has_zone, texts, pc.binary_join_element_wise(texts, _Z, _EMPTY))
+        column = pc.if_else(has_zone, texts, pc.binary_join_element_wise(texts, _UTC_SUFFIX, _EMPTY))
     return times(column)
 
 
 def explain_time(text: str) -> str:
-    """Say what a time must be instead of a text."""
+    """Return the rule for times that a rejected text breaks, for an error message."""
     if is_present(_parsed(texts_of([text]), pa.timestamp("ns"), _ZONELESS_TIME))[0]:
         return "has no zone: a time must end with Z or an offset like +00:00"
     return f"must be a time like 2025-01-06T00:00:00.123456789Z, from {FIRST_YEAR} to {LAST_YEAR}"
 
 
 def _numbers(column: pa.Array) -> tuple[Floats, Mask]:
-    """Parse numbers to the nearest doubles, NaN where there is none, and say which are present and not empty."""
+    """Parse numbers to the nearest doubles, NaN if a value is no number, with a mask of values that are not empty."""
     if pa.types.is_decimal(column.type):
         column = column.cast(pa.string())
     if is_text(column.type):
@@ -151,7 +151,7 @@ def prices(column: pa.Array) -> tuple[Floats, Mask]:
 
 
 def sizes(column: pa.Array) -> tuple[Floats, Mask]:
-    """Parse finite numbers of at least 0; empty, or NaN in a column of numbers, is unknown."""
+    """Parse finite numbers of at least 0; an empty text, or NaN in a column of numbers, means unknown."""
     values, given = _numbers(column)
     unknown = np.isnan(values) if pa.types.is_floating(column.type) else ~given
     return values, unknown | (np.isfinite(values) & (values >= 0))
@@ -161,7 +161,7 @@ _SIDES = {"sell": Side.SELL, "": Side.UNKNOWN, "buy": Side.BUY}
 
 
 def sides(column: pa.Array) -> tuple[NDArray[np.int8], Mask]:
-    """Parse the taker's side; empty is unknown."""
+    """Parse the taker's side; an empty text means unknown."""
     code, found = _by_name(column, lambda names: [_SIDES.get(name) for name in names])
     if not len(code):
         return np.empty(0, np.int8), np.empty(0, np.bool_)
@@ -170,11 +170,11 @@ def sides(column: pa.Array) -> tuple[NDArray[np.int8], Mask]:
 
 
 class Field(NamedTuple):
-    """How a column becomes values.
+    """Parser of a column.
 
     Attributes:
-        parse: returns a value for each row, and which of them are allowed.
-        explain: says what is allowed instead of a text.
+        parse: returns values and a mask of allowed values, both of shape (n,).
+        explain: returns the rule that a rejected text breaks.
     """
 
     parse: Callable[[pa.Array], tuple[NDArray[Any], Mask]]
@@ -188,15 +188,15 @@ FIELDS: Final[Mapping[str, Field]] = {
     "size": Field(sizes, lambda _: "must be a finite number of at least 0, or empty"),
     "side": Field(sides, lambda _: "must be buy, sell or empty"),
 }
-"""The fields of a trade beside its product."""
+"""The fields of a trade, without the product."""
 
 ZONELESS_TIME = Field(zoneless_times, explain_time)
 
 
 def value_text(column: pa.Array, i: int) -> str:
-    """Return one value of a column as a reason quotes it."""
+    """Return one value of a column as text for a reject's reason."""
     value = column[i]
-    if pa.types.is_timestamp(column.type):  # Python's own datetime ends in 9999, and not each zone is known everywhere
+    if pa.types.is_timestamp(column.type):  # Python's datetime ends in 9999, and some machines lack some zones
         text = value.cast(pa.timestamp(column.type.unit)).cast(pa.string()).as_py()
         return "" if text is None else f"{text}Z"[:_VALUE_CHARACTERS]
     text = value.as_py() if is_text(column.type) else value.cast(pa.string()).as_py()

@@ -1,4 +1,4 @@
-"""Text files as numbered lines: unpacked, in blocks of bounded size, and CSV lines taken apart one by one."""
+"""Read text files as numbered lines: unpacked, in blocks of bounded size; split CSV lines into fields, one by one."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from numpy.typing import NDArray
 from data.trades import Int64s
 
 BLOCK_BYTES: Final = 1 << 20
-"""How much text is parsed at once: enough to hide the cost of a call, little beside the memory limit."""
+"""Bytes of text that are parsed at once: enough to hide the cost of a call, little beside the memory limit."""
 HEAD_BYTES: Final = 1 << 16
-"""How much of a file is looked at to tell its dialect."""
+"""Bytes at the start of a file that decide the dialect."""
 LINE_BYTES: Final = 16 << 20
-"""A longer line is no row of any dialect."""
+"""Longest line; a longer line is no row of any dialect."""
 REJECT_CHARACTERS: Final = 200
-"""How much of a rejected line is kept."""
+"""Characters of a rejected line in a reject."""
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
 
 
 class Lines:
-    """Some consecutive lines of a file that are not blank.
+    """Consecutive lines of a file, without blank lines.
 
     Args:
         data: the lines, each with its line end.
-        number: shape (n,), the 1-based line in the file of each.
+        number: shape (n,), 1-based line number in the file.
     """
 
     def __init__(self, data: bytes, number: Int64s) -> None:
@@ -46,7 +46,7 @@ class Lines:
 
     @classmethod
     def of(cls, data: bytes, first_number: int) -> tuple[Lines, int]:
-        """Number the lines of a text that ends with a line end, and leave blank ones out.
+        """Number the lines of a text that ends with a line end, and leave out blank lines.
 
         Returns:
             the lines, and the number of the line that follows the text.
@@ -65,7 +65,7 @@ class Lines:
 
     @cached_property
     def ends(self) -> NDArray[np.intp]:
-        """Where each line ends in `data`."""
+        """Return the index in `data` of each line's end, shape (n,)."""
         return np.flatnonzero(np.frombuffer(self.data, np.uint8) == ord("\n"))
 
     def __len__(self) -> int:
@@ -87,17 +87,17 @@ class Lines:
         return self.data[int(self.ends[i - 1]) + 1 if i else 0 : int(self.ends[i])]
 
     def reversed(self) -> Lines:
-        """Return the lines, the last one first."""
+        """Return the lines in reverse order."""
         rows = np.arange(len(self))[::-1]
         return Lines(b"".join(self[i] + b"\n" for i in rows), self.number[rows])
 
     def text(self, i: int) -> str:
-        """Return what is kept of a rejected line."""
+        """Return the text of a rejected line, cut to `REJECT_CHARACTERS`."""
         return self[i][: 4 * REJECT_CHARACTERS].decode(errors="replace")[:REJECT_CHARACTERS]
 
     @cached_property
     def are_texts(self) -> bool:
-        """Whether each of them is UTF-8 on one line."""
+        """Return whether all lines are UTF-8 without a carriage return."""
         if b"\r" in self.data:
             return False
         try:
@@ -106,7 +106,7 @@ class Lines:
             return False
 
     def readable(self) -> tuple[NDArray[np.intp], dict[int, str]]:
-        """Return which lines are texts, and for each of the others why it is none."""
+        """Return the indexes of lines that are texts, and by index the reason why a line is no text."""
         reasons: dict[int, str] = {}
         if not self.are_texts:
             for i in range(len(self)):
@@ -122,10 +122,10 @@ class Lines:
 
 
 class Damaged(Exception):
-    """A file that cannot be read to its end, and in what way.
+    """A file cannot be read to its end.
 
     Attributes:
-        rescue: a command that writes what can be read of it; empty if there is none.
+        rescue: a command that writes the readable part of the file; empty if no command can.
     """
 
     def __init__(self, how: str, rescue: str = "") -> None:
@@ -134,10 +134,10 @@ class Damaged(Exception):
 
 
 def chunks_of(path: Path) -> Iterator[bytes]:
-    """Yield the bytes of a file, unpacked if it is a gzip.
+    """Yield the bytes of a file; a gzip is unpacked.
 
     Raises:
-        Damaged: the gzip cannot be read on.
+        Damaged: the rest of the gzip cannot be read.
     """
     with path.open("rb") as file:
         yield from _unpacked(file)
@@ -157,10 +157,10 @@ def _unpacked(file: BufferedReader) -> Iterator[bytes]:
 
 
 def head_of(chunks: Iterable[bytes]) -> bytes:
-    """Return the first bytes of a text, as far as they can be read.
+    """Return the first readable bytes of a text, at most `HEAD_BYTES`.
 
     Raises:
-        Damaged: before the first byte.
+        Damaged: the first byte cannot be read.
     """
     head = b""
     try:
@@ -178,7 +178,7 @@ def data_lines(chunks: Iterable[bytes], header_lines: int = 0) -> Iterator[Lines
     """Yield the lines of a text after its header, without a byte order mark, in blocks.
 
     Raises:
-        Damaged: after all whole lines, if `chunks` raises it, or if a line is longer than `LINE_BYTES`.
+        Damaged: after all whole lines, if `chunks` raises Damaged or a line is longer than `LINE_BYTES`.
     """
     number = 1
     to_skip = header_lines
@@ -227,12 +227,12 @@ def whole_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 class Fields(NamedTuple):
-    """CSV lines taken apart.
+    """Fields of CSV lines.
 
     Attributes:
-        at: shape (m,), index of the lines that could be.
-        texts: the wanted columns by their place, m texts each.
-        broken: why each of the other lines could not, by index.
+        at: shape (m,), index of each line that could be split.
+        texts: the wanted columns by index of the column, m texts each.
+        broken: by line index, the reason why a line could not be split.
     """
 
     at: NDArray[np.intp]
@@ -241,7 +241,11 @@ class Fields(NamedTuple):
 
 
 def csv_fields(lines: Lines, width: int, wanted: Sequence[int]) -> Fields:
-    """Take readable lines of `width` CSV fields apart; what becomes of a line does not depend on its neighbours."""
+    """Split readable lines into `width` CSV fields; the result for a line does not depend on neighbouring lines.
+
+    Args:
+        wanted: indexes of the columns to return.
+    """
     broken: dict[int, str] = {}
     schema = pa.schema([(str(i), pa.string()) for i in wanted])
     pieces = _pieces(lines, np.arange(len(lines)), width, schema, broken)
@@ -255,7 +259,7 @@ def csv_fields(lines: Lines, width: int, wanted: Sequence[int]) -> Fields:
 def _pieces(
     lines: Lines, at: NDArray[np.intp], width: int, schema: pa.Schema, broken: dict[int, str]
 ) -> list[tuple[NDArray[np.intp], pa.Table]]:
-    """Return tables of texts with the index of each of their rows, and note the other lines in `broken`."""
+    """Return tables of texts, each with the line index of its rows, and note all other lines in `broken`."""
     if len(lines) == 0:
         return []
     wrong: dict[int, str] = {}
@@ -264,7 +268,7 @@ def _pieces(
         wrong[row.number - 1] = f"expected {row.expected_columns} fields, found {row.actual_columns}"
         return "skip"
 
-    # A last row of empty fields, so that a quotation mark left open on the last line has something to swallow.
+    # A last row of empty fields, so that an open quotation mark on the last line swallows a row and is noticed.
     text = lines.data + b"," * (width - 1) + b"\n"
     table = pyarrow.csv.read_csv(
         pa.BufferReader(text),
@@ -275,7 +279,7 @@ def _pieces(
     if table.num_rows + len(wrong) == len(lines) + 1:
         broken |= {int(at[i]): reason for i, reason in wrong.items()}
         return [(np.delete(at, list(wrong)), table[:-1])]
-    # A row that spans lines: a quotation mark is open. The lines are parsed apart until only its own is lost.
+    # A row spans lines: a quotation mark is open. The lines are halved until only the line with the mark is lost.
     if len(lines) == 1:
         broken[int(at[0])] = "a quotation mark is not closed on its line"
         return []
@@ -287,6 +291,6 @@ def _pieces(
 
 
 def one_block(text: bytes, width: int) -> pyarrow.csv.ReadOptions:
-    """Return options to read a text whole, its columns named by their places: only so rows have numbers."""
+    """Return options to read a text in one block, with columns named by index: only one block gives row numbers."""
     names = [str(i) for i in range(width)]
     return pyarrow.csv.ReadOptions(use_threads=False, block_size=len(text) + 1, column_names=names)

@@ -1,4 +1,4 @@
-"""Work done in a thread before it is asked for."""
+"""Run a generator in a thread, ahead of its reader."""
 
 from __future__ import annotations
 
@@ -11,40 +11,41 @@ from typing import Generic, NamedTuple, TypeVar
 T = TypeVar("T")
 
 LOOK_S = 0.2
-"""How often whoever waits for an item looks whether to stop."""
+"""Seconds between two checks whether to stop, while a reader waits for an item."""
 STOP_S = 1.0
-"""How long the thread may take to end; one that hangs in a read ends with the process, for it holds but a file."""
+"""Seconds that the thread may take to end; a thread that hangs in a read holds only a file, and ends with the process.
+"""
 
 
-class _Made(NamedTuple, Generic[T]):
+class _NextItem(NamedTuple, Generic[T]):
     item: T
 
 
-class _Over(NamedTuple):
+class _GeneratorEnd(NamedTuple):
     error: BaseException | None
 
 
 @contextmanager
 def read_ahead(items: Generator[T], depth: int, running: Callable[[], bool] = lambda: True) -> Iterator[Iterator[T]]:
-    """Give the items of a generator, which runs in a thread, up to `depth` items ahead.
+    """Run a generator in a thread, up to `depth` items ahead, and give an iterator of the items.
 
-    They end where the generator ends, or where `running` says stop; what it raises is raised in the place of the item.
-    When the block is left, the generator is closed.
+    The items end when the generator ends, or when `running` returns False. An error of the generator is raised in place
+    of the item. The end of the `with` block closes the generator.
     """
-    ready: queue.Queue[_Made[T] | _Over] = queue.Queue(depth)
+    ready: queue.Queue[_NextItem[T] | _GeneratorEnd] = queue.Queue(depth)
     wanted = threading.Event()
     wanted.set()
 
     def make() -> None:
-        over = _Over(None)
+        over = _GeneratorEnd(None)
         try:
             with closing(items):
                 for item in items:
-                    ready.put(_Made(item))
+                    ready.put(_NextItem(item))
                     if not wanted.is_set():
                         return
-        except BaseException as error:  # whatever it is, it is raised where the items are used
-            over = _Over(error)
+        except BaseException as error:  # any error is raised again at the reader
+            over = _GeneratorEnd(error)
         ready.put(over)
 
     def given() -> Iterator[T]:
@@ -53,7 +54,7 @@ def read_ahead(items: Generator[T], depth: int, running: Callable[[], bool] = la
                 found = ready.get(timeout=LOOK_S)
             except queue.Empty:
                 continue
-            if isinstance(found, _Made):
+            if isinstance(found, _NextItem):
                 yield found.item
             elif found.error is not None:
                 raise found.error

@@ -1,4 +1,4 @@
-"""Recordings of trades and of bars, read as columns; trades written too. A file's dialect is told by its content."""
+"""Read recordings of trades and bars as columns, and write trades. The content of a file decides its dialect."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from data.features.admission import REASONS, TAKEN, Admission
 from data.files import replacing
 from data.names import check_product_id, explain_product
 from data.recordings.dialects.bars import BarBatch, BarDialect
-from data.recordings.dialects.base import OWN_COLUMNS, Block, Dialect, Rows
+from data.recordings.dialects.base import OWN_COLUMNS, Block, Dialect, RowColumns
 from data.recordings.fields import Products, products, value_text
 from data.recordings.lines import Damaged
 from data.recordings.recognition import recognize
@@ -27,14 +27,14 @@ from data.trades import Int64s, Reject, Side, StreamKey, Trades
 
 
 class Batch(NamedTuple):
-    """Some consecutive lines of one recording.
+    """Consecutive lines of one recording.
 
     Attributes:
-        trades: those that the source takes; `keys` have an empty source_id, as the caller names the source.
+        trades: the accepted trades; `keys` have an empty source_id, because the caller names the source.
         file: the recording.
-        line: shape (n,), 1-based line of each trade in `file`, or row where it has no lines (Parquet).
-        rejects: the rows that are no trade, or that the source does not take; by line.
-        skipped: how many lines are messages of another kind, such as `subscriptions`.
+        line: shape (n,), 1-based line of each trade in `file`, or row in a file without lines (Parquet).
+        rejects: rows that are no trade, or that the source does not take; by line.
+        skipped: number of lines with messages of another kind, for example `subscriptions`.
     """
 
     trades: Trades
@@ -53,13 +53,13 @@ def read_trades(
     judged over the whole source. Memory does not depend on the length of the recordings.
 
     Args:
-        paths: one recording or several, in the order in which they were made.
-        product_id: of trades in recordings that name none.
-        batch_rows: the most lines that one batch covers; small ones cost little.
+        paths: one recording or several, in the order of recording.
+        product_id: product of trades in recordings without product names.
+        batch_rows: the most lines of one batch; small batches cost little.
 
     Raises:
         ValueError: at once, if a file is no recording of trades, or if only some recordings have trade ids; while
-            reading, if a file turns out to hold no row, or to be damaged: all whole rows before that are delivered.
+            reading, if a file holds no row or is damaged: all whole rows before the damage are delivered.
     """
     paths = _checked(paths, batch_rows)
     check_product_id(product_id)
@@ -84,16 +84,16 @@ def read_trades(
 def read_bars(paths: Path | Sequence[Path], *, batch_rows: int = 65_536) -> Iterator[BarBatch]:
     """Read bars of one length from an ordered list of recordings, oldest first.
 
-    Rows that are no bars, that contradict themselves or whose time does not rise are rejected and never stop the
-    reading. A bar that a recording lacks is lacking here too.
+    Rows that are no bars, rows that contradict themselves, and rows whose time does not rise are rejected and never
+    stop the reading. Missing bars are not filled in.
 
     Args:
         paths: one recording or several, in the order of their bars.
-        batch_rows: the most lines that one batch covers.
+        batch_rows: the most lines of one batch.
 
     Raises:
-        ValueError: at once, if a file is no recording of bars, or if their lengths differ; while reading, if a file
-            turns out to be damaged: all whole rows before that are delivered.
+        ValueError: at once, if a file is no recording of bars, or if bars differ in length; while reading, if a file is
+            damaged: all whole rows before the damage are delivered.
     """
     paths = _checked(paths, batch_rows)
     recordings = []
@@ -130,7 +130,7 @@ def _damaged(path: Path, damage: Damaged, rows: int) -> ValueError:
 
 def _read_trades(recordings: Sequence[tuple[Path, Dialect]], product_id: str, batch_rows: int) -> Iterator[Batch]:
     admission = Admission()
-    position = 1  # of the next row in the source: its trade id where recordings have none
+    position = 1  # of the next row in the source: the row's trade id if recordings have no ids
     for path, dialect in recordings:
         lines = skipped = 0
         try:
@@ -151,11 +151,11 @@ class _Parsed(NamedTuple):
     """The rows of a block as values.
 
     Attributes:
-        values: by field of a trade, shape (m,); fields that the recording lacks are not there.
-        good: by the same, shape (m,): which values are allowed.
+        values: by field of a trade, shape (m,); without the fields that the recording lacks.
+        good: by field of a trade, shape (m,): True if the value is allowed.
     """
 
-    rows: Rows
+    rows: RowColumns
     products: Products
     values: dict[str, Any]
     good: dict[str, Mask]
@@ -173,7 +173,7 @@ def _parse(block: Block, dialect: Dialect, product_id: str) -> _Parsed:
     return _parse_rows(block.rows(), dialect, product_id)
 
 
-def _parse_rows(rows: Rows, dialect: Dialect, product_id: str) -> _Parsed:
+def _parse_rows(rows: RowColumns, dialect: Dialect, product_id: str) -> _Parsed:
     n = len(rows.at)
     if "product_id" in rows.columns:
         named = products(rows.columns["product_id"])
@@ -189,7 +189,7 @@ def _parse_rows(rows: Rows, dialect: Dialect, product_id: str) -> _Parsed:
 def _batches(
     file: str, block: Block, found: _Parsed, dialect: Dialect, position: int, admission: Admission, batch_rows: int
 ) -> Iterator[Batch]:
-    """Judge the rows of a block, and yield them `batch_rows` lines at a time; `position` is that of its first line."""
+    """Judge the rows of a block, and yield batches of `batch_rows` lines; `position` belongs to the first line."""
     rows = found.rows
     ok = found.products.good.copy()
     for good in found.good.values():
@@ -223,7 +223,7 @@ def _batches(
 
 
 def _reason(found: _Parsed, dialect: Dialect, row: int) -> str:
-    """Say why a row is no trade."""
+    """Return the reason why a row is no trade."""
     name = "product_id"
     if found.products.good[row]:
         name = next(name for name, good in found.good.items() if not good[row])
@@ -266,9 +266,9 @@ _SIDE_TEXTS = texts_of(["sell", "", "buy"])  # at Side - Side.SELL
 
 
 def write_csv(path: Path, batches: Iterable[Trades]) -> None:
-    """Write trades as the project's own CSV, from which `read_trades` reads the same values.
+    """Write trades as the project's own CSV; `read_trades` reads the same values.
 
-    The file appears whole or not at all. It is compressed if its name ends in `.gz`; equal trades give equal bytes.
+    The file appears whole or not at all, and is compressed if the name ends in `.gz`. Equal trades give equal bytes.
     Unknown sizes and sides, and ingest times of 0, are written as empty texts.
     """
     with replacing(path) as file:

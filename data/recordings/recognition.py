@@ -1,4 +1,4 @@
-"""Which dialect a recording is written in, told by its content."""
+"""Recognize the dialect of a recording by its content."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from data.recordings.lines import (
 
 
 def recognize(path: Path) -> Dialect | BarDialect:
-    """Return how a recording is written.
+    """Return the dialect of a recording.
 
     Raises:
-        ValueError: the file is none, or cannot be read.
+        ValueError: the file is no recording, or cannot be read.
     """
     if path.is_dir():
         raise _unknown(path, "is a directory")
@@ -41,7 +41,7 @@ def recognize(path: Path) -> Dialect | BarDialect:
     if not head:
         raise _unknown(path, "is empty")
     try:
-        dialect = _told_by(path, head)
+        dialect = _dialect_of(path, head)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if dialect is not None:
@@ -52,7 +52,7 @@ def recognize(path: Path) -> Dialect | BarDialect:
     raise _unknown(path, f"starts with {head[:60].decode(errors='replace')!r}")
 
 
-def _told_by(path: Path, head: bytes) -> Dialect | BarDialect | None:
+def _dialect_of(path: Path, head: bytes) -> Dialect | BarDialect | None:
     for magic, dialect_of in _PACKED.items():
         if head.startswith(magic):
             with path.open("rb") as file:
@@ -96,26 +96,26 @@ def _unknown(path: Path, found: str) -> ValueError:
 
 
 def text_dialect(head: Sequence[bytes]) -> Dialect | None:
-    """Return how a text is written, told by its first lines, none of them blank; None if it is no recording."""
+    """Return the dialect of a text by its first lines that are not blank; None if the text is no recording."""
     if not head:
         return None
     try:
         header = next(csv.reader([head[0].decode()]))
     except (UnicodeDecodeError, csv.Error):
         header = []
-    if (told := table_of(header)) is not None:
-        return CsvDialect(*told, header)
-    return next((dialect for dialect in MESSAGE_DIALECTS if dialect.tells(head)), None)
+    if (header_match := table_of(header)) is not None:
+        return CsvDialect(*header_match, header)
+    return next((dialect for dialect in MESSAGE_DIALECTS if dialect.recognizes(head)), None)
 
 
 TRADE_DIALECTS: Final[Sequence[str]] = (
     *(f"CSV or Parquet with {table.name}" for table in TABLES),
     *(dialect.name for dialect in MESSAGE_DIALECTS),
 )
-"""What is read as trades, for people."""
+"""Dialects of trades, for people."""
 
 BAR_DIALECTS: Final[Sequence[str]] = (
     "LEAN trade bars: .../second/btcusd/20161007_trade.zip or .../minute/...",
     "CSV of CryptoDataDownload candles: [address,] unix,date,symbol,open,high,low,close,and two volumes",
 )
-"""What is read as bars, for people."""
+"""Dialects of bars, for people."""

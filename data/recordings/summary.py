@@ -1,4 +1,4 @@
-"""What recordings hold: `python -m data.recordings FILE...`."""
+"""Summarize recordings, for `python -m data.recordings FILE...`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from data.recordings.recognition import recognize
 from data.trades import NS, Floats, Int64s, Reject, iso_times
 
 HOLES_KEPT = 10
-"""Of the longest holes of a product."""
+"""Number of longest holes in the summary of a product."""
 REASONS_KEPT = 20
-"""Kinds of rejects; a file of nonsense has any number of them."""
+"""Kinds of rejects in a summary; a file of nonsense has any number of kinds."""
 
 _OTHER_REASONS = "other reasons"
 _MINUTE_S = 60
@@ -27,16 +27,16 @@ _MINUTE_S = 60
 
 @dataclass
 class Product:
-    """What was seen of one product, or of none yet.
+    """Counts of one product; all counts start at 0.
 
     Attributes:
-        rows: trades or bars.
+        rows: number of trades or bars.
         first_ns, last_ns: times, ns since 1970.
-        same_time: trades at the very time of the one before.
-        low, high: of prices.
-        holes: how many there are.
-        in_holes_s: their length in all.
-        longest: of them: seconds, start, end, ns since 1970.
+        same_time: number of trades at exactly the time of the trade before.
+        low, high: lowest and highest price.
+        holes: number of holes.
+        in_holes_s: length of all holes, seconds.
+        longest: the longest holes: seconds, start, end; start and end in ns since 1970.
     """
 
     rows: int = 0
@@ -69,7 +69,7 @@ class Product:
 
 @dataclass
 class Reason:
-    """A kind of rejects: how many, and the first of them."""
+    """A kind of rejects: their number, and the first reject."""
 
     rows: int
     first: Reject
@@ -77,15 +77,15 @@ class Reason:
 
 @dataclass
 class Inspection:
-    """What one file holds.
+    """Summary of one file.
 
     Attributes:
         step_s: seconds that a bar covers; None for trades.
-        products_named: whether the recording names them.
-        hole_s: a longer step in time is a hole.
-        rejects: by what was wrong.
-        skipped: messages of other kinds.
-        error: why it was not read, or not to its end.
+        products_named: whether the recording names its products.
+        hole_s: seconds; a longer step in time is a hole.
+        rejects: rejects by kind.
+        skipped: number of messages of other kinds.
+        error: reason why the file was not read, or not to its end.
     """
 
     file: str
@@ -105,10 +105,10 @@ class Inspection:
 
 
 def inspect(path: Path, product_id: str = "BTC-USD") -> Inspection:
-    """Read a recording and say what it holds, in memory that does not depend on its length.
+    """Summarize a recording, in memory that does not depend on the recording's length.
 
     Args:
-        product_id: of trades in a recording that names none.
+        product_id: product of trades in a recording without product names.
     """
     found = Inspection(str(path))
     try:
@@ -116,7 +116,7 @@ def inspect(path: Path, product_id: str = "BTC-USD") -> Inspection:
         found.dialect = dialect.name
         if isinstance(dialect, BarDialect):
             found.step_s = dialect.step_s
-            # Quiet seconds have no bar. A quiet minute is rare enough to be told, and feeds leave none out.
+            # Quiet seconds have no bar. A quiet minute is rare enough to report, and feeds leave no minute out.
             found.hole_s = dialect.step_s if dialect.step_s >= _MINUTE_S else FeatureSpec().gap_s
             for bars in read_bars(path):
                 _add(found, bars)
@@ -151,7 +151,7 @@ def _add(found: Inspection, batch: Batch | BarBatch) -> None:
 
 
 def as_json(found: Inspection) -> dict[str, Any]:
-    """Return what one file holds as JSON knows it; times in RFC 3339, prices in the quote currency."""
+    """Return a summary as JSON values; times in RFC 3339, prices in the quote currency."""
     return {
         "file": found.file,
         "error": found.error,
@@ -193,7 +193,7 @@ def _product_json(name: str, product: Product, found: Inspection) -> dict[str, A
 
 
 def as_text(found: Inspection) -> str:
-    """Return what one file holds for people."""
+    """Return a summary as text for people."""
     facts = as_json(found)
     lines = [found.file]
     if found.dialect:
@@ -246,7 +246,7 @@ def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
 
 
 def _time(text: str) -> str:
-    """Leave out digits of a second that are 0."""
+    """Remove trailing zeros of the second's fraction."""
     return text.removesuffix("Z").rstrip("0").rstrip(".") + "Z"
 
 

@@ -1,4 +1,4 @@
-"""A simulated market, for whoever has no recordings, and its comparison with real ones.
+"""Simulate a market, for use without recordings, and compare simulated trades with recorded trades.
 
-In: a product, a UTC day and seeds. Out: the trades of that day, and the true volatility behind them.
+In: a product, a UTC day and seeds. Out: the trades of the day, and the true volatility behind the trades.
 """

@@ -1,7 +1,7 @@
-"""Seeded trades of any product and UTC day, made without a recording: the market of the first run and of many tests.
+"""Simulate the trades of any product and UTC day from a seed: the market of the first run and of many tests.
 
-What the market's state is, and why a day needs no other day: `data/simulator/state.py`. How orders follow from it:
-`data/simulator/orders.py`. What an all-knowing forecaster would say: `data/simulator/truth.py`.
+`data/simulator/state.py` makes the market's state, and explains why a day needs no other day.
+`data/simulator/orders.py` makes orders from the state. `data/simulator/truth.py` computes the best possible forecast.
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ from data.simulator.state import DAY_S, FIRST_DAY, Draw, Streams, check_day, log
 from data.trades import NS, StreamKey, Trades
 
 IDS_A_DAY = 100_000_000
-"""Trade ids of a day start at its number since 1970 times this: known without the day before, rising across days."""
+"""Trade ids of a day start at the number of days since 1970 times `IDS_A_DAY`: known without the day before, rising
+across days."""
 
 
 def simulate_day(product_id: str, day: dt.date, seed: int = 0, hours: tuple[int, int] = (0, 24)) -> Trades:
-    """Return the trades of one product and UTC day, or of some hours of it.
+    """Return the trades of one product and UTC day, or of some hours of the day.
 
-    The same arguments give the same bytes, whatever else was made before, and `hours` only cuts. The last price of a
-    day and the first of the next are neighbours, and so is their volatility.
+    The same arguments always give the same bytes, and `hours` only cuts. Price and volatility continue from the end of
+    a day to the start of the next day.
 
     Args:
-        product_id: as `BTC-USD`.
+        product_id: for example `BTC-USD`.
         day: UTC, from `FIRST_DAY` to `LAST_DAY`.
-        seed: of the whole market, at least 0.
-        hours: first hour, and the hour before which to end.
+        seed: seed of the whole market, at least 0.
+        hours: first hour, and the hour at which the trades end.
 
     Raises:
-        ValueError: an argument is outside of what is allowed.
+        ValueError: an argument is out of range, or the product name is not allowed.
     """
     market = market_of(product_id)
     check_day(day, seed)

@@ -1,7 +1,7 @@
-"""What trades of a real market look like in numbers, and the same numbers of any trades.
+"""Describe the trades of a real market in numbers, and compute the same numbers for any trades.
 
-The grid of seconds begins at a segment's first trade. Where there are several segments, values are pooled over them and
-no return, pair or timestamp spans two.
+The grid of seconds begins at a segment's first trade. Values of several segments are pooled; no return, pair or
+timestamp spans two segments.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from data.trades import NS, Floats, Int64s, Side, Trades
 
 GAP_S, SHORTEST_S = 300, 50
-"""A hole longer than the one starts a segment; a segment shorter than the other is left out."""
+"""Seconds: a hole longer than `GAP_S` starts a segment; a segment shorter than `SHORTEST_S` is left out."""
 SMALLEST_SIZE = 1.2e-5
-"""The size that occurs most often, units of bitcoin."""
+"""The most frequent size, units of bitcoin."""
 BP = 1e4
 
 
 class Widened(Enum):
-    """How far from the published values a fact may lie."""
+    """Allowed distance of a fact from the published values."""
 
     BY_FACTOR = "x 1.5"
     BY_SUM = "± .1"
@@ -34,9 +34,9 @@ class Fact(NamedTuple):
     """One number of a market.
 
     Attributes:
-        name: with its unit.
-        published: as measured on each recording that shows it, or the ends of the range that was seen.
-        widened: how the band follows from them.
+        name: name and unit.
+        published: the measured value of each recording, or the ends of the measured range.
+        widened: how the band follows from `published`.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Fact(NamedTuple):
 
     @property
     def band(self) -> tuple[float, float]:
-        """The lowest and the highest value that could be taken for a market's."""
+        """Return the lowest and the highest allowed value."""
         low, high = min(self.published), max(self.published)
         if self.widened is Widened.BY_FACTOR:
             return low / 1.5, high * 1.5
@@ -100,11 +100,11 @@ FACTS = (
     Fact("run of one price, max", (88, 89), Widened.NOT_JUDGED),
     Fact("hourly volatility, max / min within a day", (1.6, 2.1)),
 )
-"""Measured on ten minutes of BTC-USD in November 2025 and on twice a minute of other days of that month."""
+"""Facts measured on ten minutes of BTC-USD in November 2025, and on two separate minutes of other days of the month."""
 
 
 class _Segment(NamedTuple):
-    """One segment in columns; the last four are on the grid of seconds after the first trade."""
+    """One segment in columns; `grid_log_price`, `second_return` and `counts` are on the grid of seconds."""
 
     time: Int64s
     price: Floats
@@ -119,15 +119,15 @@ class _Segment(NamedTuple):
 def facts_of(trades: Trades) -> dict[str, float]:
     """Return the facts of one stream by their names in `FACTS`.
 
-    A fact that these trades do not show is NaN: those of sides without sides, those of long times in a short
-    recording. Standard deviations and steps of prices are in basis points, sizes in units of the base currency, shares
-    and correlations without unit.
+    A fact that the trades do not show is NaN: facts of sides without sides, facts of long times in a short recording.
+    Standard deviations and steps of prices are in basis points, sizes in units of the base currency; shares and
+    correlations have no unit.
 
     Args:
         trades: shape (n,), one stream, event times not falling.
 
     Raises:
-        ValueError: the trades are of several streams, or fall in time, or no segment lasts `SHORTEST_S`.
+        ValueError: the trades are of several streams, event times fall, or no segment lasts `SHORTEST_S`.
     """
     if len(np.unique(trades.stream)) > 1:
         raise ValueError(f"facts are those of one stream, these trades are of {len(np.unique(trades.stream))}")
@@ -136,7 +136,7 @@ def facts_of(trades: Trades) -> dict[str, float]:
     segments = _segments(trades)
     if not segments:
         raise ValueError(f"facts need a segment of at least {SHORTEST_S} s, the longest of these trades is shorter")
-    with np.errstate(invalid="ignore"):  # what varies nowhere has no correlation and no kurtosis: NaN
+    with np.errstate(invalid="ignore"):  # a constant series has no correlation and no kurtosis: NaN
         facts = _of_arrivals(segments) | _of_returns(segments) | _of_sides(segments) | _of_steps(segments)
     size = np.concatenate([s.size for s in segments])
     for share in (10, 50, 90, 99):
@@ -177,7 +177,7 @@ def _pooled(segments: list[_Segment], values: Callable[[_Segment], Floats]) -> F
 
 
 def _autocorrelation(series: list[Floats], lag: int) -> float:
-    """Return the autocorrelation, NaN where no series is twice as long as the lag or none varies."""
+    """Return the pooled autocorrelation; NaN if no series varies and is at least twice as long as the lag."""
     centred = [x - np.mean(x) for x in series if len(x) >= 2 * lag and np.ptp(x) > 0]
     if not centred:
         return np.nan
@@ -240,7 +240,7 @@ def _of_returns(segments: list[_Segment]) -> dict[str, float]:
 
 
 def _variance_a_second(segments: list[_Segment], step: int) -> np.float64:
-    """Return the mean squared return of a grid step, from every second on, over its length; NaN in short segments."""
+    """Return the mean squared return of grid steps from every second, divided by `step`; NaN for short segments."""
     squares = [(s.grid_log_price[step:] - s.grid_log_price[:-step]) ** 2 for s in segments if len(s.counts) >= 300]
     return np.float64(np.mean(np.concatenate(squares)) / step if squares else np.nan)
 
@@ -274,7 +274,7 @@ def _of_steps(segments: list[_Segment]) -> dict[str, float]:
 
 
 def _hourly_ratio(segments: list[_Segment]) -> float:
-    """Return the largest over the smallest 1 s realized volatility of the hours since the start; NaN in short ones."""
+    """Return the ratio of largest to smallest hourly volatility, from 1 s returns; NaN for fewer than 12 hours."""
     hours = [
         np.sqrt(np.sum(s.second_return[: len(s.second_return) // 3_600 * 3_600].reshape(-1, 3_600) ** 2, axis=1))
         for s in segments

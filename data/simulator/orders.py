@@ -1,4 +1,4 @@
-"""Orders and their fills in a simulated market whose state is given.
+"""Simulate orders and their fills for a given state of the market.
 
 Orders arrive in bursts, fill several trades at one time, walk the book and move the quotes.
 """
@@ -8,47 +8,51 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from data.simulator.state import DAY_S, Market, State
+from data.simulator.state import DAY_S, Market, MarketState
 from data.trades import Floats, Int64s, Side, StreamKey, Trades
 
 RATE_SHAPE = 10.0
 """Shape of the gamma noise on the rate of each second."""
 BURST_TAIL, MAX_BURST = 2.3, 60
-"""An order is followed by others at once: at least k come with probability k ** -BURST_TAIL."""
+"""Orders come in bursts: a burst has at least k orders with probability k ** -BURST_TAIL, and at most MAX_BURST."""
 BURST_GAP_US = 15_000.0
 """Mean time between orders of a burst, microseconds."""
 FILLS_TAIL, MAX_FILLS = 1.68, 150
-"""An order has at least k fills with probability k ** -FILLS_TAIL."""
+"""An order has at least k fills with probability k ** -FILLS_TAIL, and at most MAX_FILLS."""
 TREND_KEPT, WITH_TREND = 0.72, 0.71
-"""Takers have a trend that outlives an order with the one probability; an order follows it for that reason alone with
-the other."""
+"""Takers have a trend. Probability that the trend outlives an order, and probability that an order takes the trend's
+side because of the trend, not by chance."""
 
 CHANGE_SHARE = 0.42
-"""Share of orders after which the quotes change, besides all those that walked the book."""
+"""Share of orders after which the quotes change, besides all orders that walked the book."""
 MOVE, MOVE_WITH_SIDE = 0.42, 0.33
-"""A change moves the price by this times a squared normal, in units of the step; probability of the order's side."""
+"""A change moves the price by MOVE times a squared normal, in units of the step, and with probability MOVE_WITH_SIDE in
+the direction of the order's side."""
 HALF_SPREAD, ONE_TICK_SHARE = 0.06, 0.2
-"""Mean of the exponential half spread after a change, in units of the step; or it is one tick with this probability."""
+"""Mean of the exponential half spread after a change, in units of the step; with probability ONE_TICK_SHARE the half
+spread is one tick."""
 WALK_SHARE, FILL_WALK_SHARE, WALK = 0.9, 0.84, 0.15
 """Share of orders with several fills that walk the book, share of their further fills that step on, and the scale of
-that step: times a squared normal, in units of the step."""
+a fill's step: WALK times a squared normal, in units of the market's step."""
 WALK_KEPT = 0.45
-"""Share of an order's walk by which the price has moved for good."""
+"""Share of an order's walk that stays in the price."""
 
 SMALLEST_ORDER = 1.2
 """Value of the smallest order in quote currency."""
 SIZE_SHARES = (0.0, 0.01, 0.05, 0.065, 0.125, 0.2, 0.3, 0.5, 0.7, 0.9, 0.95, 0.99, 0.999, 1.0)
 SIZE_DECADES = (-2.0, -1.1, -0.3, *(np.log10(SMALLEST_ORDER),) * 2, 0.5, 1.2, 2.2, 2.95, 3.64, 3.9, 4.3, 5.0, 5.7)
-"""Decimal logarithm of the value below which so large a share of trades lies. The smallest order is a value of many."""
+"""Decimal logarithm of the value below which each share of `SIZE_SHARES` lies. Many orders have the smallest value."""
 
 
-def trades_of_state(rng: np.random.Generator, market: Market, state: State, log_levels: tuple[float, float]) -> Trades:
-    """Return the trades of a day of this state, with ids from 0 and times since midnight, of a stream without a name.
+def trades_of_state(
+    rng: np.random.Generator, market: Market, state: MarketState, log_levels: tuple[float, float]
+) -> Trades:
+    """Return the trades of a day with a given state, for a stream without a name, ids from 0, ns since midnight.
 
     Args:
         log_levels: log prices before the first and after the last order.
     """
-    # What has a name in the singular is per order.
+    # Arrays named in the singular have one value an order.
     volatility = state.volatility
     microsecond = _arrivals(rng, market.trades_per_s / _mean(FILLS_TAIL, MAX_FILLS) * volatility[:DAY_S])
     n = len(microsecond)
@@ -59,7 +63,7 @@ def trades_of_state(rng: np.random.Generator, market: Market, state: State, log_
     walk = _walks(rng, fills, order, step)
     walked = walk[np.cumsum(fills) - 1]
 
-    # How the middle of the quotes moves after each order, if they change at all.
+    # Moves of the middle of the quotes after each order; 0 without a change.
     changes = (walked > 0.0) | (rng.random(n) < CHANGE_SHARE)
     move = MOVE * step * rng.standard_normal(n) ** 2 * np.where(rng.random(n) < MOVE_WITH_SIDE, side, -side)
     move = np.where(changes, move + WALK_KEPT * side * walked, 0.0)
@@ -112,7 +116,7 @@ def _arrivals(rng: np.random.Generator, rate: Floats) -> Int64s:
     """Return the times of orders in microseconds of the day, rising.
 
     Args:
-        rate: shape (86400,), orders a second, on the average.
+        rate: shape (86400,), mean number of orders in each second.
     """
     bursts = rng.poisson(rate / _mean(BURST_TAIL, MAX_BURST) * rng.gamma(RATE_SHAPE, 1 / RATE_SHAPE, DAY_S))
     start = np.repeat(np.arange(DAY_S), bursts) * 1_000_000 + rng.integers(0, 1_000_000, bursts.sum())
@@ -125,11 +129,11 @@ def _arrivals(rng: np.random.Generator, rate: Floats) -> Int64s:
 
 
 def _walks(rng: np.random.Generator, fills: Int64s, order: Int64s, step: Floats) -> Floats:
-    """Return how far, in log price, each fill is from its order's first one.
+    """Return the distance of each fill from its order's first fill, in log price, shape (fills.sum(),).
 
     Args:
-        fills: shape (orders,).
-        order: shape (fills.sum(),), which order each fill is of.
+        fills: shape (orders,), number of fills.
+        order: shape (fills.sum(),), index of each fill's order.
         step: shape (orders,), scale of the market's moves.
     """
     first = np.cumsum(fills) - fills
@@ -145,7 +149,7 @@ def _walks(rng: np.random.Generator, fills: Int64s, order: Int64s, step: Floats)
 
 
 def _sides(rng: np.random.Generator, n: int) -> NDArray[np.int8]:
-    """Return sides of which some follow a trend, shape (n,)."""
+    """Return the sides of n orders, some with a trend, shape (n,)."""
     own, trend = np.where(rng.random((2, n)) < 0.5, Side.BUY, Side.SELL).astype(np.int8)
     fresh = rng.random(n) >= TREND_KEPT
     fresh[:1] = True

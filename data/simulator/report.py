@@ -1,7 +1,7 @@
-"""Simulated trades beside real ones: the table and the plots of docs/simulator.md.
+"""Compare simulated trades with real trades: the table and the plots of docs/simulator.md.
 
-What is judged is fixed: BTC-USD, seed 0, the first day of each month of 2025, of each of their hours the first ten
-minutes, which is as long as the longer recording. Of each fact the median counts; the spread is shown with it.
+The judged sample is fixed: BTC-USD, seed 0, the first day of each month of 2025, the first ten minutes of each hour,
+as long as the longer recording. The median of each fact is judged; the table also shows the spread.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ PRODUCT, SEED = "BTC-USD", 0
 SAMPLE = tuple(dt.date(2025, month, 1) for month in range(1, 13))
 WINDOW_S = 600
 HOURLY = "hourly volatility, max / min within a day"
-"""The one fact of whole days instead of windows."""
+"""The only fact of whole days; all other facts are of windows."""
 TAILS = (0.1, 0.5, 0.9)
 
 
 class Simulated(NamedTuple):
-    """One fact over the simulated windows: its 10 %, 50 % and 90 % quantiles. The median is judged."""
+    """Quantiles of one fact over the simulated windows: 10 %, 50 % and 90 %. The median is judged."""
 
     low: float
     median: float
@@ -38,7 +38,7 @@ class Simulated(NamedTuple):
 
 
 def simulated_facts() -> dict[str, Simulated]:
-    """Return all facts of the simulated sample by their names."""
+    """Return the quantiles of all facts of the simulated sample, by name of the fact."""
     windows: list[dict[str, float]] = []
     days: list[float] = []
     for day in SAMPLE:
@@ -59,10 +59,11 @@ def read_recording(path: Path) -> Trades:
 
 
 def table(simulated: dict[str, Simulated], recorded: dict[str, dict[str, float]]) -> str:
-    """Write simulated and published facts, and those of any recordings, as one table of Markdown.
+    """Return simulated, published and recorded facts as one table of Markdown.
 
     Args:
-        recorded: facts of recordings, by the heading of their column.
+        simulated: quantiles by name of the fact.
+        recorded: facts of recordings by name of the fact, by heading of the recording's column.
     """
     head = ["fact", "published", "allowed", "simulated", "10 to 90 % of them", *recorded]
     rows = [head, ["---"] * len(head)]
@@ -85,7 +86,7 @@ def _range(values: Sequence[float]) -> str:
 
 
 def plot_facts(path: Path, simulated: dict[str, Simulated]) -> None:
-    """Draw where each judged fact lies in its band: 0 and 1 are the ends of the band."""
+    """Draw the position of each judged fact in its band: 0 and 1 are the ends of the band."""
     from matplotlib.figure import Figure
 
     judged = [fact for fact in FACTS if fact.widened is not Widened.NOT_JUDGED]
@@ -112,7 +113,7 @@ def _within_band(fact: Fact, values: Sequence[float]) -> Floats:
 
 
 def plot_hours(path: Path) -> None:
-    """Draw two hours of the simulated sample: price, trades a second, and the true volatility behind them."""
+    """Draw two hours of the simulated sample: price, trades a second, and the true volatility behind the trades."""
     from matplotlib.figure import Figure
 
     first, last = 13, 15
@@ -136,7 +137,7 @@ def plot_hours(path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the facts of simulated trades beside published ones, and beside those of recordings."""
+    """Print the facts of simulated trades beside published facts, and beside the facts of recordings."""
     parser = argparse.ArgumentParser(prog="python -m data.simulator.report", description=main.__doc__)
     parser.add_argument("recordings", type=Path, nargs="*", metavar="RECORDING", help="of one product each")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw the plots there as well")

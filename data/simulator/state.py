@@ -1,8 +1,8 @@
-"""The state of a simulated market: price level, volatility and jumps, each day made alone.
+"""Simulate the state of a market: price level, volatility and jumps, each day made alone.
 
 Log volatility is a sum of Ornstein-Uhlenbeck processes, an hourly season and the echoes of jumps. A day's processes run
-from this midnight's values to the next one's, and those are moving averages of daily shocks: so a day needs no other
-day, meets its neighbours, and still has the law of one endless process.
+from the values at its first midnight to the values at its last midnight. The values at midnights are moving averages of
+daily shocks: a day needs no other day, meets its neighbours, and still has the law of one endless process.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ FIRST_DAY, LAST_DAY = dt.date(FIRST_YEAR, 1, 1), dt.date(LAST_YEAR, 12, 31)
 
 @dataclass(frozen=True)
 class Market:
-    """What differs between products.
+    """Parameters of the market of one product.
 
     Attributes:
-        price: about which the price moves, quote currency.
-        decimals: of the price; the tick is 10 ** -decimals.
-        trades_per_s: mean in ordinary times.
+        price: usual price, quote currency.
+        decimals: decimals of the price; the tick is 10 ** -decimals.
+        trades_per_s: mean trades a second in ordinary times.
         step: scale of the moves of the log price at one order, in ordinary times.
     """
 
@@ -48,24 +48,26 @@ MARKETS = {
 }
 
 SCALES_S = (60.0, 600.0, 7_200.0, 172_800.0)
-"""Time in which each process of the log volatility forgets all but 1 / e."""
+"""Seconds in which each process of the log volatility falls to 1 / e."""
 SCALE_SD = (0.15, 0.15, 0.18, 0.22)
-"""Their standard deviations."""
+"""Standard deviations of the processes."""
 SEASON, BUSIEST_HOUR = 0.2, 15
-"""Hourly season of the log volatility: amplitude, and the UTC hour of its top."""
+"""Hourly season of the log volatility: amplitude, and the UTC hour of the maximum."""
 
 JUMPS_A_DAY = 6.0
 JUMP_STEP, JUMP_TAIL = 6.0, 4.0
-"""A jump of the log price is this and an exponential with that mean, in units of `Market.step` times volatility."""
+"""A jump of the log price is JUMP_STEP plus an exponential of mean JUMP_TAIL, in units of `Market.step` times
+volatility."""
 ECHO, ECHO_S = 0.5, 120.0
-"""After a jump the log volatility is higher by this, which falls to 1 / e of it in so many seconds."""
+"""After a jump the log volatility is higher by ECHO; the echo falls to 1 / e in ECHO_S seconds."""
 
 LEVEL_SD, LEVEL_MEMORY, LEVEL_DAYS = 0.03, 0.98, 400
-"""The log price at midnight is a walk of this daily standard deviation that is pulled back to `Market.price`."""
+"""The log price at midnight is a walk with daily standard deviation LEVEL_SD. The walk returns to `Market.price`:
+a shock keeps the share LEVEL_MEMORY each day, and is forgotten after LEVEL_DAYS days."""
 
 
 class Draw(IntEnum):
-    """What a random stream is for: each purpose and day has a stream of its own."""
+    """Purposes of random streams: each purpose and day has its own stream."""
 
     LEVEL = 0
     TRADES = 1
@@ -75,7 +77,7 @@ class Draw(IntEnum):
 
 
 class Streams:
-    """Random streams of one product: one for each purpose and day."""
+    """Random streams of one product: one stream for each purpose and day."""
 
     def __init__(self, product_id: str, seed: int) -> None:
         self._key = (seed, _name(product_id))
@@ -86,15 +88,15 @@ class Streams:
 
 
 @dataclass(frozen=True)
-class State:
+class MarketState:
     """The state of one market at the whole seconds of one day, from midnight to midnight.
 
-    What happens within a second follows from the state at its start.
+    Events within a second follow from the state at the start of the second.
 
     Attributes:
         scales: shape (len(SCALES_S), 86401), the processes of the log volatility, each of standard deviation 1.
-        season: shape (86401,), the part of the log volatility that the clock sets.
-        echo: shape (86401,), the part that jumps in earlier seconds have left.
+        season: shape (86401,), the part of the log volatility from the hour of the day.
+        echo: shape (86401,), the part of the log volatility from jumps in earlier seconds.
         jump_second: shape (k,), seconds of the day with a jump, rising.
         jump: shape (k,), moves of the log price, in units of `Market.step` times volatility.
     """
@@ -107,12 +109,16 @@ class State:
 
     @property
     def volatility(self) -> Floats:
-        """In units of the product's ordinary one, shape (86401,)."""
+        """Return the volatility in units of the product's ordinary volatility, shape (86401,)."""
         return np.asarray(np.exp(np.array(SCALE_SD) @ self.scales + self.season + self.echo))
 
 
 def market_of(product_id: str) -> Market:
-    """Return the parameters of a product; those of an unlisted one follow from its name."""
+    """Return the parameters of a product; parameters of an unlisted product follow from the product's name.
+
+    Raises:
+        ValueError: the text is no product name.
+    """
     check_product_id(product_id)
     if product_id in MARKETS:
         return MARKETS[product_id]
@@ -127,7 +133,7 @@ def market_of(product_id: str) -> Market:
 
 
 def check_day(day: dt.date, seed: int) -> None:
-    """Raise ValueError if no market can be simulated for this day and seed."""
+    """Raise ValueError if day or seed is out of range."""
     if not FIRST_DAY <= day <= LAST_DAY:
         raise ValueError(f"day must be from {FIRST_DAY} to {LAST_DAY}, was {day}")
     if seed < 0:
@@ -147,7 +153,7 @@ def log_levels(streams: Streams, market: Market, day: dt.date) -> tuple[float, f
     return float(usual + np.dot(weights, shocks[1:])), float(usual + np.dot(weights, shocks[:-1]))
 
 
-def state_of(streams: Streams, day: dt.date) -> State:
+def state_of(streams: Streams, day: dt.date) -> MarketState:
     """Return the state of one market on one day."""
     start = day.toordinal()
     scales = streams.open(Draw.VOLATILITY, start).standard_normal((len(SCALES_S), DAY_S + 1))
@@ -160,7 +166,7 @@ def state_of(streams: Streams, day: dt.date) -> State:
     for at in (*(_jumps(streams, start - 1)[0] - DAY_S), *jump_second):
         since = second[max(at + 1, 0) :] - (at + 1)
         echo[max(at + 1, 0) :] += ECHO * np.exp(-since / ECHO_S)
-    return State(scales, season_of(second), echo, jump_second, jump)
+    return MarketState(scales, season_of(second), echo, jump_second, jump)
 
 
 def season_of(second: NDArray[np.int64]) -> Floats:
@@ -176,9 +182,9 @@ def _jumps(streams: Streams, day: int) -> tuple[NDArray[np.int64], Floats]:
 
 
 def _midnight(streams: Streams, scale: int, day: int) -> float:
-    """Return one process at the start of a day: of all days together, exactly that process seen at midnights."""
+    """Return one process at the start of a day; over all days, the values have the law of the process at midnights."""
     kept = np.exp(-DAY_S / SCALES_S[scale])
-    days = 1 + int(20 * SCALES_S[scale] / DAY_S)  # what is older weighs less than exp(-20)
+    days = 1 + int(20 * SCALES_S[scale] / DAY_S)  # older shocks weigh less than exp(-20)
     shocks = [streams.open(Draw.MIDNIGHT + scale, day - age).standard_normal() for age in range(days)]
     return float(np.sqrt(1 - kept**2) * np.dot(kept ** np.arange(days), shocks))
 
@@ -187,7 +193,7 @@ def _midnight(streams: Streams, scale: int, day: int) -> float:
 def _bridge(path: Floats, end: float, kept: float) -> None:
     """Turn normal noise into an Ornstein-Uhlenbeck process from path[0] to `end`, in place.
 
-    What the free process lacks at its end is spread over it by its covariance with the end.
+    The difference between `end` and the end of the free process is spread over the path by the covariance with the end.
     """
     last = len(path) - 1
     spread = np.sqrt(1 - kept * kept)

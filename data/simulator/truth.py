@@ -1,9 +1,9 @@
-"""What is true in a simulated market, and what the best forecast of its variance is: how far from it is a model?
+"""Compute the true state of a simulated market and the best forecast of its variance, to judge models.
 
-The oracle knows the law of the market and its state at a second: each process of the log volatility, the clock, the
-echoes of past jumps. It does not know what comes, nor where in the spread the last trade was, which bears on the next
-second alone. The processes are Markov, so its forecast is the expectation given all the past of the state as well. Who
-sees only trades must guess that state.
+The oracle knows the law of the market and the state at a second: each process of the log volatility, the clock, the
+echoes of past jumps. The oracle does not know the future, nor the position of the last trade in the spread; that
+position matters for the next second alone. The processes are Markov, so the oracle's forecast is also the expectation
+given the whole past of the state. A model sees only trades and must estimate the state.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from data.simulator.state import (
     SCALE_SD,
     SCALES_S,
     Draw,
-    State,
+    MarketState,
     Streams,
     check_day,
     market_of,
@@ -37,24 +37,25 @@ from data.simulator.state import (
 from data.trades import NS, Floats, Int64s
 
 POWERS = (1.5, 2.0)
-"""Of the volatility: a second's expected squared return is a weighted sum of them. The squared step of an order grows
-with the volatility, and so does the number of orders: what adds up grows with its square, what bounces with less."""
+"""Powers of the volatility: a second's expected squared return is a weighted sum of both powers. The squared step of an
+order grows with the volatility, and the number of orders grows with the volatility too: sums of steps grow with the
+square, price bounces grow with less."""
 SWEPT, CALIBRATION_DAYS, CALIBRATION_SEED = 1.3, 12, 2**32
-"""The weights are fitted on days over which the log volatility sweeps between the first and its negative."""
+"""The weights are fitted on CALIBRATION_DAYS days; over a day the log volatility sweeps between -SWEPT and SWEPT."""
 
 
 class Truth(NamedTuple):
-    """The truth at each whole second g of a day, from 0:00:00 to 23:59:59.
+    """True state at each whole second g of a day, from 0:00:00 to 23:59:59.
 
     Attributes:
         event_time: shape (86400,), g in ns since 1970, UTC.
-        volatility: shape (86400,), the state in the second from g on, in units of the product's ordinary one.
-        trades_per_s: shape (86400,), expected trades in that second.
-        is_jump: shape (86400,), the price jumps in that second.
-        expected_variance: shape (86400,), the oracle: expectation of the target's square, which is the sum of squared
-            log returns over the grid steps of (g, g + horizon], given the state at g.
-        path_variance: shape (86400,), the same given the volatility of all those seconds and the jumps in them. It
-            knows the future, as no forecast may: it says how much of the target's noise is that of single trades.
+        volatility: shape (86400,), in the second after g, in units of the product's ordinary volatility.
+        trades_per_s: shape (86400,), expected trades in the second after g.
+        is_jump: shape (86400,), the price jumps in the second after g.
+        expected_variance: shape (86400,), the oracle: expectation of the target's square, the sum of squared log
+            returns over the grid steps of (g, g + horizon], given the state at g.
+        path_variance: shape (86400,), the same expectation given volatility and jumps of all seconds of the horizon.
+            No forecast may use `path_variance`: the difference from the target's square is the noise of single trades.
     """
 
     event_time: Int64s
@@ -66,16 +67,16 @@ class Truth(NamedTuple):
 
 
 def simulate_truth(product_id: str, day: dt.date, seed: int = 0, horizon_s: int = 60) -> Truth:
-    """Return the truth behind `simulate_day` with the same arguments.
+    """Return the true state behind `simulate_day` with the same arguments.
 
     Args:
-        product_id: as `BTC-USD`.
+        product_id: for example `BTC-USD`.
         day: UTC, from `FIRST_DAY` to `LAST_DAY`.
-        seed: of the whole market, at least 0.
+        seed: seed of the whole market, at least 0.
         horizon_s: seconds that a target covers, from 1 to a day.
 
     Raises:
-        ValueError: an argument is outside of what is allowed.
+        ValueError: an argument is out of range, or the product name is not allowed.
     """
     market = market_of(product_id)
     check_day(day, seed)
@@ -103,10 +104,10 @@ def simulate_truth(product_id: str, day: dt.date, seed: int = 0, horizon_s: int 
     )
 
 
-def _expected_variance(product_id: str, state: State, horizon_s: int) -> Floats:
-    """Return the expected realized variance after each second of a day given the state at it, shape (86400,).
+def _expected_variance(product_id: str, state: MarketState, horizon_s: int) -> Floats:
+    """Return the expected realized variance after each second of a day given the state at the second, shape (86400,).
 
-    The log volatility so many seconds ahead is normal but for jumps on the way, which come independently each second.
+    The future log volatility is normal, except for jumps on the way; jumps come independently each second.
     """
     jump_share = JUMPS_A_DAY / DAY_S
     jump_square = JUMP_STEP**2 + 2 * JUMP_STEP * JUMP_TAIL + 2 * JUMP_TAIL**2
@@ -114,7 +115,7 @@ def _expected_variance(product_id: str, state: State, horizon_s: int) -> Floats:
     terms.append((jump_share * jump_square * market_of(product_id).step ** 2, 2.0))
     now = np.arange(DAY_S)
     sd, kept = np.array(SCALE_SD), np.exp(-1 / np.array(SCALES_S))
-    coming_echoes = [1.0 for _ in terms]  # expectation of exp(power * echo) of the jumps between
+    coming_echoes = [1.0 for _ in terms]  # expectation of exp(power * echo) of jumps on the way
     total = np.zeros(DAY_S)
     for ahead in range(horizon_s):
         faded = np.exp(-ahead / ECHO_S)
@@ -130,14 +131,16 @@ def _expected_variance(product_id: str, state: State, horizon_s: int) -> Floats:
 def second_weights(product_id: str) -> tuple[float, ...]:
     """Return the weights of `POWERS` in the expected squared return of a second without a jump, by simulation.
 
-    Bounce, ticks, walks and seconds without a trade have no formula together. So days without jumps are simulated, with
-    a seed of their own, and the squared returns of their seconds are fitted by weighted least squares. For BTC-USD the
-    error is about half a percent in ordinary times and one in the wildest and calmest; for sparse products five.
+    No formula covers bounce, ticks, walks and seconds without a trade together. Therefore days without jumps are
+    simulated, with their own seed, and the squared returns of their seconds are fitted by weighted least squares. The
+    error for BTC-USD is about 0.5 % in ordinary times and 1 % in the wildest and calmest; for sparse products 5 %.
     """
     market = market_of(product_id)
     half = np.linspace(-SWEPT, SWEPT, DAY_S // 2 + 1)
     sweep = np.concatenate((half[:-1], half[::-1]))
-    state = State(np.zeros((len(SCALES_S), DAY_S + 1)), sweep, np.zeros(DAY_S + 1), np.zeros(0, np.int64), np.zeros(0))
+    state = MarketState(
+        np.zeros((len(SCALES_S), DAY_S + 1)), sweep, np.zeros(DAY_S + 1), np.zeros(0, np.int64), np.zeros(0)
+    )
     streams, level = Streams(product_id, CALIBRATION_SEED), float(np.log(market.price))
     squares = np.zeros(DAY_S)
     for day in range(CALIBRATION_DAYS):

@@ -1,4 +1,4 @@
 """Records on topics: their types, their bytes, and the Kafka clients that read and write them.
 
-In: trades, feature rows, forecasts. Out: records; and back. No other folder of `data` knows Kafka.
+In: trades, feature rows, forecasts. Out: records, and the way back. No other folder of `data` uses Kafka.
 """

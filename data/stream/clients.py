@@ -1,4 +1,4 @@
-"""The clients of the broker, as each process needs them."""
+"""Configure the broker's clients for each process, read records, and retry requests to the broker."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ log = structlog.get_logger()
 
 READ_BATCH = 10_000
 MAX_VALUE = 16_384
-"""Bytes of a record that are read; none of ours is nearly as long. A longer one is cut, so that it cannot be read: what
-is written about it is no longer than the broker takes."""
+"""Bytes that are read of a record; our records are much shorter. A longer record is cut and cannot be decoded, so a
+reject with the record's text stays short enough for the broker."""
 REPEAT_S = 60.0
+"""Seconds between two log lines of one kind of client error."""
 
 ANSWER_S = 2.0
-"""How long one question to the broker may take before we look whether we should stop."""
+"""Timeout of one request to the broker; after a timeout, `retry` checks whether to stop."""
 RETRY_S = 0.05
 SILENT_S = 3.0
-"""A broker that takes longer to answer is said to be waited for: one that has just started takes a second or two."""
+"""A longer wait for the broker is logged: a broker that has just started needs one or two seconds."""
 STILL_SILENT_S = 30.0
-"""Between two lines about one wait."""
+"""Seconds between two log lines about one wait."""
 
 UNSTABLE_OFFSET_COMMIT = 88
-"""A transaction of another process that holds an offset is still open. The client's Python has no name for it."""
+"""Error code: an open transaction of another process holds an offset. The Python client has no name for the code."""
 
 PASSING = frozenset(
     {
@@ -49,7 +50,7 @@ PASSING = frozenset(
         UNSTABLE_OFFSET_COMMIT,
     }
 )
-"""What a broker says while it starts; the client calls these retriable in transactions only."""
+"""Errors of a broker that is starting; the client calls these errors retriable in transactions only."""
 
 NEW_PROCESS_HELPS = PASSING | {
     KafkaError._FENCED,
@@ -67,7 +68,7 @@ NEW_PROCESS_HELPS = PASSING | {
     KafkaError.REBALANCE_IN_PROGRESS,
     KafkaError._MAX_POLL_EXCEEDED,
     KafkaError._ASSIGNMENT_LOST,
-    KafkaError._STATE,  # the client learns by itself of what the group took away
+    KafkaError._STATE,  # the client learns by itself which partitions the group took away
     KafkaError._FATAL,  # of a consumer: fenced
     KafkaError._MSG_TIMED_OUT,
     KafkaError._TIMED_OUT_QUEUE,
@@ -80,8 +81,8 @@ NEW_PROCESS_HELPS = PASSING | {
     KafkaError.UNKNOWN_LEADER_EPOCH,
     KafkaError.OFFSET_NOT_AVAILABLE,
 }
-"""The broker holds this process for another one or for dead, or has troubles that pass. All else a new process would be
-told again: a right that is missing, a topic that is not there, a setting that the broker does not allow."""
+"""Errors that a new process does not meet again: the broker takes the process for another or for dead, or the broker's
+trouble passes. A new process would meet all other errors again: a missing right or topic, a forbidden setting."""
 
 REFUSALS = frozenset(
     {
@@ -93,14 +94,14 @@ REFUSALS = frozenset(
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
     }
 )
-"""Why a broker does not take a record, now or later."""
+"""Errors of a record that the broker refuses now and later."""
 
 Config = dict[str, Any]
 T = TypeVar("T")
 
 
 class Stopped(Exception):
-    """Told to stop while waiting for the broker."""
+    """The process was asked to stop while waiting for the broker."""
 
 
 class Unanswered(Exception):
@@ -108,25 +109,27 @@ class Unanswered(Exception):
 
 
 class RecordRefused(Exception):
-    """The broker refuses a record, and would refuse it again."""
+    """The broker refuses a record, and would refuse the record again."""
 
 
 class ClientLog:
-    """Logs what a client says of itself, each kind of error once in `REPEAT_S`: of a lost broker it speaks 20 times a
-    second. It goes on by itself."""
+    """Logs a client's errors, each kind once in `REPEAT_S`: a client reports a lost broker 20 times a second.
+
+    The client recovers by itself.
+    """
 
     def __init__(self) -> None:
-        self._told: dict[int, float] = {}
+        self._last_logged: dict[int, float] = {}
 
     def __call__(self, error: KafkaError) -> None:
         now = time.monotonic()
-        if now - self._told.get(error.code(), -math.inf) >= REPEAT_S:
-            self._told[error.code()] = now
+        if now - self._last_logged.get(error.code(), -math.inf) >= REPEAT_S:
+            self._last_logged[error.code()] = now
             log.warning("kafka client", error=error.str())
 
 
 def _client(settings: KafkaSettings) -> Config:
-    """Return what all clients have in common. The client's own log goes: `ClientLog` has what matters of it."""
+    """Return the common settings of all clients. The client's own log is off: `ClientLog` logs the important errors."""
     return settings.client_config() | {"error_cb": ClientLog(), "log_level": 0}
 
 
@@ -134,8 +137,8 @@ def consumer_config(settings: KafkaSettings, group: str, slot: int | None) -> Co
     """Return the settings of a consumer that commits in transactions.
 
     Args:
-        slot: gives the member a stable name, so that the broker hands a restarted process its partitions at once. None:
-            any number of members; those of a dead one go to the others when its session is over.
+        slot: number for a stable member name; the broker gives a restarted process its partitions at once. None: any
+            number of members; the partitions of a dead member go to the others when its session is over.
     """
     static = {"group.instance.id": f"{group}-{slot}", "client.id": f"{group}-{slot}"}
     dynamic = {"client.id": f"{group}-{_process_name()}", "session.timeout.ms": 6_000, "heartbeat.interval.ms": 500}
@@ -160,9 +163,9 @@ def transactional_config(settings: KafkaSettings, group: str, slot: int | None, 
     """Return the settings of a producer whose records and offsets are one transaction.
 
     Args:
-        turn: tells apart the producers of one process.
-        slot: a restarted process with the same one ends the transaction that its predecessor left open. None: the
-            broker ends an open transaction after its timeout; readers wait for that.
+        slot: a restarted process with the same slot ends the open transaction of its predecessor. None: the broker
+            ends an open transaction after the transaction's timeout; readers wait until then.
+        turn: number of the producer within the process.
     """
     name = f"{group}-{_process_name() if slot is None else slot}-{turn}"
     return _client(settings) | {
@@ -171,10 +174,10 @@ def transactional_config(settings: KafkaSettings, group: str, slot: int | None, 
         "compression.type": "lz4",
         "linger.ms": 2,
         "transaction.timeout.ms": 8_000 if slot is None else 30_000,
-        # With the default, each transaction after the first waits 100 ms for the markers of the one before.
+        # With the default, each transaction after the first waits 100 ms for the markers of the transaction before.
         "retry.backoff.ms": 1,
         "retry.backoff.max.ms": 5,
-        # A broker that was killed and came back is else asked over a dead connection for minutes (librdkafka #5511).
+        # Without these limits the client uses a dead connection to a restarted broker for minutes (librdkafka #5511).
         "metadata.max.age.ms": 5_000,
         "connections.max.idle.ms": 4_000,
         "delivery.report.only.error": True,
@@ -189,30 +192,33 @@ def _process_name() -> str:
 
 
 def _raise_refusal(error: KafkaError | None, message: Message) -> None:
-    """Raise for a record that the broker would refuse again; all else aborts the transaction, which is tried anew."""
+    """Raise RecordRefused for a record that the broker would refuse again.
+
+    Any other error aborts the transaction, and the transaction is retried.
+    """
     if error is not None and error.code() in REFUSALS:
         raise RecordRefused(f"{message.topic()}[{message.partition()}]: {error.str()}")
 
 
 def idempotent_config(settings: KafkaSettings, linger_ms: int) -> Config:
-    """Return the settings of a producer that writes each record once and in order, for as long as the process lives.
+    """Return the settings of a producer that writes each record once and in order, while the process lives.
 
     Args:
-        linger_ms: how long a record may wait for others.
+        linger_ms: milliseconds that a record may wait for further records.
     """
     return _client(settings) | {
         "enable.idempotence": True,
         "partitioner": "murmur2_random",  # the partition that every Java client would choose for the key
         "compression.type": "lz4",
         "linger.ms": linger_ms,
-        "message.timeout.ms": 0,  # a lost broker is waited for
+        "message.timeout.ms": 0,  # wait for a lost broker without limit
     }
 
 
 def reader_config(settings: KafkaSettings) -> Config:
     """Return the settings of a consumer that belongs to no group and commits nothing."""
     return _client(settings) | {
-        "group.id": "unused",  # the client wants one
+        "group.id": "unused",  # the client requires a group
         "isolation.level": "read_committed",
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
@@ -224,7 +230,12 @@ def reader_config(settings: KafkaSettings) -> Config:
 
 
 class Incoming(NamedTuple):
-    """A record as it was read."""
+    """One record of a topic.
+
+    Attributes:
+        value: at most `MAX_VALUE` bytes.
+        ingest_time_ms: the record's time, ms since 1970.
+    """
 
     topic: str
     partition: int
@@ -234,10 +245,10 @@ class Incoming(NamedTuple):
 
 
 def incoming(messages: Iterable[Message], partitions: Container[int]) -> tuple[list[Incoming], set[int]]:
-    """Return the records that were read of some partitions, and the partitions whose next record is gone.
+    """Return the records of some partitions, and the partitions whose next record is gone.
 
     Raises:
-        KafkaException: the client returned another error in the place of a record.
+        KafkaException: the client returned another error instead of a record.
     """
     found, gone = [], set()
     for message in messages:
@@ -252,12 +263,12 @@ def incoming(messages: Iterable[Message], partitions: Container[int]) -> tuple[l
     return found, gone
 
 
-class Stretch(NamedTuple):
-    """Some consecutive records of one partition: only what a start reads of hundreds of thousands of them.
+class RecordBlock(NamedTuple):
+    """Consecutive records of one partition, without their times: a start reads hundreds of thousands of records.
 
     Attributes:
-        offsets: of each record.
-        values: of each record.
+        offsets: offset of each record.
+        values: value of each record, at most `MAX_VALUE` bytes.
     """
 
     offsets: list[int]
@@ -266,13 +277,13 @@ class Stretch(NamedTuple):
 
 def read_range(
     config: Config, running: Callable[[], bool], topic: str, partition: int, start: int, end: int
-) -> Iterator[Stretch]:
+) -> Iterator[RecordBlock]:
     """Read the records of one partition from offset `start` up to, not with, `end`, in batches.
 
-    Where `running` says stop, or the topic ends sooner, it is less.
+    Reading ends early if `running` returns False or the partition ends before `end`.
 
     Raises:
-        KafkaException: the broker says that reading is not possible.
+        KafkaException: the broker refuses to read.
     """
     if start >= end:
         return
@@ -289,29 +300,32 @@ def read_range(
                 at_end = True
             wanted = [message for message in messages if message.error() is None and (message.offset() or 0) < end]
             if wanted:
-                yield Stretch([m.offset() or 0 for m in wanted], [(m.value() or b"")[:MAX_VALUE] for m in wanted])
+                yield RecordBlock([m.offset() or 0 for m in wanted], [(m.value() or b"")[:MAX_VALUE] for m in wanted])
     finally:
         consumer.close()
 
 
 def new_process_helps(error: KafkaError) -> bool:
-    """Return whether a new process can go on after an error."""
+    """Return whether a new process can continue after an error."""
     return error.retriable() or error.code() in NEW_PROCESS_HELPS
 
 
-def insist(ask: Callable[[float], T], running: Callable[[], bool], address: str, patience_s: float = math.inf) -> T:
-    """Ask the broker until it answers; that it is waited for is logged, and its answer then too.
+def retry(ask: Callable[[float], T], running: Callable[[], bool], address: str, patience_s: float = math.inf) -> T:
+    """Call `ask` until the broker answers, and return the answer; log a long wait, and its end.
 
     Args:
-        address: of the broker, for the log.
+        ask: one request; the argument is the timeout, seconds.
+        running: returns False when the process must stop.
+        address: address of the broker, for the log.
+        patience_s: longest wait, seconds.
 
     Raises:
-        Stopped: told to stop before it did. What is not committed will be done again by the next start.
-        Unanswered: it did not for `patience_s`.
-        KafkaException: it refuses.
+        Stopped: `running` returned False before an answer. The next start repeats uncommitted work.
+        Unanswered: no answer for `patience_s`.
+        KafkaException: the broker refuses the request.
     """
     began = time.monotonic()
-    tell_at, told = began + SILENT_S, False
+    log_at, is_logged = began + SILENT_S, False
     while True:
         try:
             answer = ask(ANSWER_S)
@@ -323,12 +337,12 @@ def insist(ask: Callable[[float], T], running: Callable[[], bool], address: str,
             now = time.monotonic()
             if now - began > patience_s:
                 raise Unanswered from error
-            if now >= tell_at:
+            if now >= log_at:
                 waited_s, reason = round(now - began, 1), error.args[0].str()
                 log.warning("waiting for the broker", address=address, waited_s=waited_s, reason=reason)
-                tell_at, told = now + STILL_SILENT_S, True
+                log_at, is_logged = now + STILL_SILENT_S, True
             time.sleep(RETRY_S)
         else:
-            if told:
+            if is_logged:
                 log.info("the broker answers", address=address, waited_s=round(time.monotonic() - began, 1))
             return answer

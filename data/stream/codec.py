@@ -1,4 +1,4 @@
-"""Records to bytes and back, whole batches at a time."""
+"""Encode records to bytes and decode bytes to records, whole batches at a time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ def _feature_decoder(spec: FeatureSpec) -> Callable[[bytes], Any]:
 
 
 class Unreadable(NamedTuple):
-    """A record that is none of those its topic may hold."""
+    """A record that its topic may not hold.
+
+    Attributes:
+        place: index in the batch.
+    """
 
     place: int
     reason: str
@@ -33,14 +37,14 @@ class Unreadable(NamedTuple):
 
 _encoder = msgspec.json.Encoder()
 encode = _encoder.encode
-"""Write any record of this module as JSON."""
+"""Encode any record of `data.stream.records` as JSON."""
 
 _decode_head = msgspec.json.Decoder(Head).decode
 _decode_trade = msgspec.json.Decoder(Trade).decode
 _decode_end = msgspec.json.Decoder(End).decode
 
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What a decoder raises; the last one for a record nested a thousand deep."""
+"""Errors of a decoder; RecursionError for a record nested a thousand deep."""
 
 _SIDES: dict[TakerSide | None, Side] = {"sell": Side.SELL, None: Side.UNKNOWN, "buy": Side.BUY}
 
@@ -65,9 +69,9 @@ def _feature_layout(spec: FeatureSpec) -> Layout:
 
 @lru_cache(maxsize=64)
 def _forecast_layout(by_model: bytes, missing: tuple[bytes, ...]) -> Layout:
-    """Return the layout of what a forecast adds to its row, with the lists of missing columns that occur.
+    """Return the layout of the fields that a forecast adds to a row.
 
-    Its choices are the two of `in_sample`, the model's fields, and these lists.
+    The layout's choices are two texts for `in_sample`, the model's fields, an empty list, and the lists of `missing`.
     """
     fields = (
         Field.named("ts", Kind.TIME),
@@ -84,13 +88,13 @@ def _forecast_layout(by_model: bytes, missing: tuple[bytes, ...]) -> Layout:
 
 
 class Records(NamedTuple):
-    """The records of a batch, sorted by what they are; places count from 0 in the batch.
+    """The records of a batch, sorted by kind. A place is an index in the batch.
 
     Attributes:
-        records: those that the topic is for.
-        places: of them.
-        ends: with their places.
-        unreadable: neither, with the reason.
+        records: records of the topic's main type.
+        places: place of each of `records`.
+        ends: end records, each with its place.
+        unreadable: all other records, with the reason.
     """
 
     records: list[Any]
@@ -100,7 +104,7 @@ class Records(NamedTuple):
 
 
 def decode_records(values: Sequence[bytes | None], decode: Any) -> Records:
-    """Sort records into those that `decode` reads, ends, and the rest."""
+    """Sort values into records that `decode` reads, ends, and unreadable records."""
     found = Records([], [], [], [])
     for place, value in enumerate(values):
         try:
@@ -120,11 +124,11 @@ def decode_records(values: Sequence[bytes | None], decode: Any) -> Records:
 
 
 class TradeRecords(NamedTuple):
-    """The trades of a batch in columns, and what else was in it, see `Records`.
+    """The trades of a batch in columns, and the batch's other records, see `Records`.
 
     Attributes:
-        places: shape (n,), of the trades.
-        purposes: of the streams.
+        places: shape (n,), place of each trade.
+        purposes: purpose of each stream.
     """
 
     trades: Trades
@@ -134,14 +138,14 @@ class TradeRecords(NamedTuple):
     unreadable: list[Unreadable]
 
 
-class _Plain(NamedTuple):
-    """Records of our layout, and their streams.
+class _LayoutRecords(NamedTuple):
+    """Records in our layout, and their streams.
 
     Attributes:
-        places: shape (n,), of those that are.
+        places: shape (n,), place of each record.
         keys: the streams, by first appearance.
         stream: shape (n,), index into `keys`.
-        purposes: of the streams, as first said.
+        purposes: purpose of each stream, from the stream's first record.
         integers, numbers: shape (n, fields), see `data.stream.wire.Found`.
     """
 
@@ -153,10 +157,10 @@ class _Plain(NamedTuple):
     numbers: Floats
 
 
-def _read_plain(
+def _read_layout(
     layout: Layout, texts: Sequence[bytes], allowed: Callable[[Int64s, Floats], NDArray[np.bool_]]
-) -> _Plain:
-    """Read the records of our layout whose values are allowed; all others are left to the general parser."""
+) -> _LayoutRecords:
+    """Read the records in our layout with allowed values; the general parser reads all other records."""
     found = layout.read(texts)
     heads = [_read_head(head) for head in found.heads]
     has_head = np.array([*(head is not None for head in heads), False])[found.head]
@@ -170,13 +174,13 @@ def _read_plain(
             stream[i] = streams.setdefault(head.key, len(streams))
             purposes.setdefault(head.key, head.purpose)
     integers, numbers = found.integers[rows], found.numbers[rows]
-    return _Plain(places, tuple(streams), stream[found.head[rows]], purposes, integers, numbers)
+    return _LayoutRecords(places, tuple(streams), stream[found.head[rows]], purposes, integers, numbers)
 
 
 def decode_trades(values: Sequence[bytes | None]) -> TradeRecords:
-    """Read records of `coinbase-trades`."""
+    """Decode records of `coinbase-trades`."""
     texts = [value or b"" for value in values]
-    plain = _read_plain(_TRADE_LAYOUT, texts, lambda _, numbers: (numbers[:, 0] > 0) & ~(numbers[:, 1] < 0))
+    plain = _read_layout(_TRADE_LAYOUT, texts, lambda _, numbers: (numbers[:, 0] > 0) & ~(numbers[:, 1] < 0))
     trade_id, event_time, ingest_time, side = plain.integers.T.copy()
     price, size = plain.numbers.T.copy()
     trades = Trades(
@@ -184,13 +188,13 @@ def decode_trades(values: Sequence[bytes | None]) -> TradeRecords:
     )
     if len(plain.places) == len(texts):
         return TradeRecords(trades, plain.places, plain.purposes, [], [])
-    return _with_others(trades, plain.places, plain.purposes, texts)
+    return _add_other_trades(trades, plain.places, plain.purposes, texts)
 
 
-def _with_others(
+def _add_other_trades(
     trades: Trades, places: Int64s, purposes: dict[StreamKey, Purpose], texts: Sequence[bytes]
 ) -> TradeRecords:
-    """Add the records of a batch that are not written as ours are: trades of any form, ends, what nobody can read."""
+    """Add the records of a batch that are not in our layout: other trades, ends, unreadable records."""
     others = np.setdiff1d(np.arange(len(texts)), places)
     found = decode_records([texts[place] for place in others], _decode_trade)
     more = _trade_columns(found.records, found.places, found.unreadable)
@@ -206,7 +210,7 @@ def _with_others(
 
 
 def _read_head(head: bytes) -> Head | None:
-    """Read what comes before the fields of a record; None leaves its records to the general parser."""
+    """Decode the part of a record before the fields; None leaves records with this head to the general parser."""
     try:
         found = _decode_head(head + b"}")
         check_names(found.key)
@@ -216,7 +220,7 @@ def _read_head(head: bytes) -> Head | None:
 
 
 def _trade_columns(records: list[Trade], places: list[int], unreadable: list[Unreadable]) -> Trades:
-    """Turn records into columns, moving those with a bad name or time (month 13) to `unreadable`."""
+    """Turn records into columns, and move records with a bad name or time (month 13) to `unreadable`."""
     streams: dict[StreamKey, int] = {}
     stream = [streams.setdefault(StreamKey(r.source_id, r.product_id), len(streams)) for r in records]
     try:
@@ -247,16 +251,16 @@ def _trade_columns(records: list[Trade], places: list[int], unreadable: list[Unr
 
 
 class FeatureRecords(NamedTuple):
-    """The feature rows of a batch in columns, and what else was in it, see `Records`.
+    """The feature rows of a batch in columns, and the batch's other records, see `Records`.
 
     Attributes:
-        texts: of each row, as JSON.
-        places: shape (n,), of the rows.
-        keys, purposes: of each row's stream.
+        texts: JSON text of each row.
+        places: shape (n,), place of each row.
+        keys, purposes: stream and purpose of each row.
         trade_id, event_time, ingest_time: shape (n,); times in ns since 1970.
         price: shape (n,).
         values: shape (n, columns of the spec), NaN where null.
-        other_spec: rows of another feature spec, with their places.
+        other_spec: rows of another feature spec, each with its place.
     """
 
     texts: list[bytes]
@@ -274,14 +278,14 @@ class FeatureRecords(NamedTuple):
 
 
 def decode_features(values: Sequence[bytes | None], spec: FeatureSpec) -> FeatureRecords:
-    """Read records of `features`."""
+    """Decode records of `features`."""
     texts = [value or b"" for value in values]
-    plain = _read_plain(
+    plain = _read_layout(
         _feature_layout(spec), texts, lambda integers, numbers: (integers[:, -1] <= 2**53) & ~np.isnan(numbers[:, 0])
     )
     keys = [plain.keys[stream] for stream in plain.stream.tolist()]
     trade_id, event_time, ingest_time = plain.integers[:, :3].T.copy()
-    n = plain.integers[:, -1]  # the one column of the spec that is an integer stands behind those of the key
+    n = plain.integers[:, -1]  # the only integer column of the spec comes after the key's integers
     columns: Floats = np.column_stack((n.astype(np.float64), plain.numbers[:, 1:]))
     rows = FeatureRecords(
         [texts[place] for place in plain.places.tolist()], plain.places.tolist(), keys,
@@ -289,13 +293,13 @@ def decode_features(values: Sequence[bytes | None], spec: FeatureSpec) -> Featur
         columns, [], [], [],
     )  # fmt: skip
     others = np.setdiff1d(np.arange(len(texts)), plain.places).tolist() if len(keys) < len(texts) else []
-    return _with_other_rows(rows, others, texts, spec) if others else rows
+    return _add_other_rows(rows, others, texts, spec) if others else rows
 
 
-def _with_other_rows(
+def _add_other_rows(
     rows: FeatureRecords, others: list[int], texts: Sequence[bytes], spec: FeatureSpec
 ) -> FeatureRecords:
-    """Add the records of a batch that are not written as ours are: rows of any form, ends, what nobody can read."""
+    """Add the records of a batch that are not in our layout: other rows, ends, unreadable records."""
     found = decode_records([texts[place] for place in others], _feature_decoder(spec))
     unreadable = [Unreadable(others[place], reason) for place, reason in found.unreadable]
     other_spec, more = [], []
@@ -328,7 +332,11 @@ def _with_other_rows(
 
 
 def _times(record: Any) -> list[int]:
-    """Return event and ingest time, ns since 1970, or say which of them is none."""
+    """Return event and ingest time, ns since 1970.
+
+    Raises:
+        ValueError: a text is no time; the message begins with the field's name.
+    """
     found = []
     for name in ("event_time", "ingest_time"):
         try:
@@ -352,13 +360,14 @@ def encode_predictions(
     in_sample: NDArray[np.bool_],
     missing: Sequence[bytes],
 ) -> list[bytes]:
-    """Write forecasts as records of `predictions`.
+    """Encode forecasts as records of `predictions`.
 
     Args:
-        rows: the feature rows as JSON, n of them.
-        ts: when they were scored, ns since 1970.
+        rows: n feature rows as JSON.
+        ts: time of scoring, ns since 1970.
+        horizon_s: seconds of the forecast.
         score: shape (n,). interval: shape (n, 2). in_sample: shape (n,).
-        missing: of each forecast, the list of columns that it did without, as JSON.
+        missing: for each forecast, the list of columns that the model did not use, as JSON.
     """
     by_model = ",".join(f'"{name}":{encode(value).decode()}' for name, value in forecaster._asdict().items())
     lists = {text: 4 + i for i, text in enumerate(dict.fromkeys(missing))}
@@ -375,7 +384,7 @@ def _heads(keys: Sequence[StreamKey], purpose: Callable[[StreamKey], Purpose]) -
 
 
 def encode_trades(trades: Trades, purpose: Purpose) -> list[bytes]:
-    """Write trades as records of `coinbase-trades`."""
+    """Encode trades as records of `coinbase-trades`."""
     integers = (trades.trade_id, trades.event_time, trades.ingest_time, trades.side.astype(np.int64) - Side.SELL)
     numbers = np.column_stack((trades.price, trades.size))
     heads = _heads(trades.keys, lambda _: purpose)
@@ -385,11 +394,11 @@ def encode_trades(trades: Trades, purpose: Purpose) -> list[bytes]:
 def encode_features(
     rows: FeatureRows, spec: FeatureSpec, purposes: dict[StreamKey, Purpose], partition: Int64s, offset: Int64s
 ) -> list[bytes]:
-    """Write feature rows as records of `features`.
+    """Encode feature rows as records of `features`.
 
     Args:
-        purposes: of each stream.
-        partition, offset: shape (rows,), where each trade stands on `coinbase-trades`.
+        purposes: purpose of each stream.
+        partition, offset: shape (rows,), of each trade on `coinbase-trades`.
     """
     trades, n = rows.trades, rows.values[:, 0].astype(np.int64)
     spec_id = np.zeros(len(n), np.int64)

@@ -1,4 +1,4 @@
-"""What stands on the topics as a file: `python -m data.stream.export {trades,features,predictions} ... --out FILE`."""
+"""Export a topic to a file: `python -m data.stream.export {trades,features,predictions} ... --out FILE`."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ BAD_REQUEST = 2
 """Exit code."""
 
 PART_ROWS = 20_000
-"""Rows that are kept before they go to disk, over all products."""
+"""Rows in memory before a write to disk, over all products."""
 GROUP_ROWS = 65_536
-"""Rows of a row group in Parquet, about."""
+"""Approximate rows of a row group in Parquet."""
 SOURCES_SHOWN = 20
 
 _TIMES = ("event_time", "ingest_time", "ts")
@@ -55,12 +55,12 @@ _PLAIN: Final = {
 
 
 class BadRequest(ValueError):
-    """What was asked for cannot be given."""
+    """An export request cannot be fulfilled."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which rows to take from a topic: those of a source, or of a UTC day of event time, and if named of a product."""
+class ExportRequest:
+    """The rows to take from a topic: rows of a source, or of a UTC day of event time; optionally of one product."""
 
     topic: str
     source_id: str | None
@@ -80,15 +80,15 @@ class Wanted:
 
 
 @dataclass
-class Seen:
-    """What was read, whether wanted or not.
+class ExportReport:
+    """Counts of an export.
 
     Attributes:
-        rows: taken, by product.
-        sources: of the rows that were taken.
-        others: sources that the topic has rows of, in the order of their first one; the first `SOURCES_SHOWN`.
+        rows: exported rows, by product.
+        sources: sources of the exported rows.
+        others: the first `SOURCES_SHOWN` sources of the topic, in order of their first row.
         ended: streams that have an end record.
-        unreadable: records that were none of the topic's.
+        unreadable: number of records that the topic may not hold.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
@@ -99,7 +99,7 @@ class Seen:
 
 
 def record_type(topic: str) -> type[Any]:
-    """Return the type of the records that a topic is for."""
+    """Return the type of a topic's main records."""
     types: dict[str, type[Any]] = {
         TRADES: Trade,
         FEATURES: feature_type(FeatureSpec()),
@@ -109,7 +109,7 @@ def record_type(topic: str) -> type[Any]:
 
 
 def schema_of(record: type[Any]) -> pa.Schema:
-    """Return the columns of a record; those of unknown names are numbers."""
+    """Return the columns of a record type; columns of unknown names are numbers."""
     types: Mapping[str, pa.DataType] = {**_PLAIN, **_NESTED}
     return pa.schema([(name, types.get(name, pa.float64())) for name in record.__struct_fields__])
 
@@ -129,7 +129,7 @@ def columns_of(records: Sequence[Any], schema: pa.Schema) -> pa.RecordBatch:
 
 
 class Parts:
-    """Rows of each product on disk, in the order in which they came: products come mixed, and are written sorted."""
+    """Rows of each product on disk, in order of arrival: products arrive mixed, and are written sorted."""
 
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
         self._folder, self._schema = folder, schema
@@ -144,7 +144,7 @@ class Parts:
             self.flush()
 
     def flush(self) -> None:
-        """Append what waits to the file of its product: batches one behind the other, each a stream of its own."""
+        """Append the waiting rows to the file of their product; each batch is its own Arrow stream."""
         for product_id, records in self._waiting.items():
             path = self._files.setdefault(product_id, self._folder / str(len(self._files)))
             with path.open("ab") as file, pa.ipc.new_stream(file, self._schema) as writer:
@@ -161,20 +161,20 @@ class Parts:
                         yield from reader
 
 
-def collect(values: Iterator[Sequence[bytes | None]], wanted: Wanted, parts: Parts) -> Seen:
-    """Sort the records of a topic into parts, and say what was seen."""
-    seen = Seen()
-    decode = msgspec.json.Decoder(record_type(wanted.topic)).decode
+def collect(values: Iterator[Sequence[bytes | None]], request: ExportRequest, parts: Parts) -> ExportReport:
+    """Add the requested records of a topic to `parts`, and return the counts."""
+    report = ExportReport()
+    decode = msgspec.json.Decoder(record_type(request.topic)).decode
     checked: set[StreamKey] = set()
     for batch in values:
         found = decode_records(batch, decode)
-        seen.unreadable += len(found.unreadable)
-        seen.ended.update(end.key for _, end in found.ends)
+        report.unreadable += len(found.unreadable)
+        report.ended.update(end.key for _, end in found.ends)
         for record in found.records:
             key = StreamKey(record.source_id, record.product_id)
-            if len(seen.others) < SOURCES_SHOWN:
-                seen.others[key.source_id] = None
-            if not wanted.takes(record):
+            if len(report.others) < SOURCES_SHOWN:
+                report.others[key.source_id] = None
+            if not request.takes(record):
                 continue
             try:
                 if key not in checked:
@@ -182,20 +182,20 @@ def collect(values: Iterator[Sequence[bytes | None]], wanted: Wanted, parts: Par
                     checked.add(key)
                 parse_times([getattr(record, name) for name in _TIMES if hasattr(record, name)])
             except ValueError:
-                seen.unreadable += 1
+                report.unreadable += 1
                 continue
-            seen.rows[key.product_id] += 1
-            seen.sources.add(key.source_id)
+            report.rows[key.product_id] += 1
+            report.sources.add(key.source_id)
             parts.add(record)
     parts.flush()
-    return seen
+    return report
 
 
 def read_topic(topic: str, config: Mapping[str, Any]) -> Iterator[list[bytes | None]]:
-    """Read what a `read_committed` reader sees of a topic now, partition by partition.
+    """Read the committed values of a topic up to now, partition by partition.
 
     Raises:
-        NotRead: the broker does not answer, or has no such topic.
+        NotRead: the broker does not answer, or does not have the topic.
     """
     with TopicReader(config) as reader:
         for partition in reader.partitions(topic):
@@ -204,7 +204,7 @@ def read_topic(topic: str, config: Mapping[str, Any]) -> Iterator[list[bytes | N
 
 
 def _texts(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return columns as CSV has them: times in RFC 3339, nested ones as JSON, what is unknown empty."""
+    """Return columns for CSV: times in RFC 3339, nested values as JSON, unknown values empty."""
     columns = []
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         texts = column
@@ -243,48 +243,50 @@ _WRITERS: Final[Mapping[str, Callable[[BinaryIO | GzipFile, str, pa.Schema, Iter
 }
 
 
-def export(wanted: Wanted, out: Path, values: Callable[[], Iterator[Sequence[bytes | None]]]) -> Seen:
-    """Write the wanted rows to a file, sorted by product, then as the topic has them. It appears whole or not at all.
+def export(request: ExportRequest, out: Path, values: Callable[[], Iterator[Sequence[bytes | None]]]) -> ExportReport:
+    """Write the requested rows to a file, sorted by product, then in order of the topic.
+
+    The file appears whole or not at all.
 
     Args:
         values: reads the records of the topic.
 
     Raises:
-        BadRequest: there is no such row, or the file cannot be written.
+        BadRequest: the topic has no requested row, or the file cannot be written.
     """
     write = next((writer for ending, writer in _WRITERS.items() if out.name.endswith(ending)), None)
     if write is None:
         raise BadRequest(f"--out must end in {', '.join(_WRITERS)}, was {out}")
-    schema = schema_of(record_type(wanted.topic))
+    schema = schema_of(record_type(request.topic))
     with ExitStack() as cleanup:
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
             if out.is_dir():
                 raise IsADirectoryError(21, "it is a directory")
-            # Beside the file, where there must be room for it anyway.
+            # Beside the file, because the disk must have room for the file anyway.
             folder = cleanup.enter_context(tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent))
             parts = Parts(Path(folder), schema)
-            seen = collect(values(), wanted, parts)
-            if not seen.rows:
-                raise BadRequest(_nothing(wanted, seen))
+            report = collect(values(), request, parts)
+            if not report.rows:
+                raise BadRequest(_no_rows_message(request, report))
             file = cleanup.enter_context(replacing(out))
-            write(file, wanted.topic, schema, parts.batches())
+            write(file, request.topic, schema, parts.batches())
         except OSError as error:
             raise BadRequest(f"{out} cannot be written ({error.strerror}): choose another path with --out") from error
-    return seen
+    return report
 
 
-def _nothing(wanted: Wanted, seen: Seen) -> str:
-    if not seen.others:
-        return f"{wanted.topic} holds no rows at all: replay a recording first, as `make run RECORDING=trades.csv`"
-    known = ", ".join(seen.others) + (", ..." if len(seen.others) == SOURCES_SHOWN else "")
-    return f"{wanted.topic} has no rows {wanted}; it has rows of the sources {known}"
+def _no_rows_message(request: ExportRequest, report: ExportReport) -> str:
+    if not report.others:
+        return f"{request.topic} holds no rows at all: replay a recording first, as `make run RECORDING=trades.csv`"
+    known = ", ".join(report.others) + (", ..." if len(report.others) == SOURCES_SHOWN else "")
+    return f"{request.topic} has no rows {request}; it has rows of the sources {known}"
 
 
-def _arguments() -> tuple[Wanted, Path]:
+def _arguments() -> tuple[ExportRequest, Path]:
     parser = argparse.ArgumentParser(
         prog="python -m data.stream.export",
-        description="Write what stands on a topic to a file, sorted by product, then as the topic has it.",
+        description="Write the rows of a topic to a file, sorted by product, then in order of the topic.",
         epilog="The broker is KAFKA_BOOTSTRAP_SERVERS, localhost:9092 where that is not set.",
     )
     topics = {"trades": TRADES, "features": FEATURES, "predictions": PREDICTIONS}
@@ -302,7 +304,7 @@ def _arguments() -> tuple[Wanted, Path]:
             check_product_id(args.product)
         except ValueError as error:
             parser.error(str(error))
-    return Wanted(topics[args.what], args.source, args.day, args.product), args.out
+    return ExportRequest(topics[args.what], args.source, args.day, args.product), args.out
 
 
 def _warn(text: str) -> None:
@@ -310,25 +312,25 @@ def _warn(text: str) -> None:
 
 
 def main() -> int:
-    """Write what stands on a topic to a file."""
-    wanted, out = _arguments()
+    """Write the rows of a topic to a file."""
+    request, out = _arguments()
     try:
-        seen = export(wanted, out, lambda: read_topic(wanted.topic, client_config(os.environ)))
+        report = export(request, out, lambda: read_topic(request.topic, client_config(os.environ)))
     except (BadRequest, NotRead) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_REQUEST
-    for product_id, rows in sorted(seen.rows.items()):
+    for product_id, rows in sorted(report.rows.items()):
         print(f"{product_id}: {rows:,} rows")
-    print(f"{out}: {seen.rows.total():,} rows {wanted}")
-    if seen.unreadable:
+    print(f"{out}: {report.rows.total():,} rows {request}")
+    if report.unreadable:
         print(
-            f"warning: {seen.unreadable:,} records of {wanted.topic} could not be read and are left out",
+            f"warning: {report.unreadable:,} records of {request.topic} could not be read and are left out",
             file=sys.stderr,
         )
-    if wanted.source_id is not None and any(StreamKey(wanted.source_id, p) not in seen.ended for p in seen.rows):
+    if request.source_id is not None and any(StreamKey(request.source_id, p) not in report.ended for p in report.rows):
         _warn("the source has not ended: these are its rows so far")
-    if wanted.topic == TRADES and len(seen.sources) > 1:
-        _warn(f"these are trades of {len(seen.sources)} sources, and a replay takes one: export each by --source")
+    if request.topic == TRADES and len(report.sources) > 1:
+        _warn(f"these are trades of {len(report.sources)} sources, and a replay takes one: export each by --source")
     return 0
 
 

@@ -1,4 +1,7 @@
-"""What a source is made of: noted by the ingestor where the source begins, read by whoever explains a forecast."""
+"""Describe the recordings of a source in a note.
+
+The ingestor writes the note at the source's start; a restarted ingestor and `offline/explain` read the note.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,18 @@ import msgspec
 from msgspec import Struct
 
 MAX_NOTE = 4_000
-"""Bytes of a note; brokers take 4,096 with an offset by default."""
+"""Bytes of a note; brokers take 4,096 bytes with an offset by default."""
 ENDS = 65_536
-"""Bytes at each end of a recording that tell it from others: enough to see that it was cut, went on, or is another."""
+"""Bytes at each end of a recording that go into the digest: enough to notice a cut, longer or other recording."""
 
 
 class Recording(Struct, frozen=True):
-    """A file as it was when a source began.
+    """A recorded file at the start of a source.
 
     Attributes:
         path: absolute, links followed.
-        size: bytes.
-        digest: of its first and last `ENDS` bytes; with `size` None where it could not be read.
+        size: bytes; None if the file could not be read.
+        digest: digest of the first and last `ENDS` bytes; None if the file could not be read.
     """
 
     path: str
@@ -30,14 +33,14 @@ class Recording(Struct, frozen=True):
 
 
 class Origin(Struct, frozen=True):
-    """What a source is made of.
+    """The recordings and settings of a source.
 
     Attributes:
-        recordings: in their order, as many as a note has room for.
-        left_out: how many more there are.
-        rest: digest of those that are left out; None where none is, or where one could not be read.
-        product_id: of trades in recordings that name none.
-        speed: `real-time` moves times; all others keep them.
+        recordings: the first recordings, in order, as many as fit in a note.
+        left_out: number of further recordings.
+        product_id: product of trades in recordings without product names.
+        speed: `real-time` moves times; all other speeds keep times.
+        rest: digest of the further recordings; None if there are none, or if a file could not be read.
     """
 
     recordings: list[Recording]
@@ -48,10 +51,10 @@ class Origin(Struct, frozen=True):
 
 
 def recording_of(path: Path, size: int | None = None) -> Recording:
-    """Return a recording as it is now, or its first `size` bytes where it is longer."""
+    """Return size and digest of a file now, or of its first `size` bytes if the file is longer."""
     name = str(path.resolve()).encode(errors="replace").decode()
     try:
-        if not path.is_file():  # a pipe would lose what is read of it
+        if not path.is_file():  # reading a pipe would remove the bytes
             return Recording(name, None, None)
         with path.open("rb") as file:
             size = min(path.stat().st_size, path.stat().st_size if size is None else size)
@@ -64,7 +67,7 @@ def recording_of(path: Path, size: int | None = None) -> Recording:
 
 
 def write_origin(recordings: Sequence[Path], product_id: str, speed: str) -> str:
-    """Describe a source in at most `MAX_NOTE` bytes; the last recordings are left out where they do not fit."""
+    """Describe a source in at most `MAX_NOTE` bytes; the last recordings are left out if they do not fit."""
     found = [recording_of(path) for path in recordings]
     rests = [_digest_of(found[count:]) for count in range(len(found) + 1)]
     kept = 0
@@ -78,23 +81,23 @@ def _text(found: list[Recording], kept: int, rests: list[str | None], product_id
 
 
 def _digest_of(recordings: list[Recording]) -> str | None:
-    """Return one digest of several recordings; None where there is none, or one could not be read."""
+    """Return one digest of several recordings; None without recordings, or if a recording could not be read."""
     if not recordings or any(each.digest is None for each in recordings):
         return None
     return hashlib.sha256("".join(f"{each.size}:{each.digest}" for each in recordings).encode()).hexdigest()[:16]
 
 
-def _marks_of(recording: Recording) -> str:
-    """Return what tells a recording from others, for a person."""
+def _describe(recording: Recording) -> str:
+    """Describe size and digest of a recording, for a person."""
     if recording.digest is None:
         return "which could not be read then"
     return f"{recording.size} bytes, digest {recording.digest}"
 
 
 def difference(origin: Origin, recordings: Sequence[Path], product_id: str, speed: str) -> str | None:
-    """Return why a source cannot go on with these recordings, None if it can.
+    """Return the reason why a source cannot continue with a list of recordings, None if the source can.
 
-    It can where their list begins with the recordings of its start; the last of these may have grown since.
+    The list must begin with the recordings of the source's start; the last recording of the start may have grown.
     """
     count = len(origin.recordings) + origin.left_out
     if len(recordings) < count:
@@ -102,8 +105,8 @@ def difference(origin: Origin, recordings: Sequence[Path], product_id: str, spee
     for number, (was, path) in enumerate(zip(origin.recordings, recordings, strict=False), 1):
         now = recording_of(path, was.size if number == count else None)
         if (was.size, was.digest) != (now.size, now.digest) or (was.digest is None and was.path != now.path):
-            found = "cannot be read" if now.digest is None else f"is another one ({_marks_of(now)})"
-            return f"recording {number} of its start is {was.path} ({_marks_of(was)}), {path} {found}"
+            found = "cannot be read" if now.digest is None else f"is another one ({_describe(now)})"
+            return f"recording {number} of its start is {was.path} ({_describe(was)}), {path} {found}"
     if origin.rest != _digest_of([recording_of(path) for path in recordings[len(origin.recordings) : count]]):
         return f"one of its recordings from number {len(origin.recordings) + 1} to {count} is another one now"
     if origin.product_id != product_id:
@@ -114,9 +117,9 @@ def difference(origin: Origin, recordings: Sequence[Path], product_id: str, spee
 
 
 def read_origin(note: str) -> Origin:
-    """Read what `write_origin` wrote.
+    """Parse a note of `write_origin`.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is no note.
     """
     return msgspec.json.decode(note, type=Origin)

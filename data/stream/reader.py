@@ -1,7 +1,4 @@
-"""Topics as somebody who reads them afterwards sees them: what `data.stream.export` and the offline side share.
-
-This module and `data.stream.export` alone know Kafka in `data/`.
-"""
+"""Read topics afterwards, for `data.stream.export` and the offline side."""
 
 from __future__ import annotations
 
@@ -13,12 +10,12 @@ from typing import Any, NamedTuple, Self, TypeVar
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 ANSWER_S = 10.0
-"""How long the broker may be silent."""
+"""Seconds that the broker may be silent."""
 READ_BATCH = 10_000
 FETCH_BYTES = 1_048_576
-"""Brings some `READ_BATCH` records."""
+"""Bytes of one fetch: about `READ_BATCH` records."""
 QUEUED_FETCHES = 32
-"""Fetches that the client keeps until they are read."""
+"""Fetches that the client keeps in memory until the records are read."""
 RETRY_S = 0.05
 
 _PASSING = {
@@ -32,10 +29,10 @@ T = TypeVar("T")
 
 
 class NotRead(RuntimeError):
-    """The broker does not answer, or has no such topic. The message says what to do.
+    """The broker does not answer, or does not have the topic. The message says what to do.
 
     Attributes:
-        error: what the client says; None: the broker was silent.
+        error: the client's error; None: the broker was silent.
     """
 
     def __init__(self, message: str, error: KafkaError | None = None) -> None:
@@ -44,10 +41,10 @@ class NotRead(RuntimeError):
 
 
 class Stretch(NamedTuple):
-    """Some consecutive records of one partition.
+    """Consecutive records of one partition.
 
     Attributes:
-        offsets, values: of each record.
+        offsets, values: offset and value of each record.
     """
 
     offsets: list[int]
@@ -55,7 +52,7 @@ class Stretch(NamedTuple):
 
 
 def client_config(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return how to reach the broker: KAFKA_BOOTSTRAP_SERVERS, and the security settings of `.env.example`."""
+    """Return the broker's address and login: KAFKA_BOOTSTRAP_SERVERS, and the security settings of `.env.example`."""
     config = {"bootstrap.servers": "localhost:9092"}
     for name, value in environment.items():
         if value and name.startswith(("KAFKA_BOOTSTRAP_", "KAFKA_SECURITY_", "KAFKA_SASL_", "KAFKA_SSL_")):
@@ -64,16 +61,16 @@ def client_config(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 class TopicReader:
-    """Reads what a `read_committed` reader sees, and commits nothing. Close it, or use it in a `with`.
+    """Reads committed records, and commits no offset. Close the reader, or use a `with` block.
 
-    All of its methods raise `NotRead`.
+    All methods raise `NotRead`.
 
     Args:
         config: see `client_config`.
-        group: whose committed offsets are asked for; the client wants a name in any case.
-        fetch_bytes: what one question to the broker brings, at least one batch of a producer. Little makes short
-            readings quick, much makes long ones quick.
-        answer_s: how long the broker may be silent; None: `ANSWER_S`.
+        group: group whose committed offsets `committed` returns; the client always requires a name.
+        fetch_bytes: bytes of one fetch, at least one batch of a producer. A small fetch makes short readings quick, a
+            large fetch makes long readings quick.
+        answer_s: seconds that the broker may be silent; None: `ANSWER_S`.
     """
 
     def __init__(
@@ -86,7 +83,7 @@ class TopicReader:
         self._answer_s = ANSWER_S if answer_s is None else answer_s
         self._servers = config["bootstrap.servers"]
         self._batch = max(1, READ_BATCH * fetch_bytes // FETCH_BYTES)
-        # A client that has asked something about a partition reads it at once, else it may sleep for a second first.
+        # After a request about a partition, the client reads the partition at once; without, after up to a second.
         self._asked: set[tuple[str, int]] = set()
         self._consumer = Consumer(
             {
@@ -101,7 +98,7 @@ class TopicReader:
                 "queued.max.messages.kbytes": fetch_bytes * QUEUED_FETCHES // 1_024,
                 "fetch.queue.backoff.ms": 5,  # the default pauses for a second each time that the queue is full
                 "fetch.wait.max.ms": 2,  # how long a reading, and the next one, may wait where the partition ends
-                "log_level": 0,  # what it says of itself is said by the errors below
+                "log_level": 0,  # the errors below say the same as the client's log
             }
         )
 
@@ -124,20 +121,20 @@ class TopicReader:
         return sorted(found.partitions)
 
     def span(self, topic: str, partition: int) -> tuple[int, int]:
-        """Return the oldest offset that a partition still holds, and the one after its newest."""
+        """Return the oldest offset that a partition still holds, and the offset after its newest record."""
         place = TopicPartition(topic, partition)
         self._asked.add((topic, partition))
         low, high = self._ask(lambda: self._consumer.get_watermark_offsets(place, timeout=self._answer_s))
         return int(low), int(high)
 
     def offset_at(self, topic: str, partition: int, time_ms: int) -> int:
-        """Return the first offset whose record's time (our topics: its `ingest_time`) is not before `time_ms`."""
+        """Return the first offset whose record's time (`ingest_time` on our topics) is at or after `time_ms`."""
         times = [TopicPartition(topic, partition, time_ms)]
         (found,) = self._ask(lambda: self._consumer.offsets_for_times(times, timeout=self._answer_s))
         return found.offset if found.offset >= 0 else self.span(topic, partition)[1]
 
     def committed(self, topic: str, partitions: Iterable[int]) -> dict[int, tuple[int, str]]:
-        """Return offset and note of those partitions for which the group has committed any."""
+        """Return offset and note by partition, for each partition with a committed offset of the group."""
         wanted = [TopicPartition(topic, partition) for partition in partitions]
         found = self._ask(lambda: self._consumer.committed(wanted, timeout=self._answer_s))
         return {p.partition: (p.offset, p.metadata or "") for p in found if p.offset >= 0}
@@ -145,9 +142,9 @@ class TopicReader:
     def read(
         self, topic: str, partition: int, start: int = OFFSET_BEGINNING, end: int | None = None
     ) -> Iterator[Stretch]:
-        """Read one partition from offset `start` up to, not with, `end`, or to where it ends now.
+        """Read one partition from offset `start` up to, not with, `end`; None: to the current end of the partition.
 
-        One reading at a time: a new one ends the one before.
+        A new reading ends the reading before.
         """
         if end is None or (topic, partition) not in self._asked:
             newest = self.span(topic, partition)[1]
@@ -160,7 +157,7 @@ class TopicReader:
             while not at_end:
                 first = self._consumer.poll(self._answer_s)
                 if first is None:
-                    raise self._away(None)
+                    raise self._unreachable(None)
                 stretch = Stretch([], [])
                 for message in (first, *self._consumer.consume(self._batch, 0)):
                     error, offset = message.error(), message.offset() or 0
@@ -176,23 +173,23 @@ class TopicReader:
                 if stretch.offsets:
                     yield stretch
         except KafkaException as error:
-            raise self._away(error) from None
+            raise self._unreachable(error) from None
 
     def _ask(self, question: Callable[[], T]) -> T:
-        """Ask until the broker knows who answers for the group: for its first one that takes it a moment."""
+        """Retry a request until the broker has a coordinator for the group: the first group takes a moment."""
         deadline = time.monotonic() + self._answer_s
         while True:
             try:
                 return question()
             except KafkaException as error:
                 if error.args[0].code() not in _PASSING or time.monotonic() > deadline:
-                    raise self._away(error) from None
+                    raise self._unreachable(error) from None
                 time.sleep(RETRY_S)
 
-    def _away(self, error: KafkaException | None) -> NotRead:
-        said = f" ({error.args[0].str()})" if error is not None else ""
+    def _unreachable(self, error: KafkaException | None) -> NotRead:
+        reason = f" ({error.args[0].str()})" if error is not None else ""
         return NotRead(
             f"no broker answers at {self._servers}: is the stack up (`make run`)? KAFKA_BOOTSTRAP_SERVERS names "
-            f"another one{said}",
+            f"another one{reason}",
             error.args[0] if error is not None else None,
         )

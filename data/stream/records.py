@@ -1,4 +1,4 @@
-"""What stands on the topics: JSON records and their schemas, to and from columns.
+"""Define the records of the topics: JSON records and their schemas.
 
 `python -m data.stream.records` prints the JSON Schema of each topic.
 """
@@ -20,12 +20,15 @@ from data.trades import StreamKey
 TRADES, FEATURES, PREDICTIONS, REJECTED = "coinbase-trades", "features", "predictions", "trades-rejected"
 TOPICS = (TRADES, FEATURES, PREDICTIONS, REJECTED)
 PARTITIONS = 12
-"""Of every topic: what is keyed by a product stays in one partition from trade to prediction."""
+"""Partitions of every topic: records of a product stay in one partition from trade to prediction."""
 
 
 def _text(description: str, **schema: Any) -> Meta:
-    """Say what a text is in the schema alone. Checking each of a million records costs more than reading it, so that
-    names are checked once a stream and times when they become numbers."""
+    """Describe a text in the schema, without a check by the decoder.
+
+    A check of each of a million records costs more than the decoding. Names are checked once a stream, times when they
+    become numbers.
+    """
     return Meta(description=description, extra_json_schema=schema)
 
 
@@ -38,7 +41,7 @@ TakerSide = Literal["buy", "sell"]
 
 
 class Head(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """What the records of a stream begin with."""
+    """The first fields of the records of a stream."""
 
     source_id: SourceId
     product_id: ProductId
@@ -64,9 +67,9 @@ class Trade(Struct, frozen=True, gc=False):
 
 
 class End(Struct, frozen=True, gc=False, omit_defaults=True):
-    """A source says nothing more of a product: on `coinbase-trades`, `features` and `predictions`.
+    """End of a product of a source, on `coinbase-trades`, `features` and `predictions`.
 
-    On the last two with the place of the end on the first.
+    Ends on `features` and `predictions` have partition and offset of the end on `coinbase-trades`.
     """
 
     source_id: SourceId
@@ -83,7 +86,7 @@ class End(Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class Rejected(Struct, frozen=True, gc=False):
-    """What a stage did not take, on `trades-rejected`."""
+    """A record or row that a stage rejected, on `trades-rejected`."""
 
     stage: Literal["ingestor", "forecaster"]
     where: Annotated[str, Meta(description="file:line, or topic[partition]@offset")]
@@ -94,7 +97,7 @@ class Rejected(Struct, frozen=True, gc=False):
 
 
 class Shadow(Struct, frozen=True, gc=False):
-    """A score by a model that does not answer."""
+    """A score by a model that does not serve."""
 
     model_variant: str
     version: str
@@ -133,13 +136,13 @@ def _columns(spec: FeatureSpec) -> list[tuple[str, Any]]:
 
 @cache
 def feature_type(spec: FeatureSpec) -> type[Any]:
-    """Return the record of a feature row under a spec, on `features`."""
+    """Return the type of a feature row's record under a spec, on `features`."""
     return msgspec.defstruct("Features", [*_ROW_KEY, *_columns(spec)], frozen=True, gc=False)
 
 
 @cache
 def prediction_type(spec: FeatureSpec) -> type[Any]:
-    """Return the record of a forecast with the feature row that it was made from, on `predictions`."""
+    """Return the type of a forecast's record, with the scored feature row, on `predictions`."""
     return msgspec.defstruct("Prediction", [*_ROW_KEY, *_columns(spec), *_FORECAST], frozen=True, gc=False)
 
 
@@ -159,10 +162,10 @@ def schemas(spec: FeatureSpec) -> dict[str, Any]:
 
 
 def partition_of(product_id: str, partitions: int = PARTITIONS) -> int:
-    """Return the partition of a product: the one that every Java client, and our ingestor, chooses for the key.
+    """Return the partition of a product: every Java client, and our ingestor, chooses the same partition for the key.
 
     Args:
-        partitions: how many the topic has, where somebody else made it.
+        partitions: number of partitions of the topic.
 
     Source: `murmur2` of org.apache.kafka.common.utils.Utils, Apache Kafka 4.
 
@@ -182,7 +185,7 @@ def partition_of(product_id: str, partitions: int = PARTITIONS) -> int:
 
 
 class Forecaster(NamedTuple):
-    """The model that answers, as predictions name it."""
+    """The model that serves, as named in predictions."""
 
     model_variant: str
     version: str

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.features.spec import FeatureSpec
-from data.models.input_sets import as_contract, as_nothing
+from data.models.input_sets import mask_all_columns, mask_to_contract
 from data.models.served import ServedModel
 from data.targets import qlike
 from data.trades import NS, Floats
@@ -131,7 +131,7 @@ def evaluate(models: Mapping[str, ServedModel], test: Sample, spec: FeatureSpec,
     found: list[LossesRow] = []
     for name, model in models.items():
         values = rows.values[:, [spec.columns.index(column) for column in model.columns]]
-        asked = {ALL: values, CONTRACT_ALONE: as_contract(values), NOTHING: as_nothing(values)}
+        asked = {ALL: values, CONTRACT_ALONE: mask_to_contract(values), NOTHING: mask_all_columns(values)}
         for asked_with, these in asked.items():
             answer = model.score(these)
             inside = (answer.lower <= floored) & (floored <= answer.upper)

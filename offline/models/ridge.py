@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from data.features.spec import CONTRACT, FeatureSpec
-from data.models.input_sets import ALL_COLUMNS, as_contract, input_sets
+from data.models.input_sets import ALL_COLUMNS, input_sets, mask_to_contract
 from data.targets import qlike
 from data.trades import Floats, Int64s
 from offline.models.baseline import MAX_VARIANCE, MIN_SHARE, Baseline, calibrated_ewma, forecast_graph
@@ -62,7 +62,7 @@ class Ml:
     def predict(self, values: Floats) -> Floats:
         """Return the scores of rows of `columns`, NaN where missing: the computation of the graph, in float64."""
         whole = input_sets(values) == ALL_COLUMNS
-        asked = np.where(whole[:, None], values, as_contract(values))  # the EWMA answers no incomplete row
+        asked = np.where(whole[:, None], values, mask_to_contract(values))  # the EWMA answers no incomplete row
         score = self.baseline.predict(asked[:, [self.columns.index(name) for name in self.baseline.columns]])
         if whole.any():
             inputs = _log_inputs(values[whole, len(CONTRACT) :], self.columns, self.baseline)

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from data.features.admission import FALLEN_TIME, PASSED_ID, REASONS, TAKEN
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
-from data.stream.clients import Incoming, Stretch
+from data.stream.clients import Incoming, RecordBlock
 from data.stream.codec import TradeRecords, decode_trades, encode, encode_features
 from data.stream.records import FEATURES, TRADES, End, Purpose
 from data.trades import Floats, StreamKey, Trades
@@ -133,7 +133,9 @@ class FeatureStage:
 
     topic = TRADES
 
-    def __init__(self, spec: FeatureSpec, read: Callable[[int, int, int], Iterable[Stretch]], metrics: Metrics) -> None:
+    def __init__(
+        self, spec: FeatureSpec, read: Callable[[int, int, int], Iterable[RecordBlock]], metrics: Metrics
+    ) -> None:
         self._spec, self._read, self._metrics = spec, read, metrics
         self._partitions: dict[int, _Partition] = {}
 

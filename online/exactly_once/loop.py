@@ -17,7 +17,7 @@ import numpy as np
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from data.stream.clients import Incoming, RecordRefused, Stopped, Unanswered, incoming, insist, new_process_helps
+from data.stream.clients import Incoming, RecordRefused, Stopped, Unanswered, incoming, new_process_helps, retry
 from data.stream.codec import encode
 from data.stream.records import REJECTED, Rejected
 from data.trades import StreamKey
@@ -187,7 +187,7 @@ class _Loop(Generic[M]):
 
     def _insist(self, ask: Callable[[float], T], patience_s: float = PATIENCE_S) -> T:
         """Ask, by default as within a transaction."""
-        return insist(ask, self._running, self._address, patience_s)
+        return retry(ask, self._running, self._address, patience_s)
 
     def run(self) -> None:
         """Run until stopped, or until an error ends the loop."""

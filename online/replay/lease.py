@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from data.settings import KafkaSettings
-from data.stream.clients import ANSWER_S, Stopped, insist, reader_config
+from data.stream.clients import ANSWER_S, Stopped, reader_config, retry
 from data.stream.records import TRADES
 
 log = structlog.get_logger()
@@ -142,7 +142,7 @@ class SourceLease:
             raise SourceTaken(self._taken(LOST)) from error
 
     def _ask(self, ask: Callable[[float], object]) -> None:
-        insist(ask, self._running, self._settings.kafka_bootstrap_servers)
+        retry(ask, self._running, self._settings.kafka_bootstrap_servers)
 
     def _await_empty_group(self) -> None:
         """Wait until the group has no member; a dead member stays for the rest of its session."""

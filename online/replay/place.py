@@ -12,7 +12,7 @@ import structlog
 from confluent_kafka import Consumer, TopicPartition
 
 from data.settings import KafkaSettings
-from data.stream.clients import insist, read_range, reader_config
+from data.stream.clients import read_range, reader_config, retry
 from data.stream.codec import decode_records, decode_trades
 from data.stream.records import PARTITIONS, REJECTED, TRADES, Purpose, Rejected, partition_of
 from online.replay.lease import SourceLease
@@ -95,7 +95,7 @@ def find_progress(
     consumer = lease.consumer
 
     def insisting(ask: Callable[[float], T]) -> T:
-        return insist(ask, running, settings.kafka_bootstrap_servers)
+        return retry(ask, running, settings.kafka_bootstrap_servers)
 
     committed = insisting(lambda timeout_s: consumer.committed(partitions, timeout=timeout_s))
     spans = {(p.topic, p.partition): insisting(functools.partial(_span, consumer, p)) for p in partitions}

@@ -29,7 +29,7 @@ from data.simulator.day import simulate_day
 from data.stream import export as exporting
 from data.stream import reader as topic_reader
 from data.stream.codec import encode, encode_features, encode_trades
-from data.stream.export import BadRequest, Wanted, export, main, read_topic
+from data.stream.export import BadRequest, ExportRequest, export, main, read_topic
 from data.stream.reader import client_config
 from data.stream.records import FEATURES, PREDICTIONS, TRADES, End, Shadow, prediction_type
 from data.trades import NS, StreamKey, Trades, iso_times
@@ -146,7 +146,7 @@ def test_exported_trades_are_the_own_csv_and_can_be_replayed(broker: Broker, tmp
 def test_trades_in_parquet_are_read_back(tmp_path: Path) -> None:
     trades = mixed_trades("s")
     out = tmp_path / "trades.parquet"
-    seen = export(Wanted(TRADES, "s", None, None), out, of(encode_trades(trades, "drill")))
+    seen = export(ExportRequest(TRADES, "s", None, None), out, of(encode_trades(trades, "drill")))
     assert seen.rows == {"BTC-USD": 200, "ETH-USD": 200}
     assert set(pyarrow.parquet.read_table(out)["purpose"].to_pylist()) == {"drill"}
     (batch,) = read_trades(out)
@@ -159,9 +159,9 @@ def test_many_products_stay_sorted_however_often_memory_is_emptied(
 ) -> None:
     monkeypatch.setattr(exporting, "PART_ROWS", 7)
     values = encode_trades(mixed_trades("s"), "replay")
-    export(Wanted(TRADES, "s", None, None), tmp_path / "parts.csv", of(values, 11))
+    export(ExportRequest(TRADES, "s", None, None), tmp_path / "parts.csv", of(values, 11))
     monkeypatch.undo()
-    export(Wanted(TRADES, "s", None, None), tmp_path / "whole.csv", of(values))
+    export(ExportRequest(TRADES, "s", None, None), tmp_path / "whole.csv", of(values))
     assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
@@ -174,7 +174,7 @@ def test_feature_rows_are_those_of_the_kernel(broker: Broker, tmp_path: Path) ->
     produce(broker, FEATURES, [trades.keys[i].product_id for i in trades.stream], values)
     config = client_config({"KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers})
     out = tmp_path / "features.parquet"
-    export(Wanted(FEATURES, "export-3", None, None), out, lambda: read_topic(FEATURES, config))
+    export(ExportRequest(FEATURES, "export-3", None, None), out, lambda: read_topic(FEATURES, config))
     table = pyarrow.parquet.read_table(out)
     found = np.column_stack([table[name].cast("double").to_numpy() for name in SPEC.columns])
     assert np.array_equal(found, rows.values, equal_nan=True)
@@ -186,7 +186,7 @@ def test_feature_rows_are_those_of_the_kernel(broker: Broker, tmp_path: Path) ->
 
 def test_a_prediction_keeps_its_lists(tmp_path: Path) -> None:
     values = [encode(prediction("s")), encode(prediction("s", "A-USD", missing=[], shadow=[]))]
-    export(Wanted(PREDICTIONS, "s", None, None), tmp_path / "p.parquet", of(values))
+    export(ExportRequest(PREDICTIONS, "s", None, None), tmp_path / "p.parquet", of(values))
     first, second = pyarrow.parquet.read_table(tmp_path / "p.parquet").drop_columns(["event_time"]).to_pylist()
     assert (first["product_id"], first["missing"], first["shadow"]) == ("A-USD", [], [])
     assert second["interval"] == [5e-5, 2e-4]
@@ -195,7 +195,7 @@ def test_a_prediction_keeps_its_lists(tmp_path: Path) -> None:
     assert (second["n"], second["ret_std"], second["ret_mean"]) == (7, None, 0.25)
     assert (second["trade_id"], second["price"], second["in_sample"]) == (2**62, 0.1 + 0.2, False)
 
-    export(Wanted(PREDICTIONS, "s", None, None), tmp_path / "p.csv.gz", of(values))
+    export(ExportRequest(PREDICTIONS, "s", None, None), tmp_path / "p.csv.gz", of(values))
     rows = list(csv.DictReader(gzip.decompress((tmp_path / "p.csv.gz").read_bytes()).decode().splitlines()))
     assert [row["product_id"] for row in rows] == ["A-USD", "BTC-USD"]
     assert json.loads(rows[1]["shadow"])[0] == {"model_variant": "ml", "version": "3", "score": 2e-4}
@@ -212,7 +212,7 @@ def test_a_day_is_of_event_time_and_takes_all_sources(tmp_path: Path) -> None:
         encode(prediction("a", event_time="2025-01-07T00:00:00.000000000Z")),
         encode(prediction("a", "ETH-USD", event_time="2025-01-06T12:00:00.000000000Z")),
     ]
-    seen = export(Wanted(PREDICTIONS, None, DAY, "BTC-USD"), tmp_path / "day.parquet", of(values))
+    seen = export(ExportRequest(PREDICTIONS, None, DAY, "BTC-USD"), tmp_path / "day.parquet", of(values))
     assert (seen.rows, seen.sources) == ({"BTC-USD": 2}, {"a", "b"})
     assert pyarrow.parquet.read_table(tmp_path / "day.parquet")["trade_id"].to_pylist() == [2**62, 1]
 
@@ -221,19 +221,19 @@ def test_what_cannot_be_read_is_counted(tmp_path: Path) -> None:
     bad_time = msgspec.structs.replace(prediction("s"), ts="yesterday")
     bad_name = prediction("s", "btc,usd")
     values = [encode(prediction("s")), b"{", None, encode(bad_time), encode(bad_name), end("s", "BTC-USD")]
-    seen = export(Wanted(PREDICTIONS, "s", None, None), tmp_path / "x.csv", of(values))
+    seen = export(ExportRequest(PREDICTIONS, "s", None, None), tmp_path / "x.csv", of(values))
     assert (seen.rows, seen.unreadable, seen.ended) == ({"BTC-USD": 1}, 4, {StreamKey("s", "BTC-USD")})
 
 
 @pytest.mark.parametrize(
     ("wanted", "said"),
     [
-        (Wanted(TRADES, "nobody", None, None), "has no rows of source nobody; it has rows of the sources s"),
-        (Wanted(TRADES, None, dt.date(2024, 1, 1), None), r"no rows of 2024-01-01 \(UTC, event time\)"),
-        (Wanted(TRADES, "s", None, "XRP-USD"), "no rows of source s, XRP-USD"),
+        (ExportRequest(TRADES, "nobody", None, None), "has no rows of source nobody; it has rows of the sources s"),
+        (ExportRequest(TRADES, None, dt.date(2024, 1, 1), None), r"no rows of 2024-01-01 \(UTC, event time\)"),
+        (ExportRequest(TRADES, "s", None, "XRP-USD"), "no rows of source s, XRP-USD"),
     ],
 )
-def test_nothing_to_export_leaves_the_old_file(tmp_path: Path, wanted: Wanted, said: str) -> None:
+def test_nothing_to_export_leaves_the_old_file(tmp_path: Path, wanted: ExportRequest, said: str) -> None:
     out = tmp_path / "old.csv"
     out.write_text("old")
     with pytest.raises(BadRequest, match=said):
@@ -243,7 +243,7 @@ def test_nothing_to_export_leaves_the_old_file(tmp_path: Path, wanted: Wanted, s
 
 def test_an_empty_topic_is_said(tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match="coinbase-trades holds no rows at all: replay a recording first"):
-        export(Wanted(TRADES, "s", None, None), tmp_path / "x.csv", of([]))
+        export(ExportRequest(TRADES, "s", None, None), tmp_path / "x.csv", of([]))
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,9 @@ def test_a_path_that_cannot_be_written_is_said(tmp_path: Path, name: str, said: 
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(BadRequest, match=said):
-        export(Wanted(TRADES, "s", None, None), tmp_path / name, of(encode_trades(mixed_trades("s", 10), "replay")))
+        export(
+            ExportRequest(TRADES, "s", None, None), tmp_path / name, of(encode_trades(mixed_trades("s", 10), "replay"))
+        )
 
 
 def run(monkeypatch: pytest.MonkeyPatch, servers: str, *arguments: str) -> int:

@@ -1,4 +1,4 @@
-"""Bars of LEAN and CryptoDataDownload are read as they stand, oldest first; what contradicts itself is rejected."""
+"""Bars of LEAN and CryptoDataDownload are read unchanged, oldest first; contradictory bars are rejected."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_lean_seconds_of_another_product(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_lean_path_that_does_not_tell_is_said(tmp_path: Path, name: str, member: str, said: str) -> None:
+def test_a_lean_path_without_product_and_day_is_refused(tmp_path: Path, name: str, member: str, said: str) -> None:
     path = lean(tmp_path, "0,1,1,1,1,1\n", name, member)
     with pytest.raises(ValueError, match=said) as refusal:
         read_bars(path)
@@ -101,8 +101,8 @@ def test_another_zip_is_no_recording(tmp_path: Path) -> None:
         read_bars(path)
 
 
-def test_a_zip_with_a_wrong_checksum_is_said(tmp_path: Path) -> None:
-    """Only at its end it is known: the rows before the last 64 KiB have been delivered."""
+def test_a_zip_with_a_wrong_checksum_is_reported(tmp_path: Path) -> None:
+    """The checksum is known only at the end: the rows before the last 64 KiB have been delivered."""
     rows = [f"{1_000 * second},1,1,1,1,1\n" for second in range(20_000)]
     path = lean(tmp_path, "".join(rows), "second/btcusd/20180404_trade.zip")
     with zipfile.ZipFile(path) as archive:
@@ -145,8 +145,8 @@ def test_candles_may_stand_oldest_first_and_in_milliseconds(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("base", "quote", "volume"), [("2", "200", 2), ("200", "2", 2), ("0.5", "51", 0.5)])
-def test_the_base_volume_is_told_by_the_numbers(tmp_path: Path, base: str, quote: str, volume: float) -> None:
-    """The close is 100: what is a hundredth of the other is in units of the base currency, whatever it is called."""
+def test_the_numbers_identify_the_base_volume(tmp_path: Path, base: str, quote: str, volume: float) -> None:
+    """The close is 100: a volume of a hundredth of the other is in the base currency, under any name."""
     rows = [candle(MIDNIGHT + 60 * minute, base, quote) for minute in range(3)]
     (batch,) = read(candles(tmp_path, *rows))
     assert batch.bars.volume.tolist() == [volume] * 3
@@ -160,12 +160,12 @@ def test_the_base_volume_is_told_by_the_numbers(tmp_path: Path, base: str, quote
         ("0", "0", "100,101,99,100"),
     ],
 )
-def test_volumes_that_do_not_tell_are_said(tmp_path: Path, row: tuple[str, str, str]) -> None:
+def test_ambiguous_volumes_are_refused(tmp_path: Path, row: tuple[str, str, str]) -> None:
     with pytest.raises(ValueError, match="volumes do not tell which of them is the base currency's"):
         read_bars(candles(tmp_path, candle(0, *row), candle(60, *row)))
 
 
-def test_one_candle_does_not_tell_its_length(tmp_path: Path) -> None:
+def test_one_candle_has_no_known_length(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="fewer than two times"):
         read_bars(candles(tmp_path, candle(0)))
 
@@ -239,7 +239,7 @@ def test_products_of_symbols(symbol: str, product: str) -> None:
 def test_no_line_of_a_mutilated_file_is_lost(
     tmp_path: Path, changes: list[tuple[float, bytes]], packed: bool, batch_rows: int
 ) -> None:
-    """Whatever the bytes, nothing but ValueError is raised, and each line is a bar or a reject."""
+    """Any bytes raise only ValueError, and each line is a bar or a reject."""
     if packed:
         path = lean(tmp_path, "".join(f"{60_000 * minute},1,1,1,1,1\n" for minute in range(9)))
     else:

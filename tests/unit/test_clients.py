@@ -1,4 +1,4 @@
-"""Asking the broker; what the clients do on a real one is in test_pipeline.py and faults/."""
+"""Retries of requests to the broker; tests with a real broker are in test_pipeline.py and faults/."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException
 
 from data.stream import clients as kafka
-from data.stream.clients import Stopped, Unanswered, insist
+from data.stream.clients import Stopped, Unanswered, retry
 
 
 def broker_that_answers(after: int, code: int = KafkaError._TIMED_OUT) -> tuple[list[float], object]:
-    """Return the list of questions, and a stand-in for a call of the client that fails `after` times."""
+    """Return the list of requests, and a stand-in for a call of the client that fails `after` times."""
     asked: list[float] = []
 
     def ask(timeout_s: float) -> str:
@@ -26,47 +26,45 @@ def broker_that_answers(after: int, code: int = KafkaError._TIMED_OUT) -> tuple[
 
 
 @pytest.mark.parametrize("code", [KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN, KafkaError.NOT_COORDINATOR])
-def test_what_passes_is_asked_again(code: int) -> None:
+def test_a_passing_error_is_retried(code: int) -> None:
     asked, ask = broker_that_answers(2, code)
-    assert insist(ask, lambda: True, "here:1") == "answer"  # type: ignore[arg-type]
+    assert retry(ask, lambda: True, "here:1") == "answer"  # type: ignore[arg-type]
     assert len(asked) == 3
 
 
-def test_a_refusal_is_no_reason_to_ask_again() -> None:
+def test_a_refusal_is_not_retried() -> None:
     asked, ask = broker_that_answers(1, KafkaError.TOPIC_AUTHORIZATION_FAILED)
     with pytest.raises(KafkaException):
-        insist(ask, lambda: True, "here:1")  # type: ignore[arg-type]
+        retry(ask, lambda: True, "here:1")  # type: ignore[arg-type]
     assert len(asked) == 1
 
 
-def test_a_stop_ends_the_asking() -> None:
+def test_a_stop_ends_the_retries() -> None:
     _, ask = broker_that_answers(1_000)
     with pytest.raises(Stopped):
-        insist(ask, lambda: False, "here:1")  # type: ignore[arg-type]
+        retry(ask, lambda: False, "here:1")  # type: ignore[arg-type]
 
 
 def test_patience_ends() -> None:
     _, ask = broker_that_answers(1_000)
     with pytest.raises(Unanswered):
-        insist(ask, lambda: True, "here:1", patience_s=0.1)  # type: ignore[arg-type]
+        retry(ask, lambda: True, "here:1", patience_s=0.1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("again_s", "times"), [(math.inf, 1), (0.0, 4)])
-def test_a_wait_is_said_now_and_then_and_so_is_its_end(
-    again_s: float, times: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_wait_and_its_end_are_logged(again_s: float, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kafka, "SILENT_S", 0.0)
     monkeypatch.setattr(kafka, "STILL_SILENT_S", again_s)
     _, ask = broker_that_answers(4)
     with structlog.testing.capture_logs() as said:
-        insist(ask, lambda: True, "here:1")  # type: ignore[arg-type]
+        retry(ask, lambda: True, "here:1")  # type: ignore[arg-type]
     assert [line["event"] for line in said] == ["waiting for the broker"] * times + ["the broker answers"]
     assert (said[0]["log_level"], said[0]["address"]) == ("warning", "here:1")
     assert "Timed out" in said[0]["reason"]
 
 
-def test_a_broker_that_answers_soon_is_not_worth_a_line() -> None:
+def test_a_short_wait_is_not_logged() -> None:
     _, ask = broker_that_answers(4)
     with structlog.testing.capture_logs() as said:
-        insist(ask, lambda: True, "here:1")  # type: ignore[arg-type]
+        retry(ask, lambda: True, "here:1")  # type: ignore[arg-type]
     assert not said

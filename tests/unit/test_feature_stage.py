@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from data.features.spec import FeatureSpec
 from data.simulator.day import simulate_day
-from data.stream.clients import Incoming, Stretch
+from data.stream.clients import Incoming, RecordBlock
 from data.stream.codec import encode, encode_trades
 from data.stream.records import FEATURES, REJECTED, TRADES, End
 from data.trades import StreamKey, Trades
@@ -40,11 +40,11 @@ class FakeTopic:
         for value in values:
             self.records.append(Incoming(TRADES, PARTITION, len(self.records), value, 1_000))
 
-    def read(self, partition: int, start: int, end: int) -> Iterator[Stretch]:
+    def read(self, partition: int, start: int, end: int) -> Iterator[RecordBlock]:
         assert partition == PARTITION
         for at in range(start, end, 100):
             records = self.records[at : min(at + 100, end)]
-            yield Stretch([record.offset for record in records], [record.value for record in records])
+            yield RecordBlock([record.offset for record in records], [record.value for record in records])
 
 
 def stage_on(topic: FakeTopic) -> FeatureStage:

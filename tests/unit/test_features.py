@@ -62,7 +62,7 @@ def test_three_prices_give_two_returns() -> None:
 
 
 def test_the_window_holds_the_newest_returns_only() -> None:
-    """Of returns +, -, +, ..., the last 4 have mean 0; before them stands one large return, gone after 4 more."""
+    """The last 4 of returns +, -, +, ... have mean 0; the large return before them leaves the window after 4 more."""
     prices = [100, 200, 202, 200, 202, 200]
     rows = table(feature_rows(trades_of([0.1 * i for i in range(6)], prices), Windows(SMALL)), SMALL)
     assert rows["n"] == [0, 1, 2, 3, 4, 4]
@@ -90,7 +90,7 @@ def test_ewma_variance_by_hand() -> None:
 
 
 def test_a_row_on_a_grid_point_counts_that_point_as_it_stands() -> None:
-    """Two trades at 2 s: the first row sees 110 at the point, the second one sees 121."""
+    """Two trades at 2 s: the first row sees 110 at the point, the second row sees 121."""
     rows = table(feature_rows(trades_of([0, 1, 4, 4], [100, 100, 110, 121]), Windows(SMALL)), SMALL)
     assert rows["ewma_variance_2"][2] == pytest.approx(math.log(1.1) ** 2 / 2 * 5)
     assert rows["ewma_variance_2"][3] == pytest.approx(math.log(1.21) ** 2 / 2 * 5)
@@ -122,7 +122,7 @@ def test_contract_only_gives_the_same_three_columns() -> None:
 
 
 def test_passed_ids_and_fallen_times_give_no_row() -> None:
-    """Id 2 comes twice; the fifth trade falls by 1.5 s; one that falls by 0.5 s counts as the time before it."""
+    """Id 2 comes twice; the fifth trade falls by 1.5 s; a trade that falls by 0.5 s gets the time before."""
     trades = replace(trades_of([10, 11, 11, 10.5, 9.5, 12], [1, 1, 1, 1, 1, 1]), trade_id=np.array([1, 2, 2, 3, 4, 5]))
     rows = feature_rows(trades, Windows(SPEC))
     assert rows.status.tolist() == [TAKEN, TAKEN, PASSED_ID, TAKEN, FALLEN_TIME, TAKEN]
@@ -173,7 +173,7 @@ def test_contract_features_of_simulated_trades_equal_an_independent_computation(
 
 
 def by_definition(trades: Trades, spec: FeatureSpec) -> np.ndarray:
-    """The grid columns of the last row, from the definitions alone, with everything looked up anew."""
+    """Return the grid columns of the last row, from the definitions alone, without any state."""
     times, prices = trades.event_time.tolist(), trades.price.tolist()
     step = spec.grid_step_s * NS
     first, now = -(-times[0] // step), times[-1] // step
@@ -263,7 +263,7 @@ def test_batches_change_no_byte(trades: Trades, cuts: list[int]) -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(streams(most=400), st.integers(0, 399))
-def test_a_window_rebuilt_from_what_it_still_needs_goes_on_to_the_same_bytes(trades: Trades, stop: int) -> None:
+def test_a_rebuilt_window_gives_the_same_bytes(trades: Trades, stop: int) -> None:
     """The rule that carries the system: a row is a pure function of a bounded suffix of its stream."""
     stop = min(stop, len(trades) - 1)
     position = np.arange(len(trades))
@@ -280,7 +280,7 @@ def test_a_window_rebuilt_from_what_it_still_needs_goes_on_to_the_same_bytes(tra
 
 
 def test_fallen_times_do_not_break_a_rebuild() -> None:
-    """Where time fell, a rebuild starts at the trade before the fall: else the fallen one would count as earlier."""
+    """A rebuild starts at the trade before a fall: without this trade, the fallen trade would keep its earlier time."""
     times = [1.0, 2.0, 3.9, 3.2, 3.3, 3.4, 3.5, 3.6, 3.7, 4.5, 6.1]
     trades = trades_of(times, [100 + i for i in range(len(times))])
     position = np.arange(len(times))
@@ -297,7 +297,7 @@ def test_fallen_times_do_not_break_a_rebuild() -> None:
 
 
 def test_the_suffix_is_bounded() -> None:
-    """A trade a second for an hour on the small spec: what is needed stays within window and lookback (20 steps)."""
+    """A trade a second for an hour on the small spec: the needed trades stay within window and lookback (20 steps)."""
     trades = trades_of([float(i) for i in range(3_600)], [100 + (i % 7) for i in range(3_600)])
     windows = Windows(SMALL)
     feature_rows(trades, windows, np.arange(3_600))

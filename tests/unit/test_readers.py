@@ -1,4 +1,4 @@
-"""Recordings of every dialect, whole and broken, give exactly the trades that they hold."""
+"""Recordings of every dialect, whole and broken, give exactly their trades."""
 
 import datetime as dt
 import gzip
@@ -316,7 +316,7 @@ def test_the_text_of_a_reject_is_cut_to_200_characters(tmp_path: Path) -> None:
 
 
 def test_ids_that_do_not_rise_and_times_that_fall_are_rejected_over_the_whole_source(tmp_path: Path) -> None:
-    """Two streams: the id 5 of one says nothing of the other. Falling by one second is taken, by more not."""
+    """The id 5 of a stream does not affect the other stream. A fall of one second is allowed, a longer fall is not."""
     first = "s,A-USD,5,2025-01-01T00:00:10Z,,1,1,\ns,B-USD,5,2025-01-01T00:00:05Z,,1,1,\n"
     second = (
         "s,A-USD,5,2025-01-01T00:00:11Z,,1,1,\n"
@@ -357,7 +357,7 @@ def test_batches_and_blocks_change_nothing(
 def test_what_becomes_of_a_line_does_not_depend_on_its_neighbours(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, str]], batch_rows: int
 ) -> None:
-    """Each row has one character replaced; alone or among others it is the same trade or reject."""
+    """Each row has a replaced character; alone or among other rows, the row is the same trade or reject."""
     lines = [GOOD.format(10 + i) for i in range(len(rows) + 1)]
     for i, (at, character) in enumerate(rows):
         lines[i] = lines[i][:at] + character + lines[i][at + 1 :]
@@ -410,7 +410,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
         read_trades(tmp_path / "none")
 
 
-def test_the_name_of_a_file_says_nothing(tmp_path: Path) -> None:
+def test_the_name_of_a_file_does_not_matter(tmp_path: Path) -> None:
     path = recording(tmp_path, gzip.compress((PLAIN + "2025-01-01T00:00:01Z,1,1\n").encode()), "picture.png")
     assert len(only(path).trades) == 1
 
@@ -432,7 +432,7 @@ def test_a_recording_with_ids_and_one_without_are_two_sources(tmp_path: Path) ->
 
 
 def test_all_whole_rows_of_a_gzip_that_ends_early_are_read(tmp_path: Path) -> None:
-    """Stored blocks, so that it is known which bytes are there: the cut is within the third row."""
+    """Stored blocks, so that the position of each byte is known: the cut is within the third row."""
     text = (OWN + "\n".join(GOOD.format(i) for i in range(1, 9))).encode()
     whole = gzip.compress(text, compresslevel=0)
     kept = len(OWN) + 2 * len(GOOD.format(1) + "\n") + 5
@@ -445,7 +445,7 @@ def test_all_whole_rows_of_a_gzip_that_ends_early_are_read(tmp_path: Path) -> No
     assert rejects(batches) == []
 
 
-def test_a_gzip_with_a_wrong_checksum_is_said(tmp_path: Path) -> None:
+def test_a_gzip_with_a_wrong_checksum_is_reported(tmp_path: Path) -> None:
     packed = bytearray(gzip.compress((OWN + GOOD.format(1) + "\n").encode()))
     packed[-8] ^= 1
     with pytest.raises(ValueError, match=r"the gzip is damaged .* after 1 whole rows"):
@@ -472,7 +472,7 @@ def tick(product_id: str, price: object) -> dict[str, object]:
 
 @pytest.mark.parametrize("recorded", [False, True])
 def test_frames_of_the_advanced_trade_channel(tmp_path: Path, recorded: bool) -> None:
-    """A frame may hold ticks of several products; a position is a tick's, and other frames count as one."""
+    """A frame may hold ticks of several products; each tick has a position, and other frames have one position."""
     lines = [
         frame(channel="subscriptions"),
         frame(tick("BTC-USD", "100.5"), tick("ETH-USD", "7")),
@@ -509,7 +509,7 @@ FLAT = {"timestamp": "2025-01-01T00:00:01.5", "product_id": "BTC-USD", "price": 
 
 
 def test_flattened_ticks_have_the_recorders_clock_which_is_utc(tmp_path: Path) -> None:
-    """Without a zone it is UTC; where a zone is written it holds. The running volume is nobody's size."""
+    """A time without a zone is UTC; a written zone is used. The running volume is no size."""
     times = [FLAT["timestamp"], "2025-01-01T00:00:02Z", "2025-01-01T02:00:03+02:00", "2025-01-01", "soon"]
     ndjson = recording(tmp_path, "\n".join(json.dumps({**FLAT, "timestamp": time, "raw": {}}) for time in times), "a")
     rows = [f'{time},BTC-USD,100.5,5410.7,"{{""type"":""ticker"", ""x"":1}}"' for time in times]
@@ -526,7 +526,7 @@ def test_flattened_ticks_have_the_recorders_clock_which_is_utc(tmp_path: Path) -
 
 
 def as_own(name: str, values: list[object], type_: pa.DataType) -> pa.Table:
-    """Return three rows of the own columns, one of them replaced."""
+    """Return three rows of the own columns, with a replaced column."""
     columns: dict[str, pa.Array] = {
         "product_id": pa.array(["BTC-USD", "ETH-USD", "BTC-USD"]),
         "trade_id": pa.array([1, 1, 2]),
@@ -609,7 +609,7 @@ def test_an_unknown_size_of_parquet_is_null_or_nan(tmp_path: Path) -> None:
         ("side", pa.int8(), [1] * 3, "'side' must be text; it is int8"),
     ],
 )
-def test_a_parquet_column_of_a_type_that_says_nothing_is_refused(
+def test_a_parquet_column_of_a_wrong_type_is_refused(
     tmp_path: Path, name: str, type_: pa.DataType, values: list[object], said: str
 ) -> None:
     pyarrow.parquet.write_table(as_own(name, values, type_), tmp_path / "x")
@@ -631,7 +631,7 @@ def test_parquet_of_other_kinds_is_refused(tmp_path: Path) -> None:
 
 
 def test_all_row_groups_before_the_damage_are_read(tmp_path: Path) -> None:
-    """Each of two groups has 100 rows; the pages of the second one are overwritten."""
+    """Each of two groups has 100 rows; the pages of the second group are overwritten."""
     path = tmp_path / "damaged"
     table = pa.concat_tables([as_own("trade_id", [i, i, i + 1], pa.int64()) for i in range(0, 200, 2)]).slice(0, 200)
     pyarrow.parquet.write_table(table, path, row_group_size=100)
@@ -650,20 +650,20 @@ def test_all_row_groups_before_the_damage_are_read(tmp_path: Path) -> None:
 
 
 def market() -> Trades:
-    """Two products, ids from 1 on as in a recording without ids, sizes that are always known."""
+    """Two products, ids from 1 on as in a recording without ids, and no unknown size."""
     one = simulate_day("BTC-USD", dt.date(2025, 1, 6), hours=(0, 1)).take(slice(0, 3_000))
     return replace(one, keys=(StreamKey("", "BTC-USD"),), trade_id=np.arange(1, len(one) + 1))
 
 
 def rows_of(trades: Trades) -> list[tuple[str, float, float, str, int]]:
-    """Return time, price, size, side and id of each."""
+    """Return time, price, size, side and id of each trade."""
     side = {-1: "sell", 1: "buy"}
     times, sides = iso_times(trades.event_time), [side[i] for i in trades.side.tolist()]
     return list(zip(times, trades.price.tolist(), trades.size.tolist(), sides, trades.trade_id.tolist(), strict=True))
 
 
 def write_all_dialects(folder: Path, trades: Trades) -> list[Path]:
-    """Write the same trades in every dialect that has their sizes."""
+    """Write the same trades in every dialect with sizes."""
     rows = rows_of(trades)
     messages = [
         ticker(time=time, price=repr(price), last_size=repr(size), side=side, trade_id=i)
@@ -733,7 +733,7 @@ FIELD_TEXTS = st.sampled_from([*NUMBERS, *TIMES, *NAMES])
 def test_a_block_read_in_one_go_is_as_read_line_by_line(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, str]]
 ) -> None:
-    """A last line that is no row makes the reader take its block apart line by line."""
+    """A last line that is no row makes the reader parse the block line by line."""
     texts = [GOOD.format(10 + i).split(",") for i in range(len(rows))]
     for fields_, (at_, text) in zip(texts, rows, strict=True):
         fields_[at_] = text
@@ -757,7 +757,7 @@ def fuzzed(draw: Callable[[st.SearchStrategy[Any]], Any], content: bytes) -> byt
 
 
 def lines_of(content: bytes, header_lines: int) -> int:
-    """Return how many lines are not blank, without a header: counted another way than the reader does."""
+    """Return the number of lines that are not blank, without a header, counted another way than in the reader."""
     return len([line for line in content.split(b"\n") if line.strip(b"\r")]) - header_lines
 
 
@@ -776,7 +776,7 @@ def small_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def test_no_line_of_a_mutilated_file_is_lost(
     tmp_path: Path, small_files: dict[str, bytes], data: st.DataObject
 ) -> None:
-    """Whatever the bytes, nothing but ValueError is raised, and each line is a trade, a reject or a message."""
+    """Any bytes raise only ValueError, and each line is a trade, a reject or a message."""
     path = tmp_path / data.draw(st.sampled_from(sorted(small_files)))
     content = fuzzed(data.draw, small_files[path.name])
     batch_rows = data.draw(st.sampled_from([1, 5, 1_000]))  # before anything can be refused: each run draws the same
@@ -796,14 +796,14 @@ def test_no_line_of_a_mutilated_file_is_lost(
 
 
 def test_columns_of_every_dialect_can_be_written(tmp_path: Path) -> None:
-    """A compiled kernel is compiled anew for columns that cannot: seconds in the middle of a stream."""
+    """A compiled kernel is compiled again for read-only columns: seconds in the middle of a stream."""
     for path in write_all_dialects(tmp_path, market().take(slice(0, 50))):
         trades = only(path).trades
         assert all(getattr(trades, field.name).flags.writeable for field in fields(Trades) if field.name != "keys")
 
 
 def test_reading_imports_neither_pandas_nor_kafka(tmp_path: Path) -> None:
-    """pandas costs each process 75 MB and a second; `data` knows no Kafka but in its export."""
+    """pandas costs each process 75 MB and a second; only `data.stream` uses Kafka."""
     paths = [str(path) for path in write_all_dialects(tmp_path, market().take(slice(0, 50)))]
     bad = recording(tmp_path, OWN + GOOD.format(1) + "\ns,BTC-USD,5,soon,,x,nan,BUY\n", "bad")
     program = (

@@ -55,7 +55,7 @@ def test_feature_rows_come_back_byte_for_byte_with_null_for_missing() -> None:
 
 
 def test_records_are_the_bytes_of_the_general_encoder() -> None:
-    """What compiled loops write is what msgspec writes of the same record."""
+    """Compiled loops write the same bytes as msgspec for the same record."""
     trades = some_trades()
     written = encode_trades(trades, "replay")
     assert [msgspec.json.encode(msgspec.json.decode(record, type=Trade)) for record in written] == written
@@ -71,7 +71,7 @@ END = msgspec.json.encode(End("s", "BTC-USD", "live", "2025-01-01T00:00:00Z", Tr
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """A record of ours with a few bytes changed, taken out or put in; sometimes whole, sometimes another's."""
+    """One of our records with a few bytes changed, removed or added; sometimes whole, sometimes another record."""
     record = bytearray(draw(st.sampled_from([RECORD, RECORD, END, b"", b"{}", b"null"])))
     for _ in range(draw(st.integers(0, 3))):
         at = draw(st.integers(0, len(record)))
@@ -85,7 +85,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 @settings(max_examples=1_000, deadline=None)
 @given(st.lists(damaged(), min_size=1, max_size=6))
 def test_whatever_stands_on_the_topic_is_read_as_the_general_parser_reads_it(values: list[bytes]) -> None:
-    """A blank before each key is the same JSON, and not our layout: it takes the other way through the code."""
+    """A blank before each key is the same JSON in another layout: the general parser reads the record."""
     ours, general = decode_trades(values), decode_trades([value.replace(b',"', b', "') for value in values])
     assert ours.places.tolist() == general.places.tolist()
     assert [place for place, _ in ours.ends] == [place for place, _ in general.ends]

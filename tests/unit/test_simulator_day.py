@@ -1,4 +1,4 @@
-"""Simulated trades are a market that can be made again, one day at a time."""
+"""Simulated trades are a reproducible market, one day at a time."""
 
 import datetime as dt
 import sys
@@ -71,7 +71,7 @@ def test_columns_are_trades_of_that_day(monday: Trades) -> None:
 
 
 def test_prices_and_sizes_are_on_their_grids(monday: Trades) -> None:
-    """A price on the grid is the double nearest to a number of cents, so that its text is short."""
+    """A price on the grid is the double nearest to a number of cents: the price's text is short."""
     assert (monday.price > 0).all()
     assert (np.rint(monday.price * 100) / 100 == monday.price).all()
     assert (np.rint(monday.size * 1e8) / 1e8 == monday.size).all()
@@ -92,7 +92,7 @@ def test_midnight_is_an_ordinary_step(product_id: str, seed: int) -> None:
 
 
 def test_volatility_clusters_and_has_a_season() -> None:
-    """Realized variance of an hour says something of the next one's; afternoons of four days beat their nights."""
+    """Realized variance of an hour helps to forecast the next hour; afternoons of four days beat their nights."""
     days = [MONDAY + dt.timedelta(days=i) for i in range(4)]
     hourly = []
     for day in days:

@@ -1,4 +1,4 @@
-"""The facts of a market are what their names say."""
+"""The facts of a market equal values worked by hand."""
 
 import math
 from collections.abc import Sequence
@@ -76,7 +76,7 @@ def test_facts_of_orders_with_several_fills() -> None:
 
 
 def test_no_return_or_pair_spans_a_hole() -> None:
-    """Two minutes at 100 and, an hour later, two at 200: nothing ever moved."""
+    """Two minutes at 100 and, an hour later, two minutes at 200: no return differs from 0."""
     seconds = [float(i) for i in range(121)]
     facts = facts_of(trades_at(seconds + [3_600 + t for t in seconds], [100] * 121 + [200] * 121))
     assert facts["trade return, standard deviation, bp"] == 0.0
@@ -86,7 +86,7 @@ def test_no_return_or_pair_spans_a_hole() -> None:
 
 
 def test_published_facts_are_found_in_the_recordings(shared: Path) -> None:
-    """To the published digits, within one of the last: rounding, and whether the open last second counts."""
+    """Equal to 1 in the last published digit: rounding, and the open last second, may differ."""
     ten_minutes = facts_of(read_recording(shared / "coinbase_trades_btcusd_20251117.csv"))
     two_minutes = facts_of(read_recording(shared / "coinbase_exchange_ticker_btcusd_20251112-13.ndjson.gz"))
     ends = {

@@ -1,4 +1,4 @@
-"""The state behind simulated trades has the law that it says, and days meet at midnight."""
+"""The state behind simulated trades has the documented law, and days meet at midnight."""
 
 import datetime as dt
 from itertools import pairwise
@@ -24,7 +24,7 @@ DAYS = [dt.date(2025, 1, 6) + dt.timedelta(days=i) for i in range(60)]
 
 
 def test_days_meet_at_midnight() -> None:
-    """Processes, season and echoes of a day end where those of the next begin; so does the price."""
+    """Processes, season, echoes and price of a day end at the values where the next day begins."""
     streams, market = Streams("BTC-USD", 3), market_of("BTC-USD")
     for today, tomorrow in pairwise(DAYS[:20]):
         before, after = state_of(streams, today), state_of(streams, tomorrow)

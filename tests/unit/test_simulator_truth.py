@@ -1,4 +1,4 @@
-"""The oracle is unbiased at every level of volatility, and better than whatever looks at past returns."""
+"""The oracle is unbiased at every level of volatility, and better than any forecast from past returns."""
 
 import datetime as dt
 from typing import NamedTuple
@@ -34,7 +34,7 @@ HALF_LIVES = np.array([10, 20, 40, 60, 90, 120, 180, 240, 300, 600, 1_200, 3_600
 
 
 class Sample(NamedTuple):
-    """Whole horizons that do not overlap: after each of these seconds."""
+    """Whole horizons without overlap, one after each second of the sample."""
 
     realized: Floats
     oracle: Floats
@@ -44,7 +44,7 @@ class Sample(NamedTuple):
 
 @pytest.fixture(scope="module")
 def sample() -> Sample:
-    """220 hours of ten days, each with a seed of its own."""
+    """220 hours of ten days; each day has its own seed."""
     days = []
     at = np.arange(WARM_UP_S, DAY_S - HORIZON_S, HORIZON_S)
     weights = 0.5 ** (np.arange(WARM_UP_S, 0, -1)[:, None] / HALF_LIVES)
@@ -66,7 +66,7 @@ def sample() -> Sample:
 
 
 def off_in_standard_errors(ratio: Floats) -> float:
-    """How far the mean is from 1, where the weights of the truth may themselves be off by half a percent."""
+    """Return the distance of the mean from 1 in standard errors; the weights of the truth may be off by 0.5 %."""
     return float(abs(ratio.mean() - 1) / np.hypot(ratio.std() / np.sqrt(len(ratio)), 0.005))
 
 
@@ -76,7 +76,7 @@ def mean_qlike(sample: Sample, forecast: Floats) -> float:
 
 @pytest.mark.parametrize("forecast", ["oracle", "given_path"])
 def test_the_truth_is_unbiased_in_calm_and_wild_times(sample: Sample, forecast: str) -> None:
-    """Mean of realized over expected variance is 1: over all horizons, and in each third of them by expectation."""
+    """Mean of realized over expected variance is 1: over all horizons, and in each third of horizons by expectation."""
     expected: Floats = getattr(sample, forecast)
     ratio = sample.realized / expected
     assert off_in_standard_errors(ratio) < 2.5
@@ -85,14 +85,14 @@ def test_the_truth_is_unbiased_in_calm_and_wild_times(sample: Sample, forecast: 
 
 
 def test_the_mean_for_all_would_be_found_biased(sample: Sample) -> None:
-    """The test above can fail: it notices a forecast that does not know the state."""
+    """The test above can fail: a forecast without the state is found biased."""
     ratio = sample.realized / sample.realized.mean()
     by_oracle = np.array_split(np.argsort(sample.oracle), 3)
     assert min(off_in_standard_errors(ratio[third]) for third in (by_oracle[0], by_oracle[2])) > 10
 
 
 def test_the_oracle_beats_every_ewma_and_loses_to_who_knows_the_future(sample: Sample) -> None:
-    """Each EWMA is flattered: it is scaled to be unbiased on the very horizons that it is judged on."""
+    """Each EWMA has an advantage: the EWMA is scaled to be unbiased on the judged horizons."""
     oracle = mean_qlike(sample, sample.oracle)
     for ewma in sample.ewmas.T:
         scaled = ewma * np.mean(sample.realized / ewma)
@@ -124,7 +124,7 @@ def test_the_page_holds_these_losses(sample: Sample) -> None:
 
 
 def test_the_oracle_is_the_mean_over_many_futures() -> None:
-    """Futures of one second, drawn step by step from its state: processes, jumps and their echoes."""
+    """Futures of a second, drawn step by step from the state: processes, jumps and their echoes."""
     second, futures = 50_000, 40_000
     state = state_of(Streams("BTC-USD", 0), MONDAY)
     rng = np.random.default_rng(1)
@@ -146,7 +146,7 @@ def test_the_oracle_is_the_mean_over_many_futures() -> None:
 
 
 def test_the_truth_is_that_of_the_targets() -> None:
-    """Trades, flags and times belong together: the squared target follows the expectation, jumps are where it says."""
+    """Trades, flags and times belong together: squared targets follow the expectation, jumps are at `is_jump`."""
     trades, truth = simulate_day("BTC-USD", MONDAY), simulate_truth("BTC-USD", MONDAY)
     targets = target_volatility(trades.event_time, trades.price, FeatureSpec())
     g = -(-trades.event_time // NS) - truth.event_time[0] // NS
@@ -165,7 +165,7 @@ def test_the_truth_is_that_of_the_targets() -> None:
 
 
 def test_a_day_of_truth_meets_the_next_one() -> None:
-    """What is expected in the last second of a day and in the first one of the next differs by that second alone."""
+    """Expectations in the last second of a day and in the first second of the next day differ by one second alone."""
     today = simulate_truth("BTC-USD", MONDAY, 4)
     tomorrow = simulate_truth("BTC-USD", MONDAY + dt.timedelta(days=1), 4)
     assert tomorrow.expected_variance[0] == pytest.approx(today.expected_variance[-1], rel=0.15)

@@ -1,4 +1,4 @@
-"""What inspect says of a recording is counted by hand."""
+"""Summaries of recordings equal counts by hand."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def recording(folder: Path, content: str, name: str = "recording.csv") -> Path:
 
 
 def test_a_small_recording_counted_by_hand(tmp_path: Path) -> None:
-    """Of B: 4 trades, of 3 steps one takes no time and one is a hole of 400 s; so 4 trades in 2 s."""
+    """Product B has 4 trades and 3 steps: a step of 0 s, a step of 2 s, and a hole of 400 s; so 4 trades in 2 s."""
     path = recording(
         tmp_path,
         OWN
@@ -83,7 +83,7 @@ def test_how_a_recording_is_cut_into_batches_changes_nothing(tmp_path: Path, mon
 
 
 def test_what_is_kept_is_bounded(tmp_path: Path) -> None:
-    """60 holes, and rows with 1 to 60 fields too many: so many kinds of rejects."""
+    """60 holes, and rows with 1 to 60 fields too many: 60 kinds of rejects."""
     rows = [
         f"2025-01-{1 + i // 24:02}T{i % 24:02}:00:00Z,1,1\n2025-01-01T00:00:00Z,1,1{',' * (i + 1)}\n" for i in range(61)
     ]
@@ -118,7 +118,7 @@ def test_a_file_that_is_no_recording_does_not_stop_the_others(
     assert (second["rows"], second["dialect"], second["error"][: len(str(bad))]) == (0, None, str(bad))
 
 
-def test_what_was_read_before_the_damage_is_said(tmp_path: Path) -> None:
+def test_rows_before_the_damage_are_in_the_summary(tmp_path: Path) -> None:
     path = tmp_path / "cut.csv.gz"
     rows = "".join(f"2025-01-01T00:00:{second:02}Z,1,1\n" for second in range(60))
     path.write_bytes(gzip.compress((PLAIN + rows).encode(), compresslevel=0)[:1_000])
@@ -169,7 +169,7 @@ def test_shared_recordings_of_trades(shared: Path, name: str) -> None:
 
 
 def test_shared_recordings_as_they_are_described(shared: Path) -> None:
-    """7.2 trades/s; 43 % (42.5) and 56 % at the time of the one before; holes of 35.3 and 5.4 h; one minute missing."""
+    """7.2 trades/s; 43 % (42.5) and 56 % at the time of the trade before; holes of 35.3 and 5.4 h; a missing minute."""
     (plain,) = as_json(inspect(shared / "coinbase_trades_btcusd_20251117.csv"))["products"]
     assert round(plain["rate_outside_holes"], 1) == 7.2
     assert round(100 * plain["same_time_share"], 1) == 42.5

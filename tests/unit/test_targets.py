@@ -41,7 +41,7 @@ def test_the_horizon_begins_at_the_first_grid_point_at_or_after_the_trade() -> N
 
 
 def test_no_target_spans_a_hole() -> None:
-    """301 s after 3 s a new segment starts: the first one is known for one trade, the second one for none."""
+    """301 s after 3 s a new segment starts: the first segment has one target, the second segment has none."""
     t = times(0, 1, 3, 304, 305)
     found = target_volatility(t, np.array([100.0, 100, 100, 200, 200]), SMALL)
     assert found[0] == 0.0

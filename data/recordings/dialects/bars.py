@@ -1,4 +1,4 @@
-"""What a bar is, in columns, and how recordings of bars are written."""
+"""Bars in columns, and the base class of dialects of bars."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from data.trades import LAST_YEAR, NS, Floats, Int64s, Reject, StreamKey
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """n bars of any streams in columns; within a stream in the order of time.
+    """n bars of any streams in columns, ordered by time within a stream.
 
     Attributes:
-        keys: the streams that occur.
+        keys: the streams of these bars.
         step_s: seconds that each bar covers.
         stream: shape (n,), index into `keys`.
-        event_time: shape (n,), ns since 1970, UTC: when the bar had ended, its start plus `step_s`. It is known then.
-        open: shape (n,), price of the first trade, finite and above 0, as are the next three.
+        event_time: shape (n,), ns since 1970, UTC: the end of the bar, start plus `step_s`. The bar is known from then.
+        open: shape (n,), price of the first trade; open, high, low and close are finite and above 0.
         high: shape (n,), the highest price.
         low: shape (n,), the lowest price.
         close: shape (n,), price of the last trade.
         volume: shape (n,), units of the base currency.
-        count: shape (n,), of trades, NaN where it is unknown.
+        count: shape (n,), number of trades, NaN if unknown.
     """
 
     keys: tuple[StreamKey, ...]
@@ -52,18 +52,18 @@ class Bars:
         return len(self.event_time)
 
     def take(self, rows: slice | NDArray[np.intp] | NDArray[np.bool_]) -> Self:
-        """Return the chosen rows; `keys` stays whole."""
+        """Return the chosen rows; `keys` keeps all streams."""
         columns = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name not in ("keys", "step_s")}
         return type(self)(self.keys, self.step_s, **columns)
 
 
 class BarBatch(NamedTuple):
-    """Some consecutive lines of one recording of bars, oldest first.
+    """Consecutive lines of one recording of bars, oldest first.
 
     Attributes:
-        bars: those that are taken; `keys` have an empty source_id, as the caller names the source.
+        bars: the accepted bars; `keys` have an empty source_id, because the caller names the source.
         file: the recording.
-        line: shape (n,), 1-based line of each bar in `file`; it falls where the file has its newest row first.
+        line: shape (n,), 1-based line of each bar in `file`; lines fall if the file has the newest row first.
         rejects: the lines that are no bar, in the order of reading.
     """
 
@@ -92,15 +92,15 @@ _LAST_SECOND = int(datetime(LAST_YEAR, 12, 31, tzinfo=UTC).timestamp())
 
 
 class BarDialect(ABC):
-    """How one recording of bars is written.
+    """Reader of one recording of bars.
 
     Attributes:
-        name: for people.
-        path: of the recording.
+        name: name of the dialect, for people.
+        path: path of the recording.
         step_s: seconds that a bar covers.
-        columns: by field of a bar, its place among those of a line and what the recording calls it.
-        width: fields of a line.
-        product: of all its rows; None if each row names its own.
+        columns: by field of a bar, index and name of the recording's column.
+        width: number of fields of a line.
+        product: product of all rows; None if each row names its product.
     """
 
     name: str
@@ -120,10 +120,10 @@ class BarDialect(ABC):
 
     @abstractmethod
     def start_s(self, start: Int64s) -> Int64s:
-        """Return seconds since 1970 of what stands in the column `start`; -1 where it is no time."""
+        """Convert the column `start` to seconds since 1970, shape (n,); -1 if a value is no time."""
 
     def batches(self, lines: Lines, last: dict[str, int], batch_rows: int) -> Iterator[BarBatch]:
-        """Turn lines into bars and rejects, and yield them `batch_rows` lines at a time.
+        """Turn lines into bars and rejects, and yield batches of `batch_rows` lines.
 
         Args:
             last: time of the last bar of each product, ns since 1970. Changed in place.
@@ -139,7 +139,7 @@ class BarDialect(ABC):
             yield BarBatch(bars.take(part), file, lines.number[at[part]], rejects)
 
     def _judged(self, lines: Lines, last: dict[str, int]) -> tuple[Bars, NDArray[np.intp], dict[int, str]]:
-        """Return the bars that are taken, the index of the line of each, and why each other line is none."""
+        """Return the accepted bars, the line index of each bar, and the reject reason of each other line by index."""
         readable, reasons = lines.readable()
         found = csv_fields(lines.take(readable), self.width, [place for place, _ in self.columns.values()])
         reasons |= {int(readable[i]): reason for i, reason in found.broken.items()}
@@ -197,11 +197,11 @@ class BarDialect(ABC):
 
 
 QUOTES = ("USDT", "USDC", "USD", "EUR", "GBP", "DAI", "BTC", "ETH")
-"""Currencies that a name without a separator may end with."""
+"""Quote currencies at the end of a symbol without a separator."""
 
 
 def product_of(symbol: str) -> str:
-    """Return the product that a symbol means; the symbol in capitals if that cannot be told.
+    """Return the product of a symbol; the symbol in capitals if the product is unknown.
 
     >>> product_of("btcusd"), product_of("ETH/BTC"), product_of("what")
     ('BTC-USD', 'ETH-BTC', 'WHAT')

@@ -1,4 +1,4 @@
-"""What every dialect of trades has: blocks of lines that become columns."""
+"""Base classes of dialects of trades: blocks of lines that become columns."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ OWN_COLUMNS = ("source_id", "product_id", "trade_id", "event_time", "ingest_time
 """Header of the project's own CSV: the columns of `Trades`."""
 
 
-class Rows(NamedTuple):
-    """What a dialect finds in n lines.
+class RowColumns(NamedTuple):
+    """The m rows of n lines, in columns.
 
     Attributes:
-        at: shape (m,), index of the line of each row, not falling: a line can hold several.
-        position: shape (m,), how many rows come before in these lines, where each line counts as at least one.
-        columns: by field of a trade, m texts or values each.
-        broken: for lines that could not be taken apart, by index: why.
-        skipped: index of the lines that are messages of another kind.
-        positions: how many there are.
+        at: shape (m,), line index of each row, not falling: a line can hold several rows.
+        position: shape (m,), number of rows before each row; each line counts as at least 1 row.
+        columns: by field of a trade, m texts or values.
+        broken: by line index, the reason why a line cannot be split into fields.
+        skipped: line indexes of messages of another kind.
+        positions: number of positions of the n lines.
     """
 
     at: NDArray[np.intp]
@@ -42,34 +42,34 @@ class Rows(NamedTuple):
 
 
 class Block(ABC):
-    """Some consecutive lines of a recording, or rows of one that has no lines.
+    """Consecutive lines of a recording, or rows of a recording without lines.
 
     Attributes:
-        number: shape (n,), the 1-based line in the file of each.
+        number: shape (n,), 1-based line or row number in the file.
     """
 
     number: Int64s
 
     @abstractmethod
-    def rows(self) -> Rows:
-        """Take the lines apart one by one."""
+    def rows(self) -> RowColumns:
+        """Split each line into fields, line by line."""
 
     @abstractmethod
     def text(self, i: int) -> str:
-        """Return what is kept of a rejected line."""
+        """Return the text of a rejected line, cut to `REJECT_CHARACTERS`."""
 
-    def typed_rows(self) -> Rows | None:
-        """Take all lines apart at once, a row each; None where that fails, or might read what `rows` does not."""
+    def typed_rows(self) -> RowColumns | None:
+        """Parse all lines at once, one row a line; None if a line fails, or if `rows` might give another result."""
         return None
 
 
 class Dialect(ABC):
-    """How one recording is written.
+    """Reader of one recording of trades.
 
     Attributes:
-        name: for people.
-        columns: by field of a trade, what the recording calls it.
-        fields: by field of a trade but its product, how it is parsed.
+        name: name of the dialect, for people.
+        columns: by field of a trade, name of the recording's column.
+        fields: by field of a trade without the product, the parser.
     """
 
     name: str
@@ -78,7 +78,7 @@ class Dialect(ABC):
 
     @property
     def has_ids(self) -> bool:
-        """Whether the recording gives trades their ids."""
+        """Return whether the recording has trade ids."""
         return "trade_id" in self.columns
 
     @abstractmethod
@@ -91,7 +91,7 @@ class Dialect(ABC):
 
 
 MESSAGE_TYPE = "message_type"
-"""A further column of the ticker channel: rows of another type than `ticker` are no trades."""
+"""An optional column of the ticker channel: rows of another type than `ticker` are no trades."""
 TICKER = "ticker"
 
 TICKER_COLUMNS = {
@@ -104,27 +104,27 @@ TICKER_COLUMNS = {
 }
 FLAT_COLUMNS = {"event_time": "timestamp", "product_id": "product_id", "price": "price"}
 ZONELESS = {**FIELDS, "event_time": ZONELESS_TIME}
-"""The recorder of these writes the time of its own clock, UTC, without a zone. So no row of it would be a trade, and
-elsewhere no such time is: what it means there nobody has said."""
+"""Parsers of the flattened channel. Its recorder writes the time of its own clock, UTC, without a zone. The other
+dialects reject times without a zone, because the zone is unknown."""
 VOLUME_24H = "volume_24h"
-"""By this the flattened channel is told. It is a running total of 24 hours, no size of a trade."""
+"""The column that identifies the flattened channel: a running total of 24 hours, no size of a trade."""
 
 
 class TextBlock(Block):
-    """Lines, and how their dialect takes readable ones apart."""
+    """Lines of a text, with their dialect."""
 
     def __init__(self, lines: Lines, dialect: TextDialect) -> None:
         self._lines, self._dialect = lines, dialect
         self.number = lines.number
 
-    def rows(self) -> Rows:
+    def rows(self) -> RowColumns:
         readable, reasons = self._lines.readable()
         rows = self._dialect.rows(self._lines.take(readable))
         if not reasons:
             return rows
-        # What stands between readable lines moves the others.
+        # Unreadable lines also count as positions, and move the lines behind.
         moved = readable - np.arange(len(readable))
-        return Rows(
+        return RowColumns(
             readable[rows.at],
             rows.position + moved[rows.at],
             rows.columns,
@@ -136,7 +136,7 @@ class TextBlock(Block):
     def text(self, i: int) -> str:
         return self._lines.text(i)
 
-    def typed_rows(self) -> Rows | None:
+    def typed_rows(self) -> RowColumns | None:
         return self._dialect.typed_rows(self._lines)
 
 
@@ -147,10 +147,10 @@ class TextDialect(Dialect):
         return (TextBlock(lines, self) for lines in data_lines(chunks_of(path), self.header_lines))
 
     @abstractmethod
-    def rows(self, lines: Lines) -> Rows:
-        """Take readable lines apart."""
+    def rows(self, lines: Lines) -> RowColumns:
+        """Split readable lines into fields."""
 
-    def typed_rows(self, _lines: Lines) -> Rows | None:
+    def typed_rows(self, _lines: Lines) -> RowColumns | None:
         return None
 
 

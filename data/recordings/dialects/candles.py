@@ -1,4 +1,4 @@
-"""CryptoDataDownload candles: CSV, the newest first, in one of two units of time."""
+"""Read CryptoDataDownload candles: CSV, mostly newest first, times in seconds or milliseconds."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from data.trades import Int64s
 _START_NAMES = ("unix", "unix timestamp")
 _COUNT_NAMES = ("tradecount", "trade count")
 _MILLISECONDS = 10**11
-"""Times from here on are milliseconds: as seconds they would be in the year 5138."""
+"""Times of at least `_MILLISECONDS` are milliseconds: as seconds, the year would be 5138."""
 
 
 class _Candles(BarDialect):
-    """CSV of CryptoDataDownload: an address, a header, and mostly the newest row first."""
+    """Reader of a CryptoDataDownload CSV: an address, a header, and mostly the newest row first."""
 
     name = "CryptoDataDownload candles"
 
@@ -69,7 +69,7 @@ def _backwards(file: IO[bytes]) -> Iterator[bytes]:
         file.seek(place)
         block = file.read(step) + rest
         cut = block.find(b"\n") + 1 if place else 0
-        # What stands before the first line end belongs to the block before; so does a block that is all one line.
+        # Bytes before the first line end belong to the block before; so does a block without a full line.
         if place and cut == len(block):
             cut = 0
             rest = block
@@ -79,10 +79,13 @@ def _backwards(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def candle_dialect(path: Path, head: Sequence[bytes]) -> BarDialect | None:
-    """Return how a text of candles is read, told by its first lines, blank ones too; None if it holds none.
+    """Return the dialect of a text of candles; None if the text holds no candles.
+
+    Args:
+        head: the first lines, blank lines too.
 
     Raises:
-        ValueError: the rows do not tell how long a candle is, or which volume is the base currency's.
+        ValueError: the rows do not show the length of a candle, or which volume is the base currency's.
     """
     header, start, header_lines = [""], None, 0
     for line in head[:5]:
@@ -104,7 +107,7 @@ def candle_dialect(path: Path, head: Sequence[bytes]) -> BarDialect | None:
     if (count := next((name for name in _COUNT_NAMES if name in header), None)) is not None:
         columns["count"] = (header.index(count), count)
     candles = _Candles(path, columns, len(header), header_lines)
-    starts, base = _told_by_rows(head[header_lines:], columns, volumes, len(header))
+    starts, base = _starts_and_base_volume(head[header_lines:], columns, volumes, len(header))
     steps = Counter(abs(int(step)) for step in np.diff(candles.start_s(np.array(starts, np.int64))) if step)
     if not steps:
         raise ValueError("has candles, but fewer than two times: how long a candle is cannot be told")
@@ -116,13 +119,16 @@ def candle_dialect(path: Path, head: Sequence[bytes]) -> BarDialect | None:
     return candles
 
 
-def _told_by_rows(
+def _starts_and_base_volume(
     head: Sequence[bytes], columns: Mapping[str, tuple[int, str]], volumes: Sequence[int], width: int
 ) -> tuple[list[int], int]:
-    """Return the starts of the first rows, and which column is the volume in units of the base currency.
+    """Return the starts of the first rows, and the index of the column with the base currency's volume.
 
-    Names do not tell: among these files the same two names stand for base and quote, and for quote and base. But the
-    quote currency's volume over the base currency's is the mean price of the bar.
+    Names of columns do not help: in some files the first name means base and the second quote, in others the reverse.
+    But the ratio of quote volume to base volume is the mean price of the bar.
+
+    Raises:
+        ValueError: the ratio does not decide.
     """
     starts: list[int] = []
     off: list[tuple[float, float]] = []
@@ -150,4 +156,4 @@ def _told_by_rows(
 
 
 _RATIO_OFF = 0.1
-"""How far the volumes' ratio may be from the close: a bar's mean price is not its last one."""
+"""Allowed distance between the log ratio of the volumes and the log close: a bar's mean price is not the last price."""

@@ -1,4 +1,4 @@
-"""LEAN trade zips: bars without a header, whose path alone says product and day."""
+"""Read LEAN trade zips: bars without a header; product and day are in the path alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ _LEAN_STEPS = {"second": 1, "minute": 60}
 
 
 class _Lean(BarDialect):
-    """One day of LEAN trade bars: a zip of one CSV without a header; day, symbol and step stand in its path alone."""
+    """Reader of one day of LEAN trade bars: a zip of one CSV without a header; day, symbol and step are in the path.
+
+    Raises:
+        ValueError: the path does not give day, symbol and step.
+    """
 
     width = len(_LEAN_COLUMNS)
     columns: Mapping[str, tuple[int, str]] = {
@@ -34,13 +38,13 @@ class _Lean(BarDialect):
 
     def __init__(self, path: Path, member: str) -> None:
         self.path, self._member = path, member
-        told = _LEAN_PATH.search(path.absolute().as_posix().lower())
-        if told is None:
+        path_match = _LEAN_PATH.search(path.absolute().as_posix().lower())
+        if path_match is None:
             raise ValueError(
                 "holds LEAN trade bars, whose day, symbol and step stand in the path alone; the path must end like "
                 f"second/btcusd/20161007_trade.zip or minute/btcusd/20161007_trade.zip (within, it is {member!r})"
             )
-        step, symbol, day = told.groups()
+        step, symbol, day = path_match.groups()
         within = _LEAN_MEMBER.search(member.lower())
         if within is not None and within.groups() != (day, symbol, step):
             raise ValueError(f"says {step}/{symbol}/{day} by its path, but the file within is {member!r}")
@@ -63,24 +67,24 @@ class _Lean(BarDialect):
         return np.where(within, self._midnight_s + start // 1_000, -1)
 
 
-# Whatever a damaged directory says of its members: a password, a method or version, a name, a place beyond the end.
+# Errors of a zip with a damaged directory: a password, a method or version, a name, an offset beyond the end.
 _ZIP_FAULTS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, OSError, ValueError)
 
 
 def _member_chunks(path: Path, member: str) -> Iterator[bytes]:
     try:
         with zipfile.ZipFile(path) as archive, archive.open(member) as file:
-            while chunk := file.read(1 << 16):  # what is read with the end is lost if the checksum there is wrong
+            while chunk := file.read(1 << 16):  # a wrong checksum at the end loses the last chunk
                 yield chunk
     except _ZIP_FAULTS as error:
         raise Damaged(f"the zip is damaged ({error})") from error
 
 
 def lean_dialect(path: Path) -> BarDialect | None:
-    """Return how a zip is read; None if it holds no LEAN bars.
+    """Return the dialect of a zip; None if the zip holds no LEAN bars.
 
     Raises:
-        ValueError: it cannot be read, or its path does not tell what it holds.
+        ValueError: the zip cannot be read, or the path does not give day, symbol and step.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -1,4 +1,4 @@
-"""Trades as JSON messages of the Coinbase channels, one a line, as sent or in a recorder's envelope."""
+"""Read trades from JSON messages of the Coinbase channels, one message a line, as sent or in a recorder's envelope."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from data.arrow import texts_of
-from data.recordings.dialects.base import FLAT_COLUMNS, TICKER, TICKER_COLUMNS, ZONELESS, Rows, TextDialect
+from data.recordings.dialects.base import FLAT_COLUMNS, TICKER, TICKER_COLUMNS, ZONELESS, RowColumns, TextDialect
 from data.recordings.fields import FIELDS, Field
 from data.recordings.lines import Lines
 
@@ -41,7 +41,7 @@ class _Envelope(msgspec.Struct):
 
 class _Flat(msgspec.Struct):
     """{"timestamp":"2025-11-08T15:12:31.463496","product_id":"BTC-USD","price":"102020.48","volume_24h":"5410.7",...,
-    "raw":{"type":"ticker",...}}, where `raw` has no time at all
+    "raw":{"type":"ticker",...}}, and `raw` has no time
     """
 
     timestamp: _Scalar
@@ -98,12 +98,12 @@ _flats = msgspec.json.Decoder(_Flat).decode
 
 
 class _JsonDialect(TextDialect):
-    """NDJSON: a message, or a frame of several, on each line.
+    """Reader of NDJSON: a message, or a frame of several messages, on each line.
 
     Args:
-        message: reads the message in a line.
-        ticks: returns the ticks of a message; none if it is of another kind.
-        is_own: says if a message is of this dialect.
+        message: decodes the message of a line.
+        ticks: returns the ticks of a message; no ticks for a message of another kind.
+        is_own: returns whether a message belongs to the dialect.
     """
 
     def __init__(
@@ -119,8 +119,8 @@ class _JsonDialect(TextDialect):
         self.columns, self.fields = columns, fields
         self._message, self._ticks, self._is_own = message, ticks, is_own
 
-    def tells(self, head: Sequence[bytes]) -> bool:
-        """Whether one of the first lines is of this dialect."""
+    def recognizes(self, head: Sequence[bytes]) -> bool:
+        """Return whether one of the first lines belongs to the dialect."""
         for line in head:
             try:
                 if self._is_own(self._message(line)):
@@ -129,7 +129,7 @@ class _JsonDialect(TextDialect):
                 continue
         return False
 
-    def rows(self, lines: Lines) -> Rows:
+    def rows(self, lines: Lines) -> RowColumns:
         broken: dict[int, str] = {}
         skipped: list[int] = []
         ticks: list[Any] = []
@@ -147,7 +147,7 @@ class _JsonDialect(TextDialect):
         line_of = np.repeat(np.arange(len(lines)), count)
         is_tick = ~np.isin(line_of, [*skipped, *broken])
         columns = {f: _json_texts(list(map(attrgetter(column), ticks))) for f, column in self.columns.items()}
-        return Rows(
+        return RowColumns(
             line_of[is_tick],
             np.flatnonzero(is_tick),
             columns,

@@ -1,4 +1,4 @@
-"""Trades as tables with named columns: CSV and Parquet."""
+"""Read trades from tables with named columns: CSV and Parquet."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from data.recordings.dialects.base import (
     ZONELESS,
     Block,
     Dialect,
-    Rows,
+    RowColumns,
     TextDialect,
 )
 from data.recordings.fields import FIELDS, Field, value_text
@@ -32,7 +32,7 @@ from data.recordings.scan import Kind, scan
 
 
 class _Table(NamedTuple):
-    """Names of columns by field of a trade: those that tell the dialect, and those that it may have as well."""
+    """Names of columns by field of a trade: columns that identify the dialect, and optional columns."""
 
     name: str
     needed: Mapping[str, str]
@@ -63,7 +63,7 @@ TABLES = (
 
 
 def table_of(header: Sequence[str]) -> tuple[_Table, dict[str, str]] | None:
-    """Return which table a header tells, and its columns by field."""
+    """Return the table that a header identifies, with the columns by field; None for an unknown header."""
     for table in TABLES:
         if set(table.needed.values()) <= set(header):
             columns = {f: name for f, name in {**table.needed, **table.possible}.items() if name in header}
@@ -73,7 +73,7 @@ def table_of(header: Sequence[str]) -> tuple[_Table, dict[str, str]] | None:
 
 
 class CsvDialect(TextDialect):
-    """A CSV with a header: columns are found by name, and further ones are ignored."""
+    """Reader of a CSV with a header: columns are found by name, and further columns are ignored."""
 
     header_lines = 1
 
@@ -85,7 +85,7 @@ class CsvDialect(TextDialect):
         self._index = {field: header.index(column) for field, column in columns.items()}
         self._kinds = {i: _KINDS.get(field, Kind.NUMBER) for field, i in self._index.items()}
 
-    def rows(self, lines: Lines) -> Rows:
+    def rows(self, lines: Lines) -> RowColumns:
         at, texts, broken = csv_fields(lines, self._width, list(self._index.values()))
         columns = {field: texts[i] for field, i in self._index.items()}
         skipped = NO_ROWS
@@ -93,9 +93,9 @@ class CsvDialect(TextDialect):
             is_trade = is_true(pa.compute.equal(columns.pop(MESSAGE_TYPE), TICKER_TEXT))
             skipped, at, kept = at[~is_trade], at[is_trade], rows_of(np.flatnonzero(is_trade))
             columns = {field: column.take(kept) for field, column in columns.items()}
-        return Rows(at, at, columns, broken, skipped, len(lines))
+        return RowColumns(at, at, columns, broken, skipped, len(lines))
 
-    def typed_rows(self, lines: Lines) -> Rows | None:
+    def typed_rows(self, lines: Lines) -> RowColumns | None:
         if self.fields is not FIELDS or not lines.are_texts or b'"' in lines.data:
             return None
         found = scan(lines.data, len(lines), self._width, self._kinds)
@@ -111,7 +111,7 @@ class CsvDialect(TextDialect):
         if MESSAGE_TYPE in columns and columns.pop(MESSAGE_TYPE).dictionary.to_pylist() != [TICKER]:
             return None
         at = np.arange(len(lines))
-        return Rows(at, at, columns, {}, NO_ROWS, len(lines))
+        return RowColumns(at, at, columns, {}, NO_ROWS, len(lines))
 
 
 _KINDS = {
@@ -121,7 +121,7 @@ _KINDS = {
     "side": Kind.NAME,
     MESSAGE_TYPE: Kind.NAME,
 }
-"""By field; all others are numbers."""
+"""Kind of a column by field; all other fields are numbers."""
 
 
 def _decoded(texts: Sequence[bytes]) -> list[str]:
@@ -129,13 +129,13 @@ def _decoded(texts: Sequence[bytes]) -> list[str]:
 
 
 class _ParquetBlock(Block):
-    """Rows of a Parquet file: they have numbers as lines have."""
+    """Rows of a Parquet file, numbered like lines."""
 
     def __init__(self, columns: dict[str, pa.Array], names: Mapping[str, str], first: int, count: int) -> None:
         self._columns, self._names = columns, names
         self.number = first + np.arange(count, dtype=np.int64)
 
-    def rows(self) -> Rows:
+    def rows(self) -> RowColumns:
         at = np.arange(len(self.number))
         columns, skipped = self._columns, NO_ROWS
         if MESSAGE_TYPE in columns:
@@ -143,7 +143,7 @@ class _ParquetBlock(Block):
             is_trade = is_true(pa.compute.equal(columns.pop(MESSAGE_TYPE).cast(pa.string()), TICKER_TEXT))
             skipped, at, kept = at[~is_trade], at[is_trade], rows_of(np.flatnonzero(is_trade))
             columns = {field: column.take(kept) for field, column in columns.items()}
-        return Rows(at, at, columns, {}, skipped, len(self.number))
+        return RowColumns(at, at, columns, {}, skipped, len(self.number))
 
     def text(self, i: int) -> str:
         values = [f"{self._names[field]}={value_text(column, i)}" for field, column in self._columns.items()]
@@ -151,7 +151,7 @@ class _ParquetBlock(Block):
 
 
 class _ParquetDialect(Dialect):
-    """Trades in Parquet: columns are found by name, as in CSV, and may be typed or texts."""
+    """Reader of trades in Parquet: columns are found by name, as in CSV, and may be typed or texts."""
 
     def __init__(self, table: _Table, columns: Mapping[str, str]) -> None:
         self.name = f"Parquet with {table.name}"
@@ -161,9 +161,9 @@ class _ParquetDialect(Dialect):
         first = 1
         try:
             with path.open("rb") as file:
-                # Buffered streams, because else each column of a row group is read whole.
+                # Buffered streams, because the default reads each column of a row group whole.
                 parquet = pyarrow.parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
-                for group in range(parquet.num_row_groups):  # one by one: damage in one takes nothing of another
+                for group in range(parquet.num_row_groups):  # one by one: damage in a group leaves the others whole
                     for batch in parquet.iter_batches(
                         1 << 16, [group], columns=list(self.columns.values()), use_threads=False
                     ):
@@ -179,7 +179,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _column_fault(field: str, type_: pa.DataType, fields: Mapping[str, Field]) -> str | None:
-    """Return what is wrong with the type of a column, if anything."""
+    """Return the allowed types if the type of a column is wrong, else None."""
     types = pa.types
     if is_text(type_) or types.is_null(type_):
         return None
@@ -196,10 +196,10 @@ def _column_fault(field: str, type_: pa.DataType, fields: Mapping[str, Field]) -
 
 
 def parquet_dialect(path: Path) -> Dialect | None:
-    """Return how a Parquet file of trades is written; None if it holds other columns.
+    """Return the dialect of a Parquet file of trades; None if the file holds other columns.
 
     Raises:
-        ValueError: it cannot be read, or a column has a type that cannot be one of trades.
+        ValueError: the file cannot be read, or a column has a type that trades cannot have.
     """
     try:
         with path.open("rb") as file:
@@ -208,10 +208,10 @@ def parquet_dialect(path: Path) -> Dialect | None:
         raise ValueError(
             f"starts as a Parquet file, but cannot be read ({_first_line(error)}); copy or download it again"
         ) from None
-    told = table_of(schema.names)
-    if told is None:
+    schema_match = table_of(schema.names)
+    if schema_match is None:
         return None
-    table, columns = told
+    table, columns = schema_match
     for field, name in columns.items():
         if schema.names.count(name) > 1:
             raise ValueError(f"has more than one column {name!r}")
