@@ -9,7 +9,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from data.stream.clients import log
+import structlog
+
+log = structlog.get_logger()
 
 REFUSED = 2
 """Exit code: no restart helps before a person has acted; the log says how."""
@@ -35,23 +37,24 @@ def until_stopped() -> Callable[[], bool]:
     """Return a callable that is true until SIGTERM or SIGINT."""
     stopped = False
 
-    def stop(signum: int, _frame: object) -> None:
+    def stop(_signum: int, _frame: object) -> None:
         nonlocal stopped
         stopped = True
-        log.info("stopping", signal=signal.Signals(signum).name)
 
-    # The client can hang for minutes in one call while the broker is away: no signal handler runs meanwhile, but a
-    # thread does. A forced end loses nothing: the next start continues from the broker's records.
+    # A thread logs the signal: a handler would wait forever for a log's lock that the interrupted code holds. And the
+    # client can hang for minutes in one call while the broker is away: no handler runs meanwhile, but a thread does. A
+    # forced end loses nothing: the next start continues from the broker's records.
     asked, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
 
-    def last_resort() -> None:
-        os.read(asked, 1)
+    def report_and_force_end() -> None:
+        (number,) = os.read(asked, 1)
+        log.info("stopping", signal=signal.Signals(number).name)
         time.sleep(LAST_RESORT_S)
         os._exit(1)
 
-    threading.Thread(target=last_resort, name="last resort", daemon=True).start()
+    threading.Thread(target=report_and_force_end, name="stop", daemon=True).start()
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     return lambda: not stopped

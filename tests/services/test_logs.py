@@ -53,3 +53,29 @@ print("goes on")
             [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=full, check=False, timeout=30
         )
     assert done.stdout == b"goes on\n"
+
+
+def test_a_signal_in_the_middle_of_a_line_stops_the_process() -> None:
+    """The log's lock is held by the interrupted code then."""
+    code = """
+import os, signal, sys
+import structlog
+from online.process import until_stopped
+
+class Interrupted:
+    def write(self, text):
+        if "in the middle" in text:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return sys.stdout.write(text)
+    def flush(self):
+        sys.stdout.flush()
+
+structlog.configure(logger_factory=structlog.WriteLoggerFactory(Interrupted()))
+running = until_stopped()
+structlog.get_logger().info("in the middle")
+while running():
+    pass
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 0, "the forced end of a process that hangs exits with 1"
+    assert "in the middle" in done.stdout
