@@ -197,7 +197,11 @@ def main() -> int:
     settings = ForecasterSettings()
     configure_logs(settings)
     if arguments.find_place:
-        return find_places(settings, settings.spec(), anew=arguments.anew)
+        try:
+            return find_places(settings, settings.spec(), anew=arguments.anew)
+        except KeyboardInterrupt:
+            log.warning("stopped before a place was found")
+            return 1
     metrics = Metrics()
     running = until_stopped()
     with ExitStack() as served:
