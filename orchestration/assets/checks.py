@@ -24,8 +24,8 @@ SHOWN = 20
 """Most product-days in a table."""
 
 
-class Verdict(NamedTuple):
-    """Verdict of a check on one product and day.
+class CheckVerdict(NamedTuple):
+    """CheckVerdict of a check on one product and day.
 
     Attributes:
         fault: empty if all is well; a doubt, unless `is_error`.
@@ -38,25 +38,28 @@ class Verdict(NamedTuple):
     is_error: bool
 
 
-def check_order(lake: Lake, product_id: str, day: date, made: StepResult) -> Verdict:
+def check_order(lake: Lake, product_id: str, day: date, made: StepResult) -> CheckVerdict:
     """Compare the trades with the contract, and check how many trades the merging left out."""
     faults = [] if made.partition is None else faults_of_trades(lake, product_id, day)
     found = "; ".join([*faults, *doubts_of_merging(made.facts)])
-    return Verdict(product_id, day, found, {"rows": made.partition.rows if made.partition else 0}, bool(faults))
+    return CheckVerdict(product_id, day, found, {"rows": made.partition.rows if made.partition else 0}, bool(faults))
 
 
-def check_holes(_: Lake, product_id: str, day: date, made: StepResult) -> Verdict:
+def check_holes(_: Lake, product_id: str, day: date, made: StepResult) -> CheckVerdict:
     """Check the holes counted when the day was made."""
     holes, longest = int(made.facts.get("holes", 0)), float(made.facts.get("longest_hole_s", 0.0))
     fault = f"{holes} holes, the longest of {longest:,.0f} s: no return spans them" if holes else ""
-    return Verdict(product_id, day, fault, {"holes": holes, "longest_hole_s": longest}, False)
+    return CheckVerdict(product_id, day, fault, {"holes": holes, "longest_hole_s": longest}, False)
 
 
-CHECKS: Mapping[str, Callable[[Lake, str, date, StepResult], Verdict]] = {"order": check_order, "holes": check_holes}
+CHECKS: Mapping[str, Callable[[Lake, str, date, StepResult], CheckVerdict]] = {
+    "order": check_order,
+    "holes": check_holes,
+}
 """Checks of `trades`. A hole is a warning and no error: recordings have holes."""
 
 
-def check_result(name: str, found: Sequence[Verdict]) -> dg.AssetCheckResult:
+def check_result(name: str, found: Sequence[CheckVerdict]) -> dg.AssetCheckResult:
     """Return one check result for some product-days."""
     wrong = [each for each in found if each.fault]
     figures: dict[str, Any] = {}

@@ -21,7 +21,7 @@ from offline.days.trades import make_trades
 from offline.days.training_set import make_training_set
 from offline.lake.store import Lake
 from orchestration.assets import plots
-from orchestration.assets.checks import CHECKS, Verdict, check_result
+from orchestration.assets.checks import CHECKS, CheckVerdict, check_result
 from orchestration.assets.inbox import Inbox, InboxConfig, add_products, stage_inbox
 from orchestration.assets.partitions import LAKE, day_of, days_of, materializations, report_of, report_of_recordings
 from orchestration.assets.product_days import evaluation_of
@@ -156,7 +156,7 @@ def make_stale(
     places = sorted({(p.product_id, p.day) for p in lake.partition_keys(RECORDINGS) if wanted.has(p.product_id, p.day)})
     context.log.info(f"{len(places)} product-days have recordings")
     yield from materializations(instance, (report_of_recordings(lake, *place) for place in places))
-    found: dict[str, list[Verdict]] = {name: [] for name in CHECKS}
+    found: dict[str, list[CheckVerdict]] = {name: [] for name in CHECKS}
     for table, make in STEPS.items():
         todo = [each for each in stale(lake, spec, table) if wanted.has(each.product_id, each.day)]
         context.log.info(f"{table}: {len(todo)} of {len(places)} product-days are to be made")
