@@ -420,7 +420,7 @@ def test_a_product_is_never_seen_then_live_then_stale_then_ended(
     with running(process := replay(online, tmp_path, "api-live", file)):
         assert process.process.wait(60) == 0, process.log.read_text()
     wait_until(lambda: api.get(path).status_code == 200, "the forecast of an ended source")
-    wait_until(lambda: api.get(path).json()["state"] == "ended", "the source has ended")
+    wait_until(lambda: api.get(path).json().get("state") == "ended", "the source has ended")
     ended = api.get(path).json()
     assert ended["features"]["n"] == 50
     assert ended["trade_id"] > live["trade_id"]
