@@ -43,7 +43,6 @@ log = structlog.get_logger()
 TURNS = 2
 """Number of producers; `serve` has the reason."""
 
-
 MEMBER_GONE_S = 60.0
 """How long `--find-place` waits for the end of a forecaster: a forecaster with a slot stays in its group for 45 s after
 its process has ended."""
@@ -145,7 +144,7 @@ def find_places(settings: ForecasterSettings, spec: FeatureSpec, *, anew: bool) 
                 return 0
             if commit_places(reader_config(settings) | {"group.id": GROUP}, places):
                 break
-            await_empty_group(settings.client_config() | {"log_level": 0}, until)
+            await_empty_group(settings, until)
             # The places are read again: a forecaster was in the group meanwhile.
     except (LostPlace, NotRead) as error:
         log.error(str(error))

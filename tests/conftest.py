@@ -43,6 +43,14 @@ def broker(tmp_path_factory: pytest.TempPathFactory, jars: list[Path]) -> Iterat
         yield running
 
 
+@pytest.fixture
+def own_broker(tmp_path: Path, jars: list[Path]) -> Iterator[Broker]:
+    """Run a broker for one test: the shared broker has services, which a fault must not disturb."""
+    with running_broker(tmp_path / "kafka", jars) as broker:
+        create_topics({"bootstrap.servers": broker.bootstrap_servers})
+        yield broker
+
+
 @pytest.fixture(scope="session")
 def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Run a real MLflow server, once for the session, as a start takes ten seconds. Use model names of your own."""

@@ -8,11 +8,13 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Container, Iterable, Iterator
+from concurrent.futures import Future
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from data.settings import KafkaSettings
 
@@ -32,6 +34,9 @@ SILENT_S = 3.0
 """A longer wait for the broker is logged: a broker that has just started needs one or two seconds."""
 STILL_SILENT_S = 30.0
 """Seconds between two log lines about one wait."""
+
+DESCRIBE_S = 30.0
+"""Timeout of a request to describe groups."""
 
 UNSTABLE_OFFSET_COMMIT = 88
 """Error code: an open transaction of another process holds an offset. The Python client has no name for the code."""
@@ -227,6 +232,38 @@ def reader_config(settings: KafkaSettings) -> Config:
         "fetch.queue.backoff.ms": 5,  # the default pauses for a second each time that the queue is full
         "fetch.message.max.bytes": 4_194_304,
     }
+
+
+class GroupMembers:
+    """Ask the broker for the members of a consumer group.
+
+    librdkafka 2.16 aborts the process if several requests to describe groups time out on a silent broker. So one
+    request runs at a time, after the broker has answered a simpler request, and with much time.
+    """
+
+    def __init__(self, settings: KafkaSettings, group: str) -> None:
+        self._admin = AdminClient(settings.client_config() | {"log_level": 0})
+        self._group = group
+        self._asked: Future[Any] | None = None
+
+    def members(self, timeout_s: float) -> list[str]:
+        """Return client and host of each member.
+
+        Raises:
+            KafkaException: the broker does not answer within `timeout_s`, or refuses.
+        """
+        if self._asked is None:
+            self._admin.list_topics(timeout=timeout_s)
+            self._asked = self._admin.describe_consumer_groups([self._group], request_timeout=DESCRIBE_S)[self._group]
+        try:
+            found = self._asked.result(timeout_s)
+        except TimeoutError:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from None
+        except KafkaException:
+            self._asked = None
+            raise
+        self._asked = None
+        return [f"{member.client_id} at {member.host}" for member in found.members or ()]
 
 
 class Incoming(NamedTuple):

@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import msgspec
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
 from msgspec import Struct
 
 from data.features.spec import FeatureSpec
-from data.stream.clients import Incoming
+from data.settings import KafkaSettings
+from data.stream.clients import GroupMembers, Incoming
 from data.stream.codec import decode_records
 from data.stream.reader import TopicReader
 from data.stream.records import FEATURES, REJECTED, TRADES, Rejected
@@ -214,21 +213,20 @@ def commit_places(config: dict[str, object], places: dict[int, tuple[int, str]])
     return True
 
 
-def await_empty_group(config: dict[str, Any], until: float) -> None:
+def await_empty_group(settings: KafkaSettings, until: float) -> None:
     """Wait until the forecaster's group has no member.
 
     Args:
-        config: of a client of the broker.
         until: deadline in seconds of `time.monotonic`.
 
     Raises:
         LostPlace: the group has a member at the deadline.
         KafkaException: the broker does not answer.
     """
-    admin = AdminClient(config)
+    watch = GroupMembers(settings, GROUP)
     is_told = False
-    while members := admin.describe_consumer_groups([GROUP], request_timeout=MEMBERS_S)[GROUP].result().members:
-        forecaster = f"{members[0].client_id} at {members[0].host}"
+    while members := watch.members(MEMBERS_S):
+        forecaster = members[0]
         if time.monotonic() > until:
             raise LostPlace(f"a forecaster is running: {forecaster}. Stop it first, then try again")
         if not is_told:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, TypeVar
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from data.settings import KafkaSettings
-from data.stream.clients import ANSWER_S, Stopped, reader_config, retry
+from data.stream.clients import ANSWER_S, GroupMembers, Stopped, reader_config, retry
 from data.stream.records import TRADES
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 SESSION_S = 6.0
 """Silence after which the broker takes a member for dead; brokers allow no less by default."""
@@ -25,10 +25,6 @@ PATIENCE_S = SESSION_S + 4.0
 """How long a start waits for a member that may be dead."""
 LOOK_AGAIN_S = 0.25
 POLL_S = 0.05
-DESCRIBE_S = 30.0
-"""Timeout of a request to describe groups. librdkafka 2.16 aborts the process if several of these requests time out on
-a silent broker: so only one request runs at a time, after the broker has answered a simpler request, and with much
-time."""
 HANDED_OUT_S = 3.0
 """Longest usual wait for an assignment: a longer wait means another member, most often a killed process."""
 LOST = "the broker has given it to another ingestor, or taken this one for dead"
@@ -141,31 +137,13 @@ class SourceLease:
             self._is_lost = True
             raise SourceTaken(self._taken(LOST)) from error
 
-    def _ask(self, ask: Callable[[float], object]) -> None:
-        retry(ask, self._running, self._settings.kafka_bootstrap_servers)
+    def _ask(self, ask: Callable[[float], T]) -> T:
+        return retry(ask, self._running, self._settings.kafka_bootstrap_servers)
 
     def _await_empty_group(self) -> None:
         """Wait until the group has no member; a dead member stays for the rest of its session."""
-        admin = AdminClient(self._settings.client_config() | {"log_level": 0})
-        members: list[str] = []
-        asked: Future[Any] | None = None
-
-        def look(timeout_s: float) -> None:
-            nonlocal asked
-            if asked is None:
-                admin.list_topics(timeout=timeout_s)
-                asked = admin.describe_consumer_groups([self.group], request_timeout=DESCRIBE_S)[self.group]
-            try:
-                found = asked.result(timeout_s)
-            except TimeoutError:
-                raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from None
-            except KafkaException:
-                asked = None
-                raise
-            asked = None
-            members[:] = [f"{member.client_id} at {member.host}" for member in found.members or ()]
-
-        self._ask(look)
+        watch = GroupMembers(self._settings, self.group)
+        members = self._ask(watch.members)
         deadline = time.monotonic() + PATIENCE_S
         if members:
             log.info("waiting for the end of another ingestor of this source", ingestor=members[0])
@@ -173,7 +151,7 @@ class SourceLease:
             if time.monotonic() > deadline:
                 raise SourceTaken(self._taken(f"another ingestor writes it: {members[0]}"))
             time.sleep(LOOK_AGAIN_S)
-            self._ask(look)
+            members = self._ask(watch.members)
 
     def _await_assignment(self) -> None:
         """Wait until the broker has handed out the partitions of the group."""

@@ -10,17 +10,8 @@ import pytest
 
 from data.recordings.readers import write_csv
 from data.simulator.day import simulate_day
-from orchestration.local.kafka.broker import Broker, running_broker
-from orchestration.local.kafka.topics import create_topics
+from orchestration.local.kafka.broker import Broker
 from tests.faults.drill import Drill
-
-
-@pytest.fixture
-def own_broker(tmp_path: Path, jars: list[Path]) -> Iterator[Broker]:
-    """Run a broker for one test: the shared broker has services, which a drill must not disturb."""
-    with running_broker(tmp_path / "kafka", jars) as broker:
-        create_topics({"bootstrap.servers": broker.bootstrap_servers})
-        yield broker
 
 
 @pytest.fixture

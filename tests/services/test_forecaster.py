@@ -26,7 +26,6 @@ from online.exactly_once.note import GROUP
 from online.metrics import Metrics
 from online.process import AGAIN, REFUSED
 from orchestration.local.kafka.broker import Broker, free_ports, running_broker
-from orchestration.local.kafka.topics import create_topics
 from orchestration.local.parts import says_ready, stack_parts
 from orchestration.local.settings import StackSettings
 from orchestration.local.supervisor import Part, PartState, Supervisor
@@ -41,14 +40,6 @@ from tests.services.test_supervisor import Said
 def taken_port() -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
-
-
-@pytest.fixture
-def own_broker(tmp_path: Path, jars: list[Path]) -> Iterator[Broker]:
-    """A broker for one test, with the stack's topics."""
-    with running_broker(tmp_path / "kafka", jars) as broker:
-        create_topics({"bootstrap.servers": broker.bootstrap_servers})
-        yield broker
 
 
 @pytest.fixture
