@@ -62,7 +62,8 @@ def _by_name(column: pa.Array, meaning: Callable[[list[str]], list[Any]]) -> tup
     """Return for each text the index of its meaning, and the meanings of the distinct texts."""
     if column.type != NAMES or column.null_count:
         column = _texts(column).dictionary_encode()
-    return values_of(column.indices, np.int32), meaning(column.dictionary.to_pylist())
+    distinct = column.dictionary.cast(pa.binary()).to_pylist()
+    return values_of(column.indices, np.int32), meaning([_decoded(text) for text in distinct])
 
 
 class Products(NamedTuple):
@@ -194,13 +195,18 @@ ZONELESS_TIME = Field(zoneless_times, explain_time)
 
 
 def value_text(column: pa.Array, i: int) -> str:
-    """Return one value of a column as text for a reject's reason."""
+    """Return one value of a column as text for a reject's reason; bytes that are no UTF-8 are escaped."""
     value = column[i]
     if pa.types.is_timestamp(column.type):  # Python's datetime ends in 9999, and some machines lack some zones
         text = value.cast(pa.timestamp(column.type.unit)).cast(pa.string()).as_py()
         return "" if text is None else f"{text}Z"[:_VALUE_CHARACTERS]
-    text = value.as_py() if is_text(column.type) else value.cast(pa.string()).as_py()
-    return (text or "")[:_VALUE_CHARACTERS]
+    if is_text(column.type):  # a damaged Parquet file holds texts that are no UTF-8
+        return _decoded(value.cast(pa.binary()).as_py() or b"")[:_VALUE_CHARACTERS]
+    return (value.cast(pa.string()).as_py() or "")[:_VALUE_CHARACTERS]
+
+
+def _decoded(text: bytes) -> str:
+    return text.decode(errors="backslashreplace")
 
 
 _VALUE_CHARACTERS = 60

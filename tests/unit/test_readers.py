@@ -6,18 +6,17 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from decimal import Decimal
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from data.features.admission import REASONS
@@ -746,13 +745,26 @@ def test_a_block_read_in_one_go_is_as_read_line_by_line(
     assert [r[1:] for r in typed.rejects] == [r[1:] for r in careful.rejects[:-1]]
 
 
-def fuzzed(draw: Callable[[st.SearchStrategy[Any]], Any], content: bytes) -> bytes:
-    """Return a file with some of its bytes replaced, taken out or put in."""
+Edit = tuple[int, bytes, int | None]
+"""Place (modulo the length of the file), new bytes, and number of old bytes that the new ones replace."""
+
+EDITS = st.lists(
+    st.tuples(
+        st.integers(0, 1 << 16),
+        st.one_of(st.binary(max_size=6), st.sampled_from([b"\n", b'"', b"\r", b"}"])),
+        st.sampled_from([0, None, 3]),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+def mutilated(content: bytes, edits: list[Edit]) -> bytes:
+    """Return a file with some of its bytes replaced, taken out or put in; None replaces as many bytes as it puts in."""
     changed = bytearray(content)
-    places = st.integers(0, len(content))
-    for _ in range(draw(st.integers(1, 6))):
-        place, piece = draw(places), draw(st.one_of(st.binary(max_size=6), st.sampled_from([b"\n", b'"', b"\r", b"}"])))
-        changed[place : place + draw(st.sampled_from([0, len(piece), 3]))] = piece
+    for place, piece, removed in edits:
+        at = place % (len(changed) + 1)
+        changed[at : at + (len(piece) if removed is None else removed)] = piece
     return bytes(changed)
 
 
@@ -771,16 +783,25 @@ def small_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+SMALL_FILES = (
+    "enveloped.ndjson", "flat.ndjson", "frames.ndjson", "own.csv", "own.csv.gz", "own.parquet", "plain.csv",
+    "plain.parquet", "raw.ndjson", "ticker.csv", "ticker.parquet",
+)  # fmt: skip
+
+
+def test_every_small_file_is_mutilated(small_files: dict[str, bytes]) -> None:
+    assert sorted(small_files) == sorted(SMALL_FILES)
+
+
 @settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
+@example(name="own.parquet", edits=[(4, b"\x80", None)], batch_rows=1)
+@given(name=st.sampled_from(SMALL_FILES), edits=EDITS, batch_rows=st.sampled_from([1, 5, 1_000]))
 def test_no_line_of_a_mutilated_file_is_lost(
-    tmp_path: Path, small_files: dict[str, bytes], data: st.DataObject
+    tmp_path: Path, small_files: dict[str, bytes], name: str, edits: list[Edit], batch_rows: int
 ) -> None:
     """Any bytes raise only ValueError, and each line is a trade, a reject or a message."""
-    path = tmp_path / data.draw(st.sampled_from(sorted(small_files)))
-    content = fuzzed(data.draw, small_files[path.name])
-    batch_rows = data.draw(st.sampled_from([1, 5, 1_000]))  # before anything can be refused: each run draws the same
-    path.write_bytes(content)
+    path = tmp_path / name
+    path.write_bytes(content := mutilated(small_files[name], edits))
     seen: set[int] = set()
     skipped = 0
     try:
@@ -789,10 +810,25 @@ def test_no_line_of_a_mutilated_file_is_lost(
             seen |= {*batch.line.tolist(), *(reject.line for reject in batch.rejects)}
             skipped += batch.skipped
     except ValueError as error:
-        assert str(error).startswith(f"{path}: "), "said by the reader, not by what it calls"
+        assert str(error).startswith(f"{path}: "), "said by the reader, not by the library below"
         return
     if path.suffix in (".csv", ".ndjson"):
         assert len(seen) + skipped == lines_of(content, dialect.name.startswith("CSV"))
+
+
+@pytest.mark.parametrize("column", ["product_id", "trade_id", "event_time", "price", "size", "side"])
+def test_a_text_in_parquet_that_is_no_utf8_is_rejected(tmp_path: Path, column: str) -> None:
+    """A flipped bit in a Parquet file leaves texts that no decoder accepts."""
+    row = {"source_id": "", "product_id": "BTC-USD", "trade_id": "1", "event_time": "2025-01-06T00:00:00Z",
+               "ingest_time": "", "price": "1.5", "size": "2", "side": "buy"}  # fmt: skip
+    table = {name: pa.array([text, text], pa.string()) for name, text in row.items()}
+    bad = pa.array([b"x\x80", row[column].encode()], pa.binary())
+    table[column] = pa.StringArray.from_buffers(2, *bad.buffers()[1:])
+    pyarrow.parquet.write_table(pa.table(table), path := tmp_path / "bad.parquet")
+    (batch,) = list(read_trades(path))
+    assert batch.line.tolist() == [2]
+    (reject,) = batch.rejects
+    assert (reject.line, "was 'x\\\\x80'" in reject.reason) == (1, True)
 
 
 def test_columns_of_every_dialect_can_be_written(tmp_path: Path) -> None:
