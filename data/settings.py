@@ -1,18 +1,38 @@
-"""Settings that several processes read: the broker's address and login."""
+"""Settings that several processes read. Each variable of the environment has one name, one default and one check.
+
+A process composes its settings from these classes and adds the variables that no other process reads.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from data.files import CHECKOUT
 
-class KafkaSettings(BaseSettings):
+Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().resolve())]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Settings(BaseSettings):
+    """Read the environment and `.env`, once in each `main`. The environment wins; an empty value means the default."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, protected_namespaces=()
+    )
+
+
+class StateSettings(Settings):
+    """Folder of the state of all processes."""
+
+    var_dir: Folder = Field(CHECKOUT / "var", description="folder of all state")
+
+
+class KafkaSettings(Settings):
     """Address and login of the brokers."""
-
-    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
     kafka_bootstrap_servers: str = "127.0.0.1:9092"
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--if-missing", action="store_true", help="do nothing if a champion for these features serves")
     only_if_missing = parser.parse_args(arguments).if_missing
     settings = OfflineSettings()
-    uri, spec = settings.mlflow_tracking_uri.rstrip("/"), settings.spec()
+    uri, spec = settings.mlflow_tracking_uri, settings.spec()
     try:
         finish_pending(uri)
         champion = champion_of(uri, BASELINE)

@@ -26,7 +26,7 @@ def definitions() -> dg.Definitions:
     """Read the settings and wire all assets, jobs, schedules and sensors."""
     settings, offline = OrchestrationSettings(), OfflineSettings()
     settings.make_inbox()
-    uri = offline.mlflow_tracking_uri.rstrip("/")
+    uri = offline.mlflow_tracking_uri
     retrain = dg.define_asset_job(
         "retrain",
         selection=dg.AssetSelection.assets("baseline_model", "ml_model", "evaluation", "challenger"),

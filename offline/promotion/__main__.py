@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands.add_parser("finish", help="finish pending entries")
     args = parser.parse_args(arguments)
     settings = OfflineSettings()
-    uri = settings.mlflow_tracking_uri.rstrip("/")
+    uri = settings.mlflow_tracking_uri
     try:
         if args.command == "rollback":  # `roll_back` finishes pending entries itself, and then goes no further
             asked_at = datetime.now(UTC)

@@ -19,6 +19,7 @@ from dagster._core.events import DagsterEvent, DagsterEventType
 from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
 from data.files import CHECKOUT
+from data.names import new_replay_id
 from online.process import RESTARTED
 from orchestration.local.dagster import client as dagster_client
 from orchestration.local.kafka.broker import free_ports
@@ -31,15 +32,12 @@ from orchestration.local.stack import (
     check_recordings,
     check_state,
     child_environment,
-    new_replay_id,
     only_stack,
     prepare_inbox,
 )
 from orchestration.local.supervisor import Part
 from tests.pipeline import wait_until
 from tests.services.test_supervisor import Said
-
-ROOT = CHECKOUT
 
 
 @pytest.fixture
@@ -103,7 +101,7 @@ def test_the_command_that_finds_a_place_reaches_the_broker_of_this_stack(
         return next(part.advice for part in parts if part.name == "forecaster")
 
     monkeypatch.delenv("WINDOW_SIZE", raising=False)
-    monkeypatch.setattr(sys, "executable", str(ROOT / ".venv" / "bin" / "python"))
+    monkeypatch.setattr(sys, "executable", str(CHECKOUT / ".venv" / "bin" / "python"))
     assert advice().endswith("terminal: .venv/bin/python -m online.forecaster --find-place")
     monkeypatch.setenv("WINDOW_SIZE", "100")
     given = "KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:9192 WINDOW_SIZE=100"
@@ -140,7 +138,7 @@ def waits() -> None:
 @pytest.fixture
 def dagster_page(tmp_path: Path) -> Iterator[tuple[str, dg.DagsterInstance]]:
     """Run Dagster's webserver over a history of its own, without code."""
-    shutil.copyfile(ROOT / "orchestration" / "dagster.yaml", tmp_path / "dagster.yaml")
+    shutil.copyfile(CHECKOUT / "orchestration" / "dagster.yaml", tmp_path / "dagster.yaml")
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "dagster_webserver", "--empty-workspace", "-h", "127.0.0.1", "-p", str(port)]
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance, (tmp_path / "page.log").open("w") as log:
@@ -317,7 +315,7 @@ def test_what_another_release_left_is_refused_with_what_forgets_it(tmp_path: Pat
 
 def test_make_reset_is_named_for_the_folder_that_it_removes_alone(tmp_path: Path) -> None:
     """`make reset` removes `var`, whatever VAR_DIR says."""
-    assert settings(ROOT / "var").how_to_forget == "`make reset`"
+    assert settings(CHECKOUT / "var").how_to_forget == "`make reset`"
     assert settings(tmp_path).how_to_forget == f"removing {tmp_path}"
     (kafka,) = (part for part in stack_parts(settings(tmp_path), KAFKA) if part.name == "kafka")
     assert f"removing {tmp_path} forgets it" in kafka.advice
@@ -331,11 +329,11 @@ def test_a_setting_that_has_no_effect_any_more_is_told_with_its_successor() -> N
     ]
 
 
-@pytest.mark.parametrize(("kafka", "slot"), [(None, "0"), ("kafka.example:9092", "")])
-def test_the_forecaster_of_a_broker_of_its_own_has_a_slot(tmp_path: Path, kafka: str | None, slot: str) -> None:
+@pytest.mark.parametrize(("kafka", "slot"), [({}, "0"), ({"kafka_bootstrap_servers": "kafka.example:9092"}, "")])
+def test_the_forecaster_of_a_broker_of_its_own_has_a_slot(tmp_path: Path, kafka: dict[str, str], slot: str) -> None:
     """On a foreign broker another stack may have a forecaster too."""
-    assert settings(tmp_path, kafka_bootstrap_servers=kafka).environment("r")["SLOT"] == slot
-    assert settings(tmp_path, kafka_bootstrap_servers=kafka, slot="3").environment("r")["SLOT"] == "3"
+    assert settings(tmp_path, **kafka).environment("r")["SLOT"] == slot
+    assert settings(tmp_path, **kafka, slot="3").environment("r")["SLOT"] == "3"
 
 
 def test_the_example_names_every_setting() -> None:
@@ -352,5 +350,5 @@ def test_the_example_names_every_setting() -> None:
         ApiSettings,
     )
     settable = {name.upper() for each in classes for name in each.model_fields} - {"RUN_STARTED", "INGESTOR_RESTARTED"}
-    lines = (ROOT / ".env.example").read_text().splitlines()
+    lines = (CHECKOUT / ".env.example").read_text().splitlines()
     assert {line.partition("=")[0] for line in lines if line and not line.startswith("#")} == settable

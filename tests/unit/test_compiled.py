@@ -32,11 +32,15 @@ def test_a_file_that_moves_changes_the_digest(tmp_path: Path) -> None:
     assert sources_digest(tmp_path) != before
 
 
-def test_the_cache_follows_the_settings() -> None:
+def test_the_cache_follows_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     digest = sources_digest(FOLDER)
-    assert cache_folder({}) == FOLDER.parent / "var" / "numba" / digest
-    assert cache_folder({"VAR_DIR": "/srv/state"}) == Path("/srv/state/numba") / digest
-    assert cache_folder({"VAR_DIR": "/srv/state", "NUMBA_CACHE_DIR": "/cache"}) == Path("/cache") / digest
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("VAR_DIR", "")
+    assert cache_folder() == FOLDER.parent / "var" / "numba" / digest
+    monkeypatch.setenv("VAR_DIR", "/srv/state")
+    assert cache_folder() == Path("/srv/state/numba") / digest
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "/cache")
+    assert cache_folder() == Path("/cache") / digest
 
 
 def test_a_checkout_that_cannot_be_written_compiles_nevertheless(tmp_path: Path) -> None:

@@ -20,8 +20,7 @@ from dagster import DagsterInstance, DagsterRunStatus, RunsFilter, __version__
 from data.files import CHECKOUT
 from orchestration.local.dagster.client import LOCATION, WORKSPACE
 
-ROOT = CHECKOUT
-CONFIGURATION = ROOT / "orchestration" / "dagster.yaml"
+CONFIGURATION = CHECKOUT / "orchestration" / "dagster.yaml"
 
 
 def prepare(home: Path, code_port: int) -> None:
@@ -64,7 +63,7 @@ def main() -> None:
     if lost := end_lost_runs(home / "version"):
         print(f"{lost} runs of a code server that ended are told as failed", flush=True)
     command = [sys.executable, "-m", "dagster", "api", "grpc", "-h", "127.0.0.1", "-p", str(port),
-               "-m", "orchestration.definitions", "-d", str(ROOT), "--location-name", LOCATION]  # fmt: skip
+               "-m", "orchestration.definitions", "-d", str(CHECKOUT), "--location-name", LOCATION]  # fmt: skip
     os.execv(command[0], command)
 
 
