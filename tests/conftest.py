@@ -17,8 +17,6 @@ from tests.mlflow_server import running_mlflow
 from tests.models import model_file
 from tests.pipeline import Process, environment, running
 
-ROOT = CHECKOUT
-
 pytest_plugins = ["tests.proofs"]
 
 
@@ -26,7 +24,7 @@ pytest_plugins = ["tests.proofs"]
 def jars() -> list[Path]:
     """Return the local broker's jars, fetched by `make run` or now."""
     try:
-        return fetch_jars(jars_folder(ROOT / "var"))
+        return fetch_jars(jars_folder(CHECKOUT / "var"))
     except JarsMissing as error:
         pytest.skip(str(error))
 
@@ -75,7 +73,7 @@ def nobody() -> str:
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Return the folder of real recordings beside the repository; publishing is forbidden, so most people lack them."""
-    folder = ROOT.parent / "shared" / "data"
+    folder = CHECKOUT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(f"the real recordings are not here: no folder {folder}")
     return folder

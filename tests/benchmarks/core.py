@@ -27,7 +27,6 @@ from tests.benchmarks.market import mixed_day
 from tests.benchmarks.measure import Job, Row, peak_mib, seconds, speeds
 from tests.models import model_bytes
 
-ROOT = CHECKOUT
 SPEC = FeatureSpec()
 WINDOW = SPEC.window_size
 TRADES = 5_000_000
@@ -190,7 +189,7 @@ def full_row() -> Row:
 def memory_mib(name: str) -> float:
     """Return the memory of a library beside the input, in a process of its own."""
     command = [sys.executable, "-m", "tests.benchmarks.core", name]
-    return float(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+    return float(subprocess.run(command, cwd=CHECKOUT, check=True, capture_output=True, text=True).stdout)
 
 
 def reading(trades: Trades, folder: Path) -> Row:

@@ -35,7 +35,6 @@ from data.stream.records import FEATURES, PREDICTIONS, TRADES, End, Shadow, pred
 from data.trades import NS, StreamKey, Trades, iso_times
 from orchestration.local.kafka.broker import Broker
 
-ROOT = CHECKOUT
 DAY = dt.date(2025, 1, 6)
 SPEC = FeatureSpec()
 
@@ -127,7 +126,7 @@ def test_exported_trades_are_the_own_csv_and_can_be_replayed(broker: Broker, tmp
     out = tmp_path / "new" / "trades.csv"
     command = [sys.executable, "-m", "data.stream.export", "trades", "--source", "export-1", "--out", str(out)]
     environment = os.environ | {"KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, env=environment, check=True)
     assert done.stdout.splitlines() == [
         "BTC-USD: 200 rows",
         "ETH-USD: 200 rows",

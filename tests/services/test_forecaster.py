@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from data.files import CHECKOUT
 from data.recordings.readers import write_csv
 from data.simulator.day import simulate_day
 from data.stream.reader import TopicReader
@@ -29,7 +30,6 @@ from orchestration.local.kafka.broker import Broker, free_ports, running_broker
 from orchestration.local.parts import says_ready, stack_parts
 from orchestration.local.settings import StackSettings
 from orchestration.local.supervisor import Part, PartState, Supervisor
-from tests.conftest import ROOT
 from tests.fakes import FakeRegistry
 from tests.models import model_file
 from tests.pipeline import Process, await_end, environment, replay, running, wait_until
@@ -118,7 +118,7 @@ def test_a_forecaster_without_its_topics_is_given_up_with_the_words_of_the_broke
 
     async def until_given_up(environ: dict[str, str]) -> None:
         part = Part("forecaster", (sys.executable, "-m", "online.forecaster"), is_ready=lambda: False)
-        supervisor = Supervisor([part], tmp_path, said, environ, ROOT, backoff_s=0.01)
+        supervisor = Supervisor([part], tmp_path, said, environ, CHECKOUT, backoff_s=0.01)
         await supervisor.start()
         try:
             async with asyncio.timeout(60):
@@ -164,7 +164,7 @@ def test_nothing_is_written_before_a_model_serves(
 def typed(command: str, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Run a command as a person does, from the root of the repository."""
     return subprocess.run(
-        command, shell=True, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=80, check=False
+        command, shell=True, env=environ, cwd=CHECKOUT, capture_output=True, text=True, timeout=80, check=False
     )
 
 
@@ -181,7 +181,7 @@ def test_a_lost_place_is_found_again_while_the_stack_is_up(own_broker: Broker, m
     outcome: list[subprocess.CompletedProcess[str]] = []
 
     async def run(environ: dict[str, str]) -> None:
-        supervisor = Supervisor([replace(part, needs=())], tmp_path, said, environ, ROOT)
+        supervisor = Supervisor([replace(part, needs=())], tmp_path, said, environ, CHECKOUT)
         await supervisor.start()
         try:
             async with asyncio.timeout(90):
@@ -216,7 +216,9 @@ sys.exit(forecaster.main())
     log = tmp_path / "log"
     with log.open("wb") as output:
         environ = environment(broker.bootstrap_servers, models, SLOT="")
-        process = subprocess.Popen([sys.executable, "-c", program], env=environ, cwd=ROOT, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            [sys.executable, "-c", program], env=environ, cwd=CHECKOUT, stdout=output, stderr=output
+        )
     try:
         wait_until(lambda: process.poll() is not None or "waiting for the broker" in log.read_text(), "it waits")
         process.send_signal(signal.SIGTERM)

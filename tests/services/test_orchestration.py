@@ -158,8 +158,7 @@ def test_nothing_heavy_is_imported_to_serve_the_definitions() -> None:
         "print([name for name in ('mlflow', 'dagster_mlflow', 'sklearn', 'onnx', 'pandas', 'matplotlib') "
         "if name in sys.modules])"
     )
-    root = CHECKOUT
-    found = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=root, capture_output=True, check=True)
+    found = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=CHECKOUT, capture_output=True, check=True)
     assert found.stdout.decode().strip() == "[]"
 
 
