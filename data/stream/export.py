@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from collections import Counter
@@ -24,8 +23,9 @@ from data.features.spec import FeatureSpec
 from data.files import replacing
 from data.names import check_names, check_product_id
 from data.recordings.dialects.base import OWN_COLUMNS
+from data.settings import KafkaSettings
 from data.stream.codec import decode_records
-from data.stream.reader import NotRead, TopicReader, client_config
+from data.stream.reader import NotRead, TopicReader
 from data.stream.records import FEATURES, PREDICTIONS, TRADES, Trade, feature_type, prediction_type
 from data.trades import StreamKey, iso_times, parse_times
 
@@ -287,7 +287,7 @@ def _arguments() -> tuple[ExportRequest, Path]:
     parser = argparse.ArgumentParser(
         prog="python -m data.stream.export",
         description="Write the rows of a topic to a file, sorted by product, then in order of the topic.",
-        epilog="The broker is KAFKA_BOOTSTRAP_SERVERS, localhost:9092 where that is not set.",
+        epilog="The broker is KAFKA_BOOTSTRAP_SERVERS, 127.0.0.1:9092 where that is not set.",
     )
     topics = {"trades": TRADES, "features": FEATURES, "predictions": PREDICTIONS}
     parser.add_argument("what", choices=topics)
@@ -315,7 +315,7 @@ def main() -> int:
     """Write the rows of a topic to a file."""
     request, out = _arguments()
     try:
-        report = export(request, out, lambda: read_topic(request.topic, client_config(os.environ)))
+        report = export(request, out, lambda: read_topic(request.topic, KafkaSettings().client_config()))
     except (BadRequest, NotRead) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_REQUEST

@@ -51,22 +51,13 @@ class Stretch(NamedTuple):
     values: list[bytes | None]
 
 
-def client_config(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the broker's address and login: KAFKA_BOOTSTRAP_SERVERS, and the security settings of `.env.example`."""
-    config = {"bootstrap.servers": "localhost:9092"}
-    for name, value in environment.items():
-        if value and name.startswith(("KAFKA_BOOTSTRAP_", "KAFKA_SECURITY_", "KAFKA_SASL_", "KAFKA_SSL_")):
-            config[name.removeprefix("KAFKA_").lower().replace("_", ".")] = value
-    return config
-
-
 class TopicReader:
     """Reads committed records, and commits no offset. Close the reader, or use a `with` block.
 
     All methods raise `NotRead`.
 
     Args:
-        config: see `client_config`.
+        config: see `KafkaSettings.client_config`.
         group: group whose committed offsets `committed` returns; the client always requires a name.
         fetch_bytes: bytes of one fetch, at least one batch of a producer. A small fetch makes short readings quick, a
             large fetch makes long readings quick.

@@ -109,7 +109,7 @@ def certify(
     """Compare the lake's feature rows of a product and day with the rows published by the forecaster.
 
     Args:
-        kafka_config: see `data.stream.reader.client_config`.
+        kafka_config: see `KafkaSettings.client_config`.
         source_id: default is the newest source with rows of this product and day.
 
     Raises:

@@ -31,7 +31,7 @@ class Explainer:
     """Explainer of forecasts. One call reads topics and recordings once for all its forecasts.
 
     Args:
-        kafka: see `client_config`.
+        kafka: see `KafkaSettings.client_config`.
         registry: URI of MLflow.
         models: folder in which the forecaster keeps loaded models.
     """

@@ -25,12 +25,12 @@ from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.files import CHECKOUT
 from data.recordings.readers import read_trades, write_csv
+from data.settings import KafkaSettings
 from data.simulator.day import simulate_day
 from data.stream import export as exporting
 from data.stream import reader as topic_reader
 from data.stream.codec import encode, encode_features, encode_trades
 from data.stream.export import BadRequest, ExportRequest, export, main, read_topic
-from data.stream.reader import client_config
 from data.stream.records import FEATURES, PREDICTIONS, TRADES, End, Shadow, prediction_type
 from data.trades import NS, StreamKey, Trades, iso_times
 from orchestration.local.kafka.broker import Broker
@@ -171,7 +171,7 @@ def test_feature_rows_are_those_of_the_kernel(broker: Broker, tmp_path: Path) ->
     purposes: Any = dict.fromkeys(trades.keys, "replay")
     values = encode_features(rows, SPEC, purposes, np.zeros(len(trades), np.int64), places)
     produce(broker, FEATURES, [trades.keys[i].product_id for i in trades.stream], values)
-    config = client_config({"KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers})
+    config = KafkaSettings(kafka_bootstrap_servers=broker.bootstrap_servers).client_config()
     out = tmp_path / "features.parquet"
     export(ExportRequest(FEATURES, "export-3", None, None), out, lambda: read_topic(FEATURES, config))
     table = pyarrow.parquet.read_table(out)
@@ -297,10 +297,3 @@ def test_a_source_that_is_open_or_unknown_is_said(
 def test_one_source_or_one_day_is_asked_for(monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]) -> None:
     with pytest.raises(SystemExit, match="2"):
         run(monkeypatch, "127.0.0.1:9", "trades", "--out", "x.csv", *arguments)
-
-
-def test_settings_of_the_broker_come_from_the_environment() -> None:
-    """The client ignores the stack's own settings, such as ports."""
-    assert client_config({}) == {"bootstrap.servers": "localhost:9092"}
-    environment = {"KAFKA_SASL_USERNAME": "me", "KAFKA_PORT": "1", "KAFKA_SSL_CA_LOCATION": "", "PATH": "/"}
-    assert client_config(environment) == {"bootstrap.servers": "localhost:9092", "sasl.username": "me"}

@@ -35,6 +35,16 @@ def test_sasl_and_tls_reach_the_client_under_its_own_names(monkeypatch: pytest.M
     assert "secret" not in repr(settings)
 
 
+def test_a_client_gets_no_setting_of_the_stack_and_no_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in KafkaSettings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("KAFKA_SASL_USERNAME", "me")
+    monkeypatch.setenv("KAFKA_PORT", "1")
+    monkeypatch.setenv("KAFKA_SSL_CA_LOCATION", "")
+    plain = {"bootstrap.servers": "127.0.0.1:9092", "security.protocol": "PLAINTEXT"}
+    assert KafkaSettings(_env_file=None).client_config() == plain | {"sasl.username": "me"}
+
+
 def test_another_window_is_another_spec(monkeypatch: pytest.MonkeyPatch) -> None:
     usual = ForecasterSettings().spec().spec_id
     monkeypatch.setenv("WINDOW_SIZE", "20")
