@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import socket
@@ -18,12 +17,13 @@ import pytest
 from dagster._core.events import DagsterEvent, DagsterEventType
 from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
+from data.features.spec import FeatureSpec
 from data.files import CHECKOUT
 from data.names import new_replay_id
 from online.process import RESTARTED
 from orchestration.local.dagster import client as dagster_client
 from orchestration.local.kafka.broker import free_ports
-from orchestration.local.live_lines import MinuteVolatility, epoch_seconds
+from orchestration.local.live_lines import LiveForecast, LiveLine
 from orchestration.local.parts import stack_parts
 from orchestration.local.ports import port_conflicts
 from orchestration.local.settings import StackSettings, retired_settings
@@ -275,29 +275,16 @@ def test_a_second_stack_on_the_same_state_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_realized_volatility_of_the_last_minute_of_event_time() -> None:
-    """A price that doubles once a minute ago and halves again at the end: two steps of ln 2, the other 58 are 0."""
-    minute = MinuteVolatility()
-    for second in range(61):
-        minute.add(second, False, 200.0 if 1 <= second < 60 else 100.0)
-        assert minute.value is None
-    minute.add(61, False, 100.0)  # only now is P(60) known
-    assert minute.value == pytest.approx(math.sqrt(2) * math.log(2), rel=1e-12)
-
-
-def test_seconds_without_trades_keep_their_price_and_a_hole_starts_anew() -> None:
-    minute = MinuteVolatility()
-    minute.add(0, False, 100.0)
-    minute.add(61, True, 300.0)  # P(0) to P(61) are 100
-    assert minute.value == 0.0
-    minute.add(500, False, 300.0)
-    assert minute.value is None
-
-
-def test_event_times_become_seconds() -> None:
-    assert epoch_seconds("1970-01-02T00:00:01.5Z") == (86401, True)
-    assert epoch_seconds("1970-01-02T00:00:01.000Z") == (86401, False)
-    assert epoch_seconds("1970-01-02T00:00:01Z") == (86401, False)
+def test_a_live_line_shows_forecast_and_features_in_basis_points_per_minute() -> None:
+    """A variance of 9e-8 per minute is a volatility of 3e-4: 3 basis points."""
+    newest = LiveForecast("s", "BTC-USD", "2025-01-06T00:06:35.5Z", 100_176.98, 4.08e-4, (2.09e-4, 6.29e-4), 9e-8)
+    assert LiveLine(newest, rows_per_s=57).text(lag=0) == (
+        "BTC-USD  2025-01-06 00:06:35  price 100,176.98  forecast 4.08 [2.09, 6.29] bp/min  realized 3.00  lag 0  "
+        "57 rows/s"
+    )
+    assert "ewma_variance_60" in FeatureSpec().columns
+    newest.ewma_variance_60 = None
+    assert LiveLine(newest, ended=True).text(lag=None).endswith("realized –  lag –  0 rows/s  ended")
 
 
 def test_what_another_release_left_is_refused_with_what_forgets_it(tmp_path: Path) -> None:
