@@ -1,6 +1,6 @@
-"""Settings that several processes read. Each variable of the environment has one name, one default and one check.
+"""Settings of several processes: each variable of the environment has a single name, default and check.
 
-A process composes its settings from these classes and adds the variables that no other process reads.
+The settings of a process inherit from the classes here, and add the variables of the process alone.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class KafkaSettings(Settings):
     kafka_ssl_key_password: SecretStr | None = None
 
     def client_config(self) -> dict[str, Any]:
-        """Return all settings that have a value, under the Kafka client's own names."""
+        """Return all settings with a value, under the names of the Kafka client."""
         config = {}
         for field in KafkaSettings.model_fields:
             value = getattr(self, field)

@@ -1,4 +1,4 @@
-"""Settings of processes that train, judge or serve models: the registry, the kept models, and the feature spec."""
+"""Settings to train, judge or serve models: the registry, the kept models, and the feature spec."""
 
 from __future__ import annotations
 

@@ -37,19 +37,12 @@ def end_lost_runs(version: Path) -> int:
     Args:
         version: a file with the Dagster version of the databases.
     """
-    left = RunsFilter(
-        statuses=[
-            DagsterRunStatus.NOT_STARTED,
-            DagsterRunStatus.STARTING,
-            DagsterRunStatus.STARTED,
-            DagsterRunStatus.CANCELING,
-        ]
-    )
+    left = [DagsterRunStatus[name] for name in ("NOT_STARTED", "STARTING", "STARTED", "CANCELING")]
     with DagsterInstance.get() as instance:
         if not version.exists() or version.read_text() != __version__:
             instance.upgrade(print)
             version.write_text(__version__)
-        runs = instance.get_runs(left)
+        runs = instance.get_runs(RunsFilter(statuses=left))
         for run in runs:
             instance.report_run_failed(run, "the code server ended while this run went on; launch it again")
     return len(runs)
