@@ -427,7 +427,7 @@ def test_the_default_inbox_is_made_and_one_that_a_person_names_must_be_there(
     assert f"there is no folder {named}" in reason(elsewhere.run("ingest"))
     assert not named.exists()
     monkeypatch.delenv("INBOX_DIR")
-    monkeypatch.chdir(side.folder)
+    monkeypatch.setenv("VAR_DIR", str(side.folder / "var"))
     assert not look(Side(side.folder, side.instance, definitions()))
     assert (side.folder / "var" / "inbox").is_dir()
 
