@@ -7,6 +7,7 @@ import time
 import tomllib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from enum import Enum
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -48,6 +49,9 @@ BODY_TIMEOUT_S = 5.0
 DOCS_FILES = "/docs/files"
 """Script, style and icon of `/docs`."""
 ANY_BODY = b'{"rows":[{"n":0,"ret_mean":0,"ret_std":0}]}'
+FORECASTS: list[str | Enum] = ["forecasts"]
+OPERATION: list[str | Enum] = ["operation"]
+"""Headings of `/docs`."""
 EXAMPLE = {"rows": [{"n": 50, "ret_mean": 0.00001, "ret_std": 0.0002}]}
 
 
@@ -170,6 +174,8 @@ def _add_predict(app: FastAPI, service: Service, rows_scored: Counter) -> Endpoi
 
     @app.post(
         "/predict",
+        tags=FORECASTS,
+        summary="Forecast for rows of features",
         openapi_extra={"requestBody": body},
         responses=described_answer("Forecasts", Forecasts) | described_problems(*refused),
     )
@@ -206,6 +212,8 @@ def _add_newest_forecast(app: FastAPI, service: Service) -> None:
 
     @app.get(
         "/predict/{product_id}",
+        tags=FORECASTS,
+        summary="Newest live forecast of a product",
         responses=described_answer("The record of `predictions`, its columns under `features`", newest_type())
         | described_problems(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY, unready),
     )
@@ -241,19 +249,24 @@ def _add_newest_forecast(app: FastAPI, service: Service) -> None:
 
 def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
     @app.head("/health", include_in_schema=False)
-    @app.get("/health", responses={503: {"description": "Unhealthy: `checks` says what failed"}})
+    @app.get(
+        "/health",
+        tags=OPERATION,
+        summary="Health, with each check",
+        responses={503: {"description": "Unhealthy: `checks` says what failed"}},
+    )
     async def health() -> Response:
         """Report whether the service can answer now, with the result of each check."""
         found = await service.health()
         return JsonAnswer(found, HTTPStatus.OK if found["status"] == "healthy" else HTTPStatus.SERVICE_UNAVAILABLE)
 
     @app.head("/health/live", include_in_schema=False)
-    @app.get("/health/live")
+    @app.get("/health/live", tags=OPERATION, summary="Whether the process runs")
     async def live() -> Response:
         """Report that the process runs; a restart would not repair a failed check of /health."""
         return JsonAnswer({"status": "alive"})
 
-    @app.get("/version")
+    @app.get("/version", tags=OPERATION, summary="The model that serves")
     async def version_of() -> Response:
         """Report the model that serves, and the refused champions."""
         served = service.models.served
@@ -270,7 +283,7 @@ def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
         wanted, refused = service.settings.model_variant, service.models.refused()
         return JsonAnswer({"version": app.version, "wanted_variant": wanted, "model": model, "refused": refused})
 
-    @app.get("/metrics")
+    @app.get("/metrics", tags=OPERATION, summary="Metrics for Prometheus")
     async def metrics_of() -> Response:
         """Report the metrics to Prometheus."""
         return Response(generate_latest(metrics.registry), headers=NO_STORE, media_type=CONTENT_TYPE_LATEST)
