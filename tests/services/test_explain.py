@@ -33,7 +33,7 @@ from data.stream.clients import Incoming
 from data.stream.codec import encode, encode_trades
 from data.stream.origin import MAX_NOTE, Origin, read_origin, recording_of, write_origin
 from data.stream.reader import RecordBlock, TopicReader
-from data.stream.records import PARTITIONS, PREDICTIONS, TRADES, End, partition_of
+from data.stream.records import PARTITIONS, PREDICTIONS, TRADES, End, partition_of, with_time_texts
 from data.trades import NS, StreamKey, Trades, parse_times
 from offline.explain import bisection, streams
 from offline.explain.__main__ import main
@@ -833,7 +833,7 @@ def test_the_command_prints_all_of_it(
 
     assert run(monkeypatch, broker, models, *asked, "--json", "--trades") == EXPIRED
     found = json.loads(capsys.readouterr().out)
-    assert found["prediction"] == record
+    assert found["prediction"] == with_time_texts(record)
     assert found["trades"]["count"] == len(found["trades"]["all"]) == 1_001
     assert found["place"]["recording"] == {"file": str(recording), "line": 1_002}
     assert found["outcome"] == "expired"
