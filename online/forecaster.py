@@ -15,6 +15,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
 from data.features.spec import FeatureSpec
 from data.features.windows import compile_kernel
+from data.names import NotRead
 from data.stream.clients import (
     ANSWER_S,
     Incoming,
@@ -24,7 +25,7 @@ from data.stream.clients import (
     retry,
     transactional_config,
 )
-from data.stream.reader import NotRead, TopicReader
+from data.stream.reader import TopicReader
 from data.stream.records import FEATURES, PARTITIONS, PREDICTIONS, TRADES
 from data.trades import Int64s
 from online.exactly_once.feature_stage import FeatureColumns, FeatureStage

@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-from data.models.registry import Champion, ModelFile
-from data.models.served import ModelRefused
+from data.models.registry import ModelFile, Version
+from data.names import ModelRefused
 
 NOTE = "last_good.json"
 KEPT_FILES = 5
@@ -56,7 +56,7 @@ def load_last_good(folder: Path, name: str) -> ModelFile | None:
     return ModelFile(name, version, digest, model_bytes)
 
 
-def load_kept(folder: Path, wanted: Champion) -> ModelFile | None:
+def load_kept(folder: Path, wanted: Version) -> ModelFile | None:
     """Return the file of a version that served here before; None if the file is gone or has another digest."""
     if not DIGEST.fullmatch(wanted.digest):
         return None
@@ -65,7 +65,7 @@ def load_kept(folder: Path, wanted: Champion) -> ModelFile | None:
     except OSError:
         return None
     is_whole = hashlib.sha256(model_bytes).hexdigest() == wanted.digest
-    return ModelFile(*wanted, model_bytes) if is_whole else None
+    return ModelFile(wanted.name, wanted.version, wanted.digest, model_bytes) if is_whole else None
 
 
 def forget_last_good(folder: Path, name: str) -> None:

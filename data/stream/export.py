@@ -22,10 +22,10 @@ import pyarrow.parquet
 
 from data.features.spec import FeatureSpec
 from data.files import replacing
-from data.names import check_names, check_product_id
+from data.names import NotRead, check_names, check_product_id
 from data.recordings.dialects.base import OWN_COLUMNS
 from data.stream.codec import decode_records
-from data.stream.reader import NotRead, TopicReader, client_config
+from data.stream.reader import TopicReader, client_config
 from data.stream.records import FEATURES, PREDICTIONS, TRADES, Trade, feature_type, prediction_type
 from data.trades import StreamKey, iso_times, parse_times
 

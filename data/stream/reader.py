@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
+from data.names import NotRead
+
 ANSWER_S = 10.0
 """Seconds that the broker may be silent."""
 READ_BATCH = 10_000
@@ -26,18 +28,6 @@ _PASSING = {
 }
 
 T = TypeVar("T")
-
-
-class NotRead(RuntimeError):
-    """The broker does not answer, or does not have the topic. The message says what to do.
-
-    Attributes:
-        error: the client's error; None: the broker was silent.
-    """
-
-    def __init__(self, message: str, error: KafkaError | None = None) -> None:
-        super().__init__(message)
-        self.error = error
 
 
 class Stretch(NamedTuple):

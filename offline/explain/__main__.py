@@ -10,8 +10,8 @@ import sys
 from dotenv import dotenv_values
 
 from data.files import may_lose_its_reader
-from data.names import check_names
-from data.stream.reader import NotRead, client_config
+from data.names import NotRead, check_names
+from data.stream.reader import client_config
 from data.trades import StreamKey
 from offline.explain.bisection import BadRecord
 from offline.explain.findings import DIFFERENT, NOT_FOUND, OUTCOMES

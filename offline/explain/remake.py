@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
-from data.models.served import ModelRefused, ServedModel
+from data.models.registry import Registry
+from data.models.served import ServedModel
+from data.names import ModelRefused, RegistryError
 from data.stream.reader import TopicReader
 from data.stream.records import TRADES, prediction_type
 from data.trades import NS, Int64s, StreamKey, iso_times, parse_times
@@ -22,7 +24,6 @@ from offline.explain.findings import Explanation, Finding, FoundModel, Outcome
 from offline.explain.recordings import find_in_recordings
 from offline.explain.streams import PROBE_BYTES, Passage, Stream, Target
 from offline.promotion.ledger import Entry, history
-from offline.promotion.register import RegistryError, download
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -211,7 +212,7 @@ def find_model(record: Any, registry: str, models: Path) -> FoundModel:
     problems: list[str] = []
     outcome: Outcome = "expired"
     files: dict[str, Callable[[], bytes]] = {
-        registry: lambda: download(registry, name, record.version),
+        registry: lambda: Registry(registry).download(name, record.version),
         str(path): path.read_bytes,
     }
     for origin, fetch in files.items():

@@ -20,16 +20,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from offline.promotion.register import (
-    RegistryAway,
-    RegistryError,
-    VersionNotFound,
-    call,
-    champion_of,
-    experiment_id,
-    find_experiment,
-    set_alias,
-)
+from data.models.registry import Registry
+from data.names import RegistryAway, RegistryError, VersionNotFound
+from offline.promotion.register import experiment_id, find_experiment, set_alias
 
 EXPERIMENT = "promotions"
 LOCK_S = 30.0
@@ -105,7 +98,7 @@ def history(uri: str, model: str | None = None) -> list[Entry]:
         search["filter"] = f"tags.model = '{model}'"
     runs: list[dict[str, Any]] = []
     while True:
-        found = call(uri, "POST", "runs/search", search)
+        found = Registry(uri).call("POST", "runs/search", search, dict)
         runs += found.get("runs", [])
         if not found.get("next_page_token"):
             break
@@ -237,17 +230,12 @@ def begin(uri: str, entry: Entry) -> Entry:
         "machine": _machine(),
         "dagster_run_url": entry.dagster_run_url,
     }
-    run = call(
-        uri,
-        "POST",
-        "runs/create",
-        {
-            "experiment_id": experiment_id(uri, EXPERIMENT),
-            "start_time": _ms(entry.begun),
-            "tags": [{"key": key, "value": value} for key, value in tags.items() if value],
-        },
-    )["run"]
-    info = run["info"]
+    fields = {
+        "experiment_id": experiment_id(uri, EXPERIMENT),
+        "start_time": _ms(entry.begun),
+        "tags": [{"key": key, "value": value} for key, value in tags.items() if value],
+    }
+    info = Registry(uri).call("POST", "runs/create", fields, dict)["run"]["info"]
     return replace(entry, entry_id=info["run_id"], machine=_machine(), experiment_id=info["experiment_id"])
 
 
@@ -267,7 +255,7 @@ def complete(uri: str, entry: Entry, before: Iterable[Entry]) -> Entry:
         except RegistryError as error:
             if not _is_champion(uri, entry):
                 _tag(uri, entry, "error", str(error)[:1_000])
-                call(uri, "POST", "runs/update", {"run_id": entry.entry_id, "status": "FAILED"})
+                _update(uri, entry, status="FAILED")
                 raise
         at = datetime.now(UTC)
     try:
@@ -277,12 +265,12 @@ def complete(uri: str, entry: Entry, before: Iterable[Entry]) -> Entry:
         raise NotClosed(str(error)) from error.__cause__
     # The move is done and tagged: a failure to close the entry must not read as a reason to ask for the move again.
     with contextlib.suppress(RegistryAway):
-        call(uri, "POST", "runs/update", {"run_id": entry.entry_id, "status": "FINISHED", "end_time": _ms(at)})
+        _update(uri, entry, status="FINISHED", end_time=_ms(at))
     return replace(entry, at=at, state="done")
 
 
 def _is_champion(uri: str, entry: Entry) -> bool:
-    champion = champion_of(uri, entry.model)
+    champion = Registry(uri).champion(entry.model)
     return champion is not None and champion.version == entry.to_version
 
 
@@ -357,7 +345,11 @@ def _entry(run: dict[str, Any]) -> Entry | None:
 
 
 def _tag(uri: str, entry: Entry, key: str, value: str) -> None:
-    call(uri, "POST", "runs/set-tag", {"run_id": entry.entry_id, "key": key, "value": value})
+    Registry(uri).call("POST", "runs/set-tag", {"run_id": entry.entry_id, "key": key, "value": value}, dict)
+
+
+def _update(uri: str, entry: Entry, **fields: Any) -> None:
+    Registry(uri).call("POST", "runs/update", {"run_id": entry.entry_id, **fields}, dict)
 
 
 def _machine() -> str:

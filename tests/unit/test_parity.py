@@ -15,9 +15,10 @@ import pytest
 
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
+from data.names import NotRead
 from data.recordings.readers import read_trades, write_csv
 from data.stream.codec import encode, encode_features, encode_trades
-from data.stream.reader import NotRead, Stretch, TopicReader
+from data.stream.reader import Stretch, TopicReader
 from data.stream.records import FEATURES, TRADES, End
 from data.trades import NS, StreamKey, Trades, iso_times
 from offline.checks.parity import Certificate, certify, compare, find_published

@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.error import HTTPError
 
-from offline.promotion.register import RegistryAway, RegistryError, champion_of
+from data.models.registry import Registry
+from data.names import RegistryAway, RegistryError
 from offline.settings import OfflineSettings
 from online.process import AGAIN, REFUSED
 from orchestration.local.dagster.client import DagsterRefused, failure_of, launch, wait
@@ -71,7 +72,7 @@ def main() -> int:
     settings = OfflineSettings()
     uri = settings.mlflow_tracking_uri.rstrip("/")
     try:
-        champion = champion_of(uri, MODEL)
+        champion = Registry(uri).champion(MODEL)
         if champion is not None and champion.tags.get("spec_id") == settings.spec().spec_id:
             say(f"{MODEL} version {champion.version} is champion: nothing to do")
             return 0
