@@ -11,7 +11,6 @@ import json
 import math
 import sys
 import time
-import urllib.request
 from collections.abc import Mapping
 from typing import Any
 from urllib.error import HTTPError
@@ -20,7 +19,7 @@ from data.models.registry import Registry
 from data.names import RegistryAway, RegistryError
 from offline.settings import OfflineSettings
 from online.process import AGAIN, REFUSED
-from orchestration.local.dagster.client import DagsterRefused, failure_of, launch, wait
+from orchestration.local.dagster.client import LOOPBACK, DagsterRefused, failure_of, launch, wait
 
 MODEL = "volatility-ml"
 PRODUCTS = ["BTC-USD", "ETH-USD"]
@@ -46,7 +45,7 @@ ANSWERS_WITHIN_S = 15.0
 def serving(api: str) -> str:
     """Return the model in the API's answers, such as `volatility-ml 1`; empty: the API does not answer."""
     try:
-        with urllib.request.urlopen(f"{api}/version", timeout=2.0) as answer:
+        with LOOPBACK.open(f"{api}/version", timeout=2.0) as answer:
             model = json.load(answer)["model"]
             return f"{model['name']} {model['version']}"
     except (OSError, ValueError, KeyError):
