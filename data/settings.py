@@ -1,11 +1,11 @@
-"""Settings that several processes read: address and login of the broker, and of the registry."""
+"""Settings that several processes read: the broker's address and login."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -33,25 +33,3 @@ class KafkaSettings(BaseSettings):
                 text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
                 config[field.removeprefix("kafka_").replace("_", ".")] = text
         return config
-
-
-class RegistrySettings(BaseSettings):
-    """Address and login of MLflow, under the names of MLflow's own client."""
-
-    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
-
-    mlflow_tracking_uri: str = Field(
-        "http://127.0.0.1:5000", pattern="^https?://", description="the MLflow server, for runs and for the registry"
-    )
-    mlflow_tracking_username: str = ""
-    mlflow_tracking_password: SecretStr = SecretStr("")
-    mlflow_tracking_token: SecretStr = Field(SecretStr(""), description="used without user name and password")
-
-    def login(self) -> dict[str, str]:
-        """Return the variables of the login that have a value, under the names that MLflow's own client reads."""
-        login = {
-            "MLFLOW_TRACKING_USERNAME": self.mlflow_tracking_username,
-            "MLFLOW_TRACKING_PASSWORD": self.mlflow_tracking_password.get_secret_value(),
-            "MLFLOW_TRACKING_TOKEN": self.mlflow_tracking_token.get_secret_value(),
-        }
-        return {name: value for name, value in login.items() if value}

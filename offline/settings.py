@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from data.features.spec import FeatureSpec
-from data.settings import RegistrySettings
+from data.models.settings import RegistrySettings
 
 
 class OfflineSettings(RegistrySettings):

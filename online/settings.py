@@ -9,8 +9,9 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from data.features.spec import FeatureSpec
+from data.models.settings import RegistrySettings
 from data.names import PRODUCT_PATTERN, SOURCE_PATTERN
-from data.settings import KafkaSettings, RegistrySettings
+from data.settings import KafkaSettings
 from data.stream.records import Purpose
 
 

@@ -7,8 +7,8 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
+from data.files import replacing
 from data.models.registry import ModelFile, Version
 from data.names import ModelRefused
 
@@ -26,10 +26,10 @@ def save_last_good(folder: Path, version: ModelFile) -> None:
     `KEPT_FILES` stay.
     """
     place = folder / version.name
-    place.mkdir(parents=True, exist_ok=True)
-    _write(place / f"{version.digest}.onnx", version.model_bytes)
     note = {"name": version.name, "version": version.version, "digest": version.digest}
-    _write(place / NOTE, json.dumps(note).encode())
+    for name, content in ((f"{version.digest}.onnx", version.model_bytes), (NOTE, json.dumps(note).encode())):
+        with replacing(place / name) as file:
+            file.write(content)
     _prune(place)
 
 
@@ -82,15 +82,3 @@ def _prune(place: Path) -> None:
     models = sorted((at, path) for at, path in written if path.name != NOTE)
     for _, path in models[:-KEPT_FILES]:
         path.unlink(missing_ok=True)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    with NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-        except OSError:  # a full disk would keep the partial file for ever
-            Path(file.name).unlink()
-            raise
-    Path(file.name).replace(path)

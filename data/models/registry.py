@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ssl
 import time
-from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -19,8 +18,8 @@ import httpx
 import msgspec
 from msgspec import Struct
 
+from data.models.settings import RegistrySettings
 from data.names import AlreadyThere, ModelRefused, RegistryAway, RegistryError, VersionNotFound, is_loopback
-from data.settings import RegistrySettings
 
 API = "/api/2.0/mlflow"
 FILES = "/api/2.0/mlflow-artifacts/artifacts"
@@ -36,11 +35,7 @@ ERRORS = {
     "NOT_FOUND": VersionNotFound,
     "RESOURCE_ALREADY_EXISTS": AlreadyThere,
 }
-"""By MLflow's error code."""
-NO_ALIAS = "INVALID_PARAMETER_VALUE"
-"""MLflow's error code for an alias that is not set."""
-NO_FILE = (400, 404, 410)
-"""HTTP statuses of a request for a file that a retry would not change."""
+"""Errors by MLflow's error code."""
 
 T = TypeVar("T")
 
@@ -81,58 +76,30 @@ class ModelFile:
     model_bytes: bytes
 
 
-class _Tag(Struct):
-    key: str
-    value: str = ""
-
-
 class _Version(Struct):
     version: str
-    tags: list[_Tag] = []
+    tags: list[dict[str, str]] = []
     run_id: str = ""
-
-
-class _Alias(Struct):
-    alias: str
-    version: str
-
-
-class _Model(Struct):
-    name: str
-    latest_versions: list[_Version] = []
-    aliases: list[_Alias] = []
 
 
 class _VersionAnswer(Struct):
     model_version: _Version
 
 
+class RegisteredModel(Struct):
+    """MLflow's record of a registered model: its newest versions, and the version of each alias."""
+
+    name: str
+    latest_versions: list[_Version] = []
+    aliases: list[dict[str, str]] = []
+
+
 class _ModelAnswer(Struct):
-    registered_model: _Model
+    registered_model: RegisteredModel
 
 
 class _ModelsAnswer(Struct):
-    registered_models: list[_Model] = []
-
-
-class _LocationAnswer(Struct):
-    artifact_uri: str
-
-
-class _ErrorAnswer(Struct):
-    error_code: str = ""
-
-
-def _authorization(login: Mapping[str, str]) -> dict[str, str]:
-    """Return the HTTP header of a login, as MLflow's own client sends the header.
-
-    >>> _authorization({"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_TOKEN": "abc"})
-    {'Authorization': 'Bearer abc'}
-    """
-    user, password, token = (login.get(f"MLFLOW_TRACKING_{name}") for name in ("USERNAME", "PASSWORD", "TOKEN"))
-    if user and password:
-        return {"Authorization": f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"}
-    return {"Authorization": f"Bearer {token}"} if token else {}
+    registered_models: list[RegisteredModel] = []
 
 
 class Registry:
@@ -148,9 +115,11 @@ class Registry:
 
     def __init__(self, uri: str, timeout_s: float = TIMEOUT_S) -> None:
         self.uri, self._timeout_s = uri.rstrip("/"), timeout_s
-        is_here = is_loopback(uri)
+        login, is_here = RegistrySettings().login(), is_loopback(uri)
+        user, password, token = (login.get(f"MLFLOW_TRACKING_{name}") for name in ("USERNAME", "PASSWORD", "TOKEN"))
         self._client = httpx.Client(
-            headers=_authorization(RegistrySettings().login()) | {"Accept-Encoding": "identity"},
+            auth=(user, password) if user and password else None,  # in place of a token, as MLflow's own client does
+            headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {}),
             limits=httpx.Limits(max_keepalive_connections=0),
             trust_env=not is_here,  # the proxies of the environment
             # To read the certificates takes 20 ms, and plain HTTP without a proxy needs none.
@@ -173,16 +142,27 @@ class Registry:
         try:
             return self._version(name, version)
         except VersionNotFound:
-            model = self._model(name)
+            model = self.model(name)
         newest = max((int(each.version) for each in model.latest_versions), default=None)
         there = ["no version at all" if newest is None else f"its newest is {newest}"]
-        there += [f"{each.alias} is {each.version}" for each in model.aliases]
+        there += [f"{each['alias']} is {each['version']}" for each in model.aliases]
         what = "version" if version.isdigit() else "alias"
         raise VersionNotFound(f"{name} has no {what} {version} at {self.uri}; {', '.join(there)}")
 
-    def check_model(self, name: str) -> None:
-        """Raise VersionNotFound if a registered model does not exist; the message lists the existing models."""
-        self._model(name)
+    def model(self, name: str) -> RegisteredModel:
+        """Return MLflow's record of a registered model.
+
+        Raises:
+            VersionNotFound: the model does not exist; the message lists the existing models.
+        """
+        with contextlib.suppress(VersionNotFound):
+            return self.call("GET", "registered-models/get", {"name": name}, _ModelAnswer).registered_model
+        models = self.call("GET", "registered-models/search", {"max_results": NAMED + 1}, _ModelsAnswer)
+        names = [each.name for each in models.registered_models]
+        there = ", ".join(names[:NAMED]) + ", ..." * (len(names) > NAMED)
+        raise VersionNotFound(
+            f"there is no model {name} at {self.uri}; {f'there are {there}' if names else 'there is none yet'}"
+        )
 
     def download(self, name: str, version: str) -> bytes:
         """Return the file of a version.
@@ -191,7 +171,8 @@ class Registry:
             VersionNotFound: the version does not exist, or the file is gone, too large, or on another server.
         """
         fields = {"name": name, "version": version}
-        return self.file_at(self.call("GET", "model-versions/get-download-uri", fields, _LocationAnswer).artifact_uri)
+        found = self.call("GET", "model-versions/get-download-uri", fields, dict[str, str])
+        return self.file_at(found.get("artifact_uri", ""))
 
     def file_at(self, location: str) -> bytes:
         """Return the ONNX file of a model by location, as `mlflow-artifacts:/1/models/m-438d.../artifacts`.
@@ -247,17 +228,7 @@ class Registry:
         else:
             path, fields = "registered-models/alias", {"name": name, "alias": version}
         found = self.call("GET", path, fields, _VersionAnswer, timeout_s).model_version
-        return Version(name, found.version, {tag.key: tag.value for tag in found.tags}, found.run_id)
-
-    def _model(self, name: str) -> _Model:
-        with contextlib.suppress(VersionNotFound):
-            return self.call("GET", "registered-models/get", {"name": name}, _ModelAnswer).registered_model
-        models = self.call("GET", "registered-models/search", {"max_results": NAMED + 1}, _ModelsAnswer)
-        names = [each.name for each in models.registered_models]
-        there = ", ".join(names[:NAMED]) + ", ..." * (len(names) > NAMED)
-        raise VersionNotFound(
-            f"there is no model {name} at {self.uri}; {f'there are {there}' if names else 'there is none yet'}"
-        )
+        return Version(name, found.version, {tag["key"]: tag.get("value", "") for tag in found.tags}, found.run_id)
 
     def _request(self, method: str, path: str, timeout_s: float | None = None, **sent: Any) -> bytes:
         """Return the body of a successful answer."""
@@ -294,17 +265,14 @@ class Registry:
 
     def _refusal(self, path: str, answer: httpx.Response, body: bytes) -> RegistryError:
         """Return the error for an HTTP status without success."""
-        code = ""
+        code, status = "", answer.status_code
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
             # {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "Registered Model with name=... not found"}
-            code = msgspec.json.decode(body, type=_ErrorAnswer).error_code
-        status, kind = answer.status_code, ERRORS.get(code)
-        if kind is None and path.startswith(FILES) and status in NO_FILE:
-            kind = VersionNotFound
-        if kind is None and path.endswith("/registered-models/alias") and code == NO_ALIAS:
-            kind = VersionNotFound
-        if kind is None:
-            kind = RegistryAway if status >= 500 else RegistryError  # MLflow may do the request, and fail to answer
+            code = msgspec.json.decode(body, type=dict).get("error_code", "")
+        has_no_file = path.startswith(FILES) and status in (400, 404, 410)
+        has_no_alias = path.endswith("/registered-models/alias") and code == "INVALID_PARAMETER_VALUE"
+        kind: type[RegistryError] = RegistryAway if status >= 500 else RegistryError  # a 5xx may come after the work
+        kind = ERRORS.get(code, VersionNotFound if has_no_file or has_no_alias else kind)
         text = f"MLflow at {self.uri} answers {status} to {path}: {body[:300].decode(errors='replace')}"
         if answer.has_redirect_location:
             text += f"; it points to {answer.headers['location']}: MLFLOW_TRACKING_URI must name MLflow itself"

@@ -217,19 +217,13 @@ def begin(uri: str, entry: Entry) -> Entry:
     tags = {
         "mlflow.runName": f"{entry.action} {entry.model} {entry.from_version or '-'} to {entry.to_version}",
         "mlflow.user": entry.who,
-        "action": entry.action,
-        "model": entry.model,
-        "from_version": entry.from_version or "",
-        "to_version": entry.to_version,
-        "digest": entry.digest,
-        "who": entry.who,
-        "why": entry.why,
         "is_forced": "yes" if entry.is_forced else "no",
         "begun": _text(entry.begun),
         "evidence": json.dumps(entry.evidence),
         "machine": _machine(),
-        "dagster_run_url": entry.dagster_run_url,
     }
+    same = ("action", "model", "from_version", "to_version", "digest", "who", "why", "dagster_run_url")
+    tags |= {name: getattr(entry, name) for name in same}
     fields = {
         "experiment_id": experiment_id(uri, EXPERIMENT),
         "start_time": _ms(entry.begun),
@@ -320,25 +314,19 @@ def _finish(uri: str, entries: list[Entry]) -> list[Entry]:
 
 def _entry(run: dict[str, Any]) -> Entry | None:
     info = run["info"]
-    tags = {tag["key"]: tag["value"] for tag in run["data"].get("tags", [])}
+    tags: dict[str, Any] = {tag["key"]: tag["value"] for tag in run["data"].get("tags", [])}
     try:
         return Entry(
-            info["run_id"],
-            tags["action"],
-            tags["model"],
-            tags.get("from_version"),
-            tags["to_version"],
-            tags["digest"],
-            tags.get("who", ""),
-            tags.get("why", ""),
-            tags["is_forced"] == "yes",
-            datetime.fromisoformat(tags["begun"]),
-            datetime.fromisoformat(tags["moved_at"]) if "moved_at" in tags else None,
-            json.loads(tags["evidence"]),
-            STATES.get(info["status"], "failed"),
-            tags["machine"],
-            tags.get("dagster_run_url", ""),
-            info["experiment_id"],
+            entry_id=info["run_id"],
+            from_version=tags.get("from_version"),
+            is_forced=tags["is_forced"] == "yes",
+            begun=datetime.fromisoformat(tags["begun"]),
+            at=datetime.fromisoformat(tags["moved_at"]) if "moved_at" in tags else None,
+            evidence=json.loads(tags["evidence"]),
+            state=STATES.get(info["status"], "failed"),
+            experiment_id=info["experiment_id"],
+            **{name: tags[name] for name in ("action", "model", "to_version", "digest", "machine")},
+            **{name: tags.get(name, "") for name in ("who", "why", "dagster_run_url")},
         )
     except KeyError:  # a run that the ledger did not write
         return None

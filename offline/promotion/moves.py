@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from data.features.spec import FeatureSpec
@@ -56,24 +57,12 @@ def promote(
             champion = Registry(uri).champion(model)
             if (champion and champion.version) != verdict.champion:
                 continue  # the champion has changed meanwhile: judge against the new champion
-            return ledger.record(
-                uri,
-                Entry(
-                    "",
-                    "promote",
-                    model,
-                    verdict.champion,
-                    wanted,
-                    verdict.digest,
-                    who,
-                    why,
-                    force and not verdict.is_open,
-                    datetime.now(UTC),
-                    evidence=verdict.evidence,
-                    dagster_run_url=dagster_run_url,
-                ),
-                before,
+            is_forced, digest = force and not verdict.is_open, verdict.digest
+            entry = Entry(
+                "", "promote", model, verdict.champion, wanted, digest, who, why, is_forced, datetime.now(UTC)
             )
+            entry = replace(entry, evidence=verdict.evidence, dagster_run_url=dagster_run_url)
+            return ledger.record(uri, entry, before)
 
 
 def roll_back(uri: str, model: str, *, spec: FeatureSpec, who: str, why: str, dagster_run_url: str = "") -> Entry:
@@ -105,7 +94,7 @@ def roll_back(uri: str, model: str, *, spec: FeatureSpec, who: str, why: str, da
         was_moved = bool(stack) and champion is not None and serving != stack[-1].to_version
         places = [each for each in (stack if was_moved else stack[:-1]) if each.to_version != serving]
         if not places:
-            Registry(uri).check_model(model)
+            Registry(uri).model(model)  # raises if the model does not exist
             standing = f"the ledger holds {len(stack) or 'no'} promotion of {model} that stands"
             condition = Condition("an entry before the current one", False, standing, "2 or more")
             raise Refused(f"rollback of {model}", [condition])
@@ -118,24 +107,9 @@ def roll_back(uri: str, model: str, *, spec: FeatureSpec, who: str, why: str, da
         evidence = {"back_to_entry": target.entry_id, "spec_id": spec.spec_id}
         if was_moved:
             evidence["moved_by_hand"] = f"champion was version {serving}, the ledger had {stack[-1].to_version}"
-        return ledger.record(
-            uri,
-            Entry(
-                "",
-                "rollback",
-                model,
-                serving,
-                target.to_version,
-                target.digest,
-                who,
-                why,
-                False,
-                datetime.now(UTC),
-                evidence=evidence,
-                dagster_run_url=dagster_run_url,
-            ),
-            before,
-        )
+        version, digest = target.to_version, target.digest
+        entry = Entry("", "rollback", model, serving, version, digest, who, why, False, datetime.now(UTC))
+        return ledger.record(uri, replace(entry, evidence=evidence, dagster_run_url=dagster_run_url), before)
 
 
 def begun_before(entry: Entry) -> str:

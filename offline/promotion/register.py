@@ -18,8 +18,8 @@ import numpy as np
 
 from data.models.registry import Registry
 from data.models.served import OUTPUTS, ServedModel
+from data.models.settings import RegistrySettings
 from data.names import AlreadyThere, ModelRefused, RegistryError, VersionNotFound, is_loopback
-from data.settings import RegistrySettings
 from data.trades import Floats
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def prepare_client(uri: str) -> None:
         os.environ.setdefault(name, value)
     if is_loopback(uri):
         for name in ("no_proxy", "NO_PROXY"):
-            os.environ[name] = f"{urlsplit(uri).hostname},{os.environ.get(name, '')}"
+            hosts = [str(urlsplit(uri).hostname), *os.environ.get(name, "").split(",")]
+            os.environ[name] = ",".join(dict.fromkeys(hosts))
 
 
 def register(uri: str, candidate: Candidate) -> str:

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings
 
 from data.features.spec import FeatureSpec
 from data.files import CHECKOUT
-from data.settings import KafkaSettings, RegistrySettings
+from data.settings import KafkaSettings
 from data.stream.records import schemas
 from offline.settings import OfflineSettings
 from online.settings import ApiSettings, ForecasterSettings, IngestorSettings
@@ -26,7 +26,6 @@ PRODUCT = ("data", "online", "offline", "monitoring", "orchestration")
 
 SETTINGS: tuple[type[BaseSettings], ...] = (
     KafkaSettings,
-    RegistrySettings,
     IngestorSettings,
     ForecasterSettings,
     ApiSettings,
