@@ -3,17 +3,17 @@
 An error that only its own folder catches stays beside its raiser. `offline.promotion.gate.Refused`, which Dagster's
 jobs catch too, stays beside the conditions that it carries. Nobody catches all errors: they have no common base.
 
-    error                     caught by
-    RegistryError             commands and jobs: they end with the message
-    ├── RegistryAway          the ledger: the entry stays pending; the maker of the first model: a new process retries
-    ├── VersionNotFound       the gate: a condition fails; the ledger and the training: there is none yet
-    └── AlreadyThere          the writer of models and experiments: another process was faster
-    ModelRefused              the model watch: the old model keeps serving; the gate; explain
-    NotRead                   commands and jobs that read topics: they end with the message
-    Stopped                   the loops of forecaster and ingestor: they end with exit code 0
-    Unanswered                the forecaster's loop: the process ends, and a new process retries
-    RecordRefused             the forecaster's loop: the process ends, and a person must act
-    Damaged                   readers of recordings: the readable part is used, and the message is reported
+    error                  caught by
+    RegistryError          commands and jobs: the message ends the work; model watch: the old model keeps serving
+    ├── RegistryAway       ledger: the entry stays pending; maker of the first model: a new process retries
+    ├── VersionNotFound    gate: a condition fails; ledger: no entry yet; `Registry.champion`: no champion
+    └── AlreadyThere       writer of models and experiments: another process was faster
+    ModelRefused           model watch: the old model keeps serving; gate: a condition fails; explain: the file differs
+    NotRead                commands and jobs that read topics: the message ends the work
+    Stopped                forecaster and ingestor: the process ends, and the next start goes on
+    Unanswered             forecaster: the process ends with code 75, and the next start goes on
+    RecordRefused          forecaster: the process ends with code 1, and a person must act
+    Damaged                readers of recordings: the rows before the damage count, and the message is reported
 """
 
 from __future__ import annotations

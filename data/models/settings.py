@@ -19,6 +19,6 @@ class RegistrySettings(BaseSettings):
     mlflow_tracking_token: SecretStr | None = Field(None, description="used without user name and password")
 
     def login(self) -> dict[str, str]:
-        """Return the variables of the login that have a value, under the names that MLflow's own client reads."""
+        """Return the variables of the login that have a value, by the names of MLflow's own client."""
         fields = {name.upper(): getattr(self, name) for name in RegistrySettings.model_fields}
         return {name: found.get_secret_value() for name, found in fields.items() if isinstance(found, SecretStr)}
