@@ -229,14 +229,10 @@ class ModelWatch:
                 self._is_away = True
                 log.warning("the registry is away", reason=str(error))
             raise
-        self._heard()
-        return found
-
-    def _heard(self) -> None:
-        self._heard_at = time.monotonic()
         if self._is_away:
             log.info("the registry is back")
-        self._silent_since, self._is_away = None, False
+        self._heard_at, self._silent_since, self._is_away = time.monotonic(), None, False
+        return found
 
     def _take_last_good(self, name: str, reasons: list[str]) -> bool:
         """Let the last good model of a name serve from disk; append the cause of a failure to `reasons`."""

@@ -94,10 +94,6 @@ class RegisteredModel(Struct):
     aliases: list[dict[str, str]] = []
 
 
-class _ModelAnswer(Struct):
-    registered_model: RegisteredModel
-
-
 class _ModelsAnswer(Struct):
     registered_models: list[RegisteredModel] = []
 
@@ -156,7 +152,8 @@ class Registry:
             VersionNotFound: the model does not exist; the message lists the existing models.
         """
         with contextlib.suppress(VersionNotFound):
-            return self.call("GET", "registered-models/get", {"name": name}, _ModelAnswer).registered_model
+            found = self.call("GET", "registered-models/get", {"name": name}, dict[str, RegisteredModel])
+            return found["registered_model"]
         models = self.call("GET", "registered-models/search", {"max_results": NAMED + 1}, _ModelsAnswer)
         names = [each.name for each in models.registered_models]
         there = ", ".join(names[:NAMED]) + ", ..." * (len(names) > NAMED)

@@ -57,10 +57,8 @@ def promote(
             champion = Registry(uri).champion(model)
             if (champion and champion.version) != verdict.champion:
                 continue  # the champion has changed meanwhile: judge against the new champion
-            is_forced, digest = force and not verdict.is_open, verdict.digest
-            entry = Entry(
-                "", "promote", model, verdict.champion, wanted, digest, who, why, is_forced, datetime.now(UTC)
-            )
+            is_forced, now = force and not verdict.is_open, datetime.now(UTC)
+            entry = Entry("", "promote", model, verdict.champion, wanted, verdict.digest, who, why, is_forced, now)
             entry = replace(entry, evidence=verdict.evidence, dagster_run_url=dagster_run_url)
             return ledger.record(uri, entry, before)
 
