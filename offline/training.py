@@ -6,11 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from data.models.registry import Registry
+from data.names import RegistryError
 from offline.models.recipes import BASELINE, simulated_rows, train_baseline, train_end_of_simulated_days
 from offline.promotion.gate import Refused
 from offline.promotion.ledger import finish_pending
 from offline.promotion.moves import promote
-from offline.promotion.register import RegistryError, champion_of, register
+from offline.promotion.register import register
 from offline.settings import OfflineSettings
 
 
@@ -23,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     uri, spec = settings.mlflow_tracking_uri.rstrip("/"), settings.spec()
     try:
         finish_pending(uri)
-        champion = champion_of(uri, BASELINE)
+        champion = Registry(uri).champion(BASELINE)
         if only_if_missing and champion is not None and champion.tags.get("spec_id") == spec.spec_id:
             print(f"{BASELINE} version {champion.version} is champion already: nothing to do")
             return

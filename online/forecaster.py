@@ -14,8 +14,9 @@ from confluent_kafka import Consumer, KafkaException, Producer
 
 from data.features.spec import FeatureSpec
 from data.features.windows import compile_kernel
+from data.names import NotRead
 from data.stream.clients import Incoming, consumer_config, reader_config, transactional_config
-from data.stream.reader import NotRead, RecordBlock, TopicReader
+from data.stream.reader import RecordBlock, TopicReader
 from data.stream.records import FEATURES, PARTITIONS, PREDICTIONS, TRADES
 from data.trades import Int64s
 from online.exactly_once.feature_stage import FeatureColumns, FeatureStage

@@ -19,9 +19,10 @@ import numpy as np
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from data.names import Stopped
 from data.recordings.read_ahead import read_ahead
 from data.recordings.readers import Batch, read_trades
-from data.stream.clients import Stopped, idempotent_config
+from data.stream.clients import idempotent_config
 from data.stream.codec import encode, encode_trades
 from data.stream.origin import difference, read_origin, write_origin
 from data.stream.records import REJECTED, TRADES, End, Purpose, Rejected

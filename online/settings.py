@@ -9,6 +9,7 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from data.features.spec import FeatureSpec
+from data.models.settings import RegistrySettings
 from data.names import PRODUCT_PATTERN, SOURCE_PATTERN
 from data.settings import KafkaSettings
 from data.stream.records import Purpose
@@ -37,13 +38,12 @@ class IngestorSettings(OnlineSettings):
     ingestor_port: int = Field(8010, ge=0, le=65535, description="metrics; the next free port from here")
 
 
-class ModelSettings(OnlineSettings):
+class ModelSettings(OnlineSettings, RegistrySettings):
     """Hold the settings of a process that serves models."""
 
     model_config = SettingsConfigDict(protected_namespaces=())
 
     model_variant: Literal["baseline", "ml"] = Field("ml", description="which champion answers")
-    mlflow_tracking_uri: str = "http://127.0.0.1:5000"
     models_dir: Path = Field(Path("var/models"), description="keeps the last good model for when the registry is away")
     window_size: int = Field(50, ge=2, le=10_000)
 

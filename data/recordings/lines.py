@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.csv
 from numpy.typing import NDArray
 
+from data.names import Damaged
 from data.trades import Int64s
 
 BLOCK_BYTES: Final = 1 << 20
@@ -119,18 +120,6 @@ class Lines:
                         f"the line must be UTF-8, but its byte {error.start + 1} is {self[i][error.start]:#04x}"
                     )
         return np.delete(np.arange(len(self)), list(reasons)), reasons
-
-
-class Damaged(Exception):
-    """A file cannot be read to its end.
-
-    Attributes:
-        rescue: a command that writes the readable part of the file; empty if no command can.
-    """
-
-    def __init__(self, how: str, rescue: str = "") -> None:
-        super().__init__(how)
-        self.rescue = rescue
 
 
 def chunks_of(path: Path) -> Iterator[bytes]:

@@ -16,6 +16,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka.admin import AdminClient
 
+from data.names import RecordRefused, Stopped, Unanswered
 from data.settings import KafkaSettings
 
 log = structlog.get_logger()
@@ -103,18 +104,6 @@ REFUSALS = frozenset(
 
 Config = dict[str, Any]
 T = TypeVar("T")
-
-
-class Stopped(Exception):
-    """The process was asked to stop while waiting for the broker."""
-
-
-class Unanswered(Exception):
-    """The broker did not answer for too long."""
-
-
-class RecordRefused(Exception):
-    """The broker refuses a record, and would refuse the record again."""
 
 
 class ClientLog:

@@ -21,11 +21,11 @@ import pyarrow.parquet
 
 from data.features.spec import FeatureSpec
 from data.files import replacing
-from data.names import check_names, check_product_id
+from data.names import NotRead, check_names, check_product_id
 from data.recordings.dialects.base import OWN_COLUMNS
 from data.settings import KafkaSettings
 from data.stream.codec import decode_records
-from data.stream.reader import NotRead, TopicReader
+from data.stream.reader import TopicReader
 from data.stream.records import FEATURES, PREDICTIONS, TIMES, TRADES, Trade, feature_type, prediction_type
 from data.times import EPOCH, NS, time_texts
 from data.trades import StreamKey

@@ -9,8 +9,9 @@ from typing import NamedTuple, Self, TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from data.names import NotRead, Stopped
 from data.settings import KafkaSettings
-from data.stream.clients import MAX_VALUE, READ_BATCH, RETRY_S, Stopped, reader_config, retry
+from data.stream.clients import MAX_VALUE, READ_BATCH, RETRY_S, reader_config, retry
 
 PATIENCE_S = 10.0
 """Seconds that the broker may be silent."""
@@ -29,10 +30,6 @@ _PASSING = {
 }
 
 T = TypeVar("T")
-
-
-class NotRead(RuntimeError):
-    """The broker does not answer, or does not have the topic. The message says what to do."""
 
 
 class RecordBlock(NamedTuple):

@@ -7,9 +7,8 @@ import json
 import sys
 
 from data.files import may_lose_its_reader
-from data.names import check_names
+from data.names import NotRead, check_names
 from data.settings import KafkaSettings
-from data.stream.reader import NotRead
 from data.trades import StreamKey
 from offline.explain.bisection import BadRecord
 from offline.explain.findings import DIFFERENT, NOT_FOUND, OUTCOMES

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
-from data.models.served import ModelRefused, ServedModel
+from data.models.registry import Registry
+from data.models.served import ServedModel
+from data.names import ModelRefused, RegistryError
 from data.settings import KafkaSettings
 from data.stream.reader import TopicReader
 from data.stream.records import TRADES, prediction_type
@@ -23,7 +25,6 @@ from offline.explain.findings import Explanation, Finding, FoundModel, Outcome
 from offline.explain.recordings import find_in_recordings
 from offline.explain.streams import PROBE_BYTES, Passage, Stream, Target
 from offline.promotion.ledger import Entry, history
-from offline.promotion.register import RegistryError, download
 
 
 class Explainer:
@@ -203,7 +204,7 @@ def find_model(record: Any, registry: str, models: Path) -> FoundModel:
     problems: list[str] = []
     outcome: Outcome = "expired"
     files: dict[str, Callable[[], bytes]] = {
-        registry: lambda: download(registry, name, record.version),
+        registry: lambda: Registry(registry).download(name, record.version),
         str(path): path.read_bytes,
     }
     for origin, fetch in files.items():

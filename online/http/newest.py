@@ -20,8 +20,8 @@ import msgspec
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from data.names import check_names
-from data.stream.clients import MAX_VALUE, READ_BATCH, ClientLog, Stopped, reader_config
+from data.names import Stopped, check_names
+from data.stream.clients import MAX_VALUE, READ_BATCH, ClientLog, reader_config
 from data.stream.codec import decode_records
 from data.stream.reader import TopicReader
 from data.stream.records import PARTITIONS, PREDICTIONS, TRADES, partition_of, prediction_type, with_time_texts

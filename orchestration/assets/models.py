@@ -14,7 +14,8 @@ import dagster as dg
 from pydantic import Field
 
 from data.features.spec import FeatureSpec
-from data.models.served import ModelRefused, ServedModel
+from data.models.served import ServedModel
+from data.names import ModelRefused, VersionNotFound
 from data.trades import NS
 from offline.days.steps import TRAINING_SET
 from offline.days.training_set import training_sample
@@ -265,18 +266,18 @@ def _first_product(store: Lake, spec: FeatureSpec, chosen: Chosen, test_day: dat
 
 def _evaluated(uri: str, candidates: Sequence["Candidate"], test: "Sample", spec: FeatureSpec) -> "Evaluation":
     """Judge the candidates and the champions on the same rows; mark a champion whose training saw some of the rows."""
+    from data.models.registry import Registry
     from offline.evaluation.losses_table import evaluate
-    from offline.promotion.register import VersionNotFound, champion_of, download
 
     judged = {candidate.name: candidate.model for candidate in candidates}
     floor = float(candidates[0].metrics["variance_floor"])
     first = datetime.fromtimestamp(int(test.event_time.min()) / NS, UTC)
     for candidate in candidates:
-        champion = champion_of(uri, candidate.name)
+        champion = Registry(uri).champion(candidate.name)
         if champion is None:
             continue
         try:
-            content = download(uri, candidate.name, champion.version)
+            content = Registry(uri).download(candidate.name, champion.version)
             model = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
         except (VersionNotFound, ModelRefused):
             continue  # a missing or refused champion cannot score these rows

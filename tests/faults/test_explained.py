@@ -22,6 +22,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
+from data.models.registry import Registry
 from data.models.served import ServedModel
 from data.recordings.readers import write_csv
 from data.settings import KafkaSettings
@@ -34,7 +35,6 @@ from data.trades import NS, StreamKey, Trades
 from offline.explain.findings import EQUAL, NOT_FOUND
 from offline.explain.remake import Explainer
 from offline.promotion.moves import promote, roll_back
-from offline.promotion.register import call
 from offline.samples import Sample
 from online.replay.lease import SourceLease
 from online.replay.place import find_progress
@@ -127,7 +127,7 @@ def test_1000_random_forecasts_are_made_again_exactly_after_promotions_rollbacks
             ids = [records[i]["trade_id"] for i in chosen if records[i]["product_id"] == product_id]
             found += explainer.explain(StreamKey("explained", product_id), ids)
         second = next(each for each in found if each.prediction.version == "2")
-        call(uri, "DELETE", "model-versions/delete", {"name": "volatility-ml", "version": "2"})
+        Registry(uri).call("DELETE", "model-versions/delete", {"name": "volatility-ml", "version": "2"}, dict)
         explainer = Explainer(kafka, uri, tmp_path / "no models", SPEC)
         (without,) = explainer.explain(
             StreamKey("explained", second.prediction.product_id), [second.prediction.trade_id]

@@ -15,10 +15,11 @@ import pytest
 
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
+from data.names import NotRead
 from data.recordings.readers import read_trades, write_csv
 from data.settings import KafkaSettings
 from data.stream.codec import encode, encode_features, encode_trades
-from data.stream.reader import NotRead, RecordBlock, TopicReader
+from data.stream.reader import RecordBlock, TopicReader
 from data.stream.records import FEATURES, TRADES, End
 from data.times import time_text
 from data.trades import NS, StreamKey, Trades, iso_times

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from data.arrow import NAMES, UTC, is_text, is_true, rows_of
+from data.names import Damaged
 from data.recordings.dialects.base import (
     FLAT_COLUMNS,
     MESSAGE_TYPE,
@@ -27,7 +28,7 @@ from data.recordings.dialects.base import (
     TextDialect,
 )
 from data.recordings.fields import FIELDS, Field, value_text
-from data.recordings.lines import REJECT_CHARACTERS, Damaged, Lines, csv_fields, csv_table
+from data.recordings.lines import REJECT_CHARACTERS, Lines, csv_fields, csv_table
 
 
 class _Table(NamedTuple):
