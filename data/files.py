@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import BinaryIO
 def replacing(path: Path) -> Iterator[BinaryIO | gzip.GzipFile]:
     """Open a temporary file for writing, and rename the file to `path` after the last byte."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.{threading.get_native_id()}.part")
     try:
         with part.open("wb") as plain:
             if path.suffix == ".gz":

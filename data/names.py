@@ -1,12 +1,91 @@
-"""Check names that come from outside, products and sources, and make new names of sources."""
+"""Check names that come from outside, and define the errors that another folder catches.
+
+An error that only its own folder catches stays beside its raiser. `offline.promotion.gate.Refused`, which Dagster's
+jobs catch too, stays beside the conditions that it carries. Nobody catches all errors: they have no common base.
+
+    error                  caught by
+    RegistryError          commands and jobs: the message ends the work; model watch: the old model keeps serving
+    ├── RegistryAway       ledger: the entry stays pending; maker of the first model: a new process retries
+    ├── VersionNotFound    gate: a condition fails; ledger: no entry yet; `Registry.champion`: no champion
+    └── AlreadyThere       writer of models and experiments: another process was faster
+    ModelRefused           model watch: the old model keeps serving; gate: a condition fails; explain: the file differs
+    NotRead                commands and jobs that read topics: the message ends the work
+    Stopped                forecaster and ingestor: the process ends, and the next start goes on
+    Unanswered             forecaster: the process ends with code 75, and the next start goes on
+    RecordRefused          forecaster: the process ends with code 1, and a person must act
+    Damaged                readers of recordings: the rows before the damage count, and the message is reported
+"""
 
 from __future__ import annotations
 
 import re
 import secrets
 from datetime import datetime
+from ipaddress import ip_address
+from typing import Literal
+from urllib.parse import urlsplit
 
 from data.trades import StreamKey
+
+
+class RegistryError(RuntimeError):
+    """MLflow does not answer, refuses, or gives a wrong answer. The message has the URI, and says what to do."""
+
+
+class RegistryAway(RegistryError):
+    """MLflow does not answer, fails (5xx), or another server answers: the request may have been done or not."""
+
+
+class VersionNotFound(RegistryError):
+    """MLflow has no model, version, alias or experiment of the name, or no file that a forecaster may load."""
+
+
+class AlreadyThere(RegistryError):
+    """MLflow already has a model or experiment of the name."""
+
+
+RefusalKind = Literal["absent", "digest", "format", "metadata", "spec", "columns", "signature", "answers"]
+
+
+class ModelRefused(ValueError):
+    """A model file that may not serve. The message says what was found and what is allowed.
+
+    Attributes:
+        kind: the failed check; `absent`: the file does not exist or cannot be read.
+    """
+
+    def __init__(self, message: str, kind: RefusalKind) -> None:
+        super().__init__(message)
+        self.kind: RefusalKind = kind
+
+
+class NotRead(RuntimeError):
+    """The broker does not answer, or does not have the topic. The message says what to do."""
+
+
+class Stopped(Exception):
+    """The process was asked to stop while waiting for the broker."""
+
+
+class Unanswered(Exception):
+    """The broker did not answer for too long."""
+
+
+class RecordRefused(Exception):
+    """The broker refuses a record, and would refuse the record again."""
+
+
+class Damaged(Exception):
+    """A file cannot be read to its end.
+
+    Attributes:
+        rescue: a command that writes the readable part of the file; empty if no command can.
+    """
+
+    def __init__(self, how: str, rescue: str = "") -> None:
+        super().__init__(how)
+        self.rescue = rescue
+
 
 PRODUCT_ID = re.compile(r"[A-Z0-9]{1,20}-[A-Z0-9]{1,20}")
 """Base and quote currency, for example `BTC-USD`."""
@@ -45,3 +124,16 @@ def new_replay_id(now: datetime) -> str:
         now: UTC. Two names of one second differ in their random end.
     """
     return f"replay-{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+
+
+def is_loopback(url: str) -> bool:
+    """Return whether a URL names this machine. Such a request must never go through a proxy.
+
+    >>> [is_loopback(f"http://{host}:5000/x") for host in ("127.0.0.1", "[::1]", "localhost", "mlflow", "10.0.0.1")]
+    [True, True, True, False, False]
+    """
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

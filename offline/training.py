@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from data.features.spec import FeatureSpec
-from data.models.served import ModelRefused, ServedModel
-from data.trades import NS
+from data.models.registry import Registry
+from data.models.served import ServedModel
+from data.names import ModelRefused, RegistryError, VersionNotFound
+from data.times import NS
 from offline.evaluation.losses_table import Evaluation, evaluate
 from offline.models.recipes import (
     BASELINE,
@@ -26,7 +28,7 @@ from offline.models.recipes import (
 from offline.promotion.gate import Refused
 from offline.promotion.ledger import finish_pending
 from offline.promotion.moves import promote
-from offline.promotion.register import Candidate, RegistryError, VersionNotFound, champion_of, download, register
+from offline.promotion.register import Candidate, register
 from offline.samples import Sample
 from offline.settings import OfflineSettings
 
@@ -74,11 +76,11 @@ def compare(uri: str, candidates: Sequence[Candidate], test: Sample, spec: Featu
     judged = {candidate.name: candidate.model for candidate in candidates}
     first = dt.datetime.fromtimestamp(int(test.event_time.min()) / NS, dt.UTC)
     for candidate in candidates:
-        champion = champion_of(uri, candidate.name)
+        champion = Registry(uri).champion(candidate.name)
         if champion is None:
             continue
         try:
-            content = download(uri, candidate.name, champion.version)
+            content = Registry(uri).download(candidate.name, champion.version)
             model = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
         except (VersionNotFound, ModelRefused):
             continue  # a missing or refused champion cannot score these rows
@@ -96,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     uri, spec = settings.mlflow_tracking_uri, settings.spec()
     try:
         finish_pending(uri)
-        champion = champion_of(uri, BASELINE)
+        champion = Registry(uri).champion(BASELINE)
         if only_if_missing and champion is not None and champion.tags.get("spec_id") == spec.spec_id:
             print(f"{BASELINE} version {champion.version} is champion already: nothing to do")
             return

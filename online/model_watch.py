@@ -14,8 +14,9 @@ import structlog
 from prometheus_client import Counter, Gauge
 
 from data.models.kept import forget_last_good, load_kept, load_last_good, save_last_good
-from data.models.registry import Champion, ModelFile, NoChampion, RegistryError, champion, fetch
-from data.models.served import ModelRefused, RefusalKind, ServedModel
+from data.models.registry import ModelFile, Registry, Version
+from data.models.served import ServedModel
+from data.names import ModelRefused, RefusalKind, RegistryError
 from online.metrics import Metrics
 from online.settings import ModelSettings
 
@@ -61,7 +62,7 @@ class ModelRefusal(NamedTuple):
         reason: the reason in a sentence.
     """
 
-    wanted: Champion
+    wanted: Version
     kind: RefusalKind | Literal["unfetched"]
     reason: str
 
@@ -84,7 +85,7 @@ class ModelWatch:
         self, settings: ModelSettings, metrics: Metrics, prepare: Callable[[ModelVersion], None] = lambda _: None
     ) -> None:
         self.served: ModelVersion | None = None
-        self._uri, self._folder = settings.mlflow_tracking_uri, settings.models_dir
+        self._registry, self._folder = Registry(settings.mlflow_tracking_uri, TIMEOUT_S), settings.models_dir
         self._spec = settings.spec()
         self._names = tuple(dict.fromkeys((f"volatility-{settings.model_variant}", BASELINE)))
         self._prepare = prepare
@@ -138,20 +139,18 @@ class ModelWatch:
         for name in self._names:
             if answers:
                 try:
-                    self._follow(name, gone, reasons)
-                except NoChampion as error:
+                    if self._follow(name, gone, reasons):
+                        self._told = ""
+                        return True
                     self._note_refusal(name, None)
                     gone.append(name)
-                    reasons.append(str(error))
+                    reasons.append(f"{name} has no champion at {self._registry.uri}")
                     continue
                 except ModelRefused as error:
                     reasons.append(f"{name} from the registry is refused: {error}")
                 except RegistryError as error:
                     reasons.append(str(error))
                     answers = False
-                else:
-                    self._told = ""
-                    return True
             if self.served is not None:
                 if self.served.name == name or not answers:
                     return answers
@@ -181,24 +180,29 @@ class ModelWatch:
                 pause_s = RETRY_S
             self._stop.wait(random.uniform(0.8, 1.2) * pause_s)
 
-    def _follow(self, name: str, gone: Sequence[str], reasons: Sequence[str]) -> None:
-        """Let the champion of a name serve; the models of the `gone` names need not stay on disk.
+    def _follow(self, name: str, gone: Sequence[str], reasons: Sequence[str]) -> bool:
+        """Let the champion of a name serve, and return whether the registry has a champion.
+
+        Args:
+            gone: names without a champion, whose models need not stay on disk.
 
         Raises:
-            NoChampion: the registry has no champion of this name.
             ModelRefused: the champion may not serve.
             RegistryError: the registry does not answer, or does not give the file now.
         """
         wanted = self._ask(name)
+        if wanted is None:
+            return False
         served = self.served
-        if served is not None and wanted == (served.name, served.version, served.model.digest):
+        wanted_names = (wanted.name, wanted.version, wanted.digest)
+        if served is not None and wanted_names == (served.name, served.version, served.model.digest):
             self._note_refusal(name, None)
-            return
+            return True
         known = self._refusals.get(name)
         if known is not None and known.wanted == wanted and known.kind != "unfetched":
             raise ModelRefused(known.reason, known.kind)
         try:
-            file = load_kept(self._folder, wanted) or fetch(self._uri, wanted, TIMEOUT_S)
+            file = load_kept(self._folder, wanted) or self._registry.fetch(wanted)
             model = self._load(file)
         except ModelRefused as error:
             self._note_refusal(name, ModelRefusal(wanted, error.kind, str(error)))
@@ -214,27 +218,21 @@ class ModelWatch:
         except OSError as error:
             log.warning("a model serves, but cannot be kept", name=name, version=wanted.version, reason=str(error))
         self._take(file, model, "registry", reasons)
+        return True
 
-    def _ask(self, name: str) -> Champion:
+    def _ask(self, name: str) -> Version | None:
         try:
-            found = champion(self._uri, name, TIMEOUT_S if self.served is None else ASK_TIMEOUT_S)
-        except NoChampion:
-            self._heard()
-            raise
+            found = self._registry.champion(name, TIMEOUT_S if self.served is None else ASK_TIMEOUT_S)
         except RegistryError as error:
             self._silent_since = self._silent_since or time.monotonic()
             if not self._is_away and time.monotonic() >= self._silent_since + AWAY_S:
                 self._is_away = True
                 log.warning("the registry is away", reason=str(error))
             raise
-        self._heard()
-        return found
-
-    def _heard(self) -> None:
-        self._heard_at = time.monotonic()
         if self._is_away:
             log.info("the registry is back")
-        self._silent_since, self._is_away = None, False
+        self._heard_at, self._silent_since, self._is_away = time.monotonic(), None, False
+        return found
 
     def _take_last_good(self, name: str, reasons: list[str]) -> bool:
         """Let the last good model of a name serve from disk; append the cause of a failure to `reasons`."""

@@ -5,13 +5,13 @@
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 
 from data.features.spec import FeatureSpec
+from data.names import RegistryError
 from data.settings import KafkaSettings
 from offline.lake.store import Lake
 
@@ -47,8 +47,8 @@ class RegistryResource(dg.ConfigurableResource):
 class KafkaResource(dg.ConfigurableResource):
     """The broker with the published rows. Passwords stay in the environment: Dagster shows a resource's fields."""
 
-    def client_config(self) -> dict[str, Any]:
-        return KafkaSettings().client_config()
+    def settings(self) -> KafkaSettings:
+        return KafkaSettings()
 
 
 class DagsterPages(dg.ConfigurableResource):
@@ -63,7 +63,6 @@ class DagsterPages(dg.ConfigurableResource):
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
     """Turn an expected error into a Dagster failure with advice for a person, without a stack of calls."""
-    from offline.promotion.register import RegistryError
 
     try:
         yield
@@ -78,13 +77,11 @@ def mlflow_run(init: dg.InitResourceContext) -> Iterator[Any]:
     Raises:
         RegistryError: MLflow does not answer. The error is raised at once; MLflow's own client would retry for minutes.
     """
-    from offline.promotion.register import CLIENT, champion_of
+    from offline.promotion.register import prepare_client
 
     config = init.resource_config
     assert init.run is not None
-    champion_of(config["mlflow_tracking_uri"], "volatility-baseline")
-    for name, value in CLIENT.items():
-        os.environ.setdefault(name, value)
+    prepare_client(config["mlflow_tracking_uri"])
     import mlflow
     from dagster_mlflow import mlflow_tracking
 

@@ -5,11 +5,12 @@
 import hashlib
 import json
 import time
-import urllib.request
 from typing import Any
 
 import dagster as dg
+import httpx
 
+from data.names import is_loopback
 from orchestration.assets.inbox import Inbox
 from orchestration.jobs.lake import NOT_TAKEN, ingest
 from orchestration.resources import DagsterPages
@@ -114,8 +115,7 @@ def _run_reason(failure: dg.DagsterEvent) -> str:
 
 def _post(url: str, alert: dict[str, Any], context: dg.RunFailureSensorContext) -> None:
     """Send an alert to the webhook; a webhook that does not listen is logged and stops nothing."""
-    request = urllib.request.Request(url, json.dumps(alert).encode(), {"content-type": "application/json"})
     try:
-        urllib.request.urlopen(request, timeout=WEBHOOK_S).close()
-    except OSError as error:
+        httpx.post(url, json=alert, timeout=WEBHOOK_S, trust_env=not is_loopback(url)).raise_for_status()
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         context.log.warning(f"the webhook {url} was not told: {error}")

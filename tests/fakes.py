@@ -19,7 +19,9 @@ class FakeRegistry:
         files: by registered model, the champion.
         broken: the answer to all requests.
         broken_files: the answer to requests for a file.
+        headers: sent with each answer.
         asked: the path of each request.
+        logins: the header `Authorization` of each request; empty: none.
     """
 
     def __init__(self) -> None:
@@ -27,14 +29,19 @@ class FakeRegistry:
         self.artifact_scheme = "mlflow-artifacts"
         self.broken: tuple[int, bytes] | None = None
         self.broken_files: tuple[int, bytes] | None = None
+        self.headers: dict[str, str] = {}
         self.asked: list[str] = []
+        self.logins: list[str] = []
         registry = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 registry.asked.append(self.path)
+                registry.logins.append(self.headers.get("Authorization", ""))
                 status, body = registry.broken or registry.answer(self.path)
                 self.send_response(status)
+                for name, value in registry.headers.items():
+                    self.send_header(name, value)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

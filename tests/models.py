@@ -10,9 +10,10 @@ import urllib.request
 import numpy as np
 
 from data.features.spec import FeatureSpec
-from data.models.registry import ModelFile
+from data.models.registry import ModelFile, Registry
+from data.names import AlreadyThere
 from offline.models.baseline import Baseline, to_onnx
-from offline.promotion.register import AlreadyThere, call, experiment_id
+from offline.promotion.register import experiment_id
 
 SPEC = FeatureSpec()
 
@@ -65,14 +66,13 @@ def put_version(uri: str, name: str, content: bytes, digest: str | None = None) 
         digest: digest in the version's tag; the file's own unless given.
     """
     with contextlib.suppress(AlreadyThere):
-        call(uri, "POST", "registered-models/create", {"name": name})
-    run = call(uri, "POST", "runs/create", {"experiment_id": experiment_id(uri, name)})["run"]["info"]
+        Registry(uri).call("POST", "registered-models/create", {"name": name}, dict)
+    run = Registry(uri).call("POST", "runs/create", {"experiment_id": experiment_id(uri, name)}, dict)["run"]["info"]
     place = run["artifact_uri"].removeprefix("mlflow-artifacts:/")
     url = f"{uri}/api/2.0/mlflow-artifacts/artifacts/{place}/model.onnx"
     urllib.request.urlopen(urllib.request.Request(url, content, method="PUT"), timeout=10).close()
     tags = {"digest": digest or hashlib.sha256(content).hexdigest(), "spec_id": SPEC.spec_id}
-    created = call(
-        uri,
+    created = Registry(uri).call(
         "POST",
         "model-versions/create",
         {
@@ -81,5 +81,6 @@ def put_version(uri: str, name: str, content: bytes, digest: str | None = None) 
             "run_id": run["run_id"],
             "tags": [{"key": key, "value": value} for key, value in tags.items()],
         },
+        dict,
     )
     return str(created["model_version"]["version"])

@@ -7,10 +7,10 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
-from data.models.registry import Champion, ModelFile
-from data.models.served import ModelRefused
+from data.files import replacing
+from data.models.registry import ModelFile, Version
+from data.names import ModelRefused
 
 NOTE = "last_good.json"
 KEPT_FILES = 5
@@ -26,10 +26,10 @@ def save_last_good(folder: Path, version: ModelFile) -> None:
     `KEPT_FILES` stay.
     """
     place = folder / version.name
-    place.mkdir(parents=True, exist_ok=True)
-    _write(place / f"{version.digest}.onnx", version.model_bytes)
     note = {"name": version.name, "version": version.version, "digest": version.digest}
-    _write(place / NOTE, json.dumps(note).encode())
+    for name, content in ((f"{version.digest}.onnx", version.model_bytes), (NOTE, json.dumps(note).encode())):
+        with replacing(place / name) as file:
+            file.write(content)
     _prune(place)
 
 
@@ -56,7 +56,7 @@ def load_last_good(folder: Path, name: str) -> ModelFile | None:
     return ModelFile(name, version, digest, model_bytes)
 
 
-def load_kept(folder: Path, wanted: Champion) -> ModelFile | None:
+def load_kept(folder: Path, wanted: Version) -> ModelFile | None:
     """Return the file of a version that served here before; None if the file is gone or has another digest."""
     if not DIGEST.fullmatch(wanted.digest):
         return None
@@ -65,7 +65,7 @@ def load_kept(folder: Path, wanted: Champion) -> ModelFile | None:
     except OSError:
         return None
     is_whole = hashlib.sha256(model_bytes).hexdigest() == wanted.digest
-    return ModelFile(*wanted, model_bytes) if is_whole else None
+    return ModelFile(wanted.name, wanted.version, wanted.digest, model_bytes) if is_whole else None
 
 
 def forget_last_good(folder: Path, name: str) -> None:
@@ -82,15 +82,3 @@ def _prune(place: Path) -> None:
     models = sorted((at, path) for at, path in written if path.name != NOTE)
     for _, path in models[:-KEPT_FILES]:
         path.unlink(missing_ok=True)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    with NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-        except OSError:  # a full disk would keep the partial file for ever
-            Path(file.name).unlink()
-            raise
-    Path(file.name).replace(path)

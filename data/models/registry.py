@@ -1,58 +1,72 @@
-"""Read the model registry from the online side: plain HTTP with short timeouts."""
+"""Read the model registry: MLflow's REST API, with short timeouts and bounded answers.
+
+MLflow's own client takes seconds to import and retries for minutes. Only `offline.promotion.register` uses that client,
+to log models.
+"""
 
 from __future__ import annotations
 
-import json
-import urllib.error
-import urllib.parse
-import urllib.request
+import contextlib
+import ssl
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from http.client import HTTPException
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote, urlsplit
 
-from data.models.served import ModelRefused
+import httpx
+import msgspec
+from msgspec import Struct
 
-NO_CHAMPION_CODES = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-"""MLflow's error codes for the alias of an unknown model, and for an alias that is not set."""
-PERMANENT_STATUSES = (400, 404, 410)
-"""HTTP statuses that a retry would not change."""
+from data.models.settings import RegistrySettings
+from data.names import AlreadyThere, ModelRefused, RegistryAway, RegistryError, VersionNotFound, is_loopback
+
+API = "/api/2.0/mlflow"
+FILES = "/api/2.0/mlflow-artifacts/artifacts"
+TIMEOUT_S = 5.0
+TIMEOUTS = 4
+"""Bound of the time in which an answer is read, in timeouts: each byte may come in time, and the last byte never."""
+MAX_ANSWER_BYTES = 64 * 2**20
+"""Bound of an answer: a model has some 10 kB, and a page of the ledger some 5 MB."""
+NAMED = 20
+"""Maximum number of model names in the error message about an unknown model."""
+ERRORS = {
+    "RESOURCE_DOES_NOT_EXIST": VersionNotFound,
+    "NOT_FOUND": VersionNotFound,
+    "RESOURCE_ALREADY_EXISTS": AlreadyThere,
+}
+"""Errors by MLflow's error code."""
+
+T = TypeVar("T")
 
 
-class RegistryError(RuntimeError):
-    """The registry does not answer, or its answer cannot be read."""
-
-
-class NoChampion(RegistryError):
-    """The registry answers that a model has no champion."""
-
-
-class _ErrorStatus(RegistryError):
-    """The registry answers with an HTTP error status."""
-
-    def __init__(self, url: str, status: int, body: str) -> None:
-        super().__init__(f"{url} answers {status}: {body[:200]}")
-        self.status, self.body = status, body
-
-
-class Champion(NamedTuple):
-    """The model version of the alias `champion`: enough to notice a new champion.
+class Version(NamedTuple):
+    """A version of a registered model, as the registry describes the version.
 
     Attributes:
-        name: name of the registered model, for example `volatility-baseline`.
+        name: of the registered model, for example `volatility-baseline`.
         version: a number, as text.
-        digest: the SHA-256 that the registry promises for the file; empty if the version has no tag `digest`.
+        tags: see `register`.
+        run_id: id of the MLflow run that logged the model; empty for a version registered by hand.
     """
 
     name: str
     version: str
-    digest: str
+    tags: dict[str, str]
+    run_id: str
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 that the registry promises for the file; empty if the version has no tag `digest`."""
+        return self.tags.get("digest", "")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """A registered model's file, see `Champion`.
+    """The file of a version, from the registry or from disk.
 
     Attributes:
+        name, version, digest: see `Version`.
         model_bytes: the ONNX file, not yet checked.
     """
 
@@ -62,81 +76,203 @@ class ModelFile:
     model_bytes: bytes
 
 
-def champion(tracking_uri: str, name: str, timeout_s: float) -> Champion:
-    """Return the champion of a model, with one request, for polling.
+class _Version(Struct):
+    version: str
+    tags: list[dict[str, str]] = []
+    run_id: str = ""
 
-    Raises:
-        NoChampion: the model does not exist, or has no champion.
-        RegistryError: no answer in time, or an answer that cannot be read.
+
+class _VersionAnswer(Struct):
+    model_version: _Version
+
+
+class RegisteredModel(Struct):
+    """MLflow's record of a registered model: its newest versions, and the version of each alias."""
+
+    name: str
+    latest_versions: list[_Version] = []
+    aliases: list[dict[str, str]] = []
+
+
+class _ModelsAnswer(Struct):
+    registered_models: list[RegisteredModel] = []
+
+
+class Registry:
+    """Client of one MLflow server. The login comes from the environment, as for MLflow's own client.
+
+    Each request has a connection of its own. All methods raise the errors of `data.names`: `RegistryAway` if MLflow
+    does not answer in time, `RegistryError` if MLflow refuses.
+
+    Args:
+        uri: of the server, http or https.
+        timeout_s: limit for connecting, and for each wait for a part of the answer.
     """
-    query = urllib.parse.urlencode({"name": name, "alias": "champion"})
-    try:
-        found = _get_json(tracking_uri, f"/api/2.0/mlflow/registered-models/alias?{query}", timeout_s)
-    except _ErrorStatus as declined:
-        # 404 {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "Registered Model with name=... not found"}
-        # 400 {"error_code": "INVALID_PARAMETER_VALUE", "message": "Registered model alias champion not found."}
-        if any(code in declined.body for code in NO_CHAMPION_CODES):
-            raise NoChampion(f"{name} has no champion at {tracking_uri}") from declined
-        raise
-    # {"model_version": {"name": ..., "version": "3", "tags": [{"key": "digest", "value": "1007e4..."}, ...], ...}}
-    try:
-        version = found["model_version"]
-        tags = {tag["key"]: tag["value"] for tag in version.get("tags", [])}
-        return Champion(name, str(version["version"]), str(tags.get("digest", "")))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RegistryError(
-            f"{tracking_uri} answers with a champion of {name} that cannot be read: {error!r}"
-        ) from error
 
+    def __init__(self, uri: str, timeout_s: float = TIMEOUT_S) -> None:
+        self.uri, self._timeout_s = uri.rstrip("/"), timeout_s
+        login, is_here = RegistrySettings().login(), is_loopback(uri)
+        user, password, token = (login.get(f"MLFLOW_TRACKING_{name}") for name in ("USERNAME", "PASSWORD", "TOKEN"))
+        self._client = httpx.Client(
+            auth=(user, password) if user and password else None,  # in place of a token, as MLflow's own client does
+            headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {}),
+            limits=httpx.Limits(max_keepalive_connections=0),
+            trust_env=not is_here,  # the proxies of the environment
+            # To read the certificates takes 20 ms, and plain HTTP without a proxy needs none.
+            verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if is_here and uri.startswith("http:") else True,
+        )
 
-def fetch(tracking_uri: str, wanted: Champion, timeout_s: float) -> ModelFile:
-    """Return the file of a version.
-
-    Raises:
-        ModelRefused: the registry promises no digest, has no file, or keeps the file on another server.
-        RegistryError: no answer in time; a retry may succeed.
-    """
-    what = f"{wanted.name} version {wanted.version}"
-    if not wanted.digest:
-        raise ModelRefused(f"{what} has no tag `digest`: was it registered by hand?", "digest")
-    query = urllib.parse.urlencode({"name": wanted.name, "version": wanted.version})
-    try:
-        found = _get_json(tracking_uri, f"/api/2.0/mlflow/model-versions/get-download-uri?{query}", timeout_s)
-        # {"artifact_uri": "mlflow-artifacts:/1/models/m-438d946803ac476aa3ea6c4ac6db2ada/artifacts"}
-        location = urllib.parse.urlsplit(str(found.get("artifact_uri", "")))
-        if location.scheme != "mlflow-artifacts":
-            reason = (
-                f"{what} is kept at {location.geturl()!r}; it must be mlflow-artifacts:/..., which "
-                "`mlflow server --artifacts-destination` gives"
-            )
-            raise ModelRefused(reason, "absent")
-        path = urllib.parse.quote(f"{location.path.strip('/')}/model.onnx")
-        model_bytes = _get(tracking_uri, f"/api/2.0/mlflow-artifacts/artifacts/{path}", timeout_s)
-    except _ErrorStatus as declined:
-        if declined.status in PERMANENT_STATUSES:
-            raise ModelRefused(f"{what} is not at the registry: {declined}", "absent") from declined
-        raise
-    return ModelFile(*wanted, model_bytes)
-
-
-def _get_json(tracking_uri: str, path: str, timeout_s: float) -> dict[str, Any]:
-    body = _get(tracking_uri, path, timeout_s)
-    try:
-        found = json.loads(body)
-    except ValueError as error:
-        raise RegistryError(f"{tracking_uri}{path} answers with what is no JSON: {body[:80]!r}") from error
-    if not isinstance(found, dict):
-        raise RegistryError(f"{tracking_uri}{path} answers with JSON that is no object: {body[:80]!r}")
-    return found
-
-
-def _get(tracking_uri: str, path: str, timeout_s: float) -> bytes:
-    url = tracking_uri.rstrip("/") + path
-    try:
+    def champion(self, name: str, timeout_s: float | None = None) -> Version | None:
+        """Return the champion of a model, or None if the model has no champion; one request, for polling."""
         try:
-            with urllib.request.urlopen(url, timeout=timeout_s) as answer:
-                return bytes(answer.read())
-        except urllib.error.HTTPError as error:
-            raise _ErrorStatus(url, error.code, error.read().decode(errors="replace")) from error
-    except (OSError, HTTPException, ValueError) as error:  # refused, timed out, or cut off
-        raise RegistryError(f"the model registry does not answer at {tracking_uri}: {error}") from error
+            return self._version(name, "champion", timeout_s)
+        except VersionNotFound:
+            return None
+
+    def version(self, name: str, version: str) -> Version:
+        """Return the version of a model with a number or an alias, as `7` or `challenger`.
+
+        Raises:
+            VersionNotFound: the model or the version does not exist; the message lists the existing names or numbers.
+        """
+        try:
+            return self._version(name, version)
+        except VersionNotFound:
+            model = self.model(name)
+        newest = max((int(each.version) for each in model.latest_versions), default=None)
+        there = ["no version at all" if newest is None else f"its newest is {newest}"]
+        there += [f"{each['alias']} is {each['version']}" for each in model.aliases]
+        what = "version" if version.isdigit() else "alias"
+        raise VersionNotFound(f"{name} has no {what} {version} at {self.uri}; {', '.join(there)}")
+
+    def model(self, name: str) -> RegisteredModel:
+        """Return MLflow's record of a registered model.
+
+        Raises:
+            VersionNotFound: the model does not exist; the message lists the existing models.
+        """
+        with contextlib.suppress(VersionNotFound):
+            found = self.call("GET", "registered-models/get", {"name": name}, dict[str, RegisteredModel])
+            return found["registered_model"]
+        models = self.call("GET", "registered-models/search", {"max_results": NAMED + 1}, _ModelsAnswer)
+        names = [each.name for each in models.registered_models]
+        there = ", ".join(names[:NAMED]) + ", ..." * (len(names) > NAMED)
+        raise VersionNotFound(
+            f"there is no model {name} at {self.uri}; {f'there are {there}' if names else 'there is none yet'}"
+        )
+
+    def download(self, name: str, version: str) -> bytes:
+        """Return the file of a version.
+
+        Raises:
+            VersionNotFound: the version does not exist, or the file is gone, too large, or on another server.
+        """
+        fields = {"name": name, "version": version}
+        found = self.call("GET", "model-versions/get-download-uri", fields, dict[str, str])
+        return self.file_at(found.get("artifact_uri", ""))
+
+    def file_at(self, location: str) -> bytes:
+        """Return the ONNX file of a model by location, as `mlflow-artifacts:/1/models/m-438d.../artifacts`.
+
+        Raises:
+            VersionNotFound: the file is gone, too large, or on another server.
+        """
+        place = urlsplit(location)
+        if place.scheme != "mlflow-artifacts":
+            raise VersionNotFound(
+                f"a model is kept at {location!r}, where forecasters do not look; it must be mlflow-artifacts:/..., "
+                "which `mlflow server --artifacts-destination` gives"
+            )
+        return self._request("GET", quote(f"{FILES}/{place.path.strip('/')}/model.onnx"))
+
+    def fetch(self, wanted: Version) -> ModelFile:
+        """Return the file of a version, to serve.
+
+        Raises:
+            ModelRefused: the registry promises no digest, or has no file that may serve.
+            RegistryError: another failure; a retry may succeed.
+        """
+        what = f"{wanted.name} version {wanted.version}"
+        if not wanted.digest:
+            raise ModelRefused(f"{what} has no tag `digest`: was it registered by hand?", "digest")
+        try:
+            model_bytes = self.download(wanted.name, wanted.version)
+        except VersionNotFound as error:
+            raise ModelRefused(f"{what} is not at the registry: {error}", "absent") from error
+        return ModelFile(wanted.name, wanted.version, wanted.digest, model_bytes)
+
+    def call(
+        self, method: str, path: str, fields: Mapping[str, Any], kind: type[T], timeout_s: float | None = None
+    ) -> T:
+        """Send a request to MLflow's REST API, and return the answer.
+
+        Args:
+            path: below `API`.
+            fields: sent in the query of a GET, and in the body of other methods.
+            kind: type of the answer; dict: any JSON object.
+        """
+        sent: dict[str, Any] = {"params": fields} if method == "GET" else {"json": fields}
+        answer = self._request(method, f"{API}/{path}", timeout_s, **sent)
+        try:
+            return msgspec.json.decode(answer or b"{}", type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise self._no_mlflow(path, answer, str(error)) from error
+
+    def _version(self, name: str, version: str, timeout_s: float | None = None) -> Version:
+        """Return a version; an error has MLflow's own message."""
+        if version.isdigit():
+            path, fields = "model-versions/get", {"name": name, "version": version}
+        else:
+            path, fields = "registered-models/alias", {"name": name, "alias": version}
+        found = self.call("GET", path, fields, _VersionAnswer, timeout_s).model_version
+        return Version(name, found.version, {tag["key"]: tag.get("value", "") for tag in found.tags}, found.run_id)
+
+    def _request(self, method: str, path: str, timeout_s: float | None = None, **sent: Any) -> bytes:
+        """Return the body of a successful answer."""
+        timeout_s = timeout_s or self._timeout_s
+        body, deadline = bytearray(), time.monotonic() + TIMEOUTS * timeout_s
+        try:
+            with self._client.stream(method, self.uri + path, timeout=timeout_s, **sent) as answer:
+                for part in answer.iter_bytes():
+                    body += part
+                    if len(body) > MAX_ANSWER_BYTES:
+                        kind = VersionNotFound if path.startswith(FILES) else RegistryError
+                        limit = f"{MAX_ANSWER_BYTES / 2**20:g} MiB"
+                        raise kind(f"MLflow at {self.uri} answers {path} with more than {limit}, the limit")
+                    if time.monotonic() > deadline:
+                        raise httpx.ReadTimeout(f"the answer was not whole after {TIMEOUTS * timeout_s:g} s")
+        except (httpx.HTTPError, httpx.InvalidURL) as error:  # refused, timed out, or cut off
+            raise RegistryAway(
+                f"MLflow does not answer at {self.uri} ({error}): start it, or set MLFLOW_TRACKING_URI, then do this "
+                "again"
+            ) from error
+        if not answer.is_success:
+            raise self._refusal(path, answer, bytes(body))
+        if answer.headers.get("content-type", "").startswith("text/html"):
+            raise self._no_mlflow(path, bytes(body), "a page for people")
+        return bytes(body)
+
+    def _no_mlflow(self, path: str, answer: bytes, reason: str) -> RegistryAway:
+        """Return the error for the answer of another server, of a proxy before MLflow, or a cut off answer."""
+        shown = answer[:60].decode(errors="replace")
+        return RegistryAway(
+            f"{self.uri} answers {path} with what MLflow does not answer, {shown!r} ({reason}): is it MLflow? "
+            "MLFLOW_TRACKING_URI says where that is"
+        )
+
+    def _refusal(self, path: str, answer: httpx.Response, body: bytes) -> RegistryError:
+        """Return the error for an HTTP status without success."""
+        code, status = "", answer.status_code
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+            # {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "Registered Model with name=... not found"}
+            code = msgspec.json.decode(body, type=dict).get("error_code", "")
+        has_no_file = path.startswith(FILES) and status in (400, 404, 410)
+        has_no_alias = path.endswith("/registered-models/alias") and code == "INVALID_PARAMETER_VALUE"
+        kind: type[RegistryError] = RegistryAway if status >= 500 else RegistryError  # a 5xx may come after the work
+        kind = ERRORS.get(code, VersionNotFound if has_no_file or has_no_alias else kind)
+        text = f"MLflow at {self.uri} answers {status} to {path}: {body[:300].decode(errors='replace')}"
+        if answer.has_redirect_location:
+            text += f"; it points to {answer.headers['location']}: MLFLOW_TRACKING_URI must name MLflow itself"
+        if status == httpx.codes.UNAUTHORIZED:
+            text += "; MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, log in"
+        return kind(text)

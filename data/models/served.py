@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from data.features.spec import CONTRACT, FeatureSpec
+from data.names import ModelRefused
 from data.trades import Floats
 
 OUTPUTS = ("score", "lower", "upper")
@@ -36,21 +37,6 @@ that are chosen by batch size. One row costs 50 us, each of many rows 0.3 us; ch
 """
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
-
-
-RefusalKind = Literal["absent", "digest", "format", "metadata", "spec", "columns", "signature", "answers"]
-
-
-class ModelRefused(ValueError):
-    """A model file that may not serve. The message says what was found and what is allowed.
-
-    Attributes:
-        kind: the failed check; `absent`: the file does not exist or cannot be read.
-    """
-
-    def __init__(self, message: str, kind: RefusalKind) -> None:
-        super().__init__(message)
-        self.kind: RefusalKind = kind
 
 
 @dataclass(frozen=True, slots=True)

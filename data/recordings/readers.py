@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from data.arrow import Mask, rows_of, texts_of
 from data.features.admission import REASONS, TAKEN, Admission
 from data.files import replacing
-from data.names import check_product_id, explain_product
+from data.names import Damaged, check_product_id, explain_product
 from data.recordings.dialects.bars import BarBatch, BarDialect
 from data.recordings.dialects.base import OWN_COLUMNS, Block, Dialect, RowColumns
 from data.recordings.fields import Products, products, value_text
-from data.recordings.lines import Damaged
 from data.recordings.recognition import recognize
 from data.trades import Int64s, Reject, Side, StreamKey, Trades
 

@@ -8,18 +8,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from data.names import Damaged
 from data.recordings.dialects.bars import BarDialect
 from data.recordings.dialects.base import Dialect
 from data.recordings.dialects.candles import candle_dialect
 from data.recordings.dialects.lean import lean_dialect
 from data.recordings.dialects.messages import MESSAGE_DIALECTS
 from data.recordings.dialects.tables import TABLES, CsvDialect, parquet_dialect, table_of
-from data.recordings.lines import (
-    GZIP_MAGIC,
-    Damaged,
-    chunks_of,
-    head_of,
-)
+from data.recordings.lines import GZIP_MAGIC, chunks_of, head_of
 
 
 def recognize(path: Path) -> Dialect | BarDialect:

@@ -7,9 +7,8 @@ import json
 import sys
 
 from data.files import may_lose_its_reader
-from data.names import check_names
+from data.names import NotRead, check_names
 from data.settings import KafkaSettings
-from data.stream.reader import NotRead
 from data.trades import StreamKey
 from offline.explain.bisection import BadRecord
 from offline.explain.findings import DIFFERENT, NOT_FOUND, OUTCOMES
@@ -40,8 +39,7 @@ def main() -> int:
     except ValueError as error:
         parser.error(str(error))
     settings = OfflineSettings()
-    kafka = KafkaSettings().client_config()
-    explainer = Explainer(kafka, settings.mlflow_tracking_uri, settings.models_dir, settings.spec())
+    explainer = Explainer(KafkaSettings(), settings.mlflow_tracking_uri, settings.models_dir, settings.spec())
     try:
         (explanation,) = explainer.explain(key, [args.trade])
     except (BadRecord, ForecastNotFound, NotRead) as error:

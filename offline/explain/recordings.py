@@ -11,8 +11,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from data.names import Damaged
 from data.recordings.dialects.base import Dialect
-from data.recordings.lines import Damaged, chunks_of, head_of, whole_lines
+from data.recordings.lines import chunks_of, head_of, whole_lines
 from data.recordings.readers import Batch, read_trades
 from data.recordings.recognition import recognize
 from data.stream.origin import Origin, read_origin, recording_of

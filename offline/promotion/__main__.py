@@ -18,10 +18,11 @@ from rich.console import Console
 from rich.table import Table
 
 from data.files import may_lose_its_reader
+from data.models.registry import Registry
+from data.names import RegistryError
 from offline.promotion.gate import Refused, lake_rows
 from offline.promotion.ledger import Entry, finish_pending, history, served_at
 from offline.promotion.moves import begun_before, promote, roll_back
-from offline.promotion.register import RegistryError, champion_of
 from offline.settings import OfflineSettings
 
 
@@ -44,7 +45,7 @@ def show(entries: Iterable[Entry]) -> str:
 def _print_moves_by_hand(uri: str, newest: dict[str, Entry]) -> None:
     """Print each model whose champion differs from the version of the newest entry."""
     for model, entry in newest.items():
-        champion = champion_of(uri, model)
+        champion = Registry(uri).champion(model)
         serving = f"version {champion.version}" if champion else "none"
         if serving != f"version {entry.to_version}":
             print(f"the champion of {model} is {serving} now, the ledger says {entry.to_version}: moved by hand?")

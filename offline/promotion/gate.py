@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.features.spec import FeatureSpec
-from data.models.served import VARIANTS, ModelRefused, Scores, ServedModel
+from data.models.registry import Registry, Version
+from data.models.served import VARIANTS, Scores, ServedModel
+from data.names import ModelRefused, VersionNotFound
 from data.targets import variance_floor
 from offline.evaluation.losses_table import UNSCALED_EWMA, Evaluation, evaluate, judged_rows
-from offline.promotion.register import Version, VersionNotFound, champion_of, download, version_of
 from offline.samples import Sample
 
 BASELINE = "volatility-baseline"
@@ -92,7 +93,7 @@ def judge(
         VersionNotFound: the version does not exist.
         RegistryError: MLflow does not answer.
     """
-    champion = champion_of(uri, model)
+    champion = Registry(uri).champion(model)
     wanted, content, conditions = fetch_model(uri, model, version)
     is_new = champion is None or champion.version != wanted.version
     conditions.append(
@@ -204,10 +205,10 @@ def fetch_model(
     Returns:
         The version; the file, or None if the file is gone; and the condition on the file or its digest.
     """
-    held = version_of(uri, model, version)
+    held = Registry(uri).version(model, version)
     expected = promised or held.tags.get("digest", "")
     try:
-        content = download(uri, model, held.version)
+        content = Registry(uri).download(model, held.version)
     except VersionNotFound as error:
         return held, None, [Condition("file", False, str(error), "a file in the registry")]
     digest = hashlib.sha256(content).hexdigest()
@@ -237,11 +238,11 @@ def _rival(uri: str, model: str, baseline: str, spec: FeatureSpec) -> tuple[str,
     and a champion that does not load serves nobody: neither can be a rival.
     """
     for name in dict.fromkeys((model, baseline)):
-        champion = champion_of(uri, name)
+        champion = Registry(uri).champion(name)
         if champion is None:
             continue
         try:
-            content = download(uri, name, champion.version)
+            content = Registry(uri).download(name, champion.version)
             loaded = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
         except (VersionNotFound, ModelRefused):
             continue

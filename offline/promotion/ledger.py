@@ -20,16 +20,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from offline.promotion.register import (
-    RegistryAway,
-    RegistryError,
-    VersionNotFound,
-    call,
-    champion_of,
-    experiment_id,
-    find_experiment,
-    set_alias,
-)
+from data.models.registry import Registry
+from data.names import RegistryAway, RegistryError, VersionNotFound
+from offline.promotion.register import experiment_id, find_experiment, set_alias
 
 EXPERIMENT = "promotions"
 LOCK_S = 30.0
@@ -105,7 +98,7 @@ def history(uri: str, model: str | None = None) -> list[Entry]:
         search["filter"] = f"tags.model = '{model}'"
     runs: list[dict[str, Any]] = []
     while True:
-        found = call(uri, "POST", "runs/search", search)
+        found = Registry(uri).call("POST", "runs/search", search, dict)
         runs += found.get("runs", [])
         if not found.get("next_page_token"):
             break
@@ -224,30 +217,19 @@ def begin(uri: str, entry: Entry) -> Entry:
     tags = {
         "mlflow.runName": f"{entry.action} {entry.model} {entry.from_version or '-'} to {entry.to_version}",
         "mlflow.user": entry.who,
-        "action": entry.action,
-        "model": entry.model,
-        "from_version": entry.from_version or "",
-        "to_version": entry.to_version,
-        "digest": entry.digest,
-        "who": entry.who,
-        "why": entry.why,
         "is_forced": "yes" if entry.is_forced else "no",
         "begun": _text(entry.begun),
         "evidence": json.dumps(entry.evidence),
         "machine": _machine(),
-        "dagster_run_url": entry.dagster_run_url,
     }
-    run = call(
-        uri,
-        "POST",
-        "runs/create",
-        {
-            "experiment_id": experiment_id(uri, EXPERIMENT),
-            "start_time": _ms(entry.begun),
-            "tags": [{"key": key, "value": value} for key, value in tags.items() if value],
-        },
-    )["run"]
-    info = run["info"]
+    same = ("action", "model", "from_version", "to_version", "digest", "who", "why", "dagster_run_url")
+    tags |= {name: getattr(entry, name) for name in same}
+    fields = {
+        "experiment_id": experiment_id(uri, EXPERIMENT),
+        "start_time": _ms(entry.begun),
+        "tags": [{"key": key, "value": value} for key, value in tags.items() if value],
+    }
+    info = Registry(uri).call("POST", "runs/create", fields, dict)["run"]["info"]
     return replace(entry, entry_id=info["run_id"], machine=_machine(), experiment_id=info["experiment_id"])
 
 
@@ -267,7 +249,7 @@ def complete(uri: str, entry: Entry, before: Iterable[Entry]) -> Entry:
         except RegistryError as error:
             if not _is_champion(uri, entry):
                 _tag(uri, entry, "error", str(error)[:1_000])
-                call(uri, "POST", "runs/update", {"run_id": entry.entry_id, "status": "FAILED"})
+                _update(uri, entry, status="FAILED")
                 raise
         at = datetime.now(UTC)
     try:
@@ -277,12 +259,12 @@ def complete(uri: str, entry: Entry, before: Iterable[Entry]) -> Entry:
         raise NotClosed(str(error)) from error.__cause__
     # The move is done and tagged: a failure to close the entry must not read as a reason to ask for the move again.
     with contextlib.suppress(RegistryAway):
-        call(uri, "POST", "runs/update", {"run_id": entry.entry_id, "status": "FINISHED", "end_time": _ms(at)})
+        _update(uri, entry, status="FINISHED", end_time=_ms(at))
     return replace(entry, at=at, state="done")
 
 
 def _is_champion(uri: str, entry: Entry) -> bool:
-    champion = champion_of(uri, entry.model)
+    champion = Registry(uri).champion(entry.model)
     return champion is not None and champion.version == entry.to_version
 
 
@@ -332,32 +314,30 @@ def _finish(uri: str, entries: list[Entry]) -> list[Entry]:
 
 def _entry(run: dict[str, Any]) -> Entry | None:
     info = run["info"]
-    tags = {tag["key"]: tag["value"] for tag in run["data"].get("tags", [])}
+    tags: dict[str, Any] = {tag["key"]: tag["value"] for tag in run["data"].get("tags", [])}
     try:
         return Entry(
-            info["run_id"],
-            tags["action"],
-            tags["model"],
-            tags.get("from_version"),
-            tags["to_version"],
-            tags["digest"],
-            tags.get("who", ""),
-            tags.get("why", ""),
-            tags["is_forced"] == "yes",
-            datetime.fromisoformat(tags["begun"]),
-            datetime.fromisoformat(tags["moved_at"]) if "moved_at" in tags else None,
-            json.loads(tags["evidence"]),
-            STATES.get(info["status"], "failed"),
-            tags["machine"],
-            tags.get("dagster_run_url", ""),
-            info["experiment_id"],
+            entry_id=info["run_id"],
+            from_version=tags.get("from_version"),
+            is_forced=tags["is_forced"] == "yes",
+            begun=datetime.fromisoformat(tags["begun"]),
+            at=datetime.fromisoformat(tags["moved_at"]) if "moved_at" in tags else None,
+            evidence=json.loads(tags["evidence"]),
+            state=STATES.get(info["status"], "failed"),
+            experiment_id=info["experiment_id"],
+            **{name: tags[name] for name in ("action", "model", "to_version", "digest", "machine")},
+            **{name: tags.get(name, "") for name in ("who", "why", "dagster_run_url")},
         )
     except KeyError:  # a run that the ledger did not write
         return None
 
 
 def _tag(uri: str, entry: Entry, key: str, value: str) -> None:
-    call(uri, "POST", "runs/set-tag", {"run_id": entry.entry_id, "key": key, "value": value})
+    Registry(uri).call("POST", "runs/set-tag", {"run_id": entry.entry_id, "key": key, "value": value}, dict)
+
+
+def _update(uri: str, entry: Entry, **fields: Any) -> None:
+    Registry(uri).call("POST", "runs/update", {"run_id": entry.entry_id, **fields}, dict)
 
 
 def _machine() -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from data.features.spec import FeatureSpec
+from data.models.registry import Registry
 from offline.promotion import ledger
 from offline.promotion.gate import BASELINE, Condition, Refused, fetch_model, judge, load_model
 from offline.promotion.ledger import Entry, finish_pending
-from offline.promotion.register import champion_of, check_model, version_of
 from offline.samples import Sample
 
 
@@ -46,34 +47,20 @@ def promote(
     if force and not why.strip():
         raise ValueError("a forced promotion needs a reason: `why` was empty")
     finish_pending(uri)
-    wanted = version_of(uri, model, version).version
+    wanted = Registry(uri).version(model, version).version
     while True:
         verdict = judge(uri, model, wanted, test=test, spec=spec, baseline=baseline)
         if not (verdict.can_serve if force else verdict.is_open):
             raise Refused(f"{model} version {wanted}", verdict.conditions)
         with ledger.alone():
             before, _ = ledger.settled(uri, model)
-            champion = champion_of(uri, model)
+            champion = Registry(uri).champion(model)
             if (champion and champion.version) != verdict.champion:
                 continue  # the champion has changed meanwhile: judge against the new champion
-            return ledger.record(
-                uri,
-                Entry(
-                    "",
-                    "promote",
-                    model,
-                    verdict.champion,
-                    wanted,
-                    verdict.digest,
-                    who,
-                    why,
-                    force and not verdict.is_open,
-                    datetime.now(UTC),
-                    evidence=verdict.evidence,
-                    dagster_run_url=dagster_run_url,
-                ),
-                before,
-            )
+            is_forced, now = force and not verdict.is_open, datetime.now(UTC)
+            entry = Entry("", "promote", model, verdict.champion, wanted, verdict.digest, who, why, is_forced, now)
+            entry = replace(entry, evidence=verdict.evidence, dagster_run_url=dagster_run_url)
+            return ledger.record(uri, entry, before)
 
 
 def roll_back(uri: str, model: str, *, spec: FeatureSpec, who: str, why: str, dagster_run_url: str = "") -> Entry:
@@ -100,12 +87,12 @@ def roll_back(uri: str, model: str, *, spec: FeatureSpec, who: str, why: str, da
         if begun:
             return begun[-1]
         stack = ledger.promotions_in_effect(before)
-        champion = champion_of(uri, model)
+        champion = Registry(uri).champion(model)
         serving = champion.version if champion else None
         was_moved = bool(stack) and champion is not None and serving != stack[-1].to_version
         places = [each for each in (stack if was_moved else stack[:-1]) if each.to_version != serving]
         if not places:
-            check_model(uri, model)
+            Registry(uri).model(model)  # raises if the model does not exist
             standing = f"the ledger holds {len(stack) or 'no'} promotion of {model} that stands"
             condition = Condition("an entry before the current one", False, standing, "2 or more")
             raise Refused(f"rollback of {model}", [condition])
@@ -118,24 +105,9 @@ def roll_back(uri: str, model: str, *, spec: FeatureSpec, who: str, why: str, da
         evidence = {"back_to_entry": target.entry_id, "spec_id": spec.spec_id}
         if was_moved:
             evidence["moved_by_hand"] = f"champion was version {serving}, the ledger had {stack[-1].to_version}"
-        return ledger.record(
-            uri,
-            Entry(
-                "",
-                "rollback",
-                model,
-                serving,
-                target.to_version,
-                target.digest,
-                who,
-                why,
-                False,
-                datetime.now(UTC),
-                evidence=evidence,
-                dagster_run_url=dagster_run_url,
-            ),
-            before,
-        )
+        version, digest = target.to_version, target.digest
+        entry = Entry("", "rollback", model, serving, version, digest, who, why, False, datetime.now(UTC))
+        return ledger.record(uri, replace(entry, evidence=evidence, dagster_run_url=dagster_run_url), before)
 
 
 def begun_before(entry: Entry) -> str:

@@ -17,7 +17,8 @@ import numpy as np
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from data.stream.clients import Incoming, RecordRefused, Stopped, Unanswered, incoming, new_process_helps, retry
+from data.names import RecordRefused, Stopped, Unanswered
+from data.stream.clients import Incoming, incoming, new_process_helps, retry
 from data.stream.codec import encode
 from data.stream.records import REJECTED, Rejected
 from data.trades import StreamKey

@@ -11,8 +11,9 @@ from typing import Self, TypeVar
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from data.names import Stopped
 from data.settings import KafkaSettings
-from data.stream.clients import ANSWER_S, GroupMembers, Stopped, reader_config, retry
+from data.stream.clients import ANSWER_S, GroupMembers, reader_config, retry
 from data.stream.records import TRADES
 
 log = structlog.get_logger()

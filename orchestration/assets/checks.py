@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import dagster as dg
 from pydantic import Field
 
+from data.names import NotRead
 from offline.checks.faults import doubts_of_merging, faults_of_trades
 from offline.days.steps import FEATURE_ROWS, StepResult
 from offline.lake.store import Lake
@@ -99,7 +100,6 @@ def parity(
 
     With nothing to compare, the check warns, because nothing was certified.
     """
-    from data.stream.reader import NotRead
     from offline.checks.parity import certify
 
     store = lake.open()
@@ -108,7 +108,7 @@ def parity(
         return _not_compared("the lake has no feature rows: ingest or simulate days, and backfill them")
     product_id, day = place
     try:
-        found = certify(store, lake.spec, product_id, day, kafka.client_config(), config.source_id or None)
+        found = certify(store, lake.spec, product_id, day, kafka.settings(), config.source_id or None)
     except (ValueError, NotRead) as error:
         return _not_compared(str(error))
     remade = (

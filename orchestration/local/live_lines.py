@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import msgspec
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
+from data.times import time_text
 from orchestration.local.parts import fetch_text
 
 _LAG = re.compile(r"^cryptovol_consumer_lag(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
@@ -26,7 +27,7 @@ class LiveForecast(msgspec.Struct):
 
     source_id: str
     product_id: str
-    event_time: str = ""
+    event_time: int = 0
     price: float = 0.0
     score: float = 0.0
     interval: tuple[float, float] = (0.0, 0.0)
@@ -52,7 +53,7 @@ class LiveLine:
         low, high = f.interval
         realized = "–" if f.ewma_variance_60 is None else f"{1e4 * math.sqrt(f.ewma_variance_60):.2f}"
         return (
-            f"{f.product_id}  {f.event_time[:19].replace('T', ' ')}  price {f.price:,.2f}  "
+            f"{f.product_id}  {time_text(f.event_time)[:19].replace('T', ' ')}  price {f.price:,.2f}  "
             f"forecast {1e4 * f.score:.2f} [{1e4 * low:.2f}, {1e4 * high:.2f}] bp/min  "
             f"realized {realized}  lag {'–' if lag is None else lag}  "
             f"{self.rows_per_s:,.0f} rows/s{'  ended' if self.ended else ''}"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import socket
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +12,7 @@ from pathlib import Path
 from data.files import CHECKOUT
 from data.settings import KafkaSettings
 from online.process import REFUSED, RESTARTED
-from orchestration.local.dagster.client import WORKSPACE, end_runs, is_loaded
+from orchestration.local.dagster.client import LOOPBACK, WORKSPACE, end_runs, is_loaded
 from orchestration.local.kafka.broker import broker_config, is_ready
 from orchestration.local.kafka.topics import create_topics
 from orchestration.local.ports import next_free_port
@@ -30,9 +28,9 @@ RUNS_END_S = 30.0  # limit for cancelled Dagster runs: an ingestor delivers the 
 
 
 def fetch_text(url: str, timeout_s: float = PROBE_TIMEOUT_S) -> str | None:
-    """Return the text of a URL that answers 200, else None."""
+    """Return the text of a URL of this machine that answers 200, else None."""
     try:
-        with urllib.request.urlopen(url, timeout=timeout_s) as answer:
+        with LOOPBACK.open(url, timeout=timeout_s) as answer:
             return str(answer.read().decode()) if answer.status == 200 else None
     except OSError:
         return None

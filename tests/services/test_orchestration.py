@@ -515,7 +515,7 @@ def test_a_training_without_mlflow_is_told_with_what_to_do(side: Side, monkeypat
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     away = Side(side.folder, side.instance, definitions())
     said = alert_of(away, away.run("retrain"))["error"]
-    assert said.startswith("offline.promotion.register.RegistryAway: MLflow does not answer at http://127.0.0.1:9 ")
+    assert said.startswith("data.names.RegistryAway: MLflow does not answer at http://127.0.0.1:9 ")
     assert "start it, or set MLFLOW_TRACKING_URI" in said
 
 

@@ -23,6 +23,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from data.features.spec import FeatureSpec
+from data.models.registry import Registry
+from data.names import RegistryAway, RegistryError, VersionNotFound
 from data.trades import NS, Floats
 from offline.days.feature_rows import make_feature_rows
 from offline.days.staging import simulate
@@ -36,15 +38,7 @@ from offline.promotion.__main__ import main
 from offline.promotion.gate import Refused, judge
 from offline.promotion.ledger import Entry, finish_pending, history, served_at
 from offline.promotion.moves import promote, roll_back
-from offline.promotion.register import (
-    RegistryAway,
-    RegistryError,
-    VersionNotFound,
-    call,
-    champion_of,
-    set_alias,
-    version_of,
-)
+from offline.promotion.register import set_alias
 from offline.samples import Sample
 from tests.fakes import FakeRegistry
 from tests.mlflow_server import running_mlflow
@@ -159,7 +153,7 @@ def promote_here(uri: str, name: str, version: str = "1", **changed: Any) -> Ent
 def champion(uri: str, name: str, alias: str = "champion") -> str | None:
     """Return the number behind an alias."""
     try:
-        return version_of(uri, name, alias).version
+        return Registry(uri).version(name, alias).version
     except RegistryError:
         return None
 
@@ -386,7 +380,7 @@ def test_tags_and_stored_verdicts_open_no_gate(mlflow_uri: str) -> None:
     put_version(mlflow_uri, name, WORSE)
     for key, value in {"metric.qlike": "0.0", "train_end": "2000-01-01T00:00:00Z", "gate": "passed"}.items():
         fields = {"name": name, "version": "2", "key": key, "value": value}
-        call(mlflow_uri, "POST", "model-versions/set-tag", fields)
+        Registry(mlflow_uri).call("POST", "model-versions/set-tag", fields, dict)
     with pytest.raises(Refused, match=r"QLIKE: found 0\.1"):
         promote_here(mlflow_uri, name, "2")
 
@@ -507,7 +501,7 @@ def test_a_rollback_to_a_file_that_changed_is_refused(mlflow_uri: str) -> None:
     for version in "12":
         put_version(mlflow_uri, name, GOOD)
         promote_here(mlflow_uri, name, version)
-    call(mlflow_uri, "DELETE", "model-versions/delete", {"name": name, "version": "1"})
+    Registry(mlflow_uri).call("DELETE", "model-versions/delete", {"name": name, "version": "1"}, dict)
     with pytest.raises(RegistryError, match="ledger-changed has no version 1 at"):
         roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
     assert champion(mlflow_uri, name) == "2"
@@ -561,7 +555,7 @@ def test_entries_that_somebody_deletes_in_the_ui_are_still_read(mlflow_uri: str)
     name = "ledger-deleted"
     put_version(mlflow_uri, name, GOOD)
     entry = promote_here(mlflow_uri, name)
-    call(mlflow_uri, "POST", "runs/delete", {"run_id": entry.entry_id})
+    Registry(mlflow_uri).call("POST", "runs/delete", {"run_id": entry.entry_id}, dict)
     assert history(mlflow_uri, name) == [entry]
 
 
@@ -570,7 +564,7 @@ def test_an_entry_reads_back_as_it_was_written(mlflow_uri: str) -> None:
     put_version(mlflow_uri, name, GOOD)
     entry = promote_here(mlflow_uri, name, who="Zoë", why="a 'quoted' reason; with €")
     assert history(mlflow_uri, name) == [entry]
-    run = call(mlflow_uri, "GET", "runs/get", {"run_id": entry.entry_id})["run"]["info"]
+    run = Registry(mlflow_uri).call("GET", "runs/get", {"run_id": entry.entry_id}, dict)["run"]["info"]
     assert run["status"] == "FINISHED"
     assert entry.at is not None
     assert int(run["end_time"]) == int(entry.at.timestamp() * 1_000)
@@ -678,7 +672,7 @@ def test_an_alias_that_mlflow_refuses_to_move_fails_the_entry_and_changes_nothin
     begin = ledger.begin
 
     def delete_then_begin(uri: str, entry: Entry) -> Entry:
-        call(uri, "DELETE", "model-versions/delete", {"name": name, "version": "2"})
+        Registry(uri).call("DELETE", "model-versions/delete", {"name": name, "version": "2"}, dict)
         return begin(uri, entry)
 
     monkeypatch.setattr(ledger, "begin", delete_then_begin)
@@ -829,11 +823,11 @@ def test_a_champion_moves_though_what_previous_would_name_was_deleted(mlflow_uri
     for version in "123":
         put_version(mlflow_uri, name, GOOD)
         promote_here(mlflow_uri, name, version)
-    call(mlflow_uri, "DELETE", "model-versions/delete", {"name": name, "version": "1"})
+    Registry(mlflow_uri).call("DELETE", "model-versions/delete", {"name": name, "version": "1"}, dict)
     assert roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back").state == "done"
     assert (champion(mlflow_uri, name), champion(mlflow_uri, name, "previous")) == ("2", None)
     assert served_at(mlflow_uri, datetime.now(UTC))[name].to_version == "2"
-    call(mlflow_uri, "DELETE", "model-versions/delete", {"name": name, "version": "2"})
+    Registry(mlflow_uri).call("DELETE", "model-versions/delete", {"name": name, "version": "2"}, dict)
     put_version(mlflow_uri, name, GOOD)
     promote_here(mlflow_uri, name, "4")
     assert (champion(mlflow_uri, name), champion(mlflow_uri, name, "previous")) == ("4", None)
@@ -841,15 +835,17 @@ def test_a_champion_moves_though_what_previous_would_name_was_deleted(mlflow_uri
 
 
 def _lose_answers(monkeypatch: Any, lost: str) -> None:
-    def call_and_lose(uri: str, method: str, path: str, fields: Any) -> dict[str, Any]:
-        answer = call(uri, method, path, fields)
+    call = Registry.call
+
+    def call_and_lose(registry: Registry, method: str, path: str, *rest: Any) -> Any:
+        answer = call(registry, method, path, *rest)
         if path == lost:
             raise RegistryAway(
                 "MLflow does not answer at there (timed out): start it, then do this again"
             ) from OSError("timed out")
         return answer
 
-    monkeypatch.setattr(ledger, "call", call_and_lose)
+    monkeypatch.setattr(Registry, "call", call_and_lose)
 
 
 @pytest.mark.parametrize(
@@ -858,7 +854,7 @@ def _lose_answers(monkeypatch: Any, lost: str) -> None:
         lambda uri: promote_here(uri, "away"),
         lambda uri: roll_back(uri, "away", spec=SPEC, who="me", why="back"),
         history,
-        partial(champion_of, name="away"),
+        lambda uri: Registry(uri).champion("away"),
     ],
     ids=["promote", "rollback", "history", "champion"],
 )
@@ -874,8 +870,9 @@ def test_an_mlflow_that_is_away_is_named_at_once(ask: Callable[[str], Any]) -> N
 def test_a_server_that_is_not_mlflow_is_named_with_what_it_said(registry: FakeRegistry, answer: bytes) -> None:
     registry.broken = (200, answer)
     shown = repr(answer.decode(errors="replace"))
-    for ask in (history, partial(champion_of, name="elsewhere")):
+    for ask in (history, lambda uri: Registry(uri).champion("elsewhere")):
         with pytest.raises(RegistryAway) as told:
             ask(registry.uri)
         assert str(told.value).startswith(f"{registry.uri} answers ")
-        assert f" with what is no JSON object, {shown}: is it MLflow?" in str(told.value)
+        assert f" with what MLflow does not answer, {shown} (" in str(told.value)
+        assert ": is it MLflow? MLFLOW_TRACKING_URI says where that is" in str(told.value)

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from data.models.kept import KEPT_FILES, forget_last_good, load_last_good, save_last_good
-from data.models.registry import Champion, ModelFile, NoChampion, RegistryError, champion, fetch
-from data.models.served import ModelRefused, ServedModel
+from data.models.registry import ModelFile, Registry, Version
+from data.models.served import ServedModel
+from data.names import ModelRefused, RegistryError
 from offline.promotion.register import Candidate, register
 from tests.fakes import FakeRegistry
 from tests.models import SPEC, model_bytes, model_file
@@ -24,49 +25,55 @@ TIMEOUT_S = 5.0
 NAME = "volatility-baseline"
 
 
+def fetch_champion(registry: FakeRegistry) -> ModelFile:
+    wanted = Registry(registry.uri, TIMEOUT_S).champion(NAME)
+    assert wanted is not None
+    return Registry(registry.uri, TIMEOUT_S).fetch(wanted)
+
+
 @pytest.mark.filterwarnings("default")  # mlflow warns about its own code
 def test_the_champion_comes_from_the_real_registry_byte_for_byte(mlflow_uri: str) -> None:
     """A champion without its file is told apart from a silent registry."""
     import mlflow
 
     name = "read-online"
-    with pytest.raises(NoChampion, match="read-online has no champion"):
-        champion(mlflow_uri, name, TIMEOUT_S)
+    registry = Registry(mlflow_uri, TIMEOUT_S)
+    assert registry.champion(name) is None
 
     content = model_bytes(variant="ml")
     model = ServedModel.load(content, spec_id=SPEC.spec_id)
     example = np.array([[50, 0, 1e-4, 1e-6]] * 2)
     version = register(mlflow_uri, Candidate(name, content, model, example, {}, {"qlike": 0.5}))
-    with pytest.raises(NoChampion):  # it is challenger
-        champion(mlflow_uri, name, TIMEOUT_S)
+    assert registry.champion(name) is None  # it is challenger
     client = mlflow.MlflowClient(mlflow_uri)
     client.set_registered_model_alias(name, "champion", version)
 
-    wanted = champion(mlflow_uri, name, TIMEOUT_S)
-    assert wanted == Champion(name, version, hashlib.sha256(content).hexdigest())
-    assert fetch(mlflow_uri, wanted, TIMEOUT_S) == ModelFile(*wanted, content)
+    wanted = registry.champion(name)
+    assert wanted is not None
+    digest = hashlib.sha256(content).hexdigest()
+    assert (wanted.name, wanted.version, wanted.digest) == (name, version, digest)
+    assert registry.fetch(wanted) == ModelFile(name, version, digest, content)
 
     place = urllib.parse.urlsplit(client.get_model_version_download_uri(name, version)).path.strip("/")
     gone = f"{mlflow_uri}/api/2.0/mlflow-artifacts/artifacts/{place}/model.onnx"
     urllib.request.urlopen(urllib.request.Request(gone, method="DELETE"), timeout=TIMEOUT_S).close()
     with pytest.raises(ModelRefused, match="not at the registry") as refused:
-        fetch(mlflow_uri, wanted, TIMEOUT_S)
+        registry.fetch(wanted)
     assert refused.value.kind == "absent"
 
     client.delete_registered_model_alias(name, "champion")
-    with pytest.raises(NoChampion):
-        champion(mlflow_uri, name, TIMEOUT_S)
+    assert registry.champion(name) is None
 
 
 @pytest.mark.parametrize(
     ("broken", "reason"),
     [
-        ((500, b"out of order"), "answers 500: out of order"),
+        ((500, b"out of order"), "answers 500 to .*: out of order"),
         ((403, b"Invalid Host header"), "answers 403"),
-        ((200, b"<html>"), "no JSON"),
-        ((200, b"[]"), "no object"),
-        ((200, b'{"model_version": {"tags": []}}'), "cannot be read: KeyError"),
-        ((200, b'{"model_version": null}'), "cannot be read"),
+        ((200, b"<html>"), "JSON is malformed.*: is it MLflow"),
+        ((200, b"[]"), "Expected `object`, got `array`.*: is it MLflow"),
+        ((200, b'{"model_version": {"tags": []}}'), "missing required field `version`"),
+        ((200, b'{"model_version": null}'), "Expected `object`, got `null`"),
     ],
 )
 def test_a_registry_that_answers_nonsense_is_an_error(
@@ -74,22 +81,22 @@ def test_a_registry_that_answers_nonsense_is_an_error(
 ) -> None:
     registry.broken = broken
     with pytest.raises(RegistryError, match=reason):
-        champion(registry.uri, NAME, TIMEOUT_S)
+        Registry(registry.uri, TIMEOUT_S).champion(NAME)
 
 
 def test_a_champion_without_a_digest_is_refused(registry: FakeRegistry) -> None:
     registry.broken = (200, b'{"model_version": {"version": "1"}}')
-    wanted = champion(registry.uri, NAME, TIMEOUT_S)
-    assert wanted == Champion(NAME, "1", "")
+    wanted = Registry(registry.uri).champion(NAME)
+    assert wanted == Version(NAME, "1", {}, "")
     with pytest.raises(ModelRefused, match="has no tag `digest`"):
-        fetch(registry.uri, wanted, TIMEOUT_S)
+        Registry(registry.uri).fetch(wanted)
 
 
 def test_a_model_kept_elsewhere_than_at_the_registry_is_refused(registry: FakeRegistry) -> None:
     registry.files[NAME] = model_file()
     registry.artifact_scheme = "s3"
     with pytest.raises(ModelRefused, match="must be mlflow-artifacts:"):
-        fetch(registry.uri, champion(registry.uri, NAME, TIMEOUT_S), TIMEOUT_S)
+        fetch_champion(registry)
 
 
 @pytest.mark.parametrize(("status", "error"), [(404, ModelRefused), (500, RegistryError), (503, RegistryError)])
@@ -99,14 +106,14 @@ def test_a_file_that_is_not_there_is_told_from_a_failure(
     registry.files[NAME] = model_file()
     registry.broken_files = (status, b"{}")
     with pytest.raises(error, match=f"answers {status}"):
-        fetch(registry.uri, champion(registry.uri, NAME, TIMEOUT_S), TIMEOUT_S)
+        fetch_champion(registry)
 
 
 def test_a_registry_that_accepts_and_says_nothing_is_given_up_on() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(RegistryError, match="does not answer"):
-            champion(uri, NAME, timeout_s=0.05)
+            Registry(uri, timeout_s=0.05).champion(NAME)
 
 
 def test_what_is_kept_on_disk_is_checked_when_it_is_read(tmp_path: Path) -> None:

@@ -277,7 +277,7 @@ def test_a_second_stack_on_the_same_state_is_refused(tmp_path: Path) -> None:
 
 def test_a_live_line_shows_forecast_and_features_in_basis_points_per_minute() -> None:
     """A variance of 9e-8 per minute is a volatility of 3e-4: 3 basis points."""
-    newest = LiveForecast("s", "BTC-USD", "2025-01-06T00:06:35.5Z", 100_176.98, 4.08e-4, (2.09e-4, 6.29e-4), 9e-8)
+    newest = LiveForecast("s", "BTC-USD", 1_736_121_995_500_000_000, 100_176.98, 4.08e-4, (2.09e-4, 6.29e-4), 9e-8)
     assert LiveLine(newest, rows_per_s=57).text(lag=0) == (
         "BTC-USD  2025-01-06 00:06:35  price 100,176.98  forecast 4.08 [2.09, 6.29] bp/min  realized 3.00  lag 0  "
         "57 rows/s"

@@ -20,23 +20,16 @@ import pytest
 
 from data.features.spec import FeatureSpec
 from data.models.input_sets import CONTRACT_ONLY, input_sets
+from data.models.registry import Registry
 from data.models.served import ServedModel
+from data.names import RegistryError, VersionNotFound
 from data.targets import qlike
 from data.trades import NS, Floats, StreamKey, Trades
 from offline.models.baseline import fit, to_onnx, with_intervals
 from offline.models.recipes import simulated_rows, split, train_baseline, train_end_of_simulated_days
 from offline.promotion.ledger import history
 from offline.promotion.moves import promote
-from offline.promotion.register import (
-    Candidate,
-    RegistryError,
-    VersionNotFound,
-    champion_of,
-    download,
-    register,
-    set_alias,
-    version_of,
-)
+from offline.promotion.register import Candidate, register, set_alias
 from offline.samples import Sample, counted_rows, sample
 from offline.training import main
 from tests.models import METADATA, NAN, SPEC, model_bytes, put_version
@@ -247,8 +240,8 @@ def test_a_registered_model_is_challenger_and_its_digest_is_that_of_the_served_f
     name = "training-challenger"
     assert register(mlflow_uri, _named(candidate, name)) == "1"
     assert register(mlflow_uri, _named(candidate, name)) == "2"
-    assert champion_of(mlflow_uri, name) is None
-    version = version_of(mlflow_uri, name, "challenger")
+    assert Registry(mlflow_uri).champion(name) is None
+    version = Registry(mlflow_uri).version(name, "challenger")
     assert version.version == "2"
 
     import mlflow
@@ -280,7 +273,7 @@ def test_the_models_run_is_nested_in_the_run_that_is_active(candidate: Candidate
         active = mlflow.active_run()
         assert active is not None
         assert active.info.run_id == outer.info.run_id
-    run_id = version_of(mlflow_uri, "training-nested", "challenger").run_id
+    run_id = Registry(mlflow_uri).version("training-nested", "challenger").run_id
     run = mlflow.MlflowClient(mlflow_uri).get_run(run_id)
     assert run.data.tags["mlflow.parentRunId"] == outer.info.run_id
     assert run.info.experiment_id == outer.info.experiment_id
@@ -293,7 +286,7 @@ def test_a_model_that_cannot_be_read_back_leaves_no_version(candidate: Candidate
     with pytest.raises(RegistryError, match="is not registered"):
         register(mlflow_uri, replace(_named(candidate, name), model=other))
     with pytest.raises(VersionNotFound):
-        version_of(mlflow_uri, name, "challenger")
+        Registry(mlflow_uri).version(name, "challenger")
 
     import mlflow
 
@@ -365,8 +358,6 @@ def test_an_mlflow_that_dies_while_a_model_is_registered_keeps_no_half_of_it(
     set_alias(mlflow_uri, name, "challenger", "1")
     set_alias(mlflow_uri, name, "champion", "1")
     dying = Dying(mlflow_uri, dies_of)
-    if dies_of == "registered-models/alias":  # the first question of all is about an alias
-        monkeypatch.setattr("offline.promotion.register.champion_of", lambda *_: None)
     began = time.monotonic()
     try:
         with pytest.raises(RegistryError, match=r"MLflow .*(start it|train again)"):
@@ -379,11 +370,11 @@ def test_an_mlflow_that_dies_while_a_model_is_registered_keeps_no_half_of_it(
     monkeypatch.undo()
     versions = mlflow.MlflowClient(mlflow_uri).search_model_versions(f"name = '{name}'")
     for version in versions:
-        content = download(mlflow_uri, name, str(version.version))
+        content = Registry(mlflow_uri).download(name, str(version.version))
         assert hashlib.sha256(content).hexdigest() == version.tags["digest"] == candidate.model.digest
     assert len(versions) == (2 if dies_of == "registered-models/alias" else 1)
-    assert version_of(mlflow_uri, name, "challenger").version == "1"
-    assert version_of(mlflow_uri, name, "champion").version == "1"
+    assert Registry(mlflow_uri).version(name, "challenger").version == "1"
+    assert Registry(mlflow_uri).version(name, "champion").version == "1"
 
 
 @MLFLOW_WARNS
@@ -400,7 +391,7 @@ def test_the_first_baseline_goes_through_the_gate_into_the_ledger(
     main(["--if-missing"])
     assert f"{name} version 1 is champion: QLIKE " in capsys.readouterr().out
     (entry,) = history(mlflow_uri, name)
-    champion = champion_of(mlflow_uri, name)
+    champion = Registry(mlflow_uri).champion(name)
     assert champion is not None
     assert (entry.action, entry.from_version, entry.to_version, entry.state) == ("promote", None, "1", "done")
     assert (entry.digest, entry.who) == (champion.tags["digest"], "offline.training")

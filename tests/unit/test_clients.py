@@ -8,8 +8,9 @@ import pytest
 import structlog
 from confluent_kafka import KafkaError, KafkaException
 
+from data.names import Stopped, Unanswered
 from data.stream import clients as kafka
-from data.stream.clients import Stopped, Unanswered, retry
+from data.stream.clients import retry
 
 
 def broker_that_answers(after: int, code: int = KafkaError._TIMED_OUT) -> tuple[list[float], object]:

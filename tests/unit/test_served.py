@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from data.models.served import CHUNK, ModelRefused, ServedModel
+from data.models.served import CHUNK, ServedModel
+from data.names import ModelRefused
 from data.trades import Floats
 from tests.models import BASELINE, METADATA, NAN, SPEC, a_pickle, model_bytes
 

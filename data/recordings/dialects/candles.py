@@ -11,8 +11,9 @@ from typing import IO
 
 import numpy as np
 
+from data.names import Damaged
 from data.recordings.dialects.bars import PRICE_COLUMNS, BarDialect
-from data.recordings.lines import BLOCK_BYTES, Damaged, Lines, chunks_of, data_lines, whole_lines
+from data.recordings.lines import BLOCK_BYTES, Lines, chunks_of, data_lines, whole_lines
 from data.trades import Int64s
 
 _START_NAMES = ("unix", "unix timestamp")

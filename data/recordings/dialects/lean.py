@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data.names import PRODUCT_ID
+from data.names import PRODUCT_ID, Damaged
 from data.recordings.dialects.bars import PRICE_COLUMNS, QUOTES, BarDialect, product_of
-from data.recordings.lines import Damaged, Lines, data_lines, head_of
+from data.recordings.lines import Lines, data_lines, head_of
 from data.trades import Int64s
 
 _LEAN_PATH = re.compile(r"/(second|minute)/([a-z0-9]+)/(\d{8})_trade\.zip$")

@@ -11,15 +11,15 @@ import json
 import math
 import sys
 import time
-import urllib.request
 from collections.abc import Mapping
 from typing import Any
 from urllib.error import HTTPError
 
-from offline.promotion.register import RegistryAway, RegistryError, champion_of
+from data.models.registry import Registry
+from data.names import RegistryAway, RegistryError
 from offline.settings import OfflineSettings
 from online.process import AGAIN, REFUSED
-from orchestration.local.dagster.client import DagsterRefused, failure_of, launch, wait
+from orchestration.local.dagster.client import LOOPBACK, DagsterRefused, failure_of, launch, wait
 
 MODEL = "volatility-ml"
 PRODUCTS = ["BTC-USD", "ETH-USD"]
@@ -45,7 +45,7 @@ ANSWERS_WITHIN_S = 15.0
 def serving(api: str) -> str:
     """Return the model in the API's answers, such as `volatility-ml 1`; empty: the API does not answer."""
     try:
-        with urllib.request.urlopen(f"{api}/version", timeout=2.0) as answer:
+        with LOOPBACK.open(f"{api}/version", timeout=2.0) as answer:
             model = json.load(answer)["model"]
             return f"{model['name']} {model['version']}"
     except (OSError, ValueError, KeyError):
@@ -71,7 +71,7 @@ def main() -> int:
     settings = OfflineSettings()
     uri = settings.mlflow_tracking_uri
     try:
-        champion = champion_of(uri, MODEL)
+        champion = Registry(uri).champion(MODEL)
         if champion is not None and champion.tags.get("spec_id") == settings.spec().spec_id:
             say(f"{MODEL} version {champion.version} is champion: nothing to do")
             return 0
