@@ -101,9 +101,8 @@ def models(
         train_end = datetime.combine(test_day, datetime.min.time(), UTC)
         rows = _training_rows(store, spec, days, test_day)
         mlflow.log_params(_params(days, train_end))
-        context.log.info(
-            f"{days.partitions} product-days from {days.days[0]} to {days.days[-1]}, training ends at {train_end}"
-        )
+        first, last = days.days[0], days.days[-1]
+        context.log.info(f"{days.partitions} product-days from {first} to {last}, training ends at {train_end}")
         run = mlflow.active_run().info
         links: Links = {"MLflow run": dg.MetadataValue.url(registry.run_url(run.experiment_id, run.run_id))}
         trained, challengers = {}, []

@@ -111,11 +111,8 @@ def _end_source(settings: Mapping[str, str], tell: Callable[[ProgressLine], None
         except subprocess.TimeoutExpired:
             code = None
     if code not in (0, REFUSED):
-        tell(
-            ProgressLine(
-                "error", f"source {source_id} stays open: end it by python -m online.ingestor --end {source_id}"
-            )
-        )
+        text = f"source {source_id} stays open: end it by python -m online.ingestor --end {source_id}"
+        tell(ProgressLine("error", text))
 
 
 def _run_ingestor(

@@ -1,6 +1,5 @@
 """The job `replay`: recordings into the broker, as a run of Dagster."""
 
-
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
 import subprocess

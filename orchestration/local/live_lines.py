@@ -126,12 +126,8 @@ class LiveLines(threading.Thread):
         while not self._closing.is_set():
             try:
                 partitions = consumer.list_topics("predictions", timeout=1.0).topics["predictions"].partitions
-                ends = [
-                    TopicPartition(
-                        "predictions", p, consumer.get_watermark_offsets(TopicPartition("predictions", p))[1]
-                    )
-                    for p in partitions
-                ]
+                begins = [TopicPartition("predictions", p) for p in partitions]
+                ends = [TopicPartition(p.topic, p.partition, consumer.get_watermark_offsets(p)[1]) for p in begins]
             except KafkaException:
                 ends = []  # no broker yet
             if ends:
