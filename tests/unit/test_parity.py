@@ -1,4 +1,4 @@
-"""The certificate that the lake's rows are the published ones, and that it can fail."""
+"""The certificate that the lake's rows equal the published rows; the certificate can fail."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def kafka(environ: dict[str, str]) -> dict[str, str]:
 def prove_parity(
     proof: Proof, lake: Lake, environ: dict[str, str], folder: Path, products: list[str], mean_s: float, within_s: float
 ) -> None:
-    """Once through the broker and once through the lake: a recording of 24 hours over midnight."""
+    """A recording of 24 hours over midnight passes through the broker and through the lake."""
     source_id = folder.name
     lines = rough_recording(folder / "r.csv", products, MIDNIGHT + 10 * HOUR, MIDNIGHT + 34 * HOUR, mean_s)
     proof.disturbs("ties, small falls, holes, duplicates and late rows in one recording, over midnight")
@@ -180,7 +180,7 @@ def test_a_certificate_counts_all_rows_of_the_day(lake: Lake) -> None:
 
 @pytest.mark.parametrize("name", ["price", "n", "ret_std", "ewma_variance_3600", "relative_volume_300"])
 def test_one_changed_value_is_found_and_named(lake: Lake, name: str) -> None:
-    """The smallest change that a number can have, or one more return."""
+    """The smallest change of a number, or one more return."""
     published = records(STREAM)
     at = int(np.flatnonzero(of_day(NEXT))[2_000])
     record = msgspec.json.decode(published[at] or b"")
@@ -208,7 +208,7 @@ def test_a_value_that_is_missing_on_one_side_is_found(lake: Lake) -> None:
 
 
 def test_rows_that_only_one_side_has_are_found(lake: Lake) -> None:
-    """One was never published; two that the lake never saw were, before it."""
+    """One row of the lake was never published; two published rows before it are missing in the lake."""
     published = records(STREAM)
     rows = np.flatnonzero(of_day(NEXT))
     gone = published.pop(int(rows[3_000]))
@@ -258,9 +258,9 @@ class Topics:
 def test_rows_missing_at_the_end_of_a_source_are_found(
     lake: Lake, monkeypatch: pytest.MonkeyPatch, has_ended: bool
 ) -> None:
-    """It read all but the last 500 trades; the last 20 rows of these were not published.
+    """The source read all but the last 500 trades; the last 20 of its rows were not published.
 
-    While it goes on, these may be on their way.
+    While the source goes on, the rows may be on their way.
     """
     source = STREAM.take(slice(0, -500))
     published = [*records(source)[:-20], *records(source, has_ended=True)[-1 if has_ended else len(source) + 1 :]]
@@ -288,7 +288,7 @@ def test_rows_missing_at_the_end_of_a_source_are_found(
 
 
 def test_rows_missing_at_the_beginning_of_a_source_are_found(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As long as the topic has lost nothing itself: rows that have expired are not missing."""
+    """Only while the topic has lost no record: expired rows are not missing."""
     key = StreamKey("s", "BTC-USD")
     topics = Topics(
         {
@@ -329,7 +329,7 @@ def test_rows_in_another_order_are_not_the_same(lake: Lake) -> None:
 def test_a_row_that_is_another_in_the_lake_is_found_wherever_the_source_begins(
     lake: Lake, tmp_path: Path, begins: int, is_remade: bool
 ) -> None:
-    """Where the lake knows what was before the source, the row cannot be compared as it stands there."""
+    """Where the lake has trades before the source, the lake's row cannot be compared unchanged."""
     spoilt = Lake.open(shutil.copytree(Path(lake.partitions("feature_rows")[0].path).parents[2], tmp_path / "spoilt"))
     partition = spoilt.partition("feature_rows", "BTC-USD", DAY)
     assert partition is not None
@@ -349,12 +349,12 @@ def test_a_row_that_is_another_in_the_lake_is_found_wherever_the_source_begins(
 
 @pytest.mark.parametrize("begins_h", [13, 20, 23.99, 24.5, 30])
 def test_a_source_that_began_later_is_compared_as_it_saw(lake: Lake, begins_h: float) -> None:
-    """On the day before within reach of midnight or beyond it, and on the day itself."""
+    """The source begins on the day before, within reach of midnight or earlier, or on the day itself."""
     begins = int(np.searchsorted(np.maximum.accumulate(STREAM.event_time), MIDNIGHT + int(begins_h * HOUR)))
     found = certified(lake, NEXT, records(STREAM.take(slice(begins, None))))
     assert (found.holds, found.first_difference) == (True, "")
     assert found.equal == np.sum(of_day(NEXT)[begins:])
-    # A row is remade if the source began less than 15,300 s before it: 51 trades can be as far apart.
+    # A row is remade if the source began less than 15,300 s before it: 51 trades can span as much.
     reach = STREAM.event_time[begins] + 15_300 * NS
     counted = np.maximum.accumulate(STREAM.event_time)[begins:]
     assert found.remade == int(np.sum(of_day(NEXT)[begins:] & (counted <= reach)))
@@ -384,7 +384,7 @@ def test_the_newest_source_is_taken_unless_one_is_named(lake: Lake) -> None:
 
 
 def test_without_ids_rows_are_told_apart_by_time_and_order(tmp_path: Path) -> None:
-    """Two recordings without ids: in the source their numbers go on, in the lake each begins with 1."""
+    """Two recordings without ids: the source numbers on, the lake numbers each recording from 1."""
     lake, half = Lake.open(tmp_path / "lake"), len(STREAM) // 2
     parts = [
         STREAM.take(slice(0, half)),
