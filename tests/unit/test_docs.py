@@ -7,6 +7,7 @@ import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -189,7 +190,8 @@ def test_each_field_of_a_record_is_explained() -> None:
     assert explained == records
 
 
-def metrics() -> set[str]:
+@cache
+def metrics() -> frozenset[str]:
     """Return the names of all metrics that the product exports, as Prometheus sees them."""
     names = set()
     for path in (path for room in PRODUCT for path in (CHECKOUT / room).rglob("*.py")):
@@ -197,7 +199,7 @@ def metrics() -> set[str]:
             if isinstance(node, ast.Call) and re.fullmatch(r"cryptovol_[a-z_]+", name := first_text(node)):
                 is_counter = isinstance(node.func, ast.Name) and node.func.id == "Counter"
                 names.add(f"{name}_total" if is_counter else name)
-    return names
+    return frozenset(names)
 
 
 def first_text(call: ast.Call) -> str:

@@ -15,9 +15,8 @@ import pytest
 
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
-from data.recordings.readers import read_trades, write_csv
 from data.stream.codec import encode, encode_features, encode_trades
-from data.stream.reader import NotRead, Stretch, TopicReader
+from data.stream.reader import NotRead, Stretch
 from data.stream.records import FEATURES, TRADES, End
 from data.trades import NS, StreamKey, Trades, iso_times
 from offline.checks.parity import Certificate, certify, compare, find_published
@@ -26,114 +25,16 @@ from offline.days.staging import ingest
 from offline.days.trades import make_trades
 from offline.lake.store import Lake
 from tests.days import DAY, DAY_NS, MIDNIGHT, recorded, rough_times, trades_at, without
-from tests.pipeline import replay, running, wait_until
-from tests.proofs import Proof
 
 SPEC = FeatureSpec()
 HOUR = 3_600 * NS
 NEXT = DAY + dt.timedelta(days=1)
 
 
-def rough_recording(path: Path, products: list[str], start: int, end: int, mean_s: float) -> int:
-    """Write trades of several products with ties, holes, duplicates and late rows; return how many lines."""
-    parts = []
-    for seed, product in enumerate(products):
-        trades = trades_at(rough_times(start, end, mean_s, seed), product, seed, first_id=1 + 10**6 * seed)
-        hole = start + (end - start) // 3 + seed * 60 * NS
-        parts.append(without(trades, [(hole, hole + (301 + seed) * NS)]))
-    joined = Trades.join(parts)
-    joined = joined.take(np.argsort(joined.event_time, kind="stable"))
-    rng = np.random.default_rng(7)
-    rows = np.arange(len(joined))
-    again = rng.choice(rows, len(rows) // 50)  # the same line once more, up to 2,000 lines later
-    late = rng.choice(rows, len(rows) // 100)  # a trade that comes 500 to 2,000 lines after its time, its id unused
-    place = np.concatenate(
-        [rows, again + rng.integers(0, 2_000, len(again)), late + rng.integers(500, 2_000, len(late))]
-    )
-    order = np.argsort(place, kind="stable")
-    written = joined.take(np.concatenate([rows, again, late])[order])
-    is_late = np.concatenate([rows < 0, again < 0, late >= 0])[order]
-    ids = written.trade_id.copy()
-    for stream in range(len(written.keys)):
-        mine = np.flatnonzero(written.stream == stream)
-        newest = np.maximum.accumulate(np.where(is_late[mine], 0, ids[mine]))
-        ids[mine] = np.where(is_late[mine], newest + 5, ids[mine])
-    write_csv(path, [replace(written, trade_id=ids)])
-    return len(written)
-
-
 def made(lake: Lake, product: str, *days: dt.date) -> None:
     for day in days:
         make_trades(lake, product, day)
         make_feature_rows(lake, product, day, SPEC)
-
-
-def published(environ: dict[str, str], folder: Path, source_id: str, recording: Path, within_s: float) -> None:
-    """Replay a recording as fast as possible, and wait until its features end."""
-    products = {key.product_id for batch in read_trades(recording) for key in batch.trades.keys}
-    with running(ingestor := replay(environ, folder, source_id, recording)):
-        assert ingestor.process.wait(within_s) == 0, ingestor.log.read_text()
-    mine, ended = f'"source_id":"{source_id}"'.encode(), set()
-    with TopicReader(kafka(environ)) as reader:
-        read_to = dict.fromkeys(reader.partitions(FEATURES), 0)
-
-        def all_ended() -> bool:
-            for partition, start in read_to.items():
-                for stretch in reader.read(FEATURES, partition, start):
-                    read_to[partition] = stretch.offsets[-1] + 1
-                    for value in stretch.values:
-                        if value is not None and mine in value and b'"end":true' in value:
-                            ended.add(msgspec.json.decode(value)["product_id"])
-            return ended == products
-
-        wait_until(all_ended, f"features of {source_id} end", within_s)
-
-
-def kafka(environ: dict[str, str]) -> dict[str, str]:
-    return {"bootstrap.servers": environ["KAFKA_BOOTSTRAP_SERVERS"]}
-
-
-def prove_parity(
-    proof: Proof, lake: Lake, environ: dict[str, str], folder: Path, products: list[str], mean_s: float, within_s: float
-) -> None:
-    """A recording of 24 hours over midnight passes through the broker and through the lake."""
-    source_id = folder.name
-    lines = rough_recording(folder / "r.csv", products, MIDNIGHT + 10 * HOUR, MIDNIGHT + 34 * HOUR, mean_s)
-    proof.disturbs("ties, small falls, holes, duplicates and late rows in one recording, over midnight")
-    rejects = ingest(lake, folder / "r.csv").rejects
-    for product in products:
-        made(lake, product, DAY, NEXT)
-    published(environ, folder, source_id, folder / "r.csv", within_s)
-    certificates = [certify(lake, SPEC, p, day, kafka(environ), source_id) for p in products for day in (DAY, NEXT)]
-    proof.saw(
-        lines=lines,
-        product_days=len(certificates),
-        **{
-            name: sum(getattr(each, name) for each in certificates)
-            for name in ("equal", "missing", "extra", "different")
-        },
-        rejected_as_duplicate=rejects["trade id was already taken or passed"],
-        rejected_as_late=rejects["event time falls by more than 1 s"],
-    )
-    assert [each.first_difference for each in certificates] == [""] * len(certificates)
-    assert all(each.holds and each.has_ended and each.lake_hash == each.published_hash for each in certificates)
-    assert sum(each.equal for each in certificates) + sum(rejects.values()) == lines
-
-
-def test_what_the_service_published_is_what_the_lake_has(online: dict[str, str], tmp_path: Path, proof: Proof) -> None:
-    prove_parity(proof, Lake.open(tmp_path / "lake"), online, tmp_path, ["LKA-USD", "LKB-USD"], 12, 60)
-
-
-@pytest.mark.acceptance
-def test_a_million_trades_are_the_same_through_broker_and_lake(
-    online: dict[str, str], tmp_path: Path, proof: Proof
-) -> None:
-    products = [f"LK{letter}-EUR" for letter in "ABCDEFGHIJKL"]
-    prove_parity(proof, Lake.open(tmp_path / "lake"), online, tmp_path, products, 1.46, 400)
-    assert int(proof.figures["lines"]) >= 1_000_000
-
-
-# Without a broker: records as the forecaster writes them.
 
 
 def records(trades: Trades, source_id: str = "s", has_ended: bool = False) -> list[bytes | None]:
@@ -411,7 +312,7 @@ def test_without_ids_rows_are_told_apart_by_time_and_order(tmp_path: Path) -> No
     assert (found_late.holds, found_late.first_difference) == (True, "")
 
 
-def test_nothing_to_compare_with_is_said(lake: Lake, tmp_path: Path) -> None:
+def test_nothing_to_compare_with_is_said(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     only_day = records(STREAM.take(of_day(DAY)), "s-1")
     with pytest.raises(
         ValueError, match=r"no rows of BTC-USD on 2025-03-06 \(UTC\), spec .*of the sources s-1; replay"
@@ -421,5 +322,6 @@ def test_nothing_to_compare_with_is_said(lake: Lake, tmp_path: Path) -> None:
         certified(lake, DAY, only_day, source_id="s-2")
     with pytest.raises(ValueError, match="the lake has no feature rows of ETH-USD on 2025-03-05"):
         certify(lake, SPEC, "ETH-USD", DAY, {"bootstrap.servers": "127.0.0.1:9"})
+    monkeypatch.setattr("data.stream.reader.ANSWER_S", 0.5)
     with pytest.raises(NotRead, match=r"no broker answers at 127\.0\.0\.1:9"):
         certify(lake, SPEC, "BTC-USD", DAY, {"bootstrap.servers": "127.0.0.1:9"})
