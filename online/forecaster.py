@@ -5,26 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import partial
 from typing import NamedTuple
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaException, Producer
 
 from data.features.spec import FeatureSpec
 from data.features.windows import compile_kernel
-from data.stream.clients import (
-    ANSWER_S,
-    Incoming,
-    consumer_config,
-    read_range,
-    reader_config,
-    retry,
-    transactional_config,
-)
-from data.stream.reader import NotRead, TopicReader
+from data.stream.clients import Incoming, consumer_config, reader_config, transactional_config
+from data.stream.reader import NotRead, RecordBlock, TopicReader
 from data.stream.records import FEATURES, PARTITIONS, PREDICTIONS, TRADES
 from data.trades import Int64s
 from online.exactly_once.feature_stage import FeatureColumns, FeatureStage
@@ -106,25 +97,21 @@ def forecast(settings: ForecasterSettings, metrics: Metrics, running: Callable[[
             return models.served or served
 
         def check_new(partitions: list[int]) -> None:
-            with TopicReader(settings.client_config(), answer_s=ANSWER_S) as reader:
+            with TopicReader(settings, running=running) as reader:
                 for partition in partitions:
-                    retry(partial(_check_never_read, reader, partition), running, settings.kafka_bootstrap_servers)
+                    check_never_read(reader, partition)
 
-        features = FeatureStage(spec, partial(read_range, reader_config(settings), running, TRADES), metrics)
+        def read_trades(partition: int, start: int, end: int) -> Iterator[RecordBlock]:
+            with TopicReader(settings, running=running) as reader:
+                yield from reader.read(TRADES, partition, start, end)
+
+        features = FeatureStage(spec, read_trades, metrics)
         stage = Forecasting(features, ScoreStage(spec, serving), metrics)
         consumer = Consumer(consumer_config(settings, GROUP, settings.slot) | {"stats_cb": metrics.read_statistics})
         producers = [Producer(transactional_config(settings, GROUP, settings.slot, turn)) for turn in range(TURNS)]
         serve(consumer, producers, stage, check_new, running, metrics, settings.kafka_bootstrap_servers)
     finally:
         models.stop()
-
-
-def _check_never_read(reader: TopicReader, partition: int, _timeout_s: float) -> None:
-    """Check as `check_never_read` does, with the errors that `retry` knows."""
-    try:
-        check_never_read(reader, partition)
-    except NotRead as error:
-        raise KafkaException(error.error or KafkaError(KafkaError._TIMED_OUT)) from error
 
 
 def find_places(settings: ForecasterSettings, spec: FeatureSpec, *, anew: bool) -> int:
@@ -136,7 +123,7 @@ def find_places(settings: ForecasterSettings, spec: FeatureSpec, *, anew: bool) 
     until = time.monotonic() + MEMBER_GONE_S
     try:
         while True:
-            with TopicReader(settings.client_config(), GROUP) as reader:
+            with TopicReader(settings, GROUP) as reader:
                 known = reader.committed(TRADES, range(PARTITIONS))
                 places = _lost_places(reader, spec, known, anew=anew)
             if not places:

@@ -47,8 +47,8 @@ class RegistryResource(dg.ConfigurableResource):
 class KafkaResource(dg.ConfigurableResource):
     """The broker with the published rows. Passwords stay in the environment: Dagster shows a resource's fields."""
 
-    def client_config(self) -> dict[str, Any]:
-        return KafkaSettings().client_config()
+    def settings(self) -> KafkaSettings:
+        return KafkaSettings()
 
 
 class DagsterPages(dg.ConfigurableResource):

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from tests.benchmarks import core, edge_latency, edge_predict, files, streams
+from tests.benchmarks import core, edge_latency, edge_predict, files, records, streams
 from tests.benchmarks.measure import Row, ToolMissing
 
 FILE_ROWS = (1_000_000, 10_000_000)
@@ -46,6 +46,7 @@ def file_rows() -> list[Row]:
 
 PARTS: dict[str, Callable[[], Sequence[Row]]] = {
     "core": core.rows,
+    "records": lambda: records.rows(core.simulated_trades(records.SKIPPED + records.BATCH)),
     "files": file_rows,
     "streams": lambda: streams.rows(core.simulated_trades(STREAMED)),
     "latency": edge_latency.rows,

@@ -6,7 +6,7 @@ import codecs
 import gzip
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from io import BufferedReader
@@ -270,12 +270,7 @@ def _pieces(
 
     # A last row of empty fields, so that an open quotation mark on the last line swallows a row and is noticed.
     text = lines.data + b"," * (width - 1) + b"\n"
-    table = pyarrow.csv.read_csv(
-        pa.BufferReader(text),
-        one_block(text, width),
-        pyarrow.csv.ParseOptions(ignore_empty_lines=False, invalid_row_handler=note),
-        pyarrow.csv.ConvertOptions(include_columns=schema.names, column_types=schema, strings_can_be_null=False),
-    )
+    table = csv_table(text, width, schema, note)
     if table.num_rows + len(wrong) == len(lines) + 1:
         broken |= {int(at[i]): reason for i, reason in wrong.items()}
         return [(np.delete(at, list(wrong)), table[:-1])]
@@ -290,7 +285,25 @@ def _pieces(
     ]
 
 
-def one_block(text: bytes, width: int) -> pyarrow.csv.ReadOptions:
-    """Return options to read a text in one block, with columns named by index: only one block gives row numbers."""
+def csv_table(
+    text: bytes, width: int, schema: pa.Schema, note: Callable[[pyarrow.csv.InvalidRow], str] | None = None
+) -> pa.Table:
+    """Parse CSV of `width` columns without a header; an empty number or time is null, an empty text stays.
+
+    Args:
+        schema: types of the wanted columns, named by index.
+        note: called with each row of another width; returns what pyarrow does with the row.
+
+    Raises:
+        pyarrow.ArrowInvalid: a value is not of its type, or, without `note`, a row has another width.
+    """
     names = [str(i) for i in range(width)]
-    return pyarrow.csv.ReadOptions(use_threads=False, block_size=len(text) + 1, column_names=names)
+    return pyarrow.csv.read_csv(
+        pa.BufferReader(text),
+        # One block, because only one block gives row numbers.
+        pyarrow.csv.ReadOptions(use_threads=False, block_size=len(text) + 1, column_names=names),
+        pyarrow.csv.ParseOptions(ignore_empty_lines=False, invalid_row_handler=note),
+        pyarrow.csv.ConvertOptions(
+            include_columns=schema.names, column_types=schema, null_values=[""], strings_can_be_null=False
+        ),
+    )

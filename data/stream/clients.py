@@ -1,4 +1,4 @@
-"""Configure the broker's clients for each process, read records, and retry requests to the broker."""
+"""Configure the broker's clients for each process, and retry requests to the broker."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable
 from concurrent.futures import Future
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka.admin import AdminClient
 
 from data.settings import KafkaSettings
@@ -298,48 +298,6 @@ def incoming(messages: Iterable[Message], partitions: Container[int]) -> tuple[l
             # Half the time of a call of the class.
             found.append(tuple.__new__(Incoming, (message.topic(), partition, message.offset(), value, time_ms)))
     return found, gone
-
-
-class RecordBlock(NamedTuple):
-    """Consecutive records of one partition, without their times: a start reads hundreds of thousands of records.
-
-    Attributes:
-        offsets: offset of each record.
-        values: value of each record, at most `MAX_VALUE` bytes.
-    """
-
-    offsets: list[int]
-    values: list[bytes]
-
-
-def read_range(
-    config: Config, running: Callable[[], bool], topic: str, partition: int, start: int, end: int
-) -> Iterator[RecordBlock]:
-    """Read the records of one partition from offset `start` up to, not with, `end`, in batches.
-
-    Reading ends early if `running` returns False or the partition ends before `end`.
-
-    Raises:
-        KafkaException: the broker refuses to read.
-    """
-    if start >= end:
-        return
-    consumer = Consumer(config)
-    try:
-        consumer.assign([TopicPartition(topic, partition, start)])
-        at_end = False
-        while running() and not at_end and consumer.position([TopicPartition(topic, partition)])[0].offset < end:
-            first = consumer.poll(1.0)
-            messages = [first, *consumer.consume(READ_BATCH, 0)] if first is not None else []
-            for error in filter(None, (message.error() for message in messages)):
-                if error.code() != KafkaError._PARTITION_EOF:
-                    raise KafkaException(error)
-                at_end = True
-            wanted = [message for message in messages if message.error() is None and (message.offset() or 0) < end]
-            if wanted:
-                yield RecordBlock([m.offset() or 0 for m in wanted], [(m.value() or b"")[:MAX_VALUE] for m in wanted])
-    finally:
-        consumer.close()
 
 
 def new_process_helps(error: KafkaError) -> bool:

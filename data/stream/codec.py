@@ -1,11 +1,11 @@
-"""Encode records to bytes and decode bytes to records, whole batches at a time."""
+"""Encode columns to records and decode records to columns, whole batches at a time."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from functools import cache, lru_cache
-from operator import itemgetter
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from itertools import repeat
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -14,14 +14,20 @@ from numpy.typing import NDArray
 
 from data.features.spec import FeatureRows, FeatureSpec
 from data.names import check_names
-from data.stream.records import End, Forecaster, Head, Purpose, TakerSide, Trade, feature_type
-from data.stream.wire import Field, Kind, Layout
-from data.trades import Floats, Int64s, Side, StreamKey, Trades, parse_times
+from data.stream.records import End, Forecast, Forecaster, Purpose, TakerSide, Trade, feature_type
+from data.trades import Floats, Int64s, Side, StreamKey, Trades
 
+encode = msgspec.json.Encoder().encode
+"""Encode any record of `data.stream.records` as JSON; NaN becomes null."""
 
-@cache
-def _feature_decoder(spec: FeatureSpec) -> Callable[[bytes], Any]:
-    return msgspec.json.Decoder(feature_type(spec)).decode
+_decode_trade = msgspec.json.Decoder(Trade).decode
+_decode_end = msgspec.json.Decoder(End).decode
+
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""Errors of a decoder; RecursionError for a record nested a thousand deep."""
+
+_SIDES: dict[TakerSide | None, Side] = {"sell": Side.SELL, None: Side.UNKNOWN, "buy": Side.BUY}
+_SIDE_TEXTS: dict[int, TakerSide | None] = {int(side): text for text, side in _SIDES.items()}
 
 
 class Unreadable(NamedTuple):
@@ -33,58 +39,6 @@ class Unreadable(NamedTuple):
 
     place: int
     reason: str
-
-
-_encoder = msgspec.json.Encoder()
-encode = _encoder.encode
-"""Encode any record of `data.stream.records` as JSON."""
-
-_decode_head = msgspec.json.Decoder(Head).decode
-_decode_trade = msgspec.json.Decoder(Trade).decode
-_decode_end = msgspec.json.Decoder(End).decode
-
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""Errors of a decoder; RecursionError for a record nested a thousand deep."""
-
-_SIDES: dict[TakerSide | None, Side] = {"sell": Side.SELL, None: Side.UNKNOWN, "buy": Side.BUY}
-
-_ROW_START = (
-    Field.named("trade_id", Kind.INTEGER),
-    Field.named("event_time", Kind.TIME),
-    Field.named("ingest_time", Kind.TIME),
-    Field.named("price", Kind.NUMBER),
-)
-_TRADE_LAYOUT = Layout(
-    [*_ROW_START, Field.named("size", Kind.NUMBER), Field.named("side", Kind.CHOICE)],
-    [b'"sell"', b"null", b'"buy"'],  # at Side - Side.SELL
-)
-
-
-@cache
-def _feature_layout(spec: FeatureSpec) -> Layout:
-    place = (Field.named("kafka_partition", Kind.INTEGER), Field.named("kafka_offset", Kind.INTEGER))
-    columns = (Field.named(name, Kind.INTEGER if name == "n" else Kind.NUMBER) for name in spec.columns)
-    return Layout([*_ROW_START, *place, Field.named("spec_id", Kind.CHOICE), *columns], [encode(spec.spec_id)])
-
-
-@lru_cache(maxsize=64)
-def _forecast_layout(by_model: bytes, missing: tuple[bytes, ...]) -> Layout:
-    """Return the layout of the fields that a forecast adds to a row.
-
-    The layout's choices are two texts for `in_sample`, the model's fields, an empty list, and the lists of `missing`.
-    """
-    fields = (
-        Field.named("ts", Kind.TIME),
-        Field.named("horizon_s", Kind.INTEGER),
-        Field.named("score", Kind.NUMBER),
-        Field(b',"interval":[', Kind.NUMBER),
-        Field(b",", Kind.NUMBER),
-        Field(b"],", Kind.CHOICE),
-        Field.named("in_sample", Kind.CHOICE),
-        Field.named("missing", Kind.CHOICE),
-        Field.named("shadow", Kind.CHOICE),
-    )
-    return Layout(fields, [b"false", b"true", by_model, b"[]", *missing])
 
 
 class Records(NamedTuple):
@@ -102,17 +56,32 @@ class Records(NamedTuple):
     ends: list[tuple[int, End]]
     unreadable: list[Unreadable]
 
+    def reject(self, reasons: dict[int, str]) -> Records:
+        """Return the same batch with some of `records` unreadable, by index in `records`."""
+        if not reasons:
+            return self
+        kept = [i for i in range(len(self.records)) if i not in reasons]
+        unreadable = self.unreadable + [Unreadable(self.places[i], reason) for i, reason in reasons.items()]
+        return Records([self.records[i] for i in kept], [self.places[i] for i in kept], self.ends, sorted(unreadable))
 
-def decode_records(values: Sequence[bytes | None], decode: Any) -> Records:
+
+def decode_records(values: Sequence[bytes], decode: Any) -> Records:
     """Sort values into records that `decode` reads, ends, and unreadable records."""
+    try:
+        return Records(list(map(decode, values)), list(range(len(values))), [], [])
+    except _UNREADABLE:
+        return _decode_one_by_one(values, decode)
+
+
+def _decode_one_by_one(values: Sequence[bytes], decode: Any) -> Records:
     found = Records([], [], [], [])
     for place, value in enumerate(values):
         try:
-            found.records.append(decode(value or b""))
+            found.records.append(decode(value))
             found.places.append(place)
         except _UNREADABLE as error:
             try:
-                end = _decode_end(value or b"")
+                end = _decode_end(value)
             except _UNREADABLE:
                 found.unreadable.append(Unreadable(place, str(error)))
             else:
@@ -121,6 +90,47 @@ def decode_records(values: Sequence[bytes | None], decode: Any) -> Records:
                 else:
                     found.unreadable.append(Unreadable(place, "`end` must be true where it stands"))
     return found
+
+
+class _Streams(NamedTuple):
+    """The streams of n records.
+
+    Attributes:
+        keys: by first appearance.
+        stream: shape (n,), index into `keys`.
+        purposes: purpose of each stream, from the stream's first record.
+    """
+
+    keys: tuple[StreamKey, ...]
+    stream: NDArray[np.int32]
+    purposes: dict[StreamKey, Purpose]
+
+
+_names = attrgetter("source_id", "product_id")
+
+
+def _streams_of(found: Records) -> tuple[Records, _Streams]:
+    """Return the streams of a batch's records; a record with a bad name becomes unreadable."""
+    index: dict[tuple[str, str], int] = {}
+    stream = [index.setdefault(names, len(index)) for names in map(_names, found.records)]
+    keys = tuple(StreamKey(*names) for names in index)
+    bad: dict[int, str] = {}
+    for i, key in enumerate(keys):
+        try:
+            check_names(key)
+        except ValueError as error:
+            bad[i] = str(error)
+    if bad:
+        return _streams_of(found.reject({row: bad[i] for row, i in enumerate(stream) if i in bad}))
+    at = np.array(stream, np.int32)
+    firsts = np.unique(at, return_index=True)[1].tolist()
+    purposes = {key: found.records[row].purpose for key, row in zip(keys, firsts, strict=True)}
+    return found, _Streams(keys, at, purposes)
+
+
+def _column(records: Sequence[Any], name: str, dtype: type[np.generic]) -> NDArray[Any]:
+    """Return one field of n records, shape (n,); null becomes NaN."""
+    return np.array([getattr(record, name) for record in records], dtype)
 
 
 class TradeRecords(NamedTuple):
@@ -138,216 +148,115 @@ class TradeRecords(NamedTuple):
     unreadable: list[Unreadable]
 
 
-class _LayoutRecords(NamedTuple):
-    """Records in our layout, and their streams.
-
-    Attributes:
-        places: shape (n,), place of each record.
-        keys: the streams, by first appearance.
-        stream: shape (n,), index into `keys`.
-        purposes: purpose of each stream, from the stream's first record.
-        integers, numbers: shape (n, fields), see `data.stream.wire.Found`.
-    """
-
-    places: Int64s
-    keys: tuple[StreamKey, ...]
-    stream: NDArray[np.int32]
-    purposes: dict[StreamKey, Purpose]
-    integers: Int64s
-    numbers: Floats
-
-
-def _read_layout(
-    layout: Layout, texts: Sequence[bytes], allowed: Callable[[Int64s, Floats], NDArray[np.bool_]]
-) -> _LayoutRecords:
-    """Read the records in our layout with allowed values; the general parser reads all other records."""
-    found = layout.read(texts)
-    heads = [_read_head(head) for head in found.heads]
-    has_head = np.array([*(head is not None for head in heads), False])[found.head]
-    places = np.flatnonzero(has_head & allowed(found.integers, found.numbers))
-    rows = slice(None) if len(places) == len(texts) else places
-    streams: dict[StreamKey, int] = {}
-    purposes: dict[StreamKey, Purpose] = {}
-    stream = np.zeros(len(heads) + 1, np.int32)
-    for i, head in enumerate(heads):
-        if head is not None:
-            stream[i] = streams.setdefault(head.key, len(streams))
-            purposes.setdefault(head.key, head.purpose)
-    integers, numbers = found.integers[rows], found.numbers[rows]
-    return _LayoutRecords(places, tuple(streams), stream[found.head[rows]], purposes, integers, numbers)
-
-
-def decode_trades(values: Sequence[bytes | None]) -> TradeRecords:
+def decode_trades(values: Sequence[bytes]) -> TradeRecords:
     """Decode records of `coinbase-trades`."""
-    texts = [value or b"" for value in values]
-    plain = _read_layout(_TRADE_LAYOUT, texts, lambda _, numbers: (numbers[:, 0] > 0) & ~(numbers[:, 1] < 0))
-    trade_id, event_time, ingest_time, side = plain.integers.T.copy()
-    price, size = plain.numbers.T.copy()
+    found, streams = _streams_of(decode_records(values, _decode_trade))
+    records = found.records
     trades = Trades(
-        plain.keys, plain.stream, trade_id, event_time, ingest_time, price, size, (side + Side.SELL).astype(np.int8)
+        streams.keys,
+        streams.stream,
+        np.array([record.trade_id for record in records], np.int64),
+        np.array([record.event_time for record in records], np.int64),
+        np.array([record.ingest_time for record in records], np.int64),
+        np.array([record.price for record in records], np.float64),
+        np.array([record.size for record in records], np.float64),
+        np.array([_SIDES[record.side] for record in records], np.int8),
     )
-    if len(plain.places) == len(texts):
-        return TradeRecords(trades, plain.places, plain.purposes, [], [])
-    return _add_other_trades(trades, plain.places, plain.purposes, texts)
-
-
-def _add_other_trades(
-    trades: Trades, places: Int64s, purposes: dict[StreamKey, Purpose], texts: Sequence[bytes]
-) -> TradeRecords:
-    """Add the records of a batch that are not in our layout: other trades, ends, unreadable records."""
-    others = np.setdiff1d(np.arange(len(texts)), places)
-    found = decode_records([texts[place] for place in others], _decode_trade)
-    more = _trade_columns(found.records, found.places, found.unreadable)
-    purposes = {StreamKey(r.source_id, r.product_id): r.purpose for r in found.records} | purposes
-    order = np.argsort(places := np.concatenate([places, others[np.array(found.places, np.int64)]]))
-    return TradeRecords(
-        Trades.join([trades, more]).take(order),
-        places[order],
-        purposes,
-        [(int(others[place]), end) for place, end in found.ends],
-        [Unreadable(int(others[place]), reason) for place, reason in found.unreadable],
-    )
-
-
-def _read_head(head: bytes) -> Head | None:
-    """Decode the part of a record before the fields; None leaves records with this head to the general parser."""
-    try:
-        found = _decode_head(head + b"}")
-        check_names(found.key)
-    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError):
-        return None
-    return found
-
-
-def _trade_columns(records: list[Trade], places: list[int], unreadable: list[Unreadable]) -> Trades:
-    """Turn records into columns, and move records with a bad name or time (month 13) to `unreadable`."""
-    streams: dict[StreamKey, int] = {}
-    stream = [streams.setdefault(StreamKey(r.source_id, r.product_id), len(streams)) for r in records]
-    try:
-        for key in streams:
-            check_names(key)
-        event_time = parse_times([record.event_time for record in records])
-        ingest_time = parse_times([record.ingest_time for record in records])
-    except ValueError:
-        for row in range(len(records) - 1, -1, -1):
-            record = records[row]
-            try:
-                check_names(StreamKey(record.source_id, record.product_id))
-                _times(record)
-            except ValueError as error:
-                unreadable.append(Unreadable(places.pop(row), str(error)))
-                del records[row]
-        return _trade_columns(records, places, unreadable)
-    return Trades(
-        tuple(streams),
-        np.array(stream, np.int32),
-        np.array([r.trade_id for r in records], np.int64),
-        event_time,
-        ingest_time,
-        np.array([r.price for r in records], np.float64),
-        np.array([r.size for r in records], np.float64),
-        np.array([_SIDES[r.side] for r in records], np.int8),
-    )
+    return TradeRecords(trades, np.array(found.places, np.int64), streams.purposes, found.ends, found.unreadable)
 
 
 class FeatureRecords(NamedTuple):
     """The feature rows of a batch in columns, and the batch's other records, see `Records`.
 
     Attributes:
-        texts: JSON text of each row.
-        places: shape (n,), place of each row.
-        keys, purposes: stream and purpose of each row.
-        trade_id, event_time, ingest_time: shape (n,); times in ns since 1970.
+        keys: stream of each row.
+        trade_id, event_time: shape (n,); times in ns since 1970.
         price: shape (n,).
         values: shape (n, columns of the spec), NaN where null.
-        other_spec: rows of another feature spec, each with its place.
+        other_specs: feature specs of further rows.
     """
 
-    texts: list[bytes]
-    places: list[int]
     keys: list[StreamKey]
-    purposes: list[Purpose]
     trade_id: Int64s
     event_time: Int64s
-    ingest_time: Int64s
     price: Floats
     values: Floats
     ends: list[tuple[int, End]]
-    other_spec: list[tuple[int, Any]]
-    unreadable: list[Unreadable]
+    other_specs: set[str]
 
 
-def decode_features(values: Sequence[bytes | None], spec: FeatureSpec) -> FeatureRecords:
-    """Decode records of `features`."""
-    texts = [value or b"" for value in values]
-    plain = _read_layout(
-        _feature_layout(spec), texts, lambda integers, numbers: (integers[:, -1] <= 2**53) & ~np.isnan(numbers[:, 0])
-    )
-    keys = [plain.keys[stream] for stream in plain.stream.tolist()]
-    trade_id, event_time, ingest_time = plain.integers[:, :3].T.copy()
-    n = plain.integers[:, -1]  # the only integer column of the spec comes after the key's integers
-    columns: Floats = np.column_stack((n.astype(np.float64), plain.numbers[:, 1:]))
-    rows = FeatureRecords(
-        [texts[place] for place in plain.places.tolist()], plain.places.tolist(), keys,
-        [plain.purposes[key] for key in keys], trade_id, event_time, ingest_time, plain.numbers[:, 0].copy(),
-        columns, [], [], [],
-    )  # fmt: skip
-    others = np.setdiff1d(np.arange(len(texts)), plain.places).tolist() if len(keys) < len(texts) else []
-    return _add_other_rows(rows, others, texts, spec) if others else rows
-
-
-def _add_other_rows(
-    rows: FeatureRecords, others: list[int], texts: Sequence[bytes], spec: FeatureSpec
-) -> FeatureRecords:
-    """Add the records of a batch that are not in our layout: other rows, ends, unreadable records."""
-    found = decode_records([texts[place] for place in others], _feature_decoder(spec))
-    unreadable = [Unreadable(others[place], reason) for place, reason in found.unreadable]
-    other_spec, more = [], []
-    for place, row in zip((others[place] for place in found.places), found.records, strict=True):
-        if row.spec_id != spec.spec_id:
-            other_spec.append((place, row))
-            continue
-        try:
-            check_names(key := StreamKey(row.source_id, row.product_id))
-            times = _times(row)
-        except ValueError as error:
-            unreadable.append(Unreadable(place, str(error)))
-        else:
-            values = _column_values(row, spec)
-            more.append((place, encode(row), key, row.purpose, row.trade_id, *times, row.price, values))
-    known = zip(
-        rows.places, rows.texts, rows.keys, rows.purposes, rows.trade_id.tolist(), rows.event_time.tolist(),
-        rows.ingest_time.tolist(), rows.price.tolist(), rows.values.tolist(), strict=True,
-    )  # fmt: skip
-    table = sorted([*known, *more], key=itemgetter(0))
-    places, row_texts, keys, purposes, trade_id, event_time, ingest_time, price, columns = (
-        map(list, zip(*table, strict=True)) if table else ([] for _ in range(9))
-    )
+def decode_features(values: Sequence[bytes], spec: FeatureSpec) -> FeatureRecords:
+    """Decode records of `features`; unreadable records are left out."""
+    found, streams = _streams_of(decode_records(values, _feature_decoder(spec)))
+    records = [record for record in found.records if record.spec_id == spec.spec_id]
     return FeatureRecords(
-        row_texts, places, keys, purposes, np.array(trade_id, np.int64), np.array(event_time, np.int64),
-        np.array(ingest_time, np.int64), np.array(price, np.float64),
-        np.array(columns, np.float64).reshape(-1, len(spec.columns)),
-        [(others[place], end) for place, end in found.ends], other_spec, unreadable,
+        [streams.keys[stream] for stream, record in zip(streams.stream.tolist(), found.records, strict=True)
+         if record.spec_id == spec.spec_id],
+        _column(records, "trade_id", np.int64),
+        _column(records, "event_time", np.int64),
+        _column(records, "price", np.float64),
+        np.column_stack([_column(records, name, np.float64) for name in spec.columns]),
+        found.ends,
+        {record.spec_id for record in found.records} - {spec.spec_id},
     )  # fmt: skip
 
 
-def _times(record: Any) -> list[int]:
-    """Return event and ingest time, ns since 1970.
+@cache
+def _feature_decoder(spec: FeatureSpec) -> Callable[[bytes], Any]:
+    return msgspec.json.Decoder(feature_type(spec)).decode
 
-    Raises:
-        ValueError: a text is no time; the message begins with the field's name.
+
+def encode_trades(trades: Trades, purpose: Purpose) -> list[bytes]:
+    """Encode trades as records of `coinbase-trades`."""
+    records = map(
+        Trade,
+        *_names_of(trades),
+        repeat(purpose),
+        trades.trade_id.tolist(),
+        trades.event_time.tolist(),
+        trades.ingest_time.tolist(),
+        trades.price.tolist(),
+        trades.size.tolist(),
+        map(_SIDE_TEXTS.__getitem__, trades.side.tolist()),
+    )
+    return list(map(encode, records))
+
+
+def encode_features(
+    rows: FeatureRows, spec: FeatureSpec, purposes: dict[StreamKey, Purpose], partition: int, offset: Int64s
+) -> list[bytes]:
+    """Encode feature rows as records of `features`.
+
+    Args:
+        purposes: purpose of each stream.
+        partition: of the trades on `coinbase-trades`.
+        offset: shape (rows,), of each trade on `coinbase-trades`.
     """
-    found = []
-    for name in ("event_time", "ingest_time"):
-        try:
-            found.append(int(parse_times([getattr(record, name)])[0]))
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
-    return found
+    trades = rows.trades
+    by_stream = [purposes[key] for key in trades.keys]
+    n, *others = rows.values.T
+    records = map(
+        feature_type(spec),
+        *_names_of(trades),
+        [by_stream[stream] for stream in trades.stream.tolist()],
+        trades.trade_id.tolist(),
+        trades.event_time.tolist(),
+        trades.ingest_time.tolist(),
+        trades.price.tolist(),
+        repeat(partition),
+        offset.tolist(),
+        repeat(spec.spec_id),
+        n.astype(np.int64).tolist(),
+        *(column.tolist() for column in others),
+    )
+    return list(map(encode, records))
 
 
-def _column_values(row: Any, spec: FeatureSpec) -> list[float]:
-    return [math.nan if (value := getattr(row, name)) is None else float(value) for name in spec.columns]
+def _names_of(trades: Trades) -> tuple[Iterable[str], Iterable[str]]:
+    """Return source and product of each trade."""
+    streams = trades.stream.tolist()
+    sources, products = [key.source_id for key in trades.keys], [key.product_id for key in trades.keys]
+    return map(sources.__getitem__, streams), map(products.__getitem__, streams)
 
 
 def encode_predictions(
@@ -358,51 +267,26 @@ def encode_predictions(
     interval: Floats,
     forecaster: Forecaster,
     in_sample: NDArray[np.bool_],
-    missing: Sequence[bytes],
+    missing: Sequence[list[str]],
 ) -> list[bytes]:
-    """Encode forecasts as records of `predictions`.
+    """Encode forecasts as records of `predictions`: the JSON of each row, continued by the fields of its forecast.
 
     Args:
         rows: n feature rows as JSON.
         ts: time of scoring, ns since 1970.
         horizon_s: seconds of the forecast.
         score: shape (n,). interval: shape (n, 2). in_sample: shape (n,).
-        missing: for each forecast, the list of columns that the model did not use, as JSON.
+        missing: for each forecast, the columns that the model did not use.
     """
-    by_model = ",".join(f'"{name}":{encode(value).decode()}' for name, value in forecaster._asdict().items())
-    lists = {text: 4 + i for i, text in enumerate(dict.fromkeys(missing))}
-    layout = _forecast_layout(by_model.encode(), tuple(lists))
-    integers = np.empty((len(rows), 6), np.int64)
-    integers[:, :3], integers[:, 3] = (ts, horizon_s, 2), in_sample
-    integers[:, 4], integers[:, 5] = [lists[text] for text in missing], 3
-    numbers = np.column_stack((score, interval))
-    return layout.write([row[:-1] for row in rows], np.arange(len(rows)), integers, numbers)
-
-
-def _heads(keys: Sequence[StreamKey], purpose: Callable[[StreamKey], Purpose]) -> list[bytes]:
-    return [encode(Head(*key, purpose(key)))[:-1] for key in keys]
-
-
-def encode_trades(trades: Trades, purpose: Purpose) -> list[bytes]:
-    """Encode trades as records of `coinbase-trades`."""
-    integers = (trades.trade_id, trades.event_time, trades.ingest_time, trades.side.astype(np.int64) - Side.SELL)
-    numbers = np.column_stack((trades.price, trades.size))
-    heads = _heads(trades.keys, lambda _: purpose)
-    return _TRADE_LAYOUT.write(heads, trades.stream, np.column_stack(integers), numbers)
-
-
-def encode_features(
-    rows: FeatureRows, spec: FeatureSpec, purposes: dict[StreamKey, Purpose], partition: Int64s, offset: Int64s
-) -> list[bytes]:
-    """Encode feature rows as records of `features`.
-
-    Args:
-        purposes: purpose of each stream.
-        partition, offset: shape (rows,), of each trade on `coinbase-trades`.
-    """
-    trades, n = rows.trades, rows.values[:, 0].astype(np.int64)
-    spec_id = np.zeros(len(n), np.int64)
-    integers = (trades.trade_id, trades.event_time, trades.ingest_time, partition, offset, spec_id, n)
-    numbers = np.column_stack((trades.price, rows.values[:, 1:]))
-    heads = _heads(trades.keys, purposes.__getitem__)
-    return _feature_layout(spec).write(heads, trades.stream, np.column_stack(integers), numbers)
+    forecasts = map(
+        Forecast,
+        repeat(ts),
+        repeat(horizon_s),
+        score.tolist(),
+        map(tuple, interval.tolist()),
+        *map(repeat, forecaster),
+        in_sample.tolist(),
+        missing,
+        repeat([]),
+    )
+    return [row[:-1] + b"," + encode(forecast)[1:] for row, forecast in zip(rows, forecasts, strict=False)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from collections import Counter
@@ -24,10 +23,12 @@ from data.features.spec import FeatureSpec
 from data.files import replacing
 from data.names import check_names, check_product_id
 from data.recordings.dialects.base import OWN_COLUMNS
+from data.settings import KafkaSettings
 from data.stream.codec import decode_records
-from data.stream.reader import NotRead, TopicReader, client_config
-from data.stream.records import FEATURES, PREDICTIONS, TRADES, Trade, feature_type, prediction_type
-from data.trades import StreamKey, iso_times, parse_times
+from data.stream.reader import NotRead, TopicReader
+from data.stream.records import FEATURES, PREDICTIONS, TIMES, TRADES, Trade, feature_type, prediction_type
+from data.times import EPOCH, NS, time_texts
+from data.trades import StreamKey
 
 BAD_REQUEST = 2
 """Exit code."""
@@ -38,14 +39,14 @@ GROUP_ROWS = 65_536
 """Approximate rows of a row group in Parquet."""
 SOURCES_SHOWN = 20
 
-_TIMES = ("event_time", "ingest_time", "ts")
+DAY_NS = 86_400 * NS
 _NESTED: Final = {
     "interval": pa.list_(pa.float64()),
     "missing": pa.list_(pa.string()),
     "shadow": pa.list_(pa.struct([("model_variant", pa.string()), ("version", pa.string()), ("score", pa.float64())])),
 }
 _PLAIN: Final = {
-    **dict.fromkeys(_TIMES, pa.timestamp("ns", "UTC")),
+    **dict.fromkeys(TIMES, pa.timestamp("ns", "UTC")),
     **dict.fromkeys(("trade_id", "kafka_offset", "n", "horizon_s"), pa.int64()),
     **dict.fromkeys(("source_id", "product_id", "purpose", "side", "spec_id", "model_variant", "version", "digest"),
                     pa.string()),
@@ -70,7 +71,7 @@ class ExportRequest:
     def takes(self, record: Any) -> bool:
         if self.source_id is not None and record.source_id != self.source_id:
             return False
-        if self.day is not None and record.event_time[:10] != self.day.isoformat():
+        if self.day is not None and record.event_time // DAY_NS != (self.day - EPOCH.date()).days:
             return False
         return self.product_id is None or record.product_id == self.product_id
 
@@ -119,9 +120,7 @@ def columns_of(records: Sequence[Any], schema: pa.Schema) -> pa.RecordBatch:
     columns = []
     for column in schema:
         values = [getattr(record, column.name) for record in records]
-        if column.name in _TIMES:
-            columns.append(pa.array(parse_times(values)).cast(column.type))
-        elif column.name in _NESTED:
+        if column.name in _NESTED:
             columns.append(pa.array(msgspec.to_builtins(values), column.type))
         else:
             columns.append(pa.array(values, column.type))
@@ -161,7 +160,7 @@ class Parts:
                         yield from reader
 
 
-def collect(values: Iterator[Sequence[bytes | None]], request: ExportRequest, parts: Parts) -> ExportReport:
+def collect(values: Iterator[Sequence[bytes]], request: ExportRequest, parts: Parts) -> ExportReport:
     """Add the requested records of a topic to `parts`, and return the counts."""
     report = ExportReport()
     decode = msgspec.json.Decoder(record_type(request.topic)).decode
@@ -176,14 +175,13 @@ def collect(values: Iterator[Sequence[bytes | None]], request: ExportRequest, pa
                 report.others[key.source_id] = None
             if not request.takes(record):
                 continue
-            try:
-                if key not in checked:
+            if key not in checked:
+                try:
                     check_names(key)
-                    checked.add(key)
-                parse_times([getattr(record, name) for name in _TIMES if hasattr(record, name)])
-            except ValueError:
-                report.unreadable += 1
-                continue
+                except ValueError:
+                    report.unreadable += 1
+                    continue
+                checked.add(key)
             report.rows[key.product_id] += 1
             report.sources.add(key.source_id)
             parts.add(record)
@@ -191,16 +189,16 @@ def collect(values: Iterator[Sequence[bytes | None]], request: ExportRequest, pa
     return report
 
 
-def read_topic(topic: str, config: Mapping[str, Any]) -> Iterator[list[bytes | None]]:
+def read_topic(topic: str, settings: KafkaSettings) -> Iterator[list[bytes]]:
     """Read the committed values of a topic up to now, partition by partition.
 
     Raises:
         NotRead: the broker does not answer, or does not have the topic.
     """
-    with TopicReader(config) as reader:
+    with TopicReader(settings) as reader:
         for partition in reader.partitions(topic):
-            for stretch in reader.read(topic, partition):
-                yield stretch.values
+            for block in reader.read(topic, partition):
+                yield block.values
 
 
 def _texts(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -208,8 +206,8 @@ def _texts(batch: pa.RecordBatch) -> pa.RecordBatch:
     columns = []
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         texts = column
-        if name in _TIMES:
-            texts = pa.array(iso_times(column.cast(pa.int64()).to_numpy()), pa.string())
+        if name in TIMES:
+            texts = pa.array(time_texts(column.cast(pa.int64()).to_numpy()), pa.string())
         elif name in _NESTED:
             texts = pa.array([msgspec.json.encode(value).decode() for value in column.to_pylist()], pa.string())
         columns.append(texts)
@@ -243,7 +241,7 @@ _WRITERS: Final[Mapping[str, Callable[[BinaryIO | GzipFile, str, pa.Schema, Iter
 }
 
 
-def export(request: ExportRequest, out: Path, values: Callable[[], Iterator[Sequence[bytes | None]]]) -> ExportReport:
+def export(request: ExportRequest, out: Path, values: Callable[[], Iterator[Sequence[bytes]]]) -> ExportReport:
     """Write the requested rows to a file, sorted by product, then in order of the topic.
 
     The file appears whole or not at all.
@@ -287,7 +285,7 @@ def _arguments() -> tuple[ExportRequest, Path]:
     parser = argparse.ArgumentParser(
         prog="python -m data.stream.export",
         description="Write the rows of a topic to a file, sorted by product, then in order of the topic.",
-        epilog="The broker is KAFKA_BOOTSTRAP_SERVERS, localhost:9092 where that is not set.",
+        epilog="The broker is KAFKA_BOOTSTRAP_SERVERS, 127.0.0.1:9092 where that is not set.",
     )
     topics = {"trades": TRADES, "features": FEATURES, "predictions": PREDICTIONS}
     parser.add_argument("what", choices=topics)
@@ -315,7 +313,7 @@ def main() -> int:
     """Write the rows of a topic to a file."""
     request, out = _arguments()
     try:
-        report = export(request, out, lambda: read_topic(request.topic, client_config(os.environ)))
+        report = export(request, out, lambda: read_topic(request.topic, KafkaSettings()))
     except (BadRequest, NotRead) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_REQUEST

@@ -1,22 +1,25 @@
-"""Read topics afterwards, for `data.stream.export` and the offline side."""
+"""Read the committed records of a topic, without a group and from any offset."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-ANSWER_S = 10.0
+from data.settings import KafkaSettings
+from data.stream.clients import MAX_VALUE, READ_BATCH, RETRY_S, Stopped, reader_config, retry
+
+PATIENCE_S = 10.0
 """Seconds that the broker may be silent."""
-READ_BATCH = 10_000
 FETCH_BYTES = 1_048_576
 """Bytes of one fetch: about `READ_BATCH` records."""
+POLL_S = 0.5
+"""Seconds between two looks whether to stop, while the broker is silent."""
 QUEUED_FETCHES = 32
 """Fetches that the client keeps in memory until the records are read."""
-RETRY_S = 0.05
 
 _PASSING = {
     KafkaError._WAIT_COORD,
@@ -29,78 +32,54 @@ T = TypeVar("T")
 
 
 class NotRead(RuntimeError):
-    """The broker does not answer, or does not have the topic. The message says what to do.
+    """The broker does not answer, or does not have the topic. The message says what to do."""
+
+
+class RecordBlock(NamedTuple):
+    """Consecutive records of one partition, without their times.
 
     Attributes:
-        error: the client's error; None: the broker was silent.
-    """
-
-    def __init__(self, message: str, error: KafkaError | None = None) -> None:
-        super().__init__(message)
-        self.error = error
-
-
-class Stretch(NamedTuple):
-    """Consecutive records of one partition.
-
-    Attributes:
-        offsets, values: offset and value of each record.
+        offsets: offset of each record.
+        values: value of each record, at most `MAX_VALUE` bytes; empty for a record without a value.
     """
 
     offsets: list[int]
-    values: list[bytes | None]
-
-
-def client_config(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the broker's address and login: KAFKA_BOOTSTRAP_SERVERS, and the security settings of `.env.example`."""
-    config = {"bootstrap.servers": "localhost:9092"}
-    for name, value in environment.items():
-        if value and name.startswith(("KAFKA_BOOTSTRAP_", "KAFKA_SECURITY_", "KAFKA_SASL_", "KAFKA_SSL_")):
-            config[name.removeprefix("KAFKA_").lower().replace("_", ".")] = value
-    return config
+    values: list[bytes]
 
 
 class TopicReader:
     """Reads committed records, and commits no offset. Close the reader, or use a `with` block.
 
-    All methods raise `NotRead`.
-
     Args:
-        config: see `client_config`.
         group: group whose committed offsets `committed` returns; the client always requires a name.
         fetch_bytes: bytes of one fetch, at least one batch of a producer. A small fetch makes short readings quick, a
             large fetch makes long readings quick.
-        answer_s: seconds that the broker may be silent; None: `ANSWER_S`.
+        running: None: all methods raise `NotRead` if the broker is silent for `PATIENCE_S`. Otherwise a silent broker
+            is waited for while `running` returns True, then all methods raise `Stopped`; if the broker refuses, they
+            raise KafkaException.
     """
 
     def __init__(
         self,
-        config: Mapping[str, Any],
+        settings: KafkaSettings,
         group: str = "unused",
         fetch_bytes: int = FETCH_BYTES,
-        answer_s: float | None = None,
+        running: Callable[[], bool] | None = None,
     ) -> None:
-        self._answer_s = ANSWER_S if answer_s is None else answer_s
-        self._servers = config["bootstrap.servers"]
+        self._running = running
+        self._servers = settings.kafka_bootstrap_servers
         self._batch = max(1, READ_BATCH * fetch_bytes // FETCH_BYTES)
         # After a request about a partition, the client reads the partition at once; without, after up to a second.
         self._asked: set[tuple[str, int]] = set()
-        self._consumer = Consumer(
-            {
-                **config,
-                "group.id": group,
-                "isolation.level": "read_committed",
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "auto.offset.reset": "earliest",
-                "enable.partition.eof": True,
-                "fetch.message.max.bytes": fetch_bytes,
-                "queued.max.messages.kbytes": fetch_bytes * QUEUED_FETCHES // 1_024,
-                "fetch.queue.backoff.ms": 5,  # the default pauses for a second each time that the queue is full
-                "fetch.wait.max.ms": 2,  # how long a reading, and the next one, may wait where the partition ends
-                "log_level": 0,  # the errors below say the same as the client's log
-            }
-        )
+        config = reader_config(settings) | {
+            "group.id": group,
+            "fetch.message.max.bytes": fetch_bytes,
+            "queued.max.messages.kbytes": fetch_bytes * QUEUED_FETCHES // 1_024,
+            "fetch.wait.max.ms": 2,  # how long a reading, and the next one, may wait where the partition ends
+        }
+        if running is None:
+            del config["error_cb"]  # NotRead has the same reason
+        self._consumer = Consumer(config)
 
     def __enter__(self) -> Self:
         return self
@@ -113,35 +92,33 @@ class TopicReader:
 
     def partitions(self, topic: str) -> list[int]:
         """Return the partitions of a topic."""
-        found = self._ask(lambda: self._consumer.list_topics(topic, timeout=self._answer_s)).topics[topic]
+        found = self._ask(lambda timeout_s: self._consumer.list_topics(topic, timeout=timeout_s)).topics[topic]
         if found.error is not None:
-            raise NotRead(
-                f"the broker at {self._servers} has no topic {topic!r}: it appears with `make run`", found.error
-            )
+            raise NotRead(f"the broker at {self._servers} has no topic {topic!r}: `make run` makes the topics")
         return sorted(found.partitions)
 
     def span(self, topic: str, partition: int) -> tuple[int, int]:
         """Return the oldest offset that a partition still holds, and the offset after its newest record."""
         place = TopicPartition(topic, partition)
         self._asked.add((topic, partition))
-        low, high = self._ask(lambda: self._consumer.get_watermark_offsets(place, timeout=self._answer_s))
+        low, high = self._ask(lambda timeout_s: self._consumer.get_watermark_offsets(place, timeout=timeout_s))
         return int(low), int(high)
 
     def offset_at(self, topic: str, partition: int, time_ms: int) -> int:
         """Return the first offset whose record's time (`ingest_time` on our topics) is at or after `time_ms`."""
         times = [TopicPartition(topic, partition, time_ms)]
-        (found,) = self._ask(lambda: self._consumer.offsets_for_times(times, timeout=self._answer_s))
+        (found,) = self._ask(lambda timeout_s: self._consumer.offsets_for_times(times, timeout=timeout_s))
         return found.offset if found.offset >= 0 else self.span(topic, partition)[1]
 
     def committed(self, topic: str, partitions: Iterable[int]) -> dict[int, tuple[int, str]]:
         """Return offset and note by partition, for each partition with a committed offset of the group."""
         wanted = [TopicPartition(topic, partition) for partition in partitions]
-        found = self._ask(lambda: self._consumer.committed(wanted, timeout=self._answer_s))
+        found = self._ask(lambda timeout_s: self._consumer.committed(wanted, timeout=timeout_s))
         return {p.partition: (p.offset, p.metadata or "") for p in found if p.offset >= 0}
 
     def read(
         self, topic: str, partition: int, start: int = OFFSET_BEGINNING, end: int | None = None
-    ) -> Iterator[Stretch]:
+    ) -> Iterator[RecordBlock]:
         """Read one partition from offset `start` up to, not with, `end`; None: to the current end of the partition.
 
         A new reading ends the reading before.
@@ -153,34 +130,34 @@ class TopicReader:
             return
         try:
             self._consumer.assign([TopicPartition(topic, partition, start)])
-            at_end = False
-            while not at_end:
-                first = self._consumer.poll(self._answer_s)
-                if first is None:
-                    raise self._unreachable(None)
-                stretch = Stretch([], [])
-                for message in (first, *self._consumer.consume(self._batch, 0)):
-                    error, offset = message.error(), message.offset() or 0
-                    if error is None:
-                        if offset < end:
-                            stretch.offsets.append(offset)
-                            stretch.values.append(message.value())
-                        at_end = at_end or offset >= end - 1
-                    elif error.code() == KafkaError._PARTITION_EOF:
-                        at_end = True
-                    elif error.fatal() or not error.retriable():
-                        raise NotRead(f"the broker at {self._servers} says: {error.str()}", error)
-                if stretch.offsets:
-                    yield stretch
+            is_over = False
+            while not is_over:
+                block, is_over = _before(end, self._poll())
+                if block.offsets:
+                    yield block
         except KafkaException as error:
-            raise self._unreachable(error) from None
+            if self._running is not None:
+                raise
+            raise NotRead(f"the broker at {self._servers} refuses: {error.args[0].str()}") from None
 
-    def _ask(self, question: Callable[[], T]) -> T:
+    def _poll(self) -> list[Message]:
+        """Return the next messages, at least one."""
+        while self._running is None or self._running():
+            first = self._consumer.poll(PATIENCE_S if self._running is None else POLL_S)
+            if first is not None:
+                return [first, *self._consumer.consume(self._batch, 0)]
+            if self._running is None:
+                raise self._unreachable(None)
+        raise Stopped
+
+    def _ask(self, question: Callable[[float], T]) -> T:
         """Retry a request until the broker has a coordinator for the group: the first group takes a moment."""
-        deadline = time.monotonic() + self._answer_s
+        if self._running is not None:
+            return retry(question, self._running, self._servers)
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
-                return question()
+                return question(PATIENCE_S)
             except KafkaException as error:
                 if error.args[0].code() not in _PASSING or time.monotonic() > deadline:
                     raise self._unreachable(error) from None
@@ -190,6 +167,26 @@ class TopicReader:
         reason = f" ({error.args[0].str()})" if error is not None else ""
         return NotRead(
             f"no broker answers at {self._servers}: is the stack up (`make run`)? KAFKA_BOOTSTRAP_SERVERS names "
-            f"another one{reason}",
-            error.args[0] if error is not None else None,
+            f"another one{reason}"
         )
+
+
+def _before(end: int, messages: Iterable[Message]) -> tuple[RecordBlock, bool]:
+    """Return the records before an offset, and whether the offset or the end of the partition was reached.
+
+    Raises:
+        KafkaException: the broker refuses to read.
+    """
+    block, is_over = RecordBlock([], []), False
+    for message in messages:
+        error, offset = message.error(), message.offset() or 0
+        if error is None:
+            if offset < end:
+                block.offsets.append(offset)
+                block.values.append((message.value() or b"")[:MAX_VALUE])
+            is_over = is_over or offset >= end - 1
+        elif error.code() == KafkaError._PARTITION_EOF:
+            is_over = True
+        elif error.fatal() or not error.retriable():
+            raise KafkaException(error)
+    return block, is_over

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 from data.features.spec import FeatureSpec
 from data.files import may_lose_its_reader
 from data.names import PRODUCT_PATTERN, SOURCE_PATTERN
+from data.times import END_NS, time_text
 from data.trades import StreamKey
 
 TRADES, FEATURES, PREDICTIONS, REJECTED = "coinbase-trades", "features", "predictions", "trades-rejected"
@@ -24,36 +25,20 @@ PARTITIONS = 12
 
 
 def _text(description: str, **schema: Any) -> Meta:
-    """Describe a text in the schema, without a check by the decoder.
-
-    A check of each of a million records costs more than the decoding. Names are checked once a stream, times when they
-    become numbers.
-    """
+    """Describe a text in the schema, without a check by the decoder: names are checked once a stream."""
     return Meta(description=description, extra_json_schema=schema)
 
 
 SourceId = Annotated[str, _text("one pass over recordings, or the live feed", pattern=SOURCE_PATTERN)]
 ProductId = Annotated[str, _text("base and quote currency", pattern=PRODUCT_PATTERN, examples=["BTC-USD"])]
-Time = Annotated[str, _text("RFC 3339 in UTC, up to nanoseconds", format="date-time")]
+Time = Annotated[int, Meta(ge=0, lt=END_NS, description="nanoseconds since 1970, UTC")]
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Purpose = Literal["live", "replay", "drill"]
 TakerSide = Literal["buy", "sell"]
 
 
-class Head(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """The first fields of the records of a stream."""
-
-    source_id: SourceId
-    product_id: ProductId
-    purpose: Purpose
-
-    @property
-    def key(self) -> StreamKey:
-        return StreamKey(self.source_id, self.product_id)
-
-
-class Trade(Struct, frozen=True, gc=False):
-    """A trade, on `coinbase-trades`."""
+class TradeStart(Struct, frozen=True, gc=False):
+    """The first fields of a trade's record, and of the records that are made from the trade."""
 
     source_id: SourceId
     product_id: ProductId
@@ -62,6 +47,11 @@ class Trade(Struct, frozen=True, gc=False):
     event_time: Time
     ingest_time: Time
     price: Annotated[float, Meta(gt=0)]
+
+
+class Trade(TradeStart, frozen=True, gc=False):
+    """A trade, on `coinbase-trades`."""
+
     size: Annotated[float, Meta(ge=0)] | None = None
     side: TakerSide | None = None
 
@@ -104,30 +94,27 @@ class Shadow(Struct, frozen=True, gc=False):
     score: float
 
 
-_ROW_KEY: list[tuple[str, Any]] = [
-    ("source_id", SourceId),
-    ("product_id", ProductId),
-    ("purpose", Purpose),
-    ("trade_id", Int64),
-    ("event_time", Time),
-    ("ingest_time", Time),
-    ("price", float),
-    ("kafka_partition", Annotated[int, Meta(description="of the trade on coinbase-trades")]),
-    ("kafka_offset", Annotated[int, Meta(description="of the trade on coinbase-trades")]),
-    ("spec_id", Annotated[str, Meta(description="of the feature spec that the columns follow")]),
-]
-_FORECAST: list[tuple[str, Any]] = [
-    ("ts", Annotated[Time, Meta(description="when it was scored")]),
-    ("horizon_s", int),
-    ("score", Annotated[float, Meta(gt=0, description="forecast volatility per horizon, not annualized")]),
-    ("interval", Annotated[tuple[float, float], Meta(description="nominal coverage 90 %")]),
-    ("model_variant", str),
-    ("version", str),
-    ("digest", Annotated[str, Meta(description="SHA-256 of the model")]),
-    ("in_sample", Annotated[bool, Meta(description="the model was trained on data as late as this row")]),
-    ("missing", Annotated[list[str], Meta(description="columns of the model that this score did without")]),
-    ("shadow", Annotated[list[Shadow], Meta(description="scores by models that do not answer")]),
-]
+class RowStart(TradeStart, frozen=True, gc=False):
+    """The fields of a feature row before the columns of its spec."""
+
+    kafka_partition: Annotated[int, Meta(description="of the trade on coinbase-trades")]
+    kafka_offset: Annotated[int, Meta(description="of the trade on coinbase-trades")]
+    spec_id: Annotated[str, Meta(description="of the feature spec that the columns follow")]
+
+
+class Forecast(Struct, frozen=True, gc=False):
+    """The fields that a forecast adds to its feature row."""
+
+    ts: Annotated[Time, Meta(description="when it was scored, nanoseconds since 1970, UTC")]
+    horizon_s: int
+    score: Annotated[float, Meta(gt=0, description="forecast volatility per horizon, not annualized")]
+    interval: Annotated[tuple[float, float], Meta(description="nominal coverage 90 %")]
+    model_variant: str
+    version: str
+    digest: Annotated[str, Meta(description="SHA-256 of the model")]
+    in_sample: Annotated[bool, Meta(description="the model was trained on data as late as this row")]
+    missing: Annotated[list[str], Meta(description="columns of the model that this score did without")]
+    shadow: Annotated[list[Shadow], Meta(description="scores by models that do not answer")]
 
 
 def _columns(spec: FeatureSpec) -> list[tuple[str, Any]]:
@@ -137,13 +124,23 @@ def _columns(spec: FeatureSpec) -> list[tuple[str, Any]]:
 @cache
 def feature_type(spec: FeatureSpec) -> type[Any]:
     """Return the type of a feature row's record under a spec, on `features`."""
-    return msgspec.defstruct("Features", [*_ROW_KEY, *_columns(spec)], frozen=True, gc=False)
+    return msgspec.defstruct("Features", _columns(spec), bases=(RowStart,), frozen=True, gc=False)
 
 
 @cache
 def prediction_type(spec: FeatureSpec) -> type[Any]:
     """Return the type of a forecast's record, with the scored feature row, on `predictions`."""
-    return msgspec.defstruct("Prediction", [*_ROW_KEY, *_columns(spec), *_FORECAST], frozen=True, gc=False)
+    forecast = list(get_type_hints(Forecast, include_extras=True).items())
+    return msgspec.defstruct("Prediction", _columns(spec) + forecast, bases=(RowStart,), frozen=True, gc=False)
+
+
+TIMES = ("event_time", "ingest_time", "ts")
+"""Fields of a record that are times."""
+
+
+def with_time_texts(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a record for people: times as RFC 3339 texts."""
+    return fields | {name: time_text(fields[name]) for name in TIMES if name in fields}
 
 
 def schemas(spec: FeatureSpec) -> dict[str, Any]:

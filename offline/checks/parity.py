@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from data.features.admission import TAKEN, Admission
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
+from data.settings import KafkaSettings
 from data.stream.codec import decode_features, decode_trades
 from data.stream.reader import TopicReader
 from data.stream.records import FEATURES, partition_of
@@ -103,13 +104,12 @@ def certify(
     spec: FeatureSpec,
     product_id: str,
     day: dt.date,
-    kafka_config: Mapping[str, Any],
+    kafka: KafkaSettings,
     source_id: str | None = None,
 ) -> Certificate:
     """Compare the lake's feature rows of a product and day with the rows published by the forecaster.
 
     Args:
-        kafka_config: see `data.stream.reader.client_config`.
         source_id: default is the newest source with rows of this product and day.
 
     Raises:
@@ -118,14 +118,14 @@ def certify(
     """
     if lake.partition(FEATURE_ROWS, product_id, day) is None:
         raise ValueError(f"the lake has no feature rows of {product_id} on {day} (UTC): make them first (backfill)")
-    with TopicReader(kafka_config) as reader:
+    with TopicReader(kafka) as reader:
         partition = partition_of(product_id, len(reader.partitions(FEATURES)))
-        values = (stretch.values for stretch in reader.read(FEATURES, partition))
+        values = (block.values for block in reader.read(FEATURES, partition))
         published = find_published(values, spec, product_id, day, source_id)
         if published.has_ended:  # before that, rows may be on their way
             is_whole = reader.span(FEATURES, partition)[0] == 0
             partition = partition_of(product_id, len(reader.partitions(TRADES_TOPIC)))
-            values = (stretch.values for stretch in reader.read(TRADES_TOPIC, partition))
+            values = (block.values for block in reader.read(TRADES_TOPIC, partition))
             ends = find_ends(values, StreamKey(published.source_id, product_id))
             if ends is not None:
                 first, published.last_trade = ends
@@ -135,7 +135,7 @@ def certify(
 
 
 def find_published(
-    batches: Iterable[Sequence[bytes | None]],
+    batches: Iterable[Sequence[bytes]],
     spec: FeatureSpec,
     product_id: str,
     day: dt.date,
@@ -157,8 +157,8 @@ def find_published(
     start, end = start_ns(day), start_ns(day) + DAY_S * NS
     mine = f'"product_id":"{product_id}"'.encode()
     for batch in batches:
-        found = decode_features([value for value in batch if value is not None and mine in value], spec)
-        other_specs |= {row.spec_id for _, row in found.other_spec}
+        found = decode_features([value for value in batch if mine in value], spec)
+        other_specs |= found.other_specs
         rows = StoredFeatureColumns(found.trade_id, found.event_time, found.price, found.values)
         sources: dict[str, int] = {}
         code = np.array([sources.setdefault(key.source_id, len(sources)) for key in found.keys], np.int64)
@@ -194,9 +194,7 @@ def find_published(
     return newest
 
 
-def find_ends(
-    batches: Iterable[Sequence[bytes | None]], key: StreamKey
-) -> tuple[tuple[int, int], tuple[int, int]] | None:
+def find_ends(batches: Iterable[Sequence[bytes]], key: StreamKey) -> tuple[tuple[int, int], tuple[int, int]] | None:
     """Find the first and the last taken trade of a stream among records of `coinbase-trades`, in the topic's order.
 
     Returns:
@@ -207,7 +205,7 @@ def find_ends(
     first: tuple[int, int] | None = None
     last = (0, 0)
     for batch in batches:
-        values = [value for value in batch if value is not None and source in value and product in value]
+        values = [value for value in batch if source in value and product in value]
         trades = decode_trades(values).trades
         if key not in trades.keys:
             continue

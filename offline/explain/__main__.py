@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-
-from dotenv import dotenv_values
 
 from data.files import may_lose_its_reader
 from data.names import check_names
-from data.stream.reader import NotRead, client_config
+from data.settings import KafkaSettings
+from data.stream.reader import NotRead
 from data.trades import StreamKey
 from offline.explain.bisection import BadRecord
 from offline.explain.findings import DIFFERENT, NOT_FOUND, OUTCOMES
@@ -27,7 +25,7 @@ def main() -> int:
         prog="python -m offline.explain",
         description=main.__doc__,
         epilog="Exit code: 0 all is equal, 1 something differs or cannot be read, 2 there is no such forecast, 3 a "
-        "part has expired. The broker is KAFKA_BOOTSTRAP_SERVERS, localhost:9092 where that is not set; the registry "
+        "part has expired. The broker is KAFKA_BOOTSTRAP_SERVERS, 127.0.0.1:9092 where that is not set; the registry "
         "MLFLOW_TRACKING_URI.",
     )
     parser.add_argument("source", metavar="SOURCE", help="source_id of the forecast, as replay-1")
@@ -42,8 +40,7 @@ def main() -> int:
     except ValueError as error:
         parser.error(str(error))
     settings = OfflineSettings()
-    kafka = client_config({name: value or "" for name, value in dotenv_values(".env").items()} | dict(os.environ))
-    explainer = Explainer(kafka, settings.mlflow_tracking_uri, settings.models_dir, settings.spec())
+    explainer = Explainer(KafkaSettings(), settings.mlflow_tracking_uri, settings.models_dir, settings.spec())
     try:
         (explanation,) = explainer.explain(key, [args.trade])
     except (BadRecord, ForecastNotFound, NotRead) as error:

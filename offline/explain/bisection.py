@@ -15,8 +15,8 @@ from msgspec import Struct
 
 from data.stream.codec import decode_records
 from data.stream.reader import TopicReader
-from data.stream.records import PREDICTIONS
-from data.trades import StreamKey, parse_times
+from data.stream.records import PREDICTIONS, Time
+from data.trades import StreamKey
 
 NEAR = 1_000
 """A range of up to this many offsets is read in order, not bisected."""
@@ -77,7 +77,7 @@ class _Name(Struct, frozen=True, gc=False):
 class _Row(Struct, frozen=True, gc=False):
     """Fields of a record about the forecast's feature row."""
 
-    event_time: str
+    event_time: Time
     kafka_offset: int
     n: int
 
@@ -247,11 +247,11 @@ class ForecastSearch:
         """
         start, end = max(start, self.start), min(end, self._end)
         mine, is_long = mark_of(self._key), False
-        for stretch in reader.read(PREDICTIONS, self.partition, start, end):
-            if stretch.offsets[-1] - start > LONG and not is_long:
+        for block in reader.read(PREDICTIONS, self.partition, start, end):
+            if block.offsets[-1] - start > LONG and not is_long:
                 is_long = True
                 self._say(f"up to {end - start:,} offsets are read, as the stream is silent for long")
-            for offset, value in zip(stretch.offsets, stretch.values, strict=True):
+            for offset, value in zip(block.offsets, block.values, strict=True):
                 if offset >= end:
                     return
                 if value is None or mine not in value:
@@ -284,10 +284,7 @@ def decoded(value: bytes, decode: Callable[[bytes], T]) -> T | None:
 def event_time_of(forecast: TopicForecast) -> int:
     """Return the event time in a forecast's record, ns since 1970, or 0 if the record cannot be read."""
     row = decoded(forecast.value, decode_row)
-    try:
-        return 0 if row is None else int(parse_times([row.event_time])[0])
-    except ValueError:
-        return 0
+    return 0 if row is None else row.event_time
 
 
 def mark_of(key: StreamKey) -> bytes:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from data.models.served import ServedModel
-from data.stream.records import TRADES
+from data.stream.records import TRADES, with_time_texts
 from data.trades import Trades
 from offline.promotion.ledger import Entry
 
@@ -118,7 +118,8 @@ class Explanation:
         recorded = {name: getattr(self.prediction, name) for name in remade}
         differing = [name for name in remade if repr(recorded[name]) != repr(remade[name])]
         if differing:
-            pairs = (f"{name} is {recorded[name]} in the record, made again {remade[name]}" for name in differing)
+            one, other = with_time_texts(recorded), with_time_texts(remade)
+            pairs = (f"{name} is {one[name]} in the record, made again {other[name]}" for name in differing)
             self.found(part, "different", "; ".join(pairs))
         else:
             self.found(part, "equal", what)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,11 @@ from numpy.typing import NDArray
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.models.served import ModelRefused, ServedModel
+from data.settings import KafkaSettings
 from data.stream.reader import TopicReader
 from data.stream.records import TRADES, prediction_type
-from data.trades import NS, Int64s, StreamKey, iso_times, parse_times
+from data.times import time_text, to_datetime, to_ns
+from data.trades import NS, Int64s, StreamKey
 from offline.explain.bisection import BadRecord
 from offline.explain.findings import Explanation, Finding, FoundModel, Outcome
 from offline.explain.recordings import find_in_recordings
@@ -24,19 +25,16 @@ from offline.explain.streams import PROBE_BYTES, Passage, Stream, Target
 from offline.promotion.ledger import Entry, history
 from offline.promotion.register import RegistryError, download
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
 
 class Explainer:
     """Explainer of forecasts. One call reads topics and recordings once for all its forecasts.
 
     Args:
-        kafka: see `client_config`.
         registry: URI of MLflow.
         models: folder in which the forecaster keeps loaded models.
     """
 
-    def __init__(self, kafka: Mapping[str, Any], registry: str, models: Path, spec: FeatureSpec) -> None:
+    def __init__(self, kafka: KafkaSettings, registry: str, models: Path, spec: FeatureSpec) -> None:
         self._kafka, self._registry, self._models, self._spec = kafka, registry, models, spec
         self._found_models: dict[tuple[str, str, str], FoundModel] = {}
 
@@ -63,7 +61,7 @@ class Explainer:
                 each.findings.append(each.model.finding)
                 each.promotion, finding = served_under(ledger, record)
                 each.findings.append(finding)
-                since = oldest_block(int(parse_times([record.event_time])[0]), self._spec)
+                since = oldest_block(record.event_time, self._spec)
                 targets.append(Target(forecast, record.kafka_partition, record.kafka_offset, since))
             for together, passage in stream.passages(targets, self._reaches):
                 for target in together:
@@ -91,24 +89,18 @@ class Explainer:
 
 
 def read_record(value: bytes, spec: FeatureSpec, partition: int, offset: int) -> Any:
-    """Return a forecast's record, see `prediction_type`, after checking the times.
+    """Return a forecast's record, see `prediction_type`.
 
     Args:
         partition, offset: of the record on `predictions`.
 
     Raises:
-        BadRecord: the record or one of its times cannot be read.
+        BadRecord: the record cannot be read.
     """
     try:
-        record = msgspec.json.decode(value, type=prediction_type(spec))
+        return msgspec.json.decode(value, type=prediction_type(spec))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadRecord(partition, offset, error) from None
-    for name in ("event_time", "ingest_time", "ts"):
-        try:
-            parse_times([getattr(record, name)])
-        except ValueError as error:
-            raise BadRecord(partition, offset, f"{name}: {error}") from None
-    return record
 
 
 def oldest_block(event_time: int, spec: FeatureSpec) -> int:
@@ -197,8 +189,8 @@ def remake_row(each: Explanation, passage: Passage, at: int, spec: FeatureSpec) 
     columns = [None if np.isnan(value) else float(value) for value in made.values[-1]]
     remade: dict[str, Any] = dict(zip(spec.columns, columns, strict=True))
     remade["n"] = int(made.values[-1, 0])
-    remade["event_time"] = iso_times(made.trades.event_time[-1:])[0]
-    remade["ingest_time"] = iso_times(made.trades.ingest_time[-1:])[0]
+    remade["event_time"] = int(made.trades.event_time[-1])
+    remade["ingest_time"] = int(made.trades.ingest_time[-1])
     remade["price"] = float(made.trades.price[-1])
     remade["purpose"] = passage.purposes[record.kafka_offset]
     each.compare("row", remade, f"all {len(spec.columns)} columns")
@@ -252,12 +244,13 @@ def served_under(ledger: list[Entry] | str, record: Any) -> tuple[Entry | None, 
     if isinstance(ledger, str):
         return None, Finding("promotion", "expired", ledger)
     name = f"volatility-{record.model_variant}"
-    scored = EPOCH + timedelta(microseconds=int(parse_times([record.ts])[0]) // 1_000)
+    scored = to_datetime(record.ts)
     # The intent is written before the alias moves, and a forecaster may be faster than the `moved_at` tag.
     until_then = [entry for entry in ledger if entry.model == name and entry.at is not None and entry.begun <= scored]
     naming = [entry for entry in until_then if entry.to_version == record.version]
     if not naming:
-        said = f"the ledger has no entry before {record.ts} that made {name} version {record.version} champion"
+        model = f"{name} version {record.version}"
+        said = f"the ledger has no entry before {time_text(record.ts)} that made {model} champion"
         return None, Finding("promotion", "expired", said)
     entry = naming[-1]
     if entry.digest != record.digest:
@@ -276,12 +269,11 @@ def remake_score(each: Explanation) -> None:
         return each.found("score", "expired", "there is no model to score with")
     values = [np.nan if (value := getattr(record, name)) is None else value for name in model.columns]
     scores = model.score(np.array([values], np.float64))
-    train_end_ns = (model.train_end - EPOCH) // timedelta(microseconds=1) * 1_000
     remade = {
         "horizon_s": model.horizon_s,
         "score": float(scores.score[0]),
         "interval": (float(scores.lower[0]), float(scores.upper[0])),
-        "in_sample": int(parse_times([record.event_time])[0]) <= train_end_ns,
+        "in_sample": record.event_time <= to_ns(model.train_end),
         "missing": [name for name, is_missing in zip(model.columns, scores.missing[0], strict=True) if is_missing],
     }
     return each.compare("score", remade, "score and interval")

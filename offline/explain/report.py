@@ -8,8 +8,9 @@ import msgspec
 import numpy as np
 
 from data.features.spec import CONTRACT, FeatureSpec
-from data.stream.records import PREDICTIONS, TRADES
-from data.trades import Side, Trades, iso_times
+from data.stream.records import PREDICTIONS, TRADES, with_time_texts
+from data.times import second_text, time_text, time_texts
+from data.trades import Side, Trades
 from offline.explain.findings import OUTCOMES, Explanation
 from offline.promotion.ledger import Entry
 
@@ -33,7 +34,7 @@ def described(each: Explanation, *, all_trades: bool) -> dict[str, Any]:
     return {
         "outcome": OUTCOMES[each.exit_code],
         "findings": [finding._asdict() for finding in each.findings],
-        "prediction": msgspec.to_builtins(record),
+        "prediction": with_time_texts(msgspec.to_builtins(record)),
         "place": {
             "trade": {"topic": TRADES, "kafka_partition": record.kafka_partition, "kafka_offset": record.kafka_offset},
             "prediction": {
@@ -48,11 +49,11 @@ def described(each: Explanation, *, all_trades: bool) -> dict[str, Any]:
             "version": record.version,
             "digest": record.digest,
             "file": model.origin or None,
-            "train_end": None if model.model is None else f"{model.model.train_end:%Y-%m-%dT%H:%M:%SZ}",
+            "train_end": None if model.model is None else second_text(model.model.train_end),
         },
         "promotion": None if promotion is None else msgspec.to_builtins(promotion),
         "trades": window,
-        "remade": msgspec.to_builtins(each.remade),
+        "remade": with_time_texts(msgspec.to_builtins(each.remade)),
     }
 
 
@@ -66,18 +67,19 @@ def _trades(trades: Trades) -> list[dict[str, Any]]:
             "size": None if np.isnan(trades.size[row]) else float(trades.size[row]),
             "side": sides.get(Side(trades.side[row])),
         }
-        for row, time in enumerate(iso_times(trades.event_time))
+        for row, time in enumerate(time_texts(trades.event_time))
     ]
 
 
 def rendered(each: Explanation, *, all_trades: bool) -> str:
     """Return an explanation as text for people."""
     record, said = each.prediction, described(each, all_trades=all_trades)
+    event_time = time_text(record.event_time)
     lines = [
-        f"{record.source_id} {record.product_id} trade {record.trade_id}  {record.event_time}  price {record.price}",
+        f"{record.source_id} {record.product_id} trade {record.trade_id}  {event_time}  price {record.price}",
         "",
         f"forecast    {record.score} in [{record.interval[0]}, {record.interval[1]}]",
-        f"            volatility of the {record.horizon_s} s after it, scored {record.ts}",
+        f"            volatility of the {record.horizon_s} s after it, scored {time_text(record.ts)}",
     ]
     if record.in_sample:
         lines.append("            in-sample: the model was trained on data as late as this")

@@ -234,8 +234,8 @@ class Stream:
         if (begin := self._source_begin(partition)) is None:
             return None
         end = min(begin + LOOK, self._prober.span(TRADES, partition)[1])
-        for stretch in self._prober.read(TRADES, partition, begin, end):
-            trades = decode_trades(stretch.values).trades
+        for block in self._prober.read(TRADES, partition, begin, end):
+            trades = decode_trades(block.values).trades
             ingest_ms = trades.ingest_time // 1_000_000
             if self._key in trades.keys:
                 return int(ingest_ms[trades.stream == trades.keys.index(self._key)][0])
@@ -309,9 +309,9 @@ class Stream:
     ) -> Iterator[_TradeChunk]:
         """Read the stream's trades in a range of offsets, and the purposes at the `wanted` offsets."""
         mine = mark_of(self._key)
-        for stretch in reader.read(TRADES, partition, start, end):
+        for block in reader.read(TRADES, partition, start, end):
             places, values = [], []
-            for offset, value in zip(stretch.offsets, stretch.values, strict=True):
+            for offset, value in zip(block.offsets, block.values, strict=True):
                 if value is not None and mine in value:
                     places.append(offset)
                     values.append(value)
@@ -357,8 +357,8 @@ def _newest_streams(reader: TopicReader) -> tuple[dict[StreamKey, int], bool]:
     for partition in reader.partitions(PREDICTIONS):
         oldest, end = reader.span(PREDICTIONS, partition)
         is_cut = is_cut or oldest < end - LOOK
-        for stretch in reader.read(PREDICTIONS, partition, max(oldest, end - LOOK), end):
-            for record in decode_records(stretch.values, decode_name).records:
+        for block in reader.read(PREDICTIONS, partition, max(oldest, end - LOOK), end):
+            for record in decode_records(block.values, decode_name).records:
                 there.setdefault(StreamKey(record.source_id, record.product_id), partition)
     return there, is_cut
 

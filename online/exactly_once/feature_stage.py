@@ -14,8 +14,9 @@ from msgspec.structs import replace
 from data.features.admission import FALLEN_TIME, PASSED_ID, REASONS, TAKEN
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
-from data.stream.clients import Incoming, RecordBlock
+from data.stream.clients import Incoming
 from data.stream.codec import TradeRecords, decode_trades, encode, encode_features
+from data.stream.reader import RecordBlock
 from data.stream.records import FEATURES, TRADES, End, Purpose
 from data.trades import Floats, StreamKey, Trades
 from online.exactly_once.loop import Record, rejected
@@ -167,12 +168,12 @@ class FeatureStage:
         if expected < low:
             self._incomplete(partition, expected)
             expected = low
-        for stretch in self._read(partition, expected, offset):
-            if stretch.offsets[0] > expected:
+        for block in self._read(partition, expected, offset):
+            if block.offsets[0] > expected:
                 self._incomplete(partition, expected)
-            expected = stretch.offsets[-1] + 1
-            found = decode_trades(stretch.values)
-            offsets = np.array(stretch.offsets, np.int64)[found.places]
+            expected = block.offsets[-1] + 1
+            found = decode_trades(block.values)
+            offsets = np.array(block.offsets, np.int64)[found.places]
             # A stream that the note does not name had ended, or was refused.
             first = np.array([needed.get(short_name(key), offset) for key in found.trades.keys], np.int64)
             rows = offsets >= first[found.trades.stream]
@@ -258,8 +259,7 @@ class FeatureStage:
         if not taken.any():
             return
         partition = messages[0].partition
-        place = np.full(len(found_rows.values), partition)
-        texts = encode_features(found_rows, self._spec, found.purposes, place, offsets[taken])
+        texts = encode_features(found_rows, self._spec, found.purposes, partition, offsets[taken])
         names = [key.product_id for key in trades.keys]
         product_ids = [names[stream] for stream in found_rows.trades.stream.tolist()]
         times = list(map(_TIME, messages))

@@ -96,7 +96,7 @@ def _newest(reader: TopicReader, topic: str, partition: int) -> int | None:
     while end > low:
         start = max(low, end - LOOK_BACK)
         found = _outcomes(
-            topic, partition, [v for part in reader.read(topic, partition, start, end) for v in part.values]
+            topic, partition, [v for block in reader.read(topic, partition, start, end) for v in block.values]
         )
         if found:
             return max(found)
@@ -104,7 +104,7 @@ def _newest(reader: TopicReader, topic: str, partition: int) -> int | None:
     return None
 
 
-def _outcomes(topic: str, partition: int, values: Sequence[bytes | None]) -> dict[int, bytes | None]:
+def _outcomes(topic: str, partition: int, values: Sequence[bytes]) -> dict[int, bytes]:
     """Return records of `features` or `trades-rejected` by the offset of their trade."""
     if topic == FEATURES:
         found = decode_records(values, _decode_outcome)
@@ -147,9 +147,9 @@ def find_place(reader: TopicReader, spec: FeatureSpec, partition: int, *, anew: 
     stage = FeatureStage(spec, lambda *_: (), Metrics())
     published = _published(reader, partition)
     since = min(published, default=place)
-    remade: dict[int, bytes | None] = {}
+    remade: dict[int, bytes] = {}
     for messages in _trades(reader, partition, low, place):
-        texts: list[bytes | None] = []
+        texts: list[bytes] = []
         for part in stage.process(messages).parts:
             texts.extend(part.texts if isinstance(part, FeatureColumns) else [part.text])
         if messages[-1].offset >= since:
@@ -171,13 +171,13 @@ def find_place(reader: TopicReader, spec: FeatureSpec, partition: int, *, anew: 
     return place, write_note((), [*older, *ended][-MAX_ENDED:])
 
 
-def _ended_names(published: dict[int, bytes | None]) -> list[bytes]:
+def _ended_names(published: dict[int, bytes]) -> list[bytes]:
     """Return the short names of the streams with an end in `published`, the oldest end first."""
     records = decode_records([published[offset] for offset in sorted(published)], _decode_ended).records
     return [short_name(StreamKey(record.source_id, record.product_id)) for record in records if record.end]
 
 
-def _published(reader: TopicReader, partition: int) -> dict[int, bytes | None]:
+def _published(reader: TopicReader, partition: int) -> dict[int, bytes]:
     """Return the newest rows and ends of a partition, by the offset of their trade."""
     low, end = reader.span(FEATURES, partition)
     values = [v for part in reader.read(FEATURES, partition, max(low, end - LOOK_BACK), end) for v in part.values]
@@ -185,9 +185,9 @@ def _published(reader: TopicReader, partition: int) -> dict[int, bytes | None]:
 
 
 def _trades(reader: TopicReader, partition: int, start: int, end: int) -> Iterator[list[Incoming]]:
-    for stretch in reader.read(TRADES, partition, start, end):
-        pairs = zip(stretch.offsets, stretch.values, strict=True)
-        yield [Incoming(TRADES, partition, offset, value or b"", 0) for offset, value in pairs]
+    for block in reader.read(TRADES, partition, start, end):
+        pairs = zip(block.offsets, block.values, strict=True)
+        yield [Incoming(TRADES, partition, offset, value, 0) for offset, value in pairs]
 
 
 def commit_places(config: dict[str, object], places: dict[int, tuple[int, str]]) -> bool:

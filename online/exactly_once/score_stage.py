@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import time
 from collections.abc import Callable
 from itertools import repeat
@@ -11,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.features.spec import FeatureSpec
-from data.stream.codec import encode, encode_predictions
+from data.stream.codec import encode_predictions
 from data.stream.records import PREDICTIONS, Forecaster
+from data.times import to_ns
 from online.exactly_once.feature_stage import EndedStream, FeatureColumns
 from online.exactly_once.loop import Record
 from online.model_watch import ModelVersion
-
-EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 class ScoreStage:
@@ -33,8 +31,7 @@ class ScoreStage:
 
     def _take(self, served: ModelVersion) -> None:
         self._served = served
-        # In whole microseconds, as Python's datetimes are.
-        self._train_end_ns = (served.model.train_end - EPOCH) // dt.timedelta(microseconds=1) * 1_000
+        self._train_end_ns = to_ns(served.model.train_end)
         self._columns = [self._spec.columns.index(column) for column in served.model.columns]
 
     def process(self, parts: list[FeatureColumns | EndedStream]) -> list[Record]:
@@ -66,14 +63,12 @@ class ScoreStage:
             np.column_stack((scores.lower, scores.upper)),
             Forecaster(model.variant, self._served.version, model.digest),
             np.concatenate([part.trades.event_time for part in rows]) <= self._train_end_ns,
-            self._missing_texts(scores.missing),
+            self._missing_names(scores.missing),
         )
 
-    def _missing_texts(self, missing: NDArray[np.bool_]) -> list[bytes]:
-        """Return the names of each row's missing columns as JSON; rows with the same missing columns share one text."""
+    def _missing_names(self, missing: NDArray[np.bool_]) -> list[list[str]]:
+        """Return the names of each row's missing columns; rows with the same missing columns share one list."""
         patterns, of_row = np.unique(missing @ (1 << np.arange(missing.shape[1])), return_inverse=True)
         names = self._served.model.columns
-        texts = [
-            encode([name for bit, name in enumerate(names) if pattern >> bit & 1]) for pattern in patterns.tolist()
-        ]
-        return [texts[pattern] for pattern in of_row.tolist()]
+        lists = [[name for bit, name in enumerate(names) if pattern >> bit & 1] for pattern in patterns.tolist()]
+        return [lists[pattern] for pattern in of_row.tolist()]

@@ -15,11 +15,12 @@ import msgspec
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from msgspec import UNSET, Struct, UnsetType
 from prometheus_client import Histogram
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from online.http.bodies import BadBody
+from online.http.bodies import BadBody, FieldError
 
 log = structlog.get_logger()
 
@@ -27,6 +28,17 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,100}")
 Endpoint = Callable[[Request], Awaitable[Response]]
 NO_STORE = {"cache-control": "no-store"}
 """Headers of every answer: an answer holds only for the moment."""
+
+
+class ProblemBody(Struct, omit_defaults=True):
+    """The fields of a failure, RFC 9457; an answer may have more."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str | None
+    errors: list[FieldError] | UnsetType = UNSET
 
 
 class Problem(Exception):
@@ -45,8 +57,8 @@ def problem_answer(
     scope: Scope, status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None, **more: Any
 ) -> Response:
     """Return a failure as problem+json; `more` adds fields."""
-    body = {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": detail}
-    content = msgspec.json.encode(body | {"request_id": scope.get("request_id")} | more)
+    body = ProblemBody("about:blank", status.phrase, int(status), detail, scope.get("request_id"))
+    content = msgspec.json.encode(msgspec.to_builtins(body) | more)
     return Response(content, status, NO_STORE | dict(headers or {}), media_type="application/problem+json")
 
 
@@ -61,17 +73,30 @@ class JsonAnswer(Response):
         self.raw_headers = [(b"cache-control", b"no-store"), length, (b"content-type", b"application/json")]
 
 
+def described(record: type[Any], **more: Any) -> dict[str, Any]:
+    """Describe a type of msgspec for OpenAPI; the types within are written out, since OpenAPI has no room for them."""
+    (schema,), parts = msgspec.json.schema_components([record], ref_template="{name}")
+    return {"schema": _written_out(schema, parts)} | more
+
+
+def _written_out(schema: Any, parts: dict[str, Any]) -> Any:
+    if isinstance(schema, list):
+        return [_written_out(each, parts) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _written_out(parts[schema["$ref"]] | {k: v for k, v in schema.items() if k != "$ref"}, parts)
+    return {name: _written_out(each, parts) for name, each in schema.items()}
+
+
+def described_answer(description: str, record: type[Any]) -> dict[int | str, dict[str, Any]]:
+    """Describe the answer of a success for OpenAPI, as `responses` of a route."""
+    return {200: {"description": description, "content": {"application/json": described(record)}}}
+
+
 def described_problems(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
     """Describe problems for OpenAPI, as `responses` of a route."""
-    text = {"type": "string"}
-    error = {"type": "object", "properties": {"field": text, "problem": text}, "required": ["field", "problem"]}
-    properties = {"type": text, "title": text, "status": {"type": "integer"}, "detail": text, "request_id": text}
-    schema = {
-        "type": "object",
-        "properties": properties | {"errors": {"type": "array", "items": error}},
-        "required": list(properties),
-    }
-    content = {"application/problem+json": {"schema": schema}}
+    content = {"application/problem+json": described(ProblemBody)}
     return {int(status): {"description": status.phrase, "content": content} for status in statuses}
 
 
@@ -161,8 +186,7 @@ class Observed:
 def _refused(scope: Scope, refusal: Problem | BadBody) -> Response:
     if isinstance(refusal, Problem):
         return problem_answer(scope, refusal.status, refusal.detail, refusal.headers, **refusal.more)
-    errors = [found._asdict() for found in refusal.errors]
-    return problem_answer(scope, HTTPStatus.UNPROCESSABLE_ENTITY, str(refusal), errors=errors)
+    return problem_answer(scope, HTTPStatus.UNPROCESSABLE_ENTITY, str(refusal), errors=refusal.errors)
 
 
 def handle_errors(app: FastAPI) -> None:
@@ -170,8 +194,8 @@ def handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def bad_parameter(request: Request, error: RequestValidationError) -> Response:
-        errors = [{"field": str(found["loc"][-1]), "problem": found["msg"]} for found in error.errors()]
-        detail = "; ".join(f"{found['field']}: {found['problem']}" for found in errors)
+        errors = [FieldError(str(found["loc"][-1]), found["msg"]) for found in error.errors()]
+        detail = "; ".join(f"{found.field}: {found.problem}" for found in errors)
         return problem_answer(request.scope, HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors)
 
     @app.exception_handler(HTTPException)

@@ -1,16 +1,24 @@
-"""Read the body of `POST /predict`, and reject bad fields."""
+"""Read the body of `POST /predict`, and define the answers with forecasts.
+
+msgspec reads good bodies, since validation by pydantic costs more than a forecast. pydantic reads all other bodies, and
+says what is wrong.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from functools import cache
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import msgspec
 import numpy as np
+from msgspec import Meta, Struct
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, create_model
 
 from data.features.spec import CONTRACT
+from data.stream.records import TIMES, Forecast, RowStart
 from data.trades import Floats
 
 MAX_ROWS = 1_000
@@ -18,8 +26,11 @@ MAX_ERRORS = 20
 """Most errors in one answer."""
 MAX_VALUE = 1e300
 
+TimeText = Annotated[str, Meta(description="RFC 3339 in UTC", extra_json_schema={"format": "date-time"})]
+Interval = Annotated[Sequence[float], Meta(min_length=2, max_length=2)]
 
-class FieldError(NamedTuple):
+
+class FieldError(Struct, frozen=True):
     """Name a field of a body, and the problem of the field."""
 
     field: str
@@ -46,21 +57,54 @@ class RequestRows(NamedTuple):
     ignored: list[list[str]]
 
 
-_decode = msgspec.json.Decoder().decode
+class Forecasts(Struct, frozen=True, gc=False):
+    """The answer of `POST /predict`: in each list, one element a row."""
+
+    scores: list[float]
+    model_variant: str
+    version: str
+    ts: TimeText
+    intervals: list[Interval]
+    horizon_s: int
+    missing: list[list[str]]
+    ignored: list[list[str]]
+
+
+@cache
+def newest_type() -> type[Any]:
+    """Return the type of the newest forecast: a record of `predictions`, times as texts, its columns in `features`."""
+    hints = get_type_hints(RowStart, include_extras=True) | get_type_hints(Forecast, include_extras=True)
+    fields = [(name, TimeText if name in TIMES else hint) for name, hint in hints.items()]
+    more: list[tuple[str, Any]] = [
+        ("features", dict[str, float | None]),
+        ("feature_age_s", float),
+        ("state", Literal["live", "ended"]),
+    ]
+    return msgspec.defstruct("NewestForecast", [*fields, *more])
+
+
+@cache
+def body_type(columns: tuple[str, ...], *, more_fields: bool = True) -> type[Any]:
+    """Return the type of a good body: each value is allowed.
+
+    Args:
+        columns: `n`, `ret_mean` and `ret_std` first.
+        more_fields: a row may have fields that are no column.
+    """
+
+    def number(name: str) -> Any:
+        return Annotated[float, Meta(ge=_least(name), le=MAX_VALUE)]
+
+    fields: list[Any] = [(name, number(name)) for name in CONTRACT]
+    fields += [(name, number(name) | None, None) for name in columns[len(CONTRACT) :]]
+    row = msgspec.defstruct("Row", fields, forbid_unknown_fields=not more_fields, gc=False)
+    some = Annotated[list[row], Meta(min_length=1, max_length=MAX_ROWS)]  # type: ignore[valid-type]
+    return msgspec.defstruct("Body", [("rows", some)], forbid_unknown_fields=not more_fields)
 
 
 @cache
 def _decoder(columns: tuple[str, ...]) -> msgspec.json.Decoder[Any]:
-    """Return a decoder of good bodies: each value is allowed, the contract is whole, and no field is unknown."""
-
-    def number(name: str) -> Any:
-        return Annotated[float, msgspec.Meta(ge=_least(name), le=MAX_VALUE)]
-
-    fields: list[Any] = [(name, number(name)) for name in CONTRACT]
-    fields += [(name, number(name) | None, None) for name in columns[len(CONTRACT) :]]
-    row = msgspec.defstruct("Row", fields, forbid_unknown_fields=True, gc=False)
-    some = Annotated[list[row], msgspec.Meta(min_length=1, max_length=MAX_ROWS)]  # type: ignore[valid-type]
-    return msgspec.json.Decoder(msgspec.defstruct("Body", [("rows", some)], forbid_unknown_fields=True))
+    return msgspec.json.Decoder(body_type(columns, more_fields=False))
 
 
 def read_rows(body: bytes, columns: tuple[str, ...]) -> RequestRows:
@@ -83,86 +127,78 @@ def read_rows(body: bytes, columns: tuple[str, ...]) -> RequestRows:
 
 
 def _read_by_field(body: bytes, columns: tuple[str, ...]) -> RequestRows:
-    """Read any body field by field, for the errors of a bad body and the ignored fields of a good body."""
+    """Read any body, for the errors of a bad body and the ignored fields of a good body."""
     try:
-        document, not_json = _decode(body), None
+        rows: list[BaseModel] = _model(columns).model_validate_json(body).rows  # type: ignore[attr-defined]
+        msgspec.json.decode(body)  # pydantic accepts NaN, which is no JSON, in an unknown field
+    except ValidationError as invalid:
+        raise BadBody([_field_error(error) for error in invalid.errors(include_url=False)[:MAX_ERRORS]]) from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        document, not_json = _parsed_leniently(body), str(error)
-    rows = _listed(document)
-    errors: list[FieldError] = []
-    values = [_row(i, row, columns, errors) for i, row in enumerate(rows)]
-    if not_json is not None and not errors:
-        errors = [FieldError("body", f"must be JSON: {not_json}")]
-    if errors:
-        raise BadBody(errors[:MAX_ERRORS])
-    known = set(columns)
-    return RequestRows(np.array(values, np.float64), [[name for name in row if name not in known] for row in rows])
+        raise BadBody([FieldError("body", f"must be JSON: {error}")]) from None
+    values = [[math.nan if (value := getattr(row, name)) is None else value for name in columns] for row in rows]
+    return RequestRows(np.array(values, np.float64), [list(row.model_extra or ()) for row in rows])
 
 
-def _parsed_leniently(body: bytes) -> Any:
-    """Parse a text that is JSON but for NaN, Infinity or 1e999, so that an error can name the field."""
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise BadBody([FieldError("body", f"must be JSON: {error}")]) from error
+@cache
+def _model(columns: tuple[str, ...]) -> type[BaseModel]:
+    """Return the pydantic model of a body, which accepts what `body_type` accepts, and unknown fields."""
 
+    def number(name: str) -> Any:
+        return Annotated[float, Field(ge=_least(name), allow_inf_nan=False), AfterValidator(_not_huge)]
 
-def _listed(document: Any) -> list[Any]:
-    if not isinstance(document, dict):
-        raise BadBody([FieldError("body", f"must be an object with a list `rows`, was {_shown(document)}")])
-    if "rows" not in document:
-        raise BadBody([FieldError("rows", f"is missing; the body has {_shown(sorted(document))}")])
-    rows = document["rows"]
-    if not isinstance(rows, list):
-        raise BadBody([FieldError("rows", f"must be a list of objects, was {_shown(rows)}")])
-    if not 1 <= len(rows) <= MAX_ROWS:
-        raise BadBody([FieldError("rows", f"must be 1 to {MAX_ROWS} rows, were {len(rows)}")])
-    return rows
-
-
-def _row(place: int, row: Any, columns: tuple[str, ...], errors: list[FieldError]) -> list[float]:
-    if not isinstance(row, dict):
-        errors.append(FieldError(f"rows[{place}]", f"must be an object, was {_shown(row)}"))
-        return []
-    values: list[float] = []
-    for name in columns:
-        value = row.get(name)
-        if value is None:
-            values.append(math.nan)
-        elif (type(value) is float or type(value) is int) and _least(name) <= value <= MAX_VALUE:
-            values.append(value)
-        else:
-            errors.append(FieldError(f"rows[{place}].{name}", f"must be {_allowed(value)}, was {_shown(value)}"))
-            return []
-    n = values[0]
-    if math.isnan(n):
-        errors.append(FieldError(f"rows[{place}].n", "is missing; it is how many returns are in the window"))
-    elif n != int(n):
-        errors.append(FieldError(f"rows[{place}].n", f"must be a whole number, was {n}"))
-    elif n >= 1 and math.isnan(values[1]):
-        errors.append(FieldError(f"rows[{place}].ret_mean", f"is missing; only n = 0 goes without, n was {n:g}"))
-    elif n >= 2 and math.isnan(values[2]):
-        errors.append(FieldError(f"rows[{place}].ret_std", f"is missing; only n < 2 goes without, n was {n:g}"))
-    return values
+    fields: dict[str, Any] = {name: (number(name) | None, None) for name in columns}
+    fields["n"] = (Annotated[number("n"), AfterValidator(_whole)], ...)
+    for name, returns in zip(CONTRACT[1:], (1, 2), strict=True):
+        needed = AfterValidator(_needed_from(returns))
+        fields[name] = (Annotated[number(name) | None, needed], Field(None, validate_default=True))
+    config = ConfigDict(strict=True, extra="allow")
+    row = create_model("Row", __config__=config, **fields)
+    some = Annotated[list[row], Field(min_length=1, max_length=MAX_ROWS)]
+    return create_model("Body", __config__=config, rows=(some, ...))
 
 
 def _least(name: str) -> float:
     return -MAX_VALUE if name == "ret_mean" else 0.0
 
 
-def _allowed(value: Any) -> str:
-    """Return the rule that a wrong value breaks, in words."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return "a number or null"
-    if not abs(value) <= MAX_VALUE:  # not: NaN compares as false
-        return "a finite number"
-    return "0 or more"
+def _not_huge(value: float) -> float:
+    if abs(value) > MAX_VALUE:
+        raise ValueError(f"must be a finite number, at most {MAX_VALUE:g}")
+    return value
+
+
+def _whole(value: float) -> float:
+    if not value.is_integer():
+        raise ValueError("must be a whole number")
+    return value
+
+
+def _needed_from(returns: int) -> Any:
+    """Return a validator of a value that may be missing only in windows of fewer returns."""
+
+    def check(value: float | None, info: ValidationInfo) -> float | None:
+        if value is None and info.data.get("n", 0) >= returns:
+            raise ValueError(f"is missing; only n < {returns} goes without, n was {info.data['n']:g}")
+        return value
+
+    return check
+
+
+def _field_error(error: Any) -> FieldError:
+    """Return an error of pydantic with the field's path, as `rows[3].n`, and the rejected value."""
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).removeprefix(".")
+    kind, message = error["type"], error["msg"].removeprefix("Value error, ")
+    if kind == "json_invalid":
+        return FieldError("body", f"must be JSON: {message.removeprefix('Invalid JSON: ')}")
+    if kind == "missing":
+        return FieldError(field, "is missing")
+    value = "" if message.startswith("is missing") else f", was {_shown(error['input'])}"
+    return FieldError(
+        field or "body", f"{message.replace('Input should', 'must').replace('List should', 'must')}{value}"
+    )
 
 
 def _shown(value: Any) -> str:
     """Return a value as JSON, cut to 60 characters."""
-    try:
-        text = json.dumps(value)
-    except RecursionError:
-        text = f"{type(value).__name__!s} of many levels"
+    text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,9 +21,11 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from data.names import check_names
-from data.stream.clients import MAX_VALUE, READ_BATCH, ClientLog, read_range, reader_config
+from data.stream.clients import MAX_VALUE, READ_BATCH, ClientLog, Stopped, reader_config
 from data.stream.codec import decode_records
-from data.stream.records import PARTITIONS, PREDICTIONS, TRADES, partition_of, prediction_type
+from data.stream.reader import TopicReader
+from data.stream.records import PARTITIONS, PREDICTIONS, TRADES, partition_of, prediction_type, with_time_texts
+from data.times import NS, time_text
 from data.trades import StreamKey
 from online.exactly_once.note import GROUP, read_note, short_name
 from online.metrics import Metrics
@@ -34,7 +35,7 @@ log = structlog.get_logger()
 
 MAX_STREAMS = 10_000
 """Most streams in memory; the stream with the oldest forecast goes first."""
-MAX_AHEAD = timedelta(hours=1)
+MAX_AHEAD_S = 3_600
 """Limit of an ingest time in the future: a later time is no clock's error, and would stay the newest until then."""
 RECENT_OFFSETS = 10_000
 """Records that a start reads back in each partition: under a second for all partitions. A search reads as many at
@@ -52,25 +53,24 @@ class Newest(NamedTuple):
     """Hold the newest forecast of a stream, never changed: a newer forecast replaces an older forecast.
 
     Attributes:
-        ingest_time: of the trade, aware, UTC.
+        ingest_time: of the trade, ns since 1970.
         value: the record on the topic, JSON.
         has_ended: the source has ended this product.
     """
 
     source_id: str
-    ingest_time: datetime
+    ingest_time: int
     value: bytes
     has_ended: bool
 
     @property
     def age_s(self) -> float:
         """Return wall time minus ingest time, in seconds."""
-        return round((datetime.now(UTC) - self.ingest_time).total_seconds(), 3)
+        return round((time.time_ns() - self.ingest_time) / NS, 3)
 
     def read(self) -> dict[str, Any]:
-        """Return the record, decoded."""
-        record: dict[str, Any] = msgspec.json.decode(self.value)
-        return record
+        """Return the record's fields, times as RFC 3339 texts."""
+        return with_time_texts(msgspec.json.decode(self.value))
 
 
 @dataclass
@@ -158,6 +158,8 @@ class NewestForecasts:
         while not self._stop.is_set():
             try:
                 self._read_topic()
+            except Stopped:
+                return
             except Exception as error:  # of any kind: a service that never reads again would be worse
                 is_kafka = isinstance(error, KafkaException)
                 problem = f"reading {PREDICTIONS}: {error.args[0].str() if is_kafka else repr(error)}"
@@ -249,11 +251,11 @@ class NewestForecasts:
             search.names -= known
         if not search.is_done:
             start = max(search.floor, search.end - RECENT_OFFSETS)
-            config = reader_config(self._settings)
             older: dict[StreamKey, Newest] = {}
-            for part in read_range(config, lambda: not self._stop.is_set(), PREDICTIONS, partition, start, search.end):
-                for value in part.values:
-                    self._take_older(value, older)
+            with TopicReader(self._settings, running=lambda: not self._stop.is_set()) as reader:
+                for block in reader.read(PREDICTIONS, partition, start, search.end):
+                    for value in block.values:
+                        self._take_older(value, older)
             found = older | self._streams  # records read since the start are newer
             if len(found) > MAX_STREAMS:
                 by_age = sorted(found, key=lambda key: found[key].ingest_time)
@@ -267,7 +269,7 @@ class NewestForecasts:
 
     def _take_older(self, value: bytes, older: dict[StreamKey, Newest]) -> None:
         """Take a record that is older than all known records; an unreadable record was counted when new."""
-        with contextlib.suppress(ValueError, TypeError):
+        with contextlib.suppress(ValueError):
             key, newest = self._understood(value)
             if newest is None:
                 self._ended.add(key)
@@ -292,7 +294,7 @@ class NewestForecasts:
     def _take(self, value: bytes, where: str) -> None:
         try:
             key, newest = self._understood(value)
-        except (ValueError, TypeError) as error:  # the second from a time without a zone
+        except ValueError as error:
             self._reject(where, str(error))
             return
         if newest is not None:
@@ -308,19 +310,20 @@ class NewestForecasts:
         """Return the stream of a record and its forecast, None for an end.
 
         Raises:
-            ValueError, TypeError: the record is neither a forecast nor an end.
+            ValueError: the record is neither a forecast nor an end.
         """
         found = decode_records([value], self._decode)
         if found.unreadable:
             raise ValueError(found.unreadable[0].reason)
         [said] = found.records or [end for _, end in found.ends]
-        ingest_time = datetime.fromisoformat(said.ingest_time)
-        if ingest_time > datetime.now(UTC) + MAX_AHEAD:
-            raise ValueError(f"ingest_time must not be more than {MAX_AHEAD} ahead, was {said.ingest_time}")
+        if said.ingest_time > time.time_ns() + MAX_AHEAD_S * NS:
+            raise ValueError(
+                f"ingest_time must not be more than {MAX_AHEAD_S} s ahead, was {time_text(said.ingest_time)}"
+            )
         key = StreamKey(said.source_id, said.product_id)
         if key not in self._streams:
             check_names(key)
-        return key, Newest(key.source_id, ingest_time, value, has_ended=False) if found.records else None
+        return key, Newest(key.source_id, said.ingest_time, value, has_ended=False) if found.records else None
 
     def _reject(self, where: str, reason: str) -> None:
         self._metrics.rejects.labels("unreadable").inc()

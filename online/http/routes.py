@@ -7,10 +7,10 @@ import time
 import tomllib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from enum import Enum
 from http import HTTPStatus
 from typing import Annotated, Any
 
-import numpy as np
 import structlog
 from fastapi import FastAPI, Query, Request, Response
 from fastapi import Path as UrlPath
@@ -18,21 +18,23 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
 from starlette.concurrency import run_in_threadpool
 
-from data.features.spec import CONTRACT
 from data.files import CHECKOUT
 from data.names import PRODUCT_PATTERN, SOURCE_PATTERN
+from data.times import time_text
 from online.http.answers import (
     NO_STORE,
     Endpoint,
     JsonAnswer,
     Observed,
     Problem,
+    described,
+    described_answer,
     described_problems,
     handle_errors,
     read_body,
 )
 from online.http.batching import Batching
-from online.http.bodies import MAX_ROWS, read_rows
+from online.http.bodies import Forecasts, body_type, newest_type, read_rows
 from online.http.health import BrokerCheck
 from online.http.newest import RECENT_OFFSETS, NewestForecasts
 from online.logs import configure_logs
@@ -47,6 +49,10 @@ BODY_TIMEOUT_S = 5.0
 DOCS_FILES = "/docs/files"
 """Script, style and icon of `/docs`."""
 ANY_BODY = b'{"rows":[{"n":0,"ret_mean":0,"ret_std":0}]}'
+FORECASTS: list[str | Enum] = ["forecasts"]
+OPERATION: list[str | Enum] = ["operation"]
+"""Headings of `/docs`."""
+EXAMPLE = {"rows": [{"n": 50, "ret_mean": 0.00001, "ret_std": 0.0002}]}
 
 
 class Service:
@@ -164,7 +170,15 @@ def _add_predict(app: FastAPI, service: Service, rows_scored: Counter) -> Endpoi
         HTTPStatus.SERVICE_UNAVAILABLE,
     )
 
-    @app.post("/predict", openapi_extra=_predict_schema(service.columns), responses=described_problems(*refused))
+    body = {"required": True, "content": {"application/json": described(body_type(service.columns), example=EXAMPLE)}}
+
+    @app.post(
+        "/predict",
+        tags=FORECASTS,
+        summary="Forecast for rows of features",
+        openapi_extra={"requestBody": body},
+        responses=described_answer("Forecasts", Forecasts) | described_problems(*refused),
+    )
     async def predict(request: Request) -> Response:
         """Forecast the volatility of the next horizon for each row of features.
 
@@ -177,16 +191,16 @@ def _add_predict(app: FastAPI, service: Service, rows_scored: Counter) -> Endpoi
         scores = await batching.score(served.model, rows.values)
         rows_scored.inc(len(rows.values))
         return JsonAnswer(
-            {
-                "scores": scores.score.tolist(),
-                "model_variant": served.model.variant,
-                "version": served.version,
-                "ts": f"{np.datetime64(time.time_ns(), 'ns')}Z",
-                "intervals": list(zip(scores.lower.tolist(), scores.upper.tolist(), strict=True)),
-                "horizon_s": served.model.horizon_s,
-                "missing": [[columns[i] for i, gone in enumerate(row) if gone] for row in scores.missing.tolist()],
-                "ignored": rows.ignored,
-            }
+            Forecasts(
+                scores.score.tolist(),
+                served.model.variant,
+                served.version,
+                time_text(time.time_ns()),
+                list(zip(scores.lower.tolist(), scores.upper.tolist(), strict=True)),
+                served.model.horizon_s,
+                [[columns[i] for i, gone in enumerate(row) if gone] for row in scores.missing.tolist()],
+                rows.ignored,
+            )
         )
 
     return predict
@@ -198,7 +212,10 @@ def _add_newest_forecast(app: FastAPI, service: Service) -> None:
 
     @app.get(
         "/predict/{product_id}",
-        responses=_newest_schema() | described_problems(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY, unready),
+        tags=FORECASTS,
+        summary="Newest live forecast of a product",
+        responses=described_answer("The record of `predictions`, its columns under `features`", newest_type())
+        | described_problems(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY, unready),
     )
     async def newest_forecast(
         product_id: Annotated[str, UrlPath(pattern=PRODUCT_PATTERN, examples=["BTC-USD"])],
@@ -232,19 +249,24 @@ def _add_newest_forecast(app: FastAPI, service: Service) -> None:
 
 def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
     @app.head("/health", include_in_schema=False)
-    @app.get("/health", responses={503: {"description": "Unhealthy: `checks` says what failed"}})
+    @app.get(
+        "/health",
+        tags=OPERATION,
+        summary="Health, with each check",
+        responses={503: {"description": "Unhealthy: `checks` says what failed"}},
+    )
     async def health() -> Response:
         """Report whether the service can answer now, with the result of each check."""
         found = await service.health()
         return JsonAnswer(found, HTTPStatus.OK if found["status"] == "healthy" else HTTPStatus.SERVICE_UNAVAILABLE)
 
     @app.head("/health/live", include_in_schema=False)
-    @app.get("/health/live")
+    @app.get("/health/live", tags=OPERATION, summary="Whether the process runs")
     async def live() -> Response:
         """Report that the process runs; a restart would not repair a failed check of /health."""
         return JsonAnswer({"status": "alive"})
 
-    @app.get("/version")
+    @app.get("/version", tags=OPERATION, summary="The model that serves")
     async def version_of() -> Response:
         """Report the model that serves, and the refused champions."""
         served = service.models.served
@@ -261,61 +283,7 @@ def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
         wanted, refused = service.settings.model_variant, service.models.refused()
         return JsonAnswer({"version": app.version, "wanted_variant": wanted, "model": model, "refused": refused})
 
-    @app.get("/metrics")
+    @app.get("/metrics", tags=OPERATION, summary="Metrics for Prometheus")
     async def metrics_of() -> Response:
         """Report the metrics to Prometheus."""
         return Response(generate_latest(metrics.registry), headers=NO_STORE, media_type=CONTENT_TYPE_LATEST)
-
-
-NUMBERS: dict[str, Any] = {"type": "array", "items": {"type": "number"}}
-NAMES: dict[str, Any] = {"type": "array", "items": {"type": "array", "items": {"type": "string"}}}
-TEXT: dict[str, Any] = {"type": "string"}
-TIME = TEXT | {"format": "date-time"}
-
-
-def _predict_schema(columns: tuple[str, ...]) -> dict[str, Any]:
-    """Describe body and answer of /predict for OpenAPI: for speed, no model of FastAPI reads or writes them."""
-    number: dict[str, Any] = {"type": ["number", "null"]}
-    fields: dict[str, Any] = {name: number | {"minimum": 0} for name in columns}
-    fields |= {"n": {"type": "integer", "minimum": 0}, "ret_mean": number}
-    example = {"n": 50, "ret_mean": 0.00001, "ret_std": 0.0002}
-    row = {"type": "object", "properties": fields, "required": list(CONTRACT), "example": example}
-    rows = {"type": "array", "items": row, "minItems": 1, "maxItems": MAX_ROWS}
-    body = {"type": "object", "properties": {"rows": rows}, "required": ["rows"]}
-    answer = {
-        "scores": NUMBERS,
-        "model_variant": TEXT,
-        "version": TEXT,
-        "ts": TIME,
-        "intervals": {"type": "array", "items": NUMBERS | {"minItems": 2, "maxItems": 2}},
-        "horizon_s": {"type": "integer"},
-        "missing": NAMES,
-        "ignored": NAMES,
-    }
-    return {
-        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
-        "responses": {"200": _described("Forecasts", answer)},
-    }
-
-
-def _newest_schema() -> dict[int | str, dict[str, Any]]:
-    fields = {
-        "source_id": TEXT,
-        "product_id": TEXT,
-        "trade_id": {"type": "integer"},
-        "event_time": TIME,
-        "ingest_time": TIME,
-        "score": {"type": "number"},
-        "interval": NUMBERS | {"minItems": 2, "maxItems": 2},
-        "model_variant": TEXT,
-        "version": TEXT,
-        "features": {"type": "object", "additionalProperties": {"type": ["number", "null"]}},
-        "feature_age_s": {"type": "number"},
-        "state": {"enum": ["live", "ended"]},
-    }
-    return {200: _described("The record of `predictions`, its features under `features`", fields)}
-
-
-def _described(description: str, fields: dict[str, Any]) -> dict[str, Any]:
-    schema = {"type": "object", "properties": fields, "required": list(fields)}
-    return {"description": description, "content": {"application/json": {"schema": schema}}}

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import msgspec
 import structlog
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import TopicPartition
 
 from data.settings import KafkaSettings
-from data.stream.clients import read_range, reader_config, retry
 from data.stream.codec import decode_records, decode_trades
+from data.stream.reader import TopicReader
 from data.stream.records import PARTITIONS, REJECTED, TRADES, Purpose, Rejected, partition_of
 from online.replay.lease import SourceLease
 
 log = structlog.get_logger()
-
-T = TypeVar("T")
 
 Offsets = dict[tuple[str, int], int]
 """Offset by topic and partition."""
@@ -91,49 +87,37 @@ def find_progress(
         Stopped: told to stop before the broker answered.
         KafkaException: the broker refuses.
     """
-    partitions = [TopicPartition(topic, partition) for topic in (TRADES, REJECTED) for partition in range(PARTITIONS)]
-    consumer = lease.consumer
-
-    def insisting(ask: Callable[[float], T]) -> T:
-        return retry(ask, running, settings.kafka_bootstrap_servers)
-
-    committed = insisting(lambda timeout_s: consumer.committed(partitions, timeout=timeout_s))
-    spans = {(p.topic, p.partition): insisting(functools.partial(_span, consumer, p)) for p in partitions}
-    oldest, ends = ({at: span[i] for at, span in spans.items()} for i in (0, 1))
-    starts = {(p.topic, p.partition): p.offset for p in committed if p.offset >= 0}
-    begins = {**oldest, **starts}
-    progress = SourceProgress(note=next((p.metadata for p in committed if p.metadata), ""))
-    if starts or not is_new:
-        if not starts:
-            records = sum(ends[each] - oldest[each] for each in ends)
-            log.info("no beginning of this source is known: looking through the topics", records=records)
-        _read_source(progress, settings, running, source_id, begins, ends)
-        progress.removed = {p for (topic, p), start in starts.items() if topic == TRADES and start < oldest[topic, p]}
+    with TopicReader(settings, lease.group, running=running) as reader:
+        both = (TRADES, REJECTED)
+        begun = {(topic, p): at for topic in both for p, at in reader.committed(topic, range(PARTITIONS)).items()}
+        spans = {(topic, p): reader.span(topic, p) for topic in both for p in range(PARTITIONS)}
+        oldest, ends = ({at: span[i] for at, span in spans.items()} for i in (0, 1))
+        starts = {at: offset for at, (offset, _) in begun.items()}
+        progress = SourceProgress(note=next((text for _, text in begun.values() if text), ""))
+        if starts or not is_new:
+            if not starts:
+                records = sum(ends[each] - oldest[each] for each in ends)
+                log.info("no beginning of this source is known: looking through the topics", records=records)
+            _read_source(progress, reader, source_id, {**oldest, **starts}, ends)
+    progress.removed = {p for (topic, p), start in starts.items() if topic == TRADES and start < oldest[topic, p]}
     if note is not None and not starts:
         is_there = bool(progress.last or progress.ended or progress.rejected)
         here = [TopicPartition(*each, offset) for each, offset in (oldest if is_there else ends).items()]
         here[0] = TopicPartition(here[0].topic, here[0].partition, here[0].offset, note)
         lease.commit(here)
     elif starts:
-        lease.keep(next(p for p in committed if p.offset >= 0))
+        at, place = next(iter(begun.items()))
+        lease.keep(TopicPartition(*at, *place))
     return progress
 
 
-def _read_source(
-    progress: SourceProgress,
-    settings: KafkaSettings,
-    running: Callable[[], bool],
-    source_id: str,
-    starts: Offsets,
-    ends: Offsets,
-) -> None:
+def _read_source(progress: SourceProgress, reader: TopicReader, source_id: str, starts: Offsets, ends: Offsets) -> None:
     """Add the records of a source on both topics to its progress."""
     mine = f'"source_id":"{source_id}"'.encode()
     decode_rejected = msgspec.json.Decoder(Rejected).decode
-    reader = reader_config(settings)
     for (topic, partition), start in starts.items():
-        for stretch in read_range(reader, running, topic, partition, start, ends[topic, partition]):
-            values = [value for value in stretch.values if mine in value]
+        for block in reader.read(topic, partition, start, ends[topic, partition]):
+            values = [value for value in block.values if mine in value]
             if topic == REJECTED:
                 progress.rejected.update(found.where for found in decode_records(values, decode_rejected).records)
                 continue
@@ -143,8 +127,3 @@ def _read_source(
                 progress.last[found.trades.keys[stream].product_id] = trade_id, time_ns
             progress.purpose = next(iter(found.purposes.values()), progress.purpose)
             progress.ended.update(end.product_id for _, end in found.ends)
-
-
-def _span(consumer: Consumer, partition: TopicPartition, timeout_s: float) -> tuple[int, int]:
-    low, high = consumer.get_watermark_offsets(partition, timeout=timeout_s)
-    return int(low), int(high)

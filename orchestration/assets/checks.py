@@ -108,7 +108,7 @@ def parity(
         return _not_compared("the lake has no feature rows: ingest or simulate days, and backfill them")
     product_id, day = place
     try:
-        found = certify(store, lake.spec, product_id, day, kafka.client_config(), config.source_id or None)
+        found = certify(store, lake.spec, product_id, day, kafka.settings(), config.source_id or None)
     except (ValueError, NotRead) as error:
         return _not_compared(str(error))
     remade = (

@@ -10,13 +10,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from functools import lru_cache
 from itertools import pairwise
 
 import msgspec
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
+from data.times import NS, time_text
 from orchestration.local.parts import fetch_text
 
 GRID_STEPS = 60  # a minute of whole seconds
@@ -29,7 +28,7 @@ class LiveForecast(msgspec.Struct):
 
     source_id: str
     product_id: str
-    event_time: str = ""
+    event_time: int = 0
     price: float = 0.0
     score: float = 0.0
     interval: tuple[float, float] = (0.0, 0.0)
@@ -37,16 +36,6 @@ class LiveForecast(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(LiveForecast).decode
-
-
-def epoch_seconds(event_time: str) -> tuple[int, bool]:
-    """Return the whole UTC seconds of a time such as 2025-01-06T00:00:01.123456789Z, and if the time has a fraction."""
-    return _whole_seconds(event_time[:19]), bool(event_time[19:].strip(".0Z"))
-
-
-@lru_cache(64)  # many trades share a second
-def _whole_seconds(text: str) -> int:
-    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp())
 
 
 class MinuteVolatility:
@@ -97,7 +86,7 @@ class LiveLine:
         low, high = f.interval
         realized = self.volatility.value
         return (
-            f"{f.product_id}  {f.event_time[:19].replace('T', ' ')}  price {f.price:,.2f}  "
+            f"{f.product_id}  {time_text(f.event_time)[:19].replace('T', ' ')}  price {f.price:,.2f}  "
             f"forecast {1e4 * f.score:.2f} [{1e4 * low:.2f}, {1e4 * high:.2f}] bp/min  "
             f"realized {'–' if realized is None else f'{1e4 * realized:.2f}'}  "
             f"lag {'–' if lag is None else lag}  {self.rows_per_s:,.0f} rows/s{'  ended' if self.ended else ''}"
@@ -196,7 +185,7 @@ class LiveLines(threading.Thread):
                 del self._lines[ended]
         line.newest = forecast
         line.rows += 1
-        line.volatility.add(*epoch_seconds(forecast.event_time), forecast.price)
+        line.volatility.add(forecast.event_time // NS, forecast.event_time % NS > 0, forecast.price)
         if not self._seen and forecast.source_id == self._source_id:
             self._seen = True
             self._on_first(forecast)

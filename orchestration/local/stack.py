@@ -30,7 +30,7 @@ from orchestration.local.ports import port_conflicts
 from orchestration.local.settings import ROOT, StackSettings, given_settings, retired_settings
 from orchestration.local.supervisor import Part, PartState, Supervisor, Watched, tree_memory
 
-STATE_FORMAT = "3"
+STATE_FORMAT = "4"
 """Format of the state under VAR_DIR; raised whenever an older state cannot be read on."""
 PLAIN_WIDTH = 120
 PLAIN_LINES_S = 5.0  # between live lines without a terminal, which would update the lines in place

@@ -16,11 +16,17 @@ import polars as pl
 import pyarrow as pa
 from pyarrow import csv
 
+from data.arrow import NAMES, UTC
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, compile_kernel, feature_rows
 from data.files import CHECKOUT
 from data.models.served import ServedModel
+from data.recordings.dialects.base import OWN_COLUMNS, RowColumns, TextBlock
+from data.recordings.dialects.tables import CsvDialect
+from data.recordings.fields import FIELDS, products
+from data.recordings.lines import Lines, chunks_of, data_lines
 from data.recordings.readers import read_trades, write_csv
+from data.recordings.recognition import recognize
 from data.simulator.day import simulate_day
 from data.trades import NS, Floats, Int64s, Trades
 from tests.benchmarks.market import mixed_day
@@ -216,6 +222,35 @@ def reading(trades: Trades, folder: Path) -> Row:
     )  # fmt: skip
 
 
+def parsing(trades: Trades, folder: Path) -> Row:
+    """Measure the parser of CSV blocks, by type and line by line, beside pyarrow with the same types alone."""
+    path = folder / "blocks.csv"
+    write_csv(path, in_batches(trades))
+    dialect = recognize(path)
+    assert isinstance(dialect, CsvDialect)
+    texts = [lines.data for lines in data_lines(chunks_of(path), dialect.header_lines)]
+    numbers = dict.fromkeys(("price", "size"), pa.float64())
+    types = {"product_id": NAMES, "trade_id": pa.int64(), "event_time": UTC, **numbers, "side": NAMES}
+    convert = csv.ConvertOptions(include_columns=list(types), column_types=types)
+
+    def parse(rows_of: Callable[[TextBlock], RowColumns | None]) -> None:
+        for text in texts:
+            rows = rows_of(TextBlock(Lines.of(text, 2)[0], dialect))
+            assert rows is not None and products(rows.columns["product_id"]).good.all()
+            assert all(field.parse(rows.columns[name])[1].all() for name, field in FIELDS.items())
+
+    def by_pyarrow() -> None:
+        for text in texts:
+            read = csv.ReadOptions(use_threads=False, block_size=len(text) + 1, column_names=OWN_COLUMNS)
+            csv.read_csv(pa.BufferReader(text), read, convert_options=convert)
+
+    took = seconds(
+        {"": lambda: parse(TextBlock.typed_rows), "line by line": lambda: parse(TextBlock.rows), "pyarrow": by_pyarrow}
+    )
+    found = {name: s / len(trades) * 1e9 for name, s in took.items()}
+    return Row("parsing blocks of plain CSV, one thread", "ns/row", found.pop(""), found)
+
+
 def simulating() -> Row:
     made = len(simulate_day("BTC-USD", DAY))
     return speeds("simulating a day of BTC-USD", "trades/s", made, lambda: simulate_day("BTC-USD", DAY))
@@ -245,7 +280,8 @@ def rows() -> list[Row]:
     compile_kernel(SPEC)
     found = [*features(simulated_trades(TRADES)), full_row()]
     with TemporaryDirectory() as folder:
-        found.append(reading(simulated_trades(READ), Path(folder)))
+        trades = simulated_trades(READ)
+        found += [reading(trades, Path(folder)), parsing(trades, Path(folder))]
     return [*found, simulating(), *scoring()]
 
 

@@ -29,7 +29,7 @@ from data.models.served import ServedModel
 from data.recordings.readers import write_csv
 from data.simulator.day import simulate_day
 from data.stream.records import PARTITIONS, PREDICTIONS, TRADES
-from data.trades import NS, Floats, Int64s, StreamKey, Trades, parse_times
+from data.trades import NS, Floats, Int64s, StreamKey, Trades
 from offline.promotion.register import Candidate, register, set_alias
 from orchestration.local.kafka.broker import Broker, free_ports, jars_folder, running_broker
 from orchestration.local.kafka.jars import fetch_jars
@@ -103,7 +103,7 @@ def _tick_to_score(
     records = [(now_ns, record) for now_ns, value in arrived if "end" not in (record := msgspec.json.decode(value))]
     if len(records) != len(trades):
         raise RuntimeError(f"{name}: {len(trades)} trades became {len(records)} forecasts")
-    ingested = parse_times([record["ingest_time"] for _, record in records])
+    ingested = np.array([record["ingest_time"] for _, record in records])
     took = (np.array([now_ns for now_ns, _ in records]) - ingested) / 1e6
     warm: Floats = took[ingested >= ingested[0] + WARM_S * NS]
     return warm
@@ -192,8 +192,8 @@ def pacing() -> list[Row]:
                         raise RuntimeError(process.log.read_text())
                 found: list[dict[str, Any]] = read_topic(broker.bootstrap_servers, TRADES, f"x{speed}")
                 records = [record for record in found if "end" not in record]
-                event_time = parse_times([record["event_time"] for record in records])
-                ingest_time = parse_times([record["ingest_time"] for record in records])
+                event_time = np.array([record["event_time"] for record in records])
+                ingest_time = np.array([record["ingest_time"] for record in records])
                 name = f"pacing error, the busiest stretch of a simulated hour at {speed} x"
                 rows += _percentiles(name, pacing_errors(event_time, ingest_time, speed))
     return rows

@@ -47,8 +47,8 @@ def pairs_by_key() -> dict[bytes, cycle[Pair]]:
     trades = mixed_day(DAY).take(slice(0, SKIPPED + KEPT))
     made = feature_rows(trades, Windows(SPEC))
     purposes: dict[StreamKey, Purpose] = dict.fromkeys(trades.keys, "replay")
-    stream, offset = made.trades.stream.astype(np.int64), np.arange(len(made.values))
-    rows = encode_features(made, SPEC, purposes, stream, offset)[-KEPT:]
+    stream = made.trades.stream
+    rows = encode_features(made, SPEC, purposes, 0, np.arange(len(made.values)))[-KEPT:]
     pairs: list[list[Pair]] = [[] for _ in trades.keys]
     for place, row, forecast in zip(stream[-KEPT:].tolist(), rows, forecasts(rows, made.values[-KEPT:]), strict=True):
         pairs[place].append((row, forecast))
@@ -62,7 +62,7 @@ def forecasts(rows: list[bytes], values: Floats) -> list[bytes]:
     interval = np.column_stack((scores.lower, scores.upper))
     forecaster = Forecaster(model.variant, "1", model.digest)
     in_sample = np.zeros(len(rows), np.bool_)
-    nothing_missing = [b"[]"] * len(rows)
+    nothing_missing: list[list[str]] = [[]] * len(rows)
     return encode_predictions(
         rows, time.time_ns(), model.horizon_s, scores.score, interval, forecaster, in_sample, nothing_missing
     )

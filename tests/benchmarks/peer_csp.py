@@ -27,7 +27,7 @@ class Trade(csp.Struct):  # type: ignore[misc]
     product_id: str
     purpose: str
     trade_id: int
-    event_time: str
+    event_time: int
     ingest_time: str
     price: float
     size: float

@@ -67,7 +67,9 @@ def deliver(
         producer = Producer({"bootstrap.servers": servers, "partitioner": "murmur2_random", "log_level": 0})
         for value in encode_trades(named, "replay"):
             producer.produce(TRADES, value, PRODUCT)
-        producer.produce(TRADES, encode(End(source_id, PRODUCT, "replay", "2025-03-05T14:00:00Z", end=True)), PRODUCT)
+        producer.produce(
+            TRADES, encode(End(source_id, PRODUCT, "replay", 1_741_183_200_000_000_000, end=True)), PRODUCT
+        )
         assert producer.flush(30) == 0
     predictions = await_end(servers, source_id)
     features = [row for row in read_topic(servers, FEATURES, source_id) if "end" not in row]

@@ -30,7 +30,7 @@ from data.stream.clients import idempotent_config
 from data.stream.codec import encode, encode_features, encode_predictions, encode_trades
 from data.stream.origin import write_origin
 from data.stream.records import PREDICTIONS, TRADES, End, Forecaster, partition_of
-from data.trades import NS, StreamKey, Trades, iso_times
+from data.trades import NS, StreamKey, Trades
 from offline.explain.findings import EQUAL, NOT_FOUND
 from offline.explain.remake import Explainer
 from offline.promotion.moves import promote, roll_back
@@ -120,7 +120,7 @@ def test_1000_random_forecasts_are_made_again_exactly_after_promotions_rollbacks
         versions = Counter(f"{record['model_variant']} {record['version']}" for record in records)
         proof.disturbs(f"{done} promotions, rollbacks, kills of the forecaster while it ran")
         chosen = np.random.default_rng(6).choice(len(records), FORECASTS, replace=False)
-        kafka = {"bootstrap.servers": own_broker.bootstrap_servers}
+        kafka = KafkaSettings(kafka_bootstrap_servers=own_broker.bootstrap_servers)
         explainer = Explainer(kafka, uri, tmp_path / "no models", SPEC)
         found = []
         for product_id in PRODUCTS:
@@ -174,25 +174,24 @@ class Writer:
         rows = feature_rows(trades, self._windows)
         assert not rows.status.any()
         n, (key,) = len(trades), trades.keys
-        places = np.full(n, self._partition), np.arange(offset, offset + n)
         scores = self._model.score(rows.values[:, self._columns])
         names = np.array(self._model.columns, object)
         values = encode_predictions(
-            encode_features(rows, SPEC, {key: "replay"}, *places),
+            encode_features(rows, SPEC, {key: "replay"}, self._partition, np.arange(offset, offset + n)),
             time.time_ns(),
             self._model.horizon_s,
             scores.score,
             np.column_stack((scores.lower, scores.upper)),
             self._forecaster,
             np.zeros(n, np.bool_),
-            [encode(names[missing].tolist()) for missing in scores.missing],
+            [names[missing].tolist() for missing in scores.missing],
         )
         self._produce(PREDICTIONS, values, trades)
 
     def end(self, trades: Trades) -> None:
         """Write the end of a source behind the last trade."""
         last = trades.take(slice(-1, None))
-        end = encode(End(*last.keys[0], "replay", iso_times(last.ingest_time)[0], end=True))
+        end = encode(End(*last.keys[0], "replay", int(last.ingest_time[0]), end=True))
         for topic in (TRADES, PREDICTIONS):
             self._produce(topic, [end], last)
 

@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, TopicPartition
 from data.recordings.readers import write_csv
 from data.simulator.day import simulate_day
 from data.stream.records import PREDICTIONS, partition_of
-from data.trades import NS, Trades, parse_times
+from data.trades import NS, Trades
 from orchestration.local.kafka.broker import Broker
 from tests.faults.drill import Drill
 from tests.faults.test_recovery import PRODUCTS
@@ -120,7 +120,7 @@ def next_rows_s(drill: Drill, partitions: set[int], since_ns: int) -> float:
         before = len(drill.predictions.records["disturbed"])
         drill.read()
         for record in drill.predictions.records["disturbed"][before:]:
-            if "ts" in record and int(parse_times([record["ts"]])[0]) > since_ns:
+            if "ts" in record and record["ts"] > since_ns:
                 missing.discard(record["kafka_partition"])
         return not missing
 

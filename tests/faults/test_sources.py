@@ -55,7 +55,7 @@ class Sources:
     def end(self, *source_ids: str, products: Iterable[str] = PRODUCTS) -> None:
         for source_id in source_ids:
             for product_id in products:
-                end = End(source_id, product_id, "drill", "2025-03-07T14:00:00Z", end=True)
+                end = End(source_id, product_id, "drill", 1_741_356_000_000_000_000, end=True)
                 self._producer.produce(TRADES, encode(end), product_id)
         assert self._producer.flush(30) == 0
 

@@ -21,6 +21,7 @@ import pytest
 from data.models.served import ServedModel
 from data.recordings.readers import write_csv
 from data.simulator.day import simulate_day
+from data.times import to_datetime
 from offline.promotion.gate import Refused
 from offline.promotion.ledger import Entry, history
 from offline.promotion.moves import promote, roll_back
@@ -205,15 +206,11 @@ class Stack:
     def first_forecast(self, since: int, wanted: Identity, start: int) -> int:
         """Return the time of a model's first record after a time, looking from place `start` on; 0 without a record."""
         records = (row for row in self.drill.predictions.records["swaps"][start:] if "end" not in row)
-        came = (ns(row["ts"]) for row in records if (row["model_variant"], row["version"]) == wanted)
+        came = (row["ts"] for row in records if (row["model_variant"], row["version"]) == wanted)
         return min((at for at in came if at > since), default=0)
 
     def predictions(self) -> list[dict[str, Any]]:
         return self.drill.predictions.rows("swaps")
-
-
-def ns(text: str) -> int:
-    return int(np.datetime64(text.removesuffix("Z"), "ns").astype(np.int64))
 
 
 @contextmanager
@@ -362,7 +359,7 @@ def check_predictions(stack: Stack, models: dict[Identity, tuple[str, ServedMode
             continue
         rows = [records[i] for i in places]
         for place, row, answer in zip(places, rows, expected(model, rows), strict=True):
-            in_sample = dt.datetime.fromisoformat(row["event_time"][:26] + "+00:00") <= model.train_end
+            in_sample = to_datetime(row["event_time"]) <= model.train_end
             wanted[place] = (*answer, model.digest, in_sample)
     found = [(row["score"], row["interval"], row["missing"], row["digest"], row["in_sample"]) for row in records]
     proof.saw(forecasts=len(records))

@@ -25,14 +25,14 @@ from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.files import CHECKOUT
 from data.recordings.readers import read_trades, write_csv
+from data.settings import KafkaSettings
 from data.simulator.day import simulate_day
 from data.stream import export as exporting
 from data.stream import reader as topic_reader
 from data.stream.codec import encode, encode_features, encode_trades
 from data.stream.export import BadRequest, ExportRequest, export, main, read_topic
-from data.stream.reader import client_config
 from data.stream.records import FEATURES, PREDICTIONS, TRADES, End, Shadow, prediction_type
-from data.trades import NS, StreamKey, Trades, iso_times
+from data.trades import NS, StreamKey, Trades
 from orchestration.local.kafka.broker import Broker
 
 ROOT = CHECKOUT
@@ -60,7 +60,7 @@ def sorted_by_product(trades: Trades) -> Trades:
 
 
 def end(source_id: str, product_id: str) -> bytes:
-    return encode(End(source_id, product_id, "replay", iso_times(np.array([NS]))[0], end=True))
+    return encode(End(source_id, product_id, "replay", NS, end=True))
 
 
 def of(values: Sequence[bytes | None], size: int = 150) -> Any:
@@ -87,6 +87,10 @@ def produce(broker: Broker, topic: str, keys: Sequence[str], values: Sequence[by
         producer.abort_transaction(30)
 
 
+MIDNIGHT = 1_736_208_000_000_000_000
+"""2025-01-07T00:00:00Z, ns since 1970."""
+
+
 def prediction(source_id: str, product_id: str = "BTC-USD", **changes: Any) -> Any:
     columns: dict[str, Any] = dict.fromkeys(SPEC.columns, 0.25) | {"n": 7, "ret_std": None}
     fields = {
@@ -94,14 +98,14 @@ def prediction(source_id: str, product_id: str = "BTC-USD", **changes: Any) -> A
         "product_id": product_id,
         "purpose": "replay",
         "trade_id": 2**62,
-        "event_time": "2025-01-06T23:59:59.999999999Z",
-        "ingest_time": "2026-01-01T00:00:00.000000001Z",
+        "event_time": MIDNIGHT - 1,
+        "ingest_time": 1_767_225_600_000_000_001,
         "price": 0.1 + 0.2,
         "kafka_partition": 3,
         "kafka_offset": 2**40,
         "spec_id": SPEC.spec_id,
         **columns,
-        "ts": "2026-01-01T00:00:00.000000002Z",
+        "ts": 1_767_225_600_000_000_002,
         "horizon_s": 60,
         "score": 1e-4,
         "interval": (5e-5, 2e-4),
@@ -170,9 +174,9 @@ def test_feature_rows_are_those_of_the_kernel(broker: Broker, tmp_path: Path) ->
     rows = feature_rows(trades, Windows(SPEC))
     places = np.arange(len(trades))
     purposes: Any = dict.fromkeys(trades.keys, "replay")
-    values = encode_features(rows, SPEC, purposes, np.zeros(len(trades), np.int64), places)
+    values = encode_features(rows, SPEC, purposes, 0, places)
     produce(broker, FEATURES, [trades.keys[i].product_id for i in trades.stream], values)
-    config = client_config({"KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers})
+    config = KafkaSettings(kafka_bootstrap_servers=broker.bootstrap_servers)
     out = tmp_path / "features.parquet"
     export(ExportRequest(FEATURES, "export-3", None, None), out, lambda: read_topic(FEATURES, config))
     table = pyarrow.parquet.read_table(out)
@@ -207,10 +211,10 @@ def test_a_prediction_keeps_its_lists(tmp_path: Path) -> None:
 def test_a_day_is_of_event_time_and_takes_all_sources(tmp_path: Path) -> None:
     """A nanosecond before midnight belongs to the day, midnight to the next day."""
     values = [
-        encode(prediction("a", event_time="2025-01-06T23:59:59.999999999Z")),
-        encode(prediction("b", event_time="2025-01-06T00:00:00.000000000Z", trade_id=1)),
-        encode(prediction("a", event_time="2025-01-07T00:00:00.000000000Z")),
-        encode(prediction("a", "ETH-USD", event_time="2025-01-06T12:00:00.000000000Z")),
+        encode(prediction("a", event_time=MIDNIGHT - 1)),
+        encode(prediction("b", event_time=MIDNIGHT - 86_400 * NS, trade_id=1)),
+        encode(prediction("a", event_time=MIDNIGHT)),
+        encode(prediction("a", "ETH-USD", event_time=MIDNIGHT - 43_200 * NS)),
     ]
     seen = export(ExportRequest(PREDICTIONS, None, DAY, "BTC-USD"), tmp_path / "day.parquet", of(values))
     assert (seen.rows, seen.sources) == ({"BTC-USD": 2}, {"a", "b"})
@@ -220,7 +224,7 @@ def test_a_day_is_of_event_time_and_takes_all_sources(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_counted(tmp_path: Path) -> None:
     bad_time = msgspec.structs.replace(prediction("s"), ts="yesterday")
     bad_name = prediction("s", "btc,usd")
-    values = [encode(prediction("s")), b"{", None, encode(bad_time), encode(bad_name), end("s", "BTC-USD")]
+    values = [encode(prediction("s")), b"{", b"", encode(bad_time), encode(bad_name), end("s", "BTC-USD")]
     seen = export(ExportRequest(PREDICTIONS, "s", None, None), tmp_path / "x.csv", of(values))
     assert (seen.rows, seen.unreadable, seen.ended) == ({"BTC-USD": 1}, 4, {StreamKey("s", "BTC-USD")})
 
@@ -272,7 +276,7 @@ def run(monkeypatch: pytest.MonkeyPatch, servers: str, *arguments: str) -> int:
 def test_a_broker_that_is_away_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(topic_reader, "ANSWER_S", 0.5)
+    monkeypatch.setattr(topic_reader, "PATIENCE_S", 0.5)
     with socket.socket() as nobody:  # bound, not listening
         nobody.bind(("127.0.0.1", 0))
         servers = f"127.0.0.1:{nobody.getsockname()[1]}"
@@ -298,10 +302,3 @@ def test_a_source_that_is_open_or_unknown_is_said(
 def test_one_source_or_one_day_is_asked_for(monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]) -> None:
     with pytest.raises(SystemExit, match="2"):
         run(monkeypatch, "127.0.0.1:9", "trades", "--out", "x.csv", *arguments)
-
-
-def test_settings_of_the_broker_come_from_the_environment() -> None:
-    """The client ignores the stack's own settings, such as ports."""
-    assert client_config({}) == {"bootstrap.servers": "localhost:9092"}
-    environment = {"KAFKA_SASL_USERNAME": "me", "KAFKA_PORT": "1", "KAFKA_SSL_CA_LOCATION": "", "PATH": "/"}
-    assert client_config(environment) == {"bootstrap.servers": "localhost:9092", "sasl.username": "me"}

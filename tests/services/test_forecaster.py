@@ -18,6 +18,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from data.recordings.readers import write_csv
+from data.settings import KafkaSettings
 from data.simulator.day import simulate_day
 from data.stream.reader import TopicReader
 from data.stream.records import FEATURES, PREDICTIONS, TRADES
@@ -152,7 +153,7 @@ def test_nothing_is_written_before_a_model_serves(
         wait_until(lambda: len(registry.asked) > asked + 3, "it goes on asking for a model")
         assert '"event": "no model yet"' in waiting.log.read_text()
         assert not is_ready()
-        with TopicReader({"bootstrap.servers": servers}, GROUP) as reader:
+        with TopicReader(KafkaSettings(kafka_bootstrap_servers=servers), GROUP) as reader:
             ends = [reader.span(topic, partition)[1] for topic in (FEATURES, PREDICTIONS) for partition in range(12)]
             assert not any(ends), "markers of transactions take offsets too"
             assert not reader.committed(TRADES, range(12))
@@ -208,8 +209,8 @@ def test_a_broker_that_does_not_tell_whether_a_partition_was_read_is_asked_until
 import sys
 from online import forecaster
 reader = forecaster.TopicReader
-forecaster.TopicReader = lambda config, *more, **named: reader(
-    config | {{"bootstrap.servers": {nobody.removeprefix("http://")!r}}}, *more, **named)
+forecaster.TopicReader = lambda settings, *more, **named: reader(
+    settings.model_copy(update={{"kafka_bootstrap_servers": {nobody.removeprefix("http://")!r}}}), *more, **named)
 forecaster.GROUP = "never-committed"
 sys.exit(forecaster.main())
 """

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from data.recordings.readers import read_trades, write_csv
+from data.settings import KafkaSettings
 from data.stream.reader import TopicReader
 from data.stream.records import FEATURES
 from data.trades import NS, Trades
@@ -71,8 +72,8 @@ def published(environ: dict[str, str], folder: Path, source_id: str, recording: 
         wait_until(all_ended, f"features of {source_id} end", within_s)
 
 
-def kafka(environ: dict[str, str]) -> dict[str, str]:
-    return {"bootstrap.servers": environ["KAFKA_BOOTSTRAP_SERVERS"]}
+def kafka(environ: dict[str, str]) -> KafkaSettings:
+    return KafkaSettings(kafka_bootstrap_servers=environ["KAFKA_BOOTSTRAP_SERVERS"])
 
 
 def prove_parity(

@@ -22,7 +22,7 @@ from data.files import CHECKOUT
 from online.process import RESTARTED
 from orchestration.local.dagster import client as dagster_client
 from orchestration.local.kafka.broker import free_ports
-from orchestration.local.live_lines import MinuteVolatility, epoch_seconds
+from orchestration.local.live_lines import MinuteVolatility
 from orchestration.local.parts import stack_parts
 from orchestration.local.ports import port_conflicts
 from orchestration.local.settings import StackSettings, retired_settings
@@ -294,12 +294,6 @@ def test_seconds_without_trades_keep_their_price_and_a_hole_starts_anew() -> Non
     assert minute.value == 0.0
     minute.add(500, False, 300.0)
     assert minute.value is None
-
-
-def test_event_times_become_seconds() -> None:
-    assert epoch_seconds("1970-01-02T00:00:01.5Z") == (86401, True)
-    assert epoch_seconds("1970-01-02T00:00:01.000Z") == (86401, False)
-    assert epoch_seconds("1970-01-02T00:00:01Z") == (86401, False)
 
 
 def test_what_another_release_left_is_refused_with_what_forgets_it(tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ import pytest
 
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
+from data.settings import KafkaSettings
 from data.stream.codec import encode, encode_features, encode_trades
-from data.stream.reader import NotRead, Stretch
+from data.stream.reader import NotRead, RecordBlock
 from data.stream.records import FEATURES, TRADES, End
+from data.times import time_text
 from data.trades import NS, StreamKey, Trades, iso_times
 from offline.checks.parity import Certificate, certify, compare, find_published
 from offline.days.feature_rows import make_feature_rows
@@ -27,6 +29,7 @@ from offline.lake.store import Lake
 from tests.days import DAY, DAY_NS, MIDNIGHT, recorded, rough_times, trades_at, without
 
 SPEC = FeatureSpec()
+NO_BROKER = KafkaSettings()
 HOUR = 3_600 * NS
 NEXT = DAY + dt.timedelta(days=1)
 
@@ -37,18 +40,18 @@ def made(lake: Lake, product: str, *days: dt.date) -> None:
         make_feature_rows(lake, product, day, SPEC)
 
 
-def records(trades: Trades, source_id: str = "s", has_ended: bool = False) -> list[bytes | None]:
+def records(trades: Trades, source_id: str = "s", has_ended: bool = False) -> list[bytes]:
     """Return what the forecaster publishes for trades of one product."""
     (product,) = {key.product_id for key in trades.keys}
     key = StreamKey(source_id, product)
     rows = feature_rows(replace(trades, keys=(key,)), Windows(SPEC))
     place = np.zeros(len(rows.values), np.int64)
-    found: list[bytes | None] = [*encode_features(rows, SPEC, {key: "replay"}, place, place)]
-    end = End(source_id, product, "replay", "2025-03-09T00:00:00Z", True)
+    found: list[bytes] = [*encode_features(rows, SPEC, {key: "replay"}, 0, place)]
+    end = End(source_id, product, "replay", 1_741_478_400_000_000_000, True)
     return [*found, encode(end)] if has_ended else found
 
 
-def certified(lake: Lake, day: dt.date, *batches: list[bytes | None], source_id: str | None = None) -> Certificate:
+def certified(lake: Lake, day: dt.date, *batches: list[bytes], source_id: str | None = None) -> Certificate:
     return compare(lake, SPEC, "BTC-USD", day, find_published(batches, SPEC, "BTC-USD", day, source_id))
 
 
@@ -93,7 +96,7 @@ def test_one_changed_value_is_found_and_named(lake: Lake, name: str) -> None:
     assert found.equal == np.sum(of_day(NEXT)) - 1
     assert found.lake_hash != found.published_hash
     assert not found.holds
-    trade = f"trade {STREAM.trade_id[at]} at {record['event_time']}"
+    trade = f"trade {STREAM.trade_id[at]} at {time_text(record['event_time'])}"
     said = f"{trade}: {name} is {float(before)!r} in the lake and {float(record[name])!r} as published"
     assert found.first_difference == said
     assert certified(lake, DAY, published).holds
@@ -120,20 +123,20 @@ def test_rows_that_only_one_side_has_are_found(lake: Lake) -> None:
     assert (found.equal, found.missing, found.extra, found.different) == (len(rows) - 1, 1, 2, 0)
     assert (
         found.first_difference
-        == f"trade {record['trade_id'] + 1} at {record['event_time']} is not in the lake, or once more"
+        == f"trade {record['trade_id'] + 1} at {time_text(record['event_time'])} is not in the lake, or once more"
     )
     lost = msgspec.json.decode(gone or b"")
     only = certified(lake, NEXT, records(STREAM.take(STREAM.trade_id != lost["trade_id"]))[: int(rows[3_000])])
     assert only.missing == 0  # the source has not come so far
     without_more = [value for value in published if value not in more]
     found = certified(lake, NEXT, without_more)
-    assert found.first_difference == f"trade {lost['trade_id']} at {lost['event_time']} was not published"
+    assert found.first_difference == f"trade {lost['trade_id']} at {time_text(lost['event_time'])} was not published"
 
 
 class Topics:
     """In place of a broker: all records of a topic in one partition, a thousand at a time."""
 
-    def __init__(self, values: dict[str, list[bytes | None]]) -> None:
+    def __init__(self, values: dict[str, list[bytes]]) -> None:
         self._values = values
 
     def __enter__(self) -> Topics:
@@ -148,11 +151,11 @@ class Topics:
     def span(self, topic: str, partition: int) -> tuple[int, int]:
         return 0, len(self._values[topic]) if partition == 0 else 0
 
-    def read(self, topic: str, partition: int) -> Iterator[Stretch]:
+    def read(self, topic: str, partition: int) -> Iterator[RecordBlock]:
         values = self._values[topic] if partition == 0 else []
         for at in range(0, len(values), 1_000):
             part = values[at : at + 1_000]
-            yield Stretch(list(range(at, at + len(part))), part)
+            yield RecordBlock(list(range(at, at + len(part))), part)
 
 
 @pytest.mark.parametrize("has_ended", [True, False])
@@ -172,7 +175,7 @@ def test_rows_missing_at_the_end_of_a_source_are_found(
     other = replace(STREAM, keys=(StreamKey("other", "BTC-USD"),))
     topics = Topics({FEATURES: published, TRADES: [*encode_trades(other, "replay"), *encode_trades(read, "replay")]})
     monkeypatch.setattr("offline.checks.parity.TopicReader", lambda _: topics)
-    found = certify(lake, SPEC, "BTC-USD", NEXT, {})
+    found = certify(lake, SPEC, "BTC-USD", NEXT, NO_BROKER)
     of_source = int(np.sum(of_day(NEXT)[:-500]))
     if not has_ended:
         assert (found.holds, found.has_ended, found.compared) == (True, False, of_source - 20)
@@ -185,7 +188,7 @@ def test_rows_missing_at_the_end_of_a_source_are_found(
     assert [found.covers_from[:19], found.covers_to[:19]] == [time[:19] for time in iso_times(times)]
     only_other = Topics({FEATURES: published, TRADES: [*encode_trades(other, "replay")]})  # its own have expired
     monkeypatch.setattr("offline.checks.parity.TopicReader", lambda _: only_other)
-    assert certify(lake, SPEC, "BTC-USD", NEXT, {}).compared == of_source - 20
+    assert certify(lake, SPEC, "BTC-USD", NEXT, NO_BROKER).compared == of_source - 20
 
 
 def test_rows_missing_at_the_beginning_of_a_source_are_found(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,11 +201,11 @@ def test_rows_missing_at_the_beginning_of_a_source_are_found(lake: Lake, monkeyp
         }
     )
     monkeypatch.setattr("offline.checks.parity.TopicReader", lambda _: topics)
-    found = certify(lake, SPEC, "BTC-USD", DAY, {})
+    found = certify(lake, SPEC, "BTC-USD", DAY, NO_BROKER)
     assert (found.holds, found.missing, found.extra, found.different) == (False, 1_500, 0, 0)
     assert found.first_difference.startswith(f"trade {STREAM.trade_id[0]} at ")
     monkeypatch.setattr(topics, "span", lambda *_: (1_500, 9_000))
-    assert certify(lake, SPEC, "BTC-USD", DAY, {}).holds
+    assert certify(lake, SPEC, "BTC-USD", DAY, NO_BROKER).holds
 
 
 def test_a_row_that_was_published_twice_is_extra(lake: Lake) -> None:
@@ -321,7 +324,7 @@ def test_nothing_to_compare_with_is_said(lake: Lake, monkeypatch: pytest.MonkeyP
     with pytest.raises(ValueError, match="the source s-2 has no rows of BTC-USD on 2025-03-05"):
         certified(lake, DAY, only_day, source_id="s-2")
     with pytest.raises(ValueError, match="the lake has no feature rows of ETH-USD on 2025-03-05"):
-        certify(lake, SPEC, "ETH-USD", DAY, {"bootstrap.servers": "127.0.0.1:9"})
-    monkeypatch.setattr("data.stream.reader.ANSWER_S", 0.5)
+        certify(lake, SPEC, "ETH-USD", DAY, KafkaSettings(kafka_bootstrap_servers="127.0.0.1:9"))
+    monkeypatch.setattr("data.stream.reader.PATIENCE_S", 0.5)
     with pytest.raises(NotRead, match=r"no broker answers at 127\.0\.0\.1:9"):
-        certify(lake, SPEC, "BTC-USD", DAY, {"bootstrap.servers": "127.0.0.1:9"})
+        certify(lake, SPEC, "BTC-USD", DAY, KafkaSettings(kafka_bootstrap_servers="127.0.0.1:9"))

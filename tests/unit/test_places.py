@@ -13,7 +13,7 @@ from data.features.spec import FeatureSpec
 from data.simulator.day import simulate_day
 from data.stream.clients import Incoming
 from data.stream.codec import encode, encode_trades
-from data.stream.reader import Stretch, TopicReader
+from data.stream.reader import RecordBlock, TopicReader
 from data.stream.records import FEATURES, TRADES, End
 from data.trades import StreamKey, Trades
 from online.exactly_once.feature_stage import FeatureColumns, FeatureStage
@@ -41,10 +41,10 @@ class Topics:
     def span(self, topic: str, _: int) -> tuple[int, int]:
         return self.low.get(topic, 0), len(self.records.get(topic, ()))
 
-    def read(self, topic: str, _: int, start: int, end: int) -> Iterator[Stretch]:
+    def read(self, topic: str, _: int, start: int, end: int) -> Iterator[RecordBlock]:
         start = max(start, self.low.get(topic, 0))
         if start < end:
-            yield Stretch(list(range(start, end)), list(self.records[topic][start:end]))
+            yield RecordBlock(list(range(start, end)), list(self.records[topic][start:end]))
 
 
 def find(topics: Topics, *, anew: bool = False) -> tuple[int, str] | None:
@@ -57,7 +57,7 @@ def stream(source_id: str) -> Trades:
 
 
 def end(source_id: str) -> bytes:
-    return encode(End(source_id, "ETH-USD", "replay", "2025-03-05T15:00:00.000000000Z", end=True))
+    return encode(End(source_id, "ETH-USD", "replay", 1_741_186_800_000_000_000, end=True))
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from tests.models import BASELINE, model_bytes
 
 SPEC = FeatureSpec()
 KEY = StreamKey("s", "BTC-USD")
-END = encode(End(*KEY, "replay", "2025-01-01T00:00:00Z", end=True))
+END = encode(End(*KEY, "replay", 1_735_689_600_000_000_000, end=True))
 
 
 def stage() -> ScoreStage:
@@ -48,7 +48,7 @@ def columns(rows: FeatureRows, part: slice) -> FeatureColumns:
     """Return some rows as the feature stage hands them on."""
     trades, values = rows.trades.take(part), rows.values[part]
     place = np.arange(3_000)[part]
-    texts = encode_features(FeatureRows(trades, values, rows.status[part]), SPEC, {KEY: "replay"}, place * 0 + 5, place)
+    texts = encode_features(FeatureRows(trades, values, rows.status[part]), SPEC, {KEY: "replay"}, 5, place)
     product_ids, times = ["BTC-USD"] * len(texts), [1_000] * len(texts)
     return FeatureColumns(5, texts, product_ids, times, trades, values, {KEY: "replay"})
 

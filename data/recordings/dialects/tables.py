@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from data.arrow import UTC, column_of, is_text, is_true, names_of, rows_of
+from data.arrow import NAMES, UTC, is_text, is_true, rows_of
 from data.recordings.dialects.base import (
     FLAT_COLUMNS,
     MESSAGE_TYPE,
@@ -27,8 +27,7 @@ from data.recordings.dialects.base import (
     TextDialect,
 )
 from data.recordings.fields import FIELDS, Field, value_text
-from data.recordings.lines import REJECT_CHARACTERS, Damaged, Lines, csv_fields
-from data.recordings.scan import Kind, scan
+from data.recordings.lines import REJECT_CHARACTERS, Damaged, Lines, csv_fields, csv_table
 
 
 class _Table(NamedTuple):
@@ -83,7 +82,7 @@ class CsvDialect(TextDialect):
         self.columns = columns
         self._width = len(header)
         self._index = {field: header.index(column) for field, column in columns.items()}
-        self._kinds = {i: _KINDS.get(field, Kind.NUMBER) for field, i in self._index.items()}
+        self._types = pa.schema([(str(i), _TYPES[field]) for field, i in self._index.items()])
 
     def rows(self, lines: Lines) -> RowColumns:
         at, texts, broken = csv_fields(lines, self._width, list(self._index.values()))
@@ -98,34 +97,29 @@ class CsvDialect(TextDialect):
     def typed_rows(self, lines: Lines) -> RowColumns | None:
         if self.fields is not FIELDS or not lines.are_texts or b'"' in lines.data:
             return None
-        found = scan(lines.data, len(lines), self._width, self._kinds)
-        if found is None:
+        try:
+            table = csv_table(lines.data, self._width, self._types)
+        except pa.ArrowInvalid:
             return None
-        by_place: dict[int, pa.Array] = {i: names_of(code, _decoded(found.names[i])) for i, code in found.codes.items()}
-        for i, values in found.integers.items():
-            by_place[i] = column_of(values, UTC if self._kinds[i] == Kind.TIME else pa.int64())
-        for i, numbers in found.numbers.items():
-            empty = np.isnan(numbers)
-            by_place[i] = column_of(numbers, pa.float64(), ~empty if empty.any() else None)
-        columns = {field: by_place[i] for field, i in self._index.items()}
+        columns = {field: table[str(i)].combine_chunks() for field, i in self._index.items()}
         if MESSAGE_TYPE in columns and columns.pop(MESSAGE_TYPE).dictionary.to_pylist() != [TICKER]:
+            return None
+        if "size" in columns and is_true(pa.compute.is_nan(columns["size"])).any():  # the text was `nan`
             return None
         at = np.arange(len(lines))
         return RowColumns(at, at, columns, {}, NO_ROWS, len(lines))
 
 
-_KINDS = {
-    "product_id": Kind.NAME,
-    "trade_id": Kind.INTEGER,
-    "event_time": Kind.TIME,
-    "side": Kind.NAME,
-    MESSAGE_TYPE: Kind.NAME,
+_TYPES = {
+    "product_id": NAMES,
+    "trade_id": pa.string(),  # pyarrow's own integers take -0 and 0x1F
+    "event_time": UTC,
+    "price": pa.float64(),
+    "size": pa.float64(),
+    "side": NAMES,
+    MESSAGE_TYPE: NAMES,
 }
-"""Kind of a column by field; all other fields are numbers."""
-
-
-def _decoded(texts: Sequence[bytes]) -> list[str]:
-    return [text.decode() for text in texts]
+"""Type of a column by field. pyarrow parses a text of this type to the value of `FIELDS`; a size can also be NaN."""
 
 
 class _ParquetBlock(Block):
