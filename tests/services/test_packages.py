@@ -1,4 +1,4 @@
-"""The processes of a folder need the packages of the folder's group in pyproject.toml, and no others."""
+"""The processes of a folder need the packages of the folder's group in pyproject.toml, and no other packages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from data.files import CHECKOUT
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 ROOMS = {"data", "online", "offline", "monitoring", "orchestration"}
 DRAWS = CHECKOUT / "data" / "simulator" / "report.py"
-"""Draws the pictures of docs/simulator.md, for which matplotlib of the group `offline` is enough."""
+"""Draws the pictures of docs/simulator.md, with matplotlib from the group `offline`."""
 
 IMPORT_ALL = """
 import importlib, sys
@@ -38,7 +38,7 @@ for module in modules:
 
 @cache
 def needs(name: str, extra: str = "") -> frozenset[str]:
-    """Return a distribution, with an extra of its own, and all distributions that it requires."""
+    """Return a distribution, with an extra, and all distributions that the distribution requires."""
     found, waiting = set(), {(canonicalize_name(name), extra)}
     seen = set()
     while waiting:
@@ -54,7 +54,7 @@ def needs(name: str, extra: str = "") -> frozenset[str]:
 
 
 def group(*names: str) -> set[str]:
-    """Return the distributions of the project's own requirements and of some groups."""
+    """Return the distributions of the project's own requirements and of groups."""
     requirements = [Requirement(text) for text in PROJECT["dependencies"]]
     found: set[str] = set()
     for name in names:
@@ -68,7 +68,7 @@ def group(*names: str) -> set[str]:
 
 
 def packages(distributions: set[str]) -> set[str]:
-    """Return the names under which some distributions are imported."""
+    """Return the import names of distributions."""
     return {
         package
         for package, owners in packages_distributions().items()
@@ -105,7 +105,7 @@ def test_each_import_is_of_a_package_in_the_group(rooms: tuple[str, ...], groups
 
 @pytest.mark.parametrize("group_of", ["online", "offline"])
 def test_a_process_starts_where_only_its_group_is_installed(group_of: str) -> None:
-    """A package outside of the group is refused, as if it were not installed: optional imports must do without."""
+    """A package outside of the group is refused, like an absent package: optional imports must do without."""
     refused = packages_distributions().keys() - packages(group(group_of))
     assert "dagster" in refused
     modules = [
