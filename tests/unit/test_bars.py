@@ -230,7 +230,7 @@ def test_products_of_symbols(symbol: str, product: str) -> None:
     assert product_of(symbol) == product
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     changes=st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=3) | st.sampled_from([b"\n", b'"'])), min_size=1),
     packed=st.booleans(),

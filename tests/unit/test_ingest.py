@@ -1,4 +1,4 @@
-"""Recordings in the lake: all of one or nothing, cut into products and days, rejects kept."""
+"""Recordings in the lake: a whole recording or nothing, cut into products and days, rejects kept."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def at(*seconds: float, product_id: str = "BTC-USD") -> Trades:
 
 
 def test_products_and_days_become_partitions(lake: Lake, tmp_path: Path) -> None:
-    """The day is that of the time which a trade counts as: 86,399.5 s after 86,400 s counts as that."""
+    """The day follows the time that a trade counts as: 86,399.5 s after 86,400 s counts as 86,400 s."""
     one, two = at(5, 86_399, 86_400, 86_399.5, 90_000), at(6, product_id="ETH-USD")
     found = ingest(lake, recorded(tmp_path / "r.csv", Trades.join([one, two])))
     assert found.days == [
@@ -155,7 +155,7 @@ def test_a_recording_of_many_days_is_staged_whole_or_not_at_all(lake: Lake, tmp_
 
 
 def test_a_disk_that_fills_with_rejects_leaves_all_of_the_recording_as_it_was(lake: Lake, tmp_path: Path) -> None:
-    """They are written last: the new days must not be there without them, nor hide that the old ones must come back."""
+    """Rejects are written last: new days must not appear without rejects, nor hide that old days must come back."""
     path = recorded(tmp_path / "r.csv", at(5, 90_000))
     good = path.read_text()
     old = ingest(lake, path)
@@ -182,7 +182,7 @@ def test_a_staged_day_that_is_another_or_damaged_is_staged_again(lake: Lake, tmp
 
 
 def test_a_recording_that_loses_its_ids_makes_its_day_stale(lake: Lake, tmp_path: Path) -> None:
-    """Its rows are numbered as they were, but the numbers mean nothing any more."""
+    """The rows keep their numbers, but the numbers are no ids any more."""
     trades = trades_at(MIDNIGHT + np.arange(3) * NS, step=1)
     trades.side[:] = 0
     path = recorded(tmp_path / "r.csv", trades)
