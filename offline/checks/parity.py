@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.features.admission import TAKEN, Admission
+from data.features.reach import reach_s
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.stream.codec import decode_features, decode_trades
@@ -22,7 +23,7 @@ from data.trades import NS, Floats, Int64s, StreamKey, Trades, iso_times
 from offline.days.feature_rows import StoredFeatureColumns, feature_columns, history, numbered
 from offline.days.staging import DAY_S, STAGED, start_ns, trades_of
 from offline.days.steps import FEATURE_ROWS, TRADES
-from offline.days.trades import has_trade_ids
+from offline.days.trades import make_trades
 from offline.lake.store import Lake
 
 
@@ -221,7 +222,7 @@ def find_ends(
 
 def compare(lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, published: Published) -> Certificate:
     """Compare the lake's rows of a product and day with the published rows of one source."""
-    has_ids = has_trade_ids(lake, product_id, day)
+    has_ids = make_trades.stored(lake, product_id, day).facts.has_ids
     theirs = StoredFeatureColumns.join(published.parts)
     ours, remade, spoilt = _rows_as_seen(lake, spec, product_id, day, published, has_ids)
     last_id, last_time = published.last_trade or (int(theirs.trade_id[-1]), published.last_time)
@@ -287,9 +288,7 @@ def _rows_as_seen(
         The rows; the number of remade rows; and a mask of rows that differ from rows made of the lake's own trades.
     """
     rows = feature_columns(lake, spec, product_id, day)
-    start, first_time = start_ns(day), published.first_time
-    grid_s = (spec.lookback_steps + 2 * spec.block_steps) * spec.grid_step_s
-    reach = max(grid_s, (spec.window_size + 1) * spec.gap_s) * NS
+    start, first_time, reach = start_ns(day), published.first_time, reach_s(spec) * NS
     begins = 0
     if first_time >= start:
         column, first = (0, published.first_id) if has_ids else (1, first_time)

@@ -2,71 +2,42 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any, NamedTuple, Self
 
+import msgspec
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from data.arrow import numbers_of
 from data.features.admission import TAKEN
+from data.features.reach import tail_start
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.trades import Floats, Int64s, Trades
 from offline.backfill import feature_batch, feature_schema
 from offline.days.staging import STAGED, start_ns, trades_of
-from offline.days.steps import (
-    FEATURE_ROWS,
-    MEANING,
-    TRADES,
-    StepResult,
-    check_spec,
-    days_before,
-    remove_partition,
-    sees_no_further,
-    tail_start,
-    unchanged_result,
-)
-from offline.lake.store import Lake, PartitionKey
+from offline.days.steps import FEATURE_ROWS, TRADES, DayNotes, DayStep, check_spec, days_before
+from offline.days.trades import make_trades, seen_hash
+from offline.lake.store import Lake
 
 
-def make_feature_rows(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> StepResult:
-    """Make the feature rows of a product and day: run the kernel over the tail of the days before, then over the day.
+class FeatureFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Facts about the feature rows of a product and day.
 
-    Raises:
-        OSError: the lake cannot be written.
+    Attributes:
+        tail_rows: number of trades of the days before that the kernel has read first.
+        first_time, last_time: event times of the first and the last row, ns since 1970; 0 without rows.
     """
-    inputs = feature_inputs(lake, product_id, day, spec)
-    if inputs is None:
-        missing = f"no trades of {product_id} on {day} (UTC) in the lake: make them first"
-        return remove_partition(lake, FEATURE_ROWS, product_id, day, missing)
-    if (unchanged := unchanged_result(lake, FEATURE_ROWS, product_id, day, inputs)) is not None:
-        return unchanged
-    windows = Windows(spec)
-    before = history(lake, product_id, day, spec)
-    if before is not None:
-        feature_rows(before, windows)
-    tail_rows = 0 if before is None else len(before)
-    with lake.writing(PartitionKey(FEATURE_ROWS, product_id, day).path, feature_schema(spec)) as writing:
-        first_time = last_time = 0
-        position = tail_rows
-        for batch in lake.batches(TRADES, product_id, day, STAGED.names):
-            trades = trades_of(batch, product_id)
-            rows = feature_rows(numbered(trades, position), windows)
-            position += len(trades)
-            if not len(rows.values):
-                continue
-            recorded = replace(rows.trades, trade_id=trades.trade_id[rows.status == TAKEN])
-            writing.write(feature_batch(rows._replace(trades=recorded), spec))
-            first_time, last_time = first_time or int(recorded.event_time[0]), int(recorded.event_time[-1])
-        facts: dict[str, float | int | str] = {"rows": writing.rows, "tail_rows": tail_rows, "spec_id": spec.spec_id}
-        facts |= {"first_time": first_time, "last_time": last_time}
-        writing.finish({"inputs": inputs, "facts": json.dumps(facts)})
-        writing.publish()
-    return StepResult(lake.partition(FEATURE_ROWS, product_id, day), True, facts)
+
+    rows: int
+    tail_rows: int
+    spec_id: str
+    first_time: int
+    last_time: int
 
 
 class StoredFeatureColumns(NamedTuple):
@@ -129,9 +100,8 @@ def history(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> Trades
             break
         trades = trades_of(lake.read(TRADES, product_id, earlier, STAGED.names), product_id)
         joined = trades if joined is None else Trades.join([trades, joined])
-        tail = tail_start(joined.event_time, start_ns(day), spec)
-        if tail.is_whole:
-            joined = joined.take(slice(tail.first, None))
+        if (first := tail_start(joined.event_time, start_ns(day), spec)) is not None:
+            joined = joined.take(slice(first, None))
             break
     return numbered(joined, 0) if joined is not None and len(joined) else None
 
@@ -144,15 +114,48 @@ def numbered(trades: Trades, first: int) -> Trades:
     return replace(trades, trade_id=np.arange(first + 1, first + len(trades) + 1))
 
 
-def feature_inputs(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> str | None:
-    """Return the inputs of a day's feature rows, as JSON; None if the lake has no trades of the day."""
-    trades = lake.partition(TRADES, product_id, day)
+def _inputs(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> dict[str, str] | None:
+    trades = make_trades.stored(lake, product_id, day).partition
     if trades is None:
         return None
-    inputs = {"meaning": MEANING[FEATURE_ROWS], "feature spec": spec.spec_id, "trades": trades.content_hash}
+    inputs = {"feature spec": spec.spec_id, "trades": trades.content_hash}
     for back in range(1, days_before(spec) + 1):
-        earlier = lake.partition(TRADES, product_id, day - timedelta(days=back))
-        seen = "" if earlier is None else earlier.tail_hash if sees_no_further(spec) else earlier.content_hash
-        if seen:
+        if seen := seen_hash(lake, product_id, day - timedelta(days=back), "tail_hash", spec):
             inputs["tail of the day before" if back == 1 else f"trades {back} days before"] = seen
-    return json.dumps(inputs)
+    return inputs
+
+
+def _make(
+    lake: Lake, product_id: str, day: date, spec: FeatureSpec, write: Callable[[pa.RecordBatch], None]
+) -> FeatureFacts:
+    """Run the kernel over the tail of the days before, then over the day."""
+    windows = Windows(spec)
+    before = history(lake, product_id, day, spec)
+    if before is not None:
+        feature_rows(before, windows)
+    position = tail_rows = 0 if before is None else len(before)
+    count = first_time = last_time = 0
+    for batch in lake.batches(TRADES, product_id, day, STAGED.names):
+        trades = trades_of(batch, product_id)
+        rows = feature_rows(numbered(trades, position), windows)
+        position += len(trades)
+        if not len(rows.values):
+            continue
+        recorded = replace(rows.trades, trade_id=trades.trade_id[rows.status == TAKEN])
+        write(feature_batch(rows._replace(trades=recorded), spec))
+        count += len(rows.values)
+        first_time, last_time = first_time or int(recorded.event_time[0]), int(recorded.event_time[-1])
+    return FeatureFacts(
+        rows=count, tail_rows=tail_rows, spec_id=spec.spec_id, first_time=first_time, last_time=last_time
+    )
+
+
+make_feature_rows = DayStep(
+    table=FEATURE_ROWS,
+    meaning="1",
+    missing="no trades of {product_id} on {day} (UTC) in the lake: make them first",
+    notes=DayNotes[FeatureFacts],
+    schema=feature_schema,
+    find_inputs=_inputs,
+    make=_make,
+)

@@ -2,13 +2,13 @@
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import dagster as dg
 
 from offline.days.feature_rows import make_feature_rows
-from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET
+from offline.days.steps import DayStep
 from offline.days.trades import make_trades
 from offline.days.training_set import make_training_set
 from orchestration.assets import plots
@@ -66,9 +66,26 @@ def _spec(asset: str, description: str, group: str = DAYS_GROUP) -> dg.AssetSpec
     )
 
 
-@dg.multi_asset(
-    name="trades",
-    specs=[
+def _asset(
+    step: DayStep[Any], specs: Sequence[dg.AssetSpec], checks: Sequence[dg.AssetCheckSpec] = ()
+) -> dg.AssetsDefinition:
+    """Return the assets of one table: make a product and day, and report versions, pictures and checks."""
+
+    @dg.multi_asset(name=step.table, specs=specs, check_specs=checks, partitions_def=PRODUCT_DAYS, pool=LAKE)
+    def make(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[Any]:
+        store, (product_id, day) = lake.open(), partition_of_run(context)
+        made = step(store, product_id, day, lake.spec)
+        pictures = plots.of_day(store, lake.spec, product_id, day, made)
+        yield from _results(context, report_of(step.table, product_id, day, made, pictures))
+        for check in checks:
+            yield check_result(check.name, [CHECKS[check.name](store, product_id, day, made)])
+
+    return make
+
+
+trades = _asset(
+    make_trades,
+    [
         _spec("trades", "One stream of trades of a product and UTC day, merged from all recordings: trades with the "
               "same id are one trade; a recording without ids, or with ids of another kind, counts only for times "
               "not covered by a recording before."),
@@ -77,48 +94,19 @@ def _spec(asset: str, description: str, group: str = DAYS_GROUP) -> dg.AssetSpec
         _spec("trades_tail", "The end of a day, as far back as the first feature rows of the day after reach. The data "
               "version changes only with these trades."),
     ],
-    check_specs=[
+    [
         dg.AssetCheckSpec("order", asset="trades", description="Columns are as agreed, ids rise, times lie within, few "
                           "conflicts or falls."),
         dg.AssetCheckSpec("holes", asset="trades", description="No hole is longer than a segment allows (GAP_S)."),
     ],
-    partitions_def=PRODUCT_DAYS,
-    pool=LAKE,
 )  # fmt: skip
-def trades(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[Any]:
-    """Merge the recordings of a product and day into trades."""
-    store, (product_id, day) = lake.open(), partition_of_run(context)
-    made = make_trades(store, product_id, day)
-    yield from _results(context, report_of(TRADES, product_id, day, made))
-    for name, check in CHECKS.items():
-        yield check_result(name, [check(store, product_id, day, made)])
-
-
-@dg.multi_asset(
-    name="feature_rows",
-    specs=[_spec("feature_rows", "The rows that the forecaster would have published for these trades, byte for byte: "
-                 "the same compiled kernel. Needs only the day and the tail of the day before.")],
-    partitions_def=PRODUCT_DAYS,
-    pool=LAKE,
+feature_rows = _asset(
+    make_feature_rows,
+    [_spec("feature_rows", "The rows that the forecaster would have published for these trades, byte for byte: "
+           "the same compiled kernel. Needs only the day and the tail of the day before.")],
 )  # fmt: skip
-def feature_rows(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[Any]:
-    """Make the feature rows of a product and day."""
-    product_id, day = partition_of_run(context)
-    store, spec = lake.open(), lake.spec
-    made = make_feature_rows(store, product_id, day, spec)
-    pictures = plots.of_day(store, spec, product_id, day, made)
-    yield from _results(context, report_of(FEATURE_ROWS, product_id, day, made, pictures))
-
-
-@dg.multi_asset(
-    name="training_set",
-    specs=[_spec("training_set", "The counted rows (the last row in each twelfth of a horizon) with their targets, for "
-                 "fitting and judging models.")],
-    partitions_def=PRODUCT_DAYS,
-    pool=LAKE,
+training_set = _asset(
+    make_training_set,
+    [_spec("training_set", "The counted rows (the last row in each twelfth of a horizon) with their targets, for "
+           "fitting and judging models.")],
 )  # fmt: skip
-def training_set(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[Any]:
-    """Make the training rows of a product and day."""
-    product_id, day = partition_of_run(context)
-    made = make_training_set(lake.open(), product_id, day, lake.spec)
-    yield from _results(context, report_of(TRAINING_SET, product_id, day, made))

@@ -19,6 +19,8 @@ import pyarrow.parquet
 import pytest
 
 from data.arrow import NAMES
+from offline.days.steps import DayNotes
+from offline.days.trades import TradesFacts
 from offline.lake.parquet import GROUP_ROWS, content_hash
 from offline.lake.store import Lake, PartitionKey
 from tests.proofs import Proof
@@ -59,9 +61,9 @@ def names_below(folder: Path) -> list[str]:
 
 
 def test_what_is_written_is_read_and_described(lake: Lake) -> None:
-    written = lake.write("trades", "BTC-USD", DAY, [batch(0, 5), batch(5, 2)], SCHEMA, NOTES, head_hash="h")
+    written = lake.write("trades", "BTC-USD", DAY, [batch(0, 5), batch(5, 2)], SCHEMA, NOTES)
     assert lake.partition("trades", "BTC-USD", DAY) == written
-    assert (written.rows, written.notes, written.head_hash, written.tail_hash) == (7, NOTES, "h", "")
+    assert (written.rows, written.notes_as(dict[str, str])) == (7, NOTES)
     assert written.path.endswith("lake/trades/BTC-USD/2025-01-06.parquet")
     table = lake.read("trades", "BTC-USD", DAY)
     assert table["trade_id"].to_pylist() == list(range(7))
@@ -246,6 +248,17 @@ def test_what_holds_and_says_the_same_stays_as_it_is(tmp_path: Path) -> None:
     assert path.stat().st_ino == before.st_ino
     lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, {"inputs": "others"})
     assert path.stat().st_ino != before.st_ino
+
+
+@pytest.mark.parametrize("notes", [{"inputs": '{"meaning": "3"}', "facts": '{"rows": 5}'}, {}, [], "none"])
+def test_a_file_of_another_release_is_refused_in_a_sentence(lake: Lake, notes: object) -> None:
+    """The first notes are as earlier releases wrote them: JSON texts in JSON."""
+    stored = lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, notes)
+    with pytest.raises(
+        ValueError,
+        match=r"01-06.parquet was left by another release \(its notes: .*: remove this lake, .* `make reset`",
+    ):
+        stored.notes_as(DayNotes[TradesFacts])
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"not Parquet at all"])
