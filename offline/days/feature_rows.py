@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import date, timedelta
+from itertools import chain
 from typing import Any, NamedTuple, Self
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from data.arrow import numbers_of
 from data.features.admission import TAKEN
 from data.features.reach import tail_start
-from data.features.spec import FeatureSpec
+from data.features.spec import FeatureRows, FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.trades import Floats, Int64s, Trades
 from offline.backfill import feature_batch, feature_schema
 from offline.days.staging import STAGED, start_ns, trades_of
-from offline.days.steps import FEATURE_ROWS, TRADES, DayNotes, DayStep, check_spec, days_before
+from offline.days.steps import FEATURE_ROWS, TRADES, DayNotes, DayStep, Write, days_before
 from offline.days.trades import make_trades, seen_hash
 from offline.lake.store import Lake
 
 
-class FeatureFacts(msgspec.Struct, frozen=True, kw_only=True):
+class FeatureFacts(msgspec.Struct, frozen=True):
     """Facts about the feature rows of a product and day.
 
     Attributes:
@@ -60,12 +60,7 @@ class StoredFeatureColumns(NamedTuple):
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
         """Return the rows of all parts, one part after the other; at least one part is needed."""
-        return cls(
-            np.concatenate([part.trade_id for part in parts]),
-            np.concatenate([part.event_time for part in parts]),
-            np.concatenate([part.price for part in parts]),
-            np.concatenate([part.values for part in parts]),
-        )
+        return cls(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def feature_columns(lake: Lake, spec: FeatureSpec, product_id: str, day: date) -> StoredFeatureColumns:
@@ -86,13 +81,11 @@ def feature_columns(lake: Lake, spec: FeatureSpec, product_id: str, day: date) -
 
 def feature_column(lake: Lake, spec: FeatureSpec, product_id: str, day: date, name: str) -> NDArray[Any]:
     """Read one column of the feature rows of a product and day; errors as in `feature_columns`."""
-    table = lake.read(FEATURE_ROWS, product_id, day, [name])
-    check_spec(table, spec, f"the feature rows of {product_id} on {day}")
-    return numbers_of(table[name])
+    return numbers_of(make_feature_rows.read(lake, product_id, day, spec, [name])[name])
 
 
 def history(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> Trades | None:
-    """Return the trades before a day that the day's rows can see, numbered from 1; None if there are none."""
+    """Return the trades before a day that the day's rows can see; None if there are none."""
     joined: Trades | None = None
     for back in range(1, days_before(spec) + 1):
         earlier = day - timedelta(days=back)
@@ -103,15 +96,21 @@ def history(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> Trades
         if (first := tail_start(joined.event_time, start_ns(day), spec)) is not None:
             joined = joined.take(slice(first, None))
             break
-    return numbered(joined, 0) if joined is not None and len(joined) else None
+    return joined if joined is not None and len(joined) else None
 
 
-def numbered(trades: Trades, first: int) -> Trades:
-    """Return trades with rising numbers from `first` + 1 in place of ids.
+def rows_after(before: Trades | None, batches: Iterable[Trades], spec: FeatureSpec) -> Iterator[FeatureRows]:
+    """Yield the feature rows of batches of one stream, after earlier trades of the stream.
 
-    Ids of several recordings, or missing ids, do not rise: only the order in the lake counts.
+    The kernel reads rising numbers in place of ids, because ids of several recordings, or missing ids, do not rise:
+    only the order in the lake counts.
     """
-    return replace(trades, trade_id=np.arange(first + 1, first + len(trades) + 1))
+    windows, number = Windows(spec), 0
+    for trades in batches if before is None else chain([before], batches):
+        rows = feature_rows(replace(trades, trade_id=number + np.arange(len(trades))), windows)
+        number += len(trades)
+        if trades is not before:
+            yield rows._replace(trades=replace(rows.trades, trade_id=trades.trade_id[rows.status == TAKEN]))
 
 
 def _inputs(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> dict[str, str] | None:
@@ -125,29 +124,19 @@ def _inputs(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> dict[s
     return inputs
 
 
-def _make(
-    lake: Lake, product_id: str, day: date, spec: FeatureSpec, write: Callable[[pa.RecordBatch], None]
-) -> FeatureFacts:
+def _make(lake: Lake, product_id: str, day: date, spec: FeatureSpec, write: Write) -> FeatureFacts:
     """Run the kernel over the tail of the days before, then over the day."""
-    windows = Windows(spec)
     before = history(lake, product_id, day, spec)
-    if before is not None:
-        feature_rows(before, windows)
-    position = tail_rows = 0 if before is None else len(before)
+    trades = (trades_of(batch, product_id) for batch in lake.batches(TRADES, product_id, day, STAGED.names))
     count = first_time = last_time = 0
-    for batch in lake.batches(TRADES, product_id, day, STAGED.names):
-        trades = trades_of(batch, product_id)
-        rows = feature_rows(numbered(trades, position), windows)
-        position += len(trades)
+    for rows in rows_after(before, trades, spec):
         if not len(rows.values):
             continue
-        recorded = replace(rows.trades, trade_id=trades.trade_id[rows.status == TAKEN])
-        write(feature_batch(rows._replace(trades=recorded), spec))
-        count += len(rows.values)
-        first_time, last_time = first_time or int(recorded.event_time[0]), int(recorded.event_time[-1])
-    return FeatureFacts(
-        rows=count, tail_rows=tail_rows, spec_id=spec.spec_id, first_time=first_time, last_time=last_time
-    )
+        write(feature_batch(rows, spec))
+        times = rows.trades.event_time
+        count += len(times)
+        first_time, last_time = first_time or int(times[0]), int(times[-1])
+    return FeatureFacts(count, 0 if before is None else len(before), spec.spec_id, first_time, last_time)
 
 
 make_feature_rows = DayStep(

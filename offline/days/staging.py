@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from data.arrow import UTC, column_of, numbers_of, texts_of
+from data.arrow import UTC, batch_of, numbers_of, texts_of
 from data.names import check_product_id
 from data.recordings.dialects.base import Dialect
 from data.recordings.readers import read_trades
@@ -59,25 +59,18 @@ _NAME_CHARACTERS = 200
 """Limit of a recording's name in the lake: a temporary file name is 47 characters longer, and filesystems allow 255."""
 
 
-class SimulatedFrom(msgspec.Struct, frozen=True):
-    """Arguments of a simulated day, see `simulate_day`."""
-
-    seed: int
-    hours: tuple[int, int]
-    meaning: str = MEANING
-
-
 class StagedNotes(msgspec.Struct, frozen=True):
     """Notes in the file of one product and day of a recording.
 
     Attributes:
         name: of the recording.
         has_ids: the trades have ids of the market; else the trades are numbered.
+        made_from: arguments of a simulated day.
     """
 
     name: str
     has_ids: bool
-    simulated: SimulatedFrom | None = None
+    made_from: str = ""
 
 
 class RecordingNotes(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,7 +204,7 @@ def simulate(lake: Lake, product_id: str, day: date, seed: int = 0, hours: tuple
     """
     check_product_id(product_id)
     table = recording_table(SIMULATED)
-    notes = StagedNotes(SIMULATED, True, SimulatedFrom(seed, hours))
+    notes = StagedNotes(SIMULATED, True, f"seed {seed}, hours {hours}, meaning {MEANING}")
     known = lake.partition(table, product_id, day)
     if known is not None and known.notes_as(StagedNotes) == notes:
         return Ingested(SIMULATED, [Staged(product_id, day, known.rows, False)], {}, False)
@@ -290,23 +283,13 @@ def trades_of(rows: pa.Table | pa.RecordBatch, product_id: str) -> Trades:
 
 def staged_batch(trades: Trades) -> pa.RecordBatch:
     """Convert trades to rows of `STAGED`."""
-    columns = [
-        column_of(trades.trade_id, pa.int64()),
-        column_of(trades.event_time, UTC),
-        column_of(trades.price, pa.float64()),
-        column_of(trades.size, pa.float64(), ~np.isnan(trades.size)),
-        column_of(trades.side, pa.int8()),
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=STAGED)
+    return batch_of(STAGED, [getattr(trades, name) for name in STAGED.names])
 
 
 def _reject_batch(rejects: Sequence[Any]) -> pa.RecordBatch:
-    columns = [
-        column_of(np.array([reject.line for reject in rejects], np.int64), pa.int64()),
-        texts_of([reject.reason for reject in rejects]),
-        texts_of([reject.text[:_REJECT_CHARACTERS] for reject in rejects]),
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=_REJECT_COLUMNS)
+    lines = np.array([reject.line for reject in rejects], np.int64)
+    reasons, texts = zip(*((reject.reason, reject.text[:_REJECT_CHARACTERS]) for reject in rejects), strict=True)
+    return batch_of(_REJECT_COLUMNS, [lines, texts_of(reasons), texts_of(texts)])
 
 
 def _file_hash(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Generic, NamedTuple, TypeVar
@@ -23,6 +23,8 @@ SEEN_BY_NEIGHBOURS = FeatureSpec()
 """Spec by which neighbour days see into a day, for the hashes of its head and its tail."""
 
 Facts = TypeVar("Facts", bound=msgspec.Struct)
+Write = Callable[[pa.RecordBatch], None]
+"""Writer of rows to the file of a product-day."""
 
 
 class DayNotes(msgspec.Struct, Generic[Facts], frozen=True):
@@ -81,7 +83,7 @@ class DayStep(Generic[Facts]):
     notes: type[DayNotes[Facts]]
     schema: Callable[[FeatureSpec], pa.Schema]
     find_inputs: Callable[[Lake, str, date, FeatureSpec], dict[str, str] | None]
-    make: Callable[[Lake, str, date, FeatureSpec, Callable[[pa.RecordBatch], None]], Facts]
+    make: Callable[[Lake, str, date, FeatureSpec, Write], Facts]
 
     def __call__(
         self, lake: Lake, product_id: str, day: date, spec: FeatureSpec = SEEN_BY_NEIGHBOURS
@@ -116,6 +118,24 @@ class DayStep(Generic[Facts]):
         notes = None if partition is None else partition.notes_as(self.notes)
         return StepResult(partition, False, notes, self.missing.format(product_id=product_id, day=day))
 
+    def read(
+        self, lake: Lake, product_id: str, day: date, spec: FeatureSpec, columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """Return the rows of a product and day.
+
+        Raises:
+            ValueError: the rows are of another spec.
+            FileNotFoundError: there are no rows.
+        """
+        table = lake.read(self.table, product_id, day, columns)
+        found = table.schema.metadata[b"spec_id"].decode()
+        if found != spec.spec_id:
+            rows = f"the {self.table.partition('_')[0]} rows of {product_id} on {day}"
+            raise ValueError(
+                f"{rows} are of feature spec {found}, asked for is {spec.spec_id}: make them again (backfill)"
+            )
+        return table
+
 
 def days_before(spec: FeatureSpec) -> int:
     """Return how many days back a row may look."""
@@ -125,28 +145,3 @@ def days_before(spec: FeatureSpec) -> int:
 def head_s(spec: FeatureSpec) -> int:
     """Return how many seconds the targets of a day look into the next day: a horizon, a hole, and a fall of time."""
     return spec.horizon_s + spec.gap_s + MAX_FALL_S
-
-
-def sees_no_further(spec: FeatureSpec) -> bool:
-    """Return whether head and tail hash cover all trades of other days that rows and targets of the spec can see."""
-    usual = SEEN_BY_NEIGHBOURS
-    return (
-        spec.window_size <= usual.window_size
-        and spec.lookback_steps * spec.grid_step_s <= usual.lookback_steps * usual.grid_step_s
-        and spec.gap_s <= usual.gap_s
-        and head_s(spec) <= head_s(usual)
-    )
-
-
-def check_spec(table: pa.Table, spec: FeatureSpec, what: str) -> None:
-    """Check that a table has rows of a spec.
-
-    Args:
-        what: name of the rows in the error message.
-
-    Raises:
-        ValueError: the rows are of another spec.
-    """
-    found = table.schema.metadata[b"spec_id"].decode()
-    if found != spec.spec_id:
-        raise ValueError(f"{what} are of feature spec {found}, asked for is {spec.spec_id}: make them again (backfill)")

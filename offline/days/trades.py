@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import date
 from typing import Literal
 
@@ -16,7 +15,7 @@ from data.features.spec import FeatureSpec
 from data.trades import NS
 from offline.days.merging import RecordedTrades, counted_times, merge
 from offline.days.staging import DAY_S, RECORDINGS, STAGED, StagedNotes, staged_batch, start_ns, trades_of
-from offline.days.steps import SEEN_BY_NEIGHBOURS, TRADES, DayNotes, DayStep, head_s, sees_no_further
+from offline.days.steps import SEEN_BY_NEIGHBOURS, TRADES, DayNotes, DayStep, Write, head_s
 from offline.lake.parquet import content_hash
 from offline.lake.store import Lake, Partition
 
@@ -54,11 +53,19 @@ class TradesFacts(msgspec.Struct, frozen=True, kw_only=True):
 def seen_hash(
     lake: Lake, product_id: str, day: date, part: Literal["head_hash", "tail_hash"], spec: FeatureSpec
 ) -> str:
-    """Return the hash of the trades of a day that rows and targets of a neighbour day see; empty if there are none."""
+    """Return the hash of the trades of a day that rows and targets of a neighbour day see; empty if there are none.
+
+    Rows and targets of a spec that sees further than `SEEN_BY_NEIGHBOURS` depend on the whole day.
+    """
     made = make_trades.stored(lake, product_id, day)
     if made.partition is None:
         return ""
-    return str(getattr(made.facts, part)) if sees_no_further(spec) else made.partition.content_hash
+    sees, covered = (
+        (each.window_size, each.lookback_steps * each.grid_step_s, each.gap_s, head_s(each))
+        for each in (spec, SEEN_BY_NEIGHBOURS)
+    )
+    is_covered = all(one <= other for one, other in zip(sees, covered, strict=True))
+    return str(getattr(made.facts, part)) if is_covered else made.partition.content_hash
 
 
 def _recordings(lake: Lake, product_id: str, day: date) -> list[tuple[StagedNotes, Partition]]:
@@ -76,9 +83,7 @@ def _inputs(lake: Lake, product_id: str, day: date, _: FeatureSpec) -> dict[str,
     } or None
 
 
-def _make(
-    lake: Lake, product_id: str, day: date, _: FeatureSpec, write: Callable[[pa.RecordBatch], None]
-) -> TradesFacts:
+def _make(lake: Lake, product_id: str, day: date, _: FeatureSpec, write: Write) -> TradesFacts:
     """Merge all recordings of a product and day into one stream, see `merge`."""
     begin, end = start_ns(day), start_ns(day) + DAY_S * NS
     recorded = [

@@ -51,14 +51,7 @@ class StoredFile:
     notes: msgspec.Raw
 
     def notes_as(self, kind: type[Notes]) -> Notes:
-        """Return the notes of the writer.
-
-        Args:
-            kind: type of the notes in files of this table.
-
-        Raises:
-            ValueError: another release wrote the file.
-        """
+        """Return the notes of the writer; raise ValueError if another release wrote the file."""
         try:
             return msgspec.json.decode(self.notes, type=kind)
         except msgspec.DecodeError as error:
@@ -225,15 +218,6 @@ class Lake:
             ) from None
         return StoredFile(self._at(path), metadata.num_rows, content_hash, msgspec.Raw(notes))
 
-    def read_file(self, path: str) -> pa.Table:
-        """Return the rows of a file, by its path below the root.
-
-        Raises:
-            FileNotFoundError: the file does not exist.
-        """
-        with self._opened(path) as file:
-            return pa.parquet.ParquetFile(file).read()
-
     @contextmanager
     def writing(self, path: str, schema: pa.Schema) -> Iterator[Writing]:
         """Write a file below the root, see `Writing`; a file not published when the block ends is removed."""
@@ -299,19 +283,16 @@ class Writing:
                 self._groups.write(piece)
 
     def finish(self, notes: object) -> StoredFile:
-        """Complete the file with its metadata and close the file, ready for `publish`.
-
-        Args:
-            notes: see `Lake.write`.
+        """Complete the file with its metadata and notes, see `Lake.write`, and close the file, ready for `publish`.
 
         Raises:
             OSError: the file cannot be written.
         """
         assert self._groups is not None
-        encoded = msgspec.json.encode(notes)
-        self._stored = StoredFile(self._lake._at(self._path), self.rows, self._hash.hexdigest(), msgspec.Raw(encoded))
+        encoded, digest = msgspec.json.encode(notes), self._hash.hexdigest()
+        self._stored = StoredFile(self._lake._at(self._path), self.rows, digest, msgspec.Raw(encoded))
         with self._explained():
-            self._groups.close({_HASH: self._stored.content_hash.encode(), _NOTES: encoded})
+            self._groups.close({_HASH: digest.encode(), _NOTES: encoded})
             self._close_sink()
         self._groups = None
         return self._stored

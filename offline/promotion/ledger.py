@@ -49,12 +49,12 @@ VERBS: dict[Action, str] = {"promote": "promote", "rollback": "roll back"}
 STATES: dict[str, EntryState] = {"RUNNING": "pending", "FINISHED": "done"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One promotion or rollback.
 
     Attributes:
-        entry_id: id of the MLflow run.
+        entry_id: id of the MLflow run; empty before the intent is written.
         action: promote or rollback.
         model: name of the registered model.
         from_version: the champion before; None if there was no champion.
@@ -71,7 +71,7 @@ class Entry:
         experiment_id: id of the MLflow experiment.
     """
 
-    entry_id: str
+    entry_id: str = ""
     action: Action
     model: str
     from_version: str | None
@@ -335,22 +335,22 @@ def _entry(run: dict[str, Any]) -> Entry | None:
     tags = {tag["key"]: tag["value"] for tag in run["data"].get("tags", [])}
     try:
         return Entry(
-            info["run_id"],
-            tags["action"],
-            tags["model"],
-            tags.get("from_version"),
-            tags["to_version"],
-            tags["digest"],
-            tags.get("who", ""),
-            tags.get("why", ""),
-            tags["is_forced"] == "yes",
-            datetime.fromisoformat(tags["begun"]),
-            datetime.fromisoformat(tags["moved_at"]) if "moved_at" in tags else None,
-            json.loads(tags["evidence"]),
-            STATES.get(info["status"], "failed"),
-            tags["machine"],
-            tags.get("dagster_run_url", ""),
-            info["experiment_id"],
+            entry_id=info["run_id"],
+            action=tags["action"],
+            model=tags["model"],
+            from_version=tags.get("from_version"),
+            to_version=tags["to_version"],
+            digest=tags["digest"],
+            who=tags.get("who", ""),
+            why=tags.get("why", ""),
+            is_forced=tags["is_forced"] == "yes",
+            begun=datetime.fromisoformat(tags["begun"]),
+            at=datetime.fromisoformat(tags["moved_at"]) if "moved_at" in tags else None,
+            evidence=json.loads(tags["evidence"]),
+            state=STATES.get(info["status"], "failed"),
+            machine=tags["machine"],
+            dagster_run_url=tags.get("dagster_run_url", ""),
+            experiment_id=info["experiment_id"],
         )
     except KeyError:  # a run that the ledger did not write
         return None

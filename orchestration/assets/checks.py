@@ -40,7 +40,7 @@ class CheckVerdict(NamedTuple):
 
 
 def check_order(lake: Lake, product_id: str, day: date, made: StepResult[TradesFacts]) -> CheckVerdict:
-    """Compare the trades with the contract, and check how many trades the merging left out."""
+    """Check that columns are as agreed, ids rise, times lie within the day, and few trades conflict or fall."""
     if made.partition is None:
         return CheckVerdict(product_id, day, "", {"rows": 0}, is_error=False)
     faults = faults_of_trades(lake, product_id, day)
@@ -49,7 +49,7 @@ def check_order(lake: Lake, product_id: str, day: date, made: StepResult[TradesF
 
 
 def check_holes(_: Lake, product_id: str, day: date, made: StepResult[TradesFacts]) -> CheckVerdict:
-    """Check the holes counted when the day was made."""
+    """Check that no hole is longer than a segment allows (GAP_S)."""
     holes, longest = (made.facts.holes, made.facts.longest_hole_s) if made.partition else (0, 0.0)
     fault = f"{holes} holes, the longest of {longest:,.0f} s: no return spans them" if holes else ""
     return CheckVerdict(product_id, day, fault, {"holes": holes, "longest_hole_s": longest}, False)

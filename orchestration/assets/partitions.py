@@ -37,8 +37,6 @@ INPUTS: Mapping[str, Mapping[str, int]] = {
 """Inputs of each asset of a product and day: the input asset of the same product, and the offset of the day."""
 NOTHING = "none"
 """Data version without any content."""
-NOT_SHOWN = ("rows", "head_hash", "tail_hash")
-"""Facts that the metadata of an asset leaves out: Dagster's own fields show them."""
 NEVER_SEEN = "1"
 """Event of a missing input: without any event, Dagster would not notice when the input comes."""
 CODE_VERSION, DATA_VERSION = "dagster/code_version", "dagster/data_version"
@@ -150,7 +148,8 @@ def _metadata(made: StepResult[Any]) -> dict[str, Any]:
     partition = made.partition
     if partition is None:
         return {"dagster/row_count": 0, "missing": made.missing}
-    facts = {name: value for name, value in msgspec.structs.asdict(made.facts).items() if name not in NOT_SHOWN}
+    shown_elsewhere = ("rows", "head_hash", "tail_hash")
+    facts = {name: value for name, value in msgspec.structs.asdict(made.facts).items() if name not in shown_elsewhere}
     times = [name for name in facts if name.endswith("_time")]  # ns since 1970: more than the UI's numbers hold
     facts |= dict(zip(times, iso_times(np.array([facts[name] for name in times], np.int64)), strict=True))
     where = {"content hash": partition.content_hash[:16], "path": dg.MetadataValue.path(partition.path)}

@@ -940,7 +940,19 @@ def entry(
     begun = START + dt.timedelta(seconds=seconds)
     at = fields.pop("at", begun + dt.timedelta(seconds=0.2))
     columns: dict[str, Any] = {"digest": f"digest {to_version}"} | fields
-    return Entry(f"run-{seconds}", action, model, None, to_version, columns["digest"], "me", "why", False, begun, at)
+    return Entry(
+        entry_id=f"run-{seconds}",
+        action=action,
+        model=model,
+        from_version=None,
+        to_version=to_version,
+        digest=columns["digest"],
+        who="me",
+        why="why",
+        is_forced=False,
+        begun=begun,
+        at=at,
+    )
 
 
 def a_forecast(seconds: float, version: str) -> Any:
