@@ -116,7 +116,7 @@ class Lake:
         """
         key = _checked(PartitionKey(table, product_id, day))
         stored = self.stored(key.path)
-        return None if stored is None else _partition(key, stored)
+        return None if stored is None else Partition(**vars(stored), **key._asdict())
 
     def partitions(self, table: str, product_id: str | None = None) -> list[Partition]:
         """Return all partitions of a table and of its sub-tables, sorted by table, product and day."""
@@ -166,7 +166,7 @@ class Lake:
                 writing.write(batch)
             stored = writing.finish(notes)
             writing.publish()
-        return _partition(key, stored)
+        return Partition(**vars(stored), **key._asdict())
 
     def read(self, table: str, product_id: str, day: date, columns: Sequence[str] | None = None) -> pa.Table:
         """Return the rows of a partition.
@@ -353,10 +353,6 @@ class Writing:
                 f"{self._lake._at(self._path)} cannot be written ({error}): make room, or choose another LAKE_URI, "
                 "then run it again; what was there before is whole",
             ) from error
-
-
-def _partition(key: PartitionKey, stored: StoredFile) -> Partition:
-    return Partition(stored.path, stored.rows, stored.content_hash, stored.notes, *key)
 
 
 def _checked(key: PartitionKey) -> PartitionKey:

@@ -109,15 +109,9 @@ def fit(values: Floats, columns: Sequence[str], targets: Floats) -> Baseline:
     residual = np.log(realized[full]) - slope * log_square[full]
     intercept = float(np.log(np.mean(np.exp(residual))))  # mean(realized / forecast) = 1, not mean of logs = 0
 
+    used, usual = (*CONTRACT, columns[candidates[best]]), float(np.mean(realized[full]))
     fitted = Baseline(
-        columns=(*CONTRACT, columns[candidates[best]]),
-        scale=scales[best],
-        intercept=intercept,
-        slope=slope,
-        shrinkage=0.0,
-        unconditional=float(np.mean(realized[full])),
-        min_ret_std=min_ret_std,
-        floor=floor,
+        used, scales[best], intercept, slope, shrinkage=0.0, unconditional=usual, min_ret_std=min_ret_std, floor=floor
     )
     windows = np.column_stack([values[:, [columns.index(name) for name in CONTRACT]], np.full(len(values), np.nan)])
     windows, realized = windows[n >= 2], realized[n >= 2]

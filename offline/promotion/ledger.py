@@ -47,6 +47,8 @@ Action = Literal["promote", "rollback"]
 EntryState = Literal["pending", "done", "failed"]
 VERBS: dict[Action, str] = {"promote": "promote", "rollback": "roll back"}
 STATES: dict[str, EntryState] = {"RUNNING": "pending", "FINISHED": "done"}
+TEXTS = ("action", "model", "from_version", "to_version", "digest", "who", "why", "machine", "dagster_run_url")
+"""Fields of an entry that are tags of the same name; a tag without text is left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +76,11 @@ class Entry:
     entry_id: str = ""
     action: Action
     model: str
-    from_version: str | None
+    from_version: str | None = None
     to_version: str
     digest: str
-    who: str
-    why: str
+    who: str = ""
+    why: str = ""
     is_forced: bool
     begun: datetime
     at: datetime | None = None
@@ -221,21 +223,13 @@ def record(uri: str, entry: Entry, before: list[Entry]) -> Entry:
 
 def begin(uri: str, entry: Entry) -> Entry:
     """Write the intent: a RUNNING run with all fields of the entry."""
-    tags = {
+    entry = replace(entry, machine=_machine())
+    tags = {name: getattr(entry, name) for name in TEXTS} | {
         "mlflow.runName": f"{entry.action} {entry.model} {entry.from_version or '-'} to {entry.to_version}",
         "mlflow.user": entry.who,
-        "action": entry.action,
-        "model": entry.model,
-        "from_version": entry.from_version or "",
-        "to_version": entry.to_version,
-        "digest": entry.digest,
-        "who": entry.who,
-        "why": entry.why,
         "is_forced": "yes" if entry.is_forced else "no",
         "begun": _text(entry.begun),
         "evidence": json.dumps(entry.evidence),
-        "machine": _machine(),
-        "dagster_run_url": entry.dagster_run_url,
     }
     run = call(
         uri,
@@ -248,7 +242,7 @@ def begin(uri: str, entry: Entry) -> Entry:
         },
     )["run"]
     info = run["info"]
-    return replace(entry, entry_id=info["run_id"], machine=_machine(), experiment_id=info["experiment_id"])
+    return replace(entry, entry_id=info["run_id"], experiment_id=info["experiment_id"])
 
 
 def complete(uri: str, entry: Entry, before: Iterable[Entry]) -> Entry:
@@ -332,27 +326,19 @@ def _finish(uri: str, entries: list[Entry]) -> list[Entry]:
 
 def _entry(run: dict[str, Any]) -> Entry | None:
     info = run["info"]
-    tags = {tag["key"]: tag["value"] for tag in run["data"].get("tags", [])}
+    tags: dict[str, Any] = {tag["key"]: tag["value"] for tag in run["data"].get("tags", [])}
     try:
         return Entry(
+            **{name: tags[name] for name in TEXTS if name in tags},
             entry_id=info["run_id"],
-            action=tags["action"],
-            model=tags["model"],
-            from_version=tags.get("from_version"),
-            to_version=tags["to_version"],
-            digest=tags["digest"],
-            who=tags.get("who", ""),
-            why=tags.get("why", ""),
             is_forced=tags["is_forced"] == "yes",
             begun=datetime.fromisoformat(tags["begun"]),
             at=datetime.fromisoformat(tags["moved_at"]) if "moved_at" in tags else None,
             evidence=json.loads(tags["evidence"]),
             state=STATES.get(info["status"], "failed"),
-            machine=tags["machine"],
-            dagster_run_url=tags.get("dagster_run_url", ""),
             experiment_id=info["experiment_id"],
         )
-    except KeyError:  # a run that the ledger did not write
+    except (KeyError, TypeError):  # a run that the ledger did not write, without some tag
         return None
 
 

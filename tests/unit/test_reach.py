@@ -1,4 +1,4 @@
-"""How far back a row sees: trades cut there give the same row, and one trade less gives another."""
+"""The reach of a row: trades cut at the reach give an equal row, and without the oldest trade the row changes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def trades_of(times_s: list[float]) -> Trades:
 
 @pytest.mark.parametrize("spec", [SMALL, replace(SMALL, window_size=2), replace(SMALL, gap_s=3)])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_row_of_the_trades_within_reach_has_the_bytes_of_one_from_all_trades(spec: FeatureSpec, seed: int) -> None:
+def test_trades_within_reach_give_the_row_of_all_trades(spec: FeatureSpec, seed: int) -> None:
     trades = some_trades(np.random.default_rng(seed))
     rows = feature_rows(trades, Windows(spec))
     taken, counted = trades.take(rows.status == TAKEN), rows.trades.event_time
@@ -56,7 +56,7 @@ def test_a_row_of_the_trades_within_reach_has_the_bytes_of_one_from_all_trades(s
         (replace(SMALL, window_size=2), [1_245.0, 1_270.2, 1_300.1, 1_330.0, 1_359.9, 1_361.0], 2),
     ],
 )
-def test_the_oldest_trade_that_a_row_sees_counts_and_no_trade_before_it(
+def test_a_row_depends_on_the_oldest_seen_trade_and_on_no_older_trade(
     spec: FeatureSpec, times_s: list[float], oldest: int
 ) -> None:
     trades = trades_of(times_s)
@@ -80,7 +80,7 @@ def some_trades(rng: np.random.Generator, n: int = 400) -> Trades:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_row_from_the_oldest_trade_in_its_reach_has_the_bytes_of_one_from_the_whole_stream(seed: int) -> None:
-    """Includes a stream with its beginning gone: the kept trades suffice, or the function reports that they do not."""
+    """Includes a stream without the first trades: the kept trades suffice, or the function returns None."""
     everything = some_trades(np.random.default_rng(seed))
     rows = feature_rows(everything, Windows(SMALL))
     taken = everything.take(np.flatnonzero(rows.status == TAKEN))
@@ -106,13 +106,13 @@ def test_a_row_from_the_oldest_trade_in_its_reach_has_the_bytes_of_one_from_the_
 
 
 def test_a_trade_that_counts_as_the_time_before_it_is_no_beginning() -> None:
-    """Trade 2 counts at 10 s, the time of trade 1: without trade 1 it would count at 9.5 s."""
+    """Trade 2 counts at 10 s, the time of trade 1. Without trade 1, trade 2 would count at 9.5 s."""
     event_time = (np.array([0.0, 10.0, 9.5, 10.2, 10.3, 10.4, 10.5, 10.6]) * NS).astype(np.int64)
     assert oldest_trade(event_time, SMALL, counts_as=0, is_whole=True) == 0
     far = np.concatenate([[0, 100 * NS, 99.5 * NS], (100.2 + np.arange(100)) * NS]).astype(np.int64)
     spec = replace(SMALL, gap_s=300)
     assert oldest_trade(far[:8], spec, counts_as=0, is_whole=True) == 0
-    # The row at 160.2 s: its open block began at 150 s, the oldest in reach at 100 s, whose price trade 2 sets.
+    # The row at 160.2 s: the open block began at 150 s, the oldest block at 100 s, with the price of trade 2.
     assert oldest_trade(far[:64], spec, counts_as=0, is_whole=True) == 1
-    # A second later that block begins at 110 s: the trade at 109.2 s sets its price.
+    # A second later the oldest block begins at 110 s, with the price of the trade at 109.2 s.
     assert oldest_trade(far[:65], spec, counts_as=0, is_whole=True) == far.tolist().index(109_200_000_000)
