@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ import pyarrow.parquet
 import pytest
 
 from data.arrow import NAMES
+from offline.days.staging import RecordingNotes, StagedNotes
 from offline.days.steps import DayNotes
 from offline.days.trades import TradesFacts
 from offline.lake.parquet import GROUP_ROWS, content_hash
@@ -250,15 +252,22 @@ def test_what_holds_and_says_the_same_stays_as_it_is(tmp_path: Path) -> None:
     assert path.stat().st_ino != before.st_ino
 
 
-@pytest.mark.parametrize("notes", [{"inputs": '{"meaning": "3"}', "facts": '{"rows": 5}'}, {}, [], "none"])
-def test_a_file_of_another_release_is_refused_in_a_sentence(lake: Lake, notes: object) -> None:
-    """The first notes are as earlier releases wrote them: JSON texts in JSON."""
+@pytest.mark.parametrize(
+    ("kind", "notes"),
+    [
+        (DayNotes[TradesFacts], {"inputs": '{"meaning": "3"}', "facts": '{"rows": 5}'}),
+        (StagedNotes, {"name": "r.csv", "has_ids": "yes"}),
+        (RecordingNotes, {"made_from": '{"sha256": "0"}', "days": "[]", "rejects": "{}"}),
+        (DayNotes[TradesFacts], {}),
+        (StagedNotes, "none"),
+    ],
+)
+def test_notes_of_another_release_are_refused_in_a_sentence(lake: Lake, kind: Any, notes: object) -> None:
+    """The first three are as earlier releases wrote them: texts, and JSON texts in JSON."""
     stored = lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, notes)
-    with pytest.raises(
-        ValueError,
-        match=r"01-06.parquet was left by another release \(its notes: .*: remove this lake, .* `make reset`",
-    ):
-        stored.notes_as(DayNotes[TradesFacts])
+    said = r"01-06.parquet was left by another release \(its notes: .*: remove this lake, .* `make reset`"
+    with pytest.raises(ValueError, match=said):
+        stored.notes_as(kind)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"not Parquet at all"])
