@@ -177,10 +177,10 @@ def _recorded(
                     RecordedRow(
                         batch.file,
                         int(batch.line[row]),
-                        int(trades.event_time[row]),
-                        float(trades.price[row]),
-                        float(trades.size[row]),
-                        int(trades.side[row]),
+                        event_time=int(trades.event_time[row]),
+                        price=float(trades.price[row]),
+                        size=float(trades.size[row]),
+                        side=int(trades.side[row]),
                     ),
                 )
         if not left:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.features.spec import CONTRACT, FeatureSpec
-from data.models.input_sets import ALL_COLUMNS, input_sets, mask_all_columns, mask_to_contract
+from data.models.input_sets import ALL_COLUMNS, input_sets, with_less_input
 from data.models.served import ServedModel
 from data.simulator.day import simulate_day
 from data.trades import NS, Floats
@@ -154,7 +154,7 @@ def _checked(content: bytes, fitted: Fitted, test: Sample, spec: FeatureSpec) ->
     """Load the graph, and compare with the fitted model (scikit-learn's own) on all test rows and input sets."""
     model = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
     values = _columns(test, model.columns, spec)
-    asked = np.concatenate([values, mask_to_contract(values), mask_all_columns(values)])
+    asked = np.concatenate(with_less_input(values))
     off = float(np.max(np.abs(model.score(asked).score / fitted.predict(asked) - 1)))
     if not off <= MAX_OFF:
         raise ValueError(f"the ONNX graph differs from the fitted model by {off:.1e} of a score, allowed is {MAX_OFF}")
@@ -183,7 +183,8 @@ def _candidate(
     }
     example = _columns(parts.intervals, model.columns, spec)
     example = example[_are_whole(example)][:2]
-    return Candidate(name, content, model, example, params | facts, evaluation.metrics(forecaster), evaluation)
+    figures = evaluation.metrics(forecaster)
+    return Candidate(name, content, model, example, params | facts, metrics=figures, evaluation=evaluation)
 
 
 def _text(ns: np.int64) -> str:

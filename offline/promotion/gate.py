@@ -119,7 +119,7 @@ def judge(
         evidence["compared_with"] = rival_name
         conditions += _judge_forecasts(candidate, rival, rival_name, test, spec, evidence)
     evidence |= {f"condition {each.name}": f"{each.found}; allowed is {each.allowed}" for each in conditions}
-    return Verdict(wanted, digest, champion.version if champion else None, can_serve, conditions, evidence)
+    return Verdict(wanted, digest, champion.version if champion else None, can_serve, conditions, evidence=evidence)
 
 
 def _judge_forecasts(

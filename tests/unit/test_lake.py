@@ -8,6 +8,7 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,9 @@ import pyarrow.parquet
 import pytest
 
 from data.arrow import NAMES
+from offline.days.staging import RecordingNotes, StagedNotes
+from offline.days.steps import DayNotes
+from offline.days.trades import TradesFacts
 from offline.lake.parquet import GROUP_ROWS, content_hash
 from offline.lake.store import Lake, PartitionKey
 
@@ -55,9 +59,9 @@ def names_below(folder: Path) -> list[str]:
 
 
 def test_what_is_written_is_read_and_described(lake: Lake) -> None:
-    written = lake.write("trades", "BTC-USD", DAY, [batch(0, 5), batch(5, 2)], SCHEMA, NOTES, head_hash="h")
+    written = lake.write("trades", "BTC-USD", DAY, [batch(0, 5), batch(5, 2)], SCHEMA, NOTES)
     assert lake.partition("trades", "BTC-USD", DAY) == written
-    assert (written.rows, written.notes, written.head_hash, written.tail_hash) == (7, NOTES, "h", "")
+    assert (written.rows, written.notes_as(dict[str, str])) == (7, NOTES)
     assert written.path.endswith("lake/trades/BTC-USD/2025-01-06.parquet")
     table = lake.read("trades", "BTC-USD", DAY)
     assert table["trade_id"].to_pylist() == list(range(7))
@@ -209,6 +213,24 @@ def test_what_holds_and_says_the_same_stays_as_it_is(tmp_path: Path) -> None:
     assert path.stat().st_ino == before.st_ino
     lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, {"inputs": "others"})
     assert path.stat().st_ino != before.st_ino
+
+
+@pytest.mark.parametrize(
+    ("kind", "notes"),
+    [
+        (DayNotes[TradesFacts], {"inputs": '{"meaning": "3"}', "facts": '{"rows": 5}'}),
+        (StagedNotes, {"name": "r.csv", "has_ids": "yes"}),
+        (RecordingNotes, {"made_from": '{"sha256": "0"}', "days": "[]", "rejects": "{}"}),
+        (DayNotes[TradesFacts], {}),
+        (StagedNotes, "none"),
+    ],
+)
+def test_notes_of_another_release_are_refused_in_a_sentence(lake: Lake, kind: Any, notes: object) -> None:
+    """The first three are as earlier releases wrote them: texts, and JSON texts in JSON."""
+    stored = lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, notes)
+    said = r"01-06.parquet was left by another release \(its notes: .*: remove this lake, .* `make reset`"
+    with pytest.raises(ValueError, match=said):
+        stored.notes_as(kind)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"not Parquet at all"])
