@@ -10,7 +10,8 @@ import numpy as np
 
 from data.features.admission import MAX_FALL_S
 from data.features.spec import FeatureSpec
-from data.trades import NS, Int64s
+from data.times import NS
+from data.trades import Int64s
 
 
 def reach_s(spec: FeatureSpec) -> int:

@@ -16,7 +16,8 @@ from data.compiled import compiled
 from data.features.admission import NOTHING_YET, TAKEN
 from data.features.kernel import GRID, window_kernel
 from data.features.spec import FeatureRows, FeatureSpec
-from data.trades import NS, Int64s, StreamKey, Trades
+from data.times import NS
+from data.trades import Int64s, StreamKey, Trades
 
 
 def _window_type(spec: FeatureSpec) -> np.dtype[Any]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from data.features.spec import CONTRACT, FeatureSpec
 from data.models.input_sets import missing_columns, with_less_input
 from data.names import ModelRefused
+from data.times import second_text
 from data.trades import Floats
 
 OUTPUTS = ("score", "lower", "upper")
@@ -215,9 +216,7 @@ def _metadata(session: ort.InferenceSession) -> dict[str, Any]:
             raise ValueError(f"train_end must be UTC and end in Z, was {metadata['train_end']!r}")
         now = datetime.now(UTC)
         if train_end > now:
-            raise ValueError(
-                f"train_end must not be later than now, {now:%Y-%m-%dT%H:%M:%SZ}, was {metadata['train_end']}"
-            )
+            raise ValueError(f"train_end must not be later than now, {second_text(now)}, was {metadata['train_end']}")
         horizon_s, coverage = int(metadata["horizon_s"]), float(metadata["coverage"])
         if horizon_s != FeatureSpec.horizon_s:
             raise ValueError(f"horizon_s must be {FeatureSpec.horizon_s}, was {metadata['horizon_s'][:20]}")

@@ -8,9 +8,9 @@ from datetime import date
 import numpy as np
 
 from data.features.admission import MAX_FALL_S
-from data.trades import NS
+from data.times import DAY_S, NS, start_ns
 from offline.days.merging import STRANGE_SHARE, counted_times
-from offline.days.staging import DAY_S, STAGED, start_ns, trades_of
+from offline.days.staging import STAGED, trades_of
 from offline.days.steps import TRADES
 from offline.days.trades import TRADE_COLUMNS, TradesFacts, make_trades
 from offline.lake.store import Lake

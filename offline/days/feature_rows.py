@@ -17,9 +17,10 @@ from data.features.admission import TAKEN
 from data.features.reach import tail_start
 from data.features.spec import FeatureRows, FeatureSpec
 from data.features.windows import Windows, feature_rows
+from data.times import start_ns
 from data.trades import Floats, Int64s, Trades
 from offline.backfill import feature_batch, feature_schema
-from offline.days.staging import STAGED, start_ns, trades_of
+from offline.days.staging import STAGED, trades_of
 from offline.days.steps import FEATURE_ROWS, TRADES, DayNotes, DayStep, Write, days_before
 from offline.days.trades import make_trades, seen_hash
 from offline.lake.store import Lake

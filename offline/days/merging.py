@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.features.admission import MAX_FALL_S, TAKEN, Admission
-from data.trades import NS, Int64s, Trades
+from data.times import NS
+from data.trades import Int64s, Trades
 
 STRANGE_SHARE = 0.01
 """If a larger share of a recording's trades disagrees with another recording, the two have different id spaces."""

@@ -9,7 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -24,7 +24,8 @@ from data.recordings.dialects.base import Dialect
 from data.recordings.readers import read_trades
 from data.recordings.recognition import recognize
 from data.simulator.day import simulate_day
-from data.trades import NS, StreamKey, Trades
+from data.times import DAY_S, NS, to_datetime
+from data.trades import StreamKey, Trades
 from offline.days.merging import counted_times
 from offline.lake.store import Lake, PartitionKey, Writing
 
@@ -37,8 +38,6 @@ SIMULATED = "simulated"
 MEANING = "2"
 """Raise this number when staging gives another result for the same recording: all recordings are then staged again."""
 
-DAY_S = 86_400
-_EPOCH = date(1970, 1, 1)
 
 STAGED = pa.schema(
     [
@@ -237,7 +236,7 @@ class _Stage:
             self._last_time[key.product_id] = int(counted[-1])
             days = counted // (DAY_S * NS)
             for part in np.split(np.arange(len(mine)), np.flatnonzero(np.diff(days)) + 1):
-                place = PartitionKey(self._table, key.product_id, _EPOCH + timedelta(days=int(days[part[0]])))
+                place = PartitionKey(self._table, key.product_id, to_datetime(int(counted[part[0]])).date())
                 self._waiting.setdefault(place, []).append(mine.take(slice(int(part[0]), int(part[-1]) + 1)))
         self._rows += len(trades)
         if self._rows >= _STAGE_ROWS:
@@ -295,8 +294,3 @@ def _reject_batch(rejects: Sequence[Any]) -> pa.RecordBatch:
 def _file_hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def start_ns(day: date) -> int:
-    """Return the start of a UTC day, ns since 1970."""
-    return (day - _EPOCH).days * DAY_S * NS

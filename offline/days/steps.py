@@ -13,7 +13,7 @@ import pyarrow as pa
 from data.features.admission import MAX_FALL_S
 from data.features.reach import reach_s
 from data.features.spec import FeatureSpec
-from offline.days.staging import DAY_S
+from data.times import DAY_S
 from offline.lake.store import Lake, Partition, PartitionKey
 
 TRADES, FEATURE_ROWS, TRAINING_SET = "trades", "feature_rows", "training_set"

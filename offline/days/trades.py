@@ -12,9 +12,9 @@ import pyarrow as pa
 from data.arrow import NAMES, names_of
 from data.features.reach import tail_start
 from data.features.spec import FeatureSpec
-from data.trades import NS
+from data.times import DAY_S, NS, start_ns
 from offline.days.merging import RecordedTrades, counted_times, merge
-from offline.days.staging import DAY_S, RECORDINGS, STAGED, StagedNotes, staged_batch, start_ns, trades_of
+from offline.days.staging import RECORDINGS, STAGED, StagedNotes, staged_batch, trades_of
 from offline.days.steps import SEEN_BY_NEIGHBOURS, TRADES, DayNotes, DayStep, Write, head_s
 from offline.lake.parquet import content_hash
 from offline.lake.store import Lake, Partition

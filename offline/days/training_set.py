@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from data.arrow import UTC, batch_of, numbers_of
 from data.features.spec import FeatureSpec
-from data.trades import NS, Floats, Int64s
+from data.times import NS, start_ns
+from data.trades import Floats, Int64s
 from offline.days.feature_rows import feature_column, make_feature_rows
 from offline.days.merging import counted_times
-from offline.days.staging import start_ns
 from offline.days.steps import TRADES, TRAINING_SET, DayNotes, DayStep, Write, head_s
 from offline.days.trades import seen_hash
 from offline.lake.store import Lake

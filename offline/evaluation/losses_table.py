@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,8 @@ from data.features.spec import FeatureSpec
 from data.models.input_sets import with_less_input
 from data.models.served import ServedModel
 from data.targets import qlike
-from data.trades import NS, Floats
+from data.times import to_datetime
+from data.trades import Floats
 from offline.samples import Sample
 
 UNSCALED_EWMA = "unscaled EWMA"
@@ -149,4 +150,4 @@ def evaluate(models: Mapping[str, ServedModel], test: Sample, spec: FeatureSpec,
 
 
 def _time(ns: int) -> datetime:
-    return datetime.fromtimestamp(ns / NS, UTC)
+    return to_datetime(ns)

@@ -12,7 +12,7 @@ import dagster as dg
 import msgspec
 import numpy as np
 
-from data.trades import iso_times
+from data.times import time_texts
 from offline.days.staging import MEANING as RECORDINGS_MEANING
 from offline.days.staging import RECORDINGS, StagedNotes
 from offline.days.staleness import STEPS
@@ -151,7 +151,7 @@ def _metadata(made: StepResult[Any]) -> dict[str, Any]:
     shown_elsewhere = ("rows", "head_hash", "tail_hash")
     facts = {name: value for name, value in msgspec.structs.asdict(made.facts).items() if name not in shown_elsewhere}
     times = [name for name in facts if name.endswith("_time")]  # ns since 1970: more than the UI's numbers hold
-    facts |= dict(zip(times, iso_times(np.array([facts[name] for name in times], np.int64)), strict=True))
+    facts |= dict(zip(times, time_texts(np.array([facts[name] for name in times], np.int64)), strict=True))
     where = {"content hash": partition.content_hash[:16], "path": dg.MetadataValue.path(partition.path)}
     return {"dagster/row_count": partition.rows, "is_new": int(made.is_new), **facts, **where}
 

@@ -21,7 +21,7 @@ from data.features.reach import tail_start
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.simulator.day import simulate_day
-from data.trades import NS
+from data.times import NS
 from offline.backfill import backfill_files
 from offline.days.feature_rows import feature_columns, make_feature_rows
 from offline.days.staging import ingest, simulate

@@ -34,7 +34,8 @@ from data.stream.codec import encode, encode_trades
 from data.stream.origin import MAX_NOTE, Origin, read_origin, recording_of, write_origin
 from data.stream.reader import RecordBlock, TopicReader
 from data.stream.records import PARTITIONS, PREDICTIONS, TRADES, End, partition_of, with_time_texts
-from data.trades import NS, StreamKey, Trades, parse_times
+from data.times import NS, parse_times
+from data.trades import StreamKey, Trades
 from offline.explain import bisection, streams
 from offline.explain.__main__ import main
 from offline.explain.bisection import BadRecord, ForecastSearch

@@ -13,7 +13,8 @@ from data.recordings.readers import read_trades, write_csv
 from data.settings import KafkaSettings
 from data.stream.reader import TopicReader
 from data.stream.records import FEATURES
-from data.trades import NS, Trades
+from data.times import NS
+from data.trades import Trades
 from offline.checks.parity import certify
 from offline.days.staging import ingest
 from offline.lake.store import Lake

@@ -21,7 +21,8 @@ from data.features.spec import FeatureRows, FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.recordings.readers import read_trades
 from data.simulator.day import simulate_day
-from data.trades import NS, StreamKey, Trades
+from data.times import NS
+from data.trades import StreamKey, Trades
 
 SPEC = FeatureSpec()
 SMALL = FeatureSpec(

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data.trades import NS, Trades
+from data.times import NS
+from data.trades import Trades
 from offline.days.merging import RecordedTrades, merge
 from tests.days import trades_at
 

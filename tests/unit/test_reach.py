@@ -11,7 +11,8 @@ from data.features.admission import TAKEN
 from data.features.reach import oldest_trade, reach_s
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
-from data.trades import NS, StreamKey, Trades
+from data.times import NS
+from data.trades import StreamKey, Trades
 
 SMALL = FeatureSpec(window_size=5, lookback_steps=60, block_steps=10, half_lives=(5, 20), horizon_s=10, gap_s=30)
 """Spec with windows that are full after a minute, so that few trades reach further back."""
