@@ -55,14 +55,16 @@ reset: ## forget var/: topics, models, recordings, logs; a VAR_DIR elsewhere is 
 	rm -rf var
 
 # The environment follows requirements.txt; while that does not change, nothing is touched and no network is needed.
-$(ENVIRONMENT): requirements.txt | $(UV)
+$(ENVIRONMENT): requirements.txt
+	@test -x $(UV) || $(MAKE) --no-print-directory $(UV)
 	@echo "making the environment: .venv gets what requirements.txt names (2 GB; a minute or two the first time)"
 	@test -x $(PYTHON) || $(UV) venv --quiet --python '>=3.11,<3.13' .venv
 	@$(UV) pip sync --quiet --require-hashes --python $(PYTHON) requirements.txt
 	@touch $@
 
 # What `make bench` compares with and what cannot share our pins: in an environment of their own.
-.venv-peers/.synced: requirements-peers.txt | $(UV)
+.venv-peers/.synced: requirements-peers.txt
+	@test -x $(UV) || $(MAKE) --no-print-directory $(UV)
 	@echo "making the environment of the bench's peers: .venv-peers"
 	@test -x .venv-peers/bin/python || $(UV) venv --quiet --python '>=3.11,<3.13' .venv-peers
 	@$(UV) pip sync --quiet --require-hashes --python .venv-peers/bin/python requirements-peers.txt
