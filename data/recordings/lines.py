@@ -7,9 +7,7 @@ import gzip
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from functools import cached_property
-from io import BufferedReader
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -89,8 +87,7 @@ class Lines:
 
     def reversed(self) -> Lines:
         """Return the lines in reverse order."""
-        rows = np.arange(len(self))[::-1]
-        return Lines(b"".join(self[i] + b"\n" for i in rows), self.number[rows])
+        return Lines(b"\n".join([*reversed(self.data.split(b"\n")[:-1]), b""]), self.number[::-1])
 
     def text(self, i: int) -> str:
         """Return the text of a rejected line, cut to `REJECT_CHARACTERS`."""
@@ -128,15 +125,9 @@ def chunks_of(path: Path) -> Iterator[bytes]:
     Raises:
         Damaged: the rest of the gzip cannot be read.
     """
-    with path.open("rb") as file:
-        yield from _unpacked(file)
-
-
-def _unpacked(file: BufferedReader) -> Iterator[bytes]:
-    packed = file.read(2) == GZIP_MAGIC
-    file.seek(0)
     try:
-        with gzip.GzipFile(fileobj=file) if packed else nullcontext(file) as stream:
+        with path.open("rb") as file, gzip.GzipFile(fileobj=file) as unpacked:
+            stream = unpacked if file.peek(2)[:2] == GZIP_MAGIC else file
             while chunk := stream.read1(1 << 20):
                 yield chunk
     except EOFError as error:

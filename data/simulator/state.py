@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from data.compiled import compiled
 from data.names import check_product_id
-from data.trades import FIRST_YEAR, LAST_YEAR, Floats
+from data.times import FIRST_YEAR, LAST_YEAR
+from data.trades import Floats
 
 DAY_S = 86_400
 

@@ -19,7 +19,8 @@ from data.stream.codec import decode_features, decode_trades
 from data.stream.reader import TopicReader
 from data.stream.records import FEATURES, partition_of
 from data.stream.records import TRADES as TRADES_TOPIC
-from data.trades import NS, Floats, Int64s, StreamKey, Trades, iso_times
+from data.times import time_texts
+from data.trades import NS, Floats, Int64s, StreamKey, Trades
 from offline.days.feature_rows import StoredFeatureColumns, feature_columns, history, numbered
 from offline.days.staging import DAY_S, STAGED, start_ns, trades_of
 from offline.days.steps import FEATURE_ROWS, TRADES
@@ -249,7 +250,7 @@ def compare(lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, publis
         found.append((int(ours.event_time[in_ours[row]]), said))
     different = int(np.sum(differs.any(axis=1) | is_spoilt))
     times = np.concatenate([ours.event_time, theirs.event_time])
-    covers_from, covers_to = iso_times(np.array([times.min(), times.max()]))
+    covers_from, covers_to = time_texts(np.array([times.min(), times.max()]))
     partition = lake.partition(FEATURE_ROWS, product_id, day)
     assert partition is not None
     return Certificate(
@@ -384,11 +385,11 @@ def _hash(rows: StoredFeatureColumns, has_ids: bool) -> str:
 
 
 def _named(rows: StoredFeatureColumns, row: Any) -> str:
-    return f"trade {rows.trade_id[row]} at {iso_times(rows.event_time[row : row + 1])[0]}"
+    return f"trade {rows.trade_id[row]} at {time_texts(rows.event_time[row : row + 1])[0]}"
 
 
 def _value(rows: StoredFeatureColumns, row: Any, column: int) -> str:
     if column == 0:
-        return iso_times(rows.event_time[row : row + 1])[0]
+        return time_texts(rows.event_time[row : row + 1])[0]
     value = float(rows.price[row] if column == 1 else rows.values[row, column - 2])
     return "missing" if np.isnan(value) else repr(value)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import dagster as dg
 import numpy as np
 
-from data.trades import iso_times
+from data.times import time_texts
 from offline.days.staging import MEANING as RECORDINGS_MEANING
 from offline.days.staging import RECORDINGS
 from offline.days.steps import MEANING, TRADES, StepResult
@@ -148,7 +148,7 @@ def _metadata(made: StepResult) -> dict[str, Any]:
         return {"dagster/row_count": 0, **made.facts}
     facts = {name: value for name, value in made.facts.items() if name != "rows"}
     times = [name for name in facts if name.endswith("_time")]  # ns since 1970: more than the UI's numbers hold
-    facts |= dict(zip(times, iso_times(np.array([facts[name] for name in times], np.int64)), strict=True))
+    facts |= dict(zip(times, time_texts(np.array([facts[name] for name in times], np.int64)), strict=True))
     where = {"content hash": partition.content_hash[:16], "path": dg.MetadataValue.path(partition.path)}
     return {"dagster/row_count": partition.rows, "is_new": int(made.is_new), **facts, **where}
 

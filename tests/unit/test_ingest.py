@@ -11,7 +11,8 @@ import pytest
 
 from data.features.spec import FeatureSpec
 from data.simulator.day import simulate_day
-from data.trades import NS, Trades, iso_times
+from data.times import time_texts
+from data.trades import NS, Trades
 from offline.days.staging import REJECTS, Staged, ingest, recording_table, simulate
 from offline.days.staleness import stale
 from offline.days.trades import make_trades
@@ -188,7 +189,7 @@ def test_a_recording_that_loses_its_ids_makes_its_day_stale(lake: Lake, tmp_path
     path = recorded(tmp_path / "r.csv", trades)
     ingest(lake, path)
     assert make_trades(lake, "BTC-USD", DAY).facts["has_ids"] == "yes"
-    lines = zip(iso_times(trades.event_time), trades.price.tolist(), trades.size.tolist(), strict=True)
+    lines = zip(time_texts(trades.event_time), trades.price.tolist(), trades.size.tolist(), strict=True)
     path.write_text("timestamp,price,volume\n" + "".join(f"{time},{price!r},{size!r}\n" for time, price, size in lines))
     before = lake.partitions("recordings")
     ingest(lake, path)

@@ -21,8 +21,8 @@ from data.settings import KafkaSettings
 from data.stream.codec import encode, encode_features, encode_trades
 from data.stream.reader import RecordBlock, TopicReader
 from data.stream.records import FEATURES, TRADES, End
-from data.times import time_text
-from data.trades import NS, StreamKey, Trades, iso_times
+from data.times import time_text, time_texts
+from data.trades import NS, StreamKey, Trades
 from offline.checks.parity import Certificate, certify, compare, find_published
 from offline.days.feature_rows import make_feature_rows
 from offline.days.staging import ingest
@@ -285,7 +285,7 @@ def test_rows_missing_at_the_end_of_a_source_are_found(
     assert found.first_difference.endswith("was not published")
     assert (found.compared, found.rows_of_day) == (of_source, of_source + 500)
     times = np.array([STREAM.event_time[of_day(NEXT)][0], source.event_time[-1]])
-    assert [found.covers_from[:19], found.covers_to[:19]] == [time[:19] for time in iso_times(times)]
+    assert [found.covers_from[:19], found.covers_to[:19]] == [time[:19] for time in time_texts(times)]
     only_other = Topics({FEATURES: published, TRADES: [*encode_trades(other, "replay")]})  # its own have expired
     monkeypatch.setattr("offline.checks.parity.TopicReader", lambda _: only_other)
     assert certify(lake, SPEC, "BTC-USD", NEXT, NO_BROKER).compared == of_source - 20
@@ -396,7 +396,7 @@ def test_without_ids_rows_are_told_apart_by_time_and_order(tmp_path: Path) -> No
     ]
     for name, part in zip("ab", parts, strict=True):
         texts = [f"{time},{price!r},{size!r}" for time, price, size in zip(
-            iso_times(part.event_time), part.price.tolist(), part.size.tolist(), strict=True)]  # fmt: skip
+            time_texts(part.event_time), part.price.tolist(), part.size.tolist(), strict=True)]  # fmt: skip
         (tmp_path / name).write_text("timestamp,price,volume\n" + "\n".join(texts) + "\n")
         ingest(lake, tmp_path / name)
     made(lake, "BTC-USD", DAY, NEXT)

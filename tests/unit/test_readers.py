@@ -27,7 +27,8 @@ from data.recordings import lines
 from data.recordings.readers import Batch, read_trades, write_csv
 from data.recordings.recognition import recognize
 from data.simulator.day import simulate_day
-from data.trades import NS, Reject, Side, StreamKey, Trades, iso_times
+from data.times import time_texts
+from data.trades import NS, Reject, Side, StreamKey, Trades
 
 PLAIN = "timestamp,price,volume\n"
 OWN = "source_id,product_id,trade_id,event_time,ingest_time,price,size,side\n"
@@ -657,7 +658,7 @@ def market() -> Trades:
 def rows_of(trades: Trades) -> list[tuple[str, float, float, str, int]]:
     """Return time, price, size, side and id of each trade."""
     side = {-1: "sell", 1: "buy"}
-    times, sides = iso_times(trades.event_time), [side[i] for i in trades.side.tolist()]
+    times, sides = time_texts(trades.event_time), [side[i] for i in trades.side.tolist()]
     return list(zip(times, trades.price.tolist(), trades.size.tolist(), sides, trades.trade_id.tolist(), strict=True))
 
 

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from data.arrow import texts_of
 from data.names import explain_product
-from data.recordings.fields import Field, prices, products, sizes, value_text, whole_numbers
+from data.recordings.fields import FIELDS, Field, products, sizes, value_text
 from data.recordings.lines import Lines, csv_fields
-from data.trades import LAST_YEAR, NS, Floats, Int64s, Reject, StreamKey
+from data.times import LAST_YEAR
+from data.trades import NS, Floats, Int64s, Reject, StreamKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +77,13 @@ class BarBatch(NamedTuple):
 CONTRADICTION = "high, low, open and close contradict: low must be the least of them and high the greatest"
 NOT_RISING = "time does not rise"
 
-_UNKNOWN = np.nan
 PRICE_COLUMNS = ("open", "high", "low", "close")
 
-_WHOLE = Field(whole_numbers, lambda _: "must be a whole number from 0 to 2^63 - 1")
-_PRICE = Field(prices, lambda _: "must be a finite number above 0")
-_VOLUME = Field(sizes, lambda _: "must be a finite number of at least 0")
 _FIELDS: Final[Mapping[str, Field]] = {
-    "start": _WHOLE,
-    **dict.fromkeys(PRICE_COLUMNS, _PRICE),
-    "volume": _VOLUME,
-    "count": _WHOLE,
+    "start": FIELDS["trade_id"],
+    **dict.fromkeys(PRICE_COLUMNS, FIELDS["price"]),
+    "volume": Field(sizes, lambda _: "must be a finite number of at least 0"),
+    "count": FIELDS["trade_id"],
 }
 _LAST_SECOND = int(datetime(LAST_YEAR, 12, 31, tzinfo=UTC).timestamp())
 
@@ -152,7 +149,7 @@ class BarDialect(ABC):
                 reasons[int(at[i])] = reason(int(i)) if callable(reason) else reason
             np.logical_and(ok, ~bad, out=ok)
 
-        values: dict[str, NDArray[Any]] = {"count": np.full(len(at), _UNKNOWN)}
+        values: dict[str, NDArray[Any]] = {"count": np.full(len(at), np.nan)}
         for name, field in _FIELDS.items():
             if name not in texts:
                 continue

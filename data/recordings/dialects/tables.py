@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
+from numpy.typing import NDArray
 
 from data.arrow import NAMES, UTC, is_text, is_true, rows_of
 from data.names import Damaged
@@ -72,6 +73,18 @@ def table_of(header: Sequence[str]) -> tuple[_Table, dict[str, str]] | None:
     return None
 
 
+def _ticks_of(
+    at: NDArray[np.intp], columns: Mapping[str, pa.Array], broken: Mapping[int, str], positions: int
+) -> RowColumns:
+    """Return rows without those of another message type, which are skipped; `at` has the line index of each row."""
+    if MESSAGE_TYPE not in columns:
+        return RowColumns(at, at, columns, broken, NO_ROWS, positions)
+    is_tick = is_true(pa.compute.equal(columns[MESSAGE_TYPE].cast(pa.string()), TICKER_TEXT))
+    kept = rows_of(np.flatnonzero(is_tick))
+    ticks = {field: column.take(kept) for field, column in columns.items() if field != MESSAGE_TYPE}
+    return RowColumns(at[is_tick], at[is_tick], ticks, broken, at[~is_tick], positions)
+
+
 class CsvDialect(TextDialect):
     """Reader of a CSV with a header: columns are found by name, and further columns are ignored."""
 
@@ -87,13 +100,7 @@ class CsvDialect(TextDialect):
 
     def rows(self, lines: Lines) -> RowColumns:
         at, texts, broken = csv_fields(lines, self._width, list(self._index.values()))
-        columns = {field: texts[i] for field, i in self._index.items()}
-        skipped = NO_ROWS
-        if MESSAGE_TYPE in columns:
-            is_trade = is_true(pa.compute.equal(columns.pop(MESSAGE_TYPE), TICKER_TEXT))
-            skipped, at, kept = at[~is_trade], at[is_trade], rows_of(np.flatnonzero(is_trade))
-            columns = {field: column.take(kept) for field, column in columns.items()}
-        return RowColumns(at, at, columns, broken, skipped, len(lines))
+        return _ticks_of(at, {field: texts[i] for field, i in self._index.items()}, broken, len(lines))
 
     def typed_rows(self, lines: Lines) -> RowColumns | None:
         if self.fields is not FIELDS or not lines.are_texts or b'"' in lines.data:
@@ -131,14 +138,7 @@ class _ParquetBlock(Block):
         self.number = first + np.arange(count, dtype=np.int64)
 
     def rows(self) -> RowColumns:
-        at = np.arange(len(self.number))
-        columns, skipped = self._columns, NO_ROWS
-        if MESSAGE_TYPE in columns:
-            columns = dict(columns)
-            is_trade = is_true(pa.compute.equal(columns.pop(MESSAGE_TYPE).cast(pa.string()), TICKER_TEXT))
-            skipped, at, kept = at[~is_trade], at[is_trade], rows_of(np.flatnonzero(is_trade))
-            columns = {field: column.take(kept) for field, column in columns.items()}
-        return RowColumns(at, at, columns, {}, skipped, len(self.number))
+        return _ticks_of(np.arange(len(self.number)), self._columns, {}, len(self.number))
 
     def text(self, i: int) -> str:
         values = [f"{self._names[field]}={value_text(column, i)}" for field, column in self._columns.items()]
