@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import NamedTuple
+from functools import partial
 
 import structlog
 from confluent_kafka import Consumer, KafkaException, Producer
@@ -19,7 +19,7 @@ from data.stream.clients import Incoming, consumer_config, reader_config, transa
 from data.stream.reader import RecordBlock, TopicReader
 from data.stream.records import FEATURES, PARTITIONS, PREDICTIONS, TRADES
 from data.trades import Int64s
-from online.exactly_once.feature_stage import FeatureColumns, FeatureStage
+from online.exactly_once.feature_stage import EndedStream, FeatureColumns, FeatureStage
 from online.exactly_once.loop import LostPlace, Record, serve
 from online.exactly_once.note import GROUP
 from online.exactly_once.places import await_empty_group, check_never_read, commit_places, find_place
@@ -40,35 +40,20 @@ MEMBER_GONE_S = 60.0
 its process has ended."""
 
 
-class ForecastBatch(NamedTuple):
-    """Hold the outcome of a batch of trades.
-
-    Attributes:
-        records: of all topics.
-        rows: for the metrics.
-    """
-
-    records: list[Record]
-    rows: list[FeatureColumns]
-
-
 class Forecasting:
     """Run both stages as one: the feature stage hands the rows of a batch to the score stage in memory."""
-
-    topic = TRADES
 
     def __init__(self, features: FeatureStage, scores: ScoreStage, metrics: Metrics) -> None:
         self._features, self._scores, self._metrics = features, scores, metrics
         self.restore, self.drop, self.cut, self.note = features.restore, features.drop, features.cut, features.note
 
-    def process(self, messages: list[Incoming]) -> ForecastBatch:
+    def process(self, messages: list[Incoming]) -> tuple[list[Record], Callable[[], None]]:
         made = self._features.process(messages)
         self._metrics.open_streams.set(self._features.open_streams)
-        rows = [part for part in made.parts if isinstance(part, FeatureColumns)]
-        return ForecastBatch(made.records + self._scores.process(made.parts), rows)
+        return made.records + self._scores.process(made.parts), partial(self._count, made.parts)
 
-    def committed(self, made: ForecastBatch) -> None:
-        for rows in made.rows:
+    def _count(self, parts: list[FeatureColumns | EndedStream]) -> None:
+        for rows in (part for part in parts if isinstance(part, FeatureColumns)):
             ingest_time: Int64s = rows.trades.ingest_time
             for stream in set(rows.trades.stream.tolist()):
                 mine = ingest_time[rows.trades.stream == stream]

@@ -17,7 +17,7 @@ from data.features.windows import Windows, feature_rows
 from data.stream.clients import Incoming
 from data.stream.codec import TradeRecords, decode_trades, encode, encode_features
 from data.stream.reader import RecordBlock
-from data.stream.records import FEATURES, TRADES, End, Purpose
+from data.stream.records import FEATURES, End, Purpose
 from data.trades import Floats, StreamKey, Trades
 from online.exactly_once.loop import Record, rejected
 from online.exactly_once.note import MAX_ENDED, MAX_STREAMS, read_note, short_name, write_note
@@ -131,8 +131,6 @@ class FeatureStage:
     Args:
         read: called with (partition, start, end), returns the records of the trades topic in [start, end), in batches.
     """
-
-    topic = TRADES
 
     def __init__(
         self, spec: FeatureSpec, read: Callable[[int, int, int], Iterable[RecordBlock]], metrics: Metrics
