@@ -173,8 +173,7 @@ def data_lines(chunks: Iterable[bytes], header_lines: int = 0) -> Iterator[Lines
 
 def whole_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Yield a text, without a byte order mark, in blocks that end with a line end; raises as `data_lines`."""
-    pending: list[bytes] = []
-    size, wanted = 0, BLOCK_BYTES
+    text, wanted = bytearray(), BLOCK_BYTES
     damage = None
     start = True
     while True:
@@ -182,27 +181,24 @@ def whole_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
             chunk = next(chunks, b"")
         except Damaged as error:
             chunk, damage = b"", error
-        pending.append(chunk)
-        size += len(chunk)
-        if chunk and size < wanted:
+        text += chunk
+        if chunk and len(text) < wanted:
             continue
-        text = b"".join(pending)
-        if start:
-            text = text.removeprefix(codecs.BOM_UTF8)
+        if start and text.startswith(codecs.BOM_UTF8):
+            del text[: len(codecs.BOM_UTF8)]
         start = False
         if not chunk and not damage and text and not text.endswith(b"\n"):
             text += b"\n"
         end = text.rfind(b"\n") + 1
         if end:
-            yield text[:end]
+            yield bytes(text[:end])
+            del text[:end]
         if damage:
             raise damage
         if not chunk:
             return
-        pending = [text[end:]]
-        size = len(text) - end
-        wanted = size + BLOCK_BYTES
-        if size > LINE_BYTES:
+        wanted = len(text) + BLOCK_BYTES
+        if len(text) > LINE_BYTES:
             raise Damaged(f"a line has more than {LINE_BYTES:,} bytes, so it is no recording from there on")
 
 

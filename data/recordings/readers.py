@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from data.arrow import Mask, rows_of, texts_of
+from data.arrow import Mask, texts_of
 from data.features.admission import REASONS, TAKEN, Admission
 from data.files import replacing
 from data.names import Damaged, check_product_id, explain_product
@@ -278,21 +278,20 @@ def write_csv(path: Path, batches: Iterable[Trades]) -> None:
 
 
 def _own_table(trades: Trades) -> pa.Table:
-    def of_stream(texts: list[str]) -> pa.Array:
-        return texts_of(texts).take(rows_of(trades.stream.astype(np.int64)))
+    stream = pa.array(trades.stream)
 
-    def times(ns: np.ndarray[tuple[int], np.dtype[np.int64]]) -> pa.Array:
+    def times(ns: Int64s) -> pa.Array:
         texts = pa.array(ns, mask=ns == 0).cast(pa.timestamp("ns", "UTC")).cast(pa.string())
         return pc.fill_null(pc.replace_substring(texts, " ", "T"), "")
 
     columns = (
-        of_stream([key.source_id for key in trades.keys]),
-        of_stream([key.product_id for key in trades.keys]),
+        texts_of([key.source_id for key in trades.keys]).take(stream),
+        texts_of([key.product_id for key in trades.keys]).take(stream),
         pa.array(trades.trade_id),
         times(trades.event_time),
         times(trades.ingest_time),
         pa.array(trades.price),
         pa.array(trades.size, from_pandas=True),
-        _SIDE_TEXTS.take(rows_of(trades.side.astype(np.int64) - Side.SELL)),
+        _SIDE_TEXTS.take(pa.array(trades.side - Side.SELL)),
     )
     return pa.table(dict(zip(OWN_COLUMNS, columns, strict=True)))

@@ -242,7 +242,7 @@ class FeatureStage:
         trades, places = found.trades.take(rows), found.places[rows]
         if not len(trades):
             return
-        for stream in _occurring(trades):
+        for stream in np.unique(trades.stream):
             key = trades.keys[stream]
             if refusal := state.open(key, found.purposes[key]):
                 refused = trades.stream == stream
@@ -270,9 +270,3 @@ class FeatureStage:
     def _reject(self, message: Incoming, label: str, reason: str, key: StreamKey | None) -> Record:
         self._metrics.rejects.labels(label).inc()
         return rejected(message, reason, key)
-
-
-def _occurring(trades: Trades) -> list[int]:
-    """Return the indices of the streams with a trade."""
-    streams: list[int] = np.flatnonzero(np.bincount(trades.stream, minlength=len(trades.keys))).tolist()
-    return streams
