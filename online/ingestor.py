@@ -218,8 +218,6 @@ class Ingestor:
         for key in keys:
             self._progress.check_known(key.product_id)
         trades = replace(trades, keys=keys)
-        if not self._progress.last:
-            return trades
         known = [self._progress.last.get(key.product_id, (-1, 0)) for key in keys]
         last_id = np.array([trade_id for trade_id, _ in known])[trades.stream]
         for row in np.flatnonzero(trades.trade_id == last_id)[:1]:

@@ -13,6 +13,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from data.features.spec import CONTRACT, FeatureSpec
+from data.models.input_sets import mask_all_columns, mask_to_contract
 from data.names import ModelRefused
 from data.trades import Floats
 
@@ -174,11 +175,7 @@ class ServedModel:
         """
         rows = np.repeat([[0.0], [1e-30], [1e-8], [1e-3], [1.0], [1e3], [1e300]], len(self.columns), axis=1)
         rows[:, 0] = 50
-        contract, empty = rows.copy(), rows.copy()
-        contract[:, len(CONTRACT) :] = np.nan
-        empty[:, 1:] = np.nan
-        empty[:, 0] = 0
-        rows = np.concatenate([rows, contract, empty])
+        rows = np.concatenate([rows, mask_to_contract(rows), mask_all_columns(rows)])
         try:
             found = self.score(rows)
         except Exception as error:  # onnxruntime raises unrelated classes, one for each of its status codes

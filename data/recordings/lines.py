@@ -6,6 +6,7 @@ import codecs
 import gzip
 import re
 import zlib
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ import pyarrow.csv
 from numpy.typing import NDArray
 
 from data.names import Damaged
-from data.trades import Int64s
+from data.trades import Int64s, Reject
 
 BLOCK_BYTES: Final = 1 << 20
 """Bytes of text that are parsed at once: enough to hide the cost of a call, little beside the memory limit."""
@@ -200,6 +201,29 @@ def whole_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
         wanted = len(text) + BLOCK_BYTES
         if len(text) > LINE_BYTES:
             raise Damaged(f"a line has more than {LINE_BYTES:,} bytes, so it is no recording from there on")
+
+
+def cut_rows(
+    file: str,
+    number: Int64s,
+    text: Callable[[int], str],
+    at: NDArray[np.intp],
+    reasons: Sequence[tuple[int, int, str]],
+    batch_rows: int,
+) -> Iterator[tuple[tuple[int, int], slice, list[Reject]]]:
+    """Cut n lines in batches of `batch_rows` lines; yield the lines, the accepted rows, and the rejects of each batch.
+
+    Args:
+        number: shape (n,), number of each line in the file.
+        text: returns the text of a line by its index.
+        at: shape (m,), line index of each accepted row, not falling.
+        reasons: line index, row index and reason of each reject, sorted.
+    """
+    for first in range(0, len(number), batch_rows):
+        span = first, first + batch_rows
+        begin, end = (bisect_left(reasons, (bound,)) for bound in span)
+        rejects = [Reject(file, int(number[i]), reason, text(i)) for i, _, reason in reasons[begin:end]]
+        yield span, slice(*np.searchsorted(at, span)), rejects
 
 
 class Fields(NamedTuple):

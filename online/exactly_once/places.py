@@ -193,16 +193,14 @@ def commit_places(config: dict[str, object], places: dict[int, tuple[int, str]])
     Raises:
         KafkaException: the broker refuses, or does not answer.
     """
-    consumer = Consumer(config)
-    try:
-        offsets = [TopicPartition(TRADES, partition, *place) for partition, place in places.items()]
-        consumer.commit(offsets=offsets, asynchronous=False)
-    except KafkaException as error:
-        if error.args[0].code() in (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.REBALANCE_IN_PROGRESS):
-            return False
-        raise
-    finally:
-        consumer.close()
+    offsets = [TopicPartition(TRADES, partition, *place) for partition, place in places.items()]
+    with Consumer(config) as consumer:
+        try:
+            consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:
+            if error.args[0].code() in (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.REBALANCE_IN_PROGRESS):
+                return False
+            raise
     return True
 
 

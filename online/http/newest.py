@@ -177,8 +177,7 @@ class NewestForecasts:
             "stats_cb": self._metrics.read_statistics,
             "error_cb": self._tell,
         }
-        consumer = Consumer(config)
-        try:
+        with Consumer(config) as consumer:
             searches = self._to_search(consumer)
             behind, starts = {}, []
             for partition, search in searches.items():
@@ -202,8 +201,6 @@ class NewestForecasts:
                         self._read(each, behind)
                 if self._searches and not behind:
                     self._search_on()
-        finally:
-            consumer.close()
 
     def _to_search(self, consumer: Consumer) -> dict[int, _Search]:
         """Return the search of each partition: for the open streams of its note, without a note for recent streams."""
@@ -232,11 +229,8 @@ class NewestForecasts:
         among the newest records.
         """
         config = reader_config(self._settings) | {"group.id": GROUP, "isolation.level": "read_uncommitted"}
-        consumer = Consumer(config | {"error_cb": self._tell})
-        try:
+        with Consumer(config | {"error_cb": self._tell}) as consumer:
             return list(consumer.committed(trades, timeout=RETRY_S))
-        finally:
-            consumer.close()
 
     @staticmethod
     def _span(consumer: Consumer, partition: int) -> tuple[int, int]:

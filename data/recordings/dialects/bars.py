@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from data.arrow import texts_of
 from data.names import explain_product
 from data.recordings.fields import FIELDS, Field, products, sizes, value_text
-from data.recordings.lines import Lines, csv_fields
+from data.recordings.lines import Lines, csv_fields, cut_rows
 from data.times import LAST_YEAR
 from data.trades import NS, Floats, Int64s, Reject, StreamKey
 
@@ -127,12 +126,8 @@ class BarDialect(ABC):
         """
         file = str(self.path)
         bars, at, reasons = self._judged(lines, last)
-        rejected = sorted(reasons)
-        for first in range(0, len(lines), batch_rows):
-            last_line = first + batch_rows
-            part = slice(*np.searchsorted(at, (first, last_line)))
-            bad = rejected[bisect_left(rejected, first) : bisect_left(rejected, last_line)]
-            rejects = [Reject(file, int(lines.number[i]), reasons[i], lines.text(i)) for i in bad]
+        rejected = sorted((i, 0, reason) for i, reason in reasons.items())
+        for _, part, rejects in cut_rows(file, lines.number, lines.text, at, rejected, batch_rows):
             yield BarBatch(bars.take(part), file, lines.number[at[part]], rejects)
 
     def _judged(self, lines: Lines, last: dict[str, int]) -> tuple[Bars, NDArray[np.intp], dict[int, str]]:

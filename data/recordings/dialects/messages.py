@@ -126,7 +126,7 @@ class _JsonDialect(TextDialect):
                 continue
         return False
 
-    def rows(self, lines: Lines) -> RowColumns:
+    def split(self, lines: Lines) -> RowColumns:
         broken: dict[int, str] = {}
         skipped: list[int] = []
         ticks: list[Any] = []
