@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from data.arrow import Mask, texts_of
 from data.features.admission import REASONS, TAKEN, Admission
 from data.files import replacing
-from data.names import Damaged, check_product_id, explain_product
+from data.names import PRODUCT_RULE, Damaged, check_product_id
 from data.recordings.dialects.bars import BarBatch, BarDialect
 from data.recordings.dialects.base import OWN_COLUMNS, Block, Dialect, RowColumns
 from data.recordings.fields import Products, products, value_text
@@ -211,7 +211,7 @@ def _reason(found: _Parsed, dialect: Dialect[Any], row: int) -> str:
     if found.products.good[row]:
         name = next(name for name, good in found.good.items() if not good[row])
     text = value_text(found.rows.columns[name], row)
-    allowed = explain_product(text) if name == "product_id" else dialect.fields[name].explain(text)
+    allowed = PRODUCT_RULE if name == "product_id" else dialect.fields[name].explain(text)
     return f"{dialect.columns[name]} {allowed}, was {text!r}"
 
 

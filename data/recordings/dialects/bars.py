@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.arrow import texts_of
-from data.names import explain_product
+from data.names import PRODUCT_RULE
 from data.recordings.fields import FIELDS, Field, products, sizes, value_text
 from data.recordings.lines import Lines, csv_fields, cut_rows
 from data.times import LAST_YEAR
@@ -158,7 +158,7 @@ class BarDialect(ABC):
         else:
             named = texts_of([self.product] * len(at))
         names, code, good = products(named)
-        reject(~good, lambda i: f"{self.columns['product_id'][1]} {explain_product('')}, was {value_text(named, i)!r}")
+        reject(~good, lambda i: f"{self.columns['product_id'][1]} {PRODUCT_RULE}, was {value_text(named, i)!r}")
         start = self.start_s(values["start"])
         reject(
             (start < 0) | (start > _LAST_SECOND) | (start % self.step_s != 0),
