@@ -10,6 +10,8 @@ from typing import Any, TypeVar, cast
 
 import numba
 
+from data.settings import StateSettings
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 FOLDER = Path(__file__).resolve().parent
@@ -28,14 +30,13 @@ def sources_digest(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def cache_folder(environ: dict[str, str]) -> Path:
-    """Return the folder of compiled code, below NUMBA_CACHE_DIR, else VAR_DIR, else `var` of the checkout.
+def cache_folder() -> Path:
+    """Return the folder of compiled code, below numba's own NUMBA_CACHE_DIR, else VAR_DIR.
 
     `make reset` removes `var`, and no folder of sources collects compiled code.
     """
-    state = Path(environ.get("VAR_DIR") or FOLDER.parent / "var")
-    root = Path(environ.get("NUMBA_CACHE_DIR") or state / "numba").absolute()
-    return root / sources_digest(FOLDER)
+    root = os.environ.get("NUMBA_CACHE_DIR") or StateSettings().var_dir / "numba"
+    return Path(root).absolute() / sources_digest(FOLDER)
 
 
 def _is_writable(folder: Path) -> bool:
@@ -46,7 +47,7 @@ def _is_writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK)
 
 
-_CACHE = cache_folder(dict(os.environ))
+_CACHE = cache_folder()
 numba.config.CACHE_DIR = str(_CACHE)  # type: ignore[attr-defined]
 _IS_KEPT = _is_writable(_CACHE)
 """False if no folder can be written; each process then compiles for itself."""

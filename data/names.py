@@ -19,6 +19,8 @@ jobs catch too, stays beside the conditions that it carries. Nobody catches all 
 from __future__ import annotations
 
 import re
+import secrets
+from datetime import datetime
 from ipaddress import ip_address
 from typing import Literal
 from urllib.parse import urlsplit
@@ -112,6 +114,15 @@ def check_names(key: StreamKey) -> None:
     for what, name, pattern in zip(StreamKey._fields, key, (SOURCE_PATTERN, PRODUCT_PATTERN), strict=True):
         if not re.match(pattern, name):
             raise ValueError(f"{what} must match {pattern}, was {name[:100]!r}")
+
+
+def new_replay_id(now: datetime) -> str:
+    """Return a name for a new source, such as replay-20261123T101500Z-3f9a.
+
+    Args:
+        now: UTC. Two names of one second differ in their random end.
+    """
+    return f"replay-{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
 
 
 def is_loopback(url: str) -> bool:

@@ -1,18 +1,38 @@
-"""Settings that several processes read: the broker's address and login."""
+"""Settings of several processes: each variable of the environment has a single name, default and check.
+
+The settings of a process inherit from the classes here, and add the variables of the process alone.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from data.files import CHECKOUT
 
-class KafkaSettings(BaseSettings):
+Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().resolve())]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Settings(BaseSettings):
+    """Read the environment and `.env`, once in each `main`. The environment wins; an empty value means the default."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, protected_namespaces=()
+    )
+
+
+class StateSettings(Settings):
+    """Folder of the state of all processes."""
+
+    var_dir: Folder = Field(CHECKOUT / "var", description="folder of all state")
+
+
+class KafkaSettings(Settings):
     """Address and login of the brokers."""
-
-    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
     kafka_bootstrap_servers: str = "127.0.0.1:9092"
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
@@ -25,7 +45,7 @@ class KafkaSettings(BaseSettings):
     kafka_ssl_key_password: SecretStr | None = None
 
     def client_config(self) -> dict[str, Any]:
-        """Return all settings that have a value, under the Kafka client's own names."""
+        """Return all settings with a value, under the names of the Kafka client."""
         config = {}
         for field in KafkaSettings.model_fields:
             value = getattr(self, field)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 from numpy.typing import NDArray
 
 NS = 1_000_000_000
 """Nanoseconds in a second."""
+DAY_S = 86_400
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 FIRST_YEAR, LAST_YEAR = 1970, 2199
@@ -34,6 +35,11 @@ def time_text(ns: int) -> str:
     '1970-01-01T00:00:00.000000000Z'
     """
     return time_texts(np.array([ns]))[0]
+
+
+def start_ns(day: date) -> int:
+    """Return the start of a UTC day, ns since 1970."""
+    return (day - EPOCH.date()).days * DAY_S * NS
 
 
 def second_text(when: datetime) -> str:

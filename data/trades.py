@@ -13,9 +13,6 @@ from numpy.typing import NDArray
 Int64s = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-NS = 1_000_000_000
-"""Nanoseconds in a second: all times in columns are int64 nanoseconds since 1970, UTC."""
-
 
 class Side(IntEnum):
     """The taker's side, as stored in a column of int8."""

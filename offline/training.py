@@ -1,19 +1,92 @@
-"""Training of the baseline on simulated days, so that a champion serves before the first recording."""
+"""Training of models: on the rows of a caller, or, as a command, of the baseline on simulated days.
+
+The command makes a champion that serves before the first recording.
+"""
 
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
+from data.features.spec import FeatureSpec
 from data.models.registry import Registry
-from data.names import RegistryError
-from offline.models.recipes import BASELINE, simulated_rows, train_baseline, train_end_of_simulated_days
+from data.models.served import ServedModel
+from data.names import ModelRefused, RegistryError, VersionNotFound
+from data.times import to_datetime
+from offline.evaluation.losses_table import Evaluation, evaluate
+from offline.models.recipes import (
+    BASELINE,
+    simulated_rows,
+    split,
+    train_baseline,
+    train_end_of_simulated_days,
+    train_ml,
+)
 from offline.promotion.gate import Refused
 from offline.promotion.ledger import finish_pending
 from offline.promotion.moves import promote
-from offline.promotion.register import register
+from offline.promotion.register import Candidate, register
+from offline.samples import Sample
 from offline.settings import OfflineSettings
+
+Recipe = Callable[[Sample, FeatureSpec, dt.datetime], Candidate]
+
+
+class Challenger(NamedTuple):
+    """A candidate in the registry, with the alias `challenger`."""
+
+    candidate: Candidate
+    version: str
+
+
+def train(
+    uri: str,
+    rows: Sample,
+    spec: FeatureSpec,
+    train_end: dt.datetime,
+    recipes: Sequence[Recipe] = (train_baseline, train_ml),
+) -> Iterator[Candidate | Evaluation | Challenger]:
+    """Train models on the same rows, compare them with the champions, and register them; yield each result at once.
+
+    First comes a candidate for each recipe, then the evaluation of all on the rows after training, then a challenger
+    for each candidate. Nothing is registered before all models are trained and evaluated.
+
+    Args:
+        uri: the MLflow server.
+        rows: up to `train_end` for training, later for the test.
+
+    Raises:
+        ValueError: there are too few rows, or a model cannot be fitted.
+        RegistryError: MLflow does not answer or fails.
+    """
+    candidates = []
+    for recipe in recipes:
+        candidates.append(recipe(rows, spec, train_end))
+        yield candidates[-1]
+    yield compare(uri, candidates, split(rows, train_end, spec).test, spec)
+    for candidate in candidates:
+        yield Challenger(candidate, register(uri, candidate))
+
+
+def compare(uri: str, candidates: Sequence[Candidate], test: Sample, spec: FeatureSpec) -> Evaluation:
+    """Evaluate candidates and champions on the same rows; mark a champion whose training saw some of the rows."""
+    judged = {candidate.name: candidate.model for candidate in candidates}
+    first = to_datetime(int(test.event_time.min()))
+    for candidate in candidates:
+        champion = Registry(uri).champion(candidate.name)
+        if champion is None:
+            continue
+        try:
+            content = Registry(uri).download(candidate.name, champion.version)
+            model = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
+        except (VersionNotFound, ModelRefused):
+            continue  # a missing or refused champion cannot score these rows
+        seen = ", which has seen some of these rows" if model.train_end >= first else ""
+        judged[f"{candidate.name} version {champion.version}{seen}"] = model
+    return evaluate(judged, test, spec, float(candidates[0].metrics["variance_floor"]))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -22,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--if-missing", action="store_true", help="do nothing if a champion for these features serves")
     only_if_missing = parser.parse_args(arguments).if_missing
     settings = OfflineSettings()
-    uri, spec = settings.mlflow_tracking_uri.rstrip("/"), settings.spec()
+    uri, spec = settings.mlflow_tracking_uri, settings.spec()
     try:
         finish_pending(uri)
         champion = Registry(uri).champion(BASELINE)
@@ -30,14 +103,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{BASELINE} version {champion.version} is champion already: nothing to do")
             return
         rows = simulated_rows(spec)
-        candidate = train_baseline(rows, spec, train_end_of_simulated_days())
-        version = register(uri, candidate)
+        results = train(uri, rows, spec, train_end_of_simulated_days(), [train_baseline])
+        (challenger,) = (each for each in results if isinstance(each, Challenger))
+        version, metrics = challenger.version, challenger.candidate.metrics
         promote(
             uri, BASELINE, version, test=rows.after, spec=spec, who="offline.training", why="trained on simulated days"
         )
     except (RegistryError, Refused) as error:
         sys.exit(str(error))
-    metrics = candidate.metrics
     print(
         f"{BASELINE} version {version} is champion: QLIKE {metrics['qlike']:.3f} on {metrics['test_horizons']:.0f} "
         f"horizons after training (unscaled EWMA {metrics['qlike_unscaled_ewma']:.3f}, contract alone "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import gc
 import math
-import secrets
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -19,15 +18,15 @@ import numpy as np
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from data.names import Stopped
+from data.names import Stopped, new_replay_id
 from data.recordings.read_ahead import read_ahead
 from data.recordings.readers import Batch, read_trades
 from data.stream.clients import idempotent_config
 from data.stream.codec import encode, encode_trades
 from data.stream.origin import difference, read_origin, write_origin
 from data.stream.records import REJECTED, TRADES, End, Purpose, Rejected
-from data.times import time_text
-from data.trades import NS, Floats, Reject, StreamKey, Trades
+from data.times import NS, time_text
+from data.trades import Floats, Reject, StreamKey, Trades
 from online.logs import configure_logs
 from online.metrics import SIDE_BY_SIDE, Metrics, serve_metrics
 from online.process import REFUSED, until_stopped
@@ -285,7 +284,7 @@ def run(recordings: list[Path], settings: IngestorSettings, running: Callable[[]
         OSError: see `serve_metrics`.
     """
     is_new = is_new or settings.replay_id is None
-    source_id = settings.replay_id or f"replay-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+    source_id = settings.replay_id or new_replay_id(datetime.now(UTC))
     metrics = Metrics()
     with serve_metrics(metrics, settings.host, settings.ingestor_port, ports=SIDE_BY_SIDE) as port:
         log.info("ingestor", source_id=source_id, metrics_port=port)

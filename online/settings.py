@@ -1,17 +1,14 @@
-"""Read the settings of the online processes from environment and `.env`, once in each `main`."""
+"""Settings of the online processes."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
-from pydantic_settings import SettingsConfigDict
 
-from data.features.spec import FeatureSpec
 from data.models.settings import RegistrySettings
 from data.names import PRODUCT_PATTERN, SOURCE_PATTERN
-from data.settings import KafkaSettings
+from data.settings import KafkaSettings, Port
 from data.stream.records import Purpose
 
 
@@ -35,21 +32,13 @@ class IngestorSettings(OnlineSettings):
     ingestor_restarted: bool = Field(False, description="set by the supervisor that replaces a dead ingestor")
     purpose: Purpose = "replay"
     max_wait_s: float = Field(10.0, ge=0, description="a longer wait between two trades is cut to this")
-    ingestor_port: int = Field(8010, ge=0, le=65535, description="metrics; the next free port from here")
+    ingestor_port: Port = Field(8010, description="metrics; the next free port from here")
 
 
 class ModelSettings(OnlineSettings, RegistrySettings):
     """Hold the settings of a process that serves models."""
 
-    model_config = SettingsConfigDict(protected_namespaces=())
-
     model_variant: Literal["baseline", "ml"] = Field("ml", description="which champion answers")
-    models_dir: Path = Field(Path("var/models"), description="keeps the last good model for when the registry is away")
-    window_size: int = Field(50, ge=2, le=10_000)
-
-    def spec(self) -> FeatureSpec:
-        """Return the feature spec of these settings."""
-        return FeatureSpec(window_size=self.window_size)
 
 
 class ForecasterSettings(ModelSettings):
@@ -60,11 +49,11 @@ class ForecasterSettings(ModelSettings):
         ge=0,
         description="a number: a replica that keeps its identity over restarts; none: any number of replicas",
     )
-    forecaster_port: int = Field(8001, ge=0, le=65535, description="metrics; without a slot the next free port")
+    forecaster_port: Port = Field(8001, description="metrics; without a slot the next free port")
 
 
 class ApiSettings(ModelSettings):
     """Hold the settings of the API."""
 
-    api_port: int = Field(8000, ge=0, le=65535)
+    api_port: Port = 8000
     max_feature_age_s: float = Field(30.0, gt=0, description="an open source whose newest row is older is stale")

@@ -26,7 +26,7 @@ def definitions() -> dg.Definitions:
     """Read the settings and wire all assets, jobs, schedules and sensors."""
     settings, offline = OrchestrationSettings(), OfflineSettings()
     settings.make_inbox()
-    uri = offline.mlflow_tracking_uri.rstrip("/")
+    uri = offline.mlflow_tracking_uri
     retrain = dg.define_asset_job(
         "retrain",
         selection=dg.AssetSelection.assets("baseline_model", "ml_model", "evaluation", "challenger"),
@@ -36,15 +36,7 @@ def definitions() -> dg.Definitions:
     return dg.Definitions(
         assets=[recordings, trades, feature_rows, training_set, models],
         asset_checks=[parity],
-        jobs=[
-            replay,
-            ingest,
-            simulate_job,
-            backfill,
-            retrain,
-            promote_job,
-            rollback,
-        ],
+        jobs=[replay, ingest, simulate_job, backfill, retrain, promote_job, rollback],
         schedules=schedules(settings),
         sensors=[inbox_files, failure_sensor(settings)],
         resources={
@@ -54,11 +46,7 @@ def definitions() -> dg.Definitions:
             "kafka": KafkaResource(),
             "pages": DagsterPages(url=settings.dagster_url),
             "mlflow": mlflow_run.configured(
-                {
-                    "experiment_name": EXPERIMENT,
-                    "mlflow_tracking_uri": uri,
-                    "dagster_url": settings.dagster_url,
-                }
+                {"experiment_name": EXPERIMENT, "mlflow_tracking_uri": uri, "dagster_url": settings.dagster_url}
             ),
         },
         executor=dg.in_process_executor,

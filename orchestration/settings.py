@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from data.settings import Folder, Port, StateSettings
 
 
-class OrchestrationSettings(BaseSettings):
-    """Read when Dagster loads the definitions, from the environment and `.env`."""
+class OrchestrationSettings(StateSettings):
+    """Inbox, schedules and alerts; read when Dagster loads the definitions."""
 
-    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
-
-    dagster_port: int = Field(3001, gt=0, lt=65536, description="of the Dagster UI, for links")
-    inbox_dir: Path = Field(Path("var/inbox"), description="folder of new recordings for the lake")
+    dagster_port: Port = Field(3001, description="of the Dagster UI, for links")
+    inbox_dir: Folder = Field(
+        default_factory=lambda data: data["var_dir"] / "inbox", description="folder of new recordings for the lake"
+    )
     replay_recordings: str = Field("", description="recordings of the replay schedule, paths as in a shell")
     replay_cron: str = Field("0 * * * *", description="times of the replay schedule, which is off by default; UTC")
     retrain_cron: str = Field("30 1 * * *", description="when models are trained anew; UTC")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from data.files import CHECKOUT
 from data.models.kept import save_last_good
@@ -17,16 +18,19 @@ from tests.mlflow_server import running_mlflow
 from tests.models import model_file
 from tests.pipeline import Process, environment, running
 
-ROOT = CHECKOUT
-
 pytest_plugins = ["tests.proofs"]
+
+# No deadlines: on a busy machine an example is slow, not wrong. `make acceptance` loads the profile `thorough`.
+settings.register_profile("quick", deadline=None)
+settings.register_profile("thorough", deadline=None, max_examples=1_000)
+settings.load_profile("quick")
 
 
 @pytest.fixture(scope="session")
 def jars() -> list[Path]:
     """Return the local broker's jars, fetched by `make run` or now."""
     try:
-        return fetch_jars(jars_folder(ROOT / "var"))
+        return fetch_jars(jars_folder(CHECKOUT / "var"))
     except JarsMissing as error:
         pytest.skip(str(error))
 
@@ -75,7 +79,7 @@ def nobody() -> str:
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Return the folder of real recordings beside the repository; publishing is forbidden, so most people lack them."""
-    folder = ROOT.parent / "shared" / "data"
+    folder = CHECKOUT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(f"the real recordings are not here: no folder {folder}")
     return folder

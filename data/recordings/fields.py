@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from data.arrow import NAMES, UTC, Mask, is_present, is_text, is_true, texts_of, values_of
 from data.names import PRODUCT_ID
-from data.times import END_NS, FIRST_YEAR, LAST_YEAR
-from data.trades import NS, Floats, Int64s, Side
+from data.times import END_NS, FIRST_YEAR, LAST_YEAR, NS
+from data.trades import Floats, Int64s, Side
 
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _DIGITS = r"^\d+$"

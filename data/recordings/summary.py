@@ -14,8 +14,8 @@ from data.features.spec import FeatureSpec
 from data.recordings.dialects.bars import BarBatch, BarDialect
 from data.recordings.readers import Batch, read_bars, read_trades
 from data.recordings.recognition import recognize
-from data.times import time_texts
-from data.trades import NS, Floats, Int64s, Reject, Trades
+from data.times import NS, time_texts
+from data.trades import Floats, Int64s, Reject, Trades
 
 HOLES_KEPT = 10
 """Number of longest holes in the summary of a product."""

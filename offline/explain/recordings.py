@@ -17,8 +17,8 @@ from data.recordings.lines import chunks_of, head_of, whole_lines
 from data.recordings.readers import Batch, read_trades
 from data.recordings.recognition import recognize
 from data.stream.origin import Origin, read_origin, recording_of
-from data.times import time_texts
-from data.trades import NS, Side, Trades
+from data.times import NS, time_texts
+from data.trades import Side, Trades
 from offline.explain.findings import Explanation, Finding, RecordedRow
 
 FEW = 3
@@ -178,10 +178,10 @@ def _recorded(
                     RecordedRow(
                         batch.file,
                         int(batch.line[row]),
-                        int(trades.event_time[row]),
-                        float(trades.price[row]),
-                        float(trades.size[row]),
-                        int(trades.side[row]),
+                        event_time=int(trades.event_time[row]),
+                        price=float(trades.price[row]),
+                        size=float(trades.size[row]),
+                        side=int(trades.side[row]),
                     ),
                 )
         if not left:

@@ -14,9 +14,7 @@ import dagster as dg
 from pydantic import Field
 
 from data.features.spec import FeatureSpec
-from data.models.served import ServedModel
-from data.names import ModelRefused, VersionNotFound
-from data.trades import NS
+from data.times import second_text
 from offline.days.steps import TRAINING_SET
 from offline.days.training_set import training_sample
 from offline.lake.store import Lake
@@ -25,14 +23,18 @@ from orchestration.assets.partitions import days_of, table_of
 from orchestration.resources import LakeResource, RegistryResource, ending, explained
 
 if TYPE_CHECKING:
-    from offline.evaluation.losses_table import Evaluation, LossesRow
+    from offline.evaluation.losses_table import Evaluation
     from offline.promotion.register import Candidate
     from offline.samples import Sample
+    from offline.training import Challenger
 
 
 REGISTRY = "registry"
 """Pool of the runs that write to the registry: one run at a time."""
 MODELS_GROUP = "models"
+ASSETS = {"volatility-baseline": "baseline_model", "volatility-ml": "ml_model"}
+"""Asset of each registered model."""
+Links = dict[str, dg.MetadataValue[Any]]
 
 
 class RetrainConfig(dg.Config):
@@ -89,11 +91,38 @@ def models(
     mlflow: dg.ResourceParam[Any],
 ) -> Iterator[dg.MaterializeResult]:
     """Train both models on the same rows, test both on later rows, and register both."""
-    with ending(mlflow):
-        yield from _train(context, config, lake, registry, mlflow)
+    from offline.evaluation.losses_table import ALL, Evaluation
+    from offline.promotion.register import Candidate
+    from offline.training import train
+
+    store, spec = lake.open(), lake.spec
+    with ending(mlflow), explained(), _explain_loss_of_mlflow(registry.uri):
+        days = choose_days(store, config.products, config.first_day, config.last_day)
+        test_day = days.first_test_day(config.test_days)
+        train_end = datetime.combine(test_day, datetime.min.time(), UTC)
+        rows = _training_rows(store, spec, days, test_day)
+        mlflow.log_params(_params(days, train_end))
+        first, last = days.days[0], days.days[-1]
+        context.log.info(f"{days.partitions} product-days from {first} to {last}, training ends at {train_end}")
+        run = mlflow.active_run().info
+        links: Links = {"MLflow run": dg.MetadataValue.url(registry.run_url(run.experiment_id, run.run_id))}
+        trained, challengers = {}, []
+        for result in train(registry.uri, rows, spec, train_end):
+            if isinstance(result, Candidate):
+                trained[result.name] = result.model
+                yield _model_result(result, links)
+            elif isinstance(result, Evaluation):
+                qlike = {row.forecaster: row.qlike for row in result.losses if row.asked_with == ALL}
+                mlflow.log_metrics({f"qlike_{_plain(name)}": value for name, value in qlike.items()})
+                picture = plots.of_test(trained, *_first_product(store, spec, days, test_day), spec)
+                yield _evaluation_result(result, qlike, picture, links)
+            else:
+                context.log.info(f"{result.candidate.name} version {result.version} is challenger")
+                challengers.append(result)
+        yield _challengers_result(challengers, registry, links)
 
 
-class Chosen(NamedTuple):
+class TrainingDays(NamedTuple):
     """Training days for one run.
 
     Attributes:
@@ -120,7 +149,7 @@ class Chosen(NamedTuple):
         return self.days[-test_days]
 
 
-def choose_days(lake: Lake, products: Sequence[str], first_day: str = "", last_day: str = "") -> Chosen:
+def choose_days(lake: Lake, products: Sequence[str], first_day: str = "", last_day: str = "") -> TrainingDays:
     """Return the training days of some products (default: all), from the first to the last day (default: all).
 
     Raises:
@@ -134,11 +163,11 @@ def choose_days(lake: Lake, products: Sequence[str], first_day: str = "", last_d
     ]
     version = hashlib.sha256("".join(each.content_hash for each in found).encode()).hexdigest()
     names = sorted({each.product_id for each in found})
-    return Chosen(names, sorted({each.day for each in found}), len(found), version)
+    return TrainingDays(names, sorted({each.day for each in found}), len(found), version)
 
 
 @contextlib.contextmanager
-def _telling(uri: str) -> Iterator[None]:
+def _explain_loss_of_mlflow(uri: str) -> Iterator[None]:
     """Turn an error of MLflow's client into a Dagster failure with advice."""
     from mlflow.exceptions import MlflowException
 
@@ -152,144 +181,88 @@ def _telling(uri: str) -> Iterator[None]:
         ) from error
 
 
-def _train(
-    context: dg.AssetExecutionContext,
-    config: RetrainConfig,
-    lake: LakeResource,
-    registry: RegistryResource,
-    mlflow: Any,
-) -> Iterator[dg.MaterializeResult]:
-    from offline.models.recipes import split, train_baseline, train_ml
-    from offline.promotion.register import register
+def _params(days: TrainingDays, train_end: datetime) -> dict[str, Any]:
+    """Return the parameters of the MLflow run: the rows of the training."""
+    return {
+        "products": " ".join(days.products),
+        "first_day": days.days[0],
+        "train_end": second_text(train_end),
+        "last_day": days.days[-1],
+        "training_set": days.version,
+    }
+
+
+def _training_rows(store: Lake, spec: FeatureSpec, days: TrainingDays, test_day: date) -> "Sample":
+    """Return the rows before the test, short windows too, and the rows of the test."""
     from offline.samples import Sample
 
-    store, spec = lake.open(), lake.spec
-    with explained():
-        chosen = choose_days(store, config.products, config.first_day, config.last_day)
-        test_day = chosen.first_test_day(config.test_days)
-        train_end = datetime.combine(test_day, datetime.min.time(), UTC)
-        until = test_day - timedelta(days=1)
-        fitted = training_sample(store, spec, chosen.products, chosen.days[0], until, with_short_windows=True)
-        tested = training_sample(store, spec, chosen.products, test_day, chosen.days[-1])
-        rows = Sample.join([fitted, tested])
-    params = {
-        "products": " ".join(chosen.products),
-        "first_day": chosen.days[0],
-        "train_end": f"{train_end:%Y-%m-%dT%H:%M:%SZ}",
-        "last_day": chosen.days[-1],
-        "training_set": chosen.version,
-    }
-    with _telling(registry.uri):
-        mlflow.log_params(params)
-    context.log.info(
-        f"{chosen.partitions} product-days from {chosen.days[0]} to {chosen.days[-1]}, training ends at {train_end}"
+    until = test_day - timedelta(days=1)
+    fitted = training_sample(store, spec, days.products, days.days[0], until, with_short_windows=True)
+    return Sample.join([fitted, training_sample(store, spec, days.products, test_day, days.days[-1])])
+
+
+def _model_result(candidate: "Candidate", links: Links) -> dg.MaterializeResult:
+    metrics, params = candidate.metrics, candidate.params
+    return dg.MaterializeResult(
+        asset_key=ASSETS[candidate.name],
+        data_version=dg.DataVersion(candidate.model.digest),
+        metadata={
+            **{name: value for name, value in metrics.items() if name.startswith(("qlike", "coverage"))},
+            "rows": params["fit_rows"] + params["interval_rows"],
+            "digest": candidate.model.digest[:16],
+            "parameters": dg.MetadataValue.md(table_of(("parameter", "value"), params.items())),
+            **links,
+        },
     )
-    info = mlflow.active_run().info
-    links = {"MLflow run": dg.MetadataValue.url(registry.run_url(info.experiment_id, info.run_id))}
-    candidates = []
-    for asset, train in (("baseline_model", train_baseline), ("ml_model", train_ml)):
-        with explained():
-            candidate = train(rows, spec, train_end)
-        candidates.append(candidate)
-        figures = {name: value for name, value in candidate.metrics.items() if name.startswith(("qlike", "coverage"))}
-        shown = table_of(("parameter", "value"), candidate.params.items())
-        yield dg.MaterializeResult(
-            asset_key=asset,
-            data_version=dg.DataVersion(candidate.model.digest),
-            metadata={
-                **figures,
-                "rows": len(fitted),
-                "digest": candidate.model.digest[:16],
-                "parameters": dg.MetadataValue.md(shown),
-                **links,
-            },
-        )
-    with explained():
-        test = split(rows, train_end, spec).test
-        found = _evaluated(registry.uri, candidates, test, spec)
-        trained = {candidate.name: candidate.model for candidate in candidates}
-        picture = plots.of_test(trained, *_first_product(store, spec, chosen, test_day), spec)
-    qlike = {name: line.qlike for name, line in _asked_with_all(found).items()}
-    with _telling(registry.uri):
-        mlflow.log_metrics({f"qlike_{_plain(name)}": value for name, value in qlike.items()})
+
+
+def _evaluation_result(
+    found: "Evaluation", qlike: dict[str, float], picture: Links, links: Links
+) -> dg.MaterializeResult:
     headings = ("forecaster", "asked with", "QLIKE", "MSE of log volatility", "coverage")
-    lines = (
-        (
-            x.forecaster,
-            x.asked_with,
-            f"{x.qlike:.4f}",
-            f"{x.log_mse:.4f}",
-            "–" if isnan(x.coverage) else f"{x.coverage:.1%}",
-        )
-        for x in found.losses
+    losses = (
+        (name, asked_with, f"{loss:.4f}", f"{log_mse:.4f}", "–" if isnan(coverage) else f"{coverage:.1%}")
+        for name, asked_with, loss, log_mse, coverage in found.losses
     )
-    yield dg.MaterializeResult(
+    return dg.MaterializeResult(
         asset_key="evaluation",
         metadata={
-            "forecasts": dg.MetadataValue.md(table_of(headings, lines)),
+            "forecasts": dg.MetadataValue.md(table_of(headings, losses)),
             **picture,
             **{f"qlike {name}": value for name, value in qlike.items()},
             "rows": found.rows,
             "horizons": found.horizons,
             "zero_target_share": found.zero_target_share,
             "variance_floor": found.variance_floor,
-            "from": f"{found.first_time:%Y-%m-%dT%H:%M:%SZ}",
-            "to": f"{found.last_time:%Y-%m-%dT%H:%M:%SZ}",
+            "from": second_text(found.first_time),
+            "to": second_text(found.last_time),
             **links,
         },
     )
+
+
+def _challengers_result(
+    challengers: Sequence["Challenger"], registry: RegistryResource, links: Links
+) -> dg.MaterializeResult:
     metadata: dict[str, Any] = {}
-    for candidate in candidates:
-        with explained():
-            version = register(registry.uri, candidate)
-        context.log.info(f"{candidate.name} version {version} is challenger")
+    for candidate, version in challengers:
         metadata[candidate.name] = dg.MetadataValue.url(registry.version_url(candidate.name, version))
         metadata[f"version of {candidate.name}"] = int(version)
-    digests = "".join(candidate.model.digest for candidate in candidates)
-    version = hashlib.sha256(digests.encode()).hexdigest()
-    yield dg.MaterializeResult(
-        asset_key="challenger", data_version=dg.DataVersion(version), metadata={**metadata, **links}
-    )
+    digests = "".join(each.candidate.model.digest for each in challengers)
+    data_version = dg.DataVersion(hashlib.sha256(digests.encode()).hexdigest())
+    return dg.MaterializeResult(asset_key="challenger", data_version=data_version, metadata=metadata | links)
 
 
-def _first_product(store: Lake, spec: FeatureSpec, chosen: Chosen, test_day: date) -> tuple[str, "Sample"]:
+def _first_product(store: Lake, spec: FeatureSpec, days: TrainingDays, test_day: date) -> tuple[str, "Sample"]:
     """Return the first product with rows to judge in the test, and the product's rows."""
     from offline.evaluation.losses_table import judged_rows
 
-    for product_id in chosen.products:
+    for product_id in days.products:
         if any(each.rows and each.day >= test_day for each in store.partitions(TRAINING_SET, product_id)):
-            rows = training_sample(store, spec, [product_id], test_day, chosen.days[-1])
+            rows = training_sample(store, spec, [product_id], test_day, days.days[-1])
             if len(judged_rows(rows, spec)):
                 return product_id, rows
-    raise ValueError(f"no product has rows to judge from {test_day} to {chosen.days[-1]}")
-
-
-def _evaluated(uri: str, candidates: Sequence["Candidate"], test: "Sample", spec: FeatureSpec) -> "Evaluation":
-    """Judge the candidates and the champions on the same rows; mark a champion whose training saw some of the rows."""
-    from data.models.registry import Registry
-    from offline.evaluation.losses_table import evaluate
-
-    judged = {candidate.name: candidate.model for candidate in candidates}
-    floor = float(candidates[0].metrics["variance_floor"])
-    first = datetime.fromtimestamp(int(test.event_time.min()) / NS, UTC)
-    for candidate in candidates:
-        champion = Registry(uri).champion(candidate.name)
-        if champion is None:
-            continue
-        try:
-            content = Registry(uri).download(candidate.name, champion.version)
-            model = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
-        except (VersionNotFound, ModelRefused):
-            continue  # a missing or refused champion cannot score these rows
-        seen = ", which has seen some of these rows" if model.train_end >= first else ""
-        judged[f"{candidate.name} version {champion.version}{seen}"] = model
-    return evaluate(judged, test, spec, floor)
-
-
-def _asked_with_all(found: "Evaluation") -> dict[str, "LossesRow"]:
-    from offline.evaluation.losses_table import ALL
-
-    return {line.forecaster: line for line in found.losses if line.asked_with == ALL}
+    raise ValueError(f"no product has rows to judge from {test_day} to {days.days[-1]}")
 
 
 def _plain(name: str) -> str:

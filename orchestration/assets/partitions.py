@@ -9,13 +9,15 @@ from datetime import date, timedelta
 from typing import Any, NamedTuple
 
 import dagster as dg
+import msgspec
 import numpy as np
 
 from data.times import time_texts
 from offline.days.staging import MEANING as RECORDINGS_MEANING
-from offline.days.staging import RECORDINGS
-from offline.days.steps import MEANING, TRADES, StepResult
-from offline.lake.store import Lake, Partition
+from offline.days.staging import RECORDINGS, StagedNotes
+from offline.days.staleness import STEPS
+from offline.days.steps import TRADES, StepResult
+from offline.lake.store import Lake
 
 FIRST_DAY = "2010-01-01"
 """First day of the lake, before bitcoin had a market."""
@@ -122,14 +124,14 @@ def report_of_recordings(lake: Lake, product_id: str, day: date) -> ReportedVers
     staged = [each for each in found if each is not None and each.rows]
     version = hashlib.sha256("".join(each.content_hash for each in staged).encode()).hexdigest() if staged else NOTHING
     rows = dg.MetadataValue.md(
-        table_of(("recording", "rows"), ((each.notes["name"], f"{each.rows:,}") for each in staged))
+        table_of(("recording", "rows"), ((each.notes_as(StagedNotes).name, f"{each.rows:,}") for each in staged))
     )
     metadata = {"dagster/row_count": sum(each.rows for each in staged), "recordings": len(staged), "by recording": rows}
     return ReportedVersion("recordings", product_id, day, version, metadata)
 
 
 def report_of(
-    table: str, product_id: str, day: date, made: StepResult, pictures: Mapping[str, Any] | None = None
+    table: str, product_id: str, day: date, made: StepResult[Any], pictures: Mapping[str, Any] | None = None
 ) -> list[ReportedVersion]:
     """Return the versions made by a step; for trades, also the versions of head and tail for the days around."""
     partition = made.partition
@@ -137,16 +139,17 @@ def report_of(
     report = [ReportedVersion(table, product_id, day, version, {**_metadata(made), **(pictures or {})})]
     if table == TRADES:
         for asset, seen in (("trades_head", "head_hash"), ("trades_tail", "tail_hash")):
-            version = getattr(partition, seen, "") or NOTHING
+            version = (getattr(made.facts, seen) if partition else "") or NOTHING
             report.append(ReportedVersion(asset, product_id, day, version, {"hash": version[:16]}))
     return report
 
 
-def _metadata(made: StepResult) -> dict[str, Any]:
-    partition: Partition | None = made.partition
+def _metadata(made: StepResult[Any]) -> dict[str, Any]:
+    partition = made.partition
     if partition is None:
-        return {"dagster/row_count": 0, **made.facts}
-    facts = {name: value for name, value in made.facts.items() if name != "rows"}
+        return {"dagster/row_count": 0, "missing": made.missing}
+    shown_elsewhere = ("rows", "head_hash", "tail_hash")
+    facts = {name: value for name, value in msgspec.structs.asdict(made.facts).items() if name not in shown_elsewhere}
     times = [name for name in facts if name.endswith("_time")]  # ns since 1970: more than the UI's numbers hold
     facts |= dict(zip(times, time_texts(np.array([facts[name] for name in times], np.int64)), strict=True))
     where = {"content hash": partition.content_hash[:16], "path": dg.MetadataValue.path(partition.path)}
@@ -181,7 +184,8 @@ def materializations(
 
 def code_version(asset: str) -> str:
     """Return the code version of an asset; head and tail share the version of the trades."""
-    return {RECORDINGS: RECORDINGS_MEANING, **MEANING}[asset.partition("_")[0] if asset.startswith("trades") else asset]
+    meanings = {RECORDINGS: RECORDINGS_MEANING, **{step.table: step.meaning for step in STEPS}}
+    return meanings[TRADES if asset.startswith(TRADES) else asset]
 
 
 def _latest(instance: dg.DagsterInstance, asset: str, product_id: str, day: date) -> Any:

@@ -21,7 +21,6 @@ from online.process import REFUSED, RESTARTED
 from orchestration.local.lifeline import bound_to_parent
 from orchestration.local.supervisor import QUICK_DEATH_S, RestartPolicy, RunFailure
 
-ROOT = CHECKOUT
 STOP_S = 20.0
 """Limit for an ingestor to deliver all trades already read; the ingestor itself gives up after 5 s."""
 END_S = 8.0
@@ -103,7 +102,7 @@ def _end_source(settings: Mapping[str, str], tell: Callable[[ProgressLine], None
             code = subprocess.run(
                 bound_to_parent(command),
                 env={**os.environ, **settings},
-                cwd=ROOT,
+                cwd=CHECKOUT,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 timeout=END_S,
@@ -112,11 +111,8 @@ def _end_source(settings: Mapping[str, str], tell: Callable[[ProgressLine], None
         except subprocess.TimeoutExpired:
             code = None
     if code not in (0, REFUSED):
-        tell(
-            ProgressLine(
-                "error", f"source {source_id} stays open: end it by python -m online.ingestor --end {source_id}"
-            )
-        )
+        text = f"source {source_id} stays open: end it by python -m online.ingestor --end {source_id}"
+        tell(ProgressLine("error", text))
 
 
 def _run_ingestor(
@@ -129,7 +125,7 @@ def _run_ingestor(
     process = subprocess.Popen(
         bound_to_parent(command),
         env={**os.environ, **settings, "LOG_FORMAT": "json", "PYTHONUNBUFFERED": "1"},
-        cwd=ROOT,
+        cwd=CHECKOUT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -4,7 +4,7 @@
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from datetime import date, timedelta
 from typing import Any, NamedTuple
 
@@ -13,12 +13,9 @@ from pydantic import Field
 
 from data.features.spec import FeatureSpec
 from data.names import check_product_id
-from offline.days.feature_rows import make_feature_rows
 from offline.days.staging import RECORDINGS, simulate
-from offline.days.staleness import stale
-from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET, StepResult, stored_result
-from offline.days.trades import make_trades
-from offline.days.training_set import make_training_set
+from offline.days.staleness import STEPS, stale
+from offline.days.steps import TRADES
 from offline.lake.store import Lake
 from orchestration.assets import plots
 from orchestration.assets.checks import CHECKS, CheckVerdict, check_result
@@ -155,28 +152,32 @@ def make_stale(
     add_products(instance, lake)
     places = sorted({(p.product_id, p.day) for p in lake.partition_keys(RECORDINGS) if wanted.has(p.product_id, p.day)})
     context.log.info(f"{len(places)} product-days have recordings")
-    yield from materializations(instance, (report_of_recordings(lake, *place) for place in places))
+    with explained():
+        recorded = [report_of_recordings(lake, *place) for place in places]
+    yield from materializations(instance, recorded)
     found: dict[str, list[CheckVerdict]] = {name: [] for name in CHECKS}
-    for table, make in STEPS.items():
-        todo = [each for each in stale(lake, spec, table) if wanted.has(each.product_id, each.day)]
+    for step in STEPS:
+        table = step.table
+        with explained():
+            todo = [each for each in stale(lake, spec, table) if wanted.has(each.product_id, each.day)]
         context.log.info(f"{table}: {len(todo)} of {len(places)} product-days are to be made")
         for count, each in enumerate(todo, 1):
             began = time.monotonic()
             with explained():
-                made = make(lake, each.product_id, each.day, spec)
+                made = step(lake, each.product_id, each.day, spec)
             rows = made.partition.rows if made.partition else 0
             context.log.info(
                 f"{table} {each.product_id} {each.day}: {rows:,} rows in {time.monotonic() - began:.1f} s, since it "
                 f"{each.why} ({count} of {len(todo)})"
             )
-            pictures = plots.of_day(lake, spec, each.product_id, each.day, made) if table == FEATURE_ROWS else {}
+            pictures = plots.of_day(lake, spec, each.product_id, each.day, made)
             yield from materializations(instance, report_of(table, each.product_id, each.day, made, pictures))
             if table == TRADES:
                 for name, check in CHECKS.items():
                     found[name].append(check(lake, each.product_id, each.day, made))
         others = set(places) - {(each.product_id, each.day) for each in todo}
         for product_id, day in sorted(others):
-            made = stored_result(lake, table, product_id, day)
+            made = step.stored(lake, product_id, day)
             yield from materializations(instance, report_of(table, product_id, day, made))
     for name, results in found.items():
         if results:
@@ -187,13 +188,6 @@ def make_stale(
     if left:
         context.log.info(f"{len(left)} other partitions are stale, as {left[0].table} of {left[0].product_id} "
                          f"{left[0].day}: {left[0].why}. `backfill` without a range makes them.")  # fmt: skip
-
-
-STEPS: Mapping[str, Callable[[Lake, str, date, FeatureSpec], StepResult]] = {
-    TRADES: lambda lake, product_id, day, _: make_trades(lake, product_id, day),
-    FEATURE_ROWS: make_feature_rows,
-    TRAINING_SET: make_training_set,
-}
 
 
 @dg.job(description=make_days.__doc__)

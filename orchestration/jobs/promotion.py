@@ -11,9 +11,7 @@ import dagster as dg
 from pydantic import Field
 
 from orchestration.assets.models import REGISTRY
-from orchestration.assets.partitions import (
-    table_of,
-)
+from orchestration.assets.partitions import table_of
 from orchestration.resources import DagsterPages, LakeResource, RegistryResource, explained
 
 if TYPE_CHECKING:

@@ -1,9 +1,7 @@
 """The job `replay`: recordings into the broker, as a run of Dagster."""
 
-
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
-import secrets
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -13,10 +11,11 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from data.names import check_names
+from data.files import CHECKOUT
+from data.names import check_names, new_replay_id
 from data.trades import StreamKey
 from online.process import REFUSED
-from orchestration.jobs.ingestor_process import ROOT, ProgressLine, ingest_online
+from orchestration.jobs.ingestor_process import ProgressLine, ingest_online
 from orchestration.local.parts import SIMULATED_DAY, simulated_recording
 from orchestration.local.settings import StackSettings
 from orchestration.resources import explained
@@ -61,7 +60,7 @@ def replay_trades(context: dg.OpExecutionContext, config: ReplayConfig) -> None:
     Terminate stops the replay in good order: trades already read are delivered, and the source ends. Several replays
     may run at once.
     """
-    source_id = config.replay_id or f"replay-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+    source_id = config.replay_id or new_replay_id(datetime.now(UTC))
     with explained():  # before a day is simulated for the replay
         check_names(StreamKey(source_id, config.product_id))
         if not config.max_wait_s >= 0:  # also true for NaN
@@ -98,7 +97,7 @@ def _simulated_day(context: dg.OpExecutionContext) -> str:
     if not path.exists():
         context.log.info(f"simulating {SIMULATED_DAY} of {settings.product_id} into {path}")
         command = [sys.executable, "-m", "data.simulator", "--product", settings.product_id]
-        subprocess.run([*command, "--day", SIMULATED_DAY, "--out", str(path)], cwd=ROOT, check=True)
+        subprocess.run([*command, "--day", SIMULATED_DAY, "--out", str(path)], cwd=CHECKOUT, check=True)
     return str(path)
 
 

@@ -7,24 +7,23 @@ import math
 import re
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass
 
 import msgspec
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from data.times import NS, time_text
+from data.times import time_text
 from orchestration.local.parts import fetch_text
 
-GRID_STEPS = 60  # a minute of whole seconds
-GAP_S = 300  # no return spans a longer hole
 _LAG = re.compile(r"^cryptovol_consumer_lag(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
 class LiveForecast(msgspec.Struct):
-    """Fields of a `predictions` record for a live line; the other fields are skipped unread."""
+    """Fields of a `predictions` record for a live line; the other fields are skipped unread.
+
+    The API answers with the same record: both show the same forecast and the same features.
+    """
 
     source_id: str
     product_id: str
@@ -32,42 +31,11 @@ class LiveForecast(msgspec.Struct):
     price: float = 0.0
     score: float = 0.0
     interval: tuple[float, float] = (0.0, 0.0)
+    ewma_variance_60: float | None = None
     end: bool = False
 
 
 _decode = msgspec.json.Decoder(LiveForecast).decode
-
-
-class MinuteVolatility:
-    """Realized volatility of the last minute of event time, from prices at whole seconds.
-
-    P(s) is the price of the last trade at or before the second s. The value is the square root of the sum of squared
-    log returns over the last 60 steps, None until there are as many.
-    """
-
-    def __init__(self) -> None:
-        self._grid: deque[float] = deque(maxlen=GRID_STEPS + 1)
-        self._price: float | None = None
-        self._known = 0  # the last second whose P is in the grid
-
-    def add(self, second: int, has_fraction: bool, price: float) -> None:
-        """Add the next trade; a trade earlier than the trade before counts at the time of the trade before."""
-        # All seconds before this trade now have their price; its own second may still see another trade.
-        complete = second if has_fraction else second - 1
-        if self._price is None or complete - self._known > GAP_S:
-            self._grid.clear()
-            self._known = complete
-        else:
-            self._grid.extend([self._price] * min(complete - self._known, self._grid.maxlen or 0))
-            self._known = max(self._known, complete)
-        self._price = price
-
-    @property
-    def value(self) -> float | None:
-        if len(self._grid) <= GRID_STEPS:
-            return None
-        prices = list(self._grid)
-        return math.sqrt(math.fsum(math.log1p((b - a) / a) ** 2 for a, b in pairwise(prices)))
 
 
 @dataclass
@@ -75,7 +43,6 @@ class LiveLine:
     """Newest forecasts of a product and source."""
 
     newest: LiveForecast
-    volatility: MinuteVolatility = field(default_factory=MinuteVolatility)
     rows: int = 0
     rows_per_s: float = 0.0
     ended: bool = False
@@ -84,12 +51,12 @@ class LiveLine:
         """Return a line for a person, with volatilities in basis points per minute."""
         f = self.newest
         low, high = f.interval
-        realized = self.volatility.value
+        realized = "–" if f.ewma_variance_60 is None else f"{1e4 * math.sqrt(f.ewma_variance_60):.2f}"
         return (
             f"{f.product_id}  {time_text(f.event_time)[:19].replace('T', ' ')}  price {f.price:,.2f}  "
             f"forecast {1e4 * f.score:.2f} [{1e4 * low:.2f}, {1e4 * high:.2f}] bp/min  "
-            f"realized {'–' if realized is None else f'{1e4 * realized:.2f}'}  "
-            f"lag {'–' if lag is None else lag}  {self.rows_per_s:,.0f} rows/s{'  ended' if self.ended else ''}"
+            f"realized {realized}  lag {'–' if lag is None else lag}  "
+            f"{self.rows_per_s:,.0f} rows/s{'  ended' if self.ended else ''}"
         )
 
 
@@ -159,12 +126,8 @@ class LiveLines(threading.Thread):
         while not self._closing.is_set():
             try:
                 partitions = consumer.list_topics("predictions", timeout=1.0).topics["predictions"].partitions
-                ends = [
-                    TopicPartition(
-                        "predictions", p, consumer.get_watermark_offsets(TopicPartition("predictions", p))[1]
-                    )
-                    for p in partitions
-                ]
+                begins = [TopicPartition("predictions", p) for p in partitions]
+                ends = [TopicPartition(p.topic, p.partition, consumer.get_watermark_offsets(p)[1]) for p in begins]
             except KafkaException:
                 ends = []  # no broker yet
             if ends:
@@ -185,7 +148,6 @@ class LiveLines(threading.Thread):
                 del self._lines[ended]
         line.newest = forecast
         line.rows += 1
-        line.volatility.add(forecast.event_time // NS, forecast.event_time % NS > 0, forecast.price)
         if not self._seen and forecast.source_id == self._source_id:
             self._seen = True
             self._on_first(forecast)

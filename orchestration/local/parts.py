@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-import os
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
 from data.files import CHECKOUT
+from data.settings import KafkaSettings
 from online.process import REFUSED, RESTARTED
 from orchestration.local.dagster.client import LOOPBACK, WORKSPACE, end_runs, is_loaded
 from orchestration.local.kafka.broker import broker_config, is_ready
@@ -19,10 +19,10 @@ from orchestration.local.ports import next_free_port
 from orchestration.local.settings import StackSettings
 from orchestration.local.supervisor import Part
 
-ROOT = CHECKOUT
-DEFAULT_SERVERS = "127.0.0.1:9092"
+DEFAULT_SERVERS = KafkaSettings.model_fields["kafka_bootstrap_servers"].default
 SIMULATED_DAY = "2025-01-06"
 PROBE_TIMEOUT_S = 1.0
+WARM_NICE = 10  # nice value of MLflow and the training while a kept model serves
 STANDS_BACK = 15  # nice value, above every part that the first forecast waits for
 RUNS_END_S = 30.0  # limit for cancelled Dagster runs: an ingestor delivers the trades already read
 
@@ -64,14 +64,14 @@ def simulated_recording(settings: StackSettings) -> Path:
     return settings.var_dir / "recordings" / f"simulated-{settings.product_id}-{SIMULATED_DAY}.csv"
 
 
-def find_place_command(servers: str) -> str:
+def find_place_command(settings: StackSettings, servers: str) -> str:
     """Return the shell command to find the forecaster's place, with the settings of this stack."""
     python = Path(sys.executable)
-    settings = [f"KAFKA_BOOTSTRAP_SERVERS={servers}"] if servers != DEFAULT_SERVERS else []
-    if size := os.environ.get("WINDOW_SIZE"):  # the command computes the rows again, to compare them
-        settings.append(f"WINDOW_SIZE={size}")
-    program = python.relative_to(ROOT) if python.is_relative_to(ROOT) else python
-    return " ".join((*settings, str(program), "-m online.forecaster --find-place"))
+    given = [f"KAFKA_BOOTSTRAP_SERVERS={servers}"] if servers != DEFAULT_SERVERS else []
+    if "window_size" in settings.model_fields_set:  # the command computes the rows again, to compare them
+        given.append(f"WINDOW_SIZE={settings.window_size}")
+    program = python.relative_to(CHECKOUT) if python.is_relative_to(CHECKOUT) else python
+    return " ".join((*given, str(program), "-m online.forecaster --find-place"))
 
 
 def stack_parts(settings: StackSettings, kafka: Mapping[str, str]) -> list[Part]:
@@ -80,186 +80,65 @@ def stack_parts(settings: StackSettings, kafka: Mapping[str, str]) -> list[Part]
     Args:
         kafka: configuration of a client of the broker.
     """
-    python = (sys.executable, "-m")
     # A model from an earlier run serves without the registry: no part waits for MLflow, the slowest part then, which
     # runs at low priority.
-    is_warm = any((settings.var_dir / "models").glob("**/*.onnx"))
-    models = () if is_warm else ("training",)
-    nice = 10 if is_warm else 0
-    recordings = [str(path) for path in settings.recordings]
-    parts = []
-
-    if settings.starts_kafka:
-        config = broker_config(settings.var_dir, settings.kafka_port, settings.kafka_controller_port)
-        parts.append(
-            Part(
-                "kafka",
-                (*python, "orchestration.local.kafka.broker", "--var", str(settings.var_dir), "serve",
-                 "--port", str(config.port), "--controller-port", str(config.controller_port)),
-                is_ready=lambda: bool(config.cluster_id) and is_ready(config.bootstrap_servers, config.cluster_id),
-                ports={"KAFKA_PORT": config.port, "KAFKA_CONTROLLER_PORT": config.controller_port},
-                address=config.bootstrap_servers,
-                advice=f"If its data is damaged, {settings.how_to_forget} forgets it, with everything else in "
-                f"{settings.var_dir}.",
-            )
-        )  # fmt: skip
-    retention = timedelta(days=settings.topic_retention_days)
-    parts.append(
-        Part(
-            "topics",
-            action=functools.partial(create_topics, kafka, retention=retention),
-            needs=("kafka",) if settings.starts_kafka else (),
-            advice=f"The broker is {kafka['bootstrap.servers']}; KAFKA_BOOTSTRAP_SERVERS names another.",
-        )
-    )
-    if settings.starts_mlflow:
-        parts.append(_mlflow(settings, ("topics",) if is_warm else (), nice))
-    parts.append(
-        Part(
-            "training",
-            (*python, "offline.training", "--if-missing"),
-            needs=("mlflow",) if settings.starts_mlflow else (),
-            once=True,
-            essential=not is_warm,
-            nice=nice,
-            advice="It trains and registers the first model. The registry is MLFLOW_TRACKING_URI.",
-        )
-    )
-    forecaster_metrics = f"http://127.0.0.1:{settings.forecaster_port}/metrics"
-    parts.append(
-        Part(
-            "forecaster",
-            (*python, "online.forecaster"),
-            needs=("topics",),  # the forecaster compiles while the first model is trained
-            is_ready=says_ready(forecaster_metrics),
-            ports={"FORECASTER_PORT": settings.forecaster_port},
-            address=forecaster_metrics,
-            waits=frozenset({REFUSED}),
-            advice=f"If a place was lost, in another terminal: {find_place_command(kafka['bootstrap.servers'])}",
-            ready_s=600.0,
-        )
-    )
-    parts.append(
-        Part(
-            "api",
-            (*python, "online.api"),
-            needs=("topics", *models),
-            is_ready=answers(f"http://127.0.0.1:{settings.api_port}/health", timeout_s=5.0),  # /health asks the broker
-            ports={"API_PORT": settings.api_port},
-            address=f"http://127.0.0.1:{settings.api_port}/docs",
-        )
-    )
-    if not recordings:
-        recording = simulated_recording(settings)
-        recordings = [str(recording)]
-        if not recording.exists():
-            parts.append(
-                Part(
-                    "recording",
-                    (*python, "data.simulator", "--product", settings.product_id, "--day", SIMULATED_DAY,
-                     "--out", str(recording)),
-                    once=True,
-                    nice=10,
-                    advice="It simulates a day of trades; RECORDING names one of your own.",
-                )
-            )  # fmt: skip
-    has_simulator = parts[-1].name == "recording"
-    another = "another RECORDING"
-    if settings.replay_id:  # the source may have ended, or begun with other recordings
-        another = f"another REPLAY_ID than {settings.replay_id}, or the RECORDING that it was begun with"
-    ingestor_port = next_free_port(settings.ingestor_port)  # other replays may run beside this one
-    ingestor_metrics = f"http://127.0.0.1:{ingestor_port}/metrics"
-    parts.append(
-        Part(
-            "ingestor",
-            (*python, "online.ingestor", *(() if settings.replay_id else ("--new",)), *recordings),
-            environment={"INGESTOR_PORT": str(ingestor_port)},
-            restart_environment=RESTARTED,
-            is_ready=says_ready(ingestor_metrics),
-            address=ingestor_metrics,
-            needs=("topics", "forecaster", *(("recording",) if has_simulator else ())),
-            exits={
-                0: "replay ended; the stack stays up for questions: Ctrl-C stops it",
-                2: "this replay cannot go on; the ingestor says why",
-            },
-            essential=False,
-            advice=f"The rest stays up. Stop with Ctrl-C, then `make run` with {another}.",
-        )
-    )
-    parts += _dagster(settings)
-    return parts
-
-
-def _dagster(settings: StackSettings) -> list[Part]:
-    """Return the Dagster parts: server of our code, UI, daemon that starts runs, and the first `volatility-ml`.
-
-    All Dagster parts yield to the forecasts, and start after the processes of the forecasts. Runs are children of the
-    code server, with the same nice value.
-    """
-    python = (sys.executable, "-m")
-    online = ("forecaster", "api")
-    workspace = str(settings.dagster_home / WORKSPACE)
-    host, port, code_port = "127.0.0.1", str(settings.dagster_port), str(settings.dagster_code_port)
-    url = settings.local_dagster
+    is_warm = any(settings.models_dir.glob("**/*.onnx"))
+    recordings = settings.recordings or [simulated_recording(settings)]
+    makes_recording = not settings.recordings and not recordings[0].exists()
     return [
-        Part(
-            "dagster_code",
-            (*python, "orchestration.local.dagster.home", "--code-port", code_port),
-            needs=online,
-            is_ready=listens(settings.dagster_code_port),
-            ports={"DAGSTER_CODE_PORT": settings.dagster_code_port},
-            essential=False,
-            nice=STANDS_BACK,
-            ready_s=240.0,  # the code server also makes the databases
-            advice=f"The forecasts go on. If {settings.dagster_home} is damaged, remove it: only the history of runs "
-            "is lost.",
-        ),
-        Part(
-            "dagster_ui",
-            (*python, "dagster_webserver", "-h", host, "-p", port, "-w", workspace),
-            needs=("dagster_code",),
-            is_ready=functools.partial(is_loaded, url),
-            ports={"DAGSTER_PORT": settings.dagster_port},
-            address=url,
-            before_stop=lambda say: end_runs(url, RUNS_END_S, say),  # the daemon has ended: no run starts any more
-            essential=False,
-            nice=STANDS_BACK,
-            stop_s=RUNS_END_S + 2,
-        ),
-        Part(
-            "dagster_daemon",
-            (*python, "dagster._daemon", "run", "-w", workspace),
-            needs=("dagster_ui",),
-            essential=False,
-            nice=STANDS_BACK,
-        ),
-        Part(
-            "first_ml",
-            (*python, "orchestration.local.dagster.first_model", "--dagster", url, "--api", f"http://{host}:{settings.api_port}"),
-            needs=("dagster_daemon", *(("mlflow",) if settings.starts_mlflow else ())),
-            exits={2: "volatility-ml is not made"},
-            once=True,
-            essential=False,
-            background=True,
-            tells=True,
-            nice=STANDS_BACK,
-            advice="The baseline serves on. What was launched is in the Dagster UI.",
-        ),
-    ]  # fmt: skip
+        *([_kafka(settings)] if settings.starts_kafka else []),
+        _topics(settings, kafka),
+        *([_mlflow(settings, is_warm=is_warm)] if settings.starts_mlflow else []),
+        _training(settings, is_warm=is_warm),
+        _forecaster(settings, kafka["bootstrap.servers"]),
+        _api(settings, is_warm=is_warm),
+        *([_recording(settings, recordings[0])] if makes_recording else []),
+        _ingestor(settings, recordings, ("recording",) if makes_recording else ()),
+        *_dagster(settings),
+    ]
 
 
-def _mlflow(settings: StackSettings, needs: tuple[str, ...], nice: int) -> Part:
+def _module(name: str, *arguments: str | Path | int) -> tuple[str, ...]:
+    """Return the command that runs a module with the Python of this process."""
+    return (sys.executable, "-m", name, *map(str, arguments))
+
+
+def _kafka(settings: StackSettings) -> Part:
+    config = broker_config(settings.var_dir, settings.kafka_port, settings.kafka_controller_port)
+    ports = ("--port", config.port, "--controller-port", config.controller_port)
+    return Part(
+        "kafka",
+        _module("orchestration.local.kafka.broker", "--var", settings.var_dir, "serve", *ports),
+        is_ready=lambda: bool(config.cluster_id) and is_ready(config.bootstrap_servers, config.cluster_id),
+        ports={"KAFKA_PORT": config.port, "KAFKA_CONTROLLER_PORT": config.controller_port},
+        address=config.bootstrap_servers,
+        advice=f"If its data is damaged, {settings.how_to_forget} forgets it, with everything else in "
+        f"{settings.var_dir}.",
+    )
+
+
+def _topics(settings: StackSettings, kafka: Mapping[str, str]) -> Part:
+    retention = timedelta(days=settings.topic_retention_days)
+    return Part(
+        "topics",
+        action=functools.partial(create_topics, kafka, retention=retention),
+        needs=("kafka",) if settings.starts_kafka else (),
+        advice=f"The broker is {kafka['bootstrap.servers']}; KAFKA_BOOTSTRAP_SERVERS names another.",
+    )
+
+
+def _mlflow(settings: StackSettings, *, is_warm: bool) -> Part:
     """Return MLflow's server as one process.
 
     `mlflow server` sets the same variables for its uvicorn. Starting uvicorn directly spares the command's own process,
     which only waits, and so 190 MB; and a kill leaves no process over.
     """
     folder = settings.var_dir / "mlflow"
+    listening = ("--host", "127.0.0.1", "--port", settings.mlflow_port)
     store = f"sqlite:///{folder / 'mlflow.db'}"
     return Part(
         "mlflow",
-        (sys.executable, "-m", "uvicorn", "mlflow.server.fastapi_app:app", "--host", "127.0.0.1",
-         "--port", str(settings.mlflow_port), "--no-access-log"),
+        _module("uvicorn", "mlflow.server.fastapi_app:app", *listening, "--no-access-log"),
         environment={
             "_MLFLOW_SERVER_FILE_STORE": store,
             "_MLFLOW_SERVER_REGISTRY_STORE": store,
@@ -275,9 +154,148 @@ def _mlflow(settings: StackSettings, needs: tuple[str, ...], nice: int) -> Part:
         is_ready=answers(
             f"{settings.local_mlflow}/api/2.0/mlflow/registered-models/search?max_results=1", timeout_s=30.0
         ),
-        needs=needs,
-        nice=nice,
+        needs=("topics",) if is_warm else (),
+        nice=WARM_NICE if is_warm else 0,
         ports={"MLFLOW_PORT": settings.mlflow_port},
         address=settings.local_mlflow,
         advice="MLFLOW_TRACKING_URI can name a registry that is running.",
-    )  # fmt: skip
+    )
+
+
+def _training(settings: StackSettings, *, is_warm: bool) -> Part:
+    return Part(
+        "training",
+        _module("offline.training", "--if-missing"),
+        needs=("mlflow",) if settings.starts_mlflow else (),
+        once=True,
+        essential=not is_warm,
+        nice=WARM_NICE if is_warm else 0,
+        advice="It trains and registers the first model. The registry is MLFLOW_TRACKING_URI.",
+    )
+
+
+def _forecaster(settings: StackSettings, servers: str) -> Part:
+    metrics = f"http://127.0.0.1:{settings.forecaster_port}/metrics"
+    return Part(
+        "forecaster",
+        _module("online.forecaster"),
+        needs=("topics",),  # the forecaster compiles while the first model is trained
+        is_ready=says_ready(metrics),
+        ports={"FORECASTER_PORT": settings.forecaster_port},
+        address=metrics,
+        waits=frozenset({REFUSED}),
+        advice=f"If a place was lost, in another terminal: {find_place_command(settings, servers)}",
+        ready_s=600.0,
+    )
+
+
+def _api(settings: StackSettings, *, is_warm: bool) -> Part:
+    return Part(
+        "api",
+        _module("online.api"),
+        needs=("topics",) if is_warm else ("topics", "training"),
+        is_ready=answers(f"http://127.0.0.1:{settings.api_port}/health", timeout_s=5.0),  # /health asks the broker
+        ports={"API_PORT": settings.api_port},
+        address=f"http://127.0.0.1:{settings.api_port}/docs",
+    )
+
+
+def _recording(settings: StackSettings, path: Path) -> Part:
+    return Part(
+        "recording",
+        _module("data.simulator", "--product", settings.product_id, "--day", SIMULATED_DAY, "--out", path),
+        once=True,
+        nice=10,
+        advice="It simulates a day of trades; RECORDING names one of your own.",
+    )
+
+
+def _ingestor(settings: StackSettings, recordings: Sequence[Path], needs: tuple[str, ...]) -> Part:
+    another = "another RECORDING"
+    if settings.replay_id:  # the source may have ended, or begun with other recordings
+        another = f"another REPLAY_ID than {settings.replay_id}, or the RECORDING that it was begun with"
+    port = next_free_port(settings.ingestor_port)  # other replays may run beside this one
+    metrics = f"http://127.0.0.1:{port}/metrics"
+    return Part(
+        "ingestor",
+        _module("online.ingestor", *(() if settings.replay_id else ("--new",)), *recordings),
+        environment={"INGESTOR_PORT": str(port)},
+        restart_environment=RESTARTED,
+        is_ready=says_ready(metrics),
+        address=metrics,
+        needs=("topics", "forecaster", *needs),
+        exits={
+            0: "replay ended; the stack stays up for questions: Ctrl-C stops it",
+            2: "this replay cannot go on; the ingestor says why",
+        },
+        essential=False,
+        advice=f"The rest stays up. Stop with Ctrl-C, then `make run` with {another}.",
+    )
+
+
+def _dagster(settings: StackSettings) -> list[Part]:
+    """Return the Dagster parts: server of our code, UI, daemon that starts runs, and the first `volatility-ml`.
+
+    All Dagster parts yield to the forecasts, and start after the processes of the forecasts. Runs are children of the
+    code server, with the same nice value.
+    """
+    workspace = settings.dagster_home / WORKSPACE
+    return [
+        _dagster_code(settings),
+        _dagster_ui(settings, workspace),
+        Part(
+            "dagster_daemon",
+            _module("dagster._daemon", "run", "-w", workspace),
+            needs=("dagster_ui",),
+            essential=False,
+            nice=STANDS_BACK,
+        ),
+        _first_ml(settings),
+    ]
+
+
+def _dagster_code(settings: StackSettings) -> Part:
+    return Part(
+        "dagster_code",
+        _module("orchestration.local.dagster.home", "--code-port", settings.dagster_code_port),
+        needs=("forecaster", "api"),
+        is_ready=listens(settings.dagster_code_port),
+        ports={"DAGSTER_CODE_PORT": settings.dagster_code_port},
+        essential=False,
+        nice=STANDS_BACK,
+        ready_s=240.0,  # the code server also makes the databases
+        advice=f"The forecasts go on. If {settings.dagster_home} is damaged, remove it: only the history of runs is "
+        "lost.",
+    )
+
+
+def _dagster_ui(settings: StackSettings, workspace: Path) -> Part:
+    url = settings.dagster_url
+    return Part(
+        "dagster_ui",
+        _module("dagster_webserver", "-h", "127.0.0.1", "-p", settings.dagster_port, "-w", workspace),
+        needs=("dagster_code",),
+        is_ready=functools.partial(is_loaded, url),
+        ports={"DAGSTER_PORT": settings.dagster_port},
+        address=url,
+        before_stop=lambda say: end_runs(url, RUNS_END_S, say),  # the daemon has ended: no run starts any more
+        essential=False,
+        nice=STANDS_BACK,
+        stop_s=RUNS_END_S + 2,
+    )
+
+
+def _first_ml(settings: StackSettings) -> Part:
+    urls = ("--dagster", settings.dagster_url, "--api", f"http://127.0.0.1:{settings.api_port}")
+    return Part(
+        "first_ml",
+        _module("orchestration.local.dagster.first_model", *urls),
+        needs=("dagster_daemon", *(("mlflow",) if settings.starts_mlflow else ())),
+        exits={2: "volatility-ml is not made"},
+        once=True,
+        essential=False,
+        background=True,
+        tells=True,
+        nice=STANDS_BACK,
+        advice="The baseline serves on. What was launched is in the Dagster UI.",
+    )

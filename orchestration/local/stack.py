@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import secrets
 import signal
 import sys
 import time
@@ -23,11 +22,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from data.files import CHECKOUT
+from data.names import new_replay_id
 from online.replay.pace import parse_speed
 from orchestration.local.live_lines import LiveForecast, LiveLines
 from orchestration.local.parts import stack_parts
 from orchestration.local.ports import port_conflicts
-from orchestration.local.settings import ROOT, StackSettings, given_settings, retired_settings
+from orchestration.local.settings import StackSettings, given_settings, retired_settings
 from orchestration.local.supervisor import Part, PartState, Supervisor, Watched, tree_memory
 
 STATE_FORMAT = "4"
@@ -54,11 +55,6 @@ class StartRefused(Exception):
     """The stack cannot start; the text gives a person the reason and the remedy."""
 
 
-def new_replay_id(now: datetime) -> str:
-    """Return an id for a replay, such as replay-20261123T101500Z-3f9a."""
-    return f"replay-{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
-
-
 def child_environment(settings: StackSettings) -> dict[str, str]:
     """Return the environment of every part."""
     replay_id = settings.replay_id or new_replay_id(datetime.now(UTC))
@@ -73,10 +69,7 @@ def kafka_client(settings: StackSettings) -> dict[str, str]:
     """Return the configuration of a broker client for this process."""
     if settings.starts_kafka:
         return {"bootstrap.servers": settings.local_kafka}
-    # The import loads the compiled core and takes a second: only a stack with a foreign broker waits.
-    from data.settings import KafkaSettings  # noqa: PLC0415
-
-    return KafkaSettings().client_config()
+    return settings.client_config()
 
 
 def check_recordings(settings: StackSettings) -> None:
@@ -92,11 +85,10 @@ def check_recordings(settings: StackSettings) -> None:
 
 def prepare_inbox(settings: StackSettings) -> None:
     """Make the stack's own inbox, and refuse a missing inbox of a person."""
-    if settings.inbox_dir is None:
-        settings.inbox.mkdir(parents=True, exist_ok=True)
-    elif not settings.inbox.is_dir():
+    settings.make_inbox()
+    if not settings.inbox_dir.is_dir():
         raise StartRefused(
-            f"INBOX_DIR: there is no folder {settings.inbox}. Make it, or name none for one of the stack."
+            f"INBOX_DIR: there is no folder {settings.inbox_dir}. Make it, or name none for one of the stack."
         )
 
 
@@ -194,7 +186,7 @@ async def run_stack(settings: StackSettings, console: Console, began: float) -> 
         say(f"first forecast {time.monotonic() - began:.1f} s after start", "bold green")
 
     environment = child_environment(settings)
-    supervisor = Supervisor(parts, settings.var_dir / "logs", say, environment, ROOT)
+    supervisor = Supervisor(parts, settings.var_dir / "logs", say, environment, CHECKOUT)
     consumers = [part.address for part in parts if part.name == "forecaster"]
     live_lines = LiveLines(kafka, consumers, environment["REPLAY_ID"], first)
     stopping = _stop_on_signals(supervisor.kill)

@@ -28,12 +28,12 @@ from data.recordings.lines import Lines, chunks_of, data_lines
 from data.recordings.readers import read_trades, write_csv
 from data.recordings.recognition import recognize
 from data.simulator.day import simulate_day
-from data.trades import NS, Floats, Int64s, Trades
+from data.times import NS
+from data.trades import Floats, Int64s, Trades
 from tests.benchmarks.market import mixed_day
 from tests.benchmarks.measure import Job, Row, peak_mib, seconds, speeds
 from tests.models import model_bytes
 
-ROOT = CHECKOUT
 SPEC = FeatureSpec()
 WINDOW = SPEC.window_size
 TRADES = 5_000_000
@@ -196,7 +196,7 @@ def full_row() -> Row:
 def memory_mib(name: str) -> float:
     """Return the memory of a library beside the input, in a process of its own."""
     command = [sys.executable, "-m", "tests.benchmarks.core", name]
-    return float(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+    return float(subprocess.run(command, cwd=CHECKOUT, check=True, capture_output=True, text=True).stdout)
 
 
 def reading(trades: Trades, folder: Path) -> Row:

@@ -25,16 +25,18 @@ import numpy as np
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from data.features.spec import FeatureSpec
+from data.files import CHECKOUT
 from data.models.served import ServedModel
 from data.recordings.readers import write_csv
 from data.simulator.day import simulate_day
 from data.stream.records import PARTITIONS, PREDICTIONS, TRADES
-from data.trades import NS, Floats, Int64s, StreamKey, Trades
+from data.times import NS
+from data.trades import Floats, Int64s, StreamKey, Trades
 from offline.promotion.register import Candidate, register, set_alias
 from orchestration.local.kafka.broker import Broker, free_ports, jars_folder, running_broker
 from orchestration.local.kafka.jars import fetch_jars
 from orchestration.local.kafka.topics import create_topics
-from tests.benchmarks.edge_predict import ROOT, server
+from tests.benchmarks.edge_predict import server
 from tests.benchmarks.measure import Row
 from tests.mlflow_server import running_mlflow
 from tests.models import model_bytes
@@ -111,7 +113,7 @@ def _tick_to_score(
 
 @contextmanager
 def _broker(folder: Path) -> Iterator[Broker]:
-    with running_broker(folder / "kafka", fetch_jars(jars_folder(ROOT / "var"))) as broker:
+    with running_broker(folder / "kafka", fetch_jars(jars_folder(CHECKOUT / "var"))) as broker:
         create_topics({"bootstrap.servers": broker.bootstrap_servers})
         wait_until(lambda: _knows_groups(broker), "the new broker answers for consumer groups")
         yield broker

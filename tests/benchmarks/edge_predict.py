@@ -38,7 +38,6 @@ from tests.benchmarks.measure import Row, ToolMissing
 from tests.models import BASELINE, model_bytes
 from tests.pipeline import environment
 
-ROOT = CHECKOUT
 CONNECTIONS = 8
 ROUNDS = 5
 ROUND_S = 3
@@ -86,7 +85,9 @@ def empty_app() -> FastAPI:
 def server(command: list[str], environ: Mapping[str, str], url: str, log: Path) -> Iterator[None]:
     """Run a server in a process group of its own; yield when `url` answers, and end the server after the block."""
     with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environ, stdout=output, stderr=output, cwd=ROOT, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=environ, stdout=output, stderr=output, cwd=CHECKOUT, start_new_session=True
+        )
     deadline = time.monotonic() + READY_S
     try:
         while not _answers(url):
@@ -134,7 +135,7 @@ def _servers(folder: Path) -> Iterator[dict[str, str]]:
     logged = _saved_for_mlflow(content, folder / "logged")
     ports = free_ports(3)
     with ExitStack() as stack:
-        broker = stack.enter_context(running_broker(folder / "kafka", fetch_jars(jars_folder(ROOT / "var"))))
+        broker = stack.enter_context(running_broker(folder / "kafka", fetch_jars(jars_folder(CHECKOUT / "var"))))
         create_topics({"bootstrap.servers": broker.bootstrap_servers})
         environ = environment(broker.bootstrap_servers, models, API_PORT=str(ports[0]))
         ours = [sys.executable, "-m", "online.api"]

@@ -19,7 +19,6 @@ from data.files import CHECKOUT
 from tests.benchmarks.market import mixed_day
 from tests.benchmarks.measure import Row, held_mib
 
-ROOT = CHECKOUT
 WINDOW = 50
 PEERS = ("polars", "pandas")
 FIRST_DAY = dt.date(2025, 1, 6)
@@ -112,7 +111,7 @@ def pandas(source: Path, out: Path) -> float:
 def run(engine: str, source: Path, out: Path) -> Took:
     """Run an engine in a process of its own."""
     command = [sys.executable, "-m", "tests.benchmarks.files", engine, str(source), str(out)]
-    found = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout
+    found = subprocess.run(command, cwd=CHECKOUT, check=True, capture_output=True).stdout
     return msgspec.json.decode(found.splitlines()[-1], type=Took)
 
 

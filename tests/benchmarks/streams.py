@@ -41,8 +41,7 @@ from tests.benchmarks.measure import Row
 from tests.models import model_file
 from tests.pipeline import environment
 
-ROOT = CHECKOUT
-PEERS = ROOT / ".venv-peers" / "bin" / "python"
+PEERS = CHECKOUT / ".venv-peers" / "bin" / "python"
 BEGUN = 0.1
 """Share of the outcomes after which the clock starts: first batches wait for compilers, caches and group joins."""
 LOOK_S = 0.02
@@ -160,11 +159,11 @@ class Watch:
 def running_engine(engine: Engine, servers: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run an engine in the block; its output is in `folder / "log"`."""
     save_last_good(folder / "models", model_file(version="1"))
-    settings = {"FORECASTER_PORT": "0", "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
+    settings = {"FORECASTER_PORT": "0", "PYTHONPATH": str(CHECKOUT), "TMPDIR": str(folder)}
     command = [part.format(servers=servers) for part in engine.command]
     with (folder / "log").open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment(servers, folder / "models", **settings), stdout=output, stderr=output
+            command, cwd=CHECKOUT, env=environment(servers, folder / "models", **settings), stdout=output, stderr=output
         )
     try:
         yield process
@@ -180,7 +179,7 @@ def rate(name: str, trades: Trades, folder: Path) -> float:
         RuntimeError: the outcomes are not one for each trade, or all came at once.
     """
     engine, expected, shown = ENGINES[name], len(trades), name or "ours"
-    with running_broker(folder / "kafka", fetch_jars(jars_folder(ROOT / "var"))) as broker:
+    with running_broker(folder / "kafka", fetch_jars(jars_folder(CHECKOUT / "var"))) as broker:
         servers = broker.bootstrap_servers
         create_topics({"bootstrap.servers": servers})
         preload(servers, trades)

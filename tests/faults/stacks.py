@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from data.files import CHECKOUT
 from orchestration.local.kafka.broker import free_ports, jars_folder
 from orchestration.local.settings import StackSettings
-from tests.conftest import ROOT
 
 MEMORY_MIB = 2_000
 """Limit for all processes of a stack; measured: 1,210 to 1,600."""
@@ -19,7 +19,7 @@ STACK = [sys.executable, "-m", "orchestration.local.stack"]
 def settings_of(var: Path) -> dict[str, str]:
     """Return the settings of a stack with ports and a folder of its own; the folder has the broker's jars."""
     (var / "broker").mkdir(parents=True)
-    jars_folder(var).symlink_to(jars_folder(ROOT / "var"))
+    jars_folder(var).symlink_to(jars_folder(CHECKOUT / "var"))
     names = [name for name in StackSettings.model_fields if name.endswith("_port")]
     ports = {name.upper(): str(port) for name, port in zip(names, free_ports(len(names)), strict=True)}
     return {name.upper(): "" for name in StackSettings.model_fields} | ports | {"VAR_DIR": str(var)}

@@ -12,11 +12,11 @@ import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from data.files import CHECKOUT
 from data.stream.records import FEATURES, REJECTED, TRADES, partition_of
 from online.exactly_once.note import GROUP
 from orchestration.local.kafka.broker import Broker
 from orchestration.local.kafka.topics import create_topics
-from tests.conftest import ROOT
 from tests.faults.drill import Drill, equal_columns
 from tests.pipeline import read_topic, running, wait_until
 from tests.proofs import Proof
@@ -51,7 +51,7 @@ def remove_trades(drill: Drill, before: int, topic: str = TRADES) -> None:
 def find_place(drill: Drill, *flags: str, code: int = 0, within_s: float = 30) -> str:
     command = [sys.executable, "-m", "online.forecaster", "--find-place", *flags]
     done = subprocess.run(
-        command, env=drill.environ, cwd=ROOT, capture_output=True, text=True, check=False, timeout=within_s
+        command, env=drill.environ, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=within_s
     )
     assert done.returncode == code, done.stderr
     return done.stderr

@@ -17,9 +17,9 @@ from typing import Any
 import psutil
 import pytest
 
+from data.files import CHECKOUT
 from orchestration.local.dagster import client as dagster
 from orchestration.local.supervisor import tree_memory
-from tests.conftest import ROOT
 from tests.faults.stacks import MEMORY_WITH_RETRAIN_MIB, STACK, settings_of
 from tests.pipeline import wait_until
 from tests.proofs import Proof
@@ -34,7 +34,7 @@ def stack(var: Path, log: Path) -> Iterator[tuple[psutil.Popen, dict[str, str]]]
     """Run a separate stack; end all its processes after the block, whatever happens."""
     settings = settings_of(var)
     with log.open("w") as output:
-        process = psutil.Popen(STACK, cwd=ROOT, env=os.environ | settings, stdout=output, stderr=output)
+        process = psutil.Popen(STACK, cwd=CHECKOUT, env=os.environ | settings, stdout=output, stderr=output)
     try:
         yield process, settings
     finally:

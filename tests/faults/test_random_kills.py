@@ -14,11 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from data.files import CHECKOUT
 from data.models.kept import save_last_good
 from data.recordings.readers import write_csv
 from data.simulator.day import simulate_day
 from data.stream.records import FEATURES, PREDICTIONS, TRADES
-from tests.conftest import ROOT
 from tests.faults.stacks import STACK, settings_of
 from tests.models import model_file
 from tests.pipeline import read_topic, wait_until
@@ -67,7 +67,7 @@ def test_twelve_random_kills_cost_nothing(tmp_path: Path, jars: list[Path], proo
     killed: Counter[str] = Counter()
     rng = random.Random(seed)
     with log.open("w") as output:
-        stack = psutil.Popen(STACK, cwd=ROOT, env=os.environ | settings, stdout=output, stderr=output)
+        stack = psutil.Popen(STACK, cwd=CHECKOUT, env=os.environ | settings, stdout=output, stderr=output)
     family: set[psutil.Process] = {stack}
 
     def said(pattern: str) -> re.Match[str] | None:

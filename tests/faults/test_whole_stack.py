@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from data.files import CHECKOUT
 from orchestration.local.supervisor import tree_memory
-from tests.conftest import ROOT
 from tests.faults.stacks import MEMORY_MIB, STACK, settings_of
 from tests.pipeline import wait_until
 from tests.proofs import Proof
@@ -58,7 +58,7 @@ def test_the_stack_comes_up_twice_within_its_memory_and_leaves_no_process(
 def start(command: list[str], settings: dict[str, str], log: Path, name: str, proof: Proof, within_s: float) -> None:
     """Start a stack, wait for the first forecast, measure the memory, stop the stack with SIGINT."""
     with log.open("w") as output:
-        stack = psutil.Popen(command, cwd=ROOT, env=os.environ | settings, stdout=output, stderr=output)
+        stack = psutil.Popen(command, cwd=CHECKOUT, env=os.environ | settings, stdout=output, stderr=output)
     family: set[psutil.Process] = {stack}
     try:
 

@@ -32,10 +32,10 @@ from data.stream import reader as topic_reader
 from data.stream.codec import encode, encode_features, encode_trades
 from data.stream.export import BadRequest, ExportRequest, export, main, read_topic
 from data.stream.records import FEATURES, PREDICTIONS, TRADES, End, Shadow, prediction_type
-from data.trades import NS, StreamKey, Trades
+from data.times import NS
+from data.trades import StreamKey, Trades
 from orchestration.local.kafka.broker import Broker
 
-ROOT = CHECKOUT
 DAY = dt.date(2025, 1, 6)
 SPEC = FeatureSpec()
 
@@ -131,7 +131,7 @@ def test_exported_trades_are_the_own_csv_and_can_be_replayed(broker: Broker, tmp
     out = tmp_path / "new" / "trades.csv"
     command = [sys.executable, "-m", "data.stream.export", "trades", "--source", "export-1", "--out", str(out)]
     environment = os.environ | {"KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, env=environment, check=True)
     assert done.stdout.splitlines() == [
         "BTC-USD: 200 rows",
         "ETH-USD: 200 rows",

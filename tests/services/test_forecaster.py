@@ -1,4 +1,4 @@
-"""The process of the forecaster: how it starts, and what it says where it cannot."""
+"""The process of the forecaster: starts, and reports of failed starts."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from data.files import CHECKOUT
 from data.recordings.readers import write_csv
 from data.settings import KafkaSettings
 from data.simulator.day import simulate_day
@@ -30,7 +31,6 @@ from orchestration.local.kafka.broker import Broker, free_ports, running_broker
 from orchestration.local.parts import says_ready, stack_parts
 from orchestration.local.settings import StackSettings
 from orchestration.local.supervisor import Part, PartState, Supervisor
-from tests.conftest import ROOT
 from tests.fakes import FakeRegistry
 from tests.models import model_file
 from tests.pipeline import Process, await_end, environment, replay, running, wait_until
@@ -73,7 +73,7 @@ def test_a_taken_port_of_a_replica_with_a_slot_is_told_in_one_line(
 
 
 class Consumer:
-    """Says one error when it is polled, and another one when it is closed."""
+    """Raises an error on `poll`, and another error on `close`."""
 
     def __init__(self, said: KafkaError) -> None:
         self._said = said
@@ -119,7 +119,7 @@ def test_a_forecaster_without_its_topics_is_given_up_with_the_words_of_the_broke
 
     async def until_given_up(environ: dict[str, str]) -> None:
         part = Part("forecaster", (sys.executable, "-m", "online.forecaster"), is_ready=lambda: False)
-        supervisor = Supervisor([part], tmp_path, said, environ, ROOT, backoff_s=0.01)
+        supervisor = Supervisor([part], tmp_path, said, environ, CHECKOUT, backoff_s=0.01)
         await supervisor.start()
         try:
             async with asyncio.timeout(60):
@@ -139,7 +139,7 @@ def test_a_forecaster_without_its_topics_is_given_up_with_the_words_of_the_broke
 def test_nothing_is_written_before_a_model_serves(
     own_broker: Broker, recording: Path, registry: FakeRegistry, tmp_path: Path
 ) -> None:
-    """The trades wait on the topic; not even the group is joined. Then the first champion is named, and rows come."""
+    """The trades wait on the topic; not even the group is joined. Then the first champion is named, and rows follow."""
     servers = own_broker.bootstrap_servers
     (port,) = free_ports(1)
     settings = {"SLOT": "0", "FORECASTER_PORT": str(port), "MLFLOW_TRACKING_URI": registry.uri}
@@ -165,12 +165,12 @@ def test_nothing_is_written_before_a_model_serves(
 def typed(command: str, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Run a command as a person does, from the root of the repository."""
     return subprocess.run(
-        command, shell=True, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=80, check=False
+        command, shell=True, env=environ, cwd=CHECKOUT, capture_output=True, text=True, timeout=80, check=False
     )
 
 
 def test_a_lost_place_is_found_again_while_the_stack_is_up(own_broker: Broker, models: Path, tmp_path: Path) -> None:
-    """The forecaster of `make run` has a slot. What the supervisor tells is typed as it stands, and helps."""
+    """The forecaster of `make run` has a slot. The supervisor's command is typed word for word, and helps."""
     servers = own_broker.bootstrap_servers
     producer = Producer({"bootstrap.servers": servers})
     producer.produce(FEATURES, b'{"kafka_partition":3,"kafka_offset":5}', "X", 3)
@@ -182,7 +182,7 @@ def test_a_lost_place_is_found_again_while_the_stack_is_up(own_broker: Broker, m
     outcome: list[subprocess.CompletedProcess[str]] = []
 
     async def run(environ: dict[str, str]) -> None:
-        supervisor = Supervisor([replace(part, needs=())], tmp_path, said, environ, ROOT)
+        supervisor = Supervisor([replace(part, needs=())], tmp_path, said, environ, CHECKOUT)
         await supervisor.start()
         try:
             async with asyncio.timeout(90):
@@ -204,7 +204,7 @@ def test_a_lost_place_is_found_again_while_the_stack_is_up(own_broker: Broker, m
 def test_a_broker_that_does_not_tell_whether_a_partition_was_read_is_asked_until_a_stop(
     broker: Broker, models: Path, tmp_path: Path, nobody: str
 ) -> None:
-    """What looks at the rows is given an address where nobody answers."""
+    """The reader of the rows gets an address where nobody answers."""
     program = f"""
 import sys
 from online import forecaster
@@ -217,7 +217,9 @@ sys.exit(forecaster.main())
     log = tmp_path / "log"
     with log.open("wb") as output:
         environ = environment(broker.bootstrap_servers, models, SLOT="")
-        process = subprocess.Popen([sys.executable, "-c", program], env=environ, cwd=ROOT, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            [sys.executable, "-c", program], env=environ, cwd=CHECKOUT, stdout=output, stderr=output
+        )
     try:
         wait_until(lambda: process.poll() is not None or "waiting for the broker" in log.read_text(), "it waits")
         process.send_signal(signal.SIGTERM)

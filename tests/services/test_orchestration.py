@@ -9,8 +9,8 @@ import json
 import math
 import os
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,10 @@ from data.models.served import Scores, ServedModel
 from data.recordings.readers import write_csv
 from data.simulator.day import simulate_day
 from data.trades import Floats
-from offline.days.feature_rows import make_feature_rows
+from offline.days.feature_rows import FeatureFacts, make_feature_rows
 from offline.days.staging import RECORDINGS, ingest
 from offline.days.staleness import stale
-from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET, StepResult
+from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET
 from offline.days.trades import make_trades
 from offline.lake.store import Lake
 from offline.promotion.ledger import history
@@ -44,7 +44,6 @@ from orchestration.assets.product_days import trades
 from orchestration.definitions import definitions
 from orchestration.jobs import lake as lake_jobs
 from orchestration.jobs.ingestor_process import ProgressLine, ingest_online, last_words
-from orchestration.jobs.lake import STEPS
 from orchestration.local.dagster import home as dagster_home
 from orchestration.schedules import schedules
 from orchestration.sensors import failure_sensor, inbox_files
@@ -158,8 +157,7 @@ def test_nothing_heavy_is_imported_to_serve_the_definitions() -> None:
         "print([name for name in ('mlflow', 'dagster_mlflow', 'sklearn', 'onnx', 'pandas', 'matplotlib') "
         "if name in sys.modules])"
     )
-    root = CHECKOUT
-    found = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=root, capture_output=True, check=True)
+    found = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=CHECKOUT, capture_output=True, check=True)
     assert found.stdout.decode().strip() == "[]"
 
 
@@ -288,13 +286,13 @@ def test_a_backfill_goes_on_where_it_was_killed(side: Side, monkeypatch: pytest.
     class Killed(BaseException):
         pass
 
-    def dies(lake: Lake, product_id: str, day: dt.date, spec: FeatureSpec) -> StepResult:
+    def dies(lake: Lake, product_id: str, day: dt.date, spec: FeatureSpec, write: Callable[..., None]) -> FeatureFacts:
         if day == DAYS[1]:
             raise Killed
-        return make_feature_rows(lake, product_id, day, spec)
+        return make_feature_rows.make(lake, product_id, day, spec, write)
 
     with monkeypatch.context() as patch:
-        patch.setitem(STEPS, FEATURE_ROWS, dies)
+        patch.setattr(lake_jobs, "STEPS", (make_trades, replace(make_feature_rows, make=dies)))
         with pytest.raises(Killed):
             side.definitions.resolve_job_def("backfill").execute_in_process(instance=side.instance)
     first = [place.day for place in side.lake.partition_keys(FEATURE_ROWS)]
@@ -428,7 +426,7 @@ def test_the_default_inbox_is_made_and_one_that_a_person_names_must_be_there(
     assert f"there is no folder {named}" in reason(elsewhere.run("ingest"))
     assert not named.exists()
     monkeypatch.delenv("INBOX_DIR")
-    monkeypatch.chdir(side.folder)
+    monkeypatch.setenv("VAR_DIR", str(side.folder / "var"))
     assert not look(Side(side.folder, side.instance, definitions()))
     assert (side.folder / "var" / "inbox").is_dir()
 

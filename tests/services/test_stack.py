@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import socket
@@ -18,11 +17,13 @@ import pytest
 from dagster._core.events import DagsterEvent, DagsterEventType
 from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
+from data.features.spec import FeatureSpec
 from data.files import CHECKOUT
+from data.names import new_replay_id
 from online.process import RESTARTED
 from orchestration.local.dagster import client as dagster_client
 from orchestration.local.kafka.broker import free_ports
-from orchestration.local.live_lines import MinuteVolatility
+from orchestration.local.live_lines import LiveForecast, LiveLine
 from orchestration.local.parts import stack_parts
 from orchestration.local.ports import port_conflicts
 from orchestration.local.settings import StackSettings, retired_settings
@@ -31,15 +32,12 @@ from orchestration.local.stack import (
     check_recordings,
     check_state,
     child_environment,
-    new_replay_id,
     only_stack,
     prepare_inbox,
 )
 from orchestration.local.supervisor import Part
 from tests.pipeline import wait_until
 from tests.services.test_supervisor import Said
-
-ROOT = CHECKOUT
 
 
 @pytest.fixture
@@ -103,7 +101,7 @@ def test_the_command_that_finds_a_place_reaches_the_broker_of_this_stack(
         return next(part.advice for part in parts if part.name == "forecaster")
 
     monkeypatch.delenv("WINDOW_SIZE", raising=False)
-    monkeypatch.setattr(sys, "executable", str(ROOT / ".venv" / "bin" / "python"))
+    monkeypatch.setattr(sys, "executable", str(CHECKOUT / ".venv" / "bin" / "python"))
     assert advice().endswith("terminal: .venv/bin/python -m online.forecaster --find-place")
     monkeypatch.setenv("WINDOW_SIZE", "100")
     given = "KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:9192 WINDOW_SIZE=100"
@@ -140,7 +138,7 @@ def waits() -> None:
 @pytest.fixture
 def dagster_page(tmp_path: Path) -> Iterator[tuple[str, dg.DagsterInstance]]:
     """Run Dagster's webserver over a history of its own, without code."""
-    shutil.copyfile(ROOT / "orchestration" / "dagster.yaml", tmp_path / "dagster.yaml")
+    shutil.copyfile(CHECKOUT / "orchestration" / "dagster.yaml", tmp_path / "dagster.yaml")
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "dagster_webserver", "--empty-workspace", "-h", "127.0.0.1", "-p", str(port)]
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance, (tmp_path / "page.log").open("w") as log:
@@ -277,23 +275,16 @@ def test_a_second_stack_on_the_same_state_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_realized_volatility_of_the_last_minute_of_event_time() -> None:
-    """A price that doubles once a minute ago and halves again at the end: two steps of ln 2, the other 58 are 0."""
-    minute = MinuteVolatility()
-    for second in range(61):
-        minute.add(second, False, 200.0 if 1 <= second < 60 else 100.0)
-        assert minute.value is None
-    minute.add(61, False, 100.0)  # only now is P(60) known
-    assert minute.value == pytest.approx(math.sqrt(2) * math.log(2), rel=1e-12)
-
-
-def test_seconds_without_trades_keep_their_price_and_a_hole_starts_anew() -> None:
-    minute = MinuteVolatility()
-    minute.add(0, False, 100.0)
-    minute.add(61, True, 300.0)  # P(0) to P(61) are 100
-    assert minute.value == 0.0
-    minute.add(500, False, 300.0)
-    assert minute.value is None
+def test_a_live_line_shows_forecast_and_features_in_basis_points_per_minute() -> None:
+    """A variance of 9e-8 per minute is a volatility of 3e-4: 3 basis points."""
+    newest = LiveForecast("s", "BTC-USD", 1_736_121_995_500_000_000, 100_176.98, 4.08e-4, (2.09e-4, 6.29e-4), 9e-8)
+    assert LiveLine(newest, rows_per_s=57).text(lag=0) == (
+        "BTC-USD  2025-01-06 00:06:35  price 100,176.98  forecast 4.08 [2.09, 6.29] bp/min  realized 3.00  lag 0  "
+        "57 rows/s"
+    )
+    assert "ewma_variance_60" in FeatureSpec().columns
+    newest.ewma_variance_60 = None
+    assert LiveLine(newest, ended=True).text(lag=None).endswith("realized –  lag –  0 rows/s  ended")
 
 
 def test_what_another_release_left_is_refused_with_what_forgets_it(tmp_path: Path) -> None:
@@ -311,7 +302,7 @@ def test_what_another_release_left_is_refused_with_what_forgets_it(tmp_path: Pat
 
 def test_make_reset_is_named_for_the_folder_that_it_removes_alone(tmp_path: Path) -> None:
     """`make reset` removes `var`, whatever VAR_DIR says."""
-    assert settings(ROOT / "var").how_to_forget == "`make reset`"
+    assert settings(CHECKOUT / "var").how_to_forget == "`make reset`"
     assert settings(tmp_path).how_to_forget == f"removing {tmp_path}"
     (kafka,) = (part for part in stack_parts(settings(tmp_path), KAFKA) if part.name == "kafka")
     assert f"removing {tmp_path} forgets it" in kafka.advice
@@ -325,11 +316,11 @@ def test_a_setting_that_has_no_effect_any_more_is_told_with_its_successor() -> N
     ]
 
 
-@pytest.mark.parametrize(("kafka", "slot"), [(None, "0"), ("kafka.example:9092", "")])
-def test_the_forecaster_of_a_broker_of_its_own_has_a_slot(tmp_path: Path, kafka: str | None, slot: str) -> None:
+@pytest.mark.parametrize(("kafka", "slot"), [({}, "0"), ({"kafka_bootstrap_servers": "kafka.example:9092"}, "")])
+def test_the_forecaster_of_a_broker_of_its_own_has_a_slot(tmp_path: Path, kafka: dict[str, str], slot: str) -> None:
     """On a foreign broker another stack may have a forecaster too."""
-    assert settings(tmp_path, kafka_bootstrap_servers=kafka).environment("r")["SLOT"] == slot
-    assert settings(tmp_path, kafka_bootstrap_servers=kafka, slot="3").environment("r")["SLOT"] == "3"
+    assert settings(tmp_path, **kafka).environment("r")["SLOT"] == slot
+    assert settings(tmp_path, **kafka, slot="3").environment("r")["SLOT"] == "3"
 
 
 def test_the_example_names_every_setting() -> None:
@@ -346,5 +337,5 @@ def test_the_example_names_every_setting() -> None:
         ApiSettings,
     )
     settable = {name.upper() for each in classes for name in each.model_fields} - {"RUN_STARTED", "INGESTOR_RESTARTED"}
-    lines = (ROOT / ".env.example").read_text().splitlines()
+    lines = (CHECKOUT / ".env.example").read_text().splitlines()
     assert {line.partition("=")[0] for line in lines if line and not line.startswith("#")} == settable

@@ -21,7 +21,6 @@ from online.process import AGAIN
 from orchestration.local import supervisor as supervisor_module
 from orchestration.local.supervisor import Part, PartState, RestartPolicy, RunFailure, Supervisor, Watched
 
-ROOT = CHECKOUT
 SLEEP = "import signal; signal.pause()"
 
 
@@ -46,7 +45,7 @@ def supervise(
     until: Callable[[Supervisor], bool] | None = None,
     said: Said | None = None,
     backoff_s: float = 0.01,
-    directory: Path = ROOT,
+    directory: Path = CHECKOUT,
 ) -> tuple[Said, Supervisor]:
     """Run parts until all are up or `until` holds, and stop them."""
     said = Said() if said is None else said
@@ -590,7 +589,7 @@ def test_a_killed_supervisor_takes_its_parts_along(tmp_path: Path) -> None:
             await asyncio.Event().wait()
         asyncio.run(main())
     """
-    supervisor = subprocess.Popen(python(program), cwd=ROOT)
+    supervisor = subprocess.Popen(python(program), cwd=CHECKOUT)
     wait_for(lambda: bool(started_pids(tmp_path)))
     (part,) = started_pids(tmp_path)
     supervisor.kill()

@@ -16,8 +16,8 @@ from data.arrow import texts_of
 from data.names import PRODUCT_RULE
 from data.recordings.fields import FIELDS, Field, products, sizes, value_text
 from data.recordings.lines import Lines, csv_fields, cut_rows
-from data.times import LAST_YEAR
-from data.trades import NS, Floats, Int64s, Reject, StreamKey
+from data.times import LAST_YEAR, NS
+from data.trades import Floats, Int64s, Reject, StreamKey
 
 
 @dataclass(frozen=True, slots=True)

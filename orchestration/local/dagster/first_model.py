@@ -69,7 +69,7 @@ def main() -> int:
     parser.add_argument("--api", required=True, help="URL of the prediction API")
     arguments = parser.parse_args()
     settings = OfflineSettings()
-    uri = settings.mlflow_tracking_uri.rstrip("/")
+    uri = settings.mlflow_tracking_uri
     try:
         champion = Registry(uri).champion(MODEL)
         if champion is not None and champion.tags.get("spec_id") == settings.spec().spec_id:

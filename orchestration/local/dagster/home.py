@@ -20,8 +20,7 @@ from dagster import DagsterInstance, DagsterRunStatus, RunsFilter, __version__
 from data.files import CHECKOUT
 from orchestration.local.dagster.client import LOCATION, WORKSPACE
 
-ROOT = CHECKOUT
-CONFIGURATION = ROOT / "orchestration" / "dagster.yaml"
+CONFIGURATION = CHECKOUT / "orchestration" / "dagster.yaml"
 
 
 def prepare(home: Path, code_port: int) -> None:
@@ -38,19 +37,12 @@ def end_lost_runs(version: Path) -> int:
     Args:
         version: a file with the Dagster version of the databases.
     """
-    left = RunsFilter(
-        statuses=[
-            DagsterRunStatus.NOT_STARTED,
-            DagsterRunStatus.STARTING,
-            DagsterRunStatus.STARTED,
-            DagsterRunStatus.CANCELING,
-        ]
-    )
+    left = [DagsterRunStatus[name] for name in ("NOT_STARTED", "STARTING", "STARTED", "CANCELING")]
     with DagsterInstance.get() as instance:
         if not version.exists() or version.read_text() != __version__:
             instance.upgrade(print)
             version.write_text(__version__)
-        runs = instance.get_runs(left)
+        runs = instance.get_runs(RunsFilter(statuses=left))
         for run in runs:
             instance.report_run_failed(run, "the code server ended while this run went on; launch it again")
     return len(runs)
@@ -64,7 +56,7 @@ def main() -> None:
     if lost := end_lost_runs(home / "version"):
         print(f"{lost} runs of a code server that ended are told as failed", flush=True)
     command = [sys.executable, "-m", "dagster", "api", "grpc", "-h", "127.0.0.1", "-p", str(port),
-               "-m", "orchestration.definitions", "-d", str(ROOT), "--location-name", LOCATION]  # fmt: skip
+               "-m", "orchestration.definitions", "-d", str(CHECKOUT), "--location-name", LOCATION]  # fmt: skip
     os.execv(command[0], command)
 
 
