@@ -26,7 +26,7 @@ from online.exactly_once.places import await_empty_group, check_never_read, comm
 from online.exactly_once.score_stage import ScoreStage
 from online.logs import configure_logs
 from online.metrics import SIDE_BY_SIDE, Metrics, serve_metrics
-from online.model_watch import ModelVersion, ModelWatch
+from online.model_watch import ModelWatch
 from online.process import REFUSED, until_stopped
 from online.settings import ForecasterSettings
 
@@ -79,9 +79,6 @@ def forecast(settings: ForecasterSettings, metrics: Metrics, running: Callable[[
         if served is None:
             return
 
-        def serving() -> ModelVersion:
-            return models.served or served
-
         def check_new(partitions: list[int]) -> None:
             with TopicReader(settings, running=running) as reader:
                 for partition in partitions:
@@ -92,7 +89,7 @@ def forecast(settings: ForecasterSettings, metrics: Metrics, running: Callable[[
                 yield from reader.read(TRADES, partition, start, end)
 
         features = FeatureStage(spec, read_trades, metrics)
-        stage = Forecasting(features, ScoreStage(spec, serving), metrics)
+        stage = Forecasting(features, ScoreStage(spec, lambda: models.served or served), metrics)
         consumer = Consumer(consumer_config(settings, GROUP, settings.slot) | {"stats_cb": metrics.read_statistics})
         producers = [Producer(transactional_config(settings, GROUP, settings.slot, turn)) for turn in range(TURNS)]
         serve(consumer, producers, stage, check_new, running, metrics, settings.kafka_bootstrap_servers)

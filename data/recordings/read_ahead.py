@@ -26,8 +26,7 @@ def read_ahead(items: Generator[T], depth: int, running: Callable[[], bool] = la
     """
     # A tuple of one item; behind the last item None, or an error of the generator.
     ready: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(depth)
-    wanted = threading.Event()
-    wanted.set()
+    is_over = threading.Event()
 
     def make() -> None:
         over: BaseException | None = None
@@ -35,7 +34,7 @@ def read_ahead(items: Generator[T], depth: int, running: Callable[[], bool] = la
             with closing(items):
                 for item in items:
                     ready.put((item,))
-                    if not wanted.is_set():
+                    if is_over.is_set():
                         return
         except BaseException as error:  # any error is raised again at the reader
             over = error
@@ -58,7 +57,7 @@ def read_ahead(items: Generator[T], depth: int, running: Callable[[], bool] = la
     try:
         yield given()
     finally:
-        wanted.clear()
+        is_over.set()
         while not ready.empty():  # room for the one item that may be in the making, and for the end
             ready.get_nowait()
         thread.join(STOP_S)

@@ -181,7 +181,8 @@ class NewestForecasts:
             searches = self._to_search(consumer)
             behind, starts = {}, []
             for partition, search in searches.items():
-                first, end = self._span(consumer, partition)
+                place = TopicPartition(PREDICTIONS, partition)
+                first, end = consumer.get_watermark_offsets(place, timeout=RETRY_S)
                 start = self._next.get(partition, max(first, end - RECENT_OFFSETS))
                 starts.append(TopicPartition(PREDICTIONS, partition, start))
                 if start < end:
@@ -231,11 +232,6 @@ class NewestForecasts:
         config = reader_config(self._settings) | {"group.id": GROUP, "isolation.level": "read_uncommitted"}
         with Consumer(config | {"error_cb": self._tell}) as consumer:
             return list(consumer.committed(trades, timeout=RETRY_S))
-
-    @staticmethod
-    def _span(consumer: Consumer, partition: int) -> tuple[int, int]:
-        low, high = consumer.get_watermark_offsets(TopicPartition(PREDICTIONS, partition), timeout=RETRY_S)
-        return int(low), int(high)
 
     def _search_on(self) -> None:
         """Search the next older records of one partition."""
