@@ -38,10 +38,10 @@ _WHERE = re.compile(rf"{TRADES}\[(\d+)\]@(\d+)")
 class _Outcome(Struct, frozen=True, gc=False):
     """Read from a record of `features` the place of its trade, or end, and whether the record ends its stream."""
 
-    source_id: str
-    product_id: str
     kafka_partition: int
     kafka_offset: int
+    source_id: str = ""
+    product_id: str = ""
     end: bool = False
 
 
