@@ -242,7 +242,7 @@ class FeatureStage:
         trades, places = found.trades.take(rows), found.places[rows]
         if not len(trades):
             return
-        for stream in np.unique(trades.stream):
+        for stream in np.flatnonzero(np.bincount(trades.stream)):
             key = trades.keys[stream]
             if refusal := state.open(key, found.purposes[key]):
                 refused = trades.stream == stream
