@@ -91,15 +91,14 @@ PRODUCT_ID = re.compile(r"[A-Z0-9]{1,20}-[A-Z0-9]{1,20}")
 """Base and quote currency, for example `BTC-USD`."""
 
 
-def explain_product(_: str) -> str:
-    """Return the rule for product names, as the end of an error message."""
-    return "must be named like BTC-USD (capitals and digits)"
+PRODUCT_RULE = "must be named like BTC-USD (capitals and digits)"
+"""The rule for product names, as the end of an error message."""
 
 
 def check_product_id(product_id: str) -> None:
     """Raise ValueError if a text is no product name."""
     if not PRODUCT_ID.fullmatch(product_id):
-        raise ValueError(f"a product {explain_product(product_id)}, was {product_id!r}")
+        raise ValueError(f"a product {PRODUCT_RULE}, was {product_id!r}")
 
 
 PRODUCT_PATTERN = "^[A-Z0-9]{1,20}-[A-Z0-9]{1,20}$"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
@@ -17,8 +16,6 @@ FIRST_YEAR, LAST_YEAR = 1970, 2199
 """Allowed years of a time. Int64 nanoseconds end in 2262; windows and horizons must fit after a time."""
 END_NS = int(np.datetime64(f"{LAST_YEAR + 1}-01-01", "ns").view(np.int64))
 """The first time after `LAST_YEAR`."""
-
-_TIME = re.compile(r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?Z")
 
 
 def time_texts(ns: NDArray[np.int64]) -> list[str]:
@@ -38,23 +35,6 @@ def time_text(ns: int) -> str:
     '1970-01-01T00:00:00.000000000Z'
     """
     return time_texts(np.array([ns]))[0]
-
-
-def parse_times(texts: list[str]) -> NDArray[np.int64]:
-    """Parse RFC 3339 times in UTC, with 0 to 9 digits of a second, to ns since 1970, shape (n,).
-
-    Raises:
-        ValueError: a text is no time, has no `Z`, or has a year outside of `FIRST_YEAR` to `LAST_YEAR`.
-
-    >>> parse_times(["1970-01-01T00:00:01.5Z"])
-    array([1500000000])
-    """
-    for text in texts:  # numpy alone accepts 24:00, a zone, and years beyond 64 bits of nanoseconds
-        if not _TIME.fullmatch(text):
-            raise ValueError(f"a time must be UTC and look like 2025-01-06T00:00:00.123456789Z, was {text[:60]!r}")
-        if not FIRST_YEAR <= int(text[:4]) <= LAST_YEAR:
-            raise ValueError(f"a time must be from {FIRST_YEAR} to {LAST_YEAR}, was {text!r}")
-    return np.array([text[:-1] for text in texts], "M8[ns]").view(np.int64)
 
 
 def start_ns(day: date) -> int:

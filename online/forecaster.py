@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import NamedTuple
+from functools import partial
 
 import structlog
 from confluent_kafka import Consumer, KafkaException, Producer
@@ -19,14 +19,14 @@ from data.stream.clients import Incoming, consumer_config, reader_config, transa
 from data.stream.reader import RecordBlock, TopicReader
 from data.stream.records import FEATURES, PARTITIONS, PREDICTIONS, TRADES
 from data.trades import Int64s
-from online.exactly_once.feature_stage import FeatureColumns, FeatureStage
+from online.exactly_once.feature_stage import EndedStream, FeatureColumns, FeatureStage
 from online.exactly_once.loop import LostPlace, Record, serve
 from online.exactly_once.note import GROUP
 from online.exactly_once.places import await_empty_group, check_never_read, commit_places, find_place
 from online.exactly_once.score_stage import ScoreStage
 from online.logs import configure_logs
 from online.metrics import SIDE_BY_SIDE, Metrics, serve_metrics
-from online.model_watch import ModelVersion, ModelWatch
+from online.model_watch import ModelWatch
 from online.process import REFUSED, until_stopped
 from online.settings import ForecasterSettings
 
@@ -40,35 +40,20 @@ MEMBER_GONE_S = 60.0
 its process has ended."""
 
 
-class ForecastBatch(NamedTuple):
-    """Hold the outcome of a batch of trades.
-
-    Attributes:
-        records: of all topics.
-        rows: for the metrics.
-    """
-
-    records: list[Record]
-    rows: list[FeatureColumns]
-
-
 class Forecasting:
     """Run both stages as one: the feature stage hands the rows of a batch to the score stage in memory."""
-
-    topic = TRADES
 
     def __init__(self, features: FeatureStage, scores: ScoreStage, metrics: Metrics) -> None:
         self._features, self._scores, self._metrics = features, scores, metrics
         self.restore, self.drop, self.cut, self.note = features.restore, features.drop, features.cut, features.note
 
-    def process(self, messages: list[Incoming]) -> ForecastBatch:
+    def process(self, messages: list[Incoming]) -> tuple[list[Record], Callable[[], None]]:
         made = self._features.process(messages)
         self._metrics.open_streams.set(self._features.open_streams)
-        rows = [part for part in made.parts if isinstance(part, FeatureColumns)]
-        return ForecastBatch(made.records + self._scores.process(made.parts), rows)
+        return made.records + self._scores.process(made.parts), partial(self._count, made.parts)
 
-    def committed(self, made: ForecastBatch) -> None:
-        for rows in made.rows:
+    def _count(self, parts: list[FeatureColumns | EndedStream]) -> None:
+        for rows in (part for part in parts if isinstance(part, FeatureColumns)):
             ingest_time: Int64s = rows.trades.ingest_time
             for stream in set(rows.trades.stream.tolist()):
                 mine = ingest_time[rows.trades.stream == stream]
@@ -94,9 +79,6 @@ def forecast(settings: ForecasterSettings, metrics: Metrics, running: Callable[[
         if served is None:
             return
 
-        def serving() -> ModelVersion:
-            return models.served or served
-
         def check_new(partitions: list[int]) -> None:
             with TopicReader(settings, running=running) as reader:
                 for partition in partitions:
@@ -107,7 +89,7 @@ def forecast(settings: ForecasterSettings, metrics: Metrics, running: Callable[[
                 yield from reader.read(TRADES, partition, start, end)
 
         features = FeatureStage(spec, read_trades, metrics)
-        stage = Forecasting(features, ScoreStage(spec, serving), metrics)
+        stage = Forecasting(features, ScoreStage(spec, lambda: models.served or served), metrics)
         consumer = Consumer(consumer_config(settings, GROUP, settings.slot) | {"stats_cb": metrics.read_statistics})
         producers = [Producer(transactional_config(settings, GROUP, settings.slot, turn)) for turn in range(TURNS)]
         serve(consumer, producers, stage, check_new, running, metrics, settings.kafka_bootstrap_servers)

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -65,15 +65,14 @@ class _Piece(NamedTuple):
         rejects: rejected rows before or among the trades.
         due: shape (n,), seconds after the first trade of the source.
         cut: by row, the full length in seconds of a shortened wait before the row.
-        before, after: of each record, the bytes around its `ingest_time`.
+        parts: of each record, the bytes before and after its `ingest_time`.
     """
 
     rejects: list[Reject]
     trades: Trades
     due: Floats
     cut: dict[int, float]
-    before: list[bytes]
-    after: list[bytes]
+    parts: list[list[bytes]]
 
 
 class BadRecording(ValueError):
@@ -84,6 +83,7 @@ class NotDelivered(RuntimeError):
     """The broker did not take all records."""
 
 
+@dataclass(eq=False)
 class Ingestor:
     """Write one source to the topic.
 
@@ -96,24 +96,21 @@ class Ingestor:
         rejected: number of rejected rows of the recordings.
     """
 
-    def __init__(
-        self,
-        producer: Producer,
-        metrics: Metrics,
-        source_id: str,
-        purpose: Purpose,
-        progress: SourceProgress,
-        may_write: Callable[[], bool],
-        running: Callable[[], bool],
-    ) -> None:
-        self._producer, self._metrics, self._may_write, self._running = producer, metrics, may_write, running
-        self._source_id, self._purpose, self._progress = source_id, purpose, progress
-        self._products = set(progress.last)
-        self._shift_ns: int | None = None
-        self._refused: KafkaError | None = None
-        self._delivered_trades = metrics.messages_out.labels(TRADES)
-        self.delivered = 0
-        self.rejected = 0
+    _producer: Producer
+    _metrics: Metrics
+    _source_id: str
+    _purpose: Purpose
+    _progress: SourceProgress
+    _may_write: Callable[[], bool]
+    _running: Callable[[], bool]
+    delivered: int = 0
+    rejected: int = 0
+    _shift_ns: int | None = None
+    _refused: KafkaError | None = None
+
+    def __post_init__(self) -> None:
+        self._products = set(self._progress.last)
+        self._delivered_trades = self._metrics.messages_out.labels(TRADES)
 
     def replay(self, batches: Generator[Batch], speed: Speed, max_wait_s: float) -> bool:
         """Write the trades of all batches when due; return False if stopped before the end.
@@ -179,10 +176,8 @@ class Ingestor:
                 for begin in range(0, max(1, len(trades)), PIECE):
                     piece = trades.take(slice(begin, begin + PIECE))
                     due, cut = pace.due(piece.event_time)
-                    parts = [value.partition(STAMP + b"0") for value in encode_trades(piece, self._purpose)]
-                    before = [head + STAMP for head, *_ in parts]
-                    after = [tail for *_, tail in parts]
-                    yield _Piece(rejects, piece, due, cut, before, after)
+                    parts = [value.split(STAMP + b"0", 1) for value in encode_trades(piece, self._purpose)]
+                    yield _Piece(rejects, piece, due, cut, parts)
                     rejects = []
 
     def _wait(self, left_s: float) -> None:
@@ -198,7 +193,7 @@ class Ingestor:
             self._producer.poll(POLL_S)
         for product_id in sorted(self._products - self._progress.ended):
             end = End(self._source_id, product_id, self._purpose, time.time_ns(), end=True)
-            self._produce(TRADES, product_id, encode(end))
+            self._produce(TRADES, product_id, encode(end), self._on_record)
 
     def flush(self) -> None:
         """Wait until the broker has all records.
@@ -222,8 +217,6 @@ class Ingestor:
         for key in keys:
             self._progress.check_known(key.product_id)
         trades = replace(trades, keys=keys)
-        if not self._progress.last:
-            return trades
         known = [self._progress.last.get(key.product_id, (-1, 0)) for key in keys]
         last_id = np.array([trade_id for trade_id, _ in known])[trades.stream]
         for row in np.flatnonzero(trades.trade_id == last_id)[:1]:
@@ -239,13 +232,10 @@ class Ingestor:
 
     def _send(self, piece: _Piece, rows: slice) -> None:
         now_ns = time.time_ns()
-        now_ms = now_ns // 1_000_000
-        stamp = b"%d" % now_ns
-        keys = piece.trades.keys
-        for stream, before, after in zip(
-            piece.trades.stream[rows].tolist(), piece.before[rows], piece.after[rows], strict=True
-        ):
-            self._produce(TRADES, keys[stream].product_id, before + stamp + after, now_ms, self._on_trade)
+        now_ms, stamp = now_ns // 1_000_000, STAMP + b"%d" % now_ns
+        products = [key.product_id for key in piece.trades.keys]
+        for stream, parts in zip(piece.trades.stream[rows].tolist(), piece.parts[rows], strict=True):
+            self._produce(TRADES, products[stream], stamp.join(parts), self._on_trade, now_ms)
         self._producer.poll(0)
 
     def _reject(self, reject: Reject) -> None:
@@ -255,26 +245,21 @@ class Ingestor:
             return
         log.warning("rejected", where=where, reason=reject.reason)
         record = Rejected("ingestor", where, reject.reason, reject.text, self._source_id)
-        self._produce(REJECTED, reject.file, encode(record))
+        self._produce(REJECTED, reject.file, encode(record), self._on_record)
 
     def _on_trade(self, error: KafkaError | None, message: Message) -> None:
+        self._on_record(error, message)
         if error is None:
             self.delivered += 1
             self._delivered_trades.inc()
-        else:
-            self._on_record(error, message)
 
     def _on_record(self, error: KafkaError | None, _: Message) -> None:
-        if error is not None and self._refused is None:
-            self._refused = error
+        self._refused = self._refused or error
 
-    def _produce(
-        self, topic: str, key: str, value: bytes, timestamp_ms: int = 0, on_delivery: Delivery | None = None
-    ) -> None:
-        told = on_delivery or self._on_record
+    def _produce(self, topic: str, key: str, value: bytes, on_delivery: Delivery, timestamp_ms: int = 0) -> None:
         while True:
             try:
-                return self._producer.produce(topic, value, key, timestamp=timestamp_ms, on_delivery=told)
+                return self._producer.produce(topic, value, key, timestamp=timestamp_ms, on_delivery=on_delivery)
             except BufferError:  # the broker is slower, or away
                 self._producer.poll(0.1)
                 if not self._running():

@@ -20,8 +20,6 @@ _DIGITS = r"^\d+$"
 _TIME = r"^\d{4}-\d\d-\d\d[ T]\d\d(:?\d\d){0,2}(\.\d{1,9})?(Z|[+-]\d\d(:?\d\d)?)$"
 _ZONELESS_TIME = _TIME.replace("(Z|", "((Z|").replace("$", ")?$")
 _ZONE = r"[ T].*(Z|[+-]\d\d(:?\d\d)?)$"
-
-
 _EMPTY, _UTC_SUFFIX = texts_of([""])[0], texts_of(["Z"])[0]
 _NO_TEXT = pa.nulls(1, pa.string())[0]
 
@@ -84,7 +82,7 @@ def products(column: pa.Array) -> Products:
     """Parse names of products, shape (n,)."""
     code, names = _by_name(column, list)
     good = np.array([bool(PRODUCT_ID.fullmatch(name)) for name in names], np.bool_)
-    return Products(names, code, good[code] if len(code) else np.empty(0, np.bool_))
+    return Products(names, code, good[code])
 
 
 def whole_numbers(column: pa.Array) -> tuple[Int64s, Mask]:
@@ -164,10 +162,8 @@ _SIDES = {"sell": Side.SELL, "": Side.UNKNOWN, "buy": Side.BUY}
 def sides(column: pa.Array) -> tuple[NDArray[np.int8], Mask]:
     """Parse the taker's side; an empty text means unknown."""
     code, found = _by_name(column, lambda names: [_SIDES.get(name) for name in names])
-    if not len(code):
-        return np.empty(0, np.int8), np.empty(0, np.bool_)
     values = np.array([side or Side.UNKNOWN for side in found], np.int8)
-    return values[code], np.array([side is not None for side in found])[code]
+    return values[code], np.array([side is not None for side in found], np.bool_)[code]
 
 
 class Field(NamedTuple):

@@ -6,10 +6,9 @@ import codecs
 import gzip
 import re
 import zlib
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from functools import cached_property
-from io import BufferedReader
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -19,7 +18,7 @@ import pyarrow.csv
 from numpy.typing import NDArray
 
 from data.names import Damaged
-from data.trades import Int64s
+from data.trades import Int64s, Reject
 
 BLOCK_BYTES: Final = 1 << 20
 """Bytes of text that are parsed at once: enough to hide the cost of a call, little beside the memory limit."""
@@ -89,8 +88,7 @@ class Lines:
 
     def reversed(self) -> Lines:
         """Return the lines in reverse order."""
-        rows = np.arange(len(self))[::-1]
-        return Lines(b"".join(self[i] + b"\n" for i in rows), self.number[rows])
+        return Lines(b"\n".join([*reversed(self.data.split(b"\n")[:-1]), b""]), self.number[::-1])
 
     def text(self, i: int) -> str:
         """Return the text of a rejected line, cut to `REJECT_CHARACTERS`."""
@@ -128,15 +126,9 @@ def chunks_of(path: Path) -> Iterator[bytes]:
     Raises:
         Damaged: the rest of the gzip cannot be read.
     """
-    with path.open("rb") as file:
-        yield from _unpacked(file)
-
-
-def _unpacked(file: BufferedReader) -> Iterator[bytes]:
-    packed = file.read(2) == GZIP_MAGIC
-    file.seek(0)
     try:
-        with gzip.GzipFile(fileobj=file) if packed else nullcontext(file) as stream:
+        with path.open("rb") as file, gzip.GzipFile(fileobj=file) as unpacked:
+            stream = unpacked if file.peek(2)[:2] == GZIP_MAGIC else file
             while chunk := stream.read1(1 << 20):
                 yield chunk
     except EOFError as error:
@@ -182,8 +174,7 @@ def data_lines(chunks: Iterable[bytes], header_lines: int = 0) -> Iterator[Lines
 
 def whole_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Yield a text, without a byte order mark, in blocks that end with a line end; raises as `data_lines`."""
-    pending: list[bytes] = []
-    size, wanted = 0, BLOCK_BYTES
+    text, wanted = bytearray(), BLOCK_BYTES
     damage = None
     start = True
     while True:
@@ -191,28 +182,48 @@ def whole_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
             chunk = next(chunks, b"")
         except Damaged as error:
             chunk, damage = b"", error
-        pending.append(chunk)
-        size += len(chunk)
-        if chunk and size < wanted:
+        text += chunk
+        if chunk and len(text) < wanted:
             continue
-        text = b"".join(pending)
-        if start:
-            text = text.removeprefix(codecs.BOM_UTF8)
+        if start and text.startswith(codecs.BOM_UTF8):
+            del text[: len(codecs.BOM_UTF8)]
         start = False
         if not chunk and not damage and text and not text.endswith(b"\n"):
             text += b"\n"
         end = text.rfind(b"\n") + 1
         if end:
-            yield text[:end]
+            yield bytes(text[:end])
+            del text[:end]
         if damage:
             raise damage
         if not chunk:
             return
-        pending = [text[end:]]
-        size = len(text) - end
-        wanted = size + BLOCK_BYTES
-        if size > LINE_BYTES:
+        wanted = len(text) + BLOCK_BYTES
+        if len(text) > LINE_BYTES:
             raise Damaged(f"a line has more than {LINE_BYTES:,} bytes, so it is no recording from there on")
+
+
+def cut_rows(
+    file: str,
+    number: Int64s,
+    text: Callable[[int], str],
+    at: NDArray[np.intp],
+    reasons: Sequence[tuple[int, int, str]],
+    batch_rows: int,
+) -> Iterator[tuple[tuple[int, int], slice, list[Reject]]]:
+    """Cut n lines in batches of `batch_rows` lines; yield the lines, the accepted rows, and the rejects of each batch.
+
+    Args:
+        number: shape (n,), number of each line in the file.
+        text: returns the text of a line by its index.
+        at: shape (m,), line index of each accepted row, not falling.
+        reasons: line index, row index and reason of each reject, sorted.
+    """
+    for first in range(0, len(number), batch_rows):
+        span = first, first + batch_rows
+        begin, end = (bisect_left(reasons, (bound,)) for bound in span)
+        rejects = [Reject(file, int(number[i]), reason, text(i)) for i, _, reason in reasons[begin:end]]
+        yield span, slice(*np.searchsorted(at, span)), rejects
 
 
 class Fields(NamedTuple):

@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from typing import Generic, NamedTuple, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -17,14 +17,6 @@ STOP_S = 1.0
 """
 
 
-class _NextItem(NamedTuple, Generic[T]):
-    item: T
-
-
-class _GeneratorEnd(NamedTuple):
-    error: BaseException | None
-
-
 @contextmanager
 def read_ahead(items: Generator[T], depth: int, running: Callable[[], bool] = lambda: True) -> Iterator[Iterator[T]]:
     """Run a generator in a thread, up to `depth` items ahead, and give an iterator of the items.
@@ -32,20 +24,20 @@ def read_ahead(items: Generator[T], depth: int, running: Callable[[], bool] = la
     The items end when the generator ends, or when `running` returns False. An error of the generator is raised in place
     of the item. The end of the `with` block closes the generator.
     """
-    ready: queue.Queue[_NextItem[T] | _GeneratorEnd] = queue.Queue(depth)
-    wanted = threading.Event()
-    wanted.set()
+    # A tuple of one item; behind the last item None, or an error of the generator.
+    ready: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(depth)
+    is_over = threading.Event()
 
     def make() -> None:
-        over = _GeneratorEnd(None)
+        over: BaseException | None = None
         try:
             with closing(items):
                 for item in items:
-                    ready.put(_NextItem(item))
-                    if not wanted.is_set():
+                    ready.put((item,))
+                    if is_over.is_set():
                         return
         except BaseException as error:  # any error is raised again at the reader
-            over = _GeneratorEnd(error)
+            over = error
         ready.put(over)
 
     def given() -> Iterator[T]:
@@ -54,19 +46,18 @@ def read_ahead(items: Generator[T], depth: int, running: Callable[[], bool] = la
                 found = ready.get(timeout=LOOK_S)
             except queue.Empty:
                 continue
-            if isinstance(found, _NextItem):
-                yield found.item
-            elif found.error is not None:
-                raise found.error
-            else:
+            if found is None:
                 return
+            if isinstance(found, BaseException):
+                raise found
+            yield found[0]
 
     thread = threading.Thread(target=make, name="read ahead", daemon=True)
     thread.start()
     try:
         yield given()
     finally:
-        wanted.clear()
+        is_over.set()
         while not ready.empty():  # room for the one item that may be in the making, and for the end
             ready.get_nowait()
         thread.join(STOP_S)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -14,13 +13,14 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from data.arrow import Mask, rows_of, texts_of
+from data.arrow import Mask, texts_of
 from data.features.admission import REASONS, TAKEN, Admission
 from data.files import replacing
-from data.names import Damaged, check_product_id, explain_product
+from data.names import PRODUCT_RULE, Damaged, check_product_id
 from data.recordings.dialects.bars import BarBatch, BarDialect
 from data.recordings.dialects.base import OWN_COLUMNS, Block, Dialect, RowColumns
 from data.recordings.fields import Products, products, value_text
+from data.recordings.lines import cut_rows
 from data.recordings.recognition import recognize
 from data.trades import Int64s, Reject, Side, StreamKey, Trades
 
@@ -60,16 +60,8 @@ def read_trades(
         ValueError: at once, if a file is no recording of trades, or if only some recordings have trade ids; while
             reading, if a file holds no row or is damaged: all whole rows before the damage are delivered.
     """
-    paths = _checked(paths, batch_rows)
     check_product_id(product_id)
-    recordings = []
-    for path in paths:
-        dialect = recognize(path)
-        if isinstance(dialect, BarDialect):
-            raise ValueError(
-                f"{path}: holds bars, not trades ({dialect.name}): data.recordings.readers.read_bars reads it"
-            )
-        recordings.append((path, dialect))
+    recordings = _recognized(paths, batch_rows, are_bars=False)
     for (path, dialect), (other_path, other) in pairwise(recordings):
         if dialect.has_ids != other.has_ids:
             with_ids, without = (path, other_path) if dialect.has_ids else (other_path, path)
@@ -94,30 +86,31 @@ def read_bars(paths: Path | Sequence[Path], *, batch_rows: int = 65_536) -> Iter
         ValueError: at once, if a file is no recording of bars, or if bars differ in length; while reading, if a file is
             damaged: all whole rows before the damage are delivered.
     """
-    paths = _checked(paths, batch_rows)
-    recordings = []
-    for path in paths:
-        dialect = recognize(path)
-        if isinstance(dialect, Dialect):
-            raise ValueError(
-                f"{path}: holds trades, not bars ({dialect.name}): data.recordings.readers.read_trades reads it"
-            )
-        recordings.append(dialect)
-    for one, other in pairwise(recordings):
+    recordings = _recognized(paths, batch_rows, are_bars=True)
+    for (path, one), (other_path, other) in pairwise(recordings):
         if one.step_s != other.step_s:
             raise ValueError(
-                f"{one.path} has bars of {one.step_s} s and {other.path} of {other.step_s} s: read them as two sources"
+                f"{path} has bars of {one.step_s} s and {other_path} of {other.step_s} s: read them as two sources"
             )
     return _read_bars(recordings, batch_rows)
 
 
-def _checked(paths: Path | Sequence[Path], batch_rows: int) -> Sequence[Path]:
+def _recognized(paths: Path | Sequence[Path], batch_rows: int, *, are_bars: bool) -> list[tuple[Path, Any]]:
+    """Return the recordings of one source with their dialects: all of bars, or all of trades."""
     paths = [paths] if isinstance(paths, Path) else paths
     if not paths:
         raise ValueError("a source needs at least 1 recording, got 0")
     if batch_rows < 1:
         raise ValueError(f"batch_rows must be at least 1, was {batch_rows}")
-    return paths
+    recordings = []
+    for path in paths:
+        dialect = recognize(path)
+        if isinstance(dialect, BarDialect) != are_bars:
+            held, wanted = ("trades", "bars") if are_bars else ("bars", "trades")
+            reader = f"data.recordings.readers.read_{held}"
+            raise ValueError(f"{path}: holds {held}, not {wanted} ({dialect.name}): {reader} reads it")
+        recordings.append((path, dialect))
+    return recordings
 
 
 def _damaged(path: Path, damage: Damaged, rows: int) -> ValueError:
@@ -127,7 +120,7 @@ def _damaged(path: Path, damage: Damaged, rows: int) -> ValueError:
     )
 
 
-def _read_trades(recordings: Sequence[tuple[Path, Dialect]], product_id: str, batch_rows: int) -> Iterator[Batch]:
+def _read_trades(recordings: Sequence[tuple[Path, Dialect[Any]]], product_id: str, batch_rows: int) -> Iterator[Batch]:
     admission = Admission()
     position = 1  # of the next row in the source: the row's trade id if recordings have no ids
     for path, dialect in recordings:
@@ -164,15 +157,15 @@ class _Parsed(NamedTuple):
         return all(bool(good.all()) for good in (self.products.good, *self.good.values()))
 
 
-def _parse(block: Block, dialect: Dialect, product_id: str) -> _Parsed:
-    if (typed := block.typed_rows()) is not None:
+def _parse(block: Block, dialect: Dialect[Any], product_id: str) -> _Parsed:
+    if (typed := dialect.typed_rows(block)) is not None:
         parsed = _parse_rows(typed, dialect, product_id)
         if parsed.is_good:
             return parsed
-    return _parse_rows(block.rows(), dialect, product_id)
+    return _parse_rows(dialect.rows(block), dialect, product_id)
 
 
-def _parse_rows(rows: RowColumns, dialect: Dialect, product_id: str) -> _Parsed:
+def _parse_rows(rows: RowColumns, dialect: Dialect[Any], product_id: str) -> _Parsed:
     n = len(rows.at)
     if "product_id" in rows.columns:
         named = products(rows.columns["product_id"])
@@ -186,7 +179,7 @@ def _parse_rows(rows: RowColumns, dialect: Dialect, product_id: str) -> _Parsed:
 
 
 def _batches(
-    file: str, block: Block, found: _Parsed, dialect: Dialect, position: int, admission: Admission, batch_rows: int
+    file: str, block: Block, found: _Parsed, dialect: Dialect[Any], position: int, admission: Admission, batch_rows: int
 ) -> Iterator[Batch]:
     """Judge the rows of a block, and yield batches of `batch_rows` lines; `position` belongs to the first line."""
     rows = found.rows
@@ -207,27 +200,18 @@ def _batches(
     line = block.number if at is block.number else block.number[at]
     reasons.sort()
 
-    for first in range(0, len(block.number), batch_rows):
-        last = first + batch_rows
-        part = slice(*np.searchsorted(at, (first, last)))
-        begin, end = (bisect_left(reasons, (bound,)) for bound in (first, last))
-        skipped = np.searchsorted(rows.skipped, (first, last))
-        yield Batch(
-            trades.take(part),
-            file,
-            line[part],
-            [Reject(file, int(block.number[i]), reason, block.text(i)) for i, _, reason in reasons[begin:end]],
-            int(skipped[1] - skipped[0]),
-        )
+    for span, part, rejects in cut_rows(file, block.number, block.text, at, reasons, batch_rows):
+        begin, end = np.searchsorted(rows.skipped, span).tolist()
+        yield Batch(trades.take(part), file, line[part], rejects, end - begin)
 
 
-def _reason(found: _Parsed, dialect: Dialect, row: int) -> str:
+def _reason(found: _Parsed, dialect: Dialect[Any], row: int) -> str:
     """Return the reason why a row is no trade."""
     name = "product_id"
     if found.products.good[row]:
         name = next(name for name, good in found.good.items() if not good[row])
     text = value_text(found.rows.columns[name], row)
-    allowed = explain_product(text) if name == "product_id" else dialect.fields[name].explain(text)
+    allowed = PRODUCT_RULE if name == "product_id" else dialect.fields[name].explain(text)
     return f"{dialect.columns[name]} {allowed}, was {text!r}"
 
 
@@ -249,16 +233,16 @@ def _trades(found: _Parsed, kept: NDArray[np.intp], position: int) -> Trades:
     return Trades(keys, code.astype(np.int32, copy=False), ingest_time=np.zeros(len(kept), np.int64), **values)
 
 
-def _read_bars(recordings: Sequence[BarDialect], batch_rows: int) -> Iterator[BarBatch]:
+def _read_bars(recordings: Sequence[tuple[Path, BarDialect]], batch_rows: int) -> Iterator[BarBatch]:
     last: dict[str, int] = {}
-    for dialect in recordings:
+    for path, dialect in recordings:
         rows = 0
         try:
             for lines in dialect.lines():
                 yield from dialect.batches(lines, last, batch_rows)
                 rows += len(lines)
         except Damaged as damage:
-            raise _damaged(dialect.path, damage, rows) from damage
+            raise _damaged(path, damage, rows) from damage
 
 
 _SIDE_TEXTS = texts_of(["sell", "", "buy"])  # at Side - Side.SELL
@@ -278,21 +262,20 @@ def write_csv(path: Path, batches: Iterable[Trades]) -> None:
 
 
 def _own_table(trades: Trades) -> pa.Table:
-    def of_stream(texts: list[str]) -> pa.Array:
-        return texts_of(texts).take(rows_of(trades.stream.astype(np.int64)))
+    stream = pa.array(trades.stream)
 
-    def times(ns: np.ndarray[tuple[int], np.dtype[np.int64]]) -> pa.Array:
+    def times(ns: Int64s) -> pa.Array:
         texts = pa.array(ns, mask=ns == 0).cast(pa.timestamp("ns", "UTC")).cast(pa.string())
         return pc.fill_null(pc.replace_substring(texts, " ", "T"), "")
 
     columns = (
-        of_stream([key.source_id for key in trades.keys]),
-        of_stream([key.product_id for key in trades.keys]),
+        texts_of([key.source_id for key in trades.keys]).take(stream),
+        texts_of([key.product_id for key in trades.keys]).take(stream),
         pa.array(trades.trade_id),
         times(trades.event_time),
         times(trades.ingest_time),
         pa.array(trades.price),
         pa.array(trades.size, from_pandas=True),
-        _SIDE_TEXTS.take(rows_of(trades.side.astype(np.int64) - Side.SELL)),
+        _SIDE_TEXTS.take(pa.array(trades.side - Side.SELL)),
     )
     return pa.table(dict(zip(OWN_COLUMNS, columns, strict=True)))

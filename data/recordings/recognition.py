@@ -6,11 +6,11 @@ import codecs
 import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from data.names import Damaged
 from data.recordings.dialects.bars import BarDialect
-from data.recordings.dialects.base import Dialect
+from data.recordings.dialects.base import Dialect, TextDialect
 from data.recordings.dialects.candles import candle_dialect
 from data.recordings.dialects.lean import lean_dialect
 from data.recordings.dialects.messages import MESSAGE_DIALECTS
@@ -18,7 +18,7 @@ from data.recordings.dialects.tables import TABLES, CsvDialect, parquet_dialect,
 from data.recordings.lines import GZIP_MAGIC, chunks_of, head_of
 
 
-def recognize(path: Path) -> Dialect | BarDialect:
+def recognize(path: Path) -> Dialect[Any] | BarDialect:
     """Return the dialect of a recording.
 
     Raises:
@@ -48,7 +48,7 @@ def recognize(path: Path) -> Dialect | BarDialect:
     raise _unknown(path, f"starts with {head[:60].decode(errors='replace')!r}")
 
 
-def _dialect_of(path: Path, head: bytes) -> Dialect | BarDialect | None:
+def _dialect_of(path: Path, head: bytes) -> Dialect[Any] | BarDialect | None:
     for magic, dialect_of in _PACKED.items():
         if head.startswith(magic):
             with path.open("rb") as file:
@@ -59,7 +59,7 @@ def _dialect_of(path: Path, head: bytes) -> Dialect | BarDialect | None:
     return text_dialect([line for line in lines if line.strip(b"\r")]) or candle_dialect(path, lines)
 
 
-_PACKED: Final[dict[bytes, Callable[[Path], Dialect | BarDialect | None]]] = {
+_PACKED: Final[dict[bytes, Callable[[Path], Dialect[Any] | BarDialect | None]]] = {
     b"PAR1": parquet_dialect,
     b"PK\x03\x04": lean_dialect,
 }
@@ -80,18 +80,12 @@ _MAGIC: Final = {
 
 
 def _unknown(path: Path, found: str) -> ValueError:
-    return ValueError(
-        "\n  - ".join(
-            [
-                f"{path}: holds no trades: it {found}. These are read, texts plain or with gzip:",
-                *TRADE_DIALECTS,
-                *(f"{name} (bars, not trades)" for name in BAR_DIALECTS),
-            ]
-        )
-    )
+    said = f"{path}: holds no trades: it {found}. These are read, texts plain or with gzip:"
+    bars = (f"{name} (bars, not trades)" for name in BAR_DIALECTS)
+    return ValueError("\n  - ".join([said, *TRADE_DIALECTS, *bars]))
 
 
-def text_dialect(head: Sequence[bytes]) -> Dialect | None:
+def text_dialect(head: Sequence[bytes]) -> TextDialect | None:
     """Return the dialect of a text by its first lines that are not blank; None if the text is no recording."""
     if not head:
         return None

@@ -15,7 +15,7 @@ from data.recordings.dialects.bars import BarBatch, BarDialect
 from data.recordings.readers import Batch, read_bars, read_trades
 from data.recordings.recognition import recognize
 from data.times import NS, time_texts
-from data.trades import Floats, Int64s, Reject
+from data.trades import Floats, Int64s, Reject, Trades
 
 HOLES_KEPT = 10
 """Number of longest holes in the summary of a product."""
@@ -133,17 +133,13 @@ def inspect(path: Path, product_id: str = "BTC-USD") -> Inspection:
 
 
 def _add(found: Inspection, batch: Batch | BarBatch) -> None:
-    if isinstance(batch, Batch):
-        rows, low, high = batch.trades, batch.trades.price, batch.trades.price
-        keys, stream, time = rows.keys, rows.stream, rows.event_time
-    else:
-        bars = batch.bars
-        keys, stream, time, low, high = bars.keys, bars.stream, bars.event_time, bars.low, bars.high
-    for place, key in enumerate(keys):
-        mine = stream == place
+    rows = batch.trades if isinstance(batch, Batch) else batch.bars
+    low, high = (rows.price, rows.price) if isinstance(rows, Trades) else (rows.low, rows.high)
+    for place, key in enumerate(rows.keys):
+        mine = rows.stream == place
         if mine.any():
             product = found.products.setdefault(key.product_id, Product())
-            product.add(time[mine], low[mine], high[mine], found.hole_s)
+            product.add(rows.event_time[mine], low[mine], high[mine], found.hole_s)
     for reject in batch.rejects:
         kind = reject.reason.partition(", was ")[0]
         if kind not in found.rejects and len(found.rejects) >= REASONS_KEPT:

@@ -144,7 +144,7 @@ def facts_of(trades: Trades) -> dict[str, float]:
         facts[f"size, {share} %"] = float(np.quantile(size, share / 100))
     facts["sizes of 1.2e-5, share"] = float(np.mean(np.abs(size / SMALLEST_SIZE - 1) < 1e-6))
     facts["hourly volatility, max / min within a day"] = _hourly_ratio(segments)
-    return {fact.name: facts[fact.name] for fact in FACTS}
+    return {fact.name: float(facts[fact.name]) for fact in FACTS}
 
 
 def _segments(trades: Trades) -> list[_Segment]:
@@ -228,9 +228,7 @@ def _of_returns(segments: list[_Segment]) -> dict[str, float]:
         "trade return, standard deviation, bp": float(trade_return.std() * BP),
         "1 s return, standard deviation, bp": float(second.std() * BP),
         "1 s return, kurtosis": float(np.mean(moments**4) / np.mean(moments**2) ** 2),
-        "log trades and absolute return of a second, correlation": float(
-            np.corrcoef(np.log1p(count), np.abs(second))[0, 1]
-        ),
+        "log trades and absolute return of a second, correlation": np.corrcoef(np.log1p(count), np.abs(second))[0, 1],
     }
     for lag in (1, 10, 60):
         facts[f"absolute 1 s return, autocorrelation lag {lag}"] = _autocorrelation(absolute, lag)

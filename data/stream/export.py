@@ -26,7 +26,7 @@ from data.recordings.dialects.base import OWN_COLUMNS
 from data.settings import KafkaSettings
 from data.stream.codec import decode_records
 from data.stream.reader import TopicReader
-from data.stream.records import FEATURES, PREDICTIONS, TIMES, TRADES, Trade, feature_type, prediction_type
+from data.stream.records import FEATURES, PREDICTIONS, TIMES, TRADES, record_types
 from data.times import DAY_S, NS, start_ns, time_texts
 from data.trades import StreamKey
 
@@ -39,19 +39,18 @@ GROUP_ROWS = 65_536
 """Approximate rows of a row group in Parquet."""
 SOURCES_SHOWN = 20
 
-_NESTED: Final = {
-    "interval": pa.list_(pa.float64()),
-    "missing": pa.list_(pa.string()),
-    "shadow": pa.list_(pa.struct([("model_variant", pa.string()), ("version", pa.string()), ("score", pa.float64())])),
-}
-_PLAIN: Final = {
+_TYPES: Final[Mapping[str, pa.DataType]] = {
     **dict.fromkeys(TIMES, pa.timestamp("ns", "UTC")),
     **dict.fromkeys(("trade_id", "kafka_offset", "n", "horizon_s"), pa.int64()),
     **dict.fromkeys(("source_id", "product_id", "purpose", "side", "spec_id", "model_variant", "version", "digest"),
                     pa.string()),
     "kafka_partition": pa.int32(),
     "in_sample": pa.bool_(),
+    "interval": pa.list_(pa.float64()),
+    "missing": pa.list_(pa.string()),
+    "shadow": pa.list_(pa.struct([("model_variant", pa.string()), ("version", pa.string()), ("score", pa.float64())])),
 }  # fmt: skip
+"""Type of a column by name; other columns are numbers."""
 
 
 class BadRequest(ValueError):
@@ -98,32 +97,9 @@ class ExportReport:
     unreadable: int = 0
 
 
-def record_type(topic: str) -> type[Any]:
-    """Return the type of a topic's main records."""
-    types: dict[str, type[Any]] = {
-        TRADES: Trade,
-        FEATURES: feature_type(FeatureSpec()),
-        PREDICTIONS: prediction_type(FeatureSpec()),
-    }
-    return types[topic]
-
-
 def schema_of(record: type[Any]) -> pa.Schema:
-    """Return the columns of a record type; columns of unknown names are numbers."""
-    types: Mapping[str, pa.DataType] = {**_PLAIN, **_NESTED}
-    return pa.schema([(name, types.get(name, pa.float64())) for name in record.__struct_fields__])
-
-
-def columns_of(records: Sequence[Any], schema: pa.Schema) -> pa.RecordBatch:
-    """Return records as columns."""
-    columns = []
-    for column in schema:
-        values = [getattr(record, column.name) for record in records]
-        if column.name in _NESTED:
-            columns.append(pa.array(msgspec.to_builtins(values), column.type))
-        else:
-            columns.append(pa.array(values, column.type))
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+    """Return the columns of a record type."""
+    return pa.schema([(name, _TYPES.get(name, pa.float64())) for name in record.__struct_fields__])
 
 
 class Parts:
@@ -146,7 +122,7 @@ class Parts:
         for product_id, records in self._waiting.items():
             path = self._files.setdefault(product_id, self._folder / str(len(self._files)))
             with path.open("ab") as file, pa.ipc.new_stream(file, self._schema) as writer:
-                writer.write_batch(columns_of(records, self._schema))
+                writer.write_batch(pa.RecordBatch.from_pylist(msgspec.to_builtins(records), self._schema))
         self._waiting, self._count = {}, 0
 
     def batches(self) -> Iterator[pa.RecordBatch]:
@@ -162,7 +138,7 @@ class Parts:
 def collect(values: Iterator[Sequence[bytes]], request: ExportRequest, parts: Parts) -> ExportReport:
     """Add the requested records of a topic to `parts`, and return the counts."""
     report = ExportReport()
-    decode = msgspec.json.Decoder(record_type(request.topic)).decode
+    decode = msgspec.json.Decoder(record_types(FeatureSpec())[request.topic]).decode
     checked: set[StreamKey] = set()
     for batch in values:
         found = decode_records(batch, decode)
@@ -202,15 +178,13 @@ def read_topic(topic: str, settings: KafkaSettings) -> Iterator[list[bytes]]:
 
 def _texts(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Return columns for CSV: times in RFC 3339, nested values as JSON, unknown values empty."""
-    columns = []
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        texts = column
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    for name, column in columns.items():
         if name in TIMES:
-            texts = pa.array(time_texts(column.cast(pa.int64()).to_numpy()), pa.string())
-        elif name in _NESTED:
-            texts = pa.array([msgspec.json.encode(value).decode() for value in column.to_pylist()], pa.string())
-        columns.append(texts)
-    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+            columns[name] = pa.array(time_texts(column.cast(pa.int64()).to_numpy()))
+        elif pa.types.is_list(column.type):
+            columns[name] = pa.array([msgspec.json.encode(value).decode() for value in column.to_pylist()])
+    return pa.RecordBatch.from_pydict(columns)
 
 
 def _write_csv(file: BinaryIO | GzipFile, topic: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
@@ -254,7 +228,7 @@ def export(request: ExportRequest, out: Path, values: Callable[[], Iterator[Sequ
     write = next((writer for ending, writer in _WRITERS.items() if out.name.endswith(ending)), None)
     if write is None:
         raise BadRequest(f"--out must end in {', '.join(_WRITERS)}, was {out}")
-    schema = schema_of(record_type(request.topic))
+    schema = schema_of(record_types(FeatureSpec())[request.topic])
     with ExitStack() as cleanup:
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -320,10 +294,7 @@ def main() -> int:
         print(f"{product_id}: {rows:,} rows")
     print(f"{out}: {report.rows.total():,} rows {request}")
     if report.unreadable:
-        print(
-            f"warning: {report.unreadable:,} records of {request.topic} could not be read and are left out",
-            file=sys.stderr,
-        )
+        _warn(f"{report.unreadable:,} records of {request.topic} could not be read and are left out")
     if request.source_id is not None and any(StreamKey(request.source_id, p) not in report.ended for p in report.rows):
         _warn("the source has not ended: these are its rows so far")
     if request.topic == TRADES and len(report.sources) > 1:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
-from typing import NamedTuple, Self, TypeVar
+from contextlib import AbstractContextManager
+from typing import NamedTuple, TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from data.names import NotRead, Stopped
 from data.settings import KafkaSettings
-from data.stream.clients import MAX_VALUE, READ_BATCH, RETRY_S, reader_config, retry
+from data.stream.clients import MAX_VALUE, PASSING, READ_BATCH, RETRY_S, reader_config, retry
 
 PATIENCE_S = 10.0
 """Seconds that the broker may be silent."""
@@ -21,13 +21,6 @@ POLL_S = 0.5
 """Seconds between two looks whether to stop, while the broker is silent."""
 QUEUED_FETCHES = 32
 """Fetches that the client keeps in memory until the records are read."""
-
-_PASSING = {
-    KafkaError._WAIT_COORD,
-    KafkaError.NOT_COORDINATOR,
-    KafkaError.COORDINATOR_NOT_AVAILABLE,
-    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-}
 
 T = TypeVar("T")
 
@@ -44,8 +37,8 @@ class RecordBlock(NamedTuple):
     values: list[bytes]
 
 
-class TopicReader:
-    """Reads committed records, and commits no offset. Close the reader, or use a `with` block.
+class TopicReader(AbstractContextManager["TopicReader"]):
+    """Reads committed records in a `with` block, and commits no offset.
 
     Args:
         group: group whose committed offsets `committed` returns; the client always requires a name.
@@ -78,13 +71,7 @@ class TopicReader:
             del config["error_cb"]  # NotRead has the same reason
         self._consumer = Consumer(config)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self._consumer.close()
 
     def partitions(self, topic: str) -> list[int]:
@@ -156,7 +143,7 @@ class TopicReader:
             try:
                 return question(PATIENCE_S)
             except KafkaException as error:
-                if error.args[0].code() not in _PASSING or time.monotonic() > deadline:
+                if error.args[0].code() not in PASSING or time.monotonic() > deadline:
                     raise self._unreachable(error) from None
                 time.sleep(RETRY_S)
 

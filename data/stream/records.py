@@ -143,16 +143,16 @@ def with_time_texts(fields: dict[str, Any]) -> dict[str, Any]:
     return fields | {name: time_text(fields[name]) for name in TIMES if name in fields}
 
 
+def record_types(spec: FeatureSpec) -> dict[str, type[Any]]:
+    """Return the type of each topic's main records, keyed by topic."""
+    return {TRADES: Trade, FEATURES: feature_type(spec), PREDICTIONS: prediction_type(spec), REJECTED: Rejected}
+
+
 def schemas(spec: FeatureSpec) -> dict[str, Any]:
     """Return the JSON Schema of each topic's records, keyed by topic."""
-    records = {
-        TRADES: (Trade, End),
-        FEATURES: (feature_type(spec), End),
-        PREDICTIONS: (prediction_type(spec), End),
-        REJECTED: (Rejected,),
-    }
     topics = {}
-    for topic, types in records.items():
+    for topic, main in record_types(spec).items():
+        types = (main,) if topic == REJECTED else (main, End)
         refs, components = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
         topics[topic] = {"anyOf": list(refs), "$defs": components}
     return topics

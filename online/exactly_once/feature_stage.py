@@ -17,7 +17,7 @@ from data.features.windows import Windows, feature_rows
 from data.stream.clients import Incoming
 from data.stream.codec import TradeRecords, decode_trades, encode, encode_features
 from data.stream.reader import RecordBlock
-from data.stream.records import FEATURES, TRADES, End, Purpose
+from data.stream.records import FEATURES, End, Purpose
 from data.trades import Floats, StreamKey, Trades
 from online.exactly_once.loop import Record, rejected
 from online.exactly_once.note import MAX_ENDED, MAX_STREAMS, read_note, short_name, write_note
@@ -132,8 +132,6 @@ class FeatureStage:
         read: called with (partition, start, end), returns the records of the trades topic in [start, end), in batches.
     """
 
-    topic = TRADES
-
     def __init__(
         self, spec: FeatureSpec, read: Callable[[int, int, int], Iterable[RecordBlock]], metrics: Metrics
     ) -> None:
@@ -244,7 +242,7 @@ class FeatureStage:
         trades, places = found.trades.take(rows), found.places[rows]
         if not len(trades):
             return
-        for stream in _occurring(trades):
+        for stream in np.flatnonzero(np.bincount(trades.stream)):
             key = trades.keys[stream]
             if refusal := state.open(key, found.purposes[key]):
                 refused = trades.stream == stream
@@ -272,9 +270,3 @@ class FeatureStage:
     def _reject(self, message: Incoming, label: str, reason: str, key: StreamKey | None) -> Record:
         self._metrics.rejects.labels(label).inc()
         return rejected(message, reason, key)
-
-
-def _occurring(trades: Trades) -> list[int]:
-    """Return the indices of the streams with a trade."""
-    streams: list[int] = np.flatnonzero(np.bincount(trades.stream, minlength=len(trades.keys))).tolist()
-    return streams

@@ -9,9 +9,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import structlog
@@ -20,7 +21,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from data.names import RecordRefused, Stopped, Unanswered
 from data.stream.clients import Incoming, incoming, new_process_helps, retry
 from data.stream.codec import encode
-from data.stream.records import REJECTED, Rejected
+from data.stream.records import REJECTED, TRADES, Rejected
 from data.trades import StreamKey
 from online.metrics import Metrics
 from online.process import AGAIN, REFUSED, tune_garbage_collector
@@ -53,20 +54,8 @@ class LostPlace(Exception):
     """The broker no longer knows how far a partition was read, or names an offset that the topic does not have."""
 
 
-class BatchResult(Protocol):
-    """Hold the outcome of a batch of records."""
-
-    @property
-    def records(self) -> list[Record]: ...
-
-
-M = TypeVar("M", bound=BatchResult)
-
-
-class Stage(Protocol[M]):
-    """Turn records into records for the loop; a start can rebuild the whole memory of a stage from its topic."""
-
-    topic: str
+class Stage(Protocol):
+    """Turn trades into records for the loop; a start can rebuild the whole memory of a stage from the topic."""
 
     def restore(self, partition: int, offset: int, note: str, low: int) -> None:
         """Rebuild the memory of the records before `offset`, from the `note` that was committed with `offset`.
@@ -81,20 +70,20 @@ class Stage(Protocol[M]):
     def cut(self, partition: int) -> None:
         """Start all streams of a partition anew: records were removed before they were read."""
 
-    def process(self, messages: list[Incoming]) -> M:
-        """Return the outcome of the next records, of any partitions."""
+    def process(self, messages: list[Incoming]) -> tuple[list[Record], Callable[[], None]]:
+        """Return the outcome of the next records, of any partitions, and a callable that counts the outcome.
+
+        The loop calls the callable after the commit, in another thread, one batch after the other.
+        """
 
     def note(self, partition: int, offset: int) -> str:
         """Return the note from which `restore` can start at `offset`."""
-
-    def committed(self, made: M) -> None:
-        """Count the records of a committed batch. The loop calls in another thread, one batch after the other."""
 
 
 def serve(
     consumer: Consumer,
     producers: Sequence[Producer],
-    stage: Stage[M],
+    stage: Stage,
     check_new: Callable[[list[int]], None],
     running: Callable[[], bool],
     metrics: Metrics,
@@ -159,7 +148,8 @@ class _Transaction:
         self.result: Future[None] | None = None
 
 
-class _Loop(Generic[M]):
+@dataclass(eq=False)
+class _Loop:
     """Hold the state of `serve`. The client calls back only from within `poll` and `consume`, so between two batches.
 
     While a transaction ends, the loop reads and makes the next batch. The next records go to the other producer when
@@ -167,26 +157,23 @@ class _Loop(Generic[M]):
     transaction has ended.
     """
 
-    def __init__(
-        self,
-        consumer: Consumer,
-        producers: Sequence[Producer],
-        stage: Stage[M],
-        check_new: Callable[[list[int]], None],
-        running: Callable[[], bool],
-        metrics: Metrics,
-        address: str,
-    ) -> None:
-        self._consumer, self._producers, self._stage, self._check_new = consumer, producers, stage, check_new
-        self._running, self._metrics, self._address = running, metrics, address
-        self._turns = cycle(producers)
+    _consumer: Consumer
+    _producers: Sequence[Producer]
+    _stage: Stage
+    _check_new: Callable[[list[int]], None]
+    _running: Callable[[], bool]
+    _metrics: Metrics
+    _address: str
+
+    def __post_init__(self) -> None:
+        self._turns = cycle(self._producers)
         self._ender = ThreadPoolExecutor(1, thread_name_prefix="transactions")
         self._ending: _Transaction | None = None
         self._due: dict[int, int] = {}  # by assigned partition, the offset to read next
         self._is_serving = True  # False at the end: the last log line of a process is the reason of its end
         self._behind: dict[int, int] = {}  # by partition, the offset behind a hole that is logged and not yet committed
 
-    def _insist(self, ask: Callable[[float], T], patience_s: float = PATIENCE_S) -> T:
+    def _ask(self, ask: Callable[[float], T], patience_s: float = PATIENCE_S) -> T:
         """Ask, by default as within a transaction."""
         return retry(ask, self._running, self._address, patience_s)
 
@@ -199,10 +186,8 @@ class _Loop(Generic[M]):
 
     def _run(self) -> None:
         for producer in self._producers:
-            self._insist(producer.init_transactions, math.inf)
-        self._consumer.subscribe(
-            [self._stage.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
-        )
+            self._ask(producer.init_transactions, math.inf)
+        self._consumer.subscribe([TRADES], on_assign=self._on_assign, on_revoke=self._on_revoke)  # also when lost
         while self._running():
             first = self._consumer.poll(0.2)
             started = time.monotonic()
@@ -229,12 +214,12 @@ class _Loop(Generic[M]):
         """
         ends = self._behind | {message.partition: message.offset + 1 for message in messages}
         transaction = _Transaction(next(self._turns), ends)
-        made = self._stage.process(messages)
+        records, count = self._stage.process(messages)
         if self._ending is not None:
             self._ending.is_written.wait()
         try:
             transaction.producer.begin_transaction()
-            self._produce(transaction.producer, made.records)
+            self._produce(transaction.producer, records)
         except KafkaException as error:
             # `produce` raises _STATE where the transaction failed while its records were still coming, and _FATAL where
             # it failed for good: to abort it raises the cause.
@@ -246,20 +231,20 @@ class _Loop(Generic[M]):
             return
         if not self._settle(transaction):
             return
-        topic, note = self._stage.topic, self._stage.note
-        offsets = [TopicPartition(topic, partition, end, note(partition, end)) for partition, end in ends.items()]
+        note = self._stage.note
+        offsets = [TopicPartition(TRADES, partition, end, note(partition, end)) for partition, end in ends.items()]
         group = self._consumer.consumer_group_metadata()
 
         def end() -> None:
             send, producer = transaction.producer.send_offsets_to_transaction, transaction.producer
             try:
-                self._insist(lambda timeout_s: send(offsets, group, timeout_s))
-                self._insist(partial(_flush, producer))
+                self._ask(lambda timeout_s: send(offsets, group, timeout_s))
+                self._ask(partial(_flush, producer))
             finally:
                 transaction.is_written.set()
-            self._insist(producer.commit_transaction)
-            self._stage.committed(made)
-            self._metrics.messages_in.labels(topic).inc(len(messages))
+            self._ask(producer.commit_transaction)
+            count()
+            self._metrics.messages_in.labels(TRADES).inc(len(messages))
             self._metrics.transaction.observe(np.array([time.monotonic() - started]))
 
         self._due.update(ends)
@@ -297,10 +282,10 @@ class _Loop(Generic[M]):
         log.warning("transaction aborted, going back", error=str(error))
         self._metrics.errors.labels("transaction_aborted").inc()
         for transaction in transactions:
-            self._insist(transaction.producer.abort_transaction)
+            self._ask(transaction.producer.abort_transaction)
             transaction.producer.poll(0)  # a refused record raises here
         partitions = {partition for transaction in transactions for partition in transaction.ends}
-        places = [TopicPartition(self._stage.topic, partition) for partition in partitions & self._due.keys()]
+        places = [TopicPartition(TRADES, partition) for partition in partitions & self._due.keys()]
         for place in self._restored(places) if places else ():
             try:
                 self._consumer.seek(place)
@@ -312,14 +297,12 @@ class _Loop(Generic[M]):
     def _jump(self, partition: int) -> None:
         """Continue at the topic's oldest offset, if records were removed before they were read."""
         due = self._due[partition]
-        low, high = self._span(partition)
-        if due > high:
-            raise LostPlace(_beyond(self._stage.topic, partition, due, high))
+        low = self._oldest(partition, due)
         if low > due:
             self._hole(partition, due, low)
             self._stage.cut(partition)
             self._due[partition] = low
-        self._consumer.seek(TopicPartition(self._stage.topic, partition, self._due[partition]))
+        self._consumer.seek(TopicPartition(TRADES, partition, self._due[partition]))
 
     def _hole(self, partition: int, due: int, low: int) -> None:
         log.warning(
@@ -332,35 +315,41 @@ class _Loop(Generic[M]):
         self._metrics.removed.inc(low - due)
         self._behind[partition] = low
 
-    def _span(self, partition: int) -> tuple[int, int]:
-        """Return the oldest offset and the end offset of a partition."""
-        place = TopicPartition(self._stage.topic, partition)
+    def _oldest(self, partition: int, due: int) -> int:
+        """Return the topic's oldest offset of a partition.
+
+        Raises:
+            LostPlace: the partition ends before the offset `due`.
+        """
+        place = TopicPartition(TRADES, partition)
         watermarks = self._consumer.get_watermark_offsets
-        low, high = self._insist(lambda timeout_s: watermarks(place, timeout=timeout_s), math.inf)
-        return int(low), int(high)
+        low, high = self._ask(lambda timeout_s: watermarks(place, timeout=timeout_s), math.inf)
+        if due > high:
+            raise LostPlace(
+                f"{TRADES}[{partition}] ends at offset {high}, and was read up to {due}: was the topic deleted and "
+                f"made anew? {FIND_PLACE} finds where to go on; under `make run`, `make reset` forgets all"
+            )
+        return int(low)
 
     def _restored(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
         """Restore the stage at the committed offsets of partitions, and return the next offsets to read."""
-        committed = self._insist(lambda timeout_s: self._consumer.committed(partitions, timeout=timeout_s), math.inf)
-        topic = self._stage.topic
+        committed = self._ask(lambda timeout_s: self._consumer.committed(partitions, timeout=timeout_s), math.inf)
         if error := next((found.error for found in committed if found.error is not None), None):
             raise KafkaException(error)
         if new := [found.partition for found in committed if found.offset < 0]:
             self._check_new(new)
         for found in committed:
             partition, due = found.partition, found.offset
-            low, high = self._span(partition)
+            low = self._oldest(partition, due)
             self._stage.drop(partition)
             if due < 0:
                 due = low  # records that were removed before the first start are no loss
-            elif due > high:
-                raise LostPlace(_beyond(topic, partition, due, high))
             else:
                 self._stage.restore(partition, due, found.metadata or "", low)
             if low > (told := self._behind.get(partition, due)):
                 self._hole(partition, told, low)
             self._due[partition] = max(due, low)
-        return [TopicPartition(topic, found.partition, self._due[found.partition]) for found in committed]
+        return [TopicPartition(TRADES, found.partition, self._due[found.partition]) for found in committed]
 
     def _on_assign(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         if partitions:
@@ -411,13 +400,6 @@ def _flush(producer: Producer, timeout_s: float) -> None:
     """
     if producer.flush(timeout_s):
         raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-
-
-def _beyond(topic: str, partition: int, due: int, high: int) -> str:
-    return (
-        f"{topic}[{partition}] ends at offset {high}, and was read up to {due}: was the topic deleted and made anew? "
-        f"{FIND_PLACE} finds where to go on; under `make run`, `make reset` forgets all"
-    )
 
 
 def rejected(message: Incoming, reason: str, key: StreamKey | None) -> Record:

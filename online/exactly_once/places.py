@@ -36,21 +36,15 @@ _WHERE = re.compile(rf"{TRADES}\[(\d+)\]@(\d+)")
 
 
 class _Outcome(Struct, frozen=True, gc=False):
-    """Read from a record of `features` the partition and offset of its trade, or end, on `coinbase-trades`."""
+    """Read from a record of `features` the place of its trade, or end, and whether the record ends its stream."""
 
     kafka_partition: int
     kafka_offset: int
-
-
-class _Ended(Struct, frozen=True, gc=False):
-    """Read from a record of `features` whether the record is the end of its stream."""
-
-    source_id: str
-    product_id: str
+    source_id: str = ""
+    product_id: str = ""
     end: bool = False
 
 
-_decode_ended = msgspec.json.Decoder(_Ended).decode
 _decode_outcome = msgspec.json.Decoder(_Outcome).decode
 _decode_rejected = msgspec.json.Decoder(Rejected).decode
 
@@ -93,15 +87,16 @@ def newest_outcome(reader: TopicReader, partition: int) -> int | None:
 def _newest(reader: TopicReader, topic: str, partition: int) -> int | None:
     """Return the newest outcome on a topic, reading backwards from the topic's end."""
     low, end = reader.span(topic, partition)
-    while end > low:
-        start = max(low, end - LOOK_BACK)
-        found = _outcomes(
-            topic, partition, [v for block in reader.read(topic, partition, start, end) for v in block.values]
-        )
-        if found:
+    for stop in range(end, low, -LOOK_BACK):
+        if found := _outcomes_before(reader, topic, partition, low, stop):
             return max(found)
-        end = start
     return None
+
+
+def _outcomes_before(reader: TopicReader, topic: str, partition: int, low: int, end: int) -> dict[int, bytes]:
+    """Return the outcomes among the last `LOOK_BACK` offsets before `end`, none before `low`."""
+    blocks = reader.read(topic, partition, max(low, end - LOOK_BACK), end)
+    return _outcomes(topic, partition, [value for block in blocks for value in block.values])
 
 
 def _outcomes(topic: str, partition: int, values: Sequence[bytes]) -> dict[int, bytes]:
@@ -173,15 +168,13 @@ def find_place(reader: TopicReader, spec: FeatureSpec, partition: int, *, anew: 
 
 def _ended_names(published: dict[int, bytes]) -> list[bytes]:
     """Return the short names of the streams with an end in `published`, the oldest end first."""
-    records = decode_records([published[offset] for offset in sorted(published)], _decode_ended).records
+    records = decode_records([published[offset] for offset in sorted(published)], _decode_outcome).records
     return [short_name(StreamKey(record.source_id, record.product_id)) for record in records if record.end]
 
 
 def _published(reader: TopicReader, partition: int) -> dict[int, bytes]:
     """Return the newest rows and ends of a partition, by the offset of their trade."""
-    low, end = reader.span(FEATURES, partition)
-    values = [v for part in reader.read(FEATURES, partition, max(low, end - LOOK_BACK), end) for v in part.values]
-    return _outcomes(FEATURES, partition, values)
+    return _outcomes_before(reader, FEATURES, partition, *reader.span(FEATURES, partition))
 
 
 def _trades(reader: TopicReader, partition: int, start: int, end: int) -> Iterator[list[Incoming]]:
@@ -200,16 +193,14 @@ def commit_places(config: dict[str, object], places: dict[int, tuple[int, str]])
     Raises:
         KafkaException: the broker refuses, or does not answer.
     """
-    consumer = Consumer(config)
-    try:
-        offsets = [TopicPartition(TRADES, partition, *place) for partition, place in places.items()]
-        consumer.commit(offsets=offsets, asynchronous=False)
-    except KafkaException as error:
-        if error.args[0].code() in (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.REBALANCE_IN_PROGRESS):
-            return False
-        raise
-    finally:
-        consumer.close()
+    offsets = [TopicPartition(TRADES, partition, *place) for partition, place in places.items()]
+    with Consumer(config) as consumer:
+        try:
+            consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:
+            if error.args[0].code() in (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.REBALANCE_IN_PROGRESS):
+                return False
+            raise
     return True
 
 

@@ -50,16 +50,18 @@ class Problem(Exception):
 
     def __init__(self, status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None, **more: Any) -> None:
         super().__init__(detail)
-        self.status, self.detail, self.headers, self.more = status, detail, headers, more
+        self.status, self.detail, self.headers, self.more = status, detail, dict(headers or {}), more
+
+    def answer(self, scope: Scope) -> Response:
+        """Return the answer to the request of `scope`."""
+        body = ProblemBody("about:blank", self.status.phrase, self.status, self.detail, scope.get("request_id"))
+        content = msgspec.json.encode(msgspec.to_builtins(body) | self.more)
+        return Response(content, self.status, NO_STORE | self.headers, media_type="application/problem+json")
 
 
-def problem_answer(
-    scope: Scope, status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None, **more: Any
-) -> Response:
-    """Return a failure as problem+json; `more` adds fields."""
-    body = ProblemBody("about:blank", status.phrase, int(status), detail, scope.get("request_id"))
-    content = msgspec.json.encode(msgspec.to_builtins(body) | more)
-    return Response(content, status, NO_STORE | dict(headers or {}), media_type="application/problem+json")
+def bad_fields(detail: str, errors: list[FieldError]) -> Problem:
+    """Return the problem of a request with bad fields."""
+    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors)
 
 
 class JsonAnswer(Response):
@@ -169,24 +171,20 @@ class Observed:
             else:
                 answer = await endpoint(Request(scope, receive))
                 await answer(scope, receive, send_with_id)
-        except (Problem, BadBody) as refusal:
-            await _refused(scope, refusal)(scope, receive, send_with_id)
+        except Problem as problem:
+            await problem.answer(scope)(scope, receive, send_with_id)
+        except BadBody as bad:
+            await bad_fields(str(bad), bad.errors).answer(scope)(scope, receive, send_with_id)
         except Exception as error:
             log.error("unexpected", request_id=scope["request_id"], exc_info=error)
             if status:
                 raise  # half an answer is out: the server can only cut the answer off
             detail = "the service failed; its log has the cause under this request id"
-            await problem_answer(scope, HTTPStatus.INTERNAL_SERVER_ERROR, detail)(scope, receive, send_with_id)
+            await Problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail).answer(scope)(scope, receive, send_with_id)
         finally:
             # The template: a label must not grow with requests.
             route = scope["path"] if endpoint else getattr(scope.get("route"), "path", "unknown")
             self._seconds(route, status).observe(time.perf_counter() - started)
-
-
-def _refused(scope: Scope, refusal: Problem | BadBody) -> Response:
-    if isinstance(refusal, Problem):
-        return problem_answer(scope, refusal.status, refusal.detail, refusal.headers, **refusal.more)
-    return problem_answer(scope, HTTPStatus.UNPROCESSABLE_ENTITY, str(refusal), errors=refusal.errors)
 
 
 def handle_errors(app: FastAPI) -> None:
@@ -196,9 +194,9 @@ def handle_errors(app: FastAPI) -> None:
     async def bad_parameter(request: Request, error: RequestValidationError) -> Response:
         errors = [FieldError(str(found["loc"][-1]), found["msg"]) for found in error.errors()]
         detail = "; ".join(f"{found.field}: {found.problem}" for found in errors)
-        return problem_answer(request.scope, HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors)
+        return bad_fields(detail, errors).answer(request.scope)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         detail = f"{request.method} {request.url.path}: {error.detail}"
-        return problem_answer(request.scope, HTTPStatus(error.status_code), detail, error.headers)
+        return Problem(HTTPStatus(error.status_code), detail, error.headers).answer(request.scope)

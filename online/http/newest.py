@@ -177,12 +177,12 @@ class NewestForecasts:
             "stats_cb": self._metrics.read_statistics,
             "error_cb": self._tell,
         }
-        consumer = Consumer(config)
-        try:
+        with Consumer(config) as consumer:
             searches = self._to_search(consumer)
             behind, starts = {}, []
             for partition, search in searches.items():
-                first, end = self._span(consumer, partition)
+                place = TopicPartition(PREDICTIONS, partition)
+                first, end = consumer.get_watermark_offsets(place, timeout=RETRY_S)
                 start = self._next.get(partition, max(first, end - RECENT_OFFSETS))
                 starts.append(TopicPartition(PREDICTIONS, partition, start))
                 if start < end:
@@ -202,8 +202,6 @@ class NewestForecasts:
                         self._read(each, behind)
                 if self._searches and not behind:
                     self._search_on()
-        finally:
-            consumer.close()
 
     def _to_search(self, consumer: Consumer) -> dict[int, _Search]:
         """Return the search of each partition: for the open streams of its note, without a note for recent streams."""
@@ -232,16 +230,8 @@ class NewestForecasts:
         among the newest records.
         """
         config = reader_config(self._settings) | {"group.id": GROUP, "isolation.level": "read_uncommitted"}
-        consumer = Consumer(config | {"error_cb": self._tell})
-        try:
+        with Consumer(config | {"error_cb": self._tell}) as consumer:
             return list(consumer.committed(trades, timeout=RETRY_S))
-        finally:
-            consumer.close()
-
-    @staticmethod
-    def _span(consumer: Consumer, partition: int) -> tuple[int, int]:
-        low, high = consumer.get_watermark_offsets(TopicPartition(PREDICTIONS, partition), timeout=RETRY_S)
-        return int(low), int(high)
 
     def _search_on(self) -> None:
         """Search the next older records of one partition."""

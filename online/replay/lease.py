@@ -64,6 +64,7 @@ class SourceLease:
         group: the consumer group of the source.
         consumer: the member of this process.
         was_held: whether this process ever had the right.
+        beginning: a committed offset, if any: a second commit of the offset shows whether this process is a member.
 
     Raises:
         SourceTaken: another process is a member.
@@ -78,7 +79,7 @@ class SourceLease:
         self._settings, self._source_id, self._running, self._is_new = settings, source_id, running, is_new
         self.was_held = self._holds = self._is_lost = self._has_no_topic = False
         self._assigned, self._closing = threading.Event(), threading.Event()
-        self._beginning: TopicPartition | None = None
+        self.beginning: TopicPartition | None = None
         self._checked_at = time.clock_gettime(_CLOCK)
         session = {"session.timeout.ms": int(1e3 * SESSION_S), "heartbeat.interval.ms": 500}
         rules = {"group.id": self.group, "partition.assignment.strategy": "range"}
@@ -111,15 +112,11 @@ class SourceLease:
         now = time.clock_gettime(_CLOCK)
         was_frozen = now - self._checked_at > SESSION_S / 2
         self._checked_at = now
-        if was_frozen and self._beginning is not None:
-            self.commit([self._beginning])  # the broker takes a commit only from members
+        if was_frozen and self.beginning is not None:
+            self.commit([self.beginning])  # the broker takes a commit only from members
         if self._is_lost:
             raise SourceTaken(self._taken(LOST))
         return self._holds
-
-    def keep(self, beginning: TopicPartition) -> None:
-        """Keep a committed offset: a second commit of the offset shows whether this process is a member."""
-        self._beginning = beginning
 
     def commit(self, offsets: list[TopicPartition]) -> None:
         """Commit offsets of the source's group; the first offset may carry a note.
@@ -129,7 +126,7 @@ class SourceLease:
             KafkaException: the broker refuses for another reason.
             Stopped: told to stop before the broker answered.
         """
-        self._beginning = offsets[0]
+        self.beginning = offsets[0]
         try:
             self._ask(lambda _: self.consumer.commit(offsets=offsets, asynchronous=False))
         except KafkaException as error:
@@ -177,13 +174,11 @@ class SourceLease:
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         consumer.assign([])  # the trades themselves are not read here
-        self._has_no_topic = not partitions and not self._partitions_of_topic()
+        if not partitions:
+            self._has_no_topic = not consumer.list_topics(TRADES, timeout=ANSWER_S).topics[TRADES].partitions
         self._holds = any(assigned.partition == LOCK for assigned in partitions)
         self._is_lost = self._is_lost or (self._assigned.is_set() and not self._holds)
         self._assigned.set()
-
-    def _partitions_of_topic(self) -> int:
-        return len(self.consumer.list_topics(TRADES, timeout=ANSWER_S).topics[TRADES].partitions)
 
     def _on_revoke(self, consumer: Consumer, _: list[TopicPartition]) -> None:
         self._holds = False

@@ -107,7 +107,7 @@ def find_progress(
         lease.commit(here)
     elif starts:
         at, place = next(iter(begun.items()))
-        lease.keep(TopicPartition(*at, *place))
+        lease.beginning = TopicPartition(*at, *place)
     return progress
 
 

@@ -21,7 +21,7 @@ from data.features.spec import FeatureSpec
 from data.features.windows import Windows, compile_kernel, feature_rows
 from data.files import CHECKOUT
 from data.models.served import ServedModel
-from data.recordings.dialects.base import OWN_COLUMNS, RowColumns, TextBlock
+from data.recordings.dialects.base import OWN_COLUMNS, RowColumns
 from data.recordings.dialects.tables import CsvDialect
 from data.recordings.fields import FIELDS, products
 from data.recordings.lines import Lines, chunks_of, data_lines
@@ -233,9 +233,9 @@ def parsing(trades: Trades, folder: Path) -> Row:
     types = {"product_id": NAMES, "trade_id": pa.int64(), "event_time": UTC, **numbers, "side": NAMES}
     convert = csv.ConvertOptions(include_columns=list(types), column_types=types)
 
-    def parse(rows_of: Callable[[TextBlock], RowColumns | None]) -> None:
+    def parse(rows_of: Callable[[Lines], RowColumns | None]) -> None:
         for text in texts:
-            rows = rows_of(TextBlock(Lines.of(text, 2)[0], dialect))
+            rows = rows_of(Lines.of(text, 2)[0])
             assert rows is not None and products(rows.columns["product_id"]).good.all()
             assert all(field.parse(rows.columns[name])[1].all() for name, field in FIELDS.items())
 
@@ -245,7 +245,7 @@ def parsing(trades: Trades, folder: Path) -> Row:
             csv.read_csv(pa.BufferReader(text), read, convert_options=convert)
 
     took = seconds(
-        {"": lambda: parse(TextBlock.typed_rows), "line by line": lambda: parse(TextBlock.rows), "pyarrow": by_pyarrow}
+        {"": lambda: parse(dialect.typed_rows), "line by line": lambda: parse(dialect.rows), "pyarrow": by_pyarrow}
     )
     found = {name: s / len(trades) * 1e9 for name, s in took.items()}
     return Row("parsing blocks of plain CSV, one thread", "ns/row", found.pop(""), found)

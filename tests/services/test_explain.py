@@ -34,7 +34,7 @@ from data.stream.codec import encode, encode_trades
 from data.stream.origin import MAX_NOTE, Origin, read_origin, recording_of, write_origin
 from data.stream.reader import RecordBlock, TopicReader
 from data.stream.records import PARTITIONS, PREDICTIONS, TRADES, End, partition_of, with_time_texts
-from data.times import NS, parse_times
+from data.times import NS
 from data.trades import StreamKey, Trades
 from offline.explain import bisection, streams
 from offline.explain.__main__ import main
@@ -891,7 +891,7 @@ def test_the_line_of_a_trade_is_found_without_parsing_the_others(
 
 def recorded_line(path: Path, event_time: str) -> tuple[str, str]:
     """Look for trade 12345 of SOL-USD, 2 at 5, in a recording; return the outcome."""
-    ns, one = parse_times([event_time]), np.ones(1)
+    ns, one = np.array([event_time[:-1]], "M8[ns]").view(np.int64), np.ones(1)
     key = (StreamKey("s", "SOL-USD"),)
     trade = Trades(key, np.zeros(1, np.int32), np.array([12_345]), ns, ns, one * 5, one * 2, np.ones(1, np.int8))
     model = FoundModel("volatility-ml", None, "", Finding("model", "expired", "gone"))

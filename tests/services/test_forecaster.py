@@ -106,7 +106,7 @@ def test_only_what_passes_is_worth_another_start_whatever_goes_wrong_while_closi
 ) -> None:
     monkeypatch.setattr(loop, "tune_garbage_collector", lambda: None)
     monkeypatch.setattr(loop, "SWITCH_S", sys.getswitchinterval())
-    stage = type("Stage", (), {"topic": "trades"})()
+    stage = object()
     with pytest.raises(SystemExit) as ended:
         loop.serve(Consumer(KafkaError(said)), [], stage, lambda _: None, lambda: True, Metrics(), "")  # type: ignore[arg-type]
     assert ended.value.code == code

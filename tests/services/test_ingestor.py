@@ -14,7 +14,7 @@ from data.recordings.readers import Batch
 from data.stream.codec import encode_trades
 from data.times import NS
 from data.trades import StreamKey, Trades
-from online.ingestor import PIECE, Ingestor
+from online.ingestor import PIECE, STAMP, Ingestor
 from online.metrics import Metrics
 from online.replay.pace import Pace, Speed, parse_speed
 from online.replay.place import SourceProgress
@@ -92,10 +92,10 @@ def test_a_record_prepared_before_its_time_is_the_record_written_at_its_time() -
         yield Batch(trades, "here.csv", np.arange(len(trades)), [], 0)
 
     producer, always = Producer({"log_level": 0}), lambda: True
-    ingestor = Ingestor(producer, Metrics(), "source-1", "drill", SourceProgress(), may_write=always, running=always)
+    ingestor = Ingestor(producer, Metrics(), "source-1", "drill", SourceProgress(), always, always)
     pieces = list(ingestor._pieces(batches(), Speed(10), 60))
     assert [len(piece.trades) for piece in pieces] == [PIECE, 500]
-    found = [b + b"%d" % now_ns + a for piece in pieces for b, a in zip(piece.before, piece.after, strict=True)]
+    found = [(STAMP + b"%d" % now_ns).join(parts) for piece in pieces for parts in piece.parts]
     keys = tuple(StreamKey("source-1", key.product_id) for key in trades.keys)
     assert found == encode_trades(replace(trades, keys=keys, ingest_time=np.full(len(trades), now_ns)), "drill")
     due = np.concatenate([piece.due for piece in pieces])

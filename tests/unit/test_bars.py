@@ -127,7 +127,6 @@ def test_candles_are_delivered_oldest_first(
 ) -> None:
     """Newest first in the file, one minute missing: a hole stays a hole. Lines 1 and 2 are address and header."""
     monkeypatch.setattr(lines, "BLOCK_BYTES", block_bytes)
-    monkeypatch.setattr("data.recordings.dialects.candles.BLOCK_BYTES", block_bytes)
     rows = [candle(MIDNIGHT + 60 * minute) for minute in (4, 3, 1, 0)]
     batches = read(candles(tmp_path, *rows, name=name), batch_rows)
     assert ends(batches) == [MIDNIGHT + 60 * minute for minute in (1, 2, 4, 5)]

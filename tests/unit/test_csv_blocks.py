@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from data.recordings.dialects.base import RowColumns, TextBlock
+from data.recordings.dialects.base import RowColumns
 from data.recordings.dialects.tables import CsvDialect, table_of
 from data.recordings.fields import FIELDS, products
 from data.recordings.lines import Lines
@@ -28,11 +28,11 @@ Values = dict[str, tuple[list[Any] | bytes, bytes]]
 """By field, the values and the mask of allowed values, as bytes."""
 
 
-def block(data: bytes, header: str = HEADER) -> TextBlock:
+def block(data: bytes, header: str = HEADER) -> tuple[CsvDialect, Lines]:
     names = header.split(",")
     found = table_of(names)
     assert found is not None
-    return TextBlock(Lines.of(data, 2)[0], CsvDialect(*found, names))
+    return CsvDialect(*found, names), Lines.of(data, 2)[0]
 
 
 def values(rows: RowColumns) -> Values:
@@ -53,10 +53,11 @@ def is_good(found: Values) -> bool:
 
 def both_ways(data: bytes, header: str = HEADER) -> Values | None:
     """Return the values of a block that is parsed by type, equal to the values line by line; None for another block."""
-    typed = block(data, header).typed_rows()
+    dialect, lines = block(data, header)
+    typed = dialect.typed_rows(lines)
     if typed is None or not is_good(found := values(typed)):
         return None
-    careful = block(data, header).rows()
+    careful = dialect.rows(lines)
     assert found == values(careful)
     assert (typed.at.tolist(), typed.position.tolist()) == (careful.at.tolist(), careful.position.tolist())
     assert (careful.broken, careful.skipped.tolist(), typed.positions) == ({}, [], careful.positions)

@@ -17,7 +17,6 @@ from data.models.served import ServedModel
 from data.simulator.day import simulate_day
 from data.stream.codec import encode, encode_features
 from data.stream.records import PREDICTIONS, End, prediction_type
-from data.times import parse_times
 from data.trades import StreamKey
 from offline.models.baseline import Baseline
 from online.exactly_once.feature_stage import EndedStream, FeatureColumns
@@ -120,7 +119,8 @@ def test_a_score_has_the_same_bytes_in_any_batch(rows: FeatureRows) -> None:
 def test_a_row_as_late_as_the_training_data_is_marked(rows: FeatureRows, event_time: str, in_sample: bool) -> None:
     """The test model says that its training ended at 2010-01-09T00:00:00Z."""
     part = columns(rows, slice(0, 1))
-    part = part._replace(trades=replace(part.trades, event_time=parse_times([event_time])))
+    time_ns = np.array([event_time[:-1]], "M8[ns]").view(np.int64)
+    part = part._replace(trades=replace(part.trades, event_time=time_ns))
     [forecast] = decoded(stage().process([part]), PREDICTIONS)
     assert forecast["in_sample"] is in_sample
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -14,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.arrow import texts_of
-from data.names import explain_product
-from data.recordings.fields import Field, prices, products, sizes, value_text, whole_numbers
-from data.recordings.lines import Lines, csv_fields
+from data.names import PRODUCT_RULE
+from data.recordings.fields import FIELDS, Field, products, sizes, value_text
+from data.recordings.lines import Lines, csv_fields, cut_rows
 from data.times import LAST_YEAR, NS
 from data.trades import Floats, Int64s, Reject, StreamKey
 
@@ -77,17 +76,13 @@ class BarBatch(NamedTuple):
 CONTRADICTION = "high, low, open and close contradict: low must be the least of them and high the greatest"
 NOT_RISING = "time does not rise"
 
-_UNKNOWN = np.nan
 PRICE_COLUMNS = ("open", "high", "low", "close")
 
-_WHOLE = Field(whole_numbers, lambda _: "must be a whole number from 0 to 2^63 - 1")
-_PRICE = Field(prices, lambda _: "must be a finite number above 0")
-_VOLUME = Field(sizes, lambda _: "must be a finite number of at least 0")
 _FIELDS: Final[Mapping[str, Field]] = {
-    "start": _WHOLE,
-    **dict.fromkeys(PRICE_COLUMNS, _PRICE),
-    "volume": _VOLUME,
-    "count": _WHOLE,
+    "start": FIELDS["trade_id"],
+    **dict.fromkeys(PRICE_COLUMNS, FIELDS["price"]),
+    "volume": Field(sizes, lambda _: "must be a finite number of at least 0"),
+    "count": FIELDS["trade_id"],
 }
 _LAST_SECOND = int(datetime(LAST_YEAR, 12, 31, tzinfo=UTC).timestamp())
 
@@ -131,12 +126,8 @@ class BarDialect(ABC):
         """
         file = str(self.path)
         bars, at, reasons = self._judged(lines, last)
-        rejected = sorted(reasons)
-        for first in range(0, len(lines), batch_rows):
-            last_line = first + batch_rows
-            part = slice(*np.searchsorted(at, (first, last_line)))
-            bad = rejected[bisect_left(rejected, first) : bisect_left(rejected, last_line)]
-            rejects = [Reject(file, int(lines.number[i]), reasons[i], lines.text(i)) for i in bad]
+        rejected = sorted((i, 0, reason) for i, reason in reasons.items())
+        for _, part, rejects in cut_rows(file, lines.number, lines.text, at, rejected, batch_rows):
             yield BarBatch(bars.take(part), file, lines.number[at[part]], rejects)
 
     def _judged(self, lines: Lines, last: dict[str, int]) -> tuple[Bars, NDArray[np.intp], dict[int, str]]:
@@ -153,7 +144,7 @@ class BarDialect(ABC):
                 reasons[int(at[i])] = reason(int(i)) if callable(reason) else reason
             np.logical_and(ok, ~bad, out=ok)
 
-        values: dict[str, NDArray[Any]] = {"count": np.full(len(at), _UNKNOWN)}
+        values: dict[str, NDArray[Any]] = {"count": np.full(len(at), np.nan)}
         for name, field in _FIELDS.items():
             if name not in texts:
                 continue
@@ -167,7 +158,7 @@ class BarDialect(ABC):
         else:
             named = texts_of([self.product] * len(at))
         names, code, good = products(named)
-        reject(~good, lambda i: f"{self.columns['product_id'][1]} {explain_product('')}, was {value_text(named, i)!r}")
+        reject(~good, lambda i: f"{self.columns['product_id'][1]} {PRODUCT_RULE}, was {value_text(named, i)!r}")
         start = self.start_s(values["start"])
         reject(
             (start < 0) | (start > _LAST_SECOND) | (start % self.step_s != 0),

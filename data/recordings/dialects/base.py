@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -41,7 +41,7 @@ class RowColumns(NamedTuple):
     positions: int
 
 
-class Block(ABC):
+class Block(Protocol):
     """Consecutive lines of a recording, or rows of a recording without lines.
 
     Attributes:
@@ -50,20 +50,14 @@ class Block(ABC):
 
     number: Int64s
 
-    @abstractmethod
-    def rows(self) -> RowColumns:
-        """Split each line into fields, line by line."""
-
-    @abstractmethod
     def text(self, i: int) -> str:
         """Return the text of a rejected line, cut to `REJECT_CHARACTERS`."""
 
-    def typed_rows(self) -> RowColumns | None:
-        """Parse all lines at once, one row a line; None if a line fails, or if `rows` might give another result."""
-        return None
+
+B = TypeVar("B", bound=Block)
 
 
-class Dialect(ABC):
+class Dialect(ABC, Generic[B]):
     """Reader of one recording of trades.
 
     Attributes:
@@ -82,12 +76,20 @@ class Dialect(ABC):
         return "trade_id" in self.columns
 
     @abstractmethod
-    def blocks(self, path: Path) -> Iterator[Block]:
+    def blocks(self, path: Path) -> Iterator[B]:
         """Read a recording.
 
         Raises:
             Damaged: after all whole rows before the damage.
         """
+
+    @abstractmethod
+    def rows(self, block: B) -> RowColumns:
+        """Split each line into fields, line by line."""
+
+    def typed_rows(self, _block: B) -> RowColumns | None:
+        """Parse all lines at once, one row a line; None if a line fails, or if `rows` might give another result."""
+        return None
 
 
 MESSAGE_TYPE = "message_type"
@@ -110,16 +112,15 @@ VOLUME_24H = "volume_24h"
 """The column that identifies the flattened channel: a running total of 24 hours, no size of a trade."""
 
 
-class TextBlock(Block):
-    """Lines of a text, with their dialect."""
+class TextDialect(Dialect[Lines]):
+    header_lines = 0
 
-    def __init__(self, lines: Lines, dialect: TextDialect) -> None:
-        self._lines, self._dialect = lines, dialect
-        self.number = lines.number
+    def blocks(self, path: Path) -> Iterator[Lines]:
+        return data_lines(chunks_of(path), self.header_lines)
 
-    def rows(self) -> RowColumns:
-        readable, reasons = self._lines.readable()
-        rows = self._dialect.rows(self._lines.take(readable))
+    def rows(self, block: Lines) -> RowColumns:
+        readable, reasons = block.readable()
+        rows = self.split(block.take(readable))
         if not reasons:
             return rows
         # Unreadable lines also count as positions, and move the lines behind.
@@ -133,25 +134,9 @@ class TextBlock(Block):
             rows.positions + len(reasons),
         )
 
-    def text(self, i: int) -> str:
-        return self._lines.text(i)
-
-    def typed_rows(self) -> RowColumns | None:
-        return self._dialect.typed_rows(self._lines)
-
-
-class TextDialect(Dialect):
-    header_lines = 0
-
-    def blocks(self, path: Path) -> Iterator[Block]:
-        return (TextBlock(lines, self) for lines in data_lines(chunks_of(path), self.header_lines))
-
     @abstractmethod
-    def rows(self, lines: Lines) -> RowColumns:
+    def split(self, lines: Lines) -> RowColumns:
         """Split readable lines into fields."""
-
-    def typed_rows(self, _lines: Lines) -> RowColumns | None:
-        return None
 
 
 NO_ROWS = np.empty(0, np.intp)

@@ -7,13 +7,12 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from data.names import Damaged
 from data.recordings.dialects.bars import PRICE_COLUMNS, BarDialect
-from data.recordings.lines import BLOCK_BYTES, Lines, chunks_of, data_lines, whole_lines
+from data.recordings.lines import Lines, chunks_of, data_lines, whole_lines
 from data.trades import Int64s
 
 _START_NAMES = ("unix", "unix timestamp")
@@ -39,18 +38,18 @@ class _Candles(BarDialect):
                 yield self._data(lines)
             return
         damage = None
+        blocks: list[tuple[int, int, int]] = []  # of each block: its first line, place and bytes in the file
         with tempfile.TemporaryFile() as spill:
-            count = 1
-            blocks = whole_lines(chunks_of(self.path))
+            number = 1
             try:
-                for block in blocks:
-                    spill.write(block)
-                    count += block.count(b"\n")
+                for block in whole_lines(chunks_of(self.path)):
+                    blocks.append((number, spill.tell(), spill.write(block)))
+                    number += block.count(b"\n")
             except Damaged as error:
                 damage = error
-            for block in _backwards(spill):
-                count -= block.count(b"\n")
-                yield self._data(Lines.of(block, count)[0]).reversed()
+            for number, place, size in reversed(blocks):
+                spill.seek(place)
+                yield self._data(Lines.of(spill.read(size), number)[0]).reversed()
         if damage is not None:
             raise damage
 
@@ -59,24 +58,6 @@ class _Candles(BarDialect):
 
     def start_s(self, start: Int64s) -> Int64s:
         return np.where(start < _MILLISECONDS, start, np.where(start % 1_000 == 0, start // 1_000, -1))
-
-
-def _backwards(file: IO[bytes]) -> Iterator[bytes]:
-    """Yield whole lines in blocks, the last block first; the file ends with a line end."""
-    place, rest = file.seek(0, 2), b""
-    while place:
-        step = min(BLOCK_BYTES, place)
-        place -= step
-        file.seek(place)
-        block = file.read(step) + rest
-        cut = block.find(b"\n") + 1 if place else 0
-        # Bytes before the first line end belong to the block before; so does a block without a full line.
-        if place and cut == len(block):
-            cut = 0
-            rest = block
-            continue
-        rest = block[:cut]
-        yield block[cut:]
 
 
 def candle_dialect(path: Path, head: Sequence[bytes]) -> BarDialect | None:

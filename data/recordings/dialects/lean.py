@@ -7,7 +7,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from datetime import UTC, date, datetime
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -54,10 +54,9 @@ class _Lean(BarDialect):
         if not PRODUCT_ID.fullmatch(self.product):
             raise ValueError(f"the symbol {symbol!r} of its path must end with one of {', '.join(QUOTES)}")
         try:
-            midnight = datetime.combine(date.fromisoformat(day), datetime.min.time(), UTC)
+            self._midnight_s = int(datetime.strptime(f"{day}+0000", "%Y%m%d%z").timestamp())
         except ValueError:
             raise ValueError(f"the day {day} of its path is none") from None
-        self._midnight_s = int(midnight.timestamp())
 
     def lines(self) -> Iterator[Lines]:
         return data_lines(_member_chunks(self.path, self._member))

@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
 
 from data.arrow import texts_of
 from data.recordings.dialects.base import FLAT_COLUMNS, TICKER, TICKER_COLUMNS, ZONELESS, RowColumns, TextDialect
@@ -79,13 +78,15 @@ class _RecordedFrame(msgspec.Struct):
 _Ticks = Sequence[_Message | _Flat | _Tick]
 
 
-def _of_message(message: _Message) -> _Ticks:
-    return (message,) if message.type == TICKER else ()
+def _of_message(message: _Message) -> _Ticks | None:
+    if message.type == TICKER:
+        return (message,)
+    return () if message.type == "subscriptions" else None
 
 
-def _of_frame(frame: _Frame) -> _Ticks:
+def _of_frame(frame: _Frame) -> _Ticks | None:
     if frame.channel not in ("ticker", "ticker_batch"):
-        return ()
+        return () if frame.channel == "subscriptions" else None
     ticks = [tick for event in frame.events for tick in event.tickers]
     for tick in ticks:
         tick.timestamp = frame.timestamp
@@ -101,42 +102,38 @@ class _JsonDialect(TextDialect):
     """Reader of NDJSON: a message, or a frame of several messages, on each line.
 
     Args:
-        message: decodes the message of a line.
-        ticks: returns the ticks of a message; no ticks for a message of another kind.
-        is_own: returns whether a message belongs to the dialect.
+        ticks: decodes a line, and returns its ticks; empty for another message of the dialect, None for a message that
+            does not show the dialect.
     """
 
     def __init__(
         self,
         name: str,
         columns: Mapping[str, str],
-        message: Callable[[bytes], Any],
-        ticks: Callable[[Any], _Ticks],
-        is_own: Callable[[Any], bool],
+        ticks: Callable[[bytes], _Ticks | None],
         fields: Mapping[str, Field] = FIELDS,
     ) -> None:
         self.name = f"NDJSON of the {name}"
-        self.columns, self.fields = columns, fields
-        self._message, self._ticks, self._is_own = message, ticks, is_own
+        self.columns, self.fields, self._ticks = columns, fields, ticks
 
     def recognizes(self, head: Sequence[bytes]) -> bool:
         """Return whether one of the first lines belongs to the dialect."""
         for line in head:
             try:
-                if self._is_own(self._message(line)):
+                if self._ticks(line) is not None:
                     return True
             except (msgspec.MsgspecError, UnicodeError):
                 continue
         return False
 
-    def rows(self, lines: Lines) -> RowColumns:
+    def split(self, lines: Lines) -> RowColumns:
         broken: dict[int, str] = {}
         skipped: list[int] = []
         ticks: list[Any] = []
         count = np.ones(len(lines), np.intp)
         for i, line in enumerate(lines.data.split(b"\n")[:-1]):
             try:
-                found = self._ticks(self._message(line))
+                found = self._ticks(line) or ()
             except (msgspec.MsgspecError, UnicodeError) as error:
                 broken[i] = f"the line must be a JSON message of the ticker channel: {error}"
                 continue
@@ -161,52 +158,34 @@ def _json_texts(values: list[_Scalar]) -> pa.Array:
     return texts_of([value if isinstance(value, str) else "" if value is None else str(value) for value in values])
 
 
-def _is_message(message: _Message) -> bool:
-    return message.type in (TICKER, "subscriptions")
-
-
-def _is_frame(frame: _Frame) -> bool:
-    return frame.channel in ("ticker", "ticker_batch", "subscriptions")
-
-
 _EXCHANGE, _ADVANCED = "Coinbase Exchange ticker channel", "Coinbase Advanced Trade ticker channel"
 
 MESSAGE_DIALECTS = (
     _JsonDialect(
         f'{_EXCHANGE}: {{"type":"ticker",...}}',
         TICKER_COLUMNS,
-        _messages,
-        _of_message,
-        _is_message,
+        lambda line: _of_message(_messages(line)),
     ),
     _JsonDialect(
         f'{_EXCHANGE}, as recorded: {{"ts":...,"pair":...,"raw":"{{\\"type\\":\\"ticker\\",...}}"}}',
         TICKER_COLUMNS,
-        lambda line: _messages(_envelopes(line).raw),
-        _of_message,
-        _is_message,
+        lambda line: _of_message(_messages(_envelopes(line).raw)),
     ),
     _JsonDialect(
         f'{_ADVANCED}: {{"channel":"ticker","timestamp":...,"events":[...]}}',
         FLAT_COLUMNS,
-        _frames,
-        _of_frame,
-        _is_frame,
+        lambda line: _of_frame(_frames(line)),
     ),
     _JsonDialect(
         f'{_ADVANCED}, as recorded: {{"ingest_time":...,"product_id":...,"payload":{{"channel":...}}}}',
         FLAT_COLUMNS,
-        lambda line: _recorded(line).payload,
-        _of_frame,
-        _is_frame,
+        lambda line: _of_frame(_recorded(line).payload),
     ),
     _JsonDialect(
         f'{_ADVANCED}, flattened: {{"timestamp":...,"product_id":...,"price":...,"volume_24h":...}} (a time without '
         "a zone is UTC)",
         FLAT_COLUMNS,
-        _flats,
-        lambda tick: (tick,),
-        lambda _: True,
+        lambda line: (_flats(line),),
         ZONELESS,
     ),
 )

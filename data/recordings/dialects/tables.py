@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
+from numpy.typing import NDArray
 
 from data.arrow import NAMES, UTC, is_text, is_true, rows_of
 from data.names import Damaged
@@ -22,7 +23,6 @@ from data.recordings.dialects.base import (
     TICKER_TEXT,
     VOLUME_24H,
     ZONELESS,
-    Block,
     Dialect,
     RowColumns,
     TextDialect,
@@ -72,6 +72,18 @@ def table_of(header: Sequence[str]) -> tuple[_Table, dict[str, str]] | None:
     return None
 
 
+def _ticks_of(
+    at: NDArray[np.intp], columns: Mapping[str, pa.Array], broken: Mapping[int, str], positions: int
+) -> RowColumns:
+    """Return rows without those of another message type, which are skipped; `at` has the line index of each row."""
+    if MESSAGE_TYPE not in columns:
+        return RowColumns(at, at, columns, broken, NO_ROWS, positions)
+    is_tick = is_true(pa.compute.equal(columns[MESSAGE_TYPE].cast(pa.string()), TICKER_TEXT))
+    kept = rows_of(np.flatnonzero(is_tick))
+    ticks = {field: column.take(kept) for field, column in columns.items() if field != MESSAGE_TYPE}
+    return RowColumns(at[is_tick], at[is_tick], ticks, broken, at[~is_tick], positions)
+
+
 class CsvDialect(TextDialect):
     """Reader of a CSV with a header: columns are found by name, and further columns are ignored."""
 
@@ -85,15 +97,9 @@ class CsvDialect(TextDialect):
         self._index = {field: header.index(column) for field, column in columns.items()}
         self._types = pa.schema([(str(i), _TYPES[field]) for field, i in self._index.items()])
 
-    def rows(self, lines: Lines) -> RowColumns:
+    def split(self, lines: Lines) -> RowColumns:
         at, texts, broken = csv_fields(lines, self._width, list(self._index.values()))
-        columns = {field: texts[i] for field, i in self._index.items()}
-        skipped = NO_ROWS
-        if MESSAGE_TYPE in columns:
-            is_trade = is_true(pa.compute.equal(columns.pop(MESSAGE_TYPE), TICKER_TEXT))
-            skipped, at, kept = at[~is_trade], at[is_trade], rows_of(np.flatnonzero(is_trade))
-            columns = {field: column.take(kept) for field, column in columns.items()}
-        return RowColumns(at, at, columns, broken, skipped, len(lines))
+        return _ticks_of(at, {field: texts[i] for field, i in self._index.items()}, broken, len(lines))
 
     def typed_rows(self, lines: Lines) -> RowColumns | None:
         if self.fields is not FIELDS or not lines.are_texts or b'"' in lines.data:
@@ -123,36 +129,26 @@ _TYPES = {
 """Type of a column by field. pyarrow parses a text of this type to the value of `FIELDS`; a size can also be NaN."""
 
 
-class _ParquetBlock(Block):
+class _ParquetBlock:
     """Rows of a Parquet file, numbered like lines."""
 
     def __init__(self, columns: dict[str, pa.Array], names: Mapping[str, str], first: int, count: int) -> None:
-        self._columns, self._names = columns, names
+        self.columns, self._names = columns, names
         self.number = first + np.arange(count, dtype=np.int64)
 
-    def rows(self) -> RowColumns:
-        at = np.arange(len(self.number))
-        columns, skipped = self._columns, NO_ROWS
-        if MESSAGE_TYPE in columns:
-            columns = dict(columns)
-            is_trade = is_true(pa.compute.equal(columns.pop(MESSAGE_TYPE).cast(pa.string()), TICKER_TEXT))
-            skipped, at, kept = at[~is_trade], at[is_trade], rows_of(np.flatnonzero(is_trade))
-            columns = {field: column.take(kept) for field, column in columns.items()}
-        return RowColumns(at, at, columns, {}, skipped, len(self.number))
-
     def text(self, i: int) -> str:
-        values = [f"{self._names[field]}={value_text(column, i)}" for field, column in self._columns.items()]
+        values = [f"{self._names[field]}={value_text(column, i)}" for field, column in self.columns.items()]
         return ",".join(values)[:REJECT_CHARACTERS]
 
 
-class _ParquetDialect(Dialect):
+class _ParquetDialect(Dialect[_ParquetBlock]):
     """Reader of trades in Parquet: columns are found by name, as in CSV, and may be typed or texts."""
 
     def __init__(self, table: _Table, columns: Mapping[str, str]) -> None:
         self.name = f"Parquet with {table.name}"
         self.columns, self.fields = columns, table.fields
 
-    def blocks(self, path: Path) -> Iterator[Block]:
+    def blocks(self, path: Path) -> Iterator[_ParquetBlock]:
         first = 1
         try:
             with path.open("rb") as file:
@@ -167,6 +163,9 @@ class _ParquetDialect(Dialect):
                         first += len(batch)
         except (pa.ArrowException, OSError) as error:
             raise Damaged(f"the Parquet file is damaged ({_first_line(error)})") from error
+
+    def rows(self, block: _ParquetBlock) -> RowColumns:
+        return _ticks_of(np.arange(len(block.number)), block.columns, {}, len(block.number))
 
 
 def _first_line(error: Exception) -> str:
@@ -190,7 +189,7 @@ def _column_fault(field: str, type_: pa.DataType, fields: Mapping[str, Field]) -
     return "text"
 
 
-def parquet_dialect(path: Path) -> Dialect | None:
+def parquet_dialect(path: Path) -> _ParquetDialect | None:
     """Return the dialect of a Parquet file of trades; None if the file holds other columns.
 
     Raises:
