@@ -14,11 +14,7 @@ from data.names import NotRead
 from offline.checks.faults import doubts_of_merging, faults_of_trades
 from offline.days.steps import FEATURE_ROWS, StepResult
 from offline.lake.store import Lake
-from orchestration.assets.partitions import (
-    LAKE,
-    partition_of_run,
-    table_of,
-)
+from orchestration.assets.partitions import LAKE, partition_of_run, table_of
 from orchestration.resources import KafkaResource, LakeResource
 
 SHOWN = 20
@@ -71,7 +67,7 @@ def check_result(name: str, found: Sequence[CheckVerdict]) -> dg.AssetCheckResul
     metadata = {"product_days": len(found), **figures}
     if wrong:
         shown = ((each.product_id, each.day, each.fault) for each in wrong[:SHOWN])
-        metadata["found"] = dg.MetadataValue.md(table_of(("product", "day", "found"), shown))
+        metadata["found"] = table_of(("product", "day", "found"), shown)
     return dg.AssetCheckResult(
         asset_key="trades",
         check_name=name,

@@ -209,7 +209,7 @@ def _model_result(candidate: "Candidate", links: Links) -> dg.MaterializeResult:
             **{name: value for name, value in metrics.items() if name.startswith(("qlike", "coverage"))},
             "rows": params["fit_rows"] + params["interval_rows"],
             "digest": candidate.model.digest[:16],
-            "parameters": dg.MetadataValue.md(table_of(("parameter", "value"), params.items())),
+            "parameters": table_of(("parameter", "value"), params.items()),
             **links,
         },
     )
@@ -226,7 +226,7 @@ def _evaluation_result(
     return dg.MaterializeResult(
         asset_key="evaluation",
         metadata={
-            "forecasts": dg.MetadataValue.md(table_of(headings, losses)),
+            "forecasts": table_of(headings, losses),
             **picture,
             **{f"qlike {name}": value for name, value in qlike.items()},
             "rows": found.rows,

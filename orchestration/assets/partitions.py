@@ -4,18 +4,20 @@
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any, NamedTuple
 
 import dagster as dg
 import numpy as np
 
+from data.features.spec import FeatureSpec
 from data.trades import iso_times
 from offline.days.staging import MEANING as RECORDINGS_MEANING
 from offline.days.staging import RECORDINGS
-from offline.days.steps import MEANING, TRADES, StepResult
+from offline.days.steps import FEATURE_ROWS, MEANING, TRADES, StepResult
 from offline.lake.store import Lake, Partition
+from orchestration.assets import plots
 
 FIRST_DAY = "2010-01-01"
 """First day of the lake, before bitcoin had a market."""
@@ -84,12 +86,8 @@ def days_of(first_day: str, last_day: str) -> tuple[date, date]:
     return first, last
 
 
-def deps_of(asset: str) -> list[dg.AssetDep]:
-    """Return the dependencies of an asset, with their days."""
-    return [dg.AssetDep(name, partition_mapping=_on(offset)) for name, offset in INPUTS[asset].items()]
-
-
-def _on(offset: int) -> dg.MultiPartitionMapping:
+def mapping_of(offset: int) -> dg.MultiPartitionMapping:
+    """Return the mapping to the same product of the day with an offset."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)  # the mappings themselves: there are no others
         of_day = dg.TimeWindowPartitionMapping(
@@ -121,20 +119,19 @@ def report_of_recordings(lake: Lake, product_id: str, day: date) -> ReportedVers
     found = [lake.partition(table, product_id, day) for table in lake.tables(RECORDINGS)]
     staged = [each for each in found if each is not None and each.rows]
     version = hashlib.sha256("".join(each.content_hash for each in staged).encode()).hexdigest() if staged else NOTHING
-    rows = dg.MetadataValue.md(
-        table_of(("recording", "rows"), ((each.notes["name"], f"{each.rows:,}") for each in staged))
-    )
+    rows = table_of(("recording", "rows"), ((each.notes["name"], f"{each.rows:,}") for each in staged))
     metadata = {"dagster/row_count": sum(each.rows for each in staged), "recordings": len(staged), "by recording": rows}
     return ReportedVersion("recordings", product_id, day, version, metadata)
 
 
 def report_of(
-    table: str, product_id: str, day: date, made: StepResult, pictures: Mapping[str, Any] | None = None
+    lake: Lake, spec: FeatureSpec, table: str, product_id: str, day: date, made: StepResult
 ) -> list[ReportedVersion]:
     """Return the versions made by a step; for trades, also the versions of head and tail for the days around."""
     partition = made.partition
     version = partition.content_hash if partition else NOTHING
-    report = [ReportedVersion(table, product_id, day, version, {**_metadata(made), **(pictures or {})})]
+    pictures = plots.of_day(lake, spec, product_id, day, made) if table == FEATURE_ROWS else {}
+    report = [ReportedVersion(table, product_id, day, version, {**_metadata(made), **pictures})]
     if table == TRADES:
         for asset, seen in (("trades_head", "head_hash"), ("trades_tail", "tail_hash")):
             version = getattr(partition, seen, "") or NOTHING
@@ -194,11 +191,10 @@ def _versions(tags: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in tags.items() if name in ours or name.startswith(INPUT_VERSION)}
 
 
-def table_of(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+def table_of(headings: Sequence[str], rows: Iterable[Iterable[object]]) -> dg.MarkdownMetadataValue:
     """Return a table in Markdown."""
-    head = list(headings)
-    lines = [head, ["---"] * len(head), *(list(map(str, row)) for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [headings, ["---"] * len(headings), *rows]
+    return dg.MetadataValue.md("\n".join(f"| {' | '.join(map(str, line))} |" for line in lines))
 
 
 LAKE = "lake"

@@ -4,7 +4,7 @@
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from datetime import date, timedelta
 from typing import Any, NamedTuple
 
@@ -13,18 +13,14 @@ from pydantic import Field
 
 from data.features.spec import FeatureSpec
 from data.names import check_product_id
-from offline.days.feature_rows import make_feature_rows
 from offline.days.staging import RECORDINGS, simulate
 from offline.days.staleness import stale
-from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET, StepResult, stored_result
-from offline.days.trades import make_trades
-from offline.days.training_set import make_training_set
+from offline.days.steps import TRADES, stored_result
 from offline.lake.store import Lake
-from orchestration.assets import plots
 from orchestration.assets.checks import CHECKS, CheckVerdict, check_result
 from orchestration.assets.inbox import Inbox, InboxConfig, add_products, stage_inbox
 from orchestration.assets.partitions import LAKE, day_of, days_of, materializations, report_of, report_of_recordings
-from orchestration.assets.product_days import evaluation_of
+from orchestration.assets.product_days import STEPS
 from orchestration.resources import LakeResource, explained
 
 NOT_TAKEN = "not taken"
@@ -169,31 +165,23 @@ def make_stale(
                 f"{table} {each.product_id} {each.day}: {rows:,} rows in {time.monotonic() - began:.1f} s, since it "
                 f"{each.why} ({count} of {len(todo)})"
             )
-            pictures = plots.of_day(lake, spec, each.product_id, each.day, made) if table == FEATURE_ROWS else {}
-            yield from materializations(instance, report_of(table, each.product_id, each.day, made, pictures))
+            yield from materializations(instance, report_of(lake, spec, table, each.product_id, each.day, made))
             if table == TRADES:
                 for name, check in CHECKS.items():
                     found[name].append(check(lake, each.product_id, each.day, made))
         others = set(places) - {(each.product_id, each.day) for each in todo}
         for product_id, day in sorted(others):
             made = stored_result(lake, table, product_id, day)
-            yield from materializations(instance, report_of(table, product_id, day, made))
+            yield from materializations(instance, report_of(lake, spec, table, product_id, day, made))
     for name, results in found.items():
         if results:
-            yield evaluation_of(check_result(name, results))
+            yield dg.AssetCheckEvaluation(**check_result(name, results)._asdict())
     if wanted == DayRange():
         return  # everything was wanted: no partition is left
     left = [each for each in stale(lake, spec) if not wanted.has(each.product_id, each.day)]
     if left:
         context.log.info(f"{len(left)} other partitions are stale, as {left[0].table} of {left[0].product_id} "
                          f"{left[0].day}: {left[0].why}. `backfill` without a range makes them.")  # fmt: skip
-
-
-STEPS: Mapping[str, Callable[[Lake, str, date, FeatureSpec], StepResult]] = {
-    TRADES: lambda lake, product_id, day, _: make_trades(lake, product_id, day),
-    FEATURE_ROWS: make_feature_rows,
-    TRAINING_SET: make_training_set,
-}
 
 
 @dg.job(description=make_days.__doc__)

@@ -130,7 +130,7 @@ def _refusal(refused: "Refused") -> dg.Failure:
     """Return a failure with all conditions, failed conditions first."""
     conditions = sorted(refused.conditions, key=lambda condition: condition.is_met)
     rows = ((each.name, "yes" if each.is_met else "NO", each.found, each.allowed) for each in conditions)
-    table = dg.MetadataValue.md(table_of(("condition", "met", "found", "allowed"), rows))
+    table = table_of(("condition", "met", "found", "allowed"), rows)
     return dg.Failure(str(refused), metadata={"conditions": table}, allow_retries=False)
 
 
@@ -138,13 +138,12 @@ def _show_entry(context: dg.OpExecutionContext, registry: RegistryResource, entr
     was = f"version {entry.from_version}" if entry.from_version else "nothing"
     forced = ", forced" if entry.is_forced else ""
     context.log.info(f"{entry.model} version {entry.to_version} is champion, after {was}{forced}")
-    evidence = table_of(("evidence", "value"), entry.evidence.items())
     context.add_output_metadata(
         {
             "champion": dg.MetadataValue.url(registry.version_url(entry.model, entry.to_version)),
             "version": entry.to_version,
             "before": entry.from_version or "none",
             "ledger entry": dg.MetadataValue.url(registry.run_url(entry.experiment_id, entry.entry_id)),
-            "evidence": dg.MetadataValue.md(evidence),
+            "evidence": table_of(("evidence", "value"), entry.evidence.items()),
         }
     )

@@ -211,7 +211,9 @@ class Watched:
         self.part = part
         self.log_path = log_path
         self.direct = direct
-        self.needs = list(dict.fromkeys([*direct, *(further for need in direct for further in need.needs)]))
+        self.needs: list[Watched] = list(
+            dict.fromkeys([*direct, *(further for need in direct for further in need.needs)])
+        )
         self.state = PartState.WAITING
         self.probe_error: Exception | None = None
         self.ready_after_s: float | None = None

@@ -40,11 +40,10 @@ from offline.samples import Sample
 from orchestration import sensors
 from orchestration.assets import plots
 from orchestration.assets.partitions import INPUTS, key_of
-from orchestration.assets.product_days import trades
+from orchestration.assets.product_days import STEPS, trades
 from orchestration.definitions import definitions
 from orchestration.jobs import lake as lake_jobs
 from orchestration.jobs.ingestor_process import ProgressLine, ingest_online, last_words
-from orchestration.jobs.lake import STEPS
 from orchestration.local.dagster import home as dagster_home
 from orchestration.schedules import schedules
 from orchestration.sensors import failure_sensor, inbox_files
