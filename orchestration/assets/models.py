@@ -5,6 +5,7 @@
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from math import isnan
@@ -18,7 +19,7 @@ from offline.days.steps import TRAINING_SET
 from offline.days.training_set import training_sample
 from offline.lake.store import Lake
 from orchestration.assets import plots
-from orchestration.assets.partitions import days_of, table_of
+from orchestration.assets.partitions import DayRange, table_of
 from orchestration.resources import LakeResource, RegistryResource, ending, explained
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def models(
 
     store, spec = lake.open(), lake.spec
     with ending(mlflow), explained(), _explain_loss_of_mlflow(registry.uri):
-        days = choose_days(store, config.products, config.first_day, config.last_day)
+        days = choose_days(store, DayRange.of(config.products, config.first_day, config.last_day))
         test_day = days.first_test_day(config.test_days)
         train_end = datetime.combine(test_day, datetime.min.time(), UTC)
         rows = _training_rows(store, spec, days, test_day)
@@ -112,7 +113,8 @@ def models(
                 yield _model_result(result, links)
             elif isinstance(result, Evaluation):
                 qlike = {row.forecaster: row.qlike for row in result.losses if row.asked_with == ALL}
-                mlflow.log_metrics({f"qlike_{_plain(name)}": value for name, value in qlike.items()})
+                # MLflow allows no other characters in a name.
+                mlflow.log_metrics({f"qlike_{re.sub(r'[^a-zA-Z0-9]', '_', name)}": qlike[name] for name in qlike})
                 picture = plots.of_test(trained, *_first_product(store, spec, days, test_day), spec)
                 yield _evaluation_result(result, qlike, picture, links)
             else:
@@ -148,18 +150,9 @@ class TrainingDays(NamedTuple):
         return self.days[-test_days]
 
 
-def choose_days(lake: Lake, products: Sequence[str], first_day: str = "", last_day: str = "") -> TrainingDays:
-    """Return the training days of some products (default: all), from the first to the last day (default: all).
-
-    Raises:
-        ValueError: see `days_of`.
-    """
-    first, last = days_of(first_day, last_day)
-    found = [
-        partition
-        for partition in lake.partitions(TRAINING_SET)
-        if first <= partition.day <= last and partition.rows and (not products or partition.product_id in products)
-    ]
+def choose_days(lake: Lake, wanted: DayRange) -> TrainingDays:
+    """Return the training days of a range."""
+    found = [each for each in lake.partitions(TRAINING_SET) if each.rows and wanted.has(each.product_id, each.day)]
     version = hashlib.sha256("".join(each.content_hash for each in found).encode()).hexdigest()
     names = sorted({each.product_id for each in found})
     return TrainingDays(names, sorted({each.day for each in found}), len(found), version)
@@ -201,12 +194,12 @@ def _training_rows(store: Lake, spec: FeatureSpec, days: TrainingDays, test_day:
 
 
 def _model_result(candidate: "Candidate", links: Links) -> dg.MaterializeResult:
-    metrics, params = candidate.metrics, candidate.params
+    params = candidate.params
     return dg.MaterializeResult(
         asset_key=ASSETS[candidate.name],
         data_version=dg.DataVersion(candidate.model.digest),
         metadata={
-            **{name: value for name, value in metrics.items() if name.startswith(("qlike", "coverage"))},
+            **{name: value for name, value in candidate.metrics.items() if name.startswith(("qlike", "coverage"))},
             "rows": params["fit_rows"] + params["interval_rows"],
             "digest": candidate.model.digest[:16],
             "parameters": table_of(("parameter", "value"), params.items()),
@@ -262,8 +255,3 @@ def _first_product(store: Lake, spec: FeatureSpec, days: TrainingDays, test_day:
             if len(judged_rows(rows, spec)):
                 return product_id, rows
     raise ValueError(f"no product has rows to judge from {test_day} to {days.days[-1]}")
-
-
-def _plain(name: str) -> str:
-    """Return a name with characters allowed by MLflow."""
-    return "".join(c if c.isalnum() else "_" for c in name)

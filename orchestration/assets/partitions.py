@@ -73,17 +73,28 @@ def day_of(field: str, text: str) -> date:
         raise ValueError(f"{field} is written as 2025-01-06, was {text!r}") from None
 
 
-def days_of(first_day: str, last_day: str) -> tuple[date, date]:
-    """Return the ends of a range of days; an empty end is unlimited.
+class DayRange(NamedTuple):
+    """Products and days; by default all."""
 
-    Raises:
-        ValueError: an end is no day, or the first comes after the last.
-    """
-    first = day_of("first_day", first_day) if first_day else date.min
-    last = day_of("last_day", last_day) if last_day else date.max
-    if first > last:
-        raise ValueError(f"first_day must not come after last_day, were {first} and {last}")
-    return first, last
+    products: frozenset[str] = frozenset()
+    first: date = date.min
+    last: date = date.max
+
+    @classmethod
+    def of(cls, products: Iterable[str], first_day: str, last_day: str) -> "DayRange":
+        """Parse a range from config fields; an empty end is unlimited, and no products are all products.
+
+        Raises:
+            ValueError: an end is no day, or the first comes after the last.
+        """
+        first = day_of("first_day", first_day) if first_day else date.min
+        last = day_of("last_day", last_day) if last_day else date.max
+        if first > last:
+            raise ValueError(f"first_day must not come after last_day, were {first} and {last}")
+        return cls(frozenset(products), first, last)
+
+    def has(self, product_id: str, day: date) -> bool:
+        return self.first <= day <= self.last and (not self.products or product_id in self.products)
 
 
 def mapping_of(offset: int) -> dg.MultiPartitionMapping:
@@ -107,10 +118,7 @@ def key_of(product_id: str, day: date) -> dg.MultiPartitionKey:
 
 def partition_of_run(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> tuple[str, date]:
     """Return product and day of a run's partition."""
-    key = context.partition_key
-    if not isinstance(key, dg.MultiPartitionKey):
-        key = PRODUCT_DAYS.get_partition_key_from_str(key)
-    dimensions = key.keys_by_dimension
+    dimensions = PRODUCT_DAYS.get_partition_key_from_str(context.partition_key).keys_by_dimension
     return dimensions["product"], date.fromisoformat(dimensions["day"])
 
 

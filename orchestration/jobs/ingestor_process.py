@@ -96,19 +96,17 @@ def _end_source(settings: Mapping[str, str], tell: Callable[[ProgressLine], None
     """End a source, unless it has ended or has not begun."""
     source_id = settings["REPLAY_ID"]
     command = [sys.executable, "-m", "online.ingestor", "--end", source_id]
-    with _undisturbed():
-        try:
-            code = subprocess.run(
-                bound_to_parent(command),
-                env={**os.environ, **settings},
-                cwd=CHECKOUT,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=END_S,
-                check=False,
-            ).returncode
-        except subprocess.TimeoutExpired:
-            code = None
+    code = None
+    with _undisturbed(), contextlib.suppress(subprocess.TimeoutExpired):
+        code = subprocess.run(
+            bound_to_parent(command),
+            env={**os.environ, **settings},
+            cwd=CHECKOUT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=END_S,
+            check=False,
+        ).returncode
     if code not in (0, REFUSED):
         text = f"source {source_id} stays open: end it by python -m online.ingestor --end {source_id}"
         tell(ProgressLine("error", text))
@@ -182,14 +180,12 @@ def last_words(lines: list[str]) -> str:
 
 def _parsed(text: str) -> dict[str, Any] | None:
     """Parse a line of the JSON log; return None for any other line."""
-    try:
+    with contextlib.suppress(ValueError):
         found = json.loads(text)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        return None
-    found.pop("timestamp", None)  # Dagster notes its own timestamp
-    return found
+        if isinstance(found, dict):
+            found.pop("timestamp", None)  # Dagster notes its own timestamp
+            return found
+    return None
 
 
 def _readable(said: dict[str, Any]) -> str:

@@ -5,8 +5,8 @@
 
 import time
 from collections.abc import Iterator
-from datetime import date, timedelta
-from typing import Any, NamedTuple
+from datetime import timedelta
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -19,7 +19,7 @@ from offline.days.steps import TRADES, stored_result
 from offline.lake.store import Lake
 from orchestration.assets.checks import CHECKS, CheckVerdict, check_result
 from orchestration.assets.inbox import Inbox, InboxConfig, add_products, stage_inbox
-from orchestration.assets.partitions import LAKE, day_of, days_of, materializations, report_of, report_of_recordings
+from orchestration.assets.partitions import LAKE, DayRange, day_of, materializations, report_of, report_of_recordings
 from orchestration.assets.product_days import STEPS
 from orchestration.resources import LakeResource, explained
 
@@ -109,17 +109,6 @@ class BackfillConfig(dg.Config):
     last_day: str = Field(default="", description="UTC, as 2025-01-06; empty: the last day")
 
 
-class DayRange(NamedTuple):
-    """Products and days to make; by default all."""
-
-    products: frozenset[str] = frozenset()
-    first: date = date.min
-    last: date = date.max
-
-    def has(self, product_id: str, day: date) -> bool:
-        return self.first <= day <= self.last and (not self.products or product_id in self.products)
-
-
 @dg.op(pool=LAKE, out=dg.Out(dg.Nothing))
 def make_days(context: dg.OpExecutionContext, config: BackfillConfig, lake: LakeResource) -> Iterator[Any]:
     """Make the stale trades, feature rows and training sets of a range of days.
@@ -128,7 +117,7 @@ def make_days(context: dg.OpExecutionContext, config: BackfillConfig, lake: Lake
     a second backfill does nothing.
     """
     with explained():
-        first, last = days_of(config.first_day, config.last_day)
+        wanted = DayRange.of(config.products, config.first_day, config.last_day)
         for product_id in config.products:
             check_product_id(product_id)
         store = lake.open()
@@ -136,7 +125,7 @@ def make_days(context: dg.OpExecutionContext, config: BackfillConfig, lake: Lake
         if unknown := sorted(set(config.products) - set(recorded)):
             raise ValueError(f"the lake has no recordings of {', '.join(unknown)}; it has some of "
                              f"{', '.join(recorded) or 'no product'}")  # fmt: skip
-    yield from make_stale(context, store, lake.spec, DayRange(frozenset(config.products), first, last))
+    yield from make_stale(context, store, lake.spec, wanted)
     yield dg.Output(None)
 
 
