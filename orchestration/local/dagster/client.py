@@ -70,12 +70,8 @@ def launch(url: str, job: str, config: Mapping[str, Any] | None = None) -> str:
         DagsterRefused: the job does not exist, or does not take the config.
     """
     query = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) { __typename
-        ... on LaunchRunSuccess { run { runId } }
-        ... on RunConfigValidationInvalid { errors { message } }
-        ... on PythonError { message } ... on PipelineNotFoundError { message }
-        ... on InvalidSubsetError { message } ... on UnauthorizedError { message }
-        ... on ConflictingExecutionParamsError { message } ... on PresetNotFoundError { message }
-        ... on NoModeProvidedError { message } ... on RunConflict { message } } }"""
+        ... on LaunchRunSuccess { run { runId } } ... on Error { message }
+        ... on RunConfigValidationInvalid { errors { message } } } }"""
     selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, "jobName": job}
     found = ask(url, query, params={"selector": selector, "runConfigData": dict(config or {})})["launchRun"]
     if found["__typename"] != "LaunchRunSuccess":
