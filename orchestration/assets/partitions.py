@@ -9,14 +9,13 @@ from datetime import date, timedelta
 from typing import Any, NamedTuple
 
 import dagster as dg
-import numpy as np
 
 from data.features.spec import FeatureSpec
-from data.trades import iso_times
+from data.times import time_text
 from offline.days.staging import MEANING as RECORDINGS_MEANING
 from offline.days.staging import RECORDINGS
 from offline.days.steps import FEATURE_ROWS, MEANING, TRADES, StepResult
-from offline.lake.store import Lake, Partition
+from offline.lake.store import Lake
 from orchestration.assets import plots
 
 FIRST_DAY = "2010-01-01"
@@ -148,12 +147,14 @@ def report_of(
 
 
 def _metadata(made: StepResult) -> dict[str, Any]:
-    partition: Partition | None = made.partition
+    partition = made.partition
     if partition is None:
         return {"dagster/row_count": 0, **made.facts}
-    facts = {name: value for name, value in made.facts.items() if name != "rows"}
-    times = [name for name in facts if name.endswith("_time")]  # ns since 1970: more than the UI's numbers hold
-    facts |= dict(zip(times, iso_times(np.array([facts[name] for name in times], np.int64)), strict=True))
+    facts = {
+        name: time_text(int(value)) if name.endswith("_time") else value  # the UI's numbers do not hold ns since 1970
+        for name, value in made.facts.items()
+        if name != "rows"
+    }
     where = {"content hash": partition.content_hash[:16], "path": dg.MetadataValue.path(partition.path)}
     return {"dagster/row_count": partition.rows, "is_new": int(made.is_new), **facts, **where}
 

@@ -17,10 +17,10 @@ from offline.settings import OfflineSettings
 from online.settings import ApiSettings, ForecasterSettings, IngestorSettings
 from orchestration.settings import OrchestrationSettings
 
-RETIRED = {
-    "FEATURE_SERVICE_PORT": "feature rows and forecasts come from one process now, whose port is FORECASTER_PORT",
-    "SCORER_PORT": "feature rows and forecasts come from one process now, whose port is FORECASTER_PORT",
-}
+RETIRED = dict.fromkeys(
+    ("FEATURE_SERVICE_PORT", "SCORER_PORT"),
+    "feature rows and forecasts come from one process now, whose port is FORECASTER_PORT",
+)
 """Settings of earlier releases, and their successors."""
 
 

@@ -128,10 +128,8 @@ def describe_exit(code: int) -> str:
     number = signal_of(code)
     if number is None:
         return f"ended with exit code {code}"
-    try:
-        return f"ended by {signal.Signals(number).name}"
-    except ValueError:  # most real-time signals have no name
-        return f"ended by signal {number}"
+    names = {each.value: each.name for each in signal.Signals}  # most real-time signals have no name
+    return f"ended by {names.get(number, f'signal {number}')}"
 
 
 def without_numbers(line: str) -> str:
