@@ -16,7 +16,7 @@ from data.simulator.day import simulate_day
 from data.stream.codec import encode, encode_trades
 from data.stream.records import FEATURES, PREDICTIONS, REJECTED, TRADES, End
 from data.trades import NS, StreamKey, Trades
-from orchestration.local.kafka.broker import Broker
+from tests.broker import Broker
 from tests.faults.drill import equal_columns
 from tests.pipeline import await_end, read_topic, replay, running
 from tests.proofs import Proof

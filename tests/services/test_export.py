@@ -33,7 +33,7 @@ from data.stream.codec import encode, encode_features, encode_trades
 from data.stream.export import BadRequest, ExportRequest, export, main, read_topic
 from data.stream.records import FEATURES, PREDICTIONS, TRADES, End, Shadow, prediction_type
 from data.trades import NS, StreamKey, Trades
-from orchestration.local.kafka.broker import Broker
+from tests.broker import Broker
 
 DAY = dt.date(2025, 1, 6)
 SPEC = FeatureSpec()
