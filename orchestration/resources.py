@@ -104,12 +104,12 @@ def ending(mlflow: Any) -> Iterator[None]:
 
     Raise the error of the block, also if MLflow is away and the MLflow run stays open.
     """
+    status = "KILLED"
     try:
         yield
+        status = "FINISHED"
     except Exception:
-        _end(mlflow, "FAILED")
+        status = "FAILED"
         raise
-    except BaseException:
-        _end(mlflow, "KILLED")
-        raise
-    _end(mlflow, "FINISHED")
+    finally:
+        _end(mlflow, status)

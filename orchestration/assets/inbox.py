@@ -15,7 +15,6 @@ from orchestration.assets.partitions import (
     LAKE,
     PRODUCT_DAYS,
     PRODUCTS,
-    RECORDINGS_GROUP,
     code_version,
     partition_of_run,
     report_of_recordings,
@@ -79,7 +78,7 @@ def add_products(instance: dg.DagsterInstance, lake: Lake) -> None:
 
 @dg.asset(
     partitions_def=PRODUCT_DAYS,
-    group_name=RECORDINGS_GROUP,
+    group_name="recordings",
     kinds={"parquet"},
     pool=LAKE,
     code_version=code_version("recordings"),

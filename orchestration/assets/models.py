@@ -19,7 +19,7 @@ from offline.days.steps import TRAINING_SET
 from offline.days.training_set import training_sample
 from offline.lake.store import Lake
 from orchestration.assets import plots
-from orchestration.assets.partitions import DayRange, table_of
+from orchestration.assets.partitions import DayRange, DaysConfig, table_of
 from orchestration.resources import LakeResource, RegistryResource, ending, explained
 
 if TYPE_CHECKING:
@@ -31,18 +31,14 @@ if TYPE_CHECKING:
 
 REGISTRY = "registry"
 """Pool of the runs that write to the registry: one run at a time."""
-MODELS_GROUP = "models"
 ASSETS = {"volatility-baseline": "baseline_model", "volatility-ml": "ml_model"}
 """Asset of each registered model."""
 Links = dict[str, dg.MetadataValue[Any]]
 
 
-class RetrainConfig(dg.Config):
+class RetrainConfig(DaysConfig):
     """Products and days for training and test."""
 
-    products: list[str] = Field(default=[], description="none: all products with training rows")
-    first_day: str = Field(default="", description="UTC, as 2025-01-06; empty: the first day")
-    last_day: str = Field(default="", description="UTC, as 2025-01-06; empty: the last day")
     test_days: int = Field(
         default=1, ge=1, description="the last days are for the test alone: training ends before them"
     )
@@ -55,14 +51,12 @@ class RetrainConfig(dg.Config):
             "baseline_model",
             deps=["training_set"],
             description="`volatility-baseline`: a calibrated EWMA, and a forecast from the contract alone.",
-            group_name=MODELS_GROUP,
             kinds={"scikitlearn", "onnx"},
         ),
         dg.AssetSpec(
             "ml_model",
             deps=["training_set"],
             description="`volatility-ml`: ridge on log variance, corrected to the mean, shrunk to the baseline.",
-            group_name=MODELS_GROUP,
             kinds={"scikitlearn", "onnx"},
         ),
         dg.AssetSpec(
@@ -71,16 +65,15 @@ class RetrainConfig(dg.Config):
             description="Both models, the champions and the EWMA as it is, on the same rows after training. Asked with "
             "all columns, a model is given each row as it is; with the contract alone, only `n`, `ret_mean` and "
             "`ret_std`, as by a client who knows no more; with nothing, an `n` of 0, as before the first trade.",
-            group_name=MODELS_GROUP,
         ),
         dg.AssetSpec(
             "challenger",
             deps=["evaluation"],
             description="Both models in the registry, with the alias `challenger`: the job `promote` asks the gate.",
-            group_name=MODELS_GROUP,
             kinds={"mlflow"},
         ),
     ],
+    group_name="models",
     pool=REGISTRY,
 )
 def models(
@@ -97,7 +90,7 @@ def models(
 
     store, spec = lake.open(), lake.spec
     with ending(mlflow), explained(), _explain_loss_of_mlflow(registry.uri):
-        days = choose_days(store, DayRange.of(config.products, config.first_day, config.last_day))
+        days = choose_days(store, config.range())
         test_day = days.first_test_day(config.test_days)
         train_end = datetime.combine(test_day, datetime.min.time(), UTC)
         rows = _training_rows(store, spec, days, test_day)

@@ -9,6 +9,7 @@ from datetime import date, timedelta
 from typing import Any, NamedTuple
 
 import dagster as dg
+from pydantic import Field
 
 from data.features.spec import FeatureSpec
 from data.times import time_text
@@ -79,21 +80,28 @@ class DayRange(NamedTuple):
     first: date = date.min
     last: date = date.max
 
-    @classmethod
-    def of(cls, products: Iterable[str], first_day: str, last_day: str) -> "DayRange":
-        """Parse a range from config fields; an empty end is unlimited, and no products are all products.
+    def has(self, product_id: str, day: date) -> bool:
+        return self.first <= day <= self.last and (not self.products or product_id in self.products)
+
+
+class DaysConfig(dg.Config):
+    """Products and days of a job."""
+
+    products: list[str] = Field(default=[], description="none: all products of the lake")
+    first_day: str = Field(default="", description="UTC, as 2025-01-06; empty: the first day")
+    last_day: str = Field(default="", description="UTC, as 2025-01-06; empty: the last day")
+
+    def range(self) -> DayRange:
+        """Return the range of days; an empty end is unlimited.
 
         Raises:
             ValueError: an end is no day, or the first comes after the last.
         """
-        first = day_of("first_day", first_day) if first_day else date.min
-        last = day_of("last_day", last_day) if last_day else date.max
+        first = day_of("first_day", self.first_day) if self.first_day else date.min
+        last = day_of("last_day", self.last_day) if self.last_day else date.max
         if first > last:
             raise ValueError(f"first_day must not come after last_day, were {first} and {last}")
-        return cls(frozenset(products), first, last)
-
-    def has(self, product_id: str, day: date) -> bool:
-        return self.first <= day <= self.last and (not self.products or product_id in self.products)
+        return DayRange(frozenset(self.products), first, last)
 
 
 def mapping_of(offset: int) -> dg.MultiPartitionMapping:
@@ -208,4 +216,3 @@ def table_of(headings: Sequence[str], rows: Iterable[Iterable[object]]) -> dg.Ma
 
 LAKE = "lake"
 """Pool of the runs that write to the lake: one run at a time."""
-RECORDINGS_GROUP, DAYS_GROUP = "recordings", "product_days"

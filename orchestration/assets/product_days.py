@@ -16,7 +16,6 @@ from offline.days.training_set import make_training_set
 from offline.lake.store import Lake
 from orchestration.assets.checks import CHECKS, check_result
 from orchestration.assets.partitions import (
-    DAYS_GROUP,
     INPUTS,
     LAKE,
     PRODUCT_DAYS,
@@ -50,7 +49,7 @@ def _table(
             name,
             deps=[dg.AssetDep(each, partition_mapping=mapping_of(offset)) for each, offset in INPUTS[name].items()],
             description=description,
-            group_name=DAYS_GROUP,
+            group_name="product_days",
             kinds={"parquet"},
             code_version=code_version(name),
         )

@@ -19,7 +19,15 @@ from offline.days.steps import TRADES, stored_result
 from offline.lake.store import Lake
 from orchestration.assets.checks import CHECKS, CheckVerdict, check_result
 from orchestration.assets.inbox import Inbox, InboxConfig, add_products, stage_inbox
-from orchestration.assets.partitions import LAKE, DayRange, day_of, materializations, report_of, report_of_recordings
+from orchestration.assets.partitions import (
+    LAKE,
+    DayRange,
+    DaysConfig,
+    day_of,
+    materializations,
+    report_of,
+    report_of_recordings,
+)
 from orchestration.assets.product_days import STEPS
 from orchestration.resources import LakeResource, explained
 
@@ -101,23 +109,15 @@ def simulate_job() -> None:
     simulate_days()
 
 
-class BackfillConfig(dg.Config):
-    """Product-days to make."""
-
-    products: list[str] = Field(default=[], description="none: all products with recordings in the lake")
-    first_day: str = Field(default="", description="UTC, as 2025-01-06; empty: the first day")
-    last_day: str = Field(default="", description="UTC, as 2025-01-06; empty: the last day")
-
-
 @dg.op(pool=LAKE, out=dg.Out(dg.Nothing))
-def make_days(context: dg.OpExecutionContext, config: BackfillConfig, lake: LakeResource) -> Iterator[Any]:
+def make_days(context: dg.OpExecutionContext, config: DaysConfig, lake: LakeResource) -> Iterator[Any]:
     """Make the stale trades, feature rows and training sets of a range of days.
 
     Content hashes decide: a day with unchanged inputs is left alone. So a killed backfill goes on where it stopped, and
     a second backfill does nothing.
     """
     with explained():
-        wanted = DayRange.of(config.products, config.first_day, config.last_day)
+        wanted = config.range()
         for product_id in config.products:
             check_product_id(product_id)
         store = lake.open()

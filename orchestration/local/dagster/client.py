@@ -114,17 +114,16 @@ def failure_of(url: str, run_id: str) -> str:
         ... on RunFailureEvent { message error { className message cause { className message
             cause { className message } } } } } } } }"""
     events = ask(url, query, id=run_id)["logsForRun"].get("events", [])
-    for event in events:
-        if event["__typename"] == "ExecutionStepFailureEvent":
-            described = (event["failureMetadata"] or {}).get("description")
-            error = event["error"] or {}
-            return str(described or (error.get("cause") or error).get("message", "")).strip()
-    for event in events:
-        if event["__typename"] == "RunFailureEvent":
-            error = event["error"] or event
-            while error.get("cause") and str(error["className"]).startswith("Dagster"):
-                error = error["cause"]
-            return str(error["message"]).strip()
+    first_of = {event["__typename"]: event for event in reversed(events)}
+    if event := first_of.get("ExecutionStepFailureEvent"):
+        described = (event["failureMetadata"] or {}).get("description")
+        error = event["error"] or {}
+        return str(described or (error.get("cause") or error).get("message", "")).strip()
+    if event := first_of.get("RunFailureEvent"):
+        error = event["error"] or event
+        while error.get("cause") and str(error["className"]).startswith("Dagster"):
+            error = error["cause"]
+        return str(error["message"]).strip()
     return ""
 
 
