@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, TopicPartition
 
+from data.stream.records import PARTITIONS, PREDICTIONS
 from data.times import time_text
 from orchestration.local.parts import fetch_text
 
@@ -107,7 +108,8 @@ class LiveLines(threading.Thread):
     def run(self) -> None:
         consumer = Consumer(dict(self._kafka))
         try:
-            self._assign(consumer)
+            # The client resolves the end as soon as the broker has the topic.
+            consumer.assign([TopicPartition(PREDICTIONS, each, OFFSET_END) for each in range(PARTITIONS)])
             told = time.monotonic()
             while not self._closing.is_set():
                 for message in consumer.consume(10_000, 0.25):
@@ -120,19 +122,6 @@ class LiveLines(threading.Thread):
                     told = now
         finally:
             consumer.close()
-
-    def _assign(self, consumer: Consumer) -> None:
-        while not self._closing.is_set():
-            try:
-                partitions = consumer.list_topics("predictions", timeout=1.0).topics["predictions"].partitions
-                begins = [TopicPartition("predictions", p) for p in partitions]
-                ends = [TopicPartition(p.topic, p.partition, consumer.get_watermark_offsets(p)[1]) for p in begins]
-            except KafkaException:
-                ends = []  # no broker yet
-            if ends:
-                consumer.assign(ends)
-                return
-            self._closing.wait(0.2)
 
     def _take(self, forecast: LiveForecast) -> None:
         key = (forecast.product_id, forecast.source_id)
