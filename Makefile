@@ -2,7 +2,7 @@
 # Settings are given as in `make run RECORDING=trades.csv REPLAY_SPEED=max`, or in .env (see .env.example).
 
 .DEFAULT_GOAL := help
-.PHONY: run unit test acceptance bench check lock reset help
+.PHONY: run unit test coverage acceptance bench check lock reset help
 SHELL := bash
 
 UV_VERSION := 0.9.9
@@ -12,6 +12,8 @@ ENVIRONMENT := .venv/.synced
 # Compiled Python is kept under var/, also where the shell forbids it or .venv cannot be written.
 export PYTHONPYCACHEPREFIX := $(abspath $(or $(VAR_DIR),var))/pycache
 export PYTHONDONTWRITEBYTECODE :=
+# Most tests wait for other processes, so two processes run them. A file's tests share what its fixtures made.
+TWO_AT_ONCE := -n 2 --dist loadfile
 # When `make` was typed: the stack counts the seconds to the first forecast from here.
 RUN_STARTED := $(shell date +%s)
 
@@ -21,16 +23,20 @@ help: ## this list
 run: $(ENVIRONMENT) ## everything up, and a replay of RECORDING= (default: a simulated day) at REPLAY_SPEED= (default 10)
 	@RUN_STARTED=$(RUN_STARTED) exec $(PYTHON) -m orchestration.local.stack
 
-unit: $(ENVIRONMENT) ## the tests that start no broker, registry or Dagster: a minute
-	$(PYTHON) -m pytest tests/unit data online offline
+unit: $(ENVIRONMENT) ## the tests that start no process: less than a minute
+	$(PYTHON) -m pytest $(TWO_AT_ONCE) tests/unit data online offline
 
 test: $(ENVIRONMENT) ## all tests that are quick
 	@$(PYTHON) -m orchestration.local.kafka.broker fetch
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest $(TWO_AT_ONCE)
+
+coverage: $(ENVIRONMENT) ## the share of product lines that tests/unit and tests/services run
+	@$(PYTHON) -m orchestration.local.kafka.broker fetch
+	$(PYTHON) -m pytest $(TWO_AT_ONCE) --cov --cov-report=term tests/unit tests/services data online offline orchestration
 
 acceptance: $(ENVIRONMENT) ## all proofs, the long ones too, and a table of what they saw
 	@$(PYTHON) -m orchestration.local.kafka.broker fetch
-	$(PYTHON) -m pytest -m 'acceptance or proof'
+	$(PYTHON) -m pytest -m 'acceptance or proof or hypothesis' --hypothesis-profile thorough
 
 bench: $(ENVIRONMENT) .venv-peers/.synced ## how fast it is here, side by side with others
 	@$(PYTHON) -m orchestration.local.kafka.broker fetch
@@ -42,21 +48,23 @@ check: $(ENVIRONMENT) ## style and strict types
 	$(PYTHON) -m mypy
 
 lock: $(UV) ## requirements*.txt anew from pyproject.toml
-	$(UV) pip compile --universal --generate-hashes --quiet pyproject.toml --group dev -o requirements.txt
+	$(UV) pip compile --universal --generate-hashes --quiet pyproject.toml --all-extras --group dev -o requirements.txt
 	$(UV) pip compile --universal --generate-hashes --quiet --group peers -o requirements-peers.txt
 
 reset: ## forget var/: topics, models, recordings, logs; a VAR_DIR elsewhere is yours to remove
 	rm -rf var
 
 # The environment follows requirements.txt; while that does not change, nothing is touched and no network is needed.
-$(ENVIRONMENT): requirements.txt | $(UV)
+$(ENVIRONMENT): requirements.txt
+	@test -x $(UV) || $(MAKE) --no-print-directory $(UV)
 	@echo "making the environment: .venv gets what requirements.txt names (2 GB; a minute or two the first time)"
 	@test -x $(PYTHON) || $(UV) venv --quiet --python '>=3.11,<3.13' .venv
 	@$(UV) pip sync --quiet --require-hashes --python $(PYTHON) requirements.txt
 	@touch $@
 
 # What `make bench` compares with and what cannot share our pins: in an environment of their own.
-.venv-peers/.synced: requirements-peers.txt | $(UV)
+.venv-peers/.synced: requirements-peers.txt
+	@test -x $(UV) || $(MAKE) --no-print-directory $(UV)
 	@echo "making the environment of the bench's peers: .venv-peers"
 	@test -x .venv-peers/bin/python || $(UV) venv --quiet --python '>=3.11,<3.13' .venv-peers
 	@$(UV) pip sync --quiet --require-hashes --python .venv-peers/bin/python requirements-peers.txt

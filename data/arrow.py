@@ -5,7 +5,7 @@ pyarrow's own conversions import pandas, 75 MB and a second in each process that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -39,6 +39,17 @@ def column_of(values: NDArray[Any], type_: pa.DataType, present: Mask | None = N
     """Return values, not copied, as a column; null where `present` is false."""
     bits = None if present is None else pa.py_buffer(np.packbits(present, bitorder="little"))
     return pa.Array.from_buffers(type_, len(values), [bits, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def batch_of(schema: pa.Schema, columns: Iterable[NDArray[Any] | pa.Array]) -> pa.RecordBatch:
+    """Return rows of a schema; NaN becomes null."""
+    arrays = [
+        column_of(each, field.type, None if each.dtype.kind != "f" else ~np.isnan(each))
+        if isinstance(each, np.ndarray)
+        else each
+        for field, each in zip(schema, columns, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def names_of(code: NDArray[np.int32], names: Sequence[str]) -> pa.Array:

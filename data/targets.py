@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from data.compiled import compiled
 from data.features.spec import FeatureSpec
-from data.trades import NS, Floats, Int64s
+from data.times import NS
+from data.trades import Floats, Int64s
 
 FLOOR_SHARE = 0.01
 """The floor of realized variances in QLIKE, as a share of the training median of variance."""

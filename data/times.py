@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 from numpy.typing import NDArray
 
 NS = 1_000_000_000
 """Nanoseconds in a second."""
+DAY_S = 86_400
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 FIRST_YEAR, LAST_YEAR = 1970, 2199
@@ -54,6 +55,11 @@ def parse_times(texts: list[str]) -> NDArray[np.int64]:
         if not FIRST_YEAR <= int(text[:4]) <= LAST_YEAR:
             raise ValueError(f"a time must be from {FIRST_YEAR} to {LAST_YEAR}, was {text!r}")
     return np.array([text[:-1] for text in texts], "M8[ns]").view(np.int64)
+
+
+def start_ns(day: date) -> int:
+    """Return the start of a UTC day, ns since 1970."""
+    return (day - EPOCH.date()).days * DAY_S * NS
 
 
 def second_text(when: datetime) -> str:

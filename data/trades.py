@@ -1,8 +1,7 @@
-"""Trades in columns, and times as texts."""
+"""Trades in columns."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
@@ -13,16 +12,6 @@ from numpy.typing import NDArray
 
 Int64s = NDArray[np.int64]
 Floats = NDArray[np.float64]
-
-NS = 1_000_000_000
-"""Nanoseconds in a second: all times in columns are int64 nanoseconds since 1970, UTC."""
-
-
-FIRST_YEAR, LAST_YEAR = 1970, 2199
-"""Allowed years of a time. Int64 nanoseconds since 1970 reach to 2262; windows and horizons must fit after a time."""
-
-
-_TIME = re.compile(r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?Z")
 
 
 class Side(IntEnum):
@@ -92,30 +81,3 @@ class Trades:
             if f.name not in ("keys", "stream")
         }
         return cls(tuple(keys), np.concatenate(stream), **columns)
-
-
-def iso_times(ns: Int64s) -> list[str]:
-    """Write times, ns since 1970, as RFC 3339 in UTC with nine digits.
-
-    >>> iso_times(np.array([1_500_000_000]))
-    ['1970-01-01T00:00:01.500000000Z']
-    """
-    texts: list[str] = np.datetime_as_string(ns.view("M8[ns]"), unit="ns").tolist()
-    return [text + "Z" for text in texts]
-
-
-def parse_times(texts: list[str]) -> Int64s:
-    """Parse RFC 3339 times in UTC, as `iso_times` writes, with 0 to 9 digits of a second, to ns since 1970.
-
-    Raises:
-        ValueError: a text is no time, has no `Z`, or has a year outside of `FIRST_YEAR` to `LAST_YEAR`.
-
-    >>> parse_times(["1970-01-01T00:00:01.5Z"])
-    array([1500000000])
-    """
-    for text in texts:  # numpy alone would take 24:00, a zone, or a year that 64 bits of nanoseconds cannot hold
-        if not _TIME.fullmatch(text):
-            raise ValueError(f"a time must be UTC and look like 2025-01-06T00:00:00.123456789Z, was {text[:60]!r}")
-        if not FIRST_YEAR <= int(text[:4]) <= LAST_YEAR:
-            raise ValueError(f"a time must be from {FIRST_YEAR} to {LAST_YEAR}, was {text!r}")
-    return np.array([text[:-1] for text in texts], "M8[ns]").view(np.int64)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from data.arrow import UTC, column_of, names_of
+from data.arrow import UTC, batch_of, names_of
 from data.features.spec import FeatureRows, FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.files import replacing
@@ -51,17 +51,10 @@ def feature_schema(spec: FeatureSpec) -> pa.Schema:
 
 def feature_batch(rows: FeatureRows, spec: FeatureSpec) -> pa.RecordBatch:
     """Convert feature rows to columns of `feature_schema`; a missing feature is null."""
-    trades, schema = rows.trades, feature_schema(spec)
-    n, *others = np.ascontiguousarray(rows.values.T)
-    columns = [
-        names_of(trades.stream, [key.product_id for key in trades.keys]),
-        column_of(trades.trade_id, pa.int64()),
-        column_of(trades.event_time, UTC),
-        column_of(trades.price, pa.float64()),
-        column_of(n.astype(np.int64), pa.int64()),
-        *(column_of(values, pa.float64(), ~np.isnan(values)) for values in others),
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+    trades, (n, *others) = rows.trades, np.ascontiguousarray(rows.values.T)
+    products = names_of(trades.stream, [key.product_id for key in trades.keys])
+    key = [products, trades.trade_id, trades.event_time, trades.price]
+    return batch_of(feature_schema(spec), [*key, n.astype(np.int64), *others])
 
 
 def write_features(path: Path, rows: Iterable[FeatureRows], spec: FeatureSpec) -> int:

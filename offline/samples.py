@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.targets import target_volatility
-from data.trades import NS, Floats, Int64s, Trades
+from data.times import NS
+from data.trades import Floats, Int64s, Trades
 
 TWELFTH = 12
 """The last row in each twelfth of a horizon is counted: more rows repeat each other, fewer rows waste data."""

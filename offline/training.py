@@ -15,7 +15,7 @@ from data.features.spec import FeatureSpec
 from data.models.registry import Registry
 from data.models.served import ServedModel
 from data.names import ModelRefused, RegistryError, VersionNotFound
-from data.times import NS
+from data.times import to_datetime
 from offline.evaluation.losses_table import Evaluation, evaluate
 from offline.models.recipes import (
     BASELINE,
@@ -74,7 +74,7 @@ def train(
 def compare(uri: str, candidates: Sequence[Candidate], test: Sample, spec: FeatureSpec) -> Evaluation:
     """Evaluate candidates and champions on the same rows; mark a champion whose training saw some of the rows."""
     judged = {candidate.name: candidate.model for candidate in candidates}
-    first = dt.datetime.fromtimestamp(int(test.event_time.min()) / NS, dt.UTC)
+    first = to_datetime(int(test.event_time.min()))
     for candidate in candidates:
         champion = Registry(uri).champion(candidate.name)
         if champion is None:

@@ -25,8 +25,8 @@ from data.stream.clients import idempotent_config
 from data.stream.codec import encode, encode_trades
 from data.stream.origin import difference, read_origin, write_origin
 from data.stream.records import REJECTED, TRADES, End, Purpose, Rejected
-from data.times import time_text
-from data.trades import NS, Floats, Reject, StreamKey, Trades
+from data.times import NS, time_text
+from data.trades import Floats, Reject, StreamKey, Trades
 from online.logs import configure_logs
 from online.metrics import SIDE_BY_SIDE, Metrics, serve_metrics
 from online.process import REFUSED, until_stopped

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from data.files import CHECKOUT
 from data.models.kept import save_last_good
@@ -19,6 +20,11 @@ from tests.models import model_file
 from tests.pipeline import Process, environment, running
 
 pytest_plugins = ["tests.proofs"]
+
+# No deadlines: on a busy machine an example is slow, not wrong. `make acceptance` loads the profile `thorough`.
+settings.register_profile("quick", deadline=None)
+settings.register_profile("thorough", deadline=None, max_examples=1_000)
+settings.load_profile("quick")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from data.recordings.readers import write_csv
-from data.trades import NS, Int64s, StreamKey, Trades
+from data.times import NS
+from data.trades import Int64s, StreamKey, Trades
 
 DAY = dt.date(2025, 3, 5)
 DAY_NS = 86_400 * NS

@@ -14,8 +14,9 @@ A failed test keeps its report in the table. A proof too long for `make test` is
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from io import StringIO
 from itertools import zip_longest
 from typing import Any
@@ -69,9 +70,28 @@ class Proof:
 PROOFS = pytest.StashKey[dict[str, Proof]]()
 
 
+class ProofTable:
+    """Collects the lines of all reports, also from other processes, and prints the table."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, Proof] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        for name, value in report.user_properties:
+            if name == "proof":
+                self._lines[report.nodeid] = Proof(**json.loads(str(value)))
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self._lines:
+            terminalreporter.write_line("")
+            terminalreporter.write(render(list(self._lines.values())))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "proof: has a line in the table of `make acceptance`")
     config.stash[PROOFS] = {}
+    config.pluginmanager.register(ProofTable())
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
@@ -97,6 +117,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
             line.outcome = "FAILED"
         elif report.skipped:
             line.outcome = f"skipped: {report.longrepr[-1] if isinstance(report.longrepr, tuple) else ''}"
+        report.user_properties.append(("proof", json.dumps(asdict(line))))
     return report
 
 
@@ -104,13 +125,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("proof") is not None:
         item.config.stash[PROOFS][item.nodeid] = Proof(_readable(item.name))
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if proofs := list(config.stash[PROOFS].values()):
-        terminalreporter.write_line("")
-        terminalreporter.write(render(proofs))
 
 
 def render(proofs: Sequence[Proof]) -> str:

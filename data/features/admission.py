@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.compiled import compiled
-from data.trades import NS, Int64s, StreamKey, Trades
+from data.times import NS
+from data.trades import Int64s, StreamKey, Trades
 
 MAX_FALL_S = 1
 """Seconds by which event time may fall while trade ids rise: matching engines stamp a burst slightly out of order."""

@@ -12,7 +12,8 @@ from data.compiled import compiled
 from data.features.admission import TAKEN, admit_one
 from data.features.moments import trailing_moments
 from data.features.spec import CONTRACT
-from data.trades import NS, Floats, Int64s
+from data.times import NS
+from data.trades import Floats, Int64s
 
 PARKINSON = 1 / (4 * math.log(2))
 """Squared log range to variance. Source: Parkinson (1980), Journal of Business 53(1), 61-65."""

@@ -76,13 +76,18 @@ class FeatureSpec:
         meaning = {"meaning": MEANING, "columns": self.columns, **asdict(self)}
         return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:12]
 
+    @property
+    def blocks(self) -> int:
+        """Return the number of grid blocks in the reach of a row, the open block included."""
+        return self.lookback_steps // self.block_steps
+
     @cached_property
     def block_weights(self) -> Floats:
         """Return the weight of a step by half-life and age of its block, shape (half-lives, blocks in reach).
 
         The open block has age 0 and weight 1.
         """
-        ages = np.arange(self.lookback_steps // self.block_steps) * self.block_steps
+        ages = np.arange(self.blocks) * self.block_steps
         return np.asarray(0.5 ** (ages / np.array(self.half_lives)[:, None]), dtype=np.float64)
 
 

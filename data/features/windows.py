@@ -1,8 +1,7 @@
 """Make feature rows from trades, online and offline, with the windows of all streams.
 
-A row is a pure function of a bounded suffix of its stream: the last `window_size + 1` trades and the trades since the
-start of the oldest grid block in reach. So a window may remember no more: no recursive average, no sliding sum, no row
-number, no age without a cap.
+A row is a pure function of a bounded suffix of its stream, see `data.features.reach`. So a window may remember no more:
+no recursive average, no sliding sum, no row number, no age without a cap.
 """
 
 from __future__ import annotations
@@ -17,12 +16,13 @@ from data.compiled import compiled
 from data.features.admission import NOTHING_YET, TAKEN
 from data.features.kernel import GRID, window_kernel
 from data.features.spec import FeatureRows, FeatureSpec
-from data.trades import NS, Int64s, StreamKey, Trades
+from data.times import NS
+from data.trades import Int64s, StreamKey, Trades
 
 
 def _window_type(spec: FeatureSpec) -> np.dtype[Any]:
     """Return the layout of one stream's window; the spec bounds the size of each field."""
-    blocks, ring = spec.lookback_steps // spec.block_steps, spec.window_size
+    blocks, ring = spec.blocks, spec.window_size
     return np.dtype(
         [
             ("last_id", "i8"),

@@ -1,10 +1,11 @@
-"""Input sets: the columns that a model uses for a row."""
+"""Input sets: the columns from which a row is answered. One rule, for training, evaluation and serving."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.features.spec import CONTRACT
 from data.trades import Floats
@@ -13,25 +14,45 @@ ALL_COLUMNS, CONTRACT_ONLY, UNCONDITIONAL = range(3)
 """Codes of the input sets: all columns, the contract columns alone, no column."""
 
 
-def input_sets(values: Floats) -> Any:
-    """Return the input set of each row, shape (n,).
+def missing_columns(values: Floats) -> NDArray[np.bool_]:
+    """Return a mask of the columns that count as missing, shape (n, k).
+
+    `ret_mean` needs 1 return, `ret_std` needs 2, and the other columns need each column of the row.
 
     Args:
         values: shape (n, k), contract first, NaN where missing.
+
+    >>> nan = float("nan")
+    >>> missing_columns(np.array([[50, 0, 1e-4, 1], [50, 0, 1e-4, nan], [50, nan, 1e-4, 1], [1, 0, 0, 1]])).astype(int)
+    array([[0, 0, 0, 0],
+           [0, 0, 0, 1],
+           [0, 1, 0, 1],
+           [0, 0, 1, 1]])
     """
-    from_window = ~np.isnan(values[:, [0, 2]]).any(axis=1)
-    return np.where(~np.isnan(values).any(axis=1), ALL_COLUMNS, np.where(from_window, CONTRACT_ONLY, UNCONDITIONAL))
+    missing = np.isnan(values)
+    n = values[:, 0]
+    missing[:, 1] |= ~(n >= 1)
+    missing[:, 2] |= ~(n >= 2)
+    missing[missing.any(axis=1), len(CONTRACT) :] = True
+    return missing
 
 
-def mask_to_contract(values: Floats) -> Floats:
-    """Return a copy of the rows with the contract columns alone, all other columns NaN, shape (n, k)."""
-    masked = values.copy()
-    masked[:, len(CONTRACT) :] = np.nan
-    return masked
+def input_sets(values: Floats) -> Any:
+    """Return the input set of each row, shape (n,): the unconditional forecast needs no column, the contract `ret_std`.
+
+    Args:
+        values: see `missing_columns`.
+    """
+    missing = missing_columns(values)
+    return np.where(~missing.any(axis=1), ALL_COLUMNS, np.where(missing[:, 2], UNCONDITIONAL, CONTRACT_ONLY))
 
 
-def mask_all_columns(values: Floats) -> Floats:
-    """Return rows of a client without a trade: n is 0, all other columns are NaN, shape (n, k)."""
-    masked = np.full_like(values, np.nan)
-    masked[:, 0] = 0
-    return masked
+def with_less_input(values: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return the rows as they are, with the contract columns alone, and of a client without a trade.
+
+    The order is the order of the input sets. A client without a trade has n = 0, and NaN in all other columns.
+    """
+    contract, nothing = values.copy(), np.full_like(values, np.nan)
+    contract[:, len(CONTRACT) :] = np.nan
+    nothing[:, 0] = 0
+    return values, contract, nothing

@@ -13,7 +13,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from data.features.spec import CONTRACT, FeatureSpec
+from data.models.input_sets import missing_columns, with_less_input
 from data.names import ModelRefused
+from data.times import second_text
 from data.trades import Floats
 
 OUTPUTS = ("score", "lower", "upper")
@@ -156,7 +158,7 @@ class ServedModel:
                 row, column = np.argwhere(np.isinf(values))[0]
                 what = f"row {row}: {self.columns[column]}"
                 raise ValueError(f"{what} must be finite, or NaN where missing, was infinite")
-            missing = _missing(values)
+            missing = missing_columns(values)
             known[missing] = np.nan
         answers = np.empty((len(OUTPUTS), len(padded)))
         for start in range(0, len(padded), CHUNK):
@@ -174,11 +176,7 @@ class ServedModel:
         """
         rows = np.repeat([[0.0], [1e-30], [1e-8], [1e-3], [1.0], [1e3], [1e300]], len(self.columns), axis=1)
         rows[:, 0] = 50
-        contract, empty = rows.copy(), rows.copy()
-        contract[:, len(CONTRACT) :] = np.nan
-        empty[:, 1:] = np.nan
-        empty[:, 0] = 0
-        rows = np.concatenate([rows, contract, empty])
+        rows = np.concatenate(with_less_input(rows))
         try:
             found = self.score(rows)
         except Exception as error:  # onnxruntime raises unrelated classes, one for each of its status codes
@@ -191,26 +189,6 @@ class ServedModel:
                 f"{found.score[i]} in [{found.lower[i]}, {found.upper[i]}]; a score must be finite, above 0 and inside",
                 "answers",
             )
-
-
-def _missing(values: Floats) -> NDArray[np.bool_]:
-    """Return the unused columns, shape (n, k).
-
-    `ret_mean` needs 1 return, `ret_std` needs 2, and the other columns need each column of the row.
-
-    >>> nan = float("nan")
-    >>> _missing(np.array([[50, 0, 1e-4, 1], [50, 0, 1e-4, nan], [50, nan, 1e-4, 1], [1, 0, 0, 1]])).astype(int)
-    array([[0, 0, 0, 0],
-           [0, 0, 0, 1],
-           [0, 1, 0, 1],
-           [0, 0, 1, 1]])
-    """
-    missing = np.isnan(values)
-    n = values[:, 0]
-    missing[:, 1] |= ~(n >= 1)
-    missing[:, 2] |= ~(n >= 2)
-    missing[missing.any(axis=1), len(CONTRACT) :] = True
-    return missing
 
 
 def _open(model_bytes: bytes) -> ort.InferenceSession:
@@ -238,9 +216,7 @@ def _metadata(session: ort.InferenceSession) -> dict[str, Any]:
             raise ValueError(f"train_end must be UTC and end in Z, was {metadata['train_end']!r}")
         now = datetime.now(UTC)
         if train_end > now:
-            raise ValueError(
-                f"train_end must not be later than now, {now:%Y-%m-%dT%H:%M:%SZ}, was {metadata['train_end']}"
-            )
+            raise ValueError(f"train_end must not be later than now, {second_text(now)}, was {metadata['train_end']}")
         horizon_s, coverage = int(metadata["horizon_s"]), float(metadata["coverage"])
         if horizon_s != FeatureSpec.horizon_s:
             raise ValueError(f"horizon_s must be {FeatureSpec.horizon_s}, was {metadata['horizon_s'][:20]}")

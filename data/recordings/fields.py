@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from data.arrow import NAMES, UTC, Mask, is_present, is_text, is_true, texts_of, values_of
 from data.names import PRODUCT_ID
-from data.trades import FIRST_YEAR, LAST_YEAR, NS, Floats, Int64s, Side
+from data.times import END_NS, FIRST_YEAR, LAST_YEAR, NS
+from data.trades import Floats, Int64s, Side
 
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _DIGITS = r"^\d+$"
 _TIME = r"^\d{4}-\d\d-\d\d[ T]\d\d(:?\d\d){0,2}(\.\d{1,9})?(Z|[+-]\d\d(:?\d\d)?)$"
 _ZONELESS_TIME = _TIME.replace("(Z|", "((Z|").replace("$", ")?$")
 _ZONE = r"[ T].*(Z|[+-]\d\d(:?\d\d)?)$"
-_TOO_LATE = int(np.datetime64(f"{LAST_YEAR + 1}-01-01", "ns").view(np.int64))
 
 
 _EMPTY, _UTC_SUFFIX = texts_of([""])[0], texts_of(["Z"])[0]
@@ -107,7 +107,7 @@ def times(column: pa.Array) -> tuple[Int64s, Mask]:
     in_a_second = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": NS}[column.type.unit]
     good = is_present(column)
     count = np.where(good, values_of(column, np.int64), 0)
-    good = good & (count >= 0) & (count < _TOO_LATE // NS * in_a_second)
+    good = good & (count >= 0) & (count < END_NS // NS * in_a_second)
     return np.where(good, count, 0) * (NS // in_a_second), good
 
 

@@ -14,7 +14,8 @@ from data.features.spec import FeatureSpec
 from data.recordings.dialects.bars import BarBatch, BarDialect
 from data.recordings.readers import Batch, read_bars, read_trades
 from data.recordings.recognition import recognize
-from data.trades import NS, Floats, Int64s, Reject, iso_times
+from data.times import NS, time_texts
+from data.trades import Floats, Int64s, Reject
 
 HOLES_KEPT = 10
 """Number of longest holes in the summary of a product."""
@@ -173,7 +174,7 @@ def as_json(found: Inspection) -> dict[str, Any]:
 
 
 def _product_json(name: str, product: Product, found: Inspection) -> dict[str, Any]:
-    first, last = iso_times(np.array([product.first_ns, product.last_ns]))
+    first, last = time_texts(np.array([product.first_ns, product.last_ns]))
     span_s = (product.last_ns - product.first_ns) / NS
     active_s = span_s - product.in_holes_s
     facts: dict[str, Any] = {"product_id": name, "rows": product.rows, "first": first, "last": last, "span_s": span_s}
@@ -187,7 +188,7 @@ def _product_json(name: str, product: Product, found: Inspection) -> dict[str, A
     facts["longest_holes"] = [
         {"seconds": seconds, "after": after, "until": until}
         for seconds, start, end in sorted(product.longest, reverse=True)
-        for after, until in [iso_times(np.array([start, end]))]
+        for after, until in [time_texts(np.array([start, end]))]
     ]
     return facts
 

@@ -12,8 +12,9 @@ from dataclasses import replace
 import numpy as np
 
 from data.simulator.orders import trades_of_state
-from data.simulator.state import DAY_S, FIRST_DAY, Draw, Streams, check_day, log_levels, market_of, state_of
-from data.trades import NS, StreamKey, Trades
+from data.simulator.state import FIRST_DAY, Draw, Streams, check_day, log_levels, market_of, state_of
+from data.times import DAY_S, NS
+from data.trades import StreamKey, Trades
 
 IDS_A_DAY = 100_000_000
 """Trade ids of a day start at the number of days since 1970 times `IDS_A_DAY`: known without the day before, rising

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.trades import NS, Floats, Int64s, Side, Trades
+from data.times import NS
+from data.trades import Floats, Int64s, Side, Trades
 
 GAP_S, SHORTEST_S = 300, 50
 """Seconds: a hole longer than `GAP_S` starts a segment; a segment shorter than `SHORTEST_S` is left out."""

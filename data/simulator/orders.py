@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from data.simulator.state import DAY_S, Market, MarketState
+from data.simulator.state import Market, MarketState
+from data.times import DAY_S
 from data.trades import Floats, Int64s, Side, StreamKey, Trades
 
 RATE_SHAPE = 10.0

@@ -18,8 +18,9 @@ import numpy as np
 from data.recordings.readers import read_trades
 from data.simulator.day import simulate_day
 from data.simulator.facts import FACTS, Fact, Widened, facts_of
-from data.simulator.state import DAY_S, Streams, state_of
-from data.trades import NS, Floats, Trades
+from data.simulator.state import Streams, state_of
+from data.times import DAY_S, NS
+from data.trades import Floats, Trades
 
 PRODUCT, SEED = "BTC-USD", 0
 SAMPLE = tuple(dt.date(2025, month, 1) for month in range(1, 13))

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from data.compiled import compiled
 from data.names import check_product_id
-from data.trades import FIRST_YEAR, LAST_YEAR, Floats
-
-DAY_S = 86_400
+from data.times import DAY_S, FIRST_YEAR, LAST_YEAR
+from data.trades import Floats
 
 FIRST_DAY, LAST_DAY = dt.date(FIRST_YEAR, 1, 1), dt.date(LAST_YEAR, 12, 31)
 """Days whose trades have an id of at least 0 and a time that fits in int64 nanoseconds."""

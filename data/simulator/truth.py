@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from data.simulator.orders import trades_of_state
 from data.simulator.state import (
-    DAY_S,
     ECHO,
     ECHO_S,
     FIRST_DAY,
@@ -34,7 +33,8 @@ from data.simulator.state import (
     season_of,
     state_of,
 )
-from data.trades import NS, Floats, Int64s
+from data.times import DAY_S, NS
+from data.trades import Floats, Int64s
 
 POWERS = (1.5, 2.0)
 """Powers of the volatility: a second's expected squared return is a weighted sum of both powers. The squared step of an

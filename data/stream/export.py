@@ -27,7 +27,7 @@ from data.settings import KafkaSettings
 from data.stream.codec import decode_records
 from data.stream.reader import TopicReader
 from data.stream.records import FEATURES, PREDICTIONS, TIMES, TRADES, Trade, feature_type, prediction_type
-from data.times import EPOCH, NS, time_texts
+from data.times import DAY_S, NS, start_ns, time_texts
 from data.trades import StreamKey
 
 BAD_REQUEST = 2
@@ -39,7 +39,6 @@ GROUP_ROWS = 65_536
 """Approximate rows of a row group in Parquet."""
 SOURCES_SHOWN = 20
 
-DAY_NS = 86_400 * NS
 _NESTED: Final = {
     "interval": pa.list_(pa.float64()),
     "missing": pa.list_(pa.string()),
@@ -71,7 +70,7 @@ class ExportRequest:
     def takes(self, record: Any) -> bool:
         if self.source_id is not None and record.source_id != self.source_id:
             return False
-        if self.day is not None and record.event_time // DAY_NS != (self.day - EPOCH.date()).days:
+        if self.day is not None and not 0 <= record.event_time - start_ns(self.day) < DAY_S * NS:
             return False
         return self.product_id is None or record.product_id == self.product_id
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from datetime import date
 
 import numpy as np
 
 from data.features.admission import MAX_FALL_S
-from data.trades import NS
+from data.times import DAY_S, NS, start_ns
 from offline.days.merging import STRANGE_SHARE, counted_times
-from offline.days.staging import DAY_S, STAGED, start_ns, trades_of
+from offline.days.staging import STAGED, trades_of
 from offline.days.steps import TRADES
-from offline.days.trades import TRADE_COLUMNS, has_trade_ids
+from offline.days.trades import TRADE_COLUMNS, TradesFacts, make_trades
 from offline.lake.store import Lake
 
 
@@ -24,7 +23,7 @@ def faults_of_trades(lake: Lake, product_id: str, day: date) -> list[str]:
         FileNotFoundError: the lake has no trades of the product and day.
     """
     first = start_ns(day)
-    has_ids = has_trade_ids(lake, product_id, day)
+    has_ids = make_trades.stored(lake, product_id, day).facts.has_ids
     counts: Counter[str] = Counter()
     last_id, last_time = -1, 0
     for batch in lake.batches(TRADES, product_id, day):
@@ -45,21 +44,20 @@ def faults_of_trades(lake: Lake, product_id: str, day: date) -> list[str]:
     return [f"{name}: {count:,} times" for name, count in counts.items() if count]
 
 
-def doubts_of_merging(facts: Mapping[str, float | int | str]) -> list[str]:
-    """Return warnings about the merged recordings of a day; a person should look at each.
-
-    Args:
-        facts: of the `StepResult` that `make_trades` returns.
-    """
+def doubts_of_merging(facts: TradesFacts) -> list[str]:
+    """Return warnings about the merged recordings of a day; a person should look at each."""
     found = []
-    if int(facts.get("id_spaces", 0)) > 1:
+    if facts.id_spaces > 1:
         found.append(
-            f"recordings number their trades in {facts['id_spaces']} ways, so each counts only for times that no "
-            f"earlier recording covers ({int(facts['covered']):,} trades are dropped): is a recording of another "
-            "market, or simulated?"
+            f"recordings number their trades in {facts.id_spaces} ways, so each counts only for times that no "
+            f"earlier recording covers ({facts.covered:,} trades are dropped): is a recording of another market, or "
+            "simulated?"
         )
-    seen = int(facts["rows"]) + int(facts.get("fallen", 0))
-    for name, said in (("conflicts", "have another price in another recording"), ("fallen", "fall and are left out")):
-        if int(facts.get(name, 0)) > STRANGE_SHARE * seen:
-            found.append(f"{int(facts[name]):,} of {seen:,} trades {said}")
+    seen = facts.rows + facts.fallen
+    for count, said in (
+        (facts.conflicts, "have another price in another recording"),
+        (facts.fallen, "fall and are left out"),
+    ):
+        if count > STRANGE_SHARE * seen:
+            found.append(f"{count:,} of {seen:,} trades {said}")
     return found

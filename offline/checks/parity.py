@@ -12,18 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.features.admission import TAKEN, Admission
+from data.features.reach import reach_s
 from data.features.spec import FeatureSpec
-from data.features.windows import Windows, feature_rows
 from data.settings import KafkaSettings
 from data.stream.codec import decode_features, decode_trades
 from data.stream.reader import TopicReader
 from data.stream.records import FEATURES, partition_of
 from data.stream.records import TRADES as TRADES_TOPIC
-from data.trades import NS, Floats, Int64s, StreamKey, Trades, iso_times
-from offline.days.feature_rows import StoredFeatureColumns, feature_columns, history, numbered
-from offline.days.staging import DAY_S, STAGED, start_ns, trades_of
+from data.times import DAY_S, NS, start_ns, time_texts
+from data.trades import Floats, Int64s, StreamKey, Trades
+from offline.days.feature_rows import StoredFeatureColumns, feature_columns, history, rows_after
+from offline.days.staging import STAGED, trades_of
 from offline.days.steps import FEATURE_ROWS, TRADES
-from offline.days.trades import has_trade_ids
+from offline.days.trades import make_trades
 from offline.lake.store import Lake
 
 
@@ -219,7 +220,7 @@ def find_ends(batches: Iterable[Sequence[bytes]], key: StreamKey) -> tuple[tuple
 
 def compare(lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, published: Published) -> Certificate:
     """Compare the lake's rows of a product and day with the published rows of one source."""
-    has_ids = has_trade_ids(lake, product_id, day)
+    has_ids = make_trades.stored(lake, product_id, day).facts.has_ids
     theirs = StoredFeatureColumns.join(published.parts)
     ours, remade, spoilt = _rows_as_seen(lake, spec, product_id, day, published, has_ids)
     last_id, last_time = published.last_trade or (int(theirs.trade_id[-1]), published.last_time)
@@ -249,25 +250,25 @@ def compare(lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, publis
         found.append((int(ours.event_time[in_ours[row]]), said))
     different = int(np.sum(differs.any(axis=1) | is_spoilt))
     times = np.concatenate([ours.event_time, theirs.event_time])
-    covers_from, covers_to = iso_times(np.array([times.min(), times.max()]))
+    covers_from, covers_to = time_texts(np.array([times.min(), times.max()]))
     partition = lake.partition(FEATURE_ROWS, product_id, day)
     assert partition is not None
     return Certificate(
-        published.source_id,
-        product_id,
-        day,
-        len(in_ours) - different,
-        len(missing),
-        len(extra),
-        different,
-        min(remade, len(ours.trade_id)),
-        _hash(ours, has_ids),
-        _hash(theirs, has_ids),
-        min(found)[1] if found else "",
-        published.has_ended,
-        covers_from,
-        covers_to,
-        partition.rows,
+        source_id=published.source_id,
+        product_id=product_id,
+        day=day,
+        equal=len(in_ours) - different,
+        missing=len(missing),
+        extra=len(extra),
+        different=different,
+        remade=min(remade, len(ours.trade_id)),
+        lake_hash=_hash(ours, has_ids),
+        published_hash=_hash(theirs, has_ids),
+        first_difference=min(found)[1] if found else "",
+        has_ended=published.has_ended,
+        covers_from=covers_from,
+        covers_to=covers_to,
+        rows_of_day=partition.rows,
     )
 
 
@@ -285,9 +286,7 @@ def _rows_as_seen(
         The rows; the number of remade rows; and a mask of rows that differ from rows made of the lake's own trades.
     """
     rows = feature_columns(lake, spec, product_id, day)
-    start, first_time = start_ns(day), published.first_time
-    grid_s = (spec.lookback_steps + 2 * spec.block_steps) * spec.grid_step_s
-    reach = max(grid_s, (spec.window_size + 1) * spec.gap_s) * NS
+    start, first_time, reach = start_ns(day), published.first_time, reach_s(spec) * NS
     begins = 0
     if first_time >= start:
         column, first = (0, published.first_id) if has_ids else (1, first_time)
@@ -314,18 +313,9 @@ def _rows_as_seen(
 
 
 def _rows_of(trades: Trades, before: Trades | None, spec: FeatureSpec) -> StoredFeatureColumns:
-    """Return the feature rows of trades.
-
-    Args:
-        before: earlier trades of the same stream, in the reach of the rows.
-    """
-    windows = Windows(spec)
-    if before is not None:
-        feature_rows(before, windows)
-    made = feature_rows(numbered(trades, 0 if before is None else len(before)), windows)
-    return StoredFeatureColumns(
-        trades.trade_id[made.status == TAKEN], made.trades.event_time, made.trades.price, made.values
-    )
+    """Return the feature rows of trades, after earlier trades of the stream."""
+    (made,) = rows_after(before, [trades], spec)
+    return StoredFeatureColumns(made.trades.trade_id, made.trades.event_time, made.trades.price, made.values)
 
 
 def _trades_from(
@@ -336,12 +326,9 @@ def _trades_from(
     Returns:
         The trades; and whether the segment of the source's first trade begins earlier in the lake.
     """
-    parts = []
-    first_day = each = dt.date(1970, 1, 1) + dt.timedelta(seconds=published.first_time // NS)
-    while each <= day:
-        if lake.partition(TRADES, product_id, each) is not None:
-            parts.append(trades_of(lake.read(TRADES, product_id, each, STAGED.names), product_id))
-        each += dt.timedelta(days=1)
+    first_day = dt.date(1970, 1, 1) + dt.timedelta(seconds=published.first_time // NS)
+    days = [key for key in lake.partition_keys(TRADES, product_id) if first_day <= key.day <= day]
+    parts = [trades_of(lake.read(*key, STAGED.names), product_id) for key in days]
     if (before := history(lake, product_id, first_day, spec)) is not None:
         parts.insert(0, before)
     trades = Trades.join(parts)
@@ -384,11 +371,11 @@ def _hash(rows: StoredFeatureColumns, has_ids: bool) -> str:
 
 
 def _named(rows: StoredFeatureColumns, row: Any) -> str:
-    return f"trade {rows.trade_id[row]} at {iso_times(rows.event_time[row : row + 1])[0]}"
+    return f"trade {rows.trade_id[row]} at {time_texts(rows.event_time[row : row + 1])[0]}"
 
 
 def _value(rows: StoredFeatureColumns, row: Any, column: int) -> str:
     if column == 0:
-        return iso_times(rows.event_time[row : row + 1])[0]
+        return time_texts(rows.event_time[row : row + 1])[0]
     value = float(rows.price[row] if column == 1 else rows.values[row, column - 2])
     return "missing" if np.isnan(value) else repr(value)

@@ -2,71 +2,43 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import date, timedelta
+from itertools import chain
 from typing import Any, NamedTuple, Self
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from data.arrow import numbers_of
 from data.features.admission import TAKEN
-from data.features.spec import FeatureSpec
+from data.features.reach import tail_start
+from data.features.spec import FeatureRows, FeatureSpec
 from data.features.windows import Windows, feature_rows
+from data.times import start_ns
 from data.trades import Floats, Int64s, Trades
 from offline.backfill import feature_batch, feature_schema
-from offline.days.staging import STAGED, start_ns, trades_of
-from offline.days.steps import (
-    FEATURE_ROWS,
-    MEANING,
-    TRADES,
-    StepResult,
-    check_spec,
-    days_before,
-    remove_partition,
-    sees_no_further,
-    tail_start,
-    unchanged_result,
-)
-from offline.lake.store import Lake, PartitionKey
+from offline.days.staging import STAGED, trades_of
+from offline.days.steps import FEATURE_ROWS, TRADES, DayNotes, DayStep, Write, days_before
+from offline.days.trades import make_trades, seen_hash
+from offline.lake.store import Lake
 
 
-def make_feature_rows(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> StepResult:
-    """Make the feature rows of a product and day: run the kernel over the tail of the days before, then over the day.
+class FeatureFacts(msgspec.Struct, frozen=True):
+    """Facts about the feature rows of a product and day.
 
-    Raises:
-        OSError: the lake cannot be written.
+    Attributes:
+        tail_rows: number of trades of the days before that the kernel has read first.
+        first_time, last_time: event times of the first and the last row, ns since 1970; 0 without rows.
     """
-    inputs = feature_inputs(lake, product_id, day, spec)
-    if inputs is None:
-        missing = f"no trades of {product_id} on {day} (UTC) in the lake: make them first"
-        return remove_partition(lake, FEATURE_ROWS, product_id, day, missing)
-    if (unchanged := unchanged_result(lake, FEATURE_ROWS, product_id, day, inputs)) is not None:
-        return unchanged
-    windows = Windows(spec)
-    before = history(lake, product_id, day, spec)
-    if before is not None:
-        feature_rows(before, windows)
-    tail_rows = 0 if before is None else len(before)
-    with lake.writing(PartitionKey(FEATURE_ROWS, product_id, day).path, feature_schema(spec)) as writing:
-        first_time = last_time = 0
-        position = tail_rows
-        for batch in lake.batches(TRADES, product_id, day, STAGED.names):
-            trades = trades_of(batch, product_id)
-            rows = feature_rows(numbered(trades, position), windows)
-            position += len(trades)
-            if not len(rows.values):
-                continue
-            recorded = replace(rows.trades, trade_id=trades.trade_id[rows.status == TAKEN])
-            writing.write(feature_batch(rows._replace(trades=recorded), spec))
-            first_time, last_time = first_time or int(recorded.event_time[0]), int(recorded.event_time[-1])
-        facts: dict[str, float | int | str] = {"rows": writing.rows, "tail_rows": tail_rows, "spec_id": spec.spec_id}
-        facts |= {"first_time": first_time, "last_time": last_time}
-        writing.finish({"inputs": inputs, "facts": json.dumps(facts)})
-        writing.publish()
-    return StepResult(lake.partition(FEATURE_ROWS, product_id, day), True, facts)
+
+    rows: int
+    tail_rows: int
+    spec_id: str
+    first_time: int
+    last_time: int
 
 
 class StoredFeatureColumns(NamedTuple):
@@ -89,12 +61,7 @@ class StoredFeatureColumns(NamedTuple):
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
         """Return the rows of all parts, one part after the other; at least one part is needed."""
-        return cls(
-            np.concatenate([part.trade_id for part in parts]),
-            np.concatenate([part.event_time for part in parts]),
-            np.concatenate([part.price for part in parts]),
-            np.concatenate([part.values for part in parts]),
-        )
+        return cls(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def feature_columns(lake: Lake, spec: FeatureSpec, product_id: str, day: date) -> StoredFeatureColumns:
@@ -115,13 +82,11 @@ def feature_columns(lake: Lake, spec: FeatureSpec, product_id: str, day: date) -
 
 def feature_column(lake: Lake, spec: FeatureSpec, product_id: str, day: date, name: str) -> NDArray[Any]:
     """Read one column of the feature rows of a product and day; errors as in `feature_columns`."""
-    table = lake.read(FEATURE_ROWS, product_id, day, [name])
-    check_spec(table, spec, f"the feature rows of {product_id} on {day}")
-    return numbers_of(table[name])
+    return numbers_of(make_feature_rows.read(lake, product_id, day, spec, [name])[name])
 
 
 def history(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> Trades | None:
-    """Return the trades before a day that the day's rows can see, numbered from 1; None if there are none."""
+    """Return the trades before a day that the day's rows can see; None if there are none."""
     joined: Trades | None = None
     for back in range(1, days_before(spec) + 1):
         earlier = day - timedelta(days=back)
@@ -129,30 +94,58 @@ def history(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> Trades
             break
         trades = trades_of(lake.read(TRADES, product_id, earlier, STAGED.names), product_id)
         joined = trades if joined is None else Trades.join([trades, joined])
-        tail = tail_start(joined.event_time, start_ns(day), spec)
-        if tail.is_whole:
-            joined = joined.take(slice(tail.first, None))
+        if (first := tail_start(joined.event_time, start_ns(day), spec)) is not None:
+            joined = joined.take(slice(first, None))
             break
-    return numbered(joined, 0) if joined is not None and len(joined) else None
+    return joined if joined is not None and len(joined) else None
 
 
-def numbered(trades: Trades, first: int) -> Trades:
-    """Return trades with rising numbers from `first` + 1 in place of ids.
+def rows_after(before: Trades | None, batches: Iterable[Trades], spec: FeatureSpec) -> Iterator[FeatureRows]:
+    """Yield the feature rows of batches of one stream, after earlier trades of the stream.
 
-    Ids of several recordings, or missing ids, do not rise: only the order in the lake counts.
+    The kernel reads rising numbers in place of ids, because ids of several recordings, or missing ids, do not rise:
+    only the order in the lake counts.
     """
-    return replace(trades, trade_id=np.arange(first + 1, first + len(trades) + 1))
+    windows, number = Windows(spec), 0
+    for trades in batches if before is None else chain([before], batches):
+        rows = feature_rows(replace(trades, trade_id=number + np.arange(len(trades))), windows)
+        number += len(trades)
+        if trades is not before:
+            yield rows._replace(trades=replace(rows.trades, trade_id=trades.trade_id[rows.status == TAKEN]))
 
 
-def feature_inputs(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> str | None:
-    """Return the inputs of a day's feature rows, as JSON; None if the lake has no trades of the day."""
-    trades = lake.partition(TRADES, product_id, day)
+def _inputs(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> dict[str, str] | None:
+    trades = make_trades.stored(lake, product_id, day).partition
     if trades is None:
         return None
-    inputs = {"meaning": MEANING[FEATURE_ROWS], "feature spec": spec.spec_id, "trades": trades.content_hash}
+    inputs = {"feature spec": spec.spec_id, "trades": trades.content_hash}
     for back in range(1, days_before(spec) + 1):
-        earlier = lake.partition(TRADES, product_id, day - timedelta(days=back))
-        seen = "" if earlier is None else earlier.tail_hash if sees_no_further(spec) else earlier.content_hash
-        if seen:
+        if seen := seen_hash(lake, product_id, day - timedelta(days=back), "tail_hash", spec):
             inputs["tail of the day before" if back == 1 else f"trades {back} days before"] = seen
-    return json.dumps(inputs)
+    return inputs
+
+
+def _make(lake: Lake, product_id: str, day: date, spec: FeatureSpec, write: Write) -> FeatureFacts:
+    """Run the kernel over the tail of the days before, then over the day."""
+    before = history(lake, product_id, day, spec)
+    trades = (trades_of(batch, product_id) for batch in lake.batches(TRADES, product_id, day, STAGED.names))
+    count = first_time = last_time = 0
+    for rows in rows_after(before, trades, spec):
+        if not len(rows.values):
+            continue
+        write(feature_batch(rows, spec))
+        times = rows.trades.event_time
+        count += len(times)
+        first_time, last_time = first_time or int(times[0]), int(times[-1])
+    return FeatureFacts(count, 0 if before is None else len(before), spec.spec_id, first_time, last_time)
+
+
+make_feature_rows = DayStep(
+    table=FEATURE_ROWS,
+    meaning="1",
+    missing="no trades of {product_id} on {day} (UTC) in the lake: make them first",
+    notes=DayNotes[FeatureFacts],
+    schema=feature_schema,
+    find_inputs=_inputs,
+    make=_make,
+)

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.features.admission import MAX_FALL_S, TAKEN, Admission
-from data.trades import NS, Int64s, Trades
+from data.times import NS
+from data.trades import Int64s, Trades
 
 STRANGE_SHARE = 0.01
 """If a larger share of a recording's trades disagrees with another recording, the two have different id spaces."""
@@ -54,8 +55,9 @@ class Merged(NamedTuple):
 def merge(recordings: Sequence[RecordedTrades], span: tuple[int, int], gap_s: int) -> Merged:
     """Merge recordings of one product.
 
-    A recording whose ids and times disagree with the earlier recordings is of another id space, and is merged like a
-    recording without ids.
+    Recordings with ids are joined and sorted by id; if two recordings give one id different prices, the first recording
+    wins. A recording without ids adds only trades at times that no earlier recording covers. A recording whose ids and
+    times disagree with the earlier recordings is of another id space, and is merged like a recording without ids.
 
     Args:
         recordings: in the order of priority: recordings with ids first, then by name.
@@ -84,7 +86,8 @@ def merge(recordings: Sequence[RecordedTrades], span: tuple[int, int], gap_s: in
         order = np.argsort(np.concatenate([counted_times(part.event_time) for part in parts]), kind="stable")
         trades, source = trades.take(order), source[order]
     has_ids = bool(with_ids) and not any(map(len, parts[1:]))
-    return Merged(trades, source, [each.name for each in recordings], has_ids, dropped, len(spaces))
+    names = [each.name for each in recordings]
+    return Merged(trades, source, names, has_ids=has_ids, dropped=dropped, id_spaces=len(spaces))
 
 
 def _id_spaces(recordings: Sequence[RecordedTrades], with_ids: Sequence[int]) -> list[list[int]]:

@@ -6,25 +6,26 @@ The day of a trade is the day of the counted time, see `counted_times`.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
-from data.arrow import UTC, column_of, numbers_of, texts_of
+from data.arrow import UTC, batch_of, numbers_of, texts_of
 from data.names import check_product_id
 from data.recordings.dialects.base import Dialect
 from data.recordings.readers import read_trades
 from data.recordings.recognition import recognize
 from data.simulator.day import simulate_day
-from data.trades import NS, StreamKey, Trades
+from data.times import DAY_S, NS, to_datetime
+from data.trades import StreamKey, Trades
 from offline.days.merging import counted_times
 from offline.lake.store import Lake, PartitionKey, Writing
 
@@ -37,8 +38,6 @@ SIMULATED = "simulated"
 MEANING = "2"
 """Raise this number when staging gives another result for the same recording: all recordings are then staged again."""
 
-DAY_S = 86_400
-_EPOCH = date(1970, 1, 1)
 
 STAGED = pa.schema(
     [
@@ -57,6 +56,37 @@ _STAGE_ROWS = 262_144
 _REJECT_CHARACTERS = 200
 _NAME_CHARACTERS = 200
 """Limit of a recording's name in the lake: a temporary file name is 47 characters longer, and filesystems allow 255."""
+
+
+class StagedNotes(msgspec.Struct, frozen=True):
+    """Notes in the file of one product and day of a recording.
+
+    Attributes:
+        name: of the recording.
+        has_ids: the trades have ids of the market; else the trades are numbered.
+        made_from: arguments of a simulated day.
+    """
+
+    name: str
+    has_ids: bool
+    made_from: str = ""
+
+
+class RecordingNotes(msgspec.Struct, frozen=True, kw_only=True):
+    """Notes in the file of a recording's rejects.
+
+    Attributes:
+        sha256: of the recording.
+        product_id: for recordings without a product.
+        days: product, day, number of rows and content hash of each staged file.
+        rejects: number of rejected rows, by reason.
+    """
+
+    sha256: str
+    product_id: str
+    meaning: str = MEANING
+    days: list[tuple[str, date, int, str]] = []
+    rejects: dict[str, int] = {}
 
 
 class Staged(NamedTuple):
@@ -123,14 +153,14 @@ def ingest(lake: Lake, recording: Path, product_id: str = "BTC-USD", name: str |
     batches = read_trades(recording, product_id=product_id)  # raises at once if the file is no recording
     dialect = recognize(recording)
     assert isinstance(dialect, Dialect)
-    made_from = {"sha256": _file_hash(recording), "product_id": product_id, "meaning": MEANING}
-    before = lake.stored(rejects_path)
+    made_from = RecordingNotes(sha256=_file_hash(recording), product_id=product_id)
+    stored = lake.stored(rejects_path)
+    before = None if stored is None else stored.notes_as(RecordingNotes)
     keys = lake.partition_keys(table)
-    if before is not None and json.loads(before.notes["made_from"]) == made_from:
-        known = {(product, day): held for product, day, *held in json.loads(before.notes["days"])}
-        if known == {(key.product_id, key.day.isoformat()): _rows_and_hash(lake, key) for key in keys}:
-            days = [Staged(product, date.fromisoformat(day), held[0], False) for (product, day), held in known.items()]
-            return Ingested(name, sorted(days), json.loads(before.notes["rejects"]), False)
+    held = [(key.product_id, key.day, *_rows_and_hash(lake, key)) for key in keys]
+    if before is not None and before == msgspec.structs.replace(made_from, days=held, rejects=before.rejects):
+        days = [Staged(product, day, rows, False) for product, day, rows, _ in held]
+        return Ingested(name, days, before.rejects, False)
 
     reasons: Counter[str] = Counter()
     with ExitStack() as cleanup:
@@ -142,8 +172,8 @@ def ingest(lake: Lake, recording: Path, product_id: str = "BTC-USD", name: str |
                 reasons.update(reject.reason.partition(", was ")[0] for reject in batch.rejects)
                 rejects.write(_reject_batch(batch.rejects))
         staged = stage.finish()
-        notes = {"made_from": json.dumps(made_from), "days": json.dumps(staged), "rejects": json.dumps(reasons)}
-        rejects.finish(notes)  # all rows are written by now: only the renames are left
+        rejects.finish(msgspec.structs.replace(made_from, days=staged, rejects=dict(reasons)))
+        # All rows are written by now: only the renames are left.
         days = stage.publish()
         gone = {(key.product_id, key.day) for key in keys} - {(each.product_id, each.day) for each in days}
         for product, day in sorted(gone):
@@ -153,12 +183,12 @@ def ingest(lake: Lake, recording: Path, product_id: str = "BTC-USD", name: str |
     return Ingested(name, sorted(days), dict(reasons), is_new)
 
 
-def _rows_and_hash(lake: Lake, key: PartitionKey) -> list[int | str] | None:
-    """Return the number of rows and the content hash of a partition; None if missing or damaged."""
+def _rows_and_hash(lake: Lake, key: PartitionKey) -> tuple[int, str]:
+    """Return the number of rows and the content hash of a partition; no hash if missing or damaged."""
     with suppress(ValueError):
         if (found := lake.partition(*key)) is not None:
-            return [found.rows, found.content_hash]
-    return None
+            return found.rows, found.content_hash
+    return 0, ""
 
 
 def simulate(lake: Lake, product_id: str, day: date, seed: int = 0, hours: tuple[int, int] = (0, 24)) -> Ingested:
@@ -173,10 +203,9 @@ def simulate(lake: Lake, product_id: str, day: date, seed: int = 0, hours: tuple
     """
     check_product_id(product_id)
     table = recording_table(SIMULATED)
-    made_from = {"seed": str(seed), "hours": json.dumps(hours), "meaning": MEANING}
-    notes = {"name": SIMULATED, "has_ids": "yes", **made_from}
+    notes = StagedNotes(SIMULATED, True, f"seed {seed}, hours {hours}, meaning {MEANING}")
     known = lake.partition(table, product_id, day)
-    if known is not None and known.notes == notes:
+    if known is not None and known.notes_as(StagedNotes) == notes:
         return Ingested(SIMULATED, [Staged(product_id, day, known.rows, False)], {}, False)
     trades = simulate_day(product_id, day, seed, hours)
     made = lake.write(table, product_id, day, [staged_batch(trades)], STAGED, notes)
@@ -188,7 +217,7 @@ class _Stage:
 
     def __init__(self, lake: Lake, table: str, name: str, has_ids: bool, cleanup: ExitStack) -> None:
         self._lake, self._table, self._cleanup = lake, table, cleanup
-        self._notes = {"name": name, "has_ids": "yes" if has_ids else "no"}
+        self._notes = StagedNotes(name, has_ids)
         self._last_time: dict[str, int] = {}
         self._waiting: dict[PartitionKey, list[Trades]] = {}
         self._rows = 0
@@ -207,19 +236,19 @@ class _Stage:
             self._last_time[key.product_id] = int(counted[-1])
             days = counted // (DAY_S * NS)
             for part in np.split(np.arange(len(mine)), np.flatnonzero(np.diff(days)) + 1):
-                place = PartitionKey(self._table, key.product_id, _EPOCH + timedelta(days=int(days[part[0]])))
+                place = PartitionKey(self._table, key.product_id, to_datetime(int(counted[part[0]])).date())
                 self._waiting.setdefault(place, []).append(mine.take(slice(int(part[0]), int(part[-1]) + 1)))
         self._rows += len(trades)
         if self._rows >= _STAGE_ROWS:
             self._flush()
 
-    def finish(self) -> list[tuple[str, str, int, str]]:
+    def finish(self) -> list[tuple[str, date, int, str]]:
         """Finish all files; return product, day, number of rows and content hash of each file."""
         self._flush()
         for product in list(self._open):
             self._finish(product)
         return [
-            (place.product_id, place.day.isoformat(), writing.rows, content_hash)
+            (place.product_id, place.day, writing.rows, content_hash)
             for place, writing, content_hash in sorted(self._finished)
         ]
 
@@ -253,30 +282,15 @@ def trades_of(rows: pa.Table | pa.RecordBatch, product_id: str) -> Trades:
 
 def staged_batch(trades: Trades) -> pa.RecordBatch:
     """Convert trades to rows of `STAGED`."""
-    columns = [
-        column_of(trades.trade_id, pa.int64()),
-        column_of(trades.event_time, UTC),
-        column_of(trades.price, pa.float64()),
-        column_of(trades.size, pa.float64(), ~np.isnan(trades.size)),
-        column_of(trades.side, pa.int8()),
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=STAGED)
+    return batch_of(STAGED, [getattr(trades, name) for name in STAGED.names])
 
 
 def _reject_batch(rejects: Sequence[Any]) -> pa.RecordBatch:
-    columns = [
-        column_of(np.array([reject.line for reject in rejects], np.int64), pa.int64()),
-        texts_of([reject.reason for reject in rejects]),
-        texts_of([reject.text[:_REJECT_CHARACTERS] for reject in rejects]),
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=_REJECT_COLUMNS)
+    lines = np.array([reject.line for reject in rejects], np.int64)
+    reasons, texts = zip(*((reject.reason, reject.text[:_REJECT_CHARACTERS]) for reject in rejects), strict=True)
+    return batch_of(_REJECT_COLUMNS, [lines, texts_of(reasons), texts_of(texts)])
 
 
 def _file_hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def start_ns(day: date) -> int:
-    """Return the start of a UTC day, ns since 1970."""
-    return (day - _EPOCH).days * DAY_S * NS

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from datetime import date
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from data.features.spec import FeatureSpec
-from offline.days.feature_rows import feature_inputs
+from offline.days.feature_rows import make_feature_rows
 from offline.days.staging import RECORDINGS
-from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET
-from offline.days.trades import text_of_inputs, trade_inputs
-from offline.days.training_set import training_inputs
-from offline.lake.store import Lake, Partition
+from offline.days.steps import DayStep
+from offline.days.trades import make_trades
+from offline.days.training_set import make_training_set
+from offline.lake.store import Lake
+
+STEPS: tuple[DayStep[Any], ...] = (make_trades, make_feature_rows, make_training_set)
+"""Steps of a product-day, in order."""
 
 
 class StaleDay(NamedTuple):
@@ -33,30 +34,25 @@ def stale(lake: Lake, spec: FeatureSpec, table: str | None = None) -> list[Stale
     Args:
         table: of one step; None: all steps.
     """
-    staged = {(place.product_id, place.day) for place in lake.partition_keys(RECORDINGS)}
-    steps: dict[str, Callable[[str, date], str | None]] = {
-        TRADES: lambda product, day: text_of_inputs(trade_inputs(lake, product, day)),
-        FEATURE_ROWS: lambda product, day: feature_inputs(lake, product, day, spec),
-        TRAINING_SET: lambda product, day: training_inputs(lake, product, day, spec),
+    steps = [step for step in STEPS if table in (None, step.table)]
+    places = {
+        place[1:] for name in (RECORDINGS, *(step.table for step in STEPS)) for place in lake.partition_keys(name)
     }
-    made = [{(place.product_id, place.day) for place in lake.partition_keys(each)} for each in steps]
     found = []
-    for product, day in sorted(staged.union(*made)):
-        for each in steps if table is None else (table,):
-            known = lake.partition(each, product, day)
-            inputs = steps[each](product, day)
-            if inputs == (None if known is None else known.notes["inputs"]):
-                continue
-            found.append(StaleDay(product, day, each, _why(known, inputs)))
+    for product, day in sorted(places):
+        for step in steps:
+            known, inputs = step.stored(lake, product, day).notes, step.inputs(lake, product, day, spec)
+            before = None if known is None else known.inputs
+            if inputs != before:
+                found.append(StaleDay(product, day, step.table, _why(before, inputs)))
     return found
 
 
-def _why(known: Partition | None, inputs: str | None) -> str:
-    if inputs is None:
+def _why(before: dict[str, str] | None, now: dict[str, str] | None) -> str:
+    if now is None:
         return "lost its inputs"
-    if known is None:
+    if before is None:
         return "was never made"
-    before, now = json.loads(known.notes["inputs"]), json.loads(inputs)
     changes = []
     for name in {**before, **now}:
         if name not in before:
@@ -65,4 +61,4 @@ def _why(known: Partition | None, inputs: str | None) -> str:
             changes.append(f"{name} is gone")
         elif before[name] != now[name]:
             changes.append(f"{name} has changed")
-    return ", ".join(changes) or "the order of its inputs has changed"
+    return ", ".join(changes)

@@ -2,87 +2,40 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from datetime import date, timedelta
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
-from data.arrow import UTC, column_of, numbers_of
+from data.arrow import UTC, batch_of, numbers_of
 from data.features.spec import FeatureSpec
-from data.trades import NS, Floats, Int64s
-from offline.days.feature_rows import feature_column
+from data.times import NS, start_ns
+from data.trades import Floats, Int64s
+from offline.days.feature_rows import feature_column, make_feature_rows
 from offline.days.merging import counted_times
-from offline.days.staging import start_ns
-from offline.days.steps import (
-    FEATURE_ROWS,
-    MEANING,
-    TRADES,
-    TRAINING_SET,
-    StepResult,
-    check_spec,
-    head_s,
-    remove_partition,
-    sees_no_further,
-    unchanged_result,
-)
+from offline.days.steps import TRADES, TRAINING_SET, DayNotes, DayStep, Write, head_s
+from offline.days.trades import seen_hash
 from offline.lake.store import Lake
 from offline.samples import SHORT_WINDOWS, TWELFTH, Sample, counted_targets, short_rows
 
 
-def make_training_set(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> StepResult:
-    """Make the training set of a product and day: counted rows with targets, for fitting and judging models.
+class TrainingFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Facts about the training set of a product and day.
 
-    `short_window` is 0 in full rows; rows of short windows follow, see `offline.samples.short_rows`.
-
-    Raises:
-        OSError: the lake cannot be written.
+    Attributes:
+        rows, short_rows: numbers of counted rows, and of rows of short windows.
+        target_median, zero_target_share: 0 without rows.
+        last_time: event time of the newest trade seen by any row or target, ns since 1970.
     """
-    inputs = training_inputs(lake, product_id, day, spec)
-    if inputs is None:
-        missing = f"no feature rows of {product_id} on {day} (UTC) in the lake: make them first"
-        return remove_partition(lake, TRAINING_SET, product_id, day, missing)
-    if (unchanged := unchanged_result(lake, TRAINING_SET, product_id, day, inputs)) is not None:
-        return unchanged
-    schema = training_schema(spec)
-    event_time, price, n = (feature_column(lake, spec, product_id, day, name) for name in ("event_time", "price", "n"))
-    after = _head(lake, product_id, day, spec)
-    counted, targets = counted_targets(event_time, price, spec, after)
-    short = short_rows(n, price, counted, spec, SHORT_WINDOWS)
-    at = np.concatenate([counted, short.at])
-    windows = np.concatenate([np.zeros(len(counted), np.int64), short.values[:, 0].astype(np.int64)])
-    # Read one column at a time: only one row in sixty of a whole day counts.
-    values = np.column_stack([feature_column(lake, spec, product_id, day, name)[counted] for name in spec.columns])
-    values = np.concatenate([values, short.values])
-    trade_id = feature_column(lake, spec, product_id, day, "trade_id")[at]
-    last_time = int(event_time[-1])
-    if after is not None and len(counted):
-        # The last target has seen the prices of its horizon, and the trade by which the segment goes on.
-        horizon = (
-            -(-int(event_time[counted[-1]]) // (spec.grid_step_s * NS)) * spec.grid_step_s * NS + spec.horizon_s * NS
-        )
-        seen = after[0][: int(np.searchsorted(after[0], horizon)) + 1]
-        last_time = max(last_time, int(seen[-1])) if len(seen) else last_time
-    facts: dict[str, float | int | str] = {
-        "rows": len(counted),
-        "short_rows": len(short.at),
-        "horizons": len(counted) / TWELFTH,
-        "target_median": float(np.median(targets)) if len(targets) else 0.0,
-        "zero_target_share": float(np.mean(targets == 0)) if len(targets) else 0.0,
-        "last_time": last_time,
-    }
-    columns = [
-        column_of(trade_id, pa.int64()),
-        column_of(event_time[at], UTC),
-        column_of(windows, pa.int64()),
-        column_of(values[:, 0].astype(np.int64), pa.int64()),
-        *(column_of(each, pa.float64(), ~np.isnan(each)) for each in np.ascontiguousarray(values[:, 1:].T)),
-        column_of(targets[np.searchsorted(counted, at)], pa.float64()),
-    ]
-    batch = pa.RecordBatch.from_arrays(columns, schema=schema)
-    notes = {"inputs": inputs, "facts": json.dumps(facts)}
-    return StepResult(lake.write(TRAINING_SET, product_id, day, [batch], schema, notes), True, facts)
+
+    rows: int
+    short_rows: int
+    horizons: float
+    target_median: float
+    zero_target_share: float
+    last_time: int
 
 
 def training_schema(spec: FeatureSpec) -> pa.Schema:
@@ -115,11 +68,8 @@ def training_sample(
         for place in lake.partition_keys(TRAINING_SET, product_id):
             if not first_day <= place.day <= last_day:
                 continue
-            table = lake.read(*place)
-            check_spec(table, spec, f"the training rows of {product_id} on {place.day}")
-            known = lake.partition(*place)
-            assert known is not None
-            last_time = int(json.loads(known.notes["facts"])["last_time"])
+            table = make_training_set.read(lake, product_id, place.day, spec)
+            last_time = make_training_set.stored(lake, product_id, place.day).facts.last_time
             rows = slice(None) if with_short_windows else numbers_of(table["short_window"]) == 0
             values = np.column_stack([numbers_of(table[name]).astype(np.float64) for name in spec.columns])
             targets, event_time = (numbers_of(table[name])[rows] for name in ("target_volatility", "event_time"))
@@ -132,33 +82,66 @@ def training_sample(
     return Sample.join(parts)
 
 
-def training_inputs(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> str | None:
-    """Return the inputs of a day's training set, as JSON; None if the lake has no feature rows of the day."""
-    rows = lake.partition(FEATURE_ROWS, product_id, day)
+def _head(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> tuple[Int64s, Floats]:
+    """Return counted times and prices of a day, as far as the targets of the day before see."""
+    if lake.partition(TRADES, product_id, day) is None:
+        return np.empty(0, np.int64), np.empty(0)
+    trades = lake.read(TRADES, product_id, day, ["event_time", "price"])
+    counted = counted_times(numbers_of(trades["event_time"]), start_ns(day))
+    few = int(np.searchsorted(counted, start_ns(day) + head_s(spec) * NS))
+    return counted[:few], numbers_of(trades["price"])[:few]
+
+
+def _inputs(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> dict[str, str] | None:
+    rows = make_feature_rows.stored(lake, product_id, day).partition
     if rows is None:
         return None
-    after = lake.partition(TRADES, product_id, day + timedelta(days=1))
-    inputs = {"meaning": MEANING[TRAINING_SET], "feature spec": spec.spec_id, "feature rows": rows.content_hash}
-    seen = "" if after is None else after.head_hash if sees_no_further(spec) else after.content_hash
-    if seen:
-        inputs["head of the day after"] = seen
-    return json.dumps(inputs)
+    seen = seen_hash(lake, product_id, day + timedelta(days=1), "head_hash", spec)
+    inputs = {"feature spec": spec.spec_id, "feature rows": rows.content_hash}
+    return inputs | {"head of the day after": seen} if seen else inputs
 
 
-def _head(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> tuple[Int64s, Floats] | None:
-    """Return counted times and prices of the next day, as far as the targets of a day see; None without trades."""
-    after = day + timedelta(days=1)
-    if lake.partition(TRADES, product_id, after) is None:
-        return None
-    end = start_ns(after) + head_s(spec) * NS
-    times, prices = [np.empty(0, np.int64)], [np.empty(0)]
-    last_time = start_ns(after)
-    for batch in lake.batches(TRADES, product_id, after, ["event_time", "price"]):
-        counted = counted_times(numbers_of(batch["event_time"]), last_time)
-        last_time = int(counted[-1])
-        few = int(np.searchsorted(counted, end))
-        times.append(counted[:few])
-        prices.append(numbers_of(batch["price"])[:few])
-        if few < len(counted):
-            break
-    return np.concatenate(times), np.concatenate(prices)
+def _make(lake: Lake, product_id: str, day: date, spec: FeatureSpec, write: Write) -> TrainingFacts:
+    """Write the counted rows with targets, then rows of short windows, see `offline.samples.short_rows`.
+
+    `short_window` is 0 in counted rows.
+    """
+    event_time, price, n = (feature_column(lake, spec, product_id, day, name) for name in ("event_time", "price", "n"))
+    after = _head(lake, product_id, day + timedelta(days=1), spec)
+    counted, targets = counted_targets(event_time, price, spec, after)
+    short = short_rows(n, price, counted, spec, SHORT_WINDOWS)
+    at = np.concatenate([counted, short.at])
+    windows = np.concatenate([np.zeros(len(counted), np.int64), short.values[:, 0].astype(np.int64)])
+    # Read one column at a time: only one row in sixty of a whole day counts.
+    values = np.column_stack([feature_column(lake, spec, product_id, day, name)[counted] for name in spec.columns])
+    values = np.concatenate([values, short.values])
+    n, *others = np.ascontiguousarray(values.T)
+    key = [feature_column(lake, spec, product_id, day, "trade_id")[at], event_time[at], windows]
+    rows = [*key, n.astype(np.int64), *others, targets[np.searchsorted(counted, at)]]
+    last_time = int(event_time[-1])
+    if len(counted):
+        # The last target has seen the prices of its horizon, and the trade by which the segment goes on.
+        step_ns = spec.grid_step_s * NS
+        horizon = -(-int(event_time[counted[-1]]) // step_ns) * step_ns + spec.horizon_s * NS
+        seen = after[0][: int(np.searchsorted(after[0], horizon)) + 1]
+        last_time = max([last_time, *seen[-1:].tolist()])
+    write(batch_of(training_schema(spec), rows))
+    return TrainingFacts(
+        rows=len(counted),
+        short_rows=len(short.at),
+        horizons=len(counted) / TWELFTH,
+        target_median=float(np.median(targets)) if len(targets) else 0.0,
+        zero_target_share=float(np.mean(targets == 0)) if len(targets) else 0.0,
+        last_time=last_time,
+    )
+
+
+make_training_set = DayStep(
+    table=TRAINING_SET,
+    meaning="1",
+    missing="no feature rows of {product_id} on {day} (UTC) in the lake: make them first",
+    notes=DayNotes[TrainingFacts],
+    schema=training_schema,
+    find_inputs=_inputs,
+    make=_make,
+)

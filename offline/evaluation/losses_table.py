@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NamedTuple
 
 import numpy as np
 
 from data.features.spec import FeatureSpec
-from data.models.input_sets import mask_all_columns, mask_to_contract
+from data.models.input_sets import with_less_input
 from data.models.served import ServedModel
 from data.targets import qlike
-from data.trades import NS, Floats
+from data.times import to_datetime
+from data.trades import Floats
 from offline.samples import Sample
 
 UNSCALED_EWMA = "unscaled EWMA"
 """Forecaster: the unscaled variance of the last minutes, with the half-life of `plain_ewma`."""
 
-ALL, CONTRACT_ALONE, NOTHING = "all columns", "the contract alone", "nothing"
+ALL, CONTRACT_ALONE, NOTHING = ASKED_WITH = "all columns", "the contract alone", "nothing"
 """Input of a forecaster: values of `LossesRow.asked_with`."""
 
 
@@ -131,23 +132,22 @@ def evaluate(models: Mapping[str, ServedModel], test: Sample, spec: FeatureSpec,
     found: list[LossesRow] = []
     for name, model in models.items():
         values = rows.values[:, [spec.columns.index(column) for column in model.columns]]
-        asked = {ALL: values, CONTRACT_ALONE: mask_to_contract(values), NOTHING: mask_all_columns(values)}
-        for asked_with, these in asked.items():
+        for asked_with, these in zip(ASKED_WITH, with_less_input(values), strict=True):
             answer = model.score(these)
             inside = (answer.lower <= floored) & (floored <= answer.upper)
             found.append(losses_row(name, asked_with, answer.score, inside.astype(np.float64)))
     ewma = rows.values[:, spec.columns.index(plain_ewma(spec))]
     found.append(losses_row(UNSCALED_EWMA, ALL, np.sqrt(np.maximum(ewma, floor))))
     return Evaluation(
-        tuple(found),
-        len(rows),
-        rows.horizons(spec),
-        float(np.mean(rows.targets == 0)),
-        floor,
-        _time(int(rows.event_time.min())),
-        _time(int(rows.event_time.max())),
+        losses=tuple(found),
+        rows=len(rows),
+        horizons=rows.horizons(spec),
+        zero_target_share=float(np.mean(rows.targets == 0)),
+        variance_floor=floor,
+        first_time=_time(int(rows.event_time.min())),
+        last_time=_time(int(rows.event_time.max())),
     )
 
 
 def _time(ns: int) -> datetime:
-    return datetime.fromtimestamp(ns / NS, UTC)
+    return to_datetime(ns)

@@ -17,7 +17,8 @@ from data.recordings.lines import chunks_of, head_of, whole_lines
 from data.recordings.readers import Batch, read_trades
 from data.recordings.recognition import recognize
 from data.stream.origin import Origin, read_origin, recording_of
-from data.trades import NS, Side, Trades, iso_times
+from data.times import NS, time_texts
+from data.trades import Side, Trades
 from offline.explain.findings import Explanation, Finding, RecordedRow
 
 FEW = 3
@@ -67,7 +68,7 @@ def compare_recorded(recorded: RecordedRow, trade: Trades, origin: Origin) -> Fi
         "side": (Side(recorded.side).name, Side(trade.side[0]).name),
     }
     if shift_ns and (origin.speed != "real-time" or shift_ns % NS):
-        there, here = iso_times(np.array([recorded.event_time, trade.event_time[0]]))
+        there, here = time_texts(np.array([recorded.event_time, trade.event_time[0]]))
         pairs["event_time"] = there, here
     differing = [
         f"{name} is {there} recorded, {here} on the topic"
@@ -177,10 +178,10 @@ def _recorded(
                     RecordedRow(
                         batch.file,
                         int(batch.line[row]),
-                        int(trades.event_time[row]),
-                        float(trades.price[row]),
-                        float(trades.size[row]),
-                        int(trades.side[row]),
+                        event_time=int(trades.event_time[row]),
+                        price=float(trades.price[row]),
+                        size=float(trades.size[row]),
+                        side=int(trades.side[row]),
                     ),
                 )
         if not left:

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from data.features.reach import oldest_block, oldest_trade
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.models.registry import Registry
@@ -19,7 +20,7 @@ from data.settings import KafkaSettings
 from data.stream.reader import TopicReader
 from data.stream.records import TRADES, prediction_type
 from data.times import time_text, to_datetime, to_ns
-from data.trades import NS, Int64s, StreamKey
+from data.trades import StreamKey
 from offline.explain.bisection import BadRecord
 from offline.explain.findings import Explanation, Finding, FoundModel, Outcome
 from offline.explain.recordings import find_in_recordings
@@ -104,41 +105,6 @@ def read_record(value: bytes, spec: FeatureSpec, partition: int, offset: int) ->
         raise BadRecord(partition, offset, error) from None
 
 
-def oldest_block(event_time: int, spec: FeatureSpec) -> int:
-    """Return the start of the oldest grid block in the reach of a row, ns since 1970.
-
-    Args:
-        event_time: of the row, ns since 1970.
-    """
-    block_ns = spec.block_steps * spec.grid_step_s * NS
-    block = (event_time // (spec.grid_step_s * NS) - 1) // spec.block_steps
-    return (block - (spec.lookback_steps // spec.block_steps - 1)) * block_ns
-
-
-def oldest_trade(event_time: Int64s, row: int, spec: FeatureSpec, *, counts_as: int, is_whole: bool) -> int | None:
-    """Return the index of the first trade behind a row, or None if the trades do not reach back so far.
-
-    A row sees the last `window_size` + 1 trades; and on the grid, all trades since the start of the oldest block in
-    reach, with the price of the trade before. A row sees no trade before its segment. The first trade must count as its
-    own recorded time: where recorded time falls, the counted time comes from an earlier trade.
-
-    Args:
-        event_time: shape (n,), ns since 1970, as recorded, of the taken trades.
-        row: index of the row's trade.
-        counts_as: counted time of the first trade, ns since 1970.
-        is_whole: no row reaches back beyond the first trade.
-    """
-    recorded = event_time[: row + 1]
-    counted = np.maximum.accumulate(np.concatenate(([counts_as], recorded[1:])))
-    starts = np.flatnonzero(np.diff(counted) > spec.gap_s * NS) + 1
-    segment = int(starts[-1]) if len(starts) else 0
-    sets_price = int(np.searchsorted(counted, oldest_block(int(counted[row]), spec), side="right")) - 1
-    reach = min(sets_price, row - spec.window_size)
-    begins = max(reach, segment) if is_whole or segment else reach
-    own_time = np.flatnonzero(recorded[: max(begins + 1, 0)] == counted[: max(begins + 1, 0)])
-    return int(own_time[-1]) if len(own_time) else None
-
-
 def trades_of_row(passage: Passage, at: int, spec: FeatureSpec) -> NDArray[np.intp] | None:
     """Return the indexes of the trades behind the row of a passage's trade; None if some trades are absent.
 
@@ -147,7 +113,7 @@ def trades_of_row(passage: Passage, at: int, spec: FeatureSpec) -> NDArray[np.in
     """
     taken = np.flatnonzero(passage.is_taken[: at + 1])
     event_time = passage.trades.event_time[taken]
-    first = oldest_trade(event_time, len(taken) - 1, spec, counts_as=passage.counts_as, is_whole=passage.is_whole)
+    first = oldest_trade(event_time, spec, counts_as=passage.counts_as, is_whole=passage.is_whole)
     return None if first is None else taken[first:]
 
 

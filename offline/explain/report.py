@@ -118,7 +118,7 @@ def _promotion_lines(entry: Entry | None) -> list[str]:
         return ["promotion   unknown, see below"]
     forced = ", forced" if entry.is_forced else ""
     return [
-        f"promotion   {entry.at:%Y-%m-%dT%H:%M:%SZ} {entry.action}{forced}, by {entry.who}: {entry.why}",
+        f"promotion   {second_text(entry.at or entry.begun)} {entry.action}{forced}, by {entry.who}: {entry.why}",
         f"            from version {entry.from_version or '-'} to {entry.to_version}, entry {entry.entry_id}",
     ]
 

@@ -344,7 +344,8 @@ class Stream:
             is_taken &= offsets < min(ends)
         purposes = {place: said for chunk in chunks for place, said in chunk.purposes.items()}
         first = int(event_time[0]) if len(event_time) else 0
-        return Passage(self.partition, self._oldest, trades, offsets, is_taken, first, is_whole, purposes)
+        judged = (trades, offsets, is_taken)
+        return Passage(self.partition, self._oldest, *judged, counts_as=first, is_whole=is_whole, purposes=purposes)
 
 
 _EMPTY = decode_trades([]).trades

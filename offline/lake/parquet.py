@@ -62,7 +62,7 @@ class RowGroups:
             self._writer.write_table(pa.Table.from_batches(self._waiting), GROUP_ROWS)
         self._waiting, self._count = [], 0
 
-    def close(self, metadata: Mapping[str, str] | None = None) -> None:
+    def close(self, metadata: Mapping[bytes, bytes] | None = None) -> None:
         """Write the waiting rows and the end of the file.
 
         Args:

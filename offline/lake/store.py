@@ -1,21 +1,21 @@
 """The lake: one Parquet file per table, product and UTC day, in a folder or on any filesystem that pyarrow knows.
 
-A file is written under a temporary name and renamed when complete, so a reader sees a whole partition or none. Hashes
-and notes of a partition are metadata of the same file, so data and metadata can never disagree.
+A file is written under a temporary name and renamed when complete, so a reader sees a whole partition or none. Content
+hash and notes of a partition are metadata of the same file, so data and metadata can never disagree.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
+import msgspec
 import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet
@@ -30,40 +30,44 @@ _TABLE = re.compile(r"[a-z_]+(/[A-Za-z0-9_.~%-]+)*")
 _SCHEME = re.compile(r"[a-z][a-z0-9+]+:/")
 _DAY_FILE = re.compile(r"\d{4}-\d\d-\d\d\.parquet")
 _ENDING = ".parquet"
-_KEYS = ("content_hash", "head_hash", "tail_hash", "notes")
+_HASH, _NOTES = b"content_hash", b"notes"
 """Keys in a file's metadata."""
 
+Notes = TypeVar("Notes")
 
-class FileMetadata(NamedTuple):
+
+@dataclass(frozen=True)
+class StoredFile:
     """Metadata of one file of the lake.
 
     Attributes:
         content_hash: hash of all values; batches and encodings do not change the hash.
-        head_hash: hash of the first rows, which the day before can see; may be empty.
-        tail_hash: hash of the last rows, which the day after can see; may be empty.
-        notes: notes of the writer, above all the inputs.
+        notes: JSON of the writer's notes, above all the inputs, see `notes_as`.
     """
 
+    path: str
     rows: int
     content_hash: str
-    head_hash: str
-    tail_hash: str
-    notes: dict[str, str]
+    notes: msgspec.Raw
+
+    def notes_as(self, kind: type[Notes]) -> Notes:
+        """Return the notes of the writer; raise ValueError if another release wrote the file."""
+        try:
+            return msgspec.json.decode(self.notes, type=kind)
+        except msgspec.DecodeError as error:
+            raise ValueError(
+                f"{self.path} was left by another release (its notes: {error}): remove this lake, for one below var/ "
+                "with `make reset`, then ingest the recordings again"
+            ) from None
 
 
 @dataclass(frozen=True)
-class Partition:
-    """One product and UTC day of a table, see `FileMetadata`."""
+class Partition(StoredFile):
+    """One product and UTC day of a table."""
 
     table: str
     product_id: str
     day: date
-    rows: int
-    content_hash: str
-    head_hash: str
-    tail_hash: str
-    notes: dict[str, str]
-    path: str
 
 
 class PartitionKey(NamedTuple):
@@ -112,7 +116,7 @@ class Lake:
         """
         key = _checked(PartitionKey(table, product_id, day))
         stored = self.stored(key.path)
-        return None if stored is None else self._partition(key, stored)
+        return None if stored is None else Partition(**vars(stored), **key._asdict())
 
     def partitions(self, table: str, product_id: str | None = None) -> list[Partition]:
         """Return all partitions of a table and of its sub-tables, sorted by table, product and day."""
@@ -146,12 +150,12 @@ class Lake:
         day: date,
         batches: Iterable[pa.RecordBatch],
         schema: pa.Schema,
-        notes: Mapping[str, str],
-        *,
-        head_hash: str = "",
-        tail_hash: str = "",
+        notes: object,
     ) -> Partition:
         """Write a whole partition, or nothing; an old partition of the same key is replaced.
+
+        Args:
+            notes: a struct, one type for a table; or the `notes` of a stored file.
 
         Raises:
             OSError: the partition cannot be written, as on a full disk; the old partition stays whole.
@@ -160,9 +164,9 @@ class Lake:
         with self.writing(key.path, schema) as writing:
             for batch in batches:
                 writing.write(batch)
-            stored = writing.finish(notes, head_hash=head_hash, tail_hash=tail_hash)
+            stored = writing.finish(notes)
             writing.publish()
-        return self._partition(key, stored)
+        return Partition(**vars(stored), **key._asdict())
 
     def read(self, table: str, product_id: str, day: date, columns: Sequence[str] | None = None) -> pa.Table:
         """Return the rows of a partition.
@@ -192,7 +196,7 @@ class Lake:
         self._delete_parts(key.path)
         self._files.delete_file(self._at(key.path))
 
-    def stored(self, path: str) -> FileMetadata | None:
+    def stored(self, path: str) -> StoredFile | None:
         """Return the metadata of a file, without reading rows; None if the file does not exist.
 
         Args:
@@ -204,7 +208,7 @@ class Lake:
         try:
             with self._opened(path) as file:
                 metadata = pa.parquet.read_metadata(file)
-            content, head, tail, notes = (metadata.metadata[key.encode()].decode() for key in _KEYS)
+            content_hash, notes = metadata.metadata[_HASH].decode(), metadata.metadata[_NOTES]
         except FileNotFoundError:
             return None
         except (pa.ArrowInvalid, KeyError, TypeError) as error:
@@ -212,16 +216,7 @@ class Lake:
                 f"{self._at(path)} is no whole file of the lake ({error!r}): delete it, then make the day again, or "
                 "ingest the recording again if the file is of a recording"
             ) from None
-        return FileMetadata(metadata.num_rows, content, head, tail, json.loads(notes))
-
-    def read_file(self, path: str) -> pa.Table:
-        """Return the rows of a file, by its path below the root.
-
-        Raises:
-            FileNotFoundError: the file does not exist.
-        """
-        with self._opened(path) as file:
-            return pa.parquet.ParquetFile(file).read()
+        return StoredFile(self._at(path), metadata.num_rows, content_hash, msgspec.Raw(notes))
 
     @contextmanager
     def writing(self, path: str, schema: pa.Schema) -> Iterator[Writing]:
@@ -231,9 +226,6 @@ class Lake:
             yield writing
         finally:
             writing.close()
-
-    def _partition(self, key: PartitionKey, stored: FileMetadata) -> Partition:
-        return Partition(**key._asdict(), **stored._asdict(), path=self._at(key.path))
 
     def _at(self, path: str) -> str:
         return f"{self._root}{path}"
@@ -262,7 +254,7 @@ class Writing:
         folder, _, name = path.rpartition("/")
         self._part = f"{folder}/.{name}.{uuid.uuid4().hex}.part"
         self._hash = ContentHash(schema)
-        self._stored: FileMetadata | None = None
+        self._stored: StoredFile | None = None
         self._groups: RowGroups | None = None
         self._sink: pa.NativeFile | None = None
         self._is_published = False
@@ -290,17 +282,17 @@ class Writing:
             with self._explained():
                 self._groups.write(piece)
 
-    def finish(self, notes: Mapping[str, str], *, head_hash: str = "", tail_hash: str = "") -> FileMetadata:
-        """Complete the file with its metadata and close the file, ready for `publish`.
+    def finish(self, notes: object) -> StoredFile:
+        """Complete the file with its metadata and notes, see `Lake.write`, and close the file, ready for `publish`.
 
         Raises:
             OSError: the file cannot be written.
         """
         assert self._groups is not None
-        self._stored = FileMetadata(self.rows, self._hash.hexdigest(), head_hash, tail_hash, dict(notes))
-        known = (*self._stored[1:4], json.dumps(self._stored.notes, sort_keys=True))
+        encoded, digest = msgspec.json.encode(notes), self._hash.hexdigest()
+        self._stored = StoredFile(self._lake._at(self._path), self.rows, digest, msgspec.Raw(encoded))
         with self._explained():
-            self._groups.close(dict(zip(_KEYS, known, strict=True)))
+            self._groups.close({_HASH: digest.encode(), _NOTES: encoded})
             self._close_sink()
         self._groups = None
         return self._stored

@@ -109,15 +109,14 @@ def fit(values: Floats, columns: Sequence[str], targets: Floats) -> Baseline:
     residual = np.log(realized[full]) - slope * log_square[full]
     intercept = float(np.log(np.mean(np.exp(residual))))  # mean(realized / forecast) = 1, not mean of logs = 0
 
-    def baseline(shrinkage: float) -> Baseline:
-        used = (*CONTRACT, columns[candidates[best]])
-        unconditional = float(np.mean(realized[full]))
-        return Baseline(used, scales[best], intercept, slope, shrinkage, unconditional, min_ret_std, floor)
-
+    used, usual = (*CONTRACT, columns[candidates[best]]), float(np.mean(realized[full]))
+    fitted = Baseline(
+        used, scales[best], intercept, slope, shrinkage=0.0, unconditional=usual, min_ret_std=min_ret_std, floor=floor
+    )
     windows = np.column_stack([values[:, [columns.index(name) for name in CONTRACT]], np.full(len(values), np.nan)])
     windows, realized = windows[n >= 2], realized[n >= 2]
-    fits = [baseline(shrinkage) for shrinkage in SHRINKAGES]
-    return min(fits, key=lambda fitted: float(np.mean(qlike(realized, fitted.predict(windows) ** 2, floor))))
+    fits = [replace(fitted, shrinkage=shrinkage) for shrinkage in SHRINKAGES]
+    return min(fits, key=lambda each: float(np.mean(qlike(realized, each.predict(windows) ** 2, floor))))
 
 
 def with_intervals(baseline: Baseline, values: Floats, targets: Floats) -> Baseline:
@@ -146,6 +145,8 @@ def forecast_graph(
 ) -> bytes:
     """Write one ONNX graph: `X` float32 (any, k) in; `score`, `lower`, `upper` float32 (any,) out.
 
+    `X` is NaN in each of the `missing_columns` of a row, and so shows the input set of the row.
+
     Args:
         baseline: for rows with the contract alone, or with nothing.
         columns: of `X`, the contract first.
@@ -165,7 +166,7 @@ def forecast_graph(
     n, ret_std = graph.column(columns.index("n")), graph.column(columns.index("ret_std"))
     absent = node("ReduceMax", node("Cast", node("IsNaN", "X"), to=TensorProto.FLOAT), graph.axis(1), keepdims=0)
     from_all = node("Less", absent, constant(0.5))
-    from_window = node("Not", node("Or", node("IsNaN", n), node("IsNaN", ret_std)))
+    from_window = node("Not", node("IsNaN", ret_std))
 
     usual = float(np.log(baseline.unconditional))
     least, most = constant(MIN_SHARE**2 * baseline.unconditional), constant(MAX_VARIANCE)

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from data.models.input_sets import input_sets, mask_to_contract
+from data.models.input_sets import input_sets, with_less_input
 from data.trades import Floats
 
 COVERAGE = 0.9
@@ -47,7 +47,7 @@ def interval_ratios(fitted: Fitted, values: Floats, targets: Floats) -> Ratios:
     tails = ((1 - COVERAGE) / 2, (1 + COVERAGE) / 2)
     realized = np.maximum(targets, np.sqrt(fitted.floor))
     ratios = []
-    for kind, asked in enumerate((values, mask_to_contract(values), np.full_like(values, np.nan))):
+    for kind, asked in enumerate(with_less_input(values)):
         rows = input_sets(asked) == kind
         low, high = np.quantile(realized[rows] / fitted.predict(asked[rows]), tails)
         ratios.append((min(float(low), 1.0), max(float(high), 1.0)))

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.features.spec import CONTRACT, FeatureSpec
-from data.models.input_sets import ALL_COLUMNS, input_sets, mask_all_columns, mask_to_contract
+from data.models.input_sets import ALL_COLUMNS, input_sets, with_less_input
 from data.models.served import ServedModel
 from data.simulator.day import simulate_day
-from data.trades import NS, Floats
+from data.times import NS, second_text, to_datetime
+from data.trades import Floats
 from offline.evaluation.losses_table import Evaluation, evaluate
 from offline.models import ridge as ml
 from offline.models.baseline import Baseline, fit, to_onnx, with_intervals
@@ -62,7 +63,7 @@ def split(rows: Sample, train_end: dt.datetime, spec: FeatureSpec) -> Split:
     test = rows.take(rows.event_time > end + horizon)
     if not len(training) or not len(test):
         raise ValueError(
-            f"{len(training):,} rows end by {train_end:%Y-%m-%dT%H:%M:%SZ} and {len(test):,} begin a horizon later: "
+            f"{len(training):,} rows end by {second_text(train_end)} and {len(test):,} begin a horizon later: "
             "training needs both; choose another train_end, or more days"
         )
     distinct = np.unique(training.horizon(spec))
@@ -145,7 +146,7 @@ def _metadata(variant: str, fitted: Fitted, spec: FeatureSpec, train_end: dt.dat
         "columns": ",".join(fitted.columns),
         "spec_id": spec.spec_id,
         "horizon_s": str(spec.horizon_s),
-        "train_end": f"{train_end.astimezone(dt.UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "train_end": second_text(train_end),
         "coverage": str(COVERAGE),
     }
 
@@ -154,7 +155,7 @@ def _checked(content: bytes, fitted: Fitted, test: Sample, spec: FeatureSpec) ->
     """Load the graph, and compare with the fitted model (scikit-learn's own) on all test rows and input sets."""
     model = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
     values = _columns(test, model.columns, spec)
-    asked = np.concatenate([values, mask_to_contract(values), mask_all_columns(values)])
+    asked = np.concatenate(with_less_input(values))
     off = float(np.max(np.abs(model.score(asked).score / fitted.predict(asked) - 1)))
     if not off <= MAX_OFF:
         raise ValueError(f"the ONNX graph differs from the fitted model by {off:.1e} of a score, allowed is {MAX_OFF}")
@@ -183,11 +184,12 @@ def _candidate(
     }
     example = _columns(parts.intervals, model.columns, spec)
     example = example[_are_whole(example)][:2]
-    return Candidate(name, content, model, example, params | facts, evaluation.metrics(forecaster), evaluation)
+    figures = evaluation.metrics(forecaster)
+    return Candidate(name, content, model, example, params | facts, metrics=figures, evaluation=evaluation)
 
 
 def _text(ns: np.int64) -> str:
-    return f"{dt.datetime.fromtimestamp(int(ns) // NS, dt.UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return second_text(to_datetime(int(ns)))
 
 
 def simulated_rows(spec: FeatureSpec, hours: tuple[int, int] = (0, 24)) -> Sample:

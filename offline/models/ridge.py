@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from data.features.spec import CONTRACT, FeatureSpec
-from data.models.input_sets import ALL_COLUMNS, input_sets, mask_to_contract
+from data.models.input_sets import ALL_COLUMNS, CONTRACT_ONLY, input_sets, with_less_input
 from data.targets import qlike
 from data.trades import Floats, Int64s
 from offline.models.baseline import MAX_VARIANCE, MIN_SHARE, Baseline, calibrated_ewma, forecast_graph
@@ -62,7 +62,8 @@ class Ml:
     def predict(self, values: Floats) -> Floats:
         """Return the scores of rows of `columns`, NaN where missing: the computation of the graph, in float64."""
         whole = input_sets(values) == ALL_COLUMNS
-        asked = np.where(whole[:, None], values, mask_to_contract(values))  # the EWMA answers no incomplete row
+        contract = with_less_input(values)[CONTRACT_ONLY]  # the EWMA answers no incomplete row
+        asked = np.where(whole[:, None], values, contract)
         score = self.baseline.predict(asked[:, [self.columns.index(name) for name in self.baseline.columns]])
         if whole.any():
             inputs = _log_inputs(values[whole, len(CONTRACT) :], self.columns, self.baseline)
@@ -105,7 +106,7 @@ def fit(baseline: Baseline, values: Floats, columns: Sequence[str], targets: Flo
     penalty = _choose_penalty(inputs, realized, horizon, baseline.floor)
     ridge, correction = _corrected_ridge(inputs, realized, penalty)
     horizons = len(np.unique(horizon))
-    return Ml(baseline, tuple(columns), ridge, penalty, correction, horizons / (horizons + HALF_TRUST))
+    return Ml(baseline, tuple(columns), ridge, penalty, correction, weight=horizons / (horizons + HALF_TRUST))
 
 
 def with_intervals(model: Ml, values: Floats, targets: Floats) -> Ml:

@@ -20,6 +20,7 @@ from rich.table import Table
 from data.files import may_lose_its_reader
 from data.models.registry import Registry
 from data.names import RegistryError
+from data.times import second_text
 from offline.promotion.gate import Refused, lake_rows
 from offline.promotion.ledger import Entry, finish_pending, history, served_at
 from offline.promotion.moves import begun_before, promote, roll_back
@@ -97,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _print_moves_by_hand(uri, {entry.model: entry for entry in entries if entry.at is not None})
         elif args.command == "served-at":
             served = served_at(uri, args.when)
-            print(show(served.values()) if served else f"no model had a champion at {args.when:%Y-%m-%dT%H:%M:%SZ}")
+            print(show(served.values()) if served else f"no model had a champion at {second_text(args.when)}")
             _print_moves_by_hand(uri, served_at(uri, datetime.now(UTC)))
     except (RegistryError, Refused, ValueError) as error:
         sys.exit(str(error))

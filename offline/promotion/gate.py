@@ -17,6 +17,7 @@ from data.models.registry import Registry, Version
 from data.models.served import VARIANTS, Scores, ServedModel
 from data.names import ModelRefused, VersionNotFound
 from data.targets import variance_floor
+from data.times import second_text
 from offline.evaluation.losses_table import UNSCALED_EWMA, Evaluation, evaluate, judged_rows
 from offline.samples import Sample
 
@@ -119,7 +120,7 @@ def judge(
         evidence["compared_with"] = rival_name
         conditions += _judge_forecasts(candidate, rival, rival_name, test, spec, evidence)
     evidence |= {f"condition {each.name}": f"{each.found}; allowed is {each.allowed}" for each in conditions}
-    return Verdict(wanted, digest, champion.version if champion else None, can_serve, conditions, evidence)
+    return Verdict(wanted, digest, champion.version if champion else None, can_serve, conditions, evidence=evidence)
 
 
 def _judge_forecasts(
@@ -133,7 +134,7 @@ def _judge_forecasts(
     """Score the rows later than both trainings, and add the figures to `evidence`."""
     trained = max(model.train_end for model in (candidate, rival) if model is not None)
     after = trained + timedelta(seconds=spec.horizon_s)  # no target of training reaches into a row's horizon
-    since = f"after {after:%Y-%m-%dT%H:%M:%SZ}"
+    since = f"after {second_text(after)}"
     enough, no_worse = f"{MIN_HORIZONS} or more", f"that of {rival_name} or less"
     try:
         rows = test(after)
@@ -147,7 +148,7 @@ def _judge_forecasts(
     rows = rows.take(rows.event_time > int(after.timestamp() * 1_000_000) * 1_000)
     unusable, swayed = _unusable_answers(candidate, rows, spec)
     horizons = judged_rows(rows, spec).horizons(spec)
-    evidence |= {"tested_after": f"{after:%Y-%m-%dT%H:%M:%SZ}", "rows": len(rows), "horizons": horizons}
+    evidence |= {"tested_after": second_text(after), "rows": len(rows), "horizons": horizons}
     conditions = [
         Condition("horizons", horizons >= MIN_HORIZONS, f"{horizons} {since}", enough),
         Condition("answers", not unusable, f"{unusable:,} of {len(rows):,} unusable", "0 unusable"),
@@ -189,8 +190,8 @@ def _figures(found: Evaluation, ours: float, theirs: float) -> dict[str, Any]:
         "judged_rows": found.rows,
         "zero_target_share": found.zero_target_share,
         "variance_floor": found.variance_floor,
-        "first_row": f"{found.first_time:%Y-%m-%dT%H:%M:%SZ}",
-        "last_row": f"{found.last_time:%Y-%m-%dT%H:%M:%SZ}",
+        "first_row": second_text(found.first_time),
+        "last_row": second_text(found.last_time),
     }
 
 

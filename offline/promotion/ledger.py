@@ -40,14 +40,16 @@ Action = Literal["promote", "rollback"]
 EntryState = Literal["pending", "done", "failed"]
 VERBS: dict[Action, str] = {"promote": "promote", "rollback": "roll back"}
 STATES: dict[str, EntryState] = {"RUNNING": "pending", "FINISHED": "done"}
+TEXTS = ("action", "model", "from_version", "to_version", "digest", "who", "why", "machine", "dagster_run_url")
+"""Fields of an entry that are tags of the same name; a tag without text is left out."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One promotion or rollback.
 
     Attributes:
-        entry_id: id of the MLflow run.
+        entry_id: id of the MLflow run; empty before the intent is written.
         action: promote or rollback.
         model: name of the registered model.
         from_version: the champion before; None if there was no champion.
@@ -64,14 +66,14 @@ class Entry:
         experiment_id: id of the MLflow experiment.
     """
 
-    entry_id: str
+    entry_id: str = ""
     action: Action
     model: str
-    from_version: str | None
+    from_version: str | None = None
     to_version: str
     digest: str
-    who: str
-    why: str
+    who: str = ""
+    why: str = ""
     is_forced: bool
     begun: datetime
     at: datetime | None = None
@@ -214,23 +216,21 @@ def record(uri: str, entry: Entry, before: list[Entry]) -> Entry:
 
 def begin(uri: str, entry: Entry) -> Entry:
     """Write the intent: a RUNNING run with all fields of the entry."""
-    tags = {
+    entry = replace(entry, machine=_machine())
+    tags = {name: getattr(entry, name) for name in TEXTS} | {
         "mlflow.runName": f"{entry.action} {entry.model} {entry.from_version or '-'} to {entry.to_version}",
         "mlflow.user": entry.who,
         "is_forced": "yes" if entry.is_forced else "no",
         "begun": _text(entry.begun),
         "evidence": json.dumps(entry.evidence),
-        "machine": _machine(),
     }
-    same = ("action", "model", "from_version", "to_version", "digest", "who", "why", "dagster_run_url")
-    tags |= {name: getattr(entry, name) for name in same}
     fields = {
         "experiment_id": experiment_id(uri, EXPERIMENT),
         "start_time": _ms(entry.begun),
         "tags": [{"key": key, "value": value} for key, value in tags.items() if value],
     }
     info = Registry(uri).call("POST", "runs/create", fields, dict)["run"]["info"]
-    return replace(entry, entry_id=info["run_id"], machine=_machine(), experiment_id=info["experiment_id"])
+    return replace(entry, entry_id=info["run_id"], experiment_id=info["experiment_id"])
 
 
 def complete(uri: str, entry: Entry, before: Iterable[Entry]) -> Entry:
@@ -317,18 +317,16 @@ def _entry(run: dict[str, Any]) -> Entry | None:
     tags: dict[str, Any] = {tag["key"]: tag["value"] for tag in run["data"].get("tags", [])}
     try:
         return Entry(
+            **{name: tags[name] for name in TEXTS if name in tags},
             entry_id=info["run_id"],
-            from_version=tags.get("from_version"),
             is_forced=tags["is_forced"] == "yes",
             begun=datetime.fromisoformat(tags["begun"]),
             at=datetime.fromisoformat(tags["moved_at"]) if "moved_at" in tags else None,
             evidence=json.loads(tags["evidence"]),
             state=STATES.get(info["status"], "failed"),
             experiment_id=info["experiment_id"],
-            **{name: tags[name] for name in ("action", "model", "to_version", "digest", "machine")},
-            **{name: tags.get(name, "") for name in ("who", "why", "dagster_run_url")},
         )
-    except KeyError:  # a run that the ledger did not write
+    except (KeyError, TypeError):  # a run that the ledger did not write, without some tag
         return None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from data.features.spec import FeatureSpec
@@ -57,10 +56,23 @@ def promote(
             champion = Registry(uri).champion(model)
             if (champion and champion.version) != verdict.champion:
                 continue  # the champion has changed meanwhile: judge against the new champion
-            is_forced, now = force and not verdict.is_open, datetime.now(UTC)
-            entry = Entry("", "promote", model, verdict.champion, wanted, verdict.digest, who, why, is_forced, now)
-            entry = replace(entry, evidence=verdict.evidence, dagster_run_url=dagster_run_url)
-            return ledger.record(uri, entry, before)
+            return ledger.record(
+                uri,
+                Entry(
+                    action="promote",
+                    model=model,
+                    from_version=verdict.champion,
+                    to_version=wanted,
+                    digest=verdict.digest,
+                    who=who,
+                    why=why,
+                    is_forced=force and not verdict.is_open,
+                    begun=datetime.now(UTC),
+                    evidence=verdict.evidence,
+                    dagster_run_url=dagster_run_url,
+                ),
+                before,
+            )
 
 
 def roll_back(uri: str, model: str, *, spec: FeatureSpec, who: str, why: str, dagster_run_url: str = "") -> Entry:
@@ -105,9 +117,23 @@ def roll_back(uri: str, model: str, *, spec: FeatureSpec, who: str, why: str, da
         evidence = {"back_to_entry": target.entry_id, "spec_id": spec.spec_id}
         if was_moved:
             evidence["moved_by_hand"] = f"champion was version {serving}, the ledger had {stack[-1].to_version}"
-        version, digest = target.to_version, target.digest
-        entry = Entry("", "rollback", model, serving, version, digest, who, why, False, datetime.now(UTC))
-        return ledger.record(uri, replace(entry, evidence=evidence, dagster_run_url=dagster_run_url), before)
+        return ledger.record(
+            uri,
+            Entry(
+                action="rollback",
+                model=model,
+                from_version=serving,
+                to_version=target.to_version,
+                digest=target.digest,
+                who=who,
+                why=why,
+                is_forced=False,
+                begun=datetime.now(UTC),
+                evidence=evidence,
+                dagster_run_url=dagster_run_url,
+            ),
+            before,
+        )
 
 
 def begun_before(entry: Entry) -> str:

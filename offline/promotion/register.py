@@ -20,6 +20,7 @@ from data.models.registry import Registry
 from data.models.served import OUTPUTS, ServedModel
 from data.models.settings import RegistrySettings
 from data.names import AlreadyThere, ModelRefused, RegistryError, VersionNotFound, is_loopback
+from data.times import second_text
 from data.trades import Floats
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def register(uri: str, candidate: Candidate) -> str:
             tags = {
                 "digest": model.digest,
                 "spec_id": model.spec_id,
-                "train_end": f"{model.train_end:%Y-%m-%dT%H:%M:%SZ}",
+                "train_end": second_text(model.train_end),
                 "run_id": run.info.run_id,
             }
             tags |= {f"metric.{metric}": f"{value:.6g}" for metric, value in candidate.metrics.items()}

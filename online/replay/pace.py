@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data.trades import NS, Floats
+from data.times import NS
+from data.trades import Floats
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from data.names import NotRead
 from data.settings import KafkaSettings
 from offline.checks.faults import doubts_of_merging, faults_of_trades
 from offline.days.steps import FEATURE_ROWS, StepResult
+from offline.days.trades import TradesFacts
 from offline.lake.store import Lake
 from orchestration.assets.partitions import LAKE, partition_of_run, table_of
 from orchestration.resources import LakeResource
@@ -36,21 +37,23 @@ class CheckVerdict(NamedTuple):
     is_error: bool
 
 
-def check_order(lake: Lake, product_id: str, day: date, made: StepResult) -> CheckVerdict:
-    """Compare the trades with the contract, and check how many trades the merging left out."""
-    faults = [] if made.partition is None else faults_of_trades(lake, product_id, day)
+def check_order(lake: Lake, product_id: str, day: date, made: StepResult[TradesFacts]) -> CheckVerdict:
+    """Check that columns are as agreed, ids rise, times lie within the day, and few trades conflict or fall."""
+    if made.partition is None:
+        return CheckVerdict(product_id, day, "", {"rows": 0}, is_error=False)
+    faults = faults_of_trades(lake, product_id, day)
     found = "; ".join([*faults, *doubts_of_merging(made.facts)])
-    return CheckVerdict(product_id, day, found, {"rows": made.partition.rows if made.partition else 0}, bool(faults))
+    return CheckVerdict(product_id, day, found, {"rows": made.partition.rows}, bool(faults))
 
 
-def check_holes(_: Lake, product_id: str, day: date, made: StepResult) -> CheckVerdict:
-    """Check the holes counted when the day was made."""
-    holes, longest = int(made.facts.get("holes", 0)), float(made.facts.get("longest_hole_s", 0.0))
+def check_holes(_: Lake, product_id: str, day: date, made: StepResult[TradesFacts]) -> CheckVerdict:
+    """Check that no hole is longer than a segment allows (GAP_S)."""
+    holes, longest = (made.facts.holes, made.facts.longest_hole_s) if made.partition else (0, 0.0)
     fault = f"{holes} holes, the longest of {longest:,.0f} s: no return spans them" if holes else ""
     return CheckVerdict(product_id, day, fault, {"holes": holes, "longest_hole_s": longest}, False)
 
 
-CHECKS: Mapping[str, Callable[[Lake, str, date, StepResult], CheckVerdict]] = {
+CHECKS: Mapping[str, Callable[[Lake, str, date, StepResult[TradesFacts]], CheckVerdict]] = {
     "order": check_order,
     "holes": check_holes,
 }

@@ -15,6 +15,7 @@ import dagster as dg
 from pydantic import Field
 
 from data.features.spec import FeatureSpec
+from data.times import second_text
 from offline.days.steps import TRAINING_SET
 from offline.days.training_set import training_sample
 from offline.lake.store import Lake
@@ -171,7 +172,7 @@ def _params(days: TrainingDays, train_end: datetime) -> dict[str, Any]:
     return {
         "products": " ".join(days.products),
         "first_day": days.days[0],
-        "train_end": f"{train_end:%Y-%m-%dT%H:%M:%SZ}",
+        "train_end": second_text(train_end),
         "last_day": days.days[-1],
         "training_set": days.version,
     }
@@ -219,8 +220,8 @@ def _evaluation_result(
             "horizons": found.horizons,
             "zero_target_share": found.zero_target_share,
             "variance_floor": found.variance_floor,
-            "from": f"{found.first_time:%Y-%m-%dT%H:%M:%SZ}",
-            "to": f"{found.last_time:%Y-%m-%dT%H:%M:%SZ}",
+            "from": second_text(found.first_time),
+            "to": second_text(found.last_time),
             **links,
         },
     )

@@ -9,13 +9,15 @@ from datetime import date, timedelta
 from typing import Any, NamedTuple
 
 import dagster as dg
+import msgspec
 from pydantic import Field
 
 from data.features.spec import FeatureSpec
 from data.times import time_text
 from offline.days.staging import MEANING as RECORDINGS_MEANING
-from offline.days.staging import RECORDINGS
-from offline.days.steps import FEATURE_ROWS, MEANING, TRADES, StepResult
+from offline.days.staging import RECORDINGS, StagedNotes
+from offline.days.staleness import STEPS
+from offline.days.steps import TRADES, StepResult
 from offline.lake.store import Lake
 from orchestration.assets import plots
 
@@ -134,34 +136,35 @@ def report_of_recordings(lake: Lake, product_id: str, day: date) -> ReportedVers
     found = [lake.partition(table, product_id, day) for table in lake.tables(RECORDINGS)]
     staged = [each for each in found if each is not None and each.rows]
     version = hashlib.sha256("".join(each.content_hash for each in staged).encode()).hexdigest() if staged else NOTHING
-    rows = table_of(("recording", "rows"), ((each.notes["name"], f"{each.rows:,}") for each in staged))
+    rows = table_of(("recording", "rows"), ((each.notes_as(StagedNotes).name, f"{each.rows:,}") for each in staged))
     metadata = {"dagster/row_count": sum(each.rows for each in staged), "recordings": len(staged), "by recording": rows}
     return ReportedVersion("recordings", product_id, day, version, metadata)
 
 
 def report_of(
-    lake: Lake, spec: FeatureSpec, table: str, product_id: str, day: date, made: StepResult
+    lake: Lake, spec: FeatureSpec, table: str, product_id: str, day: date, made: StepResult[Any]
 ) -> list[ReportedVersion]:
     """Return the versions made by a step; for trades, also the versions of head and tail for the days around."""
     partition = made.partition
     version = partition.content_hash if partition else NOTHING
-    pictures = plots.of_day(lake, spec, product_id, day, made) if table == FEATURE_ROWS else {}
-    report = [ReportedVersion(table, product_id, day, version, {**_metadata(made), **pictures})]
+    metadata = _metadata(made) | plots.of_day(lake, spec, product_id, day, made)
+    report = [ReportedVersion(table, product_id, day, version, metadata)]
     if table == TRADES:
         for asset, seen in (("trades_head", "head_hash"), ("trades_tail", "tail_hash")):
-            version = getattr(partition, seen, "") or NOTHING
+            version = (getattr(made.facts, seen) if partition else "") or NOTHING
             report.append(ReportedVersion(asset, product_id, day, version, {"hash": version[:16]}))
     return report
 
 
-def _metadata(made: StepResult) -> dict[str, Any]:
+def _metadata(made: StepResult[Any]) -> dict[str, Any]:
     partition = made.partition
     if partition is None:
-        return {"dagster/row_count": 0, **made.facts}
+        return {"dagster/row_count": 0, "missing": made.missing}
+    shown_elsewhere = ("rows", "head_hash", "tail_hash")
     facts = {
-        name: time_text(int(value)) if name.endswith("_time") else value  # the UI's numbers do not hold ns since 1970
-        for name, value in made.facts.items()
-        if name != "rows"
+        name: time_text(value) if name.endswith("_time") else value  # the UI's numbers do not hold ns since 1970
+        for name, value in msgspec.structs.asdict(made.facts).items()
+        if name not in shown_elsewhere
     }
     where = {"content hash": partition.content_hash[:16], "path": dg.MetadataValue.path(partition.path)}
     return {"dagster/row_count": partition.rows, "is_new": int(made.is_new), **facts, **where}
@@ -195,7 +198,8 @@ def materializations(
 
 def code_version(asset: str) -> str:
     """Return the code version of an asset; head and tail share the version of the trades."""
-    return {RECORDINGS: RECORDINGS_MEANING, **MEANING}[asset.partition("_")[0] if asset.startswith("trades") else asset]
+    meanings = {RECORDINGS: RECORDINGS_MEANING, **{step.table: step.meaning for step in STEPS}}
+    return meanings[TRADES if asset.startswith(TRADES) else asset]
 
 
 def _latest(instance: dg.DagsterInstance, asset: str, product_id: str, day: date) -> Any:

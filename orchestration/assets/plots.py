@@ -32,10 +32,10 @@ PICTURE = "picture"
 
 
 def of_day(
-    lake: Lake, spec: FeatureSpec, product_id: str, day: date, made: StepResult
+    lake: Lake, spec: FeatureSpec, product_id: str, day: date, made: StepResult[Any]
 ) -> dict[str, dg.MetadataValue[Any]]:
-    """Plot price and volatility of a day with new feature rows; return nothing for other days."""
-    if not made.is_new or made.partition is None or not made.partition.rows:
+    """Plot price and volatility of a day with new feature rows; return nothing for other days and tables."""
+    if not made.is_new or made.partition is None or made.partition.table != FEATURE_ROWS or not made.partition.rows:
         return {}
     from matplotlib.figure import Figure
 

@@ -2,18 +2,13 @@
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import date
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 
-from data.features.spec import FeatureSpec
-from offline.days.feature_rows import make_feature_rows
-from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET, StepResult
-from offline.days.trades import make_trades
-from offline.days.training_set import make_training_set
-from offline.lake.store import Lake
+from offline.days.staleness import STEPS
+from offline.days.steps import TRADES, DayStep
 from orchestration.assets.checks import CHECKS, check_result
 from orchestration.assets.partitions import (
     INPUTS,
@@ -27,23 +22,24 @@ from orchestration.assets.partitions import (
 )
 from orchestration.resources import LakeResource
 
-STEPS: Mapping[str, Callable[[Lake, str, date, FeatureSpec], StepResult]] = {
-    TRADES: lambda lake, product_id, day, _: make_trades(lake, product_id, day),
-    FEATURE_ROWS: make_feature_rows,
-    TRAINING_SET: make_training_set,
+DESCRIPTIONS = {
+    "trades": "One stream of trades of a product and UTC day, merged from all recordings: trades with the same id are "
+    "one trade; a recording without ids, or with ids of another kind, counts only for times not covered by a recording "
+    "before.",
+    "trades_head": "The first minutes of a day, as far as the last targets of the day before reach. The data version "
+    "changes only with these trades.",
+    "trades_tail": "The end of a day, as far back as the first feature rows of the day after reach. The data version "
+    "changes only with these trades.",
+    "feature_rows": "The rows that the forecaster would have published for these trades, byte for byte: the same "
+    "compiled kernel. Needs only the day and the tail of the day before.",
+    "training_set": "The counted rows (the last row in each twelfth of a horizon) with their targets, for fitting and "
+    "judging models.",
 }
-"""Step of each table, in the order of the steps."""
 
 
-def _table(
-    table: str, what: str, assets: Mapping[str, str], checks: Sequence[dg.AssetCheckSpec] = ()
-) -> dg.AssetsDefinition:
-    """Return the definition of a table's assets.
-
-    Args:
-        what: description of the step.
-        assets: names and descriptions.
-    """
+def _asset(step: DayStep[Any]) -> dg.AssetsDefinition:
+    """Return the assets of one table: make a product and day, and report versions, pictures and checks."""
+    checks = CHECKS if step.table == TRADES else {}
     specs = [
         dg.AssetSpec(
             name,
@@ -53,18 +49,18 @@ def _table(
             kinds={"parquet"},
             code_version=code_version(name),
         )
-        for name, description in assets.items()
+        for name, description in DESCRIPTIONS.items()
+        if name.startswith(step.table)
     ]
+    check_specs = [dg.AssetCheckSpec(name, asset=TRADES, description=check.__doc__) for name, check in checks.items()]
 
-    @dg.multi_asset(
-        name=table, description=what, specs=specs, check_specs=checks, partitions_def=PRODUCT_DAYS, pool=LAKE
-    )
-    def step(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[Any]:
-        store, spec, (product_id, day) = lake.open(), lake.spec, partition_of_run(context)
-        made = STEPS[table](store, product_id, day, spec)
-        for each in report_of(store, spec, table, product_id, day, made):
+    @dg.multi_asset(name=step.table, specs=specs, check_specs=check_specs, partitions_def=PRODUCT_DAYS, pool=LAKE)
+    def make(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[Any]:
+        store, (product_id, day) = lake.open(), partition_of_run(context)
+        made = step(store, product_id, day, lake.spec)
+        for each in report_of(store, lake.spec, step.table, product_id, day, made):
             # Dagster itself notes nothing for a missing input, and would not see the input come.
-            outside = INPUTS[each.asset].keys() - assets.keys()
+            outside = INPUTS[each.asset].keys() - {spec.key.to_user_string() for spec in specs}
             tags = input_tags(context.instance, each.asset, product_id, day)
             yield dg.MaterializeResult(
                 asset_key=each.asset,
@@ -72,43 +68,10 @@ def _table(
                 data_version=dg.DataVersion(each.version),
                 tags={name: value for name, value in tags.items() if name.rpartition("/")[2] in outside},
             )
-        for check in checks:
-            yield check_result(check.name, [CHECKS[check.name](store, product_id, day, made)])
+        for name, check in checks.items():
+            yield check_result(name, [check(store, product_id, day, made)])
 
-    return step
+    return make
 
 
-trades = _table(
-    TRADES,
-    "Merge the recordings of a product and day into trades.",
-    {
-        "trades": "One stream of trades of a product and UTC day, merged from all recordings: trades with the same id "
-        "are one trade; a recording without ids, or with ids of another kind, counts only for times not covered by a "
-        "recording before.",
-        "trades_head": "The first minutes of a day, as far as the last targets of the day before reach. The data "
-        "version changes only with these trades.",
-        "trades_tail": "The end of a day, as far back as the first feature rows of the day after reach. The data "
-        "version changes only with these trades.",
-    },
-    [
-        dg.AssetCheckSpec("order", asset="trades", description="Columns are as agreed, ids rise, times lie within, few "
-                          "conflicts or falls."),
-        dg.AssetCheckSpec("holes", asset="trades", description="No hole is longer than a segment allows (GAP_S)."),
-    ],
-)  # fmt: skip
-feature_rows = _table(
-    FEATURE_ROWS,
-    "Make the feature rows of a product and day.",
-    {
-        "feature_rows": "The rows that the forecaster would have published for these trades, byte for byte: the same "
-        "compiled kernel. Needs only the day and the tail of the day before."
-    },
-)
-training_set = _table(
-    TRAINING_SET,
-    "Make the training rows of a product and day.",
-    {
-        "training_set": "The counted rows (the last row in each twelfth of a horizon) with their targets, for fitting "
-        "and judging models."
-    },
-)
+trades, feature_rows, training_set = map(_asset, STEPS)

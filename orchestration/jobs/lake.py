@@ -14,8 +14,8 @@ from pydantic import Field
 from data.features.spec import FeatureSpec
 from data.names import check_product_id
 from offline.days.staging import RECORDINGS, simulate
-from offline.days.staleness import stale
-from offline.days.steps import TRADES, stored_result
+from offline.days.staleness import STEPS, stale
+from offline.days.steps import TRADES
 from offline.lake.store import Lake
 from orchestration.assets.checks import CHECKS, CheckVerdict, check_result
 from orchestration.assets.inbox import Inbox, InboxConfig, add_products, stage_inbox
@@ -28,7 +28,6 @@ from orchestration.assets.partitions import (
     report_of,
     report_of_recordings,
 )
-from orchestration.assets.product_days import STEPS
 from orchestration.resources import LakeResource, explained
 
 NOT_TAKEN = "not taken"
@@ -140,15 +139,19 @@ def make_stale(
     add_products(instance, lake)
     places = sorted({(p.product_id, p.day) for p in lake.partition_keys(RECORDINGS) if wanted.has(p.product_id, p.day)})
     context.log.info(f"{len(places)} product-days have recordings")
-    yield from materializations(instance, (report_of_recordings(lake, *place) for place in places))
+    with explained():
+        recorded = [report_of_recordings(lake, *place) for place in places]
+    yield from materializations(instance, recorded)
     found: dict[str, list[CheckVerdict]] = {name: [] for name in CHECKS}
-    for table, make in STEPS.items():
-        todo = [each for each in stale(lake, spec, table) if wanted.has(each.product_id, each.day)]
+    for step in STEPS:
+        table = step.table
+        with explained():
+            todo = [each for each in stale(lake, spec, table) if wanted.has(each.product_id, each.day)]
         context.log.info(f"{table}: {len(todo)} of {len(places)} product-days are to be made")
         for count, each in enumerate(todo, 1):
             began = time.monotonic()
             with explained():
-                made = make(lake, each.product_id, each.day, spec)
+                made = step(lake, each.product_id, each.day, spec)
             rows = made.partition.rows if made.partition else 0
             context.log.info(
                 f"{table} {each.product_id} {each.day}: {rows:,} rows in {time.monotonic() - began:.1f} s, since it "
@@ -160,7 +163,7 @@ def make_stale(
                     found[name].append(check(lake, each.product_id, each.day, made))
         others = set(places) - {(each.product_id, each.day) for each in todo}
         for product_id, day in sorted(others):
-            made = stored_result(lake, table, product_id, day)
+            made = step.stored(lake, product_id, day)
             yield from materializations(instance, report_of(lake, spec, table, product_id, day, made))
     for name, results in found.items():
         if results:

@@ -28,7 +28,8 @@ from data.recordings.lines import Lines, chunks_of, data_lines
 from data.recordings.readers import read_trades, write_csv
 from data.recordings.recognition import recognize
 from data.simulator.day import simulate_day
-from data.trades import NS, Floats, Int64s, Trades
+from data.times import NS
+from data.trades import Floats, Int64s, Trades
 from tests.benchmarks.market import mixed_day
 from tests.benchmarks.measure import Job, Row, peak_mib, seconds, speeds
 from tests.models import model_bytes

@@ -30,7 +30,8 @@ from data.models.served import ServedModel
 from data.recordings.readers import write_csv
 from data.simulator.day import simulate_day
 from data.stream.records import PARTITIONS, PREDICTIONS, TRADES
-from data.trades import NS, Floats, Int64s, StreamKey, Trades
+from data.times import NS
+from data.trades import Floats, Int64s, StreamKey, Trades
 from offline.promotion.register import Candidate, register, set_alias
 from orchestration.local.kafka.broker import jars_folder
 from orchestration.local.kafka.jars import fetch_jars

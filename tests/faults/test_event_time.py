@@ -15,7 +15,8 @@ from data.recordings.readers import write_csv
 from data.simulator.day import simulate_day
 from data.stream.codec import encode, encode_trades
 from data.stream.records import FEATURES, PREDICTIONS, REJECTED, TRADES, End
-from data.trades import NS, StreamKey, Trades
+from data.times import NS
+from data.trades import StreamKey, Trades
 from tests.broker import Broker
 from tests.faults.drill import equal_columns
 from tests.pipeline import await_end, read_topic, replay, running

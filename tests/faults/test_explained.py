@@ -31,7 +31,8 @@ from data.stream.clients import idempotent_config
 from data.stream.codec import encode, encode_features, encode_predictions, encode_trades
 from data.stream.origin import write_origin
 from data.stream.records import PREDICTIONS, TRADES, End, Forecaster, partition_of
-from data.trades import NS, StreamKey, Trades
+from data.times import NS
+from data.trades import StreamKey, Trades
 from offline.explain.findings import EQUAL, NOT_FOUND
 from offline.explain.remake import Explainer
 from offline.promotion.moves import promote, roll_back

@@ -17,7 +17,8 @@ from confluent_kafka import Consumer, TopicPartition
 from data.recordings.readers import write_csv
 from data.simulator.day import simulate_day
 from data.stream.records import PREDICTIONS, partition_of
-from data.trades import NS, Trades
+from data.times import NS
+from data.trades import Trades
 from tests.broker import Broker
 from tests.faults.drill import Drill
 from tests.faults.test_recovery import PRODUCTS

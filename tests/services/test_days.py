@@ -10,21 +10,23 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from data.features.reach import tail_start
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.simulator.day import simulate_day
-from data.trades import NS
+from data.times import NS
 from offline.backfill import backfill_files
 from offline.days.feature_rows import feature_columns, make_feature_rows
 from offline.days.staging import ingest, simulate
 from offline.days.staleness import stale
-from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET, tail_start
+from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET, StepResult
 from offline.days.trades import make_trades
 from offline.days.training_set import make_training_set, training_sample
 from offline.lake.store import Lake
@@ -108,10 +110,10 @@ def test_the_kernel_goes_on_from_a_tail_as_from_the_whole(seed: int) -> None:
     end = MIDNIGHT + DAY_NS
     before = trades.take(slice(int(np.sum(whole.trades.event_time < end))))
     tail = tail_start(before.event_time, end, spec)
-    after = feature_rows(trades.take(slice(tail.first, None)), Windows(spec))
+    after = feature_rows(trades.take(slice(tail, None)), Windows(spec))
     rest = len(trades) - len(before)
     assert after.values[-rest:].tobytes() == whole.values[-rest:].tobytes()
-    assert tail.first > 0
+    assert tail
 
 
 def test_a_window_of_many_days_is_made_from_many_days(tmp_path: Path) -> None:
@@ -144,8 +146,7 @@ def test_nothing_is_made_twice(tmp_path: Path) -> None:
     assert not simulate(lake, "BTC-USD", DAY, hours=(9, 10)).is_new
     assert files(lake) == before
     rows = [
-        made.facts["rows"]
-        for made in (make_trades(lake, "BTC-USD", DAY), make_feature_rows(lake, "BTC-USD", DAY, SPEC))
+        made.facts.rows for made in (make_trades(lake, "BTC-USD", DAY), make_feature_rows(lake, "BTC-USD", DAY, SPEC))
     ]
     assert rows == [len(simulate_day("BTC-USD", DAY, hours=(9, 10)))] * 2
 
@@ -246,7 +247,7 @@ def test_a_day_whose_recordings_go_goes_too(tmp_path: Path) -> None:
     assert [(each.table, each.why) for each in stale(lake, SPEC)] == [(TRADES, "lost its inputs")]
     assert make_all(lake, ["BTC-USD"], [DAY]) == {(table, "BTC-USD", DAY.day) for table in STEPS}
     assert not [place for table in STEPS for place in lake.partition_keys(table)]
-    assert make_trades(lake, "BTC-USD", DAY).facts["missing"] == (
+    assert make_trades(lake, "BTC-USD", DAY).missing == (
         "no recording has trades of BTC-USD on 2025-03-05 (UTC): ingest one that has"
     )
 
@@ -273,14 +274,14 @@ def ingested(lake: Lake, path: Path, seconds: list[float], price: list[float] | 
 
 def test_a_product_never_seen_is_said(tmp_path: Path) -> None:
     lake = Lake.open(tmp_path)
-    steps = (
+    steps: tuple[StepResult[Any], ...] = (
         make_trades(lake, "XYZ-USD", DAY),
         make_feature_rows(lake, "XYZ-USD", DAY, SPEC),
         make_training_set(lake, "XYZ-USD", DAY, SPEC),
     )
     for made, said in zip(steps, ("no recording has trades", "no trades", "no feature rows"), strict=True):
         assert (made.partition, made.is_new) == (None, False)
-        assert str(made.facts["missing"]).startswith(f"{said} of XYZ-USD on 2025-03-05 (UTC)")
+        assert made.missing.startswith(f"{said} of XYZ-USD on 2025-03-05 (UTC)")
     with pytest.raises(
         ValueError, match="no training rows of XYZ-USD from 2025-03-05 to 2025-03-05: ingest or simulate"
     ):
@@ -295,7 +296,7 @@ def test_an_empty_day_between_two_is_no_partition(tmp_path: Path) -> None:
     ingested(lake, tmp_path / "r.csv", [*range(1_000), *range(2 * 86_400, 2 * 86_400 + 1_000)])
     made = [make_trades(lake, "BTC-USD", day).partition for day in days_from(DAY, 3)]
     assert [each is not None for each in made] == [True, False, True]
-    assert "no recording has trades" in str(make_trades(lake, "BTC-USD", DAY + dt.timedelta(days=1)).facts["missing"])
+    assert "no recording has trades" in make_trades(lake, "BTC-USD", DAY + dt.timedelta(days=1)).missing
 
 
 def test_a_day_with_one_trade_has_a_row_and_nothing_to_learn_from(tmp_path: Path) -> None:
@@ -303,7 +304,7 @@ def test_a_day_with_one_trade_has_a_row_and_nothing_to_learn_from(tmp_path: Path
     ingested(lake, tmp_path / "r.csv", [43_200])
     make_all(lake, ["BTC-USD"], [DAY])
     assert feature_columns(lake, SPEC, "BTC-USD", DAY).values[:, 0].tolist() == [0]
-    assert make_training_set(lake, "BTC-USD", DAY, SPEC).facts["rows"] == 0
+    assert make_training_set(lake, "BTC-USD", DAY, SPEC).facts.rows == 0
     assert lake.read(TRAINING_SET, "BTC-USD", DAY).num_rows == 0
     with pytest.raises(ValueError, match="no training rows of BTC-USD"):
         training_sample(lake, SPEC, ["BTC-USD"], DAY, DAY)
@@ -317,8 +318,8 @@ def test_prices_that_are_all_equal_make_rows_of_no_volatility(tmp_path: Path) ->
     made = make_training_set(lake, "BTC-USD", DAY, SPEC)
     # Of the five seconds up to each of 0, 5, ... the last trade counts: 0, 4, 10, 14, ... A minute after 534 all is
     # known still; the last of the five seconds up to 540 is 540, and a minute after it there is nothing.
-    assert made.facts["rows"] == 1 + 535 // 5
-    assert made.facts["zero_target_share"] == 1.0
+    assert made.facts.rows == 1 + 535 // 5
+    assert made.facts.zero_target_share == 1.0
     table = lake.read(TRAINING_SET, "BTC-USD", DAY)
     assert set(table["target_volatility"].to_pylist()) == {0.0}
     assert set(table["short_window"].to_pylist()) == {0, 2, 5, 10, 20}

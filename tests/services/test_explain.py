@@ -34,13 +34,14 @@ from data.stream.codec import encode, encode_trades
 from data.stream.origin import MAX_NOTE, Origin, read_origin, recording_of, write_origin
 from data.stream.reader import RecordBlock, TopicReader
 from data.stream.records import PARTITIONS, PREDICTIONS, TRADES, End, partition_of, with_time_texts
-from data.trades import NS, StreamKey, Trades, parse_times
+from data.times import NS, parse_times
+from data.trades import StreamKey, Trades
 from offline.explain import bisection, streams
 from offline.explain.__main__ import main
 from offline.explain.bisection import BadRecord, ForecastSearch
 from offline.explain.findings import DIFFERENT, EXPIRED, NOT_FOUND, Explanation, Finding, FoundModel
 from offline.explain.recordings import find_in_recordings
-from offline.explain.remake import Explainer, oldest_trade, served_under
+from offline.explain.remake import Explainer, served_under
 from offline.explain.streams import ForecastNotFound
 from offline.promotion.ledger import Entry
 from online.exactly_once.feature_stage import FeatureStage
@@ -55,9 +56,6 @@ from tests.pipeline import await_end, replay, running
 SPEC = FeatureSpec()
 AWAY = "http://127.0.0.1:9"
 """Address without a listener."""
-
-SMALL = FeatureSpec(window_size=5, lookback_steps=60, block_steps=10, half_lives=(5, 20), horizon_s=10, gap_s=30)
-"""Spec with windows that are full after a minute, so that few trades reach further back."""
 
 
 def set_limit(monkeypatch: pytest.MonkeyPatch, name: str, value: int) -> None:
@@ -750,58 +748,6 @@ def test_few_records_are_read_for_a_forecast_of_a_long_stream() -> None:
         assert topic.read_records - before < 200_000, trade_id
 
 
-def some_trades(rng: np.random.Generator, n: int = 400) -> Trades:
-    """Return trades with ties, falling times and holes; some are seconds apart, to cross blocks and segments."""
-    wait = rng.choice([0.0, 0.1, 1.0, 7.0, 29.9, 31.0], n, p=[0.3, 0.3, 0.25, 0.1, 0.03, 0.02])
-    time = 1_700_000_000 + np.cumsum(wait) - rng.choice([0, 0.9, 1.0], n, p=[0.8, 0.1, 0.1])
-    price = 100 * np.exp(np.cumsum(rng.normal(0, 1e-3, n)))
-    size = np.where(rng.random(n) < 0.02, np.nan, rng.random(n))
-    side = np.zeros(n, np.int8)
-    event_time = (time * 1000).astype(np.int64) * 1_000_000
-    key = (StreamKey("s", "A-B"),)
-    return Trades(key, np.zeros(n, np.int32), np.arange(n), event_time, np.zeros(n, np.int64), price, size, side)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_a_row_from_the_oldest_trade_in_its_reach_has_the_bytes_of_one_from_the_whole_stream(seed: int) -> None:
-    """Includes a stream with its beginning gone: the kept trades suffice, or the function reports that they do not."""
-    everything = some_trades(np.random.default_rng(seed))
-    rows = feature_rows(everything, Windows(SMALL))
-    taken = everything.take(np.flatnonzero(rows.status == TAKEN))
-    cut, answered, refused = len(taken) // 3, 0, 0
-    for row in range(len(taken)):
-        first = oldest_trade(taken.event_time, row, SMALL, counts_as=int(taken.event_time[0]), is_whole=True)
-        assert first is not None
-        made = feature_rows(taken.take(slice(first, row + 1)), Windows(SMALL))
-        assert made.values[-1].tobytes() == rows.values[row].tobytes()
-        assert made.trades.event_time[-1] == rows.trades.event_time[row]
-        if row < cut:
-            continue
-        counts_as = int(rows.trades.event_time[cut])
-        first = oldest_trade(taken.event_time[cut:], row - cut, SMALL, counts_as=counts_as, is_whole=False)
-        if first is None:
-            refused += 1
-            continue
-        answered += 1
-        made = feature_rows(taken.take(slice(cut + first, row + 1)), Windows(SMALL))
-        assert made.values[-1].tobytes() == rows.values[row].tobytes()
-    assert answered > 100
-    assert refused > 0
-
-
-def test_a_trade_that_counts_as_the_time_before_it_is_no_beginning() -> None:
-    """Trade 2 counts at 10 s, the time of trade 1: without trade 1 it would count at 9.5 s."""
-    event_time = (np.array([0.0, 10.0, 9.5, 10.2, 10.3, 10.4, 10.5, 10.6]) * NS).astype(np.int64)
-    assert oldest_trade(event_time, 7, SMALL, counts_as=0, is_whole=True) == 0
-    far = np.concatenate([[0, 100 * NS, 99.5 * NS], (100.2 + np.arange(100)) * NS]).astype(np.int64)
-    spec = replace(SMALL, gap_s=300)
-    assert oldest_trade(far, 7, spec, counts_as=0, is_whole=True) == 0
-    # The row at 160.2 s: its open block began at 150 s, the oldest in reach at 100 s, whose price trade 2 sets.
-    assert oldest_trade(far, 63, spec, counts_as=0, is_whole=True) == 1
-    # A second later that block begins at 110 s: the trade at 109.2 s sets its price.
-    assert oldest_trade(far, 64, spec, counts_as=0, is_whole=True) == far.tolist().index(109_200_000_000)
-
-
 def run(monkeypatch: pytest.MonkeyPatch, broker: Broker, models: Path, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["explain", *arguments])
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", broker.bootstrap_servers)
@@ -996,7 +942,19 @@ def entry(
     begun = START + dt.timedelta(seconds=seconds)
     at = fields.pop("at", begun + dt.timedelta(seconds=0.2))
     columns: dict[str, Any] = {"digest": f"digest {to_version}"} | fields
-    return Entry(f"run-{seconds}", action, model, None, to_version, columns["digest"], "me", "why", False, begun, at)
+    return Entry(
+        entry_id=f"run-{seconds}",
+        action=action,
+        model=model,
+        from_version=None,
+        to_version=to_version,
+        digest=columns["digest"],
+        who="me",
+        why="why",
+        is_forced=False,
+        begun=begun,
+        at=at,
+    )
 
 
 def a_forecast(seconds: float, version: str) -> Any:

@@ -32,7 +32,8 @@ from data.stream import reader as topic_reader
 from data.stream.codec import encode, encode_features, encode_trades
 from data.stream.export import BadRequest, ExportRequest, export, main, read_topic
 from data.stream.records import FEATURES, PREDICTIONS, TRADES, End, Shadow, prediction_type
-from data.trades import NS, StreamKey, Trades
+from data.times import NS
+from data.trades import StreamKey, Trades
 from tests.broker import Broker
 
 DAY = dt.date(2025, 1, 6)

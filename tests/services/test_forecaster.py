@@ -1,4 +1,4 @@
-"""The process of the forecaster: how it starts, and what it says where it cannot."""
+"""The process of the forecaster: starts, and reports of failed starts."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_taken_port_of_a_replica_with_a_slot_is_told_in_one_line(
 
 
 class Consumer:
-    """Says one error when it is polled, and another one when it is closed."""
+    """Raises an error on `poll`, and another error on `close`."""
 
     def __init__(self, said: KafkaError) -> None:
         self._said = said
@@ -139,7 +139,7 @@ def test_a_forecaster_without_its_topics_is_given_up_with_the_words_of_the_broke
 def test_nothing_is_written_before_a_model_serves(
     own_broker: Broker, recording: Path, registry: FakeRegistry, tmp_path: Path
 ) -> None:
-    """The trades wait on the topic; not even the group is joined. Then the first champion is named, and rows come."""
+    """The trades wait on the topic; not even the group is joined. Then the first champion is named, and rows follow."""
     servers = own_broker.bootstrap_servers
     (port,) = free_ports(1)
     settings = {"SLOT": "0", "FORECASTER_PORT": str(port), "MLFLOW_TRACKING_URI": registry.uri}
@@ -170,7 +170,7 @@ def typed(command: str, environ: dict[str, str]) -> subprocess.CompletedProcess[
 
 
 def test_a_lost_place_is_found_again_while_the_stack_is_up(own_broker: Broker, models: Path, tmp_path: Path) -> None:
-    """The forecaster of `make run` has a slot. What the supervisor tells is typed as it stands, and helps."""
+    """The forecaster of `make run` has a slot. The supervisor's command is typed word for word, and helps."""
     servers = own_broker.bootstrap_servers
     producer = Producer({"bootstrap.servers": servers})
     producer.produce(FEATURES, b'{"kafka_partition":3,"kafka_offset":5}', "X", 3)
@@ -204,7 +204,7 @@ def test_a_lost_place_is_found_again_while_the_stack_is_up(own_broker: Broker, m
 def test_a_broker_that_does_not_tell_whether_a_partition_was_read_is_asked_until_a_stop(
     broker: Broker, models: Path, tmp_path: Path, nobody: str
 ) -> None:
-    """What looks at the rows is given an address where nobody answers."""
+    """The reader of the rows gets an address where nobody answers."""
     program = f"""
 import sys
 from online import forecaster

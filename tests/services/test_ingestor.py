@@ -12,7 +12,8 @@ from confluent_kafka import Producer
 
 from data.recordings.readers import Batch
 from data.stream.codec import encode_trades
-from data.trades import NS, StreamKey, Trades
+from data.times import NS
+from data.trades import StreamKey, Trades
 from online.ingestor import PIECE, Ingestor
 from online.metrics import Metrics
 from online.replay.pace import Pace, Speed, parse_speed

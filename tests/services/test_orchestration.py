@@ -9,8 +9,8 @@ import json
 import math
 import os
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,10 @@ from data.models.served import Scores, ServedModel
 from data.recordings.readers import write_csv
 from data.simulator.day import simulate_day
 from data.trades import Floats
-from offline.days.feature_rows import make_feature_rows
+from offline.days.feature_rows import FeatureFacts, make_feature_rows
 from offline.days.staging import RECORDINGS, ingest
 from offline.days.staleness import stale
-from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET, StepResult
+from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET
 from offline.days.trades import make_trades
 from offline.lake.store import Lake
 from offline.promotion.ledger import history
@@ -40,7 +40,7 @@ from offline.samples import Sample
 from orchestration import sensors
 from orchestration.assets import plots
 from orchestration.assets.partitions import INPUTS, key_of
-from orchestration.assets.product_days import STEPS, trades
+from orchestration.assets.product_days import trades
 from orchestration.definitions import definitions
 from orchestration.jobs import lake as lake_jobs
 from orchestration.jobs.ingestor_process import ProgressLine, ingest_online, last_words
@@ -286,13 +286,13 @@ def test_a_backfill_goes_on_where_it_was_killed(side: Side, monkeypatch: pytest.
     class Killed(BaseException):
         pass
 
-    def dies(lake: Lake, product_id: str, day: dt.date, spec: FeatureSpec) -> StepResult:
+    def dies(lake: Lake, product_id: str, day: dt.date, spec: FeatureSpec, write: Callable[..., None]) -> FeatureFacts:
         if day == DAYS[1]:
             raise Killed
-        return make_feature_rows(lake, product_id, day, spec)
+        return make_feature_rows.make(lake, product_id, day, spec, write)
 
     with monkeypatch.context() as patch:
-        patch.setitem(STEPS, FEATURE_ROWS, dies)
+        patch.setattr(lake_jobs, "STEPS", (make_trades, replace(make_feature_rows, make=dies)))
         with pytest.raises(Killed):
             side.definitions.resolve_job_def("backfill").execute_in_process(instance=side.instance)
     first = [place.day for place in side.lake.partition_keys(FEATURE_ROWS)]

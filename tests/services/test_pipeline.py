@@ -21,7 +21,7 @@ from data.features.windows import Windows, feature_rows
 from data.recordings.readers import read_trades, write_csv
 from data.simulator.day import simulate_day
 from data.stream.records import FEATURES, REJECTED, TRADES
-from data.trades import NS
+from data.times import NS
 from tests.broker import Broker
 from tests.pipeline import Process, await_end, environment, read_topic, replay, running
 

@@ -25,7 +25,8 @@ from onnx import helper, numpy_helper
 from data.features.spec import FeatureSpec
 from data.models.registry import Registry
 from data.names import RegistryAway, RegistryError, VersionNotFound
-from data.trades import NS, Floats
+from data.times import NS
+from data.trades import Floats
 from offline.days.feature_rows import make_feature_rows
 from offline.days.staging import simulate
 from offline.days.trades import make_trades

@@ -16,7 +16,8 @@ from data.recordings import lines
 from data.recordings.dialects.bars import CONTRADICTION, NOT_RISING, BarBatch, product_of
 from data.recordings.readers import read_bars, read_trades
 from data.recordings.recognition import recognize
-from data.trades import NS, Reject, StreamKey
+from data.times import NS
+from data.trades import Reject, StreamKey
 
 MIDNIGHT = 17_625 * 86_400  # 2018-04-04: 48 years of 365 days, 12 leap days, 31 + 28 + 31 + 3 days
 ADDRESS = "https://www.CryptoDataDownload.com\n"
@@ -230,7 +231,7 @@ def test_products_of_symbols(symbol: str, product: str) -> None:
     assert product_of(symbol) == product
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     changes=st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=3) | st.sampled_from([b"\n", b'"'])), min_size=1),
     packed=st.booleans(),

@@ -1,4 +1,4 @@
-"""Requests that are scored together get what each would have got alone."""
+"""Requests that are scored together get the same answers as alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONTRACT = [50.0, 1e-5, 2e-4, NAN]
 
 @dataclass
 class Counted:
-    """A model that notes how many rows each of its runs has, and fails where it is told to."""
+    """A model that notes the number of rows of each run, and fails on demand."""
 
     model: ServedModel
     runs: list[int] = field(default_factory=list)
@@ -39,7 +39,7 @@ def counted() -> Counted:
 
 
 def ask(*requests: tuple[Any, list[list[float]]]) -> list[Any]:
-    """Ask all at once; what fails is returned."""
+    """Ask all questions at once; return answers and errors."""
 
     async def all_of_them() -> list[Any]:
         batching = Batching()
@@ -63,7 +63,7 @@ def test_one_run_answers_all_that_are_at_hand_each_with_its_own(counted: Counted
 
 
 def test_one_run_waits_for_who_comes_meanwhile_but_not_for_more_rows_than_a_run_has(counted: Counted) -> None:
-    """Each asks a turn of the event loop after the one before. A run has 128 rows: the third fills the first run."""
+    """Each request comes a turn of the event loop after the last. A run has 128 rows: request 3 fills the first run."""
 
     async def ask_in_turns(*counts: int) -> None:
         batching, waiting = Batching(), []

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data.recordings.dialects.base import RowColumns, TextBlock
@@ -157,7 +157,6 @@ TEXTS = st.one_of(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=500)
 @given(rows=st.lists(st.dictionaries(st.integers(0, 7), TEXTS, max_size=2), min_size=1, max_size=3))
 @example(rows=[{6: "nan"}])
 @example(rows=[{2: "-0"}])
@@ -195,7 +194,6 @@ def damaged(draw: st.DrawFn) -> bytes:
     return b"".join(rows)
 
 
-@settings(deadline=None, max_examples=300)
 @given(damaged())
 def test_a_file_gives_the_same_whichever_way_it_is_read(tmp_path_factory: pytest.TempPathFactory, rows: bytes) -> None:
     """A quoted line at the end of the same block takes all of it the slower way."""

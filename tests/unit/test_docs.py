@@ -1,4 +1,4 @@
-"""The documents name what is there: commands, files, settings, fields of records, metrics, routes, links."""
+"""The documents name existing things: commands, files, settings, fields of records, metrics, routes, links."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,7 @@ def targets() -> set[str]:
 
 
 def is_module(name: str) -> bool:
-    """Return whether `python -m name` runs something: of the project, or of a library."""
+    """Return whether `python -m name` runs a module of the project or of a library."""
     if name.partition(".")[0] in (*PRODUCT, "tests"):
         path = CHECKOUT.joinpath(*name.split("."))
         return path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
@@ -87,7 +88,7 @@ def is_module(name: str) -> bool:
 
 
 def section(text: str, heading: str) -> str:
-    """Return what stands under a heading, up to the next heading of its level or a higher one."""
+    """Return the text under a heading, up to the next heading of its level or of a higher level."""
     level = heading.partition(" ")[0]
     found = re.search(rf"^{heading}\n(.*?)(?=^#{{1,{len(level)}}} |\Z)", text, re.MULTILINE | re.DOTALL)
     assert found, f"no heading {heading}"
@@ -101,7 +102,7 @@ def first_cells(text: str) -> set[str]:
 
 
 def test_the_newcomers_documents_show_commands() -> None:
-    """So that the tests of commands below cannot pass on nothing."""
+    """The tests of commands below cannot pass without commands."""
     for name in ("README.md", "docs/tour.md"):
         assert len(list(commands(CHECKOUT / name))) >= 5, name
 
@@ -189,7 +190,8 @@ def test_each_field_of_a_record_is_explained() -> None:
     assert explained == records
 
 
-def metrics() -> set[str]:
+@cache
+def metrics() -> frozenset[str]:
     """Return the names of all metrics that the product exports, as Prometheus sees them."""
     names = set()
     for path in (path for room in PRODUCT for path in (CHECKOUT / room).rglob("*.py")):
@@ -197,11 +199,11 @@ def metrics() -> set[str]:
             if isinstance(node, ast.Call) and re.fullmatch(r"cryptovol_[a-z_]+", name := first_text(node)):
                 is_counter = isinstance(node.func, ast.Name) and node.func.id == "Counter"
                 names.add(f"{name}_total" if is_counter else name)
-    return names
+    return frozenset(names)
 
 
 def first_text(call: ast.Call) -> str:
-    """Return the first argument of a call if it is a text, else an empty one."""
+    """Return the first argument of a call if the argument is a text, else an empty text."""
     first = call.args[0] if call.args else None
     return first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else ""
 

@@ -77,10 +77,10 @@ def values(records: list[Record], topic: str = FEATURES) -> list[Any]:
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.integers(1, 399), max_size=6), st.integers(0, 3))
 def test_a_restart_anywhere_writes_what_was_still_to_write(cuts: list[int], seed: int) -> None:
-    """Three sources in turns, one of which ends and one of which has ids and times that are not taken.
+    """Three sources in turns: `b` ends, and a record of `a` comes a second time.
 
-    After each batch the stage is thrown away and another one restored from the note: the records are those of a stage
-    that was never interrupted.
+    After each batch the stage is thrown away, and another stage is restored from the note: the records equal the
+    records of a stage without an interruption.
     """
     rng = np.random.default_rng(seed)
     topic = FakeTopic()
@@ -117,7 +117,7 @@ def test_each_trade_gives_a_row_with_its_place_and_an_end_goes_on() -> None:
 
 
 def test_what_comes_after_an_end_is_rejected_in_any_batch_and_after_a_restart() -> None:
-    """The trades of a writer that was frozen while another one finished the source; a second end is none either."""
+    """The trades are from a writer that was frozen while another finished the source; a second end is rejected."""
     topic = FakeTopic()
     trades = records_of(source("a", 20))
     topic.add(*trades[:10], end_of("a"), *trades[10:], end_of("a"), records_of(source("b", 1))[0])
@@ -142,7 +142,7 @@ def first_note(topic: FakeTopic, offset: int) -> str:
 
 
 def test_the_oldest_ends_are_forgotten_first() -> None:
-    """One more source ends than are remembered: the first one may begin anew, the second one may not."""
+    """More sources end than are remembered, by 1: the first source may begin anew, the second source may not."""
     topic = FakeTopic()
     names = [f"s{i}" for i in range(MAX_ENDED + 1)]
     for name in names:
@@ -154,7 +154,7 @@ def test_the_oldest_ends_are_forgotten_first() -> None:
 
 
 def test_trades_that_were_removed_unread_start_each_stream_anew_and_lose_no_end() -> None:
-    """A stream that goes on begins with n = 0, one that had ended stays ended; a restart comes to the same."""
+    """An open stream begins anew with n = 0, an ended stream stays ended; a restart gives the same."""
     topic = FakeTopic()
     trades = records_of(source("a", 30))
     topic.add(end_of("b"), *trades[:10])
@@ -207,7 +207,7 @@ def test_the_65th_open_source_is_refused_until_one_has_ended() -> None:
 
 
 def test_the_note_of_all_streams_that_may_be_open_fits_what_brokers_take_and_restores_them() -> None:
-    """64 sources with five products each: the 301st stream is refused, and a restart lets it not in."""
+    """64 sources with five products each: the 301st stream is refused, also after a restart."""
     topic = FakeTopic()
     sources = [f"replay-20250101T000000Z-{i:04x}" for i in range(MAX_SOURCES)]
     for place in range(2):
@@ -229,7 +229,7 @@ def test_the_note_of_all_streams_that_may_be_open_fits_what_brokers_take_and_res
 
 
 def test_a_source_that_was_refused_does_not_come_in_by_a_restart() -> None:
-    """The refused one stands before others that were open: read from the topic alone, it would take their place."""
+    """The refused source is on the topic before open sources: read from the topic alone, it would displace one."""
     topic = FakeTopic()
     names = [f"s{i}" for i in range(MAX_SOURCES)]
     topic.add(*(records_of(source(name, 1))[0] for name in names), *records_of(source("late", 3)))

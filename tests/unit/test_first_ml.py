@@ -1,4 +1,4 @@
-"""The maker of the first `volatility-ml`: when another start may help, and what it does not do twice."""
+"""The maker of the first `volatility-ml`: when another start may help, and which steps are never repeated."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.fakes import FakeRegistry
 
 
 def made(monkeypatch: pytest.MonkeyPatch, registry: str, dagster: str) -> int:
-    """Run it, with an API that does not answer, and return its exit code."""
+    """Run the maker, with an API that does not answer, and return the exit code."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", registry)
     monkeypatch.setattr(first_ml, "ANSWERS_WITHIN_S", 0.0)
     monkeypatch.setattr(sys, "argv", ["first_ml", "--dagster", dagster, "--api", dagster])
@@ -29,7 +29,7 @@ def made(monkeypatch: pytest.MonkeyPatch, registry: str, dagster: str) -> int:
 def test_a_registry_that_refuses_is_no_cause_that_passes(
     registry: FakeRegistry, nobody: str, monkeypatch: pytest.MonkeyPatch, status: int, code: int
 ) -> None:
-    """The supervisor gives up what exits with the same error again and again, and never what exits with `AGAIN`."""
+    """The supervisor gives up a part that exits with the same error again and again, except with `AGAIN`."""
     registry.broken = status, b"who are you?"
     assert made(monkeypatch, registry.uri, nobody) == code
 

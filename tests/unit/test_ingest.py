@@ -1,4 +1,4 @@
-"""Recordings in the lake: all of one or nothing, cut into products and days, rejects kept."""
+"""Recordings in the lake: a whole recording or nothing, cut into products and days, rejects kept."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import gzip
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 from data.features.spec import FeatureSpec
 from data.simulator.day import simulate_day
-from data.trades import NS, Trades, iso_times
+from data.times import NS, time_texts
+from data.trades import Trades
 from offline.days.staging import REJECTS, Staged, ingest, recording_table, simulate
 from offline.days.staleness import stale
 from offline.days.trades import make_trades
@@ -34,7 +36,7 @@ def at(*seconds: float, product_id: str = "BTC-USD") -> Trades:
 
 
 def test_products_and_days_become_partitions(lake: Lake, tmp_path: Path) -> None:
-    """The day is that of the time which a trade counts as: 86,399.5 s after 86,400 s counts as that."""
+    """The day follows the time that a trade counts as: 86,399.5 s after 86,400 s counts as 86,400 s."""
     one, two = at(5, 86_399, 86_400, 86_399.5, 90_000), at(6, product_id="ETH-USD")
     found = ingest(lake, recorded(tmp_path / "r.csv", Trades.join([one, two])))
     assert found.days == [
@@ -63,7 +65,7 @@ def test_unknown_sizes_and_sides_stay_unknown(lake: Lake, tmp_path: Path) -> Non
     assert table["side"].to_pylist() == [0, 0]
     assert table["trade_id"].to_pylist() == [1, 2]
     assert table["recording"].to_pylist() == ["r.csv"] * 2
-    assert made.facts["has_ids"] == "no"
+    assert made.facts.has_ids is False
 
 
 def test_rejects_are_counted_and_kept(lake: Lake, tmp_path: Path) -> None:
@@ -77,7 +79,7 @@ def test_rejects_are_counted_and_kept(lake: Lake, tmp_path: Path) -> None:
     path.write_text(HEAD + "\n".join(lines) + "\n")
     found = ingest(lake, path)
     assert found.rejects == {"price must be a finite number above 0": 2, "trade id was already taken or passed": 1}
-    kept = lake.read_file(f"{REJECTS}/r.csv.parquet")
+    kept = pyarrow.parquet.read_table(tmp_path / "lake" / REJECTS / "r.csv.parquet")
     assert kept["line"].to_pylist() == [3, 4, 5]
     assert kept["reason"][0].as_py() == "price must be a finite number above 0, was '-3'"
     assert kept["text"].to_pylist() == lines[1:]
@@ -108,7 +110,7 @@ def test_a_name_must_be_one(name: str) -> None:
 def test_the_longest_name_can_be_written(lake: Lake, tmp_path: Path, name: str) -> None:
     """A character of three bytes counts as nine."""
     assert ingest(lake, recorded(tmp_path / "r.csv", at(1)), name=name).is_new
-    assert make_trades(lake, "BTC-USD", DAY).facts["rows"] == 1
+    assert make_trades(lake, "BTC-USD", DAY).facts.rows == 1
 
 
 def test_a_recording_cannot_take_the_place_of_simulated_days(lake: Lake, tmp_path: Path) -> None:
@@ -122,7 +124,7 @@ def test_a_recording_cannot_take_the_place_of_simulated_days(lake: Lake, tmp_pat
 
 def test_any_name_stays_in_the_lake(lake: Lake, tmp_path: Path) -> None:
     ingest(lake, recorded(tmp_path / "r.csv", at(1)), name="../../tür?.csv")
-    assert make_trades(lake, "BTC-USD", DAY).facts["rows"] == 1
+    assert make_trades(lake, "BTC-USD", DAY).facts.rows == 1
     assert lake.read("trades", "BTC-USD", DAY)["recording"].to_pylist() == ["../../tür?.csv"]
     assert not list(tmp_path.glob("*ü*"))
 
@@ -155,7 +157,7 @@ def test_a_recording_of_many_days_is_staged_whole_or_not_at_all(lake: Lake, tmp_
 
 
 def test_a_disk_that_fills_with_rejects_leaves_all_of_the_recording_as_it_was(lake: Lake, tmp_path: Path) -> None:
-    """They are written last: the new days must not be there without them, nor hide that the old ones must come back."""
+    """Rejects are written last: new days must not appear without rejects, nor hide that old days must come back."""
     path = recorded(tmp_path / "r.csv", at(5, 90_000))
     good = path.read_text()
     old = ingest(lake, path)
@@ -182,13 +184,13 @@ def test_a_staged_day_that_is_another_or_damaged_is_staged_again(lake: Lake, tmp
 
 
 def test_a_recording_that_loses_its_ids_makes_its_day_stale(lake: Lake, tmp_path: Path) -> None:
-    """Its rows are numbered as they were, but the numbers mean nothing any more."""
+    """The rows keep their numbers, but the numbers are no ids any more."""
     trades = trades_at(MIDNIGHT + np.arange(3) * NS, step=1)
     trades.side[:] = 0
     path = recorded(tmp_path / "r.csv", trades)
     ingest(lake, path)
-    assert make_trades(lake, "BTC-USD", DAY).facts["has_ids"] == "yes"
-    lines = zip(iso_times(trades.event_time), trades.price.tolist(), trades.size.tolist(), strict=True)
+    assert make_trades(lake, "BTC-USD", DAY).facts.has_ids is True
+    lines = zip(time_texts(trades.event_time), trades.price.tolist(), trades.size.tolist(), strict=True)
     path.write_text("timestamp,price,volume\n" + "".join(f"{time},{price!r},{size!r}\n" for time, price, size in lines))
     before = lake.partitions("recordings")
     ingest(lake, path)
@@ -196,7 +198,7 @@ def test_a_recording_that_loses_its_ids_makes_its_day_stale(lake: Lake, tmp_path
     assert [each.content_hash for each in after] == [each.content_hash for each in before]
     (found,) = stale(lake, FeatureSpec(), "trades")
     assert found.why == "recording r.csv is gone, recording r.csv, without ids is new"
-    assert make_trades(lake, "BTC-USD", DAY).facts["has_ids"] == "no"
+    assert make_trades(lake, "BTC-USD", DAY).facts.has_ids is False
     assert stale(lake, FeatureSpec(), "trades") == []
 
 
@@ -209,5 +211,5 @@ def test_simulated_days_are_one_recording_and_another_seed_replaces_a_day(lake: 
     assert lake.tables("recordings") == ["recordings/simulated"]
     assert [place.day for place in lake.partition_keys("recordings/simulated")] == [DAY, NEXT]
     facts = make_trades(lake, "XRP-USD", DAY).facts
-    assert (facts["recordings"], facts["rows"], facts["fallen"]) == (1, len(expected), 0)
+    assert (facts.recordings, facts.rows, facts.fallen) == (1, len(expected), 0)
     assert lake.read("trades", "XRP-USD", DAY)["price"].to_pylist() == expected.price.tolist()

@@ -5,12 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import errno
 import resource
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +17,11 @@ import pyarrow.parquet
 import pytest
 
 from data.arrow import NAMES
+from offline.days.staging import RecordingNotes, StagedNotes
+from offline.days.steps import DayNotes
+from offline.days.trades import TradesFacts
 from offline.lake.parquet import GROUP_ROWS, content_hash
 from offline.lake.store import Lake, PartitionKey
-from tests.proofs import Proof
 
 DAY = dt.date(2025, 1, 6)
 SCHEMA = pa.schema([("trade_id", pa.int64()), ("price", pa.float64()), ("recording", NAMES)], {"spec_id": "abc"})
@@ -59,9 +59,9 @@ def names_below(folder: Path) -> list[str]:
 
 
 def test_what_is_written_is_read_and_described(lake: Lake) -> None:
-    written = lake.write("trades", "BTC-USD", DAY, [batch(0, 5), batch(5, 2)], SCHEMA, NOTES, head_hash="h")
+    written = lake.write("trades", "BTC-USD", DAY, [batch(0, 5), batch(5, 2)], SCHEMA, NOTES)
     assert lake.partition("trades", "BTC-USD", DAY) == written
-    assert (written.rows, written.notes, written.head_hash, written.tail_hash) == (7, NOTES, "h", "")
+    assert (written.rows, written.notes_as(dict[str, str])) == (7, NOTES)
     assert written.path.endswith("lake/trades/BTC-USD/2025-01-06.parquet")
     table = lake.read("trades", "BTC-USD", DAY)
     assert table["trade_id"].to_pylist() == list(range(7))
@@ -188,39 +188,6 @@ def test_an_error_among_the_rows_leaves_what_was_there(lake: Lake) -> None:
     assert lake.partitions("trades") == [old]
 
 
-KILLED = """
-import os, signal, sys
-import datetime as dt
-from offline.lake.parquet import GROUP_ROWS
-from offline.lake.store import Lake
-from tests.unit.test_lake import DAY, NOTES, SCHEMA, batch
-def rows():
-    for i in range(3):
-        yield batch(i * GROUP_ROWS, GROUP_ROWS)
-    os.kill(os.getpid(), signal.SIGKILL)
-Lake.open(sys.argv[1]).write("trades", "BTC-USD", DAY, rows(), SCHEMA, NOTES)
-"""
-
-
-def test_a_killed_writer_leaves_what_was_there_and_the_next_one_cleans_up(tmp_path: Path, proof: Proof) -> None:
-    proof.disturbs("a writer of 393,216 rows killed before their end, over a partition that was there")
-    lake = Lake.open(tmp_path)
-    other = lake.write("trades", "BTC-USD", dt.date(2025, 1, 7), [batch(0, 3)], SCHEMA, NOTES)
-    old = lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES)
-    for _ in range(2):
-        ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
-        assert ended.returncode == -signal.SIGKILL
-        *left, one, two = names_below(tmp_path)
-        assert (one, two) == ("2025-01-06.parquet", "2025-01-07.parquet")
-        assert len(left) == 1
-        assert left[0].endswith(".part")
-        assert lake.partitions("trades") == [old, other]
-        assert lake.read("trades", "BTC-USD", DAY)["trade_id"].to_pylist() == [0, 1, 2, 3, 4]
-    new = lake.write("trades", "BTC-USD", DAY, [batch(0, 6)], SCHEMA, NOTES)
-    assert names_below(tmp_path) == ["2025-01-06.parquet", "2025-01-07.parquet"]
-    proof.equal(lake.partitions("trades"), [new, other], "partitions")
-
-
 def test_of_two_writers_at_once_one_is_told(tmp_path: Path) -> None:
     """The later one takes the earlier one's part for what a killed writer left; neither mixes into the other."""
     lake = Lake.open(tmp_path)
@@ -246,6 +213,24 @@ def test_what_holds_and_says_the_same_stays_as_it_is(tmp_path: Path) -> None:
     assert path.stat().st_ino == before.st_ino
     lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, {"inputs": "others"})
     assert path.stat().st_ino != before.st_ino
+
+
+@pytest.mark.parametrize(
+    ("kind", "notes"),
+    [
+        (DayNotes[TradesFacts], {"inputs": '{"meaning": "3"}', "facts": '{"rows": 5}'}),
+        (StagedNotes, {"name": "r.csv", "has_ids": "yes"}),
+        (RecordingNotes, {"made_from": '{"sha256": "0"}', "days": "[]", "rejects": "{}"}),
+        (DayNotes[TradesFacts], {}),
+        (StagedNotes, "none"),
+    ],
+)
+def test_notes_of_another_release_are_refused_in_a_sentence(lake: Lake, kind: Any, notes: object) -> None:
+    """The first three are as earlier releases wrote them: texts, and JSON texts in JSON."""
+    stored = lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, notes)
+    said = r"01-06.parquet was left by another release \(its notes: .*: remove this lake, .* `make reset`"
+    with pytest.raises(ValueError, match=said):
+        stored.notes_as(kind)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"not Parquet at all"])

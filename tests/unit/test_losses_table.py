@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from data.models.served import ServedModel
-from data.trades import NS, Floats
+from data.times import NS
+from data.trades import Floats
 from offline.evaluation.losses_table import CONTRACT_ALONE, NOTHING, UNSCALED_EWMA, evaluate
 from offline.samples import Sample
 from tests.models import BASELINE, NAN, SPEC, model_bytes

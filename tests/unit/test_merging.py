@@ -1,4 +1,4 @@
-"""Several recordings become one stream: by id, or by the times that each covers."""
+"""Several recordings become one stream: by id, or by the times that the recordings cover."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data.trades import NS, Trades
+from data.times import NS
+from data.trades import Trades
 from offline.days.merging import RecordedTrades, merge
 from tests.days import trades_at
 
@@ -23,7 +24,7 @@ def at(seconds: list[float], ids: list[int] | None = None, price: float = 100.0)
 def merged(
     *recordings: tuple[str, bool, Trades], span_s: tuple[int, int] = (-100_000, 100_000)
 ) -> tuple[list[tuple[float, int, str]], dict[str, int], bool]:
-    """Return second, id and recording of each trade, what was dropped, and whether all have ids."""
+    """Return second, id and recording of each trade, the dropped trades, and whether all have ids."""
     span = span_s[0] * NS, span_s[1] * NS
     found = merge([RecordedTrades(*each) for each in recordings], span, GAP_S)
     names = [found.names[place] for place in found.recording]
@@ -47,7 +48,7 @@ def test_two_prices_of_one_id_are_a_conflict_and_the_first_by_name_wins() -> Non
 
 
 def test_what_falls_by_more_than_a_second_in_the_order_of_ids_is_dropped() -> None:
-    """One of 104."""
+    """One trade of the 104 trades of b."""
     a, b = (
         ("a", True, at([10, 20], [1, 5])),
         ("b", True, at([9.5, 12, 18.5, 19.5, *range(21, 121)], [2, 3, 6, 7, *range(8, 108)])),
@@ -59,7 +60,7 @@ def test_what_falls_by_more_than_a_second_in_the_order_of_ids_is_dropped() -> No
 
 @pytest.mark.parametrize("is_low_first", [True, False])
 def test_ids_of_another_space_count_where_none_before_them_does(is_low_first: bool) -> None:
-    """A day of 8,000 trades and ten minutes of it that are numbered from elsewhere: by id, one follows the other."""
+    """A day of 8,000 trades, and ten minutes of the day with other numbers: by id, the minutes follow the day."""
     few = at(list(range(82_800, 83_400, 6)), list(range(1, 101) if is_low_first else range(90_001, 90_101)))
     day = at([10.8 * i for i in range(8_000)], list(range(50_001, 58_001)))
     rows, dropped, has_ids = merged(("few", True, few), ("many", True, day))
@@ -95,7 +96,7 @@ def test_without_ids_a_recording_counts_where_none_before_it_does() -> None:
 
 
 def test_a_pause_at_an_end_of_the_span_is_covered_as_one_within_it_is() -> None:
-    """Midnight is in no recording: a pause of up to 300 s that it cuts in two belongs to the recording that pauses."""
+    """Midnight is in no recording: a pause of up to 300 s across midnight belongs to the recording that pauses."""
     b = ("b", False, at([0, 5, 299, 300.5, 699, 701, 999.999999999]))
     whole = ("a", True, at([100, 350, 600, 850], [1, 2, 3, 4]))
     rows, dropped, has_ids = merged(whole, b, span_s=(0, 1_000))

@@ -48,7 +48,7 @@ def events(logged: list[dict[str, object]]) -> list[object]:
 def test_the_first_ml_champion_takes_over_from_the_baseline_and_gives_back(
     registry: FakeRegistry, tmp_path: Path, logged: list[dict[str, object]]
 ) -> None:
-    """Each is said once, and why it is not the wanted variant; what the disk keeps is what serves."""
+    """Each model is logged once, with the reason for another variant; the disk keeps the serving model."""
     watch = a_watch(registry.uri, tmp_path)
     registry.files[BASELINE] = model_file()
     for _ in range(3):
@@ -97,7 +97,7 @@ def test_the_same_bytes_under_another_version_are_another_model(registry: FakeRe
 
 
 def test_a_version_that_served_before_is_not_fetched_again(registry: FakeRegistry, tmp_path: Path) -> None:
-    """A rollback needs the registry's answer alone, unless what is kept is not what the registry promises."""
+    """A rollback needs the registry's answer alone, unless the kept file differs from the registry's digest."""
     watch = a_watch(registry.uri, tmp_path, "baseline")
     old, new = model_file(version="1"), model_file(version="2", content=OTHER)
     for file, fetched in ((old, 1), (new, 2), (old, 2)):
@@ -212,7 +212,7 @@ def test_a_file_that_does_not_come_is_tried_again_and_said_once(
 def test_a_registry_that_goes_and_comes_back_is_said_once_each_and_what_serves_goes_on(
     registry: FakeRegistry, tmp_path: Path, logged: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that misses a question is not yet said to be away."""
+    """A registry that misses a single question is not yet reported as away."""
     metrics = Metrics()
     watch = a_watch(registry.uri, tmp_path, "baseline", metrics)
 
@@ -244,7 +244,7 @@ def test_a_registry_that_goes_and_comes_back_is_said_once_each_and_what_serves_g
 def test_without_the_registry_the_last_good_model_serves_and_stays_when_it_is_back(
     registry: FakeRegistry, tmp_path: Path
 ) -> None:
-    """What is on disk is what the registry wants: nothing is fetched."""
+    """The model on disk is the champion of the registry: nothing is fetched."""
     registry.files[BASELINE] = model_file()
     registry.broken = (500, b"")
     save_last_good(tmp_path, registry.files[BASELINE])
@@ -258,7 +258,7 @@ def test_without_the_registry_the_last_good_model_serves_and_stays_when_it_is_ba
 
 
 def test_a_registry_that_says_nothing_is_asked_again_soon(tmp_path: Path) -> None:
-    """It accepts connections and keeps silent; as a model serves from disk, a question waits for 0.5 s, not 2."""
+    """The registry accepts connections and keeps silent; a model serves from disk, so a question waits 0.5 s, not 2."""
     save_last_good(tmp_path, model_file())
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(10)
@@ -312,7 +312,7 @@ def test_a_disk_that_takes_nothing_does_not_stop_a_model(
 
 
 def test_a_model_is_prepared_before_it_serves(registry: FakeRegistry, tmp_path: Path) -> None:
-    """A preparation that fails leaves the old one; the thread lives on, and says it once."""
+    """A failed preparation leaves the old model; the thread lives on, and logs the failure once."""
     settings = ModelSettings(mlflow_tracking_uri=registry.uri, models_dir=tmp_path, model_variant="baseline")
     seen: list[tuple[str, str | None]] = []
 

@@ -1,4 +1,4 @@
-"""Where a partition whose offset was lost goes on, as the topics tell."""
+"""The place of a partition whose offset was lost, found from the topics."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Topics:
     """Stands in for `TopicReader`: one partition of each topic, from its oldest offset on.
 
     Attributes:
-        committed: the note of the offset that was lost.
+        committed: the note of the lost offset.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ def end(source_id: str) -> bytes:
 
 @pytest.fixture
 def topics() -> Topics:
-    """100 trades of `gone`, its end, 100 trades of `over`, its end, and 100 trades of `open`; all processed."""
+    """100 trades and the end of `gone`, 100 trades and the end of `over`, 100 trades of `open`; all processed."""
     trades = [encode_trades(stream(name), "replay") for name in ("gone", "over", "open")]
     topics = Topics()
     topics.records[TRADES] = [*trades[0], end("gone"), *trades[1], end("over"), *trades[2]]
@@ -83,12 +83,12 @@ def named(*source_ids: str) -> list[bytes]:
 def test_windows_that_can_be_made_again_are_kept_also_where_a_new_segment_is_allowed(
     topics: Topics, anew: bool
 ) -> None:
-    """What is found is what the forecaster had committed."""
+    """The command finds the place and the note that the forecaster had committed."""
     assert find(topics, anew=anew) == (302, topics.committed)
 
 
 def test_ended_sources_stay_ended_where_windows_start_anew(topics: Topics) -> None:
-    """The end of `gone` stands on features alone, that of `over` on both topics; the trades of `open` are in part."""
+    """The end of `gone` stands on features alone, the end of `over` on both topics; the trades of `open` partly."""
     topics.low[TRADES] = 150
     topics.records[FEATURES][-1] = topics.records[FEATURES][-1].replace(b'"n":', b'"n":1')
     with pytest.raises(LostPlace, match="With `--anew`, each open stream starts a new segment"):
@@ -101,7 +101,7 @@ def test_ended_sources_stay_ended_where_windows_start_anew(topics: Topics) -> No
 
 
 def test_a_partition_whose_rows_have_expired_begins_at_its_oldest_trade_if_told_so(topics: Topics) -> None:
-    """The forecaster refuses it and names the command: the command must not find that nothing is lost."""
+    """The forecaster refuses the partition and names the command: the command must not answer "nothing is lost"."""
     topics.low = {FEATURES: len(topics.records[FEATURES]), TRADES: 250}
     with pytest.raises(LostPlace, match="its rows have expired"):
         check_never_read(cast(TopicReader, topics), PARTITION)

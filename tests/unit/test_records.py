@@ -6,7 +6,7 @@ import datetime as dt
 
 import msgspec
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data.features.spec import FeatureSpec
@@ -81,7 +81,6 @@ def damaged(draw: st.DrawFn) -> bytes:
     return bytes(record)
 
 
-@settings(max_examples=1_000, deadline=None)
 @given(st.lists(damaged(), min_size=1, max_size=6))
 def test_whatever_stands_on_the_topic_is_read_as_the_general_parser_reads_it(values: list[bytes]) -> None:
     """A blank before each key is the same JSON in another layout: the general parser reads the record."""

@@ -17,7 +17,8 @@ from data.models.served import ServedModel
 from data.simulator.day import simulate_day
 from data.stream.codec import encode, encode_features
 from data.stream.records import PREDICTIONS, End, prediction_type
-from data.trades import StreamKey, parse_times
+from data.times import parse_times
+from data.trades import StreamKey
 from offline.models.baseline import Baseline
 from online.exactly_once.feature_stage import EndedStream, FeatureColumns
 from online.exactly_once.loop import Record

@@ -15,7 +15,8 @@ from data.simulator.__main__ import main
 from data.simulator.day import IDS_A_DAY, simulate_day
 from data.simulator.state import BUSIEST_HOUR, market_of
 from data.simulator.truth import Truth, simulate_truth
-from data.trades import NS, Side, StreamKey, Trades
+from data.times import NS
+from data.trades import Side, StreamKey, Trades
 
 MONDAY = dt.date(2025, 1, 6)
 MONDAY_NS = 20_094 * 86_400 * NS  # 55 years of 365 days, 14 leap days, 5 days

@@ -10,7 +10,8 @@ import pytest
 
 from data.simulator.facts import FACTS, Widened, facts_of
 from data.simulator.report import read_recording
-from data.trades import NS, Side, StreamKey, Trades
+from data.times import NS
+from data.trades import Side, StreamKey, Trades
 
 
 def trades_at(seconds: Sequence[float], prices: Sequence[float], sides: Sequence[int] | None = None) -> Trades:

@@ -19,6 +19,7 @@ from data.simulator.state import (
     market_of,
     state_of,
 )
+from data.trades import Floats
 
 DAYS = [dt.date(2025, 1, 6) + dt.timedelta(days=i) for i in range(60)]
 
@@ -34,11 +35,17 @@ def test_days_meet_at_midnight() -> None:
         assert log_levels(streams, market, today)[1] == pytest.approx(log_levels(streams, market, tomorrow)[0])
 
 
-@pytest.mark.parametrize("scale", range(len(SCALES_S)))
-def test_each_process_has_its_law(scale: int) -> None:
-    """Variance 1, and correlation 1 / e after the time of the scale: over 60 days, within days and across midnights."""
+@pytest.fixture(scope="module")
+def paths() -> Floats:
+    """Return the processes over all days, shape (scales, seconds)."""
     streams = Streams("ETH-USD", 1)
-    path = np.concatenate([state_of(streams, day).scales[scale, :-1] for day in DAYS])
+    return np.concatenate([state_of(streams, day).scales[:, :-1] for day in DAYS], axis=1)
+
+
+@pytest.mark.parametrize("scale", range(len(SCALES_S)))
+def test_each_process_has_its_law(paths: Floats, scale: int) -> None:
+    """Variance 1, and correlation 1 / e after the time of the scale: over 60 days, within days and across midnights."""
+    path = paths[scale]
     lag = int(SCALES_S[scale])
     independent = len(path) / (2 * lag)  # stretches that know little of each other
     assert np.mean(path**2) == pytest.approx(1, abs=4 * np.sqrt(2 / independent))

@@ -10,7 +10,6 @@ from data.features.spec import FeatureSpec
 from data.files import CHECKOUT
 from data.simulator.day import simulate_day
 from data.simulator.state import (
-    DAY_S,
     ECHO,
     ECHO_S,
     JUMP_STEP,
@@ -25,7 +24,8 @@ from data.simulator.state import (
 )
 from data.simulator.truth import POWERS, second_weights, simulate_truth
 from data.targets import qlike, target_volatility, variance_floor
-from data.trades import NS, Floats
+from data.times import DAY_S, NS
+from data.trades import Floats
 
 MONDAY = dt.date(2025, 1, 6)
 DAYS = [dt.date(2024, month, 15) for month in range(1, 11)]

@@ -9,7 +9,7 @@ import pytest
 
 from data.features.spec import FeatureSpec
 from data.targets import qlike, realized_volatility, target_volatility, variance_floor
-from data.trades import NS
+from data.times import NS
 
 SPEC = FeatureSpec()
 SMALL = FeatureSpec(horizon_s=3)

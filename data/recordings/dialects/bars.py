@@ -17,7 +17,8 @@ from data.arrow import texts_of
 from data.names import explain_product
 from data.recordings.fields import Field, prices, products, sizes, value_text, whole_numbers
 from data.recordings.lines import Lines, csv_fields
-from data.trades import LAST_YEAR, NS, Floats, Int64s, Reject, StreamKey
+from data.times import LAST_YEAR, NS
+from data.trades import Floats, Int64s, Reject, StreamKey
 
 
 @dataclass(frozen=True, slots=True)
