@@ -12,7 +12,7 @@ from orchestration.assets.product_days import feature_rows, trades, training_set
 from orchestration.jobs.lake import backfill, ingest, simulate_job
 from orchestration.jobs.promotion import promote_job, rollback
 from orchestration.jobs.replay import replay
-from orchestration.resources import DagsterPages, KafkaResource, LakeResource, RegistryResource, mlflow_run
+from orchestration.resources import DagsterPages, LakeResource, RegistryResource, mlflow_run
 from orchestration.schedules import schedules
 from orchestration.sensors import failure_sensor, inbox_files
 from orchestration.settings import OrchestrationSettings
@@ -43,7 +43,6 @@ def definitions() -> dg.Definitions:
             "lake": LakeResource(uri=offline.lake_uri, window_size=offline.window_size),
             "inbox": Inbox(path=str(settings.inbox_dir)),
             "registry": RegistryResource(uri=uri),
-            "kafka": KafkaResource(),
             "pages": DagsterPages(url=settings.dagster_url),
             "mlflow": mlflow_run.configured(
                 {"experiment_name": EXPERIMENT, "mlflow_tracking_uri": uri, "dagster_url": settings.dagster_url}

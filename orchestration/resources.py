@@ -1,4 +1,4 @@
-"""Resources of assets and jobs: the lake, the registry, the broker, and the MLflow run of a Dagster run."""
+"""Resources of assets and jobs: the lake, the registry, and the MLflow run of a Dagster run."""
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 # ruff: noqa: PLC0415 - mlflow takes 3 s and 225 MB to import: only runs that train pay for it
@@ -12,7 +12,6 @@ import dagster as dg
 
 from data.features.spec import FeatureSpec
 from data.names import RegistryError
-from data.settings import KafkaSettings
 from offline.lake.store import Lake
 
 logger = logging.getLogger(__name__)
@@ -42,13 +41,6 @@ class RegistryResource(dg.ConfigurableResource):
 
     def version_url(self, model: str, version: str) -> str:
         return f"{self.uri}/#/models/{model}/versions/{version}"
-
-
-class KafkaResource(dg.ConfigurableResource):
-    """The broker with the published rows. Passwords stay in the environment: Dagster shows a resource's fields."""
-
-    def settings(self) -> KafkaSettings:
-        return KafkaSettings()
 
 
 class DagsterPages(dg.ConfigurableResource):
@@ -112,12 +104,12 @@ def ending(mlflow: Any) -> Iterator[None]:
 
     Raise the error of the block, also if MLflow is away and the MLflow run stays open.
     """
+    status = "KILLED"
     try:
         yield
+        status = "FINISHED"
     except Exception:
-        _end(mlflow, "FAILED")
+        status = "FAILED"
         raise
-    except BaseException:
-        _end(mlflow, "KILLED")
-        raise
-    _end(mlflow, "FINISHED")
+    finally:
+        _end(mlflow, status)

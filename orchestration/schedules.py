@@ -5,6 +5,7 @@
 import dagster as dg
 
 from orchestration.assets.models import choose_days
+from orchestration.assets.partitions import DayRange
 from orchestration.jobs.replay import replay
 from orchestration.resources import LakeResource
 from orchestration.settings import OrchestrationSettings
@@ -40,7 +41,7 @@ def schedules(settings: OrchestrationSettings) -> list[dg.ScheduleDefinition]:
         "since. Nothing is promoted: a person and the gate decide.",
     )
     def nightly_retrain(context: dg.ScheduleEvaluationContext, lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
-        chosen = choose_days(lake.open(), [])
+        chosen = choose_days(lake.open(), DayRange())
         if not chosen.days:
             return dg.SkipReason("the lake has no training rows")
         tags = {TRAINING_SET_TAG: chosen.version}

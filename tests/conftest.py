@@ -10,9 +10,10 @@ from hypothesis import settings
 
 from data.files import CHECKOUT
 from data.models.kept import save_last_good
-from orchestration.local.kafka.broker import Broker, free_ports, jars_folder, running_broker
+from orchestration.local.kafka.broker import jars_folder
 from orchestration.local.kafka.jars import JarsMissing, fetch_jars
 from orchestration.local.kafka.topics import create_topics
+from tests.broker import Broker, free_ports, running_broker
 from tests.fakes import FakeRegistry
 from tests.mlflow_server import running_mlflow
 from tests.models import model_file

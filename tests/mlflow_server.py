@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from orchestration.local.kafka.broker import free_ports
+from tests.broker import free_ports
 from tests.pipeline import wait_until
 
 

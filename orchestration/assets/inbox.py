@@ -15,7 +15,6 @@ from orchestration.assets.partitions import (
     LAKE,
     PRODUCT_DAYS,
     PRODUCTS,
-    RECORDINGS_GROUP,
     code_version,
     partition_of_run,
     report_of_recordings,
@@ -46,13 +45,8 @@ class Inbox(dg.ConfigurableResource):
         root = Path(folder or self.path).expanduser()
         if not root.is_dir():
             raise dg.Failure(f"the inbox: there is no folder {root}", allow_retries=False)
-        paths = sorted(path for path in root.rglob("*") if path.is_file())
-        relative = [path.relative_to(root) for path in paths]
-        return [
-            (name.as_posix(), path)
-            for name, path in zip(relative, paths, strict=True)
-            if not any(part.startswith(".") for part in name.parts)
-        ]
+        found = [(path.relative_to(root), path) for path in sorted(root.rglob("*")) if path.is_file()]
+        return [(name.as_posix(), path) for name, path in found if not any(part.startswith(".") for part in name.parts)]
 
 
 def stage_inbox(
@@ -84,7 +78,7 @@ def add_products(instance: dg.DagsterInstance, lake: Lake) -> None:
 
 @dg.asset(
     partitions_def=PRODUCT_DAYS,
-    group_name=RECORDINGS_GROUP,
+    group_name="recordings",
     kinds={"parquet"},
     pool=LAKE,
     code_version=code_version("recordings"),

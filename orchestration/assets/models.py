@@ -5,6 +5,7 @@
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from math import isnan
@@ -19,7 +20,7 @@ from offline.days.steps import TRAINING_SET
 from offline.days.training_set import training_sample
 from offline.lake.store import Lake
 from orchestration.assets import plots
-from orchestration.assets.partitions import days_of, table_of
+from orchestration.assets.partitions import DayRange, DaysConfig, table_of
 from orchestration.resources import LakeResource, RegistryResource, ending, explained
 
 if TYPE_CHECKING:
@@ -31,18 +32,14 @@ if TYPE_CHECKING:
 
 REGISTRY = "registry"
 """Pool of the runs that write to the registry: one run at a time."""
-MODELS_GROUP = "models"
 ASSETS = {"volatility-baseline": "baseline_model", "volatility-ml": "ml_model"}
 """Asset of each registered model."""
 Links = dict[str, dg.MetadataValue[Any]]
 
 
-class RetrainConfig(dg.Config):
+class RetrainConfig(DaysConfig):
     """Products and days for training and test."""
 
-    products: list[str] = Field(default=[], description="none: all products with training rows")
-    first_day: str = Field(default="", description="UTC, as 2025-01-06; empty: the first day")
-    last_day: str = Field(default="", description="UTC, as 2025-01-06; empty: the last day")
     test_days: int = Field(
         default=1, ge=1, description="the last days are for the test alone: training ends before them"
     )
@@ -55,14 +52,12 @@ class RetrainConfig(dg.Config):
             "baseline_model",
             deps=["training_set"],
             description="`volatility-baseline`: a calibrated EWMA, and a forecast from the contract alone.",
-            group_name=MODELS_GROUP,
             kinds={"scikitlearn", "onnx"},
         ),
         dg.AssetSpec(
             "ml_model",
             deps=["training_set"],
             description="`volatility-ml`: ridge on log variance, corrected to the mean, shrunk to the baseline.",
-            group_name=MODELS_GROUP,
             kinds={"scikitlearn", "onnx"},
         ),
         dg.AssetSpec(
@@ -71,16 +66,15 @@ class RetrainConfig(dg.Config):
             description="Both models, the champions and the EWMA as it is, on the same rows after training. Asked with "
             "all columns, a model is given each row as it is; with the contract alone, only `n`, `ret_mean` and "
             "`ret_std`, as by a client who knows no more; with nothing, an `n` of 0, as before the first trade.",
-            group_name=MODELS_GROUP,
         ),
         dg.AssetSpec(
             "challenger",
             deps=["evaluation"],
             description="Both models in the registry, with the alias `challenger`: the job `promote` asks the gate.",
-            group_name=MODELS_GROUP,
             kinds={"mlflow"},
         ),
     ],
+    group_name="models",
     pool=REGISTRY,
 )
 def models(
@@ -97,7 +91,7 @@ def models(
 
     store, spec = lake.open(), lake.spec
     with ending(mlflow), explained(), _explain_loss_of_mlflow(registry.uri):
-        days = choose_days(store, config.products, config.first_day, config.last_day)
+        days = choose_days(store, config.range())
         test_day = days.first_test_day(config.test_days)
         train_end = datetime.combine(test_day, datetime.min.time(), UTC)
         rows = _training_rows(store, spec, days, test_day)
@@ -113,7 +107,8 @@ def models(
                 yield _model_result(result, links)
             elif isinstance(result, Evaluation):
                 qlike = {row.forecaster: row.qlike for row in result.losses if row.asked_with == ALL}
-                mlflow.log_metrics({f"qlike_{_plain(name)}": value for name, value in qlike.items()})
+                # MLflow allows no other characters in a name.
+                mlflow.log_metrics({f"qlike_{re.sub(r'[^a-zA-Z0-9]', '_', name)}": qlike[name] for name in qlike})
                 picture = plots.of_test(trained, *_first_product(store, spec, days, test_day), spec)
                 yield _evaluation_result(result, qlike, picture, links)
             else:
@@ -149,18 +144,9 @@ class TrainingDays(NamedTuple):
         return self.days[-test_days]
 
 
-def choose_days(lake: Lake, products: Sequence[str], first_day: str = "", last_day: str = "") -> TrainingDays:
-    """Return the training days of some products (default: all), from the first to the last day (default: all).
-
-    Raises:
-        ValueError: see `days_of`.
-    """
-    first, last = days_of(first_day, last_day)
-    found = [
-        partition
-        for partition in lake.partitions(TRAINING_SET)
-        if first <= partition.day <= last and partition.rows and (not products or partition.product_id in products)
-    ]
+def choose_days(lake: Lake, wanted: DayRange) -> TrainingDays:
+    """Return the training days of a range."""
+    found = [each for each in lake.partitions(TRAINING_SET) if each.rows and wanted.has(each.product_id, each.day)]
     version = hashlib.sha256("".join(each.content_hash for each in found).encode()).hexdigest()
     names = sorted({each.product_id for each in found})
     return TrainingDays(names, sorted({each.day for each in found}), len(found), version)
@@ -202,15 +188,15 @@ def _training_rows(store: Lake, spec: FeatureSpec, days: TrainingDays, test_day:
 
 
 def _model_result(candidate: "Candidate", links: Links) -> dg.MaterializeResult:
-    metrics, params = candidate.metrics, candidate.params
+    params = candidate.params
     return dg.MaterializeResult(
         asset_key=ASSETS[candidate.name],
         data_version=dg.DataVersion(candidate.model.digest),
         metadata={
-            **{name: value for name, value in metrics.items() if name.startswith(("qlike", "coverage"))},
+            **{name: value for name, value in candidate.metrics.items() if name.startswith(("qlike", "coverage"))},
             "rows": params["fit_rows"] + params["interval_rows"],
             "digest": candidate.model.digest[:16],
-            "parameters": dg.MetadataValue.md(table_of(("parameter", "value"), params.items())),
+            "parameters": table_of(("parameter", "value"), params.items()),
             **links,
         },
     )
@@ -227,7 +213,7 @@ def _evaluation_result(
     return dg.MaterializeResult(
         asset_key="evaluation",
         metadata={
-            "forecasts": dg.MetadataValue.md(table_of(headings, losses)),
+            "forecasts": table_of(headings, losses),
             **picture,
             **{f"qlike {name}": value for name, value in qlike.items()},
             "rows": found.rows,
@@ -263,8 +249,3 @@ def _first_product(store: Lake, spec: FeatureSpec, days: TrainingDays, test_day:
             if len(judged_rows(rows, spec)):
                 return product_id, rows
     raise ValueError(f"no product has rows to judge from {test_day} to {days.days[-1]}")
-
-
-def _plain(name: str) -> str:
-    """Return a name with characters allowed by MLflow."""
-    return "".join(c if c.isalnum() else "_" for c in name)

@@ -4,20 +4,22 @@
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any, NamedTuple
 
 import dagster as dg
 import msgspec
-import numpy as np
+from pydantic import Field
 
-from data.times import time_texts
+from data.features.spec import FeatureSpec
+from data.times import time_text
 from offline.days.staging import MEANING as RECORDINGS_MEANING
 from offline.days.staging import RECORDINGS, StagedNotes
 from offline.days.staleness import STEPS
 from offline.days.steps import TRADES, StepResult
 from offline.lake.store import Lake
+from orchestration.assets import plots
 
 FIRST_DAY = "2010-01-01"
 """First day of the lake, before bitcoin had a market."""
@@ -73,25 +75,39 @@ def day_of(field: str, text: str) -> date:
         raise ValueError(f"{field} is written as 2025-01-06, was {text!r}") from None
 
 
-def days_of(first_day: str, last_day: str) -> tuple[date, date]:
-    """Return the ends of a range of days; an empty end is unlimited.
+class DayRange(NamedTuple):
+    """Products and days; by default all."""
 
-    Raises:
-        ValueError: an end is no day, or the first comes after the last.
-    """
-    first = day_of("first_day", first_day) if first_day else date.min
-    last = day_of("last_day", last_day) if last_day else date.max
-    if first > last:
-        raise ValueError(f"first_day must not come after last_day, were {first} and {last}")
-    return first, last
+    products: frozenset[str] = frozenset()
+    first: date = date.min
+    last: date = date.max
+
+    def has(self, product_id: str, day: date) -> bool:
+        return self.first <= day <= self.last and (not self.products or product_id in self.products)
 
 
-def deps_of(asset: str) -> list[dg.AssetDep]:
-    """Return the dependencies of an asset, with their days."""
-    return [dg.AssetDep(name, partition_mapping=_on(offset)) for name, offset in INPUTS[asset].items()]
+class DaysConfig(dg.Config):
+    """Products and days of a job."""
+
+    products: list[str] = Field(default=[], description="none: all products of the lake")
+    first_day: str = Field(default="", description="UTC, as 2025-01-06; empty: the first day")
+    last_day: str = Field(default="", description="UTC, as 2025-01-06; empty: the last day")
+
+    def range(self) -> DayRange:
+        """Return the range of days; an empty end is unlimited.
+
+        Raises:
+            ValueError: an end is no day, or the first comes after the last.
+        """
+        first = day_of("first_day", self.first_day) if self.first_day else date.min
+        last = day_of("last_day", self.last_day) if self.last_day else date.max
+        if first > last:
+            raise ValueError(f"first_day must not come after last_day, were {first} and {last}")
+        return DayRange(frozenset(self.products), first, last)
 
 
-def _on(offset: int) -> dg.MultiPartitionMapping:
+def mapping_of(offset: int) -> dg.MultiPartitionMapping:
+    """Return the mapping to the same product of the day with an offset."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)  # the mappings themselves: there are no others
         of_day = dg.TimeWindowPartitionMapping(
@@ -111,10 +127,7 @@ def key_of(product_id: str, day: date) -> dg.MultiPartitionKey:
 
 def partition_of_run(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> tuple[str, date]:
     """Return product and day of a run's partition."""
-    key = context.partition_key
-    if not isinstance(key, dg.MultiPartitionKey):
-        key = PRODUCT_DAYS.get_partition_key_from_str(key)
-    dimensions = key.keys_by_dimension
+    dimensions = PRODUCT_DAYS.get_partition_key_from_str(context.partition_key).keys_by_dimension
     return dimensions["product"], date.fromisoformat(dimensions["day"])
 
 
@@ -123,20 +136,19 @@ def report_of_recordings(lake: Lake, product_id: str, day: date) -> ReportedVers
     found = [lake.partition(table, product_id, day) for table in lake.tables(RECORDINGS)]
     staged = [each for each in found if each is not None and each.rows]
     version = hashlib.sha256("".join(each.content_hash for each in staged).encode()).hexdigest() if staged else NOTHING
-    rows = dg.MetadataValue.md(
-        table_of(("recording", "rows"), ((each.notes_as(StagedNotes).name, f"{each.rows:,}") for each in staged))
-    )
+    rows = table_of(("recording", "rows"), ((each.notes_as(StagedNotes).name, f"{each.rows:,}") for each in staged))
     metadata = {"dagster/row_count": sum(each.rows for each in staged), "recordings": len(staged), "by recording": rows}
     return ReportedVersion("recordings", product_id, day, version, metadata)
 
 
 def report_of(
-    table: str, product_id: str, day: date, made: StepResult[Any], pictures: Mapping[str, Any] | None = None
+    lake: Lake, spec: FeatureSpec, table: str, product_id: str, day: date, made: StepResult[Any]
 ) -> list[ReportedVersion]:
     """Return the versions made by a step; for trades, also the versions of head and tail for the days around."""
     partition = made.partition
     version = partition.content_hash if partition else NOTHING
-    report = [ReportedVersion(table, product_id, day, version, {**_metadata(made), **(pictures or {})})]
+    metadata = _metadata(made) | plots.of_day(lake, spec, product_id, day, made)
+    report = [ReportedVersion(table, product_id, day, version, metadata)]
     if table == TRADES:
         for asset, seen in (("trades_head", "head_hash"), ("trades_tail", "tail_hash")):
             version = (getattr(made.facts, seen) if partition else "") or NOTHING
@@ -149,9 +161,11 @@ def _metadata(made: StepResult[Any]) -> dict[str, Any]:
     if partition is None:
         return {"dagster/row_count": 0, "missing": made.missing}
     shown_elsewhere = ("rows", "head_hash", "tail_hash")
-    facts = {name: value for name, value in msgspec.structs.asdict(made.facts).items() if name not in shown_elsewhere}
-    times = [name for name in facts if name.endswith("_time")]  # ns since 1970: more than the UI's numbers hold
-    facts |= dict(zip(times, time_texts(np.array([facts[name] for name in times], np.int64)), strict=True))
+    facts = {
+        name: time_text(value) if name.endswith("_time") else value  # the UI's numbers do not hold ns since 1970
+        for name, value in msgspec.structs.asdict(made.facts).items()
+        if name not in shown_elsewhere
+    }
     where = {"content hash": partition.content_hash[:16], "path": dg.MetadataValue.path(partition.path)}
     return {"dagster/row_count": partition.rows, "is_new": int(made.is_new), **facts, **where}
 
@@ -198,13 +212,11 @@ def _versions(tags: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in tags.items() if name in ours or name.startswith(INPUT_VERSION)}
 
 
-def table_of(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+def table_of(headings: Sequence[str], rows: Iterable[Iterable[object]]) -> dg.MarkdownMetadataValue:
     """Return a table in Markdown."""
-    head = list(headings)
-    lines = [head, ["---"] * len(head), *(list(map(str, row)) for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [headings, ["---"] * len(headings), *rows]
+    return dg.MetadataValue.md("\n".join(f"| {' | '.join(map(str, line))} |" for line in lines))
 
 
 LAKE = "lake"
 """Pool of the runs that write to the lake: one run at a time."""
-RECORDINGS_GROUP, DAYS_GROUP = "recordings", "product_days"

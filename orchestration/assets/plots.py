@@ -35,12 +35,12 @@ def of_day(
     lake: Lake, spec: FeatureSpec, product_id: str, day: date, made: StepResult[Any]
 ) -> dict[str, dg.MetadataValue[Any]]:
     """Plot price and volatility of a day with new feature rows; return nothing for other days and tables."""
+    if not made.is_new or made.partition is None or made.partition.table != FEATURE_ROWS or not made.partition.rows:
+        return {}
     from matplotlib.figure import Figure
 
     from offline.evaluation.losses_table import plain_ewma
 
-    if not made.is_new or made.partition is None or made.partition.table != FEATURE_ROWS or not made.partition.rows:
-        return {}
     columns = ["event_time", "price", plain_ewma(spec)]
     table = lake.read(FEATURE_ROWS, product_id, day, columns)
     time, price, variance = (column.to_numpy() for column in table.take(_few(len(table))).columns)

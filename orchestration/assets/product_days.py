@@ -9,49 +9,18 @@ import dagster as dg
 
 from offline.days.staleness import STEPS
 from offline.days.steps import TRADES, DayStep
-from orchestration.assets import plots
 from orchestration.assets.checks import CHECKS, check_result
 from orchestration.assets.partitions import (
-    DAYS_GROUP,
     INPUTS,
     LAKE,
     PRODUCT_DAYS,
-    ReportedVersion,
     code_version,
-    deps_of,
     input_tags,
+    mapping_of,
     partition_of_run,
     report_of,
 )
 from orchestration.resources import LakeResource
-
-
-def evaluation_of(result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
-    """Return a check result as an event for a run without materializations."""
-    assert result.asset_key is not None
-    assert result.check_name is not None
-    return dg.AssetCheckEvaluation(
-        asset_key=result.asset_key,
-        check_name=result.check_name,
-        passed=result.passed,
-        metadata=result.metadata,
-        severity=result.severity,
-        description=result.description,
-    )
-
-
-def _results(context: dg.AssetExecutionContext, versions: list[ReportedVersion]) -> Iterator[dg.MaterializeResult]:
-    for each in versions:
-        # Dagster itself notes nothing for a missing input, and would not see the input come.
-        outside = {name for name in INPUTS[each.asset] if name not in {other.asset for other in versions}}
-        tags = input_tags(context.instance, each.asset, each.product_id, each.day)
-        yield dg.MaterializeResult(
-            asset_key=each.asset,
-            metadata=each.metadata,
-            data_version=dg.DataVersion(each.version),
-            tags={name: value for name, value in tags.items() if name.rpartition("/")[2] in outside},
-        )
-
 
 DESCRIPTIONS = {
     "trades": "One stream of trades of a product and UTC day, merged from all recordings: trades with the same id are "
@@ -74,9 +43,9 @@ def _asset(step: DayStep[Any]) -> dg.AssetsDefinition:
     specs = [
         dg.AssetSpec(
             name,
-            deps=deps_of(name),
+            deps=[dg.AssetDep(each, partition_mapping=mapping_of(offset)) for each, offset in INPUTS[name].items()],
             description=description,
-            group_name=DAYS_GROUP,
+            group_name="product_days",
             kinds={"parquet"},
             code_version=code_version(name),
         )
@@ -89,8 +58,16 @@ def _asset(step: DayStep[Any]) -> dg.AssetsDefinition:
     def make(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[Any]:
         store, (product_id, day) = lake.open(), partition_of_run(context)
         made = step(store, product_id, day, lake.spec)
-        pictures = plots.of_day(store, lake.spec, product_id, day, made)
-        yield from _results(context, report_of(step.table, product_id, day, made, pictures))
+        for each in report_of(store, lake.spec, step.table, product_id, day, made):
+            # Dagster itself notes nothing for a missing input, and would not see the input come.
+            outside = INPUTS[each.asset].keys() - {spec.key.to_user_string() for spec in specs}
+            tags = input_tags(context.instance, each.asset, product_id, day)
+            yield dg.MaterializeResult(
+                asset_key=each.asset,
+                metadata=each.metadata,
+                data_version=dg.DataVersion(each.version),
+                tags={name: value for name, value in tags.items() if name.rpartition("/")[2] in outside},
+            )
         for name, check in checks.items():
             yield check_result(name, [check(store, product_id, day, made)])
 

@@ -12,8 +12,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import dropwhile
-from queue import Empty, Queue
+from itertools import dropwhile, islice
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from data.files import CHECKOUT
@@ -25,7 +25,6 @@ STOP_S = 20.0
 """Limit for an ingestor to deliver all trades already read; the ingestor itself gives up after 5 s."""
 END_S = 8.0
 """Limit for the end of a source: together with `STOP_S` less than the stack gives a cancelled run."""
-WAIT_S = 0.2
 WORDS = 200
 """How many lines outside the log format are kept, as a stack of calls."""
 SHOWN_WORDS = 10
@@ -97,19 +96,17 @@ def _end_source(settings: Mapping[str, str], tell: Callable[[ProgressLine], None
     """End a source, unless it has ended or has not begun."""
     source_id = settings["REPLAY_ID"]
     command = [sys.executable, "-m", "online.ingestor", "--end", source_id]
-    with _undisturbed():
-        try:
-            code = subprocess.run(
-                bound_to_parent(command),
-                env={**os.environ, **settings},
-                cwd=CHECKOUT,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=END_S,
-                check=False,
-            ).returncode
-        except subprocess.TimeoutExpired:
-            code = None
+    code = None
+    with _undisturbed(), contextlib.suppress(subprocess.TimeoutExpired):
+        code = subprocess.run(
+            bound_to_parent(command),
+            env={**os.environ, **settings},
+            cwd=CHECKOUT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=END_S,
+            check=False,
+        ).returncode
     if code not in (0, REFUSED):
         text = f"source {source_id} stays open: end it by python -m online.ingestor --end {source_id}"
         tell(ProgressLine("error", text))
@@ -131,7 +128,7 @@ def _run_ingestor(
         text=True,
         errors="replace",
     )
-    lines: Queue[str | None] = Queue()
+    lines: SimpleQueue[str | None] = SimpleQueue()
 
     def read() -> None:
         assert process.stdout is not None
@@ -139,10 +136,11 @@ def _run_ingestor(
             for line in log:
                 lines.put(line.rstrip())
         lines.put(None)
+        lines.put(None)  # for a second call of `pass_on`: the end is the end again
 
     def pass_on() -> None:
         nonlocal trades, reason
-        while (text := _next(lines)) is not None:
+        for text in iter(lines.get, None):
             if (said := _parsed(text)) is None:
                 words.append(text)
                 said = {"event": text}
@@ -173,38 +171,26 @@ def last_words(lines: list[str]) -> str:
     >>> last_words(["Traceback (most recent call last):", '  File "a.py", line 1', "ValueError: 2 of them:", "  a, b"])
     'ValueError: 2 of them:\\n  a, b'
     """
-    if any(line.startswith(_STACK) for line in lines):
-        last = max(row for row, line in enumerate(lines) if line.startswith(_STACK))
-        said = list(dropwhile(lambda line: line.startswith(" "), lines[last + 1 :]))
-        return "\n".join(said[:SHOWN_WORDS])
-    return "\n".join(lines[-SHOWN_WORDS:])
+    stacks = [row for row, line in enumerate(lines) if line.startswith(_STACK)]
+    if not stacks:
+        return "\n".join(lines[-SHOWN_WORDS:])
+    said = dropwhile(lambda line: line.startswith(" "), lines[stacks[-1] + 1 :])
+    return "\n".join(islice(said, SHOWN_WORDS))
 
 
 def _parsed(text: str) -> dict[str, Any] | None:
     """Parse a line of the JSON log; return None for any other line."""
-    try:
+    with contextlib.suppress(ValueError):
         found = json.loads(text)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        return None
-    found.pop("timestamp", None)  # Dagster notes its own timestamp
-    return found
+        if isinstance(found, dict):
+            found.pop("timestamp", None)  # Dagster notes its own timestamp
+            return found
+    return None
 
 
 def _readable(said: dict[str, Any]) -> str:
     rest = ", ".join(f"{name} {value}" for name, value in said.items() if name != "event" and value is not None)
     return f"{said.get('event', '')}{': ' if rest else ''}{rest}"
-
-
-def _next(lines: Queue[str | None]) -> str | None:
-    """Wait for the next line, or None at the end, in short waits: an interrupt is raised between two waits."""
-    while True:
-        with contextlib.suppress(Empty):
-            line = lines.get(timeout=WAIT_S)
-            if line is None:
-                lines.put(None)  # for the next call: the end is the end again
-            return line
 
 
 @contextlib.contextmanager

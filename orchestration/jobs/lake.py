@@ -5,8 +5,8 @@
 
 import time
 from collections.abc import Iterator
-from datetime import date, timedelta
-from typing import Any, NamedTuple
+from datetime import timedelta
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -17,11 +17,17 @@ from offline.days.staging import RECORDINGS, simulate
 from offline.days.staleness import STEPS, stale
 from offline.days.steps import TRADES
 from offline.lake.store import Lake
-from orchestration.assets import plots
 from orchestration.assets.checks import CHECKS, CheckVerdict, check_result
 from orchestration.assets.inbox import Inbox, InboxConfig, add_products, stage_inbox
-from orchestration.assets.partitions import LAKE, day_of, days_of, materializations, report_of, report_of_recordings
-from orchestration.assets.product_days import evaluation_of
+from orchestration.assets.partitions import (
+    LAKE,
+    DayRange,
+    DaysConfig,
+    day_of,
+    materializations,
+    report_of,
+    report_of_recordings,
+)
 from orchestration.resources import LakeResource, explained
 
 NOT_TAKEN = "not taken"
@@ -102,34 +108,15 @@ def simulate_job() -> None:
     simulate_days()
 
 
-class BackfillConfig(dg.Config):
-    """Product-days to make."""
-
-    products: list[str] = Field(default=[], description="none: all products with recordings in the lake")
-    first_day: str = Field(default="", description="UTC, as 2025-01-06; empty: the first day")
-    last_day: str = Field(default="", description="UTC, as 2025-01-06; empty: the last day")
-
-
-class DayRange(NamedTuple):
-    """Products and days to make; by default all."""
-
-    products: frozenset[str] = frozenset()
-    first: date = date.min
-    last: date = date.max
-
-    def has(self, product_id: str, day: date) -> bool:
-        return self.first <= day <= self.last and (not self.products or product_id in self.products)
-
-
 @dg.op(pool=LAKE, out=dg.Out(dg.Nothing))
-def make_days(context: dg.OpExecutionContext, config: BackfillConfig, lake: LakeResource) -> Iterator[Any]:
+def make_days(context: dg.OpExecutionContext, config: DaysConfig, lake: LakeResource) -> Iterator[Any]:
     """Make the stale trades, feature rows and training sets of a range of days.
 
     Content hashes decide: a day with unchanged inputs is left alone. So a killed backfill goes on where it stopped, and
     a second backfill does nothing.
     """
     with explained():
-        first, last = days_of(config.first_day, config.last_day)
+        wanted = config.range()
         for product_id in config.products:
             check_product_id(product_id)
         store = lake.open()
@@ -137,7 +124,7 @@ def make_days(context: dg.OpExecutionContext, config: BackfillConfig, lake: Lake
         if unknown := sorted(set(config.products) - set(recorded)):
             raise ValueError(f"the lake has no recordings of {', '.join(unknown)}; it has some of "
                              f"{', '.join(recorded) or 'no product'}")  # fmt: skip
-    yield from make_stale(context, store, lake.spec, DayRange(frozenset(config.products), first, last))
+    yield from make_stale(context, store, lake.spec, wanted)
     yield dg.Output(None)
 
 
@@ -170,18 +157,17 @@ def make_stale(
                 f"{table} {each.product_id} {each.day}: {rows:,} rows in {time.monotonic() - began:.1f} s, since it "
                 f"{each.why} ({count} of {len(todo)})"
             )
-            pictures = plots.of_day(lake, spec, each.product_id, each.day, made)
-            yield from materializations(instance, report_of(table, each.product_id, each.day, made, pictures))
+            yield from materializations(instance, report_of(lake, spec, table, each.product_id, each.day, made))
             if table == TRADES:
                 for name, check in CHECKS.items():
                     found[name].append(check(lake, each.product_id, each.day, made))
         others = set(places) - {(each.product_id, each.day) for each in todo}
         for product_id, day in sorted(others):
             made = step.stored(lake, product_id, day)
-            yield from materializations(instance, report_of(table, product_id, day, made))
+            yield from materializations(instance, report_of(lake, spec, table, product_id, day, made))
     for name, results in found.items():
         if results:
-            yield evaluation_of(check_result(name, results))
+            yield dg.AssetCheckEvaluation(**check_result(name, results)._asdict())
     if wanted == DayRange():
         return  # everything was wanted: no partition is left
     left = [each for each in stale(lake, spec) if not wanted.has(each.product_id, each.day)]

@@ -3,7 +3,9 @@
 # ruff: noqa: PLC0415 - what promotes takes a second to import, and most processes only serve the definitions
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
+import contextlib
 import getpass
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,6 @@ from orchestration.assets.partitions import table_of
 from orchestration.resources import DagsterPages, LakeResource, RegistryResource, explained
 
 if TYPE_CHECKING:
-    from offline.promotion.gate import Refused
     from offline.promotion.ledger import Entry
 
 
@@ -23,13 +24,18 @@ USUAL_WHY = "launched from Dagster"
 """Default reason in the ledger: no reason to force a promotion."""
 
 
-class PromoteConfig(dg.Config):
-    """Model version for the gate."""
+class RollbackConfig(dg.Config):
+    """Model to roll back."""
 
     model: str = Field(default="volatility-ml", description="volatility-ml or volatility-baseline")
-    version: str = Field(default="challenger", description="a number, or an alias")
     who: str = Field(default="", description="for the ledger; empty: this user, and the run")
     why: str = Field(default=USUAL_WHY, description="for the ledger")
+
+
+class PromoteConfig(RollbackConfig):
+    """Model version for the gate."""
+
+    version: str = Field(default="challenger", description="a number, or an alias")
     force: bool = Field(
         default=False,
         description="promote a refused version, if the version can serve; `why` must give a reason, which is recorded",
@@ -48,40 +54,29 @@ def promote_model(
 
     The gate judges anew, on the lake's rows after both trainings. A refusal names each failed condition with figures.
     """
-    from offline.promotion.gate import Refused, lake_rows
+    from offline.promotion.gate import lake_rows
     from offline.promotion.moves import promote
 
     if config.force and config.why in ("", USUAL_WHY):
         raise dg.Failure("a forced promotion needs a reason of its own: write it into `why`", allow_retries=False)
-    with explained():
-        try:
-            entry = promote(
-                registry.uri,
-                config.model,
-                config.version,
-                test=lake_rows(lake.uri, lake.spec),
-                spec=lake.spec,
-                who=config.who or _who(context),
-                why=config.why,
-                force=config.force,
-                dagster_run_url=pages.run_url(context.run_id),
-            )
-        except Refused as refused:
-            raise _refusal(refused) from None
+    with _refusals_explained():
+        entry = promote(
+            registry.uri,
+            config.model,
+            config.version,
+            test=lake_rows(lake.uri, lake.spec),
+            spec=lake.spec,
+            who=config.who or _who(context),
+            why=config.why,
+            force=config.force,
+            dagster_run_url=pages.run_url(context.run_id),
+        )
     _show_entry(context, registry, entry)
 
 
 @dg.job(name="promote", description=promote_model.__doc__)
 def promote_job() -> None:
     promote_model()
-
-
-class RollbackConfig(dg.Config):
-    """Model to roll back."""
-
-    model: str = Field(default="volatility-ml", description="volatility-ml or volatility-baseline")
-    who: str = Field(default="", description="for the ledger; empty: this user, and the run")
-    why: str = Field(default=USUAL_WHY, description="for the ledger")
 
 
 @dg.op  # in no pool: a rollback must not wait for a training; the ledger keeps others out for the second of a rollback
@@ -96,22 +91,18 @@ def roll_back_model(
 
     A rollback that was killed, or lost its answer, is finished by the next rollback, which then goes no further.
     """
-    from offline.promotion.gate import Refused
     from offline.promotion.moves import begun_before, roll_back
 
     asked_at = datetime.now(UTC)
-    with explained():
-        try:
-            entry = roll_back(
-                registry.uri,
-                config.model,
-                spec=lake.spec,
-                who=config.who or _who(context),
-                why=config.why,
-                dagster_run_url=pages.run_url(context.run_id),
-            )
-        except Refused as refused:
-            raise _refusal(refused) from None
+    with _refusals_explained():
+        entry = roll_back(
+            registry.uri,
+            config.model,
+            spec=lake.spec,
+            who=config.who or _who(context),
+            why=config.why,
+            dagster_run_url=pages.run_url(context.run_id),
+        )
     if entry.begun < asked_at:
         context.log.warning(begun_before(entry))
     _show_entry(context, registry, entry)
@@ -126,25 +117,31 @@ def _who(context: dg.OpExecutionContext) -> str:
     return f"{getpass.getuser()}, Dagster run {context.run_id[:8]}"
 
 
-def _refusal(refused: "Refused") -> dg.Failure:
-    """Return a failure with all conditions, failed conditions first."""
-    conditions = sorted(refused.conditions, key=lambda condition: condition.is_met)
-    rows = ((each.name, "yes" if each.is_met else "NO", each.found, each.allowed) for each in conditions)
-    table = dg.MetadataValue.md(table_of(("condition", "met", "found", "allowed"), rows))
-    return dg.Failure(str(refused), metadata={"conditions": table}, allow_retries=False)
+@contextlib.contextmanager
+def _refusals_explained() -> Iterator[None]:
+    """Turn a refusal into a failure with all conditions, failed conditions first; see also `explained`."""
+    from offline.promotion.gate import Refused
+
+    with explained():
+        try:
+            yield
+        except Refused as refused:
+            conditions = sorted(refused.conditions, key=lambda condition: condition.is_met)
+            rows = ((each.name, "yes" if each.is_met else "NO", each.found, each.allowed) for each in conditions)
+            table = table_of(("condition", "met", "found", "allowed"), rows)
+            raise dg.Failure(str(refused), metadata={"conditions": table}, allow_retries=False) from None
 
 
 def _show_entry(context: dg.OpExecutionContext, registry: RegistryResource, entry: "Entry") -> None:
     was = f"version {entry.from_version}" if entry.from_version else "nothing"
     forced = ", forced" if entry.is_forced else ""
     context.log.info(f"{entry.model} version {entry.to_version} is champion, after {was}{forced}")
-    evidence = table_of(("evidence", "value"), entry.evidence.items())
     context.add_output_metadata(
         {
             "champion": dg.MetadataValue.url(registry.version_url(entry.model, entry.to_version)),
             "version": entry.to_version,
             "before": entry.from_version or "none",
             "ledger entry": dg.MetadataValue.url(registry.run_url(entry.experiment_id, entry.entry_id)),
-            "evidence": dg.MetadataValue.md(evidence),
+            "evidence": table_of(("evidence", "value"), entry.evidence.items()),
         }
     )

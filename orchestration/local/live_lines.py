@@ -7,12 +7,13 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, TopicPartition
 
+from data.stream.records import PARTITIONS, PREDICTIONS
 from data.times import time_text
 from orchestration.local.parts import fetch_text
 
@@ -65,7 +66,7 @@ class LiveLines(threading.Thread):
 
     Args:
         kafka: configuration of a client of the broker.
-        metrics_urls: metrics pages with the lag of each consumer.
+        metrics_url: page with the lag of the consumer of trades.
         source_id: the replay of this stack; work left by an earlier replay may be seen too.
         on_first: called with the first forecast of this stack's replay.
     """
@@ -73,7 +74,7 @@ class LiveLines(threading.Thread):
     def __init__(
         self,
         kafka: Mapping[str, str],
-        metrics_urls: Sequence[str],
+        metrics_url: str,
         source_id: str,
         on_first: Callable[[LiveForecast], None],
     ) -> None:
@@ -87,7 +88,7 @@ class LiveLines(threading.Thread):
             "auto.offset.reset": "latest",
             "log_level": 0,  # the stack reports a restarting broker, not each client
         }
-        self._metrics_urls = metrics_urls
+        self._metrics_url = metrics_url
         self._source_id = source_id
         self._on_first = on_first
         self._closing = threading.Event()
@@ -98,8 +99,7 @@ class LiveLines(threading.Thread):
     def lines(self) -> list[str]:
         """Return a text for each product of each open source, or of the newest source if all have ended."""
         lines = list(self._lines.values())
-        shown = [line for line in lines if not line.ended] or lines[-1:]
-        return [line.text(self._lag) for line in shown]
+        return [line.text(self._lag) for line in [each for each in lines if not each.ended] or lines[-1:]]
 
     def close(self) -> None:
         self._closing.set()
@@ -108,7 +108,8 @@ class LiveLines(threading.Thread):
     def run(self) -> None:
         consumer = Consumer(dict(self._kafka))
         try:
-            self._assign(consumer)
+            # The client resolves the end as soon as the broker has the topic.
+            consumer.assign([TopicPartition(PREDICTIONS, each, OFFSET_END) for each in range(PARTITIONS)])
             told = time.monotonic()
             while not self._closing.is_set():
                 for message in consumer.consume(10_000, 0.25):
@@ -122,26 +123,13 @@ class LiveLines(threading.Thread):
         finally:
             consumer.close()
 
-    def _assign(self, consumer: Consumer) -> None:
-        while not self._closing.is_set():
-            try:
-                partitions = consumer.list_topics("predictions", timeout=1.0).topics["predictions"].partitions
-                begins = [TopicPartition("predictions", p) for p in partitions]
-                ends = [TopicPartition(p.topic, p.partition, consumer.get_watermark_offsets(p)[1]) for p in begins]
-            except KafkaException:
-                ends = []  # no broker yet
-            if ends:
-                consumer.assign(ends)
-                return
-            self._closing.wait(0.2)
-
     def _take(self, forecast: LiveForecast) -> None:
         key = (forecast.product_id, forecast.source_id)
-        if forecast.end:
-            if key in self._lines:
-                self._lines[key].ended = True
-            return
         line = self._lines.get(key)
+        if forecast.end:
+            if line is not None:
+                line.ended = True
+            return
         if line is None:
             line = self._lines[key] = LiveLine(forecast)
             for ended in [k for k, other in self._lines.items() if other.ended]:
@@ -155,5 +143,5 @@ class LiveLines(threading.Thread):
     def _tick(self, elapsed_s: float) -> None:
         for line in list(self._lines.values()):
             line.rows_per_s, line.rows = line.rows / elapsed_s, 0
-        lags = [_LAG.findall(fetch_text(url, timeout_s=0.5) or "") for url in self._metrics_urls]
-        self._lag = int(sum(float(lag) for found in lags for lag in found)) if any(lags) else None
+        lags = _LAG.findall(fetch_text(self._metrics_url, timeout_s=0.5) or "")
+        self._lag = int(sum(map(float, lags))) if lags else None

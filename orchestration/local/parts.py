@@ -6,6 +6,7 @@ import functools
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,7 +20,6 @@ from orchestration.local.ports import next_free_port
 from orchestration.local.settings import StackSettings
 from orchestration.local.supervisor import Part
 
-DEFAULT_SERVERS = KafkaSettings.model_fields["kafka_bootstrap_servers"].default
 SIMULATED_DAY = "2025-01-06"
 PROBE_TIMEOUT_S = 1.0
 WARM_NICE = 10  # nice value of MLflow and the training while a kept model serves
@@ -67,7 +67,8 @@ def simulated_recording(settings: StackSettings) -> Path:
 def find_place_command(settings: StackSettings, servers: str) -> str:
     """Return the shell command to find the forecaster's place, with the settings of this stack."""
     python = Path(sys.executable)
-    given = [f"KAFKA_BOOTSTRAP_SERVERS={servers}"] if servers != DEFAULT_SERVERS else []
+    is_default = servers == KafkaSettings.model_fields["kafka_bootstrap_servers"].default
+    given = [] if is_default else [f"KAFKA_BOOTSTRAP_SERVERS={servers}"]
     if "window_size" in settings.model_fields_set:  # the command computes the rows again, to compare them
         given.append(f"WINDOW_SIZE={settings.window_size}")
     program = python.relative_to(CHECKOUT) if python.is_relative_to(CHECKOUT) else python
@@ -239,63 +240,44 @@ def _dagster(settings: StackSettings) -> list[Part]:
     All Dagster parts yield to the forecasts, and start after the processes of the forecasts. Runs are children of the
     code server, with the same nice value.
     """
-    workspace = settings.dagster_home / WORKSPACE
-    return [
-        _dagster_code(settings),
-        _dagster_ui(settings, workspace),
+    workspace, url = settings.dagster_home / WORKSPACE, settings.dagster_url
+    parts = [
         Part(
-            "dagster_daemon",
-            _module("dagster._daemon", "run", "-w", workspace),
-            needs=("dagster_ui",),
-            essential=False,
-            nice=STANDS_BACK,
+            "dagster_code",
+            _module("orchestration.local.dagster.home", "--code-port", settings.dagster_code_port),
+            needs=("forecaster", "api"),
+            is_ready=listens(settings.dagster_code_port),
+            ports={"DAGSTER_CODE_PORT": settings.dagster_code_port},
+            ready_s=240.0,  # the code server also makes the databases
+            advice=f"The forecasts go on. If {settings.dagster_home} is damaged, remove it: only the history of runs "
+            "is lost.",
         ),
-        _first_ml(settings),
+        Part(
+            "dagster_ui",
+            _module("dagster_webserver", "-h", "127.0.0.1", "-p", settings.dagster_port, "-w", workspace),
+            needs=("dagster_code",),
+            is_ready=functools.partial(is_loaded, url),
+            ports={"DAGSTER_PORT": settings.dagster_port},
+            address=url,
+            before_stop=lambda say: end_runs(url, RUNS_END_S, say),  # the daemon has ended: no run starts any more
+            stop_s=RUNS_END_S + 2,
+        ),
+        Part("dagster_daemon", _module("dagster._daemon", "run", "-w", workspace), needs=("dagster_ui",)),
+        Part(
+            "first_ml",
+            _module(
+                "orchestration.local.dagster.first_model",
+                "--dagster",
+                url,
+                "--api",
+                f"http://127.0.0.1:{settings.api_port}",
+            ),
+            needs=("dagster_daemon", *(("mlflow",) if settings.starts_mlflow else ())),
+            exits={2: "volatility-ml is not made"},
+            once=True,
+            background=True,
+            tells=True,
+            advice="The baseline serves on. What was launched is in the Dagster UI.",
+        ),
     ]
-
-
-def _dagster_code(settings: StackSettings) -> Part:
-    return Part(
-        "dagster_code",
-        _module("orchestration.local.dagster.home", "--code-port", settings.dagster_code_port),
-        needs=("forecaster", "api"),
-        is_ready=listens(settings.dagster_code_port),
-        ports={"DAGSTER_CODE_PORT": settings.dagster_code_port},
-        essential=False,
-        nice=STANDS_BACK,
-        ready_s=240.0,  # the code server also makes the databases
-        advice=f"The forecasts go on. If {settings.dagster_home} is damaged, remove it: only the history of runs is "
-        "lost.",
-    )
-
-
-def _dagster_ui(settings: StackSettings, workspace: Path) -> Part:
-    url = settings.dagster_url
-    return Part(
-        "dagster_ui",
-        _module("dagster_webserver", "-h", "127.0.0.1", "-p", settings.dagster_port, "-w", workspace),
-        needs=("dagster_code",),
-        is_ready=functools.partial(is_loaded, url),
-        ports={"DAGSTER_PORT": settings.dagster_port},
-        address=url,
-        before_stop=lambda say: end_runs(url, RUNS_END_S, say),  # the daemon has ended: no run starts any more
-        essential=False,
-        nice=STANDS_BACK,
-        stop_s=RUNS_END_S + 2,
-    )
-
-
-def _first_ml(settings: StackSettings) -> Part:
-    urls = ("--dagster", settings.dagster_url, "--api", f"http://127.0.0.1:{settings.api_port}")
-    return Part(
-        "first_ml",
-        _module("orchestration.local.dagster.first_model", *urls),
-        needs=("dagster_daemon", *(("mlflow",) if settings.starts_mlflow else ())),
-        exits={2: "volatility-ml is not made"},
-        once=True,
-        essential=False,
-        background=True,
-        tells=True,
-        nice=STANDS_BACK,
-        advice="The baseline serves on. What was launched is in the Dagster UI.",
-    )
+    return [replace(part, essential=False, nice=STANDS_BACK) for part in parts]

@@ -17,10 +17,10 @@ from offline.settings import OfflineSettings
 from online.settings import ApiSettings, ForecasterSettings, IngestorSettings
 from orchestration.settings import OrchestrationSettings
 
-RETIRED = {
-    "FEATURE_SERVICE_PORT": "feature rows and forecasts come from one process now, whose port is FORECASTER_PORT",
-    "SCORER_PORT": "feature rows and forecasts come from one process now, whose port is FORECASTER_PORT",
-}
+RETIRED = dict.fromkeys(
+    ("FEATURE_SERVICE_PORT", "SCORER_PORT"),
+    "feature rows and forecasts come from one process now, whose port is FORECASTER_PORT",
+)
 """Settings of earlier releases, and their successors."""
 
 
@@ -90,20 +90,13 @@ class StackSettings(IngestorSettings, ForecasterSettings, ApiSettings, OfflineSe
         """Return the settings of every part, so that all parts agree."""
         # The stack's own broker has a single forecaster, so a restart need not wait for the end of the old session.
         slot = 0 if self.slot is None and self.starts_kafka else self.slot
+        ports = ("api_port", "forecaster_port", "dagster_port")
+        folders = ("dagster_home", "lake_uri", "inbox_dir", "var_dir", "models_dir")
         return {
+            **{name.upper(): str(getattr(self, name)) for name in (*ports, *folders, "product_id", "replay_speed")},
             "KAFKA_BOOTSTRAP_SERVERS": self.local_kafka if self.starts_kafka else self.kafka_bootstrap_servers,
             "MLFLOW_TRACKING_URI": self.local_mlflow if self.starts_mlflow else self.mlflow_tracking_uri,
-            "API_PORT": str(self.api_port),
-            "FORECASTER_PORT": str(self.forecaster_port),
-            "DAGSTER_PORT": str(self.dagster_port),
-            "DAGSTER_HOME": str(self.dagster_home),
             "DAGSTER_DISABLE_TELEMETRY": "yes",
-            "LAKE_URI": self.lake_uri,
-            "INBOX_DIR": str(self.inbox_dir),
-            "VAR_DIR": str(self.var_dir),
-            "MODELS_DIR": str(self.models_dir),
-            "PRODUCT_ID": self.product_id,
-            "REPLAY_SPEED": self.replay_speed,
             "REPLAY_ID": replay_id,
             "SLOT": "" if slot is None else str(slot),
         }

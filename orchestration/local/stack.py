@@ -29,7 +29,7 @@ from orchestration.local.live_lines import LiveForecast, LiveLines
 from orchestration.local.parts import stack_parts
 from orchestration.local.ports import port_conflicts
 from orchestration.local.settings import StackSettings, given_settings, retired_settings
-from orchestration.local.supervisor import Part, PartState, Supervisor, Watched, tree_memory
+from orchestration.local.supervisor import PartState, Supervisor, Watched, tree_memory
 
 STATE_FORMAT = "4"
 """Format of the state under VAR_DIR; raised whenever an older state cannot be read on."""
@@ -63,13 +63,6 @@ def child_environment(settings: StackSettings) -> dict[str, str]:
     # Without a folder for compiled Python, each process would compile all imports: 2 to 5 s.
     compiled = {"PYTHONPYCACHEPREFIX": str(settings.var_dir / "pycache"), "PYTHONDONTWRITEBYTECODE": ""}
     return {**os.environ, **SMALL_MACHINE_LIMITS, **compiled, **ends, **settings.environment(replay_id)}
-
-
-def kafka_client(settings: StackSettings) -> dict[str, str]:
-    """Return the configuration of a broker client for this process."""
-    if settings.starts_kafka:
-        return {"bootstrap.servers": settings.local_kafka}
-    return settings.client_config()
 
 
 def check_recordings(settings: StackSettings) -> None:
@@ -136,13 +129,6 @@ def only_stack(var_dir: Path) -> Iterator[None]:
         yield
 
 
-def check_ports(parts: list[Part]) -> None:
-    """Refuse ports that are taken, or wanted twice."""
-    conflicts = port_conflicts(parts)
-    if conflicts:
-        raise StartRefused("\n".join(conflicts))
-
-
 def parts_table(watched: list[Watched], own_memory: int) -> Table:
     """Return a table of the parts: address, state, memory and start time."""
     table = Table("part", title="cryptovol", title_justify="left")
@@ -175,9 +161,10 @@ async def run_stack(settings: StackSettings, console: Console, began: float) -> 
     Returns:
         The exit code: 0 after a signal, 1 if a part could not start.
     """
-    kafka = kafka_client(settings)
+    kafka = {"bootstrap.servers": settings.local_kafka} if settings.starts_kafka else settings.client_config()
     parts = stack_parts(settings, kafka)
-    check_ports(parts)
+    if conflicts := port_conflicts(parts):
+        raise StartRefused("\n".join(conflicts))
 
     def say(text: str, style: str = "") -> None:
         console.print(Text(f"{time.monotonic() - began:6.1f} s  {text}", style), soft_wrap=True)
@@ -187,8 +174,8 @@ async def run_stack(settings: StackSettings, console: Console, began: float) -> 
 
     environment = child_environment(settings)
     supervisor = Supervisor(parts, settings.var_dir / "logs", say, environment, CHECKOUT)
-    consumers = [part.address for part in parts if part.name == "forecaster"]
-    live_lines = LiveLines(kafka, consumers, environment["REPLAY_ID"], first)
+    forecaster = next(part for part in parts if part.name == "forecaster")
+    live_lines = LiveLines(kafka, forecaster.address, environment["REPLAY_ID"], first)
     stopping = _stop_on_signals(supervisor.kill)
     say(f"replay {environment['REPLAY_ID']} at speed {settings.replay_speed}")
     say(f"starting {', '.join(part.name for part in parts)}; logs in {settings.var_dir / 'logs'}")

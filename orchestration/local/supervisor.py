@@ -128,10 +128,8 @@ def describe_exit(code: int) -> str:
     number = signal_of(code)
     if number is None:
         return f"ended with exit code {code}"
-    try:
-        return f"ended by {signal.Signals(number).name}"
-    except ValueError:  # most real-time signals have no name
-        return f"ended by signal {number}"
+    names = {each.value: each.name for each in signal.Signals}  # most real-time signals have no name
+    return f"ended by {names.get(number, f'signal {number}')}"
 
 
 def without_numbers(line: str) -> str:
@@ -201,15 +199,19 @@ class Watched:
     """One part and its present state.
 
     Attributes:
+        direct: the parts in `Part.needs`.
         needs: the parts needed by this part, their needs, and so on.
         restarts: how often the part was started again.
         probe_error: the exception of the last call of `Part.is_ready`; None: the call returned.
     """
 
-    def __init__(self, part: Part, log_path: Path, needs: Sequence[Watched]) -> None:
+    def __init__(self, part: Part, log_path: Path, direct: Sequence[Watched]) -> None:
         self.part = part
         self.log_path = log_path
-        self.needs = needs
+        self.direct = direct
+        self.needs: list[Watched] = list(
+            dict.fromkeys([*direct, *(further for need in direct for further in need.needs)])
+        )
         self.state = PartState.WAITING
         self.probe_error: Exception | None = None
         self.ready_after_s: float | None = None
@@ -224,8 +226,14 @@ class Watched:
 
     @property
     def is_settled(self) -> bool:
-        """Whether the start of the part is over, well or badly."""
-        return self.is_available or self.state is PartState.FAILED
+        """Whether the start of the part is over, well or badly; badly too if a need can never be ready."""
+        return self.is_available or self.cannot_come
+
+    @property
+    def cannot_come(self) -> bool:
+        """Whether the part has failed, or waits for a part that cannot come."""
+        is_waiting = not self.is_available
+        return self.state is PartState.FAILED or (is_waiting and any(need.cannot_come for need in self.direct))
 
     async def answers(self) -> bool:
         """Ask whether the part is ready. An answer that breaks off, as when a process is killed, is a no."""
@@ -341,8 +349,7 @@ class Supervisor:
             if unknown := set(part.needs) - set(self.watched):
                 raise ValueError(f"part {part.name} needs {', '.join(sorted(unknown))}, which does not come before it")
             direct = [self.watched[name] for name in part.needs]
-            needs = dict.fromkeys([*direct, *(further for need in direct for further in need.needs)])
-            self.watched[part.name] = Watched(part, log_dir / f"{part.name}.log", list(needs))
+            self.watched[part.name] = Watched(part, log_dir / f"{part.name}.log", direct)
         self._log_dir = log_dir
         self._say = say
         self._environment = dict(os.environ if environment is None else environment)
@@ -366,24 +373,14 @@ class Supervisor:
             False as soon as an essential part has failed.
         """
 
+        every = self.watched.values()
+
         def failed() -> bool:
-            return any(w.state is PartState.FAILED and w.part.essential for w in self.watched.values())
+            return any(w.state is PartState.FAILED and w.part.essential for w in every)
 
         async with self._changed:
-            await self._changed.wait_for(lambda: failed() or all(map(self._is_settled, self.watched.values())))
+            await self._changed.wait_for(lambda: failed() or all(w.is_settled or w.part.background for w in every))
         return not failed()
-
-    def _is_settled(self, watched: Watched) -> bool:
-        return (
-            watched.is_settled
-            or watched.part.background
-            or any(self._cannot_come(self.watched[name]) for name in watched.part.needs)
-        )
-
-    def _cannot_come(self, watched: Watched) -> bool:
-        return watched.state is PartState.FAILED or any(
-            self._cannot_come(self.watched[name]) for name in watched.part.needs if not watched.is_settled
-        )
 
     async def stop(self) -> None:
         """Stop every part after its dependents: SIGTERM, and SIGKILL when the part's time is over."""
@@ -392,7 +389,7 @@ class Supervisor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         stops: dict[str, asyncio.Task[None]] = {}
         for name in reversed(self.watched):
-            dependents = [stops[w.part.name] for w in self.watched.values() if name in w.part.needs]
+            dependents = [stops[other] for other, w in self.watched.items() if name in w.part.needs]
             stops[name] = asyncio.create_task(self._stop(self.watched[name], dependents))
         await asyncio.gather(*stops.values())
 
@@ -407,7 +404,8 @@ class Supervisor:
         policy = RestartPolicy(self._backoff_s, tries=1 if part.action else QUICK_DEATHS)
         told: tuple[int | None, str] | None = None
         while True:
-            await self._until_needs_are_ready(part)
+            async with self._changed:  # a need may die while another need starts: all are ready at the same time
+                await self._changed.wait_for(lambda: all(need.is_available for need in watched.direct))
             restarts_of_needs = [need.restarts for need in watched.needs]
             began = time.monotonic()
             await self._enter(watched, PartState.STARTING)
@@ -415,29 +413,23 @@ class Supervisor:
             if failure is None:
                 return
             await self._enter(watched, PartState.RESTARTING)
+            pause_s: float | None
             if failure.must_act:
                 if failure.error != told:
                     self._say_what_to_do(watched, failure.reason)
-                told = failure.error
-                watched.restarts += 1
-                await asyncio.sleep(ACT_S)
-                continue
-            told = None
-            if failure.error is not None and (away := await self._away_since(watched.needs, restarts_of_needs)):
-                failure = failure._replace(reason=f"{failure.reason} while {', '.join(away)} was away", error=None)
-            pause_s = policy.pause_after(failure)
-            if pause_s is None:
-                await self._give_up(watched, failure.reason)
-                return
-            words = "" if part.action else f". Its last words: {watched.last_words()}"
-            self._say(f"{part.name} {failure.reason}; it starts again in {pause_s:.1f} s{words}", "yellow")
+                told, pause_s = failure.error, ACT_S
+            else:
+                told = None
+                if failure.error is not None and (away := await self._away_since(watched.needs, restarts_of_needs)):
+                    failure = failure._replace(reason=f"{failure.reason} while {', '.join(away)} was away", error=None)
+                pause_s = policy.pause_after(failure)
+                if pause_s is None:
+                    await self._give_up(watched, failure.reason)
+                    return
+                words = "" if part.action else f". Its last words: {watched.last_words()}"
+                self._say(f"{part.name} {failure.reason}; it starts again in {pause_s:.1f} s{words}", "yellow")
             watched.restarts += 1
             await asyncio.sleep(pause_s)
-
-    async def _until_needs_are_ready(self, part: Part) -> None:
-        """Wait until all needs of a part are ready at the same time: a need may die while another need starts."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: all(self.watched[name].is_available for name in part.needs))
 
     async def _act(self, watched: Watched, action: Callable[[], object]) -> RunFailure | None:
         """Do a step without a process; return how the step failed, or None."""
@@ -447,7 +439,7 @@ class Supervisor:
             await asyncio.to_thread(action)
         except Exception as error:  # of any kind: a person is told, and the stack stops in good order
             return RunFailure(f"failed: {error}", (None, str(error)))
-        await self._enter_done(watched, began)
+        await self._enter_available(watched, PartState.DONE, began)
         return None
 
     async def _run(self, watched: Watched, began: float) -> RunFailure | None:
@@ -458,7 +450,7 @@ class Supervisor:
         except OSError as error:  # the machine has no memory, process or file left
             return RunFailure(f"could not be run: {error}")
         exit_ = asyncio.create_task(process.wait())
-        teller = asyncio.create_task(self._tell(watched)) if part.tells else None
+        teller = asyncio.create_task(self._tell(watched))
         try:
             was_ready = not part.once and await self._becomes_ready(watched, exit_, began)
             is_late = not (part.once or was_ready or exit_.done())
@@ -466,10 +458,8 @@ class Supervisor:
                 watched.signal(signal.SIGKILL)
             code = await exit_
         finally:
-            if teller is not None:
-                teller.cancel()
-        if part.tells:
-            self._say_lines(watched)
+            teller.cancel()
+        self._say_lines(watched)
         watched.signal(signal.SIGKILL)  # children left behind
         if is_late:
             why = "" if watched.probe_error is None else f": {watched.probe_error!r}"
@@ -486,7 +476,7 @@ class Supervisor:
         """Mark a part as done or failed if its exit code is final; return whether the code is final."""
         part = watched.part
         if code == 0 and part.once:
-            await self._enter_done(watched, began)
+            await self._enter_available(watched, PartState.DONE, began)
         elif code not in part.exits:
             return False
         elif code == 0:
@@ -505,9 +495,7 @@ class Supervisor:
             ready.cancel()
         if exit_.done() or not ready.done():
             return False
-        watched.ready_after_s = time.monotonic() - began
-        self._say(f"{watched.part.name} ready after {watched.ready_after_s:.1f} s", "green")
-        await self._enter(watched, PartState.READY)
+        await self._enter_available(watched, PartState.READY, began)
         return True
 
     async def _away_since(self, needs: Sequence[Watched], restarts: Sequence[int]) -> list[str]:
@@ -516,18 +504,18 @@ class Supervisor:
         return [need.part.name for need, was_away in zip(needs, were_away, strict=True) if was_away]
 
     async def _tell(self, watched: Watched) -> None:
-        while True:
+        while watched.part.tells:
             await asyncio.sleep(TELL_S)
             self._say_lines(watched)
 
     def _say_lines(self, watched: Watched) -> None:
-        for line in watched.new_lines():
+        for line in watched.new_lines() if watched.part.tells else ():
             self._say(f"{watched.part.name}: {line}")
 
-    async def _enter_done(self, watched: Watched, began: float) -> None:
+    async def _enter_available(self, watched: Watched, state: PartState, began: float) -> None:
         watched.ready_after_s = time.monotonic() - began
-        self._say(f"{watched.part.name} done after {watched.ready_after_s:.1f} s", "green")
-        await self._enter(watched, PartState.DONE)
+        self._say(f"{watched.part.name} {state} after {watched.ready_after_s:.1f} s", "green")
+        await self._enter(watched, state)
 
     async def _until_ready(self, watched: Watched) -> None:
         while not await watched.answers():

@@ -33,11 +33,12 @@ from data.stream.records import PARTITIONS, PREDICTIONS, TRADES
 from data.times import NS
 from data.trades import Floats, Int64s, StreamKey, Trades
 from offline.promotion.register import Candidate, register, set_alias
-from orchestration.local.kafka.broker import Broker, free_ports, jars_folder, running_broker
+from orchestration.local.kafka.broker import jars_folder
 from orchestration.local.kafka.jars import fetch_jars
 from orchestration.local.kafka.topics import create_topics
 from tests.benchmarks.edge_predict import server
 from tests.benchmarks.measure import Row
+from tests.broker import Broker, free_ports, running_broker
 from tests.mlflow_server import running_mlflow
 from tests.models import model_bytes
 from tests.pipeline import Process, environment, read_topic, replay, running, wait_until

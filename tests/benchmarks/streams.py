@@ -33,11 +33,12 @@ from data.stream.clients import idempotent_config, reader_config
 from data.stream.codec import encode_trades
 from data.stream.records import FEATURES, PARTITIONS, PREDICTIONS, TRADES
 from data.trades import Floats, Int64s, Trades
-from orchestration.local.kafka.broker import jars_folder, running_broker
+from orchestration.local.kafka.broker import jars_folder
 from orchestration.local.kafka.jars import fetch_jars
 from orchestration.local.kafka.topics import create_topics
 from tests.benchmarks.core import simulated_trades
 from tests.benchmarks.measure import Row
+from tests.broker import running_broker
 from tests.models import model_file
 from tests.pipeline import environment
 

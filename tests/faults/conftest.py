@@ -10,7 +10,7 @@ import pytest
 
 from data.recordings.readers import write_csv
 from data.simulator.day import simulate_day
-from orchestration.local.kafka.broker import Broker
+from tests.broker import Broker
 from tests.faults.drill import Drill
 
 

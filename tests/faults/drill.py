@@ -13,7 +13,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartiti
 
 from data.stream.records import FEATURES, PARTITIONS, PREDICTIONS
 from online.process import AGAIN
-from orchestration.local.kafka.broker import Broker
+from tests.broker import Broker
 from tests.pipeline import Process, environment, replay, running, wait_until
 from tests.proofs import Proof
 

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 from data.files import CHECKOUT
-from orchestration.local.kafka.broker import free_ports, jars_folder
+from orchestration.local.kafka.broker import jars_folder
 from orchestration.local.settings import StackSettings
+from tests.broker import free_ports
 
 MEMORY_MIB = 2_000
 """Limit for all processes of a stack; measured: 1,210 to 1,600."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data.stream.records import TRADES
-from orchestration.local.kafka.broker import Broker
+from tests.broker import Broker
 from tests.faults.drill import Drill
 from tests.pipeline import read_topic, running
 from tests.proofs import Proof

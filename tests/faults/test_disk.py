@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from data.stream.records import TRADES
-from orchestration.local.kafka.broker import running_broker
 from orchestration.local.kafka.topics import create_topics
+from tests.broker import running_broker
 from tests.faults.drill import Drill
 from tests.pipeline import read_topic, running, wait_until
 from tests.proofs import Proof

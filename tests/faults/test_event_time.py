@@ -17,7 +17,7 @@ from data.stream.codec import encode, encode_trades
 from data.stream.records import FEATURES, PREDICTIONS, REJECTED, TRADES, End
 from data.times import NS
 from data.trades import StreamKey, Trades
-from orchestration.local.kafka.broker import Broker
+from tests.broker import Broker
 from tests.faults.drill import equal_columns
 from tests.pipeline import await_end, read_topic, replay, running
 from tests.proofs import Proof

@@ -39,7 +39,7 @@ from offline.promotion.moves import promote, roll_back
 from offline.samples import Sample
 from online.replay.lease import SourceLease
 from online.replay.place import find_progress
-from orchestration.local.kafka.broker import Broker
+from tests.broker import Broker
 from tests.faults.drill import Drill
 from tests.mlflow_server import running_mlflow
 from tests.models import BASELINE, model_bytes, put_version

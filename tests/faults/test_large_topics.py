@@ -23,7 +23,7 @@ from online.exactly_once.note import GROUP, write_note
 from online.exactly_once.score_stage import ScoreStage
 from online.metrics import Metrics
 from online.model_watch import ModelVersion
-from orchestration.local.kafka.broker import Broker
+from tests.broker import Broker
 from tests.faults.test_recovery import busy
 from tests.models import model_bytes
 from tests.pipeline import Process, environment, running, wait_until

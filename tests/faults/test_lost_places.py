@@ -15,8 +15,8 @@ from confluent_kafka.admin import AdminClient
 from data.files import CHECKOUT
 from data.stream.records import FEATURES, REJECTED, TRADES, partition_of
 from online.exactly_once.note import GROUP
-from orchestration.local.kafka.broker import Broker
 from orchestration.local.kafka.topics import create_topics
+from tests.broker import Broker
 from tests.faults.drill import Drill, equal_columns
 from tests.pipeline import read_topic, running, wait_until
 from tests.proofs import Proof

@@ -19,7 +19,7 @@ from data.simulator.day import simulate_day
 from data.stream.records import PREDICTIONS, partition_of
 from data.times import NS
 from data.trades import Trades
-from orchestration.local.kafka.broker import Broker
+from tests.broker import Broker
 from tests.faults.drill import Drill
 from tests.faults.test_recovery import PRODUCTS
 from tests.pipeline import Process, running, wait_until

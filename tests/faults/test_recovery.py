@@ -21,7 +21,7 @@ from data.stream.codec import encode_trades
 from data.stream.records import FEATURES, PARTITIONS, TRADES
 from data.trades import StreamKey, Trades
 from online.exactly_once.note import GROUP
-from orchestration.local.kafka.broker import Broker
+from tests.broker import Broker
 from tests.faults.drill import Tail
 from tests.pipeline import Process, environment, running, wait_until
 from tests.proofs import Proof

@@ -27,7 +27,7 @@ from offline.promotion.ledger import Entry, history
 from offline.promotion.moves import promote, roll_back
 from offline.promotion.register import set_alias
 from offline.samples import Sample
-from orchestration.local.kafka.broker import Broker, free_ports
+from tests.broker import Broker, free_ports
 from tests.faults.asker import Asked
 from tests.faults.drill import Drill
 from tests.mlflow_server import MlflowServer, running_mlflow

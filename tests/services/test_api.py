@@ -33,8 +33,8 @@ from online.http.answers import Observed, Problem, handle_errors, read_body
 from online.http.newest import NewestForecasts
 from online.metrics import Metrics
 from online.settings import ApiSettings
-from orchestration.local.kafka.broker import Broker, free_ports, running_broker
 from orchestration.local.kafka.topics import create_topics
+from tests.broker import Broker, free_ports, running_broker
 from tests.fakes import FakeRegistry
 from tests.models import BASELINE, a_pickle, model_bytes, model_file
 from tests.pipeline import Process, await_end, environment, read_topic, replay, running, wait_until

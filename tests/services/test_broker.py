@@ -15,9 +15,10 @@ from confluent_kafka.admin._resource import ResourceType
 
 from data.stream.records import PARTITIONS, TOPICS
 from orchestration.local.kafka import jars as jars_module
-from orchestration.local.kafka.broker import Broker, free_ports, is_ready, running_broker
+from orchestration.local.kafka.broker import is_ready
 from orchestration.local.kafka.jars import Jar, JarsMissing, fetch_jars, read_lock
 from orchestration.local.kafka.topics import create_topics
+from tests.broker import Broker, free_ports, running_broker
 
 
 def test_the_lock_names_a_sha256_for_every_jar() -> None:

@@ -48,8 +48,8 @@ from online.exactly_once.feature_stage import FeatureStage
 from online.exactly_once.score_stage import ScoreStage
 from online.metrics import Metrics
 from online.model_watch import ModelVersion
-from orchestration.local.kafka.broker import Broker, running_broker
 from orchestration.local.kafka.topics import create_topics
+from tests.broker import Broker, running_broker
 from tests.models import model_bytes
 from tests.pipeline import await_end, replay, running
 

@@ -34,7 +34,7 @@ from data.stream.export import BadRequest, ExportRequest, export, main, read_top
 from data.stream.records import FEATURES, PREDICTIONS, TRADES, End, Shadow, prediction_type
 from data.times import NS
 from data.trades import StreamKey, Trades
-from orchestration.local.kafka.broker import Broker
+from tests.broker import Broker
 
 DAY = dt.date(2025, 1, 6)
 SPEC = FeatureSpec()

@@ -27,10 +27,10 @@ from online.exactly_once import loop
 from online.exactly_once.note import GROUP
 from online.metrics import Metrics
 from online.process import AGAIN, REFUSED
-from orchestration.local.kafka.broker import Broker, free_ports, running_broker
 from orchestration.local.parts import says_ready, stack_parts
 from orchestration.local.settings import StackSettings
 from orchestration.local.supervisor import Part, PartState, Supervisor
+from tests.broker import Broker, free_ports, running_broker
 from tests.fakes import FakeRegistry
 from tests.models import model_file
 from tests.pipeline import Process, await_end, environment, replay, running, wait_until

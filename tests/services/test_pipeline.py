@@ -22,7 +22,7 @@ from data.recordings.readers import read_trades, write_csv
 from data.simulator.day import simulate_day
 from data.stream.records import FEATURES, REJECTED, TRADES
 from data.times import NS
-from orchestration.local.kafka.broker import Broker
+from tests.broker import Broker
 from tests.pipeline import Process, await_end, environment, read_topic, replay, running
 
 SPEC = FeatureSpec()

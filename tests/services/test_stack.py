@@ -22,7 +22,6 @@ from data.files import CHECKOUT
 from data.names import new_replay_id
 from online.process import RESTARTED
 from orchestration.local.dagster import client as dagster_client
-from orchestration.local.kafka.broker import free_ports
 from orchestration.local.live_lines import LiveForecast, LiveLine
 from orchestration.local.parts import stack_parts
 from orchestration.local.ports import port_conflicts
@@ -36,6 +35,7 @@ from orchestration.local.stack import (
     prepare_inbox,
 )
 from orchestration.local.supervisor import Part
+from tests.broker import free_ports
 from tests.pipeline import wait_until
 from tests.services.test_supervisor import Said
 

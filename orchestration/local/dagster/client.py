@@ -70,12 +70,8 @@ def launch(url: str, job: str, config: Mapping[str, Any] | None = None) -> str:
         DagsterRefused: the job does not exist, or does not take the config.
     """
     query = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) { __typename
-        ... on LaunchRunSuccess { run { runId } }
-        ... on RunConfigValidationInvalid { errors { message } }
-        ... on PythonError { message } ... on PipelineNotFoundError { message }
-        ... on InvalidSubsetError { message } ... on UnauthorizedError { message }
-        ... on ConflictingExecutionParamsError { message } ... on PresetNotFoundError { message }
-        ... on NoModeProvidedError { message } ... on RunConflict { message } } }"""
+        ... on LaunchRunSuccess { run { runId } } ... on Error { message }
+        ... on RunConfigValidationInvalid { errors { message } } } }"""
     selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, "jobName": job}
     found = ask(url, query, params={"selector": selector, "runConfigData": dict(config or {})})["launchRun"]
     if found["__typename"] != "LaunchRunSuccess":
@@ -118,17 +114,16 @@ def failure_of(url: str, run_id: str) -> str:
         ... on RunFailureEvent { message error { className message cause { className message
             cause { className message } } } } } } } }"""
     events = ask(url, query, id=run_id)["logsForRun"].get("events", [])
-    for event in events:
-        if event["__typename"] == "ExecutionStepFailureEvent":
-            described = (event["failureMetadata"] or {}).get("description")
-            error = event["error"] or {}
-            return str(described or (error.get("cause") or error).get("message", "")).strip()
-    for event in events:
-        if event["__typename"] == "RunFailureEvent":
-            error = event["error"] or event
-            while error.get("cause") and str(error["className"]).startswith("Dagster"):
-                error = error["cause"]
-            return str(error["message"]).strip()
+    first_of = {event["__typename"]: event for event in reversed(events)}
+    if event := first_of.get("ExecutionStepFailureEvent"):
+        described = (event["failureMetadata"] or {}).get("description")
+        error = event["error"] or {}
+        return str(described or (error.get("cause") or error).get("message", "")).strip()
+    if event := first_of.get("RunFailureEvent"):
+        error = event["error"] or event
+        while error.get("cause") and str(error["className"]).startswith("Dagster"):
+            error = error["cause"]
+        return str(error["message"]).strip()
     return ""
 
 

@@ -44,9 +44,9 @@ class Jar:
             return hashlib.file_digest(file, "sha256").hexdigest() == self.sha256
 
 
-def read_lock(lock_file: Path = LOCK_FILE) -> list[Jar]:
+def read_lock() -> list[Jar]:
     """Return the locked jars, in class path order."""
-    locked = tomllib.loads(lock_file.read_text())["dependencies"]
+    locked = tomllib.loads(LOCK_FILE.read_text())["dependencies"]
     return [Jar(d["groupId"], d["artifactId"], d["version"], d["sha256"]) for d in locked]
 
 

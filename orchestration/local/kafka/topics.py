@@ -14,7 +14,9 @@ from data.stream.records import PARTITIONS, TOPICS
 
 RETENTION = timedelta(days=7)
 ANSWER_S = 5.0
-"""Limit before a silent broker counts as away; making topics may take longer."""
+"""Limit before a silent broker counts as away."""
+MADE_S = 30.0
+"""Limit for the broker to make topics."""
 
 
 def create_topics(
@@ -22,15 +24,12 @@ def create_topics(
     *,
     topics: Iterable[str] = TOPICS,
     partitions: int = PARTITIONS,
-    replication: int = -1,
     retention: timedelta = RETENTION,
-    timeout_s: float = 30.0,
 ) -> list[str]:
     """Make the missing topics and return their names. Existing topics are left alone.
 
     Args:
         kafka: client configuration: `bootstrap.servers`, and the keys for a secured broker.
-        replication: copies of each partition; -1 is the broker's default.
         retention: how long a record is kept, counted from its ingest time.
 
     Raises:
@@ -39,11 +38,11 @@ def create_topics(
         TimeoutError: a topic stayed without a leader.
     """
     admin = AdminClient(dict(kafka))
-    admin.list_topics(timeout=min(timeout_s, ANSWER_S))  # otherwise a missing broker would be asked until `timeout_s`
+    admin.list_topics(timeout=ANSWER_S)  # otherwise a missing broker would be asked until `MADE_S`
     config = {"retention.ms": str(int(retention.total_seconds() * 1000)), "message.timestamp.type": "CreateTime"}
-    wanted = [NewTopic(name, partitions, replication, config=config) for name in topics]
+    wanted = [NewTopic(name, partitions, config=config) for name in topics]
     created = []
-    for name, future in admin.create_topics(wanted, operation_timeout=timeout_s, request_timeout=timeout_s).items():
+    for name, future in admin.create_topics(wanted, operation_timeout=MADE_S, request_timeout=MADE_S).items():
         try:
             future.result()
             created.append(name)
@@ -51,7 +50,7 @@ def create_topics(
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
     for topic in wanted:
-        found = _partition_count(admin, topic.topic, timeout_s)
+        found = _partition_count(admin, topic.topic)
         if found != partitions:
             raise ValueError(
                 f"topic {topic.topic} has {found} partitions, {partitions} are needed: records are keyed by product, "
@@ -60,15 +59,15 @@ def create_topics(
     return created
 
 
-def _partition_count(admin: AdminClient, topic: str, timeout_s: float) -> int:
+def _partition_count(admin: AdminClient, topic: str) -> int:
     """Return a topic's partition count once each partition answers: the broker shows a new topic before it answers."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + MADE_S
     while True:
-        partitions = admin.list_topics(topic, timeout=timeout_s).topics[topic].partitions
+        partitions = admin.list_topics(topic, timeout=MADE_S).topics[topic].partitions
         try:
             latest = OffsetSpec.latest()  # type: ignore[no-untyped-call] # the client's
             ends = dict.fromkeys((TopicPartition(topic, partition) for partition in partitions), latest)
-            for future in admin.list_offsets(ends, request_timeout=timeout_s).values():
+            for future in admin.list_offsets(ends, request_timeout=MADE_S).values():
                 future.result()
             if partitions:
                 return len(partitions)
@@ -76,5 +75,5 @@ def _partition_count(admin: AdminClient, topic: str, timeout_s: float) -> int:
         except KafkaException as error:  # "not leader for partition", for some milliseconds
             said = error.args[0].str()
         if time.monotonic() > deadline:
-            raise TimeoutError(f"topic {topic} is not served after {timeout_s} s: {said}")
+            raise TimeoutError(f"topic {topic} is not served after {MADE_S} s: {said}")
         time.sleep(0.02)

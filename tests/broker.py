@@ -1,0 +1,131 @@
+"""A real Kafka broker under control: stop, kill, pause and restart it on the same ports and data."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from orchestration.local.kafka.broker import BrokerConfig, format_storage, is_ready, java_command, java_environment
+from orchestration.local.lifeline import bound_to_parent
+
+
+def free_ports(count: int) -> list[int]:
+    """Return loopback ports free at this moment."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+
+
+class Broker:
+    """A Kafka process under control.
+
+    Ports and data stay the same over any number of `stop`, `kill` and `start`. The log is `kafka.log` in the broker's
+    folder. Start the broker from the main thread: the kernel ends the broker with the thread that started it.
+    """
+
+    def __init__(self, folder: Path, jars: Sequence[Path], port: int = 0, controller_port: int = 0) -> None:
+        free = iter(free_ports(2))
+        self.config = BrokerConfig(folder, port or next(free), controller_port or next(free))
+        self._jars = list(jars)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return self.config.bootstrap_servers
+
+    @property
+    def log_path(self) -> Path:
+        return self.config.folder / "kafka.log"
+
+    @property
+    def pid(self) -> int | None:
+        """The process id while the broker runs."""
+        return self._process.pid if self._process else None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the broker was started and ended by itself; `kill` clears its remains."""
+        return self._process is not None and self._process.poll() is not None
+
+    def start(self, timeout_s: float = 60.0) -> None:
+        """Start the broker, and return when the broker answers.
+
+        Raises:
+            RuntimeError: the broker ended, or did not answer in time; the end of its log is in the message.
+        """
+        if self._process is not None:
+            raise RuntimeError(f"the broker on {self.bootstrap_servers} is running already")
+        properties = format_storage(self.config, self._jars)
+        with self.log_path.open("ab") as output:
+            self._process = subprocess.Popen(
+                bound_to_parent(java_command("kafka.Kafka", str(properties))),
+                env=java_environment(self._jars),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + timeout_s
+        while not is_ready(self.bootstrap_servers, self.config.cluster_id):
+            returncode = self._process.poll()
+            if returncode is not None or time.monotonic() > deadline:
+                self.kill()
+                lines = self.log_path.read_text(errors="replace").splitlines()
+                said = "\n".join([line for line in lines if not line.startswith("\tat ")][-15:])
+                what = (
+                    f"ended with exit code {returncode}" if returncode is not None else f"was silent for {timeout_s} s"
+                )
+                raise RuntimeError(
+                    f"the broker on {self.bootstrap_servers} {what}; the end of {self.log_path}:\n{said}"
+                )
+
+    def stop(self, timeout_s: float = 20.0) -> None:
+        """End the broker in good order, by SIGTERM."""
+        if self._process is None:
+            return
+        self._process.send_signal(signal.SIGCONT)
+        self._process.terminate()
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    def kill(self) -> None:
+        """End the broker as a power cut would, by SIGKILL."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def pause(self) -> None:
+        """Freeze the broker: connections stay open without an answer."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a paused broker go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is None:
+            raise RuntimeError(f"the broker on {self.bootstrap_servers} is not running")
+        self._process.send_signal(number)
+
+
+@contextlib.contextmanager
+def running_broker(folder: Path, jars: Sequence[Path], port: int = 0, controller_port: int = 0) -> Iterator[Broker]:
+    """Yield a broker that answers, and stop the broker at the end of the block."""
+    broker = Broker(folder, jars, port, controller_port)
+    broker.start()
+    try:
+        yield broker
+    finally:
+        broker.stop()
