@@ -21,8 +21,8 @@ from data.stream.records import FEATURES, PARTITIONS, PREDICTIONS, TRADES
 from data.trades import Int64s
 from online.exactly_once.feature_stage import EndedStream, FeatureColumns, FeatureStage
 from online.exactly_once.loop import LostPlace, Record, serve
-from online.exactly_once.note import GROUP
-from online.exactly_once.places import await_empty_group, check_never_read, commit_places, find_place
+from online.exactly_once.lost_offsets import await_empty_group, check_never_read, commit_places, find_place
+from online.exactly_once.offset_note import GROUP
 from online.exactly_once.score_stage import ScoreStage
 from online.logs import configure_logs
 from online.metrics import SIDE_BY_SIDE, Metrics, serve_metrics

@@ -32,7 +32,7 @@ from online.metrics import SIDE_BY_SIDE, Metrics, serve_metrics
 from online.process import REFUSED, until_stopped
 from online.replay.lease import SourceLease, SourceTaken
 from online.replay.pace import Pace, Speed, parse_speed
-from online.replay.place import ProgressUnknown, SourceProgress, find_progress
+from online.replay.progress import ProgressUnknown, SourceProgress, find_progress
 from online.settings import IngestorSettings
 
 log = structlog.get_logger()

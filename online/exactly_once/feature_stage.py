@@ -20,7 +20,7 @@ from data.stream.reader import RecordBlock
 from data.stream.records import FEATURES, End, Purpose
 from data.trades import Floats, StreamKey, Trades
 from online.exactly_once.loop import Record, rejected
-from online.exactly_once.note import MAX_ENDED, MAX_STREAMS, read_note, short_name, write_note
+from online.exactly_once.offset_note import MAX_ENDED, MAX_STREAMS, read_note, short_name, write_note
 from online.metrics import Metrics
 
 log = structlog.get_logger()

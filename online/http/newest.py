@@ -27,7 +27,7 @@ from data.stream.reader import TopicReader
 from data.stream.records import PARTITIONS, PREDICTIONS, TRADES, partition_of, prediction_type, with_time_texts
 from data.times import NS, time_text
 from data.trades import StreamKey
-from online.exactly_once.note import GROUP, read_note, short_name
+from online.exactly_once.offset_note import GROUP, read_note, short_name
 from online.metrics import Metrics
 from online.settings import ApiSettings
 

@@ -38,7 +38,7 @@ from offline.explain.remake import Explainer
 from offline.promotion.moves import promote, roll_back
 from offline.samples import Sample
 from online.replay.lease import SourceLease
-from online.replay.place import find_progress
+from online.replay.progress import find_progress
 from tests.broker import Broker
 from tests.faults.drill import Drill
 from tests.mlflow_server import running_mlflow

@@ -19,7 +19,7 @@ from data.stream.codec import encode_trades
 from data.stream.records import PARTITIONS, PREDICTIONS, TRADES, partition_of
 from data.trades import StreamKey
 from online.exactly_once.feature_stage import FeatureStage
-from online.exactly_once.note import GROUP, write_note
+from online.exactly_once.offset_note import GROUP, write_note
 from online.exactly_once.score_stage import ScoreStage
 from online.metrics import Metrics
 from online.model_watch import ModelVersion

@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient
 
 from data.files import CHECKOUT
 from data.stream.records import FEATURES, REJECTED, TRADES, partition_of
-from online.exactly_once.note import GROUP
+from online.exactly_once.offset_note import GROUP
 from orchestration.local.kafka.topics import create_topics
 from tests.broker import Broker
 from tests.faults.drill import Drill, equal_columns

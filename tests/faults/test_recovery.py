@@ -20,7 +20,7 @@ from data.simulator.day import simulate_day
 from data.stream.codec import encode_trades
 from data.stream.records import FEATURES, PARTITIONS, TRADES
 from data.trades import StreamKey, Trades
-from online.exactly_once.note import GROUP
+from online.exactly_once.offset_note import GROUP
 from tests.broker import Broker
 from tests.faults.drill import Tail
 from tests.pipeline import Process, environment, running, wait_until

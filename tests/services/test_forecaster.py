@@ -24,7 +24,7 @@ from data.simulator.day import simulate_day
 from data.stream.reader import TopicReader
 from data.stream.records import FEATURES, PREDICTIONS, TRADES
 from online.exactly_once import loop
-from online.exactly_once.note import GROUP
+from online.exactly_once.offset_note import GROUP
 from online.metrics import Metrics
 from online.process import AGAIN, REFUSED
 from orchestration.local.parts import says_ready, stack_parts

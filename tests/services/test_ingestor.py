@@ -17,7 +17,7 @@ from data.trades import StreamKey, Trades
 from online.ingestor import PIECE, STAMP, Ingestor
 from online.metrics import Metrics
 from online.replay.pace import Pace, Speed, parse_speed
-from online.replay.place import SourceProgress
+from online.replay.progress import SourceProgress
 
 
 @pytest.mark.parametrize(

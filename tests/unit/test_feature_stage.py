@@ -24,7 +24,7 @@ from data.stream.records import FEATURES, REJECTED, TRADES, End
 from data.trades import StreamKey, Trades
 from online.exactly_once.feature_stage import MAX_SOURCES, FeatureStage
 from online.exactly_once.loop import Record
-from online.exactly_once.note import MAX_ENDED, MAX_NOTE, MAX_STREAMS, NAME_BYTES
+from online.exactly_once.offset_note import MAX_ENDED, MAX_NOTE, MAX_STREAMS, NAME_BYTES
 from online.metrics import Metrics
 
 SPEC = FeatureSpec()

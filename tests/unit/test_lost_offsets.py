@@ -18,8 +18,8 @@ from data.stream.records import FEATURES, TRADES, End
 from data.trades import StreamKey, Trades
 from online.exactly_once.feature_stage import FeatureColumns, FeatureStage
 from online.exactly_once.loop import LostPlace
-from online.exactly_once.note import read_note, short_name
-from online.exactly_once.places import check_never_read, find_place
+from online.exactly_once.lost_offsets import check_never_read, find_place
+from online.exactly_once.offset_note import read_note, short_name
 from online.metrics import Metrics
 
 SPEC = FeatureSpec()

@@ -20,7 +20,7 @@ from data.stream.records import FEATURES, REJECTED, TRADES, Rejected
 from data.trades import StreamKey
 from online.exactly_once.feature_stage import FeatureColumns, FeatureStage
 from online.exactly_once.loop import FIND_PLACE, LostPlace
-from online.exactly_once.note import GROUP, MAX_ENDED, read_note, short_name, write_note
+from online.exactly_once.offset_note import GROUP, MAX_ENDED, read_note, short_name, write_note
 from online.metrics import Metrics
 
 log = structlog.get_logger()
