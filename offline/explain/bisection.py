@@ -39,6 +39,14 @@ class BadRecord(ValueError):
         super().__init__(f"{PREDICTIONS}[{partition}]@{offset} cannot be read: {reason}")
 
 
+class ForecastRow(Struct, frozen=True, gc=False):
+    """Fields of a record about the forecast's feature row; without values if the record cannot be read."""
+
+    event_time: Time = 0
+    kafka_offset: int = sys.maxsize
+    n: int = 0
+
+
 class TopicForecast(NamedTuple):
     """A forecast on `predictions`.
 
@@ -51,6 +59,10 @@ class TopicForecast(NamedTuple):
     offset: int
     trade_id: int
     value: bytes
+
+    @property
+    def row(self) -> ForecastRow:
+        return _decoded(self.value, _decode_row) or ForecastRow()
 
 
 class Neighbours(NamedTuple):
@@ -72,14 +84,6 @@ class _Name(Struct, frozen=True, gc=False):
     source_id: str
     product_id: str
     trade_id: int
-
-
-class _Row(Struct, frozen=True, gc=False):
-    """Fields of a record about the forecast's feature row."""
-
-    event_time: Time
-    kafka_offset: int
-    n: int
 
 
 class ForecastSearch:
@@ -114,7 +118,7 @@ class ForecastSearch:
         near: Iterator[TopicForecast] = iter(())
         for trade_id in sorted(trade_ids):
             if forecast is None or forecast.trade_id < trade_id:
-                forecast = _first(near, trade_id)
+                forecast = next((each for each in near if each.trade_id >= trade_id), None)
             if forecast is None:
                 forecast = self._at_least(trade_id)
                 near = self._read(forecast.offset + 1, forecast.offset + READ_ON) if forecast is not None else near
@@ -256,7 +260,7 @@ class ForecastSearch:
                     return
                 if value is None or mine not in value:
                     continue
-                if (name := decoded(value, decode_name)) is None:
+                if (name := _decoded(value, decode_name)) is None:
                     ends = decode_records([value], decode_name).ends
                     end = min(end, offset + after_end) if any(record.key == self._key for _, record in ends) else end
                 elif (name.source_id, name.product_id) == self._key:
@@ -270,10 +274,10 @@ class ForecastSearch:
 
 
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-decode_name, decode_row = msgspec.json.Decoder(_Name).decode, msgspec.json.Decoder(_Row).decode
+decode_name, _decode_row = msgspec.json.Decoder(_Name).decode, msgspec.json.Decoder(ForecastRow).decode
 
 
-def decoded(value: bytes, decode: Callable[[bytes], T]) -> T | None:
+def _decoded(value: bytes, decode: Callable[[bytes], T]) -> T | None:
     """Return the decoded record, or None if `decode` fails."""
     try:
         return decode(value)
@@ -281,17 +285,6 @@ def decoded(value: bytes, decode: Callable[[bytes], T]) -> T | None:
         return None
 
 
-def event_time_of(forecast: TopicForecast) -> int:
-    """Return the event time in a forecast's record, ns since 1970, or 0 if the record cannot be read."""
-    row = decoded(forecast.value, decode_row)
-    return 0 if row is None else row.event_time
-
-
 def mark_of(key: StreamKey) -> bytes:
     """Return the bytes present in every record of a source, for a fast filter."""
     return f'"source_id":"{key.source_id}"'.encode()
-
-
-def _first(forecasts: Iterator[TopicForecast], trade_id: int) -> TopicForecast | None:
-    """Return the next forecast whose trade id is not below `trade_id`."""
-    return next((forecast for forecast in forecasts if forecast.trade_id >= trade_id), None)

@@ -8,9 +8,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from data.features.reach import oldest_block, oldest_trade
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.models.registry import Registry
@@ -24,7 +22,7 @@ from data.trades import StreamKey
 from offline.explain.bisection import BadRecord
 from offline.explain.findings import Explanation, Finding, FoundModel, Outcome
 from offline.explain.recordings import find_in_recordings
-from offline.explain.streams import PROBE_BYTES, Passage, Stream, Target
+from offline.explain.streams import PROBE_BYTES, Passage, Stream
 from offline.promotion.ledger import Entry, history
 
 
@@ -49,7 +47,6 @@ class Explainer:
             NotRead: the broker does not answer.
         """
         found: dict[int, Explanation] = {}
-        targets: list[Target] = []
         with (
             TopicReader(self._kafka, f"ingestor-{key.source_id}") as reader,
             TopicReader(self._kafka, fetch_bytes=PROBE_BYTES) as prober,
@@ -63,11 +60,8 @@ class Explainer:
                 each.findings.append(each.model.finding)
                 each.promotion, finding = served_under(ledger, record)
                 each.findings.append(finding)
-                since = oldest_block(record.event_time, self._spec)
-                targets.append(Target(forecast, record.kafka_partition, record.kafka_offset, since))
-            for together, passage in stream.passages(targets, self._reaches):
-                for target in together:
-                    each = found[target.forecast.trade_id]
+            for together, passage in stream.passages(found.values(), self._spec):
+                for each in together:
                     if (at := place_of(each, passage)) is not None:
                         each.trade = passage.trades.take(slice(at, at + 1))
                         remake_row(each, passage, at, self._spec)
@@ -76,11 +70,6 @@ class Explainer:
             remake_score(each)
         find_in_recordings(list(found.values()), key.product_id, stream.note)
         return explanations
-
-    def _reaches(self, passage: Passage, target: Target) -> bool:
-        """Return whether a passage holds all trades behind the row of a target's trade."""
-        at = passage.index_of(target.kafka_offset)
-        return at is not None and trades_of_row(passage, at, self._spec) is not None
 
     def _model(self, record: Any) -> FoundModel:
         """Return the model named by a record; each model is looked up once."""
@@ -103,18 +92,6 @@ def read_record(value: bytes, spec: FeatureSpec, partition: int, offset: int) ->
         return msgspec.json.decode(value, type=prediction_type(spec))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadRecord(partition, offset, error) from None
-
-
-def trades_of_row(passage: Passage, at: int, spec: FeatureSpec) -> NDArray[np.intp] | None:
-    """Return the indexes of the trades behind the row of a passage's trade; None if some trades are absent.
-
-    Args:
-        at: index of the row's trade in the passage.
-    """
-    taken = np.flatnonzero(passage.is_taken[: at + 1])
-    event_time = passage.trades.event_time[taken]
-    first = oldest_trade(event_time, spec, counts_as=passage.counts_as, is_whole=passage.is_whole)
-    return None if first is None else taken[first:]
 
 
 def place_of(each: Explanation, passage: Passage) -> int | None:
@@ -145,7 +122,7 @@ def remake_row(each: Explanation, passage: Passage, at: int, spec: FeatureSpec) 
         said = f"the row is of feature spec {record.spec_id}, rows here are of {spec.spec_id}: is WINDOW_SIZE another?"
         each.found("row", "expired", said)
         return
-    rows = trades_of_row(passage, at, spec)
+    rows = passage.behind_row(at, spec)
     if rows is None:
         said = f"the row's window begins before {TRADES}[{passage.partition}]@{passage.oldest}, the oldest kept offset"
         each.found("trades", "expired", said)
