@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from data.compiled import compiled
 from data.features.admission import NOTHING_YET, TAKEN
-from data.features.kernel import GRID, window_kernel
+from data.features.kernel import GRID, Batch, Grid, window_kernel
 from data.features.spec import FeatureRows, FeatureSpec
 from data.times import NS
 from data.trades import Int64s, StreamKey, Trades
@@ -64,6 +64,14 @@ class Windows:
         self._slots: dict[StreamKey, int] = {}
         self._free: list[int] = []
         self._state = np.zeros(0, _window_type(spec))
+        self.grid = Grid(
+            spec.block_weights,
+            np.array(spec.half_lives),
+            spec.grid_step_s * NS,
+            spec.gap_s * NS,
+            spec.block_steps,
+            spec.horizon_s // spec.grid_step_s,
+        )
 
     @property
     def open_streams(self) -> tuple[StreamKey, ...]:
@@ -124,24 +132,9 @@ def feature_rows(
         slots[stream] = windows.slot(trades.keys[stream])
     event_time = trades.event_time.copy()
     values = np.empty((len(trades), GRID if contract_only else len(spec.columns)))
-    status = window_kernel(
-        rows,
-        ends,
-        slots,
-        windows.state,
-        trades.trade_id,
-        event_time,
-        trades.price,
-        trades.size,
-        trades.trade_id if position is None else position,
-        spec.block_weights,
-        np.array(spec.half_lives),
-        spec.grid_step_s * NS,
-        spec.gap_s * NS,
-        spec.block_steps,
-        spec.horizon_s // spec.grid_step_s,
-        values,
-    )
+    position = trades.trade_id if position is None else position
+    batch = Batch(trades.trade_id, event_time, trades.price, trades.size, position)
+    status = window_kernel(rows, ends, slots, windows.state, batch, windows.grid, values)
     taken = replace(trades, event_time=event_time)
     if not status.any():
         return FeatureRows(taken, values, status)
