@@ -74,8 +74,8 @@ class Entry:
     digest: str
     who: str = ""
     why: str = ""
-    is_forced: bool
-    begun: datetime
+    is_forced: bool = False
+    begun: datetime = field(default_factory=lambda: datetime.now(UTC))
     at: datetime | None = None
     evidence: dict[str, Any] = field(default_factory=dict)
     state: EntryState = "pending"
