@@ -153,34 +153,25 @@ class ForecastSearch:
             is_reached: monotonic: true for all forecasts after the first true one.
         """
         at = bisect_left(self._seen, True, key=is_reached)
-        before = self._seen[at - 1] if at else None
         after = self._seen[at] if at < len(self._seen) else None
-        if before is None and self._is_first_seen:
-            return Neighbours(None, after, is_sure=True)
-        if before is None:
-            return self._bisect(is_reached, None, after, up=True)
-        found = self._bisect(is_reached, before, after, up=False)
+        if at == 0:
+            found = Neighbours(None, after, is_sure=self._is_first_seen)
+            return found if found.is_sure else self._bisect(is_reached, found, up=True)
+        found = self._bisect(is_reached, Neighbours(self._seen[at - 1], after, is_sure=False), up=False)
         if found.is_sure:
             return found
         if found.after is not None:  # the place may be behind a long pause of the stream
-            return self._bisect(is_reached, found.before, found.after, up=True)
+            return self._bisect(is_reached, found, up=True)
         return self._read_between(is_reached, found)
 
-    def _bisect(
-        self,
-        is_reached: Callable[[TopicForecast], bool],
-        before: TopicForecast | None,
-        after: TopicForecast | None,
-        *,
-        up: bool,
-    ) -> Neighbours:
+    def _bisect(self, is_reached: Callable[[TopicForecast], bool], around: Neighbours, *, up: bool) -> Neighbours:
         """Bisect between two forecasts. A stream silent for `LOOK` offsets may be silent for millions.
 
         Args:
             up: after a silence, continue behind the silence; else before the silence.
         """
-        low = self.start if before is None else before.offset + 1
-        high = self._end if after is None else after.offset
+        before, after, _ = around
+        low, high = self._between(around)
         is_sure = True  # no silence between `before` and `after` was left unread
         while high - low > NEAR:
             middle = (low + high) // 2
@@ -202,12 +193,16 @@ class ForecastSearch:
     def _read_between(self, is_reached: Callable[[TopicForecast], bool], around: Neighbours) -> Neighbours:
         """Read all forecasts between two forecasts, to be sure of the neighbours."""
         before, after, _ = around
-        start = self.start if before is None else before.offset + 1
-        for found in self._read(start, self._end if after is None else after.offset):
+        for found in self._read(*self._between(around)):
             if is_reached(found):
                 return Neighbours(before, found, is_sure=True)
             before = found
         return Neighbours(before, after, is_sure=True)
+
+    def _between(self, around: Neighbours) -> tuple[int, int]:
+        """Return the range of offsets between two forecasts."""
+        before, after, _ = around
+        return self.start if before is None else before.offset + 1, self._end if after is None else after.offset
 
     def first_in(self, start: int, end: int) -> TopicForecast | None:
         """Return the first forecast in a range of offsets, or None."""

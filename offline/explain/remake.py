@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,6 @@ class Explainer:
 
     def __init__(self, kafka: KafkaSettings, registry: str, models: Path, spec: FeatureSpec) -> None:
         self._kafka, self._registry, self._models, self._spec = kafka, registry, models, spec
-        self._found_models: dict[tuple[str, str, str], FoundModel] = {}
 
     def explain(self, key: StreamKey, trade_ids: Sequence[int]) -> list[Explanation]:
         """Explain forecasts of one stream, in the order of `trade_ids`.
@@ -54,12 +54,13 @@ class Explainer:
             stream = Stream(reader, prober, key)
             forecasts = stream.find(set(trade_ids))
             ledger = read_ledger(self._registry)
+            model_of = cache(partial(find_model, self._registry, self._models))
             for trade_id, forecast in forecasts.items():
                 record = read_record(forecast.value, self._spec, stream.partition, forecast.offset)
-                each = found[trade_id] = Explanation(record, stream.partition, forecast.offset, self._model(record))
-                each.findings.append(each.model.finding)
-                each.promotion, finding = served_under(ledger, record)
-                each.findings.append(finding)
+                model = model_of(record.model_variant, record.version, record.digest, record.spec_id)
+                entry, finding = served_under(ledger, record)
+                each = found[trade_id] = Explanation(record, stream.partition, forecast.offset, model, entry)
+                each.findings += [model.finding, finding]
             for together, passage in stream.passages(found.values(), self._spec):
                 for each in together:
                     if (at := place_of(each, passage)) is not None:
@@ -70,13 +71,6 @@ class Explainer:
             remake_score(each)
         find_in_recordings(list(found.values()), key.product_id, stream.note)
         return explanations
-
-    def _model(self, record: Any) -> FoundModel:
-        """Return the model named by a record; each model is looked up once."""
-        named = (record.model_variant, record.version, record.digest)
-        if named not in self._found_models:
-            self._found_models[named] = find_model(record, self._registry, self._models)
-        return self._found_models[named]
 
 
 def read_record(value: bytes, spec: FeatureSpec, partition: int, offset: int) -> Any:
@@ -140,34 +134,35 @@ def remake_row(each: Explanation, passage: Passage, at: int, spec: FeatureSpec) 
     each.compare("row", remade, f"all {len(spec.columns)} columns")
 
 
-def find_model(record: Any, registry: str, models: Path) -> FoundModel:
+def find_model(registry: str, models: Path, variant: str, version: str, digest: str, spec_id: str) -> FoundModel:
     """Return the model named by a record: from the registry, else from the forecaster's folder."""
-    name = f"volatility-{record.model_variant}"
-    path = models / name / f"{record.digest}.onnx"
+    name = f"volatility-{variant}"
+    path = models / name / f"{digest}.onnx"
     problems: list[str] = []
     outcome: Outcome = "expired"
     files: dict[str, Callable[[], bytes]] = {
-        registry: lambda: Registry(registry).download(name, record.version),
+        registry: lambda: Registry(registry).download(name, version),
         str(path): path.read_bytes,
     }
     for origin, fetch in files.items():
         try:
             content = fetch()
-            model = ServedModel.load(content, spec_id=record.spec_id, digest=record.digest)
+            model = ServedModel.load(content, spec_id=spec_id, digest=digest)
         except RegistryError as error:
             problems.append(str(error))
         except OSError as error:
             problems.append(f"{path}: {error.strerror}")
         except ModelRefused as error:
-            problems.append(f"{name} version {record.version} at {origin} is not the one that answered: {error}")
+            problems.append(f"{name} version {version} at {origin} is not the one that answered: {error}")
             outcome = "different"
         except ValueError as error:  # an embedded null byte
             problems.append(f"{str(path)!r} can be no file: {error}")
             outcome = "different"
         else:
-            if outcome == "expired":
-                return FoundModel(name, model, origin, Finding("model", "equal", f"SHA-256 of the file at {origin}"))
-            return FoundModel(name, model, origin, Finding("model", outcome, "; ".join(problems)))
+            finding = Finding("model", "equal", f"SHA-256 of the file at {origin}")
+            if outcome == "different":
+                finding = Finding("model", outcome, "; ".join(problems))
+            return FoundModel(name, model, origin, finding)
     return FoundModel(name, None, "", Finding("model", outcome, "; ".join(problems)))
 
 
