@@ -21,7 +21,7 @@ from data.stream.records import FEATURES, partition_of
 from data.stream.records import TRADES as TRADES_TOPIC
 from data.times import DAY_S, NS, start_ns, time_texts
 from data.trades import Floats, Int64s, StreamKey, Trades
-from offline.days.feature_rows import StoredFeatureColumns, feature_columns, history, rows_after
+from offline.days.feature_rows import StoredFeatureColumns, feature_columns, history, make_feature_rows, rows_after
 from offline.days.staging import STAGED, trades_of
 from offline.days.steps import FEATURE_ROWS, TRADES
 from offline.days.trades import make_trades
@@ -247,8 +247,6 @@ def compare(lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, publis
     different = int(np.sum(differs.any(axis=1) | is_spoilt))
     times = np.concatenate([ours.event_time, theirs.event_time])
     covers_from, covers_to = time_texts(np.array([times.min(), times.max()]))
-    partition = lake.partition(FEATURE_ROWS, product_id, day)
-    assert partition is not None
     return Certificate(
         source_id=published.source_id,
         product_id=product_id,
@@ -264,7 +262,7 @@ def compare(lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, publis
         has_ended=published.has_ended,
         covers_from=covers_from,
         covers_to=covers_to,
-        rows_of_day=partition.rows,
+        rows_of_day=make_feature_rows.stored(lake, product_id, day).facts.rows,
     )
 
 

@@ -27,7 +27,7 @@ from data.simulator.day import simulate_day
 from data.times import DAY_S, NS, to_datetime
 from data.trades import StreamKey, Trades
 from offline.days.merging import counted_times
-from offline.lake.store import Lake, PartitionKey, Writing
+from offline.lake.store import Lake, PartitionKey, StoredFile, Writing
 
 RECORDINGS, REJECTS = "recordings", "rejects"
 """Tables of the lake. `recordings` has a sub-table per recording; `rejects` has one file per recording."""
@@ -151,7 +151,8 @@ def ingest(lake: Lake, recording: Path, product_id: str = "BTC-USD", name: str |
     batches = read_trades(recording, product_id=product_id)  # raises at once if the file is no recording
     dialect = recognize(recording)
     assert isinstance(dialect, Dialect)
-    made_from = RecordingNotes(sha256=_file_hash(recording), product_id=product_id)
+    with recording.open("rb") as file:
+        made_from = RecordingNotes(sha256=hashlib.file_digest(file, "sha256").hexdigest(), product_id=product_id)
     stored = lake.stored(rejects_path)
     before = None if stored is None else stored.notes_as(RecordingNotes)
     keys = lake.partition_keys(table)
@@ -218,7 +219,7 @@ class _Stage:
         self._notes = StagedNotes(name, has_ids)
         self._last_time: dict[str, int] = {}
         self._open: dict[str, tuple[PartitionKey, Writing]] = {}
-        self._finished: list[tuple[PartitionKey, Writing, str]] = []
+        self._finished: list[tuple[PartitionKey, Writing, StoredFile]] = []
 
     def add(self, trades: Trades) -> None:
         """Add the next trades of the recording."""
@@ -239,14 +240,14 @@ class _Stage:
         """Finish all files; return product, day, number of rows and content hash of each file."""
         for product in list(self._open):
             self._finish(product)
-        return [
-            (place.product_id, place.day, writing.rows, content_hash)
-            for place, writing, content_hash in sorted(self._finished)
-        ]
+        self._finished.sort()
+        return [(place.product_id, place.day, file.rows, file.content_hash) for place, _, file in self._finished]
 
     def publish(self) -> list[Staged]:
         """Rename all finished files to their final names."""
-        return [Staged(place.product_id, place.day, w.rows, w.publish()) for place, w, _ in sorted(self._finished)]
+        return [
+            Staged(place.product_id, place.day, file.rows, writing.publish()) for place, writing, file in self._finished
+        ]
 
     def _writing(self, product_id: str, day: date) -> Writing:
         """Return the open file of a product and day; days of a product follow each other."""
@@ -259,7 +260,7 @@ class _Stage:
 
     def _finish(self, product_id: str) -> None:
         place, writing = self._open.pop(product_id)
-        self._finished.append((place, writing, writing.finish(self._notes).content_hash))
+        self._finished.append((place, writing, writing.finish(self._notes)))
 
 
 def trades_of(rows: pa.Table | pa.RecordBatch, product_id: str) -> Trades:
@@ -278,8 +279,3 @@ def _reject_batch(rejects: Sequence[Any]) -> pa.RecordBatch:
     lines = np.array([reject.line for reject in rejects], np.int64)
     reasons, texts = zip(*((reject.reason, reject.text[:_REJECT_CHARACTERS]) for reject in rejects), strict=True)
     return batch_of(_REJECT_COLUMNS, [lines, texts_of(reasons), texts_of(texts)])
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

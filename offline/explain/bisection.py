@@ -129,7 +129,7 @@ class ForecastSearch:
     def find_in_all(self, trade_ids: Collection[int]) -> dict[int, TopicForecast]:
         """Return the same as `find` from a reading of the whole partition, for streams in any order."""
         self._say(f"all {self._end - self.start:,} offsets are read, as trade ids of the stream do not rise")
-        everything = self._forecasts(self._reader, self.start, self._end, after_end=self._end)
+        everything = self._forecasts(self._reader, self.start, self._end)
         return {each.trade_id: each for each in everything if each.trade_id in trade_ids}
 
     def first_and_last(self) -> tuple[TopicForecast, TopicForecast]:
@@ -184,7 +184,7 @@ class ForecastSearch:
                 after, high, is_sure = found, middle, is_sure or not up
             else:
                 before, low, is_sure = found, found.offset + 1, is_sure or up
-        for found in self._probe(low, high):
+        for found in self._forecasts(self._prober, low, high):
             if is_reached(found):
                 return Neighbours(before, found, is_sure or not up)
             before, is_sure = found, is_sure or up
@@ -207,8 +207,8 @@ class ForecastSearch:
     def first_in(self, start: int, end: int) -> TopicForecast | None:
         """Return the first forecast in a range of offsets, or None."""
         near = min(start + NEAR, end)
-        beyond = self._forecasts(self._reader, near, end, after_end=self._end)
-        found = next(chain(self._probe(start, near), beyond), None)
+        beyond = self._forecasts(self._reader, near, end)
+        found = next(chain(self._forecasts(self._prober, start, near), beyond), None)
         if found is not None:
             at = bisect_left(self._seen, found.offset, key=attrgetter("offset"))
             if self._seen[at : at + 1] != [found]:
@@ -232,13 +232,12 @@ class ForecastSearch:
         for place in np.unique([np.linspace(start, end, PLACES), near_start]).astype(np.int64).tolist():
             self.first_in(place, place + NEAR)
 
-    def _probe(self, start: int, end: int) -> Iterator[TopicForecast]:
-        return self._forecasts(self._prober, start, end, after_end=self._end)
-
     def _read(self, start: int, end: int) -> Iterator[TopicForecast]:
         return self._forecasts(self._reader, start, end, after_end=LOOK)
 
-    def _forecasts(self, reader: TopicReader, start: int, end: int, *, after_end: int) -> Iterator[TopicForecast]:
+    def _forecasts(
+        self, reader: TopicReader, start: int, end: int, after_end: int = sys.maxsize
+    ) -> Iterator[TopicForecast]:
         """Read the forecasts in a range of offsets.
 
         Args:
@@ -253,7 +252,7 @@ class ForecastSearch:
             for offset, value in zip(block.offsets, block.values, strict=True):
                 if offset >= end:
                     return
-                if value is None or mine not in value:
+                if mine not in value:
                     continue
                 if (name := _decoded(value, decode_name)) is None:
                     ends = decode_records([value], decode_name).ends

@@ -123,8 +123,7 @@ def _parsed_alone(recording: bytes, origin: Origin, product_id: str, trade_id: i
     with TemporaryDirectory() as folder, suppress(ValueError):
         path = Path(folder) / "recording"
         path.write_bytes(recording)
-        found = dict(_recorded(read_trades(path, product_id=origin.product_id), product_id, {trade_id}))
-        return found.get(trade_id)
+        return dict(_recorded(read_trades(path, product_id=origin.product_id), product_id, {trade_id})).get(trade_id)
     return None
 
 
@@ -136,14 +135,10 @@ def _lines_with(path: Path, digits: bytes) -> Iterator[tuple[int, bytes]]:
     """
     number = 1
     for block in whole_lines(chunks_of(path)):
-        counted, at = 0, block.find(digits)
-        while at >= 0:
-            begin, end = block.rfind(b"\n", 0, at) + 1, block.index(b"\n", at) + 1
-            number += block.count(b"\n", counted, begin)
-            counted = begin
-            yield number, block[begin:end]
-            at = block.find(digits, end)
-        number += block.count(b"\n", counted)
+        if digits in block:
+            lines = enumerate(block.split(b"\n"), number)
+            yield from ((i, line + b"\n") for i, line in lines if digits in line)
+        number += block.count(b"\n")
 
 
 def _read_recordings(
@@ -153,8 +148,7 @@ def _read_recordings(
     found: dict[int, RecordedRow] = {}
     try:
         batches = read_trades(paths, product_id=origin.product_id) if paths and trade_ids else ()
-        for trade_id, recorded in _recorded(batches, product_id, trade_ids):
-            found[trade_id] = recorded
+        found.update(_recorded(batches, product_id, trade_ids))
     except ValueError as error:  # a recording is damaged, and was damaged when replayed
         return found, str(error)
     return found, ""

@@ -63,9 +63,9 @@ class Explainer:
                 each.findings += [model.finding, finding]
             for together, passage in stream.passages(found.values(), self._spec):
                 for each in together:
-                    if (at := place_of(each, passage)) is not None:
+                    if (at := place_of(each, passage, stream)) is not None:
                         each.trade = passage.trades.take(slice(at, at + 1))
-                        remake_row(each, passage, at, self._spec)
+                        remake_row(each, passage, at, stream, self._spec)
         explanations = [found[trade_id] for trade_id in trade_ids]
         for each in found.values():
             remake_score(each)
@@ -88,15 +88,15 @@ def read_record(value: bytes, spec: FeatureSpec, partition: int, offset: int) ->
         raise BadRecord(partition, offset, error) from None
 
 
-def place_of(each: Explanation, passage: Passage) -> int | None:
+def place_of(each: Explanation, passage: Passage, stream: Stream) -> int | None:
     """Return the index of a forecast's trade in a passage; if absent, add a finding and return None."""
     record = each.prediction
     at = passage.index_of(record.kafka_offset)
-    if record.kafka_partition != passage.partition:
-        said = f"{each.trade_place} is no trade of this stream, which stands in partition {passage.partition}"
+    if record.kafka_partition != stream.partition:
+        said = f"{each.trade_place} is no trade of this stream, which stands in partition {stream.partition}"
         each.found("trades", "different", said)
-    elif record.kafka_offset < passage.oldest:
-        said = f"{each.trade_place} is no longer kept, the oldest offset there is {passage.oldest}"
+    elif record.kafka_offset < stream.oldest:
+        said = f"{each.trade_place} is no longer kept, the oldest offset there is {stream.oldest}"
         each.found("trades", "expired", said)
     elif at is None:
         each.found("trades", "different", f"{each.trade_place} is no trade of this stream")
@@ -109,7 +109,7 @@ def place_of(each: Explanation, passage: Passage) -> int | None:
     return None
 
 
-def remake_row(each: Explanation, passage: Passage, at: int, spec: FeatureSpec) -> None:
+def remake_row(each: Explanation, passage: Passage, at: int, stream: Stream, spec: FeatureSpec) -> None:
     """Make the row of a passage's trade again from the trades in reach, and compare all fields."""
     record = each.prediction
     if record.spec_id != spec.spec_id:
@@ -118,7 +118,7 @@ def remake_row(each: Explanation, passage: Passage, at: int, spec: FeatureSpec) 
         return
     rows = passage.behind_row(at, spec)
     if rows is None:
-        said = f"the row's window begins before {TRADES}[{passage.partition}]@{passage.oldest}, the oldest kept offset"
+        said = f"the row's window begins before {TRADES}[{stream.partition}]@{stream.oldest}, the oldest kept offset"
         each.found("trades", "expired", said)
         return
     each.window = passage.trades.take(rows)

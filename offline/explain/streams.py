@@ -53,8 +53,6 @@ class Passage(NamedTuple):
     """Consecutive trades of one stream on `coinbase-trades`.
 
     Attributes:
-        partition: the same on all topics.
-        oldest: first offset still held by the partition.
         trades: n trades, taken or not.
         offsets: shape (n,).
         is_taken: shape (n,).
@@ -63,8 +61,6 @@ class Passage(NamedTuple):
         purposes: purpose in the trades' records, by offset; only for trades of wanted forecasts.
     """
 
-    partition: int
-    oldest: int
     trades: Trades
     offsets: Int64s
     is_taken: NDArray[np.bool_]
@@ -127,6 +123,7 @@ class Stream:
 
     Attributes:
         partition: the same on all topics.
+        oldest: first offset still held by the partition of `coinbase-trades`.
         note: the ingestor's note on the source's recordings; empty if missing.
 
     Raises:
@@ -139,7 +136,7 @@ class Stream:
         self.note = next((note for _, note in self._begin.values() if note), "")
         self._forecasts = self._look()
         self.partition = self._forecasts.partition
-        self._oldest, self._end = prober.span(TRADES, self.partition)
+        self.oldest, self._end = prober.span(TRADES, self.partition)
 
     def find(self, trade_ids: Collection[int]) -> dict[int, TopicForecast]:
         """Return the forecasts of some trades, by trade id.
@@ -175,7 +172,7 @@ class Stream:
         elsewhere: list[Explanation] = []
         for each in forecasts:
             record = each.prediction
-            is_there = record.kafka_partition == self.partition and self._oldest <= record.kafka_offset < self._end
+            is_there = record.kafka_partition == self.partition and self.oldest <= record.kafka_offset < self._end
             (there if is_there else elsewhere).append(each)
         if elsewhere:
             yield elsewhere, self._passage([], None, is_whole=False)
@@ -273,8 +270,8 @@ class Stream:
     def _anchor(self, start: int, end: int) -> _Anchor | None:
         """Return the first anchor in a range of offsets of forecasts, or None if the topic holds no trade for one."""
         forecast, is_last = self._forecasts.first_in(start, end), start == self._forecasts.start
-        if forecast is not None and forecast.row.kafka_offset < self._oldest:
-            forecast = self._forecasts.around(lambda each: each.row.kafka_offset >= self._oldest).after
+        if forecast is not None and forecast.row.kafka_offset < self.oldest:
+            forecast = self._forecasts.around(lambda each: each.row.kafka_offset >= self.oldest).after
             is_last = True
         while forecast is not None and forecast.offset < end:
             row = forecast.row
@@ -285,7 +282,7 @@ class Stream:
 
     def _has_trade_at(self, kafka_offset: int, trade_id: int) -> bool:
         """Return whether the stream's trade `trade_id` is at an offset."""
-        if not self._oldest <= kafka_offset < self._end:
+        if not self.oldest <= kafka_offset < self._end:
             return False
         chunks = self._read_chunks(self._prober, kafka_offset, kafka_offset + 1)
         return any(trade_id in chunk.trades.trade_id for chunk in chunks)
@@ -296,23 +293,14 @@ class Stream:
         """Read the stream's trades in a range of offsets, and the purposes at the `wanted` offsets."""
         mine = mark_of(self._key)
         for block in reader.read(TRADES, self.partition, start, end):
-            places, values = [], []
-            for offset, value in zip(block.offsets, block.values, strict=True):
-                if value is not None and mine in value:
-                    places.append(offset)
-                    values.append(value)
-            found = decode_trades(values)
-            ends = [places[place] for place, record in found.ends if record.key == self._key]
+            kept = {offset: value for offset, value in zip(block.offsets, block.values, strict=True) if mine in value}
+            found, offsets = decode_trades([*kept.values()]), np.array([*kept], np.int64)
+            ends = [int(offsets[place]) for place, record in found.ends if record.key == self._key]
             is_mine = np.array([key == self._key for key in found.trades.keys], np.bool_)
             rows = is_mine[found.trades.stream]
-            asked = ((place, value) for place, value in zip(places, values, strict=True) if place in wanted)
-            purposes = {
-                place: purpose
-                for place, value in asked
-                if (purpose := decode_trades([value]).purposes.get(self._key)) is not None
-            }
-            offsets = np.array(places, np.int64)[found.places[rows]]
-            yield _TradeChunk(found.trades.take(rows), offsets, ends, purposes)
+            said = {offset: decode_trades([kept[offset]]).purposes for offset in kept.keys() & wanted}
+            purposes = {offset: by_stream[self._key] for offset, by_stream in said.items() if self._key in by_stream}
+            yield _TradeChunk(found.trades.take(rows), offsets[found.places[rows]], ends, purposes)
 
     def _passage(self, chunks: Sequence[_TradeChunk], counts_as: int | None, *, is_whole: bool) -> Passage:
         """Join chunks, and judge which trades are taken; no trade is taken after an end record.
@@ -330,8 +318,7 @@ class Stream:
             is_taken &= offsets < min(ends)
         purposes = {place: said for chunk in chunks for place, said in chunk.purposes.items()}
         first = int(event_time[0]) if len(event_time) else 0
-        judged = (trades, offsets, is_taken)
-        return Passage(self.partition, self._oldest, *judged, counts_as=first, is_whole=is_whole, purposes=purposes)
+        return Passage(trades, offsets, is_taken, counts_as=first, is_whole=is_whole, purposes=purposes)
 
 
 def _newest_streams(reader: TopicReader) -> tuple[dict[StreamKey, int], bool]:

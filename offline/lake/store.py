@@ -264,11 +264,6 @@ class Writing:
             lake._files.create_dir(lake._at(folder), recursive=True)
             self._groups = RowGroups(self._part, schema, lake._files)
 
-    @property
-    def rows(self) -> int:
-        """Number of rows written so far."""
-        return self._hash.rows
-
     def write(self, batch: pa.RecordBatch) -> None:
         """Append rows.
 
@@ -290,7 +285,7 @@ class Writing:
         """
         assert self._groups is not None
         encoded, digest = msgspec.json.encode(notes), self._hash.hexdigest()
-        self._stored = StoredFile(self._lake._at(self._path), self.rows, digest, msgspec.Raw(encoded))
+        self._stored = StoredFile(self._lake._at(self._path), self._hash.rows, digest, msgspec.Raw(encoded))
         with self._explained():
             self._groups.close({_HASH: digest.encode(), _NOTES: encoded})
         self._groups = None
@@ -308,11 +303,9 @@ class Writing:
         """
         assert self._groups is None
         lake = self._lake
-        try:
+        with suppress(ValueError):  # a damaged old file is replaced
             if lake.stored(self._path) == self._stored:
                 return False
-        except ValueError:
-            pass  # the old file is damaged, and is replaced
         try:
             with self._explained():
                 lake._files.move(self._part, lake._at(self._path))

@@ -14,7 +14,7 @@ from data.models.served import OUTPUTS
 from data.targets import qlike, variance_floor
 from data.trades import Floats
 from offline.models.intervals import Ratios
-from offline.models.onnx_graph import FLOAT, Graph
+from offline.models.onnx_graph import FLOAT, INT64, Graph
 
 MIN_SHARE = 0.01
 """Lower limit of a forecast, as a share of the unconditional forecast; and of `ret_std`, as a share of the median: a
@@ -157,7 +157,7 @@ def forecast_graph(
         return node("Where", from_all, by_set[ALL_COLUMNS], rest, name=name)
 
     n, ret_std = graph.column(columns.index("n")), graph.column(columns.index("ret_std"))
-    absent = node("ReduceMax", node("Cast", node("IsNaN", "X"), to=FLOAT), graph.integer(1, 1), keepdims=0)
+    absent = node("ReduceMax", node("Cast", node("IsNaN", "X"), to=FLOAT), constant(1, INT64, (1,)), keepdims=0)
     from_all = node("Less", absent, constant(0.5))
     from_window = node("Not", node("IsNaN", ret_std))
 

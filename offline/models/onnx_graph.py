@@ -16,15 +16,8 @@ class Graph:
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
 
-    def constant(self, value: float) -> str:
-        """Add a number, float32."""
-        return self._add(FLOAT, (), value)
-
-    def integer(self, value: int, *shape: int) -> str:
-        """Add a whole number, int64; with a shape, a tensor of this number."""
-        return self._add(INT64, shape, value)
-
-    def _add(self, kind: int, shape: tuple[int, ...], value: float) -> str:
+    def constant(self, value: float, kind: int = FLOAT, shape: tuple[int, ...] = ()) -> str:
+        """Add a number, or a tensor of one number."""
         from onnx import helper
 
         self._constants.append(helper.make_tensor(f"c{len(self._constants)}", kind, shape, [value]))
@@ -44,7 +37,7 @@ class Graph:
 
     def column(self, index: int) -> str:
         """Take one column of `X`, shape (any,)."""
-        return self.node("Gather", "X", self.integer(index), axis=1)
+        return self.node("Gather", "X", self.constant(index, INT64), axis=1)
 
     def to_bytes(self, name: str, columns: int, outputs: tuple[str, ...], metadata: dict[str, str]) -> bytes:
         """Return the checked ONNX file; the same calls give the same bytes.

@@ -175,19 +175,15 @@ def _candidate(
     models = {each: _checked(content, fitted, parts.test, spec) for each, (fitted, content) in graphs.items()}
     (forecaster, model), (fitted, content) = next(iter(models.items())), next(iter(graphs.values()))
     evaluation = evaluate(models, parts.test, spec, fitted.floor)
-    facts = {
-        f"{part}_{what}": value
-        for part, rows in zip(("fit", "interval"), parts[:2], strict=True)
-        for what, value in (
-            ("rows", len(rows)),
-            ("horizons", rows.horizons(spec)),
-            ("from", _text(rows.event_time.min())),
-            ("to", _text(rows.event_time.max())),
-        )
-    }
+    params = dict(params)
+    for part, rows in ("fit", parts.fitting), ("interval", parts.intervals):
+        params[f"{part}_rows"] = len(rows)
+        params[f"{part}_horizons"] = rows.horizons(spec)
+        params[f"{part}_from"] = _text(rows.event_time.min())
+        params[f"{part}_to"] = _text(rows.event_time.max())
     example = _columns(parts.intervals, model.columns, spec)
     example = example[_are_whole(example)][:2]
-    return Candidate(name, content, model, example, params | facts, evaluation.metrics(forecaster), evaluation)
+    return Candidate(name, content, model, example, params, evaluation.metrics(forecaster), evaluation)
 
 
 def _text(ns: np.int64) -> str:

@@ -28,6 +28,8 @@ MIN_HORIZONS = 240
 CANDIDATE, CHAMPION = "candidate", "champion"
 """Names in the gate's evaluation."""
 NOT_JUDGED = "not judged"
+JUDGED = ("horizons", "answers", "answers alone", "QLIKE")
+"""Names of the conditions on forecasts."""
 ALONE = "the same in any batch"
 ASKED_ALONE = 32
 """Number of rows that the gate scores in a batch of one, 50 us per row."""
@@ -106,13 +108,8 @@ def judge(
     can_serve = all(condition.is_met for condition in conditions)
     evidence: dict[str, Any] = {"spec_id": spec.spec_id}
     if candidate is None:
-        allowed = {
-            "horizons": str(MIN_HORIZONS),
-            "answers": "every row",
-            "answers alone": "every row",
-            "QLIKE": "the champion's",
-        }
-        conditions += [Condition(name, False, NOT_JUDGED, text) for name, text in allowed.items()]
+        allowed = (str(MIN_HORIZONS), "every row", "every row", "the champion's")
+        conditions += _conditions({}, dict(zip(JUDGED, allowed, strict=True)))
     else:
         rival_name, rival = _rival(uri, model, baseline, spec)
         evidence["compared_with"] = rival_name
@@ -133,39 +130,40 @@ def _judge_forecasts(
     trained = max(model.train_end for model in (candidate, rival) if model is not None)
     after = trained + timedelta(seconds=spec.horizon_s)  # no target of training reaches into a row's horizon
     since = f"after {second_text(after)}"
-    enough, no_worse = f"{MIN_HORIZONS} or more", f"that of {rival_name} or less"
+    no_worse = f"that of {rival_name} or less"
+    allowed = dict(zip(JUDGED, (f"{MIN_HORIZONS} or more", "0 unusable", ALONE, no_worse), strict=True))
     try:
         rows = test(after)
     except ValueError as error:  # there are none
-        return [
-            Condition("horizons", False, f"0 {since}: {error}", enough),
-            Condition("answers", False, NOT_JUDGED, "0 unusable"),
-            Condition("answers alone", False, NOT_JUDGED, ALONE),
-            Condition("QLIKE", False, NOT_JUDGED, no_worse),
-        ]
+        return _conditions({"horizons": (False, f"0 {since}: {error}")}, allowed)
     rows = rows.after(after)
     unusable, swayed = _unusable_answers(candidate, rows, spec)
     horizons = judged_rows(rows, spec).horizons(spec)
     evidence |= {"tested_after": second_text(after), "rows": len(rows), "horizons": horizons}
-    conditions = [
-        Condition("horizons", horizons >= MIN_HORIZONS, f"{horizons} {since}", enough),
-        Condition("answers", not unusable, f"{unusable:,} of {len(rows):,} unusable", "0 unusable"),
-        Condition("answers alone", not swayed, f"{swayed:,} of {len(rows):,} otherwise", ALONE),
-    ]
+    found = {
+        "horizons": (horizons >= MIN_HORIZONS, f"{horizons} {since}"),
+        "answers": (not unusable, f"{unusable:,} of {len(rows):,} unusable"),
+        "answers alone": (not swayed, f"{swayed:,} of {len(rows):,} otherwise"),
+    }
     if unusable or not horizons:
-        return [*conditions, Condition("QLIKE", False, NOT_JUDGED, no_worse)]
+        return _conditions(found, allowed)
     try:
         # The floor is computed from these rows: both models need the same floor, and nobody may choose the floor.
         floor = variance_floor(judged_rows(rows, spec).targets ** 2)
         models = {CANDIDATE: candidate} | ({} if rival is None else {CHAMPION: rival})
         table = evaluate(models, rows, spec, floor)
     except ValueError as error:
-        return [*conditions, Condition("QLIKE", False, f"{NOT_JUDGED}: {error}", no_worse)]
+        return _conditions(found | {"QLIKE": (False, f"{NOT_JUDGED}: {error}")}, allowed)
     ours, theirs = (table.losses_of(name).qlike for name in (CANDIDATE, UNSCALED_EWMA if rival is None else CHAMPION))
     evidence |= _figures(table, ours, theirs)
-    is_no_worse = ours <= theirs
-    found, allowed = _distinct_texts(ours, theirs)
-    return [*conditions, Condition("QLIKE", is_no_worse, found, f"{allowed}, {no_worse}")]
+    ours_text, theirs_text = _distinct_texts(ours, theirs)
+    found["QLIKE"], allowed["QLIKE"] = (ours <= theirs, ours_text), f"{theirs_text}, {no_worse}"
+    return _conditions(found, allowed)
+
+
+def _conditions(found: dict[str, tuple[bool, str]], allowed: dict[str, str]) -> list[Condition]:
+    """Return the conditions on forecasts by what was found and what is allowed; the rest was not judged."""
+    return [Condition(name, *found.get(name, (False, NOT_JUDGED)), text) for name, text in allowed.items()]
 
 
 def _distinct_texts(one: float, other: float) -> tuple[str, str]:

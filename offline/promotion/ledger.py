@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from data.models.registry import Registry
 from data.names import RegistryAway, RegistryError, VersionNotFound
+from data.times import to_ns
 from offline.promotion.register import experiment_id, find_experiment, set_alias
 
 EXPERIMENT = "promotions"
@@ -226,7 +227,7 @@ def begin(uri: str, entry: Entry) -> Entry:
     }
     fields = {
         "experiment_id": experiment_id(uri, EXPERIMENT),
-        "start_time": _ms(entry.begun),
+        "start_time": to_ns(entry.begun) // 1_000_000,
         "tags": [{"key": key, "value": value} for key, value in tags.items() if value],
     }
     info = Registry(uri).call("POST", "runs/create", fields, dict)["run"]["info"]
@@ -248,18 +249,18 @@ def complete(uri: str, entry: Entry, before: Iterable[Entry]) -> Entry:
             raise
         except RegistryError as error:
             if not _is_champion(uri, entry):
-                _tag(uri, entry, "error", str(error)[:1_000])
-                _update(uri, entry, status="FAILED")
+                _write(uri, entry, "runs/set-tag", key="error", value=str(error)[:1_000])
+                _write(uri, entry, "runs/update", status="FAILED")
                 raise
         at = datetime.now(UTC)
     try:
         _name_previous(uri, entry, promotions_in_effect([*before, entry]))
-        _tag(uri, entry, "moved_at", _text(at))
+        _write(uri, entry, "runs/set-tag", key="moved_at", value=_text(at))
     except RegistryAway as error:
         raise NotClosed(str(error)) from error.__cause__
     # The move is done and tagged: a failure to close the entry must not read as a reason to ask for the move again.
     with contextlib.suppress(RegistryAway):
-        _update(uri, entry, status="FINISHED", end_time=_ms(at))
+        _write(uri, entry, "runs/update", status="FINISHED", end_time=to_ns(at) // 1_000_000)
     return replace(entry, at=at, state="done")
 
 
@@ -330,12 +331,8 @@ def _entry(run: dict[str, Any]) -> Entry | None:
         return None
 
 
-def _tag(uri: str, entry: Entry, key: str, value: str) -> None:
-    Registry(uri).call("POST", "runs/set-tag", {"run_id": entry.entry_id, "key": key, "value": value}, dict)
-
-
-def _update(uri: str, entry: Entry, **fields: Any) -> None:
-    Registry(uri).call("POST", "runs/update", {"run_id": entry.entry_id, **fields}, dict)
+def _write(uri: str, entry: Entry, path: Literal["runs/set-tag", "runs/update"], **fields: Any) -> None:
+    Registry(uri).call("POST", path, {"run_id": entry.entry_id, **fields}, dict)
 
 
 def _machine() -> str:
@@ -345,7 +342,3 @@ def _machine() -> str:
 
 def _text(when: datetime) -> str:
     return when.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def _ms(when: datetime) -> int:
-    return int(when.timestamp() * 1_000)
