@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator
 from itertools import chain, pairwise
 from operator import attrgetter
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -29,8 +29,6 @@ PLACES = 50
 LONG = 1_000_000
 """Offsets after which a long reading is reported on stderr."""
 
-T = TypeVar("T")
-
 
 class BadRecord(ValueError):
     """The wanted forecast exists, but the record cannot be read. The message has partition, offset and reason."""
@@ -40,11 +38,15 @@ class BadRecord(ValueError):
 
 
 class ForecastRow(Struct, frozen=True, gc=False):
-    """Fields of a record about the forecast's feature row; without values if the record cannot be read."""
+    """Fields of a record about the forecast's feature row."""
 
-    event_time: Time = 0
-    kafka_offset: int = sys.maxsize
-    n: int = 0
+    event_time: Time
+    kafka_offset: int
+    n: int
+
+
+UNREADABLE_ROW = ForecastRow(0, sys.maxsize, 0)
+"""In place of a row that cannot be read."""
 
 
 class TopicForecast(NamedTuple):
@@ -62,7 +64,8 @@ class TopicForecast(NamedTuple):
 
     @property
     def row(self) -> ForecastRow:
-        return _decoded(self.value, _decode_row) or ForecastRow()
+        """Return the forecast's feature row, or `UNREADABLE_ROW`."""
+        return next(iter(decode_records([self.value], _decode_row).records), UNREADABLE_ROW)
 
 
 class Neighbours(NamedTuple):
@@ -249,16 +252,16 @@ class ForecastSearch:
             if block.offsets[-1] - start > LONG and not is_long:
                 is_long = True
                 self._say(f"up to {end - start:,} offsets are read, as the stream is silent for long")
-            for offset, value in zip(block.offsets, block.values, strict=True):
-                if offset >= end:
+            kept = {offset: value for offset, value in zip(block.offsets, block.values, strict=True) if mine in value}
+            offsets, found = [*kept], decode_records([*kept.values()], decode_name)
+            end = min([end, *(offsets[place] + after_end for place, each in found.ends if each.key == self._key)])
+            for place, name in zip(found.places, found.records, strict=True):
+                if (offset := offsets[place]) >= end:
                     return
-                if mine not in value:
-                    continue
-                if (name := _decoded(value, decode_name)) is None:
-                    ends = decode_records([value], decode_name).ends
-                    end = min(end, offset + after_end) if any(record.key == self._key for _, record in ends) else end
-                elif (name.source_id, name.product_id) == self._key:
-                    yield TopicForecast(offset, name.trade_id, value)
+                if (name.source_id, name.product_id) == self._key:
+                    yield TopicForecast(offset, name.trade_id, kept[offset])
+            if block.offsets[-1] >= end:
+                return
 
     def _say(self, what: str) -> None:
         if not self._has_said:
@@ -267,16 +270,7 @@ class ForecastSearch:
         self._has_said = True
 
 
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 decode_name, _decode_row = msgspec.json.Decoder(_Name).decode, msgspec.json.Decoder(ForecastRow).decode
-
-
-def _decoded(value: bytes, decode: Callable[[bytes], T]) -> T | None:
-    """Return the decoded record, or None if `decode` fails."""
-    try:
-        return decode(value)
-    except _UNREADABLE:
-        return None
 
 
 def mark_of(key: StreamKey) -> bytes:

@@ -66,11 +66,10 @@ class Explainer:
                     if (at := place_of(each, passage, stream)) is not None:
                         each.trade = passage.trades.take(slice(at, at + 1))
                         remake_row(each, passage, at, stream, self._spec)
-        explanations = [found[trade_id] for trade_id in trade_ids]
         for each in found.values():
             remake_score(each)
         find_in_recordings(list(found.values()), key.product_id, stream.note)
-        return explanations
+        return [found[trade_id] for trade_id in trade_ids]
 
 
 def read_record(value: bytes, spec: FeatureSpec, partition: int, offset: int) -> Any:

@@ -86,18 +86,6 @@ class Passage(NamedTuple):
         return None if first is None else taken[first:]
 
 
-class _Anchor(NamedTuple):
-    """A forecast whose trade exists at the named offset, so later trades can be judged from there.
-
-    Attributes:
-        row: of the forecast; `event_time` is the counted time of the trade, and `n` is 0 at the begin of a segment.
-        is_last: an older anchor would be of no use.
-    """
-
-    row: ForecastRow
-    is_last: bool
-
-
 class _TradeChunk(NamedTuple):
     """The trades of one stream in a range of offsets.
 
@@ -237,22 +225,27 @@ class Stream:
         wanted = [each.prediction.kafka_offset for each in together]
         chunks: list[_TradeChunk] = []
         begin = end = wanted[-1] + 1
-        for anchor in self._anchors(together[0], spec):
-            start, is_whole = anchor.row.kafka_offset, anchor.row.n == 0
-            counts_as: int | None = anchor.row.event_time
-            if anchor.is_last and not is_whole and (source_begin := self._source_begin(self.partition)) is not None:
+        for row, is_last in self._anchors(together[0], spec):
+            start, is_whole = row.kafka_offset, row.n == 0
+            counts_as: int | None = row.event_time
+            if is_last and not is_whole and (source_begin := self._source_begin(self.partition)) is not None:
                 start, counts_as, is_whole = source_begin, None, True  # forecasts have expired, and trades have not
             chunks = [*self._read_chunks(self._reader, start, begin, wanted), *chunks]
             begin = min(begin, start)
             passage = self._passage(chunks, counts_as, is_whole=is_whole)
             at = next((at for each in together if (at := passage.taken_at(each.prediction)) is not None), None)
-            if anchor.is_last or at is None or passage.behind_row(at, spec) is not None:
+            if is_last or at is None or passage.behind_row(at, spec) is not None:
                 return passage
         alone = [*self._read_chunks(self._reader, wanted[0], end, wanted)]
         return self._passage(alone, None, is_whole=False)
 
-    def _anchors(self, each: Explanation, spec: FeatureSpec) -> Iterator[_Anchor]:
-        """Yield anchors further and further back, from the begin of a row's grid to the last useful anchor."""
+    def _anchors(self, each: Explanation, spec: FeatureSpec) -> Iterator[tuple[ForecastRow, bool]]:
+        """Yield anchors further and further back, from the begin of a row's grid to the last useful anchor.
+
+        An anchor is the row of a forecast whose trade exists at the named offset, so later trades can be judged from
+        there: `event_time` is the counted time of the trade, and `n` is 0 at the begin of a segment. The second value
+        is true if an older anchor would be of no use.
+        """
         since = oldest_block(each.prediction.event_time, spec)
         edge = self._forecasts.around(lambda forecast: forecast.row.event_time > since)
         nearest = edge.before or edge.after
@@ -263,11 +256,11 @@ class Stream:
             anchor = self._anchor(at, each.kafka_offset + 1)
             if anchor is not None:
                 yield anchor
-            if at == start or (anchor is not None and anchor.is_last):
+            if at == start or (anchor is not None and anchor[1]):
                 return
             back *= 2
 
-    def _anchor(self, start: int, end: int) -> _Anchor | None:
+    def _anchor(self, start: int, end: int) -> tuple[ForecastRow, bool] | None:
         """Return the first anchor in a range of offsets of forecasts, or None if the topic holds no trade for one."""
         forecast, is_last = self._forecasts.first_in(start, end), start == self._forecasts.start
         if forecast is not None and forecast.row.kafka_offset < self.oldest:
@@ -276,7 +269,7 @@ class Stream:
         while forecast is not None and forecast.offset < end:
             row = forecast.row
             if row.event_time and self._has_trade_at(row.kafka_offset, forecast.trade_id):
-                return _Anchor(row, is_last or row.n == 0)
+                return row, is_last or row.n == 0
             forecast = self._forecasts.first_in(forecast.offset + 1, end)
         return None
 
