@@ -249,18 +249,18 @@ def complete(uri: str, entry: Entry, before: Iterable[Entry]) -> Entry:
             raise
         except RegistryError as error:
             if not _is_champion(uri, entry):
-                _write(uri, entry, "runs/set-tag", key="error", value=str(error)[:1_000])
-                _write(uri, entry, "runs/update", status="FAILED")
+                _tag(uri, entry, "error", str(error)[:1_000])
+                _update(uri, entry, status="FAILED")
                 raise
         at = datetime.now(UTC)
     try:
         _name_previous(uri, entry, promotions_in_effect([*before, entry]))
-        _write(uri, entry, "runs/set-tag", key="moved_at", value=_text(at))
+        _tag(uri, entry, "moved_at", _text(at))
     except RegistryAway as error:
         raise NotClosed(str(error)) from error.__cause__
     # The move is done and tagged: a failure to close the entry must not read as a reason to ask for the move again.
     with contextlib.suppress(RegistryAway):
-        _write(uri, entry, "runs/update", status="FINISHED", end_time=to_ns(at) // 1_000_000)
+        _update(uri, entry, status="FINISHED", end_time=to_ns(at) // 1_000_000)
     return replace(entry, at=at, state="done")
 
 
@@ -331,8 +331,12 @@ def _entry(run: dict[str, Any]) -> Entry | None:
         return None
 
 
-def _write(uri: str, entry: Entry, path: Literal["runs/set-tag", "runs/update"], **fields: Any) -> None:
-    Registry(uri).call("POST", path, {"run_id": entry.entry_id, **fields}, dict)
+def _tag(uri: str, entry: Entry, key: str, value: str) -> None:
+    Registry(uri).call("POST", "runs/set-tag", {"run_id": entry.entry_id, "key": key, "value": value}, dict)
+
+
+def _update(uri: str, entry: Entry, **fields: Any) -> None:
+    Registry(uri).call("POST", "runs/update", {"run_id": entry.entry_id, **fields}, dict)
 
 
 def _machine() -> str:
