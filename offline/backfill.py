@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,6 @@ from data.files import replacing
 from data.names import check_product_id
 from data.recordings.read_ahead import read_ahead
 from data.recordings.readers import read_trades
-from data.trades import Trades
 from offline.lake.parquet import RowGroups
 
 BAD_RECORDING = 2
@@ -28,13 +27,6 @@ BAD_RECORDING = 2
 
 AHEAD = 16
 """Batches made ahead of the writer: enough that neither side waits for the other."""
-
-
-def backfill(batches: Iterable[Trades], spec: FeatureSpec) -> Generator[FeatureRows]:
-    """Make the feature rows of one source, batch by batch."""
-    windows = Windows(spec)
-    for trades in batches:
-        yield feature_rows(trades, windows)
 
 
 def feature_schema(spec: FeatureSpec) -> pa.Schema:
@@ -55,16 +47,6 @@ def feature_batch(rows: FeatureRows, spec: FeatureSpec) -> pa.RecordBatch:
     products = names_of(trades.stream, [key.product_id for key in trades.keys])
     key = [products, trades.trade_id, trades.event_time, trades.price]
     return batch_of(feature_schema(spec), [*key, n.astype(np.int64), *others])
-
-
-def write_features(path: Path, rows: Iterable[FeatureRows], spec: FeatureSpec) -> int:
-    """Write feature rows to a Parquet file, whole or not at all; return the number of rows."""
-    count = 0
-    with replacing(path) as file, RowGroups(file, feature_schema(spec)) as groups:
-        for some in rows:
-            groups.write(feature_batch(some, spec))
-            count += len(some.values)
-    return count
 
 
 def main() -> int:
@@ -88,22 +70,32 @@ def main() -> int:
 def backfill_files(
     recordings: list[Path], out: Path, spec: FeatureSpec, product_id: str = "BTC-USD"
 ) -> tuple[int, int]:
-    """Write the feature rows of a source; return the numbers of feature rows and of rejected recording rows.
+    """Write the feature rows of a source to a Parquet file, whole or not at all.
+
+    Returns:
+        Numbers of feature rows and of rejected recording rows.
 
     Raises:
         ValueError: see `read_trades`.
     """
-    rejected = 0
+    windows, count, rejected = Windows(spec), 0, 0
 
-    def trades() -> Generator[Trades]:
+    def made_rows() -> Generator[FeatureRows]:
         nonlocal rejected
         for batch in read_trades(recordings, product_id=product_id):
             rejected += len(batch.rejects)
-            yield batch.trades
+            yield feature_rows(batch.trades, windows)
 
     # A thread helps: the slow parts of both sides release the interpreter lock.
-    with read_ahead(backfill(trades(), spec), AHEAD) as rows:
-        return write_features(out, rows, spec), rejected
+    with (
+        read_ahead(made_rows(), AHEAD) as rows,
+        replacing(out) as file,
+        RowGroups(file, feature_schema(spec)) as groups,
+    ):
+        for some in rows:
+            groups.write(feature_batch(some, spec))
+            count += len(some.values)
+    return count, rejected
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.targets import target_volatility
-from data.times import NS
+from data.times import NS, to_ns
 from data.trades import Floats, Int64s, Trades
 
 TWELFTH = 12
@@ -44,12 +44,9 @@ class Sample:
     def join(cls, samples: Iterable[Self]) -> Self:
         """Return the rows of all samples."""
         parts = list(samples)
-        return cls(
-            np.concatenate([part.values for part in parts]),
-            np.concatenate([part.targets for part in parts]),
-            np.concatenate([part.event_time for part in parts]),
-            max(part.last_time for part in parts),
-        )
+        names = ("values", "targets", "event_time")
+        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        return cls(**columns, last_time=max(part.last_time for part in parts))
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -60,7 +57,7 @@ class Sample:
 
     def after(self, when: datetime) -> Self:
         """Return the rows later than a time."""
-        return self.take(self.event_time > int(when.timestamp()) * NS)
+        return self.take(self.event_time > to_ns(when))
 
     def horizon(self, spec: FeatureSpec) -> Int64s:
         """Return the number of each row's horizon of time since 1970, shape (n,)."""

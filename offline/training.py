@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 from data.features.spec import FeatureSpec
 from data.models.registry import Registry
-from data.models.served import ServedModel
-from data.names import ModelRefused, RegistryError, VersionNotFound
+from data.names import RegistryError
 from data.times import to_datetime
 from offline.evaluation.losses_table import Evaluation, evaluate
 from offline.models.recipes import (
@@ -25,7 +24,7 @@ from offline.models.recipes import (
     train_end_of_simulated_days,
     train_ml,
 )
-from offline.promotion.gate import Refused
+from offline.promotion.gate import Refused, champion_model
 from offline.promotion.ledger import finish_pending
 from offline.promotion.moves import promote
 from offline.promotion.register import Candidate, register
@@ -76,16 +75,10 @@ def compare(uri: str, candidates: Sequence[Candidate], test: Sample, spec: Featu
     judged = {candidate.name: candidate.model for candidate in candidates}
     first = to_datetime(int(test.event_time.min()))
     for candidate in candidates:
-        champion = Registry(uri).champion(candidate.name)
-        if champion is None:
-            continue
-        try:
-            content = Registry(uri).download(candidate.name, champion.version)
-            model = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
-        except (VersionNotFound, ModelRefused):
-            continue  # a missing or refused champion cannot score these rows
-        seen = ", which has seen some of these rows" if model.train_end >= first else ""
-        judged[f"{candidate.name} version {champion.version}{seen}"] = model
+        if (champion := champion_model(uri, candidate.name, spec)) is not None:
+            version, model = champion
+            seen = ", which has seen some of these rows" if model.train_end >= first else ""
+            judged[f"{candidate.name} version {version}{seen}"] = model
     return evaluate(judged, test, spec, float(candidates[0].metrics["variance_floor"]))
 
 

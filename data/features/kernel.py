@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,34 @@ GRID = len(CONTRACT)
 
 # Indexes of the sums in each grid step, block and weighted average.
 VARIANCE, RANGE, TRADES, VOLUME, STEPS = range(5)
+
+
+class Batch(NamedTuple):
+    """Columns of n trades, shape (n,), see `Trades`; `position` is offset or line of each trade."""
+
+    trade_id: Int64s
+    event_time: Int64s
+    price: Floats
+    size: Floats
+    position: Int64s
+
+
+class Grid(NamedTuple):
+    """The grid of a spec.
+
+    Attributes:
+        weights: see `FeatureSpec.block_weights`.
+        half_lives: in grid steps.
+        step, gap: ns.
+        block_steps, horizon_steps: numbers of grid steps.
+    """
+
+    weights: Floats
+    half_lives: Int64s
+    step: int
+    gap: int
+    block_steps: int
+    horizon_steps: int
 
 
 @compiled
@@ -74,7 +102,7 @@ def _start_step(w: Any) -> None:
 
 
 @compiled
-def _start_block(w: Any, block: int, weights: Floats, block_steps: int) -> None:
+def _start_block(w: Any, block: int, grid: Grid) -> None:
     """Close the open block if `block` is the next block, and weigh the closed blocks in reach, newest first."""
     if block == w.block:
         return
@@ -82,7 +110,8 @@ def _start_block(w: Any, block: int, weights: Floats, block_steps: int) -> None:
     w.closed[w.block % blocks] = w.open
     w.open[:] = 0.0
     w.block = block
-    reach = min(blocks - 1, block - w.first_point // block_steps)
+    reach = min(blocks - 1, block - w.first_point // grid.block_steps)
+    weights = grid.weights
     for half_life in range(weights.shape[0]):
         variance = spread = trades = volume = steps = 0.0
         closed = block % blocks
@@ -113,11 +142,11 @@ def _add_step(sums: Floats, w: Any, price: float) -> None:
 
 
 @compiled
-def _pass_points(w: Any, until: int, weights: Floats, block_steps: int) -> None:
+def _pass_points(w: Any, until: int, grid: Grid) -> None:
     """Settle the grid points before `until`: the last price holds at these points, and no later trade changes them."""
-    point = w.next_point
+    point, block_steps = w.next_point, grid.block_steps
     if w.has_grid:
-        _start_block(w, (point - 1) // block_steps, weights, block_steps)
+        _start_block(w, (point - 1) // block_steps, grid)
         _add_step(w.open, w, w.last_price)
     else:  # what traded before the first point belongs to no whole step
         w.has_grid = 1
@@ -133,7 +162,7 @@ def _pass_points(w: Any, until: int, weights: Floats, block_steps: int) -> None:
         if point >= until:
             break
         block = (point - 1) // block_steps  # steps without a trade, a block at a time
-        _start_block(w, block, weights, block_steps)
+        _start_block(w, block, grid)
         steps = min(until, (block + 1) * block_steps + 1) - point
         w.open[STEPS] += steps
         point += steps - 1
@@ -141,11 +170,12 @@ def _pass_points(w: Any, until: int, weights: Floats, block_steps: int) -> None:
 
 
 @compiled
-def _grid_features(w: Any, point: int, out: Floats, half_lives: Int64s, step: int, horizon_steps: int) -> None:
+def _grid_features(w: Any, point: int, out: Floats, grid: Grid) -> None:
     """Write the weighted averages over the grid up to the last point at or before the trade.
 
     An average is NaN while the segment is younger than its half-life.
     """
+    half_lives, horizon_steps = grid.half_lives, grid.horizon_steps
     count = len(half_lives)
     out[:] = np.nan
     if not w.has_grid or point <= w.first_point:
@@ -162,7 +192,7 @@ def _grid_features(w: Any, point: int, out: Floats, half_lives: Int64s, step: in
         steps = weighted[STEPS] + sums[STEPS]
         out[half_life] = (weighted[VARIANCE] + sums[VARIANCE]) / steps * horizon_steps
         if half_life == 0:
-            out[count + 1] = (weighted[TRADES] + sums[TRADES]) / (steps * (step / NS))
+            out[count + 1] = (weighted[TRADES] + sums[TRADES]) / (steps * (grid.step / NS))
         if half_life == 1:
             out[count] = (weighted[RANGE] + sums[RANGE]) / steps * horizon_steps
             short_rate = (weighted[VOLUME] + sums[VOLUME]) / steps
@@ -223,15 +253,7 @@ def _keep_anchors(w: Any, rows: Int64s, anchor: Int64s, trades: int) -> None:
 
 
 @compiled
-def _judge(
-    w: Any,
-    rows: Int64s,
-    trade_id: Int64s,
-    event_time: Int64s,
-    position: Int64s,
-    status: NDArray[np.int8],
-    anchor: Int64s,
-) -> int:
+def _judge(w: Any, rows: Int64s, batch: Batch, status: NDArray[np.int8], anchor: Int64s) -> int:
     """Judge one stream's trades; an event time that falls a little is replaced by the newest time before.
 
     Returns:
@@ -240,14 +262,14 @@ def _judge(
     last_id, last_time, newest = w.last_id, w.last_time, w.anchor
     taken = 0
     for row in rows:
-        t = event_time[row]
-        status[row] = admit_one(trade_id[row], t, last_id, last_time)
+        t = batch.event_time[row]
+        status[row] = admit_one(batch.trade_id[row], t, last_id, last_time)
         if status[row] == TAKEN:
             if t >= last_time:
-                newest, last_time = position[row], t
-            event_time[row] = last_time
+                newest, last_time = batch.position[row], t
+            batch.event_time[row] = last_time
             anchor[row] = newest
-            last_id = trade_id[row]
+            last_id = batch.trade_id[row]
             rows[taken] = row
             taken += 1
     w.last_id = last_id
@@ -256,32 +278,19 @@ def _judge(
 
 @compiled
 def _move(
-    w: Any,
-    rows: Int64s,
-    event_time: Int64s,
-    price: Floats,
-    size: Floats,
-    anchor: Int64s,
-    weights: Floats,
-    half_lives: Int64s,
-    step: int,
-    gap: int,
-    block_steps: int,
-    horizon_steps: int,
-    values: Floats,
-    series: Floats,
-    held: Int64s,
+    w: Any, rows: Int64s, batch: Batch, anchor: Int64s, grid: Grid, values: Floats, series: Floats, held: Int64s
 ) -> None:
     """Move one stream's window to each trade of `rows`: append the return, and write the grid columns."""
     on_grid = values.shape[1] > GRID
     window = len(w.returns) + 1
+    price, step = batch.price, grid.step
     # Local variables, because the compiler cannot hold fields of `w` in registers.
     last_time, last_price, n, trades, count = w.last_time, w.last_price, w.n, w.trades, w.kept
     point = point_time = next_time = 0  # the last grid point, its time, and the next one's
     for k in range(len(rows)):
         row = rows[k]
-        t = event_time[row]
-        if t - last_time > gap:
+        t = batch.event_time[row]
+        if t - last_time > grid.gap:
             _start_segment(w)
             n = trades = 0
         if on_grid:
@@ -293,13 +302,13 @@ def _move(
             if trades == 0:
                 w.next_point = until
             elif until > w.next_point:
-                _pass_points(w, until, weights, block_steps)
+                _pass_points(w, until, grid)
             if until == point and w.has_grid and point > w.first_point:
-                _start_block(w, (point - 1) // block_steps, weights, block_steps)
+                _start_block(w, (point - 1) // grid.block_steps, grid)
             w.high = max(w.high, price[row])
             w.low = min(w.low, price[row])
             w.step_trades += 1.0
-            w.step_volume += size[row]
+            w.step_volume += batch.size[row]
         if trades > 0:
             series[count] = log_return(last_price, price[row])
             count += 1
@@ -311,7 +320,7 @@ def _move(
         if on_grid:
             w.last_price, w.anchor = last_price, anchor[row]
             if point != w.reported_point:
-                _grid_features(w, point, w.reported, half_lives, step, horizon_steps)
+                _grid_features(w, point, w.reported, grid)
                 # A trade between grid points changes no point, and no later trade changes a point that has passed.
                 w.reported_point = point if t > point_time else NO_POINT
             for column in range(len(w.reported)):
@@ -323,24 +332,11 @@ def _move(
 
 @compiled
 def window_kernel(
-    rows: Int64s,
-    ends: Int64s,
-    slots: Int64s,
-    state: NDArray[np.void],
-    trade_id: Int64s,
-    event_time: Int64s,
-    price: Floats,
-    size: Floats,
-    position: Int64s,
-    weights: Floats,
-    half_lives: Int64s,
-    step: int,
-    gap: int,
-    block_steps: int,
-    horizon_steps: int,
-    values: Floats,
+    rows: Int64s, ends: Int64s, slots: Int64s, state: NDArray[np.void], batch: Batch, grid: Grid, values: Floats
 ) -> NDArray[np.int8]:
     """Write the feature rows of a batch into `values`, and return the status of each trade, shape (n,).
+
+    An event time in `batch` that fell is replaced by the newest time before.
 
     Why stream by stream: a window stays in the nearest cache, and many rows of a stream are computed at once.
     """
@@ -350,13 +346,10 @@ def window_kernel(
         mine = rows[ends[stream] : ends[stream + 1]]
         if len(mine) > 0:
             w = state[slots[stream]]
-            mine = mine[: _judge(w, mine, trade_id, event_time, position, status, anchor)]
+            mine = mine[: _judge(w, mine, batch, status, anchor)]
         if len(mine) > 0:
             series, held = np.empty(w.kept + len(mine)), np.empty(len(mine), np.int64)
             series[: w.kept] = w.returns[: w.kept]
-            _move(
-                w, mine, event_time, price, size, anchor, weights, half_lives, step, gap, block_steps, horizon_steps,
-                values, series, held,
-            )  # fmt: skip
+            _move(w, mine, batch, anchor, grid, values, series, held)
             _contract(w, mine, series, held, values)
     return status

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from data.compiled import compiled
 from data.features.admission import NOTHING_YET, TAKEN
-from data.features.kernel import GRID, window_kernel
+from data.features.kernel import GRID, Batch, Grid, window_kernel
 from data.features.spec import FeatureRows, FeatureSpec
 from data.times import NS
 from data.trades import Int64s, StreamKey, Trades
@@ -57,13 +57,26 @@ def _window_type(spec: FeatureSpec) -> np.dtype[Any]:
 
 
 class Windows:
-    """The windows of any number of streams under one spec."""
+    """The windows of any number of streams under one spec.
+
+    Attributes:
+        grid: the grid of the spec.
+        state: one record a slot. Read `state` after a call of `slot`: a new stream may move the array.
+    """
 
     def __init__(self, spec: FeatureSpec) -> None:
         self.spec = spec
         self._slots: dict[StreamKey, int] = {}
         self._free: list[int] = []
-        self._state = np.zeros(0, _window_type(spec))
+        self.state = np.zeros(0, _window_type(spec))
+        self.grid = Grid(
+            spec.block_weights,
+            np.array(spec.half_lives),
+            spec.grid_step_s * NS,
+            spec.gap_s * NS,
+            spec.block_steps,
+            spec.horizon_s // spec.grid_step_s,
+        )
 
     @property
     def open_streams(self) -> tuple[StreamKey, ...]:
@@ -77,7 +90,7 @@ class Windows:
 
     def oldest_needed(self, key: StreamKey) -> int:
         """Return the position of the oldest trade that a rebuild of the stream's window needs, byte for byte."""
-        w, spec = self._state[self._slots[key]], self.spec
+        w, spec = self.state[self._slots[key]], self.spec
         ring, blocks = len(w["anchors"]), len(w["closed"])
         oldest = int(w["anchors"][w["next_anchor"] if w["trades"] == ring else 0])
         if not w["has_grid"]:
@@ -87,20 +100,14 @@ class Windows:
 
     def slot(self, key: StreamKey) -> int:
         """Return the index of a stream's window in `state`; a new stream gets a window."""
-        return self._slots[key] if key in self._slots else self._open(key)
-
-    @property
-    def state(self) -> NDArray[np.void]:
-        """Return one record a slot. Call `state` after `slot`: a new stream may move the array."""
-        return self._state
-
-    def _open(self, key: StreamKey) -> int:
+        if key in self._slots:
+            return self._slots[key]
         if not self._free:
-            have = len(self._state)
-            self._state = np.concatenate([self._state, np.zeros(max(have, 8), self._state.dtype)])
-            self._free.extend(range(len(self._state) - 1, have - 1, -1))
+            have = len(self.state)
+            self.state = np.concatenate([self.state, np.zeros(max(have, 8), self.state.dtype)])
+            self._free.extend(range(len(self.state) - 1, have - 1, -1))
         slot = self._slots[key] = self._free.pop()
-        self._state[slot]["last_id"], self._state[slot]["last_time"] = NOTHING_YET
+        self.state[slot]["last_id"], self.state[slot]["last_time"] = NOTHING_YET
         return slot
 
 
@@ -124,24 +131,9 @@ def feature_rows(
         slots[stream] = windows.slot(trades.keys[stream])
     event_time = trades.event_time.copy()
     values = np.empty((len(trades), GRID if contract_only else len(spec.columns)))
-    status = window_kernel(
-        rows,
-        ends,
-        slots,
-        windows.state,
-        trades.trade_id,
-        event_time,
-        trades.price,
-        trades.size,
-        trades.trade_id if position is None else position,
-        spec.block_weights,
-        np.array(spec.half_lives),
-        spec.grid_step_s * NS,
-        spec.gap_s * NS,
-        spec.block_steps,
-        spec.horizon_s // spec.grid_step_s,
-        values,
-    )
+    position = trades.trade_id if position is None else position
+    batch = Batch(trades.trade_id, event_time, trades.price, trades.size, position)
+    status = window_kernel(rows, ends, slots, windows.state, batch, windows.grid, values)
     taken = replace(trades, event_time=event_time)
     if not status.any():
         return FeatureRows(taken, values, status)

@@ -21,7 +21,7 @@ from data.stream.records import FEATURES, partition_of
 from data.stream.records import TRADES as TRADES_TOPIC
 from data.times import DAY_S, NS, start_ns, time_texts
 from data.trades import Floats, Int64s, StreamKey, Trades
-from offline.days.feature_rows import StoredFeatureColumns, feature_columns, history, rows_after
+from offline.days.feature_rows import StoredFeatureColumns, feature_columns, history, make_feature_rows, rows_after
 from offline.days.staging import STAGED, trades_of
 from offline.days.steps import FEATURE_ROWS, TRADES
 from offline.days.trades import make_trades
@@ -80,8 +80,8 @@ class Published:
     """Rows of one source and product on `features`.
 
     Attributes:
-        first_id, first_time: of the first trade, if known; else of the oldest row, on any day.
-        has_beginning: the source begins at `first_id`; else older rows have expired.
+        first: id and counted time of the first trade, if known; else of the oldest row, on any day.
+        has_beginning: the source begins at `first`; else older rows have expired.
         last_time: event time of the newest row, ns since 1970.
         has_day: the source has rows of the day.
         parts: the rows of the day, unless a newer source has begun the day.
@@ -90,8 +90,7 @@ class Published:
     """
 
     source_id: str
-    first_id: int
-    first_time: int
+    first: tuple[int, int]
     has_beginning: bool
     last_time: int = 0
     has_day: bool = False
@@ -130,8 +129,8 @@ def certify(
             ends = find_ends(values, StreamKey(published.source_id, product_id))
             if ends is not None:
                 first, published.last_trade = ends
-                if is_whole and first[0] < published.first_id:  # no row has expired: the first trade's row is missing
-                    published.first_id, published.first_time, published.has_beginning = *first, True
+                if is_whole and first[0] < published.first[0]:  # no row has expired: the first trade's row is missing
+                    published.first, published.has_beginning = first, True
     return compare(lake, spec, product_id, day, published)
 
 
@@ -161,14 +160,11 @@ def find_published(
         found = decode_features([value for value in batch if mine in value], spec)
         other_specs |= found.other_specs
         rows = StoredFeatureColumns(found.trade_id, found.event_time, found.price, found.values)
-        sources: dict[str, int] = {}
-        code = np.array([sources.setdefault(key.source_id, len(sources)) for key in found.keys], np.int64)
-        for source, place in sources.items():
-            some = rows.take(code == place)
+        for source in dict.fromkeys(key.source_id for key in found.keys):
+            some = rows.take(np.array([key.source_id == source for key in found.keys]))
             if source not in known:
-                known[source] = Published(
-                    source, int(some.trade_id[0]), int(some.event_time[0]), some.values[0, 0] == 0
-                )
+                first = int(some.trade_id[0]), int(some.event_time[0])
+                known[source] = Published(source, first, some.values[0, 0] == 0)
             each = known[source]
             each.last_time = int(some.event_time[-1])
             of_day = some.take((some.event_time >= start) & (some.event_time < end))
@@ -221,12 +217,12 @@ def find_ends(batches: Iterable[Sequence[bytes]], key: StreamKey) -> tuple[tuple
 def compare(lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, published: Published) -> Certificate:
     """Compare the lake's rows of a product and day with the published rows of one source."""
     has_ids = make_trades.stored(lake, product_id, day).facts.has_ids
+    by = 0 if has_ids else 1
     theirs = StoredFeatureColumns.join(published.parts)
-    ours, remade, spoilt = _rows_as_seen(lake, spec, product_id, day, published, has_ids)
-    last_id, last_time = published.last_trade or (int(theirs.trade_id[-1]), published.last_time)
-    if last_time < start_ns(day) + DAY_S * NS:
-        column, last = (0, last_id) if has_ids else (1, last_time)
-        ours = ours.take(slice(int(np.searchsorted(ours[column], last, "right"))))
+    ours, remade, spoilt = _rows_as_seen(lake, spec, product_id, day, published, by)
+    last = published.last_trade or (int(theirs.trade_id[-1]), published.last_time)
+    if last[1] < start_ns(day) + DAY_S * NS:
+        ours = ours.take(slice(int(np.searchsorted(ours[by], last[by], "right"))))
     one, other = (ours.trade_id, theirs.trade_id) if has_ids else (_time_keys(ours), _time_keys(theirs))
     # Of duplicate rows, the first is compared, and the others count as missing or extra.
     _, in_ours, in_theirs = np.intersect1d(one, other, return_indices=True)
@@ -251,8 +247,6 @@ def compare(lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, publis
     different = int(np.sum(differs.any(axis=1) | is_spoilt))
     times = np.concatenate([ours.event_time, theirs.event_time])
     covers_from, covers_to = time_texts(np.array([times.min(), times.max()]))
-    partition = lake.partition(FEATURE_ROWS, product_id, day)
-    assert partition is not None
     return Certificate(
         source_id=published.source_id,
         product_id=product_id,
@@ -268,12 +262,12 @@ def compare(lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, publis
         has_ended=published.has_ended,
         covers_from=covers_from,
         covers_to=covers_to,
-        rows_of_day=partition.rows,
+        rows_of_day=make_feature_rows.stored(lake, product_id, day).facts.rows,
     )
 
 
 def _rows_as_seen(
-    lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, published: Published, has_ids: bool
+    lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, published: Published, by: int
 ) -> tuple[StoredFeatureColumns, int, NDArray[np.bool_]]:
     """Return the lake's rows of a day as the source saw them, from the source's first trade on.
 
@@ -282,20 +276,20 @@ def _rows_as_seen(
     A row that reaches back beyond the source's first trade is made again without older trades, if the lake has older
     trades.
 
+    Args:
+        by: 0: trade ids order the rows; 1: event times.
+
     Returns:
         The rows; the number of remade rows; and a mask of rows that differ from rows made of the lake's own trades.
     """
     rows = feature_columns(lake, spec, product_id, day)
-    start, first_time, reach = start_ns(day), published.first_time, reach_s(spec) * NS
-    begins = 0
-    if first_time >= start:
-        column, first = (0, published.first_id) if has_ids else (1, first_time)
-        begins = int(np.searchsorted(rows[column], first))
+    start, first_time, reach = start_ns(day), published.first[1], reach_s(spec) * NS
+    begins = int(np.searchsorted(rows[by], published.first[by])) if first_time >= start else 0
     rows = rows.take(slice(begins, None))
     sound = np.zeros(len(rows.trade_id), np.bool_)
     if not published.has_beginning or first_time + reach < start:
         return rows, 0, sound
-    trades, has_older = _trades_from(lake, spec, product_id, day, published, has_ids)
+    trades, has_older = _trades_from(lake, spec, product_id, day, published.first, by)
     if not has_older:
         return rows, 0, sound
     seen = _rows_of(trades, None, spec)
@@ -319,23 +313,22 @@ def _rows_of(trades: Trades, before: Trades | None, spec: FeatureSpec) -> Stored
 
 
 def _trades_from(
-    lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, published: Published, has_ids: bool
+    lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, first: tuple[int, int], by: int
 ) -> tuple[Trades, bool]:
     """Return the lake's trades from the source's first trade to the end of a day.
 
     Returns:
         The trades; and whether the segment of the source's first trade begins earlier in the lake.
     """
-    first_day = dt.date(1970, 1, 1) + dt.timedelta(seconds=published.first_time // NS)
+    first_day = dt.date(1970, 1, 1) + dt.timedelta(seconds=first[1] // NS)
     days = [key for key in lake.partition_keys(TRADES, product_id) if first_day <= key.day <= day]
     parts = [trades_of(lake.read(*key, STAGED.names), product_id) for key in days]
     if (before := history(lake, product_id, first_day, spec)) is not None:
         parts.insert(0, before)
     trades = Trades.join(parts)
     n = 0 if before is None else len(before)
-    column, first = (trades.trade_id, published.first_id) if has_ids else (trades.event_time, published.first_time)
-    begins = n + int(np.argmax(column[n:] >= first))
-    has_older = begins > 0 and published.first_time - int(trades.event_time[:begins].max()) <= spec.gap_s * NS
+    begins = n + int(np.argmax((trades.trade_id, trades.event_time)[by][n:] >= first[by]))
+    has_older = begins > 0 and first[1] - int(trades.event_time[:begins].max()) <= spec.gap_s * NS
     return trades.take(slice(begins, None)), has_older
 
 

@@ -27,7 +27,7 @@ from data.simulator.day import simulate_day
 from data.times import DAY_S, NS, to_datetime
 from data.trades import StreamKey, Trades
 from offline.days.merging import counted_times
-from offline.lake.store import Lake, PartitionKey, Writing
+from offline.lake.store import Lake, PartitionKey, StoredFile, Writing
 
 RECORDINGS, REJECTS = "recordings", "rejects"
 """Tables of the lake. `recordings` has a sub-table per recording; `rejects` has one file per recording."""
@@ -51,8 +51,6 @@ STAGED = pa.schema(
 """Trades of one recording: times as recorded, -1 for sell, 1 for buy; in the order of the recording."""
 _REJECT_COLUMNS = pa.schema([("line", pa.int64()), ("reason", pa.string()), ("text", pa.string())])
 
-_STAGE_ROWS = 262_144
-"""Rows kept in memory before a flush to disk, over all products of a recording."""
 _REJECT_CHARACTERS = 200
 _NAME_CHARACTERS = 200
 """Limit of a recording's name in the lake: a temporary file name is 47 characters longer, and filesystems allow 255."""
@@ -153,7 +151,8 @@ def ingest(lake: Lake, recording: Path, product_id: str = "BTC-USD", name: str |
     batches = read_trades(recording, product_id=product_id)  # raises at once if the file is no recording
     dialect = recognize(recording)
     assert isinstance(dialect, Dialect)
-    made_from = RecordingNotes(sha256=_file_hash(recording), product_id=product_id)
+    with recording.open("rb") as file:
+        made_from = RecordingNotes(sha256=hashlib.file_digest(file, "sha256").hexdigest(), product_id=product_id)
     stored = lake.stored(rejects_path)
     before = None if stored is None else stored.notes_as(RecordingNotes)
     keys = lake.partition_keys(table)
@@ -219,10 +218,8 @@ class _Stage:
         self._lake, self._table, self._cleanup = lake, table, cleanup
         self._notes = StagedNotes(name, has_ids)
         self._last_time: dict[str, int] = {}
-        self._waiting: dict[PartitionKey, list[Trades]] = {}
-        self._rows = 0
         self._open: dict[str, tuple[PartitionKey, Writing]] = {}
-        self._finished: list[tuple[PartitionKey, Writing, str]] = []
+        self._finished: list[tuple[PartitionKey, Writing, StoredFile]] = []
 
     def add(self, trades: Trades) -> None:
         """Add the next trades of the recording."""
@@ -236,41 +233,34 @@ class _Stage:
             self._last_time[key.product_id] = int(counted[-1])
             days = counted // (DAY_S * NS)
             for part in np.split(np.arange(len(mine)), np.flatnonzero(np.diff(days)) + 1):
-                place = PartitionKey(self._table, key.product_id, to_datetime(int(counted[part[0]])).date())
-                self._waiting.setdefault(place, []).append(mine.take(slice(int(part[0]), int(part[-1]) + 1)))
-        self._rows += len(trades)
-        if self._rows >= _STAGE_ROWS:
-            self._flush()
+                day = to_datetime(int(counted[part[0]])).date()
+                self._writing(key.product_id, day).write(staged_batch(mine.take(part)))
 
     def finish(self) -> list[tuple[str, date, int, str]]:
         """Finish all files; return product, day, number of rows and content hash of each file."""
-        self._flush()
         for product in list(self._open):
             self._finish(product)
-        return [
-            (place.product_id, place.day, writing.rows, content_hash)
-            for place, writing, content_hash in sorted(self._finished)
-        ]
+        self._finished.sort()
+        return [(place.product_id, place.day, file.rows, file.content_hash) for place, _, file in self._finished]
 
     def publish(self) -> list[Staged]:
         """Rename all finished files to their final names."""
-        return [Staged(place.product_id, place.day, w.rows, w.publish()) for place, w, _ in sorted(self._finished)]
+        return [
+            Staged(place.product_id, place.day, file.rows, writing.publish()) for place, writing, file in self._finished
+        ]
 
-    def _flush(self) -> None:
-        for place, parts in self._waiting.items():
-            known = self._open.get(place.product_id)
-            if known is None or known[0] != place:  # days of a product follow each other
-                if known is not None:
-                    self._finish(place.product_id)
-                writing = self._cleanup.enter_context(self._lake.writing(place.path, STAGED))
-                self._open[place.product_id] = known = place, writing
-            for part in parts:
-                known[1].write(staged_batch(part))
-        self._waiting, self._rows = {}, 0
+    def _writing(self, product_id: str, day: date) -> Writing:
+        """Return the open file of a product and day; days of a product follow each other."""
+        place = PartitionKey(self._table, product_id, day)
+        if product_id in self._open and self._open[product_id][0] != place:
+            self._finish(product_id)
+        if product_id not in self._open:
+            self._open[product_id] = place, self._cleanup.enter_context(self._lake.writing(place.path, STAGED))
+        return self._open[product_id][1]
 
     def _finish(self, product_id: str) -> None:
         place, writing = self._open.pop(product_id)
-        self._finished.append((place, writing, writing.finish(self._notes).content_hash))
+        self._finished.append((place, writing, writing.finish(self._notes)))
 
 
 def trades_of(rows: pa.Table | pa.RecordBatch, product_id: str) -> Trades:
@@ -289,8 +279,3 @@ def _reject_batch(rejects: Sequence[Any]) -> pa.RecordBatch:
     lines = np.array([reject.line for reject in rejects], np.int64)
     reasons, texts = zip(*((reject.reason, reject.text[:_REJECT_CHARACTERS]) for reject in rejects), strict=True)
     return batch_of(_REJECT_COLUMNS, [lines, texts_of(reasons), texts_of(texts)])
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

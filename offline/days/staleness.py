@@ -53,12 +53,7 @@ def _why(before: dict[str, str] | None, now: dict[str, str] | None) -> str:
         return "lost its inputs"
     if before is None:
         return "was never made"
-    changes = []
-    for name in {**before, **now}:
-        if name not in before:
-            changes.append(f"{name} is new")
-        elif name not in now:
-            changes.append(f"{name} is gone")
-        elif before[name] != now[name]:
-            changes.append(f"{name} has changed")
-    return ", ".join(changes)
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    words = dict.fromkeys(changed, "has changed")
+    words |= dict.fromkeys(now.keys() - before.keys(), "is new") | dict.fromkeys(before.keys() - now.keys(), "is gone")
+    return ", ".join(f"{name} {words[name]}" for name in changed)

@@ -144,10 +144,6 @@ def evaluate(models: Mapping[str, ServedModel], test: Sample, spec: FeatureSpec,
         horizons=rows.horizons(spec),
         zero_target_share=float(np.mean(rows.targets == 0)),
         variance_floor=floor,
-        first_time=_time(int(rows.event_time.min())),
-        last_time=_time(int(rows.event_time.max())),
+        first_time=to_datetime(int(rows.event_time.min())),
+        last_time=to_datetime(int(rows.event_time.max())),
     )
-
-
-def _time(ns: int) -> datetime:
-    return to_datetime(ns)

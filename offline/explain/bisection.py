@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator
 from itertools import chain, pairwise
 from operator import attrgetter
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -29,14 +29,24 @@ PLACES = 50
 LONG = 1_000_000
 """Offsets after which a long reading is reported on stderr."""
 
-T = TypeVar("T")
-
 
 class BadRecord(ValueError):
     """The wanted forecast exists, but the record cannot be read. The message has partition, offset and reason."""
 
     def __init__(self, partition: int, offset: int, reason: object) -> None:
         super().__init__(f"{PREDICTIONS}[{partition}]@{offset} cannot be read: {reason}")
+
+
+class ForecastRow(Struct, frozen=True, gc=False):
+    """Fields of a record about the forecast's feature row."""
+
+    event_time: Time
+    kafka_offset: int
+    n: int
+
+
+UNREADABLE_ROW = ForecastRow(0, sys.maxsize, 0)
+"""In place of a row that cannot be read."""
 
 
 class TopicForecast(NamedTuple):
@@ -51,6 +61,11 @@ class TopicForecast(NamedTuple):
     offset: int
     trade_id: int
     value: bytes
+
+    @property
+    def row(self) -> ForecastRow:
+        """Return the forecast's feature row, or `UNREADABLE_ROW`."""
+        return next(iter(decode_records([self.value], _decode_row).records), UNREADABLE_ROW)
 
 
 class Neighbours(NamedTuple):
@@ -72,14 +87,6 @@ class _Name(Struct, frozen=True, gc=False):
     source_id: str
     product_id: str
     trade_id: int
-
-
-class _Row(Struct, frozen=True, gc=False):
-    """Fields of a record about the forecast's feature row."""
-
-    event_time: Time
-    kafka_offset: int
-    n: int
 
 
 class ForecastSearch:
@@ -114,7 +121,7 @@ class ForecastSearch:
         near: Iterator[TopicForecast] = iter(())
         for trade_id in sorted(trade_ids):
             if forecast is None or forecast.trade_id < trade_id:
-                forecast = _first(near, trade_id)
+                forecast = next((each for each in near if each.trade_id >= trade_id), None)
             if forecast is None:
                 forecast = self._at_least(trade_id)
                 near = self._read(forecast.offset + 1, forecast.offset + READ_ON) if forecast is not None else near
@@ -125,7 +132,7 @@ class ForecastSearch:
     def find_in_all(self, trade_ids: Collection[int]) -> dict[int, TopicForecast]:
         """Return the same as `find` from a reading of the whole partition, for streams in any order."""
         self._say(f"all {self._end - self.start:,} offsets are read, as trade ids of the stream do not rise")
-        everything = self._forecasts(self._reader, self.start, self._end, after_end=self._end)
+        everything = self._forecasts(self._reader, self.start, self._end)
         return {each.trade_id: each for each in everything if each.trade_id in trade_ids}
 
     def first_and_last(self) -> tuple[TopicForecast, TopicForecast]:
@@ -149,34 +156,25 @@ class ForecastSearch:
             is_reached: monotonic: true for all forecasts after the first true one.
         """
         at = bisect_left(self._seen, True, key=is_reached)
-        before = self._seen[at - 1] if at else None
         after = self._seen[at] if at < len(self._seen) else None
-        if before is None and self._is_first_seen:
-            return Neighbours(None, after, is_sure=True)
-        if before is None:
-            return self._bisect(is_reached, None, after, up=True)
-        found = self._bisect(is_reached, before, after, up=False)
+        if at == 0:
+            found = Neighbours(None, after, is_sure=self._is_first_seen)
+            return found if found.is_sure else self._bisect(is_reached, found, up=True)
+        found = self._bisect(is_reached, Neighbours(self._seen[at - 1], after, is_sure=False), up=False)
         if found.is_sure:
             return found
         if found.after is not None:  # the place may be behind a long pause of the stream
-            return self._bisect(is_reached, found.before, found.after, up=True)
+            return self._bisect(is_reached, found, up=True)
         return self._read_between(is_reached, found)
 
-    def _bisect(
-        self,
-        is_reached: Callable[[TopicForecast], bool],
-        before: TopicForecast | None,
-        after: TopicForecast | None,
-        *,
-        up: bool,
-    ) -> Neighbours:
+    def _bisect(self, is_reached: Callable[[TopicForecast], bool], around: Neighbours, *, up: bool) -> Neighbours:
         """Bisect between two forecasts. A stream silent for `LOOK` offsets may be silent for millions.
 
         Args:
             up: after a silence, continue behind the silence; else before the silence.
         """
-        low = self.start if before is None else before.offset + 1
-        high = self._end if after is None else after.offset
+        before, after, _ = around
+        low, high = self._between(around)
         is_sure = True  # no silence between `before` and `after` was left unread
         while high - low > NEAR:
             middle = (low + high) // 2
@@ -189,7 +187,7 @@ class ForecastSearch:
                 after, high, is_sure = found, middle, is_sure or not up
             else:
                 before, low, is_sure = found, found.offset + 1, is_sure or up
-        for found in self._probe(low, high):
+        for found in self._forecasts(self._prober, low, high):
             if is_reached(found):
                 return Neighbours(before, found, is_sure or not up)
             before, is_sure = found, is_sure or up
@@ -198,18 +196,22 @@ class ForecastSearch:
     def _read_between(self, is_reached: Callable[[TopicForecast], bool], around: Neighbours) -> Neighbours:
         """Read all forecasts between two forecasts, to be sure of the neighbours."""
         before, after, _ = around
-        start = self.start if before is None else before.offset + 1
-        for found in self._read(start, self._end if after is None else after.offset):
+        for found in self._read(*self._between(around)):
             if is_reached(found):
                 return Neighbours(before, found, is_sure=True)
             before = found
         return Neighbours(before, after, is_sure=True)
 
+    def _between(self, around: Neighbours) -> tuple[int, int]:
+        """Return the range of offsets between two forecasts."""
+        before, after, _ = around
+        return self.start if before is None else before.offset + 1, self._end if after is None else after.offset
+
     def first_in(self, start: int, end: int) -> TopicForecast | None:
         """Return the first forecast in a range of offsets, or None."""
         near = min(start + NEAR, end)
-        beyond = self._forecasts(self._reader, near, end, after_end=self._end)
-        found = next(chain(self._probe(start, near), beyond), None)
+        beyond = self._forecasts(self._reader, near, end)
+        found = next(chain(self._forecasts(self._prober, start, near), beyond), None)
         if found is not None:
             at = bisect_left(self._seen, found.offset, key=attrgetter("offset"))
             if self._seen[at : at + 1] != [found]:
@@ -233,13 +235,12 @@ class ForecastSearch:
         for place in np.unique([np.linspace(start, end, PLACES), near_start]).astype(np.int64).tolist():
             self.first_in(place, place + NEAR)
 
-    def _probe(self, start: int, end: int) -> Iterator[TopicForecast]:
-        return self._forecasts(self._prober, start, end, after_end=self._end)
-
     def _read(self, start: int, end: int) -> Iterator[TopicForecast]:
         return self._forecasts(self._reader, start, end, after_end=LOOK)
 
-    def _forecasts(self, reader: TopicReader, start: int, end: int, *, after_end: int) -> Iterator[TopicForecast]:
+    def _forecasts(
+        self, reader: TopicReader, start: int, end: int, after_end: int = sys.maxsize
+    ) -> Iterator[TopicForecast]:
         """Read the forecasts in a range of offsets.
 
         Args:
@@ -251,16 +252,16 @@ class ForecastSearch:
             if block.offsets[-1] - start > LONG and not is_long:
                 is_long = True
                 self._say(f"up to {end - start:,} offsets are read, as the stream is silent for long")
-            for offset, value in zip(block.offsets, block.values, strict=True):
-                if offset >= end:
+            kept = {offset: value for offset, value in zip(block.offsets, block.values, strict=True) if mine in value}
+            offsets, found = [*kept], decode_records([*kept.values()], decode_name)
+            end = min([end, *(offsets[place] + after_end for place, each in found.ends if each.key == self._key)])
+            for place, name in zip(found.places, found.records, strict=True):
+                if (offset := offsets[place]) >= end:
                     return
-                if value is None or mine not in value:
-                    continue
-                if (name := decoded(value, decode_name)) is None:
-                    ends = decode_records([value], decode_name).ends
-                    end = min(end, offset + after_end) if any(record.key == self._key for _, record in ends) else end
-                elif (name.source_id, name.product_id) == self._key:
-                    yield TopicForecast(offset, name.trade_id, value)
+                if (name.source_id, name.product_id) == self._key:
+                    yield TopicForecast(offset, name.trade_id, kept[offset])
+            if block.offsets[-1] >= end:
+                return
 
     def _say(self, what: str) -> None:
         if not self._has_said:
@@ -269,29 +270,9 @@ class ForecastSearch:
         self._has_said = True
 
 
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-decode_name, decode_row = msgspec.json.Decoder(_Name).decode, msgspec.json.Decoder(_Row).decode
-
-
-def decoded(value: bytes, decode: Callable[[bytes], T]) -> T | None:
-    """Return the decoded record, or None if `decode` fails."""
-    try:
-        return decode(value)
-    except _UNREADABLE:
-        return None
-
-
-def event_time_of(forecast: TopicForecast) -> int:
-    """Return the event time in a forecast's record, ns since 1970, or 0 if the record cannot be read."""
-    row = decoded(forecast.value, decode_row)
-    return 0 if row is None else row.event_time
+decode_name, _decode_row = msgspec.json.Decoder(_Name).decode, msgspec.json.Decoder(ForecastRow).decode
 
 
 def mark_of(key: StreamKey) -> bytes:
     """Return the bytes present in every record of a source, for a fast filter."""
     return f'"source_id":"{key.source_id}"'.encode()
-
-
-def _first(forecasts: Iterator[TopicForecast], trade_id: int) -> TopicForecast | None:
-    """Return the next forecast whose trade id is not below `trade_id`."""
-    return next((forecast for forecast in forecasts if forecast.trade_id >= trade_id), None)

@@ -38,16 +38,12 @@ class RecordedRow(NamedTuple):
 
     Attributes:
         file, line: place of the trade; lines count from 1, in a Parquet file rows count from 1.
-        event_time: ns since 1970.
-        side: see `Side`.
+        trade: one row, as recorded.
     """
 
     file: str
     line: int
-    event_time: int
-    price: float
-    size: float
-    side: int
+    trade: Trades
 
 
 class FoundModel(NamedTuple):

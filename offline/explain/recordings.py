@@ -17,7 +17,7 @@ from data.recordings.lines import chunks_of, head_of, whole_lines
 from data.recordings.readers import Batch, read_trades
 from data.recordings.recognition import recognize
 from data.stream.origin import Origin, read_origin, recording_of
-from data.times import NS, time_texts
+from data.times import NS, time_text
 from data.trades import Side, Trades
 from offline.explain.findings import Explanation, Finding, RecordedRow
 
@@ -61,19 +61,16 @@ def find_in_recordings(explanations: Sequence[Explanation], product_id: str, not
 def compare_recorded(recorded: RecordedRow, trade: Trades, origin: Origin) -> Finding:
     """Compare a recorded trade with the one on the topic; a real-time replay has moved its time by whole seconds."""
     where = f"{recorded.file}:{recorded.line}"
-    shift_ns = int(trade.event_time[0]) - recorded.event_time
-    pairs: dict[str, tuple[float | str, float | str]] = {
-        "price": (recorded.price, float(trade.price[0])),
-        "size": (recorded.size, float(trade.size[0])),
-        "side": (Side(recorded.side).name, Side(trade.side[0]).name),
-    }
-    if shift_ns and (origin.speed != "real-time" or shift_ns % NS):
-        there, here = time_texts(np.array([recorded.event_time, trade.event_time[0]]))
-        pairs["event_time"] = there, here
+    shift_ns = int(trade.event_time[0] - recorded.trade.event_time[0])
+    there, here = (
+        {"price": float(each.price[0]), "size": float(each.size[0]), "side": Side(each.side[0]).name}
+        | ({"event_time": time_text(each.event_time[0])} if origin.speed != "real-time" or shift_ns % NS else {})
+        for each in (recorded.trade, trade)
+    )
     differing = [
-        f"{name} is {there} recorded, {here} on the topic"
-        for name, (there, here) in pairs.items()
-        if repr(there) != repr(here)
+        f"{name} is {there[name]} recorded, {here[name]} on the topic"
+        for name in there
+        if repr(there[name]) != repr(here[name])
     ]
     if differing:
         return Finding("recording", "different", f"{where}: {'; '.join(differing)}")
@@ -126,8 +123,7 @@ def _parsed_alone(recording: bytes, origin: Origin, product_id: str, trade_id: i
     with TemporaryDirectory() as folder, suppress(ValueError):
         path = Path(folder) / "recording"
         path.write_bytes(recording)
-        found = dict(_recorded(read_trades(path, product_id=origin.product_id), product_id, {trade_id}))
-        return found.get(trade_id)
+        return dict(_recorded(read_trades(path, product_id=origin.product_id), product_id, {trade_id})).get(trade_id)
     return None
 
 
@@ -139,14 +135,10 @@ def _lines_with(path: Path, digits: bytes) -> Iterator[tuple[int, bytes]]:
     """
     number = 1
     for block in whole_lines(chunks_of(path)):
-        counted, at = 0, block.find(digits)
-        while at >= 0:
-            begin, end = block.rfind(b"\n", 0, at) + 1, block.index(b"\n", at) + 1
-            number += block.count(b"\n", counted, begin)
-            counted = begin
-            yield number, block[begin:end]
-            at = block.find(digits, end)
-        number += block.count(b"\n", counted)
+        if digits in block:
+            lines = enumerate(block.split(b"\n"), number)
+            yield from ((i, line + b"\n") for i, line in lines if digits in line)
+        number += block.count(b"\n")
 
 
 def _read_recordings(
@@ -156,8 +148,7 @@ def _read_recordings(
     found: dict[int, RecordedRow] = {}
     try:
         batches = read_trades(paths, product_id=origin.product_id) if paths and trade_ids else ()
-        for trade_id, recorded in _recorded(batches, product_id, trade_ids):
-            found[trade_id] = recorded
+        found.update(_recorded(batches, product_id, trade_ids))
     except ValueError as error:  # a recording is damaged, and was damaged when replayed
         return found, str(error)
     return found, ""
@@ -169,20 +160,10 @@ def _recorded(
     """Yield recorded trades of a product with their ids, until all wanted trades are found."""
     wanted, left = np.array(sorted(trade_ids), np.int64), len(trade_ids)
     for batch in batches:
-        trades = batch.trades
-        for row in np.flatnonzero(np.isin(trades.trade_id, wanted)).tolist():
-            if trades.keys[trades.stream[row]].product_id == product_id:
+        for row in np.flatnonzero(np.isin(batch.trades.trade_id, wanted)).tolist():
+            trade = batch.trades.take(slice(row, row + 1))
+            if trade.keys[trade.stream[0]].product_id == product_id:
                 left -= 1
-                yield (
-                    int(trades.trade_id[row]),
-                    RecordedRow(
-                        batch.file,
-                        int(batch.line[row]),
-                        event_time=int(trades.event_time[row]),
-                        price=float(trades.price[row]),
-                        size=float(trades.size[row]),
-                        side=int(trades.side[row]),
-                    ),
-                )
+                yield int(trade.trade_id[0]), RecordedRow(batch.file, int(batch.line[row]), trade)
         if not left:
             return

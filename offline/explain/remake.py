@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from data.features.reach import oldest_block, oldest_trade
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.models.registry import Registry
@@ -24,7 +23,7 @@ from data.trades import StreamKey
 from offline.explain.bisection import BadRecord
 from offline.explain.findings import Explanation, Finding, FoundModel, Outcome
 from offline.explain.recordings import find_in_recordings
-from offline.explain.streams import PROBE_BYTES, Passage, Stream, Target
+from offline.explain.streams import PROBE_BYTES, Passage, Stream
 from offline.promotion.ledger import Entry, history
 
 
@@ -38,7 +37,6 @@ class Explainer:
 
     def __init__(self, kafka: KafkaSettings, registry: str, models: Path, spec: FeatureSpec) -> None:
         self._kafka, self._registry, self._models, self._spec = kafka, registry, models, spec
-        self._found_models: dict[tuple[str, str, str], FoundModel] = {}
 
     def explain(self, key: StreamKey, trade_ids: Sequence[int]) -> list[Explanation]:
         """Explain forecasts of one stream, in the order of `trade_ids`.
@@ -49,7 +47,6 @@ class Explainer:
             NotRead: the broker does not answer.
         """
         found: dict[int, Explanation] = {}
-        targets: list[Target] = []
         with (
             TopicReader(self._kafka, f"ingestor-{key.source_id}") as reader,
             TopicReader(self._kafka, fetch_bytes=PROBE_BYTES) as prober,
@@ -57,37 +54,22 @@ class Explainer:
             stream = Stream(reader, prober, key)
             forecasts = stream.find(set(trade_ids))
             ledger = read_ledger(self._registry)
+            model_of = cache(partial(find_model, self._registry, self._models))
             for trade_id, forecast in forecasts.items():
                 record = read_record(forecast.value, self._spec, stream.partition, forecast.offset)
-                each = found[trade_id] = Explanation(record, stream.partition, forecast.offset, self._model(record))
-                each.findings.append(each.model.finding)
-                each.promotion, finding = served_under(ledger, record)
-                each.findings.append(finding)
-                since = oldest_block(record.event_time, self._spec)
-                targets.append(Target(forecast, record.kafka_partition, record.kafka_offset, since))
-            for together, passage in stream.passages(targets, self._reaches):
-                for target in together:
-                    each = found[target.forecast.trade_id]
-                    if (at := place_of(each, passage)) is not None:
+                model = model_of(record.model_variant, record.version, record.digest, record.spec_id)
+                entry, finding = served_under(ledger, record)
+                each = found[trade_id] = Explanation(record, stream.partition, forecast.offset, model, entry)
+                each.findings += [model.finding, finding]
+            for together, passage in stream.passages(found.values(), self._spec):
+                for each in together:
+                    if (at := place_of(each, passage, stream)) is not None:
                         each.trade = passage.trades.take(slice(at, at + 1))
-                        remake_row(each, passage, at, self._spec)
-        explanations = [found[trade_id] for trade_id in trade_ids]
+                        remake_row(each, passage, at, stream, self._spec)
         for each in found.values():
             remake_score(each)
         find_in_recordings(list(found.values()), key.product_id, stream.note)
-        return explanations
-
-    def _reaches(self, passage: Passage, target: Target) -> bool:
-        """Return whether a passage holds all trades behind the row of a target's trade."""
-        at = passage.index_of(target.kafka_offset)
-        return at is not None and trades_of_row(passage, at, self._spec) is not None
-
-    def _model(self, record: Any) -> FoundModel:
-        """Return the model named by a record; each model is looked up once."""
-        named = (record.model_variant, record.version, record.digest)
-        if named not in self._found_models:
-            self._found_models[named] = find_model(record, self._registry, self._models)
-        return self._found_models[named]
+        return [found[trade_id] for trade_id in trade_ids]
 
 
 def read_record(value: bytes, spec: FeatureSpec, partition: int, offset: int) -> Any:
@@ -105,27 +87,15 @@ def read_record(value: bytes, spec: FeatureSpec, partition: int, offset: int) ->
         raise BadRecord(partition, offset, error) from None
 
 
-def trades_of_row(passage: Passage, at: int, spec: FeatureSpec) -> NDArray[np.intp] | None:
-    """Return the indexes of the trades behind the row of a passage's trade; None if some trades are absent.
-
-    Args:
-        at: index of the row's trade in the passage.
-    """
-    taken = np.flatnonzero(passage.is_taken[: at + 1])
-    event_time = passage.trades.event_time[taken]
-    first = oldest_trade(event_time, spec, counts_as=passage.counts_as, is_whole=passage.is_whole)
-    return None if first is None else taken[first:]
-
-
-def place_of(each: Explanation, passage: Passage) -> int | None:
+def place_of(each: Explanation, passage: Passage, stream: Stream) -> int | None:
     """Return the index of a forecast's trade in a passage; if absent, add a finding and return None."""
     record = each.prediction
     at = passage.index_of(record.kafka_offset)
-    if record.kafka_partition != passage.partition:
-        said = f"{each.trade_place} is no trade of this stream, which stands in partition {passage.partition}"
+    if record.kafka_partition != stream.partition:
+        said = f"{each.trade_place} is no trade of this stream, which stands in partition {stream.partition}"
         each.found("trades", "different", said)
-    elif record.kafka_offset < passage.oldest:
-        said = f"{each.trade_place} is no longer kept, the oldest offset there is {passage.oldest}"
+    elif record.kafka_offset < stream.oldest:
+        said = f"{each.trade_place} is no longer kept, the oldest offset there is {stream.oldest}"
         each.found("trades", "expired", said)
     elif at is None:
         each.found("trades", "different", f"{each.trade_place} is no trade of this stream")
@@ -138,16 +108,16 @@ def place_of(each: Explanation, passage: Passage) -> int | None:
     return None
 
 
-def remake_row(each: Explanation, passage: Passage, at: int, spec: FeatureSpec) -> None:
+def remake_row(each: Explanation, passage: Passage, at: int, stream: Stream, spec: FeatureSpec) -> None:
     """Make the row of a passage's trade again from the trades in reach, and compare all fields."""
     record = each.prediction
     if record.spec_id != spec.spec_id:
         said = f"the row is of feature spec {record.spec_id}, rows here are of {spec.spec_id}: is WINDOW_SIZE another?"
         each.found("row", "expired", said)
         return
-    rows = trades_of_row(passage, at, spec)
+    rows = passage.behind_row(at, spec)
     if rows is None:
-        said = f"the row's window begins before {TRADES}[{passage.partition}]@{passage.oldest}, the oldest kept offset"
+        said = f"the row's window begins before {TRADES}[{stream.partition}]@{stream.oldest}, the oldest kept offset"
         each.found("trades", "expired", said)
         return
     each.window = passage.trades.take(rows)
@@ -163,34 +133,35 @@ def remake_row(each: Explanation, passage: Passage, at: int, spec: FeatureSpec) 
     each.compare("row", remade, f"all {len(spec.columns)} columns")
 
 
-def find_model(record: Any, registry: str, models: Path) -> FoundModel:
+def find_model(registry: str, models: Path, variant: str, version: str, digest: str, spec_id: str) -> FoundModel:
     """Return the model named by a record: from the registry, else from the forecaster's folder."""
-    name = f"volatility-{record.model_variant}"
-    path = models / name / f"{record.digest}.onnx"
+    name = f"volatility-{variant}"
+    path = models / name / f"{digest}.onnx"
     problems: list[str] = []
     outcome: Outcome = "expired"
     files: dict[str, Callable[[], bytes]] = {
-        registry: lambda: Registry(registry).download(name, record.version),
+        registry: lambda: Registry(registry).download(name, version),
         str(path): path.read_bytes,
     }
     for origin, fetch in files.items():
         try:
             content = fetch()
-            model = ServedModel.load(content, spec_id=record.spec_id, digest=record.digest)
+            model = ServedModel.load(content, spec_id=spec_id, digest=digest)
         except RegistryError as error:
             problems.append(str(error))
         except OSError as error:
             problems.append(f"{path}: {error.strerror}")
         except ModelRefused as error:
-            problems.append(f"{name} version {record.version} at {origin} is not the one that answered: {error}")
+            problems.append(f"{name} version {version} at {origin} is not the one that answered: {error}")
             outcome = "different"
         except ValueError as error:  # an embedded null byte
             problems.append(f"{str(path)!r} can be no file: {error}")
             outcome = "different"
         else:
-            if outcome == "expired":
-                return FoundModel(name, model, origin, Finding("model", "equal", f"SHA-256 of the file at {origin}"))
-            return FoundModel(name, model, origin, Finding("model", outcome, "; ".join(problems)))
+            finding = Finding("model", "equal", f"SHA-256 of the file at {origin}")
+            if outcome == "different":
+                finding = Finding("model", outcome, "; ".join(problems))
+            return FoundModel(name, model, origin, finding)
     return FoundModel(name, None, "", Finding("model", outcome, "; ".join(problems)))
 
 

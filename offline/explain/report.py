@@ -23,13 +23,13 @@ def described(each: Explanation, *, all_trades: bool) -> dict[str, Any]:
     record, model, promotion = each.prediction, each.model, each.promotion
     window: dict[str, Any] | None = None
     if each.window is not None:
-        shown = each.window if all_trades else each.window.take(slice(-NEWEST, None))
+        trades = _trades(each.window)
         window = {
-            "count": len(each.window),
+            "count": len(trades),
             "of_contract_columns": record.n + 1,
-            "first": _trades(each.window.take(slice(0, 1)))[0],
-            "last": _trades(each.window.take(slice(-1, None)))[0],
-            "all" if all_trades else "newest": _trades(shown),
+            "first": trades[0],
+            "last": trades[-1],
+            "all" if all_trades else "newest": trades if all_trades else trades[-NEWEST:],
         }
     return {
         "outcome": OUTCOMES[each.exit_code],

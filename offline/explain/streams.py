@@ -7,30 +7,31 @@ and each forecast names the offset of its trade.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.features.admission import TAKEN, Admission
+from data.features.reach import oldest_block, oldest_trade
+from data.features.spec import FeatureSpec
 from data.stream.codec import decode_records, decode_trades
 from data.stream.reader import TopicReader
 from data.stream.records import PARTITIONS, PREDICTIONS, TRADES, Purpose, partition_of
 from data.trades import Int64s, StreamKey, Trades
 from offline.explain.bisection import (
     LOOK,
+    ForecastRow,
     ForecastSearch,
     TopicForecast,
     decode_name,
-    decode_row,
-    decoded,
-    event_time_of,
     mark_of,
 )
+from offline.explain.findings import Explanation
 
 SHOWN = 20
 """Maximum number of sources or products in an error message."""
@@ -48,27 +49,10 @@ class ForecastNotFound(LookupError):
     """The stream has no forecast of the trade. The message lists existing forecasts."""
 
 
-class Target(NamedTuple):
-    """A forecast, for reading the trades behind its row.
-
-    Attributes:
-        forecast: from the topic.
-        kafka_partition, kafka_offset: of the forecast's trade, as in the record.
-        since: event time, ns since 1970; the oldest trade needed on the grid is the last trade not later than `since`.
-    """
-
-    forecast: TopicForecast
-    kafka_partition: int
-    kafka_offset: int
-    since: int
-
-
 class Passage(NamedTuple):
     """Consecutive trades of one stream on `coinbase-trades`.
 
     Attributes:
-        partition: the same on all topics.
-        oldest: first offset still held by the partition.
         trades: n trades, taken or not.
         offsets: shape (n,).
         is_taken: shape (n,).
@@ -77,8 +61,6 @@ class Passage(NamedTuple):
         purposes: purpose in the trades' records, by offset; only for trades of wanted forecasts.
     """
 
-    partition: int
-    oldest: int
     trades: Trades
     offsets: Int64s
     is_taken: NDArray[np.bool_]
@@ -91,26 +73,17 @@ class Passage(NamedTuple):
         at = bisect_left(self.offsets, kafka_offset)
         return at if at < len(self.offsets) and self.offsets[at] == kafka_offset else None
 
-    def takes(self, target: Target) -> bool:
-        """Return whether the trade named by a forecast is a taken trade of the stream."""
-        at = self.index_of(target.kafka_offset)
-        return at is not None and bool(self.is_taken[at]) and self.trades.trade_id[at] == target.forecast.trade_id
+    def taken_at(self, record: Any) -> int | None:
+        """Return the index of the trade named by a forecast's record; None if it is no taken trade of the stream."""
+        at = self.index_of(record.kafka_offset)
+        return at if at is not None and self.is_taken[at] and self.trades.trade_id[at] == record.trade_id else None
 
-
-class _Anchor(NamedTuple):
-    """A forecast whose trade exists at the named offset, so later trades can be judged from there.
-
-    Attributes:
-        kafka_offset: of the forecast's trade.
-        event_time: counted time of the trade, ns since 1970.
-        n: returns in the row's window; 0 at the begin of a segment.
-        is_last: an older anchor would be of no use.
-    """
-
-    kafka_offset: int
-    event_time: int
-    n: int
-    is_last: bool
+    def behind_row(self, at: int, spec: FeatureSpec) -> NDArray[np.intp] | None:
+        """Return the indexes of the trades behind the row of the trade at an index; None if some trades are absent."""
+        taken = np.flatnonzero(self.is_taken[: at + 1])
+        event_time = self.trades.event_time[taken]
+        first = oldest_trade(event_time, spec, counts_as=self.counts_as, is_whole=self.is_whole)
+        return None if first is None else taken[first:]
 
 
 class _TradeChunk(NamedTuple):
@@ -138,6 +111,7 @@ class Stream:
 
     Attributes:
         partition: the same on all topics.
+        oldest: first offset still held by the partition of `coinbase-trades`.
         note: the ingestor's note on the source's recordings; empty if missing.
 
     Raises:
@@ -150,7 +124,7 @@ class Stream:
         self.note = next((note for _, note in self._begin.values() if note), "")
         self._forecasts = self._look()
         self.partition = self._forecasts.partition
-        self._oldest, self._end = prober.span(TRADES, self.partition)
+        self.oldest, self._end = prober.span(TRADES, self.partition)
 
     def find(self, trade_ids: Collection[int]) -> dict[int, TopicForecast]:
         """Return the forecasts of some trades, by trade id.
@@ -175,26 +149,26 @@ class Stream:
         return found
 
     def passages(
-        self, targets: Iterable[Target], reaches: Callable[[Passage, Target], bool]
-    ) -> Iterator[tuple[list[Target], Passage]]:
+        self, forecasts: Iterable[Explanation], spec: FeatureSpec
+    ) -> Iterator[tuple[list[Explanation], Passage]]:
         """Read the trades behind the rows of some forecasts; trades near each other are read together.
 
         Args:
-            targets: in any order; a target whose trade is not on the topic gets an empty passage.
-            reaches: returns whether a passage holds all trades behind the row of a target.
+            forecasts: in any order; a forecast whose trade is not on the topic gets an empty passage.
         """
-        there: list[Target] = []
-        elsewhere: list[Target] = []
-        for target in targets:
-            is_there = target.kafka_partition == self.partition and self._oldest <= target.kafka_offset < self._end
-            (there if is_there else elsewhere).append(target)
+        there: list[Explanation] = []
+        elsewhere: list[Explanation] = []
+        for each in forecasts:
+            record = each.prediction
+            is_there = record.kafka_partition == self.partition and self.oldest <= record.kafka_offset < self._end
+            (there if is_there else elsewhere).append(each)
         if elsewhere:
             yield elsewhere, self._passage([], None, is_whole=False)
-        there.sort(key=attrgetter("kafka_offset"))
-        gaps = [i for i, (a, b) in enumerate(pairwise(there), 1) if b.kafka_offset - a.kafka_offset > TOGETHER]
-        for first, after in pairwise([0, *gaps, len(there)]):
+        there.sort(key=attrgetter("prediction.kafka_offset"))
+        gaps = np.flatnonzero(np.diff([each.prediction.kafka_offset for each in there]) > TOGETHER) + 1
+        for first, after in pairwise([0, *gaps.tolist(), len(there)]):
             if together := there[first:after]:
-                yield together, self._read_passage(together, reaches)
+                yield together, self._read_passage(together, spec)
 
     def _look(self) -> ForecastSearch:
         """Find the stream's forecasts, in the partition of the product, else in the partition chosen by the producer.
@@ -243,90 +217,83 @@ class Stream:
                 earliest = max(int(ingest_ms[0]) - SKEW_MS, 0)
         return earliest
 
-    def _read_passage(self, together: Sequence[Target], reaches: Callable[[Passage, Target], bool]) -> Passage:
-        """Read the trades from the oldest trade behind the first target's row to the trade of the last target.
+    def _read_passage(self, together: Sequence[Explanation], spec: FeatureSpec) -> Passage:
+        """Read the trades from the oldest trade behind the first forecast's row to the trade of the last forecast.
 
         Whether a trade is taken depends on earlier taken trades, so a passage begins with a trade that has a forecast.
         """
-        wanted = {target.kafka_offset for target in together}
+        wanted = [each.prediction.kafka_offset for each in together]
         chunks: list[_TradeChunk] = []
-        begin = end = together[-1].kafka_offset + 1
-        for anchor in self._anchors(together[0]):
-            start, is_whole = anchor.kafka_offset, anchor.n == 0
-            counts_as: int | None = anchor.event_time
-            if anchor.is_last and not is_whole and (source_begin := self._source_begin(self.partition)) is not None:
+        begin = end = wanted[-1] + 1
+        for row, is_last in self._anchors(together[0], spec):
+            start, is_whole = row.kafka_offset, row.n == 0
+            counts_as: int | None = row.event_time
+            if is_last and not is_whole and (source_begin := self._source_begin(self.partition)) is not None:
                 start, counts_as, is_whole = source_begin, None, True  # forecasts have expired, and trades have not
-            chunks = [*self._read_chunks(self._reader, self.partition, start, begin, wanted), *chunks]
+            chunks = [*self._read_chunks(self._reader, start, begin, wanted), *chunks]
             begin = min(begin, start)
             passage = self._passage(chunks, counts_as, is_whole=is_whole)
-            first = next((target for target in together if passage.takes(target)), None)
-            if anchor.is_last or first is None or reaches(passage, first):
+            at = next((at for each in together if (at := passage.taken_at(each.prediction)) is not None), None)
+            if is_last or at is None or passage.behind_row(at, spec) is not None:
                 return passage
-        alone = [*self._read_chunks(self._reader, self.partition, together[0].kafka_offset, end, wanted)]
+        alone = [*self._read_chunks(self._reader, wanted[0], end, wanted)]
         return self._passage(alone, None, is_whole=False)
 
-    def _anchors(self, target: Target) -> Iterator[_Anchor]:
-        """Yield anchors further and further back, from the begin of a row's grid to the last useful anchor."""
-        edge = self._forecasts.around(lambda forecast: event_time_of(forecast) > target.since)
-        place = (edge.before or edge.after or target.forecast).offset
+    def _anchors(self, each: Explanation, spec: FeatureSpec) -> Iterator[tuple[ForecastRow, bool]]:
+        """Yield anchors further and further back, from the begin of a row's grid to the last useful anchor.
+
+        An anchor is the row of a forecast whose trade exists at the named offset, so later trades can be judged from
+        there: `event_time` is the counted time of the trade, and `n` is 0 at the begin of a segment. The second value
+        is true if an older anchor would be of no use.
+        """
+        since = oldest_block(each.prediction.event_time, spec)
+        edge = self._forecasts.around(lambda forecast: forecast.row.event_time > since)
+        nearest = edge.before or edge.after
+        place = each.kafka_offset if nearest is None else nearest.offset
         back, start = STEP, self._forecasts.start
         while True:
             at = max(place - back, start)
-            anchor = self._anchor(at, target.forecast.offset + 1)
+            anchor = self._anchor(at, each.kafka_offset + 1)
             if anchor is not None:
                 yield anchor
-            if at == start or (anchor is not None and anchor.is_last):
+            if at == start or (anchor is not None and anchor[1]):
                 return
             back *= 2
 
-    def _anchor(self, start: int, end: int) -> _Anchor | None:
+    def _anchor(self, start: int, end: int) -> tuple[ForecastRow, bool] | None:
         """Return the first anchor in a range of offsets of forecasts, or None if the topic holds no trade for one."""
         forecast, is_last = self._forecasts.first_in(start, end), start == self._forecasts.start
-        if forecast is not None and not self._is_kept(forecast):
-            forecast = self._forecasts.around(self._is_kept).after
+        if forecast is not None and forecast.row.kafka_offset < self.oldest:
+            forecast = self._forecasts.around(lambda each: each.row.kafka_offset >= self.oldest).after
             is_last = True
         while forecast is not None and forecast.offset < end:
-            row, event_time = decoded(forecast.value, decode_row), event_time_of(forecast)
-            if row is not None and event_time and self._has_trade_at(row.kafka_offset, forecast.trade_id):
-                return _Anchor(row.kafka_offset, event_time, row.n, is_last or row.n == 0)
+            row = forecast.row
+            if row.event_time and self._has_trade_at(row.kafka_offset, forecast.trade_id):
+                return row, is_last or row.n == 0
             forecast = self._forecasts.first_in(forecast.offset + 1, end)
         return None
 
-    def _is_kept(self, forecast: TopicForecast) -> bool:
-        """Return whether the topic may still hold the trade of a forecast."""
-        row = decoded(forecast.value, decode_row)
-        return row is None or row.kafka_offset >= self._oldest
-
     def _has_trade_at(self, kafka_offset: int, trade_id: int) -> bool:
         """Return whether the stream's trade `trade_id` is at an offset."""
-        if not self._oldest <= kafka_offset < self._end:
+        if not self.oldest <= kafka_offset < self._end:
             return False
-        chunks = self._read_chunks(self._prober, self.partition, kafka_offset, kafka_offset + 1)
+        chunks = self._read_chunks(self._prober, kafka_offset, kafka_offset + 1)
         return any(trade_id in chunk.trades.trade_id for chunk in chunks)
 
     def _read_chunks(
-        self, reader: TopicReader, partition: int, start: int, end: int, wanted: Collection[int] = ()
+        self, reader: TopicReader, start: int, end: int, wanted: Collection[int] = ()
     ) -> Iterator[_TradeChunk]:
         """Read the stream's trades in a range of offsets, and the purposes at the `wanted` offsets."""
         mine = mark_of(self._key)
-        for block in reader.read(TRADES, partition, start, end):
-            places, values = [], []
-            for offset, value in zip(block.offsets, block.values, strict=True):
-                if value is not None and mine in value:
-                    places.append(offset)
-                    values.append(value)
-            found = decode_trades(values)
-            ends = [places[place] for place, record in found.ends if record.key == self._key]
-            trades, offsets = _EMPTY, np.zeros(0, np.int64)
-            if self._key in found.trades.keys:
-                rows = found.trades.stream == found.trades.keys.index(self._key)
-                trades, offsets = found.trades.take(rows), np.array(places, np.int64)[found.places[rows]]
-                trades = replace(trades, keys=(self._key,), stream=np.zeros(len(trades), np.int32))
-            asked = ((place, value) for place, value in zip(places, values, strict=True) if place in wanted)
-            purposes = {place: decode_trades([value]).purposes.get(self._key) for place, value in asked}
-            yield _TradeChunk(
-                trades, offsets, ends, {place: said for place, said in purposes.items() if said is not None}
-            )
+        for block in reader.read(TRADES, self.partition, start, end):
+            kept = {offset: value for offset, value in zip(block.offsets, block.values, strict=True) if mine in value}
+            found, offsets = decode_trades([*kept.values()]), np.array([*kept], np.int64)
+            ends = [int(offsets[place]) for place, record in found.ends if record.key == self._key]
+            is_mine = np.array([key == self._key for key in found.trades.keys], np.bool_)
+            rows = is_mine[found.trades.stream]
+            said = {offset: decode_trades([kept[offset]]).purposes for offset in kept.keys() & wanted}
+            purposes = {offset: by_stream[self._key] for offset, by_stream in said.items() if self._key in by_stream}
+            yield _TradeChunk(found.trades.take(rows), offsets[found.places[rows]], ends, purposes)
 
     def _passage(self, chunks: Sequence[_TradeChunk], counts_as: int | None, *, is_whole: bool) -> Passage:
         """Join chunks, and judge which trades are taken; no trade is taken after an end record.
@@ -334,7 +301,7 @@ class Stream:
         Args:
             counts_as: counted time of the first trade, ns since 1970; None: the trade's own event time.
         """
-        trades = Trades.join([_EMPTY, *(chunk.trades for chunk in chunks)])
+        trades = Trades.join([decode_trades([]).trades, *(chunk.trades for chunk in chunks)])
         offsets = np.concatenate([np.zeros(0, np.int64), *(chunk.offsets for chunk in chunks)])
         event_time = trades.event_time.copy()
         if counts_as is not None:
@@ -344,11 +311,7 @@ class Stream:
             is_taken &= offsets < min(ends)
         purposes = {place: said for chunk in chunks for place, said in chunk.purposes.items()}
         first = int(event_time[0]) if len(event_time) else 0
-        judged = (trades, offsets, is_taken)
-        return Passage(self.partition, self._oldest, *judged, counts_as=first, is_whole=is_whole, purposes=purposes)
-
-
-_EMPTY = decode_trades([]).trades
+        return Passage(trades, offsets, is_taken, counts_as=first, is_whole=is_whole, purposes=purposes)
 
 
 def _newest_streams(reader: TopicReader) -> tuple[dict[StreamKey, int], bool]:

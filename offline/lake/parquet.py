@@ -20,12 +20,17 @@ GROUP_ROWS = 131_072
 
 
 class RowGroups:
-    """Writer of rows to a Parquet file, one row group at a time."""
+    """Writer of rows to a Parquet file, one row group at a time.
 
-    def __init__(self, file: Any, schema: pa.Schema) -> None:
+    Args:
+        file: an open file; or a path on `filesystem`, which the writer opens and closes.
+    """
+
+    def __init__(self, file: Any, schema: pa.Schema, filesystem: pa.fs.FileSystem | None = None) -> None:
         self._writer = pa.parquet.ParquetWriter(
             file,
             schema,
+            filesystem=filesystem,
             compression="zstd",
             compression_level=1,
             use_dictionary=[field.name for field in schema if pa.types.is_dictionary(field.type)],
@@ -78,7 +83,9 @@ class RowGroups:
         self._waiting = []
         with suppress(OSError, pa.ArrowException):
             self._writer.close()
-        self._writer.is_open = False  # or the writer would try again when garbage-collected
+        if self._writer.is_open:
+            self._writer.is_open = False  # or the writer would try again when garbage-collected
+            self.abandon()  # closes the file alone
 
 
 class ContentHash:

@@ -79,6 +79,10 @@ class PartitionKey(NamedTuple):
 
     @property
     def path(self) -> str:
+        """Return the path below the root; raise ValueError if the table or product name is invalid."""
+        if not _TABLE.fullmatch(self.table) or {".", ".."} & set(self.table.split("/")):
+            raise ValueError(f"a table must be named like trades or recordings/monday.csv, was {self.table!r}")
+        check_product_id(self.product_id)
         return f"{self.table}/{self.product_id}/{self.day.isoformat()}{_ENDING}"
 
 
@@ -114,7 +118,7 @@ class Lake:
         Raises:
             ValueError: the table or product name is invalid, or the file is damaged.
         """
-        key = _checked(PartitionKey(table, product_id, day))
+        key = PartitionKey(table, product_id, day)
         stored = self.stored(key.path)
         return None if stored is None else Partition(**vars(stored), **key._asdict())
 
@@ -160,7 +164,7 @@ class Lake:
         Raises:
             OSError: the partition cannot be written, as on a full disk; the old partition stays whole.
         """
-        key = _checked(PartitionKey(table, product_id, day))
+        key = PartitionKey(table, product_id, day)
         with self.writing(key.path, schema) as writing:
             for batch in batches:
                 writing.write(batch)
@@ -174,8 +178,7 @@ class Lake:
         Raises:
             FileNotFoundError: the partition does not exist.
         """
-        key = _checked(PartitionKey(table, product_id, day))
-        with self._opened(key.path) as file:
+        with self._opened(PartitionKey(table, product_id, day).path) as file:
             return pa.parquet.ParquetFile(file).read(columns)
 
     def batches(
@@ -186,15 +189,14 @@ class Lake:
         Raises:
             FileNotFoundError: the partition does not exist.
         """
-        key = _checked(PartitionKey(table, product_id, day))
-        with self._opened(key.path) as file:
+        with self._opened(PartitionKey(table, product_id, day).path) as file:
             yield from pa.parquet.ParquetFile(file).iter_batches(READ_ROWS, columns=columns)
 
     def delete(self, table: str, product_id: str, day: date) -> None:
         """Remove a partition, and the partial files of killed writers."""
-        key = _checked(PartitionKey(table, product_id, day))
-        self._delete_parts(key.path)
-        self._files.delete_file(self._at(key.path))
+        path = PartitionKey(table, product_id, day).path
+        self._delete_parts(path)
+        self._files.delete_file(self._at(path))
 
     def stored(self, path: str) -> StoredFile | None:
         """Return the metadata of a file, without reading rows; None if the file does not exist.
@@ -252,22 +254,15 @@ class Writing:
     def __init__(self, lake: Lake, path: str, schema: pa.Schema) -> None:
         self._lake, self._path = lake, path
         folder, _, name = path.rpartition("/")
-        self._part = f"{folder}/.{name}.{uuid.uuid4().hex}.part"
+        self._part = lake._at(f"{folder}/.{name}.{uuid.uuid4().hex}.part")
         self._hash = ContentHash(schema)
         self._stored: StoredFile | None = None
         self._groups: RowGroups | None = None
-        self._sink: pa.NativeFile | None = None
         self._is_published = False
         with self._explained():
             lake._delete_parts(path)
             lake._files.create_dir(lake._at(folder), recursive=True)
-            self._sink = lake._files.open_output_stream(lake._at(self._part))
-            self._groups = RowGroups(self._sink, schema)
-
-    @property
-    def rows(self) -> int:
-        """Number of rows written so far."""
-        return self._hash.rows
+            self._groups = RowGroups(self._part, schema, lake._files)
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Append rows.
@@ -290,10 +285,9 @@ class Writing:
         """
         assert self._groups is not None
         encoded, digest = msgspec.json.encode(notes), self._hash.hexdigest()
-        self._stored = StoredFile(self._lake._at(self._path), self.rows, digest, msgspec.Raw(encoded))
+        self._stored = StoredFile(self._lake._at(self._path), self._hash.rows, digest, msgspec.Raw(encoded))
         with self._explained():
             self._groups.close({_HASH: digest.encode(), _NOTES: encoded})
-            self._close_sink()
         self._groups = None
         return self._stored
 
@@ -309,14 +303,12 @@ class Writing:
         """
         assert self._groups is None
         lake = self._lake
-        try:
+        with suppress(ValueError):  # a damaged old file is replaced
             if lake.stored(self._path) == self._stored:
                 return False
-        except ValueError:
-            pass  # the old file is damaged, and is replaced
         try:
             with self._explained():
-                lake._files.move(lake._at(self._part), lake._at(self._path))
+                lake._files.move(self._part, lake._at(self._path))
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"{lake._at(self._path)}: another process wrote it meanwhile: run one process at a time, and this again"
@@ -329,16 +321,9 @@ class Writing:
         if self._groups is not None:
             self._groups.abandon()
             self._groups = None
-        with suppress(OSError):
-            self._close_sink()
         if not self._is_published:
             with suppress(FileNotFoundError):
-                self._lake._files.delete_file(self._lake._at(self._part))
-
-    def _close_sink(self) -> None:
-        sink, self._sink = self._sink, None
-        if sink is not None:
-            sink.close()
+                self._lake._files.delete_file(self._part)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -353,10 +338,3 @@ class Writing:
                 f"{self._lake._at(self._path)} cannot be written ({error}): make room, or choose another LAKE_URI, "
                 "then run it again; what was there before is whole",
             ) from error
-
-
-def _checked(key: PartitionKey) -> PartitionKey:
-    if not _TABLE.fullmatch(key.table) or {".", ".."} & set(key.table.split("/")):
-        raise ValueError(f"a table must be named like trades or recordings/monday.csv, was {key.table!r}")
-    check_product_id(key.product_id)
-    return key

@@ -13,8 +13,8 @@ from data.models.input_sets import ALL_COLUMNS, CONTRACT_ONLY, UNCONDITIONAL, in
 from data.models.served import OUTPUTS
 from data.targets import qlike, variance_floor
 from data.trades import Floats
-from offline.models.intervals import Ratios, interval_ratios
-from offline.models.onnx_graph import Graph
+from offline.models.intervals import Ratios
+from offline.models.onnx_graph import FLOAT, INT64, Graph
 
 MIN_SHARE = 0.01
 """Lower limit of a forecast, as a share of the unconditional forecast; and of `ret_std`, as a share of the median: a
@@ -119,11 +119,6 @@ def fit(values: Floats, columns: Sequence[str], targets: Floats) -> Baseline:
     return min(fits, key=lambda each: float(np.mean(qlike(realized, each.predict(windows) ** 2, floor))))
 
 
-def with_intervals(baseline: Baseline, values: Floats, targets: Floats) -> Baseline:
-    """Return the baseline with its intervals, see `interval_ratios`."""
-    return replace(baseline, ratios=interval_ratios(baseline, values, targets))
-
-
 def to_onnx(baseline: Baseline, metadata: dict[str, str]) -> bytes:
     """Write the baseline as one ONNX graph, see `forecast_graph`."""
     return forecast_graph(baseline, baseline.columns, baseline.ratios, calibrated_ewma, metadata)
@@ -154,8 +149,6 @@ def forecast_graph(
         from_all_columns: adds the forecast variance of rows with all columns to the graph, and returns its name.
         metadata: key-value metadata of the file, see `data.models.served.METADATA`.
     """
-    from onnx import TensorProto
-
     graph = Graph()
     node, constant = graph.node, graph.constant
 
@@ -164,7 +157,7 @@ def forecast_graph(
         return node("Where", from_all, by_set[ALL_COLUMNS], rest, name=name)
 
     n, ret_std = graph.column(columns.index("n")), graph.column(columns.index("ret_std"))
-    absent = node("ReduceMax", node("Cast", node("IsNaN", "X"), to=TensorProto.FLOAT), graph.axis(1), keepdims=0)
+    absent = node("ReduceMax", node("Cast", node("IsNaN", "X"), to=FLOAT), constant(1, INT64, (1,)), keepdims=0)
     from_all = node("Less", absent, constant(0.5))
     from_window = node("Not", node("IsNaN", ret_std))
 

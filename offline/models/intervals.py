@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import replace
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
@@ -23,6 +24,8 @@ class Fitted(Protocol):
         floor: smaller realized variances count as `floor` in fitting and in losses.
     """
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
     @property
     def columns(self) -> tuple[str, ...]: ...
     @property
@@ -30,8 +33,11 @@ class Fitted(Protocol):
     def predict(self, values: Floats) -> Floats: ...
 
 
-def interval_ratios(fitted: Fitted, values: Floats, targets: Floats) -> Ratios:
-    """Return for each input set the ends of intervals with `COVERAGE` of the targets, as multiples of the score.
+Model = TypeVar("Model", bound=Fitted)
+
+
+def with_intervals(fitted: Model, values: Floats, targets: Floats) -> Model:
+    """Return the model with ratios: for each input set, the ends of an interval with `COVERAGE` of the targets.
 
     An interval always includes the score: if volatility has changed since the fitted rows, an end that would exclude
     the score is set to the score, and the interval covers more than `COVERAGE`.
@@ -42,7 +48,7 @@ def interval_ratios(fitted: Fitted, values: Floats, targets: Floats) -> Ratios:
         targets: shape (n,), volatility per horizon.
 
     Returns:
-        Low and high ratio for each input set, in the order of the input sets.
+        The model; its `ratios` are low and high as multiples of the score, in the order of the input sets.
     """
     tails = ((1 - COVERAGE) / 2, (1 + COVERAGE) / 2)
     realized = np.maximum(targets, np.sqrt(fitted.floor))
@@ -51,4 +57,4 @@ def interval_ratios(fitted: Fitted, values: Floats, targets: Floats) -> Ratios:
         rows = input_sets(asked) == kind
         low, high = np.quantile(realized[rows] / fitted.predict(asked[rows]), tails)
         ratios.append((min(float(low), 1.0), max(float(high), 1.0)))
-    return tuple(ratios)
+    return replace(fitted, ratios=tuple(ratios))

@@ -5,6 +5,9 @@ from __future__ import annotations
 # ruff: noqa: PLC0415 - onnx takes a second to import, and most callers only ask
 from typing import Any
 
+FLOAT, INT64 = 1, 7
+"""Types of `onnx.TensorProto`."""
+
 
 class Graph:
     """Nodes and constants of a graph with input `X`, float32 (any, k); each method returns the name of its result."""
@@ -13,28 +16,11 @@ class Graph:
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
 
-    def constant(self, value: float) -> str:
-        """Add a number, float32."""
-        from onnx import TensorProto
-
-        return self._add(TensorProto.FLOAT, [], [value])
-
-    def index(self, value: int) -> str:
-        """Add a whole number, int64."""
-        from onnx import TensorProto
-
-        return self._add(TensorProto.INT64, [], [value])
-
-    def axis(self, value: int) -> str:
-        """Add a list of one axis, int64."""
-        from onnx import TensorProto
-
-        return self._add(TensorProto.INT64, [1], [value])
-
-    def _add(self, kind: int, shape: list[int], values: list[Any]) -> str:
+    def constant(self, value: float, kind: int = FLOAT, shape: tuple[int, ...] = ()) -> str:
+        """Add a number, or a tensor of one number."""
         from onnx import helper
 
-        self._constants.append(helper.make_tensor(f"c{len(self._constants)}", kind, shape, values))
+        self._constants.append(helper.make_tensor(f"c{len(self._constants)}", kind, shape, [value]))
         return f"c{len(self._constants) - 1}"
 
     def node(self, operator: str, *inputs: str, name: str = "", **attributes: Any) -> str:
@@ -51,7 +37,7 @@ class Graph:
 
     def column(self, index: int) -> str:
         """Take one column of `X`, shape (any,)."""
-        return self.node("Gather", "X", self.index(index), axis=1)
+        return self.node("Gather", "X", self.constant(index, INT64), axis=1)
 
     def to_bytes(self, name: str, columns: int, outputs: tuple[str, ...], metadata: dict[str, str]) -> bytes:
         """Return the checked ONNX file; the same calls give the same bytes.
@@ -61,13 +47,13 @@ class Graph:
             outputs: names of nodes of shape (any,), float32.
             metadata: key-value metadata of the file, see `data.models.served.METADATA`.
         """
-        from onnx import TensorProto, checker, helper
+        from onnx import checker, helper
 
         graph = helper.make_graph(
             self._nodes,
             name,
-            [helper.make_tensor_value_info("X", TensorProto.FLOAT, [None, columns])],
-            [helper.make_tensor_value_info(output, TensorProto.FLOAT, [None]) for output in outputs],
+            [helper.make_tensor_value_info("X", FLOAT, [None, columns])],
+            [helper.make_tensor_value_info(output, FLOAT, [None]) for output in outputs],
             self._constants,
         )
         # ir_version: the oldest with this opset, so that any onnxruntime of the last years reads the file

@@ -16,10 +16,10 @@ from data.models.served import ServedModel
 from data.simulator.day import simulate_day
 from data.times import NS, second_text, to_datetime
 from data.trades import Floats
-from offline.evaluation.losses_table import Evaluation, evaluate
+from offline.evaluation.losses_table import evaluate
 from offline.models import ridge as ml
-from offline.models.baseline import Baseline, fit, to_onnx, with_intervals
-from offline.models.intervals import COVERAGE, Fitted
+from offline.models.baseline import Baseline, fit, to_onnx
+from offline.models.intervals import COVERAGE, Fitted, Model, with_intervals
 from offline.promotion.register import Candidate
 from offline.samples import SHORT_WINDOWS, Sample, sample
 
@@ -83,10 +83,8 @@ def train_baseline(rows: Sample, spec: FeatureSpec, train_end: dt.datetime) -> C
     """
     parts = split(rows, train_end, spec)
     fitted = _baseline(parts, spec)
-    content = to_onnx(fitted, _metadata("baseline", fitted, spec, train_end))
-    model = _checked(content, fitted, parts.test, spec)
-    evaluation = evaluate({CALIBRATED_EWMA: model}, parts.test, spec, fitted.floor)
-    return _candidate(BASELINE, content, model, parts, spec, asdict(fitted), evaluation, CALIBRATED_EWMA)
+    graph = to_onnx(fitted, _metadata("baseline", fitted, spec, train_end))
+    return _candidate(BASELINE, {CALIBRATED_EWMA: (fitted, graph)}, asdict(fitted), parts, spec)
 
 
 def train_ml(rows: Sample, spec: FeatureSpec, train_end: dt.datetime) -> Candidate:
@@ -98,14 +96,13 @@ def train_ml(rows: Sample, spec: FeatureSpec, train_end: dt.datetime) -> Candida
     parts = split(rows, train_end, spec)
     ewma = _baseline(parts, spec)
     columns = ml.inputs_of(spec)
-    fitting, intervals = (_columns(part, columns, spec) for part in (parts.fitting, parts.intervals))
+    fitting = _columns(parts.fitting, columns, spec)
     fitted = ml.fit(ewma, fitting, columns, parts.fitting.targets, parts.fitting.horizon(spec))
-    whole = _are_whole(intervals)
-    fitted = ml.with_intervals(fitted, intervals[whole], parts.intervals.targets[whole])
-    content = ml.to_onnx(fitted, _metadata("ml", fitted, spec, train_end))
-    model = _checked(content, fitted, parts.test, spec)
-    plain = _checked(to_onnx(ewma, _metadata("baseline", ewma, spec, train_end)), ewma, parts.test, spec)
-    evaluation = evaluate({ML: model, CALIBRATED_EWMA: plain}, parts.test, spec, ewma.floor)
+    fitted = _calibrated(fitted, parts, spec)
+    graphs: dict[str, tuple[Fitted, bytes]] = {
+        ML: (fitted, ml.to_onnx(fitted, _metadata("ml", fitted, spec, train_end))),
+        CALIBRATED_EWMA: (ewma, to_onnx(ewma, _metadata("baseline", ewma, spec, train_end))),
+    }
     params = {
         "columns": fitted.columns,
         "coefficients": [round(float(value), 6) for value in fitted.ridge[-1].coef_],
@@ -117,12 +114,17 @@ def train_ml(rows: Sample, spec: FeatureSpec, train_end: dt.datetime) -> Candida
         "ewma_scale": ewma.scale,
         "floor": ewma.floor,
     }
-    return _candidate(ML, content, model, parts, spec, params, evaluation, ML)
+    return _candidate(ML, graphs, params, parts, spec)
 
 
 def _baseline(parts: Split, spec: FeatureSpec) -> Baseline:
     inputs = (*CONTRACT, *EWMAS)
     fitted = fit(_columns(parts.fitting, inputs, spec), inputs, parts.fitting.targets)
+    return _calibrated(fitted, parts, spec)
+
+
+def _calibrated(fitted: Model, parts: Split, spec: FeatureSpec) -> Model:
+    """Return the model with its intervals, from the rows with all columns."""
     values = _columns(parts.intervals, fitted.columns, spec)
     whole = _are_whole(values)
     return with_intervals(fitted, values[whole], parts.intervals.targets[whole])
@@ -163,29 +165,25 @@ def _checked(content: bytes, fitted: Fitted, test: Sample, spec: FeatureSpec) ->
 
 
 def _candidate(
-    name: str,
-    content: bytes,
-    model: ServedModel,
-    parts: Split,
-    spec: FeatureSpec,
-    params: dict[str, Any],
-    evaluation: Evaluation,
-    forecaster: str,
+    name: str, graphs: dict[str, tuple[Fitted, bytes]], params: dict[str, Any], parts: Split, spec: FeatureSpec
 ) -> Candidate:
-    facts = {
-        f"{part}_{what}": value
-        for part, rows in zip(("fit", "interval"), parts[:2], strict=True)
-        for what, value in (
-            ("rows", len(rows)),
-            ("horizons", rows.horizons(spec)),
-            ("from", _text(rows.event_time.min())),
-            ("to", _text(rows.event_time.max())),
-        )
-    }
+    """Check and evaluate graphs, and return the first graph as candidate for the registered model `name`.
+
+    Args:
+        graphs: fitted model and ONNX file, by name in the evaluation.
+    """
+    models = {each: _checked(content, fitted, parts.test, spec) for each, (fitted, content) in graphs.items()}
+    (forecaster, model), (fitted, content) = next(iter(models.items())), next(iter(graphs.values()))
+    evaluation = evaluate(models, parts.test, spec, fitted.floor)
+    params = dict(params)
+    for part, rows in ("fit", parts.fitting), ("interval", parts.intervals):
+        params[f"{part}_rows"] = len(rows)
+        params[f"{part}_horizons"] = rows.horizons(spec)
+        params[f"{part}_from"] = _text(rows.event_time.min())
+        params[f"{part}_to"] = _text(rows.event_time.max())
     example = _columns(parts.intervals, model.columns, spec)
     example = example[_are_whole(example)][:2]
-    figures = evaluation.metrics(forecaster)
-    return Candidate(name, content, model, example, params | facts, metrics=figures, evaluation=evaluation)
+    return Candidate(name, content, model, example, params, evaluation.metrics(forecaster), evaluation)
 
 
 def _text(ns: np.int64) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 # ruff: noqa: PLC0415 - scikit-learn takes seconds to import, and most callers only ask
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from data.models.input_sets import ALL_COLUMNS, CONTRACT_ONLY, input_sets, with_
 from data.targets import qlike
 from data.trades import Floats, Int64s
 from offline.models.baseline import MAX_VARIANCE, MIN_SHARE, Baseline, calibrated_ewma, forecast_graph
-from offline.models.intervals import Ratios, interval_ratios
+from offline.models.intervals import Ratios
 from offline.models.onnx_graph import Graph
 
 HALF_TRUST = 120
@@ -107,11 +107,6 @@ def fit(baseline: Baseline, values: Floats, columns: Sequence[str], targets: Flo
     ridge, correction = _corrected_ridge(inputs, realized, penalty)
     horizons = len(np.unique(horizon))
     return Ml(baseline, tuple(columns), ridge, penalty, correction, weight=horizons / (horizons + HALF_TRUST))
-
-
-def with_intervals(model: Ml, values: Floats, targets: Floats) -> Ml:
-    """Return the model with its intervals, see `offline.models.intervals.interval_ratios`."""
-    return replace(model, ratios=interval_ratios(model, values, targets))
 
 
 def to_onnx(model: Ml, metadata: dict[str, str]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 # ruff: noqa: PLC0415 - a rollback needs nothing of the lake, whose readers take half a second to import
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
@@ -27,6 +28,8 @@ MIN_HORIZONS = 240
 CANDIDATE, CHAMPION = "candidate", "champion"
 """Names in the gate's evaluation."""
 NOT_JUDGED = "not judged"
+JUDGED = ("horizons", "answers", "answers alone", "QLIKE")
+"""Names of the conditions on forecasts."""
 ALONE = "the same in any batch"
 ASKED_ALONE = 32
 """Number of rows that the gate scores in a batch of one, 50 us per row."""
@@ -95,26 +98,18 @@ def judge(
         RegistryError: MLflow does not answer.
     """
     champion = Registry(uri).champion(model)
-    wanted, content, conditions = fetch_model(uri, model, version)
+    wanted, digest, candidate, conditions = fetch_model(uri, model, version, spec)
     is_new = champion is None or champion.version != wanted.version
-    conditions.append(
-        Condition("is not champion", is_new, f"version {wanted.version}", "a version that does not serve")
-    )
-    candidate = None if content is None else load_model(content, spec, conditions)
+    is_other = Condition("is not champion", is_new, f"version {wanted.version}", "a version that does not serve")
+    conditions.insert(1, is_other)
     if candidate is not None and model in MODELS:
         is_named = model == f"volatility-{candidate.variant}"
         conditions.append(Condition("variant", is_named, candidate.variant, model.removeprefix("volatility-")))
-    digest = hashlib.sha256(content or b"").hexdigest()
     can_serve = all(condition.is_met for condition in conditions)
     evidence: dict[str, Any] = {"spec_id": spec.spec_id}
     if candidate is None:
-        allowed = {
-            "horizons": str(MIN_HORIZONS),
-            "answers": "every row",
-            "answers alone": "every row",
-            "QLIKE": "the champion's",
-        }
-        conditions += [Condition(name, False, NOT_JUDGED, text) for name, text in allowed.items()]
+        allowed = (str(MIN_HORIZONS), "every row", "every row", "the champion's")
+        conditions += _conditions({}, dict(zip(JUDGED, allowed, strict=True)))
     else:
         rival_name, rival = _rival(uri, model, baseline, spec)
         evidence["compared_with"] = rival_name
@@ -135,39 +130,40 @@ def _judge_forecasts(
     trained = max(model.train_end for model in (candidate, rival) if model is not None)
     after = trained + timedelta(seconds=spec.horizon_s)  # no target of training reaches into a row's horizon
     since = f"after {second_text(after)}"
-    enough, no_worse = f"{MIN_HORIZONS} or more", f"that of {rival_name} or less"
+    no_worse = f"that of {rival_name} or less"
+    allowed = dict(zip(JUDGED, (f"{MIN_HORIZONS} or more", "0 unusable", ALONE, no_worse), strict=True))
     try:
         rows = test(after)
     except ValueError as error:  # there are none
-        return [
-            Condition("horizons", False, f"0 {since}: {error}", enough),
-            Condition("answers", False, NOT_JUDGED, "0 unusable"),
-            Condition("answers alone", False, NOT_JUDGED, ALONE),
-            Condition("QLIKE", False, NOT_JUDGED, no_worse),
-        ]
-    rows = rows.take(rows.event_time > int(after.timestamp() * 1_000_000) * 1_000)
+        return _conditions({"horizons": (False, f"0 {since}: {error}")}, allowed)
+    rows = rows.after(after)
     unusable, swayed = _unusable_answers(candidate, rows, spec)
     horizons = judged_rows(rows, spec).horizons(spec)
     evidence |= {"tested_after": second_text(after), "rows": len(rows), "horizons": horizons}
-    conditions = [
-        Condition("horizons", horizons >= MIN_HORIZONS, f"{horizons} {since}", enough),
-        Condition("answers", not unusable, f"{unusable:,} of {len(rows):,} unusable", "0 unusable"),
-        Condition("answers alone", not swayed, f"{swayed:,} of {len(rows):,} otherwise", ALONE),
-    ]
+    found = {
+        "horizons": (horizons >= MIN_HORIZONS, f"{horizons} {since}"),
+        "answers": (not unusable, f"{unusable:,} of {len(rows):,} unusable"),
+        "answers alone": (not swayed, f"{swayed:,} of {len(rows):,} otherwise"),
+    }
     if unusable or not horizons:
-        return [*conditions, Condition("QLIKE", False, NOT_JUDGED, no_worse)]
+        return _conditions(found, allowed)
     try:
         # The floor is computed from these rows: both models need the same floor, and nobody may choose the floor.
         floor = variance_floor(judged_rows(rows, spec).targets ** 2)
         models = {CANDIDATE: candidate} | ({} if rival is None else {CHAMPION: rival})
         table = evaluate(models, rows, spec, floor)
     except ValueError as error:
-        return [*conditions, Condition("QLIKE", False, f"{NOT_JUDGED}: {error}", no_worse)]
+        return _conditions(found | {"QLIKE": (False, f"{NOT_JUDGED}: {error}")}, allowed)
     ours, theirs = (table.losses_of(name).qlike for name in (CANDIDATE, UNSCALED_EWMA if rival is None else CHAMPION))
     evidence |= _figures(table, ours, theirs)
-    is_no_worse = ours <= theirs
-    found, allowed = _distinct_texts(ours, theirs)
-    return [*conditions, Condition("QLIKE", is_no_worse, found, f"{allowed}, {no_worse}")]
+    ours_text, theirs_text = _distinct_texts(ours, theirs)
+    found["QLIKE"], allowed["QLIKE"] = (ours <= theirs, ours_text), f"{theirs_text}, {no_worse}"
+    return _conditions(found, allowed)
+
+
+def _conditions(found: dict[str, tuple[bool, str]], allowed: dict[str, str]) -> list[Condition]:
+    """Return the conditions on forecasts by what was found and what is allowed; the rest was not judged."""
+    return [Condition(name, *found.get(name, (False, NOT_JUDGED)), text) for name, text in allowed.items()]
 
 
 def _distinct_texts(one: float, other: float) -> tuple[str, str]:
@@ -195,41 +191,58 @@ def _figures(found: Evaluation, ours: float, theirs: float) -> dict[str, Any]:
     }
 
 
-def fetch_model(
-    uri: str, model: str, version: str, promised: str | None = None
-) -> tuple[Version, bytes | None, list[Condition]]:
-    """Download a version's file, and compare the SHA-256 with the expected digest.
+class FetchedModel(NamedTuple):
+    """A version in the registry, its file, and the conditions on the file.
+
+    Attributes:
+        digest: SHA-256 of the file.
+        model: None if the file is gone or does not load.
+    """
+
+    held: Version
+    digest: str
+    model: ServedModel | None
+    conditions: list[Condition]
+
+
+def fetch_model(uri: str, model: str, version: str, spec: FeatureSpec, promised: str | None = None) -> FetchedModel:
+    """Download a version's file, compare the SHA-256 with the expected digest, and load the file as a forecaster does.
 
     Args:
+        spec: of the rows to score.
         promised: the expected digest; None: the digest in the version's tags.
-
-    Returns:
-        The version; the file, or None if the file is gone; and the condition on the file or its digest.
     """
     held = Registry(uri).version(model, version)
     expected = promised or held.tags.get("digest", "")
     try:
         content = Registry(uri).download(model, held.version)
     except VersionNotFound as error:
-        return held, None, [Condition("file", False, str(error), "a file in the registry")]
-    digest = hashlib.sha256(content).hexdigest()
-    return (
-        held,
-        content,
-        [Condition("digest", digest == expected, digest, expected or "a digest in the version's tags")],
-    )
-
-
-def load_model(content: bytes, spec: FeatureSpec, conditions: list[Condition]) -> ServedModel | None:
-    """Load a model file as a forecaster does, and add the condition `loads`; None if the file does not load."""
-    allowed = "what data/models/served.py takes"
+        gone = Condition("file", False, str(error), "a file in the registry")
+        return FetchedModel(held, hashlib.sha256().hexdigest(), None, [gone])
+    digest, loaded, found = hashlib.sha256(content).hexdigest(), None, f"{len(content):,} bytes"
     try:
-        model = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
+        loaded = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
     except ModelRefused as error:
-        conditions.append(Condition("loads", False, str(error), allowed))
-        return None
-    conditions.append(Condition("loads", True, f"{len(content):,} bytes", allowed))
-    return model
+        found = str(error)
+    conditions = [
+        Condition("digest", digest == expected, digest, expected or "a digest in the version's tags"),
+        Condition("loads", loaded is not None, found, "what data/models/served.py takes"),
+    ]
+    return FetchedModel(held, digest, loaded, conditions)
+
+
+def champion_model(uri: str, name: str, spec: FeatureSpec) -> tuple[str, ServedModel] | None:
+    """Return version number and model of a champion.
+
+    None if there is no champion, or a champion that cannot score rows of `spec`, or whose file is gone or does not
+    load.
+    """
+    champion = Registry(uri).champion(name)
+    with suppress(VersionNotFound, ModelRefused):
+        if champion is not None:
+            content = Registry(uri).download(name, champion.version)
+            return champion.version, ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
+    return None
 
 
 def _rival(uri: str, model: str, baseline: str, spec: FeatureSpec) -> tuple[str, ServedModel | None]:
@@ -239,15 +252,8 @@ def _rival(uri: str, model: str, baseline: str, spec: FeatureSpec) -> tuple[str,
     and a champion that does not load serves nobody: neither can be a rival.
     """
     for name in dict.fromkeys((model, baseline)):
-        champion = Registry(uri).champion(name)
-        if champion is None:
-            continue
-        try:
-            content = Registry(uri).download(name, champion.version)
-            loaded = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
-        except (VersionNotFound, ModelRefused):
-            continue
-        return f"{name} version {champion.version}", loaded
+        if (champion := champion_model(uri, name, spec)) is not None:
+            return f"{name} version {champion[0]}", champion[1]
     return f"the {UNSCALED_EWMA}", None
 
 

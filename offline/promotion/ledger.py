@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from data.models.registry import Registry
 from data.names import RegistryAway, RegistryError, VersionNotFound
+from data.times import to_ns
 from offline.promotion.register import experiment_id, find_experiment, set_alias
 
 EXPERIMENT = "promotions"
@@ -74,8 +75,8 @@ class Entry:
     digest: str
     who: str = ""
     why: str = ""
-    is_forced: bool
-    begun: datetime
+    is_forced: bool = False
+    begun: datetime = field(default_factory=lambda: datetime.now(UTC))
     at: datetime | None = None
     evidence: dict[str, Any] = field(default_factory=dict)
     state: EntryState = "pending"
@@ -226,7 +227,7 @@ def begin(uri: str, entry: Entry) -> Entry:
     }
     fields = {
         "experiment_id": experiment_id(uri, EXPERIMENT),
-        "start_time": _ms(entry.begun),
+        "start_time": to_ns(entry.begun) // 1_000_000,
         "tags": [{"key": key, "value": value} for key, value in tags.items() if value],
     }
     info = Registry(uri).call("POST", "runs/create", fields, dict)["run"]["info"]
@@ -259,7 +260,7 @@ def complete(uri: str, entry: Entry, before: Iterable[Entry]) -> Entry:
         raise NotClosed(str(error)) from error.__cause__
     # The move is done and tagged: a failure to close the entry must not read as a reason to ask for the move again.
     with contextlib.suppress(RegistryAway):
-        _update(uri, entry, status="FINISHED", end_time=_ms(at))
+        _update(uri, entry, status="FINISHED", end_time=to_ns(at) // 1_000_000)
     return replace(entry, at=at, state="done")
 
 
@@ -345,7 +346,3 @@ def _machine() -> str:
 
 def _text(when: datetime) -> str:
     return when.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def _ms(when: datetime) -> int:
-    return int(when.timestamp() * 1_000)

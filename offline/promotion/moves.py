@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 
 from data.features.spec import FeatureSpec
 from data.models.registry import Registry
 from offline.promotion import ledger
-from offline.promotion.gate import BASELINE, Condition, Refused, fetch_model, judge, load_model
+from offline.promotion.gate import BASELINE, Condition, Refused, fetch_model, judge
 from offline.promotion.ledger import Entry, finish_pending
 from offline.samples import Sample
 
@@ -67,7 +67,6 @@ def promote(
                     who=who,
                     why=why,
                     is_forced=force and not verdict.is_open,
-                    begun=datetime.now(UTC),
                     evidence=verdict.evidence,
                     dagster_run_url=dagster_run_url,
                 ),
@@ -109,11 +108,9 @@ def roll_back(uri: str, model: str, *, spec: FeatureSpec, who: str, why: str, da
             condition = Condition("an entry before the current one", False, standing, "2 or more")
             raise Refused(f"rollback of {model}", [condition])
         target = places[-1]
-        _, content, conditions = fetch_model(uri, model, target.to_version, target.digest)
-        if content is not None:
-            load_model(content, spec, conditions)
-        if not all(condition.is_met for condition in conditions):
-            raise Refused(f"rollback of {model} to version {target.to_version}", conditions)
+        fetched = fetch_model(uri, model, target.to_version, spec, target.digest)
+        if not all(condition.is_met for condition in fetched.conditions):
+            raise Refused(f"rollback of {model} to version {target.to_version}", fetched.conditions)
         evidence = {"back_to_entry": target.entry_id, "spec_id": spec.spec_id}
         if was_moved:
             evidence["moved_by_hand"] = f"champion was version {serving}, the ledger had {stack[-1].to_version}"
@@ -127,8 +124,6 @@ def roll_back(uri: str, model: str, *, spec: FeatureSpec, who: str, why: str, da
                 digest=target.digest,
                 who=who,
                 why=why,
-                is_forced=False,
-                begun=datetime.now(UTC),
                 evidence=evidence,
                 dagster_run_url=dagster_run_url,
             ),

@@ -32,7 +32,8 @@ from offline.days.staging import simulate
 from offline.days.trades import make_trades
 from offline.days.training_set import make_training_set
 from offline.lake.store import Lake
-from offline.models.baseline import Baseline, calibrated_ewma, fit, forecast_graph, to_onnx, with_intervals
+from offline.models.baseline import Baseline, calibrated_ewma, fit, forecast_graph, to_onnx
+from offline.models.intervals import with_intervals
 from offline.models.onnx_graph import Graph
 from offline.promotion import ledger
 from offline.promotion.__main__ import main

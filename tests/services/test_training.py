@@ -26,7 +26,8 @@ from data.names import RegistryError, VersionNotFound
 from data.targets import qlike
 from data.times import NS
 from data.trades import Floats, StreamKey, Trades
-from offline.models.baseline import fit, to_onnx, with_intervals
+from offline.models.baseline import fit, to_onnx
+from offline.models.intervals import with_intervals
 from offline.models.recipes import simulated_rows, split, train_baseline, train_end_of_simulated_days
 from offline.promotion.ledger import history
 from offline.promotion.moves import promote

@@ -23,6 +23,7 @@ from offline.days.training_set import make_training_set, training_sample
 from offline.lake.store import Lake
 from offline.models import ridge as ml
 from offline.models.baseline import Baseline, fit
+from offline.models.intervals import with_intervals
 from offline.models.recipes import CALIBRATED_EWMA, ML, train_baseline, train_ml
 from offline.samples import Sample
 from tests.models import METADATA, NAN, SPEC
@@ -57,7 +58,7 @@ def fitted(rows: Sample) -> ml.Ml:
     inputs = (*CONTRACT, "ewma_variance_300", "ewma_variance_1200")
     ewma = fit(rows.values[:, [SPEC.columns.index(name) for name in inputs]], inputs, rows.targets)
     values = columns_of(rows)
-    return ml.with_intervals(ml.fit(ewma, values, COLUMNS, rows.targets, rows.horizon(SPEC)), values, rows.targets)
+    return with_intervals(ml.fit(ewma, values, COLUMNS, rows.targets, rows.horizon(SPEC)), values, rows.targets)
 
 
 def columns_of(rows: Sample) -> Floats:
