@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from data.features.spec import FeatureRows, FeatureSpec
 from data.names import check_names
-from data.stream.records import End, Forecast, Forecaster, Purpose, TakerSide, Trade, feature_type
+from data.stream.records import End, Forecaster, Purpose, Scored, ScoredBy, TakerSide, Trade, feature_type
 from data.trades import Floats, Int64s, Side, StreamKey, Trades
 
 encode = msgspec.json.Encoder().encode
@@ -123,8 +123,7 @@ def _streams_of(found: Records) -> tuple[Records, _Streams]:
     if bad:
         return _streams_of(found.reject({row: bad[i] for row, i in enumerate(stream) if i in bad}))
     at = np.array(stream, np.int32)
-    firsts = np.unique(at, return_index=True)[1].tolist()
-    purposes = {key: found.records[row].purpose for key, row in zip(keys, firsts, strict=True)}
+    purposes = {key: found.records[stream.index(i)].purpose for i, key in enumerate(keys)}
     return found, _Streams(keys, at, purposes)
 
 
@@ -267,7 +266,7 @@ def encode_predictions(
     interval: Floats,
     forecaster: Forecaster,
     in_sample: NDArray[np.bool_],
-    missing: Sequence[list[str]],
+    missing: Sequence[tuple[str, ...]],
 ) -> list[bytes]:
     """Encode forecasts as records of `predictions`: the JSON of each row, continued by the fields of its forecast.
 
@@ -278,15 +277,10 @@ def encode_predictions(
         score: shape (n,). interval: shape (n, 2). in_sample: shape (n,).
         missing: for each forecast, the columns that the model did not use.
     """
-    forecasts = map(
-        Forecast,
-        repeat(ts),
-        repeat(horizon_s),
-        score.tolist(),
-        map(tuple, interval.tolist()),
-        *map(repeat, forecaster),
-        in_sample.tolist(),
-        missing,
-        repeat([]),
-    )
-    return [row[:-1] + b"," + encode(forecast)[1:] for row, forecast in zip(rows, forecasts, strict=False)]
+    scored = map(Scored, repeat(ts), repeat(horizon_s), score.tolist(), interval.tolist())
+    kinds = list(zip(in_sample.tolist(), missing, strict=True))
+    by_model = {kind: encode(ScoredBy(*forecaster, kind[0], list(kind[1]), []))[1:] for kind in set(kinds)}
+    return [
+        b",".join((row[:-1], encode(each)[1:-1], by_model[kind]))
+        for row, each, kind in zip(rows, scored, kinds, strict=False)
+    ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
+from typing import Annotated, Any, Final, Literal, NamedTuple, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
@@ -102,19 +102,28 @@ class RowStart(TradeStart, frozen=True, gc=False):
     spec_id: Annotated[str, Meta(description="of the feature spec that the columns follow")]
 
 
-class Forecast(Struct, frozen=True, gc=False):
-    """The fields that a forecast adds to its feature row."""
+class Scored(Struct, frozen=True, gc=False):
+    """The fields that a forecast adds to its feature row: the figures."""
 
     ts: Annotated[Time, Meta(description="when it was scored, nanoseconds since 1970, UTC")]
     horizon_s: int
     score: Annotated[float, Meta(gt=0, description="forecast volatility per horizon, not annualized")]
     interval: Annotated[tuple[float, float], Meta(description="nominal coverage 90 %")]
+
+
+class ScoredBy(Struct, frozen=True, gc=False):
+    """The fields that a forecast adds to its feature row: the model, after the figures. Few rows differ in them."""
+
     model_variant: str
     version: str
     digest: Annotated[str, Meta(description="SHA-256 of the model")]
     in_sample: Annotated[bool, Meta(description="the model was trained on data as late as this row")]
     missing: Annotated[list[str], Meta(description="columns of the model that this score did without")]
     shadow: Annotated[list[Shadow], Meta(description="scores by models that do not answer")]
+
+
+FORECAST_FIELDS: Final = get_type_hints(Scored, include_extras=True) | get_type_hints(ScoredBy, include_extras=True)
+"""Types of the fields that a forecast adds to its feature row, by name."""
 
 
 def _columns(spec: FeatureSpec) -> list[tuple[str, Any]]:
@@ -130,8 +139,8 @@ def feature_type(spec: FeatureSpec) -> type[Any]:
 @cache
 def prediction_type(spec: FeatureSpec) -> type[Any]:
     """Return the type of a forecast's record, with the scored feature row, on `predictions`."""
-    forecast = list(get_type_hints(Forecast, include_extras=True).items())
-    return msgspec.defstruct("Prediction", _columns(spec) + forecast, bases=(RowStart,), frozen=True, gc=False)
+    fields = _columns(spec) + list(FORECAST_FIELDS.items())
+    return msgspec.defstruct("Prediction", fields, bases=(RowStart,), frozen=True, gc=False)
 
 
 TIMES = ("event_time", "ingest_time", "ts")

@@ -66,9 +66,9 @@ class ScoreStage:
             self._missing_names(scores.missing),
         )
 
-    def _missing_names(self, missing: NDArray[np.bool_]) -> list[list[str]]:
-        """Return the names of each row's missing columns; rows with the same missing columns share one list."""
+    def _missing_names(self, missing: NDArray[np.bool_]) -> list[tuple[str, ...]]:
+        """Return the names of each row's missing columns."""
         patterns, of_row = np.unique(missing @ (1 << np.arange(missing.shape[1])), return_inverse=True)
         names = self._served.model.columns
-        lists = [[name for bit, name in enumerate(names) if pattern >> bit & 1] for pattern in patterns.tolist()]
-        return [lists[pattern] for pattern in of_row.tolist()]
+        sets = [tuple(name for bit, name in enumerate(names) if pattern >> bit & 1) for pattern in patterns.tolist()]
+        return [sets[pattern] for pattern in of_row.tolist()]

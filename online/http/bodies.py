@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, create_model
 
 from data.features.spec import CONTRACT
-from data.stream.records import TIMES, Forecast, RowStart
+from data.stream.records import FORECAST_FIELDS, TIMES, RowStart
 from data.trades import Floats
 
 MAX_ROWS = 1_000
@@ -73,7 +73,7 @@ class Forecasts(Struct, frozen=True, gc=False):
 @cache
 def newest_type() -> type[Any]:
     """Return the type of the newest forecast: a record of `predictions`, times as texts, its columns in `features`."""
-    hints = get_type_hints(RowStart, include_extras=True) | get_type_hints(Forecast, include_extras=True)
+    hints = get_type_hints(RowStart, include_extras=True) | FORECAST_FIELDS
     fields = [(name, TimeText if name in TIMES else hint) for name, hint in hints.items()]
     more: list[tuple[str, Any]] = [
         ("features", dict[str, float | None]),

@@ -62,7 +62,7 @@ def forecasts(rows: list[bytes], values: Floats) -> list[bytes]:
     interval = np.column_stack((scores.lower, scores.upper))
     forecaster = Forecaster(model.variant, "1", model.digest)
     in_sample = np.zeros(len(rows), np.bool_)
-    nothing_missing: list[list[str]] = [[]] * len(rows)
+    nothing_missing: list[tuple[str, ...]] = [()] * len(rows)
     return encode_predictions(
         rows, time.time_ns(), model.horizon_s, scores.score, interval, forecaster, in_sample, nothing_missing
     )

@@ -37,7 +37,7 @@ def rows(trades: Trades) -> Sequence[Row]:
     scores = model.score(some.values[:, [SPEC.columns.index(column) for column in model.columns]])
     interval = np.column_stack((scores.lower, scores.upper))
     forecaster = Forecaster(model.variant, "1", model.digest)
-    missing: list[list[str]] = [[]] * BATCH
+    missing: list[tuple[str, ...]] = [()] * BATCH
     trade_records = encode_trades(some.trades, "replay")
     feature_records = encode_features(some, SPEC, purposes, 0, offset)
     in_sample = np.zeros(BATCH, np.bool_)

@@ -185,7 +185,7 @@ class Writer:
             np.column_stack((scores.lower, scores.upper)),
             self._forecaster,
             np.zeros(n, np.bool_),
-            [names[missing].tolist() for missing in scores.missing],
+            [tuple(names[missing]) for missing in scores.missing],
         )
         self._produce(PREDICTIONS, values, trades)
 
