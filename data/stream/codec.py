@@ -187,17 +187,17 @@ class FeatureRecords(NamedTuple):
 def decode_features(values: Sequence[bytes], spec: FeatureSpec) -> FeatureRecords:
     """Decode records of `features`; unreadable records are left out."""
     found, streams = _streams_of(decode_records(values, _feature_decoder(spec)))
-    records = [record for record in found.records if record.spec_id == spec.spec_id]
+    mine = [row for row, record in enumerate(found.records) if record.spec_id == spec.spec_id]
+    records = [found.records[row] for row in mine]
     return FeatureRecords(
-        [streams.keys[stream] for stream, record in zip(streams.stream.tolist(), found.records, strict=True)
-         if record.spec_id == spec.spec_id],
+        [streams.keys[stream] for stream in streams.stream[mine].tolist()],
         _column(records, "trade_id", np.int64),
         _column(records, "event_time", np.int64),
         _column(records, "price", np.float64),
         np.column_stack([_column(records, name, np.float64) for name in spec.columns]),
         found.ends,
         {record.spec_id for record in found.records} - {spec.spec_id},
-    )  # fmt: skip
+    )
 
 
 @cache

@@ -212,10 +212,11 @@ def fetch_model(uri: str, model: str, version: str, spec: FeatureSpec, promised:
         spec: of the rows to score.
         promised: the expected digest; None: the digest in the version's tags.
     """
-    held = Registry(uri).version(model, version)
-    expected = promised or held.tags.get("digest", "")
+    registry = Registry(uri)
+    held = registry.version(model, version)
+    expected = promised or held.digest
     try:
-        content = Registry(uri).download(model, held.version)
+        content = registry.download(model, held.version)
     except VersionNotFound as error:
         gone = Condition("file", False, str(error), "a file in the registry")
         return FetchedModel(held, hashlib.sha256().hexdigest(), None, [gone])
@@ -237,10 +238,11 @@ def champion_model(uri: str, name: str, spec: FeatureSpec) -> tuple[str, ServedM
     None if there is no champion, or a champion that cannot score rows of `spec`, or whose file is gone or does not
     load.
     """
-    champion = Registry(uri).champion(name)
+    registry = Registry(uri)
+    champion = registry.champion(name)
     with suppress(VersionNotFound, ModelRefused):
         if champion is not None:
-            content = Registry(uri).download(name, champion.version)
+            content = registry.download(name, champion.version)
             return champion.version, ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
     return None
 

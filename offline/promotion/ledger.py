@@ -100,8 +100,9 @@ def history(uri: str, model: str | None = None) -> list[Entry]:
     if model is not None:
         search["filter"] = f"tags.model = '{model}'"
     runs: list[dict[str, Any]] = []
+    registry = Registry(uri)
     while True:
-        found = Registry(uri).call("POST", "runs/search", search, dict)
+        found = registry.call("POST", "runs/search", search, dict)
         runs += found.get("runs", [])
         if not found.get("next_page_token"):
             break

@@ -46,14 +46,15 @@ def promote(
     if force and not why.strip():
         raise ValueError("a forced promotion needs a reason: `why` was empty")
     finish_pending(uri)
-    wanted = Registry(uri).version(model, version).version
+    registry = Registry(uri)
+    wanted = registry.version(model, version).version
     while True:
         verdict = judge(uri, model, wanted, test=test, spec=spec, baseline=baseline)
         if not (verdict.can_serve if force else verdict.is_open):
             raise Refused(f"{model} version {wanted}", verdict.conditions)
         with ledger.alone():
             before, _ = ledger.settled(uri, model)
-            champion = Registry(uri).champion(model)
+            champion = registry.champion(model)
             if (champion and champion.version) != verdict.champion:
                 continue  # the champion has changed meanwhile: judge against the new champion
             return ledger.record(
@@ -98,12 +99,13 @@ def roll_back(uri: str, model: str, *, spec: FeatureSpec, who: str, why: str, da
         if begun:
             return begun[-1]
         stack = ledger.promotions_in_effect(before)
-        champion = Registry(uri).champion(model)
+        registry = Registry(uri)
+        champion = registry.champion(model)
         serving = champion.version if champion else None
         was_moved = bool(stack) and champion is not None and serving != stack[-1].to_version
         places = [each for each in (stack if was_moved else stack[:-1]) if each.to_version != serving]
         if not places:
-            Registry(uri).model(model)  # raises if the model does not exist
+            registry.model(model)  # raises if the model does not exist
             standing = f"the ledger holds {len(stack) or 'no'} promotion of {model} that stands"
             condition = Condition("an entry before the current one", False, standing, "2 or more")
             raise Refused(f"rollback of {model}", [condition])
