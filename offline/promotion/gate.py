@@ -83,7 +83,7 @@ class Verdict:
 
 
 def judge(
-    uri: str,
+    registry: Registry,
     model: str,
     version: str,
     *,
@@ -97,8 +97,8 @@ def judge(
         VersionNotFound: the version does not exist.
         RegistryError: MLflow does not answer.
     """
-    champion = Registry(uri).champion(model)
-    wanted, digest, candidate, conditions = fetch_model(uri, model, version, spec)
+    champion = registry.champion(model)
+    wanted, digest, candidate, conditions = fetch_model(registry, model, version, spec)
     is_new = champion is None or champion.version != wanted.version
     is_other = Condition("is not champion", is_new, f"version {wanted.version}", "a version that does not serve")
     conditions.insert(1, is_other)
@@ -111,7 +111,7 @@ def judge(
         allowed = (str(MIN_HORIZONS), "every row", "every row", "the champion's")
         conditions += _conditions({}, dict(zip(JUDGED, allowed, strict=True)))
     else:
-        rival_name, rival = _rival(uri, model, baseline, spec)
+        rival_name, rival = _rival(registry, model, baseline, spec)
         evidence["compared_with"] = rival_name
         conditions += _judge_forecasts(candidate, rival, rival_name, test, spec, evidence)
     evidence |= {f"condition {each.name}": f"{each.found}; allowed is {each.allowed}" for each in conditions}
@@ -205,14 +205,15 @@ class FetchedModel(NamedTuple):
     conditions: list[Condition]
 
 
-def fetch_model(uri: str, model: str, version: str, spec: FeatureSpec, promised: str | None = None) -> FetchedModel:
+def fetch_model(
+    registry: Registry, model: str, version: str, spec: FeatureSpec, promised: str | None = None
+) -> FetchedModel:
     """Download a version's file, compare the SHA-256 with the expected digest, and load the file as a forecaster does.
 
     Args:
         spec: of the rows to score.
         promised: the expected digest; None: the digest in the version's tags.
     """
-    registry = Registry(uri)
     held = registry.version(model, version)
     expected = promised or held.digest
     try:
@@ -232,13 +233,12 @@ def fetch_model(uri: str, model: str, version: str, spec: FeatureSpec, promised:
     return FetchedModel(held, digest, loaded, conditions)
 
 
-def champion_model(uri: str, name: str, spec: FeatureSpec) -> tuple[str, ServedModel] | None:
+def champion_model(registry: Registry, name: str, spec: FeatureSpec) -> tuple[str, ServedModel] | None:
     """Return version number and model of a champion.
 
     None if there is no champion, or a champion that cannot score rows of `spec`, or whose file is gone or does not
     load.
     """
-    registry = Registry(uri)
     champion = registry.champion(name)
     with suppress(VersionNotFound, ModelRefused):
         if champion is not None:
@@ -247,14 +247,14 @@ def champion_model(uri: str, name: str, spec: FeatureSpec) -> tuple[str, ServedM
     return None
 
 
-def _rival(uri: str, model: str, baseline: str, spec: FeatureSpec) -> tuple[str, ServedModel | None]:
+def _rival(registry: Registry, model: str, baseline: str, spec: FeatureSpec) -> tuple[str, ServedModel | None]:
     """Return the name and the model of the rival: the champion, else the baseline's champion, else None.
 
     None is the unscaled EWMA: a first baseline has no other rival. A champion of another spec cannot score these rows,
     and a champion that does not load serves nobody: neither can be a rival.
     """
     for name in dict.fromkeys((model, baseline)):
-        if (champion := champion_model(uri, name, spec)) is not None:
+        if (champion := champion_model(registry, name, spec)) is not None:
             return f"{name} version {champion[0]}", champion[1]
     return f"the {UNSCALED_EWMA}", None
 
