@@ -24,7 +24,7 @@ from offline.models.recipes import (
     train_end_of_simulated_days,
     train_ml,
 )
-from offline.promotion.gate import Refused, champion_model
+from offline.promotion.gate import Refused, fetch_model
 from offline.promotion.ledger import finish_pending
 from offline.promotion.moves import promote
 from offline.promotion.register import Candidate, register
@@ -75,10 +75,10 @@ def compare(registry: Registry, candidates: Sequence[Candidate], test: Sample, s
     judged = {candidate.name: candidate.model for candidate in candidates}
     first = to_datetime(int(test.event_time.min()))
     for candidate in candidates:
-        if (champion := champion_model(registry, candidate.name, spec)) is not None:
-            version, model = champion
+        champion = registry.champion(candidate.name)
+        if champion is not None and (model := fetch_model(registry, champion, spec).model) is not None:
             seen = ", which has seen some of these rows" if model.train_end >= first else ""
-            judged[f"{candidate.name} version {version}{seen}"] = model
+            judged[f"{candidate.name} version {champion.version}{seen}"] = model
     return evaluate(judged, test, spec, float(candidates[0].metrics["variance_floor"]))
 
 

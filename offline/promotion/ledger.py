@@ -17,8 +17,9 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from data.models.registry import Registry
 from data.names import RegistryAway, RegistryError, VersionNotFound
@@ -76,7 +77,7 @@ class Entry:
     who: str = ""
     why: str = ""
     is_forced: bool = False
-    begun: datetime = field(default_factory=lambda: datetime.now(UTC))
+    begun: datetime = field(default_factory=partial(datetime.now, UTC))
     at: datetime | None = None
     evidence: dict[str, Any] = field(default_factory=dict)
     state: EntryState = "pending"
@@ -145,7 +146,7 @@ def promotions_in_effect(entries: Iterable[Entry]) -> list[Entry]:
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[None]:
+def _alone() -> Iterator[None]:
     """Hold the machine's lock for promotions and rollbacks; the kernel releases the lock when the process ends.
 
     Raises:
@@ -168,35 +169,50 @@ def alone() -> Iterator[None]:
         yield
 
 
-def settled(registry: Registry, model: str) -> tuple[list[Entry], list[Entry]]:
-    """Finish all pending entries, and return the closed entries of a model; to be called within `alone`.
+class Settled(NamedTuple):
+    """A model without a pending entry.
 
-    Returns:
-        All entries of the model, oldest first; and the entries finished by this call.
+    Attributes:
+        entries: of the model, closed, oldest first.
+        finished: entries of the model that were pending until this call.
+        serving: version number of the champion; None if there is no champion.
+    """
+
+    entries: list[Entry]
+    finished: list[Entry]
+    serving: str | None
+
+
+@contextlib.contextmanager
+def settled(registry: Registry, model: str) -> Iterator[Settled]:
+    """Finish all pending entries, and keep other promotions and rollbacks of this machine out until the block ends.
 
     Raises:
         RegistryError: another machine is promoting or rolling back the model; or MLflow does not answer.
     """
-    entries = history(registry)
-    finished: list[Entry] = []
-    if any(entry.state == "pending" for entry in entries):
-        finished = _finish(registry, entries)
+    with _alone():
         entries = history(registry)
-    entries = [entry for entry in entries if entry.model == model]
-    for entry in entries:
-        if entry.state == "pending":
-            raise RegistryError(
-                f"{entry.who} began to {VERBS[entry.action]} {model} to version {entry.to_version} on {entry.machine} "
-                f"at {entry.begun:%H:%M:%S} UTC: do this again when that is done, in {ABANDONED_S:.0f} s at the latest"
-            )
-    return entries, [entry for entry in finished if entry.model == model and entry.state == "done"]
+        finished: list[Entry] = []
+        if any(entry.state == "pending" for entry in entries):
+            finished = _finish(registry, entries)
+            entries = history(registry)
+        entries = [entry for entry in entries if entry.model == model]
+        for entry in entries:
+            if entry.state == "pending":
+                raise RegistryError(
+                    f"{entry.who} began to {VERBS[entry.action]} {model} to version {entry.to_version} on "
+                    f"{entry.machine} at {entry.begun:%H:%M:%S} UTC: do this again when that is done, in "
+                    f"{ABANDONED_S:.0f} s at the latest"
+                )
+        done = [entry for entry in finished if entry.model == model and entry.state == "done"]
+        yield Settled(entries, done, _serving(registry, model))
 
 
 def record(registry: Registry, entry: Entry, before: list[Entry]) -> Entry:
-    """Write the intent, move the alias, close the entry, and return the closed entry; to be called within `alone`.
+    """Write the intent, move the alias, close the entry, and return the closed entry; to be called within `settled`.
 
     Args:
-        before: the entries of the model, as `settled` returns.
+        before: the closed entries of the model.
 
     Raises:
         RegistryAway: MLflow does not answer; the next promotion or rollback finishes the pending entry.
@@ -210,8 +226,9 @@ def record(registry: Registry, entry: Entry, before: list[Entry]) -> Entry:
         raise RegistryAway(
             f"MLflow went away at {registry.uri} ({error.__cause__ or error}) while the ledger was to "
             f"{VERBS[entry.action]} {entry.model} to version {entry.to_version}: the entry may stand there, not "
-            f"closed{moved}. Start MLflow; the next promotion or rollback, or `python -m offline.promotion finish`, finishes it, and "
-            "`python -m offline.promotion history` shows it. A rollback that finishes one goes no further itself"
+            f"closed{moved}. Start MLflow; the next promotion or rollback, or `python -m offline.promotion finish`, "
+            "finishes it, and `python -m offline.promotion history` shows it. A rollback that finishes one goes no "
+            "further itself"
         ) from error
 
 
@@ -227,7 +244,7 @@ def begin(registry: Registry, entry: Entry) -> Entry:
     }
     fields = {
         "experiment_id": experiment_id(registry, EXPERIMENT),
-        "start_time": to_ns(entry.begun) // 1_000_000,
+        "start_time": _ms(entry.begun),
         "tags": [{"key": key, "value": value} for key, value in tags.items() if value],
     }
     info = registry.call("POST", "runs/create", fields, dict)["run"]["info"]
@@ -240,17 +257,17 @@ def complete(registry: Registry, entry: Entry, before: Iterable[Entry]) -> Entry
     Args:
         before: the closed entries of the model.
     """
-    if _is_champion(registry, entry):  # the process was killed after the move, which came right after the intent
-        at = entry.at or entry.begun
+    if _serving(registry, entry.model) == entry.to_version:
+        at = entry.at or entry.begun  # the process was killed after the move, which came right after the intent
     else:
         try:
             set_alias(registry, entry.model, "champion", entry.to_version)
         except RegistryAway:
             raise
         except RegistryError as error:
-            if not _is_champion(registry, entry):
+            if _serving(registry, entry.model) != entry.to_version:
                 _tag(registry, entry, "error", str(error)[:1_000])
-                _update(registry, entry, status="FAILED")
+                _write(registry, "update", entry, status="FAILED")
                 raise
         at = datetime.now(UTC)
     try:
@@ -260,13 +277,13 @@ def complete(registry: Registry, entry: Entry, before: Iterable[Entry]) -> Entry
         raise NotClosed(str(error)) from error.__cause__
     # The move is done and tagged: a failure to close the entry must not read as a reason to ask for the move again.
     with contextlib.suppress(RegistryAway):
-        _update(registry, entry, status="FINISHED", end_time=to_ns(at) // 1_000_000)
+        _write(registry, "update", entry, status="FINISHED", end_time=_ms(at))
     return replace(entry, at=at, state="done")
 
 
-def _is_champion(registry: Registry, entry: Entry) -> bool:
-    champion = registry.champion(entry.model)
-    return champion is not None and champion.version == entry.to_version
+def _serving(registry: Registry, model: str) -> str | None:
+    champion = registry.champion(model)
+    return None if champion is None else champion.version
 
 
 def _name_previous(registry: Registry, entry: Entry, stack: list[Entry]) -> None:
@@ -293,12 +310,12 @@ def finish_pending(registry: Registry) -> list[Entry]:
     Raises:
         RegistryError: MLflow does not answer.
     """
-    with alone():
+    with _alone():
         return _finish(registry, history(registry))
 
 
 def _finish(registry: Registry, entries: list[Entry]) -> list[Entry]:
-    """Finish the pending entries; the caller holds `alone`, so no other process of this machine works on an entry."""
+    """Finish the pending entries; the caller holds `_alone`, so no other process of this machine works on an entry."""
     finished = []
     for entry in (entry for entry in entries if entry.state == "pending"):
         if entry.machine != _machine() and (datetime.now(UTC) - entry.begun).total_seconds() < ABANDONED_S:
@@ -332,16 +349,20 @@ def _entry(run: dict[str, Any]) -> Entry | None:
 
 
 def _tag(registry: Registry, entry: Entry, key: str, value: str) -> None:
-    registry.call("POST", "runs/set-tag", {"run_id": entry.entry_id, "key": key, "value": value}, dict)
+    _write(registry, "set-tag", entry, key=key, value=value)
 
 
-def _update(registry: Registry, entry: Entry, **fields: Any) -> None:
-    registry.call("POST", "runs/update", {"run_id": entry.entry_id, **fields}, dict)
+def _write(registry: Registry, method: str, entry: Entry, **fields: Any) -> None:
+    registry.call("POST", f"runs/{method}", {"run_id": entry.entry_id, **fields}, dict)
 
 
 def _machine() -> str:
-    """Return host and user: the scope of the lock in `alone`."""
+    """Return host and user: the scope of the lock in `_alone`."""
     return f"{socket.gethostname()} user {os.getuid()}"
+
+
+def _ms(when: datetime) -> int:
+    return to_ns(when) // 1_000_000
 
 
 def _text(when: datetime) -> str:

@@ -418,7 +418,7 @@ def test_force_needs_a_reason_and_is_recorded(mlflow: Registry) -> None:
 def test_judging_changes_nothing(mlflow: Registry) -> None:
     name = "gate-judge"
     put_version(mlflow.uri, name, GOOD)
-    verdict = judge(mlflow, name, "1", test=TEST, spec=SPEC, baseline=name)
+    verdict = judge(mlflow, mlflow.version(name, "1"), test=TEST, spec=SPEC, baseline=name)
     assert verdict.is_open
     assert champion(mlflow, name) is None
     assert history(mlflow, name) == []
