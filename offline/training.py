@@ -99,15 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results = train(registry, rows, spec, train_end_of_simulated_days(), [train_baseline])
         (challenger,) = (each for each in results if isinstance(each, Challenger))
         version, metrics = challenger.version, challenger.candidate.metrics
-        promote(
-            registry,
-            BASELINE,
-            version,
-            test=rows.after,
-            spec=spec,
-            who="offline.training",
-            why="trained on simulated days",
-        )
+        who, why = "offline.training", "trained on simulated days"
+        promote(registry, BASELINE, version, test=rows.after, spec=spec, who=who, why=why)
     except (RegistryError, Refused) as error:
         sys.exit(str(error))
     print(

@@ -192,9 +192,7 @@ def settled(registry: Registry, model: str) -> Iterator[Settled]:
     """
     with _alone():
         entries = history(registry)
-        finished: list[Entry] = []
-        if any(entry.state == "pending" for entry in entries):
-            finished = _finish(registry, entries)
+        if finished := _finish(registry, entries):
             entries = history(registry)
         entries = [entry for entry in entries if entry.model == model]
         for entry in entries:
