@@ -31,8 +31,9 @@ from data.stream.clients import idempotent_config
 from data.stream.codec import encode, encode_features, encode_predictions, encode_trades
 from data.stream.origin import write_origin
 from data.stream.records import PREDICTIONS, TRADES, End, Forecaster, partition_of
-from data.times import NS
+from data.times import NS, to_ns
 from data.trades import StreamKey, Trades
+from data.truth.adaptation import Adaptations, RawForecasts, teaching, version_number
 from offline.explain.findings import EQUAL, NOT_FOUND
 from offline.explain.remake import Explainer
 from offline.promotion.moves import promote, roll_back
@@ -165,7 +166,7 @@ class Writer:
         self._producer = Producer(idempotent_config(settings, linger_ms=20))
         self._watcher = Consumer({"bootstrap.servers": servers, "group.id": "unused"})
         self._partition, self._windows, self._model = partition_of("BTC-USD"), Windows(SPEC), model
-        self._forecaster = Forecaster(model.variant, "1", model.digest)
+        self._forecaster, self._states = Forecaster(model.variant, "1", model.digest), Adaptations(SPEC)
         self._columns = [SPEC.columns.index(column) for column in model.columns]
 
     def write(self, trades: Trades) -> None:
@@ -176,13 +177,15 @@ class Writer:
         assert not rows.status.any()
         n, (key,) = len(trades), trades.keys
         scores = self._model.score(rows.values[:, self._columns])
+        teaches = teaching(rows.values, rows.trades.event_time, to_ns(self._model.train_end), SPEC)
+        raw = RawForecasts.of(rows.trades, scores, teaches)
         names = np.array(self._model.columns, object)
         values = encode_predictions(
             encode_features(rows, SPEC, {key: "replay"}, self._partition, np.arange(offset, offset + n)),
             time.time_ns(),
             self._model.horizon_s,
             scores.score,
-            np.column_stack((scores.lower, scores.upper)),
+            self._states.adapt(trades.keys, raw, version_number(self._model.digest)),
             self._forecaster,
             np.zeros(n, np.bool_),
             [tuple(names[missing]) for missing in scores.missing],
