@@ -177,7 +177,7 @@ def _pass_points(w: Any, until: int, grid: Grid) -> None:
 def _volume_rate(w: Any, half_life: int) -> float:
     """Return the weighted volume of a grid step, over the closed blocks and `now`."""
     weighted, sums = w.weighted[half_life], w.now
-    return (weighted[VOLUME] + sums[VOLUME]) / (weighted[STEPS] + sums[STEPS])
+    return float((weighted[VOLUME] + sums[VOLUME]) / (weighted[STEPS] + sums[STEPS]))
 
 
 @compiled
