@@ -42,7 +42,7 @@ from online.replay.progress import find_progress
 from tests.broker import Broker
 from tests.faults.drill import Drill
 from tests.mlflow_server import running_mlflow
-from tests.models import BASELINE, model_bytes, put_version
+from tests.models import baseline, model_bytes, put_version
 from tests.pipeline import running
 from tests.proofs import Proof
 
@@ -86,7 +86,7 @@ def test_1000_random_forecasts_are_made_again_exactly_after_promotions_rollbacks
         uri = server.uri
         put_version(uri, "volatility-baseline", model_bytes())
         for scale in (2.0, 8.0):
-            put_version(uri, "volatility-ml", model_bytes(replace(BASELINE, scale=scale), variant="ml"))
+            put_version(uri, "volatility-ml", model_bytes(baseline(scale=scale), variant="ml"))
 
         def move(model: str, version: str) -> None:
             promote(uri, model, version, test=nothing_after, spec=SPEC, who="drill", why="drill", force=True)
@@ -175,7 +175,7 @@ class Writer:
         rows = feature_rows(trades, self._windows)
         assert not rows.status.any()
         n, (key,) = len(trades), trades.keys
-        scores = self._model.score(rows.values[:, self._columns])
+        scores = self._model.score(rows.values[:, self._columns], [key.product_id] * n)
         names = np.array(self._model.columns, object)
         values = encode_predictions(
             encode_features(rows, SPEC, {key: "replay"}, self._partition, np.arange(offset, offset + n)),

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from offline.models.intervals import with_intervals
 from onnx import helper, numpy_helper
 
 from data.features.spec import FeatureSpec
@@ -33,7 +34,6 @@ from offline.days.trades import make_trades
 from offline.days.training_set import make_training_set
 from offline.lake.store import Lake
 from offline.models.baseline import Baseline, calibrated_ewma, fit, forecast_graph, to_onnx
-from offline.models.intervals import with_intervals
 from offline.models.onnx_graph import Graph
 from offline.promotion import ledger
 from offline.promotion.__main__ import main

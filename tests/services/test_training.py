@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from offline.models.intervals import with_intervals
 
 from data.features.spec import FeatureSpec
 from data.models.input_sets import CONTRACT_ONLY, input_sets
@@ -28,7 +29,6 @@ from data.trades import Floats, StreamKey, Trades
 from data.truth.counting import counted_rows
 from data.truth.losses import qlike
 from offline.models.baseline import fit, to_onnx
-from offline.models.intervals import with_intervals
 from offline.models.recipes import simulated_rows, split, train_baseline, train_end_of_simulated_days
 from offline.promotion.ledger import history
 from offline.promotion.moves import promote

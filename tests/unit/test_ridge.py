@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from offline.models.intervals import with_intervals
 
 from data.features.spec import CONTRACT
 from data.models.input_sets import input_sets
@@ -23,7 +24,6 @@ from offline.days.training_set import make_training_set, training_sample
 from offline.lake.store import Lake
 from offline.models import ridge as ml
 from offline.models.baseline import Baseline, fit
-from offline.models.intervals import with_intervals
 from offline.models.recipes import CALIBRATED_EWMA, ML, train_baseline, train_ml
 from offline.samples import Sample
 from tests.models import METADATA, NAN, SPEC
