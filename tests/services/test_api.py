@@ -751,7 +751,12 @@ def test_a_promotion_answers_and_what_may_not_serve_is_said(
         answer = api.predict(row)
         assert answer["scores"] == pytest.approx([1.5e-3], rel=1e-6)
         assert answer["ignored"] == [["ewma_variance_300"]]
-        serves = {"name": "volatility-ml", "version": "1", "origin": "registry", "columns": list(columns)}
+        serves = {
+            "name": "volatility-ml",
+            "version": "1",
+            "origin": "registry",
+            "columns": [*BASELINE.columns[:3], "ewma_variance_60"],
+        }
         assert serves.items() <= api.get("/version").json()["model"].items()
 
         registry.files["volatility-ml"] = model_file("volatility-ml", "2", a_pickle())
