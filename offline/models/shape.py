@@ -183,6 +183,7 @@ def _fitted(plan: Shape, rows: Rows, floor: float, *, with_trees: bool) -> Shape
     """Fit ridge and trees to the rows that have all columns; None with too few horizons."""
     from sklearn.ensemble import HistGradientBoostingRegressor
     from sklearn.linear_model import Ridge
+    from threadpoolctl import threadpool_limits
 
     known = (rows.columns[plan.reference] > 0) & ~np.any([np.isnan(rows.columns[name]) for name in plan.needs], axis=0)
     mine = rows.take(known)
@@ -203,8 +204,9 @@ def _fitted(plan: Shape, rows: Rows, floor: float, *, with_trees: bool) -> Shape
         some = slice(None, None, -(-len(values) // TREE_ROWS))
         smallest = min(TREES["min_samples_leaf"], max(len(values[some]) // LEAVES, 1))
         trees = HistGradientBoostingRegressor(**TREES | {"min_samples_leaf": smallest})
-        trees.fit(values[some], ratio[some])
-        correction = _correction(ratio - trees.predict(values))
+        with threadpool_limits(1, "openmp"):  # threads that wait for a core of a busy machine cost ten times the fit
+            trees.fit(values[some], ratio[some])
+            correction = _correction(ratio - trees.predict(values))
     return Shape(
         plan.reference,
         plan.ratios,

@@ -32,8 +32,9 @@ from offline.days.staging import simulate
 from offline.days.trades import make_trades
 from offline.days.training_set import make_training_set
 from offline.lake.store import Lake
-from offline.models.baseline import fit
+from offline.models.baseline import ScaledEwma, fit
 from offline.models.onnx_graph import Graph
+from offline.models.recipes import fit_with_intervals
 from offline.promotion import ledger
 from offline.promotion.__main__ import main
 from offline.promotion.gate import Refused, judge
