@@ -17,7 +17,7 @@ from offline.models.recipes import fit_with_intervals
 from offline.samples import SHORT_WINDOWS, Sample, sample
 from tests.models import NAN, SPEC, model_bytes
 
-PRODUCTS = ("BTC-USD", "ETH-USD")
+PRODUCTS = ("BTC-USD",)
 HALF_LIFE = SPEC.columns.index("ewma_variance_300")
 VARIANCES = [i for i, name in enumerate(SPEC.columns) if "variance" in name]
 
