@@ -192,6 +192,7 @@ def _fitted(plan: Shape, rows: Rows, floor: float, *, with_trees: bool) -> Shape
     """Fit ridge and trees to the rows that have all columns; None with too few horizons."""
     from sklearn.ensemble import HistGradientBoostingRegressor
     from sklearn.linear_model import Ridge
+    from threadpoolctl import threadpool_limits
 
     known = (rows.columns[plan.reference] > 0) & ~np.any([np.isnan(rows.columns[name]) for name in plan.needs], axis=0)
     mine = rows.take(known)
@@ -214,8 +215,9 @@ def _fitted(plan: Shape, rows: Rows, floor: float, *, with_trees: bool) -> Shape
         trees = HistGradientBoostingRegressor(**TREES | {"min_samples_leaf": smallest})
         values = values[:, plan.seen_by_trees]
         to_ewma = np.log(np.maximum(mine.realized, floor) / np.maximum(plan.ewma.variance(mine.columns), floor))
-        trees.fit(values[some], to_ewma[some])
-        correction = _correction(to_ewma - trees.predict(values))
+        with threadpool_limits(1, "openmp"):  # threads that wait for a core of a busy machine cost ten times the fit
+            trees.fit(values[some], to_ewma[some])
+            correction = _correction(to_ewma - trees.predict(values))
     return Shape(
         plan.reference,
         plan.ratios,

@@ -43,7 +43,7 @@ from online.replay.progress import find_progress
 from tests.broker import Broker
 from tests.faults.drill import Drill
 from tests.mlflow_server import running_mlflow
-from tests.models import BASELINE, model_bytes, put_version
+from tests.models import baseline, model_bytes, put_version
 from tests.pipeline import running
 from tests.proofs import Proof
 
@@ -87,7 +87,7 @@ def test_1000_random_forecasts_are_made_again_exactly_after_promotions_rollbacks
         uri, registry = server.uri, Registry(server.uri)
         put_version(uri, "volatility-baseline", model_bytes())
         for scale in (2.0, 8.0):
-            put_version(uri, "volatility-ml", model_bytes(replace(BASELINE, scale=scale), variant="ml"))
+            put_version(uri, "volatility-ml", model_bytes(baseline(scale=scale), variant="ml"))
 
         def move(model: str, version: str) -> None:
             promote(registry, model, version, test=nothing_after, spec=SPEC, who="drill", why="drill", force=True)
@@ -176,7 +176,7 @@ class Writer:
         rows = feature_rows(trades, self._windows)
         assert not rows.status.any()
         n, (key,) = len(trades), trades.keys
-        scores = self._model.score(rows.values[:, self._columns])
+        scores = self._model.score(rows.values[:, self._columns], [key.product_id] * n)
         teaches = teaching(rows.values, rows.trades.event_time, to_ns(self._model.train_end), SPEC)
         raw = RawForecasts.of(rows.trades, scores, teaches)
         names = np.array(self._model.columns, object)

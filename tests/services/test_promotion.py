@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -32,9 +32,9 @@ from offline.days.staging import simulate
 from offline.days.trades import make_trades
 from offline.days.training_set import make_training_set
 from offline.lake.store import Lake
-from offline.models.baseline import Baseline, calibrated_ewma, fit, forecast_graph, to_onnx
-from offline.models.intervals import with_intervals
+from offline.models.baseline import ScaledEwma, fit
 from offline.models.onnx_graph import Graph
+from offline.models.recipes import fit_with_intervals
 from offline.promotion import ledger
 from offline.promotion.__main__ import main
 from offline.promotion.gate import Refused, judge
@@ -44,7 +44,7 @@ from offline.promotion.register import set_alias
 from offline.samples import Sample
 from tests.fakes import FakeRegistry
 from tests.mlflow_server import running_mlflow
-from tests.models import BASELINE, METADATA, NAN, SPEC, model_bytes, put_version
+from tests.models import BASELINE, NAN, SPEC, baseline, model_bytes, put_version
 
 START = datetime(2010, 1, 9, tzinfo=UTC)
 """End of training of the models here."""
@@ -65,19 +65,20 @@ def market(horizons: int, seed: int = 0) -> Sample:
     )
     targets = np.sqrt(4 * ewma * np.exp(rng.normal(-0.045, 0.3, count)))
     event_time = (np.arange(count) * 5 * NS) + int(START.timestamp() + 60) * NS + NS
-    return Sample(values, targets, event_time.astype(np.int64), int(event_time[-1]))
+    product_id = np.full(count, "BTC-USD")
+    return Sample(values, targets, event_time.astype(np.int64), int(event_time[-1]), product_id)
 
 
 def nan_between(low: float, high: float) -> bytes:
     """Return a model that answers NaN for `ewma_variance_300` between `low` and `high`."""
 
-    def from_all_columns(graph: Graph, baseline: Baseline, columns: Sequence[str]) -> str:
-        ewma = graph.column(columns.index(baseline.columns[-1]))
-        within = graph.node("Greater", ewma, graph.constant(low)), graph.node("Less", ewma, graph.constant(high))
-        answer = calibrated_ewma(graph, baseline, columns)
-        return graph.node("Where", graph.node("And", *within), graph.constant(NAN), answer)
+    class NanBetween(ScaledEwma):
+        def node(self, graph: Graph) -> str:
+            ewma = graph.column(self.column)
+            within = graph.node("Greater", ewma, graph.constant(low)), graph.node("Less", ewma, graph.constant(high))
+            return graph.node("Where", graph.node("And", *within), graph.constant(NAN), super().node(graph))
 
-    return forecast_graph(BASELINE, BASELINE.columns, BASELINE.ratios, from_all_columns, METADATA)
+    return model_bytes(replace(BASELINE, steps=(NanBetween("ewma_variance_300", 4.0), *BASELINE.steps[1:])))
 
 
 def edited(output: str, *nodes: onnx.NodeProto, **constants: float | list[int]) -> bytes:
@@ -143,7 +144,7 @@ def with_a_lower_end_below_0(lower: float) -> bytes:
 
 ROWS = market(300)
 TEST = ROWS.after
-GOOD, WORSE = model_bytes(), model_bytes(replace(BASELINE, scale=6.0))
+GOOD, WORSE = model_bytes(), model_bytes(baseline(scale=6.0))
 
 
 @pytest.fixture
@@ -225,16 +226,16 @@ def test_a_first_version_of_another_model_is_compared_with_the_baselines_champio
 @pytest.mark.parametrize(
     "candidate",
     [
-        pytest.param(replace(BASELINE, columns=(*BASELINE.columns[:3], "ewma_variance_1200")), id="noisy EWMA"),
-        pytest.param(replace(BASELINE, scale=4.4), id="badly scaled"),
-        pytest.param(replace(BASELINE, scale=0.0), id="the market stands still"),
+        pytest.param(baseline("ewma_variance_1200"), id="noisy EWMA"),
+        pytest.param(baseline(scale=4.4), id="badly scaled"),
+        pytest.param(baseline(scale=0.0), id="the market stands still"),
     ],
 )
 def test_what_is_worse_than_the_champion_is_refused(mlflow: Registry, candidate: Any, request: Any) -> None:
     name = f"gate-{hashlib.sha256(request.node.name.encode()).hexdigest()[:8]}"
     put_version(mlflow.uri, name, GOOD)
     promote_here(mlflow, name)
-    put_version(mlflow.uri, name, model_bytes(candidate, columns=",".join(candidate.columns)))
+    put_version(mlflow.uri, name, model_bytes(candidate))
     with pytest.raises(Refused, match=f"QLIKE: found .*, allowed is .*that of {name} version 1 or less") as refused:
         promote_here(mlflow, name, "2")
     assert set(failed(refused.value)) == {"QLIKE"}
@@ -247,10 +248,9 @@ def test_swapped_labels_are_refused(mlflow: Registry) -> None:
     put_version(mlflow.uri, name, GOOD)
     promote_here(mlflow, name)
     rows, shuffled = market(300, seed=1), np.random.default_rng(2).permutation(market(300, seed=1).targets)
-    values = rows.values[:, [SPEC.columns.index(column) for column in BASELINE.columns]]
-    values[:, 2] *= np.exp(np.random.default_rng(3).normal(0, 0.1, len(values)))
-    fitted = with_intervals(fit(values, BASELINE.columns, shuffled), values, shuffled)
-    put_version(mlflow.uri, name, to_onnx(fitted, METADATA))
+    rows.values[:, 2] *= np.exp(np.random.default_rng(3).normal(0, 0.1, len(rows)))
+    fitted = fit_with_intervals(replace(rows, targets=shuffled), SPEC, fit)
+    put_version(mlflow.uri, name, model_bytes(fitted))
     with pytest.raises(Refused) as refused:
         promote_here(mlflow, name, "2")
     assert set(failed(refused.value)) == {"QLIKE"}
@@ -271,7 +271,7 @@ def test_rows_that_a_model_or_the_champion_was_trained_on_do_not_count(mlflow: R
     """The champion was trained two hours into the rows: 300 - 121 horizons are left, whatever rows the caller gives."""
     name = "gate-trained"
     later = START + timedelta(hours=2)
-    put_version(mlflow.uri, name, model_bytes(replace(BASELINE, scale=3.9), train_end=f"{later:%Y-%m-%dT%H:%M:%SZ}"))
+    put_version(mlflow.uri, name, model_bytes(baseline(scale=3.9), train_end=f"{later:%Y-%m-%dT%H:%M:%SZ}"))
     with pytest.raises(Refused, match="horizons: found 180 after 2010-01-09T02:01:00Z"):
         promote_here(mlflow, name, test=lambda _: ROWS)
     promote_here(mlflow, name, test=lambda _: market(500))
@@ -305,7 +305,7 @@ def test_a_file_that_is_not_the_registered_one_is_refused_even_if_forced(mlflow:
         (nan_between(-1, 1e9), "the model answers score nan"),
         (model_bytes(spec_id="0123456789ab"), "trained on rows of spec 0123456789ab"),
         (
-            model_bytes(replace(BASELINE, ratios=((1.1, 1.5), *BASELINE.ratios[1:]))),
+            model_bytes(baseline(intervals=((1.1, 1.5), *BASELINE.intervals[1:]))),
             "must be finite, above 0 and inside",
         ),
     ],

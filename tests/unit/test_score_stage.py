@@ -21,13 +21,13 @@ from data.stream.reader import RecordBlock
 from data.stream.records import ADAPTATION_FIELDS, PREDICTIONS, End, prediction_type
 from data.trades import StreamKey
 from data.truth.adaptation import reach_ns
-from offline.models.baseline import Baseline
+from offline.models.cascade import Cascade
 from online.exactly_once.feature_stage import EndedStream, FeatureColumns, StreamTail
 from online.exactly_once.loop import Record
 from online.exactly_once.score_stage import ScoreStage
 from online.metrics import Metrics
 from online.model_watch import ModelVersion
-from tests.models import BASELINE, model_bytes
+from tests.models import BASELINE, baseline, model_bytes
 
 SPEC = FeatureSpec()
 KEY = StreamKey("s", "BTC-USD")
@@ -57,8 +57,8 @@ def columns(rows: FeatureRows, part: slice) -> FeatureColumns:
     return FeatureColumns(5, texts, product_ids, times, trades, values, {KEY: "replay"})
 
 
-def served(version: str, baseline: Baseline = BASELINE, **metadata: str) -> ModelVersion:
-    model = ServedModel.load(model_bytes(baseline, **metadata), spec_id=SPEC.spec_id)
+def served(version: str, fitted: Cascade = BASELINE, **metadata: str) -> ModelVersion:
+    model = ServedModel.load(model_bytes(fitted, **metadata), spec_id=SPEC.spec_id)
     return ModelVersion(model, "volatility-ml", version, "registry")
 
 
@@ -143,10 +143,9 @@ def test_a_row_as_late_as_the_training_data_is_marked(rows: FeatureRows, event_t
 
 def test_a_batch_ends_with_the_model_with_which_it_began_and_the_next_has_the_new_one(rows: FeatureRows) -> None:
     """The second model reads another column, says of itself that it saw the data, and forecasts sqrt(9 * variance)."""
-    reads = ("n", "ret_mean", "ret_std", "ewma_variance_60")
-    other = replace(BASELINE, columns=reads, scale=9.0)
+    other = baseline("ewma_variance_60", 9.0)
     first = served("1")
-    second = served("2", other, columns=",".join(reads), train_end="2026-01-01T00:00:00Z", variant="ml")
+    second = served("2", other, train_end="2026-01-01T00:00:00Z", variant="ml")
     asked = iter([first, first, second, first])
     scores_of = ScoreStage(SPEC, lambda: next(asked), lambda *_: (), Metrics())  # the first answer is for its start
     part = columns(rows, slice(2_000, 2_500))
