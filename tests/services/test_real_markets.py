@@ -94,10 +94,11 @@ def after(rows: Sample, first: int, end: float = np.inf) -> NDArray[np.bool_]:
 def best_unscaled(rows: Sample) -> float:
     """Return the smallest QLIKE of the four unscaled EWMAs, each filled up by shorter ones."""
     floor, found, filled = variance_floor(rows.targets**2), [], np.full(len(rows), np.nan)
+    old = after(rows, 300)
     for half_life in SPEC.half_lives:
         ewma = rows.values[:, SPEC.columns.index(f"ewma_variance_{half_life}")]
         filled = np.where(np.isnan(ewma), filled, ewma)
-        found.append(losses(np.sqrt(np.maximum(filled, floor)), rows)[after(rows, 300)].mean())
+        found.append(qlike(rows.targets[old] ** 2, np.maximum(filled[old], floor), floor).mean())
     return float(min(found))
 
 

@@ -61,7 +61,7 @@ def off(model: ServedModel, values: Floats, scaled: Floats, c: float) -> Floats:
     differences = [
         np.abs(getattr(after, name) / (c * getattr(before, name)) - 1)[known] for name in ("score", "lower", "upper")
     ]
-    return np.max(differences, axis=0)
+    return np.asarray(np.max(differences, axis=0))
 
 
 def test_the_rows_are_answered_by_all_steps_of_known_half_lives(models: dict[str, ServedModel], values: Floats) -> None:
