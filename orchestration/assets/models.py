@@ -52,13 +52,13 @@ class RetrainConfig(DaysConfig):
         dg.AssetSpec(
             "baseline_model",
             deps=["training_set"],
-            description="`volatility-baseline`: a calibrated EWMA, and a forecast from the contract alone.",
+            description="`volatility-baseline`: a calibrated EWMA, and simpler steps for rows with less history.",
             kinds={"scikitlearn", "onnx"},
         ),
         dg.AssetSpec(
             "ml_model",
             deps=["training_set"],
-            description="`volatility-ml`: ridge on log variance, corrected to the mean, shrunk to the baseline.",
+            description="`volatility-ml`: ridge and small trees on ratios of variances, shrunk to the calibrated EWMA.",
             kinds={"scikitlearn", "onnx"},
         ),
         dg.AssetSpec(
