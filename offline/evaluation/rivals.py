@@ -12,13 +12,14 @@ from scipy.signal import lfilter
 from data.features.spec import FeatureSpec
 from data.times import DAY_S, NS
 from data.trades import Floats
-from offline.evaluation.history import History
+from offline.evaluation.scoring import CALIBRATED_EWMA
 from offline.evaluation.walk_forward import Forecaster, Forecasts, Past, Recipe, TooShort
+from offline.history import History
 from offline.models import ridge_and_trees
 from offline.models.intervals import COVERAGE
 from offline.models.ridge_and_trees import RidgeAndTrees, calibrated, levels_of
 
-BASELINE, ML, CALIBRATED_EWMA = "baseline", "ml", "calibrated_ewma"
+BASELINE, ML = "baseline", "ml"
 
 DAY, WEEK = 24, 120
 """Horizons of the second and third window of HAR: of minute candles, a day and five days."""
@@ -306,4 +307,3 @@ def recipes(spec: FeatureSpec) -> dict[str, Recipe]:
         "rolling_mean": window(DAY),
         "last_window": window(1),
     }
-

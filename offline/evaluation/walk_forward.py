@@ -11,7 +11,7 @@ import numpy as np
 from data.times import DAY_S, NS
 from data.trades import Floats, Int64s
 from data.truth.targets import variance_floor
-from offline.evaluation.history import History
+from offline.history import History
 
 FIRST_HORIZONS = 120
 """Horizons of history before the first forecast: 5 days of minute candles, 2 hours of trades."""
@@ -136,6 +136,7 @@ def walk_forward(history: History, recipes: Mapping[str, Recipe]) -> Run:
     Raises:
         ValueError: the history is too short, or shows no volatility.
     """
+    history = history.counted()
     refits = refit_times(history)
     horizon = history.spec.horizon_s * NS
     left_out: dict[str, str] = {}

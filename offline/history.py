@@ -1,4 +1,4 @@
-"""Read recordings and candles as histories: counted rows with targets, and the grid of returns beneath."""
+"""Read recordings and candles as histories: rows with targets, and the grid of returns beneath."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from data.recordings.readers import read_bars, read_trades
 from data.recordings.recognition import recognize
 from data.times import NS
 from data.trades import Floats, Int64s, StreamKey, Trades
-from offline.evaluation.candles import spec_of_candles, trades_of_candles
+from offline.candles import spec_of_candles, trades_of_candles
 from offline.samples import counted_targets
-
 
 YOUNG_STEPS = 60
 """Grid steps at which the mean so far and the prior weigh the same, while no half-life is known."""
@@ -46,15 +45,18 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Counted rows with known targets, ordered by event time.
+    """The last row of each grid step, ordered by event time.
+
+    The counted rows are among these rows, and targets need no other price.
 
     Attributes:
         spec: of the rows.
         products: names.
         product: shape (n,), index into `products`.
         event_time: shape (n,), ns since 1970.
+        price: shape (n,).
         values: shape (n, columns of the spec), NaN where missing.
-        targets: shape (n,), volatility per horizon.
+        targets: shape (n,), volatility per horizon; NaN for rows that are not counted, and where unknown.
         age_s: shape (n,), seconds of event time since the segment began.
         point: shape (n,), index into the grid of the last grid point at or before the row; -1 before the first point.
         known_steps: shape (n,), grid steps of the segment up to the row.
@@ -65,6 +67,7 @@ class History:
     products: tuple[str, ...]
     product: NDArray[np.intp]
     event_time: Int64s
+    price: Floats
     values: Floats
     targets: Floats
     age_s: Floats
@@ -79,6 +82,10 @@ class History:
         """Return the chosen rows over the same grid."""
         kept = ("spec", "products", "grid")
         return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name not in kept})
+
+    def counted(self) -> Self:
+        """Return the counted rows with known targets."""
+        return self.take(~np.isnan(self.targets))
 
     @property
     def realized(self) -> Floats:
@@ -135,7 +142,7 @@ def read_history(paths: Sequence[Path], product_id: str = "BTC-USD") -> History:
         trades = Trades.join([batch.trades for batch in read_trades(paths, product_id=product_id)])
         parts = [trades.take(trades.stream == stream) for stream in range(len(trades.keys))]
     history = history_of(parts, spec)
-    if not len(history):
+    if np.isnan(history.targets).all():
         names = ", ".join(str(path) for path in paths)
         raise ValueError(
             f"{names}: no forecast can be judged: a target needs {spec.horizon_s:,} s without a hole of more than "
@@ -217,18 +224,20 @@ def _history_of_rows(
     log_return[starts[:-1][sizes > 0]] = np.nan
     grid = Grid(log_return, np.empty(0), point * step, first_segment + segment, np.full(len(at), product))
 
-    mine = np.searchsorted(begins, counted, side="right") - 1
-    row_point = time[counted] // step
+    kept = np.flatnonzero(np.append(np.diff(-(-time // step)) > 0, True))
+    mine = np.searchsorted(begins, kept, side="right") - 1
+    row_point = time[kept] // step
     known = np.maximum(row_point - first[mine], 0)
+    known_targets = np.full(len(time), np.nan)
+    known_targets[counted] = targets
     columns: dict[str, NDArray[np.generic]] = {
-        "product": np.full(len(counted), product),
-        "event_time": time[counted],
-        "values": values[counted],
-        "targets": targets,
-        "age_s": (time[counted] - time[begins[mine]]) / NS,
+        "product": np.full(len(kept), product),
+        "event_time": time[kept],
+        "price": price[kept],
+        "values": values[kept],
+        "targets": known_targets[kept],
+        "age_s": (time[kept] - time[begins[mine]]) / NS,
         "point": np.where(row_point >= first[mine], first_point + starts[mine] + row_point - first[mine], -1),
         "known_steps": known,
     }
     return columns, grid
-
-
