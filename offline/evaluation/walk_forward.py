@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from data.arrow import Mask
 from data.times import DAY_S, NS
-from data.trades import Floats, Int64s
+from data.trades import Floats, Int64s, StreamKey
+from data.truth.adaptation import Adaptations, RawForecasts, teaching
 from data.truth.targets import variance_floor
 from offline.history import History
 
@@ -42,6 +44,10 @@ class Forecasts(NamedTuple):
         """Return forecasts of a variance per horizon, with ends as multiples of the score."""
         score = np.sqrt(variance)
         return cls(score, score * ratios[0], score * ratios[1])
+
+    def take(self, rows: Mask) -> Forecasts:
+        """Return the forecasts of the chosen rows."""
+        return Forecasts(*(each[rows] for each in self))
 
 
 class Forecaster(Protocol):
@@ -128,16 +134,19 @@ def refit_times(history: History) -> Int64s:
     return np.array(found, np.int64)
 
 
-def walk_forward(history: History, recipes: Mapping[str, Recipe]) -> Run:
+def walk_forward(history: History, recipes: Mapping[str, Recipe], adaptive: Collection[str] = ()) -> Run:
     """Refit each recipe on the past at each refit, and forecast the rows up to the next refit.
 
     A forecaster that cannot be fitted at the first refit is left out.
 
+    Args:
+        adaptive: names of forecasters whose interval adapts while the market goes on, see `with_offsets`.
+
     Raises:
         ValueError: the history is too short, or shows no volatility.
     """
-    history = history.counted()
-    refits = refit_times(history)
+    counted = history.counted()
+    refits = refit_times(counted)
     horizon = history.spec.horizon_s * NS
     left_out: dict[str, str] = {}
     parts: dict[str, list[Forecasts]] = {name: [] for name in recipes}
@@ -147,7 +156,7 @@ def walk_forward(history: History, recipes: Mapping[str, Recipe]) -> Run:
         rows = np.flatnonzero((history.event_time >= time) & (history.event_time < until))
         if not len(rows):
             continue
-        test, training = history.take(rows), history.take(history.event_time <= time - EMBARGO * horizon)
+        test, training = history.take(rows), counted.take(counted.event_time <= time - EMBARGO * horizon)
         if not len(training):
             raise ValueError("no target is known a horizon before the first refit: a longer recording is needed")
         floor = variance_floor(training.realized)
@@ -165,12 +174,49 @@ def walk_forward(history: History, recipes: Mapping[str, Recipe]) -> Run:
             weights[name].append(forecaster.weights())
         tests.append(rows)
         floors.append(np.full(len(rows), floor))
-    if not tests:
+    rows = np.concatenate([np.empty(0, np.intp), *tests])
+    test = history.take(rows)
+    is_counted = ~np.isnan(test.targets)
+    if not is_counted.any():
         raise ValueError("no forecast can be judged after the first refit: a longer recording is needed")
     forecasts = {
         name: Forecasts(*(np.concatenate(each) for each in zip(*found, strict=True)))
         for name, found in parts.items()
         if name not in left_out
     }
-    shown = {name: weights[name] for name in forecasts}
-    return Run(history.take(np.concatenate(tests)), forecasts, np.concatenate(floors), left_out, refits, shown)
+    forecasts |= {name: with_offsets(test, forecasts[name]) for name in adaptive if name in forecasts}
+    return Run(
+        test.take(is_counted),
+        {name: each.take(is_counted) for name, each in forecasts.items()},
+        np.concatenate(floors)[is_counted],
+        left_out,
+        refits,
+        {name: weights[name] for name in forecasts},
+    )
+
+
+def adapted_forecasts(rows: History, raw: Forecasts, train_end: int = 0) -> Forecasts:
+    """Return forecasts of one model after adaptation: the same as online, product by product.
+
+    Args:
+        rows: the last row of each grid step: no other price decides a target, and no other forecast counts.
+        raw: of these rows.
+        train_end: newest time of the model's training data, ns since 1970.
+    """
+    return _adapted(rows, raw, train_end)
+
+
+def with_offsets(rows: History, raw: Forecasts) -> Forecasts:
+    """Return forecasts whose interval adapts, with the score as forecast: a refit model needs no scale."""
+    found = _adapted(rows, raw, 0)
+    factor = raw.score / found.score
+    return Forecasts(raw.score, found.lower * factor, found.upper * factor)
+
+
+def _adapted(rows: History, raw: Forecasts, train_end: int) -> Forecasts:
+    keys = tuple(StreamKey("", product) for product in rows.products)
+    teaches = teaching(rows.values, rows.event_time, train_end, rows.spec)
+    stream = rows.product.astype(np.int32)
+    given = RawForecasts(stream, rows.event_time, rows.price, raw.score, raw.lower, raw.upper, teaches)
+    found = Adaptations(rows.spec).adapt(keys, given, version=0)
+    return Forecasts(found.score, found.lower, found.upper)
