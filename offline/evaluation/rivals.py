@@ -12,12 +12,12 @@ from scipy.signal import lfilter
 from data.features.spec import FeatureSpec
 from data.times import DAY_S, NS
 from data.trades import Floats
+from offline.evaluation import ridge_and_trees
+from offline.evaluation.ridge_and_trees import RidgeAndTrees, calibrated, levels_of
 from offline.evaluation.scoring import CALIBRATED_EWMA
 from offline.evaluation.walk_forward import Forecaster, Forecasts, Past, Recipe, TooShort
 from offline.history import History
-from offline.models import ridge_and_trees
 from offline.models.intervals import COVERAGE
-from offline.models.ridge_and_trees import RidgeAndTrees, calibrated, levels_of
 
 BASELINE, ML = "baseline", "ml"
 
@@ -226,6 +226,8 @@ def garch(past: Past) -> Garch:
     """
     from arch.univariate import GARCH, StudentsT, ZeroMean
 
+    if not len(past.rows):
+        raise TooShort("the past has no rows")
     fitted = Garch({}, {}, {}, {})
     grid = past.rows.grid
     for product in np.unique(past.rows.product):
