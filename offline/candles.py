@@ -11,23 +11,19 @@ from data.recordings.dialects.bars import Bars
 from data.times import NS
 from data.trades import Side, Trades
 
-MINUTE = 60
-CANDLES = FeatureSpec(
-    grid_step_s=60, lookback_steps=7_200, block_steps=5, half_lives=(5, 20, 60, 240, 1_440), horizon_s=3_600
-)
-"""Spec of minute candles: forecasts of the next hour."""
+STEPS_S = (1, 60)
+"""Lengths of bars that are evaluated, seconds."""
 
 
 def spec_of_candles(step_s: int, path: Path) -> FeatureSpec:
-    """Return the spec for bars of `step_s` seconds.
+    """Return the spec of bars: seconds have the spec of trades, minutes the spec of candles.
 
     Raises:
         ValueError: bars of this length are not evaluated.
     """
-    specs = {1: FeatureSpec(), MINUTE: CANDLES}
-    if step_s not in specs:
+    if step_s not in STEPS_S:
         raise ValueError(f"{path}: has bars of {step_s} s; bars of 1 s and of 60 s can be evaluated")
-    return specs[step_s]
+    return FeatureSpec() if step_s == 1 else FeatureSpec.for_candles(step_s)
 
 
 def trades_of_candles(bars: Bars) -> Trades:

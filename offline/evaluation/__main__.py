@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from math import isnan
 from pathlib import Path
 
 from rich.console import Console
@@ -115,7 +116,7 @@ def _print(subject: Subject, run: Run, scores: Scores) -> None:
     table = Table(*rows[0], *(f"coverage {name}" for name in scores.slices["tercile"]))
     for cells in rows[2:]:
         coverages = [each[cells[0]].coverage for each in scores.slices["tercile"].values()]
-        table.add_row(*cells, *("" if each != each else f"{each:.1%}" for each in coverages))
+        table.add_row(*cells, *("" if isnan(each) else f"{each:.1%}" for each in coverages))
     console.print(table)
     for name, reason in run.left_out.items():
         console.print(f"{name} is left out: {reason}")

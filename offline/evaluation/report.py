@@ -119,7 +119,7 @@ def html_report(subject: Subject, run: Run, scores: Scores) -> str:
     plots = [
         ("The band against what happened", _band(run)),
         ("Cumulated loss difference to the calibrated EWMA: below 0 is better", _cumulated(run, scores)),
-        ("By tercile of volatility", _terciles(run, scores)),
+        ("By tercile of volatility", _terciles(scores)),
         ("Calibration: mean realized against mean forecast variance", _calibration(run)),
     ]
     if any(run.weights.values()):
@@ -235,7 +235,7 @@ def _cumulated(run: Run, scores: Scores) -> str:
     return _svg(figure)
 
 
-def _terciles(run: Run, scores: Scores) -> str:
+def _terciles(scores: Scores) -> str:
     figure, (left, right) = _figure(2)
     slices = scores.slices["tercile"]
     names = [name for name in scores.losses if name != CALIBRATED_EWMA and scores.overall(name).ratio < 2]
@@ -283,6 +283,8 @@ def _weights(run: Run) -> str:
     time = run.refits[: len(found)].view("datetime64[ns]")
     for i, key in enumerate(dict.fromkeys(key for each in found for key in each)):
         values = [each.get(key, np.nan) for each in found]
-        axes.plot(time, values, ".-", linewidth=0.8, label=key, color=f"C{i % 10}", linestyle="-" if i < 10 else "--")
+        axes.plot(
+            time, values, marker=".", linewidth=0.8, label=key, color=f"C{i % 10}", linestyle="-" if i < 10 else "--"
+        )
     axes.legend(fontsize=6, ncols=2, loc="center left", bbox_to_anchor=(1, 0.5))
     return _svg(figure)

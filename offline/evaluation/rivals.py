@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 # ruff: noqa: PLC0415 - arch takes seconds to import
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.signal import lfilter
 
 from data.features.spec import FeatureSpec
-from data.times import DAY_S, NS
+from data.times import DAY_S, NS, start_ns
 from data.trades import Floats
-from offline.evaluation import ridge_and_trees
-from offline.evaluation.ridge_and_trees import RidgeAndTrees, calibrated, levels_of
+from data.truth.losses import qlike
 from offline.evaluation.scoring import CALIBRATED_EWMA
-from offline.evaluation.walk_forward import Forecaster, Forecasts, Past, Recipe, TooShort
+from offline.evaluation.walk_forward import Forecasts, Past, Recipe, TooShort
 from offline.history import History
-from offline.models.intervals import COVERAGE
+from offline.models import baseline, shape
+from offline.models.cascade import Cascade, Rows
+from offline.models.crossfit import with_intervals
+from offline.models.recipes import FIRST_MARKET
+from offline.models.shape import weights
 
 BASELINE, ML = "baseline", "ml"
 
@@ -31,9 +34,6 @@ GARCH_STEPS = 7_200
 """Grid steps that GARCH is fitted to, the newest: of minute candles, five days."""
 GARCH_LEAST = 500
 """Least grid steps for GARCH."""
-
-SEVERAL_DAYS_S = 3 * DAY_S
-"""The hour of day is an input of models from this span of training on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,40 +67,49 @@ class Ewma:
         half_life: index among the half-lives of the spec.
         scale: forecast variance / weighted variance.
         prior: variance per horizon, see `History.young_variance`.
-        ratios: ends of the interval as multiples of the score.
     """
 
     half_life: int
     scale: float
     prior: float
-    ratios: tuple[float, float] = (np.nan, np.nan)
 
     def forecast(self, rows: History) -> Forecasts:
         """Return the forecasts for rows."""
-        levels = levels_of(rows.values, rows.spec.columns)
-        known = self.scale * levels.ewmas[:, self.half_life]
-        return Forecasts.of(np.where(np.isnan(known), rows.young_variance(self.prior), known), self.ratios)
+        known = self.scale * known_ewmas(rows)[:, self.half_life]
+        return Forecasts.of(np.where(np.isnan(known), rows.young_variance(self.prior), known))
 
     def weights(self) -> Mapping[str, float]:
         """Return half-life and scale."""
         return {"half-life index": float(self.half_life), "scale": self.scale}
 
 
+def known_ewmas(rows: History) -> Floats:
+    """Return the weighted variances of rows, shape (n, half-lives), shortest half-life first.
+
+    A half-life that is not known yet has the value of the longest known one; NaN where none is known.
+    """
+    found = np.column_stack([rows.column(f"ewma_variance_{half_life}") for half_life in rows.spec.half_lives])
+    for i in range(1, found.shape[1]):
+        found[:, i] = np.where(np.isnan(found[:, i]), found[:, i - 1], found[:, i])
+    return found
+
+
 def calibrated_ewma(past: Past) -> Ewma:
-    """Choose half-life and scale by QLIKE on the past, and set the interval by the ratios of target to score.
+    """Choose half-life and scale by QLIKE on the past.
 
     Raises:
         TooShort: no row of the past has a known half-life.
     """
-    levels = levels_of(past.rows.values, past.rows.spec.columns)
-    known = ~np.isnan(levels.longest)
+    ewmas = known_ewmas(past.rows)
+    known = ~np.isnan(ewmas[:, 0])
     if not known.any():
         raise TooShort("no row of the past is as old as the shortest half-life")
+    ewmas = np.maximum(ewmas[known], past.floor)
     realized = np.maximum(past.rows.realized[known], past.floor)
-    half_life, scale = calibrated(levels.ewmas[known], realized, past.floor)
-    ratios = np.sqrt(realized / (scale * levels.ewmas[known, half_life]))
-    low, high = np.quantile(ratios, ((1 - COVERAGE) / 2, (1 + COVERAGE) / 2))
-    return Ewma(half_life, scale, past.prior, (min(float(low), 1.0), max(float(high), 1.0)))
+    scales = np.mean(realized[:, None] / ewmas, axis=0)  # where the mean QLIKE is smallest
+    losses = [np.mean(qlike(realized, forecast, past.floor)) for forecast in (scales * ewmas).T]
+    best = int(np.argmin(losses))
+    return Ewma(best, float(scales[best]), past.prior)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,43 +255,44 @@ def garch(past: Past) -> Garch:
 
 
 @dataclass(frozen=True, slots=True)
-class Blend:
-    """`ridge_and_trees` over a history, with the mean so far in a segment's youth.
+class Trained:
+    """A model as training makes it, see `offline.models`."""
 
-    Attributes:
-        model: the fitted model.
-        prior: see `History.young_variance`.
-    """
-
-    model: RidgeAndTrees
-    prior: float
+    model: Cascade
 
     def forecast(self, rows: History) -> Forecasts:
         """Return the forecasts for rows."""
-        score = self.model.predict(rows.values)[0]
-        variance = np.where(np.isnan(score), rows.young_variance(self.prior), score**2)
-        return Forecasts.of(variance, self.model.ratios)
+        return Forecasts(*self.model.forecast(_named(rows)))
 
     def weights(self) -> Mapping[str, float]:
-        """Return weights and corrections."""
-        return self.model.weights()
+        """Return the ridge's coefficients of the best step."""
+        found = weights(self.model.steps)
+        return {name: coefficient for step, name, coefficient in found if step == found[0][0]}
 
 
-def ml(past: Past) -> Blend:
-    """Fit ridge and trees to the past.
+def trained(fit: Callable[[Rows, FeatureSpec], Cascade]) -> Recipe:
+    """Return the recipe that fits a model and its intervals as training does."""
 
-    Raises:
-        TooShort: no row of the past has a known half-life.
-    """
-    rows = past.rows
-    several_days = rows.event_time[-1] - rows.event_time[0] >= SEVERAL_DAYS_S * NS
-    try:
-        model = ridge_and_trees.fit(
-            rows.values, rows.spec.columns, rows.targets, rows.horizon, past.floor, with_hour=bool(several_days)
-        )
-    except ValueError as error:
-        raise TooShort(str(error)) from error
-    return Blend(model, past.prior)
+    def recipe(past: Past) -> Trained:
+        spec, rows = past.rows.spec, _named(past.rows)
+        try:
+            return Trained(with_intervals(fit(rows, spec), rows, lambda part: fit(part, spec), spec.half_lives[1]))
+        except ValueError as error:
+            raise TooShort(str(error)) from error
+
+    return recipe
+
+
+def _named(rows: History) -> Rows:
+    """Return rows as the fits of `offline.models` take them."""
+    return Rows(
+        dict(zip(rows.spec.columns, rows.values.T, strict=True)),
+        rows.realized,
+        rows.horizon,
+        np.array(rows.products)[rows.product],
+        rows.event_time < start_ns(FIRST_MARKET),
+        rows.event_time // (DAY_S * NS),
+    )
 
 
 def recipes(spec: FeatureSpec) -> dict[str, Recipe]:
@@ -294,15 +304,11 @@ def recipes(spec: FeatureSpec) -> dict[str, Recipe]:
     def unscaled(half_life: int) -> Recipe:
         return lambda past: Ewma(half_life, 1.0, past.prior)
 
-    def without_interval(past: Past) -> Forecaster:
-        fitted = calibrated_ewma(past)
-        return Ewma(fitted.half_life, fitted.scale, fitted.prior)
-
     unscaled_ewmas = {f"ewma_{name}": unscaled(i) for i, name in enumerate(spec.half_lives)}
     return {
-        ML: ml,
-        BASELINE: calibrated_ewma,
-        CALIBRATED_EWMA: without_interval,
+        ML: trained(shape.fit),
+        BASELINE: trained(baseline.fit),
+        CALIBRATED_EWMA: calibrated_ewma,
         "har": har,
         "garch": garch,
         **unscaled_ewmas,

@@ -10,7 +10,7 @@ import numpy as np
 
 from data.features.spec import FeatureSpec
 from data.models.registry import Registry
-from data.models.served import ServedModel
+from data.models.served import ALL_PRODUCTS, ServedModel
 from data.simulator.day import simulate_day
 from data.simulator.state import FIRST_DAY
 from data.simulator.truth import simulate_truth
@@ -82,8 +82,8 @@ def score_served(history: History, models: Mapping[str, ServedModel]) -> Run:
     for name, model in models.items():
         if model.spec_id != history.spec.spec_id:
             raise ValueError(
-                f"{name} was trained on rows of spec {model.spec_id}, the recording has rows of {history.spec.spec_id}: "
-                f"a horizon of {history.spec.horizon_s} s can only be walked forward"
+                f"{name} was trained on rows of spec {model.spec_id}, the recording has rows of "
+                f"{history.spec.spec_id}: a horizon of {history.spec.horizon_s} s can only be walked forward"
             )
     train_end = max(to_ns(model.train_end) for model in models.values())
     history = history.take(history.event_time > train_end)
@@ -92,7 +92,7 @@ def score_served(history: History, models: Mapping[str, ServedModel]) -> Run:
         raise ValueError(f"no forecast after {second_text(max(each.train_end for each in models.values()))} is judged")
     counted = history.take(is_counted)
     floor = variance_floor(counted.realized)
-    prior = _unconditional(models[BASELINE]) ** 2
+    prior = models[BASELINE].priors[ALL_PRODUCTS]
     found: dict[str, Forecasts] = {}
     for name, model in models.items():
         found[name] = adapted_forecasts(history, _raw(model, history), to_ns(model.train_end)).take(is_counted)
@@ -104,15 +104,8 @@ def score_served(history: History, models: Mapping[str, ServedModel]) -> Run:
 
 def _raw(model: ServedModel, rows: History) -> Forecasts:
     values = rows.values[:, [rows.spec.columns.index(column) for column in model.columns]]
-    found = model.score(values)
+    found = model.score(values, [rows.products[product] for product in rows.product])
     return Forecasts(found.score, found.lower, found.upper)
-
-
-def _unconditional(model: ServedModel) -> float:
-    """Return the score without any trade."""
-    nothing = np.full((1, len(model.columns)), np.nan)
-    nothing[0, 0] = 0
-    return float(model.score(nothing).score[0])
 
 
 def _rivals(counted: History, floor: float, prior: float) -> tuple[dict[str, Forecasts], dict[str, str], np.ndarray]:

@@ -40,10 +40,10 @@ class Forecasts(NamedTuple):
     upper: Floats
 
     @classmethod
-    def of(cls, variance: Floats, ratios: tuple[float, float] = (np.nan, np.nan)) -> Forecasts:
-        """Return forecasts of a variance per horizon, with ends as multiples of the score."""
-        score = np.sqrt(variance)
-        return cls(score, score * ratios[0], score * ratios[1])
+    def of(cls, variance: Floats) -> Forecasts:
+        """Return forecasts of a variance per horizon, without intervals."""
+        unknown = np.full(len(variance), np.nan)
+        return cls(np.sqrt(variance), unknown, unknown)
 
     def take(self, rows: Mask) -> Forecasts:
         """Return the forecasts of the chosen rows."""

@@ -104,11 +104,26 @@ class Shape:
         parts += [columns[name] for name in self.hours]
         return np.column_stack(parts).astype(np.float32).astype(np.float64)
 
+    @property
+    def middle_inputs(self) -> range:
+        """Indexes of the inputs that make the reference of the trees: ratios of half-lives, without the shortest."""
+        return range(1, sum(name.startswith("ewma_variance_") for name in self.ratios))
+
+    def middle(self, values: Floats) -> Floats:
+        """Return log(reference of the trees / reference), shape (n,).
+
+        Trees forecast the ratio to the geometric mean of the middle half-lives: the longest is slow, and steps of trees
+        follow its level badly.
+        """
+        return values[:, self.middle_inputs].mean(axis=1) if self.middle_inputs else np.zeros(len(values))
+
     def variance(self, columns: Columns) -> Floats:
         values, reference = self.values(columns), columns[self.reference]
         shape = values @ np.array(self.coefficients) + self.intercept
         if self.trees is not None:
-            shape = (shape + self.trees.predict(values) + self.correction) / 2
+            with one_thread():
+                trees = self.trees.predict(values)
+            shape = (shape + trees + self.middle(values) + self.correction) / 2
         ewma = np.clip(self.ewma.variance(columns) / reference, 1 / MOST_RATIO, MOST_RATIO)
         return np.asarray(reference * np.exp(self.weight * shape + (1 - self.weight) * np.log(ewma)))
 
@@ -129,7 +144,11 @@ class Shape:
         for each, coefficient in zip(inputs, self.coefficients, strict=True):
             shape = node("Add", shape, node("Mul", each, constant(coefficient)))
         if self.trees is not None:
-            both = node("Add", shape, node("Add", graph.trees(inputs, self.trees), constant(self.correction)))
+            trees = node("Add", graph.trees(inputs, self.trees), constant(self.correction))
+            for each in self.middle_inputs:
+                share = constant(1 / len(self.middle_inputs))
+                trees = node("Add", trees, node("Mul", inputs[each], share))
+            both = node("Add", shape, trees)
             shape = node("Mul", both, constant(0.5))
         ewma = log_ratio(node("Div", self.ewma.node(graph), reference), MOST_RATIO)
         total = node("Mul", shape, constant(self.weight))
@@ -203,8 +222,10 @@ def _fitted(plan: Shape, rows: Rows, floor: float, *, with_trees: bool) -> Shape
         some = slice(None, None, -(-len(values) // TREE_ROWS))
         smallest = min(TREES["min_samples_leaf"], max(len(values[some]) // LEAVES, 1))
         trees = HistGradientBoostingRegressor(**TREES | {"min_samples_leaf": smallest})
-        trees.fit(values[some], ratio[some])
-        correction = _correction(ratio - trees.predict(values))
+        from_middle = ratio - plan.middle(values)
+        with one_thread():
+            trees.fit(values[some], from_middle[some])
+            correction = _correction(from_middle - trees.predict(values))
     return Shape(
         plan.reference,
         plan.ratios,
@@ -219,6 +240,16 @@ def _fitted(plan: Shape, rows: Rows, floor: float, *, with_trees: bool) -> Shape
         correction,
         horizons / (horizons + HALF_TRUST),
     )
+
+
+def one_thread() -> Any:
+    """Return a context in which scikit-learn uses one thread.
+
+    Why: on few rows, threads that wait for each other on a busy machine cost twenty times the work.
+    """
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1)
 
 
 def _correction(residual: Floats) -> float:
