@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -176,7 +176,9 @@ def history_of(streams: Iterable[Trades], spec: FeatureSpec) -> History:
     Args:
         streams: trades of one product each, with rising ids.
     """
-    parts, grids, products = [], [], []
+    parts: list[dict[str, NDArray[Any]]] = []
+    grids: list[Grid] = []
+    products: list[str] = []
     points = segments = 0
     for trades in streams:
         if not len(trades):
@@ -207,7 +209,7 @@ def history_of(streams: Iterable[Trades], spec: FeatureSpec) -> History:
 
 def _history_of_rows(
     trades: Trades, values: Floats, spec: FeatureSpec, product: int, first_point: int, first_segment: int
-) -> tuple[dict[str, NDArray[np.generic]], Grid]:
+) -> tuple[dict[str, NDArray[Any]], Grid]:
     """Return the columns of a history of one stream, and its grid; indexes begin at the given numbers."""
     time, price, step = trades.event_time, trades.price, spec.grid_step_s * NS
     counted, targets = counted_targets(time, price, spec)
@@ -230,7 +232,7 @@ def _history_of_rows(
     known = np.maximum(row_point - first[mine], 0)
     known_targets = np.full(len(time), np.nan)
     known_targets[counted] = targets
-    columns: dict[str, NDArray[np.generic]] = {
+    columns: dict[str, NDArray[Any]] = {
         "product": np.full(len(kept), product),
         "event_time": time[kept],
         "price": price[kept],

@@ -90,10 +90,10 @@ def _run(history: History, *, champions_of_registry: bool, simulated: bool) -> t
 
 
 def _write(args: argparse.Namespace, subject: Subject, run: Run, scores: Scores) -> None:
-    for path, made in ((args.html, html_report), (args.card, model_card)):
+    for path, written in ((args.html, html_report), (args.card, model_card)):
         if path is not None:
             with replacing(path) as file:
-                file.write(made(subject, run, scores).encode())
+                file.write(written(subject, run, scores).encode())
     if args.page is not None:
         text = args.page.read_text()
         head = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 # ruff: noqa: PLC0415 - arch takes seconds to import
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.signal import lfilter
@@ -18,7 +18,7 @@ from offline.evaluation.walk_forward import Forecasts, Past, Recipe, TooShort
 from offline.history import History
 from offline.models import baseline, shape
 from offline.models.cascade import Cascade, Rows
-from offline.models.crossfit import with_intervals
+from offline.models.crossfit import COVERAGE, with_intervals
 from offline.models.recipes import FIRST_MARKET
 from offline.models.shape import weights
 
@@ -29,6 +29,9 @@ DAY, WEEK = 24, 120
 
 HAR_HORIZONS = 24
 """Least training horizons of HAR: four coefficients."""
+
+CROSS_FIT_HORIZONS = 24
+"""Least training horizons for intervals by cross-fitting; with fewer, the fitted rows themselves set the interval."""
 
 GARCH_STEPS = 7_200
 """Grid steps that GARCH is fitted to, the newest: of minute candles, five days."""
@@ -153,7 +156,7 @@ def har(past: Past) -> Har:
     realized, windows = np.maximum(rows.realized, past.floor), _windows(rows, past.prior)
     weight = 1 / np.maximum(windows[:, 1], past.floor)
     coefficients = np.linalg.lstsq(windows * weight[:, None], realized * weight, rcond=None)[0]
-    return Har(coefficients, float(realized.min()), past.prior)
+    return Har(np.asarray(coefficients, np.float64), float(realized.min()), past.prior)
 
 
 def _windows(rows: History, prior: float) -> Floats:
@@ -222,7 +225,7 @@ def horizon_variance(following: Floats, omega: float, persistence: float, steps:
     """
     powers = persistence ** np.arange(steps)
     news = omega * np.concatenate([[0.0], np.cumsum(powers)[:-1]]).sum()
-    return following * powers.sum() + news
+    return np.asarray(following * powers.sum() + news, dtype=np.float64)
 
 
 def garch(past: Past) -> Garch:
@@ -276,9 +279,15 @@ def trained(fit: Callable[[Rows, FeatureSpec], Cascade]) -> Recipe:
     def recipe(past: Past) -> Trained:
         spec, rows = past.rows.spec, _named(past.rows)
         try:
-            return Trained(with_intervals(fit(rows, spec), rows, lambda part: fit(part, spec), spec.half_lives[1]))
+            fitted = fit(rows, spec)
         except ValueError as error:
             raise TooShort(str(error)) from error
+        if len(np.unique(rows.horizon)) >= CROSS_FIT_HORIZONS:
+            return Trained(with_intervals(fitted, rows, lambda part: fit(part, spec), spec.half_lives[1]))
+        ratios = np.maximum(rows.realized, past.floor) ** 0.5 / fitted.forecast(rows).score
+        low, high = np.quantile(ratios, ((1 - COVERAGE) / 2, (1 + COVERAGE) / 2))
+        ends = min(float(low), 1.0), max(float(high), 1.0)
+        return Trained(replace(fitted, intervals=(ends,) * len(fitted.steps)))
 
     return recipe
 
