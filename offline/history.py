@@ -119,7 +119,7 @@ class History:
         Args:
             prior: variance per horizon of the market before; weighs as much as `YOUNG_STEPS` grid steps.
         """
-        mean = self.mean_variance(int(self.known_steps.max(initial=1)) or 1)
+        mean = self.mean_variance(int(self.known_steps.max(initial=1)))
         n = self.known_steps
         return (n * np.nan_to_num(mean) + YOUNG_STEPS * prior) / (n + YOUNG_STEPS)
 

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from data.features.spec import FeatureSpec
 from data.files import may_lose_its_reader, replacing
 from data.names import ModelRefused, RegistryError, check_product_id
-from offline.evaluation.report import Subject, html_report, markdown_table, model_card
+from offline.evaluation.report import COLUMNS, Subject, html_report, markdown_table, model_card
 from offline.evaluation.rivals import BASELINE, ML, recipes
 from offline.evaluation.scoring import Scores, score
 from offline.evaluation.served import (
@@ -78,6 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(history: History, *, champions_of_registry: bool, simulated: bool) -> tuple[Run, str]:
     """Return the forecasts to judge, and where the models come from."""
+    if (champions_of_registry or simulated) and history.spec.spec_id != FeatureSpec().spec_id:
+        raise ValueError(
+            f"bars of {history.spec.grid_step_s} s can only be walked forward, without --champions and --simulated: "
+            f"served models forecast {FeatureSpec().horizon_s} s from trades"
+        )
     if champions_of_registry:
         models = champions(OfflineSettings().mlflow_tracking_uri, history.spec)
         if BASELINE not in models:
@@ -113,11 +119,13 @@ def _print(subject: Subject, run: Run, scores: Scores) -> None:
         f"{scores.horizons:,} horizons; {scores.zero_share:.1%} of the targets are 0"
     )
     rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in markdown_table(scores).splitlines()]
-    table = Table(*rows[0], *(f"coverage {name}" for name in scores.slices["tercile"]))
+    table = Table(*rows[0], *scores.slices["tercile"], box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.columns[0].no_wrap = True
     for cells in rows[2:]:
         coverages = [each[cells[0]].coverage for each in scores.slices["tercile"].values()]
         table.add_row(*cells, *("" if isnan(each) else f"{each:.1%}" for each in coverages))
     console.print(table)
+    console.print(f"{COLUMNS} By tercile of the calibrated EWMA: coverage.")
     for name, reason in run.left_out.items():
         console.print(f"{name} is left out: {reason}")
 

@@ -25,6 +25,14 @@ BINS = 10
 """Bins of the calibration plot, with as many forecasts each."""
 
 
+COLUMNS = (
+    "Ratio: QLIKE relative to the calibrated EWMA. p: one-sided Diebold-Mariano against the calibrated EWMA, with "
+    f"{LAGS} lags. Log MSE: mean squared error of log volatility. Coverage: share of targets inside the interval of "
+    "nominal 90 %. Width: mean of ln(upper / lower)."
+)
+"""Meaning of the columns of `markdown_table`."""
+
+
 class Subject(NamedTuple):
     """What was evaluated.
 
@@ -38,9 +46,9 @@ class Subject(NamedTuple):
 
 
 def markdown_table(scores: Scores) -> str:
-    """Return the overall figures of all forecasters as rows of Markdown, best first."""
+    """Return the overall figures of all forecasters as a table in Markdown, best first; see `COLUMNS`."""
     lines = [
-        "| forecaster | QLIKE | relative to the calibrated EWMA | p | MSE of log volatility | coverage | mean width |",
+        "| forecaster | QLIKE | ratio | p | log MSE | coverage | width |",
         "|---|---|---|---|---|---|---|",
     ]
     for name in sorted(scores.losses, key=lambda each: scores.overall(each).qlike):
@@ -88,7 +96,7 @@ def model_card(subject: Subject, run: Run, scores: Scores) -> str:
         "",
         markdown_table(scores),
         "",
-        f"p: one-sided Diebold-Mariano against the calibrated EWMA, {LAGS} lags. Width: mean of ln(upper / lower).",
+        COLUMNS,
         "",
         "## Coverage by tercile of the calibrated EWMA's forecast",
         "",
@@ -250,7 +258,7 @@ def _terciles(scores: Scores) -> str:
     for axes, title in ((left, "QLIKE relative to the calibrated EWMA"), (right, "coverage of the 90 % interval")):
         axes.set_xticks(at, list(slices))
         axes.set_title(title, fontsize=8)
-        axes.legend(fontsize=6)
+        axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
     return _svg(figure)
 
 

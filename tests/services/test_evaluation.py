@@ -85,6 +85,34 @@ def test_three_minutes_of_trades_are_too_short(tmp_path: Path, capsys: pytest.Ca
     assert "needs 8 horizons of 60 s" in said
 
 
+@pytest.mark.parametrize("flag", ["--simulated", "--champions"])
+def test_candles_have_no_served_model(flag: str, shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = shared / "lean" / "minute" / "btcusd" / "20180405_trade.zip"
+    assert main([str(path), flag]) == CANNOT_EVALUATE
+    said = capsys.readouterr().err
+    assert str(path) in said
+    assert "can only be walked forward" in said
+
+
+@pytest.mark.acceptance
+def test_models_of_simulated_days_on_real_recordings(
+    shared: Path, capsys: pytest.CaptureFixture[str], proof: Proof
+) -> None:
+    """Trained as `make run` does: `ml` beside the baseline and the best of the unscaled EWMAs."""
+    lean = sorted((shared / "lean" / "second" / "btcusd").glob("*.zip"))
+    logs = []
+    for files in ([shared / TRADES], [shared / "coinbase_advanced_ws_btcusd_20260405.ndjson.gz"], lean):
+        assert main([*map(str, files), "--simulated", "--json"]) == 0
+        models = json.loads(capsys.readouterr().out)["models"]
+        ml, baseline = models["ml"]["qlike"], models["baseline"]["qlike"]
+        best = min(each["qlike"] for name, each in models.items() if name.startswith("ewma_"))
+        proof.saw(**{files[0].name[:30]: f"ml {ml:.3f}, baseline {baseline:.3f}, best EWMA {best:.3f}"})
+        logs.append(np.log(ml / baseline))
+        assert ml <= 1.10 * baseline
+        assert max(ml, baseline) <= 1.10 * best
+    assert np.exp(np.mean(logs)) <= 1.05
+
+
 def test_an_absent_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "none.csv")]) == CANNOT_EVALUATE
     assert "none.csv" in capsys.readouterr().err
