@@ -8,7 +8,7 @@ with each version of a model.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from data.compiled import compiled
 from data.features.spec import FeatureSpec
 from data.slots import Slots
-from data.trades import Floats, Int64s, StreamKey
+from data.trades import Floats, Int64s, StreamKey, Trades
 from data.truth.counting import TWELFTH
 from data.truth.streaming import (
     Horizon,
@@ -105,6 +105,12 @@ class RawForecasts(NamedTuple):
     lower: Floats
     upper: Floats
     teaches: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, trades: Trades, scores: Scores, teaches: NDArray[np.bool_]) -> Self:
+        """Return the forecasts for the feature rows of n trades."""
+        columns = trades.stream, trades.event_time, trades.price, scores.score, scores.lower, scores.upper
+        return cls(*columns, teaches)
 
 
 class Published(NamedTuple):
@@ -213,7 +219,7 @@ class Adaptations:
             keys: the streams that `raw.stream` points into.
             version: of the model, see `version_number`. A stream whose last row is of another version starts afresh.
         """
-        slots = np.zeros(len(keys), np.int64)
+        slots = np.full(len(keys), -1)
         for stream in np.flatnonzero(np.bincount(raw.stream, minlength=len(keys))):
             slots[stream] = self._slots.slot(keys[stream])
         n = len(raw.price)
@@ -248,6 +254,16 @@ def adapted(
         np.zeros(len(price), np.int32), event_time, price, scores.score, scores.lower, scores.upper, teaches
     )
     return Adaptations(spec).adapt((StreamKey("", ""),), raw, version=0)
+
+
+def compile_adaptation(spec: FeatureSpec) -> None:
+    """Compile the kernels, or load the compiled kernels from the cache, so that the first forecast need not wait."""
+    key, time, one = StreamKey("", ""), np.zeros(1, np.int64), np.ones(1)
+    teaches = np.zeros(1, np.bool_)
+    states = Adaptations(spec)
+    states.adapt((key,), RawForecasts(np.zeros(1, np.int32), time, one, one, one, one, teaches), 0)
+    state = (one, one, one, one, one)
+    states.resume(key, Published(time, one, one, one, one, *state, teaches, time))
 
 
 # The kernel. `w` is the state of one stream.
@@ -309,7 +325,8 @@ def _adapt(
     state: NDArray[np.void], slots: Int64s, raw: RawForecasts, version: int, horizon: Horizon, out: Adapted
 ) -> None:
     for slot in slots:
-        state[slot].alike = -1
+        if slot >= 0:  # the batch has rows of the stream
+            state[slot].alike = -1
     for i in range(len(raw.price)):
         w = state[slots[raw.stream[i]]]
         if w.version != version:

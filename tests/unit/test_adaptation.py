@@ -149,7 +149,8 @@ def test_any_batches_and_other_streams_change_no_byte(seed: int, cuts: list[int]
     one, two = forecasts(seed), forecasts(other)
     order = np.random.default_rng(seed).permutation(np.repeat([0, 1], 1_500))
     place = np.argsort(np.argsort(order, kind="stable"))  # in the rows of both streams, one behind the other
-    both = {name: np.concatenate(columns)[place] for name, *columns in zip(one._fields, one, two, strict=True)}
+    columns: Any = zip(one._fields, one, two, strict=True)
+    both: dict[str, Any] = {name: np.concatenate((a, b))[place] for name, a, b in columns}
     mixed = RawForecasts(**both | {"stream": order.astype(np.int32)})
     states = Adaptations(SPEC)
     parts = [states.adapt(KEYS, take(mixed, slice(*bounds)), 7) for bounds in pairwise([0, *sorted(cuts), 3_000])]
@@ -181,9 +182,9 @@ def test_a_state_resumed_from_published_forecasts_goes_on_with_the_same_bytes(
 
 
 def test_a_new_version_starts_afresh_and_so_does_the_old_one_after_it() -> None:
-    raw = forecasts(3)
+    raw = forecasts(3, n=2_000)
     states = Adaptations(SPEC)
-    parts = [take(raw, slice(a, b)) for a, b in pairwise([0, 500, 1_000, 1_500])]
+    *parts, later = [take(raw, slice(a, b)) for a, b in pairwise([0, 500, 1_000, 1_500, 2_000])]
     found = [states.adapt(KEYS[:1], part, version) for part, version in zip(parts, (1, 2, 1), strict=True)]
     for part, each in zip(parts, found, strict=True):
         assert same(join([each]), join([Adaptations(SPEC).adapt(KEYS[:1], part, 5)]))
@@ -195,7 +196,6 @@ def test_a_new_version_starts_afresh_and_so_does_the_old_one_after_it() -> None:
         KEYS[0],
         Published(**{name: np.concatenate(columns) for name, *columns in zip(Published._fields, *rows, strict=True)}),
     )
-    later = take(forecasts(3, n=1_700), slice(1_500, None))
     assert same(join([resumed.adapt(KEYS[:1], later, 1)]), join([states.adapt(KEYS[:1], later, 1)]))
 
 
