@@ -25,7 +25,7 @@ from orchestration.assets.partitions import DayRange, DaysConfig, table_of
 from orchestration.resources import LakeResource, RegistryResource, ending, explained
 
 if TYPE_CHECKING:
-    from offline.evaluation.losses_table import Evaluation
+    from offline.losses_table import Evaluation
     from offline.promotion.register import Candidate
     from offline.samples import Sample
     from offline.training import Challenger
@@ -86,7 +86,7 @@ def models(
     mlflow: dg.ResourceParam[Any],
 ) -> Iterator[dg.MaterializeResult]:
     """Train both models on the same rows, test both on later rows, and register both."""
-    from offline.evaluation.losses_table import ALL, Evaluation
+    from offline.losses_table import ALL, Evaluation
     from offline.promotion.register import Candidate
     from offline.training import train
 
@@ -242,7 +242,7 @@ def _challengers_result(
 
 def _first_product(store: Lake, spec: FeatureSpec, days: TrainingDays, test_day: date) -> tuple[str, "Sample"]:
     """Return the first product with rows to judge in the test, and the product's rows."""
-    from offline.evaluation.losses_table import judged_rows
+    from offline.losses_table import judged_rows
 
     for product_id in days.products:
         if any(each.rows and each.day >= test_day for each in store.partitions(TRAINING_SET, product_id)):
