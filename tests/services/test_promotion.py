@@ -424,7 +424,7 @@ def test_judging_changes_nothing(mlflow: Registry) -> None:
     assert history(mlflow, name) == []
 
 
-def test_the_command_line_tests_on_the_lake(mlflow_uri: str, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+def test_the_command_line_tests_on_the_lake(mlflow: Registry, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     """Three simulated hours: the first minute is the embargo."""
     name = "gate-lake"
     put_version(mlflow.uri, name, GOOD)
