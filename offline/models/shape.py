@@ -117,7 +117,9 @@ class Shape:
         shape = values @ np.array(self.coefficients) + self.intercept
         ewma = np.log(np.clip(self.ewma.variance(columns) / reference, 1 / MOST_RATIO, MOST_RATIO))
         if self.trees is not None:
-            shape = (shape + ewma + self.trees.predict(values[:, self.seen_by_trees]) + self.correction) / 2
+            with one_thread():
+                grown = self.trees.predict(values[:, self.seen_by_trees])
+            shape = (shape + ewma + grown + self.correction) / 2
         return np.asarray(reference * np.exp(self.weight * shape + (1 - self.weight) * ewma))
 
     def node(self, graph: Graph) -> str:
@@ -192,7 +194,6 @@ def _fitted(plan: Shape, rows: Rows, floor: float, *, with_trees: bool) -> Shape
     """Fit ridge and trees to the rows that have all columns; None with too few horizons."""
     from sklearn.ensemble import HistGradientBoostingRegressor
     from sklearn.linear_model import Ridge
-    from threadpoolctl import threadpool_limits
 
     known = (rows.columns[plan.reference] > 0) & ~np.any([np.isnan(rows.columns[name]) for name in plan.needs], axis=0)
     mine = rows.take(known)
@@ -215,7 +216,7 @@ def _fitted(plan: Shape, rows: Rows, floor: float, *, with_trees: bool) -> Shape
         trees = HistGradientBoostingRegressor(**TREES | {"min_samples_leaf": smallest})
         values = values[:, plan.seen_by_trees]
         to_ewma = np.log(np.maximum(mine.realized, floor) / np.maximum(plan.ewma.variance(mine.columns), floor))
-        with threadpool_limits(1, "openmp"):  # threads that wait for a core of a busy machine cost ten times the fit
+        with one_thread():
             trees.fit(values[some], to_ewma[some])
             correction = _correction(to_ewma - trees.predict(values))
     return Shape(
@@ -232,6 +233,13 @@ def _fitted(plan: Shape, rows: Rows, floor: float, *, with_trees: bool) -> Shape
         correction,
         horizons / (horizons + HALF_TRUST),
     )
+
+
+def one_thread() -> Any:
+    """Return a context with one thread for trees: threads that wait on a busy machine cost ten times the work."""
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1, "openmp")
 
 
 def _correction(residual: Floats) -> float:
