@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from offline.evaluation.__main__ import CANNOT_EVALUATE, main
+from offline.evaluation.served import trained_on_simulated_days
 from tests.proofs import Proof
 
 CANDLES = "cryptodatadownload_coinbase_btcusd_1m_202011-12.csv.gz"
@@ -96,9 +98,10 @@ def test_candles_have_no_served_model(flag: str, shared: Path, capsys: pytest.Ca
 
 @pytest.mark.acceptance
 def test_models_of_simulated_days_on_real_recordings(
-    shared: Path, capsys: pytest.CaptureFixture[str], proof: Proof
+    shared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], proof: Proof
 ) -> None:
     """Trained as `make run` does: `ml` beside the baseline and the best of the unscaled EWMAs."""
+    monkeypatch.setattr("offline.evaluation.__main__.trained_on_simulated_days", cache(trained_on_simulated_days))
     lean = sorted((shared / "lean" / "second" / "btcusd").glob("*.zip"))
     logs = []
     for files in ([shared / TRADES], [shared / "coinbase_advanced_ws_btcusd_20260405.ndjson.gz"], lean):
