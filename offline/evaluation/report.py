@@ -106,6 +106,14 @@ def model_card(subject: Subject, run: Run, scores: Scores) -> str:
     for name in judged:
         cells = [_share(each[name].coverage) for each in scores.slices["tercile"].values()]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    if "jump" in scores.slices:
+        for name in judged:
+            jump = next(iter(scores.slices["jump"].values()))[name]
+            lines += [
+                "",
+                f"`{name}` closes {scores.closed_gap(name):.1%} of the gap between calibrated EWMA and oracle; "
+                f"coverage of the {jump.rows:,} forecasts within 5 horizons after a jump: {jump.coverage:.1%}.",
+            ]
     lines += [
         "",
         "## Limits",

@@ -29,6 +29,12 @@ ALL = "all"
 CALIBRATED_EWMA = "calibrated_ewma"
 """The forecaster to which all others are compared."""
 
+ORACLE = "oracle"
+"""On simulated days, the forecaster that knows the state of the market."""
+
+AFTER_JUMP_HORIZONS = 5
+"""Horizons after a jump that are a slice: 60 forecasts."""
+
 
 class Scored(NamedTuple):
     """Figures of one forecaster over some rows.
@@ -74,6 +80,13 @@ class Scores:
     def overall(self, name: str) -> Scored:
         """Return the figures of one forecaster over all rows."""
         return self.slices[ALL][ALL][name]
+
+    def closed_gap(self, name: str) -> float:
+        """Return how much of the gap from the calibrated EWMA to the oracle a forecaster closes; NaN without oracle."""
+        if ORACLE not in self.losses:
+            return float("nan")
+        base = self.overall(CALIBRATED_EWMA).qlike
+        return (base - self.overall(name).qlike) / (base - self.overall(ORACLE).qlike)
 
     def as_json(self) -> dict[str, Any]:
         """Return the figures that `--json` prints; null where a forecaster has no interval."""
@@ -159,3 +172,7 @@ def _slices(run: Run) -> Iterator[tuple[str, str, Mask]]:
     for name, end in AGES_S:
         yield "age", name, (begin <= rows.age_s) & (rows.age_s < end)
         begin = end
+    if len(run.jumps):
+        newest = run.jumps[np.maximum(np.searchsorted(run.jumps, rows.event_time) - 1, 0)]
+        since = (rows.event_time - newest) / (rows.spec.horizon_s * NS)
+        yield "jump", f"{AFTER_JUMP_HORIZONS * TWELFTH} forecasts after", (since > 0) & (since <= AFTER_JUMP_HORIZONS)

@@ -17,7 +17,7 @@ from data.simulator.truth import simulate_truth
 from data.times import DAY_S, NS, second_text, to_ns
 from data.truth.targets import variance_floor
 from offline.evaluation.rivals import BASELINE, ML, Ewma, recipes
-from offline.evaluation.scoring import CALIBRATED_EWMA
+from offline.evaluation.scoring import CALIBRATED_EWMA, ORACLE
 from offline.evaluation.walk_forward import EMBARGO, GROWTH, Forecasts, Past, Run, TooShort, adapted_forecasts
 from offline.history import History, history_of
 from offline.models.recipes import BASELINE as REGISTERED_BASELINE
@@ -30,8 +30,6 @@ from offline.models.recipes import (
     train_end_of_simulated_days,
     train_ml,
 )
-
-ORACLE = "oracle"
 
 FIRST_FIT_HORIZONS = 12
 """Horizons of a recording before its rivals are fitted for the first time."""
@@ -149,13 +147,16 @@ def simulated_history(days: int, spec: FeatureSpec) -> History:
 
 
 def with_oracle(run: Run) -> Run:
-    """Return a run over `simulated_history` with the oracle: the best forecast for who knows the market's state."""
+    """Return a run over `simulated_history` with the jumps and the oracle, who knows the state of the market."""
     second = -(-run.rows.event_time // NS)
     day = np.minimum(second // DAY_S, run.rows.event_time // (DAY_S * NS))
     variance = np.empty(len(second))
+    jumps = []
     for number in np.unique(day):
         mine = day == number
         date = FIRST_DAY + dt.timedelta(days=int(number))
         truth = simulate_truth(SIMULATED_PRODUCT, date, SEED, run.rows.spec.horizon_s)
+        jumps.append(truth.event_time[truth.is_jump])
         variance[mine] = truth.expected_variance[np.minimum(second[mine] - number * DAY_S, DAY_S - 1)]
-    return replace(run, forecasts=run.forecasts | {ORACLE: Forecasts.of(variance)})
+    forecasts = run.forecasts | {ORACLE: Forecasts.of(variance)}
+    return replace(run, forecasts=forecasts, jumps=np.concatenate(jumps))

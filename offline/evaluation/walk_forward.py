@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -97,6 +97,7 @@ class Run:
         left_out: reason by name of each forecaster without forecasts.
         refits: times of the refits, ns since 1970.
         weights: by name, the fitted numbers at each refit.
+        jumps: times of the market's jumps, where known, ns since 1970, rising.
     """
 
     rows: History
@@ -105,6 +106,7 @@ class Run:
     left_out: dict[str, str]
     refits: Int64s
     weights: dict[str, list[Mapping[str, float]]]
+    jumps: Int64s = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 def refit_times(history: History) -> Int64s:

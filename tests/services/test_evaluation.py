@@ -12,6 +12,8 @@ import pytest
 
 from offline.evaluation.__main__ import CANNOT_EVALUATE, main
 from offline.evaluation.served import trained_on_simulated_days
+from tests.fakes import FakeRegistry
+from tests.models import model_file
 from tests.proofs import Proof
 
 CANDLES = "cryptodatadownload_coinbase_btcusd_1m_202011-12.csv.gz"
@@ -94,6 +96,27 @@ def test_candles_have_no_served_model(flag: str, shared: Path, capsys: pytest.Ca
     said = capsys.readouterr().err
     assert str(path) in said
     assert "can only be walked forward" in said
+
+
+def test_champions_are_judged_from_the_first_row_on(
+    shared: Path, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The registry serves a baseline and no `ml`: 108 counted rows of the recording have a target."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", registry.uri)
+    registry.files["volatility-baseline"] = model_file()
+    assert main([str(shared / TRADES), "--champions", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["forecasts"] == 108
+    assert "ml" not in found["models"]
+    assert found["models"]["baseline"]["coverage"] is not None
+
+
+def test_a_registry_without_champions_is_told_how_to_get_one(
+    shared: Path, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", registry.uri)
+    assert main([str(shared / TRADES), "--champions"]) == CANNOT_EVALUATE
+    assert "no champion of the baseline" in capsys.readouterr().err
 
 
 @pytest.mark.acceptance

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,6 +80,18 @@ def test_slices_are_by_tercile_product_session_and_age() -> None:
     assert rows["product"] == {"BTC-USD": 45, "ETH-USD": 45}
     assert rows["session"] == {"00 to 06 h UTC": 71, "06 to 12 h UTC": 19}
     assert rows["age"] == {"0 to 1 minute": 1, "1 to 5 minutes": 4, "5 to 60 minutes": 55, "later": 30}
+
+
+def test_the_forecasts_after_a_jump_and_the_closed_gap() -> None:
+    """Rows each five minutes from 0:05; a jump at 1:00: the rows from 1:05 to 6:00 follow within five horizons."""
+    n = 90
+    forecasts = {"ml": constant(n, 1.1, 0.9, 1.3), "calibrated_ewma": constant(n, 1.2), "oracle": constant(n, 1.0)}
+    done = replace(run(np.ones(n), forecasts), jumps=np.array([3_600 * NS]))
+    scores = score(done)
+    assert scores.slices["jump"]["60 forecasts after"]["ml"].rows == 60
+    loss = {s: 1 / s**2 + math.log(s**2) - 1 for s in (1.1, 1.2)}
+    assert scores.closed_gap("ml") == pytest.approx((loss[1.2] - loss[1.1]) / loss[1.2])
+    assert "gap between calibrated EWMA and oracle" in model_card(SUBJECT, done, scores)
 
 
 def test_json_has_exactly_the_promised_keys() -> None:
