@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
-from data.targets import target_volatility
 from data.times import NS, to_ns
 from data.trades import Floats, Int64s, Trades
-
-TWELFTH = 12
-"""The last row in each twelfth of a horizon is counted: more rows repeat each other, fewer rows waste data."""
+from data.truth.counting import counted_rows
+from data.truth.targets import target_volatility
 
 SHORT_WINDOWS = (2, 5, 10, 20)
 """Numbers of returns in short windows, for fitting the contract's forecast: a young stream has no longer windows."""
@@ -66,19 +64,6 @@ class Sample:
     def horizons(self, spec: FeatureSpec) -> int:
         """Return the number of horizons of time with rows: the unit of evidence, for any number of products."""
         return len(np.unique(self.horizon(spec)))
-
-
-def counted_rows(event_time: Int64s, spec: FeatureSpec) -> NDArray[np.intp]:
-    """Return the indexes of counted rows: the last row up to each twelfth of a horizon on the grid.
-
-    Args:
-        event_time: shape (n,), ns since 1970, not falling.
-
-    >>> counted_rows(np.array([1, 5, 6, 17, 21]) * NS, FeatureSpec(horizon_s=60))
-    array([1, 2, 3, 4])
-    """
-    twelfth = -(-event_time // (spec.horizon_s * NS // TWELFTH))
-    return np.flatnonzero(np.append(np.diff(twelfth) > 0, True))
 
 
 def counted_targets(

@@ -13,12 +13,13 @@ from data.arrow import UTC, batch_of, numbers_of
 from data.features.spec import FeatureSpec
 from data.times import NS, start_ns
 from data.trades import Floats, Int64s
+from data.truth.counting import TWELFTH
 from offline.days.feature_rows import feature_column, make_feature_rows
 from offline.days.merging import counted_times
 from offline.days.steps import TRADES, TRAINING_SET, DayNotes, DayStep, Write, head_s
 from offline.days.trades import seen_hash
 from offline.lake.store import Lake
-from offline.samples import SHORT_WINDOWS, TWELFTH, Sample, counted_targets, short_rows
+from offline.samples import SHORT_WINDOWS, Sample, counted_targets, short_rows
 
 
 class TrainingFacts(msgspec.Struct, frozen=True, kw_only=True):

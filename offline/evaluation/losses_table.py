@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,9 +13,9 @@ import numpy as np
 from data.features.spec import FeatureSpec
 from data.models.input_sets import with_less_input
 from data.models.served import ServedModel
-from data.targets import qlike
 from data.times import to_datetime
 from data.trades import Floats
+from data.truth.losses import coverage, qlike
 from offline.samples import Sample
 
 UNSCALED_EWMA = "unscaled EWMA"
@@ -109,7 +110,7 @@ def evaluate(models: Mapping[str, ServedModel], test: Sample, spec: FeatureSpec,
     Args:
         models: by name in the table.
         test: rows later than every model's `train_end`.
-        floor: smaller realized variances count as `floor`, see `data.targets.variance_floor`.
+        floor: smaller realized variances count as `floor`, see `data.truth.targets.variance_floor`.
 
     Raises:
         ValueError: there is no row to judge, or an answer is not above 0.
@@ -120,13 +121,13 @@ def evaluate(models: Mapping[str, ServedModel], test: Sample, spec: FeatureSpec,
     realized = rows.targets**2
     floored = np.maximum(rows.targets, np.sqrt(floor))
 
-    def losses_row(name: str, asked_with: str, score: Floats, inside: Floats | None = None) -> LossesRow:
+    def losses_row(name: str, asked_with: str, score: Floats, covered: float = math.nan) -> LossesRow:
         return LossesRow(
             name,
             asked_with,
             float(np.mean(qlike(realized, score**2, floor))),
             float(np.mean(np.log(floored / score) ** 2)),
-            float("nan") if inside is None else float(np.mean(inside)),
+            covered,
         )
 
     found: list[LossesRow] = []
@@ -134,8 +135,8 @@ def evaluate(models: Mapping[str, ServedModel], test: Sample, spec: FeatureSpec,
         values = rows.values[:, [spec.columns.index(column) for column in model.columns]]
         for asked_with, these in zip(ASKED_WITH, with_less_input(values), strict=True):
             answer = model.score(these)
-            inside = (answer.lower <= floored) & (floored <= answer.upper)
-            found.append(losses_row(name, asked_with, answer.score, inside.astype(np.float64)))
+            covered = coverage(floored, answer.lower, answer.upper)
+            found.append(losses_row(name, asked_with, answer.score, covered))
     ewma = rows.values[:, spec.columns.index(plain_ewma(spec))]
     found.append(losses_row(UNSCALED_EWMA, ALL, np.sqrt(np.maximum(ewma, floor))))
     return Evaluation(

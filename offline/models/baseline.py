@@ -11,8 +11,9 @@ import numpy as np
 from data.features.spec import CONTRACT
 from data.models.input_sets import ALL_COLUMNS, CONTRACT_ONLY, UNCONDITIONAL, input_sets
 from data.models.served import OUTPUTS
-from data.targets import qlike, variance_floor
 from data.trades import Floats
+from data.truth.losses import qlike
+from data.truth.targets import variance_floor
 from offline.models.intervals import Ratios
 from offline.models.onnx_graph import FLOAT, INT64, Graph
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from data.features.spec import CONTRACT, FeatureSpec
 from data.models.input_sets import ALL_COLUMNS, CONTRACT_ONLY, input_sets, with_less_input
-from data.targets import qlike
 from data.trades import Floats, Int64s
+from data.truth.losses import qlike
 from offline.models.baseline import MAX_VARIANCE, MIN_SHARE, Baseline, calibrated_ewma, forecast_graph
 from offline.models.intervals import Ratios
 from offline.models.onnx_graph import Graph

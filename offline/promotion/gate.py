@@ -17,8 +17,8 @@ from data.features.spec import FeatureSpec
 from data.models.registry import Registry, Version
 from data.models.served import VARIANTS, Scores, ServedModel
 from data.names import ModelRefused, VersionNotFound
-from data.targets import variance_floor
 from data.times import second_text
+from data.truth.targets import variance_floor
 from offline.evaluation.losses_table import UNSCALED_EWMA, Evaluation, evaluate, judged_rows
 from offline.samples import Sample
 

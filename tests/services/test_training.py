@@ -23,16 +23,17 @@ from data.models.input_sets import CONTRACT_ONLY, input_sets
 from data.models.registry import Registry
 from data.models.served import ServedModel
 from data.names import RegistryError, VersionNotFound
-from data.targets import qlike
 from data.times import NS
 from data.trades import Floats, StreamKey, Trades
+from data.truth.counting import counted_rows
+from data.truth.losses import qlike
 from offline.models.baseline import fit, to_onnx
 from offline.models.intervals import with_intervals
 from offline.models.recipes import simulated_rows, split, train_baseline, train_end_of_simulated_days
 from offline.promotion.ledger import history
 from offline.promotion.moves import promote
 from offline.promotion.register import Candidate, register, set_alias
-from offline.samples import Sample, counted_rows, sample
+from offline.samples import Sample, sample
 from offline.training import main
 from tests.models import METADATA, NAN, SPEC, model_bytes, put_version
 

@@ -13,9 +13,9 @@ from data.features.spec import CONTRACT
 from data.models.input_sets import input_sets
 from data.models.served import ServedModel
 from data.simulator.truth import simulate_truth
-from data.targets import qlike
 from data.times import NS
 from data.trades import Floats
+from data.truth.losses import qlike
 from offline.days.feature_rows import make_feature_rows
 from offline.days.staging import simulate
 from offline.days.trades import make_trades

@@ -23,9 +23,10 @@ from data.simulator.state import (
     state_of,
 )
 from data.simulator.truth import POWERS, second_weights, simulate_truth
-from data.targets import qlike, target_volatility, variance_floor
 from data.times import DAY_S, NS
 from data.trades import Floats
+from data.truth.losses import qlike
+from data.truth.targets import target_volatility, variance_floor
 
 MONDAY = dt.date(2025, 1, 6)
 DAYS = [dt.date(2024, month, 15) for month in range(1, 11)]

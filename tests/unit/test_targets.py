@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from data.features.spec import FeatureSpec
-from data.targets import qlike, realized_volatility, target_volatility, variance_floor
 from data.times import NS
+from data.truth.losses import coverage, qlike, volatility_terciles
+from data.truth.targets import target_volatility, variance_floor
 
 SPEC = FeatureSpec()
 SMALL = FeatureSpec(horizon_s=3)
@@ -17,13 +18,6 @@ SMALL = FeatureSpec(horizon_s=3)
 
 def times(*seconds: float) -> np.ndarray:
     return np.array([round(s * NS) for s in seconds], np.int64)
-
-
-def test_realized_volatility_of_a_3_4_5_window() -> None:
-    """0.03^2 + 0.04^2 = 0.05^2; the sign of a return does not matter."""
-    assert realized_volatility(np.array([0.03, -0.04])) == pytest.approx(0.05)
-    with pytest.raises(ValueError, match="the window has 0"):
-        realized_volatility(np.array([]))
 
 
 def test_the_horizon_begins_at_the_first_grid_point_at_or_after_the_trade() -> None:
@@ -73,3 +67,15 @@ def test_qlike_by_hand() -> None:
         qlike(np.array([1.0]), np.array([0.0]), floor=0.5)
     with pytest.raises(ValueError, match=r"was 0\.0"):
         variance_floor(np.array([0.0, 0.0, 1.0]))
+
+
+def test_an_interval_covers_both_of_its_ends() -> None:
+    target = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert coverage(target, np.array([1.0, 0, 0, 5, 0]), np.array([2.0, 2, 2, 6, 9])) == 3 / 5
+    assert math.isnan(coverage(np.empty(0), np.empty(0), np.empty(0)))
+
+
+def test_each_third_of_the_rows_is_one_tercile_and_equal_rows_share_one() -> None:
+    """Of nine rows the third and sixth smallest end a tercile; four zeros of six rows cannot be told apart."""
+    assert volatility_terciles(np.array([3.0, 1, 2, 9, 8, 7, 4, 5, 6])).tolist() == [0, 0, 0, 2, 2, 2, 1, 1, 1]
+    assert volatility_terciles(np.array([0.0, 0, 0, 0, 1, 2])).tolist() == [0, 0, 0, 0, 2, 2]

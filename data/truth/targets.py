@@ -1,11 +1,10 @@
-"""Compute targets and losses: realized volatility of the next horizon, and QLIKE."""
+"""Compute targets: the realized volatility of the horizon after each trade."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
 from data.compiled import compiled
 from data.features.spec import FeatureSpec
@@ -32,47 +31,6 @@ def variance_floor(training_variance: Floats) -> float:
     if not median > 0:
         raise ValueError(f"the training median of variance must be above 0 to set a floor, was {median}")
     return FLOOR_SHARE * median
-
-
-def qlike(realized_variance: Floats, forecast_variance: Floats, floor: float) -> Floats:
-    """Return the loss of each forecast: r - ln r - 1 with r = realized / forecast. 0 is perfect.
-
-    Args:
-        realized_variance: shape (n,), at least 0; smaller values than `floor` count as `floor`.
-        forecast_variance: shape (n,), above 0.
-        floor: above 0, see `variance_floor`.
-
-    Raises:
-        ValueError: a forecast variance is not above 0.
-
-    Source: Patton (2011), Journal of Econometrics 160(1), 246-256.
-
-    >>> qlike(np.array([2.0]), np.array([1.0]), floor=0.1).round(4)
-    array([0.3069])
-    """
-    if not np.all(forecast_variance > 0):
-        raise ValueError(f"forecast variances must be above 0, the smallest was {np.min(forecast_variance)}")
-    ratio = np.maximum(realized_variance, floor) / forecast_variance
-    return np.asarray(ratio - np.log(ratio) - 1, dtype=np.float64)
-
-
-def realized_volatility(log_returns: NDArray[np.float64]) -> float:
-    """Return the realized volatility of one window, not annualized: a 60 s window gives volatility per 60 s.
-
-    Args:
-        log_returns: shape (n,), n >= 1, dimensionless, oldest first.
-
-    Raises:
-        ValueError: the window is empty.
-
-    Source: Andersen, Bollerslev, Diebold, Labys (2003), Econometrica 71(2), 579-625.
-
-    >>> realized_volatility(np.array([0.03, -0.04]))
-    0.05
-    """
-    if log_returns.size == 0:
-        raise ValueError("realized volatility needs at least 1 log return, the window has 0")
-    return float(np.sqrt(np.sum(log_returns**2)))
 
 
 def target_volatility(event_time: Int64s, price: Floats, spec: FeatureSpec) -> Floats:
