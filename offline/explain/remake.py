@@ -31,11 +31,10 @@ class Explainer:
     """Explainer of forecasts. One call reads topics and recordings once for all its forecasts.
 
     Args:
-        registry: URI of MLflow.
         models: folder in which the forecaster keeps loaded models.
     """
 
-    def __init__(self, kafka: KafkaSettings, registry: str, models: Path, spec: FeatureSpec) -> None:
+    def __init__(self, kafka: KafkaSettings, registry: Registry, models: Path, spec: FeatureSpec) -> None:
         self._kafka, self._registry, self._models, self._spec = kafka, registry, models, spec
 
     def explain(self, key: StreamKey, trade_ids: Sequence[int]) -> list[Explanation]:
@@ -133,14 +132,14 @@ def remake_row(each: Explanation, passage: Passage, at: int, stream: Stream, spe
     each.compare("row", remade, f"all {len(spec.columns)} columns")
 
 
-def find_model(registry: str, models: Path, variant: str, version: str, digest: str, spec_id: str) -> FoundModel:
+def find_model(registry: Registry, models: Path, variant: str, version: str, digest: str, spec_id: str) -> FoundModel:
     """Return the model named by a record: from the registry, else from the forecaster's folder."""
     name = f"volatility-{variant}"
     path = models / name / f"{digest}.onnx"
     problems: list[str] = []
     outcome: Outcome = "expired"
     files: dict[str, Callable[[], bytes]] = {
-        registry: lambda: Registry(registry).download(name, version),
+        registry.uri: lambda: registry.download(name, version),
         str(path): path.read_bytes,
     }
     for origin, fetch in files.items():
@@ -165,7 +164,7 @@ def find_model(registry: str, models: Path, variant: str, version: str, digest: 
     return FoundModel(name, None, "", Finding("model", outcome, "; ".join(problems)))
 
 
-def read_ledger(registry: str) -> list[Entry] | str:
+def read_ledger(registry: Registry) -> list[Entry] | str:
     """Return the entries of the ledger, oldest first, or the error message if the ledger cannot be read."""
     try:
         return history(registry)

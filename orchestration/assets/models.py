@@ -15,6 +15,7 @@ import dagster as dg
 from pydantic import Field
 
 from data.features.spec import FeatureSpec
+from data.models.registry import Registry
 from data.times import second_text
 from offline.days.steps import TRAINING_SET
 from offline.days.training_set import training_sample
@@ -101,7 +102,7 @@ def models(
         run = mlflow.active_run().info
         links: Links = {"MLflow run": dg.MetadataValue.url(registry.run_url(run.experiment_id, run.run_id))}
         trained, challengers = {}, []
-        for result in train(registry.uri, rows, spec, train_end):
+        for result in train(Registry(registry.uri), rows, spec, train_end):
             if isinstance(result, Candidate):
                 trained[result.name] = result.model
                 yield _model_result(result, links)

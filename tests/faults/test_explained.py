@@ -83,19 +83,19 @@ def test_1000_random_forecasts_are_made_again_exactly_after_promotions_rollbacks
     recording = recorded(tmp_path)
     (tmp_path / "mlflow").mkdir()
     with running_mlflow(tmp_path / "mlflow") as server:
-        uri = server.uri
+        uri, registry = server.uri, Registry(server.uri)
         put_version(uri, "volatility-baseline", model_bytes())
         for scale in (2.0, 8.0):
             put_version(uri, "volatility-ml", model_bytes(replace(BASELINE, scale=scale), variant="ml"))
 
         def move(model: str, version: str) -> None:
-            promote(uri, model, version, test=nothing_after, spec=SPEC, who="drill", why="drill", force=True)
+            promote(registry, model, version, test=nothing_after, spec=SPEC, who="drill", why="drill", force=True)
 
         move("volatility-baseline", "1")
         drill = Drill(own_broker, tmp_path / "models", tmp_path, MLFLOW_TRACKING_URI=uri, MODEL_VARIANT="ml")
         scale_8 = partial(move, "volatility-ml", "2")
         scale_2 = partial(move, "volatility-ml", "1")
-        back = partial(roll_back, uri, "volatility-ml", spec=SPEC, who="drill", why="drill")
+        back = partial(roll_back, registry, "volatility-ml", spec=SPEC, who="drill", why="drill")
         turn: list[Callable[[], object]] = [
             scale_8,
             back,
@@ -122,14 +122,14 @@ def test_1000_random_forecasts_are_made_again_exactly_after_promotions_rollbacks
         proof.disturbs(f"{done} promotions, rollbacks, kills of the forecaster while it ran")
         chosen = np.random.default_rng(6).choice(len(records), FORECASTS, replace=False)
         kafka = KafkaSettings(kafka_bootstrap_servers=own_broker.bootstrap_servers)
-        explainer = Explainer(kafka, uri, tmp_path / "no models", SPEC)
+        explainer = Explainer(kafka, registry, tmp_path / "no models", SPEC)
         found = []
         for product_id in PRODUCTS:
             ids = [records[i]["trade_id"] for i in chosen if records[i]["product_id"] == product_id]
             found += explainer.explain(StreamKey("explained", product_id), ids)
         second = next(each for each in found if each.prediction.version == "2")
-        Registry(uri).call("DELETE", "model-versions/delete", {"name": "volatility-ml", "version": "2"}, dict)
-        explainer = Explainer(kafka, uri, tmp_path / "no models", SPEC)
+        registry.call("DELETE", "model-versions/delete", {"name": "volatility-ml", "version": "2"}, dict)
+        explainer = Explainer(kafka, registry, tmp_path / "no models", SPEC)
         (without,) = explainer.explain(
             StreamKey("explained", second.prediction.product_id), [second.prediction.trade_id]
         )
@@ -236,7 +236,7 @@ def test_one_forecast_of_5_million_is_explained_in_seconds(own_broker: Broker, t
     with running_mlflow(tmp_path / "mlflow") as server:
         uri, name = server.uri, "volatility-baseline"
         put_version(uri, name, model_bytes())
-        promote(uri, name, "1", test=nothing_after, spec=SPEC, who="drill", why="drill", force=True)
+        promote(Registry(uri), name, "1", test=nothing_after, spec=SPEC, who="drill", why="drill", force=True)
         trades = write_long_source(own_broker.bootstrap_servers, recording)
         environ = os.environ | {"KAFKA_BOOTSTRAP_SERVERS": own_broker.bootstrap_servers, "MLFLOW_TRACKING_URI": uri}
 

@@ -24,6 +24,7 @@ from dagster_shared.yaml_utils import load_yaml_from_path
 
 from data.features.spec import FeatureSpec
 from data.files import CHECKOUT
+from data.models.registry import Registry
 from data.models.served import Scores, ServedModel
 from data.recordings.readers import write_csv
 from data.simulator.day import simulate_day
@@ -575,9 +576,10 @@ def test_runs_that_promote_and_roll_back_and_their_entries_in_the_ledger_link_to
         runs.append(there.run("promote", "promote_model", **asked))
     runs.append(there.run("rollback", "roll_back_model", model=name))
     assert all(run.success for run in runs)
-    entries = history(mlflow_uri, name)
+    registry = Registry(mlflow_uri)
+    entries = history(registry, name)
     assert [entry.dagster_run_url.rpartition("/runs/")[2] for entry in entries] == [run.run_id for run in runs]
-    experiment = find_experiment(mlflow_uri, "promotions")
+    experiment = find_experiment(registry, "promotions")
     shown = []
     for run in runs:
         (output,) = (event.step_output_data for event in run.all_events if event.is_successful_output)

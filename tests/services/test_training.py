@@ -241,8 +241,8 @@ def test_a_registered_model_is_challenger_and_its_digest_is_that_of_the_served_f
     candidate: Candidate, mlflow_uri: str
 ) -> None:
     name = "training-challenger"
-    assert register(mlflow_uri, _named(candidate, name)) == "1"
-    assert register(mlflow_uri, _named(candidate, name)) == "2"
+    assert register(Registry(mlflow_uri), _named(candidate, name)) == "1"
+    assert register(Registry(mlflow_uri), _named(candidate, name)) == "2"
     assert Registry(mlflow_uri).champion(name) is None
     version = Registry(mlflow_uri).version(name, "challenger")
     assert version.version == "2"
@@ -272,7 +272,7 @@ def test_the_models_run_is_nested_in_the_run_that_is_active(candidate: Candidate
     mlflow.set_tracking_uri(mlflow_uri)
     mlflow.set_experiment("training-outer")
     with mlflow.start_run() as outer:
-        register(mlflow_uri, _named(candidate, "training-nested"))
+        register(Registry(mlflow_uri), _named(candidate, "training-nested"))
         active = mlflow.active_run()
         assert active is not None
         assert active.info.run_id == outer.info.run_id
@@ -287,7 +287,7 @@ def test_a_model_that_cannot_be_read_back_leaves_no_version(candidate: Candidate
     name = "training-unreadable"
     other = ServedModel.load(model_bytes(), spec_id=SPEC.spec_id)
     with pytest.raises(RegistryError, match="is not registered"):
-        register(mlflow_uri, replace(_named(candidate, name), model=other))
+        register(Registry(mlflow_uri), replace(_named(candidate, name), model=other))
     with pytest.raises(VersionNotFound):
         Registry(mlflow_uri).version(name, "challenger")
 
@@ -358,13 +358,13 @@ def test_an_mlflow_that_dies_while_a_model_is_registered_keeps_no_half_of_it(
 
     name = f"training-dying-{dies_of.replace('/', '-')}"
     put_version(mlflow_uri, name, candidate.model_bytes)
-    set_alias(mlflow_uri, name, "challenger", "1")
-    set_alias(mlflow_uri, name, "champion", "1")
+    set_alias(Registry(mlflow_uri), name, "challenger", "1")
+    set_alias(Registry(mlflow_uri), name, "champion", "1")
     dying = Dying(mlflow_uri, dies_of)
     began = time.monotonic()
     try:
         with pytest.raises(RegistryError, match=r"MLflow .*(start it|train again)"):
-            register(dying.uri, _named(candidate, name))
+            register(Registry(dying.uri), _named(candidate, name))
     finally:
         dying.close()
         mlflow.set_tracking_uri(mlflow_uri)
@@ -393,7 +393,7 @@ def test_the_first_baseline_goes_through_the_gate_into_the_ledger(
     monkeypatch.setattr("offline.training.simulated_rows", partial(simulated_rows, hours=(0, 5)))
     main(["--if-missing"])
     assert f"{name} version 1 is champion: QLIKE " in capsys.readouterr().out
-    (entry,) = history(mlflow_uri, name)
+    (entry,) = history(Registry(mlflow_uri), name)
     champion = Registry(mlflow_uri).champion(name)
     assert champion is not None
     assert (entry.action, entry.from_version, entry.to_version, entry.state) == ("promote", None, "1", "done")
