@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from data.features.spec import FeatureSpec
@@ -16,22 +16,26 @@ from data.models.registry import Registry
 from data.names import RegistryError
 from data.times import to_datetime
 from offline.evaluation.losses_table import Evaluation, evaluate
+from offline.models.candidate import Candidate, Recipe
 from offline.models.recipes import (
     BASELINE,
+    PRODUCTS,
+    RECIPES,
+    SEED,
+    TRAINING_DAYS,
     simulated_rows,
     split,
     train_baseline,
     train_end_of_simulated_days,
-    train_ml,
 )
 from offline.promotion.gate import Refused, fetch_model
+from offline.promotion.inputs import GateInputs
 from offline.promotion.ledger import finish_pending
 from offline.promotion.moves import promote
-from offline.promotion.register import Candidate, register
+from offline.promotion.provenance import Provenance, SimulatedRows, TrainingRows
+from offline.promotion.register import register
 from offline.samples import Sample
 from offline.settings import OfflineSettings
-
-Recipe = Callable[[Sample, FeatureSpec, dt.datetime], Candidate]
 
 
 class Challenger(NamedTuple):
@@ -46,7 +50,8 @@ def train(
     rows: Sample,
     spec: FeatureSpec,
     train_end: dt.datetime,
-    recipes: Sequence[Recipe] = (train_baseline, train_ml),
+    made_from: TrainingRows,
+    recipes: Mapping[str, Recipe] = RECIPES,
 ) -> Iterator[Candidate | Evaluation | Challenger]:
     """Train models on the same rows, compare them with the champions, and register them; yield each result at once.
 
@@ -56,18 +61,20 @@ def train(
     Args:
         registry: keeps the challengers and the champions.
         rows: up to `train_end` for training, later for the test.
+        made_from: where the gate finds the rows of the training again.
+        recipes: by name.
 
     Raises:
         ValueError: there are too few rows, or a model cannot be fitted.
         RegistryError: MLflow does not answer or fails.
     """
-    candidates = []
-    for recipe in recipes:
-        candidates.append(recipe(rows, spec, train_end))
-        yield candidates[-1]
-    yield compare(registry, candidates, split(rows, train_end, spec).test, spec)
-    for candidate in candidates:
-        yield Challenger(candidate, register(registry, candidate))
+    candidates = {}
+    for name, recipe in recipes.items():
+        candidates[name] = recipe(rows, spec, train_end)
+        yield candidates[name]
+    yield compare(registry, list(candidates.values()), split(rows, train_end, spec).test, spec)
+    for name, candidate in candidates.items():
+        yield Challenger(candidate, register(registry, candidate, Provenance.here(name, made_from)))
 
 
 def compare(registry: Registry, candidates: Sequence[Candidate], test: Sample, spec: FeatureSpec) -> Evaluation:
@@ -95,12 +102,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if only_if_missing and champion is not None and champion.tags.get("spec_id") == spec.spec_id:
             print(f"{BASELINE} version {champion.version} is champion already: nothing to do")
             return
-        rows = simulated_rows(spec)
-        results = train(registry, rows, spec, train_end_of_simulated_days(), [train_baseline])
+        rows, made_from = simulated_rows(spec), SimulatedRows(seed=SEED, products=PRODUCTS, days=TRAINING_DAYS)
+        recipes = {name: recipe for name, recipe in RECIPES.items() if recipe is train_baseline}
+        results = train(registry, rows, spec, train_end_of_simulated_days(), made_from, recipes)
         (challenger,) = (each for each in results if isinstance(each, Challenger))
         version, metrics = challenger.version, challenger.candidate.metrics
         who, why = "offline.training", "trained on simulated days"
-        promote(registry, BASELINE, version, test=rows.after, spec=spec, who=who, why=why)
+        inputs = GateInputs(rows.after, lambda _: rows)  # the simulator gives the same rows again
+        promote(registry, BASELINE, version, inputs=inputs, spec=spec, who=who, why=why)
     except (RegistryError, Refused) as error:
         sys.exit(str(error))
     print(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -19,8 +19,8 @@ from data.trades import Floats
 from offline.evaluation.losses_table import evaluate
 from offline.models import ridge as ml
 from offline.models.baseline import Baseline, fit, to_onnx
+from offline.models.candidate import Candidate, Recipe
 from offline.models.intervals import COVERAGE, Fitted, Model, with_intervals
-from offline.promotion.register import Candidate
 from offline.samples import SHORT_WINDOWS, Sample, sample
 
 BASELINE, ML = "volatility-baseline", "volatility-ml"
@@ -206,3 +206,7 @@ def simulated_rows(spec: FeatureSpec, hours: tuple[int, int] = (0, 24)) -> Sampl
 def train_end_of_simulated_days() -> dt.datetime:
     """Return the begin of the test day, UTC."""
     return dt.datetime.combine(TEST_DAY, dt.time(), dt.UTC)
+
+
+RECIPES: Mapping[str, Recipe] = {"calibrated EWMA": train_baseline, "shrunk ridge": train_ml}
+"""Recipes by name. A recipe that makes other models of the same rows needs a new name: the gate asks more of it."""

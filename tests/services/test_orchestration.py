@@ -215,7 +215,7 @@ def test_a_test_is_shown_as_a_picture_of_one_product() -> None:
     """A thousand rows, with no trades for a while."""
     time = np.arange(1_000, dtype=np.int64) * 5_000_000_000
     values = np.full((1_000, len(SPEC.columns)), 1e-7)
-    sample = Sample(values, np.full(1_000, 3e-4), time, int(time[-1]))
+    sample = Sample(values, np.full(1_000, 3e-4), time, int(time[-1]), np.full(1_000, ""))
     sample.targets[100:200] = 0.0
     asked: list[int] = []
 

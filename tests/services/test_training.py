@@ -28,11 +28,12 @@ from data.trades import Floats, StreamKey, Trades
 from data.truth.counting import counted_rows
 from data.truth.losses import qlike
 from offline.models.baseline import fit, to_onnx
+from offline.models.candidate import Candidate
 from offline.models.intervals import with_intervals
 from offline.models.recipes import simulated_rows, split, train_baseline, train_end_of_simulated_days
 from offline.promotion.ledger import history
 from offline.promotion.moves import promote
-from offline.promotion.register import Candidate, register, set_alias
+from offline.promotion.register import register, set_alias
 from offline.samples import Sample, sample
 from offline.training import main
 from tests.models import METADATA, NAN, SPEC, model_bytes, put_version
@@ -215,7 +216,7 @@ def test_training_says_when_it_ended_and_is_tested_after_it(candidate: Candidate
 def test_no_target_reaches_from_one_part_of_a_split_into_a_row_of_the_next() -> None:
     """Rows at 0.5, 10.5, 20.5, ... s for an hour, 60 s ahead; training ends at 1800 s. A row at 1739.5 sees 1800."""
     event_time = (np.arange(0.5, 3_600, 10) * NS).astype(np.int64)
-    rows = Sample(np.zeros((360, len(SPEC.columns))), np.ones(360), event_time, 3_600 * NS)
+    rows = Sample(np.zeros((360, len(SPEC.columns))), np.ones(360), event_time, 3_600 * NS, np.full(360, ""))
     parts = split(rows, dt.datetime.fromtimestamp(1_800, dt.UTC), SPEC)
     seconds = [part.event_time / NS for part in parts]
     assert seconds[1].max() == 1_730.5  # its target ends at 1731 + 60; that of the next row at 1801
@@ -398,8 +399,9 @@ def test_the_first_baseline_goes_through_the_gate_into_the_ledger(
     assert champion is not None
     assert (entry.action, entry.from_version, entry.to_version, entry.state) == ("promote", None, "1", "done")
     assert (entry.digest, entry.who) == (champion.tags["digest"], "offline.training")
-    assert entry.evidence["compared_with"] == "the unscaled EWMA"
-    assert entry.evidence["qlike"] <= entry.evidence["qlike_compared"]
+    assert entry.evidence["compared_with"] == "the calibrated EWMA"
+    assert entry.evidence["qlike_ratio"] <= 1.02
+    assert entry.evidence["condition refit"].startswith("the same digest")
     monkeypatch.setattr("offline.training.simulated_rows", None)
     main(["--if-missing"])
     assert f"{name} version 1 is champion already: nothing to do" in capsys.readouterr().out

@@ -21,7 +21,7 @@ def rows_of(ewma: list[float], targets: list[float], seconds: list[float] | None
     values[:, [SPEC.columns.index(name) for name in BASELINE.columns[:3]]] = [50, 0, 1e-4]
     values[:, SPEC.columns.index("ewma_variance_300")] = ewma
     times = np.array(range(len(ewma)) if seconds is None else seconds) * NS
-    return Sample(values, np.array(targets), times.astype(np.int64), 0)
+    return Sample(values, np.array(targets), times.astype(np.int64), 0, np.full(len(times), ""))
 
 
 def test_losses_and_coverage_by_hand() -> None:

@@ -51,7 +51,7 @@ def market(horizons: int, seed: int = 0, noise: float = 0.6) -> Sample:
     values[:, SPEC.columns.index("relative_volume_300")] = np.exp(rng.normal(0, 0.3, count))
     targets = np.exp((log_variance + rng.normal(-0.045, 0.3, count)) / 2)
     event_time = (START.timestamp() + 5 * np.arange(count) + 1) * NS
-    return Sample(values, targets, event_time.astype(np.int64), int(event_time[-1]))
+    return Sample(values, targets, event_time.astype(np.int64), int(event_time[-1]), np.full(len(targets), ""))
 
 
 def fitted(rows: Sample) -> ml.Ml:
