@@ -15,7 +15,7 @@ from data.features.spec import FeatureSpec
 from data.models.registry import Registry
 from data.names import RegistryError
 from data.times import to_datetime
-from offline.evaluation.losses_table import Evaluation, evaluate
+from offline.losses_table import Evaluation, evaluate
 from offline.models.candidate import Candidate, Recipe
 from offline.models.recipes import (
     BASELINE,

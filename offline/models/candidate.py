@@ -12,7 +12,7 @@ from data.models.served import ServedModel
 from data.trades import Floats
 
 if TYPE_CHECKING:
-    from offline.evaluation.losses_table import Evaluation
+    from offline.losses_table import Evaluation
     from offline.samples import Sample
 
 

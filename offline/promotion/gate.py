@@ -19,7 +19,7 @@ from data.models.served import ServedModel
 from data.names import ModelRefused, VersionNotFound
 from data.times import second_text, to_datetime
 from data.truth.losses import qlike, volatility_terciles
-from offline.evaluation.losses_table import judged_rows
+from offline.losses_table import judged_rows
 from offline.promotion.conditions import (
     LIMITS,
     MAX_OFF,

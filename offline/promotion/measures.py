@@ -22,7 +22,8 @@ LEAST_SHARE = 1e-4
 def score(model: ServedModel, rows: Sample, spec: FeatureSpec, order: NDArray[np.intp] | None = None) -> Scores:
     """Return the forecasts of a model for all rows, or for the rows at some indexes in their order."""
     at = np.arange(len(rows)) if order is None else order
-    return model.score(rows.values[at][:, [spec.columns.index(name) for name in model.columns]])
+    values = rows.values[at][:, [spec.columns.index(name) for name in model.columns]]
+    return model.score(values, rows.product_id[at].tolist())
 
 
 def unusable_answers(model: ServedModel, rows: Sample, spec: FeatureSpec) -> tuple[int, int]:

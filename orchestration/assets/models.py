@@ -26,7 +26,7 @@ from orchestration.assets.partitions import DayRange, DaysConfig, table_of
 from orchestration.resources import LakeResource, RegistryResource, ending, explained
 
 if TYPE_CHECKING:
-    from offline.evaluation.losses_table import Evaluation
+    from offline.losses_table import Evaluation
     from offline.models.candidate import Candidate
     from offline.samples import Sample
     from offline.training import Challenger
@@ -53,13 +53,13 @@ class RetrainConfig(DaysConfig):
         dg.AssetSpec(
             "baseline_model",
             deps=["training_set"],
-            description="`volatility-baseline`: a calibrated EWMA, and a forecast from the contract alone.",
+            description="`volatility-baseline`: a calibrated EWMA, and simpler steps for rows with less history.",
             kinds={"scikitlearn", "onnx"},
         ),
         dg.AssetSpec(
             "ml_model",
             deps=["training_set"],
-            description="`volatility-ml`: ridge on log variance, corrected to the mean, shrunk to the baseline.",
+            description="`volatility-ml`: ridge and small trees on ratios of variances, shrunk to the calibrated EWMA.",
             kinds={"scikitlearn", "onnx"},
         ),
         dg.AssetSpec(
@@ -87,7 +87,7 @@ def models(
     mlflow: dg.ResourceParam[Any],
 ) -> Iterator[dg.MaterializeResult]:
     """Train both models on the same rows, test both on later rows, and register both."""
-    from offline.evaluation.losses_table import ALL, Evaluation
+    from offline.losses_table import ALL, Evaluation
     from offline.models.candidate import Candidate
     from offline.training import train
 
@@ -207,7 +207,7 @@ def _model_result(candidate: "Candidate", links: Links) -> dg.MaterializeResult:
         data_version=dg.DataVersion(candidate.model.digest),
         metadata={
             **{name: value for name, value in candidate.metrics.items() if name.startswith(("qlike", "coverage"))},
-            "rows": params["fit_rows"] + params["interval_rows"],
+            "rows": params["rows"],
             "digest": candidate.model.digest[:16],
             "parameters": table_of(("parameter", "value"), params.items()),
             **links,
@@ -254,7 +254,7 @@ def _challengers_result(
 
 def _first_product(store: Lake, spec: FeatureSpec, days: TrainingDays, test_day: date) -> tuple[str, "Sample"]:
     """Return the first product with rows to judge in the test, and the product's rows."""
-    from offline.evaluation.losses_table import judged_rows
+    from offline.losses_table import judged_rows
 
     for product_id in days.products:
         if any(each.rows and each.day >= test_day for each in store.partitions(TRAINING_SET, product_id)):

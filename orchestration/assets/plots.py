@@ -39,7 +39,7 @@ def of_day(
         return {}
     from matplotlib.figure import Figure
 
-    from offline.evaluation.losses_table import plain_ewma
+    from offline.losses_table import plain_ewma
 
     columns = ["event_time", "price", plain_ewma(spec)]
     table = lake.read(FEATURE_ROWS, product_id, day, columns)
@@ -58,7 +58,7 @@ def of_test(
     """Plot forecasts beside the realized volatility, over the rows of one product."""
     from matplotlib.figure import Figure
 
-    from offline.evaluation.losses_table import judged_rows
+    from offline.losses_table import judged_rows
 
     rows = judged_rows(test, spec)
     few = _few(len(rows))
@@ -67,7 +67,8 @@ def of_test(
     axes = figure.subplots()
     axes.plot(time, rows.targets[few] / BASIS_POINT, ".", markersize=2, color="0.6", label="realized")
     for name, model in models.items():
-        score = model.score(values[:, [spec.columns.index(column) for column in model.columns]]).score
+        inputs = values[:, [spec.columns.index(column) for column in model.columns]]
+        score = model.score(inputs, [product_id] * len(inputs)).score
         axes.plot(time, score / BASIS_POINT, linewidth=0.8, label=name)
     axes.set_yscale("log", nonpositive="mask")
     label_plainly(axes.yaxis)

@@ -31,8 +31,9 @@ from data.stream.clients import idempotent_config
 from data.stream.codec import encode, encode_features, encode_predictions, encode_trades
 from data.stream.origin import write_origin
 from data.stream.records import PREDICTIONS, TRADES, End, Forecaster, partition_of
-from data.times import NS
+from data.times import NS, to_ns
 from data.trades import StreamKey, Trades
+from data.truth.adaptation import Adaptations, RawForecasts, teaching, version_number
 from offline.explain.findings import EQUAL, NOT_FOUND
 from offline.explain.remake import Explainer
 from offline.promotion.moves import promote, roll_back
@@ -41,7 +42,7 @@ from online.replay.progress import find_progress
 from tests.broker import Broker
 from tests.faults.drill import Drill
 from tests.mlflow_server import running_mlflow
-from tests.models import BASELINE, NO_ROWS, model_bytes, put_version
+from tests.models import NO_ROWS, baseline, model_bytes, put_version
 from tests.pipeline import running
 from tests.proofs import Proof
 
@@ -81,7 +82,7 @@ def test_1000_random_forecasts_are_made_again_exactly_after_promotions_rollbacks
         uri, registry = server.uri, Registry(server.uri)
         put_version(uri, "volatility-baseline", model_bytes())
         for scale in (2.0, 8.0):
-            put_version(uri, "volatility-ml", model_bytes(replace(BASELINE, scale=scale), variant="ml"))
+            put_version(uri, "volatility-ml", model_bytes(baseline(scale=scale), variant="ml"))
 
         def move(model: str, version: str) -> None:
             promote(registry, model, version, inputs=NO_ROWS, spec=SPEC, who="drill", why="drill", force=True)
@@ -160,7 +161,7 @@ class Writer:
         self._producer = Producer(idempotent_config(settings, linger_ms=20))
         self._watcher = Consumer({"bootstrap.servers": servers, "group.id": "unused"})
         self._partition, self._windows, self._model = partition_of("BTC-USD"), Windows(SPEC), model
-        self._forecaster = Forecaster(model.variant, "1", model.digest)
+        self._forecaster, self._states = Forecaster(model.variant, "1", model.digest), Adaptations(SPEC)
         self._columns = [SPEC.columns.index(column) for column in model.columns]
 
     def write(self, trades: Trades) -> None:
@@ -170,14 +171,16 @@ class Writer:
         rows = feature_rows(trades, self._windows)
         assert not rows.status.any()
         n, (key,) = len(trades), trades.keys
-        scores = self._model.score(rows.values[:, self._columns])
+        scores = self._model.score(rows.values[:, self._columns], [key.product_id] * n)
+        teaches = teaching(rows.values, rows.trades.event_time, to_ns(self._model.train_end), SPEC)
+        raw = RawForecasts.of(rows.trades, scores, teaches)
         names = np.array(self._model.columns, object)
         values = encode_predictions(
             encode_features(rows, SPEC, {key: "replay"}, self._partition, np.arange(offset, offset + n)),
             time.time_ns(),
             self._model.horizon_s,
             scores.score,
-            np.column_stack((scores.lower, scores.upper)),
+            self._states.adapt(trades.keys, raw, version_number(self._model.digest)),
             self._forecaster,
             np.zeros(n, np.bool_),
             [tuple(names[missing]) for missing in scores.missing],

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from tests.broker import Broker, free_ports
 from tests.faults.asker import Asked
 from tests.faults.drill import Drill
 from tests.mlflow_server import MlflowServer, running_mlflow
-from tests.models import BASELINE, NO_ROWS, SPEC, model_bytes, put_version
+from tests.models import NO_ROWS, SPEC, baseline, model_bytes, put_version
 from tests.pipeline import Process, running, wait_until
 from tests.proofs import Proof
 
@@ -43,14 +43,10 @@ Identity = tuple[str, str]
 
 def contents() -> dict[str, list[bytes]]:
     """Return four models of one name and one of the other, with different constants, columns and ends of training."""
-    other = ("n", "ret_mean", "ret_std", "ewma_variance_60")
-    ml = [
-        model_bytes(replace(BASELINE, scale=4.0 + i, unconditional=1e-6 * (1 + i)), variant="ml") for i in range(2)
-    ] + [
+    ml = [model_bytes(baseline(scale=4.0 + i, prior=1e-6 * (1 + i)), variant="ml") for i in range(2)] + [
         model_bytes(
-            replace(BASELINE, columns=other, scale=8.0 + i),
+            baseline("ewma_variance_60", 8.0 + i),
             variant="ml",
-            columns=",".join(other),
             train_end="2026-01-01T00:00:00Z",  # all that they forecast is in-sample
         )
         for i in range(2)

@@ -120,7 +120,7 @@ def made_forecasts(
     made = FeatureStage(SPEC, lambda *_: (), Metrics()).process(incoming)
     model = ServedModel.load(model_bytes(), spec_id=SPEC.spec_id)
     served = ModelVersion(model, "volatility-baseline", "1", "disk")
-    values = [value for *_, value, _ in ScoreStage(SPEC, lambda: served).process(made.parts)]
+    values = [value for *_, value, _ in ScoreStage(SPEC, lambda: served, lambda *_: (), Metrics()).process(made.parts)]
     if change is not None:
         records = [msgspec.json.decode(value) for value in values]
         for record in records:

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -215,14 +215,14 @@ def test_a_test_is_shown_as_a_picture_of_one_product() -> None:
     """A thousand rows, with no trades for a while."""
     time = np.arange(1_000, dtype=np.int64) * 5_000_000_000
     values = np.full((1_000, len(SPEC.columns)), 1e-7)
-    sample = Sample(values, np.full(1_000, 3e-4), time, int(time[-1]), np.full(1_000, ""))
+    sample = Sample(values, np.full(1_000, 3e-4), time, int(time[-1]), np.full(1_000, PRODUCT))
     sample.targets[100:200] = 0.0
     asked: list[int] = []
 
     class Model(ServedModel):
-        def score(self, values: Floats) -> Scores:
+        def score(self, values: Floats, product_ids: Sequence[str] | None = None) -> Scores:
             asked.append(len(values))
-            return super().score(values)
+            return super().score(values, product_ids)
 
     model = Model.load(model_bytes(), spec_id=SPEC.spec_id, known_columns=SPEC.columns)
     asked.clear()

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -33,10 +33,10 @@ from offline.days.staging import simulate
 from offline.days.trades import make_trades
 from offline.days.training_set import make_training_set
 from offline.lake.store import Lake
-from offline.models.baseline import Baseline, calibrated_ewma, fit, forecast_graph, to_onnx
+from offline.models.baseline import ScaledEwma, fit
 from offline.models.candidate import Candidate
-from offline.models.intervals import with_intervals
 from offline.models.onnx_graph import Graph
+from offline.models.recipes import fit_with_intervals
 from offline.promotion import ledger
 from offline.promotion.__main__ import main
 from offline.promotion.conditions import LIMITS
@@ -49,14 +49,15 @@ from offline.promotion.register import SENTINEL, set_alias
 from offline.samples import Sample
 from tests.fakes import FakeRegistry
 from tests.mlflow_server import running_mlflow
-from tests.models import BASELINE as UNCERTAIN
-from tests.models import METADATA, NAN, SPEC, model_bytes, put_version
+from tests.models import NAN, SPEC, baseline, model_bytes, put_version
 
 START = datetime(2010, 1, 9, tzinfo=UTC)
 """End of training of the models here."""
 
-BASELINE = replace(UNCERTAIN, ratios=((0.764, 1.2513),) * 3)
+HONEST = ((0.764, 1.2513),) * 3
 """Nine tenths of the targets of `market` lie within: target / score is log-normal, with a deviation of .15."""
+fitted = partial(baseline, intervals=HONEST)
+BASELINE = fitted()
 
 
 def market(horizons: int, seed: int = 0, since: datetime = START) -> Sample:
@@ -80,13 +81,13 @@ def market(horizons: int, seed: int = 0, since: datetime = START) -> Sample:
 def nan_between(low: float, high: float) -> bytes:
     """Return a model that answers NaN for `ewma_variance_300` between `low` and `high`."""
 
-    def from_all_columns(graph: Graph, baseline: Baseline, columns: Sequence[str]) -> str:
-        ewma = graph.column(columns.index(baseline.columns[-1]))
-        within = graph.node("Greater", ewma, graph.constant(low)), graph.node("Less", ewma, graph.constant(high))
-        answer = calibrated_ewma(graph, baseline, columns)
-        return graph.node("Where", graph.node("And", *within), graph.constant(NAN), answer)
+    class NanBetween(ScaledEwma):
+        def node(self, graph: Graph) -> str:
+            ewma = graph.column(self.column)
+            within = graph.node("Greater", ewma, graph.constant(low)), graph.node("Less", ewma, graph.constant(high))
+            return graph.node("Where", graph.node("And", *within), graph.constant(NAN), super().node(graph))
 
-    return forecast_graph(BASELINE, BASELINE.columns, BASELINE.ratios, from_all_columns, METADATA)
+    return model_bytes(replace(BASELINE, steps=(NanBetween("ewma_variance_300", 4.0), *BASELINE.steps[1:])))
 
 
 def edited(output: str, *nodes: onnx.NodeProto, **constants: float | list[int]) -> bytes:
@@ -152,7 +153,7 @@ def with_a_lower_end_below_0(lower: float) -> bytes:
 
 ROWS = market(300)
 TRAINING = market(300, seed=9, since=START - timedelta(hours=6))
-GOOD, WORSE = model_bytes(BASELINE), model_bytes(replace(BASELINE, scale=6.0))
+GOOD, WORSE = model_bytes(BASELINE), model_bytes(fitted(scale=6.0))
 
 MADE: list[bytes] = []
 """Files by seed of their training rows: the recipes here keep what they make."""
@@ -257,9 +258,8 @@ def test_what_is_as_good_as_the_calibrated_ewma_is_a_first_champion(mlflow: Regi
     assert not entry.is_forced
 
 
-NOISY = replace(BASELINE, columns=(*BASELINE.columns[:3], "ewma_variance_1200"), ratios=((0.5, 1.5),) * 3)
+NOISY_BYTES = model_bytes(baseline("ewma_variance_1200"))
 """A calibrated EWMA of the noisy half-life: QLIKE .13 where `GOOD` has .045."""
-NOISY_BYTES = model_bytes(NOISY, columns=",".join(NOISY.columns))
 
 
 def test_an_ml_version_must_beat_the_baselines_champion(mlflow: Registry) -> None:
@@ -268,7 +268,7 @@ def test_an_ml_version_must_beat_the_baselines_champion(mlflow: Registry) -> Non
     put(mlflow.uri, baseline, GOOD)
     put(mlflow.uri, baseline, NOISY_BYTES)
     promote_here(mlflow, baseline)
-    for content in (model_bytes(BASELINE, variant="ml"), model_bytes(replace(BASELINE, scale=4.01), variant="ml")):
+    for content in (model_bytes(BASELINE, variant="ml"), model_bytes(fitted(scale=4.01), variant="ml")):
         put(mlflow.uri, name, content)
     gain = rf"gain over the baseline: found 1\.0.*, allowed is 0.97 of {baseline} version 1 or less"
     with pytest.raises(Refused, match=gain) as refused:
@@ -286,7 +286,7 @@ def test_a_new_recipe_must_gain_where_a_refresh_must_not_lose(mlflow: Registry) 
     name = "gate-kinds"
     put(mlflow.uri, name, GOOD)
     promote_here(mlflow, name)
-    same = model_bytes(replace(BASELINE, scale=4.02))
+    same = model_bytes(fitted(scale=4.02))
     put(mlflow.uri, name, same)
     put(mlflow.uri, name, same, recipe="another", **PASSED)
     promote_here(mlflow, name, "2")
@@ -355,7 +355,7 @@ def test_a_new_recipe_on_rows_of_the_lake_needs_a_certificate_of_parity(mlflow: 
 def test_a_version_that_its_recipe_does_not_make_is_refused(mlflow: Registry) -> None:
     """One parameter was tuned by hand afterwards, on the test."""
     name = "gate-tuned"
-    version = put(mlflow.uri, name, model_bytes(replace(BASELINE, scale=4.001)))
+    version = put(mlflow.uri, name, model_bytes(fitted(scale=4.001)))
     MADE[-1] = GOOD
     digest = hashlib.sha256(GOOD).hexdigest()[:12]
     found = f"refit: found digest {digest} from the same code, lock and CPU type: retrain, allowed is the same digest"
@@ -369,7 +369,7 @@ def test_a_version_that_its_recipe_does_not_make_is_refused(mlflow: Registry) ->
 def test_another_cpu_type_may_differ_in_the_last_digits(mlflow: Registry, scale: float, is_met: bool) -> None:
     """A score is the root of the scale: scales of 2.5e-6 and 2.5e-4 differ by half of that in scores."""
     name = f"gate-cpu-{is_met}"
-    put(mlflow.uri, name, model_bytes(replace(BASELINE, scale=scale)), cpu_type="abacus")
+    put(mlflow.uri, name, model_bytes(fitted(scale=scale)), cpu_type="abacus")
     MADE[-1] = GOOD
     if is_met:
         entry = promote_here(mlflow, name)
@@ -410,7 +410,7 @@ def test_a_recipe_that_looks_at_the_test_makes_another_model_in_the_gate(mlflow:
     def peeks(rows: Sample, spec: FeatureSpec, train_end: datetime) -> Candidate:
         made = kept(rows, spec, train_end)
         scale = 4.0 + float(np.mean(rows.after(train_end).targets))
-        content = model_bytes(replace(BASELINE, scale=scale))
+        content = model_bytes(fitted(scale=scale))
         return replace(made, model_bytes=content, model=ServedModel.load(content, spec_id=spec.spec_id))
 
     own = peeks(replace(Sample.join([TRAINING, ROWS]), last_time=0), SPEC, START)
@@ -453,7 +453,7 @@ def test_an_interval_that_does_not_hold_nine_tenths_is_refused(
     mlflow: Registry, ratios: tuple[float, float], condition: str
 ) -> None:
     name = f"gate-interval-{ratios[1]}"
-    put(mlflow.uri, name, model_bytes(replace(BASELINE, ratios=(ratios,) * 3)))
+    put(mlflow.uri, name, model_bytes(baseline(intervals=(ratios,) * 3)))
     with pytest.raises(Refused, match=condition) as refused:
         promote_here(mlflow, name)
     assert set(failed(refused.value)) <= {"interval width", "coverage"}
@@ -465,16 +465,16 @@ def test_an_interval_that_does_not_hold_nine_tenths_is_refused(
 @pytest.mark.parametrize(
     "candidate",
     [
-        pytest.param(replace(BASELINE, columns=(*BASELINE.columns[:3], "ewma_variance_1200")), id="noisy EWMA"),
-        pytest.param(replace(BASELINE, scale=4.4), id="badly scaled"),
-        pytest.param(replace(BASELINE, scale=0.0), id="the market stands still"),
+        pytest.param(fitted("ewma_variance_1200"), id="noisy EWMA"),
+        pytest.param(fitted(scale=4.4), id="badly scaled"),
+        pytest.param(fitted(scale=0.0), id="the market stands still"),
     ],
 )
 def test_what_is_worse_than_the_champion_is_refused(mlflow: Registry, candidate: Any, request: Any) -> None:
     name = f"gate-{hashlib.sha256(request.node.name.encode()).hexdigest()[:8]}"
     put(mlflow.uri, name, GOOD)
     promote_here(mlflow, name)
-    put(mlflow.uri, name, model_bytes(candidate, columns=",".join(candidate.columns)))
+    put(mlflow.uri, name, model_bytes(candidate))
     with pytest.raises(Refused, match=f"QLIKE: found .*, allowed is 1.02 of {name} version 1 or less") as refused:
         promote_here(mlflow, name, "2")
     assert set(failed(refused.value)) - {"coverage"} == {"QLIKE"}
@@ -487,10 +487,8 @@ def test_swapped_labels_are_refused(mlflow: Registry) -> None:
     put(mlflow.uri, name, GOOD)
     promote_here(mlflow, name)
     rows, shuffled = market(300, seed=1), np.random.default_rng(2).permutation(market(300, seed=1).targets)
-    values = rows.values[:, [SPEC.columns.index(column) for column in BASELINE.columns]]
-    values[:, 2] *= np.exp(np.random.default_rng(3).normal(0, 0.1, len(values)))
-    fitted = with_intervals(fit(values, BASELINE.columns, shuffled), values, shuffled)
-    put(mlflow.uri, name, to_onnx(fitted, METADATA))
+    rows.values[:, 2] *= np.exp(np.random.default_rng(3).normal(0, 0.1, len(rows)))
+    put(mlflow.uri, name, model_bytes(fit_with_intervals(replace(rows, targets=shuffled), SPEC, fit)))
     with pytest.raises(Refused) as refused:
         promote_here(mlflow, name, "2")
     assert set(failed(refused.value)) - {"coverage"} == {"QLIKE"}
@@ -511,7 +509,7 @@ def test_rows_that_a_model_or_the_champion_was_trained_on_do_not_count(mlflow: R
     """The champion was trained two hours into the rows: 300 - 121 horizons are left, whatever rows the caller gives."""
     name = "gate-trained"
     later = START + timedelta(hours=2)
-    put(mlflow.uri, name, model_bytes(replace(BASELINE, scale=3.99), train_end=f"{later:%Y-%m-%dT%H:%M:%SZ}"))
+    put(mlflow.uri, name, model_bytes(fitted(scale=3.99), train_end=f"{later:%Y-%m-%dT%H:%M:%SZ}"))
     with pytest.raises(Refused, match="horizons: found 180 after 2010-01-09T02:01:00Z"):
         promote_here(mlflow, name, inputs=on_rows(ROWS))
     promote_here(mlflow, name, inputs=on_rows(market(500)))
@@ -545,7 +543,7 @@ def test_a_file_that_is_not_the_registered_one_is_refused_even_if_forced(mlflow:
         (nan_between(-1, 1e9), "the model answers score nan"),
         (model_bytes(spec_id="0123456789ab"), "trained on rows of spec 0123456789ab"),
         (
-            model_bytes(replace(BASELINE, ratios=((1.1, 1.5), *BASELINE.ratios[1:]))),
+            model_bytes(baseline(intervals=((1.1, 1.5), *BASELINE.intervals[1:]))),
             "must be finite, above 0 and inside",
         ),
     ],
@@ -665,7 +663,7 @@ def test_judging_changes_nothing(mlflow: Registry) -> None:
 
 
 def test_the_command_line_tests_on_the_lake(mlflow: Registry, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
-    """Three simulated hours: the first minute is the embargo, and four more go by until an EWMA exists."""
+    """Three simulated hours: the first minute is the embargo."""
     name = "gate-lake"
     put(mlflow.uri, name, GOOD)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.uri)
@@ -685,7 +683,7 @@ def test_the_command_line_tests_on_the_lake(mlflow: Registry, tmp_path: Path, mo
     *refused, entry = history(mlflow, name)
     assert [each.action for each in refused] == ["refuse", "refuse"]
     assert (entry.why, entry.is_forced) == ("a drill", True)
-    assert entry.evidence["first_row"] > "2010-01-09T00:05"
+    assert "2010-01-09T00:01" < entry.evidence["first_row"] < "2010-01-09T00:02"
 
 
 # The ledger
