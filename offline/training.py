@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from data.features.spec import FeatureSpec
@@ -16,9 +17,13 @@ from data.models.registry import Registry
 from data.names import RegistryError
 from data.times import to_datetime
 from offline.evaluation.losses_table import Evaluation, evaluate
+from offline.leaks.models import check_model
+from offline.leaks.rows import check_rows
+from offline.leaks.verdicts import LeakFound
 from offline.models.recipes import (
     BASELINE,
     simulated_rows,
+    simulated_spans,
     split,
     train_baseline,
     train_end_of_simulated_days,
@@ -28,7 +33,7 @@ from offline.promotion.gate import Refused, champion_model
 from offline.promotion.ledger import finish_pending
 from offline.promotion.moves import promote
 from offline.promotion.register import Candidate, register
-from offline.samples import Sample
+from offline.samples import Sample, TradeSpan
 from offline.settings import OfflineSettings
 
 Recipe = Callable[[Sample, FeatureSpec, dt.datetime], Candidate]
@@ -47,23 +52,36 @@ def train(
     spec: FeatureSpec,
     train_end: dt.datetime,
     recipes: Sequence[Recipe] = (train_baseline, train_ml),
+    *,
+    spans: Iterable[TradeSpan],
+    reason: str = "",
 ) -> Iterator[Candidate | Evaluation | Challenger]:
     """Train models on the same rows, compare them with the champions, and register them; yield each result at once.
 
     First comes a candidate for each recipe, then the evaluation of all on the rows after training, then a challenger
-    for each candidate. Nothing is registered before all models are trained and evaluated.
+    for each candidate. Nothing is registered before all models are trained, checked by the leak sentinels, and
+    evaluated.
 
     Args:
         uri: the MLflow server.
         rows: up to `train_end` for training, later for the test.
+        spans: trades behind some of the rows, for the sentinels.
+        reason: why a model is much better than the calibrated EWMA, see `check_model`; a parameter of each run.
 
     Raises:
+        LeakFound: a sentinel has found a leak.
         ValueError: there are too few rows, or a model cannot be fitted.
         RegistryError: MLflow does not answer or fails.
     """
-    candidates = []
+    candidates, of_rows = [], check_rows(rows, spec, train_end, spans)
     for recipe in recipes:
-        candidates.append(recipe(rows, spec, train_end))
+        candidate = recipe(rows, spec, train_end)
+        verdicts = of_rows + check_model(candidate, recipe, rows, spec, train_end, reason)
+        if not all(each.passed for each in verdicts):
+            raise LeakFound(candidate.name, verdicts)
+        params = candidate.params | {f"sentinel {each.name}": each.found for each in verdicts}
+        sentinels = {each.name: each.passed for each in verdicts}
+        candidates.append(replace(candidate, params=params, sentinels=sentinels))
         yield candidates[-1]
     yield compare(uri, candidates, split(rows, train_end, spec).test, spec)
     for candidate in candidates:
@@ -96,13 +114,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{BASELINE} version {champion.version} is champion already: nothing to do")
             return
         rows = simulated_rows(spec)
-        results = train(uri, rows, spec, train_end_of_simulated_days(), [train_baseline])
+        train_end, spans = train_end_of_simulated_days(), simulated_spans()
+        results = train(uri, rows, spec, train_end, [train_baseline], spans=spans)
         (challenger,) = (each for each in results if isinstance(each, Challenger))
         version, metrics = challenger.version, challenger.candidate.metrics
         promote(
             uri, BASELINE, version, test=rows.after, spec=spec, who="offline.training", why="trained on simulated days"
         )
-    except (RegistryError, Refused) as error:
+    except (RegistryError, Refused, LeakFound) as error:
         sys.exit(str(error))
     print(
         f"{BASELINE} version {version} is champion: QLIKE {metrics['qlike']:.3f} on {metrics['test_horizons']:.0f} "

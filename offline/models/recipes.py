@@ -21,7 +21,7 @@ from offline.models import ridge as ml
 from offline.models.baseline import Baseline, fit, to_onnx
 from offline.models.intervals import COVERAGE, Fitted, Model, with_intervals
 from offline.promotion.register import Candidate
-from offline.samples import SHORT_WINDOWS, Sample, sample
+from offline.samples import CHECKED_HOURS, SHORT_WINDOWS, Sample, TradeSpan, sample
 
 BASELINE, ML = "volatility-baseline", "volatility-ml"
 CALIBRATED_EWMA = "calibrated EWMA"
@@ -201,6 +201,13 @@ def simulated_rows(spec: FeatureSpec, hours: tuple[int, int] = (0, 24)) -> Sampl
         for day in (*TRAINING_DAYS, TEST_DAY)
         for product in PRODUCTS
     )
+
+
+def simulated_spans() -> list[TradeSpan]:
+    """Return the trades of two products in the first hours of the last training day and of the test day."""
+    days = zip(PRODUCTS, (TRAINING_DAYS[-1], TEST_DAY), strict=True)
+    parts = [simulate_day(product, day, SEED, (0, CHECKED_HOURS)) for product, day in days]
+    return [TradeSpan(trades, int(trades.event_time[0])) for trades in parts]
 
 
 def train_end_of_simulated_days() -> dt.datetime:

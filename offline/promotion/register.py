@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -46,6 +47,7 @@ class Candidate:
         example: shape (2, k), two rows of input.
         params, metrics: for the MLflow run.
         evaluation: the table behind the metrics; None if the model was not judged.
+        sentinels: verdict of each leak sentinel by name, true if the sentinel found no leak.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Candidate:
     params: dict[str, Any]
     metrics: dict[str, float]
     evaluation: Evaluation | None = None
+    sentinels: Mapping[str, bool] = field(default_factory=dict)
 
 
 def prepare_client(uri: str) -> None:
