@@ -14,7 +14,7 @@ from data.features.admission import TAKEN
 from data.features.spec import CONTRACT, FeatureRows, FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.times import DAY_S, NS, to_ns
-from data.trades import Floats, Trades
+from data.trades import Floats, Int64s, Trades
 from offline.leaks.verdicts import DUPLICATES, FUTURE_CUT_OFF, HOLES, SCALE_AND_DATE, Verdict, listed
 from offline.samples import Sample, TradeSpan, sample
 
@@ -69,34 +69,44 @@ def check_rows(rows: Sample, spec: FeatureSpec, train_end: datetime, spans: Iter
 
 
 def duplicates(rows: Sample, others: Sample, spec: FeatureSpec) -> NDArray[np.bool_]:
-    """Return a mask of the rows that equal another row: all bytes of the contract columns and of the target.
+    """Return a mask of the rows that equal another row in all columns, or with the row before in the contract's.
 
-    Longer windows of a copied stretch see beyond its beginning, so only the contract can be compared. Rows of a market
-    that does not move are equal by nature, and are no duplicates; neither are equal rows within a horizon, which share
-    most of their trades.
+    Long windows of a copied stretch see beyond its beginning, so the contract's columns and the target are compared for
+    two rows in succession: in a sparse market, one row alone can repeat by chance. Rows of a market that does not move
+    are equal by nature, and are no duplicates; neither are equal rows within a horizon, which share most trades.
 
     Args:
         rows: shape (n,) of the result.
         others: more rows to compare with, as of training.
     """
     at = [spec.columns.index(name) for name in CONTRACT]
-    key = np.concatenate([np.column_stack([each.values[:, at], each.targets]) for each in (rows, others)])
-    time = np.concatenate([rows.event_time, others.event_time])
-    moves = np.isfinite(key).all(axis=1) & (key[:, -1] > 0) & (key[:, -2] > 0)
-    _, group = np.unique(key[moves], axis=0, return_inverse=True)
-    order = np.lexsort([time[moves], group])
-    group, time = group[order], time[moves][order]
-    starts = np.flatnonzero(np.append(True, group[1:] != group[:-1])) if len(group) else np.empty(0, np.intp)
-    size = np.diff(np.append(starts, len(group)))
-    first, last = (np.repeat(time[at], size) for at in (starts, starts + size - 1))
-    horizon = spec.horizon_s * NS
-    same_time = np.zeros(len(group), np.bool_)
-    twins = (np.diff(time) == 0) & (np.diff(group) == 0)
-    same_time[1:] |= twins
-    same_time[:-1] |= twins
-    found = np.zeros(len(key), np.bool_)
-    found[np.flatnonzero(moves)[order]] = same_time | (time - first >= horizon) | (last - time >= horizon)
+    both = Sample.join([rows, others])
+    whole = np.column_stack([np.where(np.isnan(both.values), -1.0, both.values), both.targets])
+    row = np.column_stack([both.values[:, at], both.targets])
+    two = np.column_stack([row, np.roll(row, 1, axis=0)])
+    moves = np.isfinite(row).all(axis=1) & (row[:, -1] > 0) & (row[:, -2] > 0)
+    moves_before = np.roll(moves, 1)
+    found = np.zeros(len(both), np.bool_)
+    for key, known in (whole, moves), (two, moves & moves_before):
+        found[known] |= _repeats(key[known], both.event_time[known], spec.horizon_s * NS)
     return found[: len(rows)]
+
+
+def _repeats(key: Floats, time: Int64s, horizon: int) -> NDArray[np.bool_]:
+    """Return a mask of the rows of `key` that equal another row at the same time, or a horizon away or more."""
+    if not len(key):
+        return np.zeros(0, np.bool_)
+    _, group = np.unique(key, axis=0, return_inverse=True)
+    order = np.lexsort([time, group])
+    group, time = group[order], time[order]
+    starts = np.flatnonzero(np.append(True, np.diff(group) != 0))
+    size = np.diff(np.append(starts, len(group)))
+    first, last = (np.repeat(time[ends], size) for ends in (starts, starts + size - 1))
+    twins = (np.diff(time) == 0) & (np.diff(group) == 0)
+    found = np.empty(len(key), np.bool_)
+    found[order] = np.append(twins, False) | np.append(False, twins)
+    found[order] |= (time - first >= horizon) | (last - time >= horizon)
+    return found
 
 
 def _row_bytes(rows: Sample) -> set[bytes]:
