@@ -34,18 +34,20 @@ class Sample:
         targets: shape (n,), volatility per horizon.
         event_time: shape (n,), ns since 1970.
         last_time: event time of the newest trade seen by any row or target, ns since 1970.
+        product_id: shape (n,), text.
     """
 
     values: Floats
     targets: Floats
     event_time: Int64s
     last_time: int
+    product_id: NDArray[np.str_]
 
     @classmethod
     def join(cls, samples: Iterable[Self]) -> Self:
         """Return the rows of all samples."""
         parts = list(samples)
-        names = ("values", "targets", "event_time")
+        names = ("values", "targets", "event_time", "product_id")
         columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
         return cls(**columns, last_time=max(part.last_time for part in parts))
 
@@ -54,7 +56,9 @@ class Sample:
 
     def take(self, rows: NDArray[np.bool_]) -> Self:
         """Return the chosen rows."""
-        return type(self)(self.values[rows], self.targets[rows], self.event_time[rows], self.last_time)
+        return type(self)(
+            self.values[rows], self.targets[rows], self.event_time[rows], self.last_time, self.product_id[rows]
+        )
 
     def after(self, when: datetime) -> Self:
         """Return the rows later than a time."""
@@ -153,4 +157,5 @@ def sample(trades: Trades, spec: FeatureSpec, short_windows: Sequence[int] = ())
         np.concatenate([targets, targets[np.searchsorted(counted, short.at)]]),
         event_time[np.concatenate([counted, short.at])],
         int(event_time[-1]),
+        np.full(len(counted) + len(short.at), trades.keys[0].product_id),
     )

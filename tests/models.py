@@ -12,39 +12,41 @@ import numpy as np
 from data.features.spec import FeatureSpec
 from data.models.registry import ModelFile, Registry
 from data.names import AlreadyThere
-from offline.models.baseline import Baseline, to_onnx
+from offline.models.baseline import ScaledEwma, Unconditional, Window
+from offline.models.cascade import Cascade
 from offline.promotion.register import experiment_id
 
 SPEC = FeatureSpec()
 
-BASELINE = Baseline(
-    columns=("n", "ret_mean", "ret_std", "ewma_variance_300"),
-    scale=4.0,
-    intercept=float(np.log(100.0)),
-    slope=1.0,
-    shrinkage=50.0,
-    unconditional=1e-6,
-    min_ret_std=1e-9,
-    floor=1e-10,
-    ratios=((0.5, 1.5), (0.25, 2.0), (0.125, 3.0)),
-)
-"""All columns: score = sqrt(4 * ewma). Contract: 100 * ret_std ** 2, half way (in log) to 1e-6 at n = 50."""
+INTERVALS = ((0.5, 1.5), (0.25, 2.0), (0.125, 3.0))
 
-METADATA = {
-    "variant": "baseline",
-    "columns": ",".join(BASELINE.columns),
-    "spec_id": SPEC.spec_id,
-    "horizon_s": "60",
-    "train_end": "2010-01-09T00:00:00Z",
-    "coverage": "0.9",
-}
+
+def baseline(
+    column: str = "ewma_variance_300",
+    scale: float = 4.0,
+    prior: float = 1e-6,
+    intervals: tuple[tuple[float, float], ...] = INTERVALS,
+    shrinkage: float = 50.0,
+) -> Cascade:
+    """Return a model of three steps: an EWMA, the contract, the prior.
+
+    By default: score = sqrt(4 * ewma); with the contract alone 100 * ret_std ** 2, half way (in log) to 1e-6 at n = 50.
+    """
+    window = Window(float(np.log(100.0)), 1.0, shrinkage, prior, 1e-9)
+    steps = (ScaledEwma(column, scale), window, Unconditional())
+    return Cascade("baseline", ("n", "ret_mean", "ret_std", column), steps, {"": prior}, 1e-10, intervals)
+
+
+BASELINE = baseline()
+
+METADATA = {"spec_id": SPEC.spec_id, "horizon_s": "60", "train_end": "2010-01-09T00:00:00Z", "coverage": "0.9"}
 
 NAN = float("nan")
 
 
-def model_bytes(baseline: Baseline = BASELINE, **metadata: str) -> bytes:
+def model_bytes(model: Cascade = BASELINE, **metadata: str) -> bytes:
     """Return the model as a file; `metadata` replaces entries of the model's own metadata."""
-    return to_onnx(baseline, METADATA | metadata)
+    return model.to_onnx(METADATA | metadata)
 
 
 def model_file(

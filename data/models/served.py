@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+import json
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -13,7 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from data.features.spec import CONTRACT, FeatureSpec
-from data.models.input_sets import missing_columns, with_less_input
+from data.models.input_sets import Steps, with_less_input
 from data.names import ModelRefused
 from data.times import second_text
 from data.trades import Floats
@@ -22,8 +23,15 @@ OUTPUTS = ("score", "lower", "upper")
 
 VARIANTS = ("baseline", "ml")
 
-METADATA = ("variant", "columns", "spec_id", "horizon_s", "train_end", "coverage")
-"""Metadata that an ONNX file must have, as text: `columns` joined by commas, `train_end` as RFC 3339 in UTC."""
+METADATA = ("variant", "columns", "steps", "priors", "spec_id", "horizon_s", "train_end", "coverage")
+"""Metadata that an ONNX file must have, as text: `columns` joined by commas, `steps` and `priors` as JSON, `train_end`
+as RFC 3339 in UTC. See `ServedModel`."""
+
+ALL_PRODUCTS = ""
+"""Key of the prior for a product that training did not see, and for a row without a product."""
+
+ADDED = ("prior", "step")
+"""Inputs of the graph after the model's columns: the prior variance, and the index of the step that answers."""
 
 CHUNK = 128
 """Rows of each run of the graph, the last rows padded, so that a score has the same bytes in any batch.
@@ -48,8 +56,8 @@ class Scores:
     Attributes:
         score: shape (n,), above 0: volatility per horizon, not annualized.
         lower, upper: shape (n,): the interval, lower <= score <= upper.
-        missing: shape (n, k), True where a column of the model was not used, because the column, or another column that
-            the model needs with the column, was not given.
+        missing: shape (n, k), True where a column of the model has no part in the answer, see
+            `data.models.input_sets.Answered`.
     """
 
     score: Floats
@@ -74,6 +82,9 @@ class ServedModel:
     Attributes:
         variant: `baseline` or `ml`.
         columns: names of the k input columns in order, `CONTRACT` first.
+        steps: which columns answer a row, see `Steps`.
+        priors: mean variance per horizon that training saw, by product, and of `ALL_PRODUCTS`: the level of the first
+            minutes, and the forecast without a return.
         spec_id: id of the feature spec whose rows the model was trained on.
         horizon_s: how far ahead the model forecasts, seconds.
         train_end: newest time of the training data, UTC: rows up to `train_end` are in-sample.
@@ -83,6 +94,8 @@ class ServedModel:
 
     variant: str
     columns: tuple[str, ...]
+    steps: Steps
+    priors: dict[str, float]
     spec_id: str
     horizon_s: int
     train_end: datetime
@@ -132,34 +145,31 @@ class ServedModel:
         model._warm()
         return model
 
-    def score(self, values: Floats) -> Scores:
+    def score(self, values: Floats, product_ids: Sequence[str] | None = None) -> Scores:
         """Return the forecasts for rows of features; a row's answer has the same bytes in any batch.
 
-        A row with all columns is scored from all columns, a row with missing columns from the contract columns alone,
-        and a row with fewer than 2 returns by the unconditional forecast. Each way has its own interval. Any finite
-        value is allowed: the graph limits its inputs.
+        Each row is answered by the first of the model's steps whose columns have values; each step has its own
+        interval. Any finite value is allowed: the graph limits its inputs.
 
         Args:
             values: shape (n, k), the model's `columns` in order, NaN where a value is missing.
+            product_ids: n, of each row; None: rows without a product.
 
         Raises:
             ValueError: another shape, or an infinite value.
         """
         if values.ndim != 2 or values.shape[1] != len(self.columns):
             raise ValueError(f"values must have shape (n, {len(self.columns)}) for {self.columns}, had {values.shape}")
-        rows = len(values)
-        padded = np.ones((-(-rows // CHUNK) * CHUNK, len(self.columns)), np.float32)
-        known = padded[:rows]
-        np.minimum(np.maximum(values, -_FLOAT32_MAX), _FLOAT32_MAX, out=known, casting="same_kind")
-        if np.isfinite(values).all() and (values[:, 0] >= 2).all():  # most calls
-            missing = np.zeros(values.shape, np.bool_)
-        else:
-            if np.isinf(values).any():
-                row, column = np.argwhere(np.isinf(values))[0]
-                what = f"row {row}: {self.columns[column]}"
-                raise ValueError(f"{what} must be finite, or NaN where missing, was infinite")
-            missing = missing_columns(values)
-            known[missing] = np.nan
+        if np.isinf(values).any():
+            row, column = np.argwhere(np.isinf(values))[0]
+            what = f"row {row}: {self.columns[column]}"
+            raise ValueError(f"{what} must be finite, or NaN where missing, was infinite")
+        rows, k = values.shape
+        step, missing = self.steps.answered(values)
+        padded = np.ones((-(-rows // CHUNK) * CHUNK, k + len(ADDED)), np.float32)
+        np.minimum(np.maximum(values, -_FLOAT32_MAX), _FLOAT32_MAX, out=padded[:rows, :k], casting="same_kind")
+        padded[:rows, k] = self._prior(product_ids)
+        padded[:rows, k + 1] = step
         answers = np.empty((len(OUTPUTS), len(padded)))
         for start in range(0, len(padded), CHUNK):
             outputs = self._session.run(OUTPUTS, {"X": padded[start : start + CHUNK]})
@@ -167,6 +177,11 @@ class ServedModel:
                 answer[start : start + CHUNK] = output.reshape(CHUNK)
         score, lower, upper = answers[:, :rows]
         return Scores(score, lower, upper, missing)
+
+    def _prior(self, product_ids: Sequence[str] | None) -> float | list[float]:
+        """Return the prior of each row, or one prior for all rows."""
+        usual = self.priors[ALL_PRODUCTS]
+        return usual if product_ids is None else [self.priors.get(name, usual) for name in product_ids]
 
     def _warm(self) -> None:
         """Score known rows of each input set, from 0 to more than float32 holds, and check the scores.
@@ -176,7 +191,12 @@ class ServedModel:
         """
         rows = np.repeat([[0.0], [1e-30], [1e-8], [1e-3], [1.0], [1e3], [1e300]], len(self.columns), axis=1)
         rows[:, 0] = 50
-        rows = np.concatenate(with_less_input(rows))
+        parts = list(with_less_input(rows))
+        for step in self.steps.steps:
+            unused = [i for i, name in enumerate(self.columns) if name not in (*CONTRACT, *step)]
+            parts.append(rows.copy())
+            parts[-1][:, unused] = np.nan
+        rows = np.concatenate(parts)
         try:
             found = self.score(rows)
         except Exception as error:  # onnxruntime raises unrelated classes, one for each of its status codes
@@ -224,9 +244,12 @@ def _metadata(session: ort.InferenceSession) -> dict[str, Any]:
             raise ValueError(f"coverage must be between 0 and 1, was {metadata['coverage']}")
         if metadata["variant"] not in VARIANTS:
             raise ValueError(f"variant must be one of {VARIANTS}, was {metadata['variant']!r}")
+        columns = tuple(metadata["columns"].split(","))
         return {
             "variant": metadata["variant"],
-            "columns": tuple(metadata["columns"].split(",")),
+            "columns": columns,
+            "steps": Steps(columns, [tuple(step) for step in json.loads(metadata["steps"])]),
+            "priors": _priors(json.loads(metadata["priors"])),
             "spec_id": metadata["spec_id"],
             "horizon_s": horizon_s,
             "train_end": train_end,
@@ -236,10 +259,26 @@ def _metadata(session: ort.InferenceSession) -> dict[str, Any]:
         raise ModelRefused(f"metadata_props cannot be read: {error}", "metadata") from error
 
 
-def _check_signature(session: ort.InferenceSession, k: int) -> None:
-    """Check inputs and outputs: one input `X` of float32 (any number of rows, k); three float32 outputs, one number a
-    row.
+def _priors(found: Any) -> dict[str, float]:
+    """Return the priors of a file.
+
+    Raises:
+        ValueError: no prior for all products, or a prior that is not above 0.
     """
+    if not isinstance(found, dict) or ALL_PRODUCTS not in found:
+        raise ValueError(f"priors must be an object with the key {ALL_PRODUCTS!r}, were {str(found)[:80]}")
+    priors = {name: float(value) for name, value in found.items()}
+    bad = {name: value for name, value in priors.items() if not 0 < value < 1}
+    if bad:
+        raise ValueError(f"priors must be above 0 and below 1, were {bad}")
+    return priors
+
+
+def _check_signature(session: ort.InferenceSession, k: int) -> None:
+    """Check inputs and outputs: one input `X` of float32 (any number of rows, k and `ADDED`); three float32 outputs,
+    one number a row.
+    """
+    k += len(ADDED)
     inputs = [(node.name, node.type, node.shape[1:]) for node in session.get_inputs()]
     if inputs != [("X", "tensor(float)", [k])] or isinstance(session.get_inputs()[0].shape[0], int):
         raise ModelRefused(f"the input must be X, float32, shape (any, {k}), was {inputs}", "signature")

@@ -56,6 +56,17 @@ def target_volatility(event_time: Int64s, price: Floats, spec: FeatureSpec) -> F
 
 
 @compiled
+def squared_return(before: float, price: float) -> float:
+    """Return the squared log return from one grid point to the next.
+
+    >>> squared_return(100.0, 100.0)
+    0.0
+    """
+    moved = math.log1p((price - before) / before)
+    return moved * moved
+
+
+@compiled
 def _targets(event_time: Int64s, price: Floats, step: int, horizon_steps: int, gap: int) -> Floats:
     targets = np.full(len(price), np.nan)
     start = 0
@@ -70,7 +81,7 @@ def _targets(event_time: Int64s, price: Floats, step: int, horizon_steps: int, g
             while trade + 1 < end and event_time[trade + 1] <= point * step:
                 trade += 1
             if point > first:
-                squares[point - first] = math.log1p((price[trade] - before) / before) ** 2
+                squares[point - first] = squared_return(before, price[trade])
             before = price[trade]
         known = -1
         volatility = np.nan

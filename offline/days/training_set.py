@@ -74,7 +74,7 @@ def training_sample(
             rows = slice(None) if with_short_windows else numbers_of(table["short_window"]) == 0
             values = np.column_stack([numbers_of(table[name]).astype(np.float64) for name in spec.columns])
             targets, event_time = (numbers_of(table[name])[rows] for name in ("target_volatility", "event_time"))
-            parts.append(Sample(values[rows], targets, event_time, last_time))
+            parts.append(Sample(values[rows], targets, event_time, last_time, np.full(len(targets), product_id)))
     if not sum(map(len, parts)):
         raise ValueError(
             f"no training rows of {', '.join(products) or 'no product'} from {first_day} to {last_day}: ingest or "

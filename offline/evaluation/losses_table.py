@@ -19,7 +19,7 @@ from data.truth.losses import coverage, qlike
 from offline.samples import Sample
 
 UNSCALED_EWMA = "unscaled EWMA"
-"""Forecaster: the unscaled variance of the last minutes, with the half-life of `plain_ewma`."""
+"""Forecaster: the unscaled variance of the last minutes, with the half-life of `plain_ewma`; or the mean so far."""
 
 ALL, CONTRACT_ALONE, NOTHING = ASKED_WITH = "all columns", "the contract alone", "nothing"
 """Input of a forecaster: values of `LossesRow.asked_with`."""
@@ -97,8 +97,14 @@ def plain_ewma(spec: FeatureSpec) -> str:
 
 
 def judged_rows(test: Sample, spec: FeatureSpec) -> Sample:
-    """Return the rows to judge: rows with an EWMA to compare with, so from minutes after the begin of a segment."""
-    return test.take(~np.isnan(test.values[:, spec.columns.index(plain_ewma(spec))]))
+    """Return the rows to judge: rows with a variance to compare with, so from the first grid step of a segment on."""
+    return test.take(~np.isnan(_plain_variance(test, spec)))
+
+
+def _plain_variance(rows: Sample, spec: FeatureSpec) -> Floats:
+    """Return the unscaled EWMA of each row; before the EWMA is known, the mean so far."""
+    ewma, mean = (rows.values[:, spec.columns.index(name)] for name in (plain_ewma(spec), "mean_variance"))
+    return np.where(np.isnan(ewma), mean, ewma)
 
 
 def evaluate(models: Mapping[str, ServedModel], test: Sample, spec: FeatureSpec, floor: float) -> Evaluation:
@@ -117,7 +123,7 @@ def evaluate(models: Mapping[str, ServedModel], test: Sample, spec: FeatureSpec,
     """
     rows = judged_rows(test, spec)
     if not len(rows):
-        raise ValueError(f"none of {len(test)} test rows has {plain_ewma(spec)}: more history is needed")
+        raise ValueError(f"none of {len(test)} test rows has a grid step before the row: more history is needed")
     realized = rows.targets**2
     floored = np.maximum(rows.targets, np.sqrt(floor))
 
@@ -134,10 +140,10 @@ def evaluate(models: Mapping[str, ServedModel], test: Sample, spec: FeatureSpec,
     for name, model in models.items():
         values = rows.values[:, [spec.columns.index(column) for column in model.columns]]
         for asked_with, these in zip(ASKED_WITH, with_less_input(values), strict=True):
-            answer = model.score(these)
+            answer = model.score(these, rows.product_id.tolist())
             covered = coverage(floored, answer.lower, answer.upper)
             found.append(losses_row(name, asked_with, answer.score, covered))
-    ewma = rows.values[:, spec.columns.index(plain_ewma(spec))]
+    ewma = _plain_variance(rows, spec)
     found.append(losses_row(UNSCALED_EWMA, ALL, np.sqrt(np.maximum(ewma, floor))))
     return Evaluation(
         losses=tuple(found),

@@ -206,7 +206,7 @@ def remake_score(each: Explanation) -> None:
     if model is None:
         return each.found("score", "expired", "there is no model to score with")
     values = [np.nan if (value := getattr(record, name)) is None else value for name in model.columns]
-    scores = model.score(np.array([values], np.float64))
+    scores = model.score(np.array([values], np.float64), [record.product_id])
     remade = {
         "horizon_s": model.horizon_s,
         "score": float(scores.score[0]),

@@ -1,180 +1,201 @@
-"""`volatility-baseline`: a calibrated EWMA, a forecast from the contract alone, and one graph with both."""
+"""`volatility-baseline`: a calibrated EWMA, and the simple steps of every model."""
 
 from __future__ import annotations
 
 # ruff: noqa: PLC0415 - scikit-learn takes seconds to import, and most callers only ask
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from data.features.spec import CONTRACT
-from data.models.input_sets import ALL_COLUMNS, CONTRACT_ONLY, UNCONDITIONAL, input_sets
-from data.models.served import OUTPUTS
+from data.features.spec import CONTRACT, FeatureSpec
+from data.models.input_sets import Step
+from data.models.served import ALL_PRODUCTS
 from data.trades import Floats
 from data.truth.losses import qlike
 from data.truth.targets import variance_floor
-from offline.models.intervals import Ratios
-from offline.models.onnx_graph import FLOAT, INT64, Graph
+from offline.models.cascade import PRIOR, Cascade, Columns, Rows, StepModel
+from offline.models.onnx_graph import Graph
 
 MIN_SHARE = 0.01
-"""Lower limit of a forecast, as a share of the unconditional forecast; and of `ret_std`, as a share of the median: a
-market that stood still for an hour is not forecast to stand still for ever."""
-
-MAX_VARIANCE = 1e6
-"""Upper limit of variances: finite input gives a finite answer, in float32 too."""
+"""Lower limit of `ret_std`, as a share of the median."""
 
 SHRINKAGES = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-"""Candidates for `Baseline.shrinkage`: number of returns at which the window's own forecast and the unconditional
-forecast weigh the same; chosen by QLIKE."""
+"""Candidates for `Window.shrinkage`, chosen by QLIKE."""
+
+PRIOR_STEPS = 60
+"""Weight of the prior in the first minutes, in grid steps: with 60 known steps, mean and prior weigh the same."""
+
+PRODUCT_HORIZONS = 30
+"""Fewest horizons of a product from which the product gets a prior of its own."""
+
+FIRST_COLUMNS = ("known_steps", "mean_variance")
 
 
-@dataclass(frozen=True, slots=True)
-class Baseline:
-    """The fitted parameters. Variances are per horizon.
+@dataclass(frozen=True)
+class ScaledEwma:
+    """A weighted variance, multiplied by a constant."""
+
+    column: str
+    scale: float
+
+    @property
+    def needs(self) -> Step:
+        return (self.column,)
+
+    def variance(self, columns: Columns) -> Floats:
+        return self.scale * columns[self.column]
+
+    def node(self, graph: Graph) -> str:
+        return graph.node("Mul", graph.column(self.column), graph.constant(self.scale))
+
+
+@dataclass(frozen=True)
+class FirstMinutes:
+    """The mean variance of the segment so far, together with the prior: (n x mean + 60 x prior) / (n + 60)."""
+
+    @property
+    def needs(self) -> Step:
+        return FIRST_COLUMNS
+
+    def variance(self, columns: Columns) -> Floats:
+        steps, mean = (columns[name] for name in FIRST_COLUMNS)
+        return np.asarray((steps * mean + PRIOR_STEPS * columns[PRIOR]) / (steps + PRIOR_STEPS))
+
+    def node(self, graph: Graph) -> str:
+        node, weight = graph.node, graph.constant(PRIOR_STEPS)
+        steps, mean = (graph.column(name) for name in FIRST_COLUMNS)
+        total = node("Add", node("Mul", steps, mean), node("Mul", weight, graph.column(PRIOR)))
+        return node("Div", total, node("Add", steps, weight))
+
+
+@dataclass(frozen=True)
+class Window:
+    """The forecast from the contract columns alone.
 
     Attributes:
-        columns: the input columns: the contract and one `ewma_variance_...`.
-        scale: forecast variance / weighted realized variance.
         intercept, slope: log variance by log `ret_std` ** 2, for a full window.
-        shrinkage: log variance is pulled to the unconditional log variance with weight shrinkage / (n + shrinkage).
-        unconditional: mean realized variance.
-        min_ret_std: a smaller `ret_std`, above all 0, is read as `min_ret_std`.
-        floor: smaller realized variances count as `floor` in fitting and in losses.
-        ratios: shape (3, 2), ends of the interval as multiples of the score, for each input set.
+        shrinkage: log variance is pulled to `usual` with weight shrinkage / (n + shrinkage).
+        usual: mean realized variance.
+        min_ret_std: a smaller `ret_std` is read as `min_ret_std`.
     """
 
-    columns: tuple[str, ...]
-    scale: float
     intercept: float
     slope: float
     shrinkage: float
-    unconditional: float
+    usual: float
     min_ret_std: float
-    floor: float
-    ratios: Ratios = ()
 
-    def predict(self, values: Floats) -> Floats:
-        """Return the scores of rows of `columns`, NaN where missing: the computation of the graph, in float64."""
-        n, _, ret_std, ewma = values.T
-        least = MIN_SHARE**2 * self.unconditional
+    @property
+    def needs(self) -> Step:
+        return CONTRACT
+
+    def variance(self, columns: Columns) -> Floats:
+        n, ret_std = columns["n"], columns["ret_std"]
         window = self.intercept + self.slope * 2 * np.log(np.clip(ret_std, self.min_ret_std, 1.0))
-        weight = n / (n + self.shrinkage) if self.shrinkage else np.ones_like(n)
-        usual = np.log(self.unconditional)
-        by_set = [
-            np.clip(self.scale * ewma, least, MAX_VARIANCE),
-            np.clip(np.exp(usual + weight * (window - usual)), least, MAX_VARIANCE),
-            np.full(len(values), self.unconditional),
-        ]
-        return np.asarray(np.sqrt(np.choose(input_sets(values), by_set)), dtype=np.float64)
+        usual = np.log(self.usual)
+        return np.asarray(np.exp(usual + n / (n + self.shrinkage) * (window - usual)))
+
+    def node(self, graph: Graph) -> str:
+        node, constant = graph.node, graph.constant
+        n, usual = graph.column("n"), float(np.log(self.usual))
+        window = node("Log", node("Clip", graph.column("ret_std"), constant(self.min_ret_std), constant(1.0)))
+        window = node("Mul", window, constant(2 * self.slope))
+        window = node("Add", window, constant(self.intercept - usual))  # log of forecast / usual variance
+        weight = node("Div", n, node("Add", n, constant(self.shrinkage)))
+        return node("Exp", node("Add", node("Mul", weight, window), constant(usual)))
 
 
-def fit(values: Floats, columns: Sequence[str], targets: Floats) -> Baseline:
-    """Choose half-life and scale, and fit the forecast from the contract, all by QLIKE on the given rows.
+@dataclass(frozen=True)
+class Unconditional:
+    """The prior of the product."""
 
-    Args:
-        values: shape (n, len(columns)), rows of features; rows with missing columns are for the contract's fit, and
-            rows of short windows choose the shrinkage.
-        columns: the contract first; all `ewma_variance_...` among the columns compete.
-        targets: shape (n,), volatility per horizon.
+    @property
+    def needs(self) -> Step:
+        return ()
+
+    def variance(self, columns: Columns) -> Floats:
+        return columns[PRIOR]
+
+    def node(self, graph: Graph) -> str:
+        return graph.column(PRIOR)
+
+
+def fit(rows: Rows, spec: FeatureSpec) -> Cascade:
+    """Choose half-life and scale by QLIKE, and fit the forecast from the contract.
+
+    Rows of short windows choose the shrinkage.
 
     Raises:
-        ValueError: there is no `ewma_variance_...` column, or the median `ret_std` of full windows is 0.
+        ValueError: the rows show no volatility.
     """
+    floor = variance_floor(rows.realized)
+    steps = simple_steps(rows, spec, floor)
+    needed = dict.fromkeys(name for step in steps for name in step.needs)
+    columns = (*CONTRACT, *(name for name in spec.columns if name in needed and name not in CONTRACT))
+    return Cascade("baseline", columns, steps, priors_of(rows), floor)
+
+
+def priors_of(rows: Rows) -> dict[str, float]:
+    """Return the mean realized variance, by product and of all rows."""
+    priors = {ALL_PRODUCTS: float(np.mean(rows.realized))}
+    for name in np.unique(rows.product_id):
+        mine = rows.product_id == name
+        if name and len(np.unique(rows.horizon[mine])) >= PRODUCT_HORIZONS:
+            priors[str(name)] = float(np.mean(rows.realized[mine]))
+    return {name: prior for name, prior in priors.items() if prior > 0}
+
+
+def simple_steps(rows: Rows, spec: FeatureSpec, floor: float) -> tuple[StepModel, ...]:
+    """Return the steps behind the best one: EWMAs, the first minutes, the contract, and the prior.
+
+    The EWMA of the chosen half-life comes first, then shorter ones, then longer ones. The shortest knows too little,
+    and comes after the first minutes.
+    """
+    ewmas = scaled_ewmas(rows, spec, floor)
+    ladder: list[StepModel] = [FirstMinutes(), *(step for step, _ in ewmas[:1])]
+    if longer := ewmas[1:]:
+        best = int(np.argmin([loss for _, loss in longer]))
+        usable = [step for step, _ in longer]
+        ladder = [*usable[best::-1], *usable[best + 1 :], *ladder]
+    if (window := _window(rows, floor)) is not None:
+        ladder.append(window)
+    return (*ladder, Unconditional())
+
+
+def scaled_ewmas(rows: Rows, spec: FeatureSpec, floor: float) -> list[tuple[ScaledEwma, float]]:
+    """Return the weighted variances that some rows have, shortest half-life first, each with scale and QLIKE.
+
+    All are compared on the rows that have the longest of them.
+    """
+    names = [f"ewma_variance_{half_life}" for half_life in spec.half_lives]
+    known = [name for name in names if np.sum(rows.columns[name] > 0) > 1]
+    if not known:
+        return []
+    mine = rows.take(rows.columns[known[-1]] > 0)
+    realized = np.maximum(mine.realized, floor)
+    found = []
+    for name in known:
+        ewma = np.maximum(mine.columns[name], floor)
+        scale = float(np.mean(realized / ewma))  # where the mean QLIKE is smallest
+        found.append((ScaledEwma(name, scale), float(np.mean(qlike(realized, scale * ewma, floor)))))
+    return found
+
+
+def _window(rows: Rows, floor: float) -> Window | None:
+    """Fit the forecast from the contract; None if no row has a window that moved."""
     from sklearn.linear_model import LinearRegression
 
-    realized = targets**2
-    floor = variance_floor(realized[~np.isnan(values).any(axis=1)])
-    realized = np.maximum(realized, floor)
-
-    candidates = [i for i, name in enumerate(columns) if name.startswith("ewma_variance_")]
-    if not candidates:
-        raise ValueError(f"one column at least must be an ewma_variance_..., columns were {tuple(columns)}")
-    rows = ~np.isnan(values[:, candidates]).any(axis=1)
-    least = MIN_SHARE**2 * float(np.mean(realized[rows]))
-    losses, scales = [], []
-    for i in candidates:
-        ewma = np.maximum(values[rows, i], least)
-        scales.append(float(np.mean(realized[rows] / ewma)))  # where the mean QLIKE is smallest
-        losses.append(float(np.mean(qlike(realized[rows], scales[-1] * ewma, floor))))
-    best = int(np.argmin(losses))
-
-    n, ret_std = values[:, columns.index("n")], values[:, columns.index("ret_std")]
-    full = n == np.max(n)
-    min_ret_std = MIN_SHARE * float(np.median(ret_std[full]))
+    mine = rows.take((rows.columns["n"] >= 2) & ~np.isnan(rows.columns["ret_std"]))
+    n, ret_std, realized = mine.columns["n"], mine.columns["ret_std"], np.maximum(mine.realized, floor)
+    full = n == np.max(n, initial=0)
+    min_ret_std = MIN_SHARE * float(np.median(ret_std[full])) if full.any() else 0.0
     if not min_ret_std > 0:
-        raise ValueError("the median ret_std of full windows is 0: these trades show no volatility to learn from")
+        return None
     log_square = 2 * np.log(np.clip(ret_std, min_ret_std, 1.0))
     line = LinearRegression().fit(log_square[full, None], np.log(realized[full]))
     slope = float(line.coef_[0])
     residual = np.log(realized[full]) - slope * log_square[full]
     intercept = float(np.log(np.mean(np.exp(residual))))  # mean(realized / forecast) = 1, not mean of logs = 0
-
-    used, usual = (*CONTRACT, columns[candidates[best]]), float(np.mean(realized[full]))
-    fitted = Baseline(
-        used, scales[best], intercept, slope, shrinkage=0.0, unconditional=usual, min_ret_std=min_ret_std, floor=floor
-    )
-    windows = np.column_stack([values[:, [columns.index(name) for name in CONTRACT]], np.full(len(values), np.nan)])
-    windows, realized = windows[n >= 2], realized[n >= 2]
+    fitted = Window(intercept, slope, 0.0, float(np.mean(realized[full])), min_ret_std)
     fits = [replace(fitted, shrinkage=shrinkage) for shrinkage in SHRINKAGES]
-    return min(fits, key=lambda each: float(np.mean(qlike(realized, each.predict(windows) ** 2, floor))))
-
-
-def to_onnx(baseline: Baseline, metadata: dict[str, str]) -> bytes:
-    """Write the baseline as one ONNX graph, see `forecast_graph`."""
-    return forecast_graph(baseline, baseline.columns, baseline.ratios, calibrated_ewma, metadata)
-
-
-def calibrated_ewma(graph: Graph, baseline: Baseline, columns: Sequence[str]) -> str:
-    """Add the forecast variance from all columns to a graph: the chosen EWMA, scaled and limited."""
-    least, most = graph.constant(MIN_SHARE**2 * baseline.unconditional), graph.constant(MAX_VARIANCE)
-    ewma = graph.column(columns.index(baseline.columns[-1]))
-    return graph.node("Clip", graph.node("Mul", ewma, graph.constant(baseline.scale)), least, most)
-
-
-def forecast_graph(
-    baseline: Baseline,
-    columns: Sequence[str],
-    ratios: Ratios,
-    from_all_columns: Callable[[Graph, Baseline, Sequence[str]], str],
-    metadata: dict[str, str],
-) -> bytes:
-    """Write one ONNX graph: `X` float32 (any, k) in; `score`, `lower`, `upper` float32 (any,) out.
-
-    `X` is NaN in each of the `missing_columns` of a row, and so shows the input set of the row.
-
-    Args:
-        baseline: for rows with the contract alone, or with nothing.
-        columns: of `X`, the contract first.
-        ratios: see `Baseline.ratios`.
-        from_all_columns: adds the forecast variance of rows with all columns to the graph, and returns its name.
-        metadata: key-value metadata of the file, see `data.models.served.METADATA`.
-    """
-    graph = Graph()
-    node, constant = graph.node, graph.constant
-
-    def choose(by_set: Sequence[str], name: str = "") -> str:
-        rest = node("Where", from_window, by_set[CONTRACT_ONLY], by_set[UNCONDITIONAL])
-        return node("Where", from_all, by_set[ALL_COLUMNS], rest, name=name)
-
-    n, ret_std = graph.column(columns.index("n")), graph.column(columns.index("ret_std"))
-    absent = node("ReduceMax", node("Cast", node("IsNaN", "X"), to=FLOAT), constant(1, INT64, (1,)), keepdims=0)
-    from_all = node("Less", absent, constant(0.5))
-    from_window = node("Not", node("IsNaN", ret_std))
-
-    usual = float(np.log(baseline.unconditional))
-    least, most = constant(MIN_SHARE**2 * baseline.unconditional), constant(MAX_VARIANCE)
-    window = node("Log", node("Clip", ret_std, constant(baseline.min_ret_std), constant(1.0)))
-    window = node("Mul", window, constant(2 * baseline.slope))
-    window = node("Add", window, constant(baseline.intercept - usual))  # log of forecast / unconditional variance
-    weight = node("Div", n, node("Add", n, constant(baseline.shrinkage)))
-    window = node("Exp", node("Add", node("Mul", weight, window), constant(usual)))
-    variances = (
-        from_all_columns(graph, baseline, columns),
-        node("Clip", window, least, most),
-        constant(baseline.unconditional),
-    )
-    score = node("Sqrt", choose(variances), name="score")
-    for side, name in enumerate(("lower", "upper")):
-        node("Mul", score, choose([constant(ratio[side]) for ratio in ratios]), name=name)
-    return graph.to_bytes(f"volatility_{metadata['variant']}", len(columns), OUTPUTS, metadata)
+    return min(fits, key=lambda each: float(np.mean(qlike(realized, each.variance(mine.columns), floor))))

@@ -1,56 +1,53 @@
-"""Recipes to make each model from a sample: split, fit, calibrate, check."""
+"""Recipes to make each model from a sample: split, fit, set the intervals, check."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from data.features.spec import CONTRACT, FeatureSpec
-from data.models.input_sets import ALL_COLUMNS, input_sets, with_less_input
+from data.features.spec import FeatureSpec
+from data.models.input_sets import with_less_input
 from data.models.served import ServedModel
 from data.simulator.day import simulate_day
-from data.times import NS, second_text, to_datetime
-from data.trades import Floats
+from data.times import DAY_S, NS, second_text, start_ns, to_datetime
 from offline.evaluation.losses_table import evaluate
-from offline.models import ridge as ml
-from offline.models.baseline import Baseline, fit, to_onnx
-from offline.models.intervals import COVERAGE, Fitted, Model, with_intervals
+from offline.models import baseline, shape
+from offline.models.cascade import Cascade, Rows
+from offline.models.crossfit import COVERAGE, with_intervals
 from offline.promotion.register import Candidate
 from offline.samples import CHECKED_HOURS, SHORT_WINDOWS, Sample, TradeSpan, sample
 
 BASELINE, ML = "volatility-baseline", "volatility-ml"
 CALIBRATED_EWMA = "calibrated EWMA"
-FIT_SHARE = 0.6
-"""Share of the training horizons for fitting; the later horizons set the intervals."""
 
 PRODUCTS = ("BTC-USD", "ETH-USD")
 SEED = 0
 TRAINING_DAYS = tuple(dt.date(2010, 1, day) for day in (4, 5, 6, 7, 8))
 """Days before the first market exchanged bitcoin for dollars: no recorded trade is ever in-sample."""
 TEST_DAY = dt.date(2010, 1, 9)
+FIRST_MARKET = dt.date(2010, 3, 17)
+"""Opening of the first exchange of bitcoin for dollars: earlier trades are simulated."""
 
-EWMAS = ("ewma_variance_300", "ewma_variance_1200", "ewma_variance_3600")
-"""Candidates for the half-life: on real markets 5 to 60 minutes were measured best, and the last minute alone nearly
-the worst."""
 MAX_OFF = 1e-5
 """Maximum relative difference of a score between graph and fitted model: float32 holds 7 digits."""
+USUAL = 0.995
+"""Share of scores that must be within `MAX_OFF`."""
+MAX_FLIPPED = 0.05
+"""Maximum relative difference of the other scores: an input near a threshold may take the other branch of a tree."""
 
 
 class Split(NamedTuple):
-    """A sample cut by time: no target of an earlier part reaches into a row's horizon in a later part."""
+    """A sample cut by time: no target of training reaches into a test row's horizon."""
 
-    fitting: Sample
-    intervals: Sample
+    training: Sample
     test: Sample
 
 
 def split(rows: Sample, train_end: dt.datetime, spec: FeatureSpec) -> Split:
-    """Cut a sample into rows for fitting, rows for the intervals, and test rows from a horizon after `train_end` on.
+    """Cut a sample into rows for training, and test rows from a horizon after `train_end` on.
 
     Raises:
         ValueError: a part is empty.
@@ -66,13 +63,25 @@ def split(rows: Sample, train_end: dt.datetime, spec: FeatureSpec) -> Split:
             f"{len(training):,} rows end by {second_text(train_end)} and {len(test):,} begin a horizon later: "
             "training needs both; choose another train_end, or more days"
         )
-    distinct = np.unique(training.horizon(spec))
-    cut = int(distinct[int(len(distinct) * FIT_SHARE)])
-    number = training.horizon(spec)
-    parts = training.take(number < cut - 1), training.take(number >= cut)
-    if not all(map(len, parts)):
-        raise ValueError(f"{len(distinct)} horizons of training are too few to fit a model and to set its intervals")
-    return Split(*parts, test)
+    return Split(training, test)
+
+
+def rows_of(rows: Sample, spec: FeatureSpec) -> Rows:
+    """Return a sample as named columns."""
+    return Rows(
+        dict(zip(spec.columns, rows.values.T, strict=True)),
+        rows.targets**2,
+        rows.horizon(spec),
+        rows.product_id,
+        rows.event_time < start_ns(FIRST_MARKET),
+        rows.event_time // (DAY_S * NS),
+    )
+
+
+def fit_with_intervals(rows: Sample, spec: FeatureSpec, fit: Callable[[Rows, FeatureSpec], Cascade]) -> Cascade:
+    """Fit a model to all rows of a sample, and set its intervals by cross-fitting."""
+    named = rows_of(rows, spec)
+    return with_intervals(fit(named, spec), named, lambda part: fit(part, spec), spec.half_lives[1])
 
 
 def train_baseline(rows: Sample, spec: FeatureSpec, train_end: dt.datetime) -> Candidate:
@@ -82,9 +91,8 @@ def train_baseline(rows: Sample, spec: FeatureSpec, train_end: dt.datetime) -> C
         ValueError: the rows show no volatility, or there are too few rows, or the graph differs from the fitted model.
     """
     parts = split(rows, train_end, spec)
-    fitted = _baseline(parts, spec)
-    graph = to_onnx(fitted, _metadata("baseline", fitted, spec, train_end))
-    return _candidate(BASELINE, {CALIBRATED_EWMA: (fitted, graph)}, asdict(fitted), parts, spec)
+    fitted = fit_with_intervals(parts.training, spec, baseline.fit)
+    return _candidate(BASELINE, {CALIBRATED_EWMA: fitted}, parts, spec, train_end)
 
 
 def train_ml(rows: Sample, spec: FeatureSpec, train_end: dt.datetime) -> Candidate:
@@ -94,96 +102,81 @@ def train_ml(rows: Sample, spec: FeatureSpec, train_end: dt.datetime) -> Candida
         ValueError: see `train_baseline`.
     """
     parts = split(rows, train_end, spec)
-    ewma = _baseline(parts, spec)
-    columns = ml.inputs_of(spec)
-    fitting = _columns(parts.fitting, columns, spec)
-    fitted = ml.fit(ewma, fitting, columns, parts.fitting.targets, parts.fitting.horizon(spec))
-    fitted = _calibrated(fitted, parts, spec)
-    graphs: dict[str, tuple[Fitted, bytes]] = {
-        ML: (fitted, ml.to_onnx(fitted, _metadata("ml", fitted, spec, train_end))),
-        CALIBRATED_EWMA: (ewma, to_onnx(ewma, _metadata("baseline", ewma, spec, train_end))),
+    fitted = {
+        ML: fit_with_intervals(parts.training, spec, shape.fit),
+        CALIBRATED_EWMA: fit_with_intervals(parts.training, spec, baseline.fit),
     }
-    params = {
-        "columns": fitted.columns,
-        "coefficients": [round(float(value), 6) for value in fitted.ridge[-1].coef_],
-        "penalty": fitted.penalty,
-        "correction": fitted.correction,
-        "weight": fitted.weight,
-        "ratios": fitted.ratios,
-        "ewma": ewma.columns[-1],
-        "ewma_scale": ewma.scale,
-        "floor": ewma.floor,
-    }
-    return _candidate(ML, graphs, params, parts, spec)
+    return _candidate(ML, fitted, parts, spec, train_end)
 
 
-def _baseline(parts: Split, spec: FeatureSpec) -> Baseline:
-    inputs = (*CONTRACT, *EWMAS)
-    fitted = fit(_columns(parts.fitting, inputs, spec), inputs, parts.fitting.targets)
-    return _calibrated(fitted, parts, spec)
+def served(fitted: Cascade, test: Sample, spec: FeatureSpec, train_end: dt.datetime) -> tuple[bytes, ServedModel]:
+    """Write the graph of a fitted model, load the graph, and compare both on rows with all and with less input.
 
-
-def _calibrated(fitted: Model, parts: Split, spec: FeatureSpec) -> Model:
-    """Return the model with its intervals, from the rows with all columns."""
-    values = _columns(parts.intervals, fitted.columns, spec)
-    whole = _are_whole(values)
-    return with_intervals(fitted, values[whole], parts.intervals.targets[whole])
-
-
-def _columns(rows: Sample, names: Sequence[str], spec: FeatureSpec) -> Floats:
-    return rows.values[:, [spec.columns.index(name) for name in names]]
-
-
-def _are_whole(values: Floats) -> NDArray[np.bool_]:
-    """Return a mask of the rows with all columns; raise ValueError if there are none."""
-    whole = input_sets(values) == ALL_COLUMNS
-    if not whole.any():
-        raise ValueError(f"none of {len(values):,} rows that set the intervals has all columns: more history is needed")
-    return np.asarray(whole)
-
-
-def _metadata(variant: str, fitted: Fitted, spec: FeatureSpec, train_end: dt.datetime) -> dict[str, str]:
-    return {
-        "variant": variant,
-        "columns": ",".join(fitted.columns),
+    Raises:
+        ValueError: a score of the graph differs from the fitted model's.
+    """
+    metadata = {
         "spec_id": spec.spec_id,
         "horizon_s": str(spec.horizon_s),
         "train_end": second_text(train_end),
         "coverage": str(COVERAGE),
     }
-
-
-def _checked(content: bytes, fitted: Fitted, test: Sample, spec: FeatureSpec) -> ServedModel:
-    """Load the graph, and compare with the fitted model (scikit-learn's own) on all test rows and input sets."""
+    content = fitted.to_onnx(metadata)
     model = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
-    values = _columns(test, model.columns, spec)
-    asked = np.concatenate(with_less_input(values))
-    off = float(np.max(np.abs(model.score(asked).score / fitted.predict(asked) - 1)))
-    if not off <= MAX_OFF:
-        raise ValueError(f"the ONNX graph differs from the fitted model by {off:.1e} of a score, allowed is {MAX_OFF}")
-    return model
+    for values in with_less_input(test.values):
+        asked = Sample(values, test.targets, test.event_time, test.last_time, test.product_id)
+        found = model.score(_columns(asked, model, spec), asked.product_id.tolist()).score
+        off = np.abs(found / fitted.forecast(rows_of(asked, spec)).score - 1)
+        for allowed, share in ((MAX_OFF, USUAL), (MAX_FLIPPED, 1.0)):
+            if not (worst := float(np.quantile(off, share))) <= allowed:
+                raise ValueError(
+                    f"the ONNX graph differs from the fitted model by {worst:.1e} of a score, allowed is {allowed} for "
+                    f"{share:.1%} of the rows"
+                )
+    return content, model
+
+
+def _columns(rows: Sample, model: ServedModel, spec: FeatureSpec) -> Any:
+    return rows.values[:, [spec.columns.index(name) for name in model.columns]]
 
 
 def _candidate(
-    name: str, graphs: dict[str, tuple[Fitted, bytes]], params: dict[str, Any], parts: Split, spec: FeatureSpec
+    name: str, fitted: dict[str, Cascade], parts: Split, spec: FeatureSpec, train_end: dt.datetime
 ) -> Candidate:
-    """Check and evaluate graphs, and return the first graph as candidate for the registered model `name`.
+    """Check and evaluate fitted models, and return the first one as candidate for the registered model `name`.
 
     Args:
-        graphs: fitted model and ONNX file, by name in the evaluation.
+        fitted: by name in the evaluation.
     """
-    models = {each: _checked(content, fitted, parts.test, spec) for each, (fitted, content) in graphs.items()}
-    (forecaster, model), (fitted, content) = next(iter(models.items())), next(iter(graphs.values()))
-    evaluation = evaluate(models, parts.test, spec, fitted.floor)
-    params = dict(params)
-    for part, rows in ("fit", parts.fitting), ("interval", parts.intervals):
-        params[f"{part}_rows"] = len(rows)
-        params[f"{part}_horizons"] = rows.horizons(spec)
-        params[f"{part}_from"] = _text(rows.event_time.min())
-        params[f"{part}_to"] = _text(rows.event_time.max())
-    example = _columns(parts.intervals, model.columns, spec)
-    example = example[_are_whole(example)][:2]
-    return Candidate(name, content, model, example, params, evaluation.metrics(forecaster), evaluation)
+    graphs = {each: served(model, parts.test, spec, train_end) for each, model in fitted.items()}
+    (forecaster, first), (content, model) = next(iter(fitted.items())), next(iter(graphs.values()))
+    models = {each: loaded for each, (_, loaded) in graphs.items()}
+    evaluation = evaluate(models, parts.test, spec, first.floor)
+    example = _columns(parts.training, model, spec)
+    example = example[~np.isnan(example).any(axis=1)][:2]
+    if not len(example):
+        example = np.array([[1.0, 0.0] + [np.nan] * (len(model.columns) - 2)] * 2)
+    return Candidate(
+        name, content, model, example, _params(first, parts.training, spec), evaluation.metrics(forecaster), evaluation
+    )
+
+
+def _params(fitted: Cascade, training: Sample, spec: FeatureSpec) -> dict[str, Any]:
+    """Return the parameters of the MLflow run."""
+    ladder = [step.needs[0] if step.needs else "prior" for step in fitted.steps]
+    return {
+        "columns": fitted.columns,
+        "steps": ladder,
+        "intervals": [tuple(round(end, 4) for end in ends) for ends in fitted.intervals],
+        "priors": {name or "all": f"{prior:.3g}" for name, prior in fitted.priors.items()},
+        "floor": fitted.floor,
+        "weights": [round(step.weight, 3) for step in fitted.steps if isinstance(step, shape.Shape)],
+        "scales": {step.column: round(step.scale, 4) for step in fitted.steps if isinstance(step, baseline.ScaledEwma)},
+        "rows": len(training),
+        "horizons": training.horizons(spec),
+        "from": _text(training.event_time.min()),
+        "to": _text(training.event_time.max()),
+    }
 
 
 def _text(ns: np.int64) -> str:

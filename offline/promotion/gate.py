@@ -267,13 +267,16 @@ def _unusable_answers(model: ServedModel, rows: Sample, spec: FeatureSpec) -> tu
     if not len(rows):
         return 0, 0
     values = rows.values[:, [spec.columns.index(name) for name in model.columns]]
-    found = model.score(values)
+    product_ids = rows.product_id
+    found = model.score(values, product_ids.tolist())
     answers = _answer_bits(found)
     order = np.random.default_rng(0).permutation(len(rows))
     swayed = np.zeros(len(rows), np.bool_)
-    swayed[order] = (_answer_bits(model.score(values[order])) != answers[order]).any(axis=1)
+    swayed[order] = (_answer_bits(model.score(values[order], product_ids[order].tolist())) != answers[order]).any(
+        axis=1
+    )
     for row in order[:ASKED_ALONE]:
-        swayed[row] |= (_answer_bits(model.score(values[[row]]))[0] != answers[row]).any()
+        swayed[row] |= (_answer_bits(model.score(values[[row]], product_ids[[row]].tolist()))[0] != answers[row]).any()
     return int(np.sum(~found.are_usable())), int(np.sum(swayed))
 
 

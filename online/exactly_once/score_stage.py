@@ -54,7 +54,8 @@ class ScoreStage:
     def _score(self, rows: list[FeatureColumns]) -> list[bytes]:
         """Return each row with its forecast as a record of `predictions`."""
         model = self._served.model
-        scores = model.score(np.concatenate([part.values for part in rows])[:, self._columns])
+        values = np.concatenate([part.values for part in rows])[:, self._columns]
+        scores = model.score(values, [name for part in rows for name in part.product_ids])
         return encode_predictions(
             [text for part in rows for text in part.texts],
             time.time_ns(),

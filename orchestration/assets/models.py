@@ -209,7 +209,7 @@ def _model_result(candidate: "Candidate", links: Links) -> dg.MaterializeResult:
         data_version=dg.DataVersion(candidate.model.digest),
         metadata={
             **{name: value for name, value in candidate.metrics.items() if name.startswith(("qlike", "coverage"))},
-            "rows": params["fit_rows"] + params["interval_rows"],
+            "rows": params["rows"],
             "digest": candidate.model.digest[:16],
             "parameters": table_of(("parameter", "value"), params.items()),
             **links,

@@ -1,0 +1,240 @@
+"""`volatility-ml`: the ratio of the next variance to the longest known one, from ratios, by a ridge and small trees.
+
+All inputs are ratios, so that a market whose returns are c times as large is forecast c times as volatile. The shape is
+shrunk to the calibrated EWMA.
+"""
+
+from __future__ import annotations
+
+# ruff: noqa: PLC0415 - scikit-learn takes seconds to import, and most callers only ask
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from data.features.spec import CONTRACT, FeatureSpec
+from data.models.input_sets import Step
+from data.trades import Floats
+from data.truth.targets import variance_floor
+from offline.models.baseline import ScaledEwma, priors_of, scaled_ewmas, simple_steps
+from offline.models.cascade import Cascade, Columns, Rows, StepModel
+from offline.models.onnx_graph import Graph
+
+HALF_TRUST = 60
+"""Training horizons at which the shape and the EWMA weigh the same. Simulated horizons count as no more than these: the
+shape of a simulated market carries over to real ones only in part."""
+
+PENALTY = 1e-3
+"""Of the ridge, per training row."""
+
+MIN_HORIZONS = 20
+"""Fewest training horizons of a step: with fewer, the calibrated EWMA answers alone."""
+
+DAYS_OF_HOURS = 4
+"""Days of a real market from which on the hour of day is an input."""
+
+MOST_RATIO, MOST_VOLUME = 1e4, 100.0
+"""Limits of the ratios of variances and of relative volumes, and of one over each."""
+
+TREES = {
+    "max_iter": 150,
+    "max_leaf_nodes": 6,
+    "min_samples_leaf": 300,
+    "learning_rate": 0.05,
+    "early_stopping": False,
+    "random_state": 0,
+}
+TREE_ROWS = 60_000
+"""Most rows that trees learn from: of more, each second, third, ... row."""
+
+LEAVES = 8
+"""Fewest leaves of the largest size: fewer rows than 8 leaves of 300 make smaller leaves."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A step: log(next variance / reference), half from a ridge and half from trees; a ridge alone without `trees`.
+
+    Attributes:
+        reference: column of the longest known weighted variance.
+        ratios: columns of variances, divided by the reference.
+        volumes: columns of relative volumes.
+        signed: columns of trends; their absolute values are inputs too.
+        hours: columns of the hour of day.
+        scales: of `signed`: what makes a trend of usual size 1.
+        intercept, coefficients: of the ridge on the inputs as they are, corrected in the mean.
+        trees: fitted `HistGradientBoostingRegressor`, or None.
+        correction: of the trees in the mean.
+        weight: of the shape, 0 to 1; the rest is the EWMA's.
+        ewma: the calibrated EWMA.
+    """
+
+    reference: str
+    ratios: tuple[str, ...]
+    volumes: tuple[str, ...]
+    signed: tuple[str, ...]
+    hours: tuple[str, ...]
+    scales: tuple[float, ...]
+    ewma: ScaledEwma
+    intercept: float = 0.0
+    coefficients: tuple[float, ...] = ()
+    trees: Any = None
+    correction: float = 0.0
+    weight: float = 0.0
+
+    @property
+    def needs(self) -> Step:
+        return (self.reference, *self.ratios, *self.volumes, *self.signed, *self.hours)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs of ridge and trees, in order."""
+        signed = [name for each in self.signed for name in (each, f"|{each}|")]
+        ratios = [f"{name} / {self.reference}" for name in self.ratios]
+        return (*ratios, *self.volumes, *signed, *self.hours)
+
+    def values(self, columns: Columns) -> Floats:
+        """Return the inputs of ridge and trees, shape (n, inputs), as a float32 holds them."""
+        reference = columns[self.reference]
+        parts = [np.log(np.clip(columns[name] / reference, 1 / MOST_RATIO, MOST_RATIO)) for name in self.ratios]
+        parts += [np.log(np.clip(columns[name], 1 / MOST_VOLUME, MOST_VOLUME)) for name in self.volumes]
+        for name, scale in zip(self.signed, self.scales, strict=True):
+            parts += [columns[name] * scale, np.abs(columns[name] * scale)]
+        parts += [columns[name] for name in self.hours]
+        return np.column_stack(parts).astype(np.float32).astype(np.float64)
+
+    def variance(self, columns: Columns) -> Floats:
+        values, reference = self.values(columns), columns[self.reference]
+        shape = values @ np.array(self.coefficients) + self.intercept
+        if self.trees is not None:
+            shape = (shape + self.trees.predict(values) + self.correction) / 2
+        ewma = np.clip(self.ewma.variance(columns) / reference, 1 / MOST_RATIO, MOST_RATIO)
+        return np.asarray(reference * np.exp(self.weight * shape + (1 - self.weight) * np.log(ewma)))
+
+    def node(self, graph: Graph) -> str:
+        node, constant = graph.node, graph.constant
+        reference = graph.column(self.reference)
+
+        def log_ratio(name: str, most: float) -> str:
+            return node("Log", node("Clip", name, constant(1 / most), constant(most)))
+
+        inputs = [log_ratio(node("Div", graph.column(name), reference), MOST_RATIO) for name in self.ratios]
+        inputs += [log_ratio(graph.column(name), MOST_VOLUME) for name in self.volumes]
+        for name, scale in zip(self.signed, self.scales, strict=True):
+            trend = node("Mul", graph.column(name), constant(scale))
+            inputs += [trend, node("Abs", trend)]
+        inputs += [graph.column(name) for name in self.hours]
+        shape = constant(self.intercept)
+        for each, coefficient in zip(inputs, self.coefficients, strict=True):
+            shape = node("Add", shape, node("Mul", each, constant(coefficient)))
+        if self.trees is not None:
+            both = node("Add", shape, node("Add", graph.trees(inputs, self.trees), constant(self.correction)))
+            shape = node("Mul", both, constant(0.5))
+        ewma = log_ratio(node("Div", self.ewma.node(graph), reference), MOST_RATIO)
+        total = node("Mul", shape, constant(self.weight))
+        total = node("Add", total, node("Mul", ewma, constant(1 - self.weight)))
+        return node("Mul", reference, node("Exp", total))
+
+
+def fit(rows: Rows, spec: FeatureSpec) -> Cascade:
+    """Fit a shape for each half-life that can be the longest known one. The same rows give the same model.
+
+    Raises:
+        ValueError: the rows show no volatility.
+    """
+    floor = variance_floor(rows.realized)
+    ewmas = scaled_ewmas(rows, spec, floor)
+    steps: list[StepModel] = []
+    for longest in range(len(ewmas) - 1, 0, -1):
+        is_last = longest == len(spec.half_lives) - 1
+        best = min(ewmas[1 : longest + 1], key=lambda each: each[1])[0]
+        for with_volume in (True, False) if is_last else (False,):
+            plan = _plan(spec, longest, best, rows, with_volume=with_volume)
+            if (fitted := _fitted(plan, rows, floor, with_trees=with_volume)) is not None:
+                steps.append(fitted)
+    steps += simple_steps(rows, spec, floor)
+    needed = {name for step in steps for name in step.needs}
+    columns = (*CONTRACT, *(name for name in spec.columns if name in needed and name not in CONTRACT))
+    return Cascade("ml", columns, tuple(steps), priors_of(rows), floor)
+
+
+def _plan(spec: FeatureSpec, longest: int, ewma: ScaledEwma, rows: Rows, *, with_volume: bool) -> Shape:
+    """Return a shape before the fit: its inputs. The mean so far is an input beside the longest half-life alone."""
+    shorter = [f"ewma_variance_{half_life}" for half_life in spec.half_lives[:longest]]
+    is_last = longest == len(spec.half_lives) - 1
+    real_days = len(np.unique(rows.days[~rows.is_simulated]))
+
+    def named(kind: str) -> tuple[str, ...]:
+        return tuple(name for name in spec.columns if name.startswith(kind))
+
+    return Shape(
+        reference=f"ewma_variance_{spec.half_lives[longest]}",
+        ratios=(*shorter, *named("parkinson_variance_"), *(("mean_variance",) if is_last else ())),
+        volumes=named("relative_volume_") if with_volume else (),
+        signed=named("trend_"),
+        hours=named("hour_") if real_days >= DAYS_OF_HOURS else (),
+        scales=tuple(float(half_life) ** 0.5 for half_life in spec.trend_half_lives),
+        ewma=ewma,
+    )
+
+
+def _fitted(plan: Shape, rows: Rows, floor: float, *, with_trees: bool) -> Shape | None:
+    """Fit ridge and trees to the rows that have all columns; None with too few horizons."""
+    from sklearn.ensemble import HistGradientBoostingRegressor
+    from sklearn.linear_model import Ridge
+
+    known = (rows.columns[plan.reference] > 0) & ~np.any([np.isnan(rows.columns[name]) for name in plan.needs], axis=0)
+    mine = rows.take(known)
+    real = len(np.unique(mine.horizon[~mine.is_simulated]))
+    horizons = real + min(len(np.unique(mine.horizon[mine.is_simulated])), HALF_TRUST)
+    if horizons < MIN_HORIZONS:
+        return None
+    values = plan.values(mine.columns)
+    ratio = np.log(np.maximum(mine.realized, floor) / np.maximum(mine.columns[plan.reference], floor))
+    mean, spread = values.mean(axis=0), values.std(axis=0)
+    spread[spread == 0] = 1.0
+    ridge = Ridge(alpha=PENALTY * len(values)).fit((values - mean) / spread, ratio)
+    coefficients = ridge.coef_ / spread
+    intercept = float(ridge.intercept_ - mean @ coefficients)
+    intercept += _correction(ratio - (values @ coefficients + intercept))
+    trees, correction = None, 0.0
+    if with_trees:
+        some = slice(None, None, -(-len(values) // TREE_ROWS))
+        smallest = min(TREES["min_samples_leaf"], max(len(values[some]) // LEAVES, 1))
+        trees = HistGradientBoostingRegressor(**TREES | {"min_samples_leaf": smallest})
+        trees.fit(values[some], ratio[some])
+        correction = _correction(ratio - trees.predict(values))
+    return Shape(
+        plan.reference,
+        plan.ratios,
+        plan.volumes,
+        plan.signed,
+        plan.hours,
+        plan.scales,
+        plan.ewma,
+        intercept,
+        tuple(float(each) for each in coefficients),
+        trees,
+        correction,
+        horizons / (horizons + HALF_TRUST),
+    )
+
+
+def _correction(residual: Floats) -> float:
+    """Return the log of the factor that corrects the exponential of a log forecast in the mean.
+
+    The factor is the geometric mean of two factors: Jensen's factor for normal residuals, and the mean of realized /
+    forecast, which alone would follow spikes.
+    """
+    return float((np.var(residual) / 2 + np.log(np.mean(np.exp(residual)))) / 2)
+
+
+def weights(steps: Sequence[StepModel]) -> list[tuple[str, str, float]]:
+    """Return (step, input, coefficient of the ridge) of all shapes, for people."""
+    return [
+        (", ".join(step.needs[:1]), name, coefficient)
+        for step in steps
+        if isinstance(step, Shape)
+        for name, coefficient in zip(step.inputs, step.coefficients, strict=True)
+    ]
