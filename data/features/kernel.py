@@ -12,7 +12,7 @@ from data.compiled import compiled
 from data.features.admission import TAKEN, admit_one
 from data.features.moments import trailing_moments
 from data.features.spec import CONTRACT
-from data.times import NS
+from data.times import DAY_S, NS
 from data.trades import Floats, Int64s
 
 PARKINSON = 1 / (4 * math.log(2))
@@ -28,7 +28,8 @@ GRID = len(CONTRACT)
 """Index of the first grid column."""
 
 # Indexes of the sums in each grid step, block and weighted average.
-VARIANCE, RANGE, TRADES, VOLUME, STEPS = range(5)
+VARIANCE, RANGE, TRADES, VOLUME, STEPS, MOVE = range(6)
+SUMS = 6
 
 
 class Batch(NamedTuple):
@@ -46,13 +47,14 @@ class Grid(NamedTuple):
 
     Attributes:
         weights: see `FeatureSpec.block_weights`.
-        half_lives: in grid steps.
+        half_lives, trend_half_lives: in grid steps.
         step, gap: ns.
         block_steps, horizon_steps: numbers of grid steps.
     """
 
     weights: Floats
     half_lives: Int64s
+    trend_half_lives: Int64s
     step: int
     gap: int
     block_steps: int
@@ -112,20 +114,21 @@ def _start_block(w: Any, block: int, grid: Grid) -> None:
     w.block = block
     reach = min(blocks - 1, block - w.first_point // grid.block_steps)
     weights = grid.weights
-    for half_life in range(weights.shape[0]):
-        variance = spread = trades = volume = steps = 0.0
+    for average in range(weights.shape[0]):
+        variance = spread = trades = volume = steps = move = 0.0
         closed = block % blocks
         for age in range(1, reach + 1):
             closed = closed - 1 if closed > 0 else blocks - 1
-            weight = weights[half_life, age]
+            weight = weights[average, age]
             variance += weight * w.closed[closed, VARIANCE]
             spread += weight * w.closed[closed, RANGE]
             trades += weight * w.closed[closed, TRADES]
             volume += weight * w.closed[closed, VOLUME]
             steps += weight * w.closed[closed, STEPS]
-        weighted = w.weighted[half_life]
+            move += weight * w.closed[closed, MOVE]
+        weighted = w.weighted[average]
         weighted[VARIANCE], weighted[RANGE], weighted[TRADES] = variance, spread, trades
-        weighted[VOLUME], weighted[STEPS] = volume, steps
+        weighted[VOLUME], weighted[STEPS], weighted[MOVE] = volume, steps, move
 
 
 @compiled
@@ -133,6 +136,7 @@ def _add_step(sums: Floats, w: Any, price: float) -> None:
     """Add the open step, which ends at `price`, to `sums`."""
     moved = log_return(w.grid_price, price)
     sums[VARIANCE] += moved * moved
+    sums[MOVE] += moved
     if w.step_trades > 0.0:
         log_range = log_return(w.low, w.high)
         sums[RANGE] += log_range * log_range * PARKINSON
@@ -171,13 +175,16 @@ def _pass_points(w: Any, until: int, grid: Grid) -> None:
 
 @compiled
 def _grid_features(w: Any, point: int, out: Floats, grid: Grid) -> None:
-    """Write the weighted averages over the grid up to the last point at or before the trade.
+    """Write the columns of the grid up to the last point at or before the trade.
 
-    An average is NaN while the segment is younger than its half-life.
+    An average is NaN while the segment is younger than its half-life, the plain mean until one step is whole.
     """
     half_lives, horizon_steps = grid.half_lives, grid.horizon_steps
-    count = len(half_lives)
+    count, trends = len(half_lives), len(grid.trend_half_lives)
+    others = out[count:]  # the columns after the weighted variances
     out[:] = np.nan
+    time_of_day = 2 * math.pi * (point * (grid.step // NS) % DAY_S) / DAY_S
+    others[5 + trends], others[6 + trends] = math.sin(time_of_day), math.cos(time_of_day)
     if not w.has_grid or point <= w.first_point:
         return
     sums = w.now
@@ -192,14 +199,24 @@ def _grid_features(w: Any, point: int, out: Floats, grid: Grid) -> None:
         steps = weighted[STEPS] + sums[STEPS]
         out[half_life] = (weighted[VARIANCE] + sums[VARIANCE]) / steps * horizon_steps
         if half_life == 0:
-            out[count + 1] = (weighted[TRADES] + sums[TRADES]) / (steps * (grid.step / NS))
+            others[1] = (weighted[TRADES] + sums[TRADES]) / (steps * (grid.step / NS))
         if half_life == 1:
-            out[count] = (weighted[RANGE] + sums[RANGE]) / steps * horizon_steps
+            others[0] = (weighted[RANGE] + sums[RANGE]) / steps * horizon_steps
             short_rate = (weighted[VOLUME] + sums[VOLUME]) / steps
         if half_life == count - 1:
             usual_rate = (weighted[VOLUME] + sums[VOLUME]) / steps
             if usual_rate > 0.0:
-                out[count + 2] = short_rate / usual_rate
+                others[2] = short_rate / usual_rate
+    unweighted = w.weighted[count + trends]
+    steps = unweighted[STEPS] + sums[STEPS]
+    others[3], others[4] = (unweighted[VARIANCE] + sums[VARIANCE]) / steps * horizon_steps, steps
+    for trend in range(trends):
+        if point - w.first_point < grid.trend_half_lives[trend]:
+            break
+        weighted = w.weighted[count + trend]
+        squares = (weighted[STEPS] + sums[STEPS]) * (weighted[VARIANCE] + sums[VARIANCE])
+        ratio = (weighted[MOVE] + sums[MOVE]) / math.sqrt(squares) if squares > 0.0 else 0.0
+        others[5 + trend] = min(max(ratio, -1.0), 1.0)  # rounding alone goes beyond 1
 
 
 @compiled

@@ -30,6 +30,7 @@ class FeatureSpec:
         lookback_steps: how far back a row may look, in grid steps.
         block_steps: grid steps with one common weight; blocks are aligned to UTC.
         half_lives: half-lives of the weights, in grid steps, shortest first.
+        trend_half_lives: the same for the trends.
         horizon_s: seconds of a target; variances of the spec are per `horizon_s`.
         gap_s: seconds; a longer hole in event time ends a segment.
 
@@ -42,21 +43,43 @@ class FeatureSpec:
     lookback_steps: int = 14_400
     block_steps: int = 60
     half_lives: tuple[int, ...] = (60, 300, 1_200, 3_600)
+    trend_half_lives: tuple[int, ...] = (20, 240)
     horizon_s: int = 60
     gap_s: int = 300
 
     def __post_init__(self) -> None:
         if self.window_size < 2:
             raise ValueError(f"window_size must be at least 2, was {self.window_size}: ret_std needs two returns")
-        if len(self.half_lives) < 2 or list(self.half_lives) != sorted(set(self.half_lives)) or self.half_lives[0] < 1:
-            raise ValueError(f"half_lives must be two or more, rising and above 0, were {self.half_lives}")
-        if self.lookback_steps % self.block_steps or self.half_lives[-1] > self.lookback_steps - self.block_steps:
+        for name, half_lives, least in (
+            ("half_lives", self.half_lives, "two"),
+            ("trend_half_lives", self.trend_half_lives, "one"),
+        ):
+            if len(half_lives) < {"one": 1, "two": 2}[least] or not _are_rising(half_lives):
+                raise ValueError(f"{name} must be {least} or more, rising and above 0, were {half_lives}")
+        longest = max(self.half_lives[-1], self.trend_half_lives[-1])
+        if self.lookback_steps % self.block_steps or longest > self.lookback_steps - self.block_steps:
             raise ValueError(
                 f"lookback_steps must be whole blocks of {self.block_steps} and reach one block beyond the longest "
-                f"half-life, {self.half_lives[-1]}; was {self.lookback_steps}"
+                f"half-life, {longest}; was {self.lookback_steps}"
             )
         if self.horizon_s % self.grid_step_s:
             raise ValueError(f"horizon_s must be whole grid steps of {self.grid_step_s} s, was {self.horizon_s}")
+
+    @classmethod
+    def for_candles(cls, step_s: int) -> FeatureSpec:
+        """Return the spec of candles of `step_s` seconds: forecasts of 60 candles from at most 7,200 candles.
+
+        The trades of a candle that begins at s have times in (s, s + step_s]; the close has the time s + step_s.
+        A hole of more than 5 candles ends a segment.
+        """
+        return cls(
+            grid_step_s=step_s,
+            lookback_steps=7_200,
+            block_steps=5,
+            half_lives=(5, 20, 60, 240, 1_440),
+            horizon_s=60 * step_s,
+            gap_s=5 * step_s,
+        )
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -68,6 +91,11 @@ class FeatureSpec:
             f"parkinson_variance_{short}",
             f"trade_rate_{shortest}",
             f"relative_volume_{short}",
+            "mean_variance",
+            "known_steps",
+            *(f"trend_{half_life}" for half_life in self.trend_half_lives),
+            "hour_sin",
+            "hour_cos",
         )
 
     @cached_property
@@ -83,12 +111,18 @@ class FeatureSpec:
 
     @cached_property
     def block_weights(self) -> Floats:
-        """Return the weight of a step by half-life and age of its block, shape (half-lives, blocks in reach).
+        """Return the weight of a step by average and age of its block, shape (averages, blocks in reach).
 
-        The open block has age 0 and weight 1.
+        The averages are `half_lives`, then `trend_half_lives`, then the plain mean. The open block has age 0 and
+        weight 1.
         """
         ages = np.arange(self.blocks) * self.block_steps
-        return np.asarray(0.5 ** (ages / np.array(self.half_lives)[:, None]), dtype=np.float64)
+        half_lives = np.array([*self.half_lives, *self.trend_half_lives, np.inf])
+        return np.asarray(0.5 ** (ages / half_lives[:, None]), dtype=np.float64)
+
+
+def _are_rising(half_lives: tuple[int, ...]) -> bool:
+    return list(half_lives) == sorted(set(half_lives)) and min(half_lives, default=1) > 0
 
 
 class FeatureRows(NamedTuple):

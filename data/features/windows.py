@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from data.compiled import compiled
 from data.features.admission import NOTHING_YET, TAKEN
-from data.features.kernel import GRID, Batch, Grid, window_kernel
+from data.features.kernel import GRID, SUMS, Batch, Grid, window_kernel
 from data.features.spec import FeatureRows, FeatureSpec
 from data.times import NS
 from data.trades import Int64s, StreamKey, Trades
@@ -44,11 +44,11 @@ def _window_type(spec: FeatureSpec) -> np.dtype[Any]:
             ("step_trades", "f8"),
             ("step_volume", "f8"),
             ("block", "i8"),  # block of the open step
-            ("open", "f8", (5,)),  # sums over the passed steps of the open block
-            ("now", "f8", (5,)),  # `open` plus the open step: scratch for one row
-            ("closed", "f8", (blocks, 5)),  # sums of closed blocks, at block % blocks
+            ("open", "f8", (SUMS,)),  # sums over the passed steps of the open block
+            ("now", "f8", (SUMS,)),  # `open` plus the open step: scratch for one row
+            ("closed", "f8", (blocks, SUMS)),  # sums of closed blocks, at block % blocks
             ("block_anchors", "i8", (blocks + 1,)),  # anchor of the price at a block's start, at block % (blocks + 1)
-            ("weighted", "f8", (len(spec.half_lives), 5)),  # weighted sums over the closed blocks
+            ("weighted", "f8", (len(spec.block_weights), SUMS)),  # weighted sums over the closed blocks
             ("reported_point", "i8"),  # grid point of `reported`
             ("reported", "f8", (len(spec.columns) - GRID,)),  # grid features up to the next point
         ],
@@ -72,6 +72,7 @@ class Windows:
         self.grid = Grid(
             spec.block_weights,
             np.array(spec.half_lives),
+            np.array(spec.trend_half_lives),
             spec.grid_step_s * NS,
             spec.gap_s * NS,
             spec.block_steps,

@@ -26,7 +26,14 @@ from data.trades import StreamKey, Trades
 
 SPEC = FeatureSpec()
 SMALL = FeatureSpec(
-    window_size=4, grid_step_s=2, lookback_steps=20, block_steps=5, half_lives=(2, 5, 9), horizon_s=10, gap_s=30
+    window_size=4,
+    grid_step_s=2,
+    lookback_steps=20,
+    block_steps=5,
+    half_lives=(2, 5, 9),
+    trend_half_lives=(3, 8),
+    horizon_s=10,
+    gap_s=30,
 )
 """Small enough that a few hundred trades reach past its lookback, on a grid of 2 s."""
 
@@ -88,6 +95,101 @@ def test_ewma_variance_by_hand() -> None:
     assert np.isnan(rows["ewma_variance_5"][:5]).all()
     assert rows["ewma_variance_5"][5] == pytest.approx(square / 5 * 5)
     assert rows["trade_rate_2"][4] == pytest.approx(0.5), "one trade in each step of 2 s"
+
+
+def test_mean_variance_counts_each_known_step_once() -> None:
+    """Grid of 2 s, horizon of 5 steps, reach of 4 blocks of 5 steps; a return of ln 1.1 ends at 4 s, one of ln 1.2 at
+    48 s.
+
+    At 40 s, 20 steps, one moved: all are in reach, and the mean is ln(1.1)^2 / 20, times 5. At 42 s the fifth block is
+    open, with one step, and the first block, with the return, has left the reach: 16 steps.
+    """
+    prices = [100, 100, *[110] * 22, *[132] * 3]
+    rows = table(feature_rows(trades_of(range(0, 54, 2), prices), Windows(SMALL)), SMALL)
+    first, second = math.log(1.1) ** 2, math.log(1.2) ** 2
+    assert np.isnan([rows["mean_variance"][0], rows["known_steps"][0]]).all(), "no whole step"
+    assert rows["known_steps"][1:21] == list(range(1, 21))
+    assert rows["known_steps"][21:] == [16, 17, 18, 19, 20, 16]
+    assert rows["mean_variance"][1] == 0
+    assert rows["mean_variance"][2] == pytest.approx(first / 2 * 5)
+    assert rows["mean_variance"][20] == pytest.approx(first / 20 * 5)
+    assert rows["mean_variance"][21] == 0
+    assert rows["mean_variance"][24] == pytest.approx(second / 19 * 5)
+
+
+def test_mean_variance_begins_anew_with_a_segment() -> None:
+    """The second segment begins inside a step, at 40.5 s: the first point is 42 s, the first mean is at 44 s."""
+    times, prices = [0, 2, 40.5, 43.9, 44, 46], [100, 110, 100, 101, 102, 204]
+    rows = table(feature_rows(trades_of(times, prices), Windows(SMALL)), SMALL)
+    assert rows["known_steps"][1] == 1
+    assert np.isnan(rows["known_steps"][2:4]).all()
+    assert rows["known_steps"][4:] == [1, 2]
+    assert rows["mean_variance"][4] == pytest.approx(math.log(1.02) ** 2 * 5)
+    assert rows["mean_variance"][5] == pytest.approx((math.log(1.02) ** 2 + math.log(2) ** 2) / 2 * 5)
+
+
+def test_trend_by_hand() -> None:
+    """Half-lives of 3 and 8 steps, blocks of 5 steps; three returns of ln 1.1, ln 1.1 and -ln 1.1, and calm steps.
+
+    At 6 s: 3 steps, all moved, weights 1: (1 + 1 - 1) / sqrt(3 x 3). At 12 s the first block is closed, its weight is
+    2^(-5/3) for the half-life of 3.
+    """
+    prices = [100, 110, 121, 110, 110, 110, 110, 110, 110]
+    rows = table(feature_rows(trades_of(range(0, 18, 2), prices), Windows(SMALL)), SMALL)
+    weight = 2 ** (-5 / 3)
+    assert np.isnan(rows["trend_3"][:3]).all(), "the segment is two steps old at 4 s"
+    assert rows["trend_3"][3] == pytest.approx(1 / 3)
+    assert rows["trend_3"][5] == pytest.approx(1 / math.sqrt(5 * 3))
+    assert rows["trend_3"][6] == pytest.approx(weight / math.sqrt((5 * weight + 1) * 3 * weight))
+    assert np.isnan(rows["trend_8"][:8]).all()
+    weight = 2 ** (-5 / 8)
+    assert rows["trend_8"][8] == pytest.approx(weight / math.sqrt((5 * weight + 3) * 3 * weight))
+
+
+def test_the_trend_of_equal_returns_is_one_and_of_a_flat_market_zero() -> None:
+    for factor, trend in ((1.1, 1), (1 / 1.1, -1), (1.0, 0)):
+        prices = [100 * factor**i for i in range(30)]
+        rows = table(feature_rows(trades_of(range(0, 60, 2), prices), Windows(SMALL)), SMALL)
+        assert rows["trend_3"][3:] == pytest.approx([trend] * 27, rel=1e-12)
+        assert max(map(abs, rows["trend_3"][3:])) <= 1
+
+
+def test_the_hour_is_that_of_the_last_grid_point() -> None:
+    """At 06:00 the sine is 1, at 09:00 both are sqrt(1/2), but with the opposite sign for the cosine; any first row."""
+    times = [6 * 3_600, 6 * 3_600 + 1.9, 9 * 3_600 + 1, 86_400, 86_400 + 21_600]
+    rows = table(feature_rows(trades_of(times, [100] * 5), Windows(SMALL)), SMALL)
+    half = math.sqrt(0.5)
+    assert rows["hour_sin"] == pytest.approx([1, 1, half, 0, 1], abs=1e-15)
+    assert rows["hour_cos"] == pytest.approx([0, 0, -half, 1, 0], abs=1e-15)
+
+
+def test_candles_of_a_minute() -> None:
+    """Each candle enters as high, low and close, the close at the end of its minute.
+
+    At the fifth close the segment is 4 steps old, as the first candle begins before the first grid point. Each later
+    candle closes 1 % higher, from a low of 99 % and a high of 102 % of the close before. The trend needs 20 steps.
+    """
+    spec = FeatureSpec.for_candles(60)
+    assert (spec.grid_step_s, spec.horizon_s, spec.gap_s) == (60, 3_600, 300)
+    times, prices, sizes = [], [], []
+    for minute in range(26):
+        before = 100 * 1.01**minute
+        times += [60 * minute + 20, 60 * minute + 40, 60 * minute + 60]
+        prices += [before * 1.02, before * 0.99, before * 1.01]
+        sizes += [3.0, 3.0, 3.0]
+    trades = replace(trades_of(times, prices), size=np.array(sizes))
+    closes = {name: column[2::3] for name, column in table(feature_rows(trades, Windows(spec)), spec).items()}
+    square = math.log(1.01) ** 2 * 60
+    assert np.isnan(closes["ewma_variance_5"][:5]).all()
+    assert closes["ewma_variance_5"][5:] == pytest.approx([square] * 21)
+    assert np.isnan(closes["ewma_variance_60"]).all()
+    parkinson = math.log(1.02 / 0.99) ** 2 / (4 * math.log(2)) * 60
+    assert closes["parkinson_variance_20"][20:] == pytest.approx([parkinson] * 6)
+    assert closes["trade_rate_5"][5:] == pytest.approx([3 / 60] * 21)
+    assert closes["mean_variance"][1:] == pytest.approx([square] * 25)
+    assert closes["known_steps"][1:] == list(range(1, 26))
+    assert closes["trend_20"][20:] == pytest.approx([1] * 6)
+    assert closes["hour_sin"] == pytest.approx([math.sin(2 * math.pi * 60 * k / 86_400) for k in range(1, 27)])
 
 
 def test_a_row_on_a_grid_point_counts_that_point_as_it_stands() -> None:
@@ -194,22 +296,33 @@ def by_definition(trades: Trades, spec: FeatureSpec) -> np.ndarray:
         for s in points
     }
 
-    def mean(of: dict[int, float], half_life: int) -> float:
-        if age < half_life or not points:
+    def mean(of: dict[int, float], half_life: float) -> float:
+        if not points or (age < half_life < math.inf):
             return math.nan
         weights = {s: 0.5 ** ((block - (s - 1) // spec.block_steps) * spec.block_steps / half_life) for s in points}
         return math.fsum(weights[s] * of[s] for s in points) / math.fsum(weights.values())
 
+    def trend(half_life: int) -> float:
+        deviation = math.sqrt(mean(squares, half_life))
+        return 0.0 if deviation == 0 else mean(returns, half_life) / deviation
+
+    squares = {s: r * r for s, r in returns.items()}
+    angle = 2 * math.pi * (now * spec.grid_step_s / 86_400 % 1)
     horizon = spec.horizon_s / spec.grid_step_s
     volume = {s: math.fsum(trades.size[i] for i in inside[s]) for s in points}
     shortest, short, *_, longest = spec.half_lives
     usual = mean(volume, longest)
     return np.array(
         [
-            *(mean({s: r * r for s, r in returns.items()}, h) * horizon for h in spec.half_lives),
+            *(mean(squares, h) * horizon for h in spec.half_lives),
             mean({s: r * r / (4 * math.log(2)) for s, r in ranges.items()}, short) * horizon,
             mean({s: len(found) / spec.grid_step_s for s, found in inside.items()}, shortest),
             mean(volume, short) / usual if usual > 0 else math.nan,
+            mean(squares, math.inf) * horizon,
+            len(points) or math.nan,
+            *map(trend, spec.trend_half_lives),
+            math.sin(angle),
+            math.cos(angle),
         ]
     )
 
@@ -247,7 +360,8 @@ def test_grid_features_follow_their_definitions(trades: Trades) -> None:
             start = max((mine[hole + 1] for hole in holes if mine[hole + 1] <= row), default=mine[0])
             suffix = trades.take(mine[(mine >= start) & (mine <= row)])
             expected = by_definition(suffix, SMALL)
-            assert rows.values[row, 3:] == pytest.approx(expected, rel=1e-9, abs=1e-18, nan_ok=True)
+            assert rows.values[row, 3:-4] == pytest.approx(expected[:-4], rel=1e-9, abs=1e-18, nan_ok=True)
+            assert rows.values[row, -4:] == pytest.approx(expected[-4:], abs=1e-9, nan_ok=True), "trends, hours"
 
 
 @settings(deadline=None, max_examples=60)
@@ -310,6 +424,10 @@ def test_the_suffix_is_bounded() -> None:
         ({"window_size": 1}, "window_size must be at least 2, was 1"),
         ({"half_lives": (60,)}, "half_lives must be two or more"),
         ({"half_lives": (300, 60)}, "rising"),
+        ({"half_lives": (0, 60)}, "above 0"),
+        ({"trend_half_lives": ()}, "trend_half_lives must be one or more"),
+        ({"trend_half_lives": (240, 20)}, r"rising and above 0, were \(240, 20\)"),
+        ({"trend_half_lives": (20, 14_341)}, "reach one block beyond the longest half-life, 14341; was 14400"),
         ({"lookback_steps": 3_600}, "reach one block beyond the longest half-life, 3600; was 3600"),
         ({"horizon_s": 61, "grid_step_s": 2}, "whole grid steps of 2 s, was 61"),
     ],
@@ -324,6 +442,8 @@ def test_each_field_of_a_spec_changes_its_id() -> None:
         FeatureSpec(window_size=51),
         FeatureSpec(lookback_steps=14_460),
         FeatureSpec(half_lives=(60, 300, 1_200, 3_601)),
+        FeatureSpec(trend_half_lives=(20, 241)),
+        FeatureSpec.for_candles(60),
         FeatureSpec(gap_s=301),
         FeatureSpec(horizon_s=120),
         SPEC,

@@ -14,7 +14,15 @@ from data.features.windows import Windows, feature_rows
 from data.times import NS
 from data.trades import StreamKey, Trades
 
-SMALL = FeatureSpec(window_size=5, lookback_steps=60, block_steps=10, half_lives=(5, 20), horizon_s=10, gap_s=30)
+SMALL = FeatureSpec(
+    window_size=5,
+    lookback_steps=60,
+    block_steps=10,
+    half_lives=(5, 20),
+    trend_half_lives=(7, 30),
+    horizon_s=10,
+    gap_s=30,
+)
 """Spec with windows that are full after a minute, so that few trades reach further back."""
 
 

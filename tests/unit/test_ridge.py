@@ -42,10 +42,10 @@ def market(horizons: int, seed: int = 0, noise: float = 0.6) -> Sample:
     count = 12 * horizons
     log_variance = -14 + rng.normal(0, 1, count)
     parts = rng.normal(0, noise, (3, count))
-    values: Floats = np.empty((count, len(SPEC.columns)))
+    values: Floats = np.full((count, len(SPEC.columns)), NAN)
     values[:, :3] = np.column_stack([np.full(count, 50), np.zeros(count), np.exp(log_variance / 2 - 1)])
     values[:, 2] *= np.exp(rng.normal(0, 0.5, count))
-    values[:, 3:] = np.exp(log_variance[:, None] + rng.normal(0, 3, (count, 7)))
+    values[:, 3:10] = np.exp(log_variance[:, None] + rng.normal(0, 3, (count, 7)))
     for name, part in zip(("ewma_variance_300", "ewma_variance_1200", "parkinson_variance_300"), parts, strict=True):
         values[:, SPEC.columns.index(name)] = np.exp(log_variance + part)
     values[:, SPEC.columns.index("relative_volume_300")] = np.exp(rng.normal(0, 0.3, count))
