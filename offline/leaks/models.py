@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.features.spec import FeatureSpec
-from data.models.served import ServedModel
+from data.models.served import Scores, ServedModel
 from data.times import NS, second_text, to_ns
-from data.trades import Floats
 from data.truth.losses import qlike
 from data.truth.targets import variance_floor
 from offline.leaks.verdicts import ANSWERS, COLUMNS, FUTURE_CHANGED, SHUFFLED_LABELS, SPLIT, TOO_GOOD, Verdict, listed
@@ -124,7 +123,7 @@ def check_model(
     if any(name not in spec.columns for name in model.columns):
         return verdicts  # nobody can ask the model
     ewma = _calibrated_ewma(training)
-    answers = model.score(_inputs(model, rows, spec))
+    answers = _answers(model, rows, spec)
     wrong = ~answers.are_usable() | (answers.lower >= answers.upper) | (answers.score > MAX_SCORE * rows.targets.max())
     ratio = _qlike(model, ewma, spec) / ewma.qlike
     return [
@@ -221,12 +220,13 @@ def _check_shuffled(training: Training, ewma: Ewma) -> Verdict:
     return Verdict(SHUFFLED_LABELS, ratio >= MIN_SHUFFLED_RATIO, f"QLIKE {ratio:.3f} of the calibrated EWMA", allowed)
 
 
-def _inputs(model: ServedModel, rows: Sample, spec: FeatureSpec) -> Floats:
-    return rows.values[:, [spec.columns.index(name) for name in model.columns]]
+def _answers(model: ServedModel, rows: Sample, spec: FeatureSpec) -> Scores:
+    values = rows.values[:, [spec.columns.index(name) for name in model.columns]]
+    return model.score(values, rows.product_id.tolist())
 
 
 def _qlike(model: ServedModel, ewma: Ewma, spec: FeatureSpec) -> float:
-    score = model.score(_inputs(model, ewma.rows, spec)).score
+    score = _answers(model, ewma.rows, spec).score
     return float(np.mean(qlike(ewma.rows.targets**2, score**2, ewma.floor)))
 
 

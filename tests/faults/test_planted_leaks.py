@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -147,8 +147,8 @@ class Answering:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
-    def score(self, values: Floats) -> Scores:
-        return self._change(self._model.score(values))
+    def score(self, values: Floats, product_ids: Sequence[str] | None = None) -> Scores:
+        return self._change(self._model.score(values, product_ids))
 
 
 def answering(change: Callable[[Scores], Scores]) -> Recipe:
