@@ -29,7 +29,7 @@ from offline.models.recipes import (
     train_end_of_simulated_days,
     train_ml,
 )
-from offline.promotion.gate import Refused, champion_model
+from offline.promotion.gate import Refused, fetch_model
 from offline.promotion.ledger import finish_pending
 from offline.promotion.moves import promote
 from offline.promotion.register import Candidate, register
@@ -47,7 +47,7 @@ class Challenger(NamedTuple):
 
 
 def train(
-    uri: str,
+    registry: Registry,
     rows: Sample,
     spec: FeatureSpec,
     train_end: dt.datetime,
@@ -63,7 +63,7 @@ def train(
     evaluated.
 
     Args:
-        uri: the MLflow server.
+        registry: keeps the challengers and the champions.
         rows: up to `train_end` for training, later for the test.
         spans: trades behind some of the rows, for the sentinels.
         reason: why a model is much better than the calibrated EWMA, see `check_model`; a parameter of each run.
@@ -83,20 +83,20 @@ def train(
         sentinels = {each.name: each.passed for each in verdicts}
         candidates.append(replace(candidate, params=params, sentinels=sentinels))
         yield candidates[-1]
-    yield compare(uri, candidates, split(rows, train_end, spec).test, spec)
+    yield compare(registry, candidates, split(rows, train_end, spec).test, spec)
     for candidate in candidates:
-        yield Challenger(candidate, register(uri, candidate))
+        yield Challenger(candidate, register(registry, candidate))
 
 
-def compare(uri: str, candidates: Sequence[Candidate], test: Sample, spec: FeatureSpec) -> Evaluation:
+def compare(registry: Registry, candidates: Sequence[Candidate], test: Sample, spec: FeatureSpec) -> Evaluation:
     """Evaluate candidates and champions on the same rows; mark a champion whose training saw some of the rows."""
     judged = {candidate.name: candidate.model for candidate in candidates}
     first = to_datetime(int(test.event_time.min()))
     for candidate in candidates:
-        if (champion := champion_model(uri, candidate.name, spec)) is not None:
-            version, model = champion
+        champion = registry.champion(candidate.name)
+        if champion is not None and (model := fetch_model(registry, champion, spec).model) is not None:
             seen = ", which has seen some of these rows" if model.train_end >= first else ""
-            judged[f"{candidate.name} version {version}{seen}"] = model
+            judged[f"{candidate.name} version {champion.version}{seen}"] = model
     return evaluate(judged, test, spec, float(candidates[0].metrics["variance_floor"]))
 
 
@@ -106,21 +106,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--if-missing", action="store_true", help="do nothing if a champion for these features serves")
     only_if_missing = parser.parse_args(arguments).if_missing
     settings = OfflineSettings()
-    uri, spec = settings.mlflow_tracking_uri, settings.spec()
+    registry, spec = Registry(settings.mlflow_tracking_uri), settings.spec()
     try:
-        finish_pending(uri)
-        champion = Registry(uri).champion(BASELINE)
+        finish_pending(registry)
+        champion = registry.champion(BASELINE)
         if only_if_missing and champion is not None and champion.tags.get("spec_id") == spec.spec_id:
             print(f"{BASELINE} version {champion.version} is champion already: nothing to do")
             return
         rows = simulated_rows(spec)
         train_end, spans = train_end_of_simulated_days(), simulated_spans()
-        results = train(uri, rows, spec, train_end, [train_baseline], spans=spans)
+        results = train(registry, rows, spec, train_end, [train_baseline], spans=spans)
         (challenger,) = (each for each in results if isinstance(each, Challenger))
         version, metrics = challenger.version, challenger.candidate.metrics
-        promote(
-            uri, BASELINE, version, test=rows.after, spec=spec, who="offline.training", why="trained on simulated days"
-        )
+        who, why = "offline.training", "trained on simulated days"
+        promote(registry, BASELINE, version, test=rows.after, spec=spec, who=who, why=why)
     except (RegistryError, Refused, LeakFound) as error:
         sys.exit(str(error))
     print(

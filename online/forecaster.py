@@ -19,6 +19,7 @@ from data.stream.clients import Incoming, consumer_config, reader_config, transa
 from data.stream.reader import RecordBlock, TopicReader
 from data.stream.records import FEATURES, PARTITIONS, PREDICTIONS, TRADES
 from data.trades import Int64s
+from data.truth.adaptation import compile_adaptation
 from online.exactly_once.feature_stage import EndedStream, FeatureColumns, FeatureStage
 from online.exactly_once.loop import LostPlace, Record, serve
 from online.exactly_once.lost_offsets import await_empty_group, check_never_read, commit_places, find_place
@@ -45,7 +46,18 @@ class Forecasting:
 
     def __init__(self, features: FeatureStage, scores: ScoreStage, metrics: Metrics) -> None:
         self._features, self._scores, self._metrics = features, scores, metrics
-        self.restore, self.drop, self.cut, self.note = features.restore, features.drop, features.cut, features.note
+        self.note = features.note
+
+    def restore(self, partition: int, offset: int, note: str, low: int) -> None:
+        self._scores.restore(partition, self._features.restore(partition, offset, note, low))
+
+    def drop(self, partition: int) -> None:
+        self._features.drop(partition)
+        self._scores.drop(partition)
+
+    def cut(self, partition: int) -> None:
+        self._features.cut(partition)
+        self._scores.drop(partition)
 
     def process(self, messages: list[Incoming]) -> tuple[list[Record], Callable[[], None]]:
         made = self._features.process(messages)
@@ -73,6 +85,7 @@ def forecast(settings: ForecasterSettings, metrics: Metrics, running: Callable[[
     models.start()
     try:
         compile_kernel(spec)  # while the model is fetched
+        compile_adaptation(spec)
         if models.served is None:
             log.info("waiting for the first model", model_variant=settings.model_variant)
         served = models.await_model(running)
@@ -88,8 +101,14 @@ def forecast(settings: ForecasterSettings, metrics: Metrics, running: Callable[[
             with TopicReader(settings, running=running) as reader:
                 yield from reader.read(TRADES, partition, start, end)
 
+        def read_predictions(partition: int, since_ms: int) -> Iterator[RecordBlock]:
+            with TopicReader(settings, running=running) as reader:
+                start = reader.offset_at(PREDICTIONS, partition, since_ms)
+                yield from reader.read(PREDICTIONS, partition, start)
+
         features = FeatureStage(spec, read_trades, metrics)
-        stage = Forecasting(features, ScoreStage(spec, lambda: models.served or served), metrics)
+        scores = ScoreStage(spec, lambda: models.served or served, read_predictions, metrics)
+        stage = Forecasting(features, scores, metrics)
         consumer = Consumer(consumer_config(settings, GROUP, settings.slot) | {"stats_cb": metrics.read_statistics})
         producers = [Producer(transactional_config(settings, GROUP, settings.slot, turn)) for turn in range(TURNS)]
         serve(consumer, producers, stage, check_new, running, metrics, settings.kafka_bootstrap_servers)

@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 
 from data.features.spec import FeatureSpec
+from data.models.registry import Registry
 from data.names import RegistryError
 from offline.lake.store import Lake
 
@@ -73,7 +74,7 @@ def mlflow_run(init: dg.InitResourceContext) -> Iterator[Any]:
 
     config = init.resource_config
     assert init.run is not None
-    prepare_client(config["mlflow_tracking_uri"])
+    prepare_client(Registry(config["mlflow_tracking_uri"]))
     import mlflow
     from dagster_mlflow import mlflow_tracking
 

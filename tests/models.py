@@ -67,14 +67,15 @@ def put_version(uri: str, name: str, content: bytes, digest: str | None = None) 
     Args:
         digest: digest in the version's tag; the file's own unless given.
     """
+    registry = Registry(uri)
     with contextlib.suppress(AlreadyThere):
-        Registry(uri).call("POST", "registered-models/create", {"name": name}, dict)
-    run = Registry(uri).call("POST", "runs/create", {"experiment_id": experiment_id(uri, name)}, dict)["run"]["info"]
+        registry.call("POST", "registered-models/create", {"name": name}, dict)
+    run = registry.call("POST", "runs/create", {"experiment_id": experiment_id(registry, name)}, dict)["run"]["info"]
     place = run["artifact_uri"].removeprefix("mlflow-artifacts:/")
     url = f"{uri}/api/2.0/mlflow-artifacts/artifacts/{place}/model.onnx"
     urllib.request.urlopen(urllib.request.Request(url, content, method="PUT"), timeout=10).close()
     tags = {"digest": digest or hashlib.sha256(content).hexdigest(), "spec_id": SPEC.spec_id}
-    created = Registry(uri).call(
+    created = registry.call(
         "POST",
         "model-versions/create",
         {

@@ -174,6 +174,13 @@ def _pass_points(w: Any, until: int, grid: Grid) -> None:
 
 
 @compiled
+def _volume_rate(w: Any, half_life: int) -> float:
+    """Return the weighted volume of a grid step, over the closed blocks and `now`."""
+    weighted, sums = w.weighted[half_life], w.now
+    return float((weighted[VOLUME] + sums[VOLUME]) / (weighted[STEPS] + sums[STEPS]))
+
+
+@compiled
 def _grid_features(w: Any, point: int, out: Floats, grid: Grid) -> None:
     """Write the columns of the grid up to the last point at or before the trade.
 
@@ -181,17 +188,17 @@ def _grid_features(w: Any, point: int, out: Floats, grid: Grid) -> None:
     """
     half_lives, horizon_steps = grid.half_lives, grid.horizon_steps
     count, trends = len(half_lives), len(grid.trend_half_lives)
-    others = out[count:]  # the columns after the weighted variances
+    volumes = out[count + 2 : 2 * count + 1]  # a column for each half-life but the longest
+    others = out[2 * count + 1 :]  # the columns after the relative volumes
     out[:] = np.nan
     time_of_day = 2 * math.pi * (point * (grid.step // NS) % DAY_S) / DAY_S
-    others[5 + trends], others[6 + trends] = math.sin(time_of_day), math.cos(time_of_day)
+    others[2 + trends], others[3 + trends] = math.sin(time_of_day), math.cos(time_of_day)
     if not w.has_grid or point <= w.first_point:
         return
     sums = w.now
     sums[:] = w.open
     if point == w.next_point:  # the trade stands on a grid point: its step counts as it is now, ties may yet change it
         _add_step(sums, w, w.last_price)
-    short_rate = np.nan
     for half_life in range(count):
         if point - w.first_point < half_lives[half_life]:
             break
@@ -199,24 +206,24 @@ def _grid_features(w: Any, point: int, out: Floats, grid: Grid) -> None:
         steps = weighted[STEPS] + sums[STEPS]
         out[half_life] = (weighted[VARIANCE] + sums[VARIANCE]) / steps * horizon_steps
         if half_life == 0:
-            others[1] = (weighted[TRADES] + sums[TRADES]) / (steps * (grid.step / NS))
+            out[count + 1] = (weighted[TRADES] + sums[TRADES]) / (steps * (grid.step / NS))
         if half_life == 1:
-            others[0] = (weighted[RANGE] + sums[RANGE]) / steps * horizon_steps
-            short_rate = (weighted[VOLUME] + sums[VOLUME]) / steps
-        if half_life == count - 1:
-            usual_rate = (weighted[VOLUME] + sums[VOLUME]) / steps
-            if usual_rate > 0.0:
-                others[2] = short_rate / usual_rate
+            out[count] = (weighted[RANGE] + sums[RANGE]) / steps * horizon_steps
+    if point - w.first_point >= half_lives[count - 1]:
+        usual_rate = _volume_rate(w, count - 1)
+        if usual_rate > 0.0:
+            for half_life in range(count - 1):
+                volumes[half_life] = _volume_rate(w, half_life) / usual_rate
     unweighted = w.weighted[count + trends]
     steps = unweighted[STEPS] + sums[STEPS]
-    others[3], others[4] = (unweighted[VARIANCE] + sums[VARIANCE]) / steps * horizon_steps, steps
+    others[0], others[1] = (unweighted[VARIANCE] + sums[VARIANCE]) / steps * horizon_steps, steps
     for trend in range(trends):
         if point - w.first_point < grid.trend_half_lives[trend]:
             break
         weighted = w.weighted[count + trend]
         squares = (weighted[STEPS] + sums[STEPS]) * (weighted[VARIANCE] + sums[VARIANCE])
         ratio = (weighted[MOVE] + sums[MOVE]) / math.sqrt(squares) if squares > 0.0 else 0.0
-        others[5 + trend] = min(max(ratio, -1.0), 1.0)  # rounding alone goes beyond 1
+        others[2 + trend] = min(max(ratio, -1.0), 1.0)  # rounding alone goes beyond 1
 
 
 @compiled

@@ -67,14 +67,13 @@ class FeatureSpec:
 
     @classmethod
     def for_candles(cls, step_s: int) -> FeatureSpec:
-        """Return the spec of candles of `step_s` seconds: forecasts of 60 candles from at most 7,200 candles.
+        """Return the spec of candles of `step_s` seconds: forecasts of 60 candles from at most 14,400 candles.
 
         The trades of a candle that begins at s have times in (s, s + step_s]; the close has the time s + step_s.
         A hole of more than 5 candles ends a segment.
         """
         return cls(
             grid_step_s=step_s,
-            lookback_steps=7_200,
             block_steps=5,
             half_lives=(5, 20, 60, 240, 1_440),
             horizon_s=60 * step_s,
@@ -85,12 +84,13 @@ class FeatureSpec:
     def columns(self) -> tuple[str, ...]:
         """Return the names of the columns, in the order of `FeatureRows.values`."""
         shortest, short, *_ = self.half_lives
+        all_but_longest = self.half_lives[:-1]
         return (
             *CONTRACT,
             *(f"ewma_variance_{half_life}" for half_life in self.half_lives),
             f"parkinson_variance_{short}",
             f"trade_rate_{shortest}",
-            f"relative_volume_{short}",
+            *(f"relative_volume_{half_life}" for half_life in all_but_longest),
             "mean_variance",
             "known_steps",
             *(f"trend_{half_life}" for half_life in self.trend_half_lives),

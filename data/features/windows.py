@@ -16,6 +16,7 @@ from data.compiled import compiled
 from data.features.admission import NOTHING_YET, TAKEN
 from data.features.kernel import GRID, SUMS, Batch, Grid, window_kernel
 from data.features.spec import FeatureRows, FeatureSpec
+from data.slots import Slots
 from data.times import NS
 from data.trades import Int64s, StreamKey, Trades
 
@@ -61,14 +62,13 @@ class Windows:
 
     Attributes:
         grid: the grid of the spec.
-        state: one record a slot. Read `state` after a call of `slot`: a new stream may move the array.
     """
 
     def __init__(self, spec: FeatureSpec) -> None:
         self.spec = spec
-        self._slots: dict[StreamKey, int] = {}
-        self._free: list[int] = []
-        self.state = np.zeros(0, _window_type(spec))
+        new = np.zeros(1, _window_type(spec))
+        new["last_id"], new["last_time"] = NOTHING_YET
+        self._slots = Slots(new)
         self.grid = Grid(
             spec.block_weights,
             np.array(spec.half_lives),
@@ -82,16 +82,20 @@ class Windows:
     @property
     def open_streams(self) -> tuple[StreamKey, ...]:
         """Return the streams that have a window."""
-        return tuple(self._slots)
+        return self._slots.keys
+
+    @property
+    def state(self) -> NDArray[np.void]:
+        """Return one record a slot; a call of `slot` may move the array."""
+        return self._slots.state
 
     def drop(self, key: StreamKey) -> None:
         """Drop the window of a stream that has ended or has moved to another process."""
-        if (slot := self._slots.pop(key, None)) is not None:
-            self._free.append(slot)
+        self._slots.drop(key)
 
     def oldest_needed(self, key: StreamKey) -> int:
         """Return the position of the oldest trade that a rebuild of the stream's window needs, byte for byte."""
-        w, spec = self.state[self._slots[key]], self.spec
+        w, spec = self._slots.record(key), self.spec
         ring, blocks = len(w["anchors"]), len(w["closed"])
         oldest = int(w["anchors"][w["next_anchor"] if w["trades"] == ring else 0])
         if not w["has_grid"]:
@@ -101,15 +105,7 @@ class Windows:
 
     def slot(self, key: StreamKey) -> int:
         """Return the index of a stream's window in `state`; a new stream gets a window."""
-        if key in self._slots:
-            return self._slots[key]
-        if not self._free:
-            have = len(self.state)
-            self.state = np.concatenate([self.state, np.zeros(max(have, 8), self.state.dtype)])
-            self._free.extend(range(len(self.state) - 1, have - 1, -1))
-        slot = self._slots[key] = self._free.pop()
-        self.state[slot]["last_id"], self.state[slot]["last_time"] = NOTHING_YET
-        return slot
+        return self._slots.slot(key)
 
 
 def feature_rows(

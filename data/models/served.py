@@ -248,15 +248,26 @@ def _metadata(session: ort.InferenceSession) -> dict[str, Any]:
         return {
             "variant": metadata["variant"],
             "columns": columns,
-            "steps": Steps(columns, [tuple(step) for step in json.loads(metadata["steps"])]),
+            "steps": Steps(columns, _steps(json.loads(metadata["steps"]))),
             "priors": _priors(json.loads(metadata["priors"])),
             "spec_id": metadata["spec_id"],
             "horizon_s": horizon_s,
             "train_end": train_end,
             "coverage": coverage,
         }
-    except ValueError as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:  # of any JSON
         raise ModelRefused(f"metadata_props cannot be read: {error}", "metadata") from error
+
+
+def _steps(found: Any) -> list[tuple[str, ...]]:
+    """Return the steps of a file.
+
+    Raises:
+        ValueError: no list of lists of names.
+    """
+    if not isinstance(found, list) or not all(isinstance(step, list) for step in found):
+        raise ValueError(f"steps must be a list of lists of names, were {str(found)[:80]}")
+    return [tuple(str(name) for name in step) for step in found]
 
 
 def _priors(found: Any) -> dict[str, float]:

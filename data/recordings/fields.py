@@ -85,6 +85,12 @@ def products(column: pa.Array) -> Products:
     return Products(names, code, good[code])
 
 
+def _counts(column: pa.Array) -> tuple[Int64s, Mask]:
+    """Return whole numbers, or times in their unit, with a mask of values that are not null; null becomes 0."""
+    present = is_present(column)
+    return np.where(present, values_of(column, np.int64), 0), present
+
+
 def whole_numbers(column: pa.Array) -> tuple[Int64s, Mask]:
     """Parse whole numbers from 0 to 2^63 - 1."""
     if is_text(column.type):
@@ -93,8 +99,7 @@ def whole_numbers(column: pa.Array) -> tuple[Int64s, Mask]:
         column = _parsed(pc.if_else(pc.utf8_is_digit(texts), texts, _NO_TEXT), pa.int64(), _DIGITS)
     elif column.type != pa.int64():
         column = column.cast(pa.int64(), safe=False)
-    good = is_present(column)
-    numbers = np.where(good, values_of(column, np.int64), 0)
+    numbers, good = _counts(column)
     return numbers, good & (numbers >= 0)
 
 
@@ -103,8 +108,7 @@ def times(column: pa.Array) -> tuple[Int64s, Mask]:
     if is_text(column.type):
         column = _parsed(_texts(column), UTC, _TIME)
     in_a_second = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": NS}[column.type.unit]
-    good = is_present(column)
-    count = np.where(good, values_of(column, np.int64), 0)
+    count, good = _counts(column)
     good = good & (count >= 0) & (count < END_NS // NS * in_a_second)
     return np.where(good, count, 0) * (NS // in_a_second), good
 

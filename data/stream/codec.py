@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from data.features.spec import FeatureRows, FeatureSpec
 from data.names import check_names
-from data.stream.records import End, Forecaster, Purpose, Scored, ScoredBy, TakerSide, Trade, feature_type
+from data.stream.records import AdaptedBy, End, Forecaster, Purpose, Scored, ScoredBy, TakerSide, Trade, feature_type
 from data.trades import Floats, Int64s, Side, StreamKey, Trades
+from data.truth.adaptation import Adapted
 
 encode = msgspec.json.Encoder().encode
 """Encode any record of `data.stream.records` as JSON; NaN becomes null."""
@@ -262,8 +263,8 @@ def encode_predictions(
     rows: Sequence[bytes],
     ts: int,
     horizon_s: int,
-    score: Floats,
-    interval: Floats,
+    raw_score: Floats,
+    adapted: Adapted,
     forecaster: Forecaster,
     in_sample: NDArray[np.bool_],
     missing: Sequence[tuple[str, ...]],
@@ -274,13 +275,20 @@ def encode_predictions(
         rows: n feature rows as JSON.
         ts: time of scoring, ns since 1970.
         horizon_s: seconds of the forecast.
-        score: shape (n,). interval: shape (n, 2). in_sample: shape (n,).
+        raw_score: shape (n,), as the model forecasts.
+        in_sample: shape (n,).
         missing: for each forecast, the columns that the model did not use.
     """
-    scored = map(Scored, repeat(ts), repeat(horizon_s), score.tolist(), interval.tolist())
-    kinds = list(zip(in_sample.tolist(), missing, strict=True))
-    by_model = {kind: encode(ScoredBy(*forecaster, kind[0], list(kind[1]), []))[1:] for kind in set(kinds)}
+    intervals = zip(adapted.lower.tolist(), adapted.upper.tolist(), strict=True)
+    scored = map(Scored, repeat(ts), repeat(horizon_s), adapted.score.tolist(), intervals, raw_score.tolist())
+    states = [getattr(adapted, name) for name in AdaptedBy.__struct_fields__]
+    kinds = list(zip(adapted.alike.tolist(), in_sample.tolist(), missing, strict=True))
+    ends = {}
+    for kind in set(kinds):
+        row, is_in_sample, names = kind
+        state = encode(AdaptedBy(*(float(column[row]) for column in states)))
+        ends[kind] = state[1:-1] + b"," + encode(ScoredBy(*forecaster, is_in_sample, list(names), []))[1:]
     return [
-        b",".join((row[:-1], encode(each)[1:-1], by_model[kind]))
+        b",".join((row[:-1], encode(each)[1:-1], ends[kind]))
         for row, each, kind in zip(rows, scored, kinds, strict=False)
     ]

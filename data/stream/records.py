@@ -109,6 +109,17 @@ class Scored(Struct, frozen=True, gc=False):
     horizon_s: int
     score: Annotated[float, Meta(gt=0, description="forecast volatility per horizon, not annualized")]
     interval: Annotated[tuple[float, float], Meta(description="nominal coverage 90 %")]
+    raw_score: Annotated[float, Meta(gt=0, description="the model's own forecast, before its adaptation")] | None
+
+
+class AdaptedBy(Struct, frozen=True, gc=False):
+    """The fields that a forecast adds to its feature row: the state of the adaptation. Few rows differ in them."""
+
+    weighted_sum: Annotated[float, Meta(description="over `weight`: the scale of the model's variance")] | None
+    weight: Annotated[float, Meta(description="of past forecasts in the scale, in horizons")] | None
+    offset_low: Annotated[float, Meta(description="logarithm of the factor on the lower end")] | None
+    offset_high: Annotated[float, Meta(description="logarithm of the factor on the upper end")] | None
+    judged_horizons: Annotated[float, Meta(ge=0, description="forecasts judged so far, twelve in a horizon")] | None
 
 
 class ScoredBy(Struct, frozen=True, gc=False):
@@ -122,8 +133,17 @@ class ScoredBy(Struct, frozen=True, gc=False):
     shadow: Annotated[list[Shadow], Meta(description="scores by models that do not answer")]
 
 
-FORECAST_FIELDS: Final = get_type_hints(Scored, include_extras=True) | get_type_hints(ScoredBy, include_extras=True)
-"""Types of the fields that a forecast adds to its feature row, by name."""
+ADAPTATION_FIELDS: Final = ("raw_score", *AdaptedBy.__struct_fields__)
+"""Names of the fields that forecasts of earlier releases lack."""
+
+
+def _forecast_fields() -> list[tuple[Any, ...]]:
+    parts = (get_type_hints(part, include_extras=True) for part in (Scored, AdaptedBy, ScoredBy))
+    return [(name, hint, *[None][: name in ADAPTATION_FIELDS]) for part in parts for name, hint in part.items()]
+
+
+FORECAST_FIELDS: Final = _forecast_fields()
+"""The fields that a forecast adds to its feature row, in order: name, type, and None where a field is optional."""
 
 
 def _columns(spec: FeatureSpec) -> list[tuple[str, Any]]:
@@ -139,8 +159,9 @@ def feature_type(spec: FeatureSpec) -> type[Any]:
 @cache
 def prediction_type(spec: FeatureSpec) -> type[Any]:
     """Return the type of a forecast's record, with the scored feature row, on `predictions`."""
-    fields = _columns(spec) + list(FORECAST_FIELDS.items())
-    return msgspec.defstruct("Prediction", fields, bases=(RowStart,), frozen=True, gc=False)
+    fields = _columns(spec) + FORECAST_FIELDS
+    # Fields with a default stand between others, as in the record.
+    return msgspec.defstruct("Prediction", fields, bases=(RowStart,), frozen=True, gc=False, kw_only=True)
 
 
 TIMES = ("event_time", "ingest_time", "ts")

@@ -1,4 +1,4 @@
-"""What really happened after a forecast, and how a forecast is judged: one definition for all processes.
+"""Judge forecasts by one definition for all processes, and adapt forecasts by what has happened.
 
-In: event times and prices of a stream, and forecasts. Out: targets, losses, and which forecasts count.
+In: event times and prices of a stream, and forecasts. Out: targets, losses, counted forecasts, adapted scores.
 """

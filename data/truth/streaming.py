@@ -70,8 +70,8 @@ def start_segment(w: Any) -> None:
 
 @compiled
 def is_new_segment(w: Any, t: int, horizon: Horizon) -> bool:
-    """Return whether a row at time `t` begins a segment."""
-    return bool(w.has_rows == 0 or t - w.last_time > horizon.gap)
+    """Return whether a row at time `t` begins a segment. A falling time begins one too: no index may leave its ring."""
+    return bool(w.has_rows == 0 or t - w.last_time > horizon.gap or t < w.last_time)
 
 
 @compiled

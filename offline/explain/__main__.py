@@ -7,6 +7,7 @@ import json
 import sys
 
 from data.files import may_lose_its_reader
+from data.models.registry import Registry
 from data.names import NotRead, check_names
 from data.settings import KafkaSettings
 from data.trades import StreamKey
@@ -39,7 +40,8 @@ def main() -> int:
     except ValueError as error:
         parser.error(str(error))
     settings = OfflineSettings()
-    explainer = Explainer(KafkaSettings(), settings.mlflow_tracking_uri, settings.models_dir, settings.spec())
+    registry = Registry(settings.mlflow_tracking_uri)
+    explainer = Explainer(KafkaSettings(), registry, settings.models_dir, settings.spec())
     try:
         (explanation,) = explainer.explain(key, [args.trade])
     except (BadRecord, ForecastNotFound, NotRead) as error:

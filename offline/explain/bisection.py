@@ -207,6 +207,10 @@ class ForecastSearch:
         before, after, _ = around
         return self.start if before is None else before.offset + 1, self._end if after is None else after.offset
 
+    def between(self, start: int, end: int) -> Iterator[TopicForecast]:
+        """Read the forecasts in a range of offsets."""
+        return self._forecasts(self._reader, start, end)
+
     def first_in(self, start: int, end: int) -> TopicForecast | None:
         """Return the first forecast in a range of offsets, or None."""
         near = min(start + NEAR, end)

@@ -17,9 +17,10 @@ from data.models.served import ServedModel
 from data.names import ModelRefused, RegistryError
 from data.settings import KafkaSettings
 from data.stream.reader import TopicReader
-from data.stream.records import TRADES, prediction_type
+from data.stream.records import TRADES, AdaptedBy, prediction_type
 from data.times import time_text, to_datetime, to_ns
 from data.trades import StreamKey
+from offline.explain.adaptation import adapted_again, records_behind
 from offline.explain.bisection import BadRecord
 from offline.explain.findings import Explanation, Finding, FoundModel, Outcome
 from offline.explain.recordings import find_in_recordings
@@ -31,11 +32,10 @@ class Explainer:
     """Explainer of forecasts. One call reads topics and recordings once for all its forecasts.
 
     Args:
-        registry: URI of MLflow.
         models: folder in which the forecaster keeps loaded models.
     """
 
-    def __init__(self, kafka: KafkaSettings, registry: str, models: Path, spec: FeatureSpec) -> None:
+    def __init__(self, kafka: KafkaSettings, registry: Registry, models: Path, spec: FeatureSpec) -> None:
         self._kafka, self._registry, self._models, self._spec = kafka, registry, models, spec
 
     def explain(self, key: StreamKey, trade_ids: Sequence[int]) -> list[Explanation]:
@@ -66,8 +66,8 @@ class Explainer:
                     if (at := place_of(each, passage, stream)) is not None:
                         each.trade = passage.trades.take(slice(at, at + 1))
                         remake_row(each, passage, at, stream, self._spec)
-        for each in found.values():
-            remake_score(each)
+            for each in found.values():
+                remake_score(each, stream, self._spec)
         find_in_recordings(list(found.values()), key.product_id, stream.note)
         return [found[trade_id] for trade_id in trade_ids]
 
@@ -133,14 +133,14 @@ def remake_row(each: Explanation, passage: Passage, at: int, stream: Stream, spe
     each.compare("row", remade, f"all {len(spec.columns)} columns")
 
 
-def find_model(registry: str, models: Path, variant: str, version: str, digest: str, spec_id: str) -> FoundModel:
+def find_model(registry: Registry, models: Path, variant: str, version: str, digest: str, spec_id: str) -> FoundModel:
     """Return the model named by a record: from the registry, else from the forecaster's folder."""
     name = f"volatility-{variant}"
     path = models / name / f"{digest}.onnx"
     problems: list[str] = []
     outcome: Outcome = "expired"
     files: dict[str, Callable[[], bytes]] = {
-        registry: lambda: Registry(registry).download(name, version),
+        registry.uri: lambda: registry.download(name, version),
         str(path): path.read_bytes,
     }
     for origin, fetch in files.items():
@@ -165,7 +165,7 @@ def find_model(registry: str, models: Path, variant: str, version: str, digest: 
     return FoundModel(name, None, "", Finding("model", outcome, "; ".join(problems)))
 
 
-def read_ledger(registry: str) -> list[Entry] | str:
+def read_ledger(registry: Registry) -> list[Entry] | str:
     """Return the entries of the ledger, oldest first, or the error message if the ledger cannot be read."""
     try:
         return history(registry)
@@ -200,18 +200,27 @@ def served_under(ledger: list[Entry] | str, record: Any) -> tuple[Entry | None, 
     return entry, Finding("promotion", "equal", said)
 
 
-def remake_score(each: Explanation) -> None:
-    """Score the record's row again with the named model, and compare."""
+def remake_score(each: Explanation, stream: Stream, spec: FeatureSpec) -> None:
+    """Score the record's row again with the named model, adapt the score again, and compare."""
     record, model = each.prediction, each.model.model
     if model is None:
         return each.found("score", "expired", "there is no model to score with")
     values = [np.nan if (value := getattr(record, name)) is None else value for name in model.columns]
     scores = model.score(np.array([values], np.float64), [record.product_id])
-    remade = {
+    remade: dict[str, Any] = {
         "horizon_s": model.horizon_s,
         "score": float(scores.score[0]),
         "interval": (float(scores.lower[0]), float(scores.upper[0])),
         "in_sample": record.event_time <= to_ns(model.train_end),
         "missing": [name for name, is_missing in zip(model.columns, scores.missing[0], strict=True) if is_missing],
     }
+    if record.raw_score is None or record.spec_id != spec.spec_id:  # an earlier release published the model's own
+        return each.compare("score", remade, "score and interval")
+    records = records_behind(stream, each.kafka_offset, spec)
+    adapted = adapted_again([*records[:-1], record], model, spec)
+    if adapted is None:
+        return each.found("score", "expired", "forecasts behind the adaptation are no longer kept")
+    remade |= {name: float(getattr(adapted, name)[-1]) for name in ("score", *AdaptedBy.__struct_fields__)}
+    remade["raw_score"] = float(scores.score[0])
+    remade["interval"] = float(adapted.lower[-1]), float(adapted.upper[-1])
     return each.compare("score", remade, "score and interval")

@@ -148,6 +148,17 @@ class Stream:
             )
         return found
 
+    def forecasts_up_to(self, offset: int, back: int) -> tuple[list[bytes], bool]:
+        """Return the stream's forecasts among the offsets up to `offset`, and whether older ones cannot be read.
+
+        Args:
+            offset: of a forecast on `predictions`.
+            back: number of offsets to read before `offset`.
+        """
+        start = max(offset - back, self._forecasts.start)
+        values = [forecast.value for forecast in self._forecasts.between(start, offset + 1)]
+        return values, start == self._forecasts.start
+
     def passages(
         self, forecasts: Iterable[Explanation], spec: FeatureSpec
     ) -> Iterator[tuple[list[Explanation], Passage]]:

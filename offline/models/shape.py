@@ -56,6 +56,9 @@ LEAVES = 8
 class Shape:
     """A step: log(next variance / reference), half from a ridge and half from trees; a ridge alone without `trees`.
 
+    The ridge learns the ratio to the reference. The trees learn the ratio to the calibrated EWMA, from all inputs but
+    the mean so far: in trials on candles, trees with the mean so far lost a hundredth of QLIKE.
+
     Attributes:
         reference: column of the longest known weighted variance.
         ratios: columns of variances, divided by the reference.
@@ -94,6 +97,11 @@ class Shape:
         ratios = [f"{name} / {self.reference}" for name in self.ratios]
         return (*ratios, *self.volumes, *signed, *self.hours)
 
+    @property
+    def seen_by_trees(self) -> list[int]:
+        """Indexes of the inputs of the trees."""
+        return [i for i, name in enumerate(self.inputs) if not name.startswith("mean_variance")]
+
     def values(self, columns: Columns) -> Floats:
         """Return the inputs of ridge and trees, shape (n, inputs), as a float32 holds them."""
         reference = columns[self.reference]
@@ -107,10 +115,10 @@ class Shape:
     def variance(self, columns: Columns) -> Floats:
         values, reference = self.values(columns), columns[self.reference]
         shape = values @ np.array(self.coefficients) + self.intercept
+        ewma = np.log(np.clip(self.ewma.variance(columns) / reference, 1 / MOST_RATIO, MOST_RATIO))
         if self.trees is not None:
-            shape = (shape + self.trees.predict(values) + self.correction) / 2
-        ewma = np.clip(self.ewma.variance(columns) / reference, 1 / MOST_RATIO, MOST_RATIO)
-        return np.asarray(reference * np.exp(self.weight * shape + (1 - self.weight) * np.log(ewma)))
+            shape = (shape + ewma + self.trees.predict(values[:, self.seen_by_trees]) + self.correction) / 2
+        return np.asarray(reference * np.exp(self.weight * shape + (1 - self.weight) * ewma))
 
     def node(self, graph: Graph) -> str:
         node, constant = graph.node, graph.constant
@@ -128,10 +136,11 @@ class Shape:
         shape = constant(self.intercept)
         for each, coefficient in zip(inputs, self.coefficients, strict=True):
             shape = node("Add", shape, node("Mul", each, constant(coefficient)))
-        if self.trees is not None:
-            both = node("Add", shape, node("Add", graph.trees(inputs, self.trees), constant(self.correction)))
-            shape = node("Mul", both, constant(0.5))
         ewma = log_ratio(node("Div", self.ewma.node(graph), reference), MOST_RATIO)
+        if self.trees is not None:
+            grown = graph.trees([inputs[i] for i in self.seen_by_trees], self.trees)
+            grown = node("Add", node("Add", grown, constant(self.correction)), ewma)
+            shape = node("Mul", node("Add", shape, grown), constant(0.5))
         total = node("Mul", shape, constant(self.weight))
         total = node("Add", total, node("Mul", ewma, constant(1 - self.weight)))
         return node("Mul", reference, node("Exp", total))
@@ -183,6 +192,7 @@ def _fitted(plan: Shape, rows: Rows, floor: float, *, with_trees: bool) -> Shape
     """Fit ridge and trees to the rows that have all columns; None with too few horizons."""
     from sklearn.ensemble import HistGradientBoostingRegressor
     from sklearn.linear_model import Ridge
+    from threadpoolctl import threadpool_limits
 
     known = (rows.columns[plan.reference] > 0) & ~np.any([np.isnan(rows.columns[name]) for name in plan.needs], axis=0)
     mine = rows.take(known)
@@ -203,8 +213,11 @@ def _fitted(plan: Shape, rows: Rows, floor: float, *, with_trees: bool) -> Shape
         some = slice(None, None, -(-len(values) // TREE_ROWS))
         smallest = min(TREES["min_samples_leaf"], max(len(values[some]) // LEAVES, 1))
         trees = HistGradientBoostingRegressor(**TREES | {"min_samples_leaf": smallest})
-        trees.fit(values[some], ratio[some])
-        correction = _correction(ratio - trees.predict(values))
+        values = values[:, plan.seen_by_trees]
+        to_ewma = np.log(np.maximum(mine.realized, floor) / np.maximum(plan.ewma.variance(mine.columns), floor))
+        with threadpool_limits(1, "openmp"):  # threads that wait for a core of a busy machine cost ten times the fit
+            trees.fit(values[some], to_ewma[some])
+            correction = _correction(to_ewma - trees.predict(values))
     return Shape(
         plan.reference,
         plan.ratios,

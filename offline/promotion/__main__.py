@@ -43,10 +43,10 @@ def show(entries: Iterable[Entry]) -> str:
     return captured.get().rstrip()
 
 
-def _print_moves_by_hand(uri: str, newest: dict[str, Entry]) -> None:
+def _print_moves_by_hand(registry: Registry, newest: dict[str, Entry]) -> None:
     """Print each model whose champion differs from the version of the newest entry."""
     for model, entry in newest.items():
-        champion = Registry(uri).champion(model)
+        champion = registry.champion(model)
         serving = f"version {champion.version}" if champion else "none"
         if serving != f"version {entry.to_version}":
             print(f"the champion of {model} is {serving} now, the ledger says {entry.to_version}: moved by hand?")
@@ -73,33 +73,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands.add_parser("finish", help="finish pending entries")
     args = parser.parse_args(arguments)
     settings = OfflineSettings()
-    uri = settings.mlflow_tracking_uri
+    registry = Registry(settings.mlflow_tracking_uri)
     try:
         if args.command == "rollback":  # `roll_back` finishes pending entries itself, and then goes no further
             asked_at = datetime.now(UTC)
-            entry = roll_back(uri, args.model, spec=settings.spec(), who=getpass.getuser(), why=args.why)
+            entry = roll_back(registry, args.model, spec=settings.spec(), who=getpass.getuser(), why=args.why)
             if entry.begun < asked_at:
                 print(begun_before(entry))
             print(show([entry]))
             return
-        for entry in finish_pending(uri):
+        for entry in finish_pending(registry):
             print(f"finished: {entry.action} {entry.model} to version {entry.to_version}, now {entry.state}")
         if args.command == "promote":
             spec = settings.spec()
             test = lake_rows(settings.lake_uri, spec)
             who = getpass.getuser()
             entry = promote(
-                uri, args.model, args.version, test=test, spec=spec, who=who, why=args.why, force=args.force
+                registry, args.model, args.version, test=test, spec=spec, who=who, why=args.why, force=args.force
             )
             print(show([entry]))
         elif args.command == "history":
-            entries = history(uri, args.model)
+            entries = history(registry, args.model)
             print(show(entries))
-            _print_moves_by_hand(uri, {entry.model: entry for entry in entries if entry.at is not None})
+            _print_moves_by_hand(registry, {entry.model: entry for entry in entries if entry.at is not None})
         elif args.command == "served-at":
-            served = served_at(uri, args.when)
+            served = served_at(registry, args.when)
             print(show(served.values()) if served else f"no model had a champion at {second_text(args.when)}")
-            _print_moves_by_hand(uri, served_at(uri, datetime.now(UTC)))
+            _print_moves_by_hand(registry, served_at(registry, datetime.now(UTC)))
     except (RegistryError, Refused, ValueError) as error:
         sys.exit(str(error))
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 # ruff: noqa: PLC0415 - a rollback needs nothing of the lake, whose readers take half a second to import
 import hashlib
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
@@ -63,14 +62,12 @@ class Verdict:
     """Verdict of the gate on one version.
 
     Attributes:
-        wanted: the judged version.
         digest: SHA-256 of the version's file.
         champion: version number of the champion when judging; None if there was no champion.
         can_serve: the file is the registered file, and loads.
         evidence: the figures, for the ledger.
     """
 
-    wanted: Version
     digest: str
     champion: str | None
     can_serve: bool
@@ -83,9 +80,8 @@ class Verdict:
 
 
 def judge(
-    uri: str,
-    model: str,
-    version: str,
+    registry: Registry,
+    wanted: Version,
     *,
     test: Callable[[datetime], Sample],
     spec: FeatureSpec,
@@ -94,11 +90,10 @@ def judge(
     """Judge whether a version may be champion, without changing anything; see `promote` for the arguments.
 
     Raises:
-        VersionNotFound: the version does not exist.
         RegistryError: MLflow does not answer.
     """
-    champion = Registry(uri).champion(model)
-    wanted, digest, candidate, conditions = fetch_model(uri, model, version, spec)
+    model, champion = wanted.name, registry.champion(wanted.name)
+    digest, candidate, conditions = fetch_model(registry, wanted, spec)
     is_new = champion is None or champion.version != wanted.version
     is_other = Condition("is not champion", is_new, f"version {wanted.version}", "a version that does not serve")
     conditions.insert(1, is_other)
@@ -111,11 +106,11 @@ def judge(
         allowed = (str(MIN_HORIZONS), "every row", "every row", "the champion's")
         conditions += _conditions({}, dict(zip(JUDGED, allowed, strict=True)))
     else:
-        rival_name, rival = _rival(uri, model, baseline, spec)
+        rival_name, rival = _rival(registry, (champion, registry.champion(baseline)), spec)
         evidence["compared_with"] = rival_name
         conditions += _judge_forecasts(candidate, rival, rival_name, test, spec, evidence)
     evidence |= {f"condition {each.name}": f"{each.found}; allowed is {each.allowed}" for each in conditions}
-    return Verdict(wanted, digest, champion.version if champion else None, can_serve, conditions, evidence=evidence)
+    return Verdict(digest, champion.version if champion else None, can_serve, conditions, evidence=evidence)
 
 
 def _judge_forecasts(
@@ -192,34 +187,31 @@ def _figures(found: Evaluation, ours: float, theirs: float) -> dict[str, Any]:
 
 
 class FetchedModel(NamedTuple):
-    """A version in the registry, its file, and the conditions on the file.
+    """The file of a version, and the conditions on the file.
 
     Attributes:
         digest: SHA-256 of the file.
         model: None if the file is gone or does not load.
     """
 
-    held: Version
     digest: str
     model: ServedModel | None
     conditions: list[Condition]
 
 
-def fetch_model(uri: str, model: str, version: str, spec: FeatureSpec, promised: str | None = None) -> FetchedModel:
+def fetch_model(registry: Registry, held: Version, spec: FeatureSpec, promised: str | None = None) -> FetchedModel:
     """Download a version's file, compare the SHA-256 with the expected digest, and load the file as a forecaster does.
 
     Args:
         spec: of the rows to score.
         promised: the expected digest; None: the digest in the version's tags.
     """
-    registry = Registry(uri)
-    held = registry.version(model, version)
     expected = promised or held.digest
     try:
-        content = registry.download(model, held.version)
+        content = registry.download(held.name, held.version)
     except VersionNotFound as error:
         gone = Condition("file", False, str(error), "a file in the registry")
-        return FetchedModel(held, hashlib.sha256().hexdigest(), None, [gone])
+        return FetchedModel(hashlib.sha256().hexdigest(), None, [gone])
     digest, loaded, found = hashlib.sha256(content).hexdigest(), None, f"{len(content):,} bytes"
     try:
         loaded = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
@@ -229,33 +221,20 @@ def fetch_model(uri: str, model: str, version: str, spec: FeatureSpec, promised:
         Condition("digest", digest == expected, digest, expected or "a digest in the version's tags"),
         Condition("loads", loaded is not None, found, "what data/models/served.py takes"),
     ]
-    return FetchedModel(held, digest, loaded, conditions)
+    return FetchedModel(digest, loaded, conditions)
 
 
-def champion_model(uri: str, name: str, spec: FeatureSpec) -> tuple[str, ServedModel] | None:
-    """Return version number and model of a champion.
+def _rival(
+    registry: Registry, champions: Iterable[Version | None], spec: FeatureSpec
+) -> tuple[str, ServedModel | None]:
+    """Return the name and the model of the rival: the first champion that loads, else None, for the unscaled EWMA.
 
-    None if there is no champion, or a champion that cannot score rows of `spec`, or whose file is gone or does not
-    load.
+    A first baseline has no other rival. A champion of another spec cannot score these rows, and a champion that does
+    not load serves nobody: neither can be a rival.
     """
-    registry = Registry(uri)
-    champion = registry.champion(name)
-    with suppress(VersionNotFound, ModelRefused):
-        if champion is not None:
-            content = registry.download(name, champion.version)
-            return champion.version, ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
-    return None
-
-
-def _rival(uri: str, model: str, baseline: str, spec: FeatureSpec) -> tuple[str, ServedModel | None]:
-    """Return the name and the model of the rival: the champion, else the baseline's champion, else None.
-
-    None is the unscaled EWMA: a first baseline has no other rival. A champion of another spec cannot score these rows,
-    and a champion that does not load serves nobody: neither can be a rival.
-    """
-    for name in dict.fromkeys((model, baseline)):
-        if (champion := champion_model(uri, name, spec)) is not None:
-            return f"{name} version {champion[0]}", champion[1]
+    for champion in champions:
+        if champion is not None and (model := fetch_model(registry, champion, spec).model) is not None:
+            return f"{champion.name} version {champion.version}", model
     return f"the {UNSCALED_EWMA}", None
 
 

@@ -17,8 +17,9 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from data.models.registry import Registry
 from data.names import RegistryAway, RegistryError, VersionNotFound
@@ -76,7 +77,7 @@ class Entry:
     who: str = ""
     why: str = ""
     is_forced: bool = False
-    begun: datetime = field(default_factory=lambda: datetime.now(UTC))
+    begun: datetime = field(default_factory=partial(datetime.now, UTC))
     at: datetime | None = None
     evidence: dict[str, Any] = field(default_factory=dict)
     state: EntryState = "pending"
@@ -85,14 +86,14 @@ class Entry:
     experiment_id: str = ""
 
 
-def history(uri: str, model: str | None = None) -> list[Entry]:
+def history(registry: Registry, model: str | None = None) -> list[Entry]:
     """Return all entries, of one model or of all, oldest first.
 
     Raises:
         RegistryError: MLflow does not answer.
     """
     try:
-        experiment = find_experiment(uri, EXPERIMENT)
+        experiment = find_experiment(registry, EXPERIMENT)
     except VersionNotFound:
         return []
     # Entries deleted in the UI are read as well: the version served, deleted entry or not.
@@ -100,7 +101,6 @@ def history(uri: str, model: str | None = None) -> list[Entry]:
     if model is not None:
         search["filter"] = f"tags.model = '{model}'"
     runs: list[dict[str, Any]] = []
-    registry = Registry(uri)
     while True:
         found = registry.call("POST", "runs/search", search, dict)
         runs += found.get("runs", [])
@@ -111,7 +111,7 @@ def history(uri: str, model: str | None = None) -> list[Entry]:
     return sorted((entry for entry in entries if entry is not None), key=lambda entry: (entry.at or entry.begun))
 
 
-def served_at(uri: str, when: datetime) -> dict[str, Entry]:
+def served_at(registry: Registry, when: datetime) -> dict[str, Entry]:
     """Return by model name the entry of the champion at a time; a model without a champion is left out.
 
     Raises:
@@ -120,7 +120,7 @@ def served_at(uri: str, when: datetime) -> dict[str, Entry]:
     """
     if when.tzinfo is None:
         raise ValueError(f"the time must say its zone, as 2026-11-20T10:00Z, was {when.isoformat()}")
-    return {entry.model: entry for entry in history(uri) if entry.at is not None and entry.at <= when}
+    return {entry.model: entry for entry in history(registry) if entry.at is not None and entry.at <= when}
 
 
 def promotions_in_effect(entries: Iterable[Entry]) -> list[Entry]:
@@ -146,7 +146,7 @@ def promotions_in_effect(entries: Iterable[Entry]) -> list[Entry]:
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[None]:
+def _alone() -> Iterator[None]:
     """Hold the machine's lock for promotions and rollbacks; the kernel releases the lock when the process ends.
 
     Raises:
@@ -169,54 +169,68 @@ def alone() -> Iterator[None]:
         yield
 
 
-def settled(uri: str, model: str) -> tuple[list[Entry], list[Entry]]:
-    """Finish all pending entries, and return the closed entries of a model; to be called within `alone`.
+class Settled(NamedTuple):
+    """A model without a pending entry.
 
-    Returns:
-        All entries of the model, oldest first; and the entries finished by this call.
+    Attributes:
+        entries: of the model, closed, oldest first.
+        finished: entries of the model that were pending until this call.
+        serving: version number of the champion; None if there is no champion.
+    """
+
+    entries: list[Entry]
+    finished: list[Entry]
+    serving: str | None
+
+
+@contextlib.contextmanager
+def settled(registry: Registry, model: str) -> Iterator[Settled]:
+    """Finish all pending entries, and keep other promotions and rollbacks of this machine out until the block ends.
 
     Raises:
         RegistryError: another machine is promoting or rolling back the model; or MLflow does not answer.
     """
-    entries = history(uri)
-    finished: list[Entry] = []
-    if any(entry.state == "pending" for entry in entries):
-        finished = _finish(uri, entries)
-        entries = history(uri)
-    entries = [entry for entry in entries if entry.model == model]
-    for entry in entries:
-        if entry.state == "pending":
-            raise RegistryError(
-                f"{entry.who} began to {VERBS[entry.action]} {model} to version {entry.to_version} on {entry.machine} "
-                f"at {entry.begun:%H:%M:%S} UTC: do this again when that is done, in {ABANDONED_S:.0f} s at the latest"
-            )
-    return entries, [entry for entry in finished if entry.model == model and entry.state == "done"]
+    with _alone():
+        entries = history(registry)
+        if finished := _finish(registry, entries):
+            entries = history(registry)
+        entries = [entry for entry in entries if entry.model == model]
+        for entry in entries:
+            if entry.state == "pending":
+                raise RegistryError(
+                    f"{entry.who} began to {VERBS[entry.action]} {model} to version {entry.to_version} on "
+                    f"{entry.machine} at {entry.begun:%H:%M:%S} UTC: do this again when that is done, in "
+                    f"{ABANDONED_S:.0f} s at the latest"
+                )
+        done = [entry for entry in finished if entry.model == model and entry.state == "done"]
+        yield Settled(entries, done, _serving(registry, model))
 
 
-def record(uri: str, entry: Entry, before: list[Entry]) -> Entry:
-    """Write the intent, move the alias, close the entry, and return the closed entry; to be called within `alone`.
+def record(registry: Registry, entry: Entry, before: list[Entry]) -> Entry:
+    """Write the intent, move the alias, close the entry, and return the closed entry; to be called within `settled`.
 
     Args:
-        before: the entries of the model, as `settled` returns.
+        before: the closed entries of the model.
 
     Raises:
         RegistryAway: MLflow does not answer; the next promotion or rollback finishes the pending entry.
         RegistryError: MLflow refuses to move `champion`; the entry is closed as failed.
     """
     try:
-        begun = begin(uri, entry)
-        return complete(uri, begun, before)
+        begun = begin(registry, entry)
+        return complete(registry, begun, before)
     except RegistryAway as error:  # the advice in `error`, to retry, is not enough here
         moved = f", and champion names version {entry.to_version} already" if isinstance(error, NotClosed) else ""
         raise RegistryAway(
-            f"MLflow went away at {uri} ({error.__cause__ or error}) while the ledger was to {VERBS[entry.action]} "
-            f"{entry.model} to version {entry.to_version}: the entry may stand there, not closed{moved}. Start "
-            "MLflow; the next promotion or rollback, or `python -m offline.promotion finish`, finishes it, and "
-            "`python -m offline.promotion history` shows it. A rollback that finishes one goes no further itself"
+            f"MLflow went away at {registry.uri} ({error.__cause__ or error}) while the ledger was to "
+            f"{VERBS[entry.action]} {entry.model} to version {entry.to_version}: the entry may stand there, not "
+            f"closed{moved}. Start MLflow; the next promotion or rollback, or `python -m offline.promotion finish`, "
+            "finishes it, and `python -m offline.promotion history` shows it. A rollback that finishes one goes no "
+            "further itself"
         ) from error
 
 
-def begin(uri: str, entry: Entry) -> Entry:
+def begin(registry: Registry, entry: Entry) -> Entry:
     """Write the intent: a RUNNING run with all fields of the entry."""
     entry = replace(entry, machine=_machine())
     tags = {name: getattr(entry, name) for name in TEXTS} | {
@@ -227,50 +241,50 @@ def begin(uri: str, entry: Entry) -> Entry:
         "evidence": json.dumps(entry.evidence),
     }
     fields = {
-        "experiment_id": experiment_id(uri, EXPERIMENT),
-        "start_time": to_ns(entry.begun) // 1_000_000,
+        "experiment_id": experiment_id(registry, EXPERIMENT),
+        "start_time": _ms(entry.begun),
         "tags": [{"key": key, "value": value} for key, value in tags.items() if value],
     }
-    info = Registry(uri).call("POST", "runs/create", fields, dict)["run"]["info"]
+    info = registry.call("POST", "runs/create", fields, dict)["run"]["info"]
     return replace(entry, entry_id=info["run_id"], experiment_id=info["experiment_id"])
 
 
-def complete(uri: str, entry: Entry, before: Iterable[Entry]) -> Entry:
+def complete(registry: Registry, entry: Entry, before: Iterable[Entry]) -> Entry:
     """Move the aliases of a pending entry, and close the entry; safe to call again.
 
     Args:
         before: the closed entries of the model.
     """
-    if _is_champion(uri, entry):  # the process was killed after the move, which came right after the intent
-        at = entry.at or entry.begun
+    if _serving(registry, entry.model) == entry.to_version:
+        at = entry.at or entry.begun  # the process was killed after the move, which came right after the intent
     else:
         try:
-            set_alias(uri, entry.model, "champion", entry.to_version)
+            set_alias(registry, entry.model, "champion", entry.to_version)
         except RegistryAway:
             raise
         except RegistryError as error:
-            if not _is_champion(uri, entry):
-                _tag(uri, entry, "error", str(error)[:1_000])
-                _update(uri, entry, status="FAILED")
+            if _serving(registry, entry.model) != entry.to_version:
+                _tag(registry, entry, "error", str(error)[:1_000])
+                _write(registry, "update", entry, status="FAILED")
                 raise
         at = datetime.now(UTC)
     try:
-        _name_previous(uri, entry, promotions_in_effect([*before, entry]))
-        _tag(uri, entry, "moved_at", _text(at))
+        _name_previous(registry, entry, promotions_in_effect([*before, entry]))
+        _tag(registry, entry, "moved_at", _text(at))
     except RegistryAway as error:
         raise NotClosed(str(error)) from error.__cause__
     # The move is done and tagged: a failure to close the entry must not read as a reason to ask for the move again.
     with contextlib.suppress(RegistryAway):
-        _update(uri, entry, status="FINISHED", end_time=to_ns(at) // 1_000_000)
+        _write(registry, "update", entry, status="FINISHED", end_time=_ms(at))
     return replace(entry, at=at, state="done")
 
 
-def _is_champion(uri: str, entry: Entry) -> bool:
-    champion = Registry(uri).champion(entry.model)
-    return champion is not None and champion.version == entry.to_version
+def _serving(registry: Registry, model: str) -> str | None:
+    champion = registry.champion(model)
+    return None if champion is None else champion.version
 
 
-def _name_previous(uri: str, entry: Entry, stack: list[Entry]) -> None:
+def _name_previous(registry: Registry, entry: Entry, stack: list[Entry]) -> None:
     """Set the alias `previous` to the target of the next rollback; delete the alias if no target is left.
 
     A target refused by MLflow counts as none. The alias only helps people: the champion has moved in any case.
@@ -278,7 +292,7 @@ def _name_previous(uri: str, entry: Entry, stack: list[Entry]) -> None:
     below = [each.to_version for each in stack[:-1] if each.to_version != entry.to_version]
     for version in (*below[-1:], None):
         try:
-            set_alias(uri, entry.model, "previous", version)
+            set_alias(registry, entry.model, "previous", version)
         except RegistryAway:
             raise
         except RegistryError:  # a deleted version, above all
@@ -286,7 +300,7 @@ def _name_previous(uri: str, entry: Entry, stack: list[Entry]) -> None:
         return
 
 
-def finish_pending(uri: str) -> list[Entry]:
+def finish_pending(registry: Registry) -> list[Entry]:
     """Finish all pending entries, and return the finished ones: a start calls this function first.
 
     Entries begun by another machine less than `ABANDONED_S` ago are left to the other machine.
@@ -294,19 +308,19 @@ def finish_pending(uri: str) -> list[Entry]:
     Raises:
         RegistryError: MLflow does not answer.
     """
-    with alone():
-        return _finish(uri, history(uri))
+    with _alone():
+        return _finish(registry, history(registry))
 
 
-def _finish(uri: str, entries: list[Entry]) -> list[Entry]:
-    """Finish the pending entries; the caller holds `alone`, so no other process of this machine works on an entry."""
+def _finish(registry: Registry, entries: list[Entry]) -> list[Entry]:
+    """Finish the pending entries; the caller holds `_alone`, so no other process of this machine works on an entry."""
     finished = []
     for entry in (entry for entry in entries if entry.state == "pending"):
         if entry.machine != _machine() and (datetime.now(UTC) - entry.begun).total_seconds() < ABANDONED_S:
             continue
         before = [other for other in entries if other.model == entry.model and other.state == "done"]
         try:
-            finished.append(complete(uri, entry, before))
+            finished.append(complete(registry, entry, before))
         except RegistryAway:
             raise
         except RegistryError:  # the entry is closed as failed, with MLflow's message
@@ -332,17 +346,21 @@ def _entry(run: dict[str, Any]) -> Entry | None:
         return None
 
 
-def _tag(uri: str, entry: Entry, key: str, value: str) -> None:
-    Registry(uri).call("POST", "runs/set-tag", {"run_id": entry.entry_id, "key": key, "value": value}, dict)
+def _tag(registry: Registry, entry: Entry, key: str, value: str) -> None:
+    _write(registry, "set-tag", entry, key=key, value=value)
 
 
-def _update(uri: str, entry: Entry, **fields: Any) -> None:
-    Registry(uri).call("POST", "runs/update", {"run_id": entry.entry_id, **fields}, dict)
+def _write(registry: Registry, method: str, entry: Entry, **fields: Any) -> None:
+    registry.call("POST", f"runs/{method}", {"run_id": entry.entry_id, **fields}, dict)
 
 
 def _machine() -> str:
-    """Return host and user: the scope of the lock in `alone`."""
+    """Return host and user: the scope of the lock in `_alone`."""
     return f"{socket.gethostname()} user {os.getuid()}"
+
+
+def _ms(when: datetime) -> int:
+    return to_ns(when) // 1_000_000
 
 
 def _text(when: datetime) -> str:

@@ -14,7 +14,7 @@ from offline.samples import Sample
 
 
 def promote(
-    uri: str,
+    registry: Registry,
     model: str,
     version: str = "challenger",
     *,
@@ -45,25 +45,22 @@ def promote(
     """
     if force and not why.strip():
         raise ValueError("a forced promotion needs a reason: `why` was empty")
-    finish_pending(uri)
-    registry = Registry(uri)
-    wanted = registry.version(model, version).version
+    finish_pending(registry)
+    wanted = registry.version(model, version)
     while True:
-        verdict = judge(uri, model, wanted, test=test, spec=spec, baseline=baseline)
+        verdict = judge(registry, wanted, test=test, spec=spec, baseline=baseline)
         if not (verdict.can_serve if force else verdict.is_open):
-            raise Refused(f"{model} version {wanted}", verdict.conditions)
-        with ledger.alone():
-            before, _ = ledger.settled(uri, model)
-            champion = registry.champion(model)
-            if (champion and champion.version) != verdict.champion:
+            raise Refused(f"{model} version {wanted.version}", verdict.conditions)
+        with ledger.settled(registry, model) as (before, _, serving):
+            if serving != verdict.champion:
                 continue  # the champion has changed meanwhile: judge against the new champion
             return ledger.record(
-                uri,
+                registry,
                 Entry(
                     action="promote",
                     model=model,
                     from_version=verdict.champion,
-                    to_version=wanted,
+                    to_version=wanted.version,
                     digest=verdict.digest,
                     who=who,
                     why=why,
@@ -75,7 +72,9 @@ def promote(
             )
 
 
-def roll_back(uri: str, model: str, *, spec: FeatureSpec, who: str, why: str, dagster_run_url: str = "") -> Entry:
+def roll_back(
+    registry: Registry, model: str, *, spec: FeatureSpec, who: str, why: str, dagster_run_url: str = ""
+) -> Entry:
     """Restore the previous champion, and return the ledger's entry.
 
     The target is the promotion before the newest promotion in effect. If `champion` was moved by hand, past the ledger,
@@ -93,16 +92,12 @@ def roll_back(uri: str, model: str, *, spec: FeatureSpec, who: str, why: str, da
         VersionNotFound: the model does not exist.
         RegistryError: MLflow does not answer or refuses, or another machine is promoting.
     """
-    with ledger.alone():
-        before, finished = ledger.settled(uri, model)
+    with ledger.settled(registry, model) as (before, finished, serving):
         begun = [entry for entry in finished if entry.action == "rollback"]
         if begun:
             return begun[-1]
         stack = ledger.promotions_in_effect(before)
-        registry = Registry(uri)
-        champion = registry.champion(model)
-        serving = champion.version if champion else None
-        was_moved = bool(stack) and champion is not None and serving != stack[-1].to_version
+        was_moved = bool(stack) and serving is not None and serving != stack[-1].to_version
         places = [each for each in (stack if was_moved else stack[:-1]) if each.to_version != serving]
         if not places:
             registry.model(model)  # raises if the model does not exist
@@ -110,14 +105,14 @@ def roll_back(uri: str, model: str, *, spec: FeatureSpec, who: str, why: str, da
             condition = Condition("an entry before the current one", False, standing, "2 or more")
             raise Refused(f"rollback of {model}", [condition])
         target = places[-1]
-        fetched = fetch_model(uri, model, target.to_version, spec, target.digest)
+        fetched = fetch_model(registry, registry.version(model, target.to_version), spec, target.digest)
         if not all(condition.is_met for condition in fetched.conditions):
             raise Refused(f"rollback of {model} to version {target.to_version}", fetched.conditions)
         evidence = {"back_to_entry": target.entry_id, "spec_id": spec.spec_id}
         if was_moved:
             evidence["moved_by_hand"] = f"champion was version {serving}, the ledger had {stack[-1].to_version}"
         return ledger.record(
-            uri,
+            registry,
             Entry(
                 action="rollback",
                 model=model,

@@ -60,22 +60,22 @@ class Candidate:
     sentinels: Mapping[str, bool] = field(default_factory=dict)
 
 
-def prepare_client(uri: str) -> None:
+def prepare_client(registry: Registry) -> None:
     """Set the environment of mlflow's own client: no long retries, the login of `.env`, no proxy for loopback.
 
     Raises:
         RegistryError: MLflow does not answer. The error is raised at once; mlflow's own client would retry.
     """
-    Registry(uri).call("GET", "registered-models/search", {"max_results": 1}, dict)
+    registry.call("GET", "registered-models/search", {"max_results": 1}, dict)
     for name, value in (CLIENT | RegistrySettings().login()).items():
         os.environ.setdefault(name, value)
-    if is_loopback(uri):
+    if is_loopback(registry.uri):
         for name in ("no_proxy", "NO_PROXY"):
-            hosts = [str(urlsplit(uri).hostname), *os.environ.get(name, "").split(",")]
+            hosts = [str(urlsplit(registry.uri).hostname), *os.environ.get(name, "").split(",")]
             os.environ[name] = ",".join(dict.fromkeys(hosts))
 
 
-def register(uri: str, candidate: Candidate) -> str:
+def register(registry: Registry, candidate: Candidate) -> str:
     """Log a run with the model, register a version, set the alias `challenger`, and return the version number.
 
     The logged file is read back and checked first; then one request creates the version with all tags. The alias
@@ -85,7 +85,7 @@ def register(uri: str, candidate: Candidate) -> str:
     Raises:
         RegistryError: MLflow does not answer or fails, or the file read back differs from the model.
     """
-    prepare_client(uri)
+    prepare_client(registry)
     import mlflow
     import onnx
     from mlflow.exceptions import MlflowException
@@ -99,10 +99,10 @@ def register(uri: str, candidate: Candidate) -> str:
         inputs=Schema([TensorSpec(float32, (-1, len(model.columns)), "X")]),
         outputs=Schema([TensorSpec(float32, (-1,), name) for name in OUTPUTS]),
     )
-    mlflow.set_tracking_uri(uri)
+    mlflow.set_tracking_uri(registry.uri)
     outer = mlflow.active_run()
     try:
-        experiment = outer.info.experiment_id if outer else experiment_id(uri, candidate.name)
+        experiment = outer.info.experiment_id if outer else experiment_id(registry, candidate.name)
         with mlflow.start_run(experiment_id=experiment, run_name=model.digest[:12], nested=outer is not None) as run:
             mlflow.log_params(candidate.params)
             mlflow.log_metrics(candidate.metrics)
@@ -116,7 +116,7 @@ def register(uri: str, candidate: Candidate) -> str:
                 save_as_external_data=False,  # one file, so that one digest covers all of it
             )
             place = mlflow.get_logged_model(logged.model_id).artifact_location
-            ServedModel.load(Registry(uri).file_at(place), spec_id=model.spec_id, digest=model.digest)
+            ServedModel.load(registry.file_at(place), spec_id=model.spec_id, digest=model.digest)
             tags = {
                 "digest": model.digest,
                 "spec_id": model.spec_id,
@@ -125,49 +125,49 @@ def register(uri: str, candidate: Candidate) -> str:
             }
             tags |= {f"metric.{metric}": f"{value:.6g}" for metric, value in candidate.metrics.items()}
             with contextlib.suppress(AlreadyThere):
-                Registry(uri).call("POST", "registered-models/create", {"name": candidate.name}, dict)
-            client = mlflow.MlflowClient(uri)
+                registry.call("POST", "registered-models/create", {"name": candidate.name}, dict)
+            client = mlflow.MlflowClient(registry.uri)
             created = client.create_model_version(
                 candidate.name, logged.model_uri, run.info.run_id, tags, model_id=logged.model_id
             )
-            set_alias(uri, candidate.name, "challenger", str(created.version))
+            set_alias(registry, candidate.name, "challenger", str(created.version))
     except (MlflowException, ModelRefused, OSError) as error:
         raise RegistryError(
-            f"{candidate.name} is not registered, MLflow at {uri}: {error}. When it answers again, train again"
+            f"{candidate.name} is not registered, MLflow at {registry.uri}: {error}. When it answers again, train again"
         ) from error
     return str(created.version)
 
 
-def set_alias(uri: str, name: str, alias: str, version: str | None) -> None:
+def set_alias(registry: Registry, name: str, alias: str, version: str | None) -> None:
     """Set an alias to a version, or delete the alias.
 
     Args:
         version: a number, as text; None: delete the alias.
     """
     fields = {"name": name, "alias": alias} | ({} if version is None else {"version": version})
-    Registry(uri).call("DELETE" if version is None else "POST", "registered-models/alias", fields, dict)
+    registry.call("DELETE" if version is None else "POST", "registered-models/alias", fields, dict)
 
 
-def experiment_id(uri: str, name: str) -> str:
+def experiment_id(registry: Registry, name: str) -> str:
     """Return the id of an MLflow experiment; a missing experiment is created."""
     with contextlib.suppress(VersionNotFound):
-        return find_experiment(uri, name)
+        return find_experiment(registry, name)
     with contextlib.suppress(AlreadyThere):  # another process has created the experiment meanwhile
-        Registry(uri).call("POST", "experiments/create", {"name": name}, dict)
-    return find_experiment(uri, name)
+        registry.call("POST", "experiments/create", {"name": name}, dict)
+    return find_experiment(registry, name)
 
 
-def find_experiment(uri: str, name: str) -> str:
+def find_experiment(registry: Registry, name: str) -> str:
     """Return the id of an MLflow experiment.
 
     Raises:
         VersionNotFound: the experiment does not exist.
         RegistryError: the experiment was deleted, or MLflow does not answer.
     """
-    found = Registry(uri).call("GET", "experiments/get-by-name", {"experiment_name": name}, dict)["experiment"]
+    found = registry.call("GET", "experiments/get-by-name", {"experiment_name": name}, dict)["experiment"]
     if found["lifecycle_stage"] != "active":
         raise RegistryError(
-            f"the MLflow experiment {name} at {uri} was deleted: `mlflow experiments restore --experiment-id "
+            f"the MLflow experiment {name} at {registry.uri} was deleted: `mlflow experiments restore --experiment-id "
             f"{found['experiment_id']}` brings it back"
         )
     return str(found["experiment_id"])

@@ -18,7 +18,8 @@ from data.stream.clients import Incoming
 from data.stream.codec import TradeRecords, decode_trades, encode, encode_features
 from data.stream.reader import RecordBlock
 from data.stream.records import FEATURES, End, Purpose
-from data.trades import Floats, StreamKey, Trades
+from data.trades import Floats, Int64s, StreamKey, Trades
+from data.truth.adaptation import reach_ns
 from online.exactly_once.loop import Record, rejected
 from online.exactly_once.offset_note import MAX_ENDED, MAX_STREAMS, read_note, short_name, write_note
 from online.metrics import Metrics
@@ -66,8 +67,21 @@ class EndedStream(NamedTuple):
 
     partition: int
     text: bytes
-    product_id: str
+    key: StreamKey
     ingest_time_ms: int
+
+
+class StreamTail(NamedTuple):
+    """Name the trades of a stream from whose forecasts its adaptation can be resumed.
+
+    Attributes:
+        since_ms: an ingest time not later than theirs, ms since 1970.
+        first, last: offsets of the first and the newest of these trades.
+    """
+
+    since_ms: int
+    first: int
+    last: int
 
 
 class FeatureBatch(NamedTuple):
@@ -80,6 +94,22 @@ class FeatureBatch(NamedTuple):
 
     records: list[Record]
     parts: list[FeatureColumns | EndedStream]
+
+
+class _Tail:
+    """Collect the newest trades of a stream."""
+
+    def __init__(self) -> None:
+        self._columns = np.empty((3, 0), np.int64)
+
+    def add(self, trades: Trades, offsets: Int64s, reach: int) -> None:
+        """Add taken trades, and forget the trades more than `reach` ns before the newest."""
+        both = np.concatenate([self._columns, [trades.event_time, trades.ingest_time, offsets]], axis=1)
+        self._columns = both[:, both[0] >= both[0, -1] - reach]
+
+    def named(self) -> StreamTail:
+        _, ingest_time, offsets = self._columns
+        return StreamTail(int(ingest_time.min()) // 1_000_000, int(offsets[0]), int(offsets[-1]))
 
 
 class _Partition:
@@ -142,12 +172,16 @@ class FeatureStage:
     def open_streams(self) -> int:
         return sum(len(state.purposes) for state in self._partitions.values())
 
-    def restore(self, partition: int, offset: int, note: str, low: int) -> None:
+    def restore(self, partition: int, offset: int, note: str, low: int) -> dict[StreamKey, StreamTail]:
         """Rebuild the windows of the open streams from the topic, and write nothing.
 
         Args:
             low: the oldest offset on the topic. Streams that need older trades start anew at `low`.
+
+        Returns:
+            the tail of each open stream.
         """
+        tails: dict[StreamKey, _Tail] = {}
         try:
             needed, ended = read_note(note, offset)
         except ValueError as error:
@@ -155,13 +189,13 @@ class FeatureStage:
                 "the note of the committed offset cannot be read: windows start empty", note=note, error=str(error)
             )
             self._metrics.errors.labels("window_incomplete").inc()
-            return
+            return {}
         if not needed and not ended:
-            return
+            return {}
         state = self._partitions[partition] = _Partition(self._spec)
         state.ended = dict.fromkeys(ended)
         if not needed or low > offset:
-            return
+            return {}
         expected = min(needed.values())
         if expected < low:
             self._incomplete(partition, expected)
@@ -178,9 +212,15 @@ class FeatureStage:
             kept = found.trades.take(rows)
             for stream in np.unique(kept.stream):
                 state.open(key := kept.keys[stream], found.purposes[key])
-            feature_rows(kept, state.windows, offsets[rows])
+            found_rows = feature_rows(kept, state.windows, offsets[rows])
+            taken = offsets[rows][found_rows.status == TAKEN]
+            for stream in np.unique(found_rows.trades.stream):
+                mine = found_rows.trades.stream == stream
+                tail = tails.setdefault(kept.keys[stream], _Tail())
+                tail.add(found_rows.trades.take(mine), taken[mine], reach_ns(self._spec))
         if expected < offset:
             self._incomplete(partition, expected)
+        return {key: tail.named() for key, tail in tails.items()}
 
     def _incomplete(self, partition: int, offset: int) -> None:
         log.error("the topic no longer holds all that the windows need", partition=partition, missing_from=offset)
@@ -232,7 +272,7 @@ class FeatureStage:
         text = encode(replace(end, kafka_partition=message.partition, kafka_offset=message.offset))
         record = FEATURES, message.partition, end.product_id, text, message.ingest_time_ms
         made.records.append(record)
-        made.parts.append(EndedStream(message.partition, text, end.product_id, message.ingest_time_ms))
+        made.parts.append(EndedStream(message.partition, text, end.key, message.ingest_time_ms))
 
     def _rows(
         self, state: _Partition, messages: list[Incoming], found: TradeRecords, part: slice, made: FeatureBatch

@@ -73,14 +73,15 @@ class Forecasts(Struct, frozen=True, gc=False):
 @cache
 def newest_type() -> type[Any]:
     """Return the type of the newest forecast: a record of `predictions`, times as texts, its columns in `features`."""
-    hints = get_type_hints(RowStart, include_extras=True) | FORECAST_FIELDS
-    fields = [(name, TimeText if name in TIMES else hint) for name, hint in hints.items()]
+    row = get_type_hints(RowStart, include_extras=True)
+    every = [*row.items(), *FORECAST_FIELDS]
+    fields = [(name, TimeText if name in TIMES else hint, *default) for name, hint, *default in every]
     more: list[tuple[str, Any]] = [
         ("features", dict[str, float | None]),
         ("feature_age_s", float),
         ("state", Literal["live", "ended"]),
     ]
-    return msgspec.defstruct("NewestForecast", [*fields, *more])
+    return msgspec.defstruct("NewestForecast", [*fields, *more], kw_only=True)
 
 
 @cache

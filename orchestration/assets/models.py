@@ -15,6 +15,7 @@ import dagster as dg
 from pydantic import Field
 
 from data.features.spec import FeatureSpec
+from data.models.registry import Registry
 from data.times import second_text
 from offline.days.steps import TRADES, TRAINING_SET
 from offline.days.training_set import training_sample
@@ -105,7 +106,7 @@ def models(
         links: Links = {"MLflow run": dg.MetadataValue.url(registry.run_url(run.experiment_id, run.run_id))}
         trained, challengers = {}, []
         spans = _checked_spans(store, spec, days, test_day)
-        for result in train(registry.uri, rows, spec, train_end, spans=spans, reason=config.reason):
+        for result in train(Registry(registry.uri), rows, spec, train_end, spans=spans, reason=config.reason):
             if isinstance(result, Candidate):
                 trained[result.name] = result.model
                 yield _model_result(result, links)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
+from data.models.registry import Registry
 from orchestration.assets.models import REGISTRY
 from orchestration.assets.partitions import table_of
 from orchestration.resources import DagsterPages, LakeResource, RegistryResource, explained
@@ -61,7 +62,7 @@ def promote_model(
         raise dg.Failure("a forced promotion needs a reason of its own: write it into `why`", allow_retries=False)
     with _refusals_explained():
         entry = promote(
-            registry.uri,
+            Registry(registry.uri),
             config.model,
             config.version,
             test=lake_rows(lake.uri, lake.spec),
@@ -96,7 +97,7 @@ def roll_back_model(
     asked_at = datetime.now(UTC)
     with _refusals_explained():
         entry = roll_back(
-            registry.uri,
+            Registry(registry.uri),
             config.model,
             spec=lake.spec,
             who=config.who or _who(context),

@@ -26,6 +26,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from data.features.spec import FeatureSpec
 from data.files import CHECKOUT
+from data.models.registry import Registry
 from data.models.served import ServedModel
 from data.recordings.readers import write_csv
 from data.simulator.day import simulate_day
@@ -133,12 +134,12 @@ def _knows_groups(broker: Broker) -> bool:
     return True
 
 
-def _register(uri: str) -> None:
+def _register(registry: Registry) -> None:
     content = model_bytes()
     model = ServedModel.load(content, spec_id=FeatureSpec().spec_id)
     example = np.array([[50, 1e-5, 2e-4, 2.5e-7]] * 2)
-    version = register(uri, Candidate("volatility-baseline", content, model, example, {}, {}))
-    set_alias(uri, "volatility-baseline", "champion", version)
+    version = register(registry, Candidate("volatility-baseline", content, model, example, {}, {}))
+    set_alias(registry, "volatility-baseline", "champion", version)
 
 
 def tick_to_score() -> list[Row]:
@@ -153,7 +154,7 @@ def tick_to_score() -> list[Row]:
         with _broker(folder) as broker, running_mlflow(folder) as mlflow:
             settings = {"MLFLOW_TRACKING_URI": mlflow.uri, "API_PORT": str(api_port), "MAX_WAIT_S": "60"}
             environ = environment(broker.bootstrap_servers, folder / "models", **settings)
-            _register(mlflow.uri)
+            _register(Registry(mlflow.uri))
             forecaster = Process("online.forecaster", environ, folder / "forecaster")
             api = [sys.executable, "-m", "online.api"]
             url = f"http://127.0.0.1:{api_port}/health"

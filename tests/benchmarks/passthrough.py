@@ -17,14 +17,15 @@ from itertools import cycle
 import numpy as np
 from confluent_kafka import Consumer, Message, Producer
 
-from data.features.spec import FeatureSpec
+from data.features.spec import FeatureRows, FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.models.served import ServedModel
 from data.settings import KafkaSettings
 from data.stream.clients import consumer_config, transactional_config
 from data.stream.codec import encode_features, encode_predictions
 from data.stream.records import FEATURES, PREDICTIONS, TRADES, Forecaster, Purpose
-from data.trades import Floats, StreamKey
+from data.trades import StreamKey
+from data.truth.adaptation import Adaptations, RawForecasts, teaching, version_number
 from online.exactly_once.loop import MAX_BATCH
 from online.forecaster import TURNS
 from online.process import tune_garbage_collector
@@ -48,23 +49,25 @@ def pairs_by_key() -> dict[bytes, cycle[Pair]]:
     made = feature_rows(trades, Windows(SPEC))
     purposes: dict[StreamKey, Purpose] = dict.fromkeys(trades.keys, "replay")
     stream = made.trades.stream
-    rows = encode_features(made, SPEC, purposes, 0, np.arange(len(made.values)))[-KEPT:]
+    rows = encode_features(made, SPEC, purposes, 0, np.arange(len(made.values)))
     pairs: list[list[Pair]] = [[] for _ in trades.keys]
-    for place, row, forecast in zip(stream[-KEPT:].tolist(), rows, forecasts(rows, made.values[-KEPT:]), strict=True):
+    for place, row, forecast in list(zip(stream.tolist(), rows, forecasts(rows, made), strict=True))[-KEPT:]:
         pairs[place].append((row, forecast))
     return {key.product_id.encode(): cycle(of_product) for key, of_product in zip(trades.keys, pairs, strict=True)}
 
 
-def forecasts(rows: list[bytes], values: Floats) -> list[bytes]:
+def forecasts(rows: list[bytes], made: FeatureRows) -> list[bytes]:
     """Return the records of `predictions` for feature rows."""
     model = ServedModel.load(model_bytes(), spec_id=SPEC.spec_id)
-    scores = model.score(values[:, [SPEC.columns.index(column) for column in model.columns]])
-    interval = np.column_stack((scores.lower, scores.upper))
+    scores = model.score(made.values[:, [SPEC.columns.index(column) for column in model.columns]])
+    teaches = teaching(made.values, made.trades.event_time, 0, SPEC)
+    raw = RawForecasts.of(made.trades, scores, teaches)
+    adapted = Adaptations(SPEC).adapt(made.trades.keys, raw, version_number(model.digest))
     forecaster = Forecaster(model.variant, "1", model.digest)
     in_sample = np.zeros(len(rows), np.bool_)
     nothing_missing: list[tuple[str, ...]] = [()] * len(rows)
     return encode_predictions(
-        rows, time.time_ns(), model.horizon_s, scores.score, interval, forecaster, in_sample, nothing_missing
+        rows, time.time_ns(), model.horizon_s, scores.score, adapted, forecaster, in_sample, nothing_missing
     )
 
 

@@ -13,6 +13,7 @@ from data.models.served import ServedModel
 from data.stream.codec import decode_features, decode_trades, encode_features, encode_predictions, encode_trades
 from data.stream.records import Forecaster, Purpose
 from data.trades import StreamKey, Trades
+from data.truth.adaptation import Adaptations, RawForecasts, teaching, version_number
 from tests.benchmarks.measure import Job, Row, seconds
 from tests.models import model_bytes
 
@@ -34,8 +35,12 @@ def rows(trades: Trades) -> Sequence[Row]:
     purposes: dict[StreamKey, Purpose] = dict.fromkeys(some.trades.keys, "replay")
     offset = np.arange(BATCH)
     model = ServedModel.load(model_bytes(), spec_id=SPEC.spec_id)
-    scores = model.score(some.values[:, [SPEC.columns.index(column) for column in model.columns]])
-    interval = np.column_stack((scores.lower, scores.upper))
+    scores = model.score(made.values[:, [SPEC.columns.index(column) for column in model.columns]])
+    raw = RawForecasts.of(made.trades, scores, teaching(made.values, made.trades.event_time, 0, SPEC))
+    states = Adaptations(SPEC)
+    for part in (slice(0, -BATCH), slice(-BATCH, None)):
+        forecasts = RawForecasts(**{name: column[part] for name, column in raw._asdict().items()})
+        adapted = states.adapt(made.trades.keys, forecasts, version_number(model.digest))
     forecaster = Forecaster(model.variant, "1", model.digest)
     missing: list[tuple[str, ...]] = [()] * BATCH
     trade_records = encode_trades(some.trades, "replay")
@@ -48,7 +53,7 @@ def rows(trades: Trades) -> Sequence[Row]:
         "encode a feature row": lambda: encode_features(some, SPEC, purposes, 0, offset),
         "decode a feature row": lambda: decode_features(feature_records, SPEC),
         "encode a prediction, its feature row there": lambda: encode_predictions(
-            feature_records, ts, model.horizon_s, scores.score, interval, forecaster, in_sample, missing
+            feature_records, ts, model.horizon_s, forecasts.score, adapted, forecaster, in_sample, missing
         ),
     }
     return [Row(name, "us", took / BATCH * 1e6) for name, took in seconds(jobs, rounds=9).items()]

@@ -31,8 +31,9 @@ from data.stream.clients import idempotent_config
 from data.stream.codec import encode, encode_features, encode_predictions, encode_trades
 from data.stream.origin import write_origin
 from data.stream.records import PREDICTIONS, TRADES, End, Forecaster, partition_of
-from data.times import NS
+from data.times import NS, to_ns
 from data.trades import StreamKey, Trades
+from data.truth.adaptation import Adaptations, RawForecasts, teaching, version_number
 from offline.explain.findings import EQUAL, NOT_FOUND
 from offline.explain.remake import Explainer
 from offline.promotion.moves import promote, roll_back
@@ -42,7 +43,7 @@ from online.replay.progress import find_progress
 from tests.broker import Broker
 from tests.faults.drill import Drill
 from tests.mlflow_server import running_mlflow
-from tests.models import BASELINE, model_bytes, put_version
+from tests.models import baseline, model_bytes, put_version
 from tests.pipeline import running
 from tests.proofs import Proof
 
@@ -83,19 +84,19 @@ def test_1000_random_forecasts_are_made_again_exactly_after_promotions_rollbacks
     recording = recorded(tmp_path)
     (tmp_path / "mlflow").mkdir()
     with running_mlflow(tmp_path / "mlflow") as server:
-        uri = server.uri
+        uri, registry = server.uri, Registry(server.uri)
         put_version(uri, "volatility-baseline", model_bytes())
         for scale in (2.0, 8.0):
-            put_version(uri, "volatility-ml", model_bytes(replace(BASELINE, scale=scale), variant="ml"))
+            put_version(uri, "volatility-ml", model_bytes(baseline(scale=scale), variant="ml"))
 
         def move(model: str, version: str) -> None:
-            promote(uri, model, version, test=nothing_after, spec=SPEC, who="drill", why="drill", force=True)
+            promote(registry, model, version, test=nothing_after, spec=SPEC, who="drill", why="drill", force=True)
 
         move("volatility-baseline", "1")
         drill = Drill(own_broker, tmp_path / "models", tmp_path, MLFLOW_TRACKING_URI=uri, MODEL_VARIANT="ml")
         scale_8 = partial(move, "volatility-ml", "2")
         scale_2 = partial(move, "volatility-ml", "1")
-        back = partial(roll_back, uri, "volatility-ml", spec=SPEC, who="drill", why="drill")
+        back = partial(roll_back, registry, "volatility-ml", spec=SPEC, who="drill", why="drill")
         turn: list[Callable[[], object]] = [
             scale_8,
             back,
@@ -122,14 +123,14 @@ def test_1000_random_forecasts_are_made_again_exactly_after_promotions_rollbacks
         proof.disturbs(f"{done} promotions, rollbacks, kills of the forecaster while it ran")
         chosen = np.random.default_rng(6).choice(len(records), FORECASTS, replace=False)
         kafka = KafkaSettings(kafka_bootstrap_servers=own_broker.bootstrap_servers)
-        explainer = Explainer(kafka, uri, tmp_path / "no models", SPEC)
+        explainer = Explainer(kafka, registry, tmp_path / "no models", SPEC)
         found = []
         for product_id in PRODUCTS:
             ids = [records[i]["trade_id"] for i in chosen if records[i]["product_id"] == product_id]
             found += explainer.explain(StreamKey("explained", product_id), ids)
         second = next(each for each in found if each.prediction.version == "2")
-        Registry(uri).call("DELETE", "model-versions/delete", {"name": "volatility-ml", "version": "2"}, dict)
-        explainer = Explainer(kafka, uri, tmp_path / "no models", SPEC)
+        registry.call("DELETE", "model-versions/delete", {"name": "volatility-ml", "version": "2"}, dict)
+        explainer = Explainer(kafka, registry, tmp_path / "no models", SPEC)
         (without,) = explainer.explain(
             StreamKey("explained", second.prediction.product_id), [second.prediction.trade_id]
         )
@@ -165,7 +166,7 @@ class Writer:
         self._producer = Producer(idempotent_config(settings, linger_ms=20))
         self._watcher = Consumer({"bootstrap.servers": servers, "group.id": "unused"})
         self._partition, self._windows, self._model = partition_of("BTC-USD"), Windows(SPEC), model
-        self._forecaster = Forecaster(model.variant, "1", model.digest)
+        self._forecaster, self._states = Forecaster(model.variant, "1", model.digest), Adaptations(SPEC)
         self._columns = [SPEC.columns.index(column) for column in model.columns]
 
     def write(self, trades: Trades) -> None:
@@ -175,14 +176,16 @@ class Writer:
         rows = feature_rows(trades, self._windows)
         assert not rows.status.any()
         n, (key,) = len(trades), trades.keys
-        scores = self._model.score(rows.values[:, self._columns])
+        scores = self._model.score(rows.values[:, self._columns], [key.product_id] * n)
+        teaches = teaching(rows.values, rows.trades.event_time, to_ns(self._model.train_end), SPEC)
+        raw = RawForecasts.of(rows.trades, scores, teaches)
         names = np.array(self._model.columns, object)
         values = encode_predictions(
             encode_features(rows, SPEC, {key: "replay"}, self._partition, np.arange(offset, offset + n)),
             time.time_ns(),
             self._model.horizon_s,
             scores.score,
-            np.column_stack((scores.lower, scores.upper)),
+            self._states.adapt(trades.keys, raw, version_number(self._model.digest)),
             self._forecaster,
             np.zeros(n, np.bool_),
             [tuple(names[missing]) for missing in scores.missing],
@@ -236,7 +239,7 @@ def test_one_forecast_of_5_million_is_explained_in_seconds(own_broker: Broker, t
     with running_mlflow(tmp_path / "mlflow") as server:
         uri, name = server.uri, "volatility-baseline"
         put_version(uri, name, model_bytes())
-        promote(uri, name, "1", test=nothing_after, spec=SPEC, who="drill", why="drill", force=True)
+        promote(Registry(uri), name, "1", test=nothing_after, spec=SPEC, who="drill", why="drill", force=True)
         trades = write_long_source(own_broker.bootstrap_servers, recording)
         environ = os.environ | {"KAFKA_BOOTSTRAP_SERVERS": own_broker.bootstrap_servers, "MLFLOW_TRACKING_URI": uri}
 

@@ -33,3 +33,6 @@ def test_a_killed_forecaster_leaves_the_topics_of_an_undisturbed_run(
             drill.forecaster.start()
         drill.await_ends("disturbed")
     drill.same(proof)
+    judged = drill.predictions.rows("disturbed")[-1]["judged_horizons"]
+    proof.saw(judged_horizons=judged)
+    assert judged > 1, "the kills disturbed no adaptation"

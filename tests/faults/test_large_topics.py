@@ -44,7 +44,8 @@ def forecasts_of(key: StreamKey, count: int) -> list[bytes]:
     incoming = [Incoming(TRADES, 0, offset, text, 0) for offset, text in enumerate(texts)]
     made = FeatureStage(SPEC, lambda *_: (), Metrics()).process(incoming)
     model = ServedModel.load(model_bytes(), spec_id=SPEC.spec_id)
-    stage = ScoreStage(SPEC, lambda: ModelVersion(model, "volatility-baseline", "1", "disk"))
+    served = ModelVersion(model, "volatility-baseline", "1", "disk")
+    stage = ScoreStage(SPEC, lambda: served, lambda *_: (), Metrics())
     return [value for *_, value, _ in stage.process(made.parts)]
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from data.features.spec import FeatureRows, FeatureSpec
 from data.features.windows import Windows, feature_rows
+from data.models.registry import Registry
 from data.models.served import Scores, ServedModel
 from data.simulator.day import simulate_day
 from data.times import DAY_S, NS
@@ -44,7 +45,7 @@ END_NS = int(TRAIN_END.timestamp()) * NS
 HOURS = (0, 10)
 HOUR = 3_600 * NS
 PRODUCT = "BTC-USD"
-NOWHERE = "http://127.0.0.1:1"
+NOWHERE = Registry("http://127.0.0.1:1")
 PLANTED = SPEC.columns.index("relative_volume_300")
 """Column of the planted features; `train_ml` reads the column."""
 

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 
+from data.models.registry import Registry
 from data.models.served import ServedModel
 from data.recordings.readers import write_csv
 from data.simulator.day import simulate_day
@@ -31,7 +32,7 @@ from tests.broker import Broker, free_ports
 from tests.faults.asker import Asked
 from tests.faults.drill import Drill
 from tests.mlflow_server import MlflowServer, running_mlflow
-from tests.models import BASELINE, SPEC, model_bytes, put_version
+from tests.models import SPEC, baseline, model_bytes, put_version
 from tests.pipeline import Process, running, wait_until
 from tests.proofs import Proof
 
@@ -44,14 +45,10 @@ Identity = tuple[str, str]
 
 def contents() -> dict[str, list[bytes]]:
     """Return four models of one name and one of the other, with different constants, columns and ends of training."""
-    other = ("n", "ret_mean", "ret_std", "ewma_variance_60")
-    ml = [
-        model_bytes(replace(BASELINE, scale=4.0 + i, unconditional=1e-6 * (1 + i)), variant="ml") for i in range(2)
-    ] + [
+    ml = [model_bytes(baseline(scale=4.0 + i, prior=1e-6 * (1 + i)), variant="ml") for i in range(2)] + [
         model_bytes(
-            replace(BASELINE, columns=other, scale=8.0 + i),
+            baseline("ewma_variance_60", 8.0 + i),
             variant="ml",
-            columns=",".join(other),
             train_end="2026-01-01T00:00:00Z",  # all that they forecast is in-sample
         )
         for i in range(2)
@@ -77,15 +74,15 @@ def no_rows(after: datetime) -> Sample:
 class Mover:
     """Promotes, rolls back, and removes the alias of `ml`, driven by a seeded generator."""
 
-    def __init__(self, uri: str, versions: list[str], seed: int) -> None:
-        self._uri, self._versions = uri, versions
+    def __init__(self, registry: Registry, versions: list[str], seed: int) -> None:
+        self._registry, self._versions = registry, versions
         self._rng = np.random.default_rng(seed)
         self._newest: str | None = None
         self.done: list[tuple[str, str]] = []
 
     def promote(self, name: str, version: str) -> Entry:
         why = "the gate is not what is proved here"
-        return promote(self._uri, name, version, test=no_rows, spec=SPEC, who="proof", why=why, force=True)
+        return promote(self._registry, name, version, test=no_rows, spec=SPEC, who="proof", why=why, force=True)
 
     def _promote_another(self) -> Entry:
         others = [version for version in self._versions if version != self._newest]
@@ -94,12 +91,12 @@ class Mover:
     def move(self, is_removal: bool) -> tuple[Identity, int]:
         """Move the alias; return the new champion, and the time of the registry's move, ns since 1970."""
         if is_removal:
-            set_alias(self._uri, ML, "champion", None)
+            set_alias(self._registry, ML, "champion", None)
             return ("baseline", "1"), time.time_ns()
         try:
             goes_back = len(self.done) >= 2 and self._rng.random() < 0.5
             entry = (
-                roll_back(self._uri, ML, spec=SPEC, who="proof", why="and back")
+                roll_back(self._registry, ML, spec=SPEC, who="proof", why="and back")
                 if goes_back
                 else self._promote_another()
             )
@@ -220,7 +217,7 @@ def running_stack(
     """Run everything: the baseline is champion, forecasts flow, the client asks."""
     with running_mlflow(folder) as server:
         models = registered(server.uri)
-        mover = Mover(server.uri, [version for variant, version in models if variant == "ml"], seed)
+        mover = Mover(Registry(server.uri), [version for variant, version in models if variant == "ml"], seed)
         mover.promote(BASELINE_NAME, "1")
         recording = folder / "recording.csv"
         write_csv(recording, [simulate_day("ETH-USD", dt.date(2025, 3, 5), hours=(10, 20)).take(slice(0, trades))])
@@ -277,7 +274,7 @@ def test_promotions_and_rollbacks_fail_no_request_and_mix_no_models(
             proof.saw(**{f"{name}_p50_s": float(np.median(seconds)), f"{name}_max_s": max(seconds)})
         proof.saw(both_after_the_promotion_max_s=max(late_s))
         proof.saw(api_grew_mib=grown[0], forecaster_grew_mib=grown[1])
-        entries = [(entry.action, entry.to_version) for entry in history(stack.mlflow.uri, ML)]
+        entries = [(entry.action, entry.to_version) for entry in history(Registry(stack.mlflow.uri), ML)]
         proof.equal(entries, mover.done, "ledger")
         proof.saw(rollbacks=sum(action == "rollback" for action, _ in entries))
 

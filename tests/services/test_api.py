@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from online.settings import ApiSettings
 from orchestration.local.kafka.topics import create_topics
 from tests.broker import Broker, free_ports, running_broker
 from tests.fakes import FakeRegistry
-from tests.models import BASELINE, a_pickle, model_bytes, model_file
+from tests.models import BASELINE, a_pickle, baseline, model_bytes, model_file
 from tests.pipeline import Process, await_end, environment, read_topic, replay, running, wait_until
 
 SPEC = FeatureSpec()
@@ -123,13 +123,13 @@ def test_predict_answers_with_the_contract_first(api: Api) -> None:
 
 def test_scores_are_those_of_the_model_worked_by_hand(api: Api) -> None:
     """All columns: sqrt(4 * 2.5e-7). Contract: the mean in log of 100 * 0.0002^2 and 1e-6, so sqrt(sqrt(4e-12)).
-    No return: sqrt(1e-6). The ends of each interval are the baseline's ratios times the score."""
+    No return: sqrt(1e-6). The ends of each interval are the baseline's multiples of the score."""
     alone = {"n": 0, "ret_mean": None, "ret_std": None}
     answer = api.predict(FULL_ROW, CONTRACT_ROW, alone, {"n": 0}, {"n": 1, "ret_mean": 0.0, "ret_std": None})
     expected = [1e-3, 2e-6**0.5, 1e-3, 1e-3, 1e-3]
     assert answer["scores"] == pytest.approx(expected, rel=1e-6)
-    for score, interval, ratios in zip(answer["scores"], answer["intervals"], (0, 1, 2, 2, 2), strict=True):
-        assert interval == pytest.approx([ratio * score for ratio in BASELINE.ratios[ratios]], rel=1e-6)
+    for score, interval, step in zip(answer["scores"], answer["intervals"], (0, 1, 2, 2, 2), strict=True):
+        assert interval == pytest.approx([end * score for end in BASELINE.intervals[step]], rel=1e-6)
     nothing = ["ret_mean", "ret_std", "ewma_variance_300"]
     assert answer["missing"] == [[], ["ewma_variance_300"], nothing, nothing, ["ret_std", "ewma_variance_300"]]
 
@@ -738,8 +738,7 @@ def test_a_promotion_answers_and_what_may_not_serve_is_said(
 
     The registry is a fake, because it must misbehave; the real registry is in faults/.
     """
-    columns = (*BASELINE.columns[:3], "ewma_variance_60")
-    other = model_bytes(replace(BASELINE, columns=columns, scale=9.0), columns=",".join(columns), variant="ml")
+    other = model_bytes(baseline("ewma_variance_60", 9.0), variant="ml")
     registry.files["volatility-baseline"] = model_file()
     environ = online | {"MLFLOW_TRACKING_URI": registry.uri, "MODELS_DIR": str(tmp_path / "models")}
     row = CONTRACT_ROW | {"ewma_variance_300": 2.5e-7, "ewma_variance_60": 2.5e-7}
@@ -752,7 +751,12 @@ def test_a_promotion_answers_and_what_may_not_serve_is_said(
         answer = api.predict(row)
         assert answer["scores"] == pytest.approx([1.5e-3], rel=1e-6)
         assert answer["ignored"] == [["ewma_variance_300"]]
-        serves = {"name": "volatility-ml", "version": "1", "origin": "registry", "columns": list(columns)}
+        serves = {
+            "name": "volatility-ml",
+            "version": "1",
+            "origin": "registry",
+            "columns": [*BASELINE.columns[:3], "ewma_variance_60"],
+        }
         assert serves.items() <= api.get("/version").json()["model"].items()
 
         registry.files["volatility-ml"] = model_file("volatility-ml", "2", a_pickle())

@@ -25,6 +25,7 @@ from confluent_kafka.admin import AdminClient
 from data.features.admission import TAKEN
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
+from data.models.registry import Registry
 from data.models.served import ServedModel
 from data.recordings.readers import read_trades, write_csv
 from data.settings import KafkaSettings
@@ -71,7 +72,7 @@ def simulated(product_id: str, n: int, source_id: str = "") -> Trades:
 
 
 def explainer(broker: Broker, models: Path, registry: str = AWAY) -> Explainer:
-    return Explainer(KafkaSettings(kafka_bootstrap_servers=broker.bootstrap_servers), registry, models, SPEC)
+    return Explainer(KafkaSettings(kafka_bootstrap_servers=broker.bootstrap_servers), Registry(registry), models, SPEC)
 
 
 def outcomes(explanation: Explanation) -> dict[str, str]:
@@ -119,7 +120,7 @@ def made_forecasts(
     made = FeatureStage(SPEC, lambda *_: (), Metrics()).process(incoming)
     model = ServedModel.load(model_bytes(), spec_id=SPEC.spec_id)
     served = ModelVersion(model, "volatility-baseline", "1", "disk")
-    values = [value for *_, value, _ in ScoreStage(SPEC, lambda: served).process(made.parts)]
+    values = [value for *_, value, _ in ScoreStage(SPEC, lambda: served, lambda *_: (), Metrics()).process(made.parts)]
     if change is not None:
         records = [msgspec.json.decode(value) for value in values]
         for record in records:

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -24,6 +24,7 @@ from dagster_shared.yaml_utils import load_yaml_from_path
 
 from data.features.spec import FeatureSpec
 from data.files import CHECKOUT
+from data.models.registry import Registry
 from data.models.served import Scores, ServedModel
 from data.recordings.readers import write_csv
 from data.simulator.day import simulate_day
@@ -214,14 +215,14 @@ def test_a_test_is_shown_as_a_picture_of_one_product() -> None:
     """A thousand rows, with no trades for a while."""
     time = np.arange(1_000, dtype=np.int64) * 5_000_000_000
     values = np.full((1_000, len(SPEC.columns)), 1e-7)
-    sample = Sample(values, np.full(1_000, 3e-4), time, int(time[-1]))
+    sample = Sample(values, np.full(1_000, 3e-4), time, int(time[-1]), np.full(1_000, PRODUCT))
     sample.targets[100:200] = 0.0
     asked: list[int] = []
 
     class Model(ServedModel):
-        def score(self, values: Floats) -> Scores:
+        def score(self, values: Floats, product_ids: Sequence[str] | None = None) -> Scores:
             asked.append(len(values))
-            return super().score(values)
+            return super().score(values, product_ids)
 
     model = Model.load(model_bytes(), spec_id=SPEC.spec_id, known_columns=SPEC.columns)
     asked.clear()
@@ -575,9 +576,10 @@ def test_runs_that_promote_and_roll_back_and_their_entries_in_the_ledger_link_to
         runs.append(there.run("promote", "promote_model", **asked))
     runs.append(there.run("rollback", "roll_back_model", model=name))
     assert all(run.success for run in runs)
-    entries = history(mlflow_uri, name)
+    registry = Registry(mlflow_uri)
+    entries = history(registry, name)
     assert [entry.dagster_run_url.rpartition("/runs/")[2] for entry in entries] == [run.run_id for run in runs]
-    experiment = find_experiment(mlflow_uri, "promotions")
+    experiment = find_experiment(registry, "promotions")
     shown = []
     for run in runs:
         (output,) = (event.step_output_data for event in run.all_events if event.is_successful_output)

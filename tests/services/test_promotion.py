@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -32,9 +32,9 @@ from offline.days.staging import simulate
 from offline.days.trades import make_trades
 from offline.days.training_set import make_training_set
 from offline.lake.store import Lake
-from offline.models.baseline import Baseline, calibrated_ewma, fit, forecast_graph, to_onnx
-from offline.models.intervals import with_intervals
+from offline.models.baseline import ScaledEwma, fit
 from offline.models.onnx_graph import Graph
+from offline.models.recipes import fit_with_intervals
 from offline.promotion import ledger
 from offline.promotion.__main__ import main
 from offline.promotion.gate import Refused, judge
@@ -44,7 +44,7 @@ from offline.promotion.register import set_alias
 from offline.samples import Sample
 from tests.fakes import FakeRegistry
 from tests.mlflow_server import running_mlflow
-from tests.models import BASELINE, METADATA, NAN, SPEC, model_bytes, put_version
+from tests.models import BASELINE, NAN, SPEC, baseline, model_bytes, put_version
 
 START = datetime(2010, 1, 9, tzinfo=UTC)
 """End of training of the models here."""
@@ -65,19 +65,20 @@ def market(horizons: int, seed: int = 0) -> Sample:
     )
     targets = np.sqrt(4 * ewma * np.exp(rng.normal(-0.045, 0.3, count)))
     event_time = (np.arange(count) * 5 * NS) + int(START.timestamp() + 60) * NS + NS
-    return Sample(values, targets, event_time.astype(np.int64), int(event_time[-1]))
+    product_id = np.full(count, "BTC-USD")
+    return Sample(values, targets, event_time.astype(np.int64), int(event_time[-1]), product_id)
 
 
 def nan_between(low: float, high: float) -> bytes:
     """Return a model that answers NaN for `ewma_variance_300` between `low` and `high`."""
 
-    def from_all_columns(graph: Graph, baseline: Baseline, columns: Sequence[str]) -> str:
-        ewma = graph.column(columns.index(baseline.columns[-1]))
-        within = graph.node("Greater", ewma, graph.constant(low)), graph.node("Less", ewma, graph.constant(high))
-        answer = calibrated_ewma(graph, baseline, columns)
-        return graph.node("Where", graph.node("And", *within), graph.constant(NAN), answer)
+    class NanBetween(ScaledEwma):
+        def node(self, graph: Graph) -> str:
+            ewma = graph.column(self.column)
+            within = graph.node("Greater", ewma, graph.constant(low)), graph.node("Less", ewma, graph.constant(high))
+            return graph.node("Where", graph.node("And", *within), graph.constant(NAN), super().node(graph))
 
-    return forecast_graph(BASELINE, BASELINE.columns, BASELINE.ratios, from_all_columns, METADATA)
+    return model_bytes(replace(BASELINE, steps=(NanBetween("ewma_variance_300", 4.0), *BASELINE.steps[1:])))
 
 
 def edited(output: str, *nodes: onnx.NodeProto, **constants: float | list[int]) -> bytes:
@@ -143,19 +144,24 @@ def with_a_lower_end_below_0(lower: float) -> bytes:
 
 ROWS = market(300)
 TEST = ROWS.after
-GOOD, WORSE = model_bytes(), model_bytes(replace(BASELINE, scale=6.0))
+GOOD, WORSE = model_bytes(), model_bytes(baseline(scale=6.0))
 
 
-def promote_here(uri: str, name: str, version: str = "1", **changed: Any) -> Entry:
+@pytest.fixture
+def mlflow(mlflow_uri: str) -> Registry:
+    return Registry(mlflow_uri)
+
+
+def promote_here(registry: Registry, name: str, version: str = "1", **changed: Any) -> Entry:
     """Promote as most tests do: 300 horizons of test, compared with the unscaled EWMA at first."""
     given: dict[str, Any] = {"test": TEST, "spec": SPEC, "who": "me", "why": "because", "baseline": name}
-    return promote(uri, name, version, **given | changed)
+    return promote(registry, name, version, **given | changed)
 
 
-def champion(uri: str, name: str, alias: str = "champion") -> str | None:
+def champion(registry: Registry, name: str, alias: str = "champion") -> str | None:
     """Return the number behind an alias."""
     try:
-        return Registry(uri).version(name, alias).version
+        return registry.version(name, alias).version
     except RegistryError:
         return None
 
@@ -167,39 +173,39 @@ def failed(error: Refused) -> dict[str, str]:
 def test_what_is_not_there_is_answered_with_what_is(tmp_path: Path) -> None:
     """A registry of its own: the answer names all its models."""
     with running_mlflow(tmp_path) as server:
-        uri = server.uri
+        uri, own = server.uri, Registry(server.uri)
         with pytest.raises(VersionNotFound, match=f"^there is no model mine at {uri}; there is none yet$"):
-            promote_here(uri, "mine")
+            promote_here(own, "mine")
         for name in ("mine", "mine", "yours"):
             put_version(uri, name, GOOD)
-        promote_here(uri, "mine")
+        promote_here(own, "mine")
         absent = f"^there is no model nobodys at {uri}; there are mine, yours$"
         for ask in (promote_here, partial(promote_here, version="challenger"), _roll_back):
             with pytest.raises(VersionNotFound, match=absent):
-                ask(uri, "nobodys")
+                ask(own, "nobodys")
         there = f"at {uri}; its newest is 2, champion is 1$"
         with pytest.raises(VersionNotFound, match=f"^mine has no version 99 {there}"):
-            promote_here(uri, "mine", "99")
+            promote_here(own, "mine", "99")
         with pytest.raises(VersionNotFound, match=f"^mine has no alias chalenger {there}"):
-            promote_here(uri, "mine", "chalenger")
+            promote_here(own, "mine", "chalenger")
         with pytest.raises(Refused, match="the ledger holds no promotion of yours that stands, allowed is 2 or more"):
-            _roll_back(uri, "yours")
+            _roll_back(own, "yours")
 
 
-def _roll_back(uri: str, name: str) -> Entry:
-    return roll_back(uri, name, spec=SPEC, who="me", why="back")
+def _roll_back(registry: Registry, name: str) -> Entry:
+    return roll_back(registry, name, spec=SPEC, who="me", why="back")
 
 
 # The gate
 
 
-def test_what_is_better_than_the_unscaled_ewma_is_a_first_champion(mlflow_uri: str) -> None:
+def test_what_is_better_than_the_unscaled_ewma_is_a_first_champion(mlflow: Registry) -> None:
     """The candidate knows the law. Unscaled, r = 4 noise: 4 - ln 4 - 1 and half a variance of the noise."""
     name = "gate-first"
-    put_version(mlflow_uri, name, GOOD)
-    entry = promote_here(mlflow_uri, name)
-    assert champion(mlflow_uri, name) == "1"
-    assert champion(mlflow_uri, name, "previous") is None
+    put_version(mlflow.uri, name, GOOD)
+    entry = promote_here(mlflow, name)
+    assert champion(mlflow, name) == "1"
+    assert champion(mlflow, name, "previous") is None
     assert entry.evidence["qlike"] == pytest.approx(0.045, abs=0.005)
     assert entry.evidence["qlike_compared"] == pytest.approx(4 - np.log(4) - 1 + 0.045, abs=0.05)
     assert (entry.evidence["horizons"], entry.evidence["judged_rows"]) == (300, 3_600)
@@ -207,90 +213,89 @@ def test_what_is_better_than_the_unscaled_ewma_is_a_first_champion(mlflow_uri: s
     assert not entry.is_forced
 
 
-def test_a_first_version_of_another_model_is_compared_with_the_baselines_champion(mlflow_uri: str) -> None:
+def test_a_first_version_of_another_model_is_compared_with_the_baselines_champion(mlflow: Registry) -> None:
     name, baseline = "gate-ml", "gate-ml-baseline"
-    put_version(mlflow_uri, baseline, GOOD)
-    promote_here(mlflow_uri, baseline)
-    put_version(mlflow_uri, name, WORSE)
+    put_version(mlflow.uri, baseline, GOOD)
+    promote_here(mlflow, baseline)
+    put_version(mlflow.uri, name, WORSE)
     with pytest.raises(Refused, match=f"QLIKE: found 0.1.*that of {baseline} version 1") as refused:
-        promote_here(mlflow_uri, name, baseline=baseline)
+        promote_here(mlflow, name, baseline=baseline)
     assert set(failed(refused.value)) == {"QLIKE"}
 
 
 @pytest.mark.parametrize(
     "candidate",
     [
-        pytest.param(replace(BASELINE, columns=(*BASELINE.columns[:3], "ewma_variance_1200")), id="noisy EWMA"),
-        pytest.param(replace(BASELINE, scale=4.4), id="badly scaled"),
-        pytest.param(replace(BASELINE, scale=0.0), id="the market stands still"),
+        pytest.param(baseline("ewma_variance_1200"), id="noisy EWMA"),
+        pytest.param(baseline(scale=4.4), id="badly scaled"),
+        pytest.param(baseline(scale=0.0), id="the market stands still"),
     ],
 )
-def test_what_is_worse_than_the_champion_is_refused(mlflow_uri: str, candidate: Any, request: Any) -> None:
+def test_what_is_worse_than_the_champion_is_refused(mlflow: Registry, candidate: Any, request: Any) -> None:
     name = f"gate-{hashlib.sha256(request.node.name.encode()).hexdigest()[:8]}"
-    put_version(mlflow_uri, name, GOOD)
-    promote_here(mlflow_uri, name)
-    put_version(mlflow_uri, name, model_bytes(candidate, columns=",".join(candidate.columns)))
+    put_version(mlflow.uri, name, GOOD)
+    promote_here(mlflow, name)
+    put_version(mlflow.uri, name, model_bytes(candidate))
     with pytest.raises(Refused, match=f"QLIKE: found .*, allowed is .*that of {name} version 1 or less") as refused:
-        promote_here(mlflow_uri, name, "2")
+        promote_here(mlflow, name, "2")
     assert set(failed(refused.value)) == {"QLIKE"}
-    assert champion(mlflow_uri, name) == "1"
+    assert champion(mlflow, name) == "1"
 
 
-def test_swapped_labels_are_refused(mlflow_uri: str) -> None:
+def test_swapped_labels_are_refused(mlflow: Registry) -> None:
     """The real fit, on targets of other rows."""
     name = "gate-swapped"
-    put_version(mlflow_uri, name, GOOD)
-    promote_here(mlflow_uri, name)
+    put_version(mlflow.uri, name, GOOD)
+    promote_here(mlflow, name)
     rows, shuffled = market(300, seed=1), np.random.default_rng(2).permutation(market(300, seed=1).targets)
-    values = rows.values[:, [SPEC.columns.index(column) for column in BASELINE.columns]]
-    values[:, 2] *= np.exp(np.random.default_rng(3).normal(0, 0.1, len(values)))
-    fitted = with_intervals(fit(values, BASELINE.columns, shuffled), values, shuffled)
-    put_version(mlflow_uri, name, to_onnx(fitted, METADATA))
+    rows.values[:, 2] *= np.exp(np.random.default_rng(3).normal(0, 0.1, len(rows)))
+    fitted = fit_with_intervals(replace(rows, targets=shuffled), SPEC, fit)
+    put_version(mlflow.uri, name, model_bytes(fitted))
     with pytest.raises(Refused) as refused:
-        promote_here(mlflow_uri, name, "2")
+        promote_here(mlflow, name, "2")
     assert set(failed(refused.value)) == {"QLIKE"}
 
 
-def test_too_few_horizons_are_refused_by_time_not_by_rows(mlflow_uri: str) -> None:
+def test_too_few_horizons_are_refused_by_time_not_by_rows(mlflow: Registry) -> None:
     """239 minutes of two products have 5,736 rows; the gate opens at the 240th horizon."""
     name = "gate-short"
-    put_version(mlflow_uri, name, GOOD)
+    put_version(mlflow.uri, name, GOOD)
     short = market(239)
     with pytest.raises(Refused, match="horizons: found 239 after 2010-01-09T00:01:00Z, allowed is 240 or more"):
-        promote_here(mlflow_uri, name, test=lambda _: Sample.join([short, short]))
-    assert champion(mlflow_uri, name) is None
-    promote_here(mlflow_uri, name, test=lambda _: market(240))
+        promote_here(mlflow, name, test=lambda _: Sample.join([short, short]))
+    assert champion(mlflow, name) is None
+    promote_here(mlflow, name, test=lambda _: market(240))
 
 
-def test_rows_that_a_model_or_the_champion_was_trained_on_do_not_count(mlflow_uri: str) -> None:
+def test_rows_that_a_model_or_the_champion_was_trained_on_do_not_count(mlflow: Registry) -> None:
     """The champion was trained two hours into the rows: 300 - 121 horizons are left, whatever rows the caller gives."""
     name = "gate-trained"
     later = START + timedelta(hours=2)
-    put_version(mlflow_uri, name, model_bytes(replace(BASELINE, scale=3.9), train_end=f"{later:%Y-%m-%dT%H:%M:%SZ}"))
+    put_version(mlflow.uri, name, model_bytes(baseline(scale=3.9), train_end=f"{later:%Y-%m-%dT%H:%M:%SZ}"))
     with pytest.raises(Refused, match="horizons: found 180 after 2010-01-09T02:01:00Z"):
-        promote_here(mlflow_uri, name, test=lambda _: ROWS)
-    promote_here(mlflow_uri, name, test=lambda _: market(500))
-    put_version(mlflow_uri, name, GOOD)
+        promote_here(mlflow, name, test=lambda _: ROWS)
+    promote_here(mlflow, name, test=lambda _: market(500))
+    put_version(mlflow.uri, name, GOOD)
     with pytest.raises(Refused, match="horizons: found 180 after 2010-01-09T02:01:00Z"):
-        promote_here(mlflow_uri, name, "2", test=lambda _: ROWS)
+        promote_here(mlflow, name, "2", test=lambda _: ROWS)
 
 
-def test_without_a_row_of_test_nothing_passes(mlflow_uri: str) -> None:
+def test_without_a_row_of_test_nothing_passes(mlflow: Registry) -> None:
     name = "gate-empty"
-    put_version(mlflow_uri, name, GOOD)
+    put_version(mlflow.uri, name, GOOD)
     with pytest.raises(Refused) as refused:
-        promote_here(mlflow_uri, name, test=lambda _: ROWS.take(np.zeros(len(ROWS), np.bool_)))
+        promote_here(mlflow, name, test=lambda _: ROWS.take(np.zeros(len(ROWS), np.bool_)))
     assert set(failed(refused.value)) == {"horizons", "QLIKE"}
 
 
-def test_a_file_that_is_not_the_registered_one_is_refused_even_if_forced(mlflow_uri: str) -> None:
+def test_a_file_that_is_not_the_registered_one_is_refused_even_if_forced(mlflow: Registry) -> None:
     name = "gate-digest"
-    put_version(mlflow_uri, name, GOOD, digest="0" * 64)
+    put_version(mlflow.uri, name, GOOD, digest="0" * 64)
     for force in (False, True):
         with pytest.raises(Refused, match=f"digest: found {hashlib.sha256(GOOD).hexdigest()}, allowed is 0000"):
-            promote_here(mlflow_uri, name, force=force)
-    assert champion(mlflow_uri, name) is None
-    assert history(mlflow_uri, name) == []
+            promote_here(mlflow, name, force=force)
+    assert champion(mlflow, name) is None
+    assert history(mlflow, name) == []
 
 
 @pytest.mark.parametrize(
@@ -300,130 +305,130 @@ def test_a_file_that_is_not_the_registered_one_is_refused_even_if_forced(mlflow_
         (nan_between(-1, 1e9), "the model answers score nan"),
         (model_bytes(spec_id="0123456789ab"), "trained on rows of spec 0123456789ab"),
         (
-            model_bytes(replace(BASELINE, ratios=((1.1, 1.5), *BASELINE.ratios[1:]))),
+            model_bytes(baseline(intervals=((1.1, 1.5), *BASELINE.intervals[1:]))),
             "must be finite, above 0 and inside",
         ),
     ],
     ids=["pickle", "NaN", "another spec", "outside its interval"],
 )
 def test_what_cannot_serve_is_refused_even_if_forced(
-    mlflow_uri: str, content: bytes, found: str, request: pytest.FixtureRequest
+    mlflow: Registry, content: bytes, found: str, request: pytest.FixtureRequest
 ) -> None:
     name = f"gate-{hashlib.sha256(request.node.name.encode()).hexdigest()[:8]}"
-    put_version(mlflow_uri, name, content)
+    put_version(mlflow.uri, name, content)
     for force in (False, True):
         with pytest.raises(Refused, match=found) as refused:
-            promote_here(mlflow_uri, name, force=force)
+            promote_here(mlflow, name, force=force)
         assert set(failed(refused.value)) == {"loads", "answers", "answers alone", "horizons", "QLIKE"}
-    assert champion(mlflow_uri, name) is None
+    assert champion(mlflow, name) is None
 
 
-def test_answers_that_are_unusable_on_test_rows_are_counted_and_refused(mlflow_uri: str) -> None:
+def test_answers_that_are_unusable_on_test_rows_are_counted_and_refused(mlflow: Registry) -> None:
     """A model can pass the loader's questions and fail on rows of the market."""
     name = "gate-answers"
-    put_version(mlflow_uri, name, nan_between(3e-6, 1e-3))
+    put_version(mlflow.uri, name, nan_between(3e-6, 1e-3))
     ewma = ROWS.values[:, SPEC.columns.index("ewma_variance_300")]
     count = int(np.sum(ewma > 3e-6))
     assert 10 < count < 1_000
     with pytest.raises(
         Refused, match=f"answers: found {count} of 3,600 unusable, allowed is 0 unusable; QLIKE: found not"
     ):
-        promote_here(mlflow_uri, name)
-    promote_here(mlflow_uri, name, force=True, why="it does load")
+        promote_here(mlflow, name)
+    promote_here(mlflow, name, force=True, why="it does load")
 
 
 @pytest.mark.parametrize("lower", [-1.0, -np.inf], ids=["-1", "-inf"])
-def test_an_interval_that_begins_below_0_is_refused(mlflow_uri: str, lower: float) -> None:
+def test_an_interval_that_begins_below_0_is_refused(mlflow: Registry, lower: float) -> None:
     name = f"gate-below{lower}"
-    put_version(mlflow_uri, name, with_a_lower_end_below_0(lower))
+    put_version(mlflow.uri, name, with_a_lower_end_below_0(lower))
     with pytest.raises(Refused, match="answers: found 3,600 of 3,600 unusable") as refused:
-        promote_here(mlflow_uri, name)
+        promote_here(mlflow, name)
     assert set(failed(refused.value)) == {"answers", "QLIKE"}
 
 
 @pytest.mark.parametrize("content", [with_the_next_rows_upper_end(), that_dices()], ids=["reads the next row", "dices"])
 def test_answers_that_depend_on_their_batch_are_refused(
-    mlflow_uri: str, content: bytes, request: pytest.FixtureRequest
+    mlflow: Registry, content: bytes, request: pytest.FixtureRequest
 ) -> None:
     name = f"gate-{hashlib.sha256(request.node.name.encode()).hexdigest()[:8]}"
-    put_version(mlflow_uri, name, content)
+    put_version(mlflow.uri, name, content)
     with pytest.raises(
         Refused, match=r"answers alone: found 3,\d\d\d of 3,600 otherwise, allowed is the same"
     ) as refused:
-        promote_here(mlflow_uri, name)
+        promote_here(mlflow, name)
     assert set(failed(refused.value)) == {"answers alone"}
 
 
-def test_a_baseline_is_no_volatility_ml_even_if_forced(mlflow_uri: str) -> None:
-    put_version(mlflow_uri, "volatility-ml", GOOD)
+def test_a_baseline_is_no_volatility_ml_even_if_forced(mlflow: Registry) -> None:
+    put_version(mlflow.uri, "volatility-ml", GOOD)
     for force in (False, True):
         with pytest.raises(Refused, match=r"variant: found baseline, allowed is ml$"):
-            promote_here(mlflow_uri, "volatility-ml", force=force)
+            promote_here(mlflow, "volatility-ml", force=force)
 
 
-def test_a_refusal_names_every_condition_that_failed(mlflow_uri: str) -> None:
+def test_a_refusal_names_every_condition_that_failed(mlflow: Registry) -> None:
     name = "gate-every"
-    put_version(mlflow_uri, name, GOOD)
-    promote_here(mlflow_uri, name)
-    put_version(mlflow_uri, name, WORSE)
+    put_version(mlflow.uri, name, GOOD)
+    promote_here(mlflow, name)
+    put_version(mlflow.uri, name, WORSE)
     with pytest.raises(Refused) as refused:
-        promote_here(mlflow_uri, name, "2", test=lambda _: market(100))
+        promote_here(mlflow, name, "2", test=lambda _: market(100))
     assert failed(refused.value)["horizons"] == "100 after 2010-01-09T00:01:00Z"
     assert "horizons: found 100" in str(refused.value)
     assert "QLIKE: found 0." in str(refused.value)
     assert f"{name} version 2 is refused" in str(refused.value)
 
 
-def test_tags_and_stored_verdicts_open_no_gate(mlflow_uri: str) -> None:
+def test_tags_and_stored_verdicts_open_no_gate(mlflow: Registry) -> None:
     """The gate scores the rows itself, whatever the version's tags say."""
     name = "gate-tags"
-    put_version(mlflow_uri, name, GOOD)
-    promote_here(mlflow_uri, name)
-    put_version(mlflow_uri, name, WORSE)
+    put_version(mlflow.uri, name, GOOD)
+    promote_here(mlflow, name)
+    put_version(mlflow.uri, name, WORSE)
     for key, value in {"metric.qlike": "0.0", "train_end": "2000-01-01T00:00:00Z", "gate": "passed"}.items():
         fields = {"name": name, "version": "2", "key": key, "value": value}
-        Registry(mlflow_uri).call("POST", "model-versions/set-tag", fields, dict)
+        mlflow.call("POST", "model-versions/set-tag", fields, dict)
     with pytest.raises(Refused, match=r"QLIKE: found 0\.1"):
-        promote_here(mlflow_uri, name, "2")
+        promote_here(mlflow, name, "2")
 
 
-def test_the_champion_is_not_promoted_again(mlflow_uri: str) -> None:
+def test_the_champion_is_not_promoted_again(mlflow: Registry) -> None:
     name = "gate-again"
-    put_version(mlflow_uri, name, GOOD)
-    promote_here(mlflow_uri, name)
+    put_version(mlflow.uri, name, GOOD)
+    promote_here(mlflow, name)
     with pytest.raises(Refused, match="is not champion: found version 1"):
-        promote_here(mlflow_uri, name, why="once more", force=True)
+        promote_here(mlflow, name, why="once more", force=True)
 
 
-def test_force_needs_a_reason_and_is_recorded(mlflow_uri: str) -> None:
+def test_force_needs_a_reason_and_is_recorded(mlflow: Registry) -> None:
     name = "gate-forced"
-    put_version(mlflow_uri, name, GOOD)
-    promote_here(mlflow_uri, name, force=True)  # nothing had to be forced
-    put_version(mlflow_uri, name, WORSE)
+    put_version(mlflow.uri, name, GOOD)
+    promote_here(mlflow, name, force=True)  # nothing had to be forced
+    put_version(mlflow.uri, name, WORSE)
     with pytest.raises(ValueError, match="a forced promotion needs a reason"):
-        promote_here(mlflow_uri, name, "2", force=True, why=" ")
-    promote_here(mlflow_uri, name, "2", force=True, why="a drill")
-    first, second = history(mlflow_uri, name)
+        promote_here(mlflow, name, "2", force=True, why=" ")
+    promote_here(mlflow, name, "2", force=True, why="a drill")
+    first, second = history(mlflow, name)
     assert (first.is_forced, second.is_forced) == (False, True)
     assert second.why == "a drill"
     assert second.evidence["condition QLIKE"].startswith("0.1")
-    assert champion(mlflow_uri, name) == "2"
+    assert champion(mlflow, name) == "2"
 
 
-def test_judging_changes_nothing(mlflow_uri: str) -> None:
+def test_judging_changes_nothing(mlflow: Registry) -> None:
     name = "gate-judge"
-    put_version(mlflow_uri, name, GOOD)
-    verdict = judge(mlflow_uri, name, "1", test=TEST, spec=SPEC, baseline=name)
+    put_version(mlflow.uri, name, GOOD)
+    verdict = judge(mlflow, mlflow.version(name, "1"), test=TEST, spec=SPEC, baseline=name)
     assert verdict.is_open
-    assert champion(mlflow_uri, name) is None
-    assert history(mlflow_uri, name) == []
+    assert champion(mlflow, name) is None
+    assert history(mlflow, name) == []
 
 
-def test_the_command_line_tests_on_the_lake(mlflow_uri: str, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+def test_the_command_line_tests_on_the_lake(mlflow: Registry, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     """Three simulated hours: the first minute is the embargo, and four more go by until an EWMA exists."""
     name = "gate-lake"
-    put_version(mlflow_uri, name, GOOD)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    put_version(mlflow.uri, name, GOOD)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.uri)
     monkeypatch.setenv("LAKE_URI", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit, match=r"horizons: found 0 after 2010-01-09T00:01:00Z: .* simulate these days"):
@@ -437,7 +442,7 @@ def test_the_command_line_tests_on_the_lake(mlflow_uri: str, tmp_path: Path, mon
         main(["promote", name, "1", "--why", "a drill"])
     main(["promote", name, "1", "--why", "a drill", "--force"])
     assert "promote, forced" in capsys.readouterr().out
-    (entry,) = history(mlflow_uri, name)
+    (entry,) = history(mlflow, name)
     assert (entry.why, entry.is_forced) == ("a drill", True)
     assert entry.evidence["first_row"] > "2010-01-09T00:05"
 
@@ -445,23 +450,23 @@ def test_the_command_line_tests_on_the_lake(mlflow_uri: str, tmp_path: Path, mon
 # The ledger
 
 
-def test_rollback_goes_back_entry_by_entry_to_the_first(mlflow_uri: str) -> None:
+def test_rollback_goes_back_entry_by_entry_to_the_first(mlflow: Registry) -> None:
     """Promoted 1, 2, 3; back to 2, back to 1; the next promotion follows 1, not the rolled back versions."""
     name = "ledger-stack"
     for version in "123":
-        put_version(mlflow_uri, name, GOOD)
-        promote_here(mlflow_uri, name, version)
-    seen = [(champion(mlflow_uri, name), champion(mlflow_uri, name, "previous"))]
+        put_version(mlflow.uri, name, GOOD)
+        promote_here(mlflow, name, version)
+    seen = [(champion(mlflow, name), champion(mlflow, name, "previous"))]
     for _ in range(2):
-        roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
-        seen.append((champion(mlflow_uri, name), champion(mlflow_uri, name, "previous")))
+        roll_back(mlflow, name, spec=SPEC, who="me", why="back")
+        seen.append((champion(mlflow, name), champion(mlflow, name, "previous")))
     assert seen == [("3", "2"), ("2", "1"), ("1", None)]
     with pytest.raises(Refused, match="the ledger holds 1 promotion of ledger-stack that stands, allowed is 2 or more"):
-        roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
-    promote_here(mlflow_uri, name, "3")
-    assert champion(mlflow_uri, name, "previous") == "1"
-    assert roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back").to_version == "1"
-    moves = [(entry.action, entry.from_version, entry.to_version) for entry in history(mlflow_uri, name)]
+        roll_back(mlflow, name, spec=SPEC, who="me", why="back")
+    promote_here(mlflow, name, "3")
+    assert champion(mlflow, name, "previous") == "1"
+    assert roll_back(mlflow, name, spec=SPEC, who="me", why="back").to_version == "1"
+    moves = [(entry.action, entry.from_version, entry.to_version) for entry in history(mlflow, name)]
     assert moves == [
         ("promote", None, "1"),
         ("promote", "1", "2"),
@@ -475,73 +480,73 @@ def test_rollback_goes_back_entry_by_entry_to_the_first(mlflow_uri: str) -> None
 
 @pytest.mark.parametrize("by_hand", ["1", "2", "4"])
 def test_a_champion_that_was_moved_by_hand_goes_back_to_the_newest_promotion(
-    mlflow_uri: str, by_hand: str, monkeypatch: Any, capsys: Any
+    mlflow: Registry, by_hand: str, monkeypatch: Any, capsys: Any
 ) -> None:
     """Promoted 1, 2, 3, then moved in MLflow: back to 3, and the next rollback to 2, as if nothing had been moved."""
     name = f"by-hand-{by_hand}"
     for version in "1234":
-        put_version(mlflow_uri, name, GOOD)
+        put_version(mlflow.uri, name, GOOD)
         if version != "4":
-            promote_here(mlflow_uri, name, version)
-    set_alias(mlflow_uri, name, "champion", by_hand)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+            promote_here(mlflow, name, version)
+    set_alias(mlflow, name, "champion", by_hand)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.uri)
     said = f"the champion of {name} is version {by_hand} now, the ledger says 3: moved by hand?"
     for command in (["history", name], ["served-at", "2000-01-01T00:00Z"]):
         main(command)
         assert said in capsys.readouterr().out
-    back = roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
+    back = roll_back(mlflow, name, spec=SPEC, who="me", why="back")
     assert (back.from_version, back.to_version) == (by_hand, "3")
     assert back.evidence["moved_by_hand"] == f"champion was version {by_hand}, the ledger had 3"
-    assert (champion(mlflow_uri, name), champion(mlflow_uri, name, "previous")) == ("3", "2")
+    assert (champion(mlflow, name), champion(mlflow, name, "previous")) == ("3", "2")
     main(["history", name])
     assert "by hand?" not in capsys.readouterr().out
-    assert roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back").to_version == "2"
+    assert roll_back(mlflow, name, spec=SPEC, who="me", why="back").to_version == "2"
 
 
-def test_a_rollback_to_a_file_that_changed_is_refused(mlflow_uri: str) -> None:
+def test_a_rollback_to_a_file_that_changed_is_refused(mlflow: Registry) -> None:
     name = "ledger-changed"
     for version in "12":
-        put_version(mlflow_uri, name, GOOD)
-        promote_here(mlflow_uri, name, version)
-    Registry(mlflow_uri).call("DELETE", "model-versions/delete", {"name": name, "version": "1"}, dict)
+        put_version(mlflow.uri, name, GOOD)
+        promote_here(mlflow, name, version)
+    mlflow.call("DELETE", "model-versions/delete", {"name": name, "version": "1"}, dict)
     with pytest.raises(RegistryError, match="ledger-changed has no version 1 at"):
-        roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
-    assert champion(mlflow_uri, name) == "2"
+        roll_back(mlflow, name, spec=SPEC, who="me", why="back")
+    assert champion(mlflow, name) == "2"
 
 
-def test_a_rollback_to_a_model_of_another_spec_is_refused_with_both_ids(mlflow_uri: str, monkeypatch: Any) -> None:
+def test_a_rollback_to_a_model_of_another_spec_is_refused_with_both_ids(mlflow: Registry, monkeypatch: Any) -> None:
     """Promoted under a window of 50, then under a window of 20: the first model could not score these rows."""
     name, other = "ledger-spec", FeatureSpec(window_size=20)
-    put_version(mlflow_uri, name, GOOD)
-    promote_here(mlflow_uri, name)
-    put_version(mlflow_uri, name, model_bytes(spec_id=other.spec_id))
-    promote_here(mlflow_uri, name, "2", spec=other, force=True, why="another window")
+    put_version(mlflow.uri, name, GOOD)
+    promote_here(mlflow, name)
+    put_version(mlflow.uri, name, model_bytes(spec_id=other.spec_id))
+    promote_here(mlflow, name, "2", spec=other, force=True, why="another window")
     with pytest.raises(Refused, match=f"loads: found .*spec {SPEC.spec_id}, rows here are of spec {other.spec_id}"):
-        roll_back(mlflow_uri, name, spec=other, who="me", why="back")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+        roll_back(mlflow, name, spec=other, who="me", why="back")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.uri)
     monkeypatch.setenv("WINDOW_SIZE", "20")
     with pytest.raises(SystemExit, match=f"rows here are of spec {other.spec_id}"):
         main(["rollback", name, "--why", "back"])
-    assert champion(mlflow_uri, name) == "2"
-    assert roll_back(mlflow_uri, name, spec=SPEC, who="me", why="the window too").to_version == "1"
+    assert champion(mlflow, name) == "2"
+    assert roll_back(mlflow, name, spec=SPEC, who="me", why="the window too").to_version == "1"
 
 
-def test_what_served_at_a_time_is_the_last_entry_before_it(mlflow_uri: str, capsys: Any, monkeypatch: Any) -> None:
+def test_what_served_at_a_time_is_the_last_entry_before_it(mlflow: Registry, capsys: Any, monkeypatch: Any) -> None:
     name = "ledger-when"
-    put_version(mlflow_uri, name, GOOD)
-    put_version(mlflow_uri, name, GOOD)
-    first = promote_here(mlflow_uri, name, "1")
-    second = promote_here(mlflow_uri, name, "2")
-    back = roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
+    put_version(mlflow.uri, name, GOOD)
+    put_version(mlflow.uri, name, GOOD)
+    first = promote_here(mlflow, name, "1")
+    second = promote_here(mlflow, name, "2")
+    back = roll_back(mlflow, name, spec=SPEC, who="me", why="back")
     assert first.at and second.at and back.at
     tick = timedelta(microseconds=1)
-    assert name not in served_at(mlflow_uri, first.at - tick)
+    assert name not in served_at(mlflow, first.at - tick)
     for when, version in ((first.at, "1"), (second.at - tick, "1"), (second.at, "2"), (back.at, "1")):
-        assert served_at(mlflow_uri, when)[name].to_version == version
+        assert served_at(mlflow, when)[name].to_version == version
     with pytest.raises(ValueError, match="must say its zone"):
-        served_at(mlflow_uri, first.at.replace(tzinfo=None))
+        served_at(mlflow, first.at.replace(tzinfo=None))
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.uri)
     monkeypatch.setenv("COLUMNS", "250")
     main(["served-at", f"{second.at:%Y-%m-%dT%H:%M:%S.%fZ}"])
     (line,) = (line for line in capsys.readouterr().out.splitlines() if name in line)
@@ -553,20 +558,20 @@ def test_what_served_at_a_time_is_the_last_entry_before_it(mlflow_uri: str, caps
     assert "a time must say its zone, as 2026-11-20T10:00Z" in capsys.readouterr().err
 
 
-def test_entries_that_somebody_deletes_in_the_ui_are_still_read(mlflow_uri: str) -> None:
+def test_entries_that_somebody_deletes_in_the_ui_are_still_read(mlflow: Registry) -> None:
     name = "ledger-deleted"
-    put_version(mlflow_uri, name, GOOD)
-    entry = promote_here(mlflow_uri, name)
-    Registry(mlflow_uri).call("POST", "runs/delete", {"run_id": entry.entry_id}, dict)
-    assert history(mlflow_uri, name) == [entry]
+    put_version(mlflow.uri, name, GOOD)
+    entry = promote_here(mlflow, name)
+    mlflow.call("POST", "runs/delete", {"run_id": entry.entry_id}, dict)
+    assert history(mlflow, name) == [entry]
 
 
-def test_an_entry_reads_back_as_it_was_written(mlflow_uri: str) -> None:
+def test_an_entry_reads_back_as_it_was_written(mlflow: Registry) -> None:
     name = "ledger-equal"
-    put_version(mlflow_uri, name, GOOD)
-    entry = promote_here(mlflow_uri, name, who="Zoë", why="a 'quoted' reason; with €")
-    assert history(mlflow_uri, name) == [entry]
-    run = Registry(mlflow_uri).call("GET", "runs/get", {"run_id": entry.entry_id}, dict)["run"]["info"]
+    put_version(mlflow.uri, name, GOOD)
+    entry = promote_here(mlflow, name, who="Zoë", why="a 'quoted' reason; with €")
+    assert history(mlflow, name) == [entry]
+    run = mlflow.call("GET", "runs/get", {"run_id": entry.entry_id}, dict)["run"]["info"]
     assert run["status"] == "FINISHED"
     assert entry.at is not None
     assert int(run["end_time"]) == int(entry.at.timestamp() * 1_000)
@@ -575,14 +580,14 @@ def test_an_entry_reads_back_as_it_was_written(mlflow_uri: str) -> None:
 # Killed, at once, away
 
 
-def _promote_and_die(uri: str, name: str, step: str) -> None:
+def _promote_and_die(registry: Registry, name: str, step: str) -> None:
     """Promote version 2, and be killed before a step of the ledger."""
 
     def die(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(ledger, step, die)
-    promote_here(uri, name, "2", why="killed")
+    promote_here(registry, name, "2", why="killed")
 
 
 @pytest.mark.parametrize(
@@ -590,48 +595,48 @@ def _promote_and_die(uri: str, name: str, step: str) -> None:
     [("begin", False), ("set_alias", False), ("_tag", True)],
     ids=["before the intent", "before the alias moved", "before the entry was closed"],
 )
-def test_a_killed_promotion_is_finished_by_the_next_start(mlflow_uri: str, step: str, moved: bool) -> None:
+def test_a_killed_promotion_is_finished_by_the_next_start(mlflow: Registry, step: str, moved: bool) -> None:
     name = f"killed-{step.strip('_').replace('_', '-')}"
     for _ in range(2):
-        put_version(mlflow_uri, name, GOOD)
-    promote_here(mlflow_uri, name)
-    process = multiprocessing.get_context("fork").Process(target=_promote_and_die, args=(mlflow_uri, name, step))
+        put_version(mlflow.uri, name, GOOD)
+    promote_here(mlflow, name)
+    process = multiprocessing.get_context("fork").Process(target=_promote_and_die, args=(mlflow, name, step))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
-    assert champion(mlflow_uri, name) == ("2" if moved else "1")
-    finished = [entry for entry in finish_pending(mlflow_uri) if entry.model == name]
-    assert finish_pending(mlflow_uri) == []
-    entries = history(mlflow_uri, name)
+    assert champion(mlflow, name) == ("2" if moved else "1")
+    finished = [entry for entry in finish_pending(mlflow) if entry.model == name]
+    assert finish_pending(mlflow) == []
+    entries = history(mlflow, name)
     assert all(entry.state == "done" for entry in entries)
     if step == "begin":
         assert [entry.to_version for entry in entries] == ["1"]
     else:
         assert finished == entries[1:]
         assert (entries[1].why, entries[1].to_version) == ("killed", "2")
-        assert (champion(mlflow_uri, name), champion(mlflow_uri, name, "previous")) == ("2", "1")
+        assert (champion(mlflow, name), champion(mlflow, name, "previous")) == ("2", "1")
         at = entries[1].at
         assert at is not None
         assert (at == entries[1].begun) == moved
-        assert roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back").to_version == "1"
+        assert roll_back(mlflow, name, spec=SPEC, who="me", why="back").to_version == "1"
 
 
-def _promote_in_turn(uri: str, name: str, version: str, outcomes: Any) -> None:
+def _promote_in_turn(registry: Registry, name: str, version: str, outcomes: Any) -> None:
     try:
-        promote_here(uri, name, version)
+        promote_here(registry, name, version)
         outcomes.put((version, "promoted"))
     except Refused as error:
         outcomes.put((version, str(failed(error))))
 
 
-def test_promotions_at_once_come_one_after_the_other(mlflow_uri: str) -> None:
+def test_promotions_at_once_come_one_after_the_other(mlflow: Registry) -> None:
     """Four processes, four equally good versions: each entry begins where the entry before ended."""
     name = "at-once"
-    versions = [put_version(mlflow_uri, name, GOOD) for _ in range(4)]
+    versions = [put_version(mlflow.uri, name, GOOD) for _ in range(4)]
     context = multiprocessing.get_context("fork")
     outcomes = context.Queue()
     processes = [
-        context.Process(target=_promote_in_turn, args=(mlflow_uri, name, version, outcomes)) for version in versions
+        context.Process(target=_promote_in_turn, args=(mlflow, name, version, outcomes)) for version in versions
     ]
     for process in processes:
         process.start()
@@ -639,163 +644,165 @@ def test_promotions_at_once_come_one_after_the_other(mlflow_uri: str) -> None:
     for process in processes:
         process.join(60)
     assert set(found.values()) == {"promoted"}
-    entries = history(mlflow_uri, name)
+    entries = history(mlflow, name)
     assert [entry.from_version for entry in entries] == [None, *(entry.to_version for entry in entries[:-1])]
-    assert champion(mlflow_uri, name) == entries[-1].to_version
-    assert champion(mlflow_uri, name, "previous") == entries[-2].to_version
+    assert champion(mlflow, name) == entries[-1].to_version
+    assert champion(mlflow, name, "previous") == entries[-2].to_version
 
 
-def test_what_another_machine_has_begun_is_left_to_it_until_it_is_abandoned(mlflow_uri: str, monkeypatch: Any) -> None:
+def test_what_another_machine_has_begun_is_left_to_it_until_it_is_abandoned(mlflow: Registry, monkeypatch: Any) -> None:
     name = "elsewhere"
     for _ in range(2):
-        put_version(mlflow_uri, name, GOOD)
-    promote_here(mlflow_uri, name)
+        put_version(mlflow.uri, name, GOOD)
+    promote_here(mlflow, name)
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(ledger, "_machine", lambda: "another")
-        begun = ledger.begin(mlflow_uri, replace(history(mlflow_uri, name)[0], to_version="2", begun=datetime.now(UTC)))
-    assert [entry for entry in finish_pending(mlflow_uri) if entry.model == name] == []
+        begun = ledger.begin(mlflow, replace(history(mlflow, name)[0], to_version="2", begun=datetime.now(UTC)))
+    assert [entry for entry in finish_pending(mlflow) if entry.model == name] == []
     with pytest.raises(RegistryError, match="me began to promote elsewhere to version 2 on another at"):
-        roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
-    assert champion(mlflow_uri, name) == "1"
+        roll_back(mlflow, name, spec=SPEC, who="me", why="back")
+    assert champion(mlflow, name) == "1"
     monkeypatch.setattr(ledger, "ABANDONED_S", 0.0)
-    (finished,) = (entry for entry in finish_pending(mlflow_uri) if entry.model == name)
+    (finished,) = (entry for entry in finish_pending(mlflow) if entry.model == name)
     assert finished.entry_id == begun.entry_id
-    assert champion(mlflow_uri, name) == "2"
+    assert champion(mlflow, name) == "2"
 
 
 def test_an_alias_that_mlflow_refuses_to_move_fails_the_entry_and_changes_nothing(
-    mlflow_uri: str, monkeypatch: Any
+    mlflow: Registry, monkeypatch: Any
 ) -> None:
     """The version is deleted between the verdict and the move."""
     name = "deleted-meanwhile"
     for _ in range(2):
-        put_version(mlflow_uri, name, GOOD)
-    promote_here(mlflow_uri, name)
+        put_version(mlflow.uri, name, GOOD)
+    promote_here(mlflow, name)
     begin = ledger.begin
 
-    def delete_then_begin(uri: str, entry: Entry) -> Entry:
-        Registry(uri).call("DELETE", "model-versions/delete", {"name": name, "version": "2"}, dict)
-        return begin(uri, entry)
+    def delete_then_begin(registry: Registry, entry: Entry) -> Entry:
+        registry.call("DELETE", "model-versions/delete", {"name": name, "version": "2"}, dict)
+        return begin(registry, entry)
 
     monkeypatch.setattr(ledger, "begin", delete_then_begin)
     with pytest.raises(RegistryError, match="version=2"):
-        promote_here(mlflow_uri, name, "2")
-    assert [entry.state for entry in history(mlflow_uri, name)] == ["done", "failed"]
-    assert (champion(mlflow_uri, name), champion(mlflow_uri, name, "previous")) == ("1", None)
-    assert [entry for entry in finish_pending(mlflow_uri) if entry.model == name] == []
+        promote_here(mlflow, name, "2")
+    assert [entry.state for entry in history(mlflow, name)] == ["done", "failed"]
+    assert (champion(mlflow, name), champion(mlflow, name, "previous")) == ("1", None)
+    assert [entry for entry in finish_pending(mlflow) if entry.model == name] == []
     with pytest.raises(Refused, match="the ledger holds 1 promotion of"):  # what failed does not stand
-        roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
+        roll_back(mlflow, name, spec=SPEC, who="me", why="back")
 
 
 def test_an_mlflow_that_goes_away_within_a_promotion_is_told_and_the_entry_finished_later(
-    mlflow_uri: str, monkeypatch: Any
+    mlflow: Registry, monkeypatch: Any
 ) -> None:
     name = "goes-away"
     for _ in range(2):
-        put_version(mlflow_uri, name, GOOD)
-    promote_here(mlflow_uri, name)
+        put_version(mlflow.uri, name, GOOD)
+    promote_here(mlflow, name)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        nobody = Registry(f"http://127.0.0.1:{closed.getsockname()[1]}")
 
-    def move_at_nobody(_: str, *rest: Any) -> None:
+    def move_at_nobody(_: Registry, *rest: Any) -> None:
         set_alias(nobody, *rest)
 
     with monkeypatch.context() as away:
         away.setattr(ledger, "set_alias", move_at_nobody)
         with pytest.raises(RegistryAway, match="may stand there, not closed"):
-            promote_here(mlflow_uri, name, "2")
-    assert champion(mlflow_uri, name) == "1"
-    (finished,) = (entry for entry in finish_pending(mlflow_uri) if entry.model == name)
+            promote_here(mlflow, name, "2")
+    assert champion(mlflow, name) == "1"
+    (finished,) = (entry for entry in finish_pending(mlflow) if entry.model == name)
     assert (finished.to_version, finished.state) == ("2", "done")
-    assert champion(mlflow_uri, name) == "2"
+    assert champion(mlflow, name) == "2"
 
 
-def _roll_back_and_die(uri: str, name: str, step: str) -> None:
+def _roll_back_and_die(registry: Registry, name: str, step: str) -> None:
     def die(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(ledger, step, die)
-    roll_back(uri, name, spec=SPEC, who="me", why="killed")
+    roll_back(registry, name, spec=SPEC, who="me", why="killed")
 
 
 @pytest.mark.parametrize("step", ["set_alias", "_tag"], ids=["before the alias moved", "before it was closed"])
 def test_a_killed_rollback_that_is_asked_for_again_goes_back_once(
-    mlflow_uri: str, step: str, monkeypatch: Any, capsys: Any
+    mlflow: Registry, step: str, monkeypatch: Any, capsys: Any
 ) -> None:
     name = f"killed-back-{step.strip('_').replace('_', '-')}"
     for version in "123":
-        put_version(mlflow_uri, name, GOOD)
-        promote_here(mlflow_uri, name, version)
-    process = multiprocessing.get_context("fork").Process(target=_roll_back_and_die, args=(mlflow_uri, name, step))
+        put_version(mlflow.uri, name, GOOD)
+        promote_here(mlflow, name, version)
+    process = multiprocessing.get_context("fork").Process(target=_roll_back_and_die, args=(mlflow, name, step))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.uri)
     main(["rollback", name, "--why", "again"])
     assert f"the rollback of {name} to version 2 that me began at" in capsys.readouterr().out
-    assert (champion(mlflow_uri, name), champion(mlflow_uri, name, "previous")) == ("2", "1")
-    (back,) = (entry for entry in history(mlflow_uri, name) if entry.action == "rollback")
+    assert (champion(mlflow, name), champion(mlflow, name, "previous")) == ("2", "1")
+    (back,) = (entry for entry in history(mlflow, name) if entry.action == "rollback")
     assert (back.why, back.state) == ("killed", "done")
     main(["rollback", name, "--why", "further"])
     assert "ask again" not in capsys.readouterr().out
-    assert champion(mlflow_uri, name) == "1"
+    assert champion(mlflow, name) == "1"
 
 
 @pytest.mark.parametrize("lost", ["runs/create", "runs/set-tag"])
 def test_a_rollback_whose_answer_was_lost_goes_back_once_when_it_is_asked_for_again(
-    mlflow_uri: str, lost: str, monkeypatch: Any
+    mlflow: Registry, lost: str, monkeypatch: Any
 ) -> None:
     """MLflow does the work, and the answer never comes."""
     name = f"lost-{lost.replace('/', '-')}"
     for version in "123":
-        put_version(mlflow_uri, name, GOOD)
-        promote_here(mlflow_uri, name, version)
+        put_version(mlflow.uri, name, GOOD)
+        promote_here(mlflow, name, version)
     _lose_answers(monkeypatch, lost)
     with pytest.raises(RegistryAway, match=f"roll back {name} to version 2: the entry may stand there") as told:
-        roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
+        roll_back(mlflow, name, spec=SPEC, who="me", why="back")
     assert "do this again" not in str(told.value)
     assert ("champion names version 2 already" in str(told.value)) == (lost == "runs/set-tag")
     monkeypatch.undo()
-    assert roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back").to_version == "2"
-    assert champion(mlflow_uri, name) == "2"
+    assert roll_back(mlflow, name, spec=SPEC, who="me", why="back").to_version == "2"
+    assert champion(mlflow, name) == "2"
 
 
-def test_a_rollback_that_has_moved_and_cannot_be_closed_is_through(mlflow_uri: str, monkeypatch: Any) -> None:
+def test_a_rollback_that_has_moved_and_cannot_be_closed_is_through(mlflow: Registry, monkeypatch: Any) -> None:
     name = "lost-close"
     for version in "12":
-        put_version(mlflow_uri, name, GOOD)
-        promote_here(mlflow_uri, name, version)
+        put_version(mlflow.uri, name, GOOD)
+        promote_here(mlflow, name, version)
     _lose_answers(monkeypatch, "runs/update")
-    back = roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
+    back = roll_back(mlflow, name, spec=SPEC, who="me", why="back")
     monkeypatch.undo()
-    assert champion(mlflow_uri, name) == "1"
-    assert history(mlflow_uri, name)[-1] == back
+    assert champion(mlflow, name) == "1"
+    assert history(mlflow, name)[-1] == back
 
 
 @pytest.mark.parametrize("alias", ["champion", "previous"])
-def test_a_rollback_that_mlflow_fails_in_is_finished_by_the_next(mlflow_uri: str, alias: str, monkeypatch: Any) -> None:
+def test_a_rollback_that_mlflow_fails_in_is_finished_by_the_next(
+    mlflow: Registry, alias: str, monkeypatch: Any
+) -> None:
     """MLflow moves the alias, and answers 500."""
     name = f"fails-{alias}"
     for version in "123":
-        put_version(mlflow_uri, name, GOOD)
-        promote_here(mlflow_uri, name, version)
+        put_version(mlflow.uri, name, GOOD)
+        promote_here(mlflow, name, version)
 
-    def move_and_fail(uri: str, name: str, moved: str, version: str | None) -> None:
-        set_alias(uri, name, moved, version)
+    def move_and_fail(registry: Registry, name: str, moved: str, version: str | None) -> None:
+        set_alias(registry, name, moved, version)
         if moved == alias:
             with answering_500() as failing:
-                set_alias(failing, name, moved, version)
+                set_alias(Registry(failing), name, moved, version)
 
     with monkeypatch.context() as failing:
         failing.setattr(ledger, "set_alias", move_and_fail)
         with pytest.raises(RegistryAway, match=r"500.* may stand there, not closed") as told:
-            roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back")
+            roll_back(mlflow, name, spec=SPEC, who="me", why="back")
     assert ("champion names version 2 already" in str(told.value)) == (alias == "previous")
-    assert history(mlflow_uri, name)[-1].state == "pending"
-    assert roll_back(mlflow_uri, name, spec=SPEC, who="me", why="again").to_version == "2"
-    assert [entry.state for entry in history(mlflow_uri, name)] == ["done"] * 4
-    assert served_at(mlflow_uri, datetime.now(UTC))[name].to_version == "2"
+    assert history(mlflow, name)[-1].state == "pending"
+    assert roll_back(mlflow, name, spec=SPEC, who="me", why="again").to_version == "2"
+    assert [entry.state for entry in history(mlflow, name)] == ["done"] * 4
+    assert served_at(mlflow, datetime.now(UTC))[name].to_version == "2"
 
 
 @contextlib.contextmanager
@@ -819,21 +826,21 @@ def answering_500() -> Iterator[str]:
             thread.join(10)
 
 
-def test_a_champion_moves_though_what_previous_would_name_was_deleted(mlflow_uri: str) -> None:
+def test_a_champion_moves_though_what_previous_would_name_was_deleted(mlflow: Registry) -> None:
     """Version 1 is gone when 3 goes back to 2, version 2 when 4 is promoted."""
     name = "previous-deleted"
     for version in "123":
-        put_version(mlflow_uri, name, GOOD)
-        promote_here(mlflow_uri, name, version)
-    Registry(mlflow_uri).call("DELETE", "model-versions/delete", {"name": name, "version": "1"}, dict)
-    assert roll_back(mlflow_uri, name, spec=SPEC, who="me", why="back").state == "done"
-    assert (champion(mlflow_uri, name), champion(mlflow_uri, name, "previous")) == ("2", None)
-    assert served_at(mlflow_uri, datetime.now(UTC))[name].to_version == "2"
-    Registry(mlflow_uri).call("DELETE", "model-versions/delete", {"name": name, "version": "2"}, dict)
-    put_version(mlflow_uri, name, GOOD)
-    promote_here(mlflow_uri, name, "4")
-    assert (champion(mlflow_uri, name), champion(mlflow_uri, name, "previous")) == ("4", None)
-    assert [entry.state for entry in history(mlflow_uri, name)] == ["done"] * 5
+        put_version(mlflow.uri, name, GOOD)
+        promote_here(mlflow, name, version)
+    mlflow.call("DELETE", "model-versions/delete", {"name": name, "version": "1"}, dict)
+    assert roll_back(mlflow, name, spec=SPEC, who="me", why="back").state == "done"
+    assert (champion(mlflow, name), champion(mlflow, name, "previous")) == ("2", None)
+    assert served_at(mlflow, datetime.now(UTC))[name].to_version == "2"
+    mlflow.call("DELETE", "model-versions/delete", {"name": name, "version": "2"}, dict)
+    put_version(mlflow.uri, name, GOOD)
+    promote_here(mlflow, name, "4")
+    assert (champion(mlflow, name), champion(mlflow, name, "previous")) == ("4", None)
+    assert [entry.state for entry in history(mlflow, name)] == ["done"] * 5
 
 
 def _lose_answers(monkeypatch: Any, lost: str) -> None:
@@ -853,28 +860,28 @@ def _lose_answers(monkeypatch: Any, lost: str) -> None:
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda uri: promote_here(uri, "away"),
-        lambda uri: roll_back(uri, "away", spec=SPEC, who="me", why="back"),
+        lambda registry: promote_here(registry, "away"),
+        lambda registry: roll_back(registry, "away", spec=SPEC, who="me", why="back"),
         history,
-        lambda uri: Registry(uri).champion("away"),
+        lambda registry: registry.champion("away"),
     ],
     ids=["promote", "rollback", "history", "champion"],
 )
-def test_an_mlflow_that_is_away_is_named_at_once(ask: Callable[[str], Any]) -> None:
+def test_an_mlflow_that_is_away_is_named_at_once(ask: Callable[[Registry], Any]) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{closed.getsockname()[1]}"
     with pytest.raises(RegistryAway, match=f"MLflow does not answer at {uri} .*: start it, or set MLFLOW_TRACKING_URI"):
-        ask(uri)
+        ask(Registry(uri))
 
 
 @pytest.mark.parametrize("answer", [b"<!doctype html>", b'{"experiment": {"experi', b"[]", b"null", b"\xff"])
 def test_a_server_that_is_not_mlflow_is_named_with_what_it_said(registry: FakeRegistry, answer: bytes) -> None:
     registry.broken = (200, answer)
     shown = repr(answer.decode(errors="replace"))
-    for ask in (history, lambda uri: Registry(uri).champion("elsewhere")):
+    for ask in (history, lambda registry: registry.champion("elsewhere")):
         with pytest.raises(RegistryAway) as told:
-            ask(registry.uri)
+            ask(Registry(registry.uri))
         assert str(told.value).startswith(f"{registry.uri} answers ")
         assert f" with what MLflow does not answer, {shown} (" in str(told.value)
         assert ": is it MLflow? MLFLOW_TRACKING_URI says where that is" in str(told.value)

@@ -43,7 +43,7 @@ def test_the_champion_comes_from_the_real_registry_byte_for_byte(mlflow_uri: str
     content = model_bytes(variant="ml")
     model = ServedModel.load(content, spec_id=SPEC.spec_id)
     example = np.array([[50, 0, 1e-4, 1e-6]] * 2)
-    version = register(mlflow_uri, Candidate(name, content, model, example, {}, {"qlike": 0.5}))
+    version = register(registry, Candidate(name, content, model, example, {}, {"qlike": 0.5}))
     assert registry.champion(name) is None  # it is challenger
     client = mlflow.MlflowClient(mlflow_uri)
     client.set_registered_model_alias(name, "champion", version)

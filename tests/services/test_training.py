@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.features.spec import FeatureSpec
-from data.models.input_sets import CONTRACT_ONLY, input_sets
+from data.features.spec import CONTRACT, FeatureSpec
 from data.models.registry import Registry
 from data.models.served import ServedModel
 from data.names import RegistryError, VersionNotFound
@@ -27,18 +26,26 @@ from data.times import NS
 from data.trades import Floats, StreamKey, Trades
 from data.truth.counting import counted_rows
 from data.truth.losses import qlike
-from offline.models.baseline import fit, to_onnx
-from offline.models.intervals import with_intervals
-from offline.models.recipes import simulated_rows, split, train_baseline, train_end_of_simulated_days
+from offline.models.baseline import ScaledEwma, Unconditional, Window, fit
+from offline.models.cascade import Cascade, Rows, StepModel
+from offline.models.crossfit import with_intervals
+from offline.models.recipes import (
+    fit_with_intervals,
+    rows_of,
+    simulated_rows,
+    split,
+    train_baseline,
+    train_end_of_simulated_days,
+)
 from offline.promotion.ledger import history
 from offline.promotion.moves import promote
 from offline.promotion.register import Candidate, register, set_alias
 from offline.samples import Sample, sample
 from offline.training import main
-from tests.models import METADATA, NAN, SPEC, model_bytes, put_version
+from tests.models import NAN, SPEC, model_bytes, put_version
 
 MLFLOW_WARNS = pytest.mark.filterwarnings("default")  # about its own code
-COLUMNS = ("n", "ret_mean", "ret_std", "ewma_variance_300", "ewma_variance_1200")
+COLUMNS = ("n", "ret_mean", "ret_std", "ewma_variance_60", "ewma_variance_300", "ewma_variance_1200")
 
 
 def _trades(event_time_s: list[float], price: list[float]) -> Trades:
@@ -73,28 +80,60 @@ def candidate(rows: Sample) -> Candidate:
 # Fitting
 
 
-def _market(seed: int, count: int) -> tuple[Floats, Floats]:
-    """Return rows with a target known in law: variance 3 * ewma_variance_300, times noise of mean 1."""
+def _market(seed: int, count: int) -> Sample:
+    """Return rows with a target known in law: variance 3 * ewma_variance_300, times noise of mean 1.
+
+    The EWMAs of 60 and 1,200 s are off by noise of 1 in log, `ret_std` ** 2 by noise of .5.
+    """
     rng = np.random.default_rng(seed)
     log_variance = rng.normal(-14, 1, count)
     noise = np.exp(rng.normal(-0.045, 0.3, count))  # mean 1
-    values = np.column_stack(
+    values: Floats = np.full((count, len(SPEC.columns)), NAN)
+    values[:, [SPEC.columns.index(name) for name in COLUMNS]] = np.column_stack(
         [
             np.full(count, 50.0),
             rng.normal(0, 1e-6, count),
             np.exp((log_variance + rng.normal(0, 0.5, count)) / 2 - 1),
+            np.exp(log_variance + rng.normal(0, 1, count)),
             np.exp(log_variance) / 3,
             np.exp(log_variance + rng.normal(0, 1, count)),
         ]
     )
-    return values, np.sqrt(np.exp(log_variance) * noise)
+    event_time = (5 * np.arange(count) + 1) * NS
+    targets = np.sqrt(np.exp(log_variance) * noise)
+    return Sample(values, targets, event_time, int(event_time[-1]), np.full(count, "BTC-USD"))
+
+
+def _fit(rows: Sample) -> Cascade:
+    return fit(rows_of(rows, SPEC), SPEC)
+
+
+def _step(model: Cascade, kind: type[StepModel]) -> Any:
+    """Return the first step of a kind."""
+    return next(step for step in model.steps if type(step) is kind)
+
+
+def _asked(rows: Sample, *known: str) -> Rows:
+    """Return the rows with some columns alone."""
+    values = rows.values.copy()
+    values[:, [i for i, name in enumerate(SPEC.columns) if name not in ("n", *known)]] = NAN
+    values[:, 0] = values[:, 0] if known else 0
+    return rows_of(replace(rows, values=values), SPEC)
 
 
 def test_the_half_life_that_knows_the_variance_is_chosen_and_scaled_to_it() -> None:
-    values, targets = _market(1, 20_000)
-    fitted = fit(values, COLUMNS, targets)
-    assert fitted.columns == ("n", "ret_mean", "ret_std", "ewma_variance_300")
-    assert fitted.scale == pytest.approx(3, rel=0.01)
+    """Then come the longer one, the first minutes, and the shortest."""
+    fitted = _fit(_market(1, 20_000))
+    assert [step.needs[:1] for step in fitted.steps] == [
+        ("ewma_variance_300",),
+        ("ewma_variance_1200",),
+        ("known_steps",),
+        ("ewma_variance_60",),
+        ("n",),
+        (),
+    ]
+    assert fitted.columns == (*COLUMNS, "mean_variance", "known_steps")
+    assert _step(fitted, ScaledEwma).scale == pytest.approx(3, rel=0.01)
 
 
 @pytest.mark.parametrize("factor", [4.0, 0.25])
@@ -103,55 +142,74 @@ def test_intervals_hold_their_score_where_volatility_changes_after_the_fit(facto
 
     The rest of the noise, exp(+-0.25), cannot bring the ratios back.
     """
-    values, targets = _market(8, 5_000)
-    fitted = with_intervals(fit(values, COLUMNS, targets), values[:, :4], factor * targets)
-    low, high = fitted.ratios[0]
-    assert (low == 1.0 and high > 4.0) if factor > 1 else (low < 0.25 and high == 1.0)
-    found = ServedModel.load(to_onnx(fitted, METADATA), spec_id=SPEC.spec_id).score(values[:, :4])
+    rows = _market(8, 5_000)
+    fitted = _fit(rows)
+    changed = rows_of(replace(rows, targets=factor * rows.targets), SPEC)
+    fitted = with_intervals(fitted, changed, lambda _: fitted, 300)
+    low, high = fitted.intervals[0]
+    assert (low == 1.0 and high > 4.0) if factor > 1 else (low < 0.3 and high == 1.0)
+    values = rows.values[:, [SPEC.columns.index(name) for name in fitted.columns]]
+    found = ServedModel.load(model_bytes(fitted), spec_id=SPEC.spec_id).score(values)
     assert ((found.lower <= found.score) & (found.score <= found.upper)).all()
 
 
 def test_the_scale_is_where_qlike_is_smallest() -> None:
-    values, targets = _market(2, 2_000)
-    fitted = fit(values, COLUMNS, targets)
+    rows = _market(2, 2_000)
+    fitted = _fit(rows)
+    scale, ewma = _step(fitted, ScaledEwma).scale, rows.values[:, SPEC.columns.index("ewma_variance_300")]
 
     def loss(scale: float) -> float:
-        return float(np.mean(qlike(targets**2, scale * values[:, 3], fitted.floor)))
+        return float(np.mean(qlike(rows.targets**2, scale * ewma, fitted.floor)))
 
-    assert loss(fitted.scale) < min(loss(fitted.scale * 1.01), loss(fitted.scale / 1.01))
+    assert loss(scale) < min(loss(scale * 1.01), loss(scale / 1.01))
 
 
 def test_short_windows_of_noise_are_shrunk_more_than_windows_that_know() -> None:
-    values, targets = _market(3, 5_000)
+    rows = _market(3, 5_000)
     rng = np.random.default_rng(4)
-    short = values.copy()
+    short = rows.values.copy()
     short[:, 0], short[:, 3:] = 5, NAN
     noisy = short.copy()
     noisy[:, 2] *= np.exp(rng.normal(0, 3, len(noisy)))
-    both = np.concatenate([targets, targets])
-    assert fit(np.concatenate([values, short]), COLUMNS, both).shrinkage == 0
-    assert fit(np.concatenate([values, noisy]), COLUMNS, both).shrinkage >= 16
+    shrinkage = [
+        _step(_fit(Sample.join([rows, replace(rows, values=values)])), Window).shrinkage for values in (short, noisy)
+    ]
+    assert shrinkage[0] == 0
+    assert shrinkage[1] >= 16
 
 
-def test_intervals_hold_nine_tenths_of_each_input_set() -> None:
-    values, targets = _market(5, 10_000)
-    fitted = with_intervals(fit(values, COLUMNS, targets), values[:, :4], targets)
-    contract = values[:, :4].copy()
-    contract[:, 3] = NAN
-    low, high = fitted.ratios[CONTRACT_ONLY]
-    score = fitted.predict(contract)
-    assert np.mean((low * score <= targets) & (targets <= high * score)) == pytest.approx(0.9, abs=0.001)
-    widths = [high / low for low, high in fitted.ratios]
+def test_intervals_hold_nine_tenths_of_each_step() -> None:
+    """On rows that came after the fit."""
+    fitted, test = fit_with_intervals(_market(5, 10_000), SPEC, fit), _market(9, 10_000)
+    widths = []
+    for known in (COLUMNS, CONTRACT, ()):
+        found = fitted.forecast(_asked(test, *known))
+        assert np.mean((found.lower <= test.targets) & (test.targets <= found.upper)) == pytest.approx(0.9, abs=0.015)
+        widths.append(float((found.upper / found.lower)[0]))
     assert widths == sorted(widths)  # who knows less is less sure
 
 
 def test_a_market_that_never_moved_cannot_be_learned_from() -> None:
-    values, targets = _market(6, 100)
+    rows = _market(6, 1_000)
     with pytest.raises(ValueError, match="the training median of variance must be above 0"):
-        fit(values, COLUMNS, np.zeros_like(targets))
-    values[:, 2] = 0
-    with pytest.raises(ValueError, match="median ret_std of full windows is 0"):
-        fit(values, COLUMNS, targets)
+        _fit(replace(rows, targets=np.zeros(len(rows))))
+
+
+def test_windows_that_never_moved_leave_the_contract_to_the_prior() -> None:
+    rows = _market(6, 1_000)
+    rows.values[:, 2] = 0
+    fitted = _fit(rows)
+    assert not any(isinstance(step, Window) for step in fitted.steps)
+    score = fitted.forecast(_asked(rows, *CONTRACT)).score
+    assert score == pytest.approx(np.mean(rows.targets**2) ** 0.5)
+
+
+def test_a_row_with_less_than_two_returns_may_train() -> None:
+    """Sparse markets have such rows: an hour of history, and one return in the window."""
+    rows = _market(6, 1_000)
+    rows.values[::2, 0], rows.values[::2, 2] = 1, NAN
+    rows.values[::4, 0], rows.values[::4, 1] = 0, NAN
+    assert _step(_fit(rows), ScaledEwma).scale == pytest.approx(3, rel=0.05)
 
 
 # The graph
@@ -159,17 +217,19 @@ def test_a_market_that_never_moved_cannot_be_learned_from() -> None:
 
 @pytest.mark.parametrize("shrinkage", [0.0, 8.0])
 def test_the_graph_computes_what_was_fitted(shrinkage: float) -> None:
-    values, targets = _market(7, 2_000)
-    fitted = replace(with_intervals(fit(values, COLUMNS, targets), values[:, :4], targets), shrinkage=shrinkage)
-    rows = np.tile(values[:, :4], (3, 1))
-    rows[2_000:4_000, 0], rows[2_000:4_000, 3] = np.arange(2_000) % 49 + 2, NAN
-    rows[4_000:, 0], rows[4_000:, 1:] = 0, NAN
-    found = ServedModel.load(to_onnx(fitted, METADATA), spec_id=SPEC.spec_id).score(rows)
-    expected = fitted.predict(rows)
-    ratios = np.array(fitted.ratios)[input_sets(rows)]
-    np.testing.assert_allclose(found.score, expected, rtol=2e-6)
-    np.testing.assert_allclose(found.lower, expected * ratios[:, 0], rtol=2e-6)
-    np.testing.assert_allclose(found.upper, expected * ratios[:, 1], rtol=2e-6)
+    rows = _market(7, 2_000)
+    fitted = fit_with_intervals(rows, SPEC, fit)
+    steps = [replace(step, shrinkage=shrinkage) if isinstance(step, Window) else step for step in fitted.steps]
+    fitted = replace(fitted, steps=tuple(steps))
+    served = ServedModel.load(model_bytes(fitted), spec_id=SPEC.spec_id)
+    rows.values[:, 0] = np.arange(2_000) % 49 + 2
+    for known in (COLUMNS, CONTRACT, ()):
+        asked = _asked(rows, *known)
+        values = np.column_stack([asked.columns[name] for name in fitted.columns])
+        found, expected = served.score(values, ["BTC-USD"] * 2_000), fitted.forecast(asked)
+        for name in ("score", "lower", "upper"):
+            np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=2e-6)
+    assert isinstance(fitted.steps[-1], Unconditional)
 
 
 # Samples
@@ -204,9 +264,9 @@ def test_the_same_rows_give_the_same_digest_and_others_another(rows: Sample, can
 
 def test_training_says_when_it_ended_and_is_tested_after_it(candidate: Candidate) -> None:
     assert candidate.model.train_end.isoformat() == "2010-01-09T00:00:00+00:00"
-    assert candidate.params["interval_to"] < "2010-01-09"
+    assert candidate.params["to"] < "2010-01-09"
     assert candidate.evaluation is not None
-    assert candidate.evaluation.first_time.isoformat() > "2010-01-09T00:05:00"
+    assert "2010-01-09T00:01:00" < candidate.evaluation.first_time.isoformat() < "2010-01-09T00:02:00"
     assert candidate.metrics["test_horizons"] > 100
     assert candidate.metrics["qlike"] < candidate.metrics["qlike_unconditional"]
     assert candidate.metrics["qlike_contract"] < candidate.metrics["qlike_unconditional"]
@@ -215,13 +275,12 @@ def test_training_says_when_it_ended_and_is_tested_after_it(candidate: Candidate
 def test_no_target_reaches_from_one_part_of_a_split_into_a_row_of_the_next() -> None:
     """Rows at 0.5, 10.5, 20.5, ... s for an hour, 60 s ahead; training ends at 1800 s. A row at 1739.5 sees 1800."""
     event_time = (np.arange(0.5, 3_600, 10) * NS).astype(np.int64)
-    rows = Sample(np.zeros((360, len(SPEC.columns))), np.ones(360), event_time, 3_600 * NS)
+    rows = Sample(np.zeros((360, len(SPEC.columns))), np.ones(360), event_time, 3_600 * NS, np.full(360, "BTC-USD"))
     parts = split(rows, dt.datetime.fromtimestamp(1_800, dt.UTC), SPEC)
     seconds = [part.event_time / NS for part in parts]
-    assert seconds[1].max() == 1_730.5  # its target ends at 1731 + 60; that of the next row at 1801
-    assert seconds[2].min() == 1_860.5  # a horizon after the end
+    assert seconds[0].max() == 1_730.5  # its target ends at 1731 + 60; that of the next row at 1801
+    assert seconds[1].min() == 1_860.5  # a horizon after the end
     assert np.ceil(seconds[0].max()) + 60 <= seconds[1].min()
-    assert len(parts.fitting) > len(parts.intervals) > 0
 
 
 def test_a_train_end_that_leaves_nothing_to_test_is_refused(rows: Sample) -> None:
@@ -241,8 +300,8 @@ def test_a_registered_model_is_challenger_and_its_digest_is_that_of_the_served_f
     candidate: Candidate, mlflow_uri: str
 ) -> None:
     name = "training-challenger"
-    assert register(mlflow_uri, _named(candidate, name)) == "1"
-    assert register(mlflow_uri, _named(candidate, name)) == "2"
+    assert register(Registry(mlflow_uri), _named(candidate, name)) == "1"
+    assert register(Registry(mlflow_uri), _named(candidate, name)) == "2"
     assert Registry(mlflow_uri).champion(name) is None
     version = Registry(mlflow_uri).version(name, "challenger")
     assert version.version == "2"
@@ -272,7 +331,7 @@ def test_the_models_run_is_nested_in_the_run_that_is_active(candidate: Candidate
     mlflow.set_tracking_uri(mlflow_uri)
     mlflow.set_experiment("training-outer")
     with mlflow.start_run() as outer:
-        register(mlflow_uri, _named(candidate, "training-nested"))
+        register(Registry(mlflow_uri), _named(candidate, "training-nested"))
         active = mlflow.active_run()
         assert active is not None
         assert active.info.run_id == outer.info.run_id
@@ -287,7 +346,7 @@ def test_a_model_that_cannot_be_read_back_leaves_no_version(candidate: Candidate
     name = "training-unreadable"
     other = ServedModel.load(model_bytes(), spec_id=SPEC.spec_id)
     with pytest.raises(RegistryError, match="is not registered"):
-        register(mlflow_uri, replace(_named(candidate, name), model=other))
+        register(Registry(mlflow_uri), replace(_named(candidate, name), model=other))
     with pytest.raises(VersionNotFound):
         Registry(mlflow_uri).version(name, "challenger")
 
@@ -358,13 +417,13 @@ def test_an_mlflow_that_dies_while_a_model_is_registered_keeps_no_half_of_it(
 
     name = f"training-dying-{dies_of.replace('/', '-')}"
     put_version(mlflow_uri, name, candidate.model_bytes)
-    set_alias(mlflow_uri, name, "challenger", "1")
-    set_alias(mlflow_uri, name, "champion", "1")
+    set_alias(Registry(mlflow_uri), name, "challenger", "1")
+    set_alias(Registry(mlflow_uri), name, "champion", "1")
     dying = Dying(mlflow_uri, dies_of)
     began = time.monotonic()
     try:
         with pytest.raises(RegistryError, match=r"MLflow .*(start it|train again)"):
-            register(dying.uri, _named(candidate, name))
+            register(Registry(dying.uri), _named(candidate, name))
     finally:
         dying.close()
         mlflow.set_tracking_uri(mlflow_uri)
@@ -384,7 +443,7 @@ def test_an_mlflow_that_dies_while_a_model_is_registered_keeps_no_half_of_it(
 def test_the_first_baseline_goes_through_the_gate_into_the_ledger(
     mlflow_uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Five hours of each day: 298 horizons of test lie a horizon after training and minutes into a segment."""
+    """Five hours of each day: 298 horizons of test lie a horizon after training."""
     name = "training-first"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
     monkeypatch.setattr("offline.training.BASELINE", name)
@@ -393,7 +452,7 @@ def test_the_first_baseline_goes_through_the_gate_into_the_ledger(
     monkeypatch.setattr("offline.training.simulated_rows", partial(simulated_rows, hours=(0, 5)))
     main(["--if-missing"])
     assert f"{name} version 1 is champion: QLIKE " in capsys.readouterr().out
-    (entry,) = history(mlflow_uri, name)
+    (entry,) = history(Registry(mlflow_uri), name)
     champion = Registry(mlflow_uri).champion(name)
     assert champion is not None
     assert (entry.action, entry.from_version, entry.to_version, entry.state) == ("promote", None, "1", "done")

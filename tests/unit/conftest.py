@@ -17,5 +17,6 @@ def no_process() -> Iterator[None]:
         raise AssertionError("a unit test starts a process: move the test to tests/services/")
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOKY_MAX_CPU_COUNT", "1")  # else scikit-learn starts a process to count the cores
         patch.setattr(subprocess.Popen, "__init__", refuse)
         yield

@@ -317,7 +317,7 @@ def by_definition(trades: Trades, spec: FeatureSpec) -> np.ndarray:
             *(mean(squares, h) * horizon for h in spec.half_lives),
             mean({s: r * r / (4 * math.log(2)) for s, r in ranges.items()}, short) * horizon,
             mean({s: len(found) / spec.grid_step_s for s, found in inside.items()}, shortest),
-            mean(volume, short) / usual if usual > 0 else math.nan,
+            *(mean(volume, h) / usual if usual > 0 else math.nan for h in spec.half_lives[:-1]),
             mean(squares, math.inf) * horizon,
             len(points) or math.nan,
             *map(trend, spec.trend_half_lives),

@@ -21,7 +21,7 @@ def rows_of(ewma: list[float], targets: list[float], seconds: list[float] | None
     values[:, [SPEC.columns.index(name) for name in BASELINE.columns[:3]]] = [50, 0, 1e-4]
     values[:, SPEC.columns.index("ewma_variance_300")] = ewma
     times = np.array(range(len(ewma)) if seconds is None else seconds) * NS
-    return Sample(values, np.array(targets), times.astype(np.int64), 0)
+    return Sample(values, np.array(targets), times.astype(np.int64), 0, np.full(len(ewma), "BTC-USD"))
 
 
 def test_losses_and_coverage_by_hand() -> None:
@@ -64,5 +64,5 @@ def test_metrics_name_the_others_by_their_forecaster() -> None:
 
 
 def test_rows_that_never_had_minutes_of_history_cannot_be_judged() -> None:
-    with pytest.raises(ValueError, match="none of 2 test rows has ewma_variance_300: more history is needed"):
+    with pytest.raises(ValueError, match="none of 2 test rows has a grid step before the row: more history is needed"):
         evaluate({"a": MODEL}, rows_of([NAN, NAN], [1e-3, 1e-3]), SPEC, floor=1e-10)

@@ -6,7 +6,6 @@ import math
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,12 +16,11 @@ from online.metrics import Metrics
 from online.model_watch import BASELINE, ModelVersion, ModelWatch
 from online.settings import ModelSettings
 from tests.fakes import FakeRegistry
-from tests.models import BASELINE as PARAMETERS
-from tests.models import NAN, a_pickle, model_bytes, model_file
+from tests.models import NAN, a_pickle, baseline, model_bytes, model_file
 from tests.pipeline import wait_until
 
 ML = "volatility-ml"
-OTHER = model_bytes(replace(PARAMETERS, scale=9.0), variant="ml")
+OTHER = model_bytes(baseline(scale=9.0), variant="ml")
 
 
 def a_watch(uri: str, folder: Path, variant: str = "ml", metrics: Metrics | None = None) -> ModelWatch:
@@ -119,8 +117,8 @@ def test_a_version_that_served_before_is_not_fetched_again(registry: FakeRegistr
         (a_pickle(), "", "format", "no ONNX model"),
         (model_bytes(), "0" * 64, "digest", "the registry promised 000"),
         (model_bytes(spec_id="0123456789ab"), "", "spec", "spec 0123456789ab"),
-        (model_bytes(replace(PARAMETERS, scale=NAN)), "", "answers", "answers score nan"),
-        (model_bytes(columns="n,ret_mean,ret_std,moon_phase"), "", "columns", "moon_phase"),
+        (model_bytes(baseline(scale=NAN)), "", "answers", "answers score nan"),
+        (model_bytes(baseline("moon_phase")), "", "columns", "moon_phase"),
         (OTHER, "", "absent", "not at the registry"),
     ],
 )

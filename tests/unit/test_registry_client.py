@@ -70,7 +70,7 @@ def test_the_environment_of_mlflows_own_client_has_login_and_no_proxy_before_loo
     monkeypatch.setenv("no_proxy", "intern.example")
     monkeypatch.setenv("http_proxy", "http://proxy.example:3128")
     registry.broken = (200, b"{}")
-    prepare_client(registry.uri)
+    prepare_client(Registry(registry.uri))
     assert urllib.request.proxy_bypass("127.0.0.1:5000")
     assert urllib.request.proxy_bypass("a.intern.example")
     assert not urllib.request.proxy_bypass("elsewhere.example")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,14 +17,17 @@ from data.features.windows import Windows, feature_rows
 from data.models.served import ServedModel
 from data.simulator.day import simulate_day
 from data.stream.codec import encode, encode_features
-from data.stream.records import PREDICTIONS, End, prediction_type
+from data.stream.reader import RecordBlock
+from data.stream.records import ADAPTATION_FIELDS, PREDICTIONS, End, prediction_type
 from data.trades import StreamKey
-from offline.models.baseline import Baseline
-from online.exactly_once.feature_stage import EndedStream, FeatureColumns
+from data.truth.adaptation import reach_ns
+from offline.models.cascade import Cascade
+from online.exactly_once.feature_stage import EndedStream, FeatureColumns, StreamTail
 from online.exactly_once.loop import Record
 from online.exactly_once.score_stage import ScoreStage
+from online.metrics import Metrics
 from online.model_watch import ModelVersion
-from tests.models import BASELINE, model_bytes
+from tests.models import BASELINE, baseline, model_bytes
 
 SPEC = FeatureSpec()
 KEY = StreamKey("s", "BTC-USD")
@@ -34,7 +38,7 @@ def stage() -> ScoreStage:
     content = model_bytes()
     model = ServedModel.load(content, spec_id=SPEC.spec_id, digest=hashlib.sha256(content).hexdigest())
     version = ModelVersion(model, "volatility-baseline", "7", "disk")
-    return ScoreStage(SPEC, lambda: version)
+    return ScoreStage(SPEC, lambda: version, lambda *_: (), Metrics())
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +57,8 @@ def columns(rows: FeatureRows, part: slice) -> FeatureColumns:
     return FeatureColumns(5, texts, product_ids, times, trades, values, {KEY: "replay"})
 
 
-def served(version: str, baseline: Baseline = BASELINE, **metadata: str) -> ModelVersion:
-    model = ServedModel.load(model_bytes(baseline, **metadata), spec_id=SPEC.spec_id)
+def served(version: str, fitted: Cascade = BASELINE, **metadata: str) -> ModelVersion:
+    model = ServedModel.load(model_bytes(fitted, **metadata), spec_id=SPEC.spec_id)
     return ModelVersion(model, "volatility-ml", version, "registry")
 
 
@@ -64,7 +68,7 @@ def decoded(found: list[Any], topic: str) -> list[dict[str, Any]]:
 
 def test_each_row_gives_a_forecast_that_holds_its_row_and_its_model(rows: FeatureRows) -> None:
     part = columns(rows, slice(None))
-    records = stage().process([part, EndedStream(5, END, "BTC-USD", 2_000)])
+    records = stage().process([part, EndedStream(5, END, KEY, 2_000)])
     found = decoded(records, PREDICTIONS)
     assert len(found) == len(records) == 3_001
     for text, forecast in zip(part.texts, found[:-1], strict=True):
@@ -78,12 +82,25 @@ def test_each_row_gives_a_forecast_that_holds_its_row_and_its_model(rows: Featur
     assert written == msgspec.json.encode(msgspec.json.decode(written, type=prediction_type(SPEC)))
     last = found[-2]
     assert last["missing"] == []
-    assert last["score"] == pytest.approx(np.sqrt(4 * last["ewma_variance_300"]), rel=1e-6), "scale 4, all columns"
+    assert last["raw_score"] == pytest.approx(np.sqrt(4 * last["ewma_variance_300"]), rel=1e-6), "scale 4, all columns"
     assert last["interval"] == pytest.approx([last["score"] * 0.5, last["score"] * 1.5], rel=1e-6)
+    scale = last["weighted_sum"] / last["weight"]
+    assert last["score"] == pytest.approx(last["raw_score"] * scale**0.5)
+    assert scale != 1
+    assert [found[0][name] for name in ADAPTATION_FIELDS[1:]] == [60, 60, 0, 0, 0]
+
+
+def test_a_forecast_of_an_earlier_release_has_no_adaptation_and_is_readable(rows: FeatureRows) -> None:
+    [record] = stage().process([columns(rows, slice(0, 1))])
+    fields = msgspec.json.decode(record[3])
+    older = msgspec.json.encode({name: value for name, value in fields.items() if name not in ADAPTATION_FIELDS})
+    read = msgspec.json.decode(older, type=prediction_type(SPEC))
+    assert read.score == fields["score"]
+    assert {getattr(read, name) for name in ADAPTATION_FIELDS} == {None}
 
 
 def test_ends_stand_between_the_rows_before_and_behind_them(rows: FeatureRows) -> None:
-    end = EndedStream(5, END, "BTC-USD", 2_000)
+    end = EndedStream(5, END, KEY, 2_000)
     parts: list[FeatureColumns | EndedStream] = [
         end,
         columns(rows, slice(0, 2)),
@@ -96,7 +113,7 @@ def test_ends_stand_between_the_rows_before_and_behind_them(rows: FeatureRows) -
 
 
 def test_ends_alone_need_no_model_run() -> None:
-    assert decoded(stage().process([EndedStream(5, END, "BTC-USD", 1)]), PREDICTIONS) == [msgspec.json.decode(END)]
+    assert decoded(stage().process([EndedStream(5, END, KEY, 1)]), PREDICTIONS) == [msgspec.json.decode(END)]
     assert stage().process([]) == []
 
 
@@ -104,10 +121,9 @@ def test_a_score_has_the_same_bytes_in_any_batch(rows: FeatureRows) -> None:
     def without_time(found: list[Record]) -> list[dict[str, Any]]:
         return [{k: v for k, v in row.items() if k != "ts"} for row in decoded(found, PREDICTIONS)]
 
-    shared = stage()
-    whole = without_time(shared.process([columns(rows, slice(None))]))
+    whole = without_time(stage().process([columns(rows, slice(None))]))
     for size in (1, 2, 7, 1_000):
-        few = min(3_000, 40 * size)
+        few, shared = min(3_000, 400 * size), stage()
         slices = [slice(at, min(at + size, few)) for at in range(0, few, size)]
         parts = [row for each in slices for row in without_time(shared.process([columns(rows, each)]))]
         assert parts == whole[:few], size
@@ -127,12 +143,11 @@ def test_a_row_as_late_as_the_training_data_is_marked(rows: FeatureRows, event_t
 
 def test_a_batch_ends_with_the_model_with_which_it_began_and_the_next_has_the_new_one(rows: FeatureRows) -> None:
     """The second model reads another column, says of itself that it saw the data, and forecasts sqrt(9 * variance)."""
-    reads = ("n", "ret_mean", "ret_std", "ewma_variance_60")
-    other = replace(BASELINE, columns=reads, scale=9.0)
+    other = baseline("ewma_variance_60", 9.0)
     first = served("1")
-    second = served("2", other, columns=",".join(reads), train_end="2026-01-01T00:00:00Z", variant="ml")
+    second = served("2", other, train_end="2026-01-01T00:00:00Z", variant="ml")
     asked = iter([first, first, second, first])
-    scores_of = ScoreStage(SPEC, lambda: next(asked))  # the first answer is for its start
+    scores_of = ScoreStage(SPEC, lambda: next(asked), lambda *_: (), Metrics())  # the first answer is for its start
     part = columns(rows, slice(2_000, 2_500))
     for model, column, scale in (
         (first, "ewma_variance_300", 4.0),
@@ -145,7 +160,82 @@ def test_a_batch_ends_with_the_model_with_which_it_began_and_the_next_has_the_ne
         assert {row["model_variant"] for row in found} == {model.model.variant}
         assert {row["in_sample"] for row in found} == {model is second}
         assert {tuple(row["missing"]) for row in found} <= {(), (column,)}
-        scores = [(row["score"], (scale * row[column]) ** 0.5) for row in found if not row["missing"]]
+        scores = [(row["raw_score"], (scale * row[column]) ** 0.5) for row in found if not row["missing"]]
         assert scores
         for score, expected in scores:
             assert score == pytest.approx(expected, rel=1e-6)
+
+
+class PublishedTopic:
+    """One partition of `predictions`, in a list; its first records may be hidden from the first looks."""
+
+    def __init__(self) -> None:
+        self.values: list[bytes] = []
+        self.looks = 0
+        self.shown: Iterator[int] = iter(())  # by look, how many records are visible
+
+    def read(self, partition: int, since_ms: int) -> Iterator[RecordBlock]:
+        assert (partition, since_ms) == (5, 0)
+        self.looks += 1
+        count = next(self.shown, len(self.values))
+        for at in range(0, count, 100):
+            values = self.values[at : min(at + 100, count)]
+            yield RecordBlock(list(range(at, at + len(values))), values)
+
+
+def tail(rows: FeatureRows, end: int) -> StreamTail:
+    """Return the tail of the stream before a row."""
+    times = rows.trades.event_time
+    first = int(np.searchsorted(times[:end], times[end - 1] - reach_ns(SPEC)))
+    return StreamTail(0, first, end - 1)
+
+
+def equal_but_for_time(found: list[Record]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if name != "ts"} for row in decoded(found, PREDICTIONS)]
+
+
+def resumed(topic: PublishedTopic, tails: dict[StreamKey, StreamTail], metrics: Metrics) -> ScoreStage:
+    again = ScoreStage(SPEC, stage()._serving, topic.read, metrics)
+    again.restore(5, tails)
+    return again
+
+
+@pytest.mark.parametrize("end", [1, 2, 700, 1_500, 2_999])
+def test_a_stage_resumed_from_the_topic_goes_on_with_the_same_bytes(rows: FeatureRows, end: int) -> None:
+    whole = stage().process([columns(rows, slice(None))])
+    topic = PublishedTopic()
+    topic.values = [record[3] for record in whole[:end]]
+    metrics = Metrics()
+    again = resumed(topic, {KEY: tail(rows, end)}, metrics)
+    assert equal_but_for_time(again.process([columns(rows, slice(end, None))])) == equal_but_for_time(whole[end:])
+    assert metrics.registry.get_sample_value("cryptovol_errors_total", {"kind": "adaptation_incomplete"}) is None
+
+
+def test_a_stage_waits_for_forecasts_that_are_not_visible_yet(rows: FeatureRows) -> None:
+    whole = stage().process([columns(rows, slice(None))])
+    topic = PublishedTopic()
+    topic.values, topic.shown = [record[3] for record in whole[:1_500]], iter((0, 1_400))
+    again = resumed(topic, {KEY: tail(rows, 1_500)}, Metrics())
+    assert topic.looks == 3
+    assert equal_but_for_time(again.process([columns(rows, slice(1_500, None))])) == equal_but_for_time(whole[1_500:])
+
+
+def test_expired_forecasts_are_counted_and_their_stream_starts_afresh(
+    rows: FeatureRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("online.exactly_once.resumption.VISIBLE_S", 0.0)
+    metrics = Metrics()
+    again = resumed(PublishedTopic(), {KEY: tail(rows, 1_500)}, metrics)
+    [first] = decoded(again.process([columns(rows, slice(1_500, 1_501))]), PREDICTIONS)
+    assert first["weight"] == 60
+    assert metrics.registry.get_sample_value("cryptovol_errors_total", {"kind": "adaptation_incomplete"}) == 1
+
+
+def test_a_dropped_partition_and_an_ended_stream_start_afresh(rows: FeatureRows) -> None:
+    some = stage()
+    part = columns(rows, slice(None))
+    first = equal_but_for_time(some.process([part]))
+    assert first[-1]["judged_horizons"] > 0
+    some.drop(5)
+    assert equal_but_for_time(some.process([part, EndedStream(5, END, KEY, 1), part]))[:3_000] == first
+    assert equal_but_for_time(some.process([EndedStream(5, END, KEY, 1), part]))[1:] == first

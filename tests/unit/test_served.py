@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -16,9 +15,10 @@ from onnx import TensorProto, helper
 from data.models.served import CHUNK, ServedModel
 from data.names import ModelRefused
 from data.trades import Floats
-from tests.models import BASELINE, METADATA, NAN, SPEC, a_pickle, model_bytes
+from tests.models import NAN, SPEC, a_pickle, baseline, model_bytes
 
 FULL = [50, 1e-6, 1e-4, 1e-6]
+CONTRACT_STEPS = '[["n", "ret_mean", "ret_std"], []]'
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +40,12 @@ def test_a_model_says_what_it_is(model: ServedModel) -> None:
         ([50, 1e-6, 1e-4, NAN], 1e-3, (0.25, 2), [3]),  # 100 * 1e-8 = 1e-6 = the unconditional variance
         ([50, 1e-6, 1e-3, NAN], 10**-2.5, (0.25, 2), [3]),  # 1e-4, in log half way to 1e-6: 1e-5
         ([10, 1e-6, 1e-3, NAN], 10 ** (-3 + 1 / 6), (0.25, 2), [3]),  # 10 / 60 of the way from 1e-6 to 1e-4
-        ([50, NAN, 1e-4, 1e-6], 1e-3, (0.25, 2), [1, 3]),
+        ([50, NAN, 1e-4, 1e-6], 2e-3, (0.5, 1.5), [1]),  # ret_mean has no part in the EWMA
         ([0, NAN, NAN, NAN], 1e-3, (0.125, 3), [1, 2, 3]),
         ([1, 1e-6, NAN, NAN], 1e-3, (0.125, 3), [2, 3]),
         ([0, 0, 0, 0], 1e-3, (0.125, 3), [1, 2, 3]),  # a client that sends zeros for what cannot be known
-        ([50, 0, 0, 0], 1e-5, (0.5, 1.5), []),  # a market that stands still: 1 % of the unconditional volatility
-        ([50, 0, 0, NAN], 1e-5, (0.25, 2), [3]),
+        ([50, 0, 0, 0], 10**-5.5, (0.25, 2), [3]),  # no move, no level: ret_std is read as 1e-9, half way to 1e-6
+        ([50, 0, 0, NAN], 10**-5.5, (0.25, 2), [3]),
     ],
 )
 def test_a_row_is_answered_from_the_columns_that_it_has(
@@ -143,7 +143,9 @@ def _graph_model(nodes: list[onnx.NodeProto], inputs: list[onnx.ValueInfoProto],
     """A model with the right metadata and another graph."""
     graph = helper.make_graph(nodes, "other", inputs, [_float(name, 1) for name in outputs])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    helper.set_model_props(model, METADATA)
+    helper.set_model_props(
+        model, {prop.key: prop.value for prop in onnx.load_from_string(model_bytes()).metadata_props}
+    )
     return bytes(model.SerializeToString())
 
 
@@ -175,15 +177,24 @@ def _without(name: str) -> bytes:
         (model_bytes(variant="oracle"), r"variant must be one of \('baseline', 'ml'\), was 'oracle'"),
         (model_bytes(spec_id="0123456789ab"), f"rows of spec 0123456789ab, rows here are of spec {SPEC.spec_id}"),
         (model_bytes(columns="ret_std,ret_mean,n,ewma_variance_300"), "begin with"),
-        (model_bytes(columns="n,ret_mean,ret_std,n"), "distinct"),
-        (model_bytes(columns="n,ret_mean,ret_std,moon_phase"), r"wants columns \['moon_phase'\]"),
-        (model_bytes(columns="n,ret_mean,ret_std"), r"the input must be X, float32, shape \(any, 3\)"),
-        (model_bytes(replace(BASELINE, unconditional=NAN)), "asked about .* answers score 0.0"),
-        (model_bytes(replace(BASELINE, scale=NAN)), "asked about .* answers score nan"),
-        (model_bytes(replace(BASELINE, ratios=((1.1, 1.5), (0.2, 2), (0.1, 3)))), "must be finite, above 0 and inside"),
-        (model_bytes(replace(BASELINE, ratios=((0.5, 1.5), (0.2, 2), (0.1, NAN)))), r"in \[0.0001\d*, nan\]"),
+        (model_bytes(columns="n,ret_mean,ret_std,n", steps=CONTRACT_STEPS), "distinct"),
+        (model_bytes(columns="n,ret_mean,ret_std,moon_phase", steps="[[]]"), r"wants columns \['moon_phase'\]"),
+        (model_bytes(columns="n,ret_mean,ret_std"), r"steps need the columns \['ewma_variance_300'\], the model has"),
+        (model_bytes(columns="n,ret_mean,ret_std", steps=CONTRACT_STEPS), r"must be X, float32, shape \(any, 5\)"),
+        (model_bytes(steps='[["ewma_variance_300"]]'), "the last step must need no column, needed"),
+        (model_bytes(steps="[]"), "the last step must need no column, needed nothing: no steps"),
+        (model_bytes(steps="yes"), "metadata_props cannot be read"),
+        (model_bytes(steps="5"), "steps must be a list of lists of names, were 5"),
+        (_without("priors"), r"metadata_props lack \['priors'\]"),
+        (model_bytes(priors='{"BTC-USD": 1e-6}'), "priors must be an object with the key ''"),
+        (model_bytes(priors='{"": 1e-6, "BTC-USD": 0}'), r"priors must be above 0 and below 1, were {'BTC-USD': 0.0}"),
+        (model_bytes(baseline(prior=NAN)), "priors must be above 0 and below 1, were {'': nan}"),
+        (model_bytes(baseline(shrinkage=NAN)), "asked about .* answers score"),
+        (model_bytes(baseline(scale=NAN)), "asked about .* answers score nan"),
+        (model_bytes(baseline(intervals=((1.1, 1.5), (0.2, 2), (0.1, 3)))), "must be finite, above 0 and inside"),
+        (model_bytes(baseline(intervals=((0.5, 1.5), (0.2, 2), (0.1, NAN)))), r"in \[0.0001\d*, nan\]"),
         (
-            _graph_model([helper.make_node("Identity", ["X"], ["score"])], [_float("X", 4)], ["score"]),
+            _graph_model([helper.make_node("Identity", ["X"], ["score"])], [_float("X", 6)], ["score"]),
             r"output score must be float32 with one number a row",
         ),
     ],
@@ -204,4 +215,4 @@ def test_a_file_with_another_digest_is_refused() -> None:
 def test_a_model_with_another_input_name_is_refused() -> None:
     nodes = [helper.make_node("Identity", ["rows"], ["score"])]
     with pytest.raises(ModelRefused, match="the input must be X"):
-        _load(_graph_model(nodes, [_float("rows", 4)], ["score"]))
+        _load(_graph_model(nodes, [_float("rows", 6)], ["score"]))

@@ -80,6 +80,13 @@ def test_a_horizon_that_its_segment_cuts_off_never_has_a_target() -> None:
     assert len(stream.end().row) == 0
 
 
+def test_a_time_that_falls_begins_a_segment() -> None:
+    """Rows that go back and forth for long fill no ring beyond its end."""
+    stream = StreamingTarget(FeatureSpec(horizon_s=3))
+    times = np.tile(np.array([100, 101, 50, 51]) * NS, 1_000)
+    assert set(stream.follow(times, np.full(4_000, 100.0)).target) == {0.0}
+
+
 def test_a_horizon_that_ends_with_the_last_row_has_a_target_at_the_end() -> None:
     stream = StreamingTarget(FeatureSpec(horizon_s=3))
     assert len(stream.follow(np.array([0, 3 * NS]), np.array([100.0, 110.0])).row) == 0

@@ -1,0 +1,82 @@
+"""Remaking of a past forecast's adaptation, from the forecasts before it.
+
+The state of the newest forecast before the last horizon is the starting point. From there on, the model scores each row
+again, and the state goes forward with the kernel of the forecaster, up to the wanted forecast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from data.features.spec import FeatureSpec
+from data.models.served import ServedModel
+from data.stream.codec import decode_records
+from data.stream.published import published
+from data.stream.records import prediction_type
+from data.trades import StreamKey
+from data.truth.adaptation import PRIOR_HORIZONS, Adaptations, Adapted, RawForecasts, reach_ns
+from offline.explain.streams import Stream
+
+STEP = 4_096
+"""Offsets to read back from a forecast at first; each next reading is twice as long."""
+
+
+def records_behind(stream: Stream, offset: int, spec: FeatureSpec) -> list[Any]:
+    """Return a forecast and the forecasts behind its adaptation, in order, as far as the topic holds them.
+
+    Args:
+        offset: of the forecast on `predictions`.
+    """
+    decode = msgspec.json.Decoder(prediction_type(spec)).decode
+    back = STEP
+    while True:
+        values, is_all = stream.forecasts_up_to(offset, back)
+        records: list[Any] = []
+        for record in decode_records(values, decode).records:
+            if not records or records[-1].kafka_offset < record.kafka_offset:
+                records.append(record)
+        if is_all or (records and _reach_far_enough(records, spec)):
+            return records
+        back *= 2
+
+
+def adapted_again(records: Sequence[Any], model: ServedModel, spec: FeatureSpec) -> Adapted | None:
+    """Return the adaptation of the last of some forecasts, made again; None if forecasts behind it are gone.
+
+    Args:
+        records: see `records_behind`.
+        model: the model of the last record.
+    """
+    first, anchor = _bounds(records, spec)
+    cut = max(first, anchor)
+    if cut == first and (records[cut].weight, records[cut].judged_horizons) != (PRIOR_HORIZONS, 0):
+        return None
+    states, key = Adaptations(spec), StreamKey("", "")
+    if cut > first:
+        states.resume(key, published(records[first:cut], spec))
+    rows = records[cut:]
+    values = [[np.nan if (value := getattr(row, name)) is None else value for name in model.columns] for row in rows]
+    scores = model.score(np.array(values, np.float64))
+    known = published(rows, spec)
+    columns = known.event_time, known.price, scores.score, scores.lower, scores.upper, known.teaches
+    return states.adapt((key,), RawForecasts(np.zeros(len(rows), np.int32), *columns), int(known.version[-1]))
+
+
+def _bounds(records: Sequence[Any], spec: FeatureSpec) -> tuple[int, int]:
+    """Return the index of the first forecast of the last one's version, and of the first one of the last horizon."""
+    last = records[-1]
+    others = (i for i, each in enumerate(records) if each.digest != last.digest or each.raw_score is None)
+    begin = last.event_time - reach_ns(spec)
+    return max(others, default=-1) + 1, sum(each.event_time < begin for each in records)
+
+
+def _reach_far_enough(records: Sequence[Any], spec: FeatureSpec) -> bool:
+    """Return whether the state before the last horizon can be resumed, or the version began within the horizon."""
+    first, anchor = _bounds(records, spec)
+    if first > anchor:
+        return True
+    return anchor > 0 and records[0].event_time < records[anchor - 1].event_time - reach_ns(spec)

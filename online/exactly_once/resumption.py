@@ -1,0 +1,91 @@
+"""Read the published forecasts from which the adaptation of a stream is resumed after a start."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from data.features.spec import FeatureSpec
+from data.stream.codec import decode_records
+from data.stream.published import published, published_type
+from data.stream.reader import RecordBlock
+from data.trades import StreamKey
+from data.truth.adaptation import Published
+from online.exactly_once.feature_stage import StreamTail
+
+TOGETHER = 50_000
+"""Streams whose trades lie up to this many offsets apart are read together."""
+
+VISIBLE_S = 5.0
+"""How long a start waits for the newest forecasts: the broker makes the offsets of a transaction visible at times some
+milliseconds before its records."""
+LOOK_AGAIN_S = 0.05
+
+ReadPredictions = Callable[[int, int], Iterable[RecordBlock]]
+"""Called with (partition, time in ms), returns the records of `predictions` from the first record of that time on."""
+
+
+class PublishedForecasts:
+    """Find published forecasts of open streams."""
+
+    def __init__(self, spec: FeatureSpec, read: ReadPredictions) -> None:
+        self._spec, self._read = spec, read
+        self._decode = msgspec.json.Decoder(published_type(spec)).decode
+
+    def find(self, partition: int, tails: dict[StreamKey, StreamTail]) -> tuple[dict[StreamKey, Published], int]:
+        """Return the forecasts of each stream's tail, and the number of streams without their newest forecast.
+
+        A stream without such forecasts, or with forecasts of an earlier release, is left out.
+        """
+        deadline = time.monotonic() + VISIBLE_S
+        found: dict[StreamKey, Published] = {}
+        absent = 0
+        for group in _groups(tails):
+            while True:
+                records = self._records(partition, group)
+                missing = [key for key, tail in group.items() if not _has_newest(records[key], tail)]
+                if not missing or time.monotonic() > deadline:
+                    break
+                time.sleep(LOOK_AGAIN_S)
+            absent += len(missing)
+            for key, mine in records.items():
+                since = max((i + 1 for i, record in enumerate(mine) if record.raw_score is None), default=0)
+                if mine[since:]:
+                    found[key] = published(mine[since:], self._spec)
+        return found, absent
+
+    def _records(self, partition: int, group: dict[StreamKey, StreamTail]) -> dict[StreamKey, list[Any]]:
+        """Read the forecasts of some streams, in order; a trade that was forecast again is left out."""
+        records: dict[StreamKey, list[Any]] = {key: [] for key in group}
+        last = max(tail.last for tail in group.values())
+        for block in self._read(partition, min(tail.since_ms for tail in group.values())):
+            for record in decode_records(block.values, self._decode).records:
+                key = StreamKey(record.source_id, record.product_id)
+                if (tail := group.get(key)) is not None and tail.first <= record.kafka_offset <= tail.last:
+                    mine = records[key]
+                    if not mine or mine[-1].kafka_offset < record.kafka_offset:
+                        mine.append(record)
+            if any(mine and mine[-1].kafka_offset == last for mine in records.values()):
+                break
+        return records
+
+
+def _groups(tails: dict[StreamKey, StreamTail]) -> Iterator[dict[StreamKey, StreamTail]]:
+    """Yield streams whose trades lie near each other, in the order of their offsets."""
+    group: dict[StreamKey, StreamTail] = {}
+    end = 0
+    for key, tail in sorted(tails.items(), key=lambda item: item[1].first):
+        if group and tail.first > end + TOGETHER:
+            yield group
+            group = {}
+        group[key] = tail
+        end = max(end, tail.last)
+    if group:
+        yield group
+
+
+def _has_newest(records: list[Any], tail: StreamTail) -> bool:
+    return bool(records) and records[-1].kafka_offset == tail.last
