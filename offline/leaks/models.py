@@ -87,16 +87,18 @@ class Training(NamedTuple):
 
 
 class Ewma(NamedTuple):
-    """The calibrated EWMA on the test rows that have the EWMA of the chosen half-life.
+    """The calibrated EWMA on the test rows that have the EWMAs of all half-lives.
 
     Attributes:
         rows: the test rows.
         qlike: mean loss.
+        best_qlike: mean loss with the half-life and the scale that are best on the test rows: no luck beats this.
         floor: smaller realized variances count as `floor`.
     """
 
     rows: Sample
     qlike: float
+    best_qlike: float
     floor: float
 
 
@@ -216,8 +218,9 @@ def _check_shuffled(training: Training, ewma: Ewma) -> Verdict:
         model = training.recipe(replace(part, targets=targets), spec, training.train_end).model
     except ValueError as error:
         return Verdict(SHUFFLED_LABELS, False, str(error), allowed)
-    ratio = _qlike(model, ewma, spec) / ewma.qlike
-    return Verdict(SHUFFLED_LABELS, ratio >= MIN_SHUFFLED_RATIO, f"QLIKE {ratio:.3f} of the calibrated EWMA", allowed)
+    ratio = _qlike(model, ewma, spec) / ewma.best_qlike
+    found = f"QLIKE {ratio:.3f} of the EWMA with the best scale for the test"
+    return Verdict(SHUFFLED_LABELS, ratio >= MIN_SHUFFLED_RATIO, found, allowed)
 
 
 def _answers(model: ServedModel, rows: Sample, spec: FeatureSpec) -> Scores:
@@ -235,24 +238,23 @@ def _calibrated_ewma(training: Training) -> Ewma:
     rows, spec, end = training.rows, training.spec, to_ns(training.train_end)
     fitted, test = rows.take(rows.event_time <= end - spec.horizon_s * NS), rows.after(training.train_end)
     columns = [spec.columns.index(f"ewma_variance_{half_life}") for half_life in spec.half_lives]
-    columns = [at for at in columns if not all(np.isnan(part.values[:, at]).all() for part in (fitted, test))]
-    fitted = fitted.take(~np.isnan(fitted.values[:, columns]).any(axis=1))
+    columns = [at for at in columns if not any(np.isnan(part.values[:, at]).all() for part in (fitted, test))]
+    fitted = fitted.take(np.isfinite(fitted.values[:, columns]).all(axis=1))
     if not columns or not len(fitted):
         raise ValueError("no training row has an EWMA to compare with: more history is needed")
     floor = variance_floor(fitted.targets**2)
-    realized = np.maximum(fitted.targets**2, floor)
-    least = LEAST_SHARE * float(np.mean(realized))
-    best = None
-    for at in columns:
-        ewma = np.maximum(fitted.values[:, at], least)
+    least = LEAST_SHARE * float(np.mean(fitted.targets**2))
+
+    def scaled(part: Sample, at: int) -> tuple[float, float]:
+        """Return the scale that is best on some rows, and the mean loss with this scale."""
+        realized, ewma = np.maximum(part.targets**2, floor), np.maximum(part.values[:, at], least)
         scale = float(np.mean(realized / ewma))  # where the mean QLIKE is smallest
-        loss = float(np.mean(qlike(realized, scale * ewma, floor)))
-        if best is None or loss < best[0]:
-            best = loss, at, scale
-    assert best is not None
-    _, at, scale = best
-    judged = test.take(np.isfinite(test.values[:, at]))
+        return scale, float(np.mean(qlike(realized, scale * ewma, floor)))
+
+    best = min(columns, key=lambda at: scaled(fitted, at)[1])
+    judged = test.take(np.isfinite(test.values[:, columns]).all(axis=1))
     if not len(judged):
-        raise ValueError(f"no test row has {spec.columns[at]} to compare with: more history is needed")
-    forecast = scale * np.maximum(judged.values[:, at], least)
-    return Ewma(judged, float(np.mean(qlike(judged.targets**2, forecast, floor))), floor)
+        raise ValueError(f"no test row has {spec.columns[best]} to compare with: more history is needed")
+    forecast = scaled(fitted, best)[0] * np.maximum(judged.values[:, best], least)
+    loss = float(np.mean(qlike(judged.targets**2, forecast, floor)))
+    return Ewma(judged, loss, min(scaled(judged, at)[1] for at in columns), floor)

@@ -210,7 +210,7 @@ def fitted_to(chosen: Callable[[NDArray[np.int64]], NDArray[np.bool_]], **change
         seen = -(-rows.event_time // NS) + spec.horizon_s - to_ns(train_end) // NS
         fit = rows.take(chosen(seen))
         digest = hashlib.sha256(fit.targets.tobytes() + fit.values.tobytes()).hexdigest()
-        return Stub(**{"scale": float(np.mean(fit.targets**2 / fit.values[:, EWMA])), "digest": digest} | changes)
+        return replace(Stub(float(np.mean(fit.targets**2 / fit.values[:, EWMA])), digest=digest), **changes)
 
     return recipe
 
