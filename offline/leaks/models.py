@@ -239,7 +239,7 @@ def _calibrated_ewma(training: Training) -> Ewma:
     fitted, test = rows.take(rows.event_time <= end - spec.horizon_s * NS), rows.after(training.train_end)
     columns = [spec.columns.index(f"ewma_variance_{half_life}") for half_life in spec.half_lives]
     columns = [at for at in columns if not any(np.isnan(part.values[:, at]).all() for part in (fitted, test))]
-    fitted = fitted.take(np.isfinite(fitted.values[:, columns]).all(axis=1))
+    fitted = _with(fitted, columns)
     if not columns or not len(fitted):
         raise ValueError("no training row has an EWMA to compare with: more history is needed")
     floor = variance_floor(fitted.targets**2)
@@ -252,9 +252,14 @@ def _calibrated_ewma(training: Training) -> Ewma:
         return scale, float(np.mean(qlike(realized, scale * ewma, floor)))
 
     best = min(columns, key=lambda at: scaled(fitted, at)[1])
-    judged = test.take(np.isfinite(test.values[:, columns]).all(axis=1))
+    judged = _with(test, columns)
     if not len(judged):
         raise ValueError(f"no test row has {spec.columns[best]} to compare with: more history is needed")
     forecast = scaled(fitted, best)[0] * np.maximum(judged.values[:, best], least)
     loss = float(np.mean(qlike(judged.targets**2, forecast, floor)))
     return Ewma(judged, loss, min(scaled(judged, at)[1] for at in columns), floor)
+
+
+def _with(rows: Sample, columns: list[int]) -> Sample:
+    """Return the rows that have values in all of some columns."""
+    return rows.take(np.asarray(np.isfinite(rows.values[:, columns]).all(axis=1)))

@@ -105,7 +105,7 @@ def models(
         run = mlflow.active_run().info
         links: Links = {"MLflow run": dg.MetadataValue.url(registry.run_url(run.experiment_id, run.run_id))}
         trained, challengers = {}, []
-        spans = _checked_spans(store, spec, days, test_day)
+        spans = checked_spans(store, spec, days, test_day)
         for result in train(Registry(registry.uri), rows, spec, train_end, spans=spans, reason=config.reason):
             if isinstance(result, Candidate):
                 trained[result.name] = result.model
@@ -192,7 +192,7 @@ def _training_rows(store: Lake, spec: FeatureSpec, days: TrainingDays, test_day:
     return Sample.join([fitted, training_sample(store, spec, days.products, test_day, days.days[-1])])
 
 
-def _checked_spans(store: Lake, spec: FeatureSpec, days: TrainingDays, test_day: date) -> "list[TradeSpan]":
+def checked_spans(store: Lake, spec: FeatureSpec, days: TrainingDays, test_day: date) -> "list[TradeSpan]":
     """Return the trades behind some rows of the last day before the test, and of the first day of the test."""
     from offline.days.feature_rows import span_of
 
