@@ -18,7 +18,7 @@ from offline.models import baseline, shape
 from offline.models.candidate import Candidate, Recipe
 from offline.models.cascade import Cascade, Rows
 from offline.models.crossfit import COVERAGE, with_intervals
-from offline.samples import SHORT_WINDOWS, Sample, sample
+from offline.samples import CHECKED_HOURS, SHORT_WINDOWS, Sample, TradeSpan, sample
 
 BASELINE, ML = "volatility-baseline", "volatility-ml"
 CALIBRATED_EWMA = "calibrated EWMA"
@@ -194,6 +194,13 @@ def simulated_rows(spec: FeatureSpec, hours: tuple[int, int] = (0, 24)) -> Sampl
         for day in (*TRAINING_DAYS, TEST_DAY)
         for product in PRODUCTS
     )
+
+
+def simulated_spans() -> list[TradeSpan]:
+    """Return the trades of two products in the first hours of the last training day and of the test day."""
+    days = zip(PRODUCTS, (TRAINING_DAYS[-1], TEST_DAY), strict=True)
+    parts = [simulate_day(product, day, SEED, (0, CHECKED_HOURS)) for product, day in days]
+    return [TradeSpan(trades, int(trades.event_time[0])) for trades in parts]
 
 
 def train_end_of_simulated_days() -> dt.datetime:

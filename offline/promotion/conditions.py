@@ -150,7 +150,7 @@ def check_duplicates(are_duplicates: NDArray[np.bool_]) -> Finding:
     """Return the finding on test rows that equal other rows.
 
     Args:
-        are_duplicates: shape (n,), n >= 1, see `offline.promotion.measures.duplicates`.
+        are_duplicates: shape (n,), n >= 1, see `offline.leaks.rows.duplicates`.
     """
     share = float(np.mean(are_duplicates))
     return Finding(share <= MAX_DUPLICATES, f"{share:.1%}, {int(np.sum(are_duplicates)):,} of {len(are_duplicates):,}")

@@ -19,6 +19,7 @@ from data.models.served import ServedModel
 from data.names import ModelRefused, VersionNotFound
 from data.times import second_text, to_datetime
 from data.truth.losses import qlike, volatility_terciles
+from offline.leaks.rows import duplicates
 from offline.losses_table import judged_rows
 from offline.promotion.conditions import (
     LIMITS,
@@ -40,7 +41,6 @@ from offline.promotion.ledger import Entry, history, tries_on
 from offline.promotion.measures import (
     CALIBRATED_EWMA,
     calibrated_ewma,
-    duplicates,
     largest_difference,
     score,
     unusable_answers,

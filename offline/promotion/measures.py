@@ -1,13 +1,12 @@
-"""Figures of the gate, from models and rows: answers, a calibrated EWMA, duplicates."""
+"""Figures of the gate, from models and rows: answers, a calibrated EWMA."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.features.spec import CONTRACT, FeatureSpec
+from data.features.spec import FeatureSpec
 from data.models.served import Scores, ServedModel
-from data.times import NS
 from data.trades import Floats
 from data.truth.losses import qlike
 from offline.samples import Sample
@@ -84,46 +83,6 @@ def calibrated_ewma(training: Sample, rows: Sample, spec: FeatureSpec, floor: fl
         ewma = rows.values[:, column]
         forecast = np.where(np.isnan(ewma), forecast, scale * np.maximum(ewma, least))
     return forecast
-
-
-def duplicates(rows: Sample, others: Sample, spec: FeatureSpec) -> NDArray[np.bool_]:
-    """Return a mask of the rows that equal another row: of the contract columns and of the target all bytes.
-
-    Longer windows of a copied stretch see beyond its beginning, so only the contract can be compared. Rows of a market
-    that stands still are equal by nature, and are no duplicates; neither are equal rows within a horizon, which share
-    most of their trades.
-
-    Args:
-        rows: shape (n,) of the result.
-        others: more rows to compare with, as of training.
-    """
-    at = [spec.columns.index(name) for name in CONTRACT]
-    key = np.concatenate([np.column_stack([each.values[:, at], each.targets]) for each in (rows, others)])
-    time = np.concatenate([rows.event_time, others.event_time])
-    moves = np.isfinite(key).all(axis=1) & (key[:, -1] > 0) & (key[:, -2] > 0)
-    _, group = np.unique(_hashes(key[moves]), return_inverse=True)
-    order = np.lexsort([time[moves], group])
-    group, time = group[order], time[moves][order]
-    starts = np.flatnonzero(np.append(True, group[1:] != group[:-1])) if len(group) else np.empty(0, np.intp)
-    size = np.diff(np.append(starts, len(group)))
-    first, last = (np.repeat(time[at], size) for at in (starts, starts + size - 1))
-    horizon = spec.horizon_s * NS
-    same_time = np.zeros(len(group), np.bool_)
-    twins = (np.diff(time) == 0) & (np.diff(group) == 0)
-    same_time[1:] |= twins
-    same_time[:-1] |= twins
-    found = np.zeros(len(key), np.bool_)
-    found[np.flatnonzero(moves)[order]] = same_time | (time - first >= horizon) | (last - time >= horizon)
-    return found[: len(rows)]
-
-
-def _hashes(rows: Floats) -> NDArray[np.uint64]:
-    """Return a hash of each row's bits, shape (n,): sorting whole rows takes a hundred times as long."""
-    found = np.zeros(len(rows), np.uint64)
-    for column in np.ascontiguousarray(rows.T).view(np.uint64):
-        found = (found ^ column) * np.uint64(0x9E3779B97F4A7C15)  # odd: nothing is lost; the bits move up,
-        found ^= found >> np.uint64(29)  # and down again
-    return found
 
 
 def _bits(found: Scores) -> NDArray[np.int64]:

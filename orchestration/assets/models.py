@@ -17,7 +17,7 @@ from pydantic import Field
 from data.features.spec import FeatureSpec
 from data.models.registry import Registry
 from data.times import second_text
-from offline.days.steps import TRAINING_SET
+from offline.days.steps import TRADES, TRAINING_SET
 from offline.days.training_set import training_sample
 from offline.lake.store import Lake, Partition
 from offline.promotion.provenance import LakeRows
@@ -28,7 +28,7 @@ from orchestration.resources import LakeResource, RegistryResource, ending, expl
 if TYPE_CHECKING:
     from offline.losses_table import Evaluation
     from offline.models.candidate import Candidate
-    from offline.samples import Sample
+    from offline.samples import Sample, TradeSpan
     from offline.training import Challenger
 
 
@@ -44,6 +44,9 @@ class RetrainConfig(DaysConfig):
 
     test_days: int = Field(
         default=1, ge=1, description="the last days are for the test alone: training ends before them"
+    )
+    reason: str = Field(
+        default="", description="why a model is much better than the calibrated EWMA; without a reason, such is a leak"
     )
 
 
@@ -103,7 +106,9 @@ def models(
         run = mlflow.active_run().info
         links: Links = {"MLflow run": dg.MetadataValue.url(registry.run_url(run.experiment_id, run.run_id))}
         trained, challengers = {}, []
-        for result in train(Registry(registry.uri), rows, spec, train_end, days.rows_before(test_day)):
+        spans, made_from = checked_spans(store, spec, days, test_day), days.rows_before(test_day)
+        results = train(Registry(registry.uri), rows, spec, train_end, made_from, spans=spans, reason=config.reason)
+        for result in results:
             if isinstance(result, Candidate):
                 trained[result.name] = result.model
                 yield _model_result(result, links)
@@ -198,6 +203,17 @@ def _training_rows(store: Lake, spec: FeatureSpec, days: TrainingDays, test_day:
     until = test_day - timedelta(days=1)
     fitted = training_sample(store, spec, days.products, days.days[0], until, with_short_windows=True)
     return Sample.join([fitted, training_sample(store, spec, days.products, test_day, days.days[-1])])
+
+
+def checked_spans(store: Lake, spec: FeatureSpec, days: TrainingDays, test_day: date) -> "list[TradeSpan]":
+    """Return the trades behind some rows of the last day before the test, and of the first day of the test."""
+    from offline.days.feature_rows import span_of
+
+    found = [each for each in store.partitions(TRAINING_SET) if each.product_id in days.products and each.rows]
+    found = [each for each in found if each.day in days.days and store.partition(TRADES, each.product_id, each.day)]
+    found.sort(key=lambda each: each.day)
+    earlier, later = ([each for each in found if (each.day < test_day) == is_earlier] for is_earlier in (True, False))
+    return [span_of(store, each.product_id, each.day, spec) for each in (*earlier[-1:], *later[:1])]
 
 
 def _model_result(candidate: "Candidate", links: Links) -> dg.MaterializeResult:

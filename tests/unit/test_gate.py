@@ -12,6 +12,7 @@ import pytest
 from data.files import CHECKOUT
 from data.times import NS
 from data.trades import Floats
+from offline.leaks.rows import duplicates
 from offline.promotion import provenance
 from offline.promotion.conditions import (
     LIMITS,
@@ -28,7 +29,7 @@ from offline.promotion.conditions import (
 )
 from offline.promotion.inputs import GateInputs, blind_test
 from offline.promotion.ledger import Entry, promotions_in_effect, tries_on
-from offline.promotion.measures import calibrated_ewma, duplicates
+from offline.promotion.measures import calibrated_ewma
 from offline.promotion.provenance import MADE_BY, LakeRows, Provenance, SimulatedRows
 from offline.samples import Sample
 from tests.models import SPEC
