@@ -291,7 +291,7 @@ def _weights(run: Run) -> str:
     time = run.refits[: len(found)].view("datetime64[ns]")
     for i, key in enumerate(dict.fromkeys(key for each in found for key in each)):
         values = [each.get(key, np.nan) for each in found]
-        style = {"color": f"C{i % 10}", "linestyle": "-" if i < 10 else "--"}
-        axes.plot(time, values, marker=".", linewidth=0.8, label=key, **style)
+        (line,) = axes.plot(time, values, marker=".", linewidth=0.8, label=key, color=f"C{i % 10}")
+        line.set_linestyle("-" if i < 10 else "--")
     axes.legend(fontsize=6, ncols=2, loc="center left", bbox_to_anchor=(1, 0.5))
     return _svg(figure)

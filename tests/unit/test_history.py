@@ -69,7 +69,7 @@ def test_the_range_of_a_candle_and_not_its_close_makes_the_parkinson_variance() 
 
 def test_rows_are_the_closes_and_each_fifth_is_counted() -> None:
     """122 minutes; a target needs 60 minutes, so of the rows at 5, 10, ... the last with a target is at 60."""
-    history = history_of([trades_of_candles(bars(100.0 + np.arange(122)))], SPEC)
+    history = history_of([trades_of_candles(bars(np.arange(100.0, 222.0)))], SPEC)
     assert ((history.event_time - START) // NS).tolist() == [60 * minute for minute in range(1, 123)]
     counted = history.counted()
     assert ((counted.event_time - START) // (60 * NS)).tolist() == list(range(5, 65, 5))
@@ -112,7 +112,7 @@ def test_a_hole_ends_the_segment_of_grid_rows_and_targets() -> None:
 
 def test_a_row_knows_the_grid_up_to_its_time_alone() -> None:
     """A trade at 10.5 s knows the grid points up to 10 s."""
-    whole = trades_at(np.arange(0, 200), 100.0 + np.arange(200))
+    whole = trades_at(np.arange(200), np.arange(100.0, 300.0))
     history = history_of([replace(whole, event_time=whole.event_time + NS // 2)], FeatureSpec())
     at = int(np.flatnonzero(history.event_time == START + 10 * NS + NS // 2)[0])
     assert history.grid.time[history.point[at]] == START + 10 * NS

@@ -23,7 +23,7 @@ NAN = float("nan")
 SUBJECT = Subject("some <candles>", "made by hand")
 
 
-def run(targets: Floats, forecasts: dict[str, Forecasts], floor: float = 1e-12, age_s: Floats | None = None) -> Run:
+def run(targets: Floats, forecasts: dict[str, Forecasts], floor: float = 1e-12) -> Run:
     """Return a run of rows each five minutes from 0:05 on."""
     n = len(targets)
     nothing = np.empty(0)
@@ -35,7 +35,7 @@ def run(targets: Floats, forecasts: dict[str, Forecasts], floor: float = 1e-12, 
         np.ones(n),
         np.full((n, len(SPEC.columns)), NAN),
         targets,
-        np.arange(n) * 60.0 if age_s is None else age_s,
+        np.arange(n, dtype=np.float64) * 60,
         np.arange(n),
         np.arange(n),
         Grid(nothing, nothing, np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.intp)),

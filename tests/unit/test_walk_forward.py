@@ -38,7 +38,8 @@ def closes(minutes: int, seed: int = 0) -> Floats:
     """Return closes of a market whose volatility swings from hour to hour."""
     rng = np.random.default_rng(seed)
     level = np.repeat(np.exp(np.cumsum(rng.normal(0, 0.2, minutes // 60 + 1))), 60)[:minutes]
-    return 100.0 * np.exp(np.cumsum(rng.normal(0, 1e-3, minutes) * np.clip(level, 0.2, 5)))
+    moves = rng.normal(0, 1e-3, minutes) * np.clip(level, 0.2, 5)
+    return np.asarray(100.0 * np.exp(np.cumsum(moves)), np.float64)
 
 
 def history(close: Floats) -> History:
