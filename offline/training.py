@@ -16,10 +16,10 @@ from data.features.spec import FeatureSpec
 from data.models.registry import Registry
 from data.names import RegistryError
 from data.times import to_datetime
-from offline.evaluation.losses_table import Evaluation, evaluate
 from offline.leaks.models import check_model
 from offline.leaks.rows import check_rows
 from offline.leaks.verdicts import LeakFound
+from offline.losses_table import Evaluation, evaluate
 from offline.models.recipes import (
     BASELINE,
     simulated_rows,

@@ -184,7 +184,7 @@ class ServedModel:
         return usual if product_ids is None else [self.priors.get(name, usual) for name in product_ids]
 
     def _warm(self) -> None:
-        """Score known rows of each input set, from 0 to more than float32 holds, and check the scores.
+        """Score known rows of each step, from 0 to more than float32 holds, and check the scores.
 
         Raises:
             ModelRefused: the model raises an error, or a score is not usable.

@@ -1,4 +1,5 @@
 """Evaluation of forecasts.
 
-In: rows with targets, and models. Out: a table of losses and coverage, on the same rows for each model.
+In: histories of recordings, candles or simulated days, and models. Out: losses, coverage and significance of models and
+rivals on the same rows, as a table, as JSON, and as a report.
 """

@@ -13,7 +13,7 @@ from data.models.input_sets import with_less_input
 from data.models.served import ServedModel
 from data.simulator.day import simulate_day
 from data.times import DAY_S, NS, second_text, start_ns, to_datetime
-from offline.evaluation.losses_table import evaluate
+from offline.losses_table import evaluate
 from offline.models import baseline, shape
 from offline.models.cascade import Cascade, Rows
 from offline.models.crossfit import COVERAGE, with_intervals

@@ -18,7 +18,7 @@ from data.models.served import VARIANTS, Scores, ServedModel
 from data.names import ModelRefused, VersionNotFound
 from data.times import second_text
 from data.truth.targets import variance_floor
-from offline.evaluation.losses_table import UNSCALED_EWMA, Evaluation, evaluate, judged_rows
+from offline.losses_table import UNSCALED_EWMA, Evaluation, evaluate, judged_rows
 from offline.samples import Sample
 
 BASELINE = "volatility-baseline"

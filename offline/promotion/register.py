@@ -25,7 +25,7 @@ from data.times import second_text
 from data.trades import Floats
 
 if TYPE_CHECKING:
-    from offline.evaluation.losses_table import Evaluation
+    from offline.losses_table import Evaluation
 
 
 CLIENT = {

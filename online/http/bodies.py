@@ -25,6 +25,8 @@ MAX_ROWS = 1_000
 MAX_ERRORS = 20
 """Most errors in one answer."""
 MAX_VALUE = 1e300
+SIGNED = ("ret_mean", "trend_", "hour_")
+"""Begins of the names of columns that may be below 0."""
 
 TimeText = Annotated[str, Meta(description="RFC 3339 in UTC", extra_json_schema={"format": "date-time"})]
 Interval = Annotated[Sequence[float], Meta(min_length=2, max_length=2)]
@@ -159,7 +161,7 @@ def _model(columns: tuple[str, ...]) -> type[BaseModel]:
 
 
 def _least(name: str) -> float:
-    return -MAX_VALUE if name == "ret_mean" else 0.0
+    return -MAX_VALUE if name.startswith(SIGNED) else 0.0
 
 
 def _not_huge(value: float) -> float:

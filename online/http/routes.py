@@ -182,8 +182,9 @@ def _add_predict(app: FastAPI, service: Service, rows_scored: Counter) -> Endpoi
     async def predict(request: Request) -> Response:
         """Forecast the volatility of the next horizon for each row of features.
 
-        `n` = 0 gets the unconditional forecast, and the contract columns alone a forecast with a wider interval. For
-        each row, `missing` lists the columns that played no part, and `ignored` the fields without a column.
+        Each row is answered from the columns that it has: `n` = 0 gets the prior of all products, and the contract
+        columns alone a forecast with a wider interval. For each row, `missing` lists the columns that played no part,
+        and `ignored` the fields without a column.
         """
         served = service.model()
         columns = served.model.columns

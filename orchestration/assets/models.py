@@ -25,7 +25,7 @@ from orchestration.assets.partitions import DayRange, DaysConfig, table_of
 from orchestration.resources import LakeResource, RegistryResource, ending, explained
 
 if TYPE_CHECKING:
-    from offline.evaluation.losses_table import Evaluation
+    from offline.losses_table import Evaluation
     from offline.promotion.register import Candidate
     from offline.samples import Sample, TradeSpan
     from offline.training import Challenger
@@ -55,13 +55,13 @@ class RetrainConfig(DaysConfig):
         dg.AssetSpec(
             "baseline_model",
             deps=["training_set"],
-            description="`volatility-baseline`: a calibrated EWMA, and a forecast from the contract alone.",
+            description="`volatility-baseline`: a calibrated EWMA, and simpler steps for rows with less history.",
             kinds={"scikitlearn", "onnx"},
         ),
         dg.AssetSpec(
             "ml_model",
             deps=["training_set"],
-            description="`volatility-ml`: ridge on log variance, corrected to the mean, shrunk to the baseline.",
+            description="`volatility-ml`: ridge and small trees on ratios of variances, shrunk to the calibrated EWMA.",
             kinds={"scikitlearn", "onnx"},
         ),
         dg.AssetSpec(
@@ -89,7 +89,7 @@ def models(
     mlflow: dg.ResourceParam[Any],
 ) -> Iterator[dg.MaterializeResult]:
     """Train both models on the same rows, test both on later rows, and register both."""
-    from offline.evaluation.losses_table import ALL, Evaluation
+    from offline.losses_table import ALL, Evaluation
     from offline.promotion.register import Candidate
     from offline.training import train
 
@@ -257,7 +257,7 @@ def _challengers_result(
 
 def _first_product(store: Lake, spec: FeatureSpec, days: TrainingDays, test_day: date) -> tuple[str, "Sample"]:
     """Return the first product with rows to judge in the test, and the product's rows."""
-    from offline.evaluation.losses_table import judged_rows
+    from offline.losses_table import judged_rows
 
     for product_id in days.products:
         if any(each.rows and each.day >= test_day for each in store.partitions(TRAINING_SET, product_id)):

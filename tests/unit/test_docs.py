@@ -48,6 +48,7 @@ MADE_BY_THE_READER = {
     "simulated.csv.gz",
     "day.csv.gz",
     "recording.csv",
+    "card.md",
 }
 """Recordings and results in examples."""
 FILE = re.compile(r"(?:[\w.*-]+/)*[\w.*-]+\.(?:py|md|csv|gz|ndjson|parquet|yaml|toml|txt|zip|png)")

@@ -45,7 +45,7 @@ def values(market: Trades) -> Floats:
     """Each fifth row, and the same rows without sizes."""
     rows = feature_rows(market, Windows(SPEC)).values[::5]
     without = rows.copy()
-    without[:, SPEC.columns.index("relative_volume_300")] = NAN
+    without[:, [i for i, name in enumerate(SPEC.columns) if name.startswith("relative_volume_")]] = NAN
     return np.concatenate([rows, without])
 
 

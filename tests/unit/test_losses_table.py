@@ -8,7 +8,7 @@ import pytest
 from data.models.served import ServedModel
 from data.times import NS
 from data.trades import Floats
-from offline.evaluation.losses_table import CONTRACT_ALONE, NOTHING, UNSCALED_EWMA, evaluate
+from offline.losses_table import CONTRACT_ALONE, NOTHING, UNSCALED_EWMA, evaluate
 from offline.samples import Sample
 from tests.models import BASELINE, NAN, SPEC, model_bytes
 

@@ -32,8 +32,10 @@ REAL, SIMULATED = dt.date(2015, 1, 5), dt.date(2010, 1, 4)
 COLUMNS = (
     *CONTRACT,
     *("ewma_variance_60", "ewma_variance_300", "ewma_variance_1200", "ewma_variance_3600", "parkinson_variance_300"),
-    *("relative_volume_300", "mean_variance", "known_steps", "trend_20", "trend_240"),
+    *("relative_volume_60", "relative_volume_300", "relative_volume_1200"),
+    *("mean_variance", "known_steps", "trend_20", "trend_240"),
 )
+VOLUMES = ("relative_volume_60", "relative_volume_300", "relative_volume_1200")
 """Columns of the model on fewer than 4 real days, in the order of the spec."""
 
 
@@ -50,11 +52,12 @@ def market(horizons: int, seed: int = 0, day: dt.date = REAL, noise: float = 0.6
         "n": np.full(count, 50.0),
         "ret_mean": np.zeros(count),
         "ret_std": np.exp(log_variance / 2 - 1 + rng.normal(0, 0.5, count)),
-        "relative_volume_300": np.exp(rng.normal(0, 0.3, count)),
         "known_steps": np.full(count, 7_200.0),
         "trend_20": rng.normal(0, 0.2, count),
         "trend_240": rng.normal(0, 0.06, count),
     }
+    for name in VOLUMES:
+        columns[name] = np.exp(rng.normal(0, 0.3, count))
     for name in ("ewma_variance_60", "ewma_variance_3600", "mean_variance"):
         columns[name] = np.exp(log_variance + rng.normal(0, 1, count))
     for name in ("ewma_variance_300", "ewma_variance_1200", "parkinson_variance_300"):
@@ -141,7 +144,8 @@ def test_a_forecast_is_the_mean_in_log_of_shape_and_ewma() -> None:
 def test_the_shape_is_half_ridge_and_half_trees() -> None:
     step, columns = replace(first(fitted(market(120))), weight=1.0), columns_of(market(10, seed=4))
     ridge = replace(step, trees=None).variance(columns)
-    trees = columns[step.reference] * np.exp(step.trees.predict(step.values(columns)) + step.correction)
+    grown = step.trees.predict(step.values(columns)[:, step.seen_by_trees])
+    trees = step.ewma.variance(columns) * np.exp(grown + step.correction)
     np.testing.assert_allclose(step.variance(columns), np.sqrt(ridge * trees), rtol=1e-12)
 
 
@@ -169,26 +173,27 @@ def test_no_level_of_price_and_no_date_is_an_input(model: Cascade) -> None:
 
 AGES = {
     "everything": ("Shape", "ewma_variance_3600", ()),
-    "without sizes": ("Shape", "ewma_variance_3600", ("relative_volume_300",)),
+    "without sizes": ("Shape", "ewma_variance_3600", VOLUMES),
     "half an hour": (
         "Shape",
         "ewma_variance_1200",
-        ("ewma_variance_3600", "relative_volume_300", "mean_variance"),
+        ("ewma_variance_3600", *VOLUMES, "mean_variance"),
     ),
     "ten minutes": (
         "Shape",
         "ewma_variance_300",
-        ("ewma_variance_1200", "ewma_variance_3600", "relative_volume_300", "mean_variance"),
+        ("ewma_variance_1200", "ewma_variance_3600", *VOLUMES, "mean_variance"),
     ),
     "ten minutes without a trend": (
         "ScaledEwma",
         "ewma_variance_300",
         (
             *("ewma_variance_60", "ewma_variance_1200", "ewma_variance_3600", "parkinson_variance_300"),
-            *("relative_volume_300", "mean_variance", "trend_20", "trend_240"),
+            *VOLUMES,
+            *("mean_variance", "trend_20", "trend_240"),
         ),
     ),
-    "two minutes": ("FirstMinutes", "known_steps", (*COLUMNS[3:9], *COLUMNS[11:])),
+    "two minutes": ("FirstMinutes", "known_steps", (*COLUMNS[3:8], *VOLUMES, "trend_20", "trend_240")),
     "the contract": ("Window", "n", COLUMNS[3:]),
     "one return": ("Unconditional", "", COLUMNS[2:]),
     "nothing": ("Unconditional", "", COLUMNS[1:]),
@@ -200,13 +205,13 @@ def asked(kind: str, row: Floats) -> Floats:
     """Return a row of the model's columns with what the kind of row knows."""
     unknown: dict[str, tuple[str, ...]] = {
         "everything": (),
-        "without sizes": ("relative_volume_300",),
+        "without sizes": VOLUMES,
         "half an hour": ("ewma_variance_3600",),
         "ten minutes": ("ewma_variance_3600", "ewma_variance_1200"),
         "ten minutes without a trend": ("ewma_variance_3600", "ewma_variance_1200", "trend_240"),
         "two minutes": (
             *("ewma_variance_3600", "ewma_variance_1200", "ewma_variance_300", "parkinson_variance_300", "trend_240"),
-            "relative_volume_300",
+            *VOLUMES,
         ),
         "the contract": COLUMNS[3:],
         "one return": COLUMNS[2:],
@@ -334,7 +339,7 @@ def test_a_market_that_never_moved_cannot_train() -> None:
 def test_young_and_sparse_rows_train_a_model_of_what_they_know() -> None:
     """Forty minutes: no hour is known. Some rows have no return, or one."""
     rows = market(40)
-    rows.values[:, [SPEC.columns.index("ewma_variance_3600"), SPEC.columns.index("relative_volume_300")]] = NAN
+    rows.values[:, [SPEC.columns.index(name) for name in ("ewma_variance_3600", *VOLUMES)]] = NAN
     rows.values[:60, 0], rows.values[:60, 2] = 1, NAN
     rows.values[:30, 0], rows.values[:30, 1] = 0, NAN
     end = dt.datetime.combine(REAL, dt.time(0, 30), dt.UTC)

@@ -110,8 +110,7 @@ def _plain_variance(rows: Sample, spec: FeatureSpec) -> Floats:
 def evaluate(models: Mapping[str, ServedModel], test: Sample, spec: FeatureSpec, floor: float) -> Evaluation:
     """Judge served models and the unscaled EWMA on the same rows.
 
-    A model answers each row from the columns present: a model that needs an hour of history answers from the contract
-    alone during the first hour, and these answers count.
+    A model answers each row from the columns present; the answers of a segment's first minutes count.
 
     Args:
         models: by name in the table.

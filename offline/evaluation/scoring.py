@@ -1,0 +1,161 @@
+"""Score forecasts: losses, coverage and significance of all forecasters on the same rows, over all and by slices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data.arrow import Mask
+from data.times import NS
+from data.trades import Floats
+from data.truth.counting import TWELFTH
+from data.truth.losses import TERCILES, coverage, qlike, volatility_terciles
+from offline.evaluation.significance import MincerZarnowitz, Significance, diebold_mariano, mincer_zarnowitz
+from offline.evaluation.walk_forward import Run
+
+LAGS = 3 * TWELFTH
+"""Lags of Diebold-Mariano: forecasts each twelfth of a horizon overlap for one horizon; three are counted."""
+
+SESSION_HOURS = 6
+
+AGES_S = (("0 to 1 minute", 60.0), ("1 to 5 minutes", 300.0), ("5 to 60 minutes", 3_600.0), ("later", np.inf))
+"""Names of ages of a segment, and where each ends."""
+
+ALL = "all"
+
+CALIBRATED_EWMA = "calibrated_ewma"
+"""The forecaster to which all others are compared."""
+
+
+class Scored(NamedTuple):
+    """Figures of one forecaster over some rows.
+
+    Attributes:
+        rows: number of forecasts.
+        qlike: mean loss on variance.
+        log_mse: mean squared error of log volatility.
+        coverage: share of targets inside the interval; NaN without intervals.
+        width: mean of ln(upper / lower); NaN without intervals.
+        ratio: QLIKE relative to the calibrated EWMA on the same rows.
+    """
+
+    rows: int
+    qlike: float
+    log_mse: float
+    coverage: float
+    width: float
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """All figures of a run.
+
+    Attributes:
+        forecasts, horizons: numbers of judged forecasts, and of distinct horizons of time.
+        zero_share: share of targets equal to 0.
+        losses: by forecaster, shape (n,), QLIKE of each row.
+        slices: by kind of slice (`all`, `tercile`, `product`, `session`, `age`), slice and forecaster.
+        significance: by pair of forecasters: is the first better than the second?
+        mincer_zarnowitz: by forecaster; not of a forecaster whose forecasts are all equal.
+    """
+
+    forecasts: int
+    horizons: int
+    zero_share: float
+    losses: dict[str, Floats]
+    slices: dict[str, dict[str, dict[str, Scored]]]
+    significance: dict[tuple[str, str], Significance]
+    mincer_zarnowitz: dict[str, MincerZarnowitz]
+
+    def overall(self, name: str) -> Scored:
+        """Return the figures of one forecaster over all rows."""
+        return self.slices[ALL][ALL][name]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the figures that `--json` prints; null where a forecaster has no interval."""
+
+        def number(value: float) -> float | None:
+            return None if np.isnan(value) else value
+
+        models = {}
+        for name in self.losses:
+            terciles = [number(each[name].coverage) for each in self.slices["tercile"].values()]
+            models[name] = {
+                "qlike": self.overall(name).qlike,
+                "ratio_to_calibrated_ewma": self.overall(name).ratio,
+                "p": 1.0 if name == CALIBRATED_EWMA else self.significance[name, CALIBRATED_EWMA].p_one_sided,
+                "coverage": number(self.overall(name).coverage),
+                "coverage_by_tercile": None if None in terciles else terciles,
+            }
+        return {"forecasts": self.forecasts, "horizons": self.horizons, "models": models}
+
+
+def score(run: Run) -> Scores:
+    """Return the figures of a run, which must have the forecaster `CALIBRATED_EWMA`.
+
+    Realized variances below a row's floor count as the floor. Terciles are of the calibrated EWMA's forecast: a
+    volatility that is known at the time of the forecast.
+
+    Raises:
+        ValueError: there are fewer than 2 forecasts.
+    """
+    rows = run.rows
+    realized = np.maximum(rows.realized, run.floor)
+    target = np.sqrt(realized)
+    losses = {name: qlike(realized, each.score**2, 0.0) for name, each in run.forecasts.items()}
+    base = losses[CALIBRATED_EWMA]
+
+    def scored(name: str, mask: Mask) -> Scored:
+        found = run.forecasts[name]
+        has_interval = not np.isnan(found.lower).any()
+        loss, base_loss = float(np.mean(losses[name][mask])), float(np.mean(base[mask]))
+        return Scored(
+            int(mask.sum()),
+            loss,
+            float(np.mean(np.log(target[mask] / found.score[mask]) ** 2)),
+            coverage(target[mask], found.lower[mask], found.upper[mask]) if has_interval else np.nan,
+            float(np.mean(np.log(found.upper[mask] / found.lower[mask]))) if has_interval else np.nan,
+            loss / base_loss if base_loss else np.nan,
+        )
+
+    slices: dict[str, dict[str, dict[str, Scored]]] = {}
+    for kind, name, mask in _slices(run):
+        if mask.any():
+            slices.setdefault(kind, {})[name] = {each: scored(each, mask) for each in run.forecasts}
+    pairs = [(one, other) for one in losses for other in losses if one != other]
+    return Scores(
+        forecasts=len(rows),
+        horizons=len(np.unique(rows.horizon)),
+        zero_share=float(np.mean(rows.targets == 0)),
+        losses=losses,
+        slices=slices,
+        significance={(one, other): diebold_mariano(losses[one] - losses[other], LAGS) for one, other in pairs},
+        mincer_zarnowitz={
+            name: mincer_zarnowitz(realized, each.score**2)
+            for name, each in run.forecasts.items()
+            if np.ptp(each.score) > 0
+        },
+    )
+
+
+def _slices(run: Run) -> Iterator[tuple[str, str, Mask]]:
+    """Yield kind, name and mask of each slice of the rows."""
+    rows = run.rows
+    yield ALL, ALL, np.ones(len(rows), np.bool_)
+    tercile = volatility_terciles(run.forecasts[CALIBRATED_EWMA].score)
+    for i, name in zip(range(TERCILES), ("calm", "middle", "wild"), strict=True):
+        yield "tercile", name, tercile == i
+    for i, name in enumerate(rows.products):
+        yield "product", name, rows.product == i
+    hour = rows.event_time // (3_600 * NS) % 24
+    for first in range(0, 24, SESSION_HOURS):
+        last = first + SESSION_HOURS
+        yield "session", f"{first:02} to {last:02} h UTC", (first <= hour) & (hour < last)
+    begin = 0.0
+    for name, end in AGES_S:
+        yield "age", name, (begin <= rows.age_s) & (rows.age_s < end)
+        begin = end

@@ -1,0 +1,161 @@
+"""Score whole recordings with served models, and simulated days with their oracle."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from data.features.spec import FeatureSpec
+from data.models.registry import Registry
+from data.models.served import ALL_PRODUCTS, ServedModel
+from data.simulator.day import simulate_day
+from data.simulator.state import FIRST_DAY
+from data.simulator.truth import simulate_truth
+from data.times import DAY_S, NS, second_text, to_ns
+from data.truth.targets import variance_floor
+from offline.evaluation.rivals import BASELINE, ML, Ewma, recipes
+from offline.evaluation.scoring import CALIBRATED_EWMA
+from offline.evaluation.walk_forward import EMBARGO, GROWTH, Forecasts, Past, Run, TooShort, adapted_forecasts
+from offline.history import History, history_of
+from offline.models.recipes import BASELINE as REGISTERED_BASELINE
+from offline.models.recipes import ML as REGISTERED_ML
+from offline.models.recipes import (
+    SEED,
+    TEST_DAY,
+    simulated_rows,
+    train_baseline,
+    train_end_of_simulated_days,
+    train_ml,
+)
+
+ORACLE = "oracle"
+
+FIRST_FIT_HORIZONS = 12
+"""Horizons of a recording before its rivals are fitted for the first time."""
+
+SIMULATED_PRODUCT = "BTC-USD"
+
+
+def champions(uri: str, spec: FeatureSpec) -> dict[str, ServedModel]:
+    """Return the models that the registry serves, as `baseline` and `ml`; without a model that has no champion.
+
+    Raises:
+        RegistryError: MLflow does not answer or fails.
+        ModelRefused: a champion does not load.
+    """
+    registry = Registry(uri)
+    found = {}
+    for name, registered in ((BASELINE, REGISTERED_BASELINE), (ML, REGISTERED_ML)):
+        if (champion := registry.champion(registered)) is not None:
+            file = registry.fetch(champion)
+            found[name] = ServedModel.load(
+                file.model_bytes, spec_id=spec.spec_id, digest=file.digest, known_columns=spec.columns
+            )
+    return found
+
+
+def trained_on_simulated_days(spec: FeatureSpec) -> dict[str, ServedModel]:
+    """Return the models that `make run` would train on simulated days, as `baseline` and `ml`."""
+    rows, train_end = simulated_rows(spec), train_end_of_simulated_days()
+    return {
+        BASELINE: train_baseline(rows, spec, train_end).model,
+        ML: train_ml(rows, spec, train_end).model,
+    }
+
+
+def score_served(history: History, models: Mapping[str, ServedModel]) -> Run:
+    """Return the adapted forecasts of served models from the first row of a recording on, and those of rivals.
+
+    Rivals that are fitted learn from the recording's own past; until then they answer as the unscaled EWMA of the
+    longest known half-life. The floor is 1 % of the recording's median of variance. Rows that a model's training saw
+    are left out.
+
+    Args:
+        models: of the history's spec; must have `baseline`.
+
+    Raises:
+        ValueError: no row is later than the training of all models.
+    """
+    train_end = max(to_ns(model.train_end) for model in models.values())
+    history = history.take(history.event_time > train_end)
+    is_counted = ~np.isnan(history.targets)
+    if not is_counted.any():
+        raise ValueError(f"no forecast after {second_text(max(each.train_end for each in models.values()))} is judged")
+    counted = history.take(is_counted)
+    floor = variance_floor(counted.realized)
+    prior = models[BASELINE].priors[ALL_PRODUCTS]
+    found: dict[str, Forecasts] = {}
+    for name, model in models.items():
+        found[name] = adapted_forecasts(history, _raw(model, history), to_ns(model.train_end)).take(is_counted)
+    rivals, left_out, refits = _rivals(counted, floor, prior)
+    least = np.sqrt(floor)
+    found |= {name: Forecasts(*(np.maximum(end, least) for end in each)) for name, each in rivals.items()}
+    return Run(counted, found, np.full(len(counted), floor), left_out, refits, {})
+
+
+def _raw(model: ServedModel, rows: History) -> Forecasts:
+    values = rows.values[:, [rows.spec.columns.index(column) for column in model.columns]]
+    found = model.score(values, [rows.products[product] for product in rows.product])
+    return Forecasts(found.score, found.lower, found.upper)
+
+
+def _rivals(counted: History, floor: float, prior: float) -> tuple[dict[str, Forecasts], dict[str, str], np.ndarray]:
+    """Return the forecasts of the rivals, reasons for those that are left out, and the times of fits."""
+    horizon = counted.spec.horizon_s * NS
+    begin, end = int(counted.event_time[0]), int(counted.event_time[-1])
+    times = []
+    time = -(-(begin + FIRST_FIT_HORIZONS * horizon) // horizon) * horizon
+    while time <= end:
+        times.append(time)
+        time += max(int(min(DAY_S * NS, GROWTH * (time - begin))) // horizon, 1) * horizon
+    longest = Ewma(len(counted.spec.half_lives) - 1, 1.0, prior).forecast(counted)
+    found, left_out = {}, {}
+    for name, recipe in recipes(counted.spec).items():
+        if name in (BASELINE, ML):
+            continue
+        score, reason = longest.score.copy(), ""
+        unfitted = Past(counted.take(np.zeros(len(counted), np.bool_)), begin, floor, prior)
+        try:
+            score = recipe(unfitted).forecast(counted).score
+        except TooShort as error:
+            reason = str(error)
+            for time in times:
+                training = counted.take(counted.event_time <= time - EMBARGO * horizon)
+                rows = counted.event_time >= time
+                try:
+                    fitted = recipe(Past(training, time, floor, float(np.mean(training.realized))))
+                except TooShort as error:
+                    reason = str(error)
+                    continue
+                score[rows], reason = fitted.forecast(counted.take(rows)).score, ""
+        if reason and name != CALIBRATED_EWMA:
+            left_out[name] = reason
+        else:
+            found[name] = Forecasts(score, np.full(len(score), np.nan), np.full(len(score), np.nan))
+    return found, left_out, np.array(times, np.int64)
+
+
+def simulated_history(days: int, spec: FeatureSpec) -> History:
+    """Return simulated days after the training days, one stream without a hole.
+
+    Args:
+        days: at least 1.
+    """
+    streams = [simulate_day(SIMULATED_PRODUCT, TEST_DAY + dt.timedelta(days=day), SEED) for day in range(days)]
+    return history_of([type(streams[0]).join(streams)], spec)
+
+
+def with_oracle(run: Run) -> Run:
+    """Return a run over `simulated_history` with the oracle: the best forecast for who knows the market's state."""
+    second = -(-run.rows.event_time // NS)
+    day = np.minimum(second // DAY_S, run.rows.event_time // (DAY_S * NS))
+    variance = np.empty(len(second))
+    for number in np.unique(day):
+        mine = day == number
+        date = FIRST_DAY + dt.timedelta(days=int(number))
+        truth = simulate_truth(SIMULATED_PRODUCT, date, SEED, run.rows.spec.horizon_s)
+        variance[mine] = truth.expected_variance[np.minimum(second[mine] - number * DAY_S, DAY_S - 1)]
+    return replace(run, forecasts=run.forecasts | {ORACLE: Forecasts.of(variance)})
