@@ -21,6 +21,9 @@ from data.truth.targets import target_volatility
 SHORT_WINDOWS = (2, 5, 10, 20)
 """Numbers of returns in short windows, for fitting the contract's forecast: a young stream has no longer windows."""
 
+CHECKED_HOURS = 4
+"""Hours of a day whose rows a training makes again from trades, see `TradeSpan`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -68,6 +71,18 @@ class Sample:
     def horizons(self, spec: FeatureSpec) -> int:
         """Return the number of horizons of time with rows: the unit of evidence, for any number of products."""
         return len(np.unique(self.horizon(spec)))
+
+
+class TradeSpan(NamedTuple):
+    """Trades of one stream behind some rows of a sample.
+
+    Attributes:
+        trades: from the oldest trade on that the rows see; all must be taken.
+        since: ns since 1970; each row from `since` on whose target these trades tell is a row of the sample.
+    """
+
+    trades: Trades
+    since: int
 
 
 def counted_targets(

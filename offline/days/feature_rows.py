@@ -17,13 +17,14 @@ from data.features.admission import TAKEN
 from data.features.reach import tail_start
 from data.features.spec import FeatureRows, FeatureSpec
 from data.features.windows import Windows, feature_rows
-from data.times import start_ns
+from data.times import NS, start_ns
 from data.trades import Floats, Int64s, Trades
 from offline.backfill import feature_batch, feature_schema
 from offline.days.staging import STAGED, trades_of
 from offline.days.steps import FEATURE_ROWS, TRADES, DayNotes, DayStep, Write, days_before
 from offline.days.trades import make_trades, seen_hash
 from offline.lake.store import Lake
+from offline.samples import CHECKED_HOURS, TradeSpan
 
 
 class FeatureFacts(msgspec.Struct, frozen=True):
@@ -98,6 +99,20 @@ def history(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> Trades
             joined = joined.take(slice(first, None))
             break
     return joined if joined is not None and len(joined) else None
+
+
+def span_of(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> TradeSpan:
+    """Return the trades behind the rows of a day's first hours, see `CHECKED_HOURS`, and all earlier trades seen.
+
+    Raises:
+        FileNotFoundError: the lake has no trades of the product and day.
+    """
+    trades = trades_of(lake.read(TRADES, product_id, day, STAGED.names), product_id)
+    since, last = int(trades.event_time.min()), int(trades.event_time[0]) + CHECKED_HOURS * 3_600 * NS
+    trades = trades.take(slice(0, int(np.searchsorted(np.maximum.accumulate(trades.event_time), last))))
+    if (before := history(lake, product_id, day, spec)) is not None:
+        trades = Trades.join([before, trades])
+    return TradeSpan(replace(trades, trade_id=np.arange(len(trades))), since)
 
 
 def rows_after(before: Trades | None, batches: Iterable[Trades], spec: FeatureSpec) -> Iterator[FeatureRows]:

@@ -17,17 +17,18 @@ from pydantic import Field
 from data.features.spec import FeatureSpec
 from data.models.registry import Registry
 from data.times import second_text
-from offline.days.steps import TRAINING_SET
+from offline.days.steps import TRADES, TRAINING_SET
 from offline.days.training_set import training_sample
-from offline.lake.store import Lake
+from offline.lake.store import Lake, Partition
+from offline.promotion.provenance import LakeRows
 from orchestration.assets import plots
 from orchestration.assets.partitions import DayRange, DaysConfig, table_of
 from orchestration.resources import LakeResource, RegistryResource, ending, explained
 
 if TYPE_CHECKING:
     from offline.losses_table import Evaluation
-    from offline.promotion.register import Candidate
-    from offline.samples import Sample
+    from offline.models.candidate import Candidate
+    from offline.samples import Sample, TradeSpan
     from offline.training import Challenger
 
 
@@ -43,6 +44,9 @@ class RetrainConfig(DaysConfig):
 
     test_days: int = Field(
         default=1, ge=1, description="the last days are for the test alone: training ends before them"
+    )
+    reason: str = Field(
+        default="", description="why a model is much better than the calibrated EWMA; without a reason, such is a leak"
     )
 
 
@@ -87,7 +91,7 @@ def models(
 ) -> Iterator[dg.MaterializeResult]:
     """Train both models on the same rows, test both on later rows, and register both."""
     from offline.losses_table import ALL, Evaluation
-    from offline.promotion.register import Candidate
+    from offline.models.candidate import Candidate
     from offline.training import train
 
     store, spec = lake.open(), lake.spec
@@ -98,11 +102,13 @@ def models(
         rows = _training_rows(store, spec, days, test_day)
         mlflow.log_params(_params(days, train_end))
         first, last = days.days[0], days.days[-1]
-        context.log.info(f"{days.partitions} product-days from {first} to {last}, training ends at {train_end}")
+        context.log.info(f"{len(days.partitions)} product-days from {first} to {last}, training ends at {train_end}")
         run = mlflow.active_run().info
         links: Links = {"MLflow run": dg.MetadataValue.url(registry.run_url(run.experiment_id, run.run_id))}
         trained, challengers = {}, []
-        for result in train(Registry(registry.uri), rows, spec, train_end):
+        spans, made_from = checked_spans(store, spec, days, test_day), days.rows_before(test_day)
+        results = train(Registry(registry.uri), rows, spec, train_end, made_from, spans=spans, reason=config.reason)
+        for result in results:
             if isinstance(result, Candidate):
                 trained[result.name] = result.model
                 yield _model_result(result, links)
@@ -123,13 +129,25 @@ class TrainingDays(NamedTuple):
 
     Attributes:
         days: days with training rows, in order.
-        version: hash of the content of all days.
+        partitions: the training sets, one a product and day.
     """
 
     products: list[str]
     days: list[date]
-    partitions: int
-    version: str
+    partitions: list[Partition]
+
+    @property
+    def version(self) -> str:
+        """Hash of the content of all training sets."""
+        return hashlib.sha256("".join(each.content_hash for each in self.partitions).encode()).hexdigest()
+
+    def rows_before(self, test_day: date) -> LakeRows:
+        """Return where the gate finds the rows before the test again."""
+        hashes: dict[str, dict[date, str]] = {product_id: {} for product_id in self.products}
+        for each in self.partitions:
+            if each.day < test_day:
+                hashes[each.product_id][each.day] = each.content_hash
+        return LakeRows(content_hashes=hashes)
 
     def first_test_day(self, test_days: int) -> date:
         """Return the first day of the test, where training ends.
@@ -148,9 +166,8 @@ class TrainingDays(NamedTuple):
 def choose_days(lake: Lake, wanted: DayRange) -> TrainingDays:
     """Return the training days of a range."""
     found = [each for each in lake.partitions(TRAINING_SET) if each.rows and wanted.has(each.product_id, each.day)]
-    version = hashlib.sha256("".join(each.content_hash for each in found).encode()).hexdigest()
     names = sorted({each.product_id for each in found})
-    return TrainingDays(names, sorted({each.day for each in found}), len(found), version)
+    return TrainingDays(names, sorted({each.day for each in found}), found)
 
 
 @contextlib.contextmanager
@@ -186,6 +203,17 @@ def _training_rows(store: Lake, spec: FeatureSpec, days: TrainingDays, test_day:
     until = test_day - timedelta(days=1)
     fitted = training_sample(store, spec, days.products, days.days[0], until, with_short_windows=True)
     return Sample.join([fitted, training_sample(store, spec, days.products, test_day, days.days[-1])])
+
+
+def checked_spans(store: Lake, spec: FeatureSpec, days: TrainingDays, test_day: date) -> "list[TradeSpan]":
+    """Return the trades behind some rows of the last day before the test, and of the first day of the test."""
+    from offline.days.feature_rows import span_of
+
+    found = [each for each in store.partitions(TRAINING_SET) if each.product_id in days.products and each.rows]
+    found = [each for each in found if each.day in days.days and store.partition(TRADES, each.product_id, each.day)]
+    found.sort(key=lambda each: each.day)
+    earlier, later = ([each for each in found if (each.day < test_day) == is_earlier] for is_earlier in (True, False))
+    return [span_of(store, each.product_id, each.day, spec) for each in (*earlier[-1:], *later[:1])]
 
 
 def _model_result(candidate: "Candidate", links: Links) -> dg.MaterializeResult:

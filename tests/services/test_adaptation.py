@@ -26,7 +26,7 @@ from online.exactly_once.feature_stage import FeatureColumns, StreamTail
 from online.exactly_once.score_stage import ScoreStage
 from online.metrics import Metrics
 from online.model_watch import ModelVersion
-from tests.models import BASELINE, model_bytes
+from tests.models import baseline, model_bytes
 from tests.proofs import Proof
 
 SPEC = FeatureSpec()
@@ -60,7 +60,7 @@ def market(rows: int) -> Trades:
 
 
 def version(number: str, scale: float) -> ModelVersion:
-    model = ServedModel.load(model_bytes(replace(BASELINE, scale=scale)), spec_id=SPEC.spec_id)
+    model = ServedModel.load(model_bytes(baseline(scale=scale)), spec_id=SPEC.spec_id)
     return ModelVersion(model, "volatility-baseline", number, "disk")
 
 

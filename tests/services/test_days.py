@@ -21,15 +21,16 @@ from data.features.reach import tail_start
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.simulator.day import simulate_day
-from data.times import NS
+from data.times import NS, to_datetime
 from offline.backfill import backfill_files
-from offline.days.feature_rows import feature_columns, make_feature_rows
+from offline.days.feature_rows import feature_columns, make_feature_rows, span_of
 from offline.days.staging import ingest, simulate
 from offline.days.staleness import stale
 from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET, StepResult
 from offline.days.trades import make_trades
 from offline.days.training_set import make_training_set, training_sample
 from offline.lake.store import Lake
+from offline.leaks.rows import check_rows
 from offline.samples import sample
 from tests.days import DAY, DAY_NS, MIDNIGHT, recorded, rough_times, trades_at, without
 from tests.proofs import Proof
@@ -96,6 +97,10 @@ def test_days_one_by_one_equal_the_whole_stream(tmp_path: Path, holes: list[tupl
     assert found.event_time.tobytes() == expected.event_time.tobytes()
     assert found.targets.tobytes() == expected.targets.tobytes()
     assert found.values.tobytes() == expected.values.tobytes()
+
+    spans = [span_of(lake, *place[1:], SPEC) for place in lake.partition_keys(FEATURE_ROWS)]
+    verdicts = check_rows(found, SPEC, to_datetime(int(np.median(found.event_time))), spans)
+    assert all(each.passed for each in verdicts), verdicts
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -456,6 +461,7 @@ STEP = """
 import datetime as dt, re, sys
 from pathlib import Path
 from offline.lake.store import Lake
+from offline.leaks.rows import check_rows
 from data.features.spec import FeatureSpec
 from offline.days.feature_rows import make_feature_rows
 from offline.days.staging import ingest

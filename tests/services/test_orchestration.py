@@ -28,19 +28,23 @@ from data.models.registry import Registry
 from data.models.served import Scores, ServedModel
 from data.recordings.readers import write_csv
 from data.simulator.day import simulate_day
+from data.times import NS
 from data.trades import Floats
 from offline.days.feature_rows import FeatureFacts, make_feature_rows
 from offline.days.staging import RECORDINGS, ingest
 from offline.days.staleness import stale
 from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET
 from offline.days.trades import make_trades
+from offline.days.training_set import training_sample
 from offline.lake.store import Lake
+from offline.leaks.rows import check_rows
 from offline.promotion.ledger import history
 from offline.promotion.register import find_experiment
-from offline.samples import Sample
+from offline.samples import CHECKED_HOURS, Sample
 from orchestration import sensors
 from orchestration.assets import plots
-from orchestration.assets.partitions import INPUTS, key_of
+from orchestration.assets.models import checked_spans, choose_days
+from orchestration.assets.partitions import INPUTS, DayRange, key_of
 from orchestration.assets.product_days import trades
 from orchestration.definitions import definitions
 from orchestration.jobs import lake as lake_jobs
@@ -49,9 +53,11 @@ from orchestration.local.dagster import home as dagster_home
 from orchestration.schedules import schedules
 from orchestration.sensors import failure_sensor, inbox_files
 from orchestration.settings import OrchestrationSettings
+from tests.days import DAY, DAY_NS, MIDNIGHT, recorded, trades_at
 from tests.mlflow_server import running_mlflow
 from tests.models import model_bytes, put_version
 from tests.pipeline import read_topic
+from tests.services.test_days import HOUR, days_from, make_all
 
 pytestmark = [  # Dagster's own: it uses what it calls beta, and what pydantic calls old
     pytest.mark.filterwarnings("ignore::dagster.BetaWarning"),
@@ -753,3 +759,24 @@ def test_a_replay_of_what_is_no_recording_says_why(broker: Any, side: Side, monk
     assert reason(result).startswith(
         f"this cannot be replayed: this recording cannot be read: {notes}: holds no trades"
     )
+
+
+def test_a_training_checks_rows_of_the_last_day_before_the_test_and_of_the_first_day_of_the_test(
+    tmp_path: Path,
+) -> None:
+    """Three days of two products; the test is the last day. Each span begins with its day, after the day before."""
+    days = days_from(DAY, 3)
+    lake = Lake.open(tmp_path / "lake")
+    times = np.arange(MIDNIGHT + 20 * HOUR, MIDNIGHT + 54 * HOUR, 10 * NS) + 1
+    for seed, product in enumerate(("BTC-USD", "ETH-USD")):
+        ingest(lake, recorded(tmp_path / f"{product}.csv", trades_at(times, product, seed)))
+    make_all(lake, ["BTC-USD", "ETH-USD"], days)
+    chosen = choose_days(lake, DayRange())
+    before, test = checked_spans(lake, SPEC, chosen, days[2])
+    assert (before.trades.keys[0].product_id, test.trades.keys[0].product_id) == ("ETH-USD", "BTC-USD")
+    assert (before.since, test.since) == (MIDNIGHT + DAY_NS + 1, MIDNIGHT + 2 * DAY_NS + 1)
+    assert before.trades.event_time.min() < before.since
+    assert before.trades.event_time.max() < before.since + CHECKED_HOURS * HOUR < test.since
+    rows = training_sample(lake, SPEC, chosen.products, days[0], days[2])
+    end = dt.datetime.combine(days[2], dt.time(), dt.UTC)
+    assert all(each.passed for each in check_rows(rows, SPEC, end, [before, test]))
