@@ -53,7 +53,8 @@ def adapted_again(records: Sequence[Any], model: ServedModel, spec: FeatureSpec)
     """
     first, anchor = _bounds(records, spec)
     cut = max(first, anchor)
-    if cut == first and (records[cut].weight, records[cut].judged_horizons) != (PRIOR_HORIZONS, 0):
+    is_fresh = (records[first].weight, records[first].judged_horizons) == (PRIOR_HORIZONS, 0)
+    if not (is_fresh or _reach_far_enough(records, spec)):
         return None
     states, key = Adaptations(spec), StreamKey("", "")
     if cut > first:

@@ -34,7 +34,7 @@ from data.stream.clients import Incoming
 from data.stream.codec import encode, encode_trades
 from data.stream.origin import MAX_NOTE, Origin, read_origin, recording_of, write_origin
 from data.stream.reader import RecordBlock, TopicReader
-from data.stream.records import PARTITIONS, PREDICTIONS, TRADES, End, partition_of, with_time_texts
+from data.stream.records import ADAPTATION_FIELDS, PARTITIONS, PREDICTIONS, TRADES, End, partition_of, with_time_texts
 from data.times import NS
 from data.trades import StreamKey, Trades
 from offline.explain import bisection, streams
@@ -289,7 +289,11 @@ def test_a_model_that_is_gone_or_another_is_said_and_the_row_is_still_made_again
 
 
 @pytest.mark.parametrize(
-    ("field", "part"), [("score", "score"), ("ret_std", "row"), ("ewma_variance_60", "row"), ("price", "row")]
+    ("field", "part"),
+    [
+        *(("score", "score"), ("raw_score", "score"), ("weighted_sum", "score"), ("offset_low", "score")),
+        *(("ret_std", "row"), ("ewma_variance_60", "row"), ("price", "row")),
+    ],
 )
 def test_a_number_that_is_off_by_its_last_bit_is_found(quiet: Broker, models: Path, field: str, part: str) -> None:
     trades = simulated("SOL-USD", 1_500, f"tampered-{field}")
@@ -306,6 +310,34 @@ def test_a_number_that_is_off_by_its_last_bit_is_found(quiet: Broker, models: Pa
     assert f"{field} is {getattr(bad.prediction, field)} in the record, made again" in said(bad, part)
     assert bad.exit_code == DIFFERENT
     assert outcomes(good)["recording"] == "expired", "written by hand: nobody has noted where it came from"
+
+
+def test_a_forecast_of_an_earlier_release_is_the_models_own(quiet: Broker, models: Path) -> None:
+    """Before the first judged forecast, the published score is the model's own, with and without adaptation."""
+    trades = simulated("SOL-USD", 200, "earlier")
+
+    def change(record: dict[str, Any]) -> None:
+        assert record.pop("judged_horizons") == 0
+        for name in ADAPTATION_FIELDS[:-1]:
+            del record[name]
+
+    write_forecasts(quiet, trades, change)
+    (each,) = explainer(quiet, models).explain(trades.keys[0], [int(trades.trade_id[150])])
+    assert (outcomes(each)["row"], outcomes(each)["score"]) == ("equal", "equal")
+
+
+def test_an_adaptation_whose_forecasts_are_gone_is_expired(quiet: Broker, models: Path) -> None:
+    """The forecasts up to the first judged one are not on the topic, as if they had expired."""
+    trades = simulated("SOL-USD", 3_000, "headless")
+    partition = partition_of("SOL-USD")
+    forecasts = made_forecasts(quiet, trades)
+    records = [msgspec.json.decode(value) for value in forecasts]
+    first = next(i for i, record in enumerate(records) if record["judged_horizons"] > 0)
+    produce(quiet, PREDICTIONS, partition, forecasts[first:])
+    wanted = trades.trade_id[[first + 1, 2_999]].tolist()
+    young, old = explainer(quiet, models).explain(trades.keys[0], wanted)
+    assert outcomes(young)["score"] == "expired"
+    assert outcomes(old)["score"] == "equal", "more than a horizon later"
 
 
 def test_a_forecast_of_another_trade_is_found(quiet: Broker, models: Path) -> None:
