@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -20,23 +20,27 @@ from offline.leaks.models import check_model
 from offline.leaks.rows import check_rows
 from offline.leaks.verdicts import LeakFound
 from offline.losses_table import Evaluation, evaluate
+from offline.models.candidate import Candidate, Recipe
 from offline.models.recipes import (
     BASELINE,
+    PRODUCTS,
+    RECIPES,
+    SEED,
+    TRAINING_DAYS,
     simulated_rows,
     simulated_spans,
     split,
     train_baseline,
     train_end_of_simulated_days,
-    train_ml,
 )
 from offline.promotion.gate import Refused, fetch_model
+from offline.promotion.inputs import GateInputs
 from offline.promotion.ledger import finish_pending
 from offline.promotion.moves import promote
-from offline.promotion.register import Candidate, register
+from offline.promotion.provenance import Provenance, SimulatedRows, TrainingRows
+from offline.promotion.register import register
 from offline.samples import Sample, TradeSpan
 from offline.settings import OfflineSettings
-
-Recipe = Callable[[Sample, FeatureSpec, dt.datetime], Candidate]
 
 
 class Challenger(NamedTuple):
@@ -51,7 +55,8 @@ def train(
     rows: Sample,
     spec: FeatureSpec,
     train_end: dt.datetime,
-    recipes: Sequence[Recipe] = (train_baseline, train_ml),
+    made_from: TrainingRows,
+    recipes: Mapping[str, Recipe] = RECIPES,
     *,
     spans: Iterable[TradeSpan],
     reason: str = "",
@@ -65,6 +70,8 @@ def train(
     Args:
         registry: keeps the challengers and the champions.
         rows: up to `train_end` for training, later for the test.
+        made_from: where the gate finds the rows of the training again.
+        recipes: by name.
         spans: trades behind some of the rows, for the sentinels.
         reason: why a model is much better than the calibrated EWMA, see `check_model`; a parameter of each run.
 
@@ -73,19 +80,19 @@ def train(
         ValueError: there are too few rows, or a model cannot be fitted.
         RegistryError: MLflow does not answer or fails.
     """
-    candidates, of_rows = [], check_rows(rows, spec, train_end, spans)
-    for recipe in recipes:
+    candidates, of_rows = {}, check_rows(rows, spec, train_end, spans)
+    for name, recipe in recipes.items():
         candidate = recipe(rows, spec, train_end)
         verdicts = of_rows + check_model(candidate, recipe, rows, spec, train_end, reason)
         if not all(each.passed for each in verdicts):
             raise LeakFound(candidate.name, verdicts)
         params = candidate.params | {f"sentinel {each.name}": each.found for each in verdicts}
         sentinels = {each.name: each.passed for each in verdicts}
-        candidates.append(replace(candidate, params=params, sentinels=sentinels))
-        yield candidates[-1]
-    yield compare(registry, candidates, split(rows, train_end, spec).test, spec)
-    for candidate in candidates:
-        yield Challenger(candidate, register(registry, candidate))
+        candidates[name] = replace(candidate, params=params, sentinels=sentinels)
+        yield candidates[name]
+    yield compare(registry, list(candidates.values()), split(rows, train_end, spec).test, spec)
+    for name, candidate in candidates.items():
+        yield Challenger(candidate, register(registry, candidate, Provenance.here(name, made_from)))
 
 
 def compare(registry: Registry, candidates: Sequence[Candidate], test: Sample, spec: FeatureSpec) -> Evaluation:
@@ -113,13 +120,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if only_if_missing and champion is not None and champion.tags.get("spec_id") == spec.spec_id:
             print(f"{BASELINE} version {champion.version} is champion already: nothing to do")
             return
-        rows = simulated_rows(spec)
+        rows, made_from = simulated_rows(spec), SimulatedRows(seed=SEED, products=PRODUCTS, days=TRAINING_DAYS)
         train_end, spans = train_end_of_simulated_days(), simulated_spans()
-        results = train(registry, rows, spec, train_end, [train_baseline], spans=spans)
+        recipes = {name: recipe for name, recipe in RECIPES.items() if recipe is train_baseline}
+        results = train(registry, rows, spec, train_end, made_from, recipes, spans=spans)
         (challenger,) = (each for each in results if isinstance(each, Challenger))
         version, metrics = challenger.version, challenger.candidate.metrics
         who, why = "offline.training", "trained on simulated days"
-        promote(registry, BASELINE, version, test=rows.after, spec=spec, who=who, why=why)
+        inputs = GateInputs(rows.after, lambda _: rows)  # the simulator gives the same rows again
+        promote(registry, BASELINE, version, inputs=inputs, spec=spec, who=who, why=why)
     except (RegistryError, Refused, LeakFound) as error:
         sys.exit(str(error))
     print(

@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import pickle
 import urllib.request
+from collections.abc import Mapping
+from typing import NoReturn
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from data.models.registry import ModelFile, Registry
 from data.names import AlreadyThere
 from offline.models.baseline import ScaledEwma, Unconditional, Window
 from offline.models.cascade import Cascade
+from offline.promotion.inputs import GateInputs
 from offline.promotion.register import experiment_id
 
 SPEC = FeatureSpec()
@@ -61,11 +64,22 @@ def a_pickle() -> bytes:
     return pickle.dumps({"model": [1, 2, 3]})
 
 
-def put_version(uri: str, name: str, content: bytes, digest: str | None = None) -> str:
+def _nothing(*_: object) -> NoReturn:
+    raise ValueError("there are no rows: what is promoted here is forced")
+
+
+NO_ROWS = GateInputs(_nothing, _nothing)
+"""Inputs of a gate that is not under test."""
+
+
+def put_version(
+    uri: str, name: str, content: bytes, digest: str | None = None, tags: Mapping[str, str] | None = None
+) -> str:
     """Put a file into a real registry as a version, past `register`, in some 50 ms, and return the version's number.
 
     Args:
         digest: digest in the version's tag; the file's own unless given.
+        tags: more tags, as of `Provenance`.
     """
     registry = Registry(uri)
     with contextlib.suppress(AlreadyThere):
@@ -74,7 +88,7 @@ def put_version(uri: str, name: str, content: bytes, digest: str | None = None) 
     place = run["artifact_uri"].removeprefix("mlflow-artifacts:/")
     url = f"{uri}/api/2.0/mlflow-artifacts/artifacts/{place}/model.onnx"
     urllib.request.urlopen(urllib.request.Request(url, content, method="PUT"), timeout=10).close()
-    tags = {"digest": digest or hashlib.sha256(content).hexdigest(), "spec_id": SPEC.spec_id}
+    tags = {"digest": digest or hashlib.sha256(content).hexdigest(), "spec_id": SPEC.spec_id, **(tags or {})}
     created = registry.call(
         "POST",
         "model-versions/create",

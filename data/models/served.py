@@ -131,7 +131,9 @@ class ServedModel:
         model = cls(**metadata, digest=found, _session=session)
         if model.spec_id != spec_id:
             raise ModelRefused(
-                f"the model was trained on rows of spec {model.spec_id}, rows here are of spec {spec_id}", "spec"
+                f"the model was trained on rows of spec {model.spec_id}, rows here are of spec {spec_id}: train again, "
+                "with `python -m offline.training` or the job `retrain`",
+                "spec",
             )
         if model.columns[: len(CONTRACT)] != CONTRACT or len(set(model.columns)) < len(model.columns):
             reason = f"columns must be distinct and begin with {CONTRACT}, were {model.columns}"

@@ -96,7 +96,7 @@ def _repeats(key: Floats, time: Int64s, horizon: int) -> NDArray[np.bool_]:
     """Return a mask of the rows of `key` that equal another row at the same time, or a horizon away or more."""
     if not len(key):
         return np.zeros(0, np.bool_)
-    _, group = np.unique(key, axis=0, return_inverse=True)
+    _, group = np.unique(_hashes(key), return_inverse=True)
     order = np.lexsort([time, group])
     group, time = group[order], time[order]
     starts = np.flatnonzero(np.append(True, np.diff(group) != 0))
@@ -106,6 +106,15 @@ def _repeats(key: Floats, time: Int64s, horizon: int) -> NDArray[np.bool_]:
     found = np.empty(len(key), np.bool_)
     found[order] = np.append(twins, False) | np.append(False, twins)
     found[order] |= (time - first >= horizon) | (last - time >= horizon)
+    return found
+
+
+def _hashes(rows: Floats) -> NDArray[np.uint64]:
+    """Return a hash of each row's bits, shape (n,): sorting whole rows takes a hundred times as long."""
+    found = np.zeros(len(rows), np.uint64)
+    for column in np.ascontiguousarray(rows.T).view(np.uint64):
+        found = (found ^ column) * np.uint64(0x9E3779B97F4A7C15)  # odd: nothing is lost; the bits move up,
+        found ^= found >> np.uint64(29)  # and down again
     return found
 
 

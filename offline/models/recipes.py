@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,9 +15,9 @@ from data.simulator.day import simulate_day
 from data.times import DAY_S, NS, second_text, start_ns, to_datetime
 from offline.losses_table import evaluate
 from offline.models import baseline, shape
+from offline.models.candidate import Candidate, Recipe
 from offline.models.cascade import Cascade, Rows
 from offline.models.crossfit import COVERAGE, with_intervals
-from offline.promotion.register import Candidate
 from offline.samples import CHECKED_HOURS, SHORT_WINDOWS, Sample, TradeSpan, sample
 
 BASELINE, ML = "volatility-baseline", "volatility-ml"
@@ -210,3 +210,7 @@ def simulated_spans(hours: tuple[int, int] = (0, CHECKED_HOURS)) -> list[TradeSp
 def train_end_of_simulated_days() -> dt.datetime:
     """Return the begin of the test day, UTC."""
     return dt.datetime.combine(TEST_DAY, dt.time(), dt.UTC)
+
+
+RECIPES: Mapping[str, Recipe] = {"cascade of scaled EWMAs": train_baseline, "cascade of shapes": train_ml}
+"""Recipes by name. A recipe that makes other models of the same rows needs a new name: the gate asks more of it."""

@@ -21,7 +21,7 @@ from data.files import may_lose_its_reader
 from data.models.registry import Registry
 from data.names import RegistryError
 from data.times import second_text
-from offline.promotion.gate import Refused, lake_rows
+from offline.promotion.gate import Refused
 from offline.promotion.ledger import Entry, finish_pending, history, served_at
 from offline.promotion.moves import begun_before, promote, roll_back
 from offline.settings import OfflineSettings
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Promote a model, roll a model back, finish pending entries, and show the champion of a past time."""
     parser = argparse.ArgumentParser(prog="python -m offline.promotion", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    asked = commands.add_parser("history", help="all promotions and rollbacks, oldest first")
+    asked = commands.add_parser("history", help="all promotions, refusals and rollbacks, oldest first")
     asked.add_argument("model", nargs="?", help="of this model alone")
     asked = commands.add_parser("served-at", help="which version of each model was champion at a time")
     asked.add_argument("when", type=_time, metavar="T", help="as 2026-11-20T10:00Z")
@@ -85,11 +85,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for entry in finish_pending(registry):
             print(f"finished: {entry.action} {entry.model} to version {entry.to_version}, now {entry.state}")
         if args.command == "promote":
+            from offline.promotion.inputs import lake_inputs  # noqa: PLC0415 - half a second, which a rollback saves
+
             spec = settings.spec()
-            test = lake_rows(settings.lake_uri, spec)
-            who = getpass.getuser()
             entry = promote(
-                registry, args.model, args.version, test=test, spec=spec, who=who, why=args.why, force=args.force
+                registry,
+                args.model,
+                args.version,
+                inputs=lake_inputs(settings.lake_uri, spec),
+                spec=spec,
+                who=getpass.getuser(),
+                why=args.why,
+                force=args.force,
             )
             print(show([entry]))
         elif args.command == "history":

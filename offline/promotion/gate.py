@@ -1,46 +1,62 @@
-"""The gate: conditions that a challenger must meet before the alias `champion` moves."""
+"""The gate: what a challenger must show before the alias `champion` moves.
+
+The gate believes no stored figure: the file is downloaded and loaded, the recipe is fitted again on the rows that the
+version names, and all models are scored on the same later rows.
+"""
 
 from __future__ import annotations
 
-# ruff: noqa: PLC0415 - a rollback needs nothing of the lake, whose readers take half a second to import
 import hashlib
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
-from typing import Any, NamedTuple
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from data.features.spec import FeatureSpec
 from data.models.registry import Registry, Version
-from data.models.served import VARIANTS, Scores, ServedModel
+from data.models.served import ServedModel
 from data.names import ModelRefused, VersionNotFound
-from data.times import second_text
-from data.truth.targets import variance_floor
-from offline.losses_table import UNSCALED_EWMA, Evaluation, evaluate, judged_rows
+from data.times import second_text, to_datetime
+from data.truth.losses import qlike, volatility_terciles
+from offline.leaks.rows import duplicates
+from offline.losses_table import judged_rows
+from offline.promotion.conditions import (
+    LIMITS,
+    MAX_OFF,
+    MIN_HORIZONS,
+    NOT_JUDGED,
+    Comparison,
+    Condition,
+    Finding,
+    Kind,
+    check_duplicates,
+    check_intervals,
+    check_training,
+    compare,
+    conditions,
+    limits_of,
+)
+from offline.promotion.ledger import Entry, history, tries_on
+from offline.promotion.measures import (
+    CALIBRATED_EWMA,
+    calibrated_ewma,
+    largest_difference,
+    score,
+    unusable_answers,
+)
+from offline.promotion.provenance import LakeRows, Provenance
+from offline.promotion.register import sentinels_of
 from offline.samples import Sample
 
-BASELINE = "volatility-baseline"
-MODELS = tuple(f"volatility-{variant}" for variant in VARIANTS)
-MIN_HORIZONS = 240
-CANDIDATE, CHAMPION = "candidate", "champion"
-"""Names in the gate's evaluation."""
-NOT_JUDGED = "not judged"
-JUDGED = ("horizons", "answers", "answers alone", "QLIKE")
-"""Names of the conditions on forecasts."""
-ALONE = "the same in any batch"
-ASKED_ALONE = 32
-"""Number of rows that the gate scores in a batch of one, 50 us per row."""
+if TYPE_CHECKING:
+    from offline.promotion.inputs import GateInputs, Refit
 
-
-class Condition(NamedTuple):
-    """One condition of the gate, with the found and the allowed figures."""
-
-    name: str
-    is_met: bool
-    found: str
-    allowed: str
+BASELINE, ML = "volatility-baseline", "volatility-ml"
+SHOWN = 200
+"""Maximum number of characters of a figure in the evidence: a tag of MLflow holds 8,000."""
+RETRAIN = "retrain"
+"""Advice for a version that cannot be made again."""
 
 
 class Refused(Exception):
@@ -80,110 +96,219 @@ class Verdict:
 
 
 def judge(
-    registry: Registry,
-    wanted: Version,
-    *,
-    test: Callable[[datetime], Sample],
-    spec: FeatureSpec,
-    baseline: str = BASELINE,
+    registry: Registry, wanted: Version, *, inputs: GateInputs, spec: FeatureSpec, baseline: str = BASELINE
 ) -> Verdict:
     """Judge whether a version may be champion, without changing anything; see `promote` for the arguments.
 
     Raises:
         RegistryError: MLflow does not answer.
     """
-    model, champion = wanted.name, registry.champion(wanted.name)
-    digest, candidate, conditions = fetch_model(registry, wanted, spec)
+    champion = registry.champion(wanted.name)
+    digest, candidate, found = fetch_model(registry, wanted, spec)
     is_new = champion is None or champion.version != wanted.version
-    is_other = Condition("is not champion", is_new, f"version {wanted.version}", "a version that does not serve")
-    conditions.insert(1, is_other)
-    if candidate is not None and model in MODELS:
-        is_named = model == f"volatility-{candidate.variant}"
-        conditions.append(Condition("variant", is_named, candidate.variant, model.removeprefix("volatility-")))
-    can_serve = all(condition.is_met for condition in conditions)
+    found.insert(1, Condition("is not champion", is_new, f"version {wanted.version}", "a version that does not serve"))
+    if candidate is not None and wanted.name in (BASELINE, ML):
+        is_named = wanted.name == f"volatility-{candidate.variant}"
+        found.append(Condition("variant", is_named, candidate.variant, wanted.name.removeprefix("volatility-")))
+    can_serve = all(condition.is_met for condition in found)
     evidence: dict[str, Any] = {"spec_id": spec.spec_id}
     if candidate is None:
-        allowed = (str(MIN_HORIZONS), "every row", "every row", "the champion's")
-        conditions += _conditions({}, dict(zip(JUDGED, allowed, strict=True)))
+        found += conditions({}, LIMITS)
     else:
-        rival_name, rival = _rival(registry, (champion, registry.champion(baseline)), spec)
-        evidence["compared_with"] = rival_name
-        conditions += _judge_forecasts(candidate, rival, rival_name, test, spec, evidence)
-    evidence |= {f"condition {each.name}": f"{each.found}; allowed is {each.allowed}" for each in conditions}
-    return Verdict(digest, champion.version if champion else None, can_serve, conditions, evidence=evidence)
+        rivals = find_rivals(registry, wanted, champion, candidate, baseline, spec)
+        trial = Trial(wanted, candidate, rivals, inputs, spec)
+        trial.run(history(registry, wanted.name))
+        found += trial.conditions()
+        evidence |= trial.evidence
+    evidence |= {f"condition {each.name}": f"{each.found[:SHOWN]}; allowed is {each.allowed[:SHOWN]}" for each in found}
+    return Verdict(digest, champion.version if champion else None, can_serve, found, evidence)
 
 
-def _judge_forecasts(
-    candidate: ServedModel,
-    rival: ServedModel | None,
-    rival_name: str,
-    test: Callable[[datetime], Sample],
-    spec: FeatureSpec,
-    evidence: dict[str, Any],
-) -> list[Condition]:
-    """Score the rows later than both trainings, and add the figures to `evidence`."""
-    trained = max(model.train_end for model in (candidate, rival) if model is not None)
-    after = trained + timedelta(seconds=spec.horizon_s)  # no target of training reaches into a row's horizon
-    since = f"after {second_text(after)}"
-    no_worse = f"that of {rival_name} or less"
-    allowed = dict(zip(JUDGED, (f"{MIN_HORIZONS} or more", "0 unusable", ALONE, no_worse), strict=True))
-    try:
-        rows = test(after)
-    except ValueError as error:  # there are none
-        return _conditions({"horizons": (False, f"0 {since}: {error}")}, allowed)
-    rows = rows.after(after)
-    unusable, swayed = _unusable_answers(candidate, rows, spec)
-    horizons = judged_rows(rows, spec).horizons(spec)
-    evidence |= {"tested_after": second_text(after), "rows": len(rows), "horizons": horizons}
-    found = {
-        "horizons": (horizons >= MIN_HORIZONS, f"{horizons} {since}"),
-        "answers": (not unusable, f"{unusable:,} of {len(rows):,} unusable"),
-        "answers alone": (not swayed, f"{swayed:,} of {len(rows):,} otherwise"),
-    }
-    if unusable or not horizons:
-        return _conditions(found, allowed)
-    try:
-        # The floor is computed from these rows: both models need the same floor, and nobody may choose the floor.
-        floor = variance_floor(judged_rows(rows, spec).targets ** 2)
-        models = {CANDIDATE: candidate} | ({} if rival is None else {CHAMPION: rival})
-        table = evaluate(models, rows, spec, floor)
-    except ValueError as error:
-        return _conditions(found | {"QLIKE": (False, f"{NOT_JUDGED}: {error}")}, allowed)
-    ours, theirs = (table.losses_of(name).qlike for name in (CANDIDATE, UNSCALED_EWMA if rival is None else CHAMPION))
-    evidence |= _figures(table, ours, theirs)
-    ours_text, theirs_text = _distinct_texts(ours, theirs)
-    found["QLIKE"], allowed["QLIKE"] = (ours <= theirs, ours_text), f"{theirs_text}, {no_worse}"
-    return _conditions(found, allowed)
+class Rivals(NamedTuple):
+    """Forecasters to compare a version with; a rival without a model is the calibrated EWMA.
 
-
-def _conditions(found: dict[str, tuple[bool, str]], allowed: dict[str, str]) -> list[Condition]:
-    """Return the conditions on forecasts by what was found and what is allowed; the rest was not judged."""
-    return [Condition(name, *found.get(name, (False, NOT_JUDGED)), text) for name, text in allowed.items()]
-
-
-def _distinct_texts(one: float, other: float) -> tuple[str, str]:
-    """Format two numbers with 4 decimals, or with more decimals until the texts differ.
-
-    >>> _distinct_texts(0.25, 0.125), _distinct_texts(0.15943, 0.15941)
-    (('0.2500', '0.1250'), ('0.15943', '0.15941'))
+    Attributes:
+        kind: of the version.
+        champion_name, baseline_name: for people; `baseline_name` is None if the version is no `volatility-ml`.
     """
-    texts = ((f"{one:.{decimals}f}", f"{other:.{decimals}f}") for decimals in range(4, 17))
-    return next((pair for pair in texts if one == other or pair[0] != pair[1]), (repr(one), repr(other)))
+
+    kind: Kind
+    champion: ServedModel | None
+    champion_name: str
+    baseline: ServedModel | None
+    baseline_name: str | None
 
 
-def _figures(found: Evaluation, ours: float, theirs: float) -> dict[str, Any]:
-    return {
-        "qlike": ours,
-        "qlike_compared": theirs,
-        "qlike_ratio": ours / theirs if theirs else float("inf"),
-        "qlike_unscaled_ewma": found.losses_of(UNSCALED_EWMA).qlike,
-        "coverage": found.losses_of(CANDIDATE).coverage,
-        "judged_rows": found.rows,
-        "zero_target_share": found.zero_target_share,
-        "variance_floor": found.variance_floor,
-        "first_row": second_text(found.first_time),
-        "last_row": second_text(found.last_time),
-    }
+def find_rivals(
+    registry: Registry,
+    wanted: Version,
+    champion: Version | None,
+    candidate: ServedModel,
+    baseline: str,
+    spec: FeatureSpec,
+) -> Rivals:
+    """Return the rivals. A champion of another spec, or one that does not load, can score no row, and is no rival."""
+    kind, name, model = Kind.FIRST, CALIBRATED_EWMA, None
+    if champion is not None and (model := fetch_model(registry, champion, spec).model) is not None:
+        is_same = champion.tags.get("recipe") == wanted.tags.get("recipe")
+        kind, name = Kind.REFRESH if is_same else Kind.NEW_RECIPE, f"{champion.name} version {champion.version}"
+    if candidate.variant != "ml":
+        return Rivals(kind, model, name, None, None)
+    other, other_name = None, CALIBRATED_EWMA
+    held = registry.champion(baseline)
+    if held is not None and (other := fetch_model(registry, held, spec).model) is not None:
+        other_name = f"{held.name} version {held.version}"
+    return Rivals(kind, model, name, other, other_name)
+
+
+class Trial:
+    """Judgement of the forecasts of one version: `run`, then `conditions` and `evidence`.
+
+    Attributes:
+        evidence: the figures, for the ledger.
+    """
+
+    def __init__(
+        self, wanted: Version, candidate: ServedModel, rivals: Rivals, inputs: GateInputs, spec: FeatureSpec
+    ) -> None:
+        self._candidate, self._rivals, self._inputs, self._spec = candidate, rivals, inputs, spec
+        self._made = Provenance.of_tags(wanted.tags)
+        self._sentinels = sentinels_of(wanted.tags)
+        self._tries = 1
+        self._found: dict[str, Finding] = {}
+        self.evidence: dict[str, Any] = {"kind": str(rivals.kind), "compared_with": rivals.champion_name}
+
+    def conditions(self) -> list[Condition]:
+        """Return all conditions; what was not reached is not judged, and so is not met."""
+        kind, names = self._rivals.kind, (self._rivals.champion_name, self._rivals.baseline_name)
+        limits = dict(LIMITS)
+        if kind == Kind.NEW_RECIPE or self._sentinels:
+            limits["leak sentinels"] = "all passed"
+        if self._needs_certificate:
+            limits["parity"] = "a certificate for this spec: run the check `parity` of `feature_rows`"
+        return conditions(self._found, limits | limits_of(kind, *names, self._tries))
+
+    def run(self, earlier: list[Entry]) -> None:
+        """Fit the recipe again, score the rows later than all trainings, and compare.
+
+        Args:
+            earlier: entries of the model in the ledger.
+        """
+        failed = sorted(name for name, passed in self._sentinels.items() if not passed)
+        ran = f"none of {len(self._sentinels)} failed" if self._sentinels else "none was run"
+        passed = bool(self._sentinels) and not failed
+        self._found["leak sentinels"] = Finding(passed, f"{', '.join(failed)} failed" if failed else ran)
+        if self._needs_certificate:
+            certificate = self._inputs.certificate()
+            self._found["parity"] = Finding(bool(certificate), certificate or "none")
+        refit, rows = self._fit_again(), self._read_test()
+        if rows is None or not len(rows):
+            return
+        if refit is not None and "refit" not in self._found:
+            self._compare_answers(refit.candidate.model, rows)
+        judged = judged_rows(rows, self._spec)
+        if self._check_answers(rows) and refit is not None and len(judged):
+            self._compare(judged, refit, earlier)
+
+    @property
+    def _needs_certificate(self) -> bool:
+        """True for a new recipe on rows of the lake: only rows that equal the published rows show what it will see."""
+        return self._rivals.kind == Kind.NEW_RECIPE and self._made is not None and isinstance(self._made.rows, LakeRows)
+
+    def _fit_again(self) -> Refit | None:
+        """Fit the recipe again and compare the digests; None if the recipe cannot be fitted."""
+        try:
+            if self._made is None:
+                raise ValueError("the version has no tags of its recipe, code and rows")
+            refit = self._inputs.refit(self._made, self._candidate.train_end, self._spec)
+        except ValueError as error:
+            self._found["refit"] = Finding(False, f"{error}: {RETRAIN}")
+            return None
+        self.evidence["recipe"] = self._made.recipe
+        digest = refit.candidate.model.digest
+        if digest == self._candidate.digest:
+            self._found["refit"] = Finding(True, "the same digest")
+        elif not self._made.differences():
+            found = f"digest {digest[:12]} from the same code, lock and CPU type: {RETRAIN}"
+            self._found["refit"] = Finding(False, found)
+        return refit
+
+    def _read_test(self) -> Sample | None:
+        """Return the rows later than all trainings; None if the inputs have none."""
+        models = (self._candidate, self._rivals.champion, self._rivals.baseline)
+        trained = max(model.train_end for model in models if model is not None)
+        after = trained + timedelta(seconds=self._spec.horizon_s)  # no target of training reaches into a row's horizon
+        since = f"after {second_text(after)}"
+        try:
+            rows = self._inputs.test(after).after(after)
+        except ValueError as error:
+            self._found["horizons"] = Finding(False, f"0 {since}: {error}")
+            return None
+        judged = judged_rows(rows, self._spec)
+        horizons = judged.horizons(self._spec)
+        self._found["horizons"] = Finding(horizons >= MIN_HORIZONS, f"{horizons:,} {since}")
+        self.evidence |= {"tested_after": second_text(after), "rows": len(rows), "horizons": horizons}
+        if len(judged):
+            first, last = (to_datetime(int(time)) for time in (judged.event_time.min(), judged.event_time.max()))
+            self.evidence |= {"first_row": second_text(first), "last_row": second_text(last)}
+        return rows
+
+    def _check_answers(self, rows: Sample) -> bool:
+        """Return whether all answers are usable."""
+        unusable, swayed = unusable_answers(self._candidate, rows, self._spec)
+        self._found["answers"] = Finding(not unusable, f"{unusable:,} of {len(rows):,} unusable")
+        self._found["answers alone"] = Finding(not swayed, f"{swayed:,} of {len(rows):,} otherwise")
+        return not unusable
+
+    def _compare_answers(self, again: ServedModel, rows: Sample) -> None:
+        """Compare the answers of the version and of the refit, where code, lock or CPU type have changed."""
+        assert self._made is not None
+        off = largest_difference(self._candidate, again, rows, self._spec)
+        found = f"answers that differ by {off:.1e}, by another {' and '.join(self._made.differences())}"
+        self._found["refit"] = Finding(off <= MAX_OFF, found if off <= MAX_OFF else f"{found}: {RETRAIN}")
+
+    def _compare(self, rows: Sample, refit: Refit, earlier: list[Entry]) -> None:
+        """Compare amounts of rows, intervals and losses on the judged rows."""
+        spec, training = self._spec, refit.training
+        first, last = (to_datetime(int(time)) for time in (rows.event_time.min(), rows.event_time.max()))
+        self._tries += tries_on(earlier, first, last)
+        floor = float(refit.candidate.metrics["variance_floor"])
+        realized = np.maximum(rows.targets**2, floor)
+        self._found |= check_training(training.horizon(spec), training.event_time, rows.event_time)
+        self._found["duplicates"] = check_duplicates(duplicates(rows, training, spec))
+        answer = score(self._candidate, rows, spec)
+        self._found |= check_intervals(answer.lower, answer.upper, np.sqrt(realized))
+        self.evidence |= {
+            "judged_rows": len(rows),
+            "zero_target_share": float(np.mean(rows.targets == 0)),
+            "variance_floor": floor,
+            "coverage": float(np.mean((answer.lower**2 <= realized) & (realized <= answer.upper**2))),
+            "tries": self._tries,
+        }
+        try:
+            ewma = calibrated_ewma(training, rows, spec, floor)
+            ours, theirs, baseline = (
+                qlike(realized, ewma if model is None else score(model, rows, spec).score ** 2, floor)
+                for model in (self._candidate, self._rivals.champion, self._rivals.baseline)
+            )
+        except ValueError as error:
+            self._found["QLIKE"] = Finding(False, f"{NOT_JUDGED}: {error}")
+            return
+        self._found |= compare(
+            Comparison(
+                kind=self._rivals.kind,
+                losses=ours,
+                rival=theirs,
+                baseline=None if self._rivals.baseline_name is None else baseline,
+                horizon=rows.horizon(spec),
+                tercile=volatility_terciles(ewma),
+                product=rows.product_id,
+                tries=self._tries,
+            )
+        )
+        means = [float(np.mean(losses)) for losses in (ours, theirs, qlike(realized, ewma, floor))]
+        self.evidence |= dict(zip(("qlike", "qlike_compared", "qlike_calibrated_ewma"), means, strict=True))
+        self.evidence["qlike_ratio"] = means[0] / means[1] if means[1] else float("inf")
 
 
 class FetchedModel(NamedTuple):
@@ -217,66 +342,8 @@ def fetch_model(registry: Registry, held: Version, spec: FeatureSpec, promised: 
         loaded = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
     except ModelRefused as error:
         found = str(error)
-    conditions = [
+    of_file = [
         Condition("digest", digest == expected, digest, expected or "a digest in the version's tags"),
         Condition("loads", loaded is not None, found, "what data/models/served.py takes"),
     ]
-    return FetchedModel(digest, loaded, conditions)
-
-
-def _rival(
-    registry: Registry, champions: Iterable[Version | None], spec: FeatureSpec
-) -> tuple[str, ServedModel | None]:
-    """Return the name and the model of the rival: the first champion that loads, else None, for the unscaled EWMA.
-
-    A first baseline has no other rival. A champion of another spec cannot score these rows, and a champion that does
-    not load serves nobody: neither can be a rival.
-    """
-    for champion in champions:
-        if champion is not None and (model := fetch_model(registry, champion, spec).model) is not None:
-            return f"{champion.name} version {champion.version}", model
-    return f"the {UNSCALED_EWMA}", None
-
-
-def _unusable_answers(model: ServedModel, rows: Sample, spec: FeatureSpec) -> tuple[int, int]:
-    """Count the rows with an unusable answer, and the rows with a different answer in a different batch.
-
-    All rows are scored again in another order, and some rows alone: a graph may read neighbour rows, or random numbers.
-    """
-    if not len(rows):
-        return 0, 0
-    values = rows.values[:, [spec.columns.index(name) for name in model.columns]]
-    product_ids = rows.product_id
-    found = model.score(values, product_ids.tolist())
-    answers = _answer_bits(found)
-    order = np.random.default_rng(0).permutation(len(rows))
-    swayed = np.zeros(len(rows), np.bool_)
-    swayed[order] = (_answer_bits(model.score(values[order], product_ids[order].tolist())) != answers[order]).any(
-        axis=1
-    )
-    for row in order[:ASKED_ALONE]:
-        swayed[row] |= (_answer_bits(model.score(values[[row]], product_ids[[row]].tolist()))[0] != answers[row]).any()
-    return int(np.sum(~found.are_usable())), int(np.sum(swayed))
-
-
-def _answer_bits(found: Scores) -> NDArray[np.int64]:
-    """Return the answers as bits, int64 of shape (n, 3), so that NaN equals NaN."""
-    return np.column_stack([found.score, found.lower, found.upper]).view(np.int64)
-
-
-def lake_rows(lake_uri: str, spec: FeatureSpec) -> Callable[[datetime], Sample]:
-    """Return a function for the `test` argument of `promote`: counted rows of all products in a lake after a time.
-
-    Raises:
-        ValueError: pyarrow does not know the filesystem of the URI.
-    """
-    from offline.days.steps import TRAINING_SET
-    from offline.days.training_set import training_sample
-    from offline.lake.store import Lake
-
-    lake = Lake.open(lake_uri)
-
-    def test(after: datetime) -> Sample:
-        return training_sample(lake, spec, lake.products(TRAINING_SET), after.date(), date.max).after(after)
-
-    return test
+    return FetchedModel(digest, loaded, of_file)

@@ -1,8 +1,9 @@
-"""The ledger of promotions and rollbacks: champion versions over time, with person, reason and evidence.
+"""The ledger of promotions, refusals and rollbacks: champion versions over time, with person, reason and evidence.
 
 Each promotion and each rollback is one run in the MLflow experiment `promotions`. The run is written before the alias
-moves (RUNNING) and closed after the move (FINISHED), so the next process finds and finishes a killed promotion. No run
-is ever removed. Calls are plain REST, because people wait for promotions and importing mlflow takes seconds.
+moves (RUNNING) and closed after the move (FINISHED), so the next process finds and finishes a killed promotion. A
+refusal moves no alias, and is closed at once. No run is ever removed. Calls are plain REST, because people wait for
+promotions and importing mlflow takes seconds.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ class NotClosed(RegistryAway):
     """MLflow does not answer any more: the alias `champion` has moved, and the entry is not closed."""
 
 
-Action = Literal["promote", "rollback"]
+Action = Literal["promote", "rollback", "refuse"]
 EntryState = Literal["pending", "done", "failed"]
-VERBS: dict[Action, str] = {"promote": "promote", "rollback": "roll back"}
+VERBS: dict[Action, str] = {"promote": "promote", "rollback": "roll back", "refuse": "refuse"}
 STATES: dict[str, EntryState] = {"RUNNING": "pending", "FINISHED": "done"}
 TEXTS = ("action", "model", "from_version", "to_version", "digest", "who", "why", "machine", "dagster_run_url")
 """Fields of an entry that are tags of the same name; a tag without text is left out."""
@@ -48,19 +49,19 @@ TEXTS = ("action", "model", "from_version", "to_version", "digest", "who", "why"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One promotion or rollback.
+    """One promotion, rollback or refusal.
 
     Attributes:
         entry_id: id of the MLflow run; empty before the intent is written.
-        action: promote or rollback.
+        action: promote, rollback, or refuse: the gate refused the version, and no alias moved.
         model: name of the registered model.
         from_version: the champion before; None if there was no champion.
-        to_version: the champion after.
+        to_version: the champion after; of a refusal, the refused version.
         digest: SHA-256 of the judged file of `to_version`.
         who, why: person and reason.
         is_forced: the gate had refused the version.
         begun: time of writing the entry, UTC.
-        at: time of moving the alias, UTC; None while pending or if failed.
+        at: time of moving the alias, UTC; None while pending, if failed, and of a refusal.
         evidence: figures of the gate, by name.
         state: pending: written, and the move is not confirmed; failed: MLflow refused to move `champion`.
         machine: host and user that began the entry.
@@ -134,7 +135,7 @@ def promotions_in_effect(entries: Iterable[Entry]) -> list[Entry]:
     """
     stack: list[Entry] = []
     for entry in entries:
-        if entry.state == "failed":
+        if entry.state == "failed" or entry.action == "refuse":
             continue
         if entry.action == "promote":
             stack.append(entry)
@@ -143,6 +144,22 @@ def promotions_in_effect(entries: Iterable[Entry]) -> list[Entry]:
             back_to = entry.evidence.get("back_to_entry")
             stack = stack[: ids.index(back_to) + 1] if back_to in ids else stack[:-1]
     return stack
+
+
+def tries_on(entries: Iterable[Entry], first: datetime, last: datetime) -> int:
+    """Count the entries whose test overlaps a span by half of the shorter of the two spans, or more.
+
+    Args:
+        entries: of one model; an entry without rows of test is not counted.
+        first, last: event times of the first and the last judged row.
+    """
+    count = 0
+    for entry in entries:
+        if {"first_row", "last_row"} <= entry.evidence.keys():
+            begin, end = (datetime.fromisoformat(entry.evidence[name]) for name in ("first_row", "last_row"))
+            overlap = min(last, end) - max(first, begin)
+            count += overlap >= min(last - first, end - begin) / 2
+    return count
 
 
 @contextlib.contextmanager
@@ -228,6 +245,18 @@ def record(registry: Registry, entry: Entry, before: list[Entry]) -> Entry:
             "finishes it, and `python -m offline.promotion history` shows it. A rollback that finishes one goes no "
             "further itself"
         ) from error
+
+
+def record_refusal(registry: Registry, entry: Entry) -> Entry:
+    """Write a refusal, which moves no alias, and return the entry.
+
+    Raises:
+        RegistryError: MLflow does not answer.
+    """
+    begun = begin(registry, entry)
+    with contextlib.suppress(RegistryAway):
+        _write(registry, "update", begun, status="FINISHED", end_time=_ms(begun.begun))
+    return replace(begun, state="done")
 
 
 def begin(registry: Registry, entry: Entry) -> Entry:
@@ -339,7 +368,7 @@ def _entry(run: dict[str, Any]) -> Entry | None:
             begun=datetime.fromisoformat(tags["begun"]),
             at=datetime.fromisoformat(tags["moved_at"]) if "moved_at" in tags else None,
             evidence=json.loads(tags["evidence"]),
-            state=STATES.get(info["status"], "failed"),
+            state="done" if tags["action"] == "refuse" else STATES.get(info["status"], "failed"),
             experiment_id=info["experiment_id"],
         )
     except (KeyError, TypeError):  # a run that the ledger did not write, without some tag

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime
+from typing import TYPE_CHECKING
 
 from data.features.spec import FeatureSpec
 from data.models.registry import Registry
 from offline.promotion import ledger
-from offline.promotion.gate import BASELINE, Condition, Refused, fetch_model, judge
+from offline.promotion.conditions import Condition
+from offline.promotion.gate import BASELINE, Refused, fetch_model, judge
 from offline.promotion.ledger import Entry, finish_pending
-from offline.samples import Sample
+
+if TYPE_CHECKING:
+    from offline.promotion.inputs import GateInputs
 
 
 def promote(
@@ -18,7 +20,7 @@ def promote(
     model: str,
     version: str = "challenger",
     *,
-    test: Callable[[datetime], Sample],
+    inputs: GateInputs,
     spec: FeatureSpec,
     who: str,
     why: str,
@@ -28,13 +30,15 @@ def promote(
 ) -> Entry:
     """Judge a version, make the version champion if the gate is open, and return the ledger's entry.
 
+    A refusal is an entry of the ledger, too.
+
     Args:
         version: a number or an alias.
-        test: returns the counted rows of the lake after a time.
-        spec: of the rows of `test`.
+        inputs: rows, recipes and certificates for the gate.
+        spec: of the rows of `inputs`.
         force: promote a version refused by the gate, if the file can serve; `why` must give the reason, and the entry
             is marked as forced.
-        baseline: name of the model whose champion is the rival of a model without champion.
+        baseline: name of the model whose champion each version of `volatility-ml` must beat.
         dagster_run_url: page of the Dagster run that asks, for the ledger.
 
     Raises:
@@ -48,28 +52,27 @@ def promote(
     finish_pending(registry)
     wanted = registry.version(model, version)
     while True:
-        verdict = judge(registry, wanted, test=test, spec=spec, baseline=baseline)
-        if not (verdict.can_serve if force else verdict.is_open):
+        verdict = judge(registry, wanted, inputs=inputs, spec=spec, baseline=baseline)
+        is_refused = not (verdict.can_serve if force else verdict.is_open)
+        entry = Entry(
+            action="refuse" if is_refused else "promote",
+            model=model,
+            from_version=verdict.champion,
+            to_version=wanted.version,
+            digest=verdict.digest,
+            who=who,
+            why=why,
+            is_forced=not is_refused and not verdict.is_open,
+            evidence=verdict.evidence,
+            dagster_run_url=dagster_run_url,
+        )
+        if is_refused:
+            ledger.record_refusal(registry, entry)
             raise Refused(f"{model} version {wanted.version}", verdict.conditions)
         with ledger.settled(registry, model) as (before, _, serving):
             if serving != verdict.champion:
                 continue  # the champion has changed meanwhile: judge against the new champion
-            return ledger.record(
-                registry,
-                Entry(
-                    action="promote",
-                    model=model,
-                    from_version=verdict.champion,
-                    to_version=wanted.version,
-                    digest=verdict.digest,
-                    who=who,
-                    why=why,
-                    is_forced=force and not verdict.is_open,
-                    evidence=verdict.evidence,
-                    dagster_run_url=dagster_run_url,
-                ),
-                before,
-            )
+            return ledger.record(registry, entry, before)
 
 
 def roll_back(

@@ -11,8 +11,6 @@ import contextlib
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -22,11 +20,8 @@ from data.models.served import OUTPUTS, ServedModel
 from data.models.settings import RegistrySettings
 from data.names import AlreadyThere, ModelRefused, RegistryError, VersionNotFound, is_loopback
 from data.times import second_text
-from data.trades import Floats
-
-if TYPE_CHECKING:
-    from offline.losses_table import Evaluation
-
+from offline.models.candidate import Candidate
+from offline.promotion.provenance import Provenance
 
 CLIENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # by default, a client retries for minutes if the server is away
@@ -34,30 +29,8 @@ CLIENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A trained and tested model, ready to register.
-
-    Attributes:
-        name: of the registered model.
-        model_bytes: the ONNX file.
-        model: the loaded `model_bytes`.
-        example: shape (2, k), two rows of input.
-        params, metrics: for the MLflow run.
-        evaluation: the table behind the metrics; None if the model was not judged.
-        sentinels: verdict of each leak sentinel by name, true if the sentinel found no leak.
-    """
-
-    name: str
-    model_bytes: bytes
-    model: ServedModel
-    example: Floats
-    params: dict[str, Any]
-    metrics: dict[str, float]
-    evaluation: Evaluation | None = None
-    sentinels: Mapping[str, bool] = field(default_factory=dict)
+SENTINEL, PASSED = "sentinel.", "passed"
+"""Prefix of the tag of each leak sentinel, and the tag's value if the sentinel found no leak."""
 
 
 def prepare_client(registry: Registry) -> None:
@@ -75,12 +48,15 @@ def prepare_client(registry: Registry) -> None:
             os.environ[name] = ",".join(dict.fromkeys(hosts))
 
 
-def register(registry: Registry, candidate: Candidate) -> str:
+def register(registry: Registry, candidate: Candidate, made: Provenance | None = None) -> str:
     """Log a run with the model, register a version, set the alias `challenger`, and return the version number.
 
     The logged file is read back and checked first; then one request creates the version with all tags. The alias
     `champion` does not move: only a promotion moves `champion`. The model's run is nested in an active MLflow run, if
     any.
+
+    Args:
+        made: what the model was made from; the gate refuses a version without this description.
 
     Raises:
         RegistryError: MLflow does not answer or fails, or the file read back differs from the model.
@@ -124,6 +100,8 @@ def register(registry: Registry, candidate: Candidate) -> str:
                 "run_id": run.info.run_id,
             }
             tags |= {f"metric.{metric}": f"{value:.6g}" for metric, value in candidate.metrics.items()}
+            tags |= {} if made is None else made.tags()
+            tags |= {SENTINEL + name: PASSED if passed else "failed" for name, passed in candidate.sentinels.items()}
             with contextlib.suppress(AlreadyThere):
                 registry.call("POST", "registered-models/create", {"name": candidate.name}, dict)
             client = mlflow.MlflowClient(registry.uri)
@@ -136,6 +114,11 @@ def register(registry: Registry, candidate: Candidate) -> str:
             f"{candidate.name} is not registered, MLflow at {registry.uri}: {error}. When it answers again, train again"
         ) from error
     return str(created.version)
+
+
+def sentinels_of(tags: Mapping[str, str]) -> dict[str, bool]:
+    """Return the verdict of each leak sentinel in a version's tags, by name."""
+    return {name.removeprefix(SENTINEL): tags[name] == PASSED for name in tags if name.startswith(SENTINEL)}
 
 
 def set_alias(registry: Registry, name: str, alias: str, version: str | None) -> None:

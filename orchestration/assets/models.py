@@ -19,14 +19,15 @@ from data.models.registry import Registry
 from data.times import second_text
 from offline.days.steps import TRADES, TRAINING_SET
 from offline.days.training_set import training_sample
-from offline.lake.store import Lake
+from offline.lake.store import Lake, Partition
+from offline.promotion.provenance import LakeRows
 from orchestration.assets import plots
 from orchestration.assets.partitions import DayRange, DaysConfig, table_of
 from orchestration.resources import LakeResource, RegistryResource, ending, explained
 
 if TYPE_CHECKING:
     from offline.losses_table import Evaluation
-    from offline.promotion.register import Candidate
+    from offline.models.candidate import Candidate
     from offline.samples import Sample, TradeSpan
     from offline.training import Challenger
 
@@ -90,7 +91,7 @@ def models(
 ) -> Iterator[dg.MaterializeResult]:
     """Train both models on the same rows, test both on later rows, and register both."""
     from offline.losses_table import ALL, Evaluation
-    from offline.promotion.register import Candidate
+    from offline.models.candidate import Candidate
     from offline.training import train
 
     store, spec = lake.open(), lake.spec
@@ -101,12 +102,13 @@ def models(
         rows = _training_rows(store, spec, days, test_day)
         mlflow.log_params(_params(days, train_end))
         first, last = days.days[0], days.days[-1]
-        context.log.info(f"{days.partitions} product-days from {first} to {last}, training ends at {train_end}")
+        context.log.info(f"{len(days.partitions)} product-days from {first} to {last}, training ends at {train_end}")
         run = mlflow.active_run().info
         links: Links = {"MLflow run": dg.MetadataValue.url(registry.run_url(run.experiment_id, run.run_id))}
         trained, challengers = {}, []
-        spans = checked_spans(store, spec, days, test_day)
-        for result in train(Registry(registry.uri), rows, spec, train_end, spans=spans, reason=config.reason):
+        spans, made_from = checked_spans(store, spec, days, test_day), days.rows_before(test_day)
+        results = train(Registry(registry.uri), rows, spec, train_end, made_from, spans=spans, reason=config.reason)
+        for result in results:
             if isinstance(result, Candidate):
                 trained[result.name] = result.model
                 yield _model_result(result, links)
@@ -127,13 +129,25 @@ class TrainingDays(NamedTuple):
 
     Attributes:
         days: days with training rows, in order.
-        version: hash of the content of all days.
+        partitions: the training sets, one a product and day.
     """
 
     products: list[str]
     days: list[date]
-    partitions: int
-    version: str
+    partitions: list[Partition]
+
+    @property
+    def version(self) -> str:
+        """Hash of the content of all training sets."""
+        return hashlib.sha256("".join(each.content_hash for each in self.partitions).encode()).hexdigest()
+
+    def rows_before(self, test_day: date) -> LakeRows:
+        """Return where the gate finds the rows before the test again."""
+        hashes: dict[str, dict[date, str]] = {product_id: {} for product_id in self.products}
+        for each in self.partitions:
+            if each.day < test_day:
+                hashes[each.product_id][each.day] = each.content_hash
+        return LakeRows(content_hashes=hashes)
 
     def first_test_day(self, test_days: int) -> date:
         """Return the first day of the test, where training ends.
@@ -152,9 +166,8 @@ class TrainingDays(NamedTuple):
 def choose_days(lake: Lake, wanted: DayRange) -> TrainingDays:
     """Return the training days of a range."""
     found = [each for each in lake.partitions(TRAINING_SET) if each.rows and wanted.has(each.product_id, each.day)]
-    version = hashlib.sha256("".join(each.content_hash for each in found).encode()).hexdigest()
     names = sorted({each.product_id for each in found})
-    return TrainingDays(names, sorted({each.day for each in found}), len(found), version)
+    return TrainingDays(names, sorted({each.day for each in found}), found)
 
 
 @contextlib.contextmanager

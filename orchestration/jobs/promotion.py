@@ -53,9 +53,10 @@ def promote_model(
 ) -> None:
     """Ask the gate; if the gate is open, make the version champion, and the online tier answers with it in a second.
 
-    The gate judges anew, on the lake's rows after both trainings. A refusal names each failed condition with figures.
+    The gate fits the recipe again on the rows of the version's training, and judges on the lake's rows after all
+    trainings. A refusal names each failed condition with figures, and is an entry of the ledger.
     """
-    from offline.promotion.gate import lake_rows
+    from offline.promotion.inputs import lake_inputs
     from offline.promotion.moves import promote
 
     if config.force and config.why in ("", USUAL_WHY):
@@ -65,7 +66,7 @@ def promote_model(
             Registry(registry.uri),
             config.model,
             config.version,
-            test=lake_rows(lake.uri, lake.spec),
+            inputs=lake_inputs(lake.uri, lake.spec),
             spec=lake.spec,
             who=config.who or _who(context),
             why=config.why,

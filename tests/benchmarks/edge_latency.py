@@ -33,7 +33,8 @@ from data.simulator.day import simulate_day
 from data.stream.records import PARTITIONS, PREDICTIONS, TRADES
 from data.times import NS
 from data.trades import Floats, Int64s, StreamKey, Trades
-from offline.promotion.register import Candidate, register, set_alias
+from offline.models.candidate import Candidate
+from offline.promotion.register import register, set_alias
 from orchestration.local.kafka.broker import jars_folder
 from orchestration.local.kafka.jars import fetch_jars
 from orchestration.local.kafka.topics import create_topics

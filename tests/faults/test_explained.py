@@ -37,13 +37,12 @@ from data.truth.adaptation import Adaptations, RawForecasts, teaching, version_n
 from offline.explain.findings import EQUAL, NOT_FOUND
 from offline.explain.remake import Explainer
 from offline.promotion.moves import promote, roll_back
-from offline.samples import Sample
 from online.replay.lease import SourceLease
 from online.replay.progress import find_progress
 from tests.broker import Broker
 from tests.faults.drill import Drill
 from tests.mlflow_server import running_mlflow
-from tests.models import baseline, model_bytes, put_version
+from tests.models import NO_ROWS, baseline, model_bytes, put_version
 from tests.pipeline import running
 from tests.proofs import Proof
 
@@ -73,10 +72,6 @@ def recorded(folder: Path) -> Path:
     return path
 
 
-def nothing_after(_: dt.datetime) -> Sample:
-    raise ValueError("there are no test rows: what is promoted here is forced")
-
-
 @pytest.mark.acceptance
 def test_1000_random_forecasts_are_made_again_exactly_after_promotions_rollbacks_and_kills(
     own_broker: Broker, tmp_path: Path, proof: Proof
@@ -90,7 +85,7 @@ def test_1000_random_forecasts_are_made_again_exactly_after_promotions_rollbacks
             put_version(uri, "volatility-ml", model_bytes(baseline(scale=scale), variant="ml"))
 
         def move(model: str, version: str) -> None:
-            promote(registry, model, version, test=nothing_after, spec=SPEC, who="drill", why="drill", force=True)
+            promote(registry, model, version, inputs=NO_ROWS, spec=SPEC, who="drill", why="drill", force=True)
 
         move("volatility-baseline", "1")
         drill = Drill(own_broker, tmp_path / "models", tmp_path, MLFLOW_TRACKING_URI=uri, MODEL_VARIANT="ml")
@@ -239,7 +234,7 @@ def test_one_forecast_of_5_million_is_explained_in_seconds(own_broker: Broker, t
     with running_mlflow(tmp_path / "mlflow") as server:
         uri, name = server.uri, "volatility-baseline"
         put_version(uri, name, model_bytes())
-        promote(Registry(uri), name, "1", test=nothing_after, spec=SPEC, who="drill", why="drill", force=True)
+        promote(Registry(uri), name, "1", inputs=NO_ROWS, spec=SPEC, who="drill", why="drill", force=True)
         trades = write_long_source(own_broker.bootstrap_servers, recording)
         environ = os.environ | {"KAFKA_BOOTSTRAP_SERVERS": own_broker.bootstrap_servers, "MLFLOW_TRACKING_URI": uri}
 

@@ -26,7 +26,7 @@ from tests.proofs import Proof
 
 FIRST_ML_S = 900.0  # on two busy processors; 1 to 2 minutes on idle ones
 TWO_PRODUCTS_A_WEEK = 14
-LAUNCH_TO_ANSWER_S = 8.0
+LAUNCH_TO_ANSWER_S = {"promote": 90.0, "rollback": 8.0}  # the gate fits the recipe again, a rollback does not
 
 
 @contextmanager
@@ -138,7 +138,7 @@ def test_a_model_lives_its_life_through_dagster_while_forecasts_flow(  # noqa: P
                     functools.partial(client.first_after, asked, wanted), f"an answer of {wanted}", 30
                 )
                 proof.saw(**{f"{job}_launch_to_answer_s": answered})
-                assert answered <= LAUNCH_TO_ANSWER_S
+                assert answered <= LAUNCH_TO_ANSWER_S[job]
         finally:
             client.closing.set()
             client.join()

@@ -32,10 +32,11 @@ from offline.leaks.verdicts import (
     SPLIT,
     LeakFound,
 )
+from offline.models.candidate import Candidate, Recipe
 from offline.models.recipes import train_baseline, train_ml
-from offline.promotion.register import Candidate
+from offline.promotion.provenance import LakeRows
 from offline.samples import CHECKED_HOURS, SHORT_WINDOWS, Sample, TradeSpan, sample
-from offline.training import Recipe, train
+from offline.training import train
 from tests.models import SPEC
 from tests.proofs import Proof
 
@@ -79,7 +80,9 @@ def market() -> Market:
 def failed(market: Market, recipe: Recipe = train_baseline, rows: Sample | None = None) -> set[str]:
     """Train, and return the names of the sentinels that block; a blocked training asks no registry."""
     rows = market.rows if rows is None else rows
-    training = train(NOWHERE, rows, SPEC, TRAIN_END, [recipe], spans=market.spans)
+    training = train(
+        NOWHERE, rows, SPEC, TRAIN_END, LakeRows(content_hashes={}), {"planted": recipe}, spans=market.spans
+    )
     try:
         next(training)
     except LeakFound as error:
@@ -247,7 +250,16 @@ FEATURES: dict[str, tuple[Callable[..., FeatureRows], str]] = {
 
 
 def test_a_clean_training_has_the_verdicts_of_all_sentinels_in_the_candidate(market: Market) -> None:
-    candidate = next(train(NOWHERE, market.rows, SPEC, TRAIN_END, [train_baseline], spans=market.spans))
+    clean = train(
+        NOWHERE,
+        market.rows,
+        SPEC,
+        TRAIN_END,
+        LakeRows(content_hashes={}),
+        {"clean": train_baseline},
+        spans=market.spans,
+    )
+    candidate = next(clean)
     assert isinstance(candidate, Candidate)
     assert candidate.sentinels == dict.fromkeys(SENTINELS, True)
     assert candidate.params[f"sentinel {FUTURE_CHANGED}"].startswith("other bytes of the model in 0 of 2")

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,11 @@ from offline.promotion.gate import Refused
 from offline.promotion.ledger import Entry, history
 from offline.promotion.moves import promote, roll_back
 from offline.promotion.register import set_alias
-from offline.samples import Sample
 from tests.broker import Broker, free_ports
 from tests.faults.asker import Asked
 from tests.faults.drill import Drill
 from tests.mlflow_server import MlflowServer, running_mlflow
-from tests.models import SPEC, baseline, model_bytes, put_version
+from tests.models import NO_ROWS, SPEC, baseline, model_bytes, put_version
 from tests.pipeline import Process, running, wait_until
 from tests.proofs import Proof
 
@@ -66,11 +64,6 @@ def registered(uri: str) -> dict[Identity, tuple[str, ServedModel]]:
     return found
 
 
-def no_rows(after: datetime) -> Sample:
-    """Return an empty sample: promotions here are forced, as the gate is not under test."""
-    raise ValueError(f"there are none after {after}")
-
-
 class Mover:
     """Promotes, rolls back, and removes the alias of `ml`, driven by a seeded generator."""
 
@@ -82,7 +75,7 @@ class Mover:
 
     def promote(self, name: str, version: str) -> Entry:
         why = "the gate is not what is proved here"
-        return promote(self._registry, name, version, test=no_rows, spec=SPEC, who="proof", why=why, force=True)
+        return promote(self._registry, name, version, inputs=NO_ROWS, spec=SPEC, who="proof", why=why, force=True)
 
     def _promote_another(self) -> Entry:
         others = [version for version in self._versions if version != self._newest]

@@ -17,7 +17,8 @@ from data.models.kept import KEPT_FILES, forget_last_good, load_last_good, save_
 from data.models.registry import ModelFile, Registry, Version
 from data.models.served import ServedModel
 from data.names import ModelRefused, RegistryError
-from offline.promotion.register import Candidate, register
+from offline.models.candidate import Candidate
+from offline.promotion.register import register
 from tests.fakes import FakeRegistry
 from tests.models import SPEC, model_bytes, model_file
 

@@ -27,6 +27,7 @@ from data.trades import Floats, StreamKey, Trades
 from data.truth.counting import counted_rows
 from data.truth.losses import qlike
 from offline.models.baseline import ScaledEwma, Unconditional, Window, fit
+from offline.models.candidate import Candidate
 from offline.models.cascade import Cascade, Rows, StepModel
 from offline.models.crossfit import with_intervals
 from offline.models.recipes import (
@@ -40,7 +41,7 @@ from offline.models.recipes import (
 )
 from offline.promotion.ledger import history
 from offline.promotion.moves import promote
-from offline.promotion.register import Candidate, register, set_alias
+from offline.promotion.register import register, set_alias
 from offline.samples import Sample, sample
 from offline.training import main
 from tests.models import NAN, SPEC, model_bytes, put_version
@@ -459,8 +460,9 @@ def test_the_first_baseline_goes_through_the_gate_into_the_ledger(
     assert champion is not None
     assert (entry.action, entry.from_version, entry.to_version, entry.state) == ("promote", None, "1", "done")
     assert (entry.digest, entry.who) == (champion.tags["digest"], "offline.training")
-    assert entry.evidence["compared_with"] == "the unscaled EWMA"
-    assert entry.evidence["qlike"] <= entry.evidence["qlike_compared"]
+    assert entry.evidence["compared_with"] == "the calibrated EWMA"
+    assert entry.evidence["qlike_ratio"] <= 1.02
+    assert entry.evidence["condition refit"].startswith("the same digest")
     monkeypatch.setattr("offline.training.simulated_rows", None)
     main(["--if-missing"])
     assert f"{name} version 1 is champion already: nothing to do" in capsys.readouterr().out

@@ -22,6 +22,8 @@ from data.stream.reader import RecordBlock
 from data.stream.records import FEATURES, TRADES, End
 from data.times import NS, time_text, time_texts
 from data.trades import StreamKey, Trades
+from offline.checks.certificates import certified as kept_certificate
+from offline.checks.certificates import keep_certificate
 from offline.checks.parity import Certificate, certify, compare, find_published
 from offline.days.feature_rows import make_feature_rows
 from offline.days.staging import ingest
@@ -329,3 +331,24 @@ def test_nothing_to_compare_with_is_said(lake: Lake, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("data.stream.reader.PATIENCE_S", 0.5)
     with pytest.raises(NotRead, match=r"no broker answers at 127\.0\.0\.1:9"):
         certify(lake, SPEC, "BTC-USD", DAY, KafkaSettings(kafka_bootstrap_servers="127.0.0.1:9"))
+
+
+def test_a_certificate_is_kept_until_rows_or_spec_change_or_a_comparison_fails(lake: Lake, tmp_path: Path) -> None:
+    """The first day's certificate, then the second day's; the second fails; then the first day's rows change."""
+    folder = tmp_path / "lake"
+    shutil.copytree(str(lake._root), folder)
+    own = Lake.open(folder)
+    assert kept_certificate(own, SPEC) == ""
+    published = records(STREAM, has_ended=True)
+    for day in (DAY, NEXT):
+        keep_certificate(own, SPEC, certified(own, day, published))
+        equal = int(np.sum(of_day(day)))
+        assert kept_certificate(own, SPEC) == f"BTC-USD {day}: {equal:,} rows equal to those of source s"
+    assert kept_certificate(own, FeatureSpec(window_size=20)) == ""
+    keep_certificate(own, SPEC, certified(own, NEXT, [*published[:-300], *published[-100:]]))
+    assert kept_certificate(own, SPEC).startswith(f"BTC-USD {DAY}")
+    ingest(
+        own, recorded(tmp_path / "late.csv", trades_at(rough_times(MIDNIGHT + HOUR, MIDNIGHT + 2 * HOUR, 20), seed=9))
+    )
+    made(own, "BTC-USD", DAY)
+    assert kept_certificate(own, SPEC) == ""

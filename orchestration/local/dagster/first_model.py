@@ -1,7 +1,8 @@
 """Make the first `volatility-ml` through Dagster while the baseline serves.
 
-With a champion, nothing is done. Without a champion, the lake gets simulated days of 2010, when nobody exchanged
-bitcoin for dollars on a market: no recorded trade is ever in-sample. Each step is a run with a page in Dagster.
+With a champion of the feature spec, nothing is done. Without one, the lake gets simulated days of 2010, when nobody
+exchanged bitcoin for dollars on a market: no recorded trade is ever in-sample. Each step is a run with a page in
+Dagster.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from orchestration.local.dagster.client import LOOPBACK, DagsterRefused, failure
 
 MODEL = "volatility-ml"
 PRODUCTS = ["BTC-USD", "ETH-USD"]
-FIRST_DAY = "2010-01-04"
+FIRST_DAY, LAST_DAY = "2010-01-04", "2010-01-10"
 DAYS = 7
 STEPS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
     (
@@ -31,7 +32,11 @@ STEPS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
         f"{DAYS} days of {' and '.join(PRODUCTS)} are simulated into the lake, with features and training sets",
         {"ops": {"simulate_days": {"config": {"products": PRODUCTS, "first_day": FIRST_DAY, "days": DAYS}}}},
     ),
-    ("retrain", "both models are trained and tested on them", {}),
+    (
+        "retrain",
+        "both models are trained and tested on them",
+        {"ops": {"models": {"config": {"products": PRODUCTS, "first_day": FIRST_DAY, "last_day": LAST_DAY}}}},
+    ),
     (
         "promote",
         f"{MODEL} goes through the gate",
@@ -75,7 +80,8 @@ def main() -> int:
         if champion is not None and champion.tags.get("spec_id") == settings.spec().spec_id:
             say(f"{MODEL} version {champion.version} is champion: nothing to do")
             return 0
-        say(f"there is no {MODEL} yet: the baseline answers while Dagster makes one")
+        lacking = "" if champion is None else f" of the feature spec {settings.spec().spec_id}"
+        say(f"there is no {MODEL}{lacking} yet: the baseline answers while Dagster makes one")
         for job, what, config in STEPS:
             run_id = launch(arguments.dagster, job, config)
             say(f"{what}: {arguments.dagster}/runs/{run_id}")

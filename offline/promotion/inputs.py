@@ -1,0 +1,129 @@
+"""Inputs of the gate: rows for the test, rows of a version's training, recipes to fit again, certificates of parity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime
+from typing import NamedTuple
+
+import numpy as np
+
+from data.features.spec import FeatureSpec
+from data.simulator.day import simulate_day
+from data.times import NS, to_ns
+from offline.checks.certificates import certified
+from offline.days.steps import TRAINING_SET
+from offline.days.training_set import training_sample
+from offline.lake.store import Lake
+from offline.models.candidate import Candidate, Recipe
+from offline.models.recipes import RECIPES
+from offline.promotion.provenance import LakeRows, Provenance, SimulatedRows, TrainingRows
+from offline.samples import SHORT_WINDOWS, Sample, sample
+
+BLIND_ROWS = 2_000
+"""Number of rows that stand in for the test when a recipe is fitted again."""
+
+
+class Refit(NamedTuple):
+    """A recipe fitted again on the rows of a version's training.
+
+    Attributes:
+        candidate: made without a look at the rows of the test.
+        training: the rows up to the end of training, with short windows.
+    """
+
+    candidate: Candidate
+    training: Sample
+
+
+@dataclass(frozen=True, slots=True)
+class GateInputs:
+    """All that the gate needs besides the registry.
+
+    Attributes:
+        test: returns the counted rows after a time. Raises ValueError if there are none.
+        training: returns the rows of a version's training. Raises ValueError if the rows are gone or have changed.
+        certificate: returns the newest certificate of parity for the spec, in words; empty if there is none.
+        recipes: by name.
+    """
+
+    test: Callable[[datetime], Sample]
+    training: Callable[[TrainingRows], Sample]
+    certificate: Callable[[], str] = str
+    recipes: Mapping[str, Recipe] = field(default_factory=lambda: RECIPES)
+
+    def refit(self, made: Provenance, train_end: datetime, spec: FeatureSpec) -> Refit:
+        """Fit the recipe of a version again on the rows of its training.
+
+        Raises:
+            ValueError: the recipe is unknown, rows are gone or have changed, or the recipe cannot be fitted.
+        """
+        recipe = self.recipes.get(made.recipe)
+        if recipe is None:
+            raise ValueError(f"there is no recipe {made.recipe!r}; there are {', '.join(self.recipes)}")
+        rows = self.training(made.rows)
+        training = rows.take(rows.event_time <= to_ns(train_end))
+        if not len(training):
+            raise ValueError(f"none of {len(rows):,} training rows is as early as the end of training")
+        return Refit(recipe(Sample.join([training, blind_test(training, train_end, spec)]), spec, train_end), training)
+
+
+def blind_test(training: Sample, train_end: datetime, spec: FeatureSpec) -> Sample:
+    """Return training rows, moved in time to more than a horizon after `train_end`, in place of a test.
+
+    A recipe has to test its model, and must not learn from the test: fitted with this test, such a recipe gives another
+    model than with the real test.
+    """
+    whole = np.flatnonzero(~np.isnan(training.values).any(axis=1))
+    chosen = np.zeros(len(training), np.bool_)
+    chosen[(whole if len(whole) else np.arange(len(training)))[-BLIND_ROWS:]] = True
+    rows = training.take(chosen)
+    first = to_ns(train_end) + 2 * spec.horizon_s * NS
+    return replace(rows, event_time=rows.event_time - rows.event_time.min() + first)
+
+
+def lake_inputs(lake_uri: str, spec: FeatureSpec) -> GateInputs:
+    """Return the inputs of a gate that tests on all rows of a lake.
+
+    Raises:
+        ValueError: pyarrow does not know the filesystem of the URI.
+    """
+    lake = Lake.open(lake_uri)
+
+    def test(after: datetime) -> Sample:
+        return training_sample(lake, spec, lake.products(TRAINING_SET), after.date(), date.max).after(after)
+
+    def training(rows: TrainingRows) -> Sample:
+        return simulated_sample(rows, spec) if isinstance(rows, SimulatedRows) else lake_sample(lake, rows, spec)
+
+    return GateInputs(test, training, lambda: certified(lake, spec))
+
+
+def lake_sample(lake: Lake, rows: LakeRows, spec: FeatureSpec) -> Sample:
+    """Return training rows from the lake, with short windows, sorted by product and day.
+
+    Raises:
+        ValueError: a product-day is gone or has other rows.
+    """
+    parts = []
+    for product_id, days in sorted(rows.content_hashes.items()):
+        for day, content_hash in sorted(days.items()):
+            stored = lake.partition(TRAINING_SET, product_id, day)
+            if stored is None:
+                raise ValueError(f"the training rows of {product_id} on {day} are gone")
+            if stored.content_hash != content_hash:
+                raise ValueError(f"the training rows of {product_id} on {day} have changed")
+            parts.append(training_sample(lake, spec, [product_id], day, day, with_short_windows=True))
+    if not parts:
+        raise ValueError("the version names no training rows")
+    return Sample.join(parts)
+
+
+def simulated_sample(rows: SimulatedRows, spec: FeatureSpec) -> Sample:
+    """Return training rows from the simulator, with short windows, in the order of `rows`: by day, then by product."""
+    return Sample.join(
+        sample(simulate_day(product_id, day, rows.seed, rows.hours), spec, SHORT_WINDOWS)
+        for day in rows.days
+        for product_id in rows.products
+    )
