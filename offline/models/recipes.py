@@ -196,10 +196,14 @@ def simulated_rows(spec: FeatureSpec, hours: tuple[int, int] = (0, 24)) -> Sampl
     )
 
 
-def simulated_spans() -> list[TradeSpan]:
-    """Return the trades of two products in the first hours of the last training day and of the test day."""
+def simulated_spans(hours: tuple[int, int] = (0, CHECKED_HOURS)) -> list[TradeSpan]:
+    """Return the trades of two products in some hours of the last training day and of the test day.
+
+    Args:
+        hours: the first hour is that of `simulated_rows`, because a row sees all trades before.
+    """
     days = zip(PRODUCTS, (TRAINING_DAYS[-1], TEST_DAY), strict=True)
-    parts = [simulate_day(product, day, SEED, (0, CHECKED_HOURS)) for product, day in days]
+    parts = [simulate_day(product, day, SEED, hours) for product, day in days]
     return [TradeSpan(trades, int(trades.event_time[0])) for trades in parts]
 
 

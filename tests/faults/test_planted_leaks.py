@@ -1,4 +1,4 @@
-"""Faults that let a training know the future, planted one by one: each is blocked by the sentinel that knows it."""
+"""Faults of trainings, planted one by one: the right sentinel blocks and names each fault."""
 
 from __future__ import annotations
 

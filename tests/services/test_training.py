@@ -34,6 +34,7 @@ from offline.models.recipes import (
     fit_with_intervals,
     rows_of,
     simulated_rows,
+    simulated_spans,
     split,
     train_baseline,
     train_end_of_simulated_days,
@@ -451,6 +452,7 @@ def test_the_first_baseline_goes_through_the_gate_into_the_ledger(
     monkeypatch.setattr("offline.models.recipes.BASELINE", name)
     monkeypatch.setattr("offline.training.promote", partial(promote, baseline=name))
     monkeypatch.setattr("offline.training.simulated_rows", partial(simulated_rows, hours=(8, 13)))
+    monkeypatch.setattr("offline.training.simulated_spans", partial(simulated_spans, hours=(8, 12)))
     main(["--if-missing"])
     assert f"{name} version 1 is champion: QLIKE " in capsys.readouterr().out
     (entry,) = history(Registry(mlflow_uri), name)

@@ -1,4 +1,4 @@
-"""The leak sentinels on small cases: who knows the future is blocked, and nobody else."""
+"""The leak sentinels on small cases: a leak is named by its sentinel, and an honest model passes."""
 
 from __future__ import annotations
 
