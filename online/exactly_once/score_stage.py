@@ -8,7 +8,6 @@ from itertools import repeat
 
 import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from data.features.spec import FeatureSpec
 from data.models.served import Scores
@@ -106,12 +105,6 @@ class ScoreStage:
             states.adapt(trades.keys, RawForecasts.of(trades, scores, teaches), self._version),
             Forecaster(model.variant, self._served.version, model.digest),
             trades.event_time <= self._train_end_ns,
-            self._missing_names(scores.missing),
+            model.columns,
+            scores.missing,
         )
-
-    def _missing_names(self, missing: NDArray[np.bool_]) -> list[tuple[str, ...]]:
-        """Return the names of each row's missing columns."""
-        patterns, of_row = np.unique(missing @ (1 << np.arange(missing.shape[1])), return_inverse=True)
-        names = self._served.model.columns
-        sets = [tuple(name for bit, name in enumerate(names) if pattern >> bit & 1) for pattern in patterns.tolist()]
-        return [sets[pattern] for pattern in of_row.tolist()]

@@ -65,9 +65,16 @@ def forecasts(rows: list[bytes], made: FeatureRows) -> list[bytes]:
     adapted = Adaptations(SPEC).adapt(made.trades.keys, raw, version_number(model.digest))
     forecaster = Forecaster(model.variant, "1", model.digest)
     in_sample = np.zeros(len(rows), np.bool_)
-    nothing_missing: list[tuple[str, ...]] = [()] * len(rows)
     return encode_predictions(
-        rows, time.time_ns(), model.horizon_s, scores.score, adapted, forecaster, in_sample, nothing_missing
+        rows,
+        time.time_ns(),
+        model.horizon_s,
+        scores.score,
+        adapted,
+        forecaster,
+        in_sample,
+        model.columns,
+        scores.missing,
     )
 
 

@@ -42,7 +42,7 @@ def rows(trades: Trades) -> Sequence[Row]:
         forecasts = RawForecasts(**{name: column[part] for name, column in raw._asdict().items()})
         adapted = states.adapt(made.trades.keys, forecasts, version_number(model.digest))
     forecaster = Forecaster(model.variant, "1", model.digest)
-    missing: list[tuple[str, ...]] = [()] * BATCH
+    missing = scores.missing[-BATCH:]
     trade_records = encode_trades(some.trades, "replay")
     feature_records = encode_features(some, SPEC, purposes, 0, offset)
     in_sample = np.zeros(BATCH, np.bool_)
@@ -53,7 +53,15 @@ def rows(trades: Trades) -> Sequence[Row]:
         "encode a feature row": lambda: encode_features(some, SPEC, purposes, 0, offset),
         "decode a feature row": lambda: decode_features(feature_records, SPEC),
         "encode a prediction, its feature row there": lambda: encode_predictions(
-            feature_records, ts, model.horizon_s, forecasts.score, adapted, forecaster, in_sample, missing
+            feature_records,
+            ts,
+            model.horizon_s,
+            forecasts.score,
+            adapted,
+            forecaster,
+            in_sample,
+            model.columns,
+            missing,
         ),
     }
     return [Row(name, "us", took / BATCH * 1e6) for name, took in seconds(jobs, rounds=9).items()]

@@ -174,7 +174,6 @@ class Writer:
         scores = self._model.score(rows.values[:, self._columns], [key.product_id] * n)
         teaches = teaching(rows.values, rows.trades.event_time, to_ns(self._model.train_end), SPEC)
         raw = RawForecasts.of(rows.trades, scores, teaches)
-        names = np.array(self._model.columns, object)
         values = encode_predictions(
             encode_features(rows, SPEC, {key: "replay"}, self._partition, np.arange(offset, offset + n)),
             time.time_ns(),
@@ -183,7 +182,8 @@ class Writer:
             self._states.adapt(trades.keys, raw, version_number(self._model.digest)),
             self._forecaster,
             np.zeros(n, np.bool_),
-            [tuple(names[missing]) for missing in scores.missing],
+            self._model.columns,
+            scores.missing,
         )
         self._produce(PREDICTIONS, values, trades)
 

@@ -351,7 +351,7 @@ def check_predictions(stack: Stack, models: dict[Identity, tuple[str, ServedMode
         for place, row, answer in zip(places, rows, expected(model, rows), strict=True):
             in_sample = to_datetime(row["event_time"]) <= model.train_end
             wanted[place] = (*answer, model.digest, in_sample)
-    found = [(row["score"], row["interval"], row["missing"], row["digest"], row["in_sample"]) for row in records]
+    found = [(row["raw_score"], row["interval"], row["missing"], row["digest"], row["in_sample"]) for row in records]
     proof.saw(forecasts=len(records))
     proof.equal(found, [wanted[i] for i in range(len(records))], "forecasts and the models they name")
     ids = [row["trade_id"] for row in records]

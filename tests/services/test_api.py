@@ -149,16 +149,21 @@ def test_a_score_is_the_same_in_any_batch_and_on_the_topic(
     predictions = await_end(broker.bootstrap_servers, "api-bytes")
     assert len(predictions) == 1_000
     rows = [{name: prediction[name] for name in SPEC.columns} for prediction in predictions]
-    on_topic = [(p["score"], *p["interval"], *p["missing"]) for p in predictions]
+    on_topic = [(p["raw_score"], *p["missing"]) for p in predictions]
     assert len({score for score, *_ in on_topic}) > 100
+    factors = [p["score"] / p["raw_score"] for p in predictions]  # no offset is applied in the first 24 horizons
+    own = [end / factor for p, factor in zip(predictions, factors, strict=True) for end in p["interval"]]
     for size in (1, 2, 7, 1_000):
         few = rows if size > 1 else rows[::20]  # one by one, 50 requests are enough
-        answered = []
+        answered, ends = [], []
         for start in range(0, len(few), size):
             answer = api.predict(*few[start : start + size])
-            triples = zip(answer["scores"], answer["intervals"], answer["missing"], strict=True)
-            answered += [(score, *interval, *missing) for score, interval, missing in triples]
+            pairs = zip(answer["scores"], answer["missing"], strict=True)
+            answered += [(score, *missing) for score, missing in pairs]
+            ends += [end for interval in answer["intervals"] for end in interval]
         assert answered == (on_topic if size > 1 else on_topic[::20]), f"in batches of {size}"
+        if size > 1:
+            assert ends == pytest.approx(own, rel=1e-12)
 
 
 def rows_json(**fields: Any) -> str:
@@ -408,7 +413,7 @@ def test_a_product_is_never_seen_then_live_then_stale_then_ended(
     assert not set(SPEC.columns) & set(live)
     assert live["event_time"].startswith("2025-03-05T14:")
     assert live["trade_id"] > 0
-    assert api.predict(live["features"])["scores"] == [live["score"]]
+    assert api.predict(live["features"])["scores"] == [live["raw_score"]]
 
     wait_until(lambda: api.get(path).status_code == 503, "the forecast is stale")
     stale = check_problem(api.get(path), 503)
