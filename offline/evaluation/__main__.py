@@ -34,6 +34,9 @@ from offline.settings import OfflineSettings
 CANNOT_EVALUATE = 2
 """Exit code."""
 
+WIDTH = 100
+"""Fewest columns of the terminal: a narrow table would cut figures."""
+
 TABLE = re.compile(r"(<!-- table of the evaluation -->\n).*?(<!-- end of the table -->)", re.DOTALL)
 """Place in a page where `--page` writes the table."""
 
@@ -114,6 +117,7 @@ def _write(args: argparse.Namespace, subject: Subject, run: Run, scores: Scores)
 def _print(subject: Subject, run: Run, scores: Scores) -> None:
     """Print the overall figures as a table."""
     console = Console()
+    console.width = max(console.width, WIDTH)
     console.print(
         f"{subject.source}: {subject.models}\n{scores.forecasts:,} forecasts of {run.rows.spec.horizon_s:,} s in "
         f"{scores.horizons:,} horizons; {scores.zero_share:.1%} of the targets are 0"
