@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from data.features.spec import FeatureSpec
-from data.models.served import ServedModel
+from data.models.served import Scores, ServedModel
 from data.stream.codec import decode_records
 from data.stream.published import published
 from data.stream.records import prediction_type
@@ -44,6 +44,14 @@ def records_behind(stream: Stream, offset: int, spec: FeatureSpec) -> list[Any]:
         back *= 2
 
 
+def scores_of(records: Sequence[Any], model: ServedModel) -> Scores:
+    """Return a model's own scores of the feature rows in some forecasts."""
+    values = [
+        [np.nan if (value := getattr(each, name)) is None else value for name in model.columns] for each in records
+    ]
+    return model.score(np.array(values, np.float64), [each.product_id for each in records])
+
+
 def adapted_again(records: Sequence[Any], model: ServedModel, spec: FeatureSpec) -> Adapted | None:
     """Return the adaptation of the last of some forecasts, made again; None if forecasts behind it are gone.
 
@@ -60,8 +68,7 @@ def adapted_again(records: Sequence[Any], model: ServedModel, spec: FeatureSpec)
     if cut > first:
         states.resume(key, published(records[first:cut], spec))
     rows = records[cut:]
-    values = [[np.nan if (value := getattr(row, name)) is None else value for name in model.columns] for row in rows]
-    scores = model.score(np.array(values, np.float64))
+    scores = scores_of(rows, model)
     known = published(rows, spec)
     columns = known.event_time, known.price, scores.score, scores.lower, scores.upper, known.teaches
     return states.adapt((key,), RawForecasts(np.zeros(len(rows), np.int32), *columns), int(known.version[-1]))

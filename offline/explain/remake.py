@@ -20,7 +20,7 @@ from data.stream.reader import TopicReader
 from data.stream.records import TRADES, AdaptedBy, prediction_type
 from data.times import time_text, to_datetime, to_ns
 from data.trades import StreamKey
-from offline.explain.adaptation import adapted_again, records_behind
+from offline.explain.adaptation import adapted_again, records_behind, scores_of
 from offline.explain.bisection import BadRecord
 from offline.explain.findings import Explanation, Finding, FoundModel, Outcome
 from offline.explain.recordings import find_in_recordings
@@ -205,8 +205,7 @@ def remake_score(each: Explanation, stream: Stream, spec: FeatureSpec) -> None:
     record, model = each.prediction, each.model.model
     if model is None:
         return each.found("score", "expired", "there is no model to score with")
-    values = [np.nan if (value := getattr(record, name)) is None else value for name in model.columns]
-    scores = model.score(np.array([values], np.float64), [record.product_id])
+    scores = scores_of([record], model)
     remade: dict[str, Any] = {
         "horizon_s": model.horizon_s,
         "score": float(scores.score[0]),

@@ -21,6 +21,7 @@ from data.stream.reader import RecordBlock
 from data.stream.records import ADAPTATION_FIELDS, PREDICTIONS, End, prediction_type
 from data.trades import StreamKey
 from data.truth.adaptation import reach_ns
+from offline.explain.adaptation import adapted_again
 from offline.models.cascade import Cascade
 from online.exactly_once.feature_stage import EndedStream, FeatureColumns, StreamTail
 from online.exactly_once.loop import Record
@@ -127,6 +128,17 @@ def test_a_score_has_the_same_bytes_in_any_batch(rows: FeatureRows) -> None:
         slices = [slice(at, min(at + size, few)) for at in range(0, few, size)]
         parts = [row for each in slices for row in without_time(shared.process([columns(rows, each)]))]
         assert parts == whole[:few], size
+
+
+def test_a_young_forecast_is_made_again_with_the_prior_of_its_product(rows: FeatureRows) -> None:
+    """The first row has no return: the score is the root of the product's prior, 4e-6, and not of all products'."""
+    version = served("1", replace(BASELINE, priors={"": 1e-6, "BTC-USD": 4e-6}))
+    scores_of = ScoreStage(SPEC, lambda: version, lambda *_: (), Metrics())
+    (_, _, _, text, _) = scores_of.process([columns(rows, slice(0, 1))])[0]
+    record = msgspec.json.decode(text, type=prediction_type(SPEC))
+    again = adapted_again([record], version.model, SPEC)
+    assert again is not None
+    assert again.score[0] == record.score == pytest.approx(2e-3)
 
 
 @pytest.mark.parametrize(
