@@ -18,10 +18,8 @@ from data.recordings.recognition import recognize
 from data.times import NS
 from data.trades import Floats, Int64s, StreamKey, Trades
 from offline.candles import spec_of_candles, trades_of_candles
+from offline.models.baseline import with_prior
 from offline.samples import counted_targets
-
-YOUNG_STEPS = 60
-"""Grid steps at which the mean so far and the prior weigh the same, while no half-life is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +115,10 @@ class History:
         """Return the forecast variance of rows too young for any half-life: the mean so far, pulled to a prior.
 
         Args:
-            prior: variance per horizon of the market before; weighs as much as `YOUNG_STEPS` grid steps.
+            prior: variance per horizon of the market before; weighs as much as `PRIOR_STEPS` grid steps.
         """
         mean = self.mean_variance(int(self.known_steps.max(initial=1)))
-        n = self.known_steps
-        return (n * np.nan_to_num(mean) + YOUNG_STEPS * prior) / (n + YOUNG_STEPS)
+        return with_prior(self.known_steps, np.nan_to_num(mean), prior)
 
 
 def read_history(paths: Sequence[Path], product_id: str = "BTC-USD") -> History:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from data.models.served import ServedModel
 from data.times import to_datetime
 from data.trades import Floats
 from data.truth.losses import coverage, qlike
-from offline.samples import Sample
+from offline.samples import Sample, scores_of
 
 UNSCALED_EWMA = "unscaled EWMA"
 """Forecaster: the unscaled variance of the last minutes, with the half-life of `plain_ewma`; or the mean so far."""
@@ -136,10 +136,10 @@ def evaluate(models: Mapping[str, ServedModel], test: Sample, spec: FeatureSpec,
         )
 
     found: list[LossesRow] = []
+    asked = [replace(rows, values=values) for values in with_less_input(rows.values)]
     for name, model in models.items():
-        values = rows.values[:, [spec.columns.index(column) for column in model.columns]]
-        for asked_with, these in zip(ASKED_WITH, with_less_input(values), strict=True):
-            answer = model.score(these, rows.product_id.tolist())
+        for asked_with, these in zip(ASKED_WITH, asked, strict=True):
+            answer = scores_of(model, these, spec)
             covered = coverage(floored, answer.lower, answer.upper)
             found.append(losses_row(name, asked_with, answer.score, covered))
     ewma = _plain_variance(rows, spec)

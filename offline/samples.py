@@ -11,8 +11,10 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from data.arrow import Mask
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
+from data.models.served import Scores, ServedModel
 from data.times import NS, to_ns
 from data.trades import Floats, Int64s, Trades
 from data.truth.counting import counted_rows
@@ -54,7 +56,7 @@ class Sample:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def take(self, rows: NDArray[np.bool_]) -> Self:
+    def take(self, rows: Mask | NDArray[np.intp]) -> Self:
         """Return the chosen rows."""
         return type(self)(
             self.values[rows], self.targets[rows], self.event_time[rows], self.last_time, self.product_id[rows]
@@ -63,6 +65,11 @@ class Sample:
     def after(self, when: datetime) -> Self:
         """Return the rows later than a time."""
         return self.take(self.event_time > to_ns(when))
+
+    def seen_until(self, spec: FeatureSpec) -> Int64s:
+        """Return the last grid point of each row's target, shape (n,), ns since 1970."""
+        step = spec.grid_step_s * NS
+        return -(-self.event_time // step) * step + spec.horizon_s * NS
 
     def horizon(self, spec: FeatureSpec) -> Int64s:
         """Return the number of each row's horizon of time since 1970, shape (n,)."""
@@ -159,3 +166,8 @@ def sample(trades: Trades, spec: FeatureSpec, short_windows: Sequence[int] = ())
         int(event_time[-1]),
         np.full(len(counted) + len(short.at), trades.keys[0].product_id),
     )
+
+
+def scores_of(model: ServedModel, rows: Sample, spec: FeatureSpec) -> Scores:
+    """Return a model's scores of the rows of a sample."""
+    return model.score(rows.values[:, spec.places(model.columns)], rows.product_id.tolist())

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from data.features.spec import FeatureSpec
 from data.models.registry import Registry
+from data.models.served import BASELINE
 from data.names import RegistryError
 from data.times import to_datetime
 from offline.leaks.models import check_model
@@ -22,7 +23,6 @@ from offline.leaks.verdicts import LeakFound
 from offline.losses_table import Evaluation, evaluate
 from offline.models.candidate import Candidate, Recipe
 from offline.models.recipes import (
-    BASELINE,
     PRODUCTS,
     RECIPES,
     SEED,

@@ -15,14 +15,13 @@ from prometheus_client import Counter, Gauge
 
 from data.models.kept import forget_last_good, load_kept, load_last_good, save_last_good
 from data.models.registry import ModelFile, Registry, Version
-from data.models.served import ServedModel
+from data.models.served import BASELINE, ServedModel
 from data.names import ModelRefused, RefusalKind, RegistryError
 from online.metrics import Metrics
 from online.settings import ModelSettings
 
 log = structlog.get_logger()
 
-BASELINE = "volatility-baseline"
 POLL_S = 0.25
 """Time between two requests to the registry, give or take a fifth: a promotion is seen within 1 s, of which fetching
 and loading take some 0.05 s."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -97,6 +98,10 @@ class FeatureSpec:
             "hour_sin",
             "hour_cos",
         )
+
+    def places(self, names: Iterable[str]) -> list[int]:
+        """Return the index of each named column."""
+        return [self.columns.index(name) for name in names]
 
     @cached_property
     def spec_id(self) -> str:

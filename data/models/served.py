@@ -23,6 +23,9 @@ OUTPUTS = ("score", "lower", "upper")
 
 VARIANTS = ("baseline", "ml")
 
+BASELINE, ML = (f"volatility-{variant}" for variant in VARIANTS)
+"""Names of the registered models."""
+
 METADATA = ("variant", "columns", "steps", "priors", "spec_id", "horizon_s", "train_end", "coverage")
 """Metadata that an ONNX file must have, as text: `columns` joined by commas, `steps` and `priors` as JSON, `train_end`
 as RFC 3339 in UTC. See `ServedModel`."""

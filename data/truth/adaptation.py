@@ -329,6 +329,15 @@ def _pass_time(w: Any, t: int, horizon: Horizon) -> None:
 
 
 @compiled
+def _remember(w: Any, at: int, raw_score: float, lower: float, upper: float, teaches: bool) -> None:
+    """Keep what a waiting forecast has to teach; `at` is its index."""
+    w.raw_variance[at] = raw_score * raw_score
+    w.lower[at] = lower
+    w.upper[at] = upper
+    w.teaches[at] = teaches
+
+
+@compiled
 def _adapt(
     state: NDArray[np.void], slots: Int64s, raw: RawForecasts, version: int, horizon: Horizon, out: Adapted
 ) -> None:
@@ -356,11 +365,7 @@ def _adapt(
         if w.alike < 0:
             w.alike = i
         out.alike[i] = w.alike
-        at = wait(w, t, raw.price[i], horizon)
-        w.raw_variance[at] = raw.score[i] * raw.score[i]
-        w.lower[at] = lower
-        w.upper[at] = upper
-        w.teaches[at] = raw.teaches[i]
+        _remember(w, wait(w, t, raw.price[i], horizon), raw.score[i], lower, upper, raw.teaches[i])
 
 
 @compiled
@@ -381,8 +386,4 @@ def _resume(state: NDArray[np.void], slot: int, rows: Published, horizon: Horizo
         if w.judged < OWN_INTERVAL_HORIZONS * TWELFTH:
             score = rows.raw_score[i] * w.root
             lower, upper = min(lower * w.factor_low, score), max(upper * w.factor_high, score)
-        at = wait(w, t, rows.price[i], horizon)
-        w.raw_variance[at] = rows.raw_score[i] * rows.raw_score[i]
-        w.lower[at] = lower
-        w.upper[at] = upper
-        w.teaches[at] = rows.teaches[i]
+        _remember(w, wait(w, t, rows.price[i], horizon), rows.raw_score[i], lower, upper, rows.teaches[i])

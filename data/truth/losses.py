@@ -32,6 +32,20 @@ def qlike(realized_variance: Floats, forecast_variance: Floats, floor: float) ->
     return np.asarray(ratio - np.log(ratio) - 1, dtype=np.float64)
 
 
+def best_scale(realized_variance: Floats, variance: Floats, floor: float) -> tuple[float, float]:
+    """Return the constant on a forecast variance with the least mean QLIKE, and this mean.
+
+    Args:
+        realized_variance, variance: shape (n,), n >= 1; `variance` above 0.
+        floor: see `qlike`.
+
+    >>> best_scale(np.array([2.0, 4.0]), np.array([1.0, 2.0]), floor=0.1)
+    (2.0, 0.0)
+    """
+    scale = float(np.mean(np.maximum(realized_variance, floor) / variance))  # the mean QLIKE has no other minimum
+    return scale, float(np.mean(qlike(realized_variance, scale * variance, floor)))
+
+
 def coverage(target: Floats, lower: Floats, upper: Floats) -> float:
     """Return the share of targets inside their intervals, both ends included; NaN for no targets.
 

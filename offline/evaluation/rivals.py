@@ -10,16 +10,14 @@ import numpy as np
 from scipy.signal import lfilter
 
 from data.features.spec import FeatureSpec
-from data.times import DAY_S, NS, start_ns
 from data.trades import Floats
 from data.truth.losses import qlike
 from offline.evaluation.scoring import CALIBRATED_EWMA
-from offline.evaluation.walk_forward import Forecasts, Past, Recipe, TooShort
+from offline.evaluation.walk_forward import Past, Recipe, TooShort
 from offline.history import History
 from offline.models import baseline, shape
-from offline.models.cascade import Cascade, Rows
+from offline.models.cascade import Cascade, Forecasts, Rows
 from offline.models.crossfit import COVERAGE, with_intervals
-from offline.models.recipes import FIRST_MARKET
 from offline.models.shape import weights
 
 BASELINE, ML = "baseline", "ml"
@@ -265,7 +263,7 @@ class Trained:
 
     def forecast(self, rows: History) -> Forecasts:
         """Return the forecasts for rows."""
-        return Forecasts(*self.model.forecast(_named(rows)))
+        return self.model.forecast(_named(rows))
 
     def weights(self) -> Mapping[str, float]:
         """Return the ridge's coefficients of the best step."""
@@ -294,14 +292,8 @@ def trained(fit: Callable[[Rows, FeatureSpec], Cascade]) -> Recipe:
 
 def _named(rows: History) -> Rows:
     """Return rows as the fits of `offline.models` take them."""
-    return Rows(
-        dict(zip(rows.spec.columns, rows.values.T, strict=True)),
-        rows.realized,
-        rows.horizon,
-        np.array(rows.products)[rows.product],
-        rows.event_time < start_ns(FIRST_MARKET),
-        rows.event_time // (DAY_S * NS),
-    )
+    product_id = np.array(rows.products)[rows.product]
+    return Rows.of(rows.values, rows.realized, rows.event_time, product_id, rows.spec)
 
 
 def recipes(spec: FeatureSpec) -> dict[str, Recipe]:

@@ -11,6 +11,8 @@ import numpy as np
 from data.features.spec import FeatureSpec
 from data.models.registry import Registry
 from data.models.served import ALL_PRODUCTS, ServedModel
+from data.models.served import BASELINE as REGISTERED_BASELINE
+from data.models.served import ML as REGISTERED_ML
 from data.simulator.day import simulate_day
 from data.simulator.state import FIRST_DAY
 from data.simulator.truth import simulate_truth
@@ -18,10 +20,9 @@ from data.times import DAY_S, NS, second_text, to_ns
 from data.truth.targets import variance_floor
 from offline.evaluation.rivals import BASELINE, ML, Ewma, recipes
 from offline.evaluation.scoring import CALIBRATED_EWMA, ORACLE
-from offline.evaluation.walk_forward import EMBARGO, GROWTH, Forecasts, Past, Run, TooShort, adapted_forecasts
+from offline.evaluation.walk_forward import EMBARGO, Past, Run, TooShort, adapted_forecasts, growing_times
 from offline.history import History, history_of
-from offline.models.recipes import BASELINE as REGISTERED_BASELINE
-from offline.models.recipes import ML as REGISTERED_ML
+from offline.models.cascade import Forecasts
 from offline.models.recipes import (
     SEED,
     TEST_DAY,
@@ -95,7 +96,7 @@ def score_served(history: History, models: Mapping[str, ServedModel]) -> Run:
 
 
 def _raw(model: ServedModel, rows: History) -> Forecasts:
-    values = rows.values[:, [rows.spec.columns.index(column) for column in model.columns]]
+    values = rows.values[:, rows.spec.places(model.columns)]
     found = model.score(values, [rows.products[product] for product in rows.product])
     return Forecasts(found.score, found.lower, found.upper)
 
@@ -104,11 +105,7 @@ def _rivals(counted: History, floor: float, prior: float) -> tuple[dict[str, For
     """Return the forecasts of the rivals, reasons for those that are left out, and the times of fits."""
     horizon = counted.spec.horizon_s * NS
     begin, end = int(counted.event_time[0]), int(counted.event_time[-1])
-    times = []
-    time = -(-(begin + FIRST_FIT_HORIZONS * horizon) // horizon) * horizon
-    while time <= end:
-        times.append(time)
-        time += max(int(min(DAY_S * NS, GROWTH * (time - begin))) // horizon, 1) * horizon
+    times = growing_times(begin, begin + FIRST_FIT_HORIZONS * horizon, end, horizon)
     longest = Ewma(len(counted.spec.half_lives) - 1, 1.0, prior).forecast(counted)
     found, left_out = {}, {}
     for name, recipe in recipes(counted.spec).items():
@@ -120,7 +117,7 @@ def _rivals(counted: History, floor: float, prior: float) -> tuple[dict[str, For
             score = recipe(unfitted).forecast(counted).score
         except TooShort as error:
             reason = str(error)
-            for time in times:
+            for time in times.tolist():
                 training = counted.take(counted.event_time <= time - EMBARGO * horizon)
                 rows = counted.event_time >= time
                 try:
@@ -133,7 +130,7 @@ def _rivals(counted: History, floor: float, prior: float) -> tuple[dict[str, For
             left_out[name] = reason
         else:
             found[name] = Forecasts(score, np.full(len(score), np.nan), np.full(len(score), np.nan))
-    return found, left_out, np.array(times, np.int64)
+    return found, left_out, times
 
 
 def simulated_history(days: int, spec: FeatureSpec) -> History:

@@ -8,12 +8,12 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from data.arrow import Mask
 from data.times import DAY_S, NS
 from data.trades import Floats, Int64s, StreamKey
 from data.truth.adaptation import Adaptations, RawForecasts, teaching
 from data.truth.targets import variance_floor
 from offline.history import History
+from offline.models.cascade import Forecasts
 
 FIRST_HORIZONS = 120
 """Horizons of history before the first forecast: 5 days of minute candles, 2 hours of trades."""
@@ -26,28 +26,6 @@ GROWTH = 0.25
 
 EMBARGO = 2
 """Horizons between a training row and a refit: the first holds the row's target, the second is the embargo."""
-
-
-class Forecasts(NamedTuple):
-    """Forecasts for n rows; the ends of the interval are NaN for a forecaster without intervals.
-
-    Attributes:
-        score, lower, upper: shape (n,), volatility per horizon.
-    """
-
-    score: Floats
-    lower: Floats
-    upper: Floats
-
-    @classmethod
-    def of(cls, variance: Floats) -> Forecasts:
-        """Return forecasts of a variance per horizon, without intervals."""
-        unknown = np.full(len(variance), np.nan)
-        return cls(np.sqrt(variance), unknown, unknown)
-
-    def take(self, rows: Mask) -> Forecasts:
-        """Return the forecasts of the chosen rows."""
-        return Forecasts(*(each[rows] for each in self))
 
 
 class Forecaster(Protocol):
@@ -128,8 +106,16 @@ def refit_times(history: History) -> Int64s:
         )
     is_long = span >= 1.2 * FIRST_HORIZONS * horizon
     unit = 24 * horizon if is_long else horizon
-    time = -(-(begin + (FIRST_HORIZONS * horizon if is_long else span // 2)) // unit) * unit
-    found = []
+    return growing_times(begin, begin + (FIRST_HORIZONS * horizon if is_long else span // 2), end, unit)
+
+
+def growing_times(begin: int, first: int, end: int, unit: int) -> Int64s:
+    """Return multiples of a unit from `first` to `end`: the next one after `GROWTH` of the time passed, or a day.
+
+    Args:
+        begin: of the history; all in ns since 1970.
+    """
+    time, found = -(-first // unit) * unit, []
     while time <= end:
         found.append(time)
         time += max(int(min(DAY_S * NS, GROWTH * (time - begin))) // unit, 1) * unit
@@ -205,20 +191,16 @@ def adapted_forecasts(rows: History, raw: Forecasts, train_end: int = 0) -> Fore
         raw: of these rows.
         train_end: newest time of the model's training data, ns since 1970.
     """
-    return _adapted(rows, raw, train_end)
-
-
-def with_offsets(rows: History, raw: Forecasts) -> Forecasts:
-    """Return forecasts whose interval adapts, with the score as forecast: a refit model needs no scale."""
-    found = _adapted(rows, raw, 0)
-    factor = raw.score / found.score
-    return Forecasts(raw.score, found.lower * factor, found.upper * factor)
-
-
-def _adapted(rows: History, raw: Forecasts, train_end: int) -> Forecasts:
     keys = tuple(StreamKey("", product) for product in rows.products)
     teaches = teaching(rows.values, rows.event_time, train_end, rows.spec)
     stream = rows.product.astype(np.int32)
     given = RawForecasts(stream, rows.event_time, rows.price, raw.score, raw.lower, raw.upper, teaches)
     found = Adaptations(rows.spec).adapt(keys, given, version=0)
     return Forecasts(found.score, found.lower, found.upper)
+
+
+def with_offsets(rows: History, raw: Forecasts) -> Forecasts:
+    """Return forecasts whose interval adapts, with the score as forecast: a refit model needs no scale."""
+    found = adapted_forecasts(rows, raw)
+    factor = raw.score / found.score
+    return Forecasts(raw.score, found.lower * factor, found.upper * factor)

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.features.spec import FeatureSpec
-from data.models.served import Scores, ServedModel
+from data.models.served import ServedModel
 from data.times import NS, second_text, to_ns
-from data.truth.losses import qlike
+from data.truth.losses import best_scale, qlike
 from data.truth.targets import variance_floor
 from offline.leaks.verdicts import ANSWERS, COLUMNS, FUTURE_CHANGED, SHUFFLED_LABELS, SPLIT, TOO_GOOD, Verdict, listed
-from offline.samples import Sample
+from offline.samples import Sample, scores_of
 
 KNOWN_COLUMNS = re.compile(
     r"n|ret_mean|ret_std|mean_variance|known_steps|hour_sin|hour_cos"
@@ -125,7 +125,7 @@ def check_model(
     if any(name not in spec.columns for name in model.columns):
         return verdicts  # nobody can ask the model
     ewma = _calibrated_ewma(training)
-    answers = _answers(model, rows, spec)
+    answers = scores_of(model, rows, spec)
     wrong = ~answers.are_usable() | (answers.lower >= answers.upper) | (answers.score > MAX_SCORE * rows.targets.max())
     ratio = _qlike(model, ewma, spec) / ewma.qlike
     return [
@@ -152,9 +152,8 @@ def _check_future(model: ServedModel, training: Training) -> list[Verdict]:
     Only a failed comparison is repeated, for the rows of the test alone and for the rows at the split alone.
     """
     rows, spec, train_end = training.rows, training.spec, training.train_end
-    end, step = to_ns(train_end), spec.grid_step_s * NS
-    seen_until = -(-rows.event_time // step) * step + spec.horizon_s * NS  # the last grid point of a row's target
-    later, at_split = rows.event_time > end, (rows.event_time <= end) & (seen_until > end)
+    end = to_ns(train_end)
+    later, at_split = rows.event_time > end, (rows.event_time <= end) & (rows.seen_until(spec) > end)
 
     def changes(where: NDArray[np.bool_]) -> int:
         futures = (_changed(training, later | at_split, where, future) for future in FUTURES)
@@ -223,13 +222,8 @@ def _check_shuffled(training: Training, ewma: Ewma) -> Verdict:
     return Verdict(SHUFFLED_LABELS, ratio >= MIN_SHUFFLED_RATIO, found, allowed)
 
 
-def _answers(model: ServedModel, rows: Sample, spec: FeatureSpec) -> Scores:
-    values = rows.values[:, [spec.columns.index(name) for name in model.columns]]
-    return model.score(values, rows.product_id.tolist())
-
-
 def _qlike(model: ServedModel, ewma: Ewma, spec: FeatureSpec) -> float:
-    score = _answers(model, ewma.rows, spec).score
+    score = scores_of(model, ewma.rows, spec).score
     return float(np.mean(qlike(ewma.rows.targets**2, score**2, ewma.floor)))
 
 
@@ -247,9 +241,7 @@ def _calibrated_ewma(training: Training) -> Ewma:
 
     def scaled(part: Sample, at: int) -> tuple[float, float]:
         """Return the scale that is best on some rows, and the mean loss with this scale."""
-        realized, ewma = np.maximum(part.targets**2, floor), np.maximum(part.values[:, at], least)
-        scale = float(np.mean(realized / ewma))  # where the mean QLIKE is smallest
-        return scale, float(np.mean(qlike(realized, scale * ewma, floor)))
+        return best_scale(part.targets**2, np.maximum(part.values[:, at], least), floor)
 
     best = min(columns, key=lambda at: scaled(fitted, at)[1])
     judged = _with(test, columns)

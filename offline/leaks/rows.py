@@ -79,7 +79,7 @@ def duplicates(rows: Sample, others: Sample, spec: FeatureSpec) -> NDArray[np.bo
         rows: shape (n,) of the result.
         others: more rows to compare with, as of training.
     """
-    at = [spec.columns.index(name) for name in CONTRACT]
+    at = spec.places(CONTRACT)
     both = Sample.join([rows, others])
     whole = np.column_stack([np.where(np.isnan(both.values), -1.0, both.values), both.targets])
     row = np.column_stack([both.values[:, at], both.targets])

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 # ruff: noqa: PLC0415 - scikit-learn takes seconds to import, and most callers only ask
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.features.spec import CONTRACT, FeatureSpec
 from data.models.input_sets import Step
 from data.models.served import ALL_PRODUCTS
 from data.trades import Floats
-from data.truth.losses import qlike
+from data.truth.losses import best_scale, qlike
 from data.truth.targets import variance_floor
-from offline.models.cascade import PRIOR, Cascade, Columns, Rows, StepModel
+from offline.models.cascade import PRIOR, Cascade, Columns, Rows, StepModel, columns_of
 from offline.models.onnx_graph import Graph
 
 MIN_SHARE = 0.01
@@ -49,6 +51,11 @@ class ScaledEwma:
         return graph.node("Mul", graph.column(self.column), graph.constant(self.scale))
 
 
+def with_prior(steps: NDArray[Any], mean: Floats, prior: Floats | float) -> Floats:
+    """Return the mean variance of some grid steps, together with the prior, shape (n,)."""
+    return np.asarray((steps * mean + PRIOR_STEPS * prior) / (steps + PRIOR_STEPS))
+
+
 @dataclass(frozen=True)
 class FirstMinutes:
     """The mean variance of the segment so far, together with the prior: (n x mean + 60 x prior) / (n + 60)."""
@@ -59,7 +66,7 @@ class FirstMinutes:
 
     def variance(self, columns: Columns) -> Floats:
         steps, mean = (columns[name] for name in FIRST_COLUMNS)
-        return np.asarray((steps * mean + PRIOR_STEPS * columns[PRIOR]) / (steps + PRIOR_STEPS))
+        return with_prior(steps, mean, columns[PRIOR])
 
     def node(self, graph: Graph) -> str:
         node, weight = graph.node, graph.constant(PRIOR_STEPS)
@@ -130,9 +137,7 @@ def fit(rows: Rows, spec: FeatureSpec) -> Cascade:
     """
     floor = variance_floor(rows.realized)
     steps = simple_steps(rows, spec, floor)
-    needed = dict.fromkeys(name for step in steps for name in step.needs)
-    columns = (*CONTRACT, *(name for name in spec.columns if name in needed and name not in CONTRACT))
-    return Cascade("baseline", columns, steps, priors_of(rows), floor)
+    return Cascade("baseline", columns_of(steps, spec), steps, priors_of(rows), floor)
 
 
 def priors_of(rows: Rows) -> dict[str, float]:
@@ -172,12 +177,10 @@ def scaled_ewmas(rows: Rows, spec: FeatureSpec, floor: float) -> list[tuple[Scal
     if not known:
         return []
     mine = rows.take(rows.columns[known[-1]] > 0)
-    realized = np.maximum(mine.realized, floor)
     found = []
     for name in known:
-        ewma = np.maximum(mine.columns[name], floor)
-        scale = float(np.mean(realized / ewma))  # where the mean QLIKE is smallest
-        found.append((ScaledEwma(name, scale), float(np.mean(qlike(realized, scale * ewma, floor)))))
+        scale, loss = best_scale(mine.realized, np.maximum(mine.columns[name], floor), floor)
+        found.append((ScaledEwma(name, scale), loss))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,15 +11,21 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from data.arrow import Mask
+from data.features.spec import CONTRACT, FeatureSpec
 from data.models.input_sets import Step, Steps
 from data.models.served import ADDED, ALL_PRODUCTS, OUTPUTS
-from data.trades import Floats
+from data.times import DAY_S, NS, start_ns
+from data.trades import Floats, Int64s
 from offline.models.onnx_graph import Graph
 
 LEAST_VARIANCE, MOST_VARIANCE = 1e-16, 1e6
 """Limits of variances: finite input gives a finite answer above 0, in float32 too."""
 
 PRIOR = ADDED[0]
+
+FIRST_MARKET = dt.date(2010, 3, 17)
+"""Opening of the first exchange of bitcoin for dollars: earlier trades are simulated."""
 
 Interval = tuple[float, float]
 """Ends of an interval, as multiples of the score."""
@@ -27,12 +34,26 @@ Columns = Mapping[str, Floats]
 """Columns of n rows by name, each of shape (n,), and the prior variance under the name `prior`."""
 
 
-class Forecast(NamedTuple):
-    """Forecasts of n rows: volatility per horizon, each of shape (n,); lower <= score <= upper."""
+class Forecasts(NamedTuple):
+    """Forecasts for n rows; the ends of the interval are NaN for a forecaster without intervals.
+
+    Attributes:
+        score, lower, upper: shape (n,), volatility per horizon.
+    """
 
     score: Floats
     lower: Floats
     upper: Floats
+
+    @classmethod
+    def of(cls, variance: Floats) -> Forecasts:
+        """Return forecasts of a variance per horizon, without intervals."""
+        unknown = np.full(len(variance), np.nan)
+        return cls(np.sqrt(variance), unknown, unknown)
+
+    def take(self, rows: Mask) -> Forecasts:
+        """Return the forecasts of the chosen rows."""
+        return Forecasts(*(each[rows] for each in self))
 
 
 class StepModel(Protocol):
@@ -68,6 +89,25 @@ class Rows(NamedTuple):
     is_simulated: NDArray[np.bool_]
     days: NDArray[np.int64]
 
+    @classmethod
+    def of(
+        cls, values: Floats, realized: Floats, event_time: Int64s, product_id: NDArray[np.str_], spec: FeatureSpec
+    ) -> Rows:
+        """Return rows by the columns of a spec.
+
+        Args:
+            values: shape (n, columns of the spec).
+            event_time: shape (n,), ns since 1970.
+        """
+        return cls(
+            dict(zip(spec.columns, values.T, strict=True)),
+            realized,
+            event_time // (spec.horizon_s * NS),
+            product_id,
+            event_time < start_ns(FIRST_MARKET),
+            event_time // (DAY_S * NS),
+        )
+
     def take(self, rows: NDArray[np.bool_]) -> Rows:
         """Return the chosen rows."""
         columns = {name: column[rows] for name, column in self.columns.items()}
@@ -79,6 +119,12 @@ class Rows(NamedTuple):
         names, of_row = np.unique(self.product_id, return_inverse=True)
         known = np.array([priors.get(str(name), priors[ALL_PRODUCTS]) for name in names])
         return {**self.columns, PRIOR: known[of_row] if len(names) else np.empty(0)}
+
+
+def columns_of(steps: Sequence[StepModel], spec: FeatureSpec) -> tuple[str, ...]:
+    """Return the columns that some steps need: the contract, then the others in the order of the spec."""
+    needed = {name for step in steps for name in step.needs} - set(CONTRACT)
+    return (*CONTRACT, *(name for name in spec.columns if name in needed))
 
 
 @dataclass(frozen=True)
@@ -106,7 +152,7 @@ class Cascade:
         """The rule by which a step answers a row."""
         return Steps(self.columns, [step.needs for step in self.steps])
 
-    def forecast(self, rows: Rows) -> Forecast:
+    def forecast(self, rows: Rows) -> Forecasts:
         """Return the forecasts of rows: the computation of the graph, in float64."""
         columns = rows.with_prior(self.priors)
         answered = self.rule.answered(np.column_stack([columns[name] for name in self.columns])).step
@@ -117,7 +163,7 @@ class Cascade:
                 variance[mine] = step.variance({name: column[mine] for name, column in columns.items()})
         score = np.sqrt(np.clip(variance, LEAST_VARIANCE, MOST_VARIANCE))
         ends = np.array(self.intervals)[answered] if self.intervals else np.ones((len(score), 2))
-        return Forecast(score, score * ends[:, 0], score * ends[:, 1])
+        return Forecasts(score, score * ends[:, 0], score * ends[:, 1])
 
     def to_onnx(self, metadata: Mapping[str, str]) -> bytes:
         """Write the model as one ONNX graph: `X` float32 (any, k + 2) in; `score`, `lower`, `upper` float32 (any,) out.

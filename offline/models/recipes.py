@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from data.features.spec import FeatureSpec
 from data.models.input_sets import with_less_input
-from data.models.served import ServedModel
+from data.models.served import BASELINE, ML, ServedModel
 from data.simulator.day import simulate_day
-from data.times import DAY_S, NS, second_text, start_ns, to_datetime
+from data.times import NS, second_text, to_datetime
 from offline.losses_table import evaluate
 from offline.models import baseline, shape
 from offline.models.candidate import Candidate, Recipe
 from offline.models.cascade import Cascade, Rows
 from offline.models.crossfit import COVERAGE, with_intervals
-from offline.samples import CHECKED_HOURS, SHORT_WINDOWS, Sample, TradeSpan, sample
+from offline.samples import CHECKED_HOURS, SHORT_WINDOWS, Sample, TradeSpan, sample, scores_of
 
-BASELINE, ML = "volatility-baseline", "volatility-ml"
 CALIBRATED_EWMA = "calibrated EWMA"
 
 PRODUCTS = ("BTC-USD", "ETH-USD")
@@ -28,8 +28,6 @@ SEED = 0
 TRAINING_DAYS = tuple(dt.date(2010, 1, day) for day in (4, 5, 6, 7, 8))
 """Days before the first market exchanged bitcoin for dollars: no recorded trade is ever in-sample."""
 TEST_DAY = dt.date(2010, 1, 9)
-FIRST_MARKET = dt.date(2010, 3, 17)
-"""Opening of the first exchange of bitcoin for dollars: earlier trades are simulated."""
 
 MAX_OFF = 1e-5
 """Maximum relative difference of a score between graph and fitted model: float32 holds 7 digits."""
@@ -53,10 +51,8 @@ def split(rows: Sample, train_end: dt.datetime, spec: FeatureSpec) -> Split:
         ValueError: a part is empty.
     """
     horizon = spec.horizon_s * NS
-    step = spec.grid_step_s * NS
-    seen_until = -(-rows.event_time // step) * step + horizon  # the last grid point of a row's target
     end = int(train_end.timestamp()) * NS
-    training = rows.take(seen_until <= end)
+    training = rows.take(rows.seen_until(spec) <= end)
     test = rows.take(rows.event_time > end + horizon)
     if not len(training) or not len(test):
         raise ValueError(
@@ -68,14 +64,7 @@ def split(rows: Sample, train_end: dt.datetime, spec: FeatureSpec) -> Split:
 
 def rows_of(rows: Sample, spec: FeatureSpec) -> Rows:
     """Return a sample as named columns."""
-    return Rows(
-        dict(zip(spec.columns, rows.values.T, strict=True)),
-        rows.targets**2,
-        rows.horizon(spec),
-        rows.product_id,
-        rows.event_time < start_ns(FIRST_MARKET),
-        rows.event_time // (DAY_S * NS),
-    )
+    return Rows.of(rows.values, rows.targets**2, rows.event_time, rows.product_id, spec)
 
 
 def fit_with_intervals(rows: Sample, spec: FeatureSpec, fit: Callable[[Rows, FeatureSpec], Cascade]) -> Cascade:
@@ -124,8 +113,8 @@ def served(fitted: Cascade, test: Sample, spec: FeatureSpec, train_end: dt.datet
     content = fitted.to_onnx(metadata)
     model = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
     for values in with_less_input(test.values):
-        asked = Sample(values, test.targets, test.event_time, test.last_time, test.product_id)
-        found = model.score(_columns(asked, model, spec), asked.product_id.tolist()).score
+        asked = replace(test, values=values)
+        found = scores_of(model, asked, spec).score
         off = np.abs(found / fitted.forecast(rows_of(asked, spec)).score - 1)
         for allowed, share in ((MAX_OFF, USUAL), (MAX_FLIPPED, 1.0)):
             if not (worst := float(np.quantile(off, share))) <= allowed:
@@ -134,10 +123,6 @@ def served(fitted: Cascade, test: Sample, spec: FeatureSpec, train_end: dt.datet
                     f"{share:.1%} of the rows"
                 )
     return content, model
-
-
-def _columns(rows: Sample, model: ServedModel, spec: FeatureSpec) -> Any:
-    return rows.values[:, [spec.columns.index(name) for name in model.columns]]
 
 
 def _candidate(
@@ -152,7 +137,7 @@ def _candidate(
     (forecaster, first), (content, model) = next(iter(fitted.items())), next(iter(graphs.values()))
     models = {each: loaded for each, (_, loaded) in graphs.items()}
     evaluation = evaluate(models, parts.test, spec, first.floor)
-    example = _columns(parts.training, model, spec)
+    example = parts.training.values[:, spec.places(model.columns)]
     example = example[~np.isnan(example).any(axis=1)][:2]
     if not len(example):
         example = np.array([[1.0, 0.0] + [np.nan] * (len(model.columns) - 2)] * 2)

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from data.features.spec import CONTRACT, FeatureSpec
+from data.features.spec import FeatureSpec
 from data.models.input_sets import Step
 from data.trades import Floats
 from data.truth.targets import variance_floor
 from offline.models.baseline import ScaledEwma, priors_of, scaled_ewmas, simple_steps
-from offline.models.cascade import Cascade, Columns, Rows, StepModel
+from offline.models.cascade import Cascade, Columns, Rows, StepModel, columns_of
 from offline.models.onnx_graph import Graph
 
 HALF_TRUST = 60
@@ -165,9 +165,7 @@ def fit(rows: Rows, spec: FeatureSpec) -> Cascade:
             if (fitted := _fitted(plan, rows, floor, with_trees=with_volume)) is not None:
                 steps.append(fitted)
     steps += simple_steps(rows, spec, floor)
-    needed = {name for step in steps for name in step.needs}
-    columns = (*CONTRACT, *(name for name in spec.columns if name in needed and name not in CONTRACT))
-    return Cascade("ml", columns, tuple(steps), priors_of(rows), floor)
+    return Cascade("ml", columns_of(steps, spec), tuple(steps), priors_of(rows), floor)
 
 
 def _plan(spec: FeatureSpec, longest: int, ewma: ScaledEwma, rows: Rows, *, with_volume: bool) -> Shape:

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from data.times import DAY_S, NS
 from data.trades import Floats, Int64s
-from data.truth.losses import TERCILES
+from data.truth.losses import TERCILES, coverage
+from offline.leaks.rows import MAX_DUPLICATES
 
 MIN_HORIZONS = 240
 """Four hours at 60 s. With fewer horizons of test, the coverage of a perfect 90 % interval can leave `COVERAGE`."""
 MIN_HOURS = 3
 """Minimum number of hours of the day with rows: one hour shows one mood of the market."""
-MAX_DUPLICATES = 0.01
 COVERAGE = (0.82, 0.96)
 GAIN = 0.97
 """Maximum QLIKE ratio where a gain is asked for. Of 1,200 models equal by construction, none was below .97."""
@@ -163,7 +163,7 @@ def check_intervals(lower: Floats, upper: Floats, targets: Floats) -> dict[str, 
         targets: shape (n,), realized volatility, raised to the square root of the variance floor.
     """
     flat = int(np.sum(~(upper > lower)))
-    covered = float(np.mean((lower <= targets) & (targets <= upper)))
+    covered = coverage(targets, lower, upper)
     return {
         "interval width": Finding(flat == 0, f"{flat:,} of {len(lower):,} of width 0"),
         "coverage": Finding(COVERAGE[0] <= covered <= COVERAGE[1], f"{covered:.1%}"),

@@ -15,10 +15,10 @@ import numpy as np
 
 from data.features.spec import FeatureSpec
 from data.models.registry import Registry, Version
-from data.models.served import ServedModel
+from data.models.served import BASELINE, ML, ServedModel
 from data.names import ModelRefused, VersionNotFound
 from data.times import second_text, to_datetime
-from data.truth.losses import qlike, volatility_terciles
+from data.truth.losses import coverage, qlike, volatility_terciles
 from offline.leaks.rows import duplicates
 from offline.losses_table import judged_rows
 from offline.promotion.conditions import (
@@ -42,17 +42,15 @@ from offline.promotion.measures import (
     CALIBRATED_EWMA,
     calibrated_ewma,
     largest_difference,
-    score,
     unusable_answers,
 )
 from offline.promotion.provenance import LakeRows, Provenance
 from offline.promotion.register import sentinels_of
-from offline.samples import Sample
+from offline.samples import Sample, scores_of
 
 if TYPE_CHECKING:
     from offline.promotion.inputs import GateInputs, Refit
 
-BASELINE, ML = "volatility-baseline", "volatility-ml"
 SHOWN = 200
 """Maximum number of characters of a figure in the evidence: a tag of MLflow holds 8,000."""
 RETRAIN = "retrain"
@@ -201,12 +199,12 @@ class Trial:
         if self._needs_certificate:
             certificate = self._inputs.certificate()
             self._found["parity"] = Finding(bool(certificate), certificate or "none")
-        refit, rows = self._fit_again(), self._read_test()
-        if rows is None or not len(rows):
+        refit, test = self._fit_again(), self._read_test()
+        if test is None or not len(test[0]):
             return
+        rows, judged = test
         if refit is not None and "refit" not in self._found:
             self._compare_answers(refit.candidate.model, rows)
-        judged = judged_rows(rows, self._spec)
         if self._check_answers(rows) and refit is not None and len(judged):
             self._compare(judged, refit, earlier)
 
@@ -233,8 +231,8 @@ class Trial:
             self._found["refit"] = Finding(False, found)
         return refit
 
-    def _read_test(self) -> Sample | None:
-        """Return the rows later than all trainings; None if the inputs have none."""
+    def _read_test(self) -> tuple[Sample, Sample] | None:
+        """Return the rows later than all trainings, and those to judge; None if the inputs have none."""
         models = (self._candidate, self._rivals.champion, self._rivals.baseline)
         trained = max(model.train_end for model in models if model is not None)
         after = trained + timedelta(seconds=self._spec.horizon_s)  # no target of training reaches into a row's horizon
@@ -251,7 +249,7 @@ class Trial:
         if len(judged):
             first, last = (to_datetime(int(time)) for time in (judged.event_time.min(), judged.event_time.max()))
             self.evidence |= {"first_row": second_text(first), "last_row": second_text(last)}
-        return rows
+        return rows, judged
 
     def _check_answers(self, rows: Sample) -> bool:
         """Return whether all answers are usable."""
@@ -276,19 +274,19 @@ class Trial:
         realized = np.maximum(rows.targets**2, floor)
         self._found |= check_training(training.horizon(spec), training.event_time, rows.event_time)
         self._found["duplicates"] = check_duplicates(duplicates(rows, training, spec))
-        answer = score(self._candidate, rows, spec)
-        self._found |= check_intervals(answer.lower, answer.upper, np.sqrt(realized))
+        answer, targets = scores_of(self._candidate, rows, spec), np.sqrt(realized)
+        self._found |= check_intervals(answer.lower, answer.upper, targets)
         self.evidence |= {
             "judged_rows": len(rows),
             "zero_target_share": float(np.mean(rows.targets == 0)),
             "variance_floor": floor,
-            "coverage": float(np.mean((answer.lower**2 <= realized) & (realized <= answer.upper**2))),
+            "coverage": coverage(targets, answer.lower, answer.upper),
             "tries": self._tries,
         }
         try:
             ewma = calibrated_ewma(training, rows, spec, floor)
             ours, theirs, baseline = (
-                qlike(realized, ewma if model is None else score(model, rows, spec).score ** 2, floor)
+                qlike(realized, ewma if model is None else scores_of(model, rows, spec).score ** 2, floor)
                 for model in (self._candidate, self._rivals.champion, self._rivals.baseline)
             )
         except ValueError as error:

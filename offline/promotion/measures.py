@@ -8,21 +8,13 @@ from numpy.typing import NDArray
 from data.features.spec import FeatureSpec
 from data.models.served import Scores, ServedModel
 from data.trades import Floats
-from data.truth.losses import qlike
-from offline.samples import Sample
+from data.truth.losses import best_scale
+from offline.leaks.models import LEAST_SHARE
+from offline.samples import Sample, scores_of
 
 ASKED_ALONE = 32
 """Number of rows that the gate scores in a batch of one, 50 us per row."""
 CALIBRATED_EWMA = "the calibrated EWMA"
-LEAST_SHARE = 1e-4
-"""Lower limit of a forecast variance of the calibrated EWMA, as a share of the mean realized variance of training."""
-
-
-def score(model: ServedModel, rows: Sample, spec: FeatureSpec, order: NDArray[np.intp] | None = None) -> Scores:
-    """Return the forecasts of a model for all rows, or for the rows at some indexes in their order."""
-    at = np.arange(len(rows)) if order is None else order
-    values = rows.values[at][:, [spec.columns.index(name) for name in model.columns]]
-    return model.score(values, rows.product_id[at].tolist())
 
 
 def unusable_answers(model: ServedModel, rows: Sample, spec: FeatureSpec) -> tuple[int, int]:
@@ -30,13 +22,13 @@ def unusable_answers(model: ServedModel, rows: Sample, spec: FeatureSpec) -> tup
 
     All rows are scored again in another order, and some rows alone: a graph may read neighbour rows, or random numbers.
     """
-    found = score(model, rows, spec)
+    found = scores_of(model, rows, spec)
     answers = _bits(found)
     order = np.random.default_rng(0).permutation(len(rows))
     swayed = np.zeros(len(rows), np.bool_)
-    swayed[order] = (_bits(score(model, rows, spec, order)) != answers[order]).any(axis=1)
+    swayed[order] = (_bits(scores_of(model, rows.take(order), spec)) != answers[order]).any(axis=1)
     for row in order[:ASKED_ALONE]:
-        swayed[row] |= (_bits(score(model, rows, spec, np.array([row])))[0] != answers[row]).any()
+        swayed[row] |= (_bits(scores_of(model, rows.take(np.array([row])), spec))[0] != answers[row]).any()
     return int(np.sum(~found.are_usable())), int(np.sum(swayed))
 
 
@@ -44,7 +36,7 @@ def largest_difference(one: ServedModel, other: ServedModel, rows: Sample, spec:
     """Return the largest relative difference of scores and ends of intervals; infinite if an answer is not finite."""
     found, expected = (
         np.column_stack([scores.score, scores.lower, scores.upper])
-        for scores in (score(model, rows, spec) for model in (one, other))
+        for scores in (scores_of(model, rows, spec) for model in (one, other))
     )
     off = float(np.max(np.abs(found - expected) / np.abs(expected), initial=0.0))
     return off if np.isfinite(off) else float("inf")
@@ -74,9 +66,9 @@ def calibrated_ewma(training: Sample, rows: Sample, spec: FeatureSpec, floor: fl
     least = LEAST_SHARE * float(np.mean(realized))
     scales, losses = [], []
     for column in at:
-        ewma = np.maximum(training.values[known, column], least)
-        scales.append(float(np.mean(realized / ewma)))  # where the mean QLIKE is smallest
-        losses.append(float(np.mean(qlike(realized, scales[-1] * ewma, floor))))
+        scale, loss = best_scale(realized, np.maximum(training.values[known, column], least), floor)
+        scales.append(scale)
+        losses.append(loss)
     best = int(np.argmin(losses))
     forecast = np.full(len(rows), float(np.mean(realized)))
     for column, scale in zip(at[: best + 1], scales, strict=False):

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from data.features.spec import FeatureSpec
 from data.models.registry import Registry
+from data.models.served import BASELINE
 from offline.promotion import ledger
 from offline.promotion.conditions import Condition
-from offline.promotion.gate import BASELINE, Refused, fetch_model, judge
+from offline.promotion.gate import Refused, fetch_model, judge
 from offline.promotion.ledger import Entry, finish_pending
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from itertools import repeat
 
@@ -38,7 +39,7 @@ class ScoreStage:
     ) -> None:
         self._spec, self._serving, self._metrics = spec, serving, metrics
         self._published = PublishedForecasts(spec, read)
-        self._partitions: dict[int, Adaptations] = {}
+        self._partitions = defaultdict[int, Adaptations](lambda: Adaptations(spec))
         self._take(serving())
 
     def restore(self, partition: int, tails: dict[StreamKey, StreamTail]) -> None:
@@ -65,7 +66,7 @@ class ScoreStage:
         self._served = served
         self._train_end_ns = to_ns(served.model.train_end)
         self._version = version_number(served.model.digest)
-        self._columns = [self._spec.columns.index(column) for column in served.model.columns]
+        self._columns = self._spec.places(served.model.columns)
 
     def process(self, parts: list[FeatureColumns | EndedStream]) -> list[Record]:
         """Return the records of `predictions`, in the order of the rows and ends."""
@@ -74,8 +75,7 @@ class ScoreStage:
         records: list[Record] = []
         scores, ts, start = self._score([part for part in parts if isinstance(part, FeatureColumns)]), time.time_ns(), 0
         for part in parts:
-            if (states := self._partitions.get(part.partition)) is None:
-                states = self._partitions[part.partition] = Adaptations(self._spec)
+            states = self._partitions[part.partition]
             if isinstance(part, EndedStream):
                 states.drop(part.key)
                 records.append((PREDICTIONS, part.partition, part.key.product_id, part.text, part.ingest_time_ms))

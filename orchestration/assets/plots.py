@@ -67,7 +67,7 @@ def of_test(
     axes = figure.subplots()
     axes.plot(time, rows.targets[few] / BASIS_POINT, ".", markersize=2, color="0.6", label="realized")
     for name, model in models.items():
-        inputs = values[:, [spec.columns.index(column) for column in model.columns]]
+        inputs = values[:, spec.places(model.columns)]
         score = model.score(inputs, [product_id] * len(inputs)).score
         axes.plot(time, score / BASIS_POINT, linewidth=0.8, label=name)
     axes.set_yscale("log", nonpositive="mask")

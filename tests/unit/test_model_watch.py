@@ -12,8 +12,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from data.models.kept import load_last_good, save_last_good
+from data.models.served import BASELINE
 from online.metrics import Metrics
-from online.model_watch import BASELINE, ModelVersion, ModelWatch
+from online.model_watch import ModelVersion, ModelWatch
 from online.settings import ModelSettings
 from tests.fakes import FakeRegistry
 from tests.models import NAN, a_pickle, baseline, model_bytes, model_file

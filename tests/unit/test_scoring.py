@@ -16,8 +16,9 @@ from data.trades import Floats
 from offline.evaluation.report import Subject, html_report, markdown_table, model_card
 from offline.evaluation.scoring import LAGS, score
 from offline.evaluation.significance import diebold_mariano
-from offline.evaluation.walk_forward import Forecasts, Run
+from offline.evaluation.walk_forward import Run
 from offline.history import Grid, History
+from offline.models.cascade import Forecasts
 
 SPEC = FeatureSpec.for_candles(60)
 NAN = float("nan")

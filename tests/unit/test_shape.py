@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data.features.spec import CONTRACT
-from data.models.served import ServedModel
+from data.models.served import ML, ServedModel
 from data.simulator.truth import simulate_truth
 from data.times import NS, start_ns
 from data.trades import Floats
@@ -22,7 +22,7 @@ from offline.days.training_set import make_training_set, training_sample
 from offline.lake.store import Lake
 from offline.models import baseline, shape
 from offline.models.cascade import Cascade, Rows, StepModel
-from offline.models.recipes import CALIBRATED_EWMA, ML, fit_with_intervals, rows_of, train_baseline, train_ml
+from offline.models.recipes import CALIBRATED_EWMA, fit_with_intervals, rows_of, train_baseline, train_ml
 from offline.models.shape import Shape
 from offline.samples import Sample
 from tests.models import NAN, SPEC, model_bytes

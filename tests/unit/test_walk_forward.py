@@ -26,8 +26,9 @@ from offline.evaluation.rivals import (
     next_variance,
     recipes,
 )
-from offline.evaluation.walk_forward import Forecasts, Past, TooShort, refit_times, walk_forward
+from offline.evaluation.walk_forward import Past, TooShort, refit_times, walk_forward
 from offline.history import History, history_of
+from offline.models.cascade import Forecasts
 from tests.unit.test_history import START, bars
 
 SPEC = FeatureSpec.for_candles(60)
