@@ -1,4 +1,4 @@
-"""Both stages as one, restarted anywhere: the forecasts of an undisturbed run, adaptation included."""
+"""Restarts of both stages: the forecasts equal the forecasts of an undisturbed run, adaptation included."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Pipeline:
 
 
 def mixed_topic(seed: int) -> FakeTopic:
-    """Return the trades of three sources in turns, of which one ends and one begins late."""
+    """Return the mixed trades of three sources: the second source ends, the third begins late."""
     rng = np.random.default_rng(seed)
     queues = [records_of(source(name, n, "ETH-USD")) for name, n in (("a", 2_500), ("b", 2_000), ("c", 1_500))]
     queues[1].append(end_of("b", "ETH-USD"))
@@ -87,7 +87,7 @@ def test_a_restart_anywhere_leaves_the_forecasts_of_an_undisturbed_run(cuts: lis
 
 
 def test_an_aborted_batch_leaves_no_trace_in_the_adaptation() -> None:
-    """The loop drops and restores a partition whose transaction was aborted, and reads its records again."""
+    """The loop drops and restores a partition after an aborted transaction, and reads the records again."""
     topic = mixed_topic(1)
     undisturbed, disturbed = Pipeline(topic), Pipeline(topic)
     undisturbed.process(0, len(topic.records))
