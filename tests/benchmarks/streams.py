@@ -207,10 +207,10 @@ def rate(name: str, trades: Trades, folder: Path) -> float:
 
 
 def rates(trades: Trades, rounds: int, names: Sequence[str]) -> dict[str, list[float]]:
-    """Return outcomes per second of each engine in each round; the engines take turns."""
+    """Return outcomes per second of each engine in each round; every other round has the reversed order."""
     found: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(rounds):
-        for name in names:
+    for number in range(rounds):
+        for name in names[:: -1 if number % 2 else 1]:
             with TemporaryDirectory() as folder:
                 found[name].append(rate(name, trades, Path(folder)))
     return found
