@@ -41,13 +41,19 @@ from offline.promotion.provenance import Provenance, SimulatedRows, TrainingRows
 from offline.promotion.register import register
 from offline.samples import Sample, TradeSpan
 from offline.settings import OfflineSettings
+from offline.version_texts import version_texts
 
 
 class Challenger(NamedTuple):
-    """A candidate in the registry, with the alias `challenger`."""
+    """A candidate in the registry, with the alias `challenger`.
+
+    Attributes:
+        texts: report and card among the artifacts of the version's run, by path.
+    """
 
     candidate: Candidate
     version: str
+    texts: Mapping[str, str]
 
 
 def train(
@@ -90,9 +96,12 @@ def train(
         sentinels = {each.name: each.passed for each in verdicts}
         candidates[name] = replace(candidate, params=params, sentinels=sentinels)
         yield candidates[name]
-    yield compare(registry, list(candidates.values()), split(rows, train_end, spec).test, spec)
+    compared = compare(registry, list(candidates.values()), split(rows, train_end, spec).test, spec)
+    yield compared
     for name, candidate in candidates.items():
-        yield Challenger(candidate, register(registry, candidate, Provenance.here(name, made_from)))
+        made = Provenance.here(name, made_from)
+        texts = version_texts(candidate, made, compared, spec)
+        yield Challenger(candidate, register(registry, candidate, made, texts), texts)
 
 
 def compare(registry: Registry, candidates: Sequence[Candidate], test: Sample, spec: FeatureSpec) -> Evaluation:
