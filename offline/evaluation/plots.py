@@ -120,8 +120,9 @@ def _look(run: Run, name: str) -> dict[str, Any]:
     return {"color": COLOURS[at % len(COLOURS)], "linestyle": "-" if at < len(COLOURS) else "--", "label": name}
 
 
-def _beside(axes: Axes) -> None:
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+def _legend(axes: Axes, columns: int = 4) -> None:
+    """Put the legend above the plot, on the left, where a narrow screen shows it."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, columnspacing=1.2)
 
 
 def _with_interval(run: Run) -> str | None:
@@ -146,7 +147,7 @@ def _band(run: Run, _: Scores) -> Plot | None:
         axes.set_yscale("log", nonpositive="mask")
         _plain(axes.yaxis)
         axes.set_ylabel(f"basis points per {rows.spec.horizon_s:,} s")
-        _beside(axes)
+        _legend(axes)
     inside = float(np.mean((found.lower[shown] <= rows.targets[shown]) & (rows.targets[shown] <= found.upper[shown])))
     caption = (
         f"{rows.products[newest]}, the newest {len(shown):,} forecasts of {name}: volatility per horizon, logarithmic. "
@@ -165,7 +166,7 @@ def _cumulated(run: Run, scores: Scores) -> Plot:
             axes.plot(shown, cumulated[few], linewidth=1.2, **_look(run, name))
         axes.axhline(0, color=NEUTRAL, linewidth=0.8)
         axes.set_ylabel("sum of QLIKE differences")
-        _beside(axes)
+        _legend(axes)
     caption = (
         f"Loss of each forecaster minus the loss of {scores.reference}, summed over time. A falling line gains. "
         f"Forecasters above {MOST_RATIO:g} times the QLIKE are left out."
@@ -204,7 +205,7 @@ def _terciles(run: Run, scores: Scores) -> Plot:
         for axes in (left, right):
             axes.set_xticks(at, list(slices))
             axes.set_xlim(-0.5, len(slices) - 0.5)
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
+            _legend(axes, 2)
     caption = f"Thirds of the forecasts, by the volatility that {scores.reference} forecasts. Bars below 1 are better."
     return Plot("By tercile of volatility", caption, drawn[0])
 
@@ -229,7 +230,7 @@ def _calibration(run: Run, scores: Scores) -> Plot:
         _plain(axes.yaxis)
         axes.set_xlabel(f"root of the mean forecast variance, basis points per {run.rows.spec.horizon_s:,} s")
         axes.set_ylabel("root of the mean realized variance")
-        _beside(axes)
+        _legend(axes)
     caption = f"{bins} groups with as many forecasts each, from the calmest forecasts to the wildest."
     return Plot("Calibration", caption, drawn[0])
 
@@ -271,7 +272,7 @@ def _weights(run: Run, _: Scores) -> Plot | None:
             axes.plot(time, values, style, marker=".", linewidth=1.2, label=key, color=colour)
         axes.axhline(0, color=NEUTRAL, linewidth=0.8)
         axes.set_ylabel("weight")
-        _beside(axes)
+        _legend(axes, 3)
     return Plot(title, f"Of {name} at each refit: {_MEANING}", drawn[0])
 
 

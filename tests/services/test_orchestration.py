@@ -8,9 +8,11 @@ import datetime as dt
 import json
 import math
 import os
+import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -38,11 +40,15 @@ from offline.days.trades import make_trades
 from offline.days.training_set import training_sample
 from offline.lake.store import Lake
 from offline.leaks.rows import check_rows
+from offline.models.candidate import Candidate, Recipe
+from offline.models.recipes import RECIPES
 from offline.promotion.ledger import history
 from offline.promotion.register import find_experiment
 from offline.samples import CHECKED_HOURS, Sample
+from offline.training import train
+from offline.version_texts import CARD, REPORT
 from orchestration import sensors
-from orchestration.assets import plots
+from orchestration.assets import models, plots
 from orchestration.assets.models import checked_spans, choose_days
 from orchestration.assets.partitions import INPUTS, DayRange, key_of
 from orchestration.assets.product_days import trades
@@ -671,6 +677,69 @@ def test_a_training_whose_mlflow_goes_away_says_what_to_do(
         assert reason(result).startswith(f"MLflow went away at {server.uri} during the training: ")
         assert reason(result).endswith("start MLflow, then launch retrain again")
     assert mlflow.active_run() is None
+
+
+@pytest.mark.filterwarnings("default")  # mlflow warns about its own code
+@pytest.mark.filterwarnings("ignore:InitResourceContext:DeprecationWarning")
+def test_a_training_links_to_report_and_card_of_each_version(
+    side: Side, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three days of two hours. The links are pages of MLflow, the text of the card is that of the artifact."""
+    import mlflow
+
+    names = {"volatility-baseline": "linked-baseline", "volatility-ml": "linked-ml"}
+    own = {name: renamed(recipe, names) for name, recipe in RECIPES.items()}
+    monkeypatch.setattr("offline.training.train", partial(train, recipes=own))
+    monkeypatch.setattr(models, "ASSETS", {names[name]: asset for name, asset in models.ASSETS.items()})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    there = Side(side.folder, side.instance, definitions())
+    assert there.run("simulate", "simulate_days", first_day="2010-01-04", days=3, hours=[0, 2]).success
+    result = there.run("retrain")
+    assert result.success, reason(result)
+    (shown,) = (
+        event.step_materialization_data.materialization.metadata
+        for event in result.all_events
+        if event.event_type is dg.DagsterEventType.ASSET_MATERIALIZATION
+        and event.asset_key == dg.AssetKey("challenger")
+    )
+    client = mlflow.MlflowClient(mlflow_uri)
+    for name in names.values():
+        version = Registry(mlflow_uri).version(name, "challenger")
+        run = client.get_run(version.run_id)
+        page = f"{mlflow_uri}/#/experiments/{run.info.experiment_id}/runs/{version.run_id}/artifacts"
+        assert {each.path for each in client.list_artifacts(version.run_id, "evaluation")} == {REPORT, CARD}
+        assert shown[f"report of {name}"] == dg.MetadataValue.url(f"{page}/evaluation/report.html")
+        assert shown[f"card of {name}"] == dg.MetadataValue.url(f"{page}/evaluation/card.md")
+        card = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{CARD}")
+        assert shown[f"text of the card of {name}"] == dg.MetadataValue.md(card)
+        report = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{REPORT}")
+        assert re.findall("<h2>(.*?)</h2><figure>", report) == [
+            "Band against realized volatility",
+            "Cumulated loss difference",
+            "By tercile of volatility",
+            "Calibration",
+            "Fitted weights",
+        ]
+        metrics = {
+            tag.removeprefix("metric."): value for tag, value in version.tags.items() if tag.startswith("metric.")
+        }
+        assert {"qlike", "coverage", "test_horizons"} <= set(metrics)
+        for metric, value in metrics.items():
+            assert f"| `{metric}` | {value} |" in card
+        assert f"| `{name}` | {float(metrics['qlike']):.4f} |" in card
+        assert f"Digest `{version.digest}`" in card
+        sentinels = [tag for tag in version.tags if tag.startswith("sentinel.")]
+        assert f"| leak sentinels | {len(sentinels)} of {len(sentinels)} passed |" in card
+
+
+def renamed(recipe: Recipe, names: Mapping[str, str]) -> Recipe:
+    """Return the recipe with another name of the registered model."""
+
+    def made(*arguments: Any) -> Candidate:
+        candidate = recipe(*arguments)
+        return replace(candidate, name=names[candidate.name])
+
+    return made
 
 
 class Cancelled(BaseException):
