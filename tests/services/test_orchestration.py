@@ -679,12 +679,12 @@ def test_a_training_whose_mlflow_goes_away_says_what_to_do(
     assert mlflow.active_run() is None
 
 
-@pytest.mark.filterwarnings("default")  # mlflow warns about its own code
 @pytest.mark.filterwarnings("ignore:InitResourceContext:DeprecationWarning")
+@pytest.mark.filterwarnings("default")  # mlflow warns about its own code
 def test_a_training_links_to_report_and_card_of_each_version(
     side: Side, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three days of two hours. The links are pages of MLflow, the text of the card is that of the artifact."""
+    """Two days of two hours. The links are pages of MLflow, the text of the card is that of the artifact."""
     import mlflow
 
     names = {"volatility-baseline": "linked-baseline", "volatility-ml": "linked-ml"}
@@ -693,7 +693,7 @@ def test_a_training_links_to_report_and_card_of_each_version(
     monkeypatch.setattr(models, "ASSETS", {names[name]: asset for name, asset in models.ASSETS.items()})
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
     there = Side(side.folder, side.instance, definitions())
-    assert there.run("simulate", "simulate_days", first_day="2010-01-04", days=3, hours=[0, 2]).success
+    assert there.run("simulate", "simulate_days", first_day="2010-01-04", days=2, hours=[0, 2]).success
     result = there.run("retrain")
     assert result.success, reason(result)
     (shown,) = (
@@ -720,13 +720,11 @@ def test_a_training_links_to_report_and_card_of_each_version(
             "Calibration",
             "Fitted weights",
         ]
-        metrics = {
-            tag.removeprefix("metric."): value for tag, value in version.tags.items() if tag.startswith("metric.")
-        }
-        assert {"qlike", "coverage", "test_horizons"} <= set(metrics)
-        for metric, value in metrics.items():
-            assert f"| `{metric}` | {value} |" in card
-        assert f"| `{name}` | {float(metrics['qlike']):.4f} |" in card
+        metrics = {tag: value for tag, value in version.tags.items() if tag.startswith("metric.")}
+        assert {"metric.qlike", "metric.coverage", "metric.test_horizons"} <= set(metrics)
+        for tag, value in metrics.items():
+            assert f"| `{tag.removeprefix('metric.')}` | {value} |" in card
+        assert f"| `{name}` | {float(metrics['metric.qlike']):.4f} |" in card
         assert f"Digest `{version.digest}`" in card
         sentinels = [tag for tag in version.tags if tag.startswith("sentinel.")]
         assert f"| leak sentinels | {len(sentinels)} of {len(sentinels)} passed |" in card
