@@ -172,7 +172,7 @@ _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{ti
 body{{font:15px/1.5 sans-serif;color:#222;background:#fff;max-width:62rem;margin:1.5rem auto;padding:0 1rem}}
 h1{{font-size:1.4rem;overflow-wrap:anywhere}}h2{{font-size:1.1rem;margin:2rem 0 .3rem}}figure{{margin:0}}
 figcaption,p{{color:#444;font-size:.9rem;margin:.3rem 0}}.wide{{overflow-x:auto}}
-svg{{display:block;width:100%;min-width:44rem;height:auto}}table{{border-collapse:collapse;font-size:.9rem}}
+svg{{display:block;width:100%;min-width:38rem;height:auto}}table{{border-collapse:collapse;font-size:.9rem}}
 td,th{{padding:.2rem .7rem;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}}
 td:first-child,th:first-child{{text-align:left;position:sticky;left:0;background:#fff}}
 </style></head><body><h1>{title}</h1><p>{facts}</p>{left}{tables}{drawn}{more}
