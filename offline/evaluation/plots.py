@@ -16,6 +16,7 @@ from offline.evaluation.walk_forward import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 BASIS_POINT = 1e-4
@@ -102,16 +103,16 @@ def _times(axes: Axes, time: Int64s) -> Any:
     return time.view("datetime64[ns]")
 
 
-def _plain(axis: Any) -> None:
+def label_plainly(axis: Axis) -> None:
     """Write 6, 10, 20 at the ticks of a logarithmic axis, where matplotlib's own labels are powers of 10."""
     from matplotlib.ticker import LogFormatter
 
     class Plain(LogFormatter):
         def __call__(self, x: float, pos: int | None = None) -> str:
-            return f"{x:g}" if super().__call__(x, pos) else ""
+            return f"{x:g}" if super().__call__(x, pos) else ""  # empty where labels would be too many
 
     axis.set_major_formatter(Plain())
-    axis.set_minor_formatter(Plain(labelOnlyBase=False, minor_thresholds=(1.5, 0.5)))
+    axis.set_minor_formatter(Plain(labelOnlyBase=False, minor_thresholds=(2, 0.5)))  # some up to 2 decades, all to half
 
 
 def _look(run: Run, name: str) -> dict[str, Any]:
@@ -145,7 +146,7 @@ def _band(run: Run, _: Scores) -> Plot | None:
         axes.plot(time, score, linewidth=1.2, color=colour, label="forecast")
         axes.plot(time, realized, ".", markersize=3, color="#222222", label="realized")
         axes.set_yscale("log", nonpositive="mask")
-        _plain(axes.yaxis)
+        label_plainly(axes.yaxis)
         axes.set_ylabel(f"basis points per {rows.spec.horizon_s:,} s")
         _legend(axes)
     inside = float(np.mean((found.lower[shown] <= rows.targets[shown]) & (rows.targets[shown] <= found.upper[shown])))
@@ -226,8 +227,8 @@ def _calibration(run: Run, scores: Scores) -> Plot:
         axes.plot(ends, ends, color=NEUTRAL, linewidth=0.8, label="perfect")
         axes.set_xscale("log")
         axes.set_yscale("log")
-        _plain(axes.xaxis)
-        _plain(axes.yaxis)
+        label_plainly(axes.xaxis)
+        label_plainly(axes.yaxis)
         axes.set_xlabel(f"root of the mean forecast variance, basis points per {run.rows.spec.horizon_s:,} s")
         axes.set_ylabel("root of the mean realized variance")
         _legend(axes)

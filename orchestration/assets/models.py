@@ -75,7 +75,8 @@ class RetrainConfig(DaysConfig):
         dg.AssetSpec(
             "challenger",
             deps=["evaluation"],
-            description="Both models in the registry, with the alias `challenger`: the job `promote` asks the gate.",
+            description="Both models in the registry, with the alias `challenger`, a report and a model card of each: "
+            "the job `promote` asks the gate.",
             kinds={"mlflow"},
         ),
     ],

@@ -38,6 +38,7 @@ from offline.days.staleness import stale
 from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET
 from offline.days.trades import make_trades
 from offline.days.training_set import training_sample
+from offline.evaluation.plots import label_plainly
 from offline.lake.store import Lake
 from offline.leaks.rows import check_rows
 from offline.models.candidate import Candidate, Recipe
@@ -249,7 +250,7 @@ def test_a_logarithmic_axis_is_labelled_in_plain_numbers() -> None:
     axes = figure.subplots()
     axes.set_yscale("log")
     axes.set_ylim(5.5, 25)
-    plots.label_plainly(axes.yaxis)
+    label_plainly(axes.yaxis)
     figure.draw_without_rendering()
     ticks = axes.yaxis.get_major_ticks() + axes.yaxis.get_minor_ticks()
     labels = {tick.label1.get_text() for tick in ticks if tick.label1.get_text()}
