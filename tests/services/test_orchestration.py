@@ -685,7 +685,7 @@ def test_a_training_whose_mlflow_goes_away_says_what_to_do(
 def test_a_training_links_to_report_and_card_of_each_version(
     side: Side, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two days of two hours. The links are pages of MLflow, the text of the card is that of the artifact."""
+    """Three days of two hours. The links are pages of MLflow, the text of the card is that of the artifact."""
     import mlflow
 
     names = {"volatility-baseline": "linked-baseline", "volatility-ml": "linked-ml"}
@@ -694,7 +694,7 @@ def test_a_training_links_to_report_and_card_of_each_version(
     monkeypatch.setattr(models, "ASSETS", {names[name]: asset for name, asset in models.ASSETS.items()})
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
     there = Side(side.folder, side.instance, definitions())
-    assert there.run("simulate", "simulate_days", first_day="2010-01-04", days=2, hours=[0, 2]).success
+    assert there.run("simulate", "simulate_days", first_day="2010-01-04", days=3, hours=[0, 2]).success
     result = there.run("retrain")
     assert result.success, reason(result)
     (shown,) = (
