@@ -17,6 +17,7 @@ from data.models.registry import Registry
 from data.models.served import BASELINE
 from data.names import RegistryError
 from data.times import to_datetime
+from offline.cards.version_texts import version_texts
 from offline.leaks.models import check_model
 from offline.leaks.rows import check_rows
 from offline.leaks.verdicts import LeakFound
@@ -41,7 +42,6 @@ from offline.promotion.provenance import Provenance, SimulatedRows, TrainingRows
 from offline.promotion.register import register
 from offline.samples import Sample, TradeSpan
 from offline.settings import OfflineSettings
-from offline.version_texts import version_texts
 
 
 class Challenger(NamedTuple):

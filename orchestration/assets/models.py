@@ -260,7 +260,7 @@ def _evaluation_result(
 def _challengers_result(
     challengers: Sequence["Challenger"], registry: RegistryResource, experiment_id: str, links: Links
 ) -> dg.MaterializeResult:
-    from offline.version_texts import CARD, REPORT
+    from offline.cards.version_texts import CARD, REPORT
 
     metadata: dict[str, Any] = {}
     client = Registry(registry.uri)

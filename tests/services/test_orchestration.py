@@ -32,6 +32,7 @@ from data.recordings.readers import write_csv
 from data.simulator.day import simulate_day
 from data.times import NS
 from data.trades import Floats
+from offline.cards.version_texts import CARD, REPORT
 from offline.days.feature_rows import FeatureFacts, make_feature_rows
 from offline.days.staging import RECORDINGS, ingest
 from offline.days.staleness import stale
@@ -47,7 +48,6 @@ from offline.promotion.ledger import history
 from offline.promotion.register import find_experiment
 from offline.samples import CHECKED_HOURS, Sample
 from offline.training import train
-from offline.version_texts import CARD, REPORT
 from orchestration import sensors
 from orchestration.assets import models, plots
 from orchestration.assets.models import checked_spans, choose_days
@@ -727,7 +727,7 @@ def test_a_training_links_to_report_and_card_of_each_version(
             assert f"| `{tag.removeprefix('metric.')}` | {value} |" in card
         assert f"| `{name}` | {float(metrics['metric.qlike']):.4f} |" in card
         assert f"Digest `{version.digest}`" in card
-        sentinels = [tag for tag in version.tags if tag.startswith("sentinel.")]
+        sentinels = [param for param in run.data.params if param.startswith("sentinel ")]
         assert f"| leak sentinels | {len(sentinels)} of {len(sentinels)} passed |" in card
 
 

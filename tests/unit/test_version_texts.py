@@ -12,12 +12,12 @@ import pytest
 
 from data.models.served import BASELINE, ML, ServedModel
 from data.times import NS
+from offline.cards.version_texts import CARD, REPORT, run_of, version_texts
 from offline.losses_table import Evaluation, evaluate
 from offline.models.candidate import Candidate
 from offline.models.recipes import CALIBRATED_EWMA
 from offline.promotion.provenance import LakeRows, Provenance, SimulatedRows, TrainingRows
 from offline.samples import Sample
-from offline.version_texts import CARD, REPORT, run_of, version_texts
 from tests.models import SPEC, model_bytes
 
 MIDNIGHT = int(dt.datetime(2026, 1, 3, tzinfo=dt.UTC).timestamp())
@@ -32,6 +32,8 @@ PARAMS = {
     "horizons": 1_000,
     "from": "2026-01-01T00:00:04Z",
     "to": "2026-01-02T23:58:54Z",
+    "sentinel future changed": "no other byte",
+    "sentinel duplicates": "0",
 }
 
 
@@ -55,9 +57,8 @@ CHAMPION = f"{BASELINE} version 3, which has seen some of these rows"
 def candidate(name: str = BASELINE) -> Candidate:
     found = evaluate({CALIBRATED_EWMA: MODEL} if name == BASELINE else {name: MODEL, CALIBRATED_EWMA: MODEL}, *TEST)
     metrics = found.metrics(next(iter(found.answers)))
-    sentinels = {"future changed": True, "duplicates": True}
     weights = {"ewma_variance_300": 4.0}
-    return Candidate(name, b"", MODEL, np.empty(0), PARAMS, metrics, weights, found, sentinels)
+    return Candidate(name, b"", MODEL, np.empty(0), PARAMS, metrics, weights, found)
 
 
 TEST = (rows(), SPEC, FLOOR)
