@@ -17,6 +17,7 @@ from data.models.registry import Registry
 from data.models.served import BASELINE
 from data.names import RegistryError
 from data.times import to_datetime
+from offline.cards.version_texts import version_texts
 from offline.leaks.models import check_model
 from offline.leaks.rows import check_rows
 from offline.leaks.verdicts import LeakFound
@@ -44,10 +45,15 @@ from offline.settings import OfflineSettings
 
 
 class Challenger(NamedTuple):
-    """A candidate in the registry, with the alias `challenger`."""
+    """A candidate in the registry, with the alias `challenger`.
+
+    Attributes:
+        texts: report and card among the artifacts of the version's run, by path.
+    """
 
     candidate: Candidate
     version: str
+    texts: Mapping[str, str]
 
 
 def train(
@@ -90,9 +96,12 @@ def train(
         sentinels = {each.name: each.passed for each in verdicts}
         candidates[name] = replace(candidate, params=params, sentinels=sentinels)
         yield candidates[name]
-    yield compare(registry, list(candidates.values()), split(rows, train_end, spec).test, spec)
+    compared = compare(registry, list(candidates.values()), split(rows, train_end, spec).test, spec)
+    yield compared
     for name, candidate in candidates.items():
-        yield Challenger(candidate, register(registry, candidate, Provenance.here(name, made_from)))
+        made = Provenance.here(name, made_from)
+        texts = version_texts(candidate, made, compared, spec)
+        yield Challenger(candidate, register(registry, candidate, made, texts), texts)
 
 
 def compare(registry: Registry, candidates: Sequence[Candidate], test: Sample, spec: FeatureSpec) -> Evaluation:

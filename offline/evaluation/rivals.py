@@ -12,13 +12,12 @@ from scipy.signal import lfilter
 from data.features.spec import FeatureSpec
 from data.trades import Floats
 from data.truth.losses import qlike
-from offline.evaluation.scoring import CALIBRATED_EWMA
-from offline.evaluation.walk_forward import Past, Recipe, TooShort
+from offline.evaluation.walk_forward import CALIBRATED_EWMA, Past, Recipe, TooShort
 from offline.history import History
 from offline.models import baseline, shape
 from offline.models.cascade import Cascade, Forecasts, Rows
 from offline.models.crossfit import COVERAGE, with_intervals
-from offline.models.shape import weights
+from offline.models.shape import shown_weights
 
 BASELINE, ML = "baseline", "ml"
 
@@ -266,9 +265,8 @@ class Trained:
         return self.model.forecast(_named(rows))
 
     def weights(self) -> Mapping[str, float]:
-        """Return the ridge's coefficients of the best step."""
-        found = weights(self.model.steps)
-        return {name: coefficient for step, name, coefficient in found if step == found[0][0]}
+        """Return fitted numbers, see `shown_weights`."""
+        return shown_weights(self.model.steps)
 
 
 def trained(fit: Callable[[Rows, FeatureSpec], Cascade]) -> Recipe:

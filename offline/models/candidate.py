@@ -26,6 +26,7 @@ class Candidate:
         model: the loaded `model_bytes`.
         example: shape (2, k), two rows of input.
         params, metrics: for the MLflow run.
+        weights: fitted numbers to show, see `offline.models.shape.shown_weights`.
         evaluation: the table behind the metrics; None if the model was not judged.
         sentinels: verdict of each leak sentinel by name, true if the sentinel found no leak.
     """
@@ -36,6 +37,7 @@ class Candidate:
     example: Floats
     params: dict[str, Any]
     metrics: dict[str, float]
+    weights: Mapping[str, float] = field(default_factory=dict)
     evaluation: Evaluation | None = None
     sentinels: Mapping[str, bool] = field(default_factory=dict)
 

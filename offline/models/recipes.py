@@ -142,7 +142,14 @@ def _candidate(
     if not len(example):
         example = np.array([[1.0, 0.0] + [np.nan] * (len(model.columns) - 2)] * 2)
     return Candidate(
-        name, content, model, example, _params(first, parts.training, spec), evaluation.metrics(forecaster), evaluation
+        name,
+        content,
+        model,
+        example,
+        _params(first, parts.training, spec),
+        evaluation.metrics(forecaster),
+        shape.shown_weights(first.steps),
+        evaluation,
     )
 
 

@@ -249,11 +249,13 @@ def _correction(residual: Floats) -> float:
     return float((np.var(residual) / 2 + np.log(np.mean(np.exp(residual)))) / 2)
 
 
-def weights(steps: Sequence[StepModel]) -> list[tuple[str, str, float]]:
-    """Return (step, input, coefficient of the ridge) of all shapes, for people."""
-    return [
-        (", ".join(step.needs[:1]), name, coefficient)
-        for step in steps
-        if isinstance(step, Shape)
-        for name, coefficient in zip(step.inputs, step.coefficients, strict=True)
-    ]
+def shown_weights(steps: Sequence[StepModel]) -> dict[str, float]:
+    """Return fitted numbers for people, by name.
+
+    Of a model with shapes: the ridge's coefficients of the best shape, by input. Of another model: the scale of each
+    EWMA, by column.
+    """
+    best = next((step for step in steps if isinstance(step, Shape)), None)
+    if best is None:
+        return {step.column: step.scale for step in steps if isinstance(step, ScaledEwma)}
+    return dict(zip(best.inputs, best.coefficients, strict=True))

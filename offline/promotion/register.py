@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Mapping
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -48,7 +49,12 @@ def prepare_client(registry: Registry) -> None:
             os.environ[name] = ",".join(dict.fromkeys(hosts))
 
 
-def register(registry: Registry, candidate: Candidate, made: Provenance | None = None) -> str:
+def register(
+    registry: Registry,
+    candidate: Candidate,
+    made: Provenance | None = None,
+    texts: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """Log a run with the model, register a version, set the alias `challenger`, and return the version number.
 
     The logged file is read back and checked first; then one request creates the version with all tags. The alias
@@ -57,6 +63,7 @@ def register(registry: Registry, candidate: Candidate, made: Provenance | None =
 
     Args:
         made: what the model was made from; the gate refuses a version without this description.
+        texts: more artifacts of the run, by path.
 
     Raises:
         RegistryError: MLflow does not answer or fails, or the file read back differs from the model.
@@ -82,6 +89,8 @@ def register(registry: Registry, candidate: Candidate, made: Provenance | None =
         with mlflow.start_run(experiment_id=experiment, run_name=model.digest[:12], nested=outer is not None) as run:
             mlflow.log_params(candidate.params)
             mlflow.log_metrics(candidate.metrics)
+            for path, text in texts.items():
+                mlflow.log_text(text, path)
             logged = mlflow.onnx.log_model(
                 onnx.load_from_string(candidate.model_bytes),
                 name="model",

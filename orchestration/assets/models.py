@@ -75,7 +75,8 @@ class RetrainConfig(DaysConfig):
         dg.AssetSpec(
             "challenger",
             deps=["evaluation"],
-            description="Both models in the registry, with the alias `challenger`: the job `promote` asks the gate.",
+            description="Both models in the registry, with the alias `challenger`, a report and a model card of each: "
+            "the job `promote` asks the gate.",
             kinds={"mlflow"},
         ),
     ],
@@ -121,7 +122,7 @@ def models(
             else:
                 context.log.info(f"{result.candidate.name} version {result.version} is challenger")
                 challengers.append(result)
-        yield _challengers_result(challengers, registry, links)
+        yield _challengers_result(challengers, registry, run.experiment_id, links)
 
 
 class TrainingDays(NamedTuple):
@@ -257,12 +258,19 @@ def _evaluation_result(
 
 
 def _challengers_result(
-    challengers: Sequence["Challenger"], registry: RegistryResource, links: Links
+    challengers: Sequence["Challenger"], registry: RegistryResource, experiment_id: str, links: Links
 ) -> dg.MaterializeResult:
+    from offline.cards.version_texts import CARD, REPORT
+
     metadata: dict[str, Any] = {}
-    for candidate, version in challengers:
-        metadata[candidate.name] = dg.MetadataValue.url(registry.version_url(candidate.name, version))
-        metadata[f"version of {candidate.name}"] = int(version)
+    client = Registry(registry.uri)
+    for candidate, version, texts in challengers:
+        name, run_id = candidate.name, client.version(candidate.name, version).run_id
+        metadata[name] = dg.MetadataValue.url(registry.version_url(name, version))
+        metadata[f"version of {name}"] = int(version)
+        metadata[f"report of {name}"] = dg.MetadataValue.url(registry.artifact_url(experiment_id, run_id, REPORT))
+        metadata[f"card of {name}"] = dg.MetadataValue.url(registry.artifact_url(experiment_id, run_id, CARD))
+        metadata[f"text of the card of {name}"] = dg.MetadataValue.md(texts[CARD])
     digests = "".join(each.candidate.model.digest for each in challengers)
     data_version = dg.DataVersion(hashlib.sha256(digests.encode()).hexdigest())
     return dg.MaterializeResult(asset_key="challenger", data_version=data_version, metadata=metadata | links)
