@@ -19,6 +19,7 @@ from data.models.served import BASELINE, ML, ServedModel
 from data.names import ModelRefused, VersionNotFound
 from data.times import second_text, to_datetime
 from data.truth.losses import coverage, qlike, volatility_terciles
+from offline.ewma import calibrate, ewmas_of
 from offline.leaks.rows import duplicates
 from offline.losses_table import judged_rows
 from offline.promotion.conditions import (
@@ -38,12 +39,7 @@ from offline.promotion.conditions import (
     limits_of,
 )
 from offline.promotion.ledger import Entry, history, tries_on
-from offline.promotion.measures import (
-    CALIBRATED_EWMA,
-    calibrated_ewma,
-    largest_difference,
-    unusable_answers,
-)
+from offline.promotion.measures import CALIBRATED_EWMA, largest_difference, unusable_answers
 from offline.promotion.provenance import LakeRows, Provenance
 from offline.promotion.register import sentinels_of
 from offline.samples import Sample, scores_of
@@ -284,7 +280,8 @@ class Trial:
             "tries": self._tries,
         }
         try:
-            ewma = calibrated_ewma(training, rows, spec, floor)
+            calibrated = calibrate(ewmas_of(training.values, spec), training.targets**2, floor)
+            ewma = calibrated.forecast(ewmas_of(rows.values, spec), float(np.mean(training.targets**2)))
             ours, theirs, baseline = (
                 qlike(realized, ewma if model is None else scores_of(model, rows, spec).score ** 2, floor)
                 for model in (self._candidate, self._rivals.champion, self._rivals.baseline)
