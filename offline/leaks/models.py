@@ -101,15 +101,28 @@ class Rival(NamedTuple):
     floor: float
 
 
+def hide_future(rows: Sample, spec: FeatureSpec, train_end: datetime) -> Sample:
+    """Return the sample with everything changed that a model must not know, by the first of `FUTURES`."""
+    beyond = rows.seen_until(spec) > to_ns(train_end)
+    return _changed(rows, spec, beyond, beyond, FUTURES[0])
+
+
 def check_model(
-    trained: Trained, recipe: Recipe, rows: Sample, spec: FeatureSpec, train_end: datetime, reason: str = ""
+    trained: Trained,
+    recipe: Recipe,
+    rows: Sample,
+    spec: FeatureSpec,
+    train_end: datetime,
+    reason: str = "",
+    hidden: Sample | None = None,
 ) -> list[Verdict]:
     """Return a verdict for each of `MODEL_SENTINELS`.
 
     Args:
-        trained: result of the recipe for the other arguments.
+        trained: result of the recipe for the other arguments, or for `hidden` in place of `rows`.
         rows: up to `train_end` for training, later for the test.
         reason: why a model is much better than the calibrated EWMA; lets such a model pass, and is in the verdict.
+        hidden: result of `hide_future` for the same training: one of `FUTURES` then needs no other fit.
 
     Raises:
         ValueError: there are too few rows to compare with an EWMA.
@@ -118,7 +131,7 @@ def check_model(
     model = trained.model
     unknown = [name for name in model.columns if not KNOWN_COLUMNS.fullmatch(name) or name not in spec.columns]
     verdicts = [
-        *_check_future(model, training),
+        *_check_future(model, training, hidden),
         Verdict(COLUMNS, not unknown, listed(unknown), "no column that the sentinels do not know"),
     ]
     if any(name not in spec.columns for name in model.columns):
@@ -145,32 +158,35 @@ def check_model(
     ]
 
 
-def _check_future(model: ServedModel, training: Training) -> list[Verdict]:
+def _check_future(model: ServedModel, training: Training, hidden: Sample | None) -> list[Verdict]:
     """Change the rows that a model must not know: the model's bytes must stay.
 
-    Only a failed comparison is repeated, for the rows of the test alone and for the rows at the split alone.
+    A model of `hidden` rows is compared with the model of the other future. Only a failed comparison is repeated, for
+    the rows of the test alone and for the rows at the split alone.
     """
     rows, spec, train_end = training.rows, training.spec, training.train_end
     end = to_ns(train_end)
     later, at_split = rows.event_time > end, (rows.event_time <= end) & (rows.seen_until(spec) > end)
+    futures = FUTURES if hidden is None else FUTURES[1:]
 
-    def changes(where: NDArray[np.bool_]) -> int:
-        futures = (_changed(training, later | at_split, where, future) for future in FUTURES)
-        return sum(training.digest(each) != model.digest for each in futures)
+    def changes(where: NDArray[np.bool_], digest: str) -> int:
+        changed = (_changed(rows, spec, later | at_split, where, future) for future in futures)
+        return sum(training.digest(each) != digest for each in changed)
 
     by_later = by_split = 0
-    if changes(later | at_split):
-        by_later, by_split = changes(later), changes(at_split)
+    if changes(later | at_split, model.digest):
+        unchanged = model.digest if hidden is None else training.digest(rows)
+        by_later, by_split = changes(later, unchanged), changes(at_split, unchanged)
         if not by_later and not by_split:
             by_later = 1
-    again = training.digest(rows) if by_later or by_split else model.digest
+    again = training.digest(rows if hidden is None else hidden) if by_later or by_split else model.digest
     unstable = "" if again == model.digest else "; the same rows give other bytes too"
     is_true = second_text(model.train_end) == second_text(train_end)
     return [
         Verdict(
             FUTURE_CHANGED,
             not by_later,
-            f"other bytes of the model in {by_later} of {len(FUTURES)} changed futures{unstable}",
+            f"other bytes of the model in {by_later} of {len(futures)} changed futures{unstable}",
             "the same bytes",
         ),
         Verdict(
@@ -183,17 +199,19 @@ def _check_future(model: ServedModel, training: Training) -> list[Verdict]:
     ]
 
 
-def _changed(training: Training, beyond: NDArray[np.bool_], where: NDArray[np.bool_], future: Future) -> Sample:
+def _changed(
+    rows: Sample, spec: FeatureSpec, beyond: NDArray[np.bool_], where: NDArray[np.bool_], future: Future
+) -> Sample:
     """Return the sample with other features and targets in some rows, and without the newest of these rows.
 
     Args:
         beyond: mask of all rows that a model must not know; a row gets features and target of another such row.
         where: mask of the rows to change.
     """
-    rows, at = training.rows, np.flatnonzero(beyond)
+    at = np.flatnonzero(beyond)
     source = np.arange(len(rows))
     source[at] = np.random.default_rng(0).permutation(at)
-    scale = np.where(np.isin(training.spec.columns, UNSCALED_COLUMNS), 1.0, future.features)
+    scale = np.where(np.isin(spec.columns, UNSCALED_COLUMNS), 1.0, future.features)
     values = np.where(where[:, None], rows.values[source] * scale, rows.values)
     targets = np.where(where, rows.targets[source] * future.targets, rows.targets)
     is_new = rows.event_time > np.quantile(rows.event_time[at], future.kept)

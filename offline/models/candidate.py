@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from data.features.spec import FeatureSpec
@@ -27,7 +27,7 @@ class Candidate:
         example: shape (2, k), two rows of input.
         params, metrics: for the MLflow run.
         evaluation: the table behind the metrics; None if the model was not judged.
-        sentinels: verdict of each leak sentinel by name, true if the sentinel found no leak.
+        reason: why the model is much better than the calibrated EWMA; empty if nobody gave a reason.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Candidate:
     params: dict[str, Any]
     metrics: dict[str, float]
     evaluation: Evaluation | None = None
-    sentinels: Mapping[str, bool] = field(default_factory=dict)
+    reason: str = ""
 
 
 Recipe = Callable[["Sample", FeatureSpec, dt.datetime], Candidate]
