@@ -79,7 +79,7 @@ def train(
         made_from: where the gate finds the rows of the training again.
         recipes: by name.
         spans: trades behind some of the rows, for the sentinels.
-        reason: why a model is much better than the calibrated EWMA, see `check_model`; a parameter of each run.
+        reason: why a model is much better than the calibrated EWMA, see `check_model`; kept with each version.
 
     Raises:
         LeakFound: a sentinel has found a leak.
@@ -93,8 +93,7 @@ def train(
         if not all(each.passed for each in verdicts):
             raise LeakFound(candidate.name, verdicts)
         params = candidate.params | {f"sentinel {each.name}": each.found for each in verdicts}
-        sentinels = {each.name: each.passed for each in verdicts}
-        candidates[name] = replace(candidate, params=params, sentinels=sentinels)
+        candidates[name] = replace(candidate, params=params, reason=reason)
         yield candidates[name]
     compared = compare(registry, list(candidates.values()), split(rows, train_end, spec).test, spec)
     yield compared
@@ -136,7 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (challenger,) = (each for each in results if isinstance(each, Challenger))
         version, metrics = challenger.version, challenger.candidate.metrics
         who, why = "offline.training", "trained on simulated days"
-        inputs = GateInputs(rows.after, lambda _: rows)  # the simulator gives the same rows again
+        # The simulator gives the same rows again.
+        inputs = GateInputs(rows.after, lambda _: rows, spans=lambda *_: spans)
         promote(registry, BASELINE, version, inputs=inputs, spec=spec, who=who, why=why)
     except (RegistryError, Refused, LeakFound) as error:
         sys.exit(str(error))

@@ -28,7 +28,7 @@ class Candidate:
         params, metrics: for the MLflow run.
         weights: fitted numbers to show, see `offline.models.shape.shown_weights`.
         evaluation: the table behind the metrics; None if the model was not judged.
-        sentinels: verdict of each leak sentinel by name, true if the sentinel found no leak.
+        reason: why the model is much better than the calibrated EWMA; empty if nobody gave a reason.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Candidate:
     metrics: dict[str, float]
     weights: Mapping[str, float] = field(default_factory=dict)
     evaluation: Evaluation | None = None
-    sentinels: Mapping[str, bool] = field(default_factory=dict)
+    reason: str = ""
 
 
 Recipe = Callable[["Sample", FeatureSpec, dt.datetime], Candidate]

@@ -48,6 +48,10 @@ TREES = {
 TREE_ROWS = 60_000
 """Most rows that trees learn from: of more, each second, third, ... row."""
 
+CLEARANCE = 1e-4
+"""Distance by which the threshold of each tree lies above the training value that set the threshold. All inputs are of
+the size of 1, and a graph in float32 may compute an input a millionth higher than the fit."""
+
 LEAVES = 8
 """Fewest leaves of the largest size: fewer rows than 8 leaves of 300 make smaller leaves."""
 
@@ -216,6 +220,7 @@ def _fitted(plan: Shape, rows: Rows, floor: float, *, with_trees: bool) -> Shape
         to_ewma = np.log(np.maximum(mine.realized, floor) / np.maximum(plan.ewma.variance(mine.columns), floor))
         with one_thread():
             trees.fit(values[some], to_ewma[some])
+            _clear_thresholds(trees)
             correction = _correction(to_ewma - trees.predict(values))
     return Shape(
         plan.reference,
@@ -231,6 +236,15 @@ def _fitted(plan: Shape, rows: Rows, floor: float, *, with_trees: bool) -> Shape
         correction,
         horizons / (horizons + HALF_TRUST),
     )
+
+
+def _clear_thresholds(trees: Any) -> None:
+    """Move all thresholds up by `CLEARANCE`: scikit-learn puts a threshold on a value that many training rows share.
+
+    A sparse market has many equal rows, and all of them would take another branch in the graph than in the fit.
+    """
+    for (predictor,) in trees._predictors:
+        predictor.nodes["num_threshold"] += CLEARANCE
 
 
 def one_thread() -> Any:

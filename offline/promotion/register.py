@@ -30,8 +30,8 @@ CLIENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-SENTINEL, PASSED = "sentinel.", "passed"
-"""Prefix of the tag of each leak sentinel, and the tag's value if the sentinel found no leak."""
+REASON = "reason"
+"""Tag with the reason for a model that is much better than the calibrated EWMA."""
 
 
 def prepare_client(registry: Registry) -> None:
@@ -110,7 +110,7 @@ def register(
             }
             tags |= {f"metric.{metric}": f"{value:.6g}" for metric, value in candidate.metrics.items()}
             tags |= {} if made is None else made.tags()
-            tags |= {SENTINEL + name: PASSED if passed else "failed" for name, passed in candidate.sentinels.items()}
+            tags |= {REASON: candidate.reason} if candidate.reason else {}
             with contextlib.suppress(AlreadyThere):
                 registry.call("POST", "registered-models/create", {"name": candidate.name}, dict)
             client = mlflow.MlflowClient(registry.uri)
@@ -123,11 +123,6 @@ def register(
             f"{candidate.name} is not registered, MLflow at {registry.uri}: {error}. When it answers again, train again"
         ) from error
     return str(created.version)
-
-
-def sentinels_of(tags: Mapping[str, str]) -> dict[str, bool]:
-    """Return the verdict of each leak sentinel in a version's tags, by name."""
-    return {name.removeprefix(SENTINEL): tags[name] == PASSED for name in tags if name.startswith(SENTINEL)}
 
 
 def set_alias(registry: Registry, name: str, alias: str, version: str | None) -> None:

@@ -17,7 +17,7 @@ from pydantic import Field
 from data.features.spec import FeatureSpec
 from data.models.registry import Registry
 from data.times import second_text
-from offline.days.steps import TRADES, TRAINING_SET
+from offline.days.steps import TRAINING_SET
 from offline.days.training_set import training_sample
 from offline.lake.store import Lake, Partition
 from offline.promotion.provenance import LakeRows
@@ -208,13 +208,11 @@ def _training_rows(store: Lake, spec: FeatureSpec, days: TrainingDays, test_day:
 
 def checked_spans(store: Lake, spec: FeatureSpec, days: TrainingDays, test_day: date) -> "list[TradeSpan]":
     """Return the trades behind some rows of the last day before the test, and of the first day of the test."""
-    from offline.days.feature_rows import span_of
+    from offline.days import feature_rows
 
-    found = [each for each in store.partitions(TRAINING_SET) if each.product_id in days.products and each.rows]
-    found = [each for each in found if each.day in days.days and store.partition(TRADES, each.product_id, each.day)]
-    found.sort(key=lambda each: each.day)
-    earlier, later = ([each for each in found if (each.day < test_day) == is_earlier] for is_earlier in (True, False))
-    return [span_of(store, each.product_id, each.day, spec) for each in (*earlier[-1:], *later[:1])]
+    keys = [(each.product_id, each.day) for each in days.partitions]
+    trained, tested = ([key for key in keys if (key[1] < test_day) == is_trained] for is_trained in (True, False))
+    return feature_rows.checked_spans(store, spec, trained, tested)
 
 
 def _model_result(candidate: "Candidate", links: Links) -> dg.MaterializeResult:

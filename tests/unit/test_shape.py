@@ -271,6 +271,21 @@ def test_the_graph_computes_what_was_fitted_on_every_step_and_extreme(model: Cas
         assert off.max() < 0.05, name
 
 
+def test_rows_that_share_an_input_take_the_branch_of_the_fit() -> None:
+    """A sparse market: each ratio is one of 400 values, so thresholds of trees lie on the values of many rows."""
+    rows = market(600, seed=8)
+    reference = rows.values[:, SPEC.columns.index("ewma_variance_3600")]
+    for name in COLUMNS[3:6]:
+        column = rows.values[:, SPEC.columns.index(name)]
+        column[:] = np.exp(np.round(np.log(column / reference) * 50) / 50) * reference
+    model = fitted(rows)
+    model = replace(model, intervals=((0.5, 2.0),) * len(model.steps))
+    served = ServedModel.load(model_bytes(model), spec_id=SPEC.spec_id)
+    found = served.score(model_values(rows), rows.product_id.tolist()).score
+    off = np.abs(found / model.forecast(rows_of(rows, SPEC)).score - 1)
+    assert np.mean(off > 1e-5) == 0
+
+
 def test_the_same_rows_give_the_same_digest_and_what_comes_after_training_changes_nothing() -> None:
     rows = market(150)
     end = dt.datetime.combine(REAL, dt.time(2), dt.UTC)
