@@ -204,5 +204,5 @@ def train_end_of_simulated_days() -> dt.datetime:
     return dt.datetime.combine(TEST_DAY, dt.time(), dt.UTC)
 
 
-RECIPES: Mapping[str, Recipe] = {"cascade of scaled EWMAs": train_baseline, "cascade of shapes": train_ml}
+RECIPES: Mapping[str, Recipe] = {"cascade of scaled EWMAs": train_baseline, "cascade of limited shapes": train_ml}
 """Recipes by name. A recipe that makes other models of the same rows needs a new name: the gate asks more of it."""

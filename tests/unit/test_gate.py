@@ -200,7 +200,7 @@ def test_a_description_survives_the_tags_of_a_version() -> None:
         SimulatedRows(seed=3, products=("BTC-USD",), days=(day,), hours=(0, 5)),
         LakeRows(content_hashes={"BTC-USD": {day: "ab" * 32}, "ETH-USD": {}}),
     ):
-        made = Provenance.here("cascade of shapes", rows)
+        made = Provenance.here("cascade of limited shapes", rows)
         assert Provenance.of_tags(made.tags()) == made
         assert made.differences() == []
         assert Provenance.of_tags({**made.tags(), "rows": "{}"}) is None
