@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import sys
@@ -19,12 +20,12 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from data.names import RecordRefused, Stopped, Unanswered
+from data.process.running import AGAIN, REFUSED
 from data.stream.clients import Incoming, incoming, new_process_helps, retry
 from data.stream.codec import encode
 from data.stream.records import REJECTED, TRADES, Rejected
 from data.trades import StreamKey
-from online.metrics import Metrics
-from online.process import AGAIN, REFUSED, tune_garbage_collector
+from online.metrics import ForecasterMetrics
 
 log = structlog.get_logger()
 
@@ -48,6 +49,13 @@ FIND_PLACE = "`.venv/bin/python -m online.forecaster --find-place`"
 Record = tuple[str, int, str, bytes, int]
 """A record to write: topic, partition, key, value, ingest time in ms. A plain tuple, as a stage makes 100,000 a
 second."""
+
+
+def tune_garbage_collector() -> None:
+    """Run the garbage collector less often: a batch makes tens of thousands of tuples, all gone with the batch, and
+    scanning the tuples would take as long as making them."""
+    gc.freeze()
+    gc.set_threshold(100_000)
 
 
 class LostPlace(Exception):
@@ -86,7 +94,7 @@ def serve(
     stage: Stage,
     check_new: Callable[[list[int]], None],
     running: Callable[[], bool],
-    metrics: Metrics,
+    metrics: ForecasterMetrics,
     address: str,
 ) -> None:
     """Turn records into records while `running` is true.
@@ -162,7 +170,7 @@ class _Loop:
     _stage: Stage
     _check_new: Callable[[list[int]], None]
     _running: Callable[[], bool]
-    _metrics: Metrics
+    _metrics: ForecasterMetrics
     _address: str
 
     def __post_init__(self) -> None:
@@ -170,6 +178,7 @@ class _Loop:
         self._ender = ThreadPoolExecutor(1, thread_name_prefix="transactions")
         self._ending: _Transaction | None = None
         self._due: dict[int, int] = {}  # by assigned partition, the offset to read next
+        self._metrics.lag.positions = self._due
         self._is_serving = True  # False at the end: the last log line of a process is the reason of its end
         self._behind: dict[int, int] = {}  # by partition, the offset behind a hole that is logged and not yet committed
 
