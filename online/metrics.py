@@ -38,6 +38,12 @@ class Metrics:
         self.removed = Counter(
             "cryptovol_removed_trades", "trades that retention removed before they were read", registry=one
         )
+        self.shadow_failures = Counter(
+            "cryptovol_shadow_failures",
+            "loads and batches that a shadow failed",
+            ["model_variant", "version"],
+            registry=one,
+        )
         self.ready = Gauge("cryptovol_ready", "1 while the process does its work", registry=one)
 
     def saw_rows(self, purpose: str, ingest_time: Int64s) -> None:
