@@ -14,7 +14,7 @@ from data.models.kept import load_kept
 from data.models.registry import Registry, Version
 from data.models.served import CHUNK, VARIANTS, ServedModel
 from data.names import ModelRefused, RegistryError
-from online.metrics import Metrics
+from online.metrics import ForecasterMetrics
 from online.model_watch import ModelVersion
 from online.settings import ModelSettings
 
@@ -48,7 +48,7 @@ class ShadowWatch:
         shadows: at most one of each digest; another tuple where a model has changed. Only the thread writes.
     """
 
-    def __init__(self, settings: ModelSettings, metrics: Metrics) -> None:
+    def __init__(self, settings: ModelSettings, metrics: ForecasterMetrics) -> None:
         self.shadows: tuple[ModelVersion, ...] = ()
         self._registry, self._folder = Registry(settings.mlflow_tracking_uri, TIMEOUT_S), settings.models_dir
         self._spec = settings.spec()

@@ -19,7 +19,7 @@ from online.exactly_once.feature_stage import EndedStream, FeatureColumns, Strea
 from online.exactly_once.loop import Record
 from online.exactly_once.resumption import PublishedForecasts, ReadPredictions
 from online.exactly_once.scorers import Scorer, StreamStates
-from online.metrics import Metrics
+from online.metrics import ForecasterMetrics
 from online.model_watch import ModelVersion
 
 log = structlog.get_logger()
@@ -41,7 +41,7 @@ class ScoreStage:
         spec: FeatureSpec,
         serving: Callable[[], ModelVersion],
         read: ReadPredictions,
-        metrics: Metrics,
+        metrics: ForecasterMetrics,
         shadows: Callable[[], tuple[ModelVersion, ...]] = tuple,
     ) -> None:
         self._spec, self._metrics = spec, metrics

@@ -13,7 +13,7 @@ from data.models.registry import ModelFile
 from data.models.served import BASELINE
 from data.names import RegistryError
 from online import shadow_watch
-from online.metrics import Metrics
+from online.metrics import ForecasterMetrics
 from online.settings import ModelSettings
 from online.shadow_watch import ShadowWatch
 from tests.fakes import FakeRegistry
@@ -27,8 +27,8 @@ def ml(version: str, scale: float) -> ModelFile:
     return model_file(ML, version, model_bytes(baseline(scale=scale), variant="ml"))
 
 
-def a_watch(uri: str, folder: Path, metrics: Metrics | None = None) -> ShadowWatch:
-    return ShadowWatch(ModelSettings(mlflow_tracking_uri=uri, models_dir=folder), metrics or Metrics())
+def a_watch(uri: str, folder: Path, metrics: ForecasterMetrics | None = None) -> ShadowWatch:
+    return ShadowWatch(ModelSettings(mlflow_tracking_uri=uri, models_dir=folder), metrics or ForecasterMetrics())
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_a_model_that_served_here_is_not_fetched(registry: FakeRegistry, tmp_pat
 def test_a_refused_challenger_is_counted_and_logged_once_and_costs_no_other_shadow(
     registry: FakeRegistry, tmp_path: Path, logged: list[dict[str, object]], content: bytes
 ) -> None:
-    metrics = Metrics()
+    metrics = ForecasterMetrics()
     registry.files = {BASELINE: model_file()}
     registry.challengers = {ML: model_file(ML, "2", content)}
     watch = a_watch(registry.uri, tmp_path, metrics)
@@ -106,7 +106,7 @@ def test_a_refused_challenger_is_counted_and_logged_once_and_costs_no_other_shad
 def test_a_file_that_does_not_come_is_tried_again(
     registry: FakeRegistry, tmp_path: Path, logged: list[dict[str, object]]
 ) -> None:
-    metrics = Metrics()
+    metrics = ForecasterMetrics()
     registry.challengers = {ML: ml("2", 7.0)}
     registry.broken_files = (503, b"busy")
     watch = a_watch(registry.uri, tmp_path, metrics)
@@ -163,7 +163,7 @@ def test_the_thread_goes_on_after_a_failure_of_ours(
     registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shadow_watch, "POLL_S", 0.01)
-    metrics = Metrics()
+    metrics = ForecasterMetrics()
     registry.files = {BASELINE: model_file()}
     watch = a_watch(registry.uri, tmp_path, metrics)
     with monkeypatch.context() as patched:
