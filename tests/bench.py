@@ -50,7 +50,7 @@ PARTS: dict[str, Callable[[], Sequence[Row]]] = {
     "files": file_rows,
     "streams": lambda: streams.rows(core.simulated_trades(STREAMED)),
     "latency": edge_latency.rows,
-    "shadows": lambda: shadows.rows(core.simulated_trades(STREAMED)),
+    "shadows": lambda: list(shadows.rows(core.simulated_trades(STREAMED))),
     "predict": edge_predict.rows,
 }
 

@@ -10,6 +10,7 @@ import argparse
 import datetime as dt
 import json
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -117,9 +118,10 @@ def throughput(files: tuple[bytes, bytes], trades: Trades, rounds: int) -> Row:
     return Row("trades to forecasts, exactly once, with three shadows", "trades/s", medians.pop(""), medians)
 
 
-def rows(trades: Trades, rounds: int = 3) -> list[Row]:
+def rows(trades: Trades, rounds: int = 3) -> Iterator[Row]:
     files = ml_files()
-    return [*latency(files, rounds), throughput(files, trades, rounds)]
+    yield from latency(files, rounds)
+    yield throughput(files, trades, rounds)
 
 
 if __name__ == "__main__":
@@ -128,4 +130,4 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=3)
     chosen = parser.parse_args()
     for row in rows(simulated_trades(chosen.trades), chosen.rounds):
-        print(row)
+        print(row, flush=True)
