@@ -12,7 +12,7 @@ import numpy as np
 
 from data.features.spec import FeatureSpec
 from data.models.input_sets import with_less_input
-from data.models.served import ServedModel
+from data.models.served import Scores, ServedModel
 from data.times import to_datetime
 from data.trades import Floats
 from data.truth.losses import coverage, qlike
@@ -43,7 +43,7 @@ class LossesRow(NamedTuple):
     coverage: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
     """A table of losses, and facts about the judged rows.
 
@@ -54,6 +54,9 @@ class Evaluation:
         zero_target_share: share of targets equal to 0.
         variance_floor: smaller realized variances count as `variance_floor`, for all forecasters.
         first_time, last_time: event times of the first and the last judged row.
+        judged: the judged rows.
+        answers: by forecaster asked with all columns, the forecasts for `judged`; ends of an interval are NaN for a
+            forecaster without intervals.
     """
 
     losses: tuple[LossesRow, ...]
@@ -63,6 +66,8 @@ class Evaluation:
     variance_floor: float
     first_time: datetime
     last_time: datetime
+    judged: Sample
+    answers: Mapping[str, Scores]
 
     def losses_of(self, forecaster: str, asked_with: str = ALL) -> LossesRow:
         """Return the losses of one forecaster with one input."""
@@ -136,14 +141,19 @@ def evaluate(models: Mapping[str, ServedModel], test: Sample, spec: FeatureSpec,
         )
 
     found: list[LossesRow] = []
+    answers: dict[str, Scores] = {}
     asked = [replace(rows, values=values) for values in with_less_input(rows.values)]
     for name, model in models.items():
         for asked_with, these in zip(ASKED_WITH, asked, strict=True):
             answer = scores_of(model, these, spec)
+            if asked_with == ALL:
+                answers[name] = answer
             covered = coverage(floored, answer.lower, answer.upper)
             found.append(losses_row(name, asked_with, answer.score, covered))
-    ewma = _plain_variance(rows, spec)
-    found.append(losses_row(UNSCALED_EWMA, ALL, np.sqrt(np.maximum(ewma, floor))))
+    ewma = np.sqrt(np.maximum(_plain_variance(rows, spec), floor))
+    found.append(losses_row(UNSCALED_EWMA, ALL, ewma))
+    unknown = np.full(len(rows), math.nan)
+    answers[UNSCALED_EWMA] = Scores(ewma, unknown, unknown, np.zeros((len(rows), 0), np.bool_))
     return Evaluation(
         losses=tuple(found),
         rows=len(rows),
@@ -152,4 +162,6 @@ def evaluate(models: Mapping[str, ServedModel], test: Sample, spec: FeatureSpec,
         variance_floor=floor,
         first_time=to_datetime(int(rows.event_time.min())),
         last_time=to_datetime(int(rows.event_time.max())),
+        judged=rows,
+        answers=answers,
     )

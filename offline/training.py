@@ -17,6 +17,7 @@ from data.models.registry import Registry
 from data.models.served import BASELINE
 from data.names import RegistryError
 from data.times import to_datetime
+from offline.cards.version_texts import version_texts
 from offline.leaks.models import check_model
 from offline.leaks.rows import check_rows
 from offline.leaks.verdicts import LeakFound
@@ -44,10 +45,15 @@ from offline.settings import OfflineSettings
 
 
 class Challenger(NamedTuple):
-    """A candidate in the registry, with the alias `challenger`."""
+    """A candidate in the registry, with the alias `challenger`.
+
+    Attributes:
+        texts: report and card among the artifacts of the version's run, by path.
+    """
 
     candidate: Candidate
     version: str
+    texts: Mapping[str, str]
 
 
 def train(
@@ -73,7 +79,7 @@ def train(
         made_from: where the gate finds the rows of the training again.
         recipes: by name.
         spans: trades behind some of the rows, for the sentinels.
-        reason: why a model is much better than the calibrated EWMA, see `check_model`; a parameter of each run.
+        reason: why a model is much better than the calibrated EWMA, see `check_model`; kept with each version.
 
     Raises:
         LeakFound: a sentinel has found a leak.
@@ -87,12 +93,14 @@ def train(
         if not all(each.passed for each in verdicts):
             raise LeakFound(candidate.name, verdicts)
         params = candidate.params | {f"sentinel {each.name}": each.found for each in verdicts}
-        sentinels = {each.name: each.passed for each in verdicts}
-        candidates[name] = replace(candidate, params=params, sentinels=sentinels)
+        candidates[name] = replace(candidate, params=params, reason=reason)
         yield candidates[name]
-    yield compare(registry, list(candidates.values()), split(rows, train_end, spec).test, spec)
+    compared = compare(registry, list(candidates.values()), split(rows, train_end, spec).test, spec)
+    yield compared
     for name, candidate in candidates.items():
-        yield Challenger(candidate, register(registry, candidate, Provenance.here(name, made_from)))
+        made = Provenance.here(name, made_from)
+        texts = version_texts(candidate, made, compared, spec)
+        yield Challenger(candidate, register(registry, candidate, made, texts), texts)
 
 
 def compare(registry: Registry, candidates: Sequence[Candidate], test: Sample, spec: FeatureSpec) -> Evaluation:
@@ -127,7 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (challenger,) = (each for each in results if isinstance(each, Challenger))
         version, metrics = challenger.version, challenger.candidate.metrics
         who, why = "offline.training", "trained on simulated days"
-        inputs = GateInputs(rows.after, lambda _: rows)  # the simulator gives the same rows again
+        # The simulator gives the same rows again.
+        inputs = GateInputs(rows.after, lambda _: rows, spans=lambda *_: spans)
         promote(registry, BASELINE, version, inputs=inputs, spec=spec, who=who, why=why)
     except (RegistryError, Refused, LeakFound) as error:
         sys.exit(str(error))

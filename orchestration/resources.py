@@ -40,6 +40,9 @@ class RegistryResource(dg.ConfigurableResource):
     def run_url(self, experiment_id: str, run_id: str) -> str:
         return f"{self.uri}/#/experiments/{experiment_id}/runs/{run_id}"
 
+    def artifact_url(self, experiment_id: str, run_id: str, path: str) -> str:
+        return f"{self.run_url(experiment_id, run_id)}/artifacts/{path}"
+
     def version_url(self, model: str, version: str) -> str:
         return f"{self.uri}/#/models/{model}/versions/{version}"
 

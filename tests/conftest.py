@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,12 @@ pytest_plugins = ["tests.proofs"]
 settings.register_profile("quick", deadline=None)
 settings.register_profile("thorough", deadline=None, max_examples=1_000)
 settings.load_profile("quick")
+
+# A shell's background job ignores SIGINT, and Dagster gives SIGTERM the handler of SIGINT when a test runs a job. A
+# process that a test starts would ignore both, too; with a handler in place of "ignore" the process ignores neither.
+for number in (signal.SIGINT, signal.SIGTERM):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
 
 
 @pytest.fixture(scope="session")

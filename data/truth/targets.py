@@ -29,7 +29,10 @@ def variance_floor(training_variance: Floats) -> float:
     """
     median = float(np.median(training_variance))
     if not median > 0:
-        raise ValueError(f"the training median of variance must be above 0 to set a floor, was {median}")
+        raise ValueError(
+            f"the training median of variance must be above 0 to set a floor, was {median}: half of the targets or "
+            "more show no move of the price"
+        )
     return FLOOR_SHARE * median
 
 

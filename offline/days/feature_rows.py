@@ -115,6 +115,21 @@ def span_of(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> TradeS
     return TradeSpan(replace(trades, trade_id=np.arange(len(trades))), since)
 
 
+def checked_spans(
+    lake: Lake, spec: FeatureSpec, trained: Iterable[tuple[str, date]], tested: Iterable[tuple[str, date]]
+) -> list[TradeSpan]:
+    """Return the trades behind some rows of the last trained and of the first tested product-day that have trades.
+
+    Args:
+        trained, tested: products and days with training rows.
+    """
+    trained, tested = (
+        sorted((key for key in keys if lake.partition(TRADES, *key) is not None), key=lambda key: key[1])
+        for keys in (trained, tested)
+    )
+    return [span_of(lake, product_id, day, spec) for product_id, day in (*trained[-1:], *tested[:1])]
+
+
 def rows_after(before: Trades | None, batches: Iterable[Trades], spec: FeatureSpec) -> Iterator[FeatureRows]:
     """Yield the feature rows of batches of one stream, after earlier trades of the stream.
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from data.features.spec import FeatureSpec
 from data.files import may_lose_its_reader, replacing
 from data.names import ModelRefused, RegistryError, check_product_id
-from offline.evaluation.report import COLUMNS, Subject, html_report, markdown_table, model_card
+from offline.evaluation.report import Subject, html_report, markdown_table, meaning_of_columns, model_card
 from offline.evaluation.rivals import BASELINE, ML, recipes
 from offline.evaluation.scoring import Scores, score
 from offline.evaluation.served import (
@@ -129,7 +129,7 @@ def _print(subject: Subject, run: Run, scores: Scores) -> None:
         coverages = [each[cells[0]].coverage for each in scores.slices["tercile"].values()]
         table.add_row(*cells, *("" if isnan(each) else f"{each:.1%}" for each in coverages))
     console.print(table)
-    console.print(f"{COLUMNS} By tercile of the calibrated EWMA: coverage.")
+    console.print(f"{meaning_of_columns(scores)} By tercile of the calibrated EWMA: coverage.")
     for name, reason in run.left_out.items():
         console.print(f"{name} is left out: {reason}")
 

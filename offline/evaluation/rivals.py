@@ -11,14 +11,13 @@ from scipy.signal import lfilter
 
 from data.features.spec import FeatureSpec
 from data.trades import Floats
-from data.truth.losses import qlike
-from offline.evaluation.scoring import CALIBRATED_EWMA
-from offline.evaluation.walk_forward import Past, Recipe, TooShort
+from offline.evaluation.walk_forward import CALIBRATED_EWMA, Past, Recipe, TooShort
+from offline.ewma import CalibratedEwma, calibrate, ewmas_of, with_longest_known
 from offline.history import History
 from offline.models import baseline, shape
 from offline.models.cascade import Cascade, Forecasts, Rows
 from offline.models.crossfit import COVERAGE, with_intervals
-from offline.models.shape import weights
+from offline.models.shape import shown_weights
 
 BASELINE, ML = "baseline", "ml"
 
@@ -76,7 +75,7 @@ class Ewma:
 
     def forecast(self, rows: History) -> Forecasts:
         """Return the forecasts for rows."""
-        known = self.scale * known_ewmas(rows)[:, self.half_life]
+        known = self.scale * with_longest_known(ewmas_of(rows.values, rows.spec))[:, self.half_life]
         return Forecasts.of(np.where(np.isnan(known), rows.young_variance(self.prior), known))
 
     def weights(self) -> Mapping[str, float]:
@@ -84,33 +83,37 @@ class Ewma:
         return {"half-life index": float(self.half_life), "scale": self.scale}
 
 
-def known_ewmas(rows: History) -> Floats:
-    """Return the weighted variances of rows, shape (n, half-lives), shortest half-life first.
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """The calibrated EWMA; the mean so far, pulled to a prior, for rows that know no half-life.
 
-    A half-life that is not known yet has the value of the longest known one; NaN where none is known.
+    Attributes:
+        prior: variance per horizon, see `History.young_variance`.
     """
-    found = np.column_stack([rows.column(f"ewma_variance_{half_life}") for half_life in rows.spec.half_lives])
-    for i in range(1, found.shape[1]):
-        found[:, i] = np.where(np.isnan(found[:, i]), found[:, i - 1], found[:, i])
-    return found
+
+    ewma: CalibratedEwma
+    prior: float
+
+    def forecast(self, rows: History) -> Forecasts:
+        """Return the forecasts for rows."""
+        return Forecasts.of(self.ewma.forecast(ewmas_of(rows.values, rows.spec), rows.young_variance(self.prior)))
+
+    def weights(self) -> Mapping[str, float]:
+        """Return half-life and scale."""
+        return {"half-life index": float(self.ewma.best), "scale": self.ewma.scales[self.ewma.best]}
 
 
-def calibrated_ewma(past: Past) -> Ewma:
+def calibrated_ewma(past: Past) -> Calibrated:
     """Choose half-life and scale by QLIKE on the past.
 
     Raises:
         TooShort: no row of the past has a known half-life.
     """
-    ewmas = known_ewmas(past.rows)
-    known = ~np.isnan(ewmas[:, 0])
-    if not known.any():
-        raise TooShort("no row of the past is as old as the shortest half-life")
-    ewmas = np.maximum(ewmas[known], past.floor)
-    realized = np.maximum(past.rows.realized[known], past.floor)
-    scales = np.mean(realized[:, None] / ewmas, axis=0)  # where the mean QLIKE is smallest
-    losses = [np.mean(qlike(realized, forecast, past.floor)) for forecast in (scales * ewmas).T]
-    best = int(np.argmin(losses))
-    return Ewma(best, float(scales[best]), past.prior)
+    try:
+        ewma = calibrate(ewmas_of(past.rows.values, past.rows.spec), past.rows.realized, past.floor)
+    except ValueError as error:
+        raise TooShort(str(error)) from error
+    return Calibrated(ewma, past.prior)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,9 +269,8 @@ class Trained:
         return self.model.forecast(_named(rows))
 
     def weights(self) -> Mapping[str, float]:
-        """Return the ridge's coefficients of the best step."""
-        found = weights(self.model.steps)
-        return {name: coefficient for step, name, coefficient in found if step == found[0][0]}
+        """Return fitted numbers, see `shown_weights`."""
+        return shown_weights(self.model.steps)
 
 
 def trained(fit: Callable[[Rows, FeatureSpec], Cascade]) -> Recipe:

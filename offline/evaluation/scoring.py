@@ -17,7 +17,8 @@ from offline.evaluation.significance import MincerZarnowitz, Significance, diebo
 from offline.evaluation.walk_forward import Run
 
 LAGS = 3 * TWELFTH
-"""Lags of Diebold-Mariano: forecasts each twelfth of a horizon overlap for one horizon; three are counted."""
+"""Lags of Diebold-Mariano for each product: forecasts each twelfth of a horizon overlap for one horizon; three are
+counted."""
 
 SESSION_HOURS = 6
 
@@ -25,9 +26,6 @@ AGES_S = (("0 to 1 minute", 60.0), ("1 to 5 minutes", 300.0), ("5 to 60 minutes"
 """Names of ages of a segment, and where each ends."""
 
 ALL = "all"
-
-CALIBRATED_EWMA = "calibrated_ewma"
-"""The forecaster to which all others are compared."""
 
 ORACLE = "oracle"
 """On simulated days, the forecaster that knows the state of the market."""
@@ -45,7 +43,7 @@ class Scored(NamedTuple):
         log_mse: mean squared error of log volatility.
         coverage: share of targets inside the interval; NaN without intervals.
         width: mean of ln(upper / lower); NaN without intervals.
-        ratio: QLIKE relative to the calibrated EWMA on the same rows.
+        ratio: QLIKE relative to the reference on the same rows.
     """
 
     rows: int
@@ -67,6 +65,7 @@ class Scores:
         slices: by kind of slice (`all`, `tercile`, `product`, `session`, `age`), slice and forecaster.
         significance: by pair of forecasters: is the first better than the second?
         mincer_zarnowitz: by forecaster; not of a forecaster whose forecasts are all equal.
+        reference: see `Run`.
     """
 
     forecasts: int
@@ -76,16 +75,21 @@ class Scores:
     slices: dict[str, dict[str, dict[str, Scored]]]
     significance: dict[tuple[str, str], Significance]
     mincer_zarnowitz: dict[str, MincerZarnowitz]
+    reference: str
 
     def overall(self, name: str) -> Scored:
         """Return the figures of one forecaster over all rows."""
         return self.slices[ALL][ALL][name]
 
+    def p(self, name: str) -> float:
+        """Return the one-sided p of a forecaster better than the reference; 1 for the reference."""
+        return 1.0 if name == self.reference else self.significance[name, self.reference].p_one_sided
+
     def closed_gap(self, name: str) -> float:
-        """Return how much of the gap from the calibrated EWMA to the oracle a forecaster closes; NaN without oracle."""
+        """Return how much of the gap from the reference to the oracle a forecaster closes; NaN without oracle."""
         if ORACLE not in self.losses:
             return float("nan")
-        base = self.overall(CALIBRATED_EWMA).qlike
+        base = self.overall(self.reference).qlike
         return (base - self.overall(name).qlike) / (base - self.overall(ORACLE).qlike)
 
     def as_json(self) -> dict[str, Any]:
@@ -100,7 +104,7 @@ class Scores:
             models[name] = {
                 "qlike": self.overall(name).qlike,
                 "ratio_to_calibrated_ewma": self.overall(name).ratio,
-                "p": 1.0 if name == CALIBRATED_EWMA else self.significance[name, CALIBRATED_EWMA].p_one_sided,
+                "p": self.p(name),
                 "coverage": number(self.overall(name).coverage),
                 "coverage_by_tercile": None if None in terciles else terciles,
             }
@@ -108,19 +112,18 @@ class Scores:
 
 
 def score(run: Run) -> Scores:
-    """Return the figures of a run, which must have the forecaster `CALIBRATED_EWMA`.
+    """Return the figures of a run.
 
-    Realized variances below a row's floor count as the floor. Terciles are of the calibrated EWMA's forecast: a
-    volatility that is known at the time of the forecast.
+    Realized variances below a row's floor count as the floor. Terciles are of the reference's forecast: a volatility
+    that is known at the time of the forecast.
 
     Raises:
         ValueError: there are fewer than 2 forecasts.
     """
-    rows = run.rows
-    realized = np.maximum(rows.realized, run.floor)
+    rows, realized = run.rows, run.realized
     target = np.sqrt(realized)
     losses = {name: qlike(realized, each.score**2, 0.0) for name, each in run.forecasts.items()}
-    base = losses[CALIBRATED_EWMA]
+    base = losses[run.reference]
 
     def scored(name: str, mask: Mask) -> Scored:
         found = run.forecasts[name]
@@ -140,26 +143,28 @@ def score(run: Run) -> Scores:
         if mask.any():
             slices.setdefault(kind, {})[name] = {each: scored(each, mask) for each in run.forecasts}
     pairs = [(one, other) for one in losses for other in losses if one != other]
+    lags = LAGS * len(rows.products)
     return Scores(
-        forecasts=len(rows),
-        horizons=len(np.unique(rows.horizon)),
+        forecasts=len(realized),
+        horizons=len(np.unique(rows.event_time // (rows.spec.horizon_s * NS))),
         zero_share=float(np.mean(rows.targets == 0)),
         losses=losses,
         slices=slices,
-        significance={(one, other): diebold_mariano(losses[one] - losses[other], LAGS) for one, other in pairs},
+        significance={(one, other): diebold_mariano(losses[one] - losses[other], lags) for one, other in pairs},
         mincer_zarnowitz={
             name: mincer_zarnowitz(realized, each.score**2)
             for name, each in run.forecasts.items()
             if np.ptp(each.score) > 0
         },
+        reference=run.reference,
     )
 
 
 def _slices(run: Run) -> Iterator[tuple[str, str, Mask]]:
     """Yield kind, name and mask of each slice of the rows."""
     rows = run.rows
-    yield ALL, ALL, np.ones(len(rows), np.bool_)
-    tercile = volatility_terciles(run.forecasts[CALIBRATED_EWMA].score)
+    yield ALL, ALL, np.ones(len(rows.event_time), np.bool_)
+    tercile = volatility_terciles(run.forecasts[run.reference].score)
     for i, name in zip(range(TERCILES), ("calm", "middle", "wild"), strict=True):
         yield "tercile", name, tercile == i
     for i, name in enumerate(rows.products):

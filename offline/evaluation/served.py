@@ -19,8 +19,16 @@ from data.simulator.truth import simulate_truth
 from data.times import DAY_S, NS, second_text, to_ns
 from data.truth.targets import variance_floor
 from offline.evaluation.rivals import BASELINE, ML, Ewma, recipes
-from offline.evaluation.scoring import CALIBRATED_EWMA, ORACLE
-from offline.evaluation.walk_forward import EMBARGO, Past, Run, TooShort, adapted_forecasts, growing_times
+from offline.evaluation.scoring import ORACLE
+from offline.evaluation.walk_forward import (
+    CALIBRATED_EWMA,
+    EMBARGO,
+    Past,
+    Run,
+    TooShort,
+    adapted_forecasts,
+    growing_times,
+)
 from offline.history import History, history_of
 from offline.models.cascade import Forecasts
 from offline.models.recipes import (

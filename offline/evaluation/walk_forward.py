@@ -7,13 +7,18 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
+from data.features.spec import FeatureSpec
 from data.times import DAY_S, NS
 from data.trades import Floats, Int64s, StreamKey
 from data.truth.adaptation import Adaptations, RawForecasts, teaching
 from data.truth.targets import variance_floor
 from offline.history import History
 from offline.models.cascade import Forecasts
+
+CALIBRATED_EWMA = "calibrated_ewma"
+"""The forecaster to which others are compared."""
 
 FIRST_HORIZONS = 120
 """Horizons of history before the first forecast: 5 days of minute candles, 2 hours of trades."""
@@ -64,27 +69,51 @@ class TooShort(ValueError):
     """The past is too short for a model."""
 
 
+class JudgedRows(Protocol):
+    """Rows with known targets, ordered by event time; see `History` for the attributes."""
+
+    @property
+    def spec(self) -> FeatureSpec: ...
+    @property
+    def products(self) -> tuple[str, ...]: ...
+    @property
+    def product(self) -> NDArray[np.intp]: ...
+    @property
+    def event_time(self) -> Int64s: ...
+    @property
+    def targets(self) -> Floats: ...
+    @property
+    def age_s(self) -> Floats: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """Forecasts of all forecasters on the same rows.
 
     Attributes:
-        rows: the n rows with forecasts, ordered by event time.
+        rows: the n rows with forecasts.
         forecasts: by name.
         floor: shape (n,), variance floor of each row, from the training rows of the row's refit.
         left_out: reason by name of each forecaster without forecasts.
         refits: times of the refits, ns since 1970.
         weights: by name, the fitted numbers at each refit.
         jumps: times of the market's jumps, where known, ns since 1970, rising.
+        reference: the forecaster to which all others are compared.
     """
 
-    rows: History
+    rows: JudgedRows
     forecasts: dict[str, Forecasts]
     floor: Floats
     left_out: dict[str, str]
     refits: Int64s
     weights: dict[str, list[Mapping[str, float]]]
     jumps: Int64s = field(default_factory=lambda: np.empty(0, np.int64))
+    reference: str = CALIBRATED_EWMA
+
+    @property
+    def realized(self) -> Floats:
+        """Return the realized variance of each row's horizon, at least the floor, shape (n,)."""
+        return np.maximum(self.rows.targets**2, self.floor)
 
 
 def refit_times(history: History) -> Int64s:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from data.features.spec import FeatureSpec
 from data.models.served import ServedModel
 from data.times import NS, second_text, to_ns
-from data.truth.losses import best_scale, qlike
+from data.truth.losses import qlike
 from data.truth.targets import variance_floor
+from offline.ewma import calibrate, ewmas_of
 from offline.leaks.verdicts import ANSWERS, COLUMNS, FUTURE_CHANGED, SHUFFLED_LABELS, SPLIT, TOO_GOOD, Verdict, listed
 from offline.samples import Sample, scores_of
 
@@ -35,8 +36,6 @@ SHUFFLED_SHARE, SHUFFLED_HORIZONS = 1 / 3, 480
 MIN_SHUFFLED_RATIO = 0.97
 MIN_RATIO = 0.60
 """Minimum QLIKE ratio to the calibrated EWMA without a reason: honest models of real markets have .75 or more."""
-LEAST_SHARE = 1e-4
-"""Lower limit of a variance of the calibrated EWMA, as a share of the mean realized variance of training."""
 
 
 class Future(NamedTuple):
@@ -86,8 +85,8 @@ class Training(NamedTuple):
             return f"error: {error}"
 
 
-class Ewma(NamedTuple):
-    """The calibrated EWMA on the test rows that have the EWMAs of all half-lives.
+class Rival(NamedTuple):
+    """The calibrated EWMA on the test rows that know a half-life.
 
     Attributes:
         rows: the test rows.
@@ -102,15 +101,28 @@ class Ewma(NamedTuple):
     floor: float
 
 
+def hide_future(rows: Sample, spec: FeatureSpec, train_end: datetime) -> Sample:
+    """Return the sample with everything changed that a model must not know, by the first of `FUTURES`."""
+    beyond = rows.seen_until(spec) > to_ns(train_end)
+    return _changed(rows, spec, beyond, beyond, FUTURES[0])
+
+
 def check_model(
-    trained: Trained, recipe: Recipe, rows: Sample, spec: FeatureSpec, train_end: datetime, reason: str = ""
+    trained: Trained,
+    recipe: Recipe,
+    rows: Sample,
+    spec: FeatureSpec,
+    train_end: datetime,
+    reason: str = "",
+    hidden: Sample | None = None,
 ) -> list[Verdict]:
     """Return a verdict for each of `MODEL_SENTINELS`.
 
     Args:
-        trained: result of the recipe for the other arguments.
+        trained: result of the recipe for the other arguments, or for `hidden` in place of `rows`.
         rows: up to `train_end` for training, later for the test.
         reason: why a model is much better than the calibrated EWMA; lets such a model pass, and is in the verdict.
+        hidden: result of `hide_future` for the same training: one of `FUTURES` then needs no other fit.
 
     Raises:
         ValueError: there are too few rows to compare with an EWMA.
@@ -119,15 +131,15 @@ def check_model(
     model = trained.model
     unknown = [name for name in model.columns if not KNOWN_COLUMNS.fullmatch(name) or name not in spec.columns]
     verdicts = [
-        *_check_future(model, training),
+        *_check_future(model, training, hidden),
         Verdict(COLUMNS, not unknown, listed(unknown), "no column that the sentinels do not know"),
     ]
     if any(name not in spec.columns for name in model.columns):
         return verdicts  # nobody can ask the model
-    ewma = _calibrated_ewma(training)
+    rival = _rival_of(training)
     answers = scores_of(model, rows, spec)
     wrong = ~answers.are_usable() | (answers.lower >= answers.upper) | (answers.score > MAX_SCORE * rows.targets.max())
-    ratio = _qlike(model, ewma, spec) / ewma.qlike
+    ratio = _qlike(model, rival, spec) / rival.qlike
     return [
         *verdicts,
         Verdict(
@@ -136,7 +148,7 @@ def check_model(
             f"{int(wrong.sum()):,} of {len(rows):,} answers",
             f"no interval of width 0, no score above {MAX_SCORE:.0f} times the largest target",
         ),
-        _check_shuffled(training, ewma),
+        _check_shuffled(training, rival),
         Verdict(
             TOO_GOOD,
             ratio >= MIN_RATIO or bool(reason),
@@ -146,32 +158,35 @@ def check_model(
     ]
 
 
-def _check_future(model: ServedModel, training: Training) -> list[Verdict]:
+def _check_future(model: ServedModel, training: Training, hidden: Sample | None) -> list[Verdict]:
     """Change the rows that a model must not know: the model's bytes must stay.
 
-    Only a failed comparison is repeated, for the rows of the test alone and for the rows at the split alone.
+    A model of `hidden` rows is compared with the model of the other future. Only a failed comparison is repeated, for
+    the rows of the test alone and for the rows at the split alone.
     """
     rows, spec, train_end = training.rows, training.spec, training.train_end
     end = to_ns(train_end)
     later, at_split = rows.event_time > end, (rows.event_time <= end) & (rows.seen_until(spec) > end)
+    futures = FUTURES if hidden is None else FUTURES[1:]
 
-    def changes(where: NDArray[np.bool_]) -> int:
-        futures = (_changed(training, later | at_split, where, future) for future in FUTURES)
-        return sum(training.digest(each) != model.digest for each in futures)
+    def changes(where: NDArray[np.bool_], digest: str) -> int:
+        changed = (_changed(rows, spec, later | at_split, where, future) for future in futures)
+        return sum(training.digest(each) != digest for each in changed)
 
     by_later = by_split = 0
-    if changes(later | at_split):
-        by_later, by_split = changes(later), changes(at_split)
+    if changes(later | at_split, model.digest):
+        unchanged = model.digest if hidden is None else training.digest(rows)
+        by_later, by_split = changes(later, unchanged), changes(at_split, unchanged)
         if not by_later and not by_split:
             by_later = 1
-    again = training.digest(rows) if by_later or by_split else model.digest
+    again = training.digest(rows if hidden is None else hidden) if by_later or by_split else model.digest
     unstable = "" if again == model.digest else "; the same rows give other bytes too"
     is_true = second_text(model.train_end) == second_text(train_end)
     return [
         Verdict(
             FUTURE_CHANGED,
             not by_later,
-            f"other bytes of the model in {by_later} of {len(FUTURES)} changed futures{unstable}",
+            f"other bytes of the model in {by_later} of {len(futures)} changed futures{unstable}",
             "the same bytes",
         ),
         Verdict(
@@ -184,24 +199,26 @@ def _check_future(model: ServedModel, training: Training) -> list[Verdict]:
     ]
 
 
-def _changed(training: Training, beyond: NDArray[np.bool_], where: NDArray[np.bool_], future: Future) -> Sample:
+def _changed(
+    rows: Sample, spec: FeatureSpec, beyond: NDArray[np.bool_], where: NDArray[np.bool_], future: Future
+) -> Sample:
     """Return the sample with other features and targets in some rows, and without the newest of these rows.
 
     Args:
         beyond: mask of all rows that a model must not know; a row gets features and target of another such row.
         where: mask of the rows to change.
     """
-    rows, at = training.rows, np.flatnonzero(beyond)
+    at = np.flatnonzero(beyond)
     source = np.arange(len(rows))
     source[at] = np.random.default_rng(0).permutation(at)
-    scale = np.where(np.isin(training.spec.columns, UNSCALED_COLUMNS), 1.0, future.features)
+    scale = np.where(np.isin(spec.columns, UNSCALED_COLUMNS), 1.0, future.features)
     values = np.where(where[:, None], rows.values[source] * scale, rows.values)
     targets = np.where(where, rows.targets[source] * future.targets, rows.targets)
     is_new = rows.event_time > np.quantile(rows.event_time[at], future.kept)
     return replace(rows, values=values, targets=targets).take(~(where & is_new))
 
 
-def _check_shuffled(training: Training, ewma: Ewma) -> Verdict:
+def _check_shuffled(training: Training, rival: Rival) -> Verdict:
     """Fit to the newest part of training with shuffled targets: nothing is left to learn."""
     rows, spec, end = training.rows, training.spec, to_ns(training.train_end)
     horizons = np.unique(rows.horizon(spec)[rows.event_time <= end])
@@ -217,41 +234,28 @@ def _check_shuffled(training: Training, ewma: Ewma) -> Verdict:
         model = training.recipe(replace(part, targets=targets), spec, training.train_end).model
     except ValueError as error:
         return Verdict(SHUFFLED_LABELS, False, str(error), allowed)
-    ratio = _qlike(model, ewma, spec) / ewma.best_qlike
+    ratio = _qlike(model, rival, spec) / rival.best_qlike
     found = f"QLIKE {ratio:.3f} of the EWMA with the best scale for the test"
     return Verdict(SHUFFLED_LABELS, ratio >= MIN_SHUFFLED_RATIO, found, allowed)
 
 
-def _qlike(model: ServedModel, ewma: Ewma, spec: FeatureSpec) -> float:
-    score = scores_of(model, ewma.rows, spec).score
-    return float(np.mean(qlike(ewma.rows.targets**2, score**2, ewma.floor)))
+def _qlike(model: ServedModel, rival: Rival, spec: FeatureSpec) -> float:
+    score = scores_of(model, rival.rows, spec).score
+    return float(np.mean(qlike(rival.rows.targets**2, score**2, rival.floor)))
 
 
-def _calibrated_ewma(training: Training) -> Ewma:
-    """Choose half-life and scale by QLIKE on the training rows, and judge the choice on the test rows."""
-    rows, spec, end = training.rows, training.spec, to_ns(training.train_end)
+def _rival_of(training: Training) -> Rival:
+    """Calibrate an EWMA on the training rows, and judge the EWMA on the test rows that it can answer."""
+    rows, spec = training.rows, training.spec
+    end = to_ns(training.train_end)
     fitted, test = rows.take(rows.event_time <= end - spec.horizon_s * NS), rows.after(training.train_end)
-    columns = [spec.columns.index(f"ewma_variance_{half_life}") for half_life in spec.half_lives]
-    columns = [at for at in columns if not any(np.isnan(part.values[:, at]).all() for part in (fitted, test))]
-    fitted = _with(fitted, columns)
-    if not columns or not len(fitted):
-        raise ValueError("no training row has an EWMA to compare with: more history is needed")
     floor = variance_floor(fitted.targets**2)
-    least = LEAST_SHARE * float(np.mean(fitted.targets**2))
-
-    def scaled(part: Sample, at: int) -> tuple[float, float]:
-        """Return the scale that is best on some rows, and the mean loss with this scale."""
-        return best_scale(part.targets**2, np.maximum(part.values[:, at], least), floor)
-
-    best = min(columns, key=lambda at: scaled(fitted, at)[1])
-    judged = _with(test, columns)
+    ewma = calibrate(ewmas_of(fitted.values, spec), fitted.targets**2, floor)
+    forecast = ewma.forecast(ewmas_of(test.values, spec), np.nan)
+    known = ~np.isnan(forecast)
+    judged = test.take(known)
     if not len(judged):
-        raise ValueError(f"no test row has {spec.columns[best]} to compare with: more history is needed")
-    forecast = scaled(fitted, best)[0] * np.maximum(judged.values[:, best], least)
-    loss = float(np.mean(qlike(judged.targets**2, forecast, floor)))
-    return Ewma(judged, loss, min(scaled(judged, at)[1] for at in columns), floor)
-
-
-def _with(rows: Sample, columns: list[int]) -> Sample:
-    """Return the rows that have values in all of some columns."""
-    return rows.take(np.asarray(np.isfinite(rows.values[:, columns]).all(axis=1)))
+        raise ValueError("no test row has an EWMA to compare with: more history is needed")
+    realized = judged.targets**2
+    best = calibrate(ewmas_of(judged.values, spec), realized, floor)
+    return Rival(judged, float(np.mean(qlike(realized, forecast[known], floor))), best.qlike, floor)

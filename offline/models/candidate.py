@@ -26,8 +26,9 @@ class Candidate:
         model: the loaded `model_bytes`.
         example: shape (2, k), two rows of input.
         params, metrics: for the MLflow run.
+        weights: fitted numbers to show, see `offline.models.shape.shown_weights`.
         evaluation: the table behind the metrics; None if the model was not judged.
-        sentinels: verdict of each leak sentinel by name, true if the sentinel found no leak.
+        reason: why the model is much better than the calibrated EWMA; empty if nobody gave a reason.
     """
 
     name: str
@@ -36,8 +37,9 @@ class Candidate:
     example: Floats
     params: dict[str, Any]
     metrics: dict[str, float]
+    weights: Mapping[str, float] = field(default_factory=dict)
     evaluation: Evaluation | None = None
-    sentinels: Mapping[str, bool] = field(default_factory=dict)
+    reason: str = ""
 
 
 Recipe = Callable[["Sample", FeatureSpec, dt.datetime], Candidate]

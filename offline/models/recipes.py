@@ -142,7 +142,14 @@ def _candidate(
     if not len(example):
         example = np.array([[1.0, 0.0] + [np.nan] * (len(model.columns) - 2)] * 2)
     return Candidate(
-        name, content, model, example, _params(first, parts.training, spec), evaluation.metrics(forecaster), evaluation
+        name,
+        content,
+        model,
+        example,
+        _params(first, parts.training, spec),
+        evaluation.metrics(forecaster),
+        shape.shown_weights(first.steps),
+        evaluation,
     )
 
 
@@ -197,5 +204,5 @@ def train_end_of_simulated_days() -> dt.datetime:
     return dt.datetime.combine(TEST_DAY, dt.time(), dt.UTC)
 
 
-RECIPES: Mapping[str, Recipe] = {"cascade of scaled EWMAs": train_baseline, "cascade of shapes": train_ml}
+RECIPES: Mapping[str, Recipe] = {"cascade of scaled EWMAs": train_baseline, "cascade of limited shapes": train_ml}
 """Recipes by name. A recipe that makes other models of the same rows needs a new name: the gate asks more of it."""

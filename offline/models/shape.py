@@ -8,7 +8,7 @@ from __future__ import annotations
 
 # ruff: noqa: PLC0415 - scikit-learn takes seconds to import, and most callers only ask
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,10 @@ DAYS_OF_HOURS = 4
 MOST_RATIO, MOST_VOLUME = 1e4, 100.0
 """Limits of the ratios of variances and of relative volumes, and of one over each."""
 
+RARE = 0.05
+"""Share of training rows beyond each limit of an input: a ridge without limits extrapolates on markets that trade less
+than those of training."""
+
 TREES = {
     "max_iter": 150,
     "max_leaf_nodes": 6,
@@ -47,6 +51,10 @@ TREES = {
 }
 TREE_ROWS = 60_000
 """Most rows that trees learn from: of more, each second, third, ... row."""
+
+CLEARANCE = 1e-4
+"""Distance by which the threshold of each tree lies above the training value that set the threshold. All inputs are of
+the size of 1, and a graph in float32 may compute an input a millionth higher than the fit."""
 
 LEAVES = 8
 """Fewest leaves of the largest size: fewer rows than 8 leaves of 300 make smaller leaves."""
@@ -66,6 +74,7 @@ class Shape:
         signed: columns of trends; their absolute values are inputs too.
         hours: columns of the hour of day.
         scales: of `signed`: what makes a trend of usual size 1.
+        limits: lower limits of the inputs, and upper limits, as a float32 holds them; empty before the fit.
         intercept, coefficients: of the ridge on the inputs as they are, corrected in the mean.
         trees: fitted `HistGradientBoostingRegressor`, or None.
         correction: of the trees in the mean.
@@ -80,6 +89,7 @@ class Shape:
     hours: tuple[str, ...]
     scales: tuple[float, ...]
     ewma: ScaledEwma
+    limits: tuple[tuple[float, ...], ...] = ()
     intercept: float = 0.0
     coefficients: tuple[float, ...] = ()
     trees: Any = None
@@ -103,14 +113,15 @@ class Shape:
         return [i for i, name in enumerate(self.inputs) if not name.startswith("mean_variance")]
 
     def values(self, columns: Columns) -> Floats:
-        """Return the inputs of ridge and trees, shape (n, inputs), as a float32 holds them."""
+        """Return the inputs of ridge and trees within their limits, shape (n, inputs), as a float32 holds them."""
         reference = columns[self.reference]
         parts = [np.log(np.clip(columns[name] / reference, 1 / MOST_RATIO, MOST_RATIO)) for name in self.ratios]
         parts += [np.log(np.clip(columns[name], 1 / MOST_VOLUME, MOST_VOLUME)) for name in self.volumes]
         for name, scale in zip(self.signed, self.scales, strict=True):
             parts += [columns[name] * scale, np.abs(columns[name] * scale)]
         parts += [columns[name] for name in self.hours]
-        return np.column_stack(parts).astype(np.float32).astype(np.float64)
+        values = np.column_stack(parts).astype(np.float32).astype(np.float64)
+        return np.clip(values, *np.array(self.limits)) if self.limits else values
 
     def variance(self, columns: Columns) -> Floats:
         values, reference = self.values(columns), columns[self.reference]
@@ -135,6 +146,8 @@ class Shape:
             trend = node("Mul", graph.column(name), constant(scale))
             inputs += [trend, node("Abs", trend)]
         inputs += [graph.column(name) for name in self.hours]
+        ends = zip(inputs, *self.limits, strict=True)
+        inputs = [node("Clip", each, constant(low), constant(high)) for each, low, high in ends]
         shape = constant(self.intercept)
         for each, coefficient in zip(inputs, self.coefficients, strict=True):
             shape = node("Add", shape, node("Mul", each, constant(coefficient)))
@@ -200,6 +213,9 @@ def _fitted(plan: Shape, rows: Rows, floor: float, *, with_trees: bool) -> Shape
     if horizons < MIN_HORIZONS:
         return None
     values = plan.values(mine.columns)
+    low, high = np.quantile(values, (RARE, 1 - RARE), axis=0).astype(np.float32).tolist()
+    plan = replace(plan, limits=(tuple(low), tuple(high)))
+    values = plan.values(mine.columns)
     ratio = np.log(np.maximum(mine.realized, floor) / np.maximum(mine.columns[plan.reference], floor))
     mean, spread = values.mean(axis=0), values.std(axis=0)
     spread[spread == 0] = 1.0
@@ -216,21 +232,25 @@ def _fitted(plan: Shape, rows: Rows, floor: float, *, with_trees: bool) -> Shape
         to_ewma = np.log(np.maximum(mine.realized, floor) / np.maximum(plan.ewma.variance(mine.columns), floor))
         with one_thread():
             trees.fit(values[some], to_ewma[some])
+            _clear_thresholds(trees)
             correction = _correction(to_ewma - trees.predict(values))
-    return Shape(
-        plan.reference,
-        plan.ratios,
-        plan.volumes,
-        plan.signed,
-        plan.hours,
-        plan.scales,
-        plan.ewma,
-        intercept,
-        tuple(float(each) for each in coefficients),
-        trees,
-        correction,
-        horizons / (horizons + HALF_TRUST),
+    return replace(
+        plan,
+        intercept=intercept,
+        coefficients=tuple(float(each) for each in coefficients),
+        trees=trees,
+        correction=correction,
+        weight=horizons / (horizons + HALF_TRUST),
     )
+
+
+def _clear_thresholds(trees: Any) -> None:
+    """Move all thresholds up by `CLEARANCE`: scikit-learn puts a threshold on a value that many training rows share.
+
+    A sparse market has many equal rows, and all of them would take another branch in the graph than in the fit.
+    """
+    for (predictor,) in trees._predictors:
+        predictor.nodes["num_threshold"] += CLEARANCE
 
 
 def one_thread() -> Any:
@@ -249,11 +269,13 @@ def _correction(residual: Floats) -> float:
     return float((np.var(residual) / 2 + np.log(np.mean(np.exp(residual)))) / 2)
 
 
-def weights(steps: Sequence[StepModel]) -> list[tuple[str, str, float]]:
-    """Return (step, input, coefficient of the ridge) of all shapes, for people."""
-    return [
-        (", ".join(step.needs[:1]), name, coefficient)
-        for step in steps
-        if isinstance(step, Shape)
-        for name, coefficient in zip(step.inputs, step.coefficients, strict=True)
-    ]
+def shown_weights(steps: Sequence[StepModel]) -> dict[str, float]:
+    """Return fitted numbers for people, by name.
+
+    Of a model with shapes: the ridge's coefficients of the best shape, by input. Of another model: the scale of each
+    EWMA, by column.
+    """
+    best = next((step for step in steps if isinstance(step, Shape)), None)
+    if best is None:
+        return {step.column: step.scale for step in steps if isinstance(step, ScaledEwma)}
+    return dict(zip(best.inputs, best.coefficients, strict=True))

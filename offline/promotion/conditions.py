@@ -40,6 +40,7 @@ LIMITS: dict[str, str] = {
     "answers alone": "the same in any batch",
     "interval width": "0 of width 0",
     "coverage": f"{COVERAGE[0]:.0%} to {COVERAGE[1]:.0%}",
+    "leak sentinels": "all passed",
 }
 """Allowed figures by name of condition, for the conditions on any version."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from data.models.served import BASELINE, ML, ServedModel
 from data.names import ModelRefused, VersionNotFound
 from data.times import second_text, to_datetime
 from data.truth.losses import coverage, qlike, volatility_terciles
+from offline.ewma import calibrate, ewmas_of
 from offline.leaks.rows import duplicates
 from offline.losses_table import judged_rows
 from offline.promotion.conditions import (
@@ -38,14 +39,9 @@ from offline.promotion.conditions import (
     limits_of,
 )
 from offline.promotion.ledger import Entry, history, tries_on
-from offline.promotion.measures import (
-    CALIBRATED_EWMA,
-    calibrated_ewma,
-    largest_difference,
-    unusable_answers,
-)
+from offline.promotion.measures import CALIBRATED_EWMA, largest_difference, unusable_answers
 from offline.promotion.provenance import LakeRows, Provenance
-from offline.promotion.register import sentinels_of
+from offline.promotion.register import REASON
 from offline.samples import Sample, scores_of
 
 if TYPE_CHECKING:
@@ -171,6 +167,20 @@ def find_rivals(
     return Rivals(kind, model, name, other, other_name)
 
 
+class Test(NamedTuple):
+    """Rows later than all trainings.
+
+    Attributes:
+        after: end of the newest training, and a horizon.
+        rows: all rows later than `after`.
+        judged: the rows to judge, see `judged_rows`.
+    """
+
+    after: datetime
+    rows: Sample
+    judged: Sample
+
+
 class Trial:
     """Judgement of the forecasts of one version: `run`, then `conditions` and `evidence`.
 
@@ -183,7 +193,7 @@ class Trial:
     ) -> None:
         self._candidate, self._rivals, self._inputs, self._spec = candidate, rivals, inputs, spec
         self._made = Provenance.of_tags(wanted.tags)
-        self._sentinels = sentinels_of(wanted.tags)
+        self._reason = wanted.tags.get(REASON, "")
         self._tries = 1
         self._found: dict[str, Finding] = {}
         self.evidence: dict[str, Any] = {"kind": str(rivals.kind), "compared_with": rivals.champion_name}
@@ -192,33 +202,27 @@ class Trial:
         """Return all conditions; what was not reached is not judged, and so is not met."""
         kind, names = self._rivals.kind, (self._rivals.champion_name, self._rivals.baseline_name)
         limits = dict(LIMITS)
-        if kind == Kind.NEW_RECIPE or self._sentinels:
-            limits["leak sentinels"] = "all passed"
         if self._needs_certificate:
             limits["parity"] = "a certificate for this spec: run the check `parity` of `feature_rows`"
         return conditions(self._found, limits | limits_of(kind, *names, self._tries))
 
     def run(self, earlier: list[Entry]) -> None:
-        """Fit the recipe again, score the rows later than all trainings, and compare.
+        """Fit the recipe again, score the rows later than all trainings, compare, and run the leak sentinels.
 
         Args:
             earlier: entries of the model in the ledger.
         """
-        failed = sorted(name for name, passed in self._sentinels.items() if not passed)
-        ran = f"none of {len(self._sentinels)} failed" if self._sentinels else "none was run"
-        passed = bool(self._sentinels) and not failed
-        self._found["leak sentinels"] = Finding(passed, f"{', '.join(failed)} failed" if failed else ran)
         if self._needs_certificate:
             certificate = self._inputs.certificate()
             self._found["parity"] = Finding(bool(certificate), certificate or "none")
         refit, test = self._fit_again(), self._read_test()
-        if test is None or not len(test[0]):
+        if test is None or not len(test.rows):
             return
-        rows, judged = test
         if refit is not None and "refit" not in self._found:
-            self._compare_answers(refit.candidate.model, rows)
-        if self._check_answers(rows) and refit is not None and len(judged):
-            self._compare(judged, refit, earlier)
+            self._compare_answers(refit.candidate.model, test.rows)
+        if self._check_answers(test.rows) and refit is not None and len(test.judged):
+            self._compare(test.judged, refit, earlier)
+            self._check_leaks(test, refit)
 
     @property
     def _needs_certificate(self) -> bool:
@@ -243,11 +247,12 @@ class Trial:
             self._found["refit"] = Finding(False, found)
         return refit
 
-    def _read_test(self) -> tuple[Sample, Sample] | None:
-        """Return the rows later than all trainings, and those to judge; None if the inputs have none."""
+    def _read_test(self) -> Test | None:
+        """Return the rows of the test; None if the inputs have none."""
         models = (self._candidate, self._rivals.champion, self._rivals.baseline)
         trained = max(model.train_end for model in models if model is not None)
-        after = trained + timedelta(seconds=self._spec.horizon_s)  # no target of training reaches into a row's horizon
+        # No target of training reaches into a row's horizon.
+        after = trained + timedelta(seconds=self._spec.horizon_s)
         since = f"after {second_text(after)}"
         try:
             rows = self._inputs.test(after).after(after)
@@ -261,7 +266,7 @@ class Trial:
         if len(judged):
             first, last = (to_datetime(int(time)) for time in (judged.event_time.min(), judged.event_time.max()))
             self.evidence |= {"first_row": second_text(first), "last_row": second_text(last)}
-        return rows, judged
+        return Test(after, rows, judged)
 
     def _check_answers(self, rows: Sample) -> bool:
         """Return whether all answers are usable."""
@@ -276,6 +281,19 @@ class Trial:
         off = largest_difference(self._candidate, again, rows, self._spec)
         found = f"answers that differ by {off:.1e}, by another {' and '.join(self._made.differences())}"
         self._found["refit"] = Finding(off <= MAX_OFF, found if off <= MAX_OFF else f"{found}: {RETRAIN}")
+
+    def _check_leaks(self, test: Test, refit: Refit) -> None:
+        """Run the leak sentinels: no verdict of a training is believed."""
+        assert self._made is not None
+        try:
+            verdicts = self._inputs.verdicts(self._made, refit, test.rows, test.after, self._spec, self._reason)
+        except ValueError as error:
+            self._found["leak sentinels"] = Finding(False, f"{NOT_JUDGED}: {error}")
+            return
+        failed = [f"{each.name}: {each.found}, not {each.allowed}" for each in verdicts if not each.passed]
+        given = f"; reason for a large gain: {self._reason}" if self._reason else ""
+        found = "; ".join(failed) or f"all {len(verdicts)} passed{given}"
+        self._found["leak sentinels"] = Finding(not failed, found)
 
     def _compare(self, rows: Sample, refit: Refit, earlier: list[Entry]) -> None:
         """Compare amounts of rows, intervals and losses on the judged rows."""
@@ -296,7 +314,8 @@ class Trial:
             "tries": self._tries,
         }
         try:
-            ewma = calibrated_ewma(training, rows, spec, floor)
+            calibrated = calibrate(ewmas_of(training.values, spec), training.targets**2, floor)
+            ewma = calibrated.forecast(ewmas_of(rows.values, spec), float(np.mean(training.targets**2)))
             ours, theirs, baseline = (
                 qlike(realized, ewma if model is None else scores_of(model, rows, spec).score ** 2, floor)
                 for model in (self._candidate, self._rivals.champion, self._rivals.baseline)

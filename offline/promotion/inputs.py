@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import NamedTuple
@@ -13,13 +13,17 @@ from data.features.spec import FeatureSpec
 from data.simulator.day import simulate_day
 from data.times import NS, to_ns
 from offline.checks.certificates import certified
+from offline.days.feature_rows import checked_spans
 from offline.days.steps import TRAINING_SET
 from offline.days.training_set import training_sample
 from offline.lake.store import Lake
+from offline.leaks.models import check_model, hide_future
+from offline.leaks.rows import check_rows
+from offline.leaks.verdicts import Verdict
 from offline.models.candidate import Candidate, Recipe
 from offline.models.recipes import RECIPES
 from offline.promotion.provenance import LakeRows, Provenance, SimulatedRows, TrainingRows
-from offline.samples import SHORT_WINDOWS, Sample, sample
+from offline.samples import CHECKED_HOURS, SHORT_WINDOWS, Sample, TradeSpan, sample
 
 BLIND_ROWS = 2_000
 """Number of rows that stand in for the test when a recipe is fitted again."""
@@ -30,11 +34,15 @@ class Refit(NamedTuple):
 
     Attributes:
         candidate: made without a look at the rows of the test.
+        recipe: the fitted recipe.
         training: the rows up to the end of training, with short windows.
+        hidden: the rows of the fit: `training`, with everything changed that a model must not know.
     """
 
     candidate: Candidate
+    recipe: Recipe
     training: Sample
+    hidden: Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +53,15 @@ class GateInputs:
         test: returns the counted rows after a time. Raises ValueError if there are none.
         training: returns the rows of a version's training. Raises ValueError if the rows are gone or have changed.
         certificate: returns the newest certificate of parity for the spec, in words; empty if there is none.
+        spans: returns trades behind some rows of a training, and behind some rows of the test after a time; without
+            trades, no version passes the leak sentinels.
         recipes: by name.
     """
 
     test: Callable[[datetime], Sample]
     training: Callable[[TrainingRows], Sample]
     certificate: Callable[[], str] = str
+    spans: Callable[[TrainingRows, datetime], Sequence[TradeSpan]] = lambda *_: ()
     recipes: Mapping[str, Recipe] = field(default_factory=lambda: RECIPES)
 
     def refit(self, made: Provenance, train_end: datetime, spec: FeatureSpec) -> Refit:
@@ -66,7 +77,35 @@ class GateInputs:
         training = rows.take(rows.event_time <= to_ns(train_end))
         if not len(training):
             raise ValueError(f"none of {len(rows):,} training rows is as early as the end of training")
-        return Refit(recipe(Sample.join([training, blind_test(training, train_end, spec)]), spec, train_end), training)
+        blind = Sample.join([training, blind_test(training, train_end, spec)])
+        hidden = hide_future(blind, spec, train_end)
+        return Refit(recipe(hidden, spec, train_end), recipe, training, hidden)
+
+    def verdicts(
+        self, made: Provenance, refit: Refit, test: Sample, after: datetime, spec: FeatureSpec, reason: str
+    ) -> list[Verdict]:
+        """Run all leak sentinels on the rows and the recipe of a version, and return a verdict of each.
+
+        Args:
+            test: all rows later than `after`.
+            reason: why the version is much better than the calibrated EWMA, see `check_model`.
+
+        Raises:
+            ValueError: there are too few rows to compare with an EWMA.
+        """
+        train_end = refit.candidate.model.train_end
+        rows = Sample.join([refit.training, test])
+        spans = [_beside_the_split(span, to_ns(train_end), to_ns(after)) for span in self.spans(made.rows, after)]
+        return check_rows(rows, spec, train_end, spans) + check_model(
+            refit.candidate, refit.recipe, rows, spec, train_end, reason, refit.hidden
+        )
+
+
+def _beside_the_split(span: TradeSpan, end: int, after: int) -> TradeSpan:
+    """Return the part of a span up to the end of training, or later than `after`: no row lies in between."""
+    if span.since > end:
+        return span._replace(since=max(span.since, after + 1))
+    return span._replace(trades=span.trades.take(span.trades.event_time <= end))
 
 
 def blind_test(training: Sample, train_end: datetime, spec: FeatureSpec) -> Sample:
@@ -97,7 +136,21 @@ def lake_inputs(lake_uri: str, spec: FeatureSpec) -> GateInputs:
     def training(rows: TrainingRows) -> Sample:
         return simulated_sample(rows, spec) if isinstance(rows, SimulatedRows) else lake_sample(lake, rows, spec)
 
-    return GateInputs(test, training, lambda: certified(lake, spec))
+    def spans(rows: TrainingRows, after: datetime) -> list[TradeSpan]:
+        tested = [
+            (each.product_id, each.day)
+            for each in lake.partitions(TRAINING_SET)
+            if each.rows and each.day >= after.date()
+        ]
+        if isinstance(rows, SimulatedRows):
+            first, last = rows.hours
+            hours = (first, min(first + CHECKED_HOURS, last))
+            trades = simulate_day(rows.products[0], rows.days[-1], rows.seed, hours)
+            return [TradeSpan(trades, int(trades.event_time[0])), *checked_spans(lake, spec, [], tested)]
+        trained = [(product_id, day) for product_id, days in rows.content_hashes.items() for day in days]
+        return checked_spans(lake, spec, trained, tested)
+
+    return GateInputs(test, training, lambda: certified(lake, spec), spans)
 
 
 def lake_sample(lake: Lake, rows: LakeRows, spec: FeatureSpec) -> Sample:

@@ -1,4 +1,4 @@
-"""Figures of the gate, from models and rows: answers, a calibrated EWMA."""
+"""Figures of the gate on the answers of models."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from numpy.typing import NDArray
 
 from data.features.spec import FeatureSpec
 from data.models.served import Scores, ServedModel
-from data.trades import Floats
-from data.truth.losses import best_scale
-from offline.leaks.models import LEAST_SHARE
 from offline.samples import Sample, scores_of
 
 ASKED_ALONE = 32
@@ -40,41 +37,6 @@ def largest_difference(one: ServedModel, other: ServedModel, rows: Sample, spec:
     )
     off = float(np.max(np.abs(found - expected) / np.abs(expected), initial=0.0))
     return off if np.isfinite(off) else float("inf")
-
-
-def calibrated_ewma(training: Sample, rows: Sample, spec: FeatureSpec, floor: float) -> Floats:
-    """Return the forecast variance of a calibrated EWMA for each row: half-life and scale have the least QLIKE on
-    training.
-
-    A row that lacks the chosen half-life is answered by the longest shorter half-life that the row has; a row with none
-    by the mean realized variance of training.
-
-    Args:
-        training: rows with known targets; rows without any EWMA are left out.
-        rows: shape (n,) of the result.
-        floor: smaller realized variances count as `floor`.
-
-    Raises:
-        ValueError: no training row has an EWMA.
-    """
-    columns = [spec.columns.index(f"ewma_variance_{half_life}") for half_life in spec.half_lives]
-    at = [column for column in columns if not np.isnan(training.values[:, column]).all()]
-    known = ~np.isnan(training.values[:, at]).any(axis=1)
-    if not at or not known.any():
-        raise ValueError("no training row has an EWMA: more history is needed")
-    realized = np.maximum(training.targets[known] ** 2, floor)
-    least = LEAST_SHARE * float(np.mean(realized))
-    scales, losses = [], []
-    for column in at:
-        scale, loss = best_scale(realized, np.maximum(training.values[known, column], least), floor)
-        scales.append(scale)
-        losses.append(loss)
-    best = int(np.argmin(losses))
-    forecast = np.full(len(rows), float(np.mean(realized)))
-    for column, scale in zip(at[: best + 1], scales, strict=False):
-        ewma = rows.values[:, column]
-        forecast = np.where(np.isnan(ewma), forecast, scale * np.maximum(ewma, least))
-    return forecast
 
 
 def _bits(found: Scores) -> NDArray[np.int64]:

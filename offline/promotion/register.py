@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Mapping
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -29,8 +30,8 @@ CLIENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-SENTINEL, PASSED = "sentinel.", "passed"
-"""Prefix of the tag of each leak sentinel, and the tag's value if the sentinel found no leak."""
+REASON = "reason"
+"""Tag with the reason for a model that is much better than the calibrated EWMA."""
 
 
 def prepare_client(registry: Registry) -> None:
@@ -48,7 +49,12 @@ def prepare_client(registry: Registry) -> None:
             os.environ[name] = ",".join(dict.fromkeys(hosts))
 
 
-def register(registry: Registry, candidate: Candidate, made: Provenance | None = None) -> str:
+def register(
+    registry: Registry,
+    candidate: Candidate,
+    made: Provenance | None = None,
+    texts: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """Log a run with the model, register a version, set the alias `challenger`, and return the version number.
 
     The logged file is read back and checked first; then one request creates the version with all tags. The alias
@@ -57,6 +63,7 @@ def register(registry: Registry, candidate: Candidate, made: Provenance | None =
 
     Args:
         made: what the model was made from; the gate refuses a version without this description.
+        texts: more artifacts of the run, by path.
 
     Raises:
         RegistryError: MLflow does not answer or fails, or the file read back differs from the model.
@@ -82,6 +89,8 @@ def register(registry: Registry, candidate: Candidate, made: Provenance | None =
         with mlflow.start_run(experiment_id=experiment, run_name=model.digest[:12], nested=outer is not None) as run:
             mlflow.log_params(candidate.params)
             mlflow.log_metrics(candidate.metrics)
+            for path, text in texts.items():
+                mlflow.log_text(text, path)
             logged = mlflow.onnx.log_model(
                 onnx.load_from_string(candidate.model_bytes),
                 name="model",
@@ -101,7 +110,7 @@ def register(registry: Registry, candidate: Candidate, made: Provenance | None =
             }
             tags |= {f"metric.{metric}": f"{value:.6g}" for metric, value in candidate.metrics.items()}
             tags |= {} if made is None else made.tags()
-            tags |= {SENTINEL + name: PASSED if passed else "failed" for name, passed in candidate.sentinels.items()}
+            tags |= {REASON: candidate.reason} if candidate.reason else {}
             with contextlib.suppress(AlreadyThere):
                 registry.call("POST", "registered-models/create", {"name": candidate.name}, dict)
             client = mlflow.MlflowClient(registry.uri)
@@ -114,11 +123,6 @@ def register(registry: Registry, candidate: Candidate, made: Provenance | None =
             f"{candidate.name} is not registered, MLflow at {registry.uri}: {error}. When it answers again, train again"
         ) from error
     return str(created.version)
-
-
-def sentinels_of(tags: Mapping[str, str]) -> dict[str, bool]:
-    """Return the verdict of each leak sentinel in a version's tags, by name."""
-    return {name.removeprefix(SENTINEL): tags[name] == PASSED for name in tags if name.startswith(SENTINEL)}
 
 
 def set_alias(registry: Registry, name: str, alias: str, version: str | None) -> None:

@@ -17,7 +17,7 @@ from pydantic import Field
 from data.features.spec import FeatureSpec
 from data.models.registry import Registry
 from data.times import second_text
-from offline.days.steps import TRADES, TRAINING_SET
+from offline.days.steps import TRAINING_SET
 from offline.days.training_set import training_sample
 from offline.lake.store import Lake, Partition
 from offline.promotion.provenance import LakeRows
@@ -75,7 +75,8 @@ class RetrainConfig(DaysConfig):
         dg.AssetSpec(
             "challenger",
             deps=["evaluation"],
-            description="Both models in the registry, with the alias `challenger`: the job `promote` asks the gate.",
+            description="Both models in the registry, with the alias `challenger`, a report and a model card of each: "
+            "the job `promote` asks the gate.",
             kinds={"mlflow"},
         ),
     ],
@@ -121,7 +122,7 @@ def models(
             else:
                 context.log.info(f"{result.candidate.name} version {result.version} is challenger")
                 challengers.append(result)
-        yield _challengers_result(challengers, registry, links)
+        yield _challengers_result(challengers, registry, run.experiment_id, links)
 
 
 class TrainingDays(NamedTuple):
@@ -207,13 +208,11 @@ def _training_rows(store: Lake, spec: FeatureSpec, days: TrainingDays, test_day:
 
 def checked_spans(store: Lake, spec: FeatureSpec, days: TrainingDays, test_day: date) -> "list[TradeSpan]":
     """Return the trades behind some rows of the last day before the test, and of the first day of the test."""
-    from offline.days.feature_rows import span_of
+    from offline.days import feature_rows
 
-    found = [each for each in store.partitions(TRAINING_SET) if each.product_id in days.products and each.rows]
-    found = [each for each in found if each.day in days.days and store.partition(TRADES, each.product_id, each.day)]
-    found.sort(key=lambda each: each.day)
-    earlier, later = ([each for each in found if (each.day < test_day) == is_earlier] for is_earlier in (True, False))
-    return [span_of(store, each.product_id, each.day, spec) for each in (*earlier[-1:], *later[:1])]
+    keys = [(each.product_id, each.day) for each in days.partitions]
+    trained, tested = ([key for key in keys if (key[1] < test_day) == is_trained] for is_trained in (True, False))
+    return feature_rows.checked_spans(store, spec, trained, tested)
 
 
 def _model_result(candidate: "Candidate", links: Links) -> dg.MaterializeResult:
@@ -257,12 +256,19 @@ def _evaluation_result(
 
 
 def _challengers_result(
-    challengers: Sequence["Challenger"], registry: RegistryResource, links: Links
+    challengers: Sequence["Challenger"], registry: RegistryResource, experiment_id: str, links: Links
 ) -> dg.MaterializeResult:
+    from offline.cards.version_texts import CARD, REPORT
+
     metadata: dict[str, Any] = {}
-    for candidate, version in challengers:
-        metadata[candidate.name] = dg.MetadataValue.url(registry.version_url(candidate.name, version))
-        metadata[f"version of {candidate.name}"] = int(version)
+    client = Registry(registry.uri)
+    for candidate, version, texts in challengers:
+        name, run_id = candidate.name, client.version(candidate.name, version).run_id
+        metadata[name] = dg.MetadataValue.url(registry.version_url(name, version))
+        metadata[f"version of {name}"] = int(version)
+        metadata[f"report of {name}"] = dg.MetadataValue.url(registry.artifact_url(experiment_id, run_id, REPORT))
+        metadata[f"card of {name}"] = dg.MetadataValue.url(registry.artifact_url(experiment_id, run_id, CARD))
+        metadata[f"text of the card of {name}"] = dg.MetadataValue.md(texts[CARD])
     digests = "".join(each.candidate.model.digest for each in challengers)
     data_version = dg.DataVersion(hashlib.sha256(digests.encode()).hexdigest())
     return dg.MaterializeResult(asset_key="challenger", data_version=data_version, metadata=metadata | links)

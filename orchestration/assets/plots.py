@@ -18,7 +18,6 @@ from offline.days.steps import FEATURE_ROWS, StepResult
 from offline.lake.store import Lake
 
 if TYPE_CHECKING:
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
     from offline.samples import Sample
@@ -58,6 +57,7 @@ def of_test(
     """Plot forecasts beside the realized volatility, over the rows of one product."""
     from matplotlib.figure import Figure
 
+    from offline.evaluation.plots import label_plainly
     from offline.losses_table import judged_rows
 
     rows = judged_rows(test, spec)
@@ -75,18 +75,6 @@ def of_test(
     axes.set_title(f"{product_id}: volatility per horizon over the test, in basis points", fontsize=8)
     axes.legend(fontsize=7)
     return {PICTURE: _shown(figure)}
-
-
-def label_plainly(axis: "Axis") -> None:
-    """Write 6, 10, 20 at the ticks of a logarithmic axis, where matplotlib's own labels are powers of 10."""
-    from matplotlib.ticker import LogFormatter
-
-    class Plain(LogFormatter):
-        def __call__(self, x: float, pos: int | None = None) -> str:
-            return f"{x:g}" if super().__call__(x, pos) else ""  # empty where labels would be too many
-
-    axis.set_major_formatter(Plain())
-    axis.set_minor_formatter(Plain(labelOnlyBase=False, minor_thresholds=(2, 0.5)))  # some up to 2 decades, all to half
 
 
 def _few(rows: int) -> "np.typing.NDArray[np.intp]":

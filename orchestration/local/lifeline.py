@@ -26,9 +26,11 @@ def _become(parent: int, nice: int, command: Sequence[str]) -> None:
     import ctypes  # noqa: PLC0415 - late, as `signal`: whoever only wraps a command does not need them
     import signal  # noqa: PLC0415
 
-    # A shell's background job ignores SIGINT, and a child would inherit the setting.
+    # A shell's background job ignores SIGINT, and a child would inherit the setting. A SIGTERM that was held back by
+    # the parent takes effect now.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # the parent died before prctl

@@ -13,7 +13,7 @@ import re
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -258,7 +258,7 @@ class Watched:
 
     async def spawn(self, environment: Mapping[str, str], directory: Path) -> asyncio.subprocess.Process:
         again = self.part.restart_environment if self.restarts else {}
-        with self.log_path.open("ab") as output:
+        with self.log_path.open("ab") as output, _held_back(signal.SIGTERM):
             self._log_start = self._told = output.tell()
             self.process = await asyncio.create_subprocess_exec(
                 *bound_to_parent(self.part.command, self.part.nice),
@@ -305,6 +305,20 @@ class Watched:
         if self.process is None or self.process.returncode is not None:
             return None
         return tree_memory(self.process.pid)
+
+
+@contextlib.contextmanager
+def _held_back(number: signal.Signals) -> Iterator[None]:
+    """Block a signal: a process that is started in the block gets the signal once the process unblocks the signal.
+
+    If this process ignores SIGTERM, a new process ignores SIGTERM until `lifeline` runs: a SIGTERM in these first
+    milliseconds would be lost. A blocked signal waits instead.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
 
 
 def tree_memory(pid: int, with_children: bool = True) -> int | None:

@@ -68,8 +68,11 @@ def _peer(name: str) -> Engine:
     return Engine((str(PEERS), "-m", f"tests.benchmarks.peer_{name}", "{servers}", FEATURES), FEATURES)
 
 
+UNADAPTED = "unadapted, the same without adaptation"
+
 ENGINES = {
     "": Engine((sys.executable, "-m", "online.forecaster"), PREDICTIONS),
+    UNADAPTED: Engine((sys.executable, "-m", "tests.benchmarks.unadapted"), PREDICTIONS),
     "passthrough, unread, two records": Engine(
         (sys.executable, "-m", "tests.benchmarks.passthrough", "{servers}"), PREDICTIONS
     ),
@@ -204,10 +207,10 @@ def rate(name: str, trades: Trades, folder: Path, **settings: str) -> float:
 
 
 def rates(trades: Trades, rounds: int, names: Sequence[str]) -> dict[str, list[float]]:
-    """Return outcomes per second of each engine in each round; the engines take turns."""
+    """Return outcomes per second of each engine in each round; every other round has the reversed order."""
     found: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(rounds):
-        for name in names:
+    for number in range(rounds):
+        for name in names[:: -1 if number % 2 else 1]:
             with TemporaryDirectory() as folder:
                 found[name].append(rate(name, trades, Path(folder)))
     return found
@@ -215,7 +218,8 @@ def rates(trades: Trades, rounds: int, names: Sequence[str]) -> dict[str, list[f
 
 def rows(trades: Trades, rounds: int = 3) -> list[Row]:
     """Return the medians of rounds in which all engines take turns."""
-    present = [name for name, engine in ENGINES.items() if Path(engine.command[0]).exists()]
+    others = (name for name in ENGINES if name != UNADAPTED)
+    present = [name for name in others if Path(ENGINES[name].command[0]).exists()]
     medians = {name: statistics.median(found) for name, found in rates(trades, rounds, present).items()}
     what = (
         "trades to forecasts, exactly once "

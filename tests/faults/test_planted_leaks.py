@@ -34,10 +34,13 @@ from offline.leaks.verdicts import (
 )
 from offline.models.candidate import Candidate, Recipe
 from offline.models.recipes import train_baseline, train_ml
-from offline.promotion.provenance import LakeRows
+from offline.promotion.gate import Refused
+from offline.promotion.inputs import GateInputs
+from offline.promotion.moves import promote
+from offline.promotion.provenance import LakeRows, Provenance
 from offline.samples import CHECKED_HOURS, SHORT_WINDOWS, Sample, TradeSpan, sample
 from offline.training import train
-from tests.models import SPEC
+from tests.models import SPEC, put_version
 from tests.proofs import Proof
 
 DAYS = (dt.date(2010, 1, 8), dt.date(2010, 1, 9))
@@ -261,7 +264,7 @@ def test_a_clean_training_has_the_verdicts_of_all_sentinels_in_the_candidate(mar
     )
     candidate = next(clean)
     assert isinstance(candidate, Candidate)
-    assert candidate.sentinels == dict.fromkeys(SENTINELS, True)
+    assert {f"sentinel {name}" for name in SENTINELS} <= candidate.params.keys()
     assert candidate.params[f"sentinel {FUTURE_CHANGED}"].startswith("other bytes of the model in 0 of 2")
 
 
@@ -279,6 +282,37 @@ def test_each_planted_fault_is_blocked_and_named(market: Market, proof: Proof, m
     named = sum(expected[name] in names for name, names in found.items())
     proof.saw(faults=len(found), named=named)
     assert {name: names for name, names in found.items() if expected[name] not in names} == {}
+
+
+def refusal(registry: Registry, market: Market, name: str, recipe: Recipe, rows: Sample) -> dict[str, str]:
+    """Put a version with forged verdicts into the registry, promote, and return the conditions that are not met."""
+    inputs = GateInputs(rows.after, lambda _: rows, spans=lambda *_: market.spans, recipes={"planted": recipe})
+    tags = Provenance.here("planted", LakeRows(content_hashes={})).tags()
+    tags |= {f"sentinel.{each}": "passed" for each in SENTINELS} | {"reason": "all is well"}
+    put_version(registry.uri, name, recipe(rows, SPEC, TRAIN_END).model_bytes, tags=tags)
+    try:
+        promote(registry, name, "1", inputs=inputs, spec=SPEC, who="me", why="a forged version", baseline=name)
+    except Refused as refused:
+        return {each.name: each.found for each in refused.conditions if not each.is_met}
+    return {}
+
+
+def test_the_gate_names_the_fault_of_a_version_whose_verdicts_are_forged(
+    market: Market, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No tag opens the gate: the sentinels run again, on the rows and the recipe of the version."""
+    registry = Registry(mlflow_uri)
+    assert refusal(registry, market, "forged-clean", train_baseline, market.rows) == {}
+    overlapping = refusal(registry, market, "forged-split", prepared(overlap), market.rows)
+    assert overlapping["leak sentinels"].startswith(f"{SPLIT}: train_end 2010-01-09T01:30:00Z in the model; rows whose")
+    scaled = refusal(registry, market, "forged-scaler", prepared(scale), market.rows)
+    assert scaled["leak sentinels"].startswith(f"{FUTURE_CHANGED}: other bytes of the model in 1 of 1 changed futures")
+    shifted = refusal(registry, market, "forged-target", train_baseline, shifted_target(market.rows))
+    assert f"{FUTURE_CUT_OFF}: " in shifted["leak sentinels"]
+    monkeypatch.setattr("offline.samples.feature_rows", planted_features(target))
+    monkeypatch.setattr("offline.leaks.rows.feature_rows", planted_features(target))
+    knowing = refusal(registry, market, "forged-feature", train_baseline, Market.of(market.trades).rows)
+    assert "differing without later trades: relative_volume_300" in knowing["leak sentinels"]
 
 
 @pytest.mark.acceptance

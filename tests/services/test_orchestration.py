@@ -8,9 +8,11 @@ import datetime as dt
 import json
 import math
 import os
+import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -30,19 +32,24 @@ from data.recordings.readers import write_csv
 from data.simulator.day import simulate_day
 from data.times import NS
 from data.trades import Floats
+from offline.cards.version_texts import CARD, REPORT
 from offline.days.feature_rows import FeatureFacts, make_feature_rows
 from offline.days.staging import RECORDINGS, ingest
 from offline.days.staleness import stale
 from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET
 from offline.days.trades import make_trades
 from offline.days.training_set import training_sample
+from offline.evaluation.plots import label_plainly
 from offline.lake.store import Lake
 from offline.leaks.rows import check_rows
+from offline.models.candidate import Candidate, Recipe
+from offline.models.recipes import RECIPES
 from offline.promotion.ledger import history
 from offline.promotion.register import find_experiment
 from offline.samples import CHECKED_HOURS, Sample
+from offline.training import train
 from orchestration import sensors
-from orchestration.assets import plots
+from orchestration.assets import models, plots
 from orchestration.assets.models import checked_spans, choose_days
 from orchestration.assets.partitions import INPUTS, DayRange, key_of
 from orchestration.assets.product_days import trades
@@ -243,7 +250,7 @@ def test_a_logarithmic_axis_is_labelled_in_plain_numbers() -> None:
     axes = figure.subplots()
     axes.set_yscale("log")
     axes.set_ylim(5.5, 25)
-    plots.label_plainly(axes.yaxis)
+    label_plainly(axes.yaxis)
     figure.draw_without_rendering()
     ticks = axes.yaxis.get_major_ticks() + axes.yaxis.get_minor_ticks()
     labels = {tick.label1.get_text() for tick in ticks if tick.label1.get_text()}
@@ -671,6 +678,67 @@ def test_a_training_whose_mlflow_goes_away_says_what_to_do(
         assert reason(result).startswith(f"MLflow went away at {server.uri} during the training: ")
         assert reason(result).endswith("start MLflow, then launch retrain again")
     assert mlflow.active_run() is None
+
+
+@pytest.mark.filterwarnings("ignore:InitResourceContext:DeprecationWarning")
+@pytest.mark.filterwarnings("default")  # mlflow warns about its own code
+def test_a_training_links_to_report_and_card_of_each_version(
+    side: Side, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three days of two hours. The links are pages of MLflow, the text of the card is that of the artifact."""
+    import mlflow
+
+    names = {"volatility-baseline": "linked-baseline", "volatility-ml": "linked-ml"}
+    own = {name: renamed(recipe, names) for name, recipe in RECIPES.items()}
+    monkeypatch.setattr("offline.training.train", partial(train, recipes=own))
+    monkeypatch.setattr(models, "ASSETS", {names[name]: asset for name, asset in models.ASSETS.items()})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
+    there = Side(side.folder, side.instance, definitions())
+    assert there.run("simulate", "simulate_days", first_day="2010-01-04", days=3, hours=[0, 2]).success
+    result = there.run("retrain")
+    assert result.success, reason(result)
+    (shown,) = (
+        event.step_materialization_data.materialization.metadata
+        for event in result.all_events
+        if event.event_type is dg.DagsterEventType.ASSET_MATERIALIZATION
+        and event.asset_key == dg.AssetKey("challenger")
+    )
+    client = mlflow.MlflowClient(mlflow_uri)
+    for name in names.values():
+        version = Registry(mlflow_uri).version(name, "challenger")
+        run = client.get_run(version.run_id)
+        page = f"{mlflow_uri}/#/experiments/{run.info.experiment_id}/runs/{version.run_id}/artifacts"
+        assert {each.path for each in client.list_artifacts(version.run_id, "evaluation")} == {REPORT, CARD}
+        assert shown[f"report of {name}"] == dg.MetadataValue.url(f"{page}/evaluation/report.html")
+        assert shown[f"card of {name}"] == dg.MetadataValue.url(f"{page}/evaluation/card.md")
+        card = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{CARD}")
+        assert shown[f"text of the card of {name}"] == dg.MetadataValue.md(card)
+        report = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{REPORT}")
+        assert re.findall("<h2>(.*?)</h2><figure>", report) == [
+            "Band against realized volatility",
+            "Cumulated loss difference",
+            "By tercile of volatility",
+            "Calibration",
+            "Fitted weights",
+        ]
+        metrics = {tag: value for tag, value in version.tags.items() if tag.startswith("metric.")}
+        assert {"metric.qlike", "metric.coverage", "metric.test_horizons"} <= set(metrics)
+        for tag, value in metrics.items():
+            assert f"| `{tag.removeprefix('metric.')}` | {value} |" in card
+        assert f"| `{name}` | {float(metrics['metric.qlike']):.4f} |" in card
+        assert f"Digest `{version.digest}`" in card
+        sentinels = [param for param in run.data.params if param.startswith("sentinel ")]
+        assert f"| leak sentinels | {len(sentinels)} of {len(sentinels)} passed |" in card
+
+
+def renamed(recipe: Recipe, names: Mapping[str, str]) -> Recipe:
+    """Return the recipe with another name of the registered model."""
+
+    def made(*arguments: Any) -> Candidate:
+        candidate = recipe(*arguments)
+        return replace(candidate, name=names[candidate.name])
+
+    return made
 
 
 class Cancelled(BaseException):

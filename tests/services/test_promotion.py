@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -33,6 +33,7 @@ from offline.days.staging import simulate
 from offline.days.trades import make_trades
 from offline.days.training_set import make_training_set
 from offline.lake.store import Lake
+from offline.leaks.verdicts import FUTURE_CUT_OFF, HOLES, SENTINELS, Verdict
 from offline.models.baseline import ScaledEwma, fit
 from offline.models.candidate import Candidate
 from offline.models.onnx_graph import Graph
@@ -45,7 +46,7 @@ from offline.promotion.inputs import GateInputs
 from offline.promotion.ledger import Entry, finish_pending, history, served_at
 from offline.promotion.moves import promote, roll_back
 from offline.promotion.provenance import LakeRows, Provenance, SimulatedRows, TrainingRows
-from offline.promotion.register import SENTINEL, set_alias
+from offline.promotion.register import set_alias
 from offline.samples import Sample
 from tests.fakes import FakeRegistry
 from tests.mlflow_server import running_mlflow
@@ -170,7 +171,17 @@ def training(rows: TrainingRows) -> Sample:
     return replace(TRAINING, last_time=rows.seed if isinstance(rows, SimulatedRows) else 0)
 
 
-INPUTS = GateInputs(ROWS.after, training, recipes={"kept": kept, "another": kept})
+@dataclass(frozen=True, slots=True)
+class Checked(GateInputs):
+    """Inputs of a gate whose leak sentinels have passed, but for `leaks`: the rows here have no trades."""
+
+    leaks: tuple[str, ...] = ()
+
+    def verdicts(self, *_: Any) -> list[Verdict]:
+        return [Verdict(name, name not in self.leaks, "1 row", "0 rows") for name in SENTINELS]
+
+
+INPUTS = Checked(ROWS.after, training, recipes={"kept": kept, "another": kept})
 
 
 def on_rows(*parts: Sample) -> GateInputs:
@@ -189,9 +200,6 @@ def put(uri: str, name: str, content: bytes, recipe: str = "kept", **tags: str) 
 @pytest.fixture
 def mlflow(mlflow_uri: str) -> Registry:
     return Registry(mlflow_uri)
-
-
-PASSED = {f"{SENTINEL}shuffled labels": "passed"}
 
 
 def promote_here(registry: Registry, name: str, version: str = "1", **changed: Any) -> Entry:
@@ -288,7 +296,7 @@ def test_a_new_recipe_must_gain_where_a_refresh_must_not_lose(mlflow: Registry) 
     promote_here(mlflow, name)
     same = model_bytes(fitted(scale=4.02))
     put(mlflow.uri, name, same)
-    put(mlflow.uri, name, same, recipe="another", **PASSED)
+    put(mlflow.uri, name, same, recipe="another")
     promote_here(mlflow, name, "2")
     with pytest.raises(
         Refused, match=rf"QLIKE: found 1\.0.*allowed is 0.97 of {name} version 2 or less; signif"
@@ -297,18 +305,19 @@ def test_a_new_recipe_must_gain_where_a_refresh_must_not_lose(mlflow: Registry) 
     assert set(failed(refused.value)) == {"QLIKE", "significance"}
 
 
-def test_a_new_recipe_with_a_gain_needs_its_leak_sentinels_and_each_try_costs(mlflow: Registry) -> None:
+def test_a_new_recipe_with_a_gain_must_pass_the_leak_sentinels_and_each_try_costs(mlflow: Registry) -> None:
     name = "gate-recipe"
     put(mlflow.uri, name, NOISY_BYTES)
     promote_here(mlflow, name, force=True)
-    put(mlflow.uri, name, GOOD, recipe="another")
-    put(mlflow.uri, name, GOOD, recipe="another", **{**PASSED, f"{SENTINEL}future cut off": "failed"})
-    put(mlflow.uri, name, GOOD, recipe="another", **PASSED)
-    with pytest.raises(Refused, match=r"leak sentinels: found none was run, allowed is all passed$"):
-        promote_here(mlflow, name, "2")
-    with pytest.raises(Refused, match=r"leak sentinels: found future cut off failed, allowed is all passed$"):
-        promote_here(mlflow, name, "3")
+    for _ in range(3):
+        put(mlflow.uri, name, GOOD, recipe="another")
+    for version, leaks in (("2", (FUTURE_CUT_OFF, HOLES)), ("3", (HOLES,))):
+        found = "; ".join(f"{each}: 1 row, not 0 rows" for each in leaks)
+        with pytest.raises(Refused, match=f"leak sentinels: found {found}, allowed is all passed") as refused:
+            promote_here(mlflow, name, version, inputs=replace(INPUTS, leaks=leaks))
+        assert set(failed(refused.value)) == {"leak sentinels"}
     entry = promote_here(mlflow, name, "4")
+    assert entry.evidence["condition leak sentinels"] == "all 10 passed; allowed is all passed"
     assert [each.action for each in history(mlflow, name)] == ["promote", "refuse", "refuse", "promote"]
     assert (entry.evidence["kind"], entry.evidence["tries"]) == ("new recipe", 4)
     assert "after 4 tries on these rows" in entry.evidence["condition significance"]
@@ -319,7 +328,7 @@ def test_tries_on_other_rows_do_not_count(mlflow: Registry) -> None:
     name = "gate-tries"
     put(mlflow.uri, name, NOISY_BYTES)
     promote_here(mlflow, name, force=True)
-    put(mlflow.uri, name, GOOD, recipe="another", **PASSED)
+    put(mlflow.uri, name, GOOD, recipe="another")
     entry = promote_here(mlflow, name, "2", inputs=on_rows(market(300, since=START + timedelta(days=1))))
     assert entry.evidence["tries"] == 1
 
@@ -329,7 +338,7 @@ def test_a_new_recipe_that_fails_one_product_is_refused(mlflow: Registry) -> Non
     name = "gate-products"
     put(mlflow.uri, name, NOISY_BYTES)
     promote_here(mlflow, name, force=True)
-    put(mlflow.uri, name, GOOD, recipe="another", **PASSED)
+    put(mlflow.uri, name, GOOD, recipe="another")
     rows, small = market(300), market(30, seed=1)
     ewma = small.values[:, SPEC.columns.index("ewma_variance_1200")]
     small = replace(small, targets=np.sqrt(4 * ewma))  # the noisy EWMA is right here
@@ -342,7 +351,7 @@ def test_a_new_recipe_on_rows_of_the_lake_needs_a_certificate_of_parity(mlflow: 
     put(mlflow.uri, name, NOISY_BYTES)
     promote_here(mlflow, name, force=True)
     lake = Provenance.here("another", LakeRows(content_hashes={"BTC-USD": {START.date(): "0" * 64}}))
-    put(mlflow.uri, name, GOOD, **lake.tags(), **PASSED)
+    put(mlflow.uri, name, GOOD, **lake.tags())
     inputs = replace(INPUTS, training=lambda _: replace(TRAINING, last_time=len(MADE) - 1))
     with pytest.raises(Refused, match=r"parity: found none, allowed is a certificate for this spec: run the check"):
         promote_here(mlflow, name, "2", inputs=inputs)

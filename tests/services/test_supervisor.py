@@ -530,6 +530,18 @@ def test_nothing_comes_before_the_stop_of_a_part_that_was_never_ready(tmp_path: 
     assert not said
 
 
+def test_a_part_whose_parent_ignores_sigterm_ends_by_a_sigterm_right_after_its_start(tmp_path: Path) -> None:
+    """The part ignores SIGTERM too until `lifeline` runs; the signal must wait until then."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        said, _ = supervise([Part("part", python(SLEEP))], tmp_path, until=lambda s: s.watched["part"].is_available)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert said == [said[0]]
+    assert said[0].startswith("part ready after ")
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
 def test_stop_is_in_reverse_order_and_leaves_no_process(tmp_path: Path) -> None:
     """Each part notes the time of its stop; `stubborn` and its child ignore the stop, and both are killed."""
     order = tmp_path / "order"

@@ -135,13 +135,19 @@ def test_candles_are_delivered_oldest_first(
     assert {batch.bars.step_s for batch in batches} == {60}
 
 
-def test_candles_may_stand_oldest_first_and_in_milliseconds(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unit", [1_000, 1_000_000])
+def test_candles_may_stand_oldest_first_and_in_parts_of_a_second(tmp_path: Path, unit: int) -> None:
     header = "Unix Timestamp,Date,Symbol,Open,High,Low,Close,Volume USD,Volume BTC,tradecount\n"
-    rows = [f"{1_000 * (MIDNIGHT + 3_600 * hour)},x,BTCUSD,100,101,99,100,205,2,17\n" for hour in (0, 1)]
+    rows = [f"{unit * (MIDNIGHT + 3_600 * hour)},x,BTCUSD,100,101,99,100,205,2,17\n" for hour in (0, 1)]
     (batch,) = read(candles(tmp_path, *rows, header=header))
     assert (ends([batch]), batch.bars.step_s) == ([MIDNIGHT + 3_600, MIDNIGHT + 7_200], 3_600)
     assert (batch.bars.volume.tolist(), batch.bars.count.tolist()) == ([2, 2], [17, 17])
     assert batch.line.tolist() == [2, 3]
+
+
+def test_a_header_of_candles_alone_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has the header of candles and no row"):
+        read_bars(candles(tmp_path))
 
 
 @pytest.mark.parametrize(("base", "quote", "volume"), [("2", "200", 2), ("200", "2", 2), ("0.5", "51", 0.5)])

@@ -12,6 +12,7 @@ import pytest
 from data.files import CHECKOUT
 from data.times import NS
 from data.trades import Floats
+from offline.ewma import calibrate, ewmas_of
 from offline.leaks.rows import duplicates
 from offline.promotion import provenance
 from offline.promotion.conditions import (
@@ -29,7 +30,6 @@ from offline.promotion.conditions import (
 )
 from offline.promotion.inputs import GateInputs, blind_test
 from offline.promotion.ledger import Entry, promotions_in_effect, tries_on
-from offline.promotion.measures import calibrated_ewma
 from offline.promotion.provenance import MADE_BY, LakeRows, Provenance, SimulatedRows
 from offline.samples import Sample
 from tests.models import SPEC
@@ -184,10 +184,11 @@ def test_the_calibrated_ewma_falls_back_to_what_a_row_has() -> None:
     training.values[:, at[60]], training.values[:, at[3_600]] = noise
     test.values[0, at[300]], test.values[0, at[1_200]] = 5.0, 7.0
     test.values[1, at[300]] = 5.0
-    found = calibrated_ewma(training, test, SPEC, floor=1e-9)
+    calibrated = calibrate(ewmas_of(training.values, SPEC), realized, floor=1e-9)
+    found = calibrated.forecast(ewmas_of(test.values, SPEC), float(np.mean(realized)))
     assert found == pytest.approx([21.0, 10.0, float(np.mean(realized))], rel=0.02)
-    with pytest.raises(ValueError, match="no training row has an EWMA"):
-        calibrated_ewma(rows_of(10), test, SPEC, floor=1e-9)
+    with pytest.raises(ValueError, match="no row has an EWMA"):
+        calibrate(ewmas_of(rows_of(10).values, SPEC), np.ones(10), floor=1e-9)
 
 
 # Provenance
@@ -199,7 +200,7 @@ def test_a_description_survives_the_tags_of_a_version() -> None:
         SimulatedRows(seed=3, products=("BTC-USD",), days=(day,), hours=(0, 5)),
         LakeRows(content_hashes={"BTC-USD": {day: "ab" * 32}, "ETH-USD": {}}),
     ):
-        made = Provenance.here("cascade of shapes", rows)
+        made = Provenance.here("cascade of limited shapes", rows)
         assert Provenance.of_tags(made.tags()) == made
         assert made.differences() == []
         assert Provenance.of_tags({**made.tags(), "rows": "{}"}) is None

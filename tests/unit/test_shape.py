@@ -149,6 +149,22 @@ def test_the_shape_is_half_ridge_and_half_trees() -> None:
     np.testing.assert_allclose(step.variance(columns), np.sqrt(ridge * trees), rtol=1e-12)
 
 
+def test_an_input_beyond_nearly_all_of_training_is_read_as_the_limit() -> None:
+    """A twentieth of the rows lies beyond each limit: a minute without a move is read as the calmest usual minute."""
+    rows = market(120)
+    step, columns = first(fitted(rows)), columns_of(rows)
+    ratio = np.log(columns["ewma_variance_60"] / columns["ewma_variance_3600"])
+    low, high = (limits[0] for limits in step.limits)
+    assert (np.mean(ratio < low), np.mean(ratio > high)) == pytest.approx((0.05, 0.05), abs=0.001)
+    found = []
+    for log_ratio in (low - 0.1, low - 9, high + 0.1, high + 9):
+        columns["ewma_variance_60"] = columns["ewma_variance_3600"] * np.exp(log_ratio)
+        found.append(step.variance(columns))
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[2], found[3])
+    assert (found[0] != found[2]).any()
+
+
 @pytest.mark.parametrize(("days", "hours"), [(3, ()), (4, ("hour_sin", "hour_cos"))])
 def test_the_hour_of_day_is_an_input_from_four_real_days_on(days: int, hours: tuple[str, ...]) -> None:
     """Six minutes of each day."""
@@ -269,6 +285,21 @@ def test_the_graph_computes_what_was_fitted_on_every_step_and_extreme(model: Cas
         off = np.abs(getattr(found, name) / getattr(expected, name) - 1)
         assert np.quantile(off, 0.995) < 1e-5, name
         assert off.max() < 0.05, name
+
+
+def test_rows_that_share_an_input_take_the_branch_of_the_fit() -> None:
+    """A sparse market: each ratio is one of 400 values, so thresholds of trees lie on the values of many rows."""
+    rows = market(600, seed=8)
+    reference = rows.values[:, SPEC.columns.index("ewma_variance_3600")]
+    for name in COLUMNS[3:6]:
+        column = rows.values[:, SPEC.columns.index(name)]
+        column[:] = np.exp(np.round(np.log(column / reference) * 50) / 50) * reference
+    model = fitted(rows)
+    model = replace(model, intervals=((0.5, 2.0),) * len(model.steps))
+    served = ServedModel.load(model_bytes(model), spec_id=SPEC.spec_id)
+    found = served.score(model_values(rows), rows.product_id.tolist()).score
+    off = np.abs(found / model.forecast(rows_of(rows, SPEC)).score - 1)
+    assert np.mean(off > 1e-5) == 0
 
 
 def test_the_same_rows_give_the_same_digest_and_what_comes_after_training_changes_nothing() -> None:

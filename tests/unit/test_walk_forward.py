@@ -22,11 +22,11 @@ from offline.evaluation.rivals import (
     garch,
     har,
     horizon_variance,
-    known_ewmas,
     next_variance,
     recipes,
 )
 from offline.evaluation.walk_forward import Past, TooShort, refit_times, walk_forward
+from offline.ewma import ewmas_of, with_longest_known
 from offline.history import History, history_of
 from offline.models.cascade import Forecasts
 from tests.unit.test_history import START, bars
@@ -140,7 +140,7 @@ def test_a_window_is_the_mean_over_its_horizons() -> None:
 
 def test_an_ewma_answers_from_the_longest_known_half_life() -> None:
     rows = history(closes(300))
-    found = known_ewmas(rows)
+    found = with_longest_known(ewmas_of(rows.values, rows.spec))
     at = 100  # minutes: half-lives of 5, 20 and 60 are known, 240 and 1,440 are not
     assert found[at, 3] == found[at, 4] == rows.column("ewma_variance_60")[at]
     assert Ewma(4, 2.0, 1.0).forecast(rows).score[at] ** 2 == pytest.approx(2 * found[at, 2])
@@ -151,9 +151,10 @@ def test_the_calibrated_ewma_has_the_scale_that_is_right_in_the_mean() -> None:
     rows = history(closes(1_440))
     learnt = past(rows, START + 20 * HOUR)
     fitted = calibrated_ewma(learnt)
-    ewma = known_ewmas(learnt.rows)[:, fitted.half_life]
+    ewma = with_longest_known(ewmas_of(learnt.rows.values, rows.spec))[:, fitted.ewma.best]
     known = ~np.isnan(ewma)
-    assert np.mean(learnt.rows.realized[known] / (fitted.scale * ewma[known])) == pytest.approx(1)
+    scale = fitted.weights()["scale"]
+    assert np.mean(learnt.rows.realized[known] / (scale * ewma[known])) == pytest.approx(1)
 
 
 def test_har_is_a_weighted_line_of_three_windows() -> None:

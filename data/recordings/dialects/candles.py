@@ -1,4 +1,4 @@
-"""Read CryptoDataDownload candles: CSV, mostly newest first, times in seconds or milliseconds."""
+"""Read CryptoDataDownload candles: CSV, mostly newest first, times in seconds, milliseconds or microseconds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from data.trades import Int64s
 _START_NAMES = ("unix", "unix timestamp")
 _COUNT_NAMES = ("tradecount", "trade count")
 _MILLISECONDS = 10**11
-"""Times of at least `_MILLISECONDS` are milliseconds: as seconds, the year would be 5138."""
+"""Times of at least `_MILLISECONDS` are milliseconds: as seconds, the year would be 5138. Times of at least a thousand
+times as many are microseconds."""
 
 
 class _Candles(BarDialect):
@@ -57,7 +58,8 @@ class _Candles(BarDialect):
         return lines.take(np.flatnonzero(lines.number > self._header_line))
 
     def start_s(self, start: Int64s) -> Int64s:
-        return np.where(start < _MILLISECONDS, start, np.where(start % 1_000 == 0, start // 1_000, -1))
+        unit = np.select([start < _MILLISECONDS, start < 1_000 * _MILLISECONDS], [1, 1_000], 1_000_000)
+        return np.where(start % unit == 0, start // unit, -1)
 
 
 def candle_dialect(path: Path, head: Sequence[bytes]) -> BarDialect | None:
@@ -89,6 +91,8 @@ def candle_dialect(path: Path, head: Sequence[bytes]) -> BarDialect | None:
     if (count := next((name for name in _COUNT_NAMES if name in header), None)) is not None:
         columns["count"] = (header.index(count), count)
     candles = _Candles(path, columns, len(header), header_lines)
+    if not any(line.strip() for line in head[header_lines:]):
+        raise ValueError("has the header of candles and no row")
     starts, base = _starts_and_base_volume(head[header_lines:], columns, volumes, len(header))
     steps = Counter(abs(int(step)) for step in np.diff(candles.start_s(np.array(starts, np.int64))) if step)
     if not steps:
