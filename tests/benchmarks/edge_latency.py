@@ -54,9 +54,9 @@ BURST_S = 20
 DAY = dt.date(2025, 3, 5)
 
 
-def steady_trades() -> Trades:
+def steady_trades(seconds: int = STEADY_S) -> Trades:
     """Return trades of a wandering price, at random times."""
-    rng, count = np.random.default_rng(0), RATE * STEADY_S
+    rng, count = np.random.default_rng(0), RATE * seconds
     times = 1_700_000_000 * NS + np.cumsum(rng.exponential(NS / RATE, count)).astype(np.int64)
     price = np.round(100_000 * np.exp(np.cumsum(rng.normal(0, 1e-5, count))), 2)
     stream, unknown = np.zeros(count, np.int32), np.zeros(count, np.int8)
@@ -84,8 +84,8 @@ def _reader(broker: Broker, topic: str) -> Consumer:
 
 def time_to_score(
     broker: Broker, environ: dict[str, str], folder: Path, name: str, trades: Trades, speed: str
-) -> Floats:
-    """Replay trades, and return each trade's time to a forecast, ms."""
+) -> tuple[Floats, list[dict[str, Any]]]:
+    """Replay trades, and return each trade's time to a forecast, ms, and the forecasts; without those of `WARM_S`."""
     recording = folder / f"{name}.csv"
     write_csv(recording, [trades])
     mine = f'"source_id":"{name}"'.encode()
@@ -110,8 +110,8 @@ def time_to_score(
         raise RuntimeError(f"{name}: {len(trades)} trades became {len(records)} forecasts")
     ingested = np.array([record["ingest_time"] for _, record in records])
     took = (np.array([now_ns for now_ns, _ in records]) - ingested) / 1e6
-    warm: Floats = took[ingested >= ingested[0] + WARM_S * NS]
-    return warm
+    warm = np.flatnonzero(ingested >= ingested[0] + WARM_S * NS)
+    return took[warm], [records[i][1] for i in warm]
 
 
 @contextmanager
@@ -163,8 +163,8 @@ def tick_to_score() -> list[Row]:
             with running(forecaster), server(api, environ, url, folder / "api.log"):
                 forecaster.await_log('"assigned"')
                 measure = partial(time_to_score, broker, environ, folder)
-                steady = measure("steady", steady_trades(), "1")
-                bursts = measure("bursts", busiest_trades(10 * BURST_S), "10")
+                steady, _ = measure("steady", steady_trades(), "1")
+                bursts, _ = measure("bursts", busiest_trades(10 * BURST_S), "10")
     return [
         *_percentiles(f"tick to score, {RATE} trades/s", steady),
         *_percentiles("tick to score, the busiest stretch of a simulated hour at 10 x", bursts),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
-import json
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from data.features.spec import FeatureSpec
 from data.models.registry import Registry
 from data.models.served import BASELINE, ML
 from data.simulator.day import simulate_day
-from data.trades import Floats, Trades
+from data.trades import Trades
 from offline.models.recipes import train_ml
 from offline.promotion.register import set_alias
 from offline.samples import sample
@@ -32,10 +31,12 @@ from tests.benchmarks.streams import rate
 from tests.fakes import FakeRegistry
 from tests.mlflow_server import running_mlflow
 from tests.models import baseline, model_bytes, model_file, put_version
-from tests.pipeline import Process, environment, running, wait_until
+from tests.pipeline import Process, environment, running
 
 DAY = dt.date(2025, 3, 5)
 SPLIT = dt.datetime(2025, 3, 5, 16, tzinfo=dt.UTC)
+SECONDS = 90
+"""Seconds of trades for the latency."""
 WITHOUT, ONE = "without a shadow", "with one"
 
 
@@ -50,52 +51,34 @@ def ml_files() -> tuple[bytes, bytes]:
     return first, other.SerializeToString()
 
 
-def latency(files: tuple[bytes, bytes], rounds: int) -> list[Row]:
-    """Measure the time from trade to forecast with three shadows and without, in turns, in one forecaster.
+def latency(files: tuple[bytes, bytes], seconds: int) -> list[Row]:
+    """Measure the time from trade to forecast with three shadows and without, second by second in turns.
 
     Raises:
         RuntimeError: a trade did not become one forecast.
     """
-    found: dict[str, list[Floats]] = {"": [], WITHOUT: []}
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         with new_broker(folder) as broker, running_mlflow(folder) as mlflow:
-            registry = Registry(mlflow.uri)
-            versions = {
-                (ML, "champion"): put_version(mlflow.uri, ML, files[0]),
-                (ML, "challenger"): put_version(mlflow.uri, ML, files[1]),
-                (BASELINE, "champion"): put_version(mlflow.uri, BASELINE, model_bytes()),
-                (BASELINE, "challenger"): put_version(mlflow.uri, BASELINE, model_bytes(baseline(scale=5.0))),
-            }
-            set_alias(registry, ML, "champion", versions[ML, "champion"])
+            for name, alias, content in (
+                (ML, "champion", files[0]),
+                (ML, "challenger", files[1]),
+                (BASELINE, "champion", model_bytes()),
+                (BASELINE, "challenger", model_bytes(baseline(scale=5.0))),
+            ):
+                set_alias(Registry(mlflow.uri), name, alias, put_version(mlflow.uri, name, content))
             environ = environment(broker.bootstrap_servers, folder / "models", MLFLOW_TRACKING_URI=mlflow.uri)
-            with running(forecaster := Process("online.forecaster", environ, folder / "forecaster")):
+            with running(forecaster := Process("tests.benchmarks.blinking", environ, folder / "forecaster")):
                 forecaster.await_log('"assigned"')
-                for number in range(rounds):
-                    for side in (WITHOUT, "") if number % 2 else ("", WITHOUT):
-                        for (name, alias), version in versions.items():
-                            if (name, alias) != (ML, "champion"):
-                                set_alias(registry, name, alias, None if side == WITHOUT else version)
-                        loaded = 1 if side == WITHOUT else len(versions)
-                        wait_until(lambda n=loaded: _loaded(forecaster.log) == n, f"{loaded} models")  # type: ignore[misc]
-                        name = f"r{number}-{'without' if side else 'with'}"
-                        found[side].append(time_to_score(broker, environ, folder, name, steady_trades(), "1"))
+                took, records = time_to_score(broker, environ, folder, "steady", steady_trades(seconds), "1")
+    shadows = np.array([len(record["shadow"]) for record in records])
     rows = []
     for percent in (50, 99):
-        medians = {side: _median(times, percent) for side, times in found.items()}
-        name = f"tick to score, {RATE} trades/s, with three shadows, p{percent}"
-        rows.append(Row(name, "ms", medians.pop(""), medians))
+        ours, other = (float(np.percentile(took[shadows == count], percent)) for count in (3, 0))
+        rows.append(
+            Row(f"tick to score, {RATE} trades/s, with three shadows, p{percent}", "ms", ours, {WITHOUT: other})
+        )
     return rows
-
-
-def _loaded(log: Path) -> int:
-    """Return the number of models in the newest line about shadows."""
-    lines = [json.loads(line) for line in log.read_text().splitlines() if '"shadows"' in line]
-    return len(lines[-1]["models"]) if lines else 0
-
-
-def _median(times: list[Floats], percent: int) -> float:
-    return statistics.median(float(np.percentile(each, percent)) for each in times)
 
 
 def throughput(files: tuple[bytes, bytes], trades: Trades, rounds: int) -> Row:
@@ -120,7 +103,7 @@ def throughput(files: tuple[bytes, bytes], trades: Trades, rounds: int) -> Row:
 
 def rows(trades: Trades, rounds: int = 3) -> Iterator[Row]:
     files = ml_files()
-    yield from latency(files, rounds)
+    yield from latency(files, SECONDS)
     yield throughput(files, trades, rounds)
 
 
