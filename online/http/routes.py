@@ -19,6 +19,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, ge
 from starlette.concurrency import run_in_threadpool
 
 from data.files import CHECKOUT
+from data.models.served import ServedModel
 from data.names import PRODUCT_PATTERN, SOURCE_PATTERN
 from data.process.logs import configure_logs
 from data.process.metrics import LATENCY_BUCKETS_S
@@ -38,7 +39,9 @@ from online.http.answers import (
 from online.http.batching import Batching
 from online.http.bodies import Forecasts, body_type, newest_type, read_rows
 from online.http.health import BrokerCheck
+from online.http.live_page import EVENTS, LivePage, add_live_page
 from online.http.newest import RECENT_OFFSETS, NewestForecasts
+from online.live.pulse import Checks
 from online.metrics import Metrics
 from online.model_watch import ModelVersion, ModelWatch
 from online.settings import ApiSettings
@@ -64,7 +67,7 @@ class Service:
         self.columns = settings.spec().columns
         self.forecasts = NewestForecasts(settings, metrics)
         self.models = ModelWatch(settings, metrics, self._prepare)
-        self._broker = BrokerCheck(settings)
+        self.broker = BrokerCheck(settings)
 
     def start(self) -> None:
         self.forecasts.start()
@@ -97,9 +100,30 @@ class Service:
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail)
         return served
 
+    def served_file(self) -> ServedModel | None:
+        """Return the model that serves; None before the first."""
+        served = self.models.served
+        return None if served is None else served.model
+
+    def described_model(self) -> dict[str, Any] | None:
+        """Return the model that serves, for people; None before the first."""
+        served = self.models.served
+        if served is None:
+            return None
+        return {
+            "name": served.name,
+            "model_variant": served.model.variant,
+            "version": served.version,
+            "digest": served.model.digest,
+            "spec_id": served.model.spec_id,
+            "train_end": served.model.train_end,
+            "columns": served.model.columns,
+            "origin": served.origin,
+        }
+
     async def health(self) -> dict[str, Any]:
         """Check broker, model and stream now; return the result of each check."""
-        broker = await self._broker.answer()
+        broker = await self.broker.answer()
         served = self.models.served
         model: dict[str, Any]
         if served is not None:
@@ -138,12 +162,16 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     forecast_age.set_function(lambda: newest.age_s if (newest := service.forecasts.newest_open()) else float("nan"))
     metrics.ready.set_function(service.is_ready)
     version = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
+    checks = Checks(service.broker.ask, lambda: service.forecasts.problem, service.described_model)
+    page = LivePage(settings, version, service.forecasts.view, service.served_file, checks)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.start()
-        yield
+        with page.running():
+            yield
         await run_in_threadpool(service.stop)
+        await run_in_threadpool(page.pulse.stop)
 
     app = FastAPIOffline(  # `/docs` with script and style of our own: FastAPI's page loads them from another host
         static_url=DOCS_FILES,
@@ -158,7 +186,8 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     predict = _add_predict(app, service, rows_scored)
     _add_newest_forecast(app, service)
     _add_operations(app, service, metrics)
-    app.add_middleware(Observed, seconds=seconds, direct={("POST", "/predict"): predict})
+    add_live_page(app, page)
+    app.add_middleware(Observed, seconds=seconds, direct={("POST", "/predict"): predict}, endless=EVENTS)
     return app
 
 
@@ -271,18 +300,8 @@ def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
     @app.get("/version", tags=OPERATION, summary="The model that serves")
     async def version_of() -> Response:
         """Report the model that serves, and the refused champions."""
-        served = service.models.served
-        model = served and {
-            "name": served.name,
-            "model_variant": served.model.variant,
-            "version": served.version,
-            "digest": served.model.digest,
-            "spec_id": served.model.spec_id,
-            "train_end": served.model.train_end,
-            "columns": served.model.columns,
-            "origin": served.origin,
-        }
         wanted, refused = service.settings.model_variant, service.models.refused()
+        model = service.described_model()
         return JsonAnswer({"version": app.version, "wanted_variant": wanted, "model": model, "refused": refused})
 
     @app.get("/metrics", tags=OPERATION, summary="Metrics for Prometheus")

@@ -90,7 +90,7 @@ class StackSettings(IngestorSettings, ForecasterSettings, ApiSettings, OfflineSe
         """Return the settings of every part, so that all parts agree."""
         # The stack's own broker has a single forecaster, so a restart need not wait for the end of the old session.
         slot = 0 if self.slot is None and self.starts_kafka else self.slot
-        ports = ("api_port", "forecaster_port", "dagster_port")
+        ports = ("api_port", "forecaster_port", "dagster_port", "grafana_port")
         folders = ("dagster_home", "lake_uri", "inbox_dir", "var_dir", "models_dir")
         return {
             **{name.upper(): str(getattr(self, name)) for name in (*ports, *folders, "product_id", "replay_speed")},
