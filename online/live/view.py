@@ -67,12 +67,14 @@ class LiveView:
         self._paces: dict[StreamKey, _Pace] = {}
         self._made = 0
         self._pending: list[Any] = []
+        self._arrived: list[int] = []  # wall time of each pending record, ns
         self._latencies: deque[tuple[float, float]] = deque(maxlen=LATENCIES)
         self._flushed = 0.0
 
     def add(self, record: Any) -> None:
         """Take the next record of the topic: a forecast, or an end."""
         self._pending.append(record)
+        self._arrived.append(time.time_ns())
 
     def flush(self, *, is_live: bool) -> None:
         """Add the waiting records, if they have waited long enough.
@@ -83,10 +85,14 @@ class LiveView:
         now = time.monotonic()
         if not self._pending or (len(self._pending) < FLUSH_RECORDS and now < self._flushed + FLUSH_S):
             return
-        pending, self._pending, self._flushed = self._pending, [], now
+        pending, arrived, self._pending, self._arrived, self._flushed = self._pending, self._arrived, [], [], now
         by_stream: dict[StreamKey, list[Any]] = {}
         for record in pending:
             by_stream.setdefault(StreamKey(record.source_id, record.product_id), []).append(record)
+        if is_live:
+            took = ((now, (at - record.ingest_time) / NS) for at, record in zip(arrived, pending, strict=True))
+            with self._lock:
+                self._latencies.extend(took)
         for key, records in by_stream.items():
             ends = isinstance(records[-1], End)
             rows = [record for record in records if not isinstance(record, End)]
@@ -99,8 +105,6 @@ class LiveView:
             stream.take(rows)
             if is_live:
                 self._paces[key].mark(now, stream.rows, rows[-1].event_time)
-                wall = time.time_ns()
-                self._latencies.extend((now, (wall - record.ingest_time) / NS) for record in rows)
         if ends and key in self._streams:
             self._streams[key].end()
 
