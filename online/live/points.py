@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ RECENT_POINTS = 900
 COUNTED_POINTS = 17_280
 """Counted points that are kept: a day."""
 HOUR_NS = 3_600 * NS
+PACE_S, LEAST_S = 5.0, 1.0
+"""Time over which rows a second and the speed of a replay are measured, and the least such time."""
 BP = 1e4
 """Basis points in one."""
 
@@ -108,6 +111,30 @@ class Quality(NamedTuple):
     qlike: float | None
 
 
+class Pace:
+    """Measure rows and event time against wall time."""
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[float, int, int]] = deque()
+
+    def mark(self, now: float, rows: int, event_time: int) -> None:
+        self._marks.append((now, rows, event_time))
+        while len(self._marks) > 2 and self._marks[1][0] <= now - PACE_S:
+            self._marks.popleft()
+
+    def read(self, now: float) -> tuple[float, float] | None:
+        """Return rows a second, and seconds of event time a second; None if too little is known."""
+        while len(self._marks) > 1 and self._marks[0][0] < now - 2 * PACE_S:
+            self._marks.popleft()
+        if len(self._marks) < 2:
+            return None
+        begin, rows, event_time = self._marks[0]
+        elapsed = now - begin
+        if elapsed < LEAST_S:
+            return None
+        return (self._marks[-1][1] - rows) / elapsed, (self._marks[-1][2] - event_time) / NS / elapsed
+
+
 class LiveStream:
     """Follow the forecasts of one stream.
 
@@ -120,6 +147,7 @@ class LiveStream:
         newest: the newest record; None before the first.
         has_ended: the source has ended the product.
         rows: number of forecasts.
+        pace: of the forecasts since the reader has reached the end of the topic.
     """
 
     def __init__(self, number: int, spec: FeatureSpec) -> None:
@@ -133,6 +161,7 @@ class LiveStream:
         self.newest: Any = None
         self.has_ended = False
         self.rows = 0
+        self.pace = Pace()
 
     def take(self, records: Sequence[Any]) -> None:
         """Add the next forecasts of the stream, in order.

@@ -26,12 +26,15 @@ def broken(broker: str | None, reader: str | None) -> Said | None:
     """Return the state if no forecast can come at all.
 
     Args:
-        broker, reader: the problem of the broker, and of the reader of the topic; None: no problem.
+        broker: the problem of the broker, as `address: reason` or as a sentence; None: no problem.
+        reader: the problem of the reader of the topic; None: no problem.
     """
     if broker is not None:
+        address, _, reason = broker.partition(": ")
+        problem = f"The broker at {address} does not answer" if reason else broker
         return Said(
             "broken",
-            f"The broker does not answer ({broker}), so no forecast can come in.",
+            f"{problem}, so no forecast can come in.",
             "Start the broker again (`make run` does): the page goes on by itself, and no trade is lost.",
         )
     if reader is None:

@@ -10,12 +10,15 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import structlog
 
 from data.features.spec import FeatureSpec
 from data.stream.records import End
 from data.times import NS
 from data.trades import StreamKey
 from online.live.points import Cursor, LiveStream, ModelName
+
+log = structlog.get_logger()
 
 MAX_STREAMS = 12
 """Most streams in memory, about 2 MB each after a day; an ended stream goes first, then the oldest."""
@@ -26,32 +29,6 @@ LATENCIES = 20_000
 """Newest rows whose latency is known."""
 LATENCY_S = 60.0
 """How old a latency may be."""
-PACE_S = 5.0
-"""Time over which rows a second and the speed of a replay are measured."""
-
-
-class _Pace:
-    """Measure rows and event time against wall time."""
-
-    def __init__(self) -> None:
-        self._marks: deque[tuple[float, int, int]] = deque()
-
-    def mark(self, now: float, rows: int, event_time: int) -> None:
-        self._marks.append((now, rows, event_time))
-        while len(self._marks) > 2 and self._marks[1][0] <= now - PACE_S:
-            self._marks.popleft()
-
-    def read(self, now: float) -> tuple[float, float] | None:
-        """Return rows a second, and seconds of event time a second; None if too little is known."""
-        while len(self._marks) > 1 and self._marks[0][0] < now - 2 * PACE_S:
-            self._marks.popleft()
-        if len(self._marks) < 2:
-            return None
-        begin, rows, event_time = self._marks[0]
-        elapsed = max(now - begin, FLUSH_S)
-        if elapsed < 1.0:
-            return None
-        return (self._marks[-1][1] - rows) / elapsed, (self._marks[-1][2] - event_time) / NS / elapsed
 
 
 class LiveView:
@@ -64,7 +41,6 @@ class LiveView:
         self._spec = spec
         self._lock = threading.Lock()
         self._streams: dict[StreamKey, LiveStream] = {}
-        self._paces: dict[StreamKey, _Pace] = {}
         self._made = 0
         self._pending: list[Any] = []
         self._arrived: list[int] = []  # wall time of each pending record, ns
@@ -97,14 +73,18 @@ class LiveView:
             ends = isinstance(records[-1], End)
             rows = [record for record in records if not isinstance(record, End)]
             with self._lock:
-                self._take(key, rows, now, ends=ends, is_live=is_live)
+                try:
+                    self._take(key, rows, now, ends=ends, is_live=is_live)
+                except Exception as error:  # of any kind: the page is not worth a forecast of the API
+                    log.error("the live page starts a stream anew", source_id=key.source_id, exc_info=error)
+                    self._streams.pop(key, None)
 
     def _take(self, key: StreamKey, rows: list[Any], now: float, *, ends: bool, is_live: bool) -> None:
         if rows:
             stream = self._stream(key)
             stream.take(rows)
             if is_live:
-                self._paces[key].mark(now, stream.rows, rows[-1].event_time)
+                stream.pace.mark(now, stream.rows, rows[-1].event_time)
         if ends and key in self._streams:
             self._streams[key].end()
 
@@ -120,9 +100,9 @@ class LiveView:
             if len(self._streams) >= MAX_STREAMS:
                 ages = {k: (not each.has_ended, each.newest.ingest_time) for k, each in self._streams.items()}
                 oldest = min(ages, key=ages.__getitem__)
-                del self._streams[oldest], self._paces[oldest]
+                del self._streams[oldest]
             self._made += 1
-            self._streams[key], self._paces[key] = LiveStream(self._made, self._spec), _Pace()
+            self._streams[key] = LiveStream(self._made, self._spec)
         return self._streams[key]
 
     def frame(
@@ -165,12 +145,11 @@ class LiveView:
     def summary(self) -> list[dict[str, Any]]:
         """Return each stream, the stream that a page shows first at the start."""
         now, wall = time.monotonic(), time.time_ns()
-        first = self._newest
         with self._lock:
-            newest = first()
+            newest = self._newest()
             rows = []
             for key, stream in self._streams.items():
-                pace = None if stream.has_ended else self._paces[key].read(now)
+                pace = None if stream.has_ended else stream.pace.read(now)
                 rows.append(
                     {
                         "source_id": key.source_id,

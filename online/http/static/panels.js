@@ -30,13 +30,15 @@ function replace(element, key, children) {
 export function showState({ state, what, advice }) {
   const names = { live: "live", starting: "starting", empty: "no data", stale: "stale", paused: "paused", ended: "ended", broken: "broken", held: "on hold" };
   const pill = $("pill");
-  if (pill.dataset.state !== state) pill.dataset.state = state;
+  if (pill.dataset.state !== state) {
+    pill.dataset.state = document.body.dataset.state = state;
+    write($("announce"), `${what} ${advice.replaceAll("`", "")}`); // once: the ages in a notice change each second
+  }
   write($("pill-text"), names[state]);
   const notice = $("notice");
   notice.hidden = state === "live";
   notice.dataset.state = state;
   if (state !== "live") {
-    // The seconds of an age must not be read out each time.
     write($("notice-what"), what);
     replace($("notice-advice"), advice, () => codeParts(advice));
   }
