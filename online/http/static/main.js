@@ -128,10 +128,23 @@ function showReadout() {
   if (!view || !view.t.length || !page.hello) return;
   let i = page.cursor ?? view.t.length - 1;
   if (view.score[i] == null) i = Math.max(0, i - 1);
+  const words = panels.readout(pointOf(view, i), judgedFrom(view, i), page.store.models, page.hello.horizon_s);
+  panels.write($("readout"), words);
+}
+
+function pointOf(view, i) {
   const point = Object.fromEntries(Object.entries(view).map(([name, column]) => [name, column[i]]));
   point.t *= 1e3;
-  const words = panels.readout(point, page.store.models, page.hello.horizon_s);
-  panels.write($("readout"), words);
+  return point;
+}
+
+/** The judged point at an index or soon after: one forecast in each twelfth of a horizon is judged. */
+function judgedFrom(view, from) {
+  const until = view.t[from] + page.hello.horizon_s / 12;
+  for (let i = from; i < view.t.length && view.t[i] < until; i++) {
+    if (view.realized[i] != null) return pointOf(view, i);
+  }
+  return null;
 }
 
 /** The state to show: what the browser itself knows goes before what the API says. */

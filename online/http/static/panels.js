@@ -311,16 +311,18 @@ export function showTable(store) {
   });
 }
 
-/** One point in words, for the line above the chart. */
-export function readout(point, models, horizonS) {
+/** One point in words, for the line above the chart; `judged`: the point whose target belongs to it, null without. */
+export function readout(point, judged, models, horizonS) {
   const parts = [
-    `${f.dayAndClock(point.t)}`,
+    f.dayAndClock(point.t),
     `price ${f.price(point.price)}`,
     `forecast ${f.bp(point.score)} bp/min (${f.annualized(point.score, horizonS)})`,
     `band ${f.bp(point.lower)} to ${f.bp(point.upper)}`,
   ];
-  const side = verdict(point);
-  if (side) parts.push(`realized ${f.bp(point.realized)} (${f.annualized(point.realized, horizonS)}), ${side}`);
+  if (judged) {
+    const words = `realized ${f.bp(judged.realized)} (${f.annualized(judged.realized, horizonS)}), ${verdict(judged)}`;
+    parts.push(judged.t === point.t ? words : `${words} at ${f.clock(judged.t)}`);
+  }
   parts.push(models[point.model]?.join(" ") ?? "");
   return parts.join("  ·  ");
 }
