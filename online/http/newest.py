@@ -205,7 +205,9 @@ class NewestForecasts:
                 if message is not None:
                     for each in (message, *consumer.consume(READ_BATCH, 0)):
                         self._read(each, behind)
-                self.view.flush(is_live=not behind)
+                        self.view.flush(is_live=not behind)
+                else:
+                    self.view.flush(is_live=not behind)
                 if self._searches and not behind:
                     self._search_on()
 

@@ -24,7 +24,8 @@ MAX_STREAMS = 12
 """Most streams in memory, about 2 MB each after a day; an ended stream goes first, then the oldest."""
 FLUSH_S = 0.1
 """How long records may wait to be added: a batch costs less than its rows one by one."""
-FLUSH_RECORDS = 2_000
+FLUSH_RECORDS = 500
+"""How many records may wait: each keeps its whole row in memory."""
 LATENCIES = 20_000
 """Newest rows whose latency is known."""
 LATENCY_S = 60.0
