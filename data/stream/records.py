@@ -41,6 +41,15 @@ Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Purpose = Literal["live", "replay", "drill"]
 TakerSide = Literal["buy", "sell"]
 
+_RawScore = Annotated[float, Meta(gt=0, description="the model's own forecast, before its adaptation")]
+_WeightedSum = Annotated[float, Meta(description="over `weight`: the scale of the model's variance")]
+_Weight = Annotated[float, Meta(description="of past forecasts in the scale, in horizons")]
+_OffsetLow = Annotated[float, Meta(description="logarithm of the factor on the lower end")]
+_OffsetHigh = Annotated[float, Meta(description="logarithm of the factor on the upper end")]
+_JudgedHorizons = Annotated[float, Meta(ge=0, description="forecasts judged so far, twelve in a horizon")]
+_Digest = Annotated[str, Meta(description="SHA-256 of the model")]
+_InSample = Annotated[bool, Meta(description="the model was trained on data as late as this row")]
+
 
 class TradeStart(Struct, frozen=True, gc=False):
     """The first fields of a trade's record, and of the records that are made from the trade."""
@@ -92,11 +101,20 @@ class Rejected(Struct, frozen=True, gc=False):
 
 
 class Shadow(Struct, frozen=True, gc=False):
-    """A score by a model that does not serve."""
+    """A forecast by a model that does not serve. Shadows of earlier releases have a score alone."""
 
     model_variant: str
     version: str
-    score: float
+    score: Annotated[float, Meta(gt=0, description="forecast volatility per horizon, adapted, not annualized")]
+    interval: Annotated[tuple[float, float], Meta(description="nominal coverage 90 %")] | None = None
+    raw_score: _RawScore | None = None
+    weighted_sum: _WeightedSum | None = None
+    weight: _Weight | None = None
+    offset_low: _OffsetLow | None = None
+    offset_high: _OffsetHigh | None = None
+    judged_horizons: _JudgedHorizons | None = None
+    digest: _Digest | None = None
+    in_sample: _InSample | None = None
 
 
 class Figure(Struct, frozen=True, gc=False):
@@ -133,17 +151,17 @@ class Scored(Struct, frozen=True, gc=False):
     horizon_s: int
     score: Annotated[float, Meta(gt=0, description="forecast volatility per horizon, not annualized")]
     interval: Annotated[tuple[float, float], Meta(description="nominal coverage 90 %")]
-    raw_score: Annotated[float, Meta(gt=0, description="the model's own forecast, before its adaptation")] | None
+    raw_score: _RawScore | None
 
 
 class AdaptedBy(Struct, frozen=True, gc=False):
     """The fields that a forecast adds to its feature row: the state of the adaptation. Few rows differ in them."""
 
-    weighted_sum: Annotated[float, Meta(description="over `weight`: the scale of the model's variance")] | None
-    weight: Annotated[float, Meta(description="of past forecasts in the scale, in horizons")] | None
-    offset_low: Annotated[float, Meta(description="logarithm of the factor on the lower end")] | None
-    offset_high: Annotated[float, Meta(description="logarithm of the factor on the upper end")] | None
-    judged_horizons: Annotated[float, Meta(ge=0, description="forecasts judged so far, twelve in a horizon")] | None
+    weighted_sum: _WeightedSum | None
+    weight: _Weight | None
+    offset_low: _OffsetLow | None
+    offset_high: _OffsetHigh | None
+    judged_horizons: _JudgedHorizons | None
 
 
 class ScoredBy(Struct, frozen=True, gc=False):
@@ -151,10 +169,10 @@ class ScoredBy(Struct, frozen=True, gc=False):
 
     model_variant: str
     version: str
-    digest: Annotated[str, Meta(description="SHA-256 of the model")]
-    in_sample: Annotated[bool, Meta(description="the model was trained on data as late as this row")]
+    digest: _Digest
+    in_sample: _InSample
     missing: Annotated[list[str], Meta(description="columns of the model that this score did without")]
-    shadow: Annotated[list[Shadow], Meta(description="scores by models that do not answer")]
+    shadow: Annotated[list[Shadow], Meta(description="forecasts by models that do not serve")]
 
 
 ADAPTATION_FIELDS: Final = ("raw_score", *AdaptedBy.__struct_fields__)

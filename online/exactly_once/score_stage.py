@@ -20,7 +20,7 @@ from data.truth.adaptation import Adaptations, RawForecasts, teaching, version_n
 from online.exactly_once.feature_stage import EndedStream, FeatureColumns, StreamTail
 from online.exactly_once.loop import Record
 from online.exactly_once.resumption import PublishedForecasts, ReadPredictions
-from online.metrics import Metrics
+from online.metrics import ForecasterMetrics
 from online.model_watch import ModelVersion
 
 log = structlog.get_logger()
@@ -35,7 +35,7 @@ class ScoreStage:
     """
 
     def __init__(
-        self, spec: FeatureSpec, serving: Callable[[], ModelVersion], read: ReadPredictions, metrics: Metrics
+        self, spec: FeatureSpec, serving: Callable[[], ModelVersion], read: ReadPredictions, metrics: ForecasterMetrics
     ) -> None:
         self._spec, self._serving, self._metrics = spec, serving, metrics
         self._published = PublishedForecasts(spec, read)

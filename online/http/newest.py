@@ -21,6 +21,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from data.names import Stopped, check_names
+from data.process.catalog import UNKNOWN
 from data.stream.clients import MAX_VALUE, READ_BATCH, ClientLog, reader_config
 from data.stream.codec import decode_records
 from data.stream.reader import TopicReader
@@ -29,7 +30,7 @@ from data.times import NS, time_text
 from data.trades import StreamKey
 from online.exactly_once.offset_note import GROUP, read_note, short_name
 from online.live.view import LiveView
-from online.metrics import Metrics
+from online.metrics import ApiMetrics
 from online.settings import ApiSettings
 
 log = structlog.get_logger()
@@ -102,12 +103,13 @@ class NewestForecasts:
         view: gets each record too, for the live page.
     """
 
-    def __init__(self, settings: ApiSettings, metrics: Metrics) -> None:
+    def __init__(self, settings: ApiSettings, metrics: ApiMetrics) -> None:
         self._settings, self._metrics = settings, metrics
         self.view = LiveView(settings.spec())
         self._records_in = metrics.messages_in.labels(PREDICTIONS)
         self._streams: dict[StreamKey, Newest] = {}
         self._next: dict[int, int] = {}  # by partition, the offset to read next
+        metrics.lag.positions = self._next
         self._behind: dict[int, int] | None = None  # by partition, the end at the start where it is not yet reached
         self._searches: dict[int, _Search] = {}  # by partition
         self._ended: set[StreamKey] = set()  # streams that ended while none of their forecasts was known
@@ -179,7 +181,7 @@ class NewestForecasts:
             "reconnect.backoff.max.ms": 1_000,  # a broker that is back is read at once, not in ten seconds
             "queued.max.messages.kbytes": 16_384,  # bounds the memory of a start with much on the topic
             "statistics.interval.ms": 1_000,
-            "stats_cb": self._metrics.read_statistics,
+            "stats_cb": self._metrics.lag.read_statistics,
             "error_cb": self._tell,
         }
         with Consumer(config) as consumer:
@@ -196,8 +198,9 @@ class NewestForecasts:
                 search.floor = max(first, search.floor)
                 if self._stop.is_set():
                     return
-            if not self._next:  # a reconnect keeps the records and searches of before
+            if self._behind is None:  # a reconnect keeps the records and searches of before
                 self._searches = {partition: search for partition, search in searches.items() if not search.is_done}
+            self._next.update({start.partition: start.offset for start in starts})
             self._behind, self._problem = behind, None
             consumer.assign(starts)
             while not self._stop.is_set():
@@ -328,7 +331,7 @@ class NewestForecasts:
         return key, newest, said
 
     def _reject(self, where: str, reason: str) -> None:
-        self._metrics.rejects.labels("unreadable").inc()
+        self._metrics.rejects.labels("unreadable", UNKNOWN).inc()
         if time.monotonic() >= self._told_unreadable + TELL_S:
             self._told_unreadable = time.monotonic()
             log.warning("unreadable prediction", where=where, reason=reason[:200])

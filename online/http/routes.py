@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import time
-import tomllib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import Enum
@@ -14,15 +13,15 @@ from typing import Annotated, Any
 import structlog
 from fastapi import FastAPI, Query, Request, Response
 from fastapi import Path as UrlPath
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
-from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
 from starlette.concurrency import run_in_threadpool
 
-from data.files import CHECKOUT
 from data.models.served import ServedModel
 from data.names import PRODUCT_PATTERN, SOURCE_PATTERN
 from data.process.logs import configure_logs
-from data.process.metrics import LATENCY_BUCKETS_S
+from data.process.metrics import project_version
 from data.times import time_text
 from online.http.answers import (
     NO_STORE,
@@ -42,7 +41,7 @@ from online.http.health import BrokerCheck
 from online.http.live_page import EVENTS, LivePage, add_live_page
 from online.http.newest import RECENT_OFFSETS, NewestForecasts
 from online.live.pulse import Checks
-from online.metrics import Metrics
+from online.metrics import ApiMetrics
 from online.model_watch import ModelVersion, ModelWatch
 from online.settings import ApiSettings
 
@@ -62,7 +61,7 @@ EXAMPLE = {"rows": [{"n": 50, "ret_mean": 0.00001, "ret_std": 0.0002}]}
 class Service:
     """Hold the model and the newest forecasts for the routes."""
 
-    def __init__(self, settings: ApiSettings, metrics: Metrics) -> None:
+    def __init__(self, settings: ApiSettings, metrics: ApiMetrics) -> None:
         self.settings = settings
         self.columns = settings.spec().columns
         self.forecasts = NewestForecasts(settings, metrics)
@@ -146,24 +145,11 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     """Return the application; without `settings`, read them once from the environment."""
     settings = settings or ApiSettings()
     configure_logs(settings)
-    metrics = Metrics()
-    seconds = Histogram(
-        "cryptovol_request_seconds",
-        "from request to answer",
-        ["route", "status"],
-        registry=metrics.registry,
-        buckets=LATENCY_BUCKETS_S,
-    )
-    rows_scored = Counter("cryptovol_rows_scored", "rows answered by /predict", registry=metrics.registry)
-    forecast_age = Gauge(
-        "cryptovol_newest_forecast_age_seconds", "of any open source; NaN without one", registry=metrics.registry
-    )
+    metrics = ApiMetrics()
     service = Service(settings, metrics)
-    forecast_age.set_function(lambda: newest.age_s if (newest := service.forecasts.newest_open()) else float("nan"))
     metrics.ready.set_function(service.is_ready)
-    version = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
     checks = Checks(service.broker.ask, lambda: service.forecasts.problem, service.described_model)
-    page = LivePage(settings, version, service.forecasts.view, service.served_file, checks)
+    page = LivePage(settings, project_version(), service.forecasts.view, service.served_file, checks)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -176,18 +162,22 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     app = FastAPIOffline(  # `/docs` with script and style of our own: FastAPI's page loads them from another host
         static_url=DOCS_FILES,
         title="cryptovol",
-        version=version,
+        version=project_version(),
         description=__doc__,
         lifespan=lifespan,
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # 5 us a request to find that nobody listens
     )
     handle_errors(app)
-    predict = _add_predict(app, service, rows_scored)
+    predict = _add_predict(app, service, metrics.rows_scored)
     _add_newest_forecast(app, service)
     _add_operations(app, service, metrics)
     add_live_page(app, page)
-    app.add_middleware(Observed, seconds=seconds, direct={("POST", "/predict"): predict}, endless=EVENTS)
+    for route in app.routes:
+        if isinstance(route, APIRoute) and route.path != EVENTS:
+            for status in (HTTPStatus.OK, HTTPStatus.INTERNAL_SERVER_ERROR, *map(int, route.responses)):
+                metrics.requests.labels(route.path, int(status))  # counts from 0: the first failure is a rise
+    app.add_middleware(Observed, seconds=metrics.requests, direct={("POST", "/predict"): predict}, endless=EVENTS)
     return app
 
 
@@ -278,7 +268,7 @@ def _add_newest_forecast(app: FastAPI, service: Service) -> None:
         return JsonAnswer(record | {"features": features, "feature_age_s": age_s, "state": state})
 
 
-def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
+def _add_operations(app: FastAPI, service: Service, metrics: ApiMetrics) -> None:
     @app.head("/health", include_in_schema=False)
     @app.get(
         "/health",

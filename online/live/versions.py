@@ -81,7 +81,7 @@ class Versions:
             except ModelRefused:
                 model = None
         train_end = None if model is None else second_text(model.train_end)
-        floor = getattr(model, "variance_floor", None)
+        floor = None if model is None else model.variance_floor
         return VersionFacts(version.digest, train_end, floor, promised(version.tags))
 
 

@@ -31,7 +31,7 @@ from data.simulator.day import simulate_day
 from data.stream.records import PREDICTIONS, TRADES, with_time_texts
 from online.http.answers import Observed, Problem, handle_errors, read_body
 from online.http.newest import NewestForecasts
-from online.metrics import Metrics
+from online.metrics import ApiMetrics
 from online.settings import ApiSettings
 from orchestration.local.kafka.topics import create_topics
 from tests.broker import Broker, free_ports, running_broker
@@ -508,7 +508,9 @@ def test_a_record_that_cannot_be_read_stops_nothing(api: Api, broker: Broker) ->
     answer = wait_until(lambda: (found := api.get("/predict/APIGOOD-USD")).status_code == 200 and found, "the good one")
     assert answer.json()["trade_id"] == 7
     check_problem(api.get("/predict/APIBAD-USD"), 404)
-    unreadable = re.search(r'^cryptovol_rejects_total\{reason="unreadable"\} (\S+)', api.get("/metrics").text, re.M)
+    unreadable = re.search(
+        r'^cryptovol_rejects_total\{purpose="unknown",reason="unreadable"\} (\S+)', api.get("/metrics").text, re.M
+    )
     assert unreadable is not None
     assert float(unreadable.group(1)) == len(bad) - 1
     assert api.is_healthy()
@@ -521,7 +523,7 @@ def test_reading_goes_on_after_a_failure_behind_the_last_record(
     monkeypatch.setattr("online.http.newest.RETRY_S", 5.0)
     seen: list[bytes] = []
     put(broker, a_record("api-fail", "APIFAIL-USD", trade_id=1))
-    forecasts = NewestForecasts(ApiSettings(kafka_bootstrap_servers=broker.bootstrap_servers), Metrics())
+    forecasts = NewestForecasts(ApiSettings(kafka_bootstrap_servers=broker.bootstrap_servers), ApiMetrics())
     take = forecasts._take
 
     def failing(value: bytes, where: str) -> None:
@@ -558,7 +560,7 @@ def known_after_a_start(broker: Broker, topic: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("online.http.newest.PREDICTIONS", topic)
     monkeypatch.setattr("online.http.newest.RECENT_OFFSETS", 5)
     settings = ApiSettings(kafka_bootstrap_servers=broker.bootstrap_servers, max_feature_age_s=30)
-    forecasts = NewestForecasts(settings, Metrics())
+    forecasts = NewestForecasts(settings, ApiMetrics())
     forecasts.start()
     try:
         wait_until(lambda: forecasts.problem is None and not forecasts.is_searching("UNI-USD"), "all is read")
@@ -622,7 +624,7 @@ def test_a_start_does_not_wait_for_a_transaction_that_moves_an_offset(
     producer.begin_transaction()
     offset = TopicPartition(TRADES, 0, 1)
     producer.send_offsets_to_transaction([offset], member.consumer_group_metadata(), 20)
-    forecasts = NewestForecasts(ApiSettings(kafka_bootstrap_servers=broker.bootstrap_servers), Metrics())
+    forecasts = NewestForecasts(ApiSettings(kafka_bootstrap_servers=broker.bootstrap_servers), ApiMetrics())
     forecasts.start()
     try:
         wait_until(lambda: forecasts.problem is None, "all is read", 10)
@@ -650,7 +652,7 @@ def test_a_start_finds_each_open_stream_however_old_its_forecast_is(
             assert process.process.wait(60) == 0
         await_end(broker.bootstrap_servers, source_id)
     newest = read_topic(broker.bootstrap_servers, PREDICTIONS, "back-open")[-1]
-    forecasts = NewestForecasts(ApiSettings(kafka_bootstrap_servers=broker.bootstrap_servers), Metrics())
+    forecasts = NewestForecasts(ApiSettings(kafka_bootstrap_servers=broker.bootstrap_servers), ApiMetrics())
     forecasts.start()
     try:
         wait_until(lambda: forecasts.problem is None and not forecasts.is_searching("BACKTWO-USD"), "all is found")
@@ -668,7 +670,7 @@ def test_a_start_finds_each_open_stream_however_old_its_forecast_is(
 
 def test_streams_are_bounded_and_the_one_heard_of_longest_ago_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("online.http.newest.MAX_STREAMS", 3)
-    forecasts = NewestForecasts(ApiSettings(), Metrics())
+    forecasts = NewestForecasts(ApiSettings(), ApiMetrics())
     for age_s, source_id in ((40, "a"), (30, "b"), (20, "c"), (10, "a"), (5, "d"), (4, "b")):
         forecasts._take(a_record(source_id, "BTC-USD", age_s), "here")
     known = {source_id for source_id in "abcd" if forecasts.newest("BTC-USD", source_id)}

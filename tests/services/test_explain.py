@@ -47,7 +47,7 @@ from offline.explain.streams import ForecastNotFound
 from offline.promotion.ledger import Entry
 from online.exactly_once.feature_stage import FeatureStage
 from online.exactly_once.score_stage import ScoreStage
-from online.metrics import Metrics
+from online.metrics import ForecasterMetrics
 from online.model_watch import ModelVersion
 from orchestration.local.kafka.topics import create_topics
 from tests.broker import Broker, running_broker
@@ -117,10 +117,13 @@ def made_forecasts(
     texts = encode_trades(trades, "replay")
     offsets = produce(broker, TRADES, partition, texts)
     incoming = [Incoming(TRADES, partition, *each, 1_000) for each in zip(offsets, texts, strict=True)]
-    made = FeatureStage(SPEC, lambda *_: (), Metrics()).process(incoming)
+    made = FeatureStage(SPEC, lambda *_: (), ForecasterMetrics()).process(incoming)
     model = ServedModel.load(model_bytes(), spec_id=SPEC.spec_id)
     served = ModelVersion(model, "volatility-baseline", "1", "disk")
-    values = [value for *_, value, _ in ScoreStage(SPEC, lambda: served, lambda *_: (), Metrics()).process(made.parts)]
+    values = [
+        value
+        for *_, value, _ in ScoreStage(SPEC, lambda: served, lambda *_: (), ForecasterMetrics()).process(made.parts)
+    ]
     if change is not None:
         records = [msgspec.json.decode(value) for value in values]
         for record in records:

@@ -26,7 +26,7 @@ from offline.models.cascade import Cascade
 from online.exactly_once.feature_stage import EndedStream, FeatureColumns, StreamTail
 from online.exactly_once.loop import Record
 from online.exactly_once.score_stage import ScoreStage
-from online.metrics import Metrics
+from online.metrics import ForecasterMetrics
 from online.model_watch import ModelVersion
 from tests.models import BASELINE, baseline, model_bytes
 
@@ -39,7 +39,7 @@ def stage() -> ScoreStage:
     content = model_bytes()
     model = ServedModel.load(content, spec_id=SPEC.spec_id, digest=hashlib.sha256(content).hexdigest())
     version = ModelVersion(model, "volatility-baseline", "7", "disk")
-    return ScoreStage(SPEC, lambda: version, lambda *_: (), Metrics())
+    return ScoreStage(SPEC, lambda: version, lambda *_: (), ForecasterMetrics())
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_a_score_has_the_same_bytes_in_any_batch(rows: FeatureRows) -> None:
 def test_a_young_forecast_is_made_again_with_the_prior_of_its_product(rows: FeatureRows) -> None:
     """The first row has no return: the score is the root of the product's prior, 4e-6, and not of all products'."""
     version = served("1", replace(BASELINE, priors={"": 1e-6, "BTC-USD": 4e-6}))
-    scores_of = ScoreStage(SPEC, lambda: version, lambda *_: (), Metrics())
+    scores_of = ScoreStage(SPEC, lambda: version, lambda *_: (), ForecasterMetrics())
     (_, _, _, text, _) = scores_of.process([columns(rows, slice(0, 1))])[0]
     record = msgspec.json.decode(text, type=prediction_type(SPEC))
     again = adapted_again([record], version.model, SPEC)
@@ -159,7 +159,9 @@ def test_a_batch_ends_with_the_model_with_which_it_began_and_the_next_has_the_ne
     first = served("1")
     second = served("2", other, train_end="2026-01-01T00:00:00Z", variant="ml")
     asked = iter([first, first, second, first])
-    scores_of = ScoreStage(SPEC, lambda: next(asked), lambda *_: (), Metrics())  # the first answer is for its start
+    scores_of = ScoreStage(
+        SPEC, lambda: next(asked), lambda *_: (), ForecasterMetrics()
+    )  # the first answer is for its start
     part = columns(rows, slice(2_000, 2_500))
     for model, column, scale in (
         (first, "ewma_variance_300", 4.0),
@@ -206,7 +208,7 @@ def equal_but_for_time(found: list[Record]) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "ts"} for row in decoded(found, PREDICTIONS)]
 
 
-def resumed(topic: PublishedTopic, tails: dict[StreamKey, StreamTail], metrics: Metrics) -> ScoreStage:
+def resumed(topic: PublishedTopic, tails: dict[StreamKey, StreamTail], metrics: ForecasterMetrics) -> ScoreStage:
     again = ScoreStage(SPEC, stage()._serving, topic.read, metrics)
     again.restore(5, tails)
     return again
@@ -217,17 +219,17 @@ def test_a_stage_resumed_from_the_topic_goes_on_with_the_same_bytes(rows: Featur
     whole = stage().process([columns(rows, slice(None))])
     topic = PublishedTopic()
     topic.values = [record[3] for record in whole[:end]]
-    metrics = Metrics()
+    metrics = ForecasterMetrics()
     again = resumed(topic, {KEY: tail(rows, end)}, metrics)
     assert equal_but_for_time(again.process([columns(rows, slice(end, None))])) == equal_but_for_time(whole[end:])
-    assert metrics.registry.get_sample_value("cryptovol_errors_total", {"kind": "adaptation_incomplete"}) is None
+    assert metrics.registry.get_sample_value("cryptovol_errors_total", {"kind": "adaptation_incomplete"}) == 0
 
 
 def test_a_stage_waits_for_forecasts_that_are_not_visible_yet(rows: FeatureRows) -> None:
     whole = stage().process([columns(rows, slice(None))])
     topic = PublishedTopic()
     topic.values, topic.shown = [record[3] for record in whole[:1_500]], iter((0, 1_400))
-    again = resumed(topic, {KEY: tail(rows, 1_500)}, Metrics())
+    again = resumed(topic, {KEY: tail(rows, 1_500)}, ForecasterMetrics())
     assert topic.looks == 3
     assert equal_but_for_time(again.process([columns(rows, slice(1_500, None))])) == equal_but_for_time(whole[1_500:])
 
@@ -236,7 +238,7 @@ def test_expired_forecasts_are_counted_and_their_stream_starts_afresh(
     rows: FeatureRows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("online.exactly_once.resumption.VISIBLE_S", 0.0)
-    metrics = Metrics()
+    metrics = ForecasterMetrics()
     again = resumed(PublishedTopic(), {KEY: tail(rows, 1_500)}, metrics)
     [first] = decoded(again.process([columns(rows, slice(1_500, 1_501))]), PREDICTIONS)
     assert first["weight"] == 60
