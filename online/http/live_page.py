@@ -32,7 +32,7 @@ from online.live.view import LiveView
 from online.settings import ApiSettings
 
 EVENTS = "/live/events"
-"""The route of the stream, which lasts as long as somebody looks: its time is no request's time."""
+"""Route of the stream. A stream lasts as long as a browser is open, so the time of a stream is no request's time."""
 FILES = Path(__file__).parent / "static"
 LIBRARY = Path(sys.prefix) / "browser" / "node_modules" / "uplot" / "dist"
 """Folder of the chart library, which set-up fetches by `package-lock.json`."""
@@ -43,9 +43,9 @@ TYPES = {
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-"""Media types of the files that are served; no other file is."""
+"""Media types of the served files, by ending; other files are not served."""
 HEADERS = {
-    "cache-control": "no-cache",  # asked for again, and answered with 304 while nothing has changed
+    "cache-control": "no-cache",  # a browser asks again each time, and gets 304 for an unchanged file
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -63,7 +63,7 @@ MAX_BROWSERS = 32
 
 
 class LivePage:
-    """Hold what the live page needs, from the API's start to its stop.
+    """Hold the state of the live page, from the start of the API to the stop.
 
     Args:
         version: of the software.
@@ -101,7 +101,7 @@ class LivePage:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Answer browsers while the block runs, or until a signal to stop: the server waits for open streams."""
+        """Answer browsers until the block ends, or until a stop signal: the server waits for open streams."""
         closing, loop = asyncio.Event(), asyncio.get_running_loop()
         self._closing = closing
         self.pulse.start()
@@ -113,7 +113,7 @@ class LivePage:
                 self.pulse.begin_stop()
 
     async def events(self, wanted: StreamKey | None) -> AsyncIterator[ServerSentEvent]:
-        """Yield what a browser needs, until the API stops: `hello` once, `state` each second, `rows` as they come."""
+        """Yield the events of one browser until the API stops: `hello` once, `state` each second, and new `rows`."""
         yield ServerSentEvent(raw_data=msgspec.json.encode(self._hello).decode(), event="hello", retry=RETRY_MS)
         cursor: Cursor | None = None
         beat = 0
@@ -121,7 +121,7 @@ class LivePage:
             if beat != (beat := self.pulse.newest.number) and beat:
                 state = await run_in_threadpool(self.pulse.state_for, wanted)
                 yield ServerSentEvent(raw_data=state.decode(), event="state")
-            # In a thread: a lock is waited for, and a first frame takes some ms.
+            # In a thread: the call waits for a lock, and a first frame takes some ms.
             frame, cursor = await run_in_threadpool(self.view.frame, wanted, cursor, self.versions.floor_of)
             if frame is not None:
                 yield ServerSentEvent(raw_data=frame.decode(), event="rows")
@@ -132,7 +132,7 @@ class LivePage:
 
 @contextlib.contextmanager
 def _called_first_at_stop(call: Callable[[], object]) -> Iterator[None]:
-    """Call a function at SIGTERM and SIGINT, before the handlers that the server has set."""
+    """Call a function at SIGTERM and SIGINT, before the handlers of the server."""
     if threading.current_thread() is not threading.main_thread():  # a server inside a test
         yield
         return
@@ -176,12 +176,12 @@ def add_live_page(app: FastAPI, page: LivePage) -> None:
         """Return a file of the live page, or of its chart library."""
         return _file_answer(request, name)
 
-    @app.get(EVENTS, include_in_schema=False, response_class=EventSourceResponse, dependencies=[Depends(admit)])
+    @app.get("/live/events", include_in_schema=False, response_class=EventSourceResponse, dependencies=[Depends(admit)])
     async def live_events(
         product_id: Annotated[str | None, Query(pattern=PRODUCT_PATTERN)] = None,
         source_id: Annotated[str | None, Query(pattern=SOURCE_PATTERN)] = None,
     ) -> AsyncIterator[ServerSentEvent]:
-        """Stream what the live page shows, of one stream or of the newest."""
+        """Stream the events of the live page, for one stream of forecasts or for the newest."""
         wanted = StreamKey(source_id, product_id) if source_id and product_id else None
         async for event in page.events(wanted):
             yield event
@@ -191,7 +191,7 @@ def _file_answer(request: Request, name: str) -> Response:
     """Return a file.
 
     Raises:
-        Problem: 404, there is no such file.
+        Problem: 404, no file has this name.
     """
     path = LIBRARY / LIBRARY_FILES[name] if name in LIBRARY_FILES else FILES / name
     if path.suffix not in TYPES or "/" in name or not path.is_file():

@@ -1,4 +1,4 @@
-"""Ask for what changes slowly, while somebody looks: lag, batch figures, versions, writers, other pages."""
+"""Ask for slow facts while a browser is open: lag, batch figures, versions, writers, other pages."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MOVE = "ledger_move_timestamp_seconds"
 
 
 class SlowFacts:
-    """Keep facts for the page in a thread, which asks nobody while nobody looks.
+    """Keep facts for the page in a thread. The thread asks nobody while no browser is open.
 
     Only the thread writes, and replaces each fact whole.
 

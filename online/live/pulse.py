@@ -1,4 +1,4 @@
-"""Make the state of the page once a second, while somebody looks."""
+"""Make the state of the page once a second, while a browser is open."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Beat(NamedTuple):
 
 
 class Checks(NamedTuple):
-    """What a beat asks besides the view.
+    """Hold the checks of a beat.
 
     Attributes:
         broker: asks the broker; `ok`, and `answered_ms` or `problem`.
@@ -50,7 +50,7 @@ class Checks(NamedTuple):
 
 
 class Pulse:
-    """Beat while somebody looks, in a thread; slower facts have a thread of their own, so that no beat waits for them.
+    """Beat in a thread while a browser is open. The slower facts have another thread, so no beat waits for a fact.
 
     Args:
         limit_s: age of the newest forecast from which on an open stream is stale.

@@ -1,4 +1,4 @@
-"""Say in one sentence what is the matter with what the page shows, and what to do."""
+"""Describe the state of the page in one sentence, and the remedy in another."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Said(NamedTuple):
     """State of the page.
 
     Attributes:
-        what: what is the matter, one sentence.
-        advice: what to do, one sentence; empty if nothing.
+        what: the problem in one sentence.
+        advice: the remedy in one sentence; empty if none is needed.
     """
 
     state: State

@@ -199,7 +199,7 @@ def _api(settings: StackSettings, *, is_warm: bool) -> Part:
         needs=("topics",) if is_warm else ("topics", "training"),
         is_ready=answers(f"http://127.0.0.1:{settings.api_port}/health", timeout_s=5.0),  # /health asks the broker
         ports={"API_PORT": settings.api_port},
-        address=f"http://127.0.0.1:{settings.api_port}/docs",
+        address=f"http://127.0.0.1:{settings.api_port}/",
     )
 
 

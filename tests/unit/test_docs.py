@@ -221,11 +221,12 @@ def test_no_document_names_a_metric_that_is_not_exported(document: Path) -> None
 
 
 def test_each_route_is_explained() -> None:
-    tree = ast.parse((CHECKOUT / "online" / "http" / "routes.py").read_text())
+    files = ("routes.py", "live_page.py")
+    trees = [ast.parse((CHECKOUT / "online" / "http" / name).read_text()) for name in files]
     methods = ("get", "post", "put", "delete")
     routes = {
         f"{node.func.attr.upper()} {first_text(node)}"
-        for node in ast.walk(tree)
+        for node in (each for tree in trees for each in ast.walk(tree))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in methods
         if first_text(node).startswith("/")
     }

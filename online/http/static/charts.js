@@ -109,8 +109,7 @@ export class Charts {
 
   /** Left end and width of the plots in CSS pixels. */
   get plot() {
-    const { left, width } = this.vol.bbox;
-    return { left: left / devicePixelRatio, width: width / devicePixelRatio };
+    return { left: this.vol.over.offsetLeft, width: this.vol.over.offsetWidth };
   }
 
   /** Position of a time in the plot, from 0 to 1. */
@@ -132,7 +131,7 @@ export class Charts {
     const view = this.data;
     if (!view || !view.t.length) return;
     const { ctx } = u;
-    const scale = devicePixelRatio;
+    const scale = uPlot.pxRatio;
     ctx.save();
     for (let i = 0; i < view.t.length; i++) {
       const side = verdict({ realized: view.realized[i], lower: view.lower[i], upper: view.upper[i] });

@@ -147,12 +147,12 @@ export function showModel(tip, models, state, nominal) {
       list.append(make("dt", name), value);
     };
     if (facts?.digest) add("file", `${facts.digest.slice(0, 12)}…`, facts.digest);
-    if (facts?.train_end) add("trained to", facts.train_end.replace("T", " ").replace("Z", ""));
+    if (facts?.train_end) add("trained to", facts.train_end.slice(0, 16).replace("T", " "));
     if (facts?.variance_floor) add("variance floor", `${f.bp(1e4 * Math.sqrt(facts.variance_floor))} bp/min`);
     if (!other && serving) add("from", serving.origin === "disk" ? "disk: the registry is away" : "the registry");
     const promise = (name, text) => {
       const found = facts?.promised[name];
-      return found ? `${text(found[1])} (${text(found[0])} – ${text(found[2])})`.replaceAll(" % ", " ").replaceAll(" %)", ")") : undefined;
+      return found ? `${text(found[1])} (${text(found[0])}–${text(found[2])})`.replaceAll(" %", "") : undefined;
     };
     add("promised coverage, %", promise("coverage", f.percent) ?? f.percent(nominal), "median of the test's hours (5 to 95 %), else nominal");
     add("promised QLIKE", promise("qlike", f.qlike) ?? "not stated", "median of the test's hours (5 to 95 %)");
