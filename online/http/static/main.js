@@ -36,8 +36,12 @@ function makeCharts() {
   $("no-chart").hidden = false;
   $("charts").hidden = true;
   $("strips").querySelectorAll(".strip").forEach((strip) => (strip.hidden = true));
-  $("no-chart").textContent =
-    "The chart library is not installed, so there is no chart; all figures go on. `make run` fetches it where a network is there, docs/live-page.md says how by hand.";
+  $("readout").hidden = true;
+  $("no-chart").replaceChildren(
+    ...panels.codeParts(
+      "The chart library is not installed, so there is no chart. All figures go on. `make run` fetches the library over the network; `docs/live-page.md` has the way by hand.",
+    ),
+  );
   $("values").open = true;
   return null;
 }

@@ -4,7 +4,7 @@ import * as f from "./format.js";
 import { verdict } from "./store.js";
 
 const SHOWN_COLUMNS = 8;
-const TABLE_ROWS = 12;
+const TABLE_ROWS = 24; // the first twelve are not judged yet
 const ALARMING = ["change", "spread"]; // views of drift that raise the alarm; level and loss are shown
 
 export const $ = (id) => document.getElementById(id);
@@ -45,7 +45,7 @@ export function showState({ state, what, advice }) {
 }
 
 /** Text with `code` in marks, as nodes. */
-function codeParts(text) {
+export function codeParts(text) {
   return text.split("`").map((part, i) => (i % 2 ? make("code", part) : document.createTextNode(part)));
 }
 
