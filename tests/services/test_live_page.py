@@ -367,7 +367,7 @@ def test_a_page_without_its_chart_library_says_so_and_shows_the_figures(
 ) -> None:
     page.route("**/static/uplot.js", lambda route: route.fulfill(status=404))
     page.goto(str(api.client.base_url))
-    await_trade(page, Feed(page_broker, "bare").put(700))
+    await_trade(page, Feed(page_broker, "bare").put(1_500))
     assert "chart library is not installed" in page.inner_text("#no-chart")
     await_script(page, "document.querySelectorAll('#rows tr').length === 24")
 
