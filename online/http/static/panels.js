@@ -5,7 +5,7 @@ import { verdict } from "./store.js";
 
 const SHOWN_COLUMNS = 8;
 const TABLE_ROWS = 24; // the first twelve are not judged yet
-const ALARMING = ["change", "spread"]; // views of drift that raise the alarm; level and loss are shown
+const ALARMING = ["change", "spread", "loss"]; // views of drift that raise an alarm; the level is a mark beside the bar
 
 export const $ = (id) => document.getElementById(id);
 
@@ -168,10 +168,10 @@ export function showDrift(drift, productId, now) {
   const own = drift?.figures.filter((each) => each.product_id === productId) ?? [];
   const columns = new Map();
   for (const each of own.filter((figure) => figure.name === "drift_ratio")) {
-    const shown = columns.get(each.column) ?? { ratio: -1, view: "" };
-    const isAlarming = ALARMING.includes(each.view);
-    if (isAlarming && each.value > shown.ratio) columns.set(each.column, { ratio: each.value, view: each.view });
-    else if (!columns.has(each.column)) columns.set(each.column, shown);
+    const shown = columns.get(each.column) ?? { ratio: -1, view: "", level: null };
+    if (each.view === "level") shown.level = each.value;
+    else if (ALARMING.includes(each.view) && each.value > shown.ratio) Object.assign(shown, { ratio: each.value, view: each.view });
+    columns.set(each.column, shown);
   }
   const rows = [...columns].filter(([, { ratio }]) => ratio >= 0).sort(([, a], [, b]) => b.ratio - a.ratio);
   if (!rows.length) {
@@ -185,7 +185,7 @@ export function showDrift(drift, productId, now) {
   replace(box, key, () => {
     const top = Math.max(1.5, rows[0][1].ratio * 1.05);
     const list = make("ul", undefined, "bars");
-    for (const [name, { ratio, view }] of rows.slice(0, SHOWN_COLUMNS)) {
+    for (const [name, { ratio, view, level }] of rows.slice(0, SHOWN_COLUMNS)) {
       const row = make("li");
       const rail = make("span", undefined, "rail");
       const bar = make("span", undefined, ratio >= 1 ? "bar over" : "bar");
@@ -193,14 +193,19 @@ export function showDrift(drift, productId, now) {
       const limit = make("span", undefined, "limit");
       limit.style.left = `${100 / top}%`;
       rail.append(bar, limit);
+      if (level != null) {
+        const mark = make("span", undefined, "level");
+        mark.style.left = `${Math.min(100, (100 * level) / top)}%`;
+        rail.append(mark);
+      }
       row.append(make("span", name, "name"), rail, make("span", ratio.toFixed(2), "number"));
-      row.title = `${view}: ${ratio.toFixed(3)} of the threshold`;
+      row.title = `${view}: ${ratio.toFixed(3)} of the threshold${level == null ? "" : `; level against training: ${level.toFixed(3)}`}`;
       list.append(row);
     }
     const head = make("p", `${word}, report of ${f.clock(at).slice(0, 5)} UTC`, "note");
     head.dataset.alarm = word === "no drift" ? "no" : "yes";
     const rest = rows.length > SHOWN_COLUMNS ? `; ${rows.length - SHOWN_COLUMNS} columns more are lower` : "";
-    return [head, list, make("p", `1 is the alarm${rest}`, "note")];
+    return [head, list, make("p", `1 is the alarm${rest}; ring: level against training, never an alarm`, "note")];
   });
 }
 
