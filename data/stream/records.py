@@ -21,7 +21,12 @@ from data.trades import StreamKey
 TRADES, FEATURES, PREDICTIONS, REJECTED = "coinbase-trades", "features", "predictions", "trades-rejected"
 TOPICS = (TRADES, FEATURES, PREDICTIONS, REJECTED)
 PARTITIONS = 12
-"""Partitions of every topic: records of a product stay in one partition from trade to prediction."""
+"""Partitions of each of `TOPICS`: records of a product stay in one partition from trade to prediction."""
+FIGURES = "figures"
+"""The compacted topic of batch figures, with one partition: the newest figure of each key stays."""
+
+
+FIGURE_PATTERN = "^[a-z][a-z_]{0,79}$"
 
 
 def _text(description: str, **schema: Any) -> Meta:
@@ -112,6 +117,25 @@ class Shadow(Struct, frozen=True, gc=False):
     in_sample: _InSample | None = None
 
 
+class Figure(Struct, frozen=True, gc=False):
+    """A figure that a batch job found, on `figures`."""
+
+    name: Annotated[str, _text("of the figure; its metric is `cryptovol_` and the name", pattern=FIGURE_PATTERN)]
+    labels: dict[str, str]
+    value: float
+    at: Annotated[int, Meta(ge=0, lt=END_NS, description="when the figure was found, nanoseconds since 1970, UTC")]
+
+    @property
+    def key(self) -> str:
+        """Return the key of the figure's record: a newer figure with the same name and labels replaces the figure.
+
+        >>> Figure("drift_alarm", {"view": "change", "product_id": "BTC-USD"}, 0.0, 0).key
+        'drift_alarm{product_id=BTC-USD,view=change}'
+        """
+        labels = ",".join(f"{name}={value}" for name, value in sorted(self.labels.items()))
+        return f"{self.name}{{{labels}}}"
+
+
 class RowStart(TradeStart, frozen=True, gc=False):
     """The fields of a feature row before the columns of its spec."""
 
@@ -200,15 +224,15 @@ def with_time_texts(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def record_types(spec: FeatureSpec) -> dict[str, type[Any]]:
-    """Return the type of each topic's main records, keyed by topic."""
+    """Return the type of the main records of each of `TOPICS`, keyed by topic."""
     return {TRADES: Trade, FEATURES: feature_type(spec), PREDICTIONS: prediction_type(spec), REJECTED: Rejected}
 
 
 def schemas(spec: FeatureSpec) -> dict[str, Any]:
     """Return the JSON Schema of each topic's records, keyed by topic."""
     topics = {}
-    for topic, main in record_types(spec).items():
-        types = (main,) if topic == REJECTED else (main, End)
+    for topic, main in (record_types(spec) | {FIGURES: Figure}).items():
+        types = (main,) if topic in (REJECTED, FIGURES) else (main, End)
         refs, components = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
         topics[topic] = {"anyOf": list(refs), "$defs": components}
     return topics

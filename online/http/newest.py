@@ -29,6 +29,7 @@ from data.stream.records import PARTITIONS, PREDICTIONS, TRADES, partition_of, p
 from data.times import NS, time_text
 from data.trades import StreamKey
 from online.exactly_once.offset_note import GROUP, read_note, short_name
+from online.live.view import LiveView
 from online.metrics import ApiMetrics
 from online.settings import ApiSettings
 
@@ -97,10 +98,14 @@ class NewestForecasts:
     """Follow `predictions` in a thread, without a group: each replica of the API reads the whole topic.
 
     Only the thread writes; a reader takes a whole `Newest`, or a copy of the whole dict.
+
+    Attributes:
+        view: gets each record too, for the live page.
     """
 
     def __init__(self, settings: ApiSettings, metrics: ApiMetrics) -> None:
         self._settings, self._metrics = settings, metrics
+        self.view = LiveView(settings.spec())
         self._records_in = metrics.messages_in.labels(PREDICTIONS)
         self._streams: dict[StreamKey, Newest] = {}
         self._next: dict[int, int] = {}  # by partition, the offset to read next
@@ -203,6 +208,9 @@ class NewestForecasts:
                 if message is not None:
                     for each in (message, *consumer.consume(READ_BATCH, 0)):
                         self._read(each, behind)
+                        self.view.flush(is_live=not behind)
+                else:
+                    self.view.flush(is_live=not behind)
                 if self._searches and not behind:
                     self._search_on()
 
@@ -249,6 +257,8 @@ class NewestForecasts:
                 for block in reader.read(PREDICTIONS, partition, start, search.end):
                     for value in block.values:
                         self._take_older(value, older)
+            for newest in older.values():
+                self.view.remember(self._decode(newest.value))
             found = older | self._streams  # records read since the start are newer
             if len(found) > MAX_STREAMS:
                 by_age = sorted(found, key=lambda key: found[key].ingest_time)
@@ -263,7 +273,7 @@ class NewestForecasts:
     def _take_older(self, value: bytes, older: dict[StreamKey, Newest]) -> None:
         """Take a record that is older than all known records; an unreadable record was counted when new."""
         with contextlib.suppress(ValueError):
-            key, newest = self._understood(value)
+            key, newest, _ = self._understood(value)
             if newest is None:
                 self._ended.add(key)
                 if key in older:  # a block is read forwards
@@ -286,10 +296,11 @@ class NewestForecasts:
 
     def _take(self, value: bytes, where: str) -> None:
         try:
-            key, newest = self._understood(value)
+            key, newest, record = self._understood(value)
         except ValueError as error:
             self._reject(where, str(error))
             return
+        self.view.add(record)
         if newest is not None:
             if key not in self._streams and len(self._streams) >= MAX_STREAMS:
                 del self._streams[min(self._streams, key=lambda known: self._streams[known].ingest_time)]
@@ -299,8 +310,8 @@ class NewestForecasts:
         elif self._behind or self._searches:
             self._ended.add(key)
 
-    def _understood(self, value: bytes) -> tuple[StreamKey, Newest | None]:
-        """Return the stream of a record and its forecast, None for an end.
+    def _understood(self, value: bytes) -> tuple[StreamKey, Newest | None, Any]:
+        """Return the stream of a record, its forecast (None for an end), and the decoded record.
 
         Raises:
             ValueError: the record is neither a forecast nor an end.
@@ -316,7 +327,8 @@ class NewestForecasts:
         key = StreamKey(said.source_id, said.product_id)
         if key not in self._streams:
             check_names(key)
-        return key, Newest(key.source_id, said.ingest_time, value, has_ended=False) if found.records else None
+        newest = Newest(key.source_id, said.ingest_time, value, has_ended=False) if found.records else None
+        return key, newest, said
 
     def _reject(self, where: str, reason: str) -> None:
         self._metrics.rejects.labels("unreadable", UNKNOWN).inc()

@@ -18,6 +18,7 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
 from starlette.concurrency import run_in_threadpool
 
+from data.models.served import ServedModel
 from data.names import PRODUCT_PATTERN, SOURCE_PATTERN
 from data.process.logs import configure_logs
 from data.process.metrics import project_version
@@ -37,7 +38,9 @@ from online.http.answers import (
 from online.http.batching import Batching
 from online.http.bodies import Forecasts, body_type, newest_type, read_rows
 from online.http.health import BrokerCheck
+from online.http.live_page import EVENTS, LivePage, add_live_page
 from online.http.newest import RECENT_OFFSETS, NewestForecasts
+from online.live.pulse import Checks
 from online.metrics import ApiMetrics
 from online.model_watch import ModelVersion, ModelWatch
 from online.settings import ApiSettings
@@ -63,7 +66,7 @@ class Service:
         self.columns = settings.spec().columns
         self.forecasts = NewestForecasts(settings, metrics)
         self.models = ModelWatch(settings, metrics, self._prepare)
-        self._broker = BrokerCheck(settings)
+        self.broker = BrokerCheck(settings)
 
     def start(self) -> None:
         self.forecasts.start()
@@ -96,9 +99,30 @@ class Service:
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail)
         return served
 
+    def served_file(self) -> ServedModel | None:
+        """Return the model that serves; None before the first."""
+        served = self.models.served
+        return None if served is None else served.model
+
+    def described_model(self) -> dict[str, Any] | None:
+        """Return the model that serves, for people; None before the first."""
+        served = self.models.served
+        if served is None:
+            return None
+        return {
+            "name": served.name,
+            "model_variant": served.model.variant,
+            "version": served.version,
+            "digest": served.model.digest,
+            "spec_id": served.model.spec_id,
+            "train_end": served.model.train_end,
+            "columns": served.model.columns,
+            "origin": served.origin,
+        }
+
     async def health(self) -> dict[str, Any]:
         """Check broker, model and stream now; return the result of each check."""
-        broker = await self._broker.answer()
+        broker = await self.broker.answer()
         served = self.models.served
         model: dict[str, Any]
         if served is not None:
@@ -124,12 +148,16 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     metrics = ApiMetrics()
     service = Service(settings, metrics)
     metrics.ready.set_function(service.is_ready)
+    checks = Checks(service.broker.ask, lambda: service.forecasts.problem, service.described_model)
+    page = LivePage(settings, project_version(), service.forecasts.view, service.served_file, checks)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.start()
-        yield
+        with page.running():
+            yield
         await run_in_threadpool(service.stop)
+        await run_in_threadpool(page.pulse.stop)
 
     app = FastAPIOffline(  # `/docs` with script and style of our own: FastAPI's page loads them from another host
         static_url=DOCS_FILES,
@@ -144,11 +172,12 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     predict = _add_predict(app, service, metrics.rows_scored)
     _add_newest_forecast(app, service)
     _add_operations(app, service, metrics)
+    add_live_page(app, page)
     for route in app.routes:
         if isinstance(route, APIRoute) and route.include_in_schema:
             for status in (HTTPStatus.OK, HTTPStatus.INTERNAL_SERVER_ERROR, *map(int, route.responses)):
                 metrics.requests.labels(route.path, int(status))  # counts from 0: the first failure is a rise
-    app.add_middleware(Observed, seconds=metrics.requests, direct={("POST", "/predict"): predict})
+    app.add_middleware(Observed, seconds=metrics.requests, direct={("POST", "/predict"): predict}, endless=EVENTS)
     return app
 
 
@@ -264,18 +293,8 @@ def _add_operations(app: FastAPI, service: Service, metrics: ApiMetrics) -> None
     @app.get("/version", tags=OPERATION, summary="The model that serves")
     async def version_of() -> Response:
         """Report the model that serves, and the refused champions."""
-        served = service.models.served
-        model = served and {
-            "name": served.name,
-            "model_variant": served.model.variant,
-            "version": served.version,
-            "digest": served.model.digest,
-            "spec_id": served.model.spec_id,
-            "train_end": served.model.train_end,
-            "columns": served.model.columns,
-            "origin": served.origin,
-        }
         wanted, refused = service.settings.model_variant, service.models.refused()
+        model = service.described_model()
         return JsonAnswer({"version": app.version, "wanted_variant": wanted, "model": model, "refused": refused})
 
     @app.get("/metrics", tags=OPERATION, summary="Metrics for Prometheus")
