@@ -17,6 +17,7 @@ class FakeRegistry:
 
     Attributes:
         files: by registered model, the champion.
+        tags: by registered model, further tags of the champion.
         broken: the answer to all requests.
         broken_files: the answer to requests for a file.
         headers: sent with each answer.
@@ -26,6 +27,7 @@ class FakeRegistry:
 
     def __init__(self) -> None:
         self.files: dict[str, ModelFile] = {}
+        self.tags: dict[str, dict[str, str]] = {}
         self.artifact_scheme = "mlflow-artifacts"
         self.broken: tuple[int, bytes] | None = None
         self.broken_files: tuple[int, bytes] | None = None
@@ -55,8 +57,9 @@ class FakeRegistry:
 
     def answer(self, path: str) -> tuple[int, bytes]:
         for name, file in self.files.items():
-            if f"name={name}&alias=champion" in path:
-                tags = [{"key": "digest", "value": file.digest}]
+            if f"name={name}&alias=champion" in path or f"-versions/get?name={name}&version={file.version}" in path:
+                found = {"digest": file.digest} | self.tags.get(name, {})
+                tags = [{"key": key, "value": value} for key, value in found.items()]
                 return 200, json.dumps({"model_version": {"version": file.version, "tags": tags}}).encode()
             if f"get-download-uri?name={name}&version={file.version}" in path:
                 return 200, json.dumps({"artifact_uri": f"{self.artifact_scheme}:/1/{name}/artifacts"}).encode()
