@@ -22,8 +22,9 @@ log = structlog.get_logger()
 
 ALIASES = ("champion", "challenger")
 
-POLL_S = 2.0
-"""Time between two looks at the registry, give or take a fifth: a look is four requests, and a shadow can wait."""
+POLL_S = 5.0
+"""Time between two looks at the registry, give or take a fifth. A look is four requests, some 10 ms of Python's time,
+and a shadow can wait."""
 TIMEOUT_S = 2.0
 STOP_S = 2.0
 FIRST_LOOK_S = 1.0
@@ -31,7 +32,7 @@ FIRST_LOOK_S = 1.0
 row starts afresh."""
 
 MAX_CHUNK_S = 0.001
-"""Time that a shadow may need for a chunk of rows, the best of `TRIALS`: a tick waits for its shadows too."""
+"""Processor time that a shadow may need for a chunk of rows, the best of `TRIALS`: a tick waits for its shadows too."""
 TRIALS = 5
 
 
@@ -141,9 +142,9 @@ def _check_speed(model: ServedModel) -> None:
     rows = np.ones((CHUNK, len(model.columns)))
     took_s = math.inf
     for _ in range(TRIALS):
-        began = time.perf_counter()
+        began = time.thread_time()
         model.score(rows)
-        took_s = min(took_s, time.perf_counter() - began)
+        took_s = min(took_s, time.thread_time() - began)
     if took_s > MAX_CHUNK_S:
         reason = f"{CHUNK} rows take {took_s * 1e3:.1f} ms, and a shadow may take {MAX_CHUNK_S * 1e3:g} ms"
         raise ModelRefused(reason, "answers")

@@ -273,7 +273,7 @@ def own(forecast: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_shadow_forecasts_in_the_same_record_what_it_would_forecast_alone(rows: FeatureRows) -> None:
-    """The second model is in-sample, so it never learns; the others learn, each from its own forecasts."""
+    """The second model is in-sample and never learns; the others learn, each from its own forecasts."""
     part = columns(rows, slice(None))
     records = beside(FIRST, SECOND, THIRD).process([part])
     together = decoded(records, PREDICTIONS)
