@@ -23,8 +23,10 @@ from data.models.served import ServedModel
 from data.recordings.readers import write_csv
 from data.settings import KafkaSettings
 from data.simulator.day import simulate_day
+from data.stream.codec import Records, decode_records
 from data.stream.figures import publish_figures
-from data.stream.records import PREDICTIONS, End, Figure, partition_of, prediction_type
+from data.stream.reader import TopicReader
+from data.stream.records import PREDICTIONS, Figure, partition_of, prediction_type
 from data.trades import Floats, Int64s
 from monitoring.live_truth import LiveTruth, Subject
 from monitoring.versions import VersionFacts
@@ -35,8 +37,9 @@ from offline.evaluation.walk_forward import Run
 from offline.history import read_history
 from orchestration.local.kafka.topics import create_topics
 from tests.broker import Broker, running_broker
-from tests.models import SPEC, model_bytes, model_file
-from tests.pipeline import Process, await_end, environment, read_topic, replay, running, wait_until
+from tests.fakes import FakeRegistry
+from tests.models import SPEC, baseline, model_bytes, model_file
+from tests.pipeline import Process, await_end, environment, replay, running, wait_until
 from tests.proofs import Proof
 
 FLOOR = 2.5e-9
@@ -60,7 +63,20 @@ class Stack:
     broker: Broker
     environ: dict[str, str]
     recording: Path
-    forecasts: list[dict[str, Any]]
+
+    def read(self, newest: int | None = None) -> Iterator[Records]:
+        """Yield the records of the replayed source's partition, block by block; `newest`: of the last offsets alone."""
+        settings = KafkaSettings(kafka_bootstrap_servers=self.broker.bootstrap_servers)
+        decode = msgspec.json.Decoder(prediction_type(SPEC)).decode
+        with TopicReader(settings) as reader:
+            partition = partition_of("BTC-USD")
+            first, end = reader.span(PREDICTIONS, partition)
+            start = first if newest is None else max(first, end - newest)
+            for block in reader.read(PREDICTIONS, partition, start, end):
+                yield decode_records(block.values, decode)
+
+    def has_ended(self) -> bool:
+        return any(found.ends for found in self.read(newest=10))
 
 
 @contextmanager
@@ -73,12 +89,13 @@ def replayed(folder: Path, jars: list[Path], hours: int) -> Iterator[Stack]:
         servers = broker.bootstrap_servers
         create_topics({"bootstrap.servers": servers})
         environ = environment(servers, models, EXPORTER_PORT="0")
+        stack = Stack(broker, environ, recording)
         with running(
             Process("online.forecaster", environ, folder / "forecaster.log"),
             replay(environ, folder, SOURCE, recording),
         ):
-            forecasts = await_end(servers, SOURCE, within_s=300 + 60 * hours)
-        yield Stack(broker, environ, recording, forecasts)
+            wait_until(stack.has_ended, "the source has ended", within_s=300 + 60 * hours)
+        yield stack
 
 
 @pytest.fixture(scope="module")
@@ -148,10 +165,10 @@ def check_equal(stack: Stack, log: Path) -> dict[str, float]:
         rows.append((judged.event_time, judged.score, judged.lower, judged.upper, losses.qlike))
 
     truth = LiveTruth(SPEC, lambda _: facts, keep)
-    record = prediction_type(SPEC)
-    truth.follow([msgspec.convert(each, record) for each in stack.forecasts])
-    [end] = [each for each in read_topic(stack.broker.bootstrap_servers, PREDICTIONS, SOURCE) if "end" in each]
-    truth.end(msgspec.convert(end, End))
+    for block in stack.read():
+        truth.follow(block.records)
+        for _, end in block.ends:
+            truth.end(end)
     event_time, *live = (np.concatenate(column) for column in zip(*rows, strict=True))
     assert event_time.tolist() == run.rows.event_time.tolist()
     served = run.forecasts["baseline"]
@@ -197,8 +214,42 @@ def test_a_killed_exporter_exports_the_same_figures_again(stack: Stack, tmp_path
     assert len(before) > 30
 
 
+def test_shadows_of_a_forecaster_have_figures_and_promises_of_their_own(
+    stack: Stack, registry: FakeRegistry, tmp_path: Path
+) -> None:
+    """`ml` answers, and the champion of the baseline is asked as a shadow, on the same rows."""
+    ml = model_bytes(baseline(scale=3.0), variant="ml", variance_floor=str(FLOOR))
+    registry.files = {
+        "volatility-ml": model_file("volatility-ml", "7", ml),
+        "volatility-baseline": model_file(content=MODEL),
+    }
+    registry.tags["volatility-ml"] = {"promised_coverage_05": "0.84"}
+    recording = tmp_path / "ether.csv"
+    write_csv(recording, [simulate_day("ETH-USD", dt.date(2025, 3, 7), hours=(0, 1)).take(slice(0, 8_000))])
+    environ = stack.environ | {"MLFLOW_TRACKING_URI": registry.uri, "MODELS_DIR": str(tmp_path / "models")}
+    with running(
+        Process("online.forecaster", environ, tmp_path / "forecaster.log"),
+        replay(environ, tmp_path, "shadowed", recording),
+    ):
+        await_end(stack.broker.bootstrap_servers, "shadowed")
+    with exporter(stack, tmp_path / "exporter.log", **environ) as process:
+        series = process.scrape()
+    champion = {"product_id": "ETH-USD", "model_variant": "ml", "version": "7", "role": "champion"}
+    shadow = champion | {"model_variant": "baseline", "version": "3", "role": "shadow"}
+    day = {"purpose": "replay", "in_sample": "false", "window": "1d"}
+
+    def figure(name: str, labels: dict[str, str]) -> float | None:
+        return series.get((f"cryptovol_{name}", frozenset(labels.items())))
+
+    ours, theirs = (figure("forecast_qlike", labels | day) for labels in (champion, shadow))
+    assert ours is not None and theirs is not None and ours != theirs
+    assert figure("forecast_qlike_difference", champion | day) == pytest.approx(ours - theirs, abs=1e-9)
+    assert figure("forecast_horizons", champion | day) == figure("forecast_horizons", shadow | day)
+    assert figure("promised_coverage", {"model_variant": "ml", "version": "7", "quantile": "0.05"}) == 0.84
+
+
 def test_malformed_records_are_counted_and_change_no_figure(stack: Stack, tmp_path: Path) -> None:
-    good = stack.forecasts[0]
+    good = msgspec.to_builtins(next(stack.read()).records[0])
     bad: list[bytes] = [b"", b"{", b"\xff", b"[" * 100_000]
     changes: list[dict[str, Any]] = [
         {"score": -1.0},
