@@ -122,7 +122,7 @@ class Exporter(Process):
         return self.scrape().get((f"cryptovol_{metric}", frozenset(labels.items())))
 
     def await_ready(self) -> None:
-        wait_until(lambda: self.value("ready") == 1, "the exporter is ready")
+        wait_until(lambda: self.value("ready") == 1, "the exporter is ready", within_s=300)  # it may read a whole day
 
 
 @contextmanager
