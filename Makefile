@@ -26,7 +26,7 @@ run: $(ENVIRONMENT) $(BROWSER) ## everything up, and a replay of RECORDING= (def
 	@RUN_STARTED=$(RUN_STARTED) exec $(PYTHON) -m orchestration.local.stack
 
 unit: $(ENVIRONMENT) ## the tests that start no process: less than a minute
-	$(PYTHON) -m pytest $(TWO_AT_ONCE) tests/unit data online offline
+	$(PYTHON) -m pytest $(TWO_AT_ONCE) tests/unit data online offline monitoring
 
 test: $(ENVIRONMENT) $(BROWSER) ## all tests that are quick
 	@$(PYTHON) -m orchestration.local.kafka.broker fetch
@@ -34,7 +34,7 @@ test: $(ENVIRONMENT) $(BROWSER) ## all tests that are quick
 
 coverage: $(ENVIRONMENT) $(BROWSER) ## the share of product lines that tests/unit and tests/services run
 	@$(PYTHON) -m orchestration.local.kafka.broker fetch
-	$(PYTHON) -m pytest $(TWO_AT_ONCE) --cov --cov-report=term tests/unit tests/services data online offline orchestration
+	$(PYTHON) -m pytest $(TWO_AT_ONCE) --cov --cov-report=term tests/unit tests/services data online offline monitoring orchestration
 
 acceptance: $(ENVIRONMENT) $(BROWSER) ## all proofs, the long ones too, and a table of what they saw
 	@$(PYTHON) -m orchestration.local.kafka.broker fetch

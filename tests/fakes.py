@@ -18,6 +18,7 @@ class FakeRegistry:
     Attributes:
         files: by registered model, the champion.
         challengers: by registered model, the challenger.
+        tags: by registered model, further tags of its versions.
         broken: the answer to all requests.
         broken_files: the answer to requests for a file.
         headers: sent with each answer.
@@ -28,6 +29,7 @@ class FakeRegistry:
     def __init__(self) -> None:
         self.files: dict[str, ModelFile] = {}
         self.challengers: dict[str, ModelFile] = {}
+        self.tags: dict[str, dict[str, str]] = {}
         self.artifact_scheme = "mlflow-artifacts"
         self.broken: tuple[int, bytes] | None = None
         self.broken_files: tuple[int, bytes] | None = None
@@ -59,8 +61,9 @@ class FakeRegistry:
         champions = ((name, "champion", file) for name, file in self.files.items())
         challengers = ((name, "challenger", file) for name, file in self.challengers.items())
         for name, alias, file in (*champions, *challengers):
-            if f"name={name}&alias={alias}" in path:
-                tags = [{"key": "digest", "value": file.digest}]
+            if f"name={name}&alias={alias}" in path or f"-versions/get?name={name}&version={file.version}" in path:
+                found = {"digest": file.digest} | self.tags.get(name, {})
+                tags = [{"key": key, "value": value} for key, value in found.items()]
                 return 200, json.dumps({"model_version": {"version": file.version, "tags": tags}}).encode()
             if f"get-download-uri?name={name}&version={file.version}" in path:
                 return 200, json.dumps(
