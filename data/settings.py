@@ -31,6 +31,14 @@ class StateSettings(Settings):
     var_dir: Folder = Field(CHECKOUT / "var", description="folder of all state")
 
 
+class ProcessSettings(Settings):
+    """Hold the settings of a process that runs on: its address and its logs."""
+
+    host: str = Field("127.0.0.1", description="address that the processes listen on")
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
 class KafkaSettings(Settings):
     """Address and login of the brokers."""
 

@@ -15,6 +15,9 @@ from confluent_kafka import Consumer, KafkaException, Producer
 from data.features.spec import FeatureSpec
 from data.features.windows import compile_kernel
 from data.names import NotRead
+from data.process.logs import configure_logs
+from data.process.metrics import SIDE_BY_SIDE, serve_metrics
+from data.process.running import REFUSED, until_stopped
 from data.stream.clients import Incoming, consumer_config, reader_config, transactional_config
 from data.stream.reader import RecordBlock, TopicReader
 from data.stream.records import FEATURES, PARTITIONS, PREDICTIONS, TRADES
@@ -25,10 +28,8 @@ from online.exactly_once.loop import LostPlace, Record, serve
 from online.exactly_once.lost_offsets import await_empty_group, check_never_read, commit_places, find_place
 from online.exactly_once.offset_note import GROUP
 from online.exactly_once.score_stage import ScoreStage
-from online.logs import configure_logs
-from online.metrics import SIDE_BY_SIDE, Metrics, serve_metrics
+from online.metrics import Metrics
 from online.model_watch import ModelWatch
-from online.process import REFUSED, until_stopped
 from online.settings import ForecasterSettings
 
 log = structlog.get_logger()
@@ -195,7 +196,9 @@ def main() -> int:
     with ExitStack() as served:
         ports = SIDE_BY_SIDE if settings.slot is None else 1  # a replica with a slot has a port that others know
         try:
-            port = served.enter_context(serve_metrics(metrics, settings.host, settings.forecaster_port, ports=ports))
+            port = served.enter_context(
+                serve_metrics(metrics.registry, settings.host, settings.forecaster_port, ports=ports)
+            )
         except OSError as error:
             log.error(f"{error.strerror}; FORECASTER_PORT names another port, HOST another address")
             return REFUSED

@@ -19,6 +19,9 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from data.names import Stopped, new_replay_id
+from data.process.logs import configure_logs
+from data.process.metrics import SIDE_BY_SIDE, serve_metrics
+from data.process.running import REFUSED, until_stopped
 from data.recordings.read_ahead import read_ahead
 from data.recordings.readers import Batch, read_trades
 from data.stream.clients import idempotent_config
@@ -27,9 +30,7 @@ from data.stream.origin import difference, read_origin, write_origin
 from data.stream.records import REJECTED, TRADES, End, Purpose, Rejected
 from data.times import NS, time_text
 from data.trades import Floats, Reject, StreamKey, Trades
-from online.logs import configure_logs
-from online.metrics import SIDE_BY_SIDE, Metrics, serve_metrics
-from online.process import REFUSED, until_stopped
+from online.metrics import Metrics
 from online.replay.lease import SourceLease, SourceTaken
 from online.replay.pace import Pace, Speed, parse_speed
 from online.replay.progress import ProgressUnknown, SourceProgress, find_progress
@@ -286,7 +287,7 @@ def run(recordings: list[Path], settings: IngestorSettings, running: Callable[[]
     is_new = is_new or settings.replay_id is None
     source_id = settings.replay_id or new_replay_id(datetime.now(UTC))
     metrics = Metrics()
-    with serve_metrics(metrics, settings.host, settings.ingestor_port, ports=SIDE_BY_SIDE) as port:
+    with serve_metrics(metrics.registry, settings.host, settings.ingestor_port, ports=SIDE_BY_SIDE) as port:
         log.info("ingestor", source_id=source_id, metrics_port=port)
         has_begun = False
         while True:

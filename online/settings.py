@@ -8,16 +8,16 @@ from pydantic import Field
 
 from data.models.settings import RegistrySettings
 from data.names import PRODUCT_PATTERN, SOURCE_PATTERN
-from data.settings import KafkaSettings, Port
+from data.settings import KafkaSettings, Port, ProcessSettings
 from data.stream.records import Purpose
 
+RESTARTED = {"INGESTOR_RESTARTED": "true"}
+"""Environment of an ingestor that replaces a dead ingestor: if the dead ingestor had ended the source, nothing has
+failed."""
 
-class OnlineSettings(KafkaSettings):
+
+class OnlineSettings(ProcessSettings, KafkaSettings):
     """Hold the settings of every online process."""
-
-    host: str = Field("127.0.0.1", description="address that the processes listen on")
-    log_format: Literal["text", "json"] = "text"
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
 class IngestorSettings(OnlineSettings):

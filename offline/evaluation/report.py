@@ -30,16 +30,17 @@ def meaning_of_columns(scores: Scores) -> str:
     """Return the meaning of the columns of `markdown_table`."""
     return (
         f"Ratio: QLIKE relative to {scores.reference}. p: one-sided Diebold-Mariano against {scores.reference}, with "
-        f"{LAGS} lags for each product. Log MSE: mean squared error of log volatility. Coverage: share of targets "
-        "inside the interval of nominal 90 %. Width: mean of ln(upper / lower)."
+        f"{LAGS} lags for each product. Log MSE: mean squared error of log volatility. Bias: mean of "
+        "ln(forecast / realized volatility). Coverage: share of targets inside the interval of nominal 90 %. "
+        "Width: mean of ln(upper / lower)."
     )
 
 
 def markdown_table(scores: Scores) -> str:
     """Return the overall figures of all forecasters as a table in Markdown, best first."""
     lines = [
-        "| forecaster | QLIKE | ratio | p | log MSE | coverage | width |",
-        "|---|---|---|---|---|---|---|",
+        "| forecaster | QLIKE | ratio | p | log MSE | bias | coverage | width |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name in sorted(scores.losses, key=lambda each: scores.overall(each).qlike):
         lines.append("| " + " | ".join(_cells(name, scores)) + " |")
@@ -55,6 +56,7 @@ def _cells(name: str, scores: Scores) -> list[str]:
         f"{found.ratio:.3f}",
         p,
         f"{found.log_mse:.4f}",
+        f"{found.bias:+.3f}",
         _share(found.coverage),
         "" if np.isnan(found.width) else f"{found.width:.2f}",
     ]
@@ -132,7 +134,7 @@ def html_report(subject: Subject, run: Run, scores: Scores) -> str:
     """Return one HTML page with tables and plots, without links to other files."""
     drawn = "".join(_figure(plot) for plot in plots_of(run, scores))
     names = list(scores.losses)
-    head = ["forecaster", "QLIKE", "ratio", "p", "log MSE", "coverage", "width"]
+    head = ["forecaster", "QLIKE", "ratio", "p", "log MSE", "bias", "coverage", "width"]
     tables = [f"{_table(head, _overall_rows(scores))}<p>{escaping.escape(meaning_of_columns(scores))}</p>"]
     reference = escaping.escape(scores.reference)
     for kind, slices in scores.slices.items():

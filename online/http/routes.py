@@ -20,6 +20,8 @@ from starlette.concurrency import run_in_threadpool
 
 from data.files import CHECKOUT
 from data.names import PRODUCT_PATTERN, SOURCE_PATTERN
+from data.process.logs import configure_logs
+from data.process.metrics import LATENCY_BUCKETS_S
 from data.times import time_text
 from online.http.answers import (
     NO_STORE,
@@ -37,8 +39,7 @@ from online.http.batching import Batching
 from online.http.bodies import Forecasts, body_type, newest_type, read_rows
 from online.http.health import BrokerCheck
 from online.http.newest import RECENT_OFFSETS, NewestForecasts
-from online.logs import configure_logs
-from online.metrics import LATENCY_BUCKETS_S, Metrics
+from online.metrics import Metrics
 from online.model_watch import ModelVersion, ModelWatch
 from online.settings import ApiSettings
 

@@ -17,7 +17,8 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from data.files import CHECKOUT
-from online.process import REFUSED, RESTARTED
+from data.process.running import REFUSED
+from online.settings import RESTARTED
 from orchestration.local.lifeline import bound_to_parent
 from orchestration.local.supervisor import QUICK_DEATH_S, RestartPolicy, RunFailure
 

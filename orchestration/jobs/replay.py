@@ -13,8 +13,8 @@ from pydantic import Field
 
 from data.files import CHECKOUT
 from data.names import check_names, new_replay_id
+from data.process.running import REFUSED
 from data.trades import StreamKey
-from online.process import REFUSED
 from orchestration.jobs.ingestor_process import ProgressLine, ingest_online
 from orchestration.local.parts import SIMULATED_DAY, simulated_recording
 from orchestration.local.settings import StackSettings

@@ -11,8 +11,9 @@ from datetime import timedelta
 from pathlib import Path
 
 from data.files import CHECKOUT
+from data.process.running import REFUSED
 from data.settings import KafkaSettings
-from online.process import REFUSED, RESTARTED
+from online.settings import RESTARTED
 from orchestration.local.dagster.client import LOOPBACK, WORKSPACE, end_runs, is_loaded
 from orchestration.local.kafka.broker import broker_config, is_ready
 from orchestration.local.kafka.topics import create_topics

@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 
 import psutil
 
-from online.process import AGAIN
+from data.process.running import AGAIN
 from orchestration.local.lifeline import bound_to_parent
 
 POLL_S = 0.1  # between two looks at whether a part is ready

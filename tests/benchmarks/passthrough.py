@@ -26,9 +26,8 @@ from data.stream.codec import encode_features, encode_predictions
 from data.stream.records import FEATURES, PREDICTIONS, TRADES, Forecaster, Purpose
 from data.trades import StreamKey
 from data.truth.adaptation import Adaptations, RawForecasts, teaching, version_number
-from online.exactly_once.loop import MAX_BATCH
+from online.exactly_once.loop import MAX_BATCH, tune_garbage_collector
 from online.forecaster import TURNS
-from online.process import tune_garbage_collector
 from tests.benchmarks.market import mixed_day
 from tests.models import model_bytes
 

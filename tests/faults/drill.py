@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
+from data.process.running import AGAIN
 from data.stream.records import FEATURES, PARTITIONS, PREDICTIONS
-from online.process import AGAIN
 from tests.broker import Broker
 from tests.pipeline import Process, environment, replay, running, wait_until
 from tests.proofs import Proof

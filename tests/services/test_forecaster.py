@@ -18,6 +18,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from data.files import CHECKOUT
+from data.process.running import AGAIN, REFUSED
 from data.recordings.readers import write_csv
 from data.settings import KafkaSettings
 from data.simulator.day import simulate_day
@@ -26,7 +27,6 @@ from data.stream.records import FEATURES, PREDICTIONS, TRADES
 from online.exactly_once import loop
 from online.exactly_once.offset_note import GROUP
 from online.metrics import Metrics
-from online.process import AGAIN, REFUSED
 from orchestration.local.parts import says_ready, stack_parts
 from orchestration.local.settings import StackSettings
 from orchestration.local.supervisor import Part, PartState, Supervisor

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from online.logs import LossyLogStream
+from data.process.logs import LossyLogStream
 
 
 class Disk(io.StringIO):
@@ -42,7 +42,7 @@ def test_lines_that_a_full_disk_does_not_take_are_counted_and_said() -> None:
 def test_a_process_whose_log_is_on_a_full_disk_goes_on() -> None:
     code = """
 import structlog
-from online.logs import configure_logs
+from data.process.logs import configure_logs
 from online.settings import OnlineSettings
 configure_logs(OnlineSettings())
 structlog.get_logger().info("into the void")
@@ -60,7 +60,7 @@ def test_a_signal_in_the_middle_of_a_line_stops_the_process() -> None:
     code = """
 import os, signal, sys
 import structlog
-from online.process import until_stopped
+from data.process.running import until_stopped
 
 class Interrupted:
     def write(self, text):

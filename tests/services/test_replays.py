@@ -12,9 +12,10 @@ from typing import Any
 import psutil
 import pytest
 
+from data.process.running import AGAIN, REFUSED
 from data.recordings.readers import write_csv
 from data.simulator.day import simulate_day
-from online.process import AGAIN, REFUSED, RESTARTED
+from online.settings import RESTARTED
 from orchestration.jobs import ingestor_process
 from orchestration.jobs.ingestor_process import Ended, ProgressLine, ingest_online
 from tests.pipeline import read_topic, wait_until

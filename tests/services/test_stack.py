@@ -20,7 +20,7 @@ from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteJobO
 from data.features.spec import FeatureSpec
 from data.files import CHECKOUT
 from data.names import new_replay_id
-from online.process import RESTARTED
+from online.settings import RESTARTED
 from orchestration.local.dagster import client as dagster_client
 from orchestration.local.live_lines import LiveForecast, LiveLine
 from orchestration.local.parts import stack_parts

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from data.files import CHECKOUT
-from online.process import AGAIN
+from data.process.running import AGAIN
 from orchestration.local import supervisor as supervisor_module
 from orchestration.local.supervisor import Part, PartState, RestartPolicy, RunFailure, Supervisor, Watched
 

@@ -185,7 +185,7 @@ def test_each_field_of_a_record_is_explained() -> None:
         for topic in schemas(FeatureSpec()).values()
         for name, record in topic["$defs"].items()
     }
-    assert set(records) == {"Trade", "End", "Features", "Prediction", "Shadow", "Rejected"}
+    assert set(records) == {"Trade", "End", "Features", "Prediction", "Shadow", "Rejected", "Figure"}
     records["Prediction"] -= records["Features"]  # the page says that a prediction has all of them
     explained = {name: first_cells(section(page, f"### {name}")) for name in records}
     assert explained == records

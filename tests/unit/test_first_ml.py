@@ -11,7 +11,7 @@ from urllib.error import HTTPError
 
 import pytest
 
-from online.process import AGAIN, REFUSED
+from data.process.running import AGAIN, REFUSED
 from orchestration.local.dagster import client as dagster_client
 from orchestration.local.dagster import first_model as first_ml
 from tests.fakes import FakeRegistry

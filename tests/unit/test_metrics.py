@@ -8,7 +8,8 @@ import urllib.request
 import numpy as np
 import pytest
 
-from online.metrics import Metrics, serve_metrics
+from data.process.metrics import serve_metrics
+from online.metrics import Metrics
 
 
 def test_a_batch_counts_as_its_values_would_one_by_one() -> None:
@@ -40,8 +41,8 @@ def test_lag_is_what_is_to_fetch_and_what_is_fetched_but_not_read() -> None:
 def test_metrics_are_served_and_a_taken_port_is_said() -> None:
     metrics = Metrics()
     metrics.ready.set(1)
-    with serve_metrics(metrics, "127.0.0.1", 0) as port:
+    with serve_metrics(metrics.registry, "127.0.0.1", 0) as port:
         text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
         assert "cryptovol_ready 1.0" in text.splitlines()
-        with pytest.raises(OSError, match="in use"), serve_metrics(Metrics(), "127.0.0.1", port):
+        with pytest.raises(OSError, match="in use"), serve_metrics(Metrics().registry, "127.0.0.1", port):
             pass

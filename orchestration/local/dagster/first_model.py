@@ -18,8 +18,8 @@ from urllib.error import HTTPError
 
 from data.models.registry import Registry
 from data.names import RegistryAway, RegistryError
+from data.process.running import AGAIN, REFUSED
 from offline.settings import OfflineSettings
-from online.process import AGAIN, REFUSED
 from orchestration.local.dagster.client import LOOPBACK, DagsterRefused, failure_of, launch, wait
 
 MODEL = "volatility-ml"

@@ -1,8 +1,7 @@
-"""Set up an online process: exit codes, signals, garbage collector."""
+"""Set up a process: exit codes and signals."""
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import threading
@@ -18,19 +17,8 @@ REFUSED = 2
 AGAIN = 75
 """Exit code: the cause lies outside, and a new process can continue. EX_TEMPFAIL of sysexits.h."""
 
-RESTARTED = {"INGESTOR_RESTARTED": "true"}
-"""Environment of an ingestor that replaces a dead ingestor: if the dead ingestor had ended the source, nothing has
-failed."""
-
 LAST_RESORT_S = 7
 """Time from a stop signal to the forced end of a process that hangs; a supervisor would kill the process after 10 s."""
-
-
-def tune_garbage_collector() -> None:
-    """Run the garbage collector less often: a batch makes tens of thousands of tuples, all gone with the batch, and
-    scanning the tuples would take as long as making them."""
-    gc.freeze()
-    gc.set_threshold(100_000)
 
 
 def until_stopped() -> Callable[[], bool]:

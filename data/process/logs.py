@@ -9,7 +9,7 @@ from typing import TextIO
 
 import structlog
 
-from online.settings import OnlineSettings
+from data.settings import ProcessSettings
 
 
 class LossyLogStream:
@@ -37,7 +37,7 @@ class LossyLogStream:
         """Do nothing: each write is flushed."""
 
 
-def configure_logs(settings: OnlineSettings) -> None:
+def configure_logs(settings: ProcessSettings) -> None:
     """Send this process's logs to stderr in the chosen form."""
     renderer = (
         structlog.processors.JSONRenderer()
