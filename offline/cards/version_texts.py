@@ -15,6 +15,7 @@ from data.features.spec import FeatureSpec
 from data.models.served import Scores
 from data.times import DAY_S, NS, second_text, to_datetime
 from data.trades import Floats, Int64s
+from offline.evaluation.promises import MIN_HORIZONS
 from offline.evaluation.report import Subject, html_report, markdown_table, meaning_of_columns, tercile_table
 from offline.evaluation.scoring import Scores as Figures
 from offline.evaluation.scoring import score
@@ -160,6 +161,10 @@ def version_card(
         "",
         _table(("metric", "value"), [(f"`{name}`", f"{value:.6g}") for name, value in candidate.metrics.items()]),
         "",
+        "## Promises",
+        "",
+        *_promises(candidate),
+        "",
         "## Gate",
         "",
         _table(("condition", "in this training", "the gate asks for"), _conditions(candidate, compared, figures)),
@@ -176,6 +181,18 @@ def version_card(
         *_reproduction(made, compared),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _promises(candidate: Candidate) -> list[str]:
+    """Return the quantiles that monitoring compares live hours with."""
+    if not candidate.promises:
+        return [f"None: no hour of the test has {MIN_HORIZONS} judged horizons of a product."]
+    return [
+        f"Quantiles over the hours of each product with {MIN_HORIZONS} or more judged horizons of the test, of adapted "
+        "forecasts, as in the tags of the version. Monitoring compares live hours with them.",
+        "",
+        _table(("promise", "value"), [(f"`{name}`", f"{value:.6g}") for name, value in candidate.promises.items()]),
+    ]
 
 
 def _names(figures: Figures, spec: FeatureSpec) -> str:
@@ -215,8 +232,8 @@ def _limits(candidate: Candidate, made: Provenance, spec: FeatureSpec) -> list[s
         "forecast knows no time, and its interval is wide.",
         f"- The horizon is {spec.horizon_s} s. No sum of forecasts is a forecast of a longer horizon.",
         "- No interval covers the forecasts just before a jump: nothing in the past of a market announces a jump.",
-        "- The figures of this card are without adaptation. While the model serves, scale and interval adapt to each "
-        "source and product.",
+        "- Apart from the promises, the figures of this card are without adaptation. While the model serves, scale and "
+        "interval adapt to each source and product.",
         "- Figures belong to these days and products; `python -m offline.evaluation FILE --champions` judges another "
         "recording.",
     ]

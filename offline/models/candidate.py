@@ -28,6 +28,7 @@ class Candidate:
         params, metrics: for the MLflow run.
         weights: fitted numbers to show, see `offline.models.shape.shown_weights`.
         evaluation: the table behind the metrics; None if the model was not judged.
+        promises: quantiles of hourly figures of the test, see `offline.evaluation.promises`; empty without a test.
         reason: why the model is much better than the calibrated EWMA; empty if nobody gave a reason.
     """
 
@@ -39,6 +40,7 @@ class Candidate:
     metrics: dict[str, float]
     weights: Mapping[str, float] = field(default_factory=dict)
     evaluation: Evaluation | None = None
+    promises: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
 
 

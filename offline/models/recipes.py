@@ -14,6 +14,7 @@ from data.models.input_sets import with_less_input
 from data.models.served import BASELINE, ML, ServedModel
 from data.simulator.day import simulate_day
 from data.times import NS, second_text, to_datetime
+from data.truth.losses import tercile_bounds
 from offline.losses_table import evaluate
 from offline.models import baseline, shape
 from offline.models.candidate import Candidate, Recipe
@@ -98,8 +99,8 @@ def train_ml(rows: Sample, spec: FeatureSpec, train_end: dt.datetime) -> Candida
     return _candidate(ML, fitted, parts, spec, train_end)
 
 
-def served(fitted: Cascade, test: Sample, spec: FeatureSpec, train_end: dt.datetime) -> tuple[bytes, ServedModel]:
-    """Write the graph of a fitted model, load the graph, and compare both on rows with all and with less input.
+def served(fitted: Cascade, parts: Split, spec: FeatureSpec, train_end: dt.datetime) -> tuple[bytes, ServedModel]:
+    """Write the graph of a fitted model, load the graph, and compare both on test rows with all and with less input.
 
     Raises:
         ValueError: a score of the graph differs from the fitted model's.
@@ -109,11 +110,14 @@ def served(fitted: Cascade, test: Sample, spec: FeatureSpec, train_end: dt.datet
         "horizon_s": str(spec.horizon_s),
         "train_end": second_text(train_end),
         "coverage": str(COVERAGE),
+        "variance_floor": repr(fitted.floor),
     }
+    if (bounds := _bounds(fitted, parts.training, spec)) is not None:
+        metadata["tercile_bounds"] = ",".join(map(repr, bounds))
     content = fitted.to_onnx(metadata)
     model = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
-    for values in with_less_input(test.values):
-        asked = replace(test, values=values)
+    for values in with_less_input(parts.test.values):
+        asked = replace(parts.test, values=values)
         found = scores_of(model, asked, spec).score
         off = np.abs(found / fitted.forecast(rows_of(asked, spec)).score - 1)
         for allowed, share in ((MAX_OFF, USUAL), (MAX_FLIPPED, 1.0)):
@@ -125,6 +129,15 @@ def served(fitted: Cascade, test: Sample, spec: FeatureSpec, train_end: dt.datet
     return content, model
 
 
+def _bounds(fitted: Cascade, training: Sample, spec: FeatureSpec) -> tuple[float, float] | None:
+    """Return the tercile bounds of the training rows by the calibrated EWMA's column; None for a model without one."""
+    column = next((step.column for step in fitted.steps if isinstance(step, baseline.ScaledEwma)), None)
+    if column is None:
+        return None
+    variance = training.values[:, spec.columns.index(column)]
+    return tercile_bounds(np.sqrt(np.maximum(variance[~np.isnan(variance)], fitted.floor)))
+
+
 def _candidate(
     name: str, fitted: dict[str, Cascade], parts: Split, spec: FeatureSpec, train_end: dt.datetime
 ) -> Candidate:
@@ -133,7 +146,7 @@ def _candidate(
     Args:
         fitted: by name in the evaluation.
     """
-    graphs = {each: served(model, parts.test, spec, train_end) for each, model in fitted.items()}
+    graphs = {each: served(model, parts, spec, train_end) for each, model in fitted.items()}
     (forecaster, first), (content, model) = next(iter(fitted.items())), next(iter(graphs.values()))
     models = {each: loaded for each, (_, loaded) in graphs.items()}
     evaluation = evaluate(models, parts.test, spec, first.floor)

@@ -303,7 +303,8 @@ def test_a_registered_model_is_challenger_and_its_digest_is_that_of_the_served_f
 ) -> None:
     name = "training-challenger"
     assert register(Registry(mlflow_uri), _named(candidate, name)) == "1"
-    assert register(Registry(mlflow_uri), _named(candidate, name)) == "2"
+    promises = {"promised_qlike_95": 0.3125, "promised_coverage_05": 0.84}
+    assert register(Registry(mlflow_uri), replace(_named(candidate, name), promises=promises)) == "2"
     assert Registry(mlflow_uri).champion(name) is None
     version = Registry(mlflow_uri).version(name, "challenger")
     assert version.version == "2"
@@ -318,6 +319,7 @@ def test_a_registered_model_is_challenger_and_its_digest_is_that_of_the_served_f
     assert served == candidate.model_bytes
     assert version.tags["train_end"] == "2010-01-09T00:00:00Z"
     assert float(version.tags["metric.qlike"]) == pytest.approx(candidate.metrics["qlike"], rel=1e-5)
+    assert (version.tags["promised_qlike_95"], version.tags["promised_coverage_05"]) == ("0.3125", "0.84")
     assert version.tags["run_id"] == version.run_id
     run = client.get_run(version.run_id)
     assert run.info.status == "FINISHED"
