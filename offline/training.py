@@ -101,7 +101,10 @@ def train(
     for name, trained in candidates.items():
         answers = compared.answers[trained.name]
         promises = promises_of(answers, compared.judged, compared.variance_floor, train_end, spec)
-        candidate = replace(trained, promises=promises)
+        metrics = trained.metrics
+        if trained.name != BASELINE and BASELINE in compared.answers:
+            metrics = metrics | {"qlike_calibrated_ewma": compared.losses_of(BASELINE).qlike}
+        candidate = replace(trained, metrics=metrics, promises=promises)
         made = Provenance.here(name, made_from)
         texts = version_texts(candidate, made, compared, spec)
         yield Challenger(candidate, register(registry, candidate, made, texts), texts)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.features.spec import FeatureSpec
-from data.models.served import Scores
+from data.models.served import BASELINE, Scores
 from data.times import DAY_S, NS, second_text, to_datetime
 from data.trades import Floats, Int64s
 from offline.evaluation.promises import MIN_HORIZONS
@@ -23,7 +23,6 @@ from offline.evaluation.walk_forward import CALIBRATED_EWMA, Run
 from offline.losses_table import UNSCALED_EWMA, Evaluation, plain_ewma
 from offline.models.candidate import Candidate
 from offline.models.cascade import FIRST_MARKET, Forecasts
-from offline.models.recipes import CALIBRATED_EWMA as CALIBRATED
 from offline.promotion.conditions import GAIN, LIMITS, MAX_P, NO_LOSS
 from offline.promotion.provenance import LakeRows, Provenance, SimulatedRows
 from offline.samples import Sample
@@ -69,7 +68,8 @@ def version_texts(candidate: Candidate, made: Provenance, compared: Evaluation, 
 
     Args:
         made: what the version was made from.
-        compared: answers of the candidate, and of the champion, if there is one, on the test rows.
+        compared: answers on the test rows: of the candidate, and, if there are such, of the baseline of the same
+            training and of the champion.
     """
     run = run_of(candidate, compared, spec)
     figures = score(run)
@@ -89,9 +89,8 @@ def run_of(candidate: Candidate, compared: Evaluation, spec: FeatureSpec) -> Run
     """
     order = np.argsort(compared.judged.event_time, kind="stable")
     answers = {candidate.name: compared.answers[candidate.name]}
-    own = candidate.evaluation.answers if candidate.evaluation is not None else {}
-    if CALIBRATED in own and next(iter(own)) != CALIBRATED:
-        answers[CALIBRATED_EWMA] = own[CALIBRATED]
+    if candidate.name != BASELINE and BASELINE in compared.answers:
+        answers[CALIBRATED_EWMA] = compared.answers[BASELINE]
     answers[UNSCALED] = compared.answers[UNSCALED_EWMA]
     answers |= {name: each for name, each in compared.answers.items() if name.startswith(f"{candidate.name} version ")}
     rows = TestRows.of(compared.judged, spec, order)

@@ -22,8 +22,6 @@ from offline.models.cascade import Cascade, Rows
 from offline.models.crossfit import COVERAGE, with_intervals
 from offline.samples import CHECKED_HOURS, SHORT_WINDOWS, Sample, TradeSpan, sample, scores_of
 
-CALIBRATED_EWMA = "calibrated EWMA"
-
 PRODUCTS = ("BTC-USD", "ETH-USD")
 SEED = 0
 TRAINING_DAYS = tuple(dt.date(2010, 1, day) for day in (4, 5, 6, 7, 8))
@@ -82,20 +80,17 @@ def train_baseline(rows: Sample, spec: FeatureSpec, train_end: dt.datetime) -> C
     """
     parts = split(rows, train_end, spec)
     fitted = fit_with_intervals(parts.training, spec, baseline.fit)
-    return _candidate(BASELINE, {CALIBRATED_EWMA: fitted}, parts, spec, train_end)
+    return _candidate(BASELINE, fitted, parts, spec, train_end)
 
 
 def train_ml(rows: Sample, spec: FeatureSpec, train_end: dt.datetime) -> Candidate:
-    """Return `volatility-ml`, fitted up to `train_end` and tested later, together with the baseline of the same rows.
+    """Return `volatility-ml`, fitted up to `train_end` and tested later. The same rows give the same bytes.
 
     Raises:
         ValueError: see `train_baseline`.
     """
     parts = split(rows, train_end, spec)
-    fitted = {
-        ML: fit_with_intervals(parts.training, spec, shape.fit),
-        CALIBRATED_EWMA: fit_with_intervals(parts.training, spec, baseline.fit),
-    }
+    fitted = fit_with_intervals(parts.training, spec, shape.fit)
     return _candidate(ML, fitted, parts, spec, train_end)
 
 
@@ -138,18 +133,10 @@ def _bounds(fitted: Cascade, training: Sample, spec: FeatureSpec) -> tuple[float
     return tercile_bounds(np.sqrt(np.maximum(variance[~np.isnan(variance)], fitted.floor)))
 
 
-def _candidate(
-    name: str, fitted: dict[str, Cascade], parts: Split, spec: FeatureSpec, train_end: dt.datetime
-) -> Candidate:
-    """Check and evaluate fitted models, and return the first one as candidate for the registered model `name`.
-
-    Args:
-        fitted: by name in the evaluation.
-    """
-    graphs = {each: served(model, parts, spec, train_end) for each, model in fitted.items()}
-    (forecaster, first), (content, model) = next(iter(fitted.items())), next(iter(graphs.values()))
-    models = {each: loaded for each, (_, loaded) in graphs.items()}
-    evaluation = evaluate(models, parts.test, spec, first.floor)
+def _candidate(name: str, fitted: Cascade, parts: Split, spec: FeatureSpec, train_end: dt.datetime) -> Candidate:
+    """Check and evaluate a fitted model, and return the model as candidate for the registered model `name`."""
+    content, model = served(fitted, parts, spec, train_end)
+    evaluation = evaluate({name: model}, parts.test, spec, fitted.floor)
     example = parts.training.values[:, spec.places(model.columns)]
     example = example[~np.isnan(example).any(axis=1)][:2]
     if not len(example):
@@ -159,10 +146,9 @@ def _candidate(
         content,
         model,
         example,
-        _params(first, parts.training, spec),
-        evaluation.metrics(forecaster),
-        shape.shown_weights(first.steps),
-        evaluation,
+        _params(fitted, parts.training, spec),
+        evaluation.metrics(name),
+        shape.shown_weights(fitted.steps),
     )
 
 
