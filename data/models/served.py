@@ -74,7 +74,7 @@ class Scores:
         inside = (self.lower >= 0) & (self.lower <= self.score) & (self.score <= self.upper)
         return inside & (self.score > 0) & np.isfinite(self.upper)
 
-    def take(self, rows: slice) -> Self:
+    def take(self, rows: slice | NDArray[np.intp]) -> Self:
         """Return the scores of some rows."""
         return type(self)(self.score[rows], self.lower[rows], self.upper[rows], self.missing[rows])
 

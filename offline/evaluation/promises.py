@@ -55,9 +55,8 @@ def _hourly(answers: Scores, judged: Sample, floor: float, train_end: datetime, 
         mine = np.flatnonzero(judged.product_id == product)
         mine = mine[np.argsort(judged.event_time[mine], kind="stable")]
         time, targets = judged.event_time[mine], judged.targets[mine]
-        raw = Scores(*(each[mine] for each in (answers.score, answers.lower, answers.upper, answers.missing)))
         teaches = teaching(judged.values[mine], time, to_ns(train_end), spec)
-        adapted = adapted_by_targets(time, targets, raw, teaches, spec)
+        adapted = adapted_by_targets(time, targets, answers.take(mine), teaches, spec)
         floored = np.maximum(targets, np.sqrt(floor))
         is_inside = (adapted.lower <= floored) & (floored <= adapted.upper)
         losses = qlike(targets**2, adapted.score**2, floor)

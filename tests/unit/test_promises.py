@@ -96,8 +96,7 @@ def test_adaptation_by_targets_equals_adaptation_by_prices() -> None:
     targets = target_volatility(time, price, SPEC)
     counted = counted_rows(time, SPEC)
     counted = counted[~np.isnan(targets[counted])]
-    few = Scores(*(each[counted] for each in (scores.score, scores.lower, scores.upper, scores.missing)))
-    found = adapted_by_targets(time[counted], targets[counted], few, teaches[counted], SPEC)
+    found = adapted_by_targets(time[counted], targets[counted], scores.take(counted), teaches[counted], SPEC)
     assert found.judged_horizons[-1] > 100
     for name in ("score", "lower", "upper", "judged_horizons"):
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name)[counted], rtol=1e-9, err_msg=name)
