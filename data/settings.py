@@ -39,6 +39,13 @@ class ProcessSettings(Settings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class PageSettings(Settings):
+    """Ports of the pages for people, for links."""
+
+    dagster_port: Port = Field(3001, description="of the Dagster UI, for links")
+    grafana_port: Port = Field(3000, description="of Grafana, for links")
+
+
 class KafkaSettings(Settings):
     """Address and login of the brokers."""
 

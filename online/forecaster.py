@@ -15,6 +15,7 @@ from confluent_kafka import Consumer, KafkaException, Producer
 from data.features.spec import FeatureSpec
 from data.features.windows import compile_kernel
 from data.names import NotRead
+from data.process.catalog import PURPOSES
 from data.process.logs import configure_logs
 from data.process.metrics import SIDE_BY_SIDE, serve_metrics
 from data.process.running import REFUSED, until_stopped
@@ -28,9 +29,10 @@ from online.exactly_once.loop import LostPlace, Record, serve
 from online.exactly_once.lost_offsets import await_empty_group, check_never_read, commit_places, find_place
 from online.exactly_once.offset_note import GROUP
 from online.exactly_once.score_stage import ScoreStage
-from online.metrics import Metrics
+from online.metrics import ForecasterMetrics
 from online.model_watch import ModelWatch
 from online.settings import ForecasterSettings
+from online.shadow_watch import ShadowWatch
 
 log = structlog.get_logger()
 
@@ -45,9 +47,11 @@ its process has ended."""
 class Forecasting:
     """Run both stages as one: the feature stage hands the rows of a batch to the score stage in memory."""
 
-    def __init__(self, features: FeatureStage, scores: ScoreStage, metrics: Metrics) -> None:
+    def __init__(self, features: FeatureStage, scores: ScoreStage, metrics: ForecasterMetrics) -> None:
         self._features, self._scores, self._metrics = features, scores, metrics
         self.note = features.note
+        for purpose in PURPOSES:
+            metrics.open_streams.labels(purpose).set_function(partial(features.open_streams, purpose))
 
     def restore(self, partition: int, offset: int, note: str, low: int) -> None:
         self._scores.restore(partition, self._features.restore(partition, offset, note, low))
@@ -62,7 +66,6 @@ class Forecasting:
 
     def process(self, messages: list[Incoming]) -> tuple[list[Record], Callable[[], None]]:
         made = self._features.process(messages)
-        self._metrics.open_streams.set(self._features.open_streams)
         return made.records + self._scores.process(made.parts), partial(self._count, made.parts)
 
     def _count(self, parts: list[FeatureColumns | EndedStream]) -> None:
@@ -75,15 +78,16 @@ class Forecasting:
                 self._metrics.messages_out.labels(topic).inc(len(ingest_time))
 
 
-def forecast(settings: ForecasterSettings, metrics: Metrics, running: Callable[[], bool]) -> None:
+def forecast(settings: ForecasterSettings, metrics: ForecasterMetrics, running: Callable[[], bool]) -> None:
     """Run the forecaster while `running` is true; no transaction begins before a model serves.
 
     Raises:
         SystemExit: see `serve`.
     """
     spec = settings.spec()
-    models = ModelWatch(settings, metrics)
+    models, shadows = ModelWatch(settings, metrics), ShadowWatch(settings, metrics)
     models.start()
+    shadows.start()
     try:
         compile_kernel(spec)  # while the model is fetched
         compile_adaptation(spec)
@@ -108,13 +112,15 @@ def forecast(settings: ForecasterSettings, metrics: Metrics, running: Callable[[
                 yield from reader.read(PREDICTIONS, partition, start)
 
         features = FeatureStage(spec, read_trades, metrics)
-        scores = ScoreStage(spec, lambda: models.served or served, read_predictions, metrics)
+        shadows.await_first_look()
+        scores = ScoreStage(spec, lambda: models.served or served, read_predictions, metrics, lambda: shadows.shadows)
         stage = Forecasting(features, scores, metrics)
-        consumer = Consumer(consumer_config(settings, GROUP, settings.slot) | {"stats_cb": metrics.read_statistics})
+        consumer = Consumer(consumer_config(settings, GROUP, settings.slot) | {"stats_cb": metrics.lag.read_statistics})
         producers = [Producer(transactional_config(settings, GROUP, settings.slot, turn)) for turn in range(TURNS)]
         serve(consumer, producers, stage, check_new, running, metrics, settings.kafka_bootstrap_servers)
     finally:
         models.stop()
+        shadows.stop()
 
 
 def find_places(settings: ForecasterSettings, spec: FeatureSpec, *, anew: bool) -> int:
@@ -191,7 +197,7 @@ def main() -> int:
         except KeyboardInterrupt:
             log.warning("stopped before a place was found")
             return 1
-    metrics = Metrics()
+    metrics = ForecasterMetrics()
     running = until_stopped()
     with ExitStack() as served:
         ports = SIDE_BY_SIDE if settings.slot is None else 1  # a replica with a slot has a port that others know

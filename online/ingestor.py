@@ -30,8 +30,9 @@ from data.stream.origin import difference, read_origin, write_origin
 from data.stream.records import REJECTED, TRADES, End, Purpose, Rejected
 from data.times import NS, time_text
 from data.trades import Floats, Reject, StreamKey, Trades
-from online.metrics import Metrics
+from online.metrics import IngestorMetrics
 from online.replay.lease import SourceLease, SourceTaken
+from online.replay.meter import ReplayMeter
 from online.replay.pace import Pace, Speed, parse_speed
 from online.replay.progress import ProgressUnknown, SourceProgress, find_progress
 from online.settings import IngestorSettings
@@ -67,6 +68,7 @@ class _Piece(NamedTuple):
         due: shape (n,), seconds after the first trade of the source.
         cut: by row, the full length in seconds of a shortened wait before the row.
         parts: of each record, the bytes before and after its `ingest_time`.
+        shares: of the recordings, the shares before the first and after the last row, see `Batch.share`.
     """
 
     rejects: list[Reject]
@@ -74,6 +76,12 @@ class _Piece(NamedTuple):
     due: Floats
     cut: dict[int, float]
     parts: list[list[bytes]]
+    shares: tuple[float, float]
+
+    def share(self, sent: int) -> float:
+        """Return the share of the recordings before row `sent`."""
+        before, after = self.shares
+        return before + (after - before) * sent / len(self.trades)
 
 
 class BadRecording(ValueError):
@@ -98,7 +106,7 @@ class Ingestor:
     """
 
     _producer: Producer
-    _metrics: Metrics
+    _metrics: IngestorMetrics
     _source_id: str
     _purpose: Purpose
     _progress: SourceProgress
@@ -124,13 +132,15 @@ class Ingestor:
         """
         start: float | None = None
         told, told_delivered = time.monotonic(), 0
+        meter = ReplayMeter(self._metrics, speed.factor, told)
         with read_ahead(self._pieces(batches, speed, max_wait_s), AHEAD, self._running) as pieces:
             for piece in pieces:
                 for reject in piece.rejects:
-                    self._metrics.rejects.labels("recording").inc()
+                    self._metrics.rejects.labels("recording", self._purpose).inc()
                     self._reject(reject)
                 trades = piece.trades
                 if not len(trades):
+                    meter.has_sent(piece.shares[1])
                     continue
                 self._products.update(key.product_id for key in trades.keys)
                 start = time.monotonic() if start is None else start
@@ -150,6 +160,7 @@ class Ingestor:
                         if math.isfinite(speed.factor):
                             self._metrics.pacing_error.observe(time.monotonic() - due[sent:ready])
                         sent = ready
+                        meter.has_sent(piece.share(sent))
                     else:
                         if sent in piece.cut:
                             log.info("hole", would_wait_s=round(piece.cut.pop(sent), 1), waits_s=max_wait_s)
@@ -162,23 +173,28 @@ class Ingestor:
                             at=time_text(int(trades.event_time[sent - 1])) if sent else None,
                             behind_s=round(max(0.0, now - due[sent]), 3) if sent < len(trades) else 0.0,
                         )
+                        meter.saw(trades.event_time[:sent])
+                        meter.measure(now)
                         told, told_delivered = now, self.delivered
+                meter.saw(trades.event_time)
         return self._running()
 
     def _pieces(self, batches: Generator[Batch], speed: Speed, max_wait_s: float) -> Generator[_Piece]:
         """Yield trades prepared before their due time: only the `ingest_time` is missing."""
-        pace = Pace(speed.factor, max_wait_s)
+        pace, share = Pace(speed.factor, max_wait_s), 0.0
         with closing(batches):
             for batch in batches:
                 trades = self._still_to_send(batch.trades)
                 if speed.now and len(trades):
                     trades = self._moved(trades)
-                rejects = batch.rejects
-                for begin in range(0, max(1, len(trades)), PIECE):
+                rejects, rows, shares = batch.rejects, max(1, len(trades)), (share, batch.share)
+                share = batch.share
+                for begin in range(0, rows, PIECE):
                     piece = trades.take(slice(begin, begin + PIECE))
                     due, cut = pace.due(piece.event_time)
                     parts = [value.split(STAMP + b"0", 1) for value in encode_trades(piece, self._purpose)]
-                    yield _Piece(rejects, piece, due, cut, parts)
+                    part = np.interp((begin, min(begin + PIECE, rows)), (0, rows), shares)
+                    yield _Piece(rejects, piece, due, cut, parts, (float(part[0]), float(part[1])))
                     rejects = []
 
     def _wait(self, left_s: float) -> None:
@@ -286,7 +302,7 @@ def run(recordings: list[Path], settings: IngestorSettings, running: Callable[[]
     """
     is_new = is_new or settings.replay_id is None
     source_id = settings.replay_id or new_replay_id(datetime.now(UTC))
-    metrics = Metrics()
+    metrics = IngestorMetrics()
     with serve_metrics(metrics.registry, settings.host, settings.ingestor_port, ports=SIDE_BY_SIDE) as port:
         log.info("ingestor", source_id=source_id, metrics_port=port)
         has_begun = False
@@ -319,7 +335,7 @@ def _write_source(
     settings: IngestorSettings,
     source_id: str,
     lease: SourceLease,
-    metrics: Metrics,
+    metrics: IngestorMetrics,
     running: Callable[[], bool],
     *,
     is_new: bool,
@@ -400,7 +416,9 @@ def end_source(source_id: str, settings: IngestorSettings, running: Callable[[],
                 log.error(f"nothing to end: this source {found}", source_id=source_id)
                 return REFUSED
             producer = Producer(idempotent_config(settings, linger_ms=0))
-            ingestor = Ingestor(producer, Metrics(), source_id, progress.purpose, progress, lease.check, running)
+            ingestor = Ingestor(
+                producer, IngestorMetrics(), source_id, progress.purpose, progress, lease.check, running
+            )
             ingestor.end()
             ingestor.flush()
     except (NotDelivered, SourceTaken) as error:

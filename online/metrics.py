@@ -1,44 +1,47 @@
-"""Hold the Prometheus metrics that the online processes share."""
+"""Hold the Prometheus metrics of the online processes, one class for each process."""
 
 from __future__ import annotations
 
-import json
 import time
 
-from prometheus_client import Counter, Gauge
-
-from data.process.metrics import BatchHistogram, process_registry
+from data.process import catalog
+from data.process.declarations import Process
+from data.process.metrics import ProcessMetrics
+from data.stream.records import PREDICTIONS, TRADES
 from data.times import NS
 from data.trades import Int64s
+from online.consumer_lag import ConsumerLag
 
-PACING_BUCKETS_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0, 10.0)
+
+class ServingMetrics(ProcessMetrics):
+    """Hold the metrics of a process that reads a topic and serves a model."""
+
+    def __init__(self, process: Process, topic: str) -> None:
+        super().__init__(process)
+        self.messages_in = self.counter(catalog.MESSAGES_IN)
+        self.rejects = self.counter(catalog.REJECTS)
+        self.errors = self.counter(catalog.ERRORS)
+        self.lag = ConsumerLag(self.gauge(catalog.CONSUMER_LAG), topic)
+        self.model = self.gauge(catalog.MODEL)
+        self.model_since = self.gauge(catalog.MODEL_SINCE)
+        self.model_train_end = self.gauge(catalog.MODEL_TRAIN_END)
+        self.model_swaps = self.counter(catalog.MODEL_SWAPS)
+        self.model_refused = self.gauge(catalog.MODEL_REFUSED)
+        self.registry_age = self.gauge(catalog.REGISTRY_AGE)
 
 
-class Metrics:
-    """Hold the metrics that online processes share, in a registry of their own."""
+class ForecasterMetrics(ServingMetrics):
+    """Hold the metrics of the forecaster."""
 
     def __init__(self) -> None:
-        one = self.registry = process_registry()
-        self.messages_in = Counter("cryptovol_messages_in", "records read", ["topic"], registry=one)
-        self.messages_out = Counter("cryptovol_messages_out", "records written", ["topic"], registry=one)
-        self.rejects = Counter("cryptovol_rejects", "records or rows not taken", ["reason"], registry=one)
-        self.errors = Counter("cryptovol_errors", "failures that were survived", ["kind"], registry=one)
-        self.latency = BatchHistogram("cryptovol_latency_seconds", "from ingest_time to written, a row", one)
-        self.transaction = BatchHistogram("cryptovol_transaction_seconds", "from read to committed, a batch", one)
-        self.pacing_error = BatchHistogram(
-            "cryptovol_pacing_error_seconds", "from due to handed to the client, a trade", one, PACING_BUCKETS_S
-        )
-        self.consumer_lag = Gauge(
-            "cryptovol_consumer_lag", "records from this process to the end", ["topic", "kafka_partition"], registry=one
-        )
-        self.feature_age = Gauge(
-            "cryptovol_feature_age_seconds", "wall time minus the newest row's ingest_time", ["purpose"], registry=one
-        )
-        self.open_streams = Gauge("cryptovol_open_streams", "products of open sources with a window", registry=one)
-        self.removed = Counter(
-            "cryptovol_removed_trades", "trades that retention removed before they were read", registry=one
-        )
-        self.ready = Gauge("cryptovol_ready", "1 while the process does its work", registry=one)
+        super().__init__("forecaster", TRADES)
+        self.messages_out = self.counter(catalog.MESSAGES_OUT)
+        self.latency = self.batch_histogram(catalog.LATENCY)
+        self.transaction = self.batch_histogram(catalog.TRANSACTION)
+        self.feature_age = self.gauge(catalog.FEATURE_AGE)
+        self.open_streams = self.gauge(catalog.OPEN_STREAMS)
+        self.removed = self.counter(catalog.REMOVED_TRADES)
+        self.shadow_failures = self.counter(catalog.SHADOW_FAILURES)
 
     def saw_rows(self, purpose: str, ingest_time: Int64s) -> None:
         """Record the latency of written rows, and the age of the newest row from now on.
@@ -46,21 +49,27 @@ class Metrics:
         Args:
             ingest_time: shape (n,), n >= 1, ns since 1970.
         """
-        self.latency.observe((time.time_ns() - ingest_time) / NS)
+        self.latency.observe((time.time_ns() - ingest_time) / NS, purpose)
         newest_s = float(ingest_time.max()) / NS
         self.feature_age.labels(purpose).set_function(lambda: time.time() - newest_s)
 
-    def read_statistics(self, statistics: str) -> None:
-        """Set the lag of each assigned partition from the client's statistics, which hold the broker's end of log.
 
-        The lag counts the records to fetch, and the fetched records not read yet. The client's own `consumer_lag` stays
-        unknown where transactions commit the offsets.
+class ApiMetrics(ServingMetrics):
+    """Hold the metrics of the API."""
 
-        Args:
-            statistics: JSON of librdkafka.
-        """
-        for topic, known in json.loads(statistics)["topics"].items():
-            for partition, facts in known["partitions"].items():
-                if facts["fetch_state"] == "active" and facts["ls_offset"] >= 0:
-                    to_fetch = max(0, facts["ls_offset"] - facts["next_offset"])
-                    self.consumer_lag.labels(topic, partition).set(to_fetch + facts["fetchq_cnt"])
+    def __init__(self) -> None:
+        super().__init__("api", PREDICTIONS)
+        self.requests = self.histogram(catalog.REQUEST)
+        self.rows_scored = self.counter(catalog.ROWS_SCORED)
+
+
+class IngestorMetrics(ProcessMetrics):
+    """Hold the metrics of the ingestor."""
+
+    def __init__(self) -> None:
+        super().__init__("ingestor")
+        self.messages_out = self.counter(catalog.MESSAGES_OUT)
+        self.rejects = self.counter(catalog.REJECTS)
+        self.pacing_error = self.batch_histogram(catalog.PACING_ERROR)
+        self.progress = self.gauge(catalog.REPLAY_PROGRESS)
+        self.speed = self.gauge(catalog.REPLAY_SPEED)

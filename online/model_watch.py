@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import structlog
-from prometheus_client import Counter, Gauge
 
 from data.models.kept import forget_last_good, load_kept, load_last_good, save_last_good
 from data.models.registry import ModelFile, Registry, Version
 from data.models.served import BASELINE, ServedModel
 from data.names import ModelRefused, RefusalKind, RegistryError
-from online.metrics import Metrics
+from data.times import NS, to_ns
+from online.metrics import ServingMetrics
 from online.settings import ModelSettings
 
 log = structlog.get_logger()
@@ -81,7 +81,7 @@ class ModelWatch:
     """
 
     def __init__(
-        self, settings: ModelSettings, metrics: Metrics, prepare: Callable[[ModelVersion], None] = lambda _: None
+        self, settings: ModelSettings, metrics: ServingMetrics, prepare: Callable[[ModelVersion], None] = lambda _: None
     ) -> None:
         self.served: ModelVersion | None = None
         self._registry, self._folder = Registry(settings.mlflow_tracking_uri, TIMEOUT_S), settings.models_dir
@@ -95,16 +95,8 @@ class ModelWatch:
         self._told = ""
         self._has_model, self._stop = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="models", daemon=True)
-        one = metrics.registry
-        labels = ["model_variant", "version", "digest"]
-        self._model = Gauge("cryptovol_model", "1 for what serves", labels, registry=one)
-        self._swaps = Counter("cryptovol_model_swaps", "models that took the place of another", registry=one)
-        self._refused = Gauge(
-            "cryptovol_model_refused", "1 while a champion may not serve", ["name", "reason"], registry=one
-        )
-        age = Gauge("cryptovol_registry_age_seconds", "since the registry answered; NaN before", registry=one)
-        age.set_function(lambda: time.monotonic() - self._heard_at)
-        self._errors = metrics.errors
+        self._metrics = metrics
+        metrics.registry_age.set_function(lambda: time.monotonic() - self._heard_at)
 
     def start(self) -> None:
         self._thread.start()
@@ -171,7 +163,7 @@ class ModelWatch:
             try:
                 self.look()
             except Exception as error:  # of any kind: a service that never looks again would be worse
-                self._errors.labels("model_watch").inc()
+                self._metrics.errors.labels("model_watch").inc()
                 if repr(error) != told:
                     log.error("cannot take over a model; what serves goes on", exc_info=error)
                 told, pause_s = repr(error), RETRY_S
@@ -258,13 +250,20 @@ class ModelWatch:
         self._prepare(found)
         was, self.served = self.served, found
         self._has_model.set()
-        self._model.clear()
-        self._model.labels(model.variant, found.version, model.digest).set(1)
+        self._export(found)
         more = {"because": "; ".join(reasons)} if reasons else {}
         if was is not None:
-            self._swaps.inc()
+            self._metrics.model_swaps.inc()
             more["was"] = f"{was.name} {was.version}"
         log.info("model", name=found.name, version=found.version, digest=model.digest[:12], origin=origin, **more)
+
+    def _export(self, found: ModelVersion) -> None:
+        metrics, model = self._metrics, found.model
+        for gauge in (metrics.model, metrics.model_since, metrics.model_train_end):
+            gauge.clear()
+        metrics.model.labels(model.variant, found.version, model.digest).set(1)
+        metrics.model_since.labels(model.variant, found.version).set(time.time())
+        metrics.model_train_end.labels(model.variant, found.version).set(to_ns(model.train_end) / NS)
 
     def _note_refusal(self, name: str, refusal: ModelRefusal | None) -> None:
         """Keep and log once why the champion of a name does not serve; None clears the refusal."""
@@ -272,11 +271,11 @@ class ModelWatch:
         if known is refusal or (known and refusal and known[:2] == refusal[:2]):
             return
         if known is not None:
-            self._refused.remove(name, known.kind)
+            self._metrics.model_refused.remove(name, known.kind)
         self._refusals = {other: found for other, found in self._refusals.items() if other != name}
         if refusal is not None:
             self._refusals = self._refusals | {name: refusal}
-            self._refused.labels(name, refusal.kind).set(1)
+            self._metrics.model_refused.labels(name, refusal.kind).set(1)
             log.error(
                 "model refused", name=name, version=refusal.wanted.version, kind=refusal.kind, reason=refusal.reason
             )

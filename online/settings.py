@@ -8,7 +8,7 @@ from pydantic import Field
 
 from data.models.settings import RegistrySettings
 from data.names import PRODUCT_PATTERN, SOURCE_PATTERN
-from data.settings import KafkaSettings, Port, ProcessSettings
+from data.settings import KafkaSettings, PageSettings, Port, ProcessSettings
 from data.stream.records import Purpose
 
 RESTARTED = {"INGESTOR_RESTARTED": "true"}
@@ -52,7 +52,7 @@ class ForecasterSettings(ModelSettings):
     forecaster_port: Port = Field(8001, description="metrics; without a slot the next free port")
 
 
-class ApiSettings(ModelSettings):
+class ApiSettings(ModelSettings, PageSettings):
     """Hold the settings of the API."""
 
     api_port: Port = 8000

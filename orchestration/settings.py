@@ -6,13 +6,12 @@ import shlex
 
 from pydantic import Field
 
-from data.settings import Folder, Port, StateSettings
+from data.settings import Folder, PageSettings, StateSettings
 
 
-class OrchestrationSettings(StateSettings):
+class OrchestrationSettings(StateSettings, PageSettings):
     """Inbox, schedules and alerts; read when Dagster loads the definitions."""
 
-    dagster_port: Port = Field(3001, description="of the Dagster UI, for links")
     inbox_dir: Folder = Field(
         default_factory=lambda data: data["var_dir"] / "inbox", description="folder of new recordings for the lake"
     )

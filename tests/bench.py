@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from tests.benchmarks import adaptation, challenger, core, edge_latency, edge_predict, files, records, streams
+from tests.benchmarks import adaptation, challenger, core, edge_latency, edge_predict, files, records, shadows, streams
 from tests.benchmarks.measure import Row, ToolMissing
 
 FILE_ROWS = (1_000_000, 10_000_000)
@@ -52,6 +52,7 @@ PARTS: dict[str, Callable[[], Sequence[Row]]] = {
     "adaptation": lambda: adaptation.rows(core.simulated_trades(STREAMED)),
     "challenger": challenger.rows,
     "latency": edge_latency.rows,
+    "shadows": lambda: list(shadows.rows(core.simulated_trades(STREAMED))),
     "predict": edge_predict.rows,
 }
 

@@ -1,19 +1,25 @@
-"""Make and serve the Prometheus metrics of a process."""
+"""Make and serve the Prometheus metrics of a process, from the declarations of the catalog."""
 
 from __future__ import annotations
 
 import errno
+import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, start_http_server
 from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-LATENCY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+from data.files import CHECKOUT
+from data.process import catalog
+from data.process.declarations import CounterMetric, GaugeMetric, HistogramMetric, Process
+from data.process.declarations import Metric as Declared
+
 SIDE_BY_SIDE = 100
 """Number of ports in which processes of one kind on one machine find a free port."""
 
@@ -22,40 +28,90 @@ class BatchHistogram(Collector):
     """Observe a whole batch at once in a histogram: the client's own histogram costs 2 us a row, more than the row's
     features."""
 
-    def __init__(
-        self,
-        name: str,
-        help_text: str,
-        registry: CollectorRegistry,
-        bounds: tuple[float, ...] = LATENCY_BUCKETS_S,
-    ) -> None:
-        self._name, self._help, self._bounds = name, help_text, bounds
-        self._counts = np.zeros(len(bounds) + 1, np.int64)
-        self._sum = 0.0
+    def __init__(self, declared: HistogramMetric, registry: CollectorRegistry) -> None:
+        self._declared = declared
+        self._counts: dict[tuple[str, ...], np.ndarray[tuple[int], np.dtype[np.int64]]] = {}
+        self._sums: dict[tuple[str, ...], float] = {}
+        for labels in declared.known if declared.labels else ((),):
+            self._add(labels)
         registry.register(self)
 
-    def observe(self, seconds: np.ndarray[tuple[int], np.dtype[np.float64]]) -> None:
+    def _add(self, labels: tuple[str, ...]) -> None:
+        self._sums[labels] = 0.0
+        self._counts[labels] = np.zeros(len(self._declared.bounds) + 1, np.int64)
+
+    def observe(self, values: np.ndarray[tuple[int], np.dtype[np.float64]], *labels: str) -> None:
         """Count each value in its bucket.
 
         Args:
-            seconds: shape (n,).
+            values: shape (n,), in the unit of the metric.
+            labels: values of the metric's labels, in order.
         """
-        places = np.searchsorted(self._bounds, seconds, side="left")
-        self._counts += np.bincount(places, minlength=len(self._counts))
-        self._sum += float(seconds.sum())
+        if labels not in self._counts:
+            self._add(labels)
+        places = np.searchsorted(self._declared.bounds, values, side="left")
+        self._counts[labels] += np.bincount(places, minlength=len(self._declared.bounds) + 1)
+        self._sums[labels] += float(values.sum())
 
     def collect(self) -> Iterable[Metric]:
-        bounds = [*(str(bound) for bound in self._bounds), "+Inf"]
-        buckets = list(zip(bounds, np.cumsum(self._counts).astype(float).tolist(), strict=True))
-        yield HistogramMetricFamily(self._name, self._help, buckets=buckets, sum_value=self._sum)
+        family = HistogramMetricFamily(self._declared.name, self._declared.meaning, labels=self._declared.labels)
+        bounds = [*map(str, self._declared.bounds), "+Inf"]
+        for labels, counts in list(self._counts.items()):
+            buckets = list(zip(bounds, np.cumsum(counts).astype(float).tolist(), strict=True))
+            family.add_metric(labels, buckets=buckets, sum_value=self._sums[labels])
+        yield family
 
 
-def process_registry() -> CollectorRegistry:
-    """Return a registry that exports CPU time, memory, files and start of this process, and the Python version."""
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    PlatformCollector(registry=registry)
-    return registry
+class ProcessMetrics:
+    """Make the metrics of one process in a registry of its own, beside the metrics that every process has.
+
+    Attributes:
+        ready: 1 while the process does its work.
+    """
+
+    def __init__(self, process: Process) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call] # a further series for each counter, and no reader
+        self._process = process
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self.gauge(catalog.BUILD_INFO).labels(project_version()).set(1)
+        self.ready = self.gauge(catalog.READY)
+
+    def counter(self, declared: CounterMetric) -> Counter:
+        """Make a counter, at 0 for all labels that are known; raise `ValueError` for a metric of other processes."""
+        made = Counter(declared.name, declared.meaning, self._labels(declared), registry=self.registry)
+        for labels in declared.known.get(self._process, ()):
+            made.labels(*labels)
+        return made
+
+    def gauge(self, declared: GaugeMetric) -> Gauge:
+        """Make a gauge; raise `ValueError` for a metric of other processes."""
+        return Gauge(declared.name, declared.meaning, self._labels(declared), registry=self.registry)
+
+    def histogram(self, declared: HistogramMetric) -> Histogram:
+        """Make a histogram of single values; raise `ValueError` for a metric of other processes."""
+        labels = self._labels(declared)
+        made = Histogram(declared.name, declared.meaning, labels, registry=self.registry, buckets=declared.bounds)
+        for known in declared.known:
+            made.labels(*known)
+        return made
+
+    def batch_histogram(self, declared: HistogramMetric) -> BatchHistogram:
+        """Make a histogram of whole batches; raise `ValueError` for a metric of other processes."""
+        self._labels(declared)
+        return BatchHistogram(declared, self.registry)
+
+    def _labels(self, declared: Declared) -> tuple[str, ...]:
+        if self._process not in declared.processes:
+            raise ValueError(f"{declared.name} is exported by {', '.join(declared.processes)}, not by {self._process}")
+        return declared.labels
+
+
+@cache
+def project_version() -> str:
+    """Return the version of the project."""
+    return str(tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"])
 
 
 @contextmanager

@@ -120,7 +120,14 @@ class Lines:
         return np.delete(np.arange(len(self)), list(reasons)), reasons
 
 
-def chunks_of(path: Path) -> Iterator[bytes]:
+class Meter:
+    """Hold the number of bytes that were read of a file, packed as they are; the reader of the file counts."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+
+def chunks_of(path: Path, meter: Meter | None = None) -> Iterator[bytes]:
     """Yield the bytes of a file; a gzip is unpacked.
 
     Raises:
@@ -130,6 +137,8 @@ def chunks_of(path: Path) -> Iterator[bytes]:
         with path.open("rb") as file, gzip.GzipFile(fileobj=file) as unpacked:
             stream = unpacked if file.peek(2)[:2] == GZIP_MAGIC else file
             while chunk := stream.read1(1 << 20):
+                if meter is not None:
+                    meter.read = file.tell()
                 yield chunk
     except EOFError as error:
         raise Damaged("the gzip ends early", "gzip -dc") from error

@@ -20,7 +20,7 @@ from data.names import PRODUCT_RULE, Damaged, check_product_id
 from data.recordings.dialects.bars import BarBatch, BarDialect
 from data.recordings.dialects.base import OWN_COLUMNS, Block, Dialect, RowColumns
 from data.recordings.fields import Products, products, value_text
-from data.recordings.lines import cut_rows
+from data.recordings.lines import Meter, cut_rows
 from data.recordings.recognition import recognize
 from data.trades import Int64s, Reject, Side, StreamKey, Trades
 
@@ -34,6 +34,8 @@ class Batch(NamedTuple):
         line: shape (n,), 1-based line of each trade in `file`, or row in a file without lines (Parquet).
         rejects: rows that are no trade, or that the source does not take; by line.
         skipped: number of lines with messages of another kind, for example `subscriptions`.
+        share: of the bytes of all recordings, the share up to the last line, 0 to 1; within a block of lines, bytes
+            are counted by lines.
     """
 
     trades: Trades
@@ -41,6 +43,7 @@ class Batch(NamedTuple):
     line: Int64s
     rejects: list[Reject]
     skipped: int
+    share: float
 
 
 def read_trades(
@@ -123,12 +126,17 @@ def _damaged(path: Path, damage: Damaged, rows: int) -> ValueError:
 def _read_trades(recordings: Sequence[tuple[Path, Dialect[Any]]], product_id: str, batch_rows: int) -> Iterator[Batch]:
     admission = Admission()
     position = 1  # of the next row in the source: the row's trade id if recordings have no ids
-    for path, dialect in recordings:
+    sizes = [path.stat().st_size for path, _ in recordings]
+    share = 0.0
+    for nth, (path, dialect) in enumerate(recordings):
         lines = skipped = 0
+        meter = Meter()
         try:
-            for block in dialect.blocks(path):
+            for block in dialect.blocks(path, meter):
                 found = _parse(block, dialect, product_id)
-                yield from _batches(str(path), block, found, dialect, position, admission, batch_rows)
+                shares = share, min(1.0, (sum(sizes[:nth]) + meter.read) / sum(sizes))
+                yield from _batches(str(path), block, found, dialect, position, admission, batch_rows, shares)
+                share = shares[1]
                 position += found.rows.positions
                 lines += len(block.number)
                 skipped += len(found.rows.skipped)
@@ -179,9 +187,21 @@ def _parse_rows(rows: RowColumns, dialect: Dialect[Any], product_id: str) -> _Pa
 
 
 def _batches(
-    file: str, block: Block, found: _Parsed, dialect: Dialect[Any], position: int, admission: Admission, batch_rows: int
+    file: str,
+    block: Block,
+    found: _Parsed,
+    dialect: Dialect[Any],
+    position: int,
+    admission: Admission,
+    batch_rows: int,
+    shares: tuple[float, float],
 ) -> Iterator[Batch]:
-    """Judge the rows of a block, and yield batches of `batch_rows` lines; `position` belongs to the first line."""
+    """Judge the rows of a block, and yield batches of `batch_rows` lines.
+
+    Args:
+        position: of the first line.
+        shares: see `Batch.share`, before and after the block.
+    """
     rows = found.rows
     ok = found.products.good.copy()
     for good in found.good.values():
@@ -202,7 +222,9 @@ def _batches(
 
     for span, part, rejects in cut_rows(file, block.number, block.text, at, reasons, batch_rows):
         begin, end = np.searchsorted(rows.skipped, span).tolist()
-        yield Batch(trades.take(part), file, line[part], rejects, end - begin)
+        read = min(1.0, span[1] / len(block.number))
+        share = shares[0] + (shares[1] - shares[0]) * read
+        yield Batch(trades.take(part), file, line[part], rejects, end - begin, share)
 
 
 def _reason(found: _Parsed, dialect: Dialect[Any], row: int) -> str:

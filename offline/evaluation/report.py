@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from data.times import time_text
+from data.truth.significance import LAGS
 from offline.evaluation.plots import Plot, plots_of
-from offline.evaluation.scoring import LAGS, Scored, Scores
+from offline.evaluation.scoring import Scored, Scores
 from offline.evaluation.walk_forward import Run
 
 
@@ -30,9 +31,9 @@ def meaning_of_columns(scores: Scores) -> str:
     """Return the meaning of the columns of `markdown_table`."""
     return (
         f"Ratio: QLIKE relative to {scores.reference}. p: one-sided Diebold-Mariano against {scores.reference}, with "
-        f"{LAGS} lags for each product. Log MSE: mean squared error of log volatility. Bias: mean of "
-        "ln(forecast / realized volatility). Coverage: share of targets inside the interval of nominal 90 %. "
-        "Width: mean of ln(upper / lower)."
+        f"{LAGS} lags for each product. Log MSE: mean squared error of log volatility. Bias: mean of ln(forecast / "
+        "realized volatility). Coverage: share of targets inside the interval of nominal 90 %. Width: mean of "
+        "ln(upper / lower)."
     )
 
 

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from data.features.admission import FALLEN_TIME, PASSED_ID, REASONS, TAKEN
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
+from data.process.catalog import UNKNOWN
 from data.stream.clients import Incoming
 from data.stream.codec import TradeRecords, decode_trades, encode, encode_features
 from data.stream.reader import RecordBlock
@@ -22,7 +23,7 @@ from data.trades import Floats, Int64s, StreamKey, Trades
 from data.truth.adaptation import reach_ns
 from online.exactly_once.loop import Record, rejected
 from online.exactly_once.offset_note import MAX_ENDED, MAX_STREAMS, read_note, short_name, write_note
-from online.metrics import Metrics
+from online.metrics import ForecasterMetrics
 
 log = structlog.get_logger()
 
@@ -163,14 +164,15 @@ class FeatureStage:
     """
 
     def __init__(
-        self, spec: FeatureSpec, read: Callable[[int, int, int], Iterable[RecordBlock]], metrics: Metrics
+        self, spec: FeatureSpec, read: Callable[[int, int, int], Iterable[RecordBlock]], metrics: ForecasterMetrics
     ) -> None:
         self._spec, self._read, self._metrics = spec, read, metrics
         self._partitions: dict[int, _Partition] = {}
 
-    @property
-    def open_streams(self) -> int:
-        return sum(len(state.purposes) for state in self._partitions.values())
+    def open_streams(self, purpose: str) -> int:
+        """Return the number of open streams with a purpose; another thread may ask."""
+        states = list(self._partitions.values())
+        return sum(each == purpose for state in states for each in list(state.purposes.values()))
 
     def restore(self, partition: int, offset: int, note: str, low: int) -> dict[StreamKey, StreamTail]:
         """Rebuild the windows of the open streams from the topic, and write nothing.
@@ -256,7 +258,7 @@ class FeatureStage:
         state = self._partitions.setdefault(partition, _Partition(self._spec))
         found = decode_trades(list(map(_VALUE, messages)))
         for place, reason in found.unreadable:
-            made.records.append(self._reject(messages[place], "unreadable", reason, None))
+            made.records.append(self._reject(messages[place], "unreadable", reason, None, UNKNOWN))
         start = 0
         for place, end in found.ends:
             self._rows(state, messages, found, slice(start, place), made)
@@ -267,7 +269,7 @@ class FeatureStage:
     def _end(self, state: _Partition, message: Incoming, end: End, made: FeatureBatch) -> None:
         """Close a stream, and pass on the end with its partition and offset."""
         if not state.close(end.key):
-            made.records.append(self._reject(message, "ended", ENDED, end.key))
+            made.records.append(self._reject(message, "ended", ENDED, end.key, end.purpose))
             return
         text = encode(replace(end, kafka_partition=message.partition, kafka_offset=message.offset))
         record = FEATURES, message.partition, end.product_id, text, message.ingest_time_ms
@@ -286,13 +288,15 @@ class FeatureStage:
             key = trades.keys[stream]
             if refusal := state.open(key, found.purposes[key]):
                 refused = trades.stream == stream
-                made.records.extend(self._reject(messages[place], *refusal, key) for place in places[refused])
+                purpose = found.purposes[key]
+                made.records.extend(self._reject(messages[place], *refusal, key, purpose) for place in places[refused])
                 trades, places = trades.take(~refused), places[~refused]
         offsets = np.fromiter(map(_OFFSET, messages), np.int64, len(messages))[places]
         found_rows = feature_rows(trades, state.windows, offsets)
         for row in np.flatnonzero(found_rows.status):
             status, key = int(found_rows.status[row]), trades.keys[trades.stream[row]]
-            made.records.append(self._reject(messages[places[row]], STATUS_LABELS[status], REASONS[status], key))
+            message, purpose = messages[places[row]], found.purposes[key]
+            made.records.append(self._reject(message, STATUS_LABELS[status], REASONS[status], key, purpose))
         taken = found_rows.status == TAKEN
         if not taken.any():
             return
@@ -307,6 +311,6 @@ class FeatureStage:
         columns = found_rows.trades, found_rows.values, found.purposes
         made.parts.append(FeatureColumns(partition, texts, product_ids, times, *columns))
 
-    def _reject(self, message: Incoming, label: str, reason: str, key: StreamKey | None) -> Record:
-        self._metrics.rejects.labels(label).inc()
+    def _reject(self, message: Incoming, label: str, reason: str, key: StreamKey | None, purpose: str) -> Record:
+        self._metrics.rejects.labels(label, purpose).inc()
         return rejected(message, reason, key)

@@ -25,7 +25,7 @@ from data.stream.clients import Incoming, incoming, new_process_helps, retry
 from data.stream.codec import encode
 from data.stream.records import REJECTED, TRADES, Rejected
 from data.trades import StreamKey
-from online.metrics import Metrics
+from online.metrics import ForecasterMetrics
 
 log = structlog.get_logger()
 
@@ -94,7 +94,7 @@ def serve(
     stage: Stage,
     check_new: Callable[[list[int]], None],
     running: Callable[[], bool],
-    metrics: Metrics,
+    metrics: ForecasterMetrics,
     address: str,
 ) -> None:
     """Turn records into records while `running` is true.
@@ -170,7 +170,7 @@ class _Loop:
     _stage: Stage
     _check_new: Callable[[list[int]], None]
     _running: Callable[[], bool]
-    _metrics: Metrics
+    _metrics: ForecasterMetrics
     _address: str
 
     def __post_init__(self) -> None:
@@ -178,6 +178,7 @@ class _Loop:
         self._ender = ThreadPoolExecutor(1, thread_name_prefix="transactions")
         self._ending: _Transaction | None = None
         self._due: dict[int, int] = {}  # by assigned partition, the offset to read next
+        self._metrics.lag.positions = self._due
         self._is_serving = True  # False at the end: the last log line of a process is the reason of its end
         self._behind: dict[int, int] = {}  # by partition, the offset behind a hole that is logged and not yet committed
 

@@ -21,7 +21,7 @@ from data.trades import StreamKey
 from online.exactly_once.feature_stage import FeatureColumns, FeatureStage
 from online.exactly_once.loop import FIND_PLACE, LostPlace
 from online.exactly_once.offset_note import GROUP, MAX_ENDED, read_note, short_name, write_note
-from online.metrics import Metrics
+from online.metrics import ForecasterMetrics
 
 log = structlog.get_logger()
 
@@ -139,7 +139,7 @@ def find_place(reader: TopicReader, spec: FeatureSpec, partition: int, *, anew: 
     if newest is None or newest >= high:
         return low, ""  # if not expired, the topic was made anew, and nothing of it was read
     place = newest + 1
-    stage = FeatureStage(spec, lambda *_: (), Metrics())
+    stage = FeatureStage(spec, lambda *_: (), ForecasterMetrics())
     published = _published(reader, partition)
     since = min(published, default=place)
     remade: dict[int, bytes] = {}

@@ -141,10 +141,13 @@ class Observed:
         direct: by method and path, endpoints that are called at once. The layers of FastAPI and Starlette before an
             endpoint cost more than a forecast; FastAPI's route of the same path describes the endpoint, and refuses
             other methods.
+        endless: path of a stream, whose time is not counted; the stream ends when the client, or the service, does.
     """
 
-    def __init__(self, app: ASGIApp, seconds: Histogram, direct: Mapping[tuple[str, str], Endpoint]) -> None:
-        self._app = app
+    def __init__(
+        self, app: ASGIApp, seconds: Histogram, direct: Mapping[tuple[str, str], Endpoint], endless: str = ""
+    ) -> None:
+        self._app, self._endless = app, endless
         self._seconds = cache(seconds.labels)  # finding a child costs more than counting in it
         self._direct = direct
 
@@ -182,9 +185,10 @@ class Observed:
             detail = "the service failed; its log has the cause under this request id"
             await Problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail).answer(scope)(scope, receive, send_with_id)
         finally:
-            # The template: a label must not grow with requests.
-            route = scope["path"] if endpoint else getattr(scope.get("route"), "path", "unknown")
-            self._seconds(route, status).observe(time.perf_counter() - started)
+            if scope["path"] != self._endless:
+                # The template: a label must not grow with requests.
+                route = scope["path"] if endpoint else getattr(scope.get("route"), "path", "unknown")
+                self._seconds(route, status).observe(time.perf_counter() - started)
 
 
 def handle_errors(app: FastAPI) -> None:

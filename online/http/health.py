@@ -38,11 +38,12 @@ class BrokerCheck:
         """
         async with self._asking:
             if time.monotonic() >= self._answer_ends:
-                self._answer = await run_in_threadpool(self._ask)
+                self._answer = await run_in_threadpool(self.ask)
                 self._answer_ends = time.monotonic() + SHARED_S
             return self._answer
 
-    def _ask(self) -> dict[str, Any]:
+    def ask(self) -> dict[str, Any]:
+        """Return the broker's state now, see `answer`. The calling thread waits."""
         started = time.perf_counter()
         try:
             # All topics: asking for one by name would create it where brokers do that.

@@ -21,6 +21,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from data.names import Stopped, check_names
+from data.process.catalog import UNKNOWN
 from data.stream.clients import MAX_VALUE, READ_BATCH, ClientLog, reader_config
 from data.stream.codec import decode_records
 from data.stream.reader import TopicReader
@@ -28,7 +29,8 @@ from data.stream.records import PARTITIONS, PREDICTIONS, TRADES, partition_of, p
 from data.times import NS, time_text
 from data.trades import StreamKey
 from online.exactly_once.offset_note import GROUP, read_note, short_name
-from online.metrics import Metrics
+from online.live.view import LiveView
+from online.metrics import ApiMetrics
 from online.settings import ApiSettings
 
 log = structlog.get_logger()
@@ -96,13 +98,18 @@ class NewestForecasts:
     """Follow `predictions` in a thread, without a group: each replica of the API reads the whole topic.
 
     Only the thread writes; a reader takes a whole `Newest`, or a copy of the whole dict.
+
+    Attributes:
+        view: gets each record too, for the live page.
     """
 
-    def __init__(self, settings: ApiSettings, metrics: Metrics) -> None:
+    def __init__(self, settings: ApiSettings, metrics: ApiMetrics) -> None:
         self._settings, self._metrics = settings, metrics
+        self.view = LiveView(settings.spec())
         self._records_in = metrics.messages_in.labels(PREDICTIONS)
         self._streams: dict[StreamKey, Newest] = {}
         self._next: dict[int, int] = {}  # by partition, the offset to read next
+        metrics.lag.positions = self._next
         self._behind: dict[int, int] | None = None  # by partition, the end at the start where it is not yet reached
         self._searches: dict[int, _Search] = {}  # by partition
         self._ended: set[StreamKey] = set()  # streams that ended while none of their forecasts was known
@@ -174,7 +181,7 @@ class NewestForecasts:
             "reconnect.backoff.max.ms": 1_000,  # a broker that is back is read at once, not in ten seconds
             "queued.max.messages.kbytes": 16_384,  # bounds the memory of a start with much on the topic
             "statistics.interval.ms": 1_000,
-            "stats_cb": self._metrics.read_statistics,
+            "stats_cb": self._metrics.lag.read_statistics,
             "error_cb": self._tell,
         }
         with Consumer(config) as consumer:
@@ -191,8 +198,9 @@ class NewestForecasts:
                 search.floor = max(first, search.floor)
                 if self._stop.is_set():
                     return
-            if not self._next:  # a reconnect keeps the records and searches of before
+            if self._behind is None:  # a reconnect keeps the records and searches of before
                 self._searches = {partition: search for partition, search in searches.items() if not search.is_done}
+            self._next.update({start.partition: start.offset for start in starts})
             self._behind, self._problem = behind, None
             consumer.assign(starts)
             while not self._stop.is_set():
@@ -200,6 +208,9 @@ class NewestForecasts:
                 if message is not None:
                     for each in (message, *consumer.consume(READ_BATCH, 0)):
                         self._read(each, behind)
+                        self.view.flush(is_live=not behind)
+                else:
+                    self.view.flush(is_live=not behind)
                 if self._searches and not behind:
                     self._search_on()
 
@@ -246,6 +257,8 @@ class NewestForecasts:
                 for block in reader.read(PREDICTIONS, partition, start, search.end):
                     for value in block.values:
                         self._take_older(value, older)
+            for newest in older.values():
+                self.view.remember(self._decode(newest.value))
             found = older | self._streams  # records read since the start are newer
             if len(found) > MAX_STREAMS:
                 by_age = sorted(found, key=lambda key: found[key].ingest_time)
@@ -260,7 +273,7 @@ class NewestForecasts:
     def _take_older(self, value: bytes, older: dict[StreamKey, Newest]) -> None:
         """Take a record that is older than all known records; an unreadable record was counted when new."""
         with contextlib.suppress(ValueError):
-            key, newest = self._understood(value)
+            key, newest, _ = self._understood(value)
             if newest is None:
                 self._ended.add(key)
                 if key in older:  # a block is read forwards
@@ -283,10 +296,11 @@ class NewestForecasts:
 
     def _take(self, value: bytes, where: str) -> None:
         try:
-            key, newest = self._understood(value)
+            key, newest, record = self._understood(value)
         except ValueError as error:
             self._reject(where, str(error))
             return
+        self.view.add(record)
         if newest is not None:
             if key not in self._streams and len(self._streams) >= MAX_STREAMS:
                 del self._streams[min(self._streams, key=lambda known: self._streams[known].ingest_time)]
@@ -296,8 +310,8 @@ class NewestForecasts:
         elif self._behind or self._searches:
             self._ended.add(key)
 
-    def _understood(self, value: bytes) -> tuple[StreamKey, Newest | None]:
-        """Return the stream of a record and its forecast, None for an end.
+    def _understood(self, value: bytes) -> tuple[StreamKey, Newest | None, Any]:
+        """Return the stream of a record, its forecast (None for an end), and the decoded record.
 
         Raises:
             ValueError: the record is neither a forecast nor an end.
@@ -313,10 +327,11 @@ class NewestForecasts:
         key = StreamKey(said.source_id, said.product_id)
         if key not in self._streams:
             check_names(key)
-        return key, Newest(key.source_id, said.ingest_time, value, has_ended=False) if found.records else None
+        newest = Newest(key.source_id, said.ingest_time, value, has_ended=False) if found.records else None
+        return key, newest, said
 
     def _reject(self, where: str, reason: str) -> None:
-        self._metrics.rejects.labels("unreadable").inc()
+        self._metrics.rejects.labels("unreadable", UNKNOWN).inc()
         if time.monotonic() >= self._told_unreadable + TELL_S:
             self._told_unreadable = time.monotonic()
             log.warning("unreadable prediction", where=where, reason=reason[:200])

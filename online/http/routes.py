@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import time
-import tomllib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import Enum
@@ -14,14 +13,15 @@ from typing import Annotated, Any
 import structlog
 from fastapi import FastAPI, Query, Request, Response
 from fastapi import Path as UrlPath
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
-from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
 from starlette.concurrency import run_in_threadpool
 
-from data.files import CHECKOUT
+from data.models.served import ServedModel
 from data.names import PRODUCT_PATTERN, SOURCE_PATTERN
 from data.process.logs import configure_logs
-from data.process.metrics import LATENCY_BUCKETS_S
+from data.process.metrics import project_version
 from data.times import time_text
 from online.http.answers import (
     NO_STORE,
@@ -38,8 +38,10 @@ from online.http.answers import (
 from online.http.batching import Batching
 from online.http.bodies import Forecasts, body_type, newest_type, read_rows
 from online.http.health import BrokerCheck
+from online.http.live_page import EVENTS, LivePage, add_live_page
 from online.http.newest import RECENT_OFFSETS, NewestForecasts
-from online.metrics import Metrics
+from online.live.pulse import Checks
+from online.metrics import ApiMetrics
 from online.model_watch import ModelVersion, ModelWatch
 from online.settings import ApiSettings
 
@@ -59,12 +61,12 @@ EXAMPLE = {"rows": [{"n": 50, "ret_mean": 0.00001, "ret_std": 0.0002}]}
 class Service:
     """Hold the model and the newest forecasts for the routes."""
 
-    def __init__(self, settings: ApiSettings, metrics: Metrics) -> None:
+    def __init__(self, settings: ApiSettings, metrics: ApiMetrics) -> None:
         self.settings = settings
         self.columns = settings.spec().columns
         self.forecasts = NewestForecasts(settings, metrics)
         self.models = ModelWatch(settings, metrics, self._prepare)
-        self._broker = BrokerCheck(settings)
+        self.broker = BrokerCheck(settings)
 
     def start(self) -> None:
         self.forecasts.start()
@@ -97,9 +99,30 @@ class Service:
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail)
         return served
 
+    def served_file(self) -> ServedModel | None:
+        """Return the model that serves; None before the first."""
+        served = self.models.served
+        return None if served is None else served.model
+
+    def described_model(self) -> dict[str, Any] | None:
+        """Return the model that serves, for people; None before the first."""
+        served = self.models.served
+        if served is None:
+            return None
+        return {
+            "name": served.name,
+            "model_variant": served.model.variant,
+            "version": served.version,
+            "digest": served.model.digest,
+            "spec_id": served.model.spec_id,
+            "train_end": served.model.train_end,
+            "columns": served.model.columns,
+            "origin": served.origin,
+        }
+
     async def health(self) -> dict[str, Any]:
         """Check broker, model and stream now; return the result of each check."""
-        broker = await self._broker.answer()
+        broker = await self.broker.answer()
         served = self.models.served
         model: dict[str, Any]
         if served is not None:
@@ -122,43 +145,39 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     """Return the application; without `settings`, read them once from the environment."""
     settings = settings or ApiSettings()
     configure_logs(settings)
-    metrics = Metrics()
-    seconds = Histogram(
-        "cryptovol_request_seconds",
-        "from request to answer",
-        ["route", "status"],
-        registry=metrics.registry,
-        buckets=LATENCY_BUCKETS_S,
-    )
-    rows_scored = Counter("cryptovol_rows_scored", "rows answered by /predict", registry=metrics.registry)
-    forecast_age = Gauge(
-        "cryptovol_newest_forecast_age_seconds", "of any open source; NaN without one", registry=metrics.registry
-    )
+    metrics = ApiMetrics()
     service = Service(settings, metrics)
-    forecast_age.set_function(lambda: newest.age_s if (newest := service.forecasts.newest_open()) else float("nan"))
     metrics.ready.set_function(service.is_ready)
-    version = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
+    checks = Checks(service.broker.ask, lambda: service.forecasts.problem, service.described_model)
+    page = LivePage(settings, project_version(), service.forecasts.view, service.served_file, checks)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.start()
-        yield
+        with page.running():
+            yield
         await run_in_threadpool(service.stop)
+        await run_in_threadpool(page.pulse.stop)
 
     app = FastAPIOffline(  # `/docs` with script and style of our own: FastAPI's page loads them from another host
         static_url=DOCS_FILES,
         title="cryptovol",
-        version=version,
+        version=project_version(),
         description=__doc__,
         lifespan=lifespan,
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # 5 us a request to find that nobody listens
     )
     handle_errors(app)
-    predict = _add_predict(app, service, rows_scored)
+    predict = _add_predict(app, service, metrics.rows_scored)
     _add_newest_forecast(app, service)
     _add_operations(app, service, metrics)
-    app.add_middleware(Observed, seconds=seconds, direct={("POST", "/predict"): predict})
+    add_live_page(app, page)
+    for route in app.routes:
+        if isinstance(route, APIRoute) and route.include_in_schema:
+            for status in (HTTPStatus.OK, HTTPStatus.INTERNAL_SERVER_ERROR, *map(int, route.responses)):
+                metrics.requests.labels(route.path, int(status))  # counts from 0: the first failure is a rise
+    app.add_middleware(Observed, seconds=metrics.requests, direct={("POST", "/predict"): predict}, endless=EVENTS)
     return app
 
 
@@ -216,7 +235,9 @@ def _add_newest_forecast(app: FastAPI, service: Service) -> None:
         "/predict/{product_id}",
         tags=FORECASTS,
         summary="Newest live forecast of a product",
-        responses=described_answer("The record of `predictions`, its columns under `features`", newest_type())
+        responses=described_answer(
+            "The record of `predictions` without `shadow`, its columns under `features`", newest_type()
+        )
         | described_problems(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY, unready),
     )
     async def newest_forecast(
@@ -244,12 +265,13 @@ def _add_newest_forecast(app: FastAPI, service: Service) -> None:
             detail = f"{product_id}: features are {age_s:.1f} s old, the limit is {limit_s:g} s; does the replay go on?"
             raise Problem(unready, detail, feature_age_s=age_s, limit_s=limit_s, source_id=found.source_id)
         record = found.read()
+        record.pop("shadow")  # only the model that serves answers
         features = {name: record.pop(name) for name in service.columns if name in record}
         state = "ended" if found.has_ended else "live"
         return JsonAnswer(record | {"features": features, "feature_age_s": age_s, "state": state})
 
 
-def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
+def _add_operations(app: FastAPI, service: Service, metrics: ApiMetrics) -> None:
     @app.head("/health", include_in_schema=False)
     @app.get(
         "/health",
@@ -271,18 +293,8 @@ def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
     @app.get("/version", tags=OPERATION, summary="The model that serves")
     async def version_of() -> Response:
         """Report the model that serves, and the refused champions."""
-        served = service.models.served
-        model = served and {
-            "name": served.name,
-            "model_variant": served.model.variant,
-            "version": served.version,
-            "digest": served.model.digest,
-            "spec_id": served.model.spec_id,
-            "train_end": served.model.train_end,
-            "columns": served.model.columns,
-            "origin": served.origin,
-        }
         wanted, refused = service.settings.model_variant, service.models.refused()
+        model = service.described_model()
         return JsonAnswer({"version": app.version, "wanted_variant": wanted, "model": model, "refused": refused})
 
     @app.get("/metrics", tags=OPERATION, summary="Metrics for Prometheus")

@@ -16,7 +16,7 @@ from data.models.served import ServedModel
 from data.stream import codec
 from data.stream.records import Forecaster, Purpose
 from data.trades import StreamKey, Trades
-from data.truth.adaptation import Adaptations, RawForecasts, teaching, version_number
+from data.truth.adaptation import Adaptations, RawForecasts, teaching
 from tests.benchmarks.measure import Row
 from tests.benchmarks.streams import UNADAPTED, rates
 from tests.benchmarks.unadapted import NoLearner, NoState
@@ -47,7 +47,7 @@ def alone(trades: Trades) -> tuple[float, float]:
     scores = model.score(made.values[:, SPEC.places(model.columns)])
     purposes: dict[StreamKey, Purpose] = dict.fromkeys(trades.keys, "replay")
     texts = codec.encode_features(made, SPEC, purposes, 0, np.arange(len(trades)))
-    forecaster, version = Forecaster(model.variant, "1", model.digest), version_number(model.digest)
+    forecaster = Forecaster(model.variant, "1", model.digest)
 
     def forecast(learner: Callable[[FeatureSpec], Adaptations], state: type) -> float:
         states = learner(SPEC)
@@ -57,16 +57,13 @@ def alone(trades: Trades) -> tuple[float, float]:
                 part = slice(start, start + BATCH)
                 some, mine = made.trades.take(part), scores.take(part)
                 teaches = teaching(made.values[part], some.event_time, 0, SPEC)
-                adapted = states.adapt(some.keys, RawForecasts.of(some, mine, teaches), version)
+                adapted = states.adapt(some.keys, RawForecasts.of(some, mine, teaches))
                 in_sample = np.zeros(len(some), np.bool_)
                 codec.encode_predictions(
                     texts[part],
                     0,
                     model.horizon_s,
-                    mine.score,
-                    adapted,
-                    forecaster,
-                    in_sample,
+                    codec.Forecasts(forecaster, mine.score, adapted, in_sample),
                     model.columns,
                     mine.missing,
                 )

@@ -54,9 +54,9 @@ BURST_S = 20
 DAY = dt.date(2025, 3, 5)
 
 
-def steady_trades() -> Trades:
+def steady_trades(seconds: int = STEADY_S) -> Trades:
     """Return trades of a wandering price, at random times."""
-    rng, count = np.random.default_rng(0), RATE * STEADY_S
+    rng, count = np.random.default_rng(0), RATE * seconds
     times = 1_700_000_000 * NS + np.cumsum(rng.exponential(NS / RATE, count)).astype(np.int64)
     price = np.round(100_000 * np.exp(np.cumsum(rng.normal(0, 1e-5, count))), 2)
     stream, unknown = np.zeros(count, np.int32), np.zeros(count, np.int8)
@@ -82,10 +82,10 @@ def _reader(broker: Broker, topic: str) -> Consumer:
     return consumer
 
 
-def _tick_to_score(
+def time_to_score(
     broker: Broker, environ: dict[str, str], folder: Path, name: str, trades: Trades, speed: str
-) -> Floats:
-    """Replay trades, and return each trade's time to a forecast, ms."""
+) -> tuple[Floats, list[dict[str, Any]]]:
+    """Replay trades, and return each trade's time to a forecast, ms, and the forecasts; without those of `WARM_S`."""
     recording = folder / f"{name}.csv"
     write_csv(recording, [trades])
     mine = f'"source_id":"{name}"'.encode()
@@ -110,12 +110,13 @@ def _tick_to_score(
         raise RuntimeError(f"{name}: {len(trades)} trades became {len(records)} forecasts")
     ingested = np.array([record["ingest_time"] for _, record in records])
     took = (np.array([now_ns for now_ns, _ in records]) - ingested) / 1e6
-    warm: Floats = took[ingested >= ingested[0] + WARM_S * NS]
-    return warm
+    warm = np.flatnonzero(ingested >= ingested[0] + WARM_S * NS)
+    return took[warm], [records[i][1] for i in warm]
 
 
 @contextmanager
-def _broker(folder: Path) -> Iterator[Broker]:
+def new_broker(folder: Path) -> Iterator[Broker]:
+    """Run a broker in the block, ready for consumer groups."""
     with running_broker(folder / "kafka", fetch_jars(jars_folder(CHECKOUT / "var"))) as broker:
         create_topics({"bootstrap.servers": broker.bootstrap_servers})
         wait_until(lambda: _knows_groups(broker), "the new broker answers for consumer groups")
@@ -152,7 +153,7 @@ def tick_to_score() -> list[Row]:
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (api_port,) = free_ports(1)
-        with _broker(folder) as broker, running_mlflow(folder) as mlflow:
+        with new_broker(folder) as broker, running_mlflow(folder) as mlflow:
             settings = {"MLFLOW_TRACKING_URI": mlflow.uri, "API_PORT": str(api_port), "MAX_WAIT_S": "60"}
             environ = environment(broker.bootstrap_servers, folder / "models", **settings)
             _register(Registry(mlflow.uri))
@@ -161,9 +162,9 @@ def tick_to_score() -> list[Row]:
             url = f"http://127.0.0.1:{api_port}/health"
             with running(forecaster), server(api, environ, url, folder / "api.log"):
                 forecaster.await_log('"assigned"')
-                measure = partial(_tick_to_score, broker, environ, folder)
-                steady = measure("steady", steady_trades(), "1")
-                bursts = measure("bursts", busiest_trades(10 * BURST_S), "10")
+                measure = partial(time_to_score, broker, environ, folder)
+                steady, _ = measure("steady", steady_trades(), "1")
+                bursts, _ = measure("bursts", busiest_trades(10 * BURST_S), "10")
     return [
         *_percentiles(f"tick to score, {RATE} trades/s", steady),
         *_percentiles("tick to score, the busiest stretch of a simulated hour at 10 x", bursts),
@@ -187,7 +188,7 @@ def pacing() -> list[Row]:
     rows = []
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        with _broker(folder) as broker:
+        with new_broker(folder) as broker:
             environ = environment(broker.bootstrap_servers, folder, MAX_WAIT_S="60")
             for speed in (1, 10):
                 recording = folder / f"{speed}.csv"

@@ -14,13 +14,13 @@ from data.stream import codec
 from data.trades import StreamKey
 from data.truth.adaptation import Adaptations, Adapted, RawForecasts
 from online import forecaster
-from online.exactly_once import score_stage
+from online.exactly_once import scorers
 
 
 class NoLearner(Adaptations):
     """Returns each forecast as the model made the forecast."""
 
-    def adapt(self, keys: tuple[StreamKey, ...], raw: RawForecasts, version: int) -> Adapted:  # noqa: ARG002
+    def adapt(self, keys: tuple[StreamKey, ...], raw: RawForecasts) -> Adapted:  # noqa: ARG002
         state = np.zeros(len(raw.price))
         alike = np.zeros(len(raw.price), np.int64)
         return Adapted(raw.score, raw.lower, raw.upper, state, state, state, state, state, alike)
@@ -33,6 +33,6 @@ class NoState(msgspec.Struct):
 
 
 if __name__ == "__main__":
-    vars(score_stage)["Adaptations"] = NoLearner
+    vars(scorers)["Adaptations"] = NoLearner
     vars(codec)["AdaptedBy"] = NoState
     sys.exit(forecaster.main())

@@ -21,7 +21,7 @@ from data.trades import StreamKey
 from online.exactly_once.feature_stage import FeatureStage
 from online.exactly_once.offset_note import GROUP, write_note
 from online.exactly_once.score_stage import ScoreStage
-from online.metrics import Metrics
+from online.metrics import ForecasterMetrics
 from online.model_watch import ModelVersion
 from tests.broker import Broker
 from tests.faults.test_recovery import busy
@@ -42,10 +42,10 @@ def forecasts_of(key: StreamKey, count: int) -> list[bytes]:
     trades = busy(key.product_id, (14, 16)).take(slice(0, count))
     texts = encode_trades(replace(trades, keys=(key,)), "replay")
     incoming = [Incoming(TRADES, 0, offset, text, 0) for offset, text in enumerate(texts)]
-    made = FeatureStage(SPEC, lambda *_: (), Metrics()).process(incoming)
+    made = FeatureStage(SPEC, lambda *_: (), ForecasterMetrics()).process(incoming)
     model = ServedModel.load(model_bytes(), spec_id=SPEC.spec_id)
     served = ModelVersion(model, "volatility-baseline", "1", "disk")
-    stage = ScoreStage(SPEC, lambda: served, lambda *_: (), Metrics())
+    stage = ScoreStage(SPEC, lambda: served, lambda *_: (), ForecasterMetrics())
     return [value for *_, value, _ in stage.process(made.parts)]
 
 

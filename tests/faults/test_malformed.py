@@ -169,7 +169,7 @@ def test_malformed_records_on_every_topic_stop_nothing_and_change_no_row(
         assert httpx.get(f"{url}/predict/ETH-USD", params={"source_id": "hostile"}).status_code == 404
         health = httpx.get(f"{url}/health").json()
         assert health["checks"]["stream"]["ok"], health
-        unreadable = 'cryptovol_rejects_total{reason="unreadable"} '
+        unreadable = 'cryptovol_rejects_total{purpose="unknown",reason="unreadable"} '
         counted = [line for line in httpx.get(f"{url}/metrics").text.splitlines() if line.startswith(unreadable)]
         assert [float(line.removeprefix(unreadable)) for line in counted] == [written]
         assert [each.process.poll() for each in (api, drill.forecaster)] == [None] * 2

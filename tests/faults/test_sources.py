@@ -81,7 +81,7 @@ def test_64_sources_are_served_the_65th_is_refused_and_a_killed_service_goes_on_
     sources.send(["late"], slice(0, HALF), PRODUCTS[:1])
     for name in names:
         drill.await_rows(name, HALF * len(PRODUCTS))
-    refused = 'cryptovol_rejects_total{reason="too_many_sources"}'
+    refused = 'cryptovol_rejects_total{purpose="drill",reason="too_many_sources"}'
     wait_until(lambda: metric(drill, refused) == HALF, "a refusal counted for each trade of the 65th")
     drill.forecaster.kill()
     drill.forecaster.start()
@@ -118,7 +118,7 @@ def test_a_source_that_never_ends_disturbs_nobody_and_an_operator_ends_it(
     drill.forecaster.start()
     assert drill.undisturbed(recording, "disturbed") == rows
     drill.same(proof)
-    assert metric(drill, "cryptovol_open_streams") == 1
+    assert metric(drill, 'cryptovol_open_streams{purpose="replay"}') == 1
     delivered = [row["trade_id"] for row in read_topic(drill.broker.bootstrap_servers, TRADES, "dead")]
     assert [row["trade_id"] for row in drill.predictions.rows("dead")] == delivered, "what it sent was scored"
     end = drill.replay("dead")
@@ -128,7 +128,7 @@ def test_a_source_that_never_ends_disturbs_nobody_and_an_operator_ends_it(
             assert end.process.wait(30) == code
         assert re.search(said, end.log.read_text())
         drill.await_ends("dead")
-    wait_until(lambda: metric(drill, "cryptovol_open_streams") == 0, "its window is free")
+    wait_until(lambda: metric(drill, 'cryptovol_open_streams{purpose="replay"}') == 0, "its window is free")
     unknown = drill.replay("never-seen")
     unknown.arguments = ("--end", "never-seen")
     with running(unknown):

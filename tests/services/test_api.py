@@ -31,7 +31,7 @@ from data.simulator.day import simulate_day
 from data.stream.records import PREDICTIONS, TRADES, with_time_texts
 from online.http.answers import Observed, Problem, handle_errors, read_body
 from online.http.newest import NewestForecasts
-from online.metrics import Metrics
+from online.metrics import ApiMetrics
 from online.settings import ApiSettings
 from orchestration.local.kafka.topics import create_topics
 from tests.broker import Broker, free_ports, running_broker
@@ -446,7 +446,8 @@ def test_what_cannot_be_a_source_is_refused(api: Api) -> None:
 FORECAST: dict[str, Any] = FULL_ROW | {
     **{"event_time": 1_741_183_200_000_000_000, "price": 1.0, "kafka_partition": 0, "kafka_offset": 0, "spec_id": "s"},
     **{"ts": 1_741_183_200_000_000_000, "horizon_s": 60, "score": 1e-3, "interval": [5e-4, 2e-3], "in_sample": False},
-    **{"model_variant": "baseline", "version": "1", "digest": "d", "missing": [], "shadow": [], "trade_id": 1},
+    **{"model_variant": "baseline", "version": "1", "digest": "d", "missing": [], "trade_id": 1},
+    "shadow": [{"model_variant": "ml", "version": "3", "score": 2.0}],
 }
 GRID_COLUMNS = dict.fromkeys(SPEC.columns[3:])
 
@@ -477,7 +478,9 @@ def test_without_a_source_the_newest_ingested_answers(api: Api, broker: Broker) 
     path = "/predict/APITWO-USD"
     wait_until(lambda: api.get(f"{path}?source_id=api-old").status_code == 200, "the older source")
     wait_until(lambda: api.get(f"{path}?source_id=api-old").json()["state"] == "ended", "the older source has ended")
-    assert api.get(path).json()["trade_id"] == 2
+    newest = api.get(path).json()
+    assert newest["trade_id"] == 2
+    assert "shadow" not in newest, "only the model that serves answers"
     assert api.get(f"{path}?source_id=api-new").json()["trade_id"] == 2
     assert api.get(f"{path}?source_id=api-old").json()["trade_id"] == 1
     assert "api-none" in check_problem(api.get(f"{path}?source_id=api-none"), 404)["detail"]
@@ -508,7 +511,9 @@ def test_a_record_that_cannot_be_read_stops_nothing(api: Api, broker: Broker) ->
     answer = wait_until(lambda: (found := api.get("/predict/APIGOOD-USD")).status_code == 200 and found, "the good one")
     assert answer.json()["trade_id"] == 7
     check_problem(api.get("/predict/APIBAD-USD"), 404)
-    unreadable = re.search(r'^cryptovol_rejects_total\{reason="unreadable"\} (\S+)', api.get("/metrics").text, re.M)
+    unreadable = re.search(
+        r'^cryptovol_rejects_total\{purpose="unknown",reason="unreadable"\} (\S+)', api.get("/metrics").text, re.M
+    )
     assert unreadable is not None
     assert float(unreadable.group(1)) == len(bad) - 1
     assert api.is_healthy()
@@ -521,7 +526,7 @@ def test_reading_goes_on_after_a_failure_behind_the_last_record(
     monkeypatch.setattr("online.http.newest.RETRY_S", 5.0)
     seen: list[bytes] = []
     put(broker, a_record("api-fail", "APIFAIL-USD", trade_id=1))
-    forecasts = NewestForecasts(ApiSettings(kafka_bootstrap_servers=broker.bootstrap_servers), Metrics())
+    forecasts = NewestForecasts(ApiSettings(kafka_bootstrap_servers=broker.bootstrap_servers), ApiMetrics())
     take = forecasts._take
 
     def failing(value: bytes, where: str) -> None:
@@ -558,7 +563,7 @@ def known_after_a_start(broker: Broker, topic: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("online.http.newest.PREDICTIONS", topic)
     monkeypatch.setattr("online.http.newest.RECENT_OFFSETS", 5)
     settings = ApiSettings(kafka_bootstrap_servers=broker.bootstrap_servers, max_feature_age_s=30)
-    forecasts = NewestForecasts(settings, Metrics())
+    forecasts = NewestForecasts(settings, ApiMetrics())
     forecasts.start()
     try:
         wait_until(lambda: forecasts.problem is None and not forecasts.is_searching("UNI-USD"), "all is read")
@@ -622,7 +627,7 @@ def test_a_start_does_not_wait_for_a_transaction_that_moves_an_offset(
     producer.begin_transaction()
     offset = TopicPartition(TRADES, 0, 1)
     producer.send_offsets_to_transaction([offset], member.consumer_group_metadata(), 20)
-    forecasts = NewestForecasts(ApiSettings(kafka_bootstrap_servers=broker.bootstrap_servers), Metrics())
+    forecasts = NewestForecasts(ApiSettings(kafka_bootstrap_servers=broker.bootstrap_servers), ApiMetrics())
     forecasts.start()
     try:
         wait_until(lambda: forecasts.problem is None, "all is read", 10)
@@ -650,7 +655,7 @@ def test_a_start_finds_each_open_stream_however_old_its_forecast_is(
             assert process.process.wait(60) == 0
         await_end(broker.bootstrap_servers, source_id)
     newest = read_topic(broker.bootstrap_servers, PREDICTIONS, "back-open")[-1]
-    forecasts = NewestForecasts(ApiSettings(kafka_bootstrap_servers=broker.bootstrap_servers), Metrics())
+    forecasts = NewestForecasts(ApiSettings(kafka_bootstrap_servers=broker.bootstrap_servers), ApiMetrics())
     forecasts.start()
     try:
         wait_until(lambda: forecasts.problem is None and not forecasts.is_searching("BACKTWO-USD"), "all is found")
@@ -668,7 +673,7 @@ def test_a_start_finds_each_open_stream_however_old_its_forecast_is(
 
 def test_streams_are_bounded_and_the_one_heard_of_longest_ago_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("online.http.newest.MAX_STREAMS", 3)
-    forecasts = NewestForecasts(ApiSettings(), Metrics())
+    forecasts = NewestForecasts(ApiSettings(), ApiMetrics())
     for age_s, source_id in ((40, "a"), (30, "b"), (20, "c"), (10, "a"), (5, "d"), (4, "b")):
         forecasts._take(a_record(source_id, "BTC-USD", age_s), "here")
     known = {source_id for source_id in "abcd" if forecasts.newest("BTC-USD", source_id)}

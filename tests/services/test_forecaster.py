@@ -26,7 +26,7 @@ from data.stream.reader import TopicReader
 from data.stream.records import FEATURES, PREDICTIONS, TRADES
 from online.exactly_once import loop
 from online.exactly_once.offset_note import GROUP
-from online.metrics import Metrics
+from online.metrics import ForecasterMetrics
 from orchestration.local.parts import says_ready, stack_parts
 from orchestration.local.settings import StackSettings
 from orchestration.local.supervisor import Part, PartState, Supervisor
@@ -108,7 +108,7 @@ def test_only_what_passes_is_worth_another_start_whatever_goes_wrong_while_closi
     monkeypatch.setattr(loop, "SWITCH_S", sys.getswitchinterval())
     stage = object()
     with pytest.raises(SystemExit) as ended:
-        loop.serve(Consumer(KafkaError(said)), [], stage, lambda _: None, lambda: True, Metrics(), "")  # type: ignore[arg-type]
+        loop.serve(Consumer(KafkaError(said)), [], stage, lambda _: None, lambda: True, ForecasterMetrics(), "")  # type: ignore[arg-type]
     assert ended.value.code == code
 
 

@@ -15,7 +15,7 @@ from data.stream.codec import encode_trades
 from data.times import NS
 from data.trades import StreamKey, Trades
 from online.ingestor import PIECE, STAMP, Ingestor
-from online.metrics import Metrics
+from online.metrics import IngestorMetrics
 from online.replay.pace import Pace, Speed, parse_speed
 from online.replay.progress import SourceProgress
 
@@ -89,14 +89,16 @@ def test_a_record_prepared_before_its_time_is_the_record_written_at_its_time() -
     trades, now_ns = trades_of(PIECE + 500), 1_800_000_000_123_456_789
 
     def batches() -> Generator[Batch]:
-        yield Batch(trades, "here.csv", np.arange(len(trades)), [], 0)
+        yield Batch(trades, "here.csv", np.arange(len(trades)), [], 0, 1.0)
 
     producer, always = Producer({"log_level": 0}), lambda: True
-    ingestor = Ingestor(producer, Metrics(), "source-1", "drill", SourceProgress(), always, always)
+    ingestor = Ingestor(producer, IngestorMetrics(), "source-1", "drill", SourceProgress(), always, always)
     pieces = list(ingestor._pieces(batches(), Speed(10), 60))
     assert [len(piece.trades) for piece in pieces] == [PIECE, 500]
     found = [(STAMP + b"%d" % now_ns).join(parts) for piece in pieces for parts in piece.parts]
     keys = tuple(StreamKey("source-1", key.product_id) for key in trades.keys)
     assert found == encode_trades(replace(trades, keys=keys, ingest_time=np.full(len(trades), now_ns)), "drill")
+    assert [piece.shares for piece in pieces] == [(0, pytest.approx(2 / 3)), (pytest.approx(2 / 3), 1)]
+    assert pieces[1].share(250) == pytest.approx(5 / 6), "half of the second piece"
     due = np.concatenate([piece.due for piece in pieces])
     np.testing.assert_allclose(due, np.arange(len(trades)) * 1e-4, atol=1e-12)

@@ -15,8 +15,10 @@ from pydantic_settings import BaseSettings
 
 from data.features.spec import FeatureSpec
 from data.files import CHECKOUT
+from data.process.catalog import METRICS, page
 from data.settings import KafkaSettings
 from data.stream.records import schemas
+from monitoring.settings import ExporterSettings
 from offline.settings import OfflineSettings
 from online.settings import ApiSettings, ForecasterSettings, IngestorSettings
 from orchestration.local.settings import StackSettings
@@ -30,6 +32,7 @@ SETTINGS: tuple[type[BaseSettings], ...] = (
     IngestorSettings,
     ForecasterSettings,
     ApiSettings,
+    ExporterSettings,
     OfflineSettings,
     OrchestrationSettings,
     StackSettings,
@@ -194,13 +197,7 @@ def test_each_field_of_a_record_is_explained() -> None:
 @cache
 def metrics() -> frozenset[str]:
     """Return the names of all metrics that the product exports, as Prometheus sees them."""
-    names = set()
-    for path in (path for room in PRODUCT for path in (CHECKOUT / room).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and re.fullmatch(r"cryptovol_[a-z_]+", name := first_text(node)):
-                is_counter = isinstance(node.func, ast.Name) and node.func.id == "Counter"
-                names.add(f"{name}_total" if is_counter else name)
-    return frozenset(names)
+    return frozenset(name for metric in METRICS for name in (metric.exported_name, *metric.series))
 
 
 def first_text(call: ast.Call) -> str:
@@ -209,12 +206,12 @@ def first_text(call: ast.Call) -> str:
     return first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else ""
 
 
-def test_each_metric_is_explained() -> None:
-    page = (CHECKOUT / "docs" / "operate.md").read_text()
-    exported = metrics()
-    assert "cryptovol_rejects_total" in exported
-    assert "cryptovol_feature_age_seconds" in exported
-    assert first_cells(section(page, "## Metrics")) == exported
+def test_the_page_of_metrics_is_made_from_the_code() -> None:
+    document = (CHECKOUT / "docs" / "metrics.md").read_text()
+    assert document.splitlines() == list(page()), (
+        "make the page again: python -m data.process.catalog > docs/metrics.md"
+    )
+    assert {"cryptovol_rejects_total", "cryptovol_feature_age_seconds"} <= first_cells(document)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -224,11 +221,12 @@ def test_no_document_names_a_metric_that_is_not_exported(document: Path) -> None
 
 
 def test_each_route_is_explained() -> None:
-    tree = ast.parse((CHECKOUT / "online" / "http" / "routes.py").read_text())
+    files = ("routes.py", "live_page.py")
+    trees = [ast.parse((CHECKOUT / "online" / "http" / name).read_text()) for name in files]
     methods = ("get", "post", "put", "delete")
     routes = {
         f"{node.func.attr.upper()} {first_text(node)}"
-        for node in ast.walk(tree)
+        for node in (each for tree in trees for each in ast.walk(tree))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in methods
         if first_text(node).startswith("/")
     }

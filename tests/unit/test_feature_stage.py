@@ -25,7 +25,7 @@ from data.trades import StreamKey, Trades
 from online.exactly_once.feature_stage import MAX_SOURCES, FeatureStage
 from online.exactly_once.loop import Record
 from online.exactly_once.offset_note import MAX_ENDED, MAX_NOTE, MAX_STREAMS, NAME_BYTES
-from online.metrics import Metrics
+from online.metrics import ForecasterMetrics
 
 SPEC = FeatureSpec()
 PARTITION = 3
@@ -49,7 +49,7 @@ class FakeTopic:
 
 
 def stage_on(topic: FakeTopic) -> FeatureStage:
-    return FeatureStage(SPEC, topic.read, Metrics())
+    return FeatureStage(SPEC, topic.read, ForecasterMetrics())
 
 
 @cache
@@ -248,7 +248,7 @@ def test_a_source_that_was_refused_does_not_come_in_by_a_restart() -> None:
 def test_a_note_that_is_none_is_said_and_stops_nothing(note: str, capsys: pytest.CaptureFixture[str]) -> None:
     topic = FakeTopic()
     topic.add(*records_of(source("a", 2)))
-    metrics = Metrics()
+    metrics = ForecasterMetrics()
     stage = FeatureStage(SPEC, topic.read, metrics)
     stage.restore(PARTITION, 1, note, low=0)
     assert metrics.registry.get_sample_value("cryptovol_errors_total", {"kind": "window_incomplete"}) == 1
@@ -262,7 +262,7 @@ def test_a_topic_that_lost_what_a_window_needs_is_said(capsys: pytest.CaptureFix
     stage = stage_on(topic)
     stage.process(topic.records)
     note = stage.note(PARTITION, 30)
-    metrics = Metrics()
+    metrics = ForecasterMetrics()
     shortened = FeatureStage(SPEC, lambda partition, start, end: topic.read(partition, max(start, 10), end), metrics)
     shortened.restore(PARTITION, 30, note, low=10)
     lost = metrics.registry.get_sample_value("cryptovol_errors_total", {"kind": "window_incomplete"})

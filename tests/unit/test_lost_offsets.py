@@ -20,7 +20,7 @@ from online.exactly_once.feature_stage import FeatureColumns, FeatureStage
 from online.exactly_once.loop import LostPlace
 from online.exactly_once.lost_offsets import check_never_read, find_place
 from online.exactly_once.offset_note import read_note, short_name
-from online.metrics import Metrics
+from online.metrics import ForecasterMetrics
 
 SPEC = FeatureSpec()
 PARTITION = 5
@@ -66,7 +66,7 @@ def topics() -> Topics:
     trades = [encode_trades(stream(name), "replay") for name in ("gone", "over", "open")]
     topics = Topics()
     topics.records[TRADES] = [*trades[0], end("gone"), *trades[1], end("over"), *trades[2]]
-    stage = FeatureStage(SPEC, lambda *_: (), Metrics())
+    stage = FeatureStage(SPEC, lambda *_: (), ForecasterMetrics())
     messages = [Incoming(TRADES, PARTITION, offset, text, 0) for offset, text in enumerate(topics.records[TRADES])]
     topics.records[FEATURES] = []
     for part in stage.process(messages).parts:

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from data.models.kept import load_last_good, save_last_good
 from data.models.served import BASELINE
-from online.metrics import Metrics
+from online.metrics import ApiMetrics
 from online.model_watch import ModelVersion, ModelWatch
 from online.settings import ModelSettings
 from tests.fakes import FakeRegistry
@@ -24,9 +24,9 @@ ML = "volatility-ml"
 OTHER = model_bytes(baseline(scale=9.0), variant="ml")
 
 
-def a_watch(uri: str, folder: Path, variant: str = "ml", metrics: Metrics | None = None) -> ModelWatch:
+def a_watch(uri: str, folder: Path, variant: str = "ml", metrics: ApiMetrics | None = None) -> ModelWatch:
     settings = ModelSettings(mlflow_tracking_uri=uri, models_dir=folder, model_variant=variant)
-    return ModelWatch(settings, metrics or Metrics())
+    return ModelWatch(settings, metrics or ApiMetrics())
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_the_first_ml_champion_takes_over_from_the_baseline_and_gives_back(
 
 
 def test_a_promotion_and_a_rollback_are_followed_and_kept(registry: FakeRegistry, tmp_path: Path) -> None:
-    metrics = Metrics()
+    metrics = ApiMetrics()
     watch = a_watch(registry.uri, tmp_path, "baseline", metrics)
     old, new = model_file(version="1"), model_file(version="2", content=OTHER)
     for file in (old, new, old):
@@ -132,7 +132,7 @@ def test_a_champion_that_may_not_serve_leaves_the_old_one_and_is_said_once(
     kind: str,
     reason: str,
 ) -> None:
-    metrics = Metrics()
+    metrics = ApiMetrics()
     watch = a_watch(registry.uri, tmp_path, "baseline", metrics)
     good = model_file(version="3")
     registry.files[BASELINE] = good
@@ -212,7 +212,7 @@ def test_a_registry_that_goes_and_comes_back_is_said_once_each_and_what_serves_g
     registry: FakeRegistry, tmp_path: Path, logged: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A registry that misses a single question is not yet reported as away."""
-    metrics = Metrics()
+    metrics = ApiMetrics()
     watch = a_watch(registry.uri, tmp_path, "baseline", metrics)
 
     def age_s() -> float:
@@ -320,7 +320,7 @@ def test_a_model_is_prepared_before_it_serves(registry: FakeRegistry, tmp_path: 
         if version.version == "2":
             raise RuntimeError("a bug")
 
-    metrics = Metrics()
+    metrics = ApiMetrics()
     watch = ModelWatch(settings, metrics, prepare)
     with capture_logs() as lines:
         watch.start()

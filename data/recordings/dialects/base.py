@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from data.arrow import texts_of
 from data.recordings.fields import FIELDS, ZONELESS_TIME, Field
-from data.recordings.lines import Lines, chunks_of, data_lines
+from data.recordings.lines import Lines, Meter, chunks_of, data_lines
 from data.trades import Int64s
 
 OWN_COLUMNS = ("source_id", "product_id", "trade_id", "event_time", "ingest_time", "price", "size", "side")
@@ -76,8 +76,8 @@ class Dialect(ABC, Generic[B]):
         return "trade_id" in self.columns
 
     @abstractmethod
-    def blocks(self, path: Path) -> Iterator[B]:
-        """Read a recording.
+    def blocks(self, path: Path, meter: Meter) -> Iterator[B]:
+        """Read a recording, and count its bytes in `meter`.
 
         Raises:
             Damaged: after all whole rows before the damage.
@@ -115,8 +115,8 @@ VOLUME_24H = "volume_24h"
 class TextDialect(Dialect[Lines]):
     header_lines = 0
 
-    def blocks(self, path: Path) -> Iterator[Lines]:
-        return data_lines(chunks_of(path), self.header_lines)
+    def blocks(self, path: Path, meter: Meter) -> Iterator[Lines]:
+        return data_lines(chunks_of(path, meter), self.header_lines)
 
     def rows(self, block: Lines) -> RowColumns:
         readable, reasons = block.readable()

@@ -28,7 +28,7 @@ from data.recordings.dialects.base import (
     TextDialect,
 )
 from data.recordings.fields import FIELDS, Field, value_text
-from data.recordings.lines import REJECT_CHARACTERS, Lines, csv_fields, csv_table
+from data.recordings.lines import REJECT_CHARACTERS, Lines, Meter, csv_fields, csv_table
 
 
 class _Table(NamedTuple):
@@ -148,8 +148,9 @@ class _ParquetDialect(Dialect[_ParquetBlock]):
         self.name = f"Parquet with {table.name}"
         self.columns, self.fields = columns, table.fields
 
-    def blocks(self, path: Path) -> Iterator[_ParquetBlock]:
+    def blocks(self, path: Path, meter: Meter) -> Iterator[_ParquetBlock]:
         first = 1
+        size = path.stat().st_size
         try:
             with path.open("rb") as file:
                 # Buffered streams, because the default reads each column of a row group whole.
@@ -159,6 +160,7 @@ class _ParquetDialect(Dialect[_ParquetBlock]):
                         1 << 16, [group], columns=list(self.columns.values()), use_threads=False
                     ):
                         columns = {field: batch.column(name) for field, name in self.columns.items()}
+                        meter.read = size * (first - 1 + len(batch)) // parquet.metadata.num_rows
                         yield _ParquetBlock(columns, self.columns, first, len(batch))
                         first += len(batch)
         except (pa.ArrowException, OSError) as error:

@@ -1,0 +1,54 @@
+// One stream of events, which comes back by itself: the browser's own retry, and a watchdog for a silent API.
+
+const SILENT_MS = 4000; // the API says something each second, and each three seconds while its broker is away
+const LOOK_MS = 500;
+const AGAIN_MS = 1000;
+
+export class Connection {
+  /** `handlers`: hello, state, rows get the parsed data; lost gets the time in ms since when nothing came. */
+  constructor(handlers) {
+    this.handlers = handlers;
+    this.heardAt = Date.now();
+    this.openedAt = 0;
+    this.isLost = false;
+    setInterval(() => this.look(), LOOK_MS);
+  }
+
+  /** Open the stream of a source; null: of the newest. */
+  open(stream) {
+    this.stream = stream;
+    this.source?.close();
+    this.openedAt = Date.now();
+    const query = stream ? `?${new URLSearchParams(stream)}` : "";
+    const source = new EventSource(`/live/events${query}`);
+    this.source = source;
+    for (const name of ["hello", "state", "rows"]) {
+      source.addEventListener(name, (event) => {
+        if (source !== this.source) return;
+        this.heardAt = Date.now();
+        this.isLost = false;
+        this.handlers[name](JSON.parse(event.data));
+      });
+    }
+    source.onerror = () => {
+      if (source === this.source) this.lose();
+    };
+  }
+
+  lose() {
+    if (!this.isLost) {
+      this.isLost = true;
+      this.handlers.lost(this.heardAt);
+    }
+  }
+
+  /** Notice silence, and open again what the browser has given up. */
+  look() {
+    if (!this.source) return;
+    const now = Date.now();
+    const isSilent = now - Math.max(this.heardAt, this.openedAt) > SILENT_MS;
+    if (isSilent) this.lose();
+    const isClosed = this.source.readyState === EventSource.CLOSED;
+    if ((isClosed && now - this.openedAt > AGAIN_MS) || isSilent) this.open(this.stream);
+  }
+}

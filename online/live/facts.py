@@ -1,0 +1,164 @@
+"""Ask for slow facts while a browser is open: lag, batch figures, versions, writers, other pages."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import structlog
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined] # its types forget the second
+
+from data.names import NotRead, Stopped, is_loopback
+from data.settings import KafkaSettings
+from data.stream.clients import GroupMembers
+from data.stream.figures import FiguresReader
+from data.stream.records import FIGURES, PARTITIONS, TRADES, Figure
+from online.exactly_once.offset_note import GROUP
+from online.live.versions import Versions
+from online.live.view import LiveView
+
+log = structlog.get_logger()
+
+LAG_S, FIGURES_S, WRITER_S, PAGES_S = 2.0, 5.0, 3.0, 10.0
+"""Time between two requests of each kind."""
+PASS_S = 0.5
+ANSWER_S = 2.0
+PROBE_S = 0.2
+DRIFT = ("drift_ratio", "drift_alarm", "drift_loss_alarm", "drift_with_loss", "drift_report_timestamp_seconds")
+MOVE = "ledger_move_timestamp_seconds"
+
+
+class SlowFacts:
+    """Keep facts for the page in a thread. The thread asks nobody while no browser is open.
+
+    Only the thread writes, and replaces each fact whole.
+
+    Args:
+        pages: addresses of other pages by name.
+        silent: returns the source of the newest open stream if the stream is stale, else None.
+
+    Attributes:
+        trades_behind: trades that the forecaster has not read; None: not known.
+        writer: the silent source, and whether an ingestor writes it; None: nobody is silent, or not known.
+        reachable: by name of a page, whether the page answers; a page on another machine is not asked.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        view: LiveView,
+        versions: Versions,
+        pages: dict[str, str],
+        silent: Callable[[], str | None],
+    ) -> None:
+        self._settings, self._view, self._versions = settings, view, versions
+        self._pages, self._silent = pages, silent
+        self.trades_behind: int | None = None
+        self.writer: tuple[str, bool] | None = None
+        self.reachable: dict[str, bool] = {}
+        self._figures: dict[str, Figure] = {}
+        self._reader: FiguresReader | None = None
+        self._members: tuple[str, GroupMembers] | None = None
+        self._admin: AdminClient | None = None
+        self._due: dict[str, float] = {}
+        self._told: set[str] = set()
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def drift(self) -> dict[str, Any] | None:
+        """Return the newest drift figures of each product; None if no report has come."""
+        found = [figure for figure in self._figures.values() if figure.name in DRIFT]
+        rows = [{"name": each.name, "value": each.value, "at": each.at / 1e6, **each.labels} for each in found]
+        return {"figures": rows, "at": max(each.at for each in found) / 1e6} if rows else None
+
+    def moves(self) -> list[dict[str, Any]]:
+        """Return the newest promotion and rollback of each version, times in ms since 1970."""
+        found = [figure for figure in self._figures.values() if figure.name == MOVE]
+        return [{"at": 1e3 * figure.value, **figure.labels} for figure in found]
+
+    def ask(self) -> None:
+        """Ask for all that is due."""
+        due: tuple[tuple[str, float, Callable[[], None]], ...] = (
+            ("versions", PASS_S, self._ask_versions),
+            ("lag", LAG_S, self._ask_lag),
+            ("figures", FIGURES_S, self._ask_figures),
+            ("writer", WRITER_S, self._ask_writer),
+            ("pages", PAGES_S, self._ask_pages),
+        )
+        for name, every_s, work in due:
+            now = time.monotonic()
+            if self._stop.is_set() or now < self._due.get(name, 0.0):
+                continue
+            try:
+                work()
+                self._told.discard(name)
+            except (KafkaException, NotRead, Stopped) as error:  # the state of the page tells that the broker is away
+                if name not in self._told:
+                    self._told.add(name)
+                    log.info("the live page does without a fact for now", fact=name, reason=str(error)[:200])
+            self._due[name] = time.monotonic() + every_s
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.__exit__(None, None, None)
+
+    def _asked_admin(self) -> AdminClient:
+        if self._admin is None:
+            self._admin = AdminClient(self._settings.client_config() | {"log_level": 0})
+        return self._admin
+
+    def _ask_versions(self) -> None:
+        self._versions.learn(self._view.models())
+
+    def _ask_lag(self) -> None:
+        """Compare the offsets that the forecaster has committed with the ends of the partitions of trades.
+
+        A partition without an offset is not read yet, from its start on.
+        """
+        self.trades_behind, admin = None, self._asked_admin()
+        admin.list_topics(timeout=ANSWER_S)
+        places = [TopicPartition(TRADES, partition) for partition in range(PARTITIONS)]
+        group = ConsumerGroupTopicPartitions(GROUP, places)
+        committed = admin.list_consumer_group_offsets([group], request_timeout=ANSWER_S)[GROUP].result(ANSWER_S)
+        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call] # the client's
+        ends = admin.list_offsets(dict.fromkeys(places, latest), request_timeout=ANSWER_S)
+        offsets = {found.partition: max(found.offset, 0) for found in committed.topic_partitions}
+        behind = 0
+        for place, future in ends.items():
+            behind += max(0, future.result(ANSWER_S).offset - offsets.get(place.partition, 0))
+        self.trades_behind = behind
+
+    def _ask_figures(self) -> None:
+        if self._reader is None:
+            if FIGURES not in self._asked_admin().list_topics(timeout=ANSWER_S).topics:
+                return
+            self._reader = FiguresReader(self._settings, running=lambda: not self._stop.is_set())
+        self._figures = self._figures | {figure.key: figure for figure in self._reader.read().records}
+
+    def _ask_writer(self) -> None:
+        source = self._silent()
+        if source is None:
+            self.writer = self._members = None
+            return
+        if self._members is None or self._members[0] != source:
+            self.writer, self._members = None, (source, GroupMembers(self._settings, f"ingestor-{source}"))
+        self.writer = source, bool(self._members[1].members(ANSWER_S))
+
+    def _ask_pages(self) -> None:
+        found = {}
+        for name, address in self._pages.items():
+            place = urlsplit(address)
+            if is_loopback(address) and place.port is not None:
+                found[name] = False
+                with contextlib.suppress(OSError):
+                    socket.create_connection((place.hostname or "", place.port), PROBE_S).close()
+                    found[name] = True
+        self.reachable = found

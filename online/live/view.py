@@ -1,0 +1,180 @@
+"""Hold the streams of the live page: one thread writes, requests read."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+import structlog
+
+from data.features.spec import FeatureSpec
+from data.stream.records import End
+from data.times import NS
+from data.trades import StreamKey
+from online.live.points import Cursor, LiveStream, ModelName
+
+log = structlog.get_logger()
+
+MAX_STREAMS = 12
+"""Most streams in memory, about 2 MB each after a day; an ended stream goes first, then the oldest."""
+FLUSH_S = 0.1
+"""How long records may wait to be added: a batch costs less than its rows one by one."""
+FLUSH_RECORDS = 500
+"""How many records may wait: each keeps its whole row in memory."""
+LATENCIES = 20_000
+"""Newest rows whose latency is known."""
+LATENCY_S = 60.0
+"""How old a latency may be."""
+
+
+class LiveView:
+    """Keep the newest streams, as records arrive.
+
+    `add`, `end`, `remember` and `flush` are called by the thread that reads the topic; all other methods by any thread.
+    """
+
+    def __init__(self, spec: FeatureSpec) -> None:
+        self._spec = spec
+        self._lock = threading.Lock()
+        self._streams: dict[StreamKey, LiveStream] = {}
+        self._made = 0
+        self._pending: list[Any] = []
+        self._arrived: list[int] = []  # wall time of each pending record, ns
+        self._latencies: deque[tuple[float, float]] = deque(maxlen=LATENCIES)
+        self._flushed = 0.0
+
+    def add(self, record: Any) -> None:
+        """Take the next record of the topic: a forecast, or an end."""
+        self._pending.append(record)
+        self._arrived.append(time.time_ns())
+
+    def flush(self, *, is_live: bool) -> None:
+        """Add the waiting records, if they have waited long enough.
+
+        Args:
+            is_live: the reader has reached the end of the topic; before, no record tells a latency or a pace.
+        """
+        now = time.monotonic()
+        if not self._pending or (len(self._pending) < FLUSH_RECORDS and now < self._flushed + FLUSH_S):
+            return
+        pending, arrived, self._pending, self._arrived, self._flushed = self._pending, self._arrived, [], [], now
+        by_stream: dict[StreamKey, list[Any]] = {}
+        for record in pending:
+            by_stream.setdefault(StreamKey(record.source_id, record.product_id), []).append(record)
+        if is_live:
+            took = ((now, (at - record.ingest_time) / NS) for at, record in zip(arrived, pending, strict=True))
+            with self._lock:
+                self._latencies.extend(took)
+        for key, records in by_stream.items():
+            ends = isinstance(records[-1], End)
+            rows = [record for record in records if not isinstance(record, End)]
+            with self._lock:
+                try:
+                    self._take(key, rows, now, ends=ends, is_live=is_live)
+                except Exception as error:  # of any kind: the page is not worth a forecast of the API
+                    log.error("the live page starts a stream anew", source_id=key.source_id, exc_info=error)
+                    self._streams.pop(key, None)
+
+    def _take(self, key: StreamKey, rows: list[Any], now: float, *, ends: bool, is_live: bool) -> None:
+        if rows:
+            stream = self._stream(key)
+            stream.take(rows)
+            if is_live:
+                stream.pace.mark(now, stream.rows, rows[-1].event_time)
+        if ends and key in self._streams:
+            self._streams[key].end()
+
+    def remember(self, record: Any) -> None:
+        """Take the newest forecast of an open stream that was found in older records."""
+        key = StreamKey(record.source_id, record.product_id)
+        with self._lock:
+            if key not in self._streams:
+                self._stream(key).take([record])
+
+    def _stream(self, key: StreamKey) -> LiveStream:
+        if key not in self._streams:
+            if len(self._streams) >= MAX_STREAMS:
+                ages = {k: (not each.has_ended, each.newest.ingest_time) for k, each in self._streams.items()}
+                oldest = min(ages, key=ages.__getitem__)
+                del self._streams[oldest]
+            self._made += 1
+            self._streams[key] = LiveStream(self._made, self._spec)
+        return self._streams[key]
+
+    def frame(
+        self, wanted: StreamKey | None, cursor: Cursor | None, floor_of: Callable[[ModelName], float | None]
+    ) -> tuple[bytes | None, Cursor | None]:
+        """Return as JSON what a browser does not have yet, None if nothing; and the next cursor.
+
+        A slow browser asks later, and gets more at once: nothing waits for it in memory.
+
+        Args:
+            wanted: None, and a stream that is not here: the stream with the newest record.
+            cursor: as returned before; None at first.
+        """
+        with self._lock:
+            key = wanted if wanted in self._streams else self._newest()
+            if key is None:
+                return None, cursor
+            stream = self._streams[key]
+            frame, following = stream.since(cursor)
+            if frame is None:
+                return None, following
+            newest = stream.newest
+            names = ("source_id", "product_id", "purpose", "trade_id", "event_time", "ingest_time", "digest")
+            frame["stream"] = {name: getattr(newest, name) for name in names} | {"has_ended": stream.has_ended}
+            frame["stream"] |= {"event_time": newest.event_time / 1e6, "ingest_time": newest.ingest_time / 1e6}
+            if cursor is None or following.judged != cursor.judged or frame["reset"]:
+                quality = stream.quality(floor_of)
+                frame["quality"] = {name: found and found._asdict() for name, found in quality.items()}
+        return msgspec.json.encode(frame), following
+
+    def _newest(self) -> StreamKey | None:
+        streams = self._streams
+        return max(streams, key=lambda key: (not streams[key].has_ended, streams[key].newest.ingest_time), default=None)
+
+    def models(self) -> set[ModelName]:
+        """Return the models of all forecasts in memory."""
+        with self._lock:
+            return {name for stream in self._streams.values() for name in stream.models}
+
+    def summary(self) -> list[dict[str, Any]]:
+        """Return each stream, the stream that a page shows first at the start."""
+        now, wall = time.monotonic(), time.time_ns()
+        with self._lock:
+            newest = self._newest()
+            rows = []
+            for key, stream in self._streams.items():
+                pace = None if stream.has_ended else stream.pace.read(now)
+                rows.append(
+                    {
+                        "source_id": key.source_id,
+                        "product_id": key.product_id,
+                        "purpose": stream.purpose,
+                        "has_ended": stream.has_ended,
+                        "is_newest": key == newest,
+                        "age_s": round((wall - stream.newest.ingest_time) / NS, 1),
+                        "event_time": stream.newest.event_time / 1e6,
+                        "rows": stream.rows,
+                        "rows_per_s": pace and round(pace[0], 1),
+                        "speed": pace and round(pace[1], 2),
+                    }
+                )
+        return sorted(rows, key=lambda row: (not row["is_newest"], row["has_ended"], row["age_s"]))
+
+    def latency(self) -> dict[str, float] | None:
+        """Return the time from `ingest_time` to the arrival here over the last minute; None without a new row."""
+        since = time.monotonic() - LATENCY_S
+        with self._lock:
+            while self._latencies and self._latencies[0][0] < since:
+                self._latencies.popleft()
+            seconds = np.array([each for _, each in self._latencies])
+        if not len(seconds):
+            return None
+        p50, p99 = np.quantile(seconds, (0.5, 0.99)).tolist()
+        return {"p50_ms": round(1e3 * p50, 1), "p99_ms": round(1e3 * p99, 1), "rows": len(seconds)}
