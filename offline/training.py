@@ -18,6 +18,7 @@ from data.models.served import BASELINE
 from data.names import RegistryError
 from data.times import to_datetime
 from offline.cards.version_texts import version_texts
+from offline.evaluation.promises import promises_of
 from offline.leaks.models import check_model
 from offline.leaks.rows import check_rows
 from offline.leaks.verdicts import LeakFound
@@ -97,7 +98,13 @@ def train(
         yield candidates[name]
     compared = compare(registry, list(candidates.values()), split(rows, train_end, spec).test, spec)
     yield compared
-    for name, candidate in candidates.items():
+    for name, trained in candidates.items():
+        answers = compared.answers[trained.name]
+        promises = promises_of(answers, compared.judged, compared.variance_floor, train_end, spec)
+        metrics = trained.metrics
+        if trained.name != BASELINE and BASELINE in compared.answers:
+            metrics = metrics | {"qlike_calibrated_ewma": compared.losses_of(BASELINE).qlike}
+        candidate = replace(trained, metrics=metrics, promises=promises)
         made = Provenance.here(name, made_from)
         texts = version_texts(candidate, made, compared, spec)
         yield Challenger(candidate, register(registry, candidate, made, texts), texts)

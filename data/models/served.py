@@ -74,7 +74,7 @@ class Scores:
         inside = (self.lower >= 0) & (self.lower <= self.score) & (self.score <= self.upper)
         return inside & (self.score > 0) & np.isfinite(self.upper)
 
-    def take(self, rows: slice) -> Self:
+    def take(self, rows: slice | NDArray[np.intp]) -> Self:
         """Return the scores of some rows."""
         return type(self)(self.score[rows], self.lower[rows], self.upper[rows], self.missing[rows])
 
@@ -114,8 +114,11 @@ class ServedModel:
 
     @property
     def reference(self) -> str | None:
-        """Return the column of the variance that tells calm rows from wild ones; None for a model without columns."""
-        return next((step[0] for step in self.steps.steps if step), None)
+        """Return the column of the calibrated EWMA, whose square root tells calm rows from wild ones; None without one.
+
+        The scaled EWMAs are the only steps with one column, and the calibrated one comes first.
+        """
+        return next((step[0] for step in self.steps.steps if len(step) == 1), None)
 
     @classmethod
     def load(

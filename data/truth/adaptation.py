@@ -116,6 +116,24 @@ class RawForecasts(NamedTuple):
         return cls(*columns, teaches)
 
 
+class CountedRows(NamedTuple):
+    """Forecasts of one version for n counted rows of one stream, with their targets.
+
+    Attributes:
+        event_time: shape (n,), ns since 1970, rising.
+        variance: shape (n,), realized variance per horizon.
+        score, lower, upper: shape (n,), as the model forecasts.
+        teaches: shape (n,), see `teaching`.
+    """
+
+    event_time: Int64s
+    variance: Floats
+    score: Floats
+    lower: Floats
+    upper: Floats
+    teaches: NDArray[np.bool_]
+
+
 class Published(NamedTuple):
     """n published forecasts of one model for one stream, in order, each with its state of adaptation.
 
@@ -190,12 +208,16 @@ class Adaptations:
         ]
         new = np.zeros(1, np.dtype(layout, align=True))
         _start(new[0])
-        self._slots = Slots(new)
+        self._new, self._slots = new, Slots(new)
 
     @property
     def open_streams(self) -> tuple[StreamKey, ...]:
         """Return the streams that have a state."""
         return self._slots.keys
+
+    def new_state(self) -> NDArray[np.void]:
+        """Return a copy of the state of a new stream, shape (1,)."""
+        return self._new.copy()
 
     def drop(self, key: StreamKey) -> None:
         """Drop the state of a stream that has ended or has moved to another process."""
@@ -212,9 +234,7 @@ class Adaptations:
         slots = np.full(len(keys), -1)
         for stream in np.flatnonzero(np.bincount(raw.stream, minlength=len(keys))):
             slots[stream] = self._slots.slot(keys[stream])
-        n = len(raw.price)
-        alike = np.empty(n, np.int64)
-        found = Adapted(**{name: np.empty(n) for name in Adapted._fields if name != "alike"}, alike=alike)
+        found = _no_forecasts(len(raw.price))
         _adapt(self._slots.state, slots, raw, self._horizon, found)
         return found
 
@@ -244,6 +264,30 @@ def adapted(
         np.zeros(len(price), np.int32), event_time, price, scores.score, scores.lower, scores.upper, teaches
     )
     return Adaptations(spec).adapt((StreamKey("", ""),), raw)
+
+
+def adapted_by_targets(
+    event_time: Int64s, targets: Floats, scores: Scores, teaches: NDArray[np.bool_], spec: FeatureSpec
+) -> Adapted:
+    """Return the adapted forecasts of the counted rows of one stream and version, from their targets, without prices.
+
+    The other rows of the stream teach nothing. A counted row whose segment ended before its horizon may be missing.
+
+    Args:
+        event_time: shape (n,), ns since 1970, rising.
+        targets: shape (n,), realized volatility per horizon.
+        scores: of the n rows.
+        teaches: shape (n,), see `teaching`.
+    """
+    found = _no_forecasts(len(event_time))
+    rows = CountedRows(event_time, targets**2, scores.score, scores.lower, scores.upper, teaches)
+    step, steps = Horizon.of(spec).step, spec.horizon_s // spec.grid_step_s
+    _adapt_by_targets(Adaptations(spec).new_state(), rows, step, steps, found)
+    return found
+
+
+def _no_forecasts(n: int) -> Adapted:
+    return Adapted(**{name: np.empty(n) for name in Adapted._fields if name != "alike"}, alike=np.empty(n, np.int64))
 
 
 def compile_adaptation(spec: FeatureSpec) -> None:
@@ -284,15 +328,14 @@ def _rounded(value: float) -> float:
 
 
 @compiled
-def _learn(w: Any, variance: float) -> None:
-    """Learn from the oldest waiting forecast, whose realized variance is known."""
-    at = w.oldest
-    ratio = min(variance / w.raw_variance[at], MAX_RATIO)
+def _learn(w: Any, variance: float, raw_variance: float, lower: float, upper: float) -> None:
+    """Learn from a forecast whose realized variance is known."""
+    ratio = min(variance / raw_variance, MAX_RATIO)
     w.weighted_sum = _rounded(w.weighted_sum * DECAY + ratio / TWELFTH)
     w.weight = _rounded(w.weight * DECAY + 1 / TWELFTH)
     target = math.sqrt(variance)
-    low = -STEP * (1 - TAIL) if target < w.lower[at] else STEP * TAIL
-    high = STEP * (1 - TAIL) if target > w.upper[at] else -STEP * TAIL
+    low = -STEP * (1 - TAIL) if target < lower else STEP * TAIL
+    high = STEP * (1 - TAIL) if target > upper else -STEP * TAIL
     w.offset_low = _rounded(min(max(w.offset_low + low, -MAX_OFFSET), MAX_OFFSET))
     w.offset_high = _rounded(min(max(w.offset_high + high, -MAX_OFFSET), MAX_OFFSET))
     w.judged += 1
@@ -308,7 +351,8 @@ def _pass_time(w: Any, t: int, horizon: Horizon) -> None:
         pass_point(w)
         while is_due(w):
             if w.teaches[w.oldest]:
-                _learn(w, realized_variance(w))
+                at = w.oldest
+                _learn(w, realized_variance(w), w.raw_variance[at], w.lower[at], w.upper[at])
             leave(w)
     if is_new_segment(w, t, horizon):
         start_segment(w)
@@ -324,6 +368,27 @@ def _remember(w: Any, at: int, raw_score: float, lower: float, upper: float, tea
 
 
 @compiled
+def _answer(w: Any, i: int, raw_score: float, raw_lower: float, raw_upper: float, out: Adapted) -> tuple[float, float]:
+    """Write the adapted forecast of row `i`, and return the ends with offsets, published or not."""
+    score = raw_score * w.root
+    own_lower, own_upper = raw_lower * w.root, raw_upper * w.root
+    lower, upper = min(own_lower * w.factor_low, score), max(own_upper * w.factor_high, score)
+    has_offsets = w.judged >= OWN_INTERVAL_HORIZONS * TWELFTH
+    out.score[i] = score
+    out.lower[i] = lower if has_offsets else own_lower
+    out.upper[i] = upper if has_offsets else own_upper
+    out.weighted_sum[i] = w.weighted_sum
+    out.weight[i] = w.weight
+    out.offset_low[i] = w.offset_low
+    out.offset_high[i] = w.offset_high
+    out.judged_horizons[i] = _rounded(w.judged / TWELFTH)
+    if w.alike < 0:
+        w.alike = i
+    out.alike[i] = w.alike
+    return lower, upper
+
+
+@compiled
 def _adapt(state: NDArray[np.void], slots: Int64s, raw: RawForecasts, horizon: Horizon, out: Adapted) -> None:
     for slot in slots:
         if slot >= 0:  # the batch has rows of the stream
@@ -332,22 +397,23 @@ def _adapt(state: NDArray[np.void], slots: Int64s, raw: RawForecasts, horizon: H
         w = state[slots[raw.stream[i]]]
         t = raw.event_time[i]
         _pass_time(w, t, horizon)
-        score = raw.score[i] * w.root
-        own_lower, own_upper = raw.lower[i] * w.root, raw.upper[i] * w.root
-        lower, upper = min(own_lower * w.factor_low, score), max(own_upper * w.factor_high, score)
-        has_offsets = w.judged >= OWN_INTERVAL_HORIZONS * TWELFTH
-        out.score[i] = score
-        out.lower[i] = lower if has_offsets else own_lower
-        out.upper[i] = upper if has_offsets else own_upper
-        out.weighted_sum[i] = w.weighted_sum
-        out.weight[i] = w.weight
-        out.offset_low[i] = w.offset_low
-        out.offset_high[i] = w.offset_high
-        out.judged_horizons[i] = _rounded(w.judged / TWELFTH)
-        if w.alike < 0:
-            w.alike = i
-        out.alike[i] = w.alike
+        lower, upper = _answer(w, i, raw.score[i], raw.lower[i], raw.upper[i], out)
         _remember(w, wait(w, t, raw.price[i], horizon), raw.score[i], lower, upper, raw.teaches[i])
+
+
+@compiled
+def _adapt_by_targets(state: NDArray[np.void], rows: CountedRows, step: int, steps: int, out: Adapted) -> None:
+    w = state[0]
+    ends = np.empty((2, len(rows.score)))
+    oldest = 0
+    for i in range(len(rows.score)):
+        until = (rows.event_time[i] - 1) // step  # as in `last_point`
+        while oldest < i and -(-rows.event_time[oldest] // step) + steps <= until:
+            if rows.teaches[oldest]:
+                raw = rows.score[oldest]
+                _learn(w, rows.variance[oldest], raw * raw, ends[0, oldest], ends[1, oldest])
+            oldest += 1
+        ends[0, i], ends[1, i] = _answer(w, i, rows.score[i], rows.lower[i], rows.upper[i], out)
 
 
 @compiled

@@ -84,5 +84,30 @@ def volatility_terciles(volatility: Floats) -> NDArray[np.intp]:
     >>> volatility_terciles(np.array([5.0, 1.0, 2.0, 9.0, 4.0, 3.0]))
     array([2, 0, 0, 2, 1, 1])
     """
-    bounds = np.quantile(volatility, np.arange(1, TERCILES) / TERCILES)
+    return terciles_between(tercile_bounds(volatility), volatility)
+
+
+def tercile_bounds(volatility: Floats) -> tuple[float, float]:
+    """Return the volatilities between the terciles: the quantiles at one third and at two thirds.
+
+    Args:
+        volatility: shape (n,), n >= 1, see `volatility_terciles`.
+
+    >>> tercile_bounds(np.array([1.0, 2.0, 3.0, 4.0]))
+    (2.0, 3.0)
+    """
+    low, high = np.quantile(volatility, np.arange(1, TERCILES) / TERCILES)
+    return float(low), float(high)
+
+
+def terciles_between(bounds: tuple[float, float], volatility: Floats) -> NDArray[np.intp]:
+    """Return the tercile of each row by given bounds, shape (n,): 0, 1 or 2; a volatility at a bound is below it.
+
+    The bounds of a model, `ServedModel.tercile_bounds`, are volatilities of one column: for a row of a `predictions`
+    record, `volatility` is the square root of the column `ServedModel.reference`. A row without a value in the column
+    has no tercile, and the caller leaves the row out.
+
+    >>> terciles_between((2.0, 3.0), np.array([1.0, 2.0, 2.5, 9.0]))
+    array([0, 0, 1, 2])
+    """
     return np.searchsorted(bounds, volatility)

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.features.spec import FeatureSpec
-from data.models.served import Scores
+from data.models.served import BASELINE, Scores
 from data.times import DAY_S, NS, second_text, to_datetime
 from data.trades import Floats, Int64s
+from offline.evaluation.promises import MIN_HORIZONS
 from offline.evaluation.report import Subject, html_report, markdown_table, meaning_of_columns, tercile_table
 from offline.evaluation.scoring import Scores as Figures
 from offline.evaluation.scoring import score
@@ -22,7 +23,6 @@ from offline.evaluation.walk_forward import CALIBRATED_EWMA, Run
 from offline.losses_table import UNSCALED_EWMA, Evaluation, plain_ewma
 from offline.models.candidate import Candidate
 from offline.models.cascade import FIRST_MARKET, Forecasts
-from offline.models.recipes import CALIBRATED_EWMA as CALIBRATED
 from offline.promotion.conditions import GAIN, LIMITS, MAX_P, NO_LOSS
 from offline.promotion.provenance import LakeRows, Provenance, SimulatedRows
 from offline.samples import Sample
@@ -68,7 +68,8 @@ def version_texts(candidate: Candidate, made: Provenance, compared: Evaluation, 
 
     Args:
         made: what the version was made from.
-        compared: answers of the candidate, and of the champion, if there is one, on the test rows.
+        compared: answers on the test rows: of the candidate, and, if there are such, of the baseline of the same
+            training and of the champion.
     """
     run = run_of(candidate, compared, spec)
     figures = score(run)
@@ -88,9 +89,8 @@ def run_of(candidate: Candidate, compared: Evaluation, spec: FeatureSpec) -> Run
     """
     order = np.argsort(compared.judged.event_time, kind="stable")
     answers = {candidate.name: compared.answers[candidate.name]}
-    own = candidate.evaluation.answers if candidate.evaluation is not None else {}
-    if CALIBRATED in own and next(iter(own)) != CALIBRATED:
-        answers[CALIBRATED_EWMA] = own[CALIBRATED]
+    if candidate.name != BASELINE and BASELINE in compared.answers:
+        answers[CALIBRATED_EWMA] = compared.answers[BASELINE]
     answers[UNSCALED] = compared.answers[UNSCALED_EWMA]
     answers |= {name: each for name, each in compared.answers.items() if name.startswith(f"{candidate.name} version ")}
     rows = TestRows.of(compared.judged, spec, order)
@@ -160,6 +160,10 @@ def version_card(
         "",
         _table(("metric", "value"), [(f"`{name}`", f"{value:.6g}") for name, value in candidate.metrics.items()]),
         "",
+        "## Promises",
+        "",
+        *_promises(candidate),
+        "",
         "## Gate",
         "",
         _table(("condition", "in this training", "the gate asks for"), _conditions(candidate, compared, figures)),
@@ -176,6 +180,18 @@ def version_card(
         *_reproduction(made, compared),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _promises(candidate: Candidate) -> list[str]:
+    """Return the quantiles that monitoring compares live hours with."""
+    if not candidate.promises:
+        return [f"None: no hour of the test has {MIN_HORIZONS} judged horizons of a product."]
+    return [
+        f"Quantiles over the hours of each product with {MIN_HORIZONS} or more judged horizons of the test, of adapted "
+        "forecasts, as in the tags of the version. Monitoring compares live hours with them.",
+        "",
+        _table(("promise", "value"), [(f"`{name}`", f"{value:.6g}") for name, value in candidate.promises.items()]),
+    ]
 
 
 def _names(figures: Figures, spec: FeatureSpec) -> str:
@@ -215,8 +231,8 @@ def _limits(candidate: Candidate, made: Provenance, spec: FeatureSpec) -> list[s
         "forecast knows no time, and its interval is wide.",
         f"- The horizon is {spec.horizon_s} s. No sum of forecasts is a forecast of a longer horizon.",
         "- No interval covers the forecasts just before a jump: nothing in the past of a market announces a jump.",
-        "- The figures of this card are without adaptation. While the model serves, scale and interval adapt to each "
-        "source and product.",
+        "- Apart from the promises, the figures of this card are without adaptation. While the model serves, scale and "
+        "interval adapt to each source and product.",
         "- Figures belong to these days and products; `python -m offline.evaluation FILE --champions` judges another "
         "recording.",
     ]

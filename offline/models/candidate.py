@@ -12,7 +12,6 @@ from data.models.served import ServedModel
 from data.trades import Floats
 
 if TYPE_CHECKING:
-    from offline.losses_table import Evaluation
     from offline.samples import Sample
 
 
@@ -27,7 +26,7 @@ class Candidate:
         example: shape (2, k), two rows of input.
         params, metrics: for the MLflow run.
         weights: fitted numbers to show, see `offline.models.shape.shown_weights`.
-        evaluation: the table behind the metrics; None if the model was not judged.
+        promises: quantiles of hourly figures of the test, see `offline.evaluation.promises`; empty without a test.
         reason: why the model is much better than the calibrated EWMA; empty if nobody gave a reason.
     """
 
@@ -38,7 +37,7 @@ class Candidate:
     params: dict[str, Any]
     metrics: dict[str, float]
     weights: Mapping[str, float] = field(default_factory=dict)
-    evaluation: Evaluation | None = None
+    promises: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
 
 

@@ -14,14 +14,13 @@ from data.models.input_sets import with_less_input
 from data.models.served import BASELINE, ML, ServedModel
 from data.simulator.day import simulate_day
 from data.times import NS, second_text, to_datetime
+from data.truth.losses import tercile_bounds
 from offline.losses_table import evaluate
 from offline.models import baseline, shape
 from offline.models.candidate import Candidate, Recipe
 from offline.models.cascade import Cascade, Rows
 from offline.models.crossfit import COVERAGE, with_intervals
 from offline.samples import CHECKED_HOURS, SHORT_WINDOWS, Sample, TradeSpan, sample, scores_of
-
-CALIBRATED_EWMA = "calibrated EWMA"
 
 PRODUCTS = ("BTC-USD", "ETH-USD")
 SEED = 0
@@ -81,25 +80,22 @@ def train_baseline(rows: Sample, spec: FeatureSpec, train_end: dt.datetime) -> C
     """
     parts = split(rows, train_end, spec)
     fitted = fit_with_intervals(parts.training, spec, baseline.fit)
-    return _candidate(BASELINE, {CALIBRATED_EWMA: fitted}, parts, spec, train_end)
+    return _candidate(BASELINE, fitted, parts, spec, train_end)
 
 
 def train_ml(rows: Sample, spec: FeatureSpec, train_end: dt.datetime) -> Candidate:
-    """Return `volatility-ml`, fitted up to `train_end` and tested later, together with the baseline of the same rows.
+    """Return `volatility-ml`, fitted up to `train_end` and tested later. The same rows give the same bytes.
 
     Raises:
         ValueError: see `train_baseline`.
     """
     parts = split(rows, train_end, spec)
-    fitted = {
-        ML: fit_with_intervals(parts.training, spec, shape.fit),
-        CALIBRATED_EWMA: fit_with_intervals(parts.training, spec, baseline.fit),
-    }
+    fitted = fit_with_intervals(parts.training, spec, shape.fit)
     return _candidate(ML, fitted, parts, spec, train_end)
 
 
-def served(fitted: Cascade, test: Sample, spec: FeatureSpec, train_end: dt.datetime) -> tuple[bytes, ServedModel]:
-    """Write the graph of a fitted model, load the graph, and compare both on rows with all and with less input.
+def served(fitted: Cascade, parts: Split, spec: FeatureSpec, train_end: dt.datetime) -> tuple[bytes, ServedModel]:
+    """Write the graph of a fitted model, load the graph, and compare both on test rows with all and with less input.
 
     Raises:
         ValueError: a score of the graph differs from the fitted model's.
@@ -109,11 +105,14 @@ def served(fitted: Cascade, test: Sample, spec: FeatureSpec, train_end: dt.datet
         "horizon_s": str(spec.horizon_s),
         "train_end": second_text(train_end),
         "coverage": str(COVERAGE),
+        "variance_floor": repr(fitted.floor),
     }
+    if (bounds := _bounds(fitted, parts.training, spec)) is not None:
+        metadata["tercile_bounds"] = ",".join(map(repr, bounds))
     content = fitted.to_onnx(metadata)
     model = ServedModel.load(content, spec_id=spec.spec_id, known_columns=spec.columns)
-    for values in with_less_input(test.values):
-        asked = replace(test, values=values)
+    for values in with_less_input(parts.test.values):
+        asked = replace(parts.test, values=values)
         found = scores_of(model, asked, spec).score
         off = np.abs(found / fitted.forecast(rows_of(asked, spec)).score - 1)
         for allowed, share in ((MAX_OFF, USUAL), (MAX_FLIPPED, 1.0)):
@@ -125,18 +124,19 @@ def served(fitted: Cascade, test: Sample, spec: FeatureSpec, train_end: dt.datet
     return content, model
 
 
-def _candidate(
-    name: str, fitted: dict[str, Cascade], parts: Split, spec: FeatureSpec, train_end: dt.datetime
-) -> Candidate:
-    """Check and evaluate fitted models, and return the first one as candidate for the registered model `name`.
+def _bounds(fitted: Cascade, training: Sample, spec: FeatureSpec) -> tuple[float, float] | None:
+    """Return the tercile bounds of the training rows by the calibrated EWMA's column; None for a model without one."""
+    column = next((step.column for step in fitted.steps if isinstance(step, baseline.ScaledEwma)), None)
+    if column is None:
+        return None
+    variance = training.values[:, spec.columns.index(column)]
+    return tercile_bounds(np.sqrt(np.maximum(variance[~np.isnan(variance)], fitted.floor)))
 
-    Args:
-        fitted: by name in the evaluation.
-    """
-    graphs = {each: served(model, parts.test, spec, train_end) for each, model in fitted.items()}
-    (forecaster, first), (content, model) = next(iter(fitted.items())), next(iter(graphs.values()))
-    models = {each: loaded for each, (_, loaded) in graphs.items()}
-    evaluation = evaluate(models, parts.test, spec, first.floor)
+
+def _candidate(name: str, fitted: Cascade, parts: Split, spec: FeatureSpec, train_end: dt.datetime) -> Candidate:
+    """Check and evaluate a fitted model, and return the model as candidate for the registered model `name`."""
+    content, model = served(fitted, parts, spec, train_end)
+    evaluation = evaluate({name: model}, parts.test, spec, fitted.floor)
     example = parts.training.values[:, spec.places(model.columns)]
     example = example[~np.isnan(example).any(axis=1)][:2]
     if not len(example):
@@ -146,10 +146,9 @@ def _candidate(
         content,
         model,
         example,
-        _params(first, parts.training, spec),
-        evaluation.metrics(forecaster),
-        shape.shown_weights(first.steps),
-        evaluation,
+        _params(fitted, parts.training, spec),
+        evaluation.metrics(name),
+        shape.shown_weights(fitted.steps),
     )
 
 

@@ -88,7 +88,7 @@ def register(
         experiment = outer.info.experiment_id if outer else experiment_id(registry, candidate.name)
         with mlflow.start_run(experiment_id=experiment, run_name=model.digest[:12], nested=outer is not None) as run:
             mlflow.log_params(candidate.params)
-            mlflow.log_metrics(candidate.metrics)
+            mlflow.log_metrics({**candidate.metrics, **candidate.promises})
             for path, text in texts.items():
                 mlflow.log_text(text, path)
             logged = mlflow.onnx.log_model(
@@ -109,6 +109,7 @@ def register(
                 "run_id": run.info.run_id,
             }
             tags |= {f"metric.{metric}": f"{value:.6g}" for metric, value in candidate.metrics.items()}
+            tags |= {promise: f"{value:.6g}" for promise, value in candidate.promises.items()}
             tags |= {} if made is None else made.tags()
             tags |= {REASON: candidate.reason} if candidate.reason else {}
             with contextlib.suppress(AlreadyThere):

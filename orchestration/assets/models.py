@@ -268,6 +268,8 @@ def _challengers_result(
         metadata[f"version of {name}"] = int(version)
         metadata[f"report of {name}"] = dg.MetadataValue.url(registry.artifact_url(experiment_id, run_id, REPORT))
         metadata[f"card of {name}"] = dg.MetadataValue.url(registry.artifact_url(experiment_id, run_id, CARD))
+        promises = [(promise, f"{value:.4g}") for promise, value in candidate.promises.items()]
+        metadata[f"promises of {name}"] = table_of(("promise", "value"), promises)
         metadata[f"text of the card of {name}"] = dg.MetadataValue.md(texts[CARD])
     digests = "".join(each.candidate.model.digest for each in challengers)
     data_version = dg.DataVersion(hashlib.sha256(digests.encode()).hexdigest())

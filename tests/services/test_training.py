@@ -22,10 +22,10 @@ from data.features.spec import CONTRACT, FeatureSpec
 from data.models.registry import Registry
 from data.models.served import ServedModel
 from data.names import RegistryError, VersionNotFound
-from data.times import NS
+from data.times import NS, to_datetime
 from data.trades import Floats, StreamKey, Trades
 from data.truth.counting import counted_rows
-from data.truth.losses import qlike
+from data.truth.losses import qlike, terciles_between
 from offline.models.baseline import ScaledEwma, Unconditional, Window, fit
 from offline.models.candidate import Candidate
 from offline.models.cascade import Cascade, Rows, StepModel
@@ -264,14 +264,24 @@ def test_the_same_rows_give_the_same_digest_and_others_another(rows: Sample, can
     assert train_baseline(rows, SPEC, sooner).model.digest != candidate.model.digest
 
 
-def test_training_says_when_it_ended_and_is_tested_after_it(candidate: Candidate) -> None:
+def test_training_says_when_it_ended_and_is_tested_after_it(rows: Sample, candidate: Candidate) -> None:
     assert candidate.model.train_end.isoformat() == "2010-01-09T00:00:00+00:00"
     assert candidate.params["to"] < "2010-01-09"
-    assert candidate.evaluation is not None
-    assert "2010-01-09T00:01:00" < candidate.evaluation.first_time.isoformat() < "2010-01-09T00:02:00"
+    first = to_datetime(int(split(rows, TRAIN_END, SPEC).test.event_time.min()))
+    assert "2010-01-09T00:01:00" < first.isoformat() < "2010-01-09T00:02:00"
     assert candidate.metrics["test_horizons"] > 100
     assert candidate.metrics["qlike"] < candidate.metrics["qlike_unconditional"]
     assert candidate.metrics["qlike_contract"] < candidate.metrics["qlike_unconditional"]
+
+
+def test_the_file_states_floor_and_tercile_bounds_of_the_training_rows(rows: Sample, candidate: Candidate) -> None:
+    training, model = split(rows, TRAIN_END, SPEC).training, candidate.model
+    assert model.variance_floor == 0.01 * float(np.median(training.targets**2))
+    assert model.reference is not None
+    assert model.tercile_bounds is not None
+    ewma = training.values[:, SPEC.columns.index(model.reference)]
+    shares = np.bincount(terciles_between(model.tercile_bounds, np.sqrt(ewma[ewma > 0]))) / np.sum(ewma > 0)
+    np.testing.assert_allclose(shares, 1 / 3, atol=1e-3)
 
 
 def test_no_target_reaches_from_one_part_of_a_split_into_a_row_of_the_next() -> None:
@@ -303,7 +313,8 @@ def test_a_registered_model_is_challenger_and_its_digest_is_that_of_the_served_f
 ) -> None:
     name = "training-challenger"
     assert register(Registry(mlflow_uri), _named(candidate, name)) == "1"
-    assert register(Registry(mlflow_uri), _named(candidate, name)) == "2"
+    promises = {"promised_qlike_95": 0.3125, "promised_coverage_05": 0.84}
+    assert register(Registry(mlflow_uri), replace(_named(candidate, name), promises=promises)) == "2"
     assert Registry(mlflow_uri).champion(name) is None
     version = Registry(mlflow_uri).version(name, "challenger")
     assert version.version == "2"
@@ -318,6 +329,7 @@ def test_a_registered_model_is_challenger_and_its_digest_is_that_of_the_served_f
     assert served == candidate.model_bytes
     assert version.tags["train_end"] == "2010-01-09T00:00:00Z"
     assert float(version.tags["metric.qlike"]) == pytest.approx(candidate.metrics["qlike"], rel=1e-5)
+    assert (version.tags["promised_qlike_95"], version.tags["promised_coverage_05"]) == ("0.3125", "0.84")
     assert version.tags["run_id"] == version.run_id
     run = client.get_run(version.run_id)
     assert run.info.status == "FINISHED"
@@ -463,6 +475,11 @@ def test_the_first_baseline_goes_through_the_gate_into_the_ledger(
     assert entry.evidence["compared_with"] == "the calibrated EWMA"
     assert entry.evidence["qlike_ratio"] <= 1.02
     assert entry.evidence["condition refit"].startswith("the same digest")
+    promises = {name: float(value) for name, value in champion.tags.items() if name.startswith("promised_")}
+    assert set(promises) == {f"promised_{of}_{at}" for of in ("qlike", "coverage") for at in ("05", "50", "95")}
+    for of in ("qlike", "coverage"):
+        low, middle, high = (promises[f"promised_{of}_{at}"] for at in ("05", "50", "95"))
+        assert 0 < low < middle < high
     monkeypatch.setattr("offline.training.simulated_rows", None)
     main(["--if-missing"])
     assert f"{name} version 1 is champion already: nothing to do" in capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
+from dataclasses import replace
 from typing import NoReturn
 
 import numpy as np
@@ -15,7 +16,6 @@ from data.times import NS
 from offline.cards.version_texts import CARD, REPORT, run_of, version_texts
 from offline.losses_table import Evaluation, evaluate
 from offline.models.candidate import Candidate
-from offline.models.recipes import CALIBRATED_EWMA
 from offline.promotion.provenance import LakeRows, Provenance, SimulatedRows, TrainingRows
 from offline.samples import Sample
 from tests.models import SPEC, model_bytes
@@ -55,10 +55,9 @@ CHAMPION = f"{BASELINE} version 3, which has seen some of these rows"
 
 
 def candidate(name: str = BASELINE) -> Candidate:
-    found = evaluate({CALIBRATED_EWMA: MODEL} if name == BASELINE else {name: MODEL, CALIBRATED_EWMA: MODEL}, *TEST)
-    metrics = found.metrics(next(iter(found.answers)))
-    weights = {"ewma_variance_300": 4.0}
-    return Candidate(name, b"", MODEL, np.empty(0), PARAMS, metrics, weights, found)
+    metrics = evaluate({name: MODEL}, *TEST).metrics(name)
+    promises = {"promised_qlike_95": 0.3125}
+    return Candidate(name, b"", MODEL, np.empty(0), PARAMS, metrics, {"ewma_variance_300": 4.0}, promises)
 
 
 TEST = (rows(), SPEC, FLOOR)
@@ -86,8 +85,14 @@ def test_a_card_has_the_figures_of_the_tags_and_the_gates_limits() -> None:
     assert "| test horizons | 17 | 240 or more |" in card  # 1,000 s
     assert "| leak sentinels | 2 of 2 passed | all passed |" in card
     assert f"| QLIKE / QLIKE of `{CHAMPION}` | 1.000 | 1.02 or less; 0.97 or less for a new recipe |" in card
+    assert "| `promised_qlike_95` | 0.3125 |" in card
     assert "with an interval of 0.25 to 2.00 times the score" in card
     assert "simulated days: no figure" not in card
+
+
+def test_a_card_of_a_short_test_says_that_nothing_is_promised() -> None:
+    card = version_texts(replace(candidate(), promises={}), LAKE, compared(BASELINE), SPEC)[CARD]
+    assert "None: no hour of the test has 30 judged horizons of a product." in card
 
 
 def test_a_card_tells_how_to_make_the_version_again() -> None:

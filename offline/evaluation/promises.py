@@ -1,0 +1,66 @@
+"""Promises of a version: quantiles of the hourly QLIKE and coverage of its adapted forecasts on the test rows."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import numpy as np
+
+from data.features.spec import FeatureSpec
+from data.models.served import Scores
+from data.times import NS, to_ns
+from data.trades import Floats
+from data.truth.adaptation import adapted_by_targets, teaching
+from data.truth.counting import TWELFTH
+from data.truth.losses import qlike
+from offline.samples import Sample
+
+QUANTILES = {"05": 0.05, "50": 0.5, "95": 0.95}
+"""By the end of a tag's name."""
+
+MIN_HORIZONS = 30
+"""Fewest judged horizons of a product in an hour that counts."""
+
+HOUR = 3_600 * NS
+
+
+def promises_of(
+    answers: Scores, judged: Sample, floor: float, train_end: datetime, spec: FeatureSpec
+) -> dict[str, float]:
+    """Return quantiles of hourly figures as `promised_qlike_05`, `promised_coverage_95`, ...; empty without an hour.
+
+    An hour is a UTC hour of one product. The forecasts are adapted as online: one stream a product, afresh from the
+    first row on, each taught once its horizon has passed. So the promises are about forecasts as they are published.
+
+    Args:
+        answers: of the model, for the rows of `judged`.
+        judged: counted rows later than the training.
+        floor: smaller realized variances count as `floor`.
+        train_end: of the model.
+    """
+    hours = np.concatenate([np.empty((0, 2)), *_hourly(answers, judged, floor, train_end, spec)])
+    if not len(hours):
+        return {}
+    return {
+        f"promised_{name}_{ending}": float(np.quantile(figures, quantile))
+        for name, figures in zip(("qlike", "coverage"), hours.T, strict=True)
+        for ending, quantile in QUANTILES.items()
+    }
+
+
+def _hourly(answers: Scores, judged: Sample, floor: float, train_end: datetime, spec: FeatureSpec) -> list[Floats]:
+    """Return QLIKE and coverage of each hour, shape (hours, 2), of each product."""
+    found = []
+    for product in np.unique(judged.product_id):
+        mine = np.flatnonzero(judged.product_id == product)
+        mine = mine[np.argsort(judged.event_time[mine], kind="stable")]
+        time, targets = judged.event_time[mine], judged.targets[mine]
+        teaches = teaching(judged.values[mine], time, to_ns(train_end), spec)
+        adapted = adapted_by_targets(time, targets, answers.take(mine), teaches, spec)
+        floored = np.maximum(targets, np.sqrt(floor))
+        is_inside = (adapted.lower <= floored) & (floored <= adapted.upper)
+        losses = qlike(targets**2, adapted.score**2, floor)
+        _, hour, count = np.unique(time // HOUR, return_inverse=True, return_counts=True)
+        means = [np.bincount(hour, each) / count for each in (losses, is_inside)]
+        found.append(np.column_stack(means)[count >= MIN_HORIZONS * TWELFTH])
+    return found
