@@ -145,7 +145,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     _add_newest_forecast(app, service)
     _add_operations(app, service, metrics)
     for route in app.routes:
-        if isinstance(route, APIRoute):
+        if isinstance(route, APIRoute) and route.include_in_schema:
             for status in (HTTPStatus.OK, HTTPStatus.INTERNAL_SERVER_ERROR, *map(int, route.responses)):
                 metrics.requests.labels(route.path, int(status))  # counts from 0: the first failure is a rise
     app.add_middleware(Observed, seconds=metrics.requests, direct={("POST", "/predict"): predict})
