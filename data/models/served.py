@@ -28,7 +28,8 @@ BASELINE, ML = (f"volatility-{variant}" for variant in VARIANTS)
 
 METADATA = ("variant", "columns", "steps", "priors", "spec_id", "horizon_s", "train_end", "coverage")
 """Metadata that an ONNX file must have, as text: `columns` joined by commas, `steps` and `priors` as JSON, `train_end`
-as RFC 3339 in UTC. See `ServedModel`."""
+as RFC 3339 in UTC. Files of earlier releases lack `variance_floor`, a number, and `tercile_bounds`, two numbers joined
+by a comma. See `ServedModel`."""
 
 ALL_PRODUCTS = ""
 """Key of the prior for a product that training did not see, and for a row without a product."""
@@ -93,6 +94,9 @@ class ServedModel:
         train_end: newest time of the training data, UTC: rows up to `train_end` are in-sample.
         coverage: nominal share of targets inside the interval.
         digest: SHA-256 of the file, hex.
+        variance_floor: smaller realized variances count as this in QLIKE, from training; None if the file states none.
+        tercile_bounds: the volatilities between the terciles of the training rows, by the square root of `reference`;
+            None if the file states none.
     """
 
     variant: str
@@ -105,6 +109,13 @@ class ServedModel:
     coverage: float
     digest: str
     _session: ort.InferenceSession
+    variance_floor: float | None = None
+    tercile_bounds: tuple[float, float] | None = None
+
+    @property
+    def reference(self) -> str | None:
+        """Return the column of the variance that tells calm rows from wild ones; None for a model without columns."""
+        return next((step[0] for step in self.steps.steps if step), None)
 
     @classmethod
     def load(
@@ -259,9 +270,37 @@ def _metadata(session: ort.InferenceSession) -> dict[str, Any]:
             "horizon_s": horizon_s,
             "train_end": train_end,
             "coverage": coverage,
+            "variance_floor": _floor(metadata.get("variance_floor")),
+            "tercile_bounds": _bounds(metadata.get("tercile_bounds")),
         }
     except (ValueError, TypeError, OverflowError, RecursionError) as error:  # of any JSON
         raise ModelRefused(f"metadata_props cannot be read: {error}", "metadata") from error
+
+
+def _floor(text: str | None) -> float | None:
+    """Return the variance floor of a file, None if the file states none.
+
+    Raises:
+        ValueError: the floor is not between 0 and 1.
+    """
+    floor = float(text) if text else None
+    if floor is not None and not 0 < floor < 1:
+        raise ValueError(f"variance_floor must be above 0 and below 1, was {floor}")
+    return floor
+
+
+def _bounds(text: str | None) -> tuple[float, float] | None:
+    """Return the tercile bounds of a file, None if the file states none.
+
+    Raises:
+        ValueError: not two rising numbers above 0.
+    """
+    if not text:
+        return None
+    low, high = (float(each) for each in text.split(","))
+    if not 0 < low <= high:
+        raise ValueError(f"tercile_bounds must rise and be above 0, were {text}")
+    return low, high
 
 
 def _steps(found: Any) -> list[tuple[str, ...]]:

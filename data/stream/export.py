@@ -26,7 +26,7 @@ from data.recordings.dialects.base import OWN_COLUMNS
 from data.settings import KafkaSettings
 from data.stream.codec import decode_records
 from data.stream.reader import TopicReader
-from data.stream.records import FEATURES, PREDICTIONS, TIMES, TRADES, record_types
+from data.stream.records import FEATURES, PREDICTIONS, TIMES, TRADES, Shadow, record_types
 from data.times import DAY_S, NS, start_ns, time_texts
 from data.trades import StreamKey
 
@@ -48,9 +48,8 @@ _TYPES: Final[Mapping[str, pa.DataType]] = {
     "in_sample": pa.bool_(),
     "interval": pa.list_(pa.float64()),
     "missing": pa.list_(pa.string()),
-    "shadow": pa.list_(pa.struct([("model_variant", pa.string()), ("version", pa.string()), ("score", pa.float64())])),
 }  # fmt: skip
-"""Type of a column by name; other columns are numbers."""
+"""Type of a column by name; a column without a type here is a number, or a list of shadows."""
 
 
 class BadRequest(ValueError):
@@ -99,7 +98,12 @@ class ExportReport:
 
 def schema_of(record: type[Any]) -> pa.Schema:
     """Return the columns of a record type."""
-    return pa.schema([(name, _TYPES.get(name, pa.float64())) for name in record.__struct_fields__])
+    types = {"shadow": pa.list_(pa.struct(_fields(Shadow))), **_TYPES}
+    return pa.schema(_fields(record, types))
+
+
+def _fields(record: type[Any], types: Mapping[str, pa.DataType] = _TYPES) -> list[tuple[str, pa.DataType]]:
+    return [(name, types.get(name, pa.float64())) for name in record.__struct_fields__]
 
 
 class Parts:

@@ -21,7 +21,12 @@ from data.trades import StreamKey
 TRADES, FEATURES, PREDICTIONS, REJECTED = "coinbase-trades", "features", "predictions", "trades-rejected"
 TOPICS = (TRADES, FEATURES, PREDICTIONS, REJECTED)
 PARTITIONS = 12
-"""Partitions of every topic: records of a product stay in one partition from trade to prediction."""
+"""Partitions of each of `TOPICS`: records of a product stay in one partition from trade to prediction."""
+FIGURES = "figures"
+"""The compacted topic of batch figures, with one partition: the newest figure of each key stays."""
+
+
+FIGURE_PATTERN = "^[a-z][a-z_]{0,79}$"
 
 
 def _text(description: str, **schema: Any) -> Meta:
@@ -35,6 +40,15 @@ Time = Annotated[int, Meta(ge=0, lt=END_NS, description="nanoseconds since 1970,
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Purpose = Literal["live", "replay", "drill"]
 TakerSide = Literal["buy", "sell"]
+
+_RawScore = Annotated[float, Meta(gt=0, description="the model's own forecast, before its adaptation")]
+_WeightedSum = Annotated[float, Meta(description="over `weight`: the scale of the model's variance")]
+_Weight = Annotated[float, Meta(description="of past forecasts in the scale, in horizons")]
+_OffsetLow = Annotated[float, Meta(description="logarithm of the factor on the lower end")]
+_OffsetHigh = Annotated[float, Meta(description="logarithm of the factor on the upper end")]
+_JudgedHorizons = Annotated[float, Meta(ge=0, description="forecasts judged so far, twelve in a horizon")]
+_Digest = Annotated[str, Meta(description="SHA-256 of the model")]
+_InSample = Annotated[bool, Meta(description="the model was trained on data as late as this row")]
 
 
 class TradeStart(Struct, frozen=True, gc=False):
@@ -87,11 +101,39 @@ class Rejected(Struct, frozen=True, gc=False):
 
 
 class Shadow(Struct, frozen=True, gc=False):
-    """A score by a model that does not serve."""
+    """A forecast by a model that does not serve. Shadows of earlier releases have a score alone."""
 
     model_variant: str
     version: str
-    score: float
+    score: Annotated[float, Meta(gt=0, description="forecast volatility per horizon, adapted, not annualized")]
+    interval: Annotated[tuple[float, float], Meta(description="nominal coverage 90 %")] | None = None
+    raw_score: _RawScore | None = None
+    weighted_sum: _WeightedSum | None = None
+    weight: _Weight | None = None
+    offset_low: _OffsetLow | None = None
+    offset_high: _OffsetHigh | None = None
+    judged_horizons: _JudgedHorizons | None = None
+    digest: _Digest | None = None
+    in_sample: _InSample | None = None
+
+
+class Figure(Struct, frozen=True, gc=False):
+    """A figure that a batch job found, on `figures`."""
+
+    name: Annotated[str, _text("of the figure; its metric is `cryptovol_` and the name", pattern=FIGURE_PATTERN)]
+    labels: dict[str, str]
+    value: float
+    at: Annotated[int, Meta(ge=0, lt=END_NS, description="when the figure was found, nanoseconds since 1970, UTC")]
+
+    @property
+    def key(self) -> str:
+        """Return the key of the figure's record: a newer figure with the same name and labels replaces the figure.
+
+        >>> Figure("drift_alarm", {"view": "change", "product_id": "BTC-USD"}, 0.0, 0).key
+        'drift_alarm{product_id=BTC-USD,view=change}'
+        """
+        labels = ",".join(f"{name}={value}" for name, value in sorted(self.labels.items()))
+        return f"{self.name}{{{labels}}}"
 
 
 class RowStart(TradeStart, frozen=True, gc=False):
@@ -109,17 +151,17 @@ class Scored(Struct, frozen=True, gc=False):
     horizon_s: int
     score: Annotated[float, Meta(gt=0, description="forecast volatility per horizon, not annualized")]
     interval: Annotated[tuple[float, float], Meta(description="nominal coverage 90 %")]
-    raw_score: Annotated[float, Meta(gt=0, description="the model's own forecast, before its adaptation")] | None
+    raw_score: _RawScore | None
 
 
 class AdaptedBy(Struct, frozen=True, gc=False):
     """The fields that a forecast adds to its feature row: the state of the adaptation. Few rows differ in them."""
 
-    weighted_sum: Annotated[float, Meta(description="over `weight`: the scale of the model's variance")] | None
-    weight: Annotated[float, Meta(description="of past forecasts in the scale, in horizons")] | None
-    offset_low: Annotated[float, Meta(description="logarithm of the factor on the lower end")] | None
-    offset_high: Annotated[float, Meta(description="logarithm of the factor on the upper end")] | None
-    judged_horizons: Annotated[float, Meta(ge=0, description="forecasts judged so far, twelve in a horizon")] | None
+    weighted_sum: _WeightedSum | None
+    weight: _Weight | None
+    offset_low: _OffsetLow | None
+    offset_high: _OffsetHigh | None
+    judged_horizons: _JudgedHorizons | None
 
 
 class ScoredBy(Struct, frozen=True, gc=False):
@@ -127,10 +169,10 @@ class ScoredBy(Struct, frozen=True, gc=False):
 
     model_variant: str
     version: str
-    digest: Annotated[str, Meta(description="SHA-256 of the model")]
-    in_sample: Annotated[bool, Meta(description="the model was trained on data as late as this row")]
+    digest: _Digest
+    in_sample: _InSample
     missing: Annotated[list[str], Meta(description="columns of the model that this score did without")]
-    shadow: Annotated[list[Shadow], Meta(description="scores by models that do not answer")]
+    shadow: Annotated[list[Shadow], Meta(description="forecasts by models that do not serve")]
 
 
 ADAPTATION_FIELDS: Final = ("raw_score", *AdaptedBy.__struct_fields__)
@@ -174,15 +216,15 @@ def with_time_texts(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def record_types(spec: FeatureSpec) -> dict[str, type[Any]]:
-    """Return the type of each topic's main records, keyed by topic."""
+    """Return the type of the main records of each of `TOPICS`, keyed by topic."""
     return {TRADES: Trade, FEATURES: feature_type(spec), PREDICTIONS: prediction_type(spec), REJECTED: Rejected}
 
 
 def schemas(spec: FeatureSpec) -> dict[str, Any]:
     """Return the JSON Schema of each topic's records, keyed by topic."""
     topics = {}
-    for topic, main in record_types(spec).items():
-        types = (main,) if topic == REJECTED else (main, End)
+    for topic, main in (record_types(spec) | {FIGURES: Figure}).items():
+        types = (main,) if topic in (REJECTED, FIGURES) else (main, End)
         refs, components = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
         topics[topic] = {"anyOf": list(refs), "$defs": components}
     return topics

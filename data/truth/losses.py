@@ -59,6 +59,19 @@ def coverage(target: Floats, lower: Floats, upper: Floats) -> float:
     return float(np.mean((lower <= target) & (target <= upper))) if len(target) else float("nan")
 
 
+def bias(target: Floats, score: Floats) -> float:
+    """Return the mean of ln(score / target): above 0, forecasts are too high; NaN for no targets.
+
+    Args:
+        target: shape (n,), realized volatility, raised to the square root of the variance floor.
+        score: shape (n,), above 0.
+
+    >>> round(bias(np.array([1.0, 2.0]), np.array([2.0, 2.0])), 4)
+    0.3466
+    """
+    return float(np.mean(np.log(score / target))) if len(target) else float("nan")
+
+
 def volatility_terciles(volatility: Floats) -> NDArray[np.intp]:
     """Return the tercile of each row: 0 for the calmest third of the rows, 2 for the wildest third.
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from data.times import time_text
-from offline.evaluation.scoring import CALIBRATED_EWMA, LAGS, Scored, Scores
+from data.truth.significance import LAGS
+from offline.evaluation.scoring import CALIBRATED_EWMA, Scored, Scores
 from offline.evaluation.walk_forward import Run
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ BINS = 10
 
 COLUMNS = (
     "Ratio: QLIKE relative to the calibrated EWMA. p: one-sided Diebold-Mariano against the calibrated EWMA, with "
-    f"{LAGS} lags. Log MSE: mean squared error of log volatility. Coverage: share of targets inside the interval of "
-    "nominal 90 %. Width: mean of ln(upper / lower)."
+    f"{LAGS} lags. Log MSE: mean squared error of log volatility. Bias: mean of ln(forecast / realized volatility). "
+    "Coverage: share of targets inside the interval of nominal 90 %. Width: mean of ln(upper / lower)."
 )
 """Meaning of the columns of `markdown_table`."""
 
@@ -48,8 +49,8 @@ class Subject(NamedTuple):
 def markdown_table(scores: Scores) -> str:
     """Return the overall figures of all forecasters as a table in Markdown, best first; see `COLUMNS`."""
     lines = [
-        "| forecaster | QLIKE | ratio | p | log MSE | coverage | width |",
-        "|---|---|---|---|---|---|---|",
+        "| forecaster | QLIKE | ratio | p | log MSE | bias | coverage | width |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name in sorted(scores.losses, key=lambda each: scores.overall(each).qlike):
         lines.append("| " + " | ".join(_cells(name, scores)) + " |")
@@ -65,6 +66,7 @@ def _cells(name: str, scores: Scores) -> list[str]:
         f"{found.ratio:.3f}",
         p,
         f"{found.log_mse:.4f}",
+        f"{found.bias:+.3f}",
         _share(found.coverage),
         "" if np.isnan(found.width) else f"{found.width:.2f}",
     ]
@@ -142,7 +144,8 @@ def html_report(subject: Subject, run: Run, scores: Scores) -> str:
         plots.append(("Fitted numbers at each refit", _weights(run)))
     drawn = "".join(f"<h2>{escaping.escape(title)}</h2>{svg}" for title, svg in plots if svg)
     names = list(scores.losses)
-    tables = [_table(["forecaster", *["QLIKE", "ratio", "p", "log MSE", "coverage", "width"]], _overall_rows(scores))]
+    head = ["forecaster", "QLIKE", "ratio", "p", "log MSE", "bias", "coverage", "width"]
+    tables = [_table(head, _overall_rows(scores))]
     for kind, slices in scores.slices.items():
         if kind == "all":
             continue

@@ -12,12 +12,9 @@ from data.arrow import Mask
 from data.times import NS
 from data.trades import Floats
 from data.truth.counting import TWELFTH
-from data.truth.losses import TERCILES, coverage, qlike, volatility_terciles
-from offline.evaluation.significance import MincerZarnowitz, Significance, diebold_mariano, mincer_zarnowitz
+from data.truth.losses import TERCILES, bias, coverage, qlike, volatility_terciles
+from data.truth.significance import LAGS, MincerZarnowitz, Significance, diebold_mariano, mincer_zarnowitz
 from offline.evaluation.walk_forward import Run
-
-LAGS = 3 * TWELFTH
-"""Lags of Diebold-Mariano: forecasts each twelfth of a horizon overlap for one horizon; three are counted."""
 
 SESSION_HOURS = 6
 
@@ -43,6 +40,7 @@ class Scored(NamedTuple):
         rows: number of forecasts.
         qlike: mean loss on variance.
         log_mse: mean squared error of log volatility.
+        bias: mean of ln(forecast / realized volatility).
         coverage: share of targets inside the interval; NaN without intervals.
         width: mean of ln(upper / lower); NaN without intervals.
         ratio: QLIKE relative to the calibrated EWMA on the same rows.
@@ -51,6 +49,7 @@ class Scored(NamedTuple):
     rows: int
     qlike: float
     log_mse: float
+    bias: float
     coverage: float
     width: float
     ratio: float
@@ -101,6 +100,7 @@ class Scores:
                 "qlike": self.overall(name).qlike,
                 "ratio_to_calibrated_ewma": self.overall(name).ratio,
                 "p": 1.0 if name == CALIBRATED_EWMA else self.significance[name, CALIBRATED_EWMA].p_one_sided,
+                "bias": self.overall(name).bias,
                 "coverage": number(self.overall(name).coverage),
                 "coverage_by_tercile": None if None in terciles else terciles,
             }
@@ -130,6 +130,7 @@ def score(run: Run) -> Scores:
             int(mask.sum()),
             loss,
             float(np.mean(np.log(target[mask] / found.score[mask]) ** 2)),
+            bias(target[mask], found.score[mask]),
             coverage(target[mask], found.lower[mask], found.upper[mask]) if has_interval else np.nan,
             float(np.mean(np.log(found.upper[mask] / found.lower[mask]))) if has_interval else np.nan,
             loss / base_loss if base_loss else np.nan,

@@ -31,7 +31,7 @@ from data.stream import export as exporting
 from data.stream import reader as topic_reader
 from data.stream.codec import encode, encode_features, encode_trades
 from data.stream.export import BadRequest, ExportRequest, export, main, read_topic
-from data.stream.records import FEATURES, PREDICTIONS, TRADES, End, Shadow, prediction_type
+from data.stream.records import ADAPTATION_FIELDS, FEATURES, PREDICTIONS, TRADES, End, Shadow, prediction_type
 from data.times import NS
 from data.trades import StreamKey, Trades
 from tests.broker import Broker
@@ -114,7 +114,10 @@ def prediction(source_id: str, product_id: str = "BTC-USD", **changes: Any) -> A
         "digest": "ab" * 32,
         "in_sample": False,
         "missing": ["ret_std", "x"],
-        "shadow": [Shadow("ml", "3", 2e-4), Shadow("ml", "4", 3e-4)],
+        "shadow": [
+            Shadow("ml", "3", 2e-4),
+            Shadow("ml", "4", 3e-4, (1e-4, 6e-4), 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, "cd" * 32, in_sample=True),
+        ],
         **changes,
     }
     return prediction_type(SPEC)(**fields)
@@ -195,14 +198,17 @@ def test_a_prediction_keeps_its_lists(tmp_path: Path) -> None:
     assert (first["product_id"], first["missing"], first["shadow"]) == ("A-USD", [], [])
     assert second["interval"] == [5e-5, 2e-4]
     assert second["missing"] == ["ret_std", "x"]
-    assert second["shadow"][1] == {"model_variant": "ml", "version": "4", "score": 3e-4}
+    later = {**dict.fromkeys(ADAPTATION_FIELDS, 0.5), "interval": [1e-4, 6e-4], "digest": "cd" * 32, "in_sample": True}
+    named = {"model_variant": "ml", "version": "4", "score": 3e-4}
+    assert second["shadow"][0] == {**dict.fromkeys(later), **named, "version": "3", "score": 2e-4}
+    assert second["shadow"][1] == {**later, **named}
     assert (second["n"], second["ret_std"], second["ret_mean"]) == (7, None, 0.25)
     assert (second["trade_id"], second["price"], second["in_sample"]) == (2**62, 0.1 + 0.2, False)
 
     export(ExportRequest(PREDICTIONS, "s", None, None), tmp_path / "p.csv.gz", of(values))
     rows = list(csv.DictReader(gzip.decompress((tmp_path / "p.csv.gz").read_bytes()).decode().splitlines()))
     assert [row["product_id"] for row in rows] == ["A-USD", "BTC-USD"]
-    assert json.loads(rows[1]["shadow"])[0] == {"model_variant": "ml", "version": "3", "score": 2e-4}
+    assert json.loads(rows[1]["shadow"]) == second["shadow"]
     assert (json.loads(rows[1]["interval"]), json.loads(rows[0]["missing"])) == ([5e-5, 2e-4], [])
     assert (rows[1]["event_time"], rows[1]["ret_std"]) == ("2025-01-06T23:59:59.999999999Z", "")
     assert float(rows[1]["price"]) == 0.1 + 0.2

@@ -18,6 +18,7 @@ from data.files import CHECKOUT
 from data.process.catalog import METRICS, page
 from data.settings import KafkaSettings
 from data.stream.records import schemas
+from monitoring.settings import ExporterSettings
 from offline.settings import OfflineSettings
 from online.settings import ApiSettings, ForecasterSettings, IngestorSettings
 from orchestration.local.settings import StackSettings
@@ -31,6 +32,7 @@ SETTINGS: tuple[type[BaseSettings], ...] = (
     IngestorSettings,
     ForecasterSettings,
     ApiSettings,
+    ExporterSettings,
     OfflineSettings,
     OrchestrationSettings,
     StackSettings,
@@ -186,7 +188,7 @@ def test_each_field_of_a_record_is_explained() -> None:
         for topic in schemas(FeatureSpec()).values()
         for name, record in topic["$defs"].items()
     }
-    assert set(records) == {"Trade", "End", "Features", "Prediction", "Shadow", "Rejected"}
+    assert set(records) == {"Trade", "End", "Features", "Prediction", "Shadow", "Rejected", "Figure"}
     records["Prediction"] -= records["Features"]  # the page says that a prediction has all of them
     explained = {name: first_cells(section(page, f"### {name}")) for name in records}
     assert explained == records

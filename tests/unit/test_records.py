@@ -13,7 +13,7 @@ from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.simulator.day import simulate_day
 from data.stream.codec import decode_trades, encode_features, encode_trades
-from data.stream.records import FEATURES, TOPICS, End, Trade, feature_type, schemas
+from data.stream.records import FEATURES, FIGURES, TOPICS, End, Trade, feature_type, schemas
 from data.trades import StreamKey, Trades
 
 SPEC = FeatureSpec()
@@ -96,7 +96,7 @@ def test_whatever_stands_on_the_topic_is_read_as_the_general_parser_reads_it(val
 
 def test_each_topic_has_a_schema_that_names_all_fields() -> None:
     found = schemas(SPEC)
-    assert found.keys() == set(TOPICS)
+    assert found.keys() == {*TOPICS, FIGURES}
     features = found[FEATURES]["$defs"]["Features"]
     assert set(SPEC.columns) <= set(features["required"])
     assert features["properties"]["product_id"]["pattern"] == "^[A-Z0-9]{1,20}-[A-Z0-9]{1,20}$"

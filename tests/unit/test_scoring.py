@@ -13,9 +13,9 @@ import pytest
 from data.features.spec import FeatureSpec
 from data.times import NS
 from data.trades import Floats
+from data.truth.significance import LAGS, diebold_mariano
 from offline.evaluation.report import Subject, html_report, markdown_table, model_card
-from offline.evaluation.scoring import LAGS, score
-from offline.evaluation.significance import diebold_mariano
+from offline.evaluation.scoring import score
 from offline.evaluation.walk_forward import Run
 from offline.history import Grid, History
 from offline.models.cascade import Forecasts
@@ -56,6 +56,7 @@ def test_losses_coverage_and_width_by_hand() -> None:
     expected = ((0.25 + math.log(4) - 1) + 0 + (4 - math.log(4) - 1)) / 3
     assert found.qlike == pytest.approx(expected, rel=1e-12)
     assert found.log_mse == pytest.approx(2 * math.log(2) ** 2 / 3, rel=1e-12)
+    assert found.bias == pytest.approx(0, abs=1e-12)  # ln 2, 0, -ln 2
     assert found.coverage == 1
     assert found.width == pytest.approx(1 + math.log(2), rel=1e-12)
     base = ((1 / 16 + math.log(16) - 1) + (1 / 4 + math.log(4) - 1) + 0) / 3
@@ -68,6 +69,7 @@ def test_a_zero_target_counts_as_the_floor() -> None:
     found = score(run(np.array([0.0, 0.0]), forecasts, floor=1.0))
     assert found.overall("ml").qlike == pytest.approx(0.25 + math.log(4) - 1)
     assert found.overall("ml").coverage == 1
+    assert found.overall("ml").bias == pytest.approx(math.log(2))
     assert found.zero_share == 1
 
 
@@ -109,7 +111,7 @@ def test_json_has_exactly_the_promised_keys() -> None:
     assert (found["forecasts"], found["horizons"]) == (120, 11)  # 0:05 to 10:00
     assert set(found["models"]) == set(forecasts)
     for each in found["models"].values():
-        assert set(each) == {"qlike", "ratio_to_calibrated_ewma", "p", "coverage", "coverage_by_tercile"}
+        assert set(each) == {"qlike", "ratio_to_calibrated_ewma", "p", "bias", "coverage", "coverage_by_tercile"}
     assert len(found["models"]["ml"]["coverage_by_tercile"]) == 3
     assert found["models"]["calibrated_ewma"]["coverage"] is None
     difference = scores.losses["ml"] - scores.losses["calibrated_ewma"]

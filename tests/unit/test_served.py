@@ -31,6 +31,13 @@ def test_a_model_says_what_it_is(model: ServedModel) -> None:
     assert model.columns == ("n", "ret_mean", "ret_std", "ewma_variance_300")
     assert model.train_end.isoformat() == "2010-01-09T00:00:00+00:00"
     assert model.digest == hashlib.sha256(model_bytes()).hexdigest()
+    assert (model.variance_floor, model.tercile_bounds, model.reference) == (None, None, "ewma_variance_300")
+
+
+def test_a_model_may_state_a_variance_floor_and_tercile_bounds() -> None:
+    content = model_bytes(variance_floor="2.5e-09", tercile_bounds="0.0002,0.0004")
+    model = ServedModel.load(content, spec_id=SPEC.spec_id)
+    assert (model.variance_floor, model.tercile_bounds) == (2.5e-9, (2e-4, 4e-4))
 
 
 @pytest.mark.parametrize(
@@ -184,6 +191,10 @@ def _without(name: str) -> bytes:
         (model_bytes(steps='[["ewma_variance_300"]]'), "the last step must need no column, needed"),
         (model_bytes(steps="[]"), "the last step must need no column, needed nothing: no steps"),
         (model_bytes(steps="yes"), "metadata_props cannot be read"),
+        (model_bytes(variance_floor="0"), "variance_floor must be above 0"),
+        (model_bytes(variance_floor="nan"), "variance_floor must be above 0"),
+        (model_bytes(tercile_bounds="0.0004,0.0002"), "tercile_bounds must rise"),
+        (model_bytes(tercile_bounds="1,2,3"), "metadata_props cannot be read"),
         (model_bytes(steps="5"), "steps must be a list of lists of names, were 5"),
         (_without("priors"), r"metadata_props lack \['priors'\]"),
         (model_bytes(priors='{"BTC-USD": 1e-6}'), "priors must be an object with the key ''"),

@@ -10,9 +10,11 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined] # its types forget the second
 from confluent_kafka.cimpl import NewTopic
 
-from data.stream.records import PARTITIONS, TOPICS
+from data.stream.records import FIGURES, PARTITIONS, TOPICS
 
 RETENTION = timedelta(days=7)
+COMPACTED = {"cleanup.policy": "compact", "segment.ms": str(24 * 3600 * 1000), "message.timestamp.type": "CreateTime"}
+"""Configuration of `figures`. The broker compacts closed segments alone, so a segment closes after a day."""
 ANSWER_S = 5.0
 """Limit before a silent broker counts as away."""
 MADE_S = 30.0
@@ -22,7 +24,7 @@ MADE_S = 30.0
 def create_topics(
     kafka: Mapping[str, str | int | float | bool],
     *,
-    topics: Iterable[str] = TOPICS,
+    topics: Iterable[str] = (*TOPICS, FIGURES),
     partitions: int = PARTITIONS,
     retention: timedelta = RETENTION,
 ) -> list[str]:
@@ -30,7 +32,8 @@ def create_topics(
 
     Args:
         kafka: client configuration: `bootstrap.servers`, and the keys for a secured broker.
-        retention: how long a record is kept, counted from its ingest time.
+        partitions: of each topic but `figures`, which has one.
+        retention: how long a record is kept, counted from its ingest time; `figures` keeps the newest of each key.
 
     Raises:
         ValueError: a topic exists with another number of partitions.
@@ -40,7 +43,10 @@ def create_topics(
     admin = AdminClient(dict(kafka))
     admin.list_topics(timeout=ANSWER_S)  # otherwise a missing broker would be asked until `MADE_S`
     config = {"retention.ms": str(int(retention.total_seconds() * 1000)), "message.timestamp.type": "CreateTime"}
-    wanted = [NewTopic(name, partitions, config=config) for name in topics]
+    wanted = [
+        NewTopic(name, 1, config=COMPACTED) if name == FIGURES else NewTopic(name, partitions, config=config)
+        for name in topics
+    ]
     created = []
     for name, future in admin.create_topics(wanted, operation_timeout=MADE_S, request_timeout=MADE_S).items():
         try:
@@ -50,11 +56,11 @@ def create_topics(
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
     for topic in wanted:
-        found = _partition_count(admin, topic.topic)
-        if found != partitions:
+        found, needed = _partition_count(admin, topic.topic), topic.num_partitions
+        if found != needed:
             raise ValueError(
-                f"topic {topic.topic} has {found} partitions, {partitions} are needed: records are keyed by product, "
-                f"and another number would split a product's history; delete the topic, or use another broker"
+                f"topic {topic.topic} has {found} partitions, {needed} are needed: records are keyed, "
+                f"and another number would split a key's history; delete the topic, or use another broker"
             )
     return created
 
