@@ -14,7 +14,7 @@ from zlib import crc32
 
 from data.process import catalog
 from data.process.catalog import METRICS, PROCESSES
-from data.process.declarations import HistogramMetric, Metric, Process
+from data.process.declarations import CounterMetric, HistogramMetric, Metric, Process
 
 HOUR_S = 3_600.0
 KNOWN: Mapping[str, tuple[str, ...]] = {
@@ -34,10 +34,11 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "digest": ("4f1c",),
     "status": ("200", "503"),
     "route": ("/predict", "/predict/{product_id}", "/health"),
-    "name": ("drift_alarm", "sink_offsets_behind", "parity_different_rows"),
+    "name": ("drift_alarm", "sink_offsets_behind"),
     "reason": ("recording", "unreadable", "ended"),
     "topic": ("coinbase-trades", "features", "predictions"),
 }
+READ_BY = {"forecaster": "coinbase-trades", "api": "predictions"}
 MODELS = {"champion": ("ml", "7"), "shadow": ("baseline", "3")}
 LEVELS = {
     "cryptovol_ready": 1.0,
@@ -62,7 +63,7 @@ LEVELS = {
 RATES = {
     "cryptovol_messages_in": 80.0,
     "cryptovol_messages_out": 80.0,
-    "cryptovol_rejects": 0.002,
+    "cryptovol_rejects": 0.0003,
     "cryptovol_errors": 0.001,
     "cryptovol_judged_forecasts": 0.2,
     "cryptovol_rows_scored": 40.0,
@@ -106,9 +107,14 @@ def lines_of(process: Process, at: float, until: float) -> Iterator[Line]:
 
 
 def _labels(metric: Metric, process: Process) -> Iterator[dict[str, str]]:
+    if isinstance(metric, CounterMetric) and process in metric.known:
+        yield from (dict(zip(metric.labels, values, strict=True)) for values in metric.known[process])
+        return
     free = [label for label in metric.labels if label not in ("model_variant", "version")]
     for values in product(*(KNOWN[label] for label in free)):
         labels = dict(zip(free, values, strict=True))
+        if metric is catalog.CONSUMER_LAG and labels["topic"] != READ_BY[process]:
+            continue
         if process == "exporter" and labels.get("purpose") == "live" and labels.get("product_id") == "ETH-USD":
             continue  # of ETH-USD there is a replay alone
         if process == "exporter" and labels.get("purpose") == "replay" and labels.get("product_id") == "BTC-USD":
@@ -163,6 +169,8 @@ def _gauge(metric: Metric, labels: Mapping[str, str], at: float, until: float) -
 
 def _figure(name: str, labels: Mapping[str, str], swing: float, at: float, until: float, wild: float) -> float:
     short = name.removeprefix("cryptovol_")
+    if labels.get("window") == "1d":
+        wild *= 0.1
     market = math.exp(0.5 * wave(labels.get("product_id", ""), at, 2 * HOUR_S) + 0.7 * wild)
     forecast = 4e-4 * market * (1 - 0.1 * wild)
     worse = 1.25 if labels.get("role") == "shadow" else 1.0

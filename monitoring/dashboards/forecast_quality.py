@@ -83,7 +83,7 @@ def _day() -> list[AnyPanel]:
         value(
             "Evidence",
             "Judged forecasts in units of whole horizons: forecasts of one horizon overlap.",
-            "short",
+            "none",
             [Query(published(catalog.FORECAST_HORIZONS, window="1d"), _SUBJECT)],
             decimals=0,
         ),
@@ -257,7 +257,7 @@ def _apart() -> list[AnyPanel]:
             "none",
             [Query(series(catalog.FORECAST_QLIKE, **day), who)],
             decimals=3,
-            width=9,
+            width=8,
         ),
         lines(
             "Coverage of shadows and champions, last day",
@@ -265,15 +265,15 @@ def _apart() -> list[AnyPanel]:
             "percentunit",
             [Query(series(catalog.FORECAST_SHARE, side="inside", **day), who)],
             decimals=1,
-            width=9,
+            width=8,
         ),
         value(
             "Failures of shadows",
             "Batches that a shadow could not score. Such a failure costs no published forecast.",
             "short",
             [Query(series(catalog.SHADOW_FAILURES), "{{model_variant}} {{version}}")],
-            width=6,
-            height=3,
+            width=4,
+            height=7,
         ),
         value(
             "QLIKE in sample, last day",
@@ -281,7 +281,7 @@ def _apart() -> list[AnyPanel]:
             "none",
             [Query(series(catalog.FORECAST_QLIKE, window="1d", role="champion", in_sample="true"), _SUBJECT)],
             decimals=3,
-            width=6,
-            height=4,
+            width=4,
+            height=7,
         ),
     ]

@@ -209,6 +209,7 @@ def bars(
     panel = panel.datasource(SOURCE).span(width).height(height).min(0).no_value("none")
     panel = panel.reduce_options(_last()).orientation(VizOrientation.HORIZONTAL)
     panel = panel.display_mode(BarGaugeDisplayMode.BASIC).show_unfilled(True)
+    panel = panel.text(common.VizTextDisplayOptions().title_size(13).value_size(14))
     panel = panel.thresholds(_thresholds(None, alarm))
     if most is not None:
         panel = panel.max(most)

@@ -46,6 +46,7 @@ def build() -> Dashboard:
             "Records that the forecaster has not taken yet.",
             "short",
             [Query('job:cryptovol_consumer_lag:sum{job="forecaster"}', "records")],
+            decimals=0,
             width=5,
         ),
     ]

@@ -117,9 +117,9 @@ def build() -> Dashboard:
             "Model in use",
             "Variant and version of the model that each process uses.",
             "none",
-            [Query(series(catalog.MODEL), "{{job}}: {{model_variant}} {{version}}")],
+            [Query(series(catalog.MODEL), "{{job}} {{model_variant}} {{version}}")],
             names=True,
-            width=8,
+            width=6,
         ),
         value(
             "Serves since",
@@ -131,6 +131,7 @@ def build() -> Dashboard:
                     "{{model_variant}} {{version}}",
                 )
             ],
+            width=5,
         ),
         value(
             "Trained until",
@@ -142,12 +143,13 @@ def build() -> Dashboard:
                     "{{model_variant}} {{version}}",
                 )
             ],
+            width=5,
         ),
         value(
             "Refused models",
-            "Champions that may not serve: see the log of the process for the failed check.",
+            "Whether a champion may not serve. The label `reason` of the metric is the check that the model failed.",
             "none",
-            [Query(f"max by (name, reason) ({series(catalog.MODEL_REFUSED)})", "{{name}} {{reason}}")],
+            [Query(f"max by (name) ({series(catalog.MODEL_REFUSED)})", "{{name}}")],
             words={"1": ("refused", "orange"), "0": ("served", "green")},
         ),
         value(

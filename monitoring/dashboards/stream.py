@@ -24,6 +24,7 @@ def build() -> Dashboard:
             "short",
             [Query("job:cryptovol_consumer_lag:sum", "{{job}}")],
             limit=lag,
+            decimals=0,
             width=5,
         ),
         value(

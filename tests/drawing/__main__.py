@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from PIL import Image
 
 from data.files import CHECKOUT
 from monitoring.dashboards.__main__ import FOLDER
@@ -29,11 +30,13 @@ TOOLS = CHECKOUT / "var" / "drawing"
 WIDTH, CELL, GAP = 1600, 36, 8
 """As in `panels.tsx`: pixels of the page's width, of a grid row, and between panels."""
 STEP_S = 30
+COLOURS = 64
+"""Of a picture: few, so that its file is small."""
 LOADERS = ("svg", "png", "woff2", "ttf", "woff")
 
 
 def bundle() -> str:
-    """Return the script that draws, with Grafana's components in it."""
+    """Return the style and the script that draw, with Grafana's components in them, as HTML."""
     TOOLS.mkdir(parents=True, exist_ok=True)
     for name in ("package.json", "package-lock.json", "panels.tsx"):
         shutil.copy(HERE / name, TOOLS / name)
@@ -41,11 +44,11 @@ def bundle() -> str:
         subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=TOOLS, check=True)
     options = ["--bundle", "--format=iife", "--jsx=automatic", "--log-level=error", "--minify"]
     options += [f"--loader:.{kind}=dataurl" for kind in LOADERS]
-    options.append('--define:process.env.NODE_ENV="production"')
-    made = subprocess.run(
-        ["node_modules/.bin/esbuild", "panels.tsx", *options], cwd=TOOLS, check=True, capture_output=True, text=True
-    )
-    return made.stdout
+    options += ['--define:process.env.NODE_ENV="production"', "--outfile=panels.js"]
+    subprocess.run(["node_modules/.bin/esbuild", "panels.tsx", *options], cwd=TOOLS, check=True)
+    style, code = ((TOOLS / f"panels.{kind}").read_text() for kind in ("css", "js"))
+    code = code.replace("</script", r"<\/script")
+    return f"<style>{style}</style><script>{code}</script>"
 
 
 def series_of(
@@ -85,10 +88,8 @@ def draw(script: str, board: Mapping[str, Any], drawing: Mapping[str, Any], pict
     height = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in board["panels"]) * CELL + 2 * GAP
     page = TOOLS / f"{picture.stem}.html"
     values = json.dumps(drawing).replace("</", r"<\/")
-    code = script.replace("</script", r"<\/script")
     page.write_text(
-        f'<!doctype html><meta charset="utf-8"><div id="root"></div><script>const DRAWING = {values}</script>'
-        f"<script>{code}</script>"
+        f'<!doctype html><meta charset="utf-8"><div id="root"></div><script>const DRAWING = {values}</script>{script}'
     )
     subprocess.run(
         [
@@ -106,6 +107,7 @@ def draw(script: str, board: Mapping[str, Any], drawing: Mapping[str, Any], pict
         capture_output=True,
         timeout=120,
     )
+    Image.open(picture).convert("RGB").quantize(COLOURS).save(picture, optimize=True)
 
 
 def main() -> None:

@@ -1,9 +1,10 @@
 // Draw a dashboard with Grafana's own components: a fixed grid of 24 columns, one panel for each place.
 // The page's global `DRAWING` holds the dashboard, the time range in ms, and the series of each panel.
+import 'uplot/dist/uPlot.min.css';
 import { createRoot } from 'react-dom/client';
 import {
   applyFieldOverrides, booleanOverrideProcessor, createTheme, DataFrame, dateTime, displayNameOverrideProcessor,
-  FieldConfigOptionsRegistry, FieldType, getFieldDisplayValues, identityOverrideProcessor, numberOverrideProcessor,
+  FieldConfigOptionsRegistry, FieldType, getDisplayValueAlignmentFactors, getFieldDisplayValues, identityOverrideProcessor, numberOverrideProcessor,
   stringOverrideProcessor, thresholdsOverrideProcessor, toDataFrame, unitOverrideProcessor,
   valueMappingsOverrideProcessor, VizOrientation,
 } from '@grafana/data';
@@ -64,7 +65,8 @@ function Values({ panel, frames, width, height }: any) {
       orientation={isBar ? VizOrientation.Horizontal : VizOrientation.Auto}
       renderValue={({ value, width: w, height: h }: any) => isBar
         ? <BarGauge theme={theme} width={w} height={h} value={value.display} field={value.field} display={value.view?.getFieldDisplayProcessor(value.colIndex)}
-            orientation={VizOrientation.Horizontal} displayMode={panel.options.displayMode} showUnfilled={panel.options.showUnfilled} />
+            orientation={VizOrientation.Horizontal} displayMode={panel.options.displayMode} text={panel.options.text}
+            alignmentFactors={getDisplayValueAlignmentFactors(values)} showUnfilled={panel.options.showUnfilled} />
         : <BigValue theme={theme} width={w} height={h} value={value.display} sparkline={value.sparkline} count={values.length}
             colorMode={panel.options.colorMode} graphMode={panel.options.graphMode} justifyMode={'auto' as any}
             textMode={panel.options.textMode} />}
@@ -75,7 +77,7 @@ function Values({ panel, frames, width, height }: any) {
 function Panel({ panel }: any) {
   const { x, y, w, h } = panel.gridPos;
   const unit = (WIDTH - GAP) / 24;
-  const box = { position: 'absolute' as const, left: GAP + x * unit, top: GAP + y * CELL, width: w * unit - GAP, height: h * CELL - GAP };
+  const box = { position: 'absolute' as const, left: GAP + x * unit, top: GAP + y * CELL, width: w * unit - GAP, height: h * CELL - GAP, overflow: 'hidden', boxSizing: 'border-box' as const };
   if (panel.type === 'row') {
     return <div style={{ ...box, color: theme.colors.text.primary, fontSize: 16, fontWeight: 500, paddingTop: 4 }}>{panel.title}</div>;
   }
@@ -95,7 +97,7 @@ function Panel({ panel }: any) {
   );
 }
 
-document.body.style.cssText = `margin:0;background:${theme.colors.background.canvas};font-family:Inter,Helvetica,Arial,sans-serif`;
+document.body.style.cssText = `margin:0;background:${theme.colors.background.canvas};color:${theme.colors.text.primary};font-family:Inter,Helvetica,Arial,sans-serif`;
 createRoot(document.getElementById('root')!).render(
   <ThemeContext.Provider value={theme}>
     {DRAWING.dashboard.panels.map((panel: any) => <Panel key={panel.id} panel={panel} />)}
