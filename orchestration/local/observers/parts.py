@@ -1,6 +1,6 @@
-"""Parts of the stack that observe: each of Prometheus, Alertmanager and Grafana whose program is on the machine.
+"""Parts of the stack that observe: Prometheus, Alertmanager and Grafana, where the programs are on the machine.
 
-The forecasts go first: each of these parts yields to their processes, starts after them, and may be absent.
+Forecasts go first: observers yield to the processes of the forecasts, start after these processes, and may be absent.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DASHBOARDS = MONITORING / "grafana"
 
 
 def observer_parts(settings: StackSettings) -> tuple[list[Part], list[str]]:
-    """Return the parts that can start, and a sentence for each other one that tells how to get the part."""
+    """Return the parts that can start, and for each missing part a sentence with the remedy."""
     parts, notes = [], []
     prometheus = shutil.which("prometheus")
     alertmanager = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")  # Debian's name goes first
