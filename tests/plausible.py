@@ -69,7 +69,7 @@ RATES = {
     "cryptovol_rows_scored": 40.0,
     "cryptovol_model_swaps": 0.0,
     "cryptovol_removed_trades": 0.0,
-    "cryptovol_shadow_failures": 0.0005,
+    "cryptovol_shadow_failures": 0.0,
 }
 
 
@@ -124,6 +124,8 @@ def _labels(metric: Metric, process: Process) -> Iterator[dict[str, str]]:
             variant, version = MODELS["shadow"]
         model = {"model_variant": variant, "version": version}
         labels |= {label: model[label] for label in metric.labels if label in model}
+        if metric is catalog.MODEL_REFUSED:
+            labels["name"] = {"drift_alarm": "volatility-baseline"}.get(labels["name"], "volatility-ml")
         if metric is catalog.BUILD_INFO:
             labels["version"] = "0.1.0"
         yield labels

@@ -34,7 +34,7 @@ def build() -> Dashboard:
             "none",
             [Query(series(catalog.DRIFT_LOSS_ALARM), "{{product_id}}")],
             words=NOTE,
-            width=5,
+            width=4,
         ),
         value(
             "Drift with loss",
@@ -50,7 +50,7 @@ def build() -> Dashboard:
             "When the last drift report was made. Dagster's asset `drift` has the report as a page.",
             "dateTimeFromNow",
             [Query(f"{series(catalog.DRIFT_REPORT)} * 1000", "{{product_id}}")],
-            width=5,
+            width=6,
         ),
         value(
             "Last retrain",

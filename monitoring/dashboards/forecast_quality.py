@@ -108,9 +108,9 @@ def _band() -> list[AnyPanel]:
         least=0,
     )
     band = band.override_by_name(*coloured("upper", BELOW, fillBelowTo="lower", lineWidth=0, fillOpacity=20))
-    band = band.override_by_name(*coloured("lower", BELOW, lineWidth=0, fillOpacity=0))
-    band = band.override_by_name(*coloured("forecast", BELOW, lineWidth=2, fillOpacity=0))
-    band = band.override_by_name(*coloured("realized", ABOVE, lineWidth=1, fillOpacity=0))
+    band = band.override_by_name(*coloured("lower", BELOW, lineWidth=0))
+    band = band.override_by_name(*coloured("forecast", BELOW, lineWidth=2))
+    band = band.override_by_name(*coloured("realized", ABOVE, lineWidth=1))
     return [
         band.repeat("product").max_per_row(1),
         lines(
@@ -224,7 +224,7 @@ def _misses() -> list[AnyPanel]:
     by_tercile = f"by (tercile) ({published(catalog.FORECAST_TERCILE_QLIKE)})"
     sides = [
         Query(f"avg by (tercile) ({published(catalog.FORECAST_TERCILE_SHARE, side=side)})", f"{{{{tercile}}}} {side}")
-        for side in ("below", "above")
+        for side in ("above", "below")  # the longest name first
     ]
     return [
         misses,
@@ -270,7 +270,7 @@ def _apart() -> list[AnyPanel]:
         value(
             "Failures of shadows",
             "Batches that a shadow could not score. Such a failure costs no published forecast.",
-            "short",
+            "none",
             [Query(series(catalog.SHADOW_FAILURES), "{{model_variant}} {{version}}")],
             width=4,
             height=7,

@@ -114,7 +114,7 @@ def lines(
         least: the axis reaches at least down to this value.
     """
     panel = timeseries.Panel().title(title).description(_described(description, limit)).unit(unit)
-    panel = panel.datasource(SOURCE).span(width).height(height).line_width(1).fill_opacity(8)
+    panel = panel.datasource(SOURCE).span(width).height(height).line_width(1).fill_opacity(0)
     panel = panel.color_scheme(dashboard.FieldColor().mode(FieldColorModeId.PALETTE_CLASSIC))
     panel = panel.show_points(VisibilityMode.NEVER).span_nulls(60_000.0)
     panel = panel.legend(
@@ -142,7 +142,6 @@ def lines(
 
 DASHED: Final = [
     DynamicConfigValue("custom.lineStyle", {"fill": "dash", "dash": [8, 6]}),
-    DynamicConfigValue("custom.fillOpacity", 0),
     DynamicConfigValue("color", {"mode": "fixed", "fixedColor": "#9a9fa8"}),
 ]
 
@@ -178,6 +177,7 @@ def value(
     panel = panel.datasource(SOURCE).span(width).height(height).no_value("none")
     panel = panel.color_mode(BigValueColorMode.VALUE).reduce_options(_last()).orientation(VizOrientation.AUTO)
     panel = panel.graph_mode(BigValueGraphMode.AREA if graph else BigValueGraphMode.NONE)
+    panel = panel.wide_layout(False).text(common.VizTextDisplayOptions().title_size(13).value_size(24))
     several = len(queries) > 1 or "{{" in queries[0].legend
     panel = panel.text_mode(
         BigValueTextMode.NAME if names else BigValueTextMode.VALUE_AND_NAME if several else BigValueTextMode.VALUE

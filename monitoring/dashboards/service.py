@@ -117,7 +117,7 @@ def build() -> Dashboard:
             "Model in use",
             "Variant and version of the model that each process uses.",
             "none",
-            [Query(series(catalog.MODEL), "{{job}} {{model_variant}} {{version}}")],
+            [Query(series(catalog.MODEL), "{{job}}: {{model_variant}} {{version}}")],
             names=True,
             width=6,
         ),

@@ -69,7 +69,7 @@ function Values({ panel, frames, width, height }: any) {
             alignmentFactors={getDisplayValueAlignmentFactors(values)} showUnfilled={panel.options.showUnfilled} />
         : <BigValue theme={theme} width={w} height={h} value={value.display} sparkline={value.sparkline} count={values.length}
             colorMode={panel.options.colorMode} graphMode={panel.options.graphMode} justifyMode={'auto' as any}
-            textMode={panel.options.textMode} />}
+            textMode={panel.options.textMode} text={panel.options.text} disableWideLayout={!panel.options.wideLayout} />}
     />
   );
 }
@@ -98,6 +98,9 @@ function Panel({ panel }: any) {
 }
 
 document.body.style.cssText = `margin:0;background:${theme.colors.background.canvas};color:${theme.colors.text.primary};font-family:Inter,Helvetica,Arial,sans-serif`;
+const style = document.createElement('style'); // Grafana's own reset, as far as the panels need one
+style.textContent = '*,*::before,*::after{box-sizing:border-box}button{color:inherit;background:none;border:0;font:inherit;padding:0}';
+document.head.append(style);
 createRoot(document.getElementById('root')!).render(
   <ThemeContext.Provider value={theme}>
     {DRAWING.dashboard.panels.map((panel: any) => <Panel key={panel.id} panel={panel} />)}
