@@ -61,7 +61,7 @@ class Exporter(Collector):
         self._shown: LiveTruth | None = None
         self._figures = BatchFigures()
         self._next: dict[int, int] = {}  # by partition, the offset to read next
-        self._answered = -math.inf
+        self._answered = time.monotonic()  # or the start
         self._problem = ""
         self._told_unreadable = self._told_left_out = -math.inf
         self._decode = msgspec.json.Decoder(prediction_type(settings.spec())).decode
@@ -70,6 +70,7 @@ class Exporter(Collector):
         self._rejects = metrics.counter(catalog.REJECTS)
         self._errors = metrics.counter(catalog.ERRORS)
         metrics.ready.set_function(self._is_ready)
+        metrics.gauge(catalog.BROKER_AGE).set_function(lambda: time.monotonic() - self._answered)
         metrics.registry.register(self)
 
     def _new_truth(self) -> LiveTruth:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.features.spec import FeatureSpec
 from data.names import check_names
@@ -35,6 +36,9 @@ from monitoring.window_sums import (
 
 WINDOWS = {"15m": 15, "1h": 60, "1d": DAY_MINUTES}
 """Minutes of event time of each window."""
+
+COVERAGE_MARGIN = 0.05
+"""How far below its version's promised 5 % quantile the coverage of an hour counts as low."""
 
 KEPT_AFTER_END_S = 3_600
 """Wall time for which the figures of a stream stay after its end."""
@@ -108,7 +112,9 @@ class LiveTruth:
         self, spec: FeatureSpec, facts: Callable[[VersionKey], VersionFacts], on_losses: OnLosses | None = None
     ) -> None:
         self._spec, self._facts, self._on_losses = spec, facts, on_losses
-        self._twelfth = Horizon.of(spec).twelfth
+        horizon = Horizon.of(spec)
+        self._twelfth = horizon.twelfth
+        self._unjudged_ns = spec.horizon_s * NS + self._twelfth  # before the newest forecast
         self._streams: dict[StreamKey, Stream] = {}
         self._judged: Counter[Subject] = Counter()
         self._difference_sum: dict[tuple[str, str], float] = {}  # by product and purpose
@@ -302,6 +308,29 @@ class LiveTruth:
         differences = [stream.sums[subject].differences(stream.newest_event) for stream in streams]
         if (p := worse_p(np.concatenate(differences))) is not None:
             yield Sample(catalog.FORECAST_WORSE_P, subject, p)
+        yield from self._broken_promises(subject, streams, has_floor=has_floor)
+
+    def _broken_promises(self, subject: Subject, streams: Sequence[Stream], *, has_floor: bool) -> Iterator[Sample]:
+        """Yield for how many closed hours in a row the forecasts are worse than their version promises."""
+        promises = self._facts(self._versions[subject.model_variant, subject.version]).promises
+        names = ("forecasts", "qlike", "intervals", "below", "above")
+        ends = ((stream.sums[subject], stream.newest_event - self._unjudged_ns) for stream in streams)
+        n, loss, intervals, below, above = np.sum([sums.by_closed_hour(end, *names) for sums, end in ends], axis=0)
+        if (promised := promises.get(("coverage", "0.05"))) is not None:
+            hours = _first_run(intervals - below - above < (promised - COVERAGE_MARGIN) * intervals)
+            yield Sample(catalog.FORECAST_LOW_COVERAGE_HOURS, subject, hours)
+            yield Sample(catalog.FORECAST_LOW_COVERAGE_HORIZONS, subject, intervals[:hours].sum() / TWELFTH)
+        if has_floor and (promised := promises.get(("qlike", "0.95"))) is not None:
+            yield Sample(catalog.FORECAST_HIGH_QLIKE_HOURS, subject, _first_run(loss > promised * n))
+
+
+def _first_run(is_broken: NDArray[np.bool_]) -> int:
+    """Return the number of true values before the first false one.
+
+    >>> _first_run(np.array([True, True, False, True])), _first_run(np.array([True]))
+    (2, 1)
+    """
+    return len(is_broken) if is_broken.all() else int(np.argmin(is_broken))
 
 
 def _figures(subject: Subject, window: str, sums: dict[str, float], *, has_floor: bool) -> Iterator[Sample]:

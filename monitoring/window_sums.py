@@ -15,7 +15,10 @@ from data.truth.losses import TERCILES, qlike
 from data.truth.significance import LAGS, diebold_mariano
 
 MINUTE_NS = 60 * NS
+HOUR_NS = 60 * MINUTE_NS
 DAY_MINUTES = DAY_S // 60
+CLOSED_HOURS = 22
+"""Closed hours that the minutes of a day always hold whole, beside the hour of the newest forecast."""
 
 UNKNOWN_TERCILE = TERCILES
 """Tercile of a forecast whose volatility has no tercile."""
@@ -130,6 +133,18 @@ class WindowSums:
         """
         found = self._sums[self._minute > now // MINUTE_NS - minutes].sum(axis=0)
         return dict(zip(COLUMNS, found.tolist(), strict=True))
+
+    def by_closed_hour(self, end: int, *names: str) -> Floats:
+        """Return the sums of the hours before the hour of `end`, shape (names, `CLOSED_HOURS`), the newest hour first.
+
+        Args:
+            end: event time, ns since 1970, up to which all forecasts are judged.
+            names: of `COLUMNS`.
+        """
+        ago = end // HOUR_NS - 1 - self._minute // 60
+        mine = np.flatnonzero((ago >= 0) & (ago < CLOSED_HOURS))
+        columns = (self._sums[mine, COLUMNS.index(name)] for name in names)
+        return np.stack([np.bincount(ago[mine], column, CLOSED_HOURS) for column in columns])
 
     def differences(self, now: int) -> Floats:
         """Return the loss differences to the baseline over the last day, in the order of event time."""

@@ -19,7 +19,7 @@ class OrchestrationSettings(StateSettings, PageSettings):
     replay_cron: str = Field("0 * * * *", description="times of the replay schedule, which is off by default; UTC")
     retrain_cron: str = Field("30 1 * * *", description="when models are trained anew; UTC")
     alert_webhook_url: str | None = Field(
-        None, pattern="^https?://", description="gets a small JSON document for each run that fails"
+        None, pattern="^https?://", description="gets JSON documents of failed runs, and of alerts by Alertmanager"
     )
 
     def make_inbox(self) -> None:

@@ -254,6 +254,29 @@ FORECAST_WORSE_P = GaugeMetric(
     "one-sided p of Diebold and Mariano that the baseline is better, over the last day; absent below 240 horizons",
     _EXPORTER,
 )
+FORECAST_LOW_COVERAGE_HOURS = GaugeMetric(
+    "cryptovol_forecast_low_coverage_hours",
+    "hours",
+    _FORECAST,
+    "closed hours of event time in a row, up to the newest, whose coverage is below the version's promised 5 % "
+    "quantile less .05; at most 22; absent without a promise",
+    _EXPORTER,
+)
+FORECAST_LOW_COVERAGE_HORIZONS = GaugeMetric(
+    "cryptovol_forecast_low_coverage_horizons",
+    "horizons",
+    _FORECAST,
+    "judged forecasts / 12 in these hours: the amount of evidence",
+    _EXPORTER,
+)
+FORECAST_HIGH_QLIKE_HOURS = GaugeMetric(
+    "cryptovol_forecast_high_qlike_hours",
+    "hours",
+    _FORECAST,
+    "closed hours of event time in a row, up to the newest, whose mean QLIKE is above the version's promised 95 % "
+    "quantile; at most 22; absent without a promise",
+    _EXPORTER,
+)
 FORECAST_TERCILE_QLIKE = GaugeMetric(
     "cryptovol_forecast_tercile_qlike",
     "",
@@ -299,6 +322,13 @@ NEWEST_FORECAST_AGE = GaugeMetric(
     "seconds",
     _PRODUCT,
     "wall time minus the `ingest_time` of the newest forecast; of open sources only",
+    _EXPORTER,
+)
+BROKER_AGE = GaugeMetric(
+    "cryptovol_broker_age_seconds",
+    "seconds",
+    (),
+    "time since the broker answered; before the first answer, since the start",
     _EXPORTER,
 )
 OPEN_SOURCES = GaugeMetric("cryptovol_open_sources", "sources", ("purpose",), "sources without an end", _EXPORTER)

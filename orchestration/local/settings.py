@@ -44,6 +44,8 @@ class StackSettings(
     kafka_controller_port: Port = 9093
     mlflow_port: Port = 5000
     dagster_code_port: Port = 3002
+    prometheus_port: Port = 9090
+    alertmanager_port: Port = 9095
     recording: str | None = Field(None, description="paths as in a shell; unset: a simulated day")
     topic_retention_days: float = Field(7.0, gt=0)
     run_started: float | None = Field(None, description="seconds since 1970 when `make run` was typed")

@@ -26,6 +26,8 @@ from data.files import CHECKOUT
 from data.names import new_replay_id
 from online.replay.pace import parse_speed
 from orchestration.local.live_lines import LiveForecast, LiveLines
+from orchestration.local.observers.configs import write_configs
+from orchestration.local.observers.parts import observer_parts
 from orchestration.local.parts import stack_parts
 from orchestration.local.ports import port_conflicts
 from orchestration.local.settings import StackSettings, given_settings, retired_settings
@@ -162,7 +164,8 @@ async def run_stack(settings: StackSettings, console: Console, began: float) -> 
         The exit code: 0 after a signal, 1 if a part could not start.
     """
     kafka = {"bootstrap.servers": settings.local_kafka} if settings.starts_kafka else settings.client_config()
-    parts = stack_parts(settings, kafka)
+    observers, notes = observer_parts(settings)
+    parts = [*stack_parts(settings, kafka), *observers]
     if conflicts := port_conflicts(parts):
         raise StartRefused("\n".join(conflicts))
 
@@ -179,6 +182,8 @@ async def run_stack(settings: StackSettings, console: Console, began: float) -> 
     stopping = _stop_on_signals(supervisor.kill)
     say(f"replay {environment['REPLAY_ID']} at speed {settings.replay_speed}")
     say(f"starting {', '.join(part.name for part in parts)}; logs in {settings.var_dir / 'logs'}")
+    for note in notes:
+        say(note, "yellow")
     await supervisor.start()
     live_lines.start()
     try:
@@ -264,6 +269,7 @@ def main() -> int:
         with only_stack(settings.var_dir):
             check_state(settings)
             prepare_inbox(settings)
+            write_configs(settings)
             return asyncio.run(run_stack(settings, console, began))
     except ValidationError as error:
         wrong = (f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}, was {e['input']!r}" for e in error.errors())

@@ -23,6 +23,7 @@ from data.names import new_replay_id
 from online.settings import RESTARTED
 from orchestration.local.dagster import client as dagster_client
 from orchestration.local.live_lines import LiveForecast, LiveLine
+from orchestration.local.observers.parts import observer_parts
 from orchestration.local.parts import stack_parts
 from orchestration.local.ports import port_conflicts
 from orchestration.local.settings import StackSettings, retired_settings
@@ -208,6 +209,59 @@ def test_why_a_run_failed_before_its_first_step_is_said_in_our_own_words(
     url, instance = dagster_page
     run = trains.execute_in_process(instance=instance, raise_on_error=False)
     assert dagster_client.failure_of(url, run.run_id) == "RuntimeError: MLflow is away: start it"
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder whose programs are the only ones on the PATH."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    return folder
+
+
+def program(folder: Path, name: str) -> str:
+    path = folder / name
+    path.touch(0o755)
+    return str(path)
+
+
+def test_observers_that_are_not_here_are_told_with_the_way_to_get_them(tmp_path: Path, programs: Path) -> None:
+    parts, notes = observer_parts(settings(tmp_path))
+    assert parts == []
+    install = "so nobody is alerted: apt-get install prometheus prometheus-alertmanager"
+    grafana = "no grafana here, so there are no dashboards: grafana.com/grafana/download has its program"
+    assert notes == [f"no prometheus and alertmanager here, {install}", grafana]
+    program(programs, "prometheus")
+    assert observer_parts(settings(tmp_path))[1] == [f"no alertmanager here, {install}", grafana]
+
+
+def test_observers_start_after_the_forecasts_and_yield_to_them(tmp_path: Path, programs: Path) -> None:
+    """Debian calls Alertmanager `prometheus-alertmanager`, its makers call it `alertmanager`."""
+    found = [program(programs, name) for name in ("prometheus", "alertmanager", "grafana-server")]
+    free = dict(zip(("prometheus_port", "alertmanager_port", "grafana_port"), free_ports(3), strict=True))
+    parts, notes = observer_parts(settings(tmp_path, **free))
+    assert notes == []
+    assert [part.command[0] for part in parts] == found
+    for part in parts:
+        assert part.needs == ("forecaster", "api")
+        assert part.nice > 0
+        assert not part.essential
+    debian = program(programs, "prometheus-alertmanager")
+    assert observer_parts(settings(tmp_path, **free))[0][1].command[0] == debian
+    assert program(programs, "grafana") == observer_parts(settings(tmp_path, **free))[0][2].command[0]
+    assert observer_parts(settings(tmp_path, **free))[0][2].command[1] == "server"
+
+
+def test_an_observer_whose_port_is_taken_is_told_and_stops_nothing(
+    tmp_path: Path, programs: Path, taken_port: int
+) -> None:
+    """Debian's package starts a Prometheus as a service."""
+    program(programs, "prometheus")
+    parts, notes = observer_parts(settings(tmp_path, prometheus_port=taken_port))
+    assert parts == []
+    assert f"prometheus does not start: port {taken_port}, wanted by prometheus, is taken by process" in notes[-1]
+    assert notes[-1].endswith(f"make run PROMETHEUS_PORT={taken_port + 100}")
 
 
 def test_the_simulated_day_is_made_once(tmp_path: Path) -> None:

@@ -203,6 +203,49 @@ def test_a_version_without_floor_has_coverage_and_no_qlike() -> None:
     assert {catalog.FORECAST_SHARE, catalog.FORECAST_MINCER_ZARNOWITZ_SLOPE, catalog.FORECAST_HORIZONS} <= found
 
 
+WIDE, FAR = (1e-9, 1.0), (1.0, 2.0)
+"""An interval that holds each target, and one that holds none."""
+
+
+@pytest.mark.parametrize(("promised", "hours"), [(0.8, 2), (0.5, 1), (0.05, 0)])
+def test_hours_of_low_coverage_are_counted_in_a_row(promised: float, hours: int) -> None:
+    """No target lies inside from 2:30 on: hours 2 and 3 have coverages of a half and of none, hour 4 is not closed.
+
+    The limit is the promise less .05.
+    """
+    facts = FACTS._replace(promises={("coverage", "0.05"): promised})
+    begin = int(market(5).event_time[0]) // (3_600 * NS) * 3_600 * NS
+    records = [
+        replace(each, interval=FAR if each.event_time >= begin + 9_000 * NS else WIDE) for each in market(5).records()
+    ]
+    truth = follow(records, facts=facts, ends=0)
+    assert value(truth, catalog.FORECAST_LOW_COVERAGE_HOURS, *BTC) == hours
+    horizons = value(truth, catalog.FORECAST_LOW_COVERAGE_HORIZONS, *BTC)
+    assert 0.95 * 60 * hours <= horizons <= 60 * hours
+    assert catalog.FORECAST_HIGH_QLIKE_HOURS not in metrics_of(truth, BTC), "no such promise"
+    truth.follow([replace(each, source_id="t") for each in records])
+    assert value(truth, catalog.FORECAST_LOW_COVERAGE_HOURS, *BTC) == hours
+    assert value(truth, catalog.FORECAST_LOW_COVERAGE_HORIZONS, *BTC) == pytest.approx(2 * horizons, abs=0.2)
+
+
+@pytest.mark.parametrize(("promised", "hours"), [(0.0, 4), (99.0, 0)])
+def test_hours_of_high_qlike_are_counted_in_a_row(promised: float, hours: int) -> None:
+    truth = follow(market(5).records(), facts=FACTS._replace(promises={("qlike", "0.95"): promised}))
+    assert value(truth, catalog.FORECAST_HIGH_QLIKE_HOURS, *BTC) == hours
+    assert catalog.FORECAST_LOW_COVERAGE_HOURS not in metrics_of(truth, BTC), "no such promise"
+
+
+def test_an_hour_closes_when_its_last_forecast_is_judged() -> None:
+    """Hour 0 ends at 1:00; its last forecast is judged at 1:01."""
+    facts = FACTS._replace(promises={("qlike", "0.95"): 0.0})
+    records = market(5).records()
+    hour = int(market(5).event_time[0]) // (3_600 * NS) + 1
+    for seconds, hours in ((50, 0), (70, 1)):
+        until = (3_600 * hour + seconds) * NS
+        truth = follow([each for each in records if each.event_time < until], facts=facts)
+        assert value(truth, catalog.FORECAST_HIGH_QLIKE_HOURS, *BTC) == hours
+
+
 def test_terciles_are_of_the_reference_column_at_the_models_bounds() -> None:
     """A third of the rows at each of 2e-4, 4e-4 and 8e-4 of volatility; the bounds lie between."""
     records = [

@@ -1,0 +1,79 @@
+"""Write the configuration of Prometheus and Alertmanager with the ports and the webhook of a stack."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from data.files import CHECKOUT
+from data.names import is_loopback
+from orchestration.local.settings import StackSettings
+
+MONITORING = CHECKOUT / "monitoring"
+INGESTORS = 8
+"""Ports of ingestors that Prometheus asks, from INGESTOR_PORT on."""
+SCRAPED = ("api_port", "forecaster_port", "exporter_port", "alertmanager_port")
+_WEBHOOK = "# webhook_configs: [{ALERT_WEBHOOK_URL}]"
+_ADDRESS = re.compile(r"(?<=127\.0\.0\.1:)\d+")
+
+
+def prometheus_file(settings: StackSettings) -> Path:
+    """Return the path of Prometheus' configuration."""
+    return settings.var_dir / "prometheus" / "prometheus.yml"
+
+
+def alertmanager_file(settings: StackSettings) -> Path:
+    """Return the path of Alertmanager's configuration."""
+    return settings.var_dir / "alertmanager" / "alertmanager.yml"
+
+
+def write_configs(settings: StackSettings) -> None:
+    """Write both files; only their owner may read them, as a webhook's URL may hold a secret."""
+    for path, text in (
+        (prometheus_file(settings), prometheus_config(settings)),
+        (alertmanager_file(settings), alertmanager_config(settings.alert_webhook_url)),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(text)
+
+
+def prometheus_config(settings: StackSettings) -> str:
+    """Return `monitoring/prometheus.yml` with the ports of a stack, and the rules by their whole path."""
+    ports = dict(_ports(settings))
+    text = _ADDRESS.sub(lambda found: str(ports[int(found[0])]), (MONITORING / "prometheus.yml").read_text())
+    return text.replace("rules/*.yml", json.dumps(str(MONITORING / "rules" / "*.yml")))
+
+
+def _ports(settings: StackSettings) -> Iterator[tuple[int, int]]:
+    """Yield each default port and the port of a stack in its place."""
+    fields = StackSettings.model_fields
+    for name in SCRAPED:
+        yield fields[name].default, getattr(settings, name)
+    for number in range(INGESTORS):
+        yield fields["ingestor_port"].default + number, settings.ingestor_port + number
+
+
+def alertmanager_config(webhook: str | None) -> str:
+    """Return `monitoring/alertmanager.yml`; pages and tickets go to the webhook if there is one."""
+    text = (MONITORING / "alertmanager.yml").read_text()
+    if webhook is None:
+        return text
+    receiver: dict[str, Any] = {"url": webhook}
+    if (proxy := _proxy_of(webhook)) is not None:
+        receiver["http_config"] = {"proxy_url": proxy}
+    return text.replace(_WEBHOOK, f"webhook_configs: {json.dumps([receiver])}")
+
+
+def _proxy_of(url: str) -> str | None:
+    """Return the proxy of the environment for a URL; None for a URL that is reached directly."""
+    parts = urlsplit(url)
+    if is_loopback(url) or proxy_bypass(parts.netloc):
+        return None
+    proxies = getproxies()
+    return proxies.get(parts.scheme, proxies.get("all"))

@@ -1,0 +1,93 @@
+"""The rules of Prometheus: existing metrics and labels, a runbook for each alert, and no page for a drill."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from data.files import CHECKOUT
+from data.process.catalog import METRICS
+from orchestration.local.observers.configs import INGESTORS, SCRAPED, prometheus_config
+from orchestration.local.settings import StackSettings
+from tests.rules_files import Selector, cases, loaded, rules, selectors
+
+ALERTS = {rule["alert"]: rule for rule in rules() if "alert" in rule}
+RECORDED = {rule["record"]: rule["expr"] for rule in rules() if "record" in rule}
+LABELS = {name: set(metric.labels) for metric in METRICS for name in (metric.exported_name, *metric.series)}
+SCRAPE = {"job", "instance"}
+"""Labels that Prometheus adds to each series."""
+ALL = [*RECORDED.items(), *((name, rule["expr"]) for name, rule in ALERTS.items())]
+
+
+def is_known(selector: Selector) -> bool:
+    """Return whether a process exports the metric with these labels, or a rule records the series."""
+    if selector.name == "up":
+        return selector.labels <= SCRAPE
+    if selector.name in RECORDED:
+        return not selector.labels
+    bounds = {"le"} if selector.name.endswith("_bucket") else set()
+    return selector.name in LABELS and selector.labels <= LABELS[selector.name] | SCRAPE | bounds
+
+
+@pytest.mark.parametrize(("name", "expression"), ALL, ids=[name for name, _ in ALL])
+def test_each_metric_of_a_rule_is_exported_with_its_labels(name: str, expression: str) -> None:
+    found = list(selectors(expression))
+    assert found or name == "Watchdog"
+    assert [each.text for each in found if not is_known(each)] == []
+
+
+@pytest.mark.parametrize(("name", "expression"), ALL, ids=[name for name, _ in ALL])
+def test_a_rule_groups_by_labels_that_its_metrics_have(name: str, expression: str) -> None:
+    grouped = {label for words in re.findall(r"\b(?:by|on) \(([^)]*)\)", expression) for label in words.split(", ")}
+    known = set().union(*(LABELS.get(each.name, set()) for each in selectors(expression)))
+    assert grouped - {""} <= known | SCRAPE | {"le"}
+
+
+def test_each_alert_has_a_severity_a_summary_and_a_section_of_the_runbook() -> None:
+    headings = re.findall(r"^## (\w+)$", (CHECKOUT / "docs" / "runbook.md").read_text(), re.MULTILINE)
+    for name, alert in ALERTS.items():
+        assert alert["labels"]["severity"] in ("page", "ticket", "none"), name
+        assert alert["annotations"]["summary"], name
+        assert alert["annotations"]["runbook"] == f"docs/runbook.md#{name.lower()}"
+    assert headings == list(ALERTS), "the runbook has the alerts in the order of the rules"
+
+
+def test_each_alert_has_a_firing_and_a_silent_case() -> None:
+    firing = {case["alertname"] for case in cases() if case["exp_alerts"]}
+    silent = {case["alertname"] for case in cases() if not case["exp_alerts"]}
+    assert firing == set(ALERTS)
+    assert silent == set(ALERTS) - {"Watchdog"}  # the watchdog always fires
+
+
+def test_drills_and_in_sample_forecasts_raise_no_alert() -> None:
+    """The API's metrics have no purpose; figures of batch jobs have none either."""
+    for alert in ALERTS.values():
+        for selector in selectors(alert["expr"]):
+            labels = LABELS.get(selector.name, set())
+            if "purpose" in labels:
+                assert 'purpose!="drill"' in selector.text, alert["alert"]
+            if "in_sample" in labels:
+                assert 'in_sample="false"' in selector.text, alert["alert"]
+                assert 'role="champion"' in selector.text, alert["alert"]
+
+
+def test_a_page_is_for_what_a_dead_broker_does_not_explain_or_says_so() -> None:
+    """Alertmanager tells nobody of alerts with `follows` while `BrokerDown` fires."""
+    follows = {name for name, alert in ALERTS.items() if "follows" in alert["labels"]}
+    stops_with_the_broker = {"ApiErrors", "ApiSlow", "ForecastStale", "ConsumerLagGrowing"}
+    assert follows == stops_with_the_broker | {"ExporterNotReady", "TargetDown"}
+    inhibited = loaded(str(CHECKOUT / "monitoring" / "alertmanager.yml"))["inhibit_rules"]
+    assert inhibited[0] == {"source_matchers": ['alertname="BrokerDown"'], "target_matchers": ['follows="broker"']}
+
+
+def test_prometheus_asks_the_ports_of_the_settings() -> None:
+    """The API has the default port of the forecaster, and the other way round."""
+    scraped = {name: 20_000 + number for number, name in enumerate(SCRAPED)}
+    scraped |= {"api_port": 8001, "forecaster_port": 8000}
+    config = prometheus_config(StackSettings(_env_file=None, ingestor_port=30_000, **scraped))  # type: ignore[arg-type]
+    default = prometheus_config(StackSettings(_env_file=None))
+    assert re.findall(r":(\d+)\"", default) == ["9095", "8000", "8001", "8004", *map(str, range(8010, 8018))]
+    ours = ["alertmanager_port", "api_port", "forecaster_port", "exporter_port"]
+    ingestors = map(str, range(30_000, 30_000 + INGESTORS))
+    assert re.findall(r":(\d+)\"", config) == [*(str(scraped[name]) for name in ours), *ingestors]
