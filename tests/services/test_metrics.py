@@ -1,4 +1,4 @@
-"""What real processes export, and the lag that a real client measures."""
+"""Exports of real processes, and the lag of a real client."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MOST_SERIES = 2_000
 
 
 def page_of(port: int) -> str:
-    """Return what a process exports; an empty text while nobody listens."""
+    """Return the exports of a process; an empty text while nobody listens."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
             return str(answer.read().decode())
@@ -75,9 +75,9 @@ def test_each_process_exports_exactly_what_is_declared_for_it(own_broker: Broker
 
 
 def test_16_records_behind_on_several_partitions_are_a_lag_of_16(broker: Broker) -> None:
-    """The client fetches all records at once into one queue, from which the reader takes one after the other.
+    """The client fetches all records into one queue, and the reader takes record by record.
 
-    The last records come in a transaction, whose markers are no lag.
+    The last records come in a transaction; the markers of the transaction are no lag.
     """
     topic, partitions = "lag-of-16", (0, 2, 5, 11)
     admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
@@ -113,7 +113,7 @@ def test_16_records_behind_on_several_partitions_are_a_lag_of_16(broker: Broker)
     try:
         consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
         wait_until(lambda: len(consumer.assignment()) == 4, "assigned")
-        time.sleep(1)  # the client fetches all records meanwhile, and nobody takes one
+        time.sleep(1)  # the client fetches all records, and the reader takes none
         while not take():
             time.sleep(0.1)  # statistics of each state
         wait_until(lambda: take() and seen[-1] == (0, 0), "nothing is left")
