@@ -145,6 +145,15 @@ def served_name(number: int) -> str:
     return SERVED if number == 1 else f"{SERVED}-{number}"
 
 
+def is_served(table: str) -> bool:
+    """Return whether a table holds trades from the topic.
+
+    >>> is_served("recordings/served-2"), is_served("recordings/served-monday")
+    (True, False)
+    """
+    return re.fullmatch(rf"{RECORDINGS}/{SERVED}(-\d+)?", table) is not None
+
+
 def ingest(lake: Lake, recording: Path, product_id: str = "BTC-USD", name: str | None = None) -> Ingested:
     """Stage the trades of a recording of any dialect, by product and day: the whole recording or nothing.
 
@@ -162,9 +171,9 @@ def ingest(lake: Lake, recording: Path, product_id: str = "BTC-USD", name: str |
     name = recording.name if name is None else name
     if name == SIMULATED:
         raise ValueError(f"the name {SIMULATED!r} is that of all simulated days: give {recording} another one")
-    if re.fullmatch(rf"{SERVED}(-\d+)?", name):
-        raise ValueError(f"the name {name!r} is that of trades from the topic: give {recording} another one")
     table, rejects_path = recording_table(name), f"{REJECTS}/{quote(name, safe='')}.parquet"
+    if is_served(table):
+        raise ValueError(f"the name {name!r} is that of trades from the topic: give {recording} another one")
     batches = read_trades(recording, product_id=product_id)  # raises at once if the file is no recording
     dialect = recognize(recording)
     assert isinstance(dialect, Dialect)

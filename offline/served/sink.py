@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -201,7 +201,7 @@ def offsets_behind(lake: Lake, reader: TopicReader, topics: Iterable[str] = SERV
     return behind
 
 
-def sink_figures(behind: dict[str, int]) -> list[Figure]:
+def sink_figures(behind: Mapping[str, int]) -> list[Figure]:
     """Return the figures of `offsets_behind`, found now."""
     return [
         Figure("sink_offsets_behind", {"topic": topic}, float(count), time.time_ns()) for topic, count in behind.items()
