@@ -27,6 +27,7 @@ from offline.served.manifest import folder_of, read_manifest
 from offline.served.sink import offsets_behind, topic_reader
 from tests.broker import Broker
 from tests.days import MIDNIGHT
+from tests.pipeline import wait_until
 from tests.proofs import Proof
 from tests.served import end, normal, record, records_of
 
@@ -98,6 +99,16 @@ def sink_process(servers: str, lake: Path) -> subprocess.Popen[bytes]:
     )
 
 
+def await_work(sink: subprocess.Popen[bytes], folder: Path) -> None:
+    """Return when the sink has changed a file of the lake, or has ended."""
+
+    def state() -> list[tuple[Path, int]]:
+        return sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*.json"))
+
+    before = state()
+    wait_until(lambda: state() != before or sink.poll() is not None, "work of the sink", within_s=120)
+
+
 def records_on(servers: str, topic: str) -> dict[tuple[int, int], bytes]:
     """Return all committed records of a topic by partition and offset."""
     found: dict[tuple[int, int], bytes] = {}
@@ -134,12 +145,13 @@ def test_a_sink_killed_ten_times_at_random_points_keeps_each_record_once(
         while killed < KILLS:
             before = {topic: read_manifest(Lake.open(folder), topic).next for topic in SERVED_TOPICS}
             sink = sink_process(servers, folder)
-            time.sleep(rng.uniform(1.5, 5.0))
-            if sink.poll() is not None:
-                continue
+            if killed % 5:  # else while the process starts
+                await_work(sink, folder)
+            time.sleep(rng.uniform(0.0, 1.5))
+            is_running = sink.poll() is None
             sink.kill()
-            sink.wait()
-            killed += 1
+            sink.communicate()
+            killed += is_running
             after = {topic: read_manifest(Lake.open(folder), topic).next for topic in SERVED_TOPICS}
             at_work += before != after
     sink = sink_process(servers, folder)
