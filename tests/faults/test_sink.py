@@ -76,7 +76,7 @@ class Arrivals:
         over = threading.Event()
 
         def write() -> None:
-            while not over.wait(0.05):
+            while not over.wait(0.25):
                 self.write(1)
 
         thread = threading.Thread(target=write)
