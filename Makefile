@@ -24,7 +24,7 @@ run: $(ENVIRONMENT) ## everything up, and a replay of RECORDING= (default: a sim
 	@RUN_STARTED=$(RUN_STARTED) exec $(PYTHON) -m orchestration.local.stack
 
 unit: $(ENVIRONMENT) ## the tests that start no process: less than a minute
-	$(PYTHON) -m pytest $(TWO_AT_ONCE) tests/unit data online offline
+	$(PYTHON) -m pytest $(TWO_AT_ONCE) tests/unit data online offline monitoring
 
 test: $(ENVIRONMENT) ## all tests that are quick
 	@$(PYTHON) -m orchestration.local.kafka.broker fetch
@@ -32,7 +32,7 @@ test: $(ENVIRONMENT) ## all tests that are quick
 
 coverage: $(ENVIRONMENT) ## the share of product lines that tests/unit and tests/services run
 	@$(PYTHON) -m orchestration.local.kafka.broker fetch
-	$(PYTHON) -m pytest $(TWO_AT_ONCE) --cov --cov-report=term tests/unit tests/services data online offline orchestration
+	$(PYTHON) -m pytest $(TWO_AT_ONCE) --cov --cov-report=term tests/unit tests/services data online offline monitoring orchestration
 
 acceptance: $(ENVIRONMENT) ## all proofs, the long ones too, and a table of what they saw
 	@$(PYTHON) -m orchestration.local.kafka.broker fetch
