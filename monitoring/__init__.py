@@ -1,1 +1,4 @@
-"""What an operator watches."""
+"""Observe the forecasts: live figures against what happened, for Prometheus.
+
+In: the topics `predictions` and `figures`, and the registry. Out: `/metrics`.
+"""

@@ -9,9 +9,11 @@ from orchestration.assets.checks import parity
 from orchestration.assets.inbox import Inbox, recordings
 from orchestration.assets.models import models
 from orchestration.assets.product_days import feature_rows, trades, training_set
+from orchestration.assets.served import served
 from orchestration.jobs.lake import backfill, ingest, simulate_job
 from orchestration.jobs.promotion import promote_job, rollback
 from orchestration.jobs.replay import replay
+from orchestration.jobs.sink import sink_job
 from orchestration.resources import DagsterPages, LakeResource, RegistryResource, mlflow_run
 from orchestration.schedules import schedules
 from orchestration.sensors import failure_sensor, inbox_files
@@ -34,9 +36,9 @@ def definitions() -> dg.Definitions:
         "them with the champions on the same rows, and register them as challengers. Nothing is promoted.",
     )
     return dg.Definitions(
-        assets=[recordings, trades, feature_rows, training_set, models],
+        assets=[served, recordings, trades, feature_rows, training_set, models],
         asset_checks=[parity],
-        jobs=[replay, ingest, simulate_job, backfill, retrain, promote_job, rollback],
+        jobs=[replay, ingest, simulate_job, sink_job, backfill, retrain, promote_job, rollback],
         schedules=schedules(settings),
         sensors=[inbox_files, failure_sensor(settings)],
         resources={

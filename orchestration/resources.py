@@ -12,7 +12,7 @@ import dagster as dg
 
 from data.features.spec import FeatureSpec
 from data.models.registry import Registry
-from data.names import RegistryError
+from data.names import NotRead, RegistryError
 from offline.lake.store import Lake
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def explained() -> Iterator[None]:
 
     try:
         yield
-    except (ValueError, OSError, RegistryError) as error:
+    except (ValueError, OSError, RegistryError, NotRead) as error:
         raise dg.Failure(str(error), allow_retries=False) from error
 
 

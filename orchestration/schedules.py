@@ -1,17 +1,50 @@
-"""Schedules: a nightly training of the models, and a replay of recordings (off by default)."""
+"""Schedules: topics into the lake, a nightly training, and a replay of recordings (off by default)."""
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
+import time
+
 import dagster as dg
 
-from orchestration.assets.models import choose_days
+from data.names import NotRead
+from data.settings import KafkaSettings
+from offline.lake.store import Lake
+from offline.served.columns import SERVED_TOPICS
+from offline.served.compaction import mergeable
+from offline.served.manifest import read_manifest
+from offline.served.sink import offsets_behind, topic_reader
+from orchestration.assets.models import TRAINING_SET_TAG, RetrainConfig, choose_days
 from orchestration.assets.partitions import DayRange
+from orchestration.assets.served import publish_behind
 from orchestration.jobs.replay import replay
+from orchestration.jobs.sink import sink_job
 from orchestration.resources import LakeResource
 from orchestration.settings import OrchestrationSettings
 
-TRAINING_SET_TAG = "cryptovol/training_set"
-"""Run tag: the version of the training rows for the run."""
+
+def retrain_request(instance: dg.DagsterInstance, lake: Lake) -> dg.RunRequest | dg.SkipReason:
+    """Request a training if training rows have changed since the last training that succeeded."""
+    chosen, test_days = choose_days(lake, DayRange()), RetrainConfig().test_days
+    if not chosen.days:
+        return dg.SkipReason("the lake has no training rows")
+    if len(chosen.days) <= test_days:
+        return dg.SkipReason(f"the lake has training rows of {len(chosen.days)} day, and needs {test_days + 1}")
+    tags = {TRAINING_SET_TAG: chosen.version}
+    trained = dg.RunsFilter(job_name="retrain", statuses=[dg.DagsterRunStatus.SUCCESS], tags=tags)
+    if runs := instance.get_runs(trained, limit=1):
+        return dg.SkipReason(f"no training row is new since run {runs[0].run_id}")
+    return dg.RunRequest(tags=tags)
+
+
+def _no_sink(instance: dg.DagsterInstance, lake: Lake, behind: int) -> str:
+    """Return the reason why no run of the sink is needed; empty: a run is needed."""
+    runs = instance.get_runs(dg.RunsFilter(job_name=sink_job.name), limit=1)
+    if runs and not runs[0].is_finished:
+        return f"run {runs[0].run_id} is at work"
+    has_failed = bool(runs) and not runs[0].is_success
+    if behind or has_failed or any(mergeable(read_manifest(lake, each), time.time_ns()) for each in SERVED_TOPICS):
+        return ""
+    return "the lake holds all records of the topics"
 
 
 def schedules(settings: OrchestrationSettings) -> list[dg.ScheduleDefinition]:
@@ -41,13 +74,28 @@ def schedules(settings: OrchestrationSettings) -> list[dg.ScheduleDefinition]:
         "since. Nothing is promoted: a person and the gate decide.",
     )
     def nightly_retrain(context: dg.ScheduleEvaluationContext, lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
-        chosen = choose_days(lake.open(), DayRange())
-        if not chosen.days:
-            return dg.SkipReason("the lake has no training rows")
-        tags = {TRAINING_SET_TAG: chosen.version}
-        trained = dg.RunsFilter(job_name="retrain", statuses=[dg.DagsterRunStatus.SUCCESS], tags=tags)
-        if runs := context.instance.get_runs(trained, limit=1):
-            return dg.SkipReason(f"no training row is new since run {runs[0].run_id}")
-        return dg.RunRequest(tags=tags)
+        return retrain_request(context.instance, lake.open())
 
-    return [replay_recordings, nightly_retrain]
+    @dg.schedule(
+        job=sink_job,
+        name="sink_served",
+        cron_schedule=settings.sink_cron,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Take new records of the topics into the lake at the times of SINK_CRON. Without new records and "
+        "closed days, no run is launched.",
+    )
+    def sink_served(context: dg.ScheduleEvaluationContext, lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
+        store, kafka = lake.open(), KafkaSettings()
+        try:
+            with topic_reader(kafka) as reader:
+                behind = offsets_behind(store, reader)
+        except NotRead as error:
+            return dg.SkipReason(str(error))
+        publish_behind(kafka, behind, context.log)
+        if reason := _no_sink(context.instance, store, sum(behind.values())):
+            return dg.SkipReason(reason)
+        config = {"feeds_trades": settings.sink_feeds_trades}
+        return dg.RunRequest(run_config={"ops": {"sink_records": {"config": config}}})
+
+    return [replay_recordings, nightly_retrain, sink_served]

@@ -19,6 +19,8 @@ class OrchestrationSettings(StateSettings):
     replay_recordings: str = Field("", description="recordings of the replay schedule, paths as in a shell")
     replay_cron: str = Field("0 * * * *", description="times of the replay schedule, which is off by default; UTC")
     retrain_cron: str = Field("30 1 * * *", description="when models are trained anew; UTC")
+    sink_cron: str = Field("*/10 * * * *", description="when new records of the topics go to the lake; UTC")
+    sink_feeds_trades: bool = Field(True, description="served trades of finished days feed the table trades")
     alert_webhook_url: str | None = Field(
         None, pattern="^https?://", description="gets a small JSON document for each run that fails"
     )

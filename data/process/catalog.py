@@ -13,19 +13,19 @@ from typing import Final, get_args
 from data.files import may_lose_its_reader
 from data.process.declarations import CounterMetric, GaugeMetric, HistogramMetric, Metric, Process
 from data.stream.records import FEATURES, PREDICTIONS, TRADES, Purpose
+from data.stream.records import FIGURES as FIGURES_TOPIC
 
 PROCESSES: Final[tuple[Process, ...]] = get_args(Process)
 PURPOSES: Final[tuple[str, ...]] = get_args(Purpose)
 UNKNOWN = "unknown"
 """Purpose of a record that cannot be read."""
 WINDOWS: Final = ("15m", "1h", "1d")
-"""Spans of event time before the newest judged forecast."""
+"""Spans of event time up to the newest forecast of a source."""
 
 
 LATENCY_BOUNDS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 PACING_BOUNDS_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0, 10.0)
 
-_ONLINE: tuple[Process, ...] = ("api", "forecaster", "ingestor")
 _SERVING: tuple[Process, ...] = ("api", "forecaster")
 _MODEL = ("model_variant", "version")
 
@@ -39,8 +39,8 @@ MESSAGES_IN = CounterMetric(
     "records",
     ("topic",),
     "records read",
-    _SERVING,
-    {"forecaster": ((TRADES,),), "api": ((PREDICTIONS,),)},
+    (*_SERVING, "exporter"),
+    {"forecaster": ((TRADES,),), "api": ((PREDICTIONS,),), "exporter": ((PREDICTIONS,), (FIGURES_TOPIC,))},
 )
 MESSAGES_OUT = CounterMetric(
     "cryptovol_messages_out",
@@ -54,11 +54,12 @@ REJECTS = CounterMetric(
     "cryptovol_rejects",
     "records",
     ("reason", "purpose"),
-    "records or rows not taken; reason `recording` (ingestor: a row is no trade), `unreadable` (API, forecaster), "
-    "`passed_id`, `fallen_time`, `ended`, `too_many_sources` (forecaster)",
-    _ONLINE,
+    "records or rows not taken; reason `recording` (ingestor: a row is no trade), `unreadable` (API, "
+    "exporter, forecaster), `passed_id`, `fallen_time`, `ended`, `too_many_sources` (forecaster)",
+    PROCESSES,
     {
         "api": (("unreadable", UNKNOWN),),
+        "exporter": (("unreadable", UNKNOWN),),
         "forecaster": (
             ("unreadable", UNKNOWN),
             *product(("passed_id", "fallen_time", "ended", "too_many_sources"), PURPOSES),
@@ -71,10 +72,11 @@ ERRORS = CounterMetric(
     "failures",
     ("kind",),
     "failures that the process survived; kind `transaction_aborted`, `window_incomplete`, `adaptation_incomplete` "
-    "(forecaster), `follow` (API), `model_watch` (API, forecaster)",
-    _SERVING,
+    "(forecaster), `follow` (API, exporter), `model_watch` (API, forecaster)",
+    (*_SERVING, "exporter"),
     {
         "api": (("follow",), ("model_watch",)),
+        "exporter": (("follow",),),
         "forecaster": (
             ("transaction_aborted",),
             ("window_incomplete",),

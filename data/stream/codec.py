@@ -160,9 +160,14 @@ def decode_trades(values: Sequence[bytes]) -> TradeRecords:
         np.array([record.ingest_time for record in records], np.int64),
         np.array([record.price for record in records], np.float64),
         np.array([record.size for record in records], np.float64),
-        np.array([_SIDES[record.side] for record in records], np.int8),
+        side_numbers(record.side for record in records),
     )
     return TradeRecords(trades, np.array(found.places, np.int64), streams.purposes, found.ends, found.unreadable)
+
+
+def side_numbers(sides: Iterable[TakerSide | None]) -> NDArray[np.int8]:
+    """Return the sides of n trades as in `Trades.side`, shape (n,)."""
+    return np.array([_SIDES[side] for side in sides], np.int8)
 
 
 class FeatureRecords(NamedTuple):

@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import NamedTuple, TypeVar
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
 
 from data.names import NotRead, Stopped
 from data.settings import KafkaSettings
@@ -47,6 +56,8 @@ class TopicReader(AbstractContextManager["TopicReader"]):
         running: None: all methods raise `NotRead` if the broker is silent for `PATIENCE_S`. Otherwise a silent broker
             is waited for while `running` returns True, then all methods raise `Stopped`; if the broker refuses, they
             raise KafkaException.
+        skips_lost: whether a reading goes on behind records that retention removes meanwhile; False: the reading
+            raises `NotRead`.
     """
 
     def __init__(
@@ -55,8 +66,10 @@ class TopicReader(AbstractContextManager["TopicReader"]):
         group: str = "unused",
         fetch_bytes: int = FETCH_BYTES,
         running: Callable[[], bool] | None = None,
+        skips_lost: bool = True,
     ) -> None:
         self._running = running
+        self._settings = settings
         self._servers = settings.kafka_bootstrap_servers
         self._batch = max(1, READ_BATCH * fetch_bytes // FETCH_BYTES)
         # After a request about a partition, the client reads the partition at once; without, after up to a second.
@@ -65,6 +78,7 @@ class TopicReader(AbstractContextManager["TopicReader"]):
             "group.id": group,
             "fetch.message.max.bytes": fetch_bytes,
             "queued.max.messages.kbytes": fetch_bytes * QUEUED_FETCHES // 1_024,
+            "auto.offset.reset": "earliest" if skips_lost else "error",
             "fetch.wait.max.ms": 2,  # how long a reading, and the next one, may wait where the partition ends
         }
         if running is None:
@@ -80,6 +94,14 @@ class TopicReader(AbstractContextManager["TopicReader"]):
         if found.error is not None:
             raise NotRead(f"the broker at {self._servers} has no topic {topic!r}: `make run` makes the topics")
         return sorted(found.partitions)
+
+    def topic_id(self, topic: str) -> str:
+        """Return the id of a topic, another one after the topic was made anew; empty if the broker knows no ids."""
+        admin = AdminClient(self._settings.client_config() | {"log_level": 0})
+        asked = TopicCollection([topic])
+        found = self._ask(lambda timeout_s: admin.describe_topics(asked, request_timeout=timeout_s)[topic].result())
+        high, low = found.topic_id.get_most_significant_bits(), found.topic_id.get_least_significant_bits()
+        return f"{high % 2**64:016x}{low % 2**64:016x}" if high or low else ""
 
     def span(self, topic: str, partition: int) -> tuple[int, int]:
         """Return the oldest offset that a partition still holds, and the offset after its newest record."""

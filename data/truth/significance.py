@@ -1,7 +1,7 @@
 """Significance of forecasts: is one forecaster better than another, and are forecasts right in the mean.
 
-A *difference* is the loss of one forecaster minus the loss of its rival on the same rows: below 0 is better. All tests
-are one-sided: the p-value is the probability of a mean at least so far below 0 if both forecasters were equally good.
+A *difference* is the loss of one forecaster minus the loss of its rival on the same rows: below 0 is better. Tests are
+one-sided: the p-value is the probability of a mean at least so far below 0 if both forecasters were equally good.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.trades import Floats, Int64s
+from data.trades import Floats
+from data.truth.counting import TWELFTH
 
-HORIZONS_PER_BLOCK = 10
-"""Measured on fits that are equal by construction: blocks of 10 horizons refuse better than blocks of 2."""
+LAGS = 3 * TWELFTH
+"""Lags of Diebold-Mariano: forecasts each twelfth of a horizon overlap for one horizon; three are counted."""
 
 
 class Significance(NamedTuple):
@@ -67,39 +68,8 @@ def diebold_mariano(difference: Floats, lags: int) -> Significance:
     variance = float(off @ off)
     for k in range(1, min(lags, n - 1) + 1):
         variance += 2 * (1 - k / (lags + 1)) * float(off[k:] @ off[:-k])
-    statistic = _ratio(mean, float(np.sqrt(max(variance, 0.0))) / n)
+    statistic = statistic_of(mean, float(np.sqrt(max(variance, 0.0))) / n)
     return Significance(statistic, math.erfc(-statistic / math.sqrt(2)) / 2 if statistic else 1.0)
-
-
-def block_test(difference: Floats, horizon: Int64s, horizons_per_block: int = HORIZONS_PER_BLOCK) -> Significance:
-    """Test a mean difference below 0 with Student's t on the means of blocks of horizons.
-
-    A block is a number of successive horizons with rows, of any number of products: rows within one horizon overlap and
-    are no independent evidence. A last, shorter block joins the block before.
-
-    Args:
-        difference: shape (n,).
-        horizon: shape (n,), number of the horizon of time of each row, in any order.
-
-    Raises:
-        ValueError: there are fewer than 2 blocks.
-
-    >>> round(block_test(np.array([-3.0, -1.0, -3.0, -1.0]), np.arange(4), horizons_per_block=1).statistic, 4)
-    -3.4641
-    """
-    from scipy.special import stdtr  # noqa: PLC0415 - takes half a second to import, and no live process tests blocks
-
-    distinct, rank = np.unique(horizon, return_inverse=True)
-    blocks = len(distinct) // horizons_per_block
-    if blocks < 2:
-        raise ValueError(
-            f"a test on blocks needs 2 blocks of {horizons_per_block} horizons, there were {len(distinct)} horizons"
-        )
-    block = np.minimum(rank // horizons_per_block, blocks - 1)
-    means = np.bincount(block, difference) / np.bincount(block)
-    error = float(np.std(means, ddof=1) / np.sqrt(blocks))
-    statistic = _ratio(float(np.mean(means)), error)
-    return Significance(statistic, float(stdtr(blocks - 1, statistic)) if statistic else 1.0)
 
 
 def mincer_zarnowitz(realized_variance: Floats, forecast_variance: Floats) -> MincerZarnowitz:
@@ -127,7 +97,7 @@ def mincer_zarnowitz(realized_variance: Floats, forecast_variance: Floats) -> Mi
     return MincerZarnowitz(intercept, slope, r_squared)
 
 
-def _ratio(mean: float, error: float) -> float:
+def statistic_of(mean: float, error: float) -> float:
     """Return mean / error; 0 for a mean of 0, infinity for differences that are all the same."""
     if mean == 0:
         return 0.0

@@ -6,6 +6,7 @@ The day of a trade is the day of the counted time, see `counted_times`.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -35,6 +36,9 @@ RECORDINGS, REJECTS = "recordings", "rejects"
 SIMULATED = "simulated"
 """Name of the recording that holds all simulated days."""
 
+SERVED = "served"
+"""Name of the recording that holds the trades of finished days from the topic, see `offline.served.finished`."""
+
 MEANING = "2"
 """Raise this number when staging gives another result for the same recording: all recordings are then staged again."""
 
@@ -63,11 +67,13 @@ class StagedNotes(msgspec.Struct, frozen=True):
         name: of the recording.
         has_ids: the trades have ids of the market; else the trades are numbered.
         made_from: arguments of a simulated day.
+        sources: of trades from the topic.
     """
 
     name: str
     has_ids: bool
     made_from: str = ""
+    sources: list[str] = []
 
 
 class RecordingNotes(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,6 +136,24 @@ def recording_table(name: str) -> str:
     return f"{RECORDINGS}/{quoted}"
 
 
+def served_name(number: int) -> str:
+    """Return the name of a recording of trades from the topic; sources that number trades differently are apart.
+
+    >>> served_name(1), served_name(2)
+    ('served', 'served-2')
+    """
+    return SERVED if number == 1 else f"{SERVED}-{number}"
+
+
+def is_served(table: str) -> bool:
+    """Return whether a table holds trades from the topic.
+
+    >>> is_served("recordings/served-2"), is_served("recordings/served-monday")
+    (True, False)
+    """
+    return re.fullmatch(rf"{RECORDINGS}/{SERVED}(-\d+)?", table) is not None
+
+
 def ingest(lake: Lake, recording: Path, product_id: str = "BTC-USD", name: str | None = None) -> Ingested:
     """Stage the trades of a recording of any dialect, by product and day: the whole recording or nothing.
 
@@ -140,14 +164,16 @@ def ingest(lake: Lake, recording: Path, product_id: str = "BTC-USD", name: str |
         name: of the recording in the lake; default is the file name.
 
     Raises:
-        ValueError: the recording is damaged or holds no trades, see `read_trades`; or the name is invalid, or
-            `simulated`.
+        ValueError: the recording is damaged or holds no trades, see `read_trades`; or the name is invalid,
+            `simulated`, or as of `served_name`.
         OSError: the lake cannot be written.
     """
     name = recording.name if name is None else name
     if name == SIMULATED:
         raise ValueError(f"the name {SIMULATED!r} is that of all simulated days: give {recording} another one")
     table, rejects_path = recording_table(name), f"{REJECTS}/{quote(name, safe='')}.parquet"
+    if is_served(table):
+        raise ValueError(f"the name {name!r} is that of trades from the topic: give {recording} another one")
     batches = read_trades(recording, product_id=product_id)  # raises at once if the file is no recording
     dialect = recognize(recording)
     assert isinstance(dialect, Dialect)

@@ -69,10 +69,13 @@ def seen_hash(
 
 
 def _recordings(lake: Lake, product_id: str, day: date) -> list[tuple[StagedNotes, Partition]]:
-    """Return the recordings with trades of a product and day, by priority: recordings with ids first, then by name."""
+    """Return the recordings with trades of a product and day, by priority: with ids, not from the topic, by name.
+
+    So a replay of a recording in the lake changes no trade of the day.
+    """
     staged = [lake.partition(table, product_id, day) for table in lake.tables(RECORDINGS)]
     found = [(each.notes_as(StagedNotes), each) for each in staged if each is not None and each.rows]
-    return sorted(found, key=lambda each: (not each[0].has_ids, each[0].name))
+    return sorted(found, key=lambda each: (not each[0].has_ids, bool(each[0].sources), each[0].name))
 
 
 def _inputs(lake: Lake, product_id: str, day: date, _: FeatureSpec) -> dict[str, str] | None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from data.times import time_text
-from offline.evaluation.scoring import CALIBRATED_EWMA, LAGS, Scored, Scores
+from data.truth.significance import LAGS
+from offline.evaluation.scoring import CALIBRATED_EWMA, Scored, Scores
 from offline.evaluation.walk_forward import Run
 
 if TYPE_CHECKING:

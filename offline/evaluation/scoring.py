@@ -13,11 +13,8 @@ from data.times import NS
 from data.trades import Floats
 from data.truth.counting import TWELFTH
 from data.truth.losses import TERCILES, bias, coverage, qlike, volatility_terciles
-from data.truth.significance import MincerZarnowitz, Significance, diebold_mariano, mincer_zarnowitz
+from data.truth.significance import LAGS, MincerZarnowitz, Significance, diebold_mariano, mincer_zarnowitz
 from offline.evaluation.walk_forward import Run
-
-LAGS = 3 * TWELFTH
-"""Lags of Diebold-Mariano: forecasts each twelfth of a horizon overlap for one horizon; three are counted."""
 
 SESSION_HOURS = 6
 

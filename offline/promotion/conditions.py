@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from data.times import DAY_S, NS
 from data.trades import Floats, Int64s
 from data.truth.losses import TERCILES, coverage
-from data.truth.significance import block_test
 from offline.leaks.rows import MAX_DUPLICATES
 
 MIN_HORIZONS = 240
@@ -185,6 +184,8 @@ def _ratio(ours: Floats, theirs: Floats, limit: float) -> Finding:
 
 
 def _significance(ours: Floats, theirs: Floats, horizon: Int64s, tries: int) -> Finding:
+    from offline.evaluation.significance import block_test  # noqa: PLC0415 - scipy: half a second, for no rollback
+
     try:
         p = block_test(ours - theirs, horizon).p_one_sided * tries
     except ValueError as error:

@@ -36,6 +36,8 @@ REGISTRY = "registry"
 """Pool of the runs that write to the registry: one run at a time."""
 ASSETS = {"volatility-baseline": "baseline_model", "volatility-ml": "ml_model"}
 """Asset of each registered model."""
+TRAINING_SET_TAG = "cryptovol/training_set"
+"""Run tag: the version of the training rows for the run."""
 Links = dict[str, dg.MetadataValue[Any]]
 
 
@@ -99,6 +101,7 @@ def models(
         days = choose_days(store, config.range())
         test_day = days.first_test_day(config.test_days)
         train_end = datetime.combine(test_day, datetime.min.time(), UTC)
+        context.instance.add_run_tags(context.run_id, {TRAINING_SET_TAG: days.version})
         rows = _training_rows(store, spec, days, test_day)
         mlflow.log_params(_params(days, train_end))
         first, last = days.days[0], days.days[-1]

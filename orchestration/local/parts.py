@@ -96,6 +96,7 @@ def stack_parts(settings: StackSettings, kafka: Mapping[str, str]) -> list[Part]
         _api(settings, is_warm=is_warm),
         *([_recording(settings, recordings[0])] if makes_recording else []),
         _ingestor(settings, recordings, ("recording",) if makes_recording else ()),
+        _exporter(settings),
         *_dagster(settings),
     ]
 
@@ -199,6 +200,23 @@ def _api(settings: StackSettings, *, is_warm: bool) -> Part:
         is_ready=answers(f"http://127.0.0.1:{settings.api_port}/health", timeout_s=5.0),  # /health asks the broker
         ports={"API_PORT": settings.api_port},
         address=f"http://127.0.0.1:{settings.api_port}/docs",
+    )
+
+
+def _exporter(settings: StackSettings) -> Part:
+    """Return the exporter, which yields to the forecasts, and starts after their processes."""
+    metrics = f"http://127.0.0.1:{settings.exporter_port}/metrics"
+    return Part(
+        "exporter",
+        _module("monitoring.exporter"),
+        needs=("forecaster", "api"),
+        is_ready=says_ready(metrics),
+        ports={"EXPORTER_PORT": settings.exporter_port},
+        address=metrics,
+        essential=False,
+        nice=STANDS_BACK,
+        ready_s=600.0,  # the exporter is ready once it has read the newest day of the topic
+        advice="The forecasts go on; only their live figures are missing.",
     )
 
 

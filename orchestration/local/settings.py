@@ -13,6 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from data.files import CHECKOUT
 from data.settings import Port
+from monitoring.settings import ExporterSettings
 from offline.settings import OfflineSettings
 from online.settings import ApiSettings, ForecasterSettings, IngestorSettings
 from orchestration.settings import OrchestrationSettings
@@ -34,7 +35,9 @@ def given_settings() -> dict[str, str | None]:
     return {**dotenv_values(".env"), **os.environ}
 
 
-class StackSettings(IngestorSettings, ForecasterSettings, ApiSettings, OfflineSettings, OrchestrationSettings):
+class StackSettings(
+    IngestorSettings, ForecasterSettings, ApiSettings, ExporterSettings, OfflineSettings, OrchestrationSettings
+):
     """Settings of all parts, and of the stack around the parts: ports, the recording, the retention."""
 
     kafka_port: Port = 9092
@@ -90,7 +93,7 @@ class StackSettings(IngestorSettings, ForecasterSettings, ApiSettings, OfflineSe
         """Return the settings of every part, so that all parts agree."""
         # The stack's own broker has a single forecaster, so a restart need not wait for the end of the old session.
         slot = 0 if self.slot is None and self.starts_kafka else self.slot
-        ports = ("api_port", "forecaster_port", "dagster_port")
+        ports = ("api_port", "forecaster_port", "exporter_port", "dagster_port")
         folders = ("dagster_home", "lake_uri", "inbox_dir", "var_dir", "models_dir")
         return {
             **{name.upper(): str(getattr(self, name)) for name in (*ports, *folders, "product_id", "replay_speed")},

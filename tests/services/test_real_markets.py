@@ -16,8 +16,8 @@ from data.simulator.day import simulate_day
 from data.times import NS
 from data.trades import Floats, StreamKey, Trades
 from data.truth.losses import coverage, qlike
-from data.truth.significance import block_test
 from data.truth.targets import variance_floor
+from offline.evaluation.significance import block_test
 from offline.models.recipes import (
     PRODUCTS,
     SEED,

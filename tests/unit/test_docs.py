@@ -18,6 +18,7 @@ from data.files import CHECKOUT
 from data.process.catalog import METRICS, page
 from data.settings import KafkaSettings
 from data.stream.records import schemas
+from monitoring.settings import ExporterSettings
 from offline.settings import OfflineSettings
 from online.settings import ApiSettings, ForecasterSettings, IngestorSettings
 from orchestration.local.settings import StackSettings
@@ -31,6 +32,7 @@ SETTINGS: tuple[type[BaseSettings], ...] = (
     IngestorSettings,
     ForecasterSettings,
     ApiSettings,
+    ExporterSettings,
     OfflineSettings,
     OrchestrationSettings,
     StackSettings,

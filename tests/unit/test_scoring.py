@@ -13,9 +13,9 @@ import pytest
 from data.features.spec import FeatureSpec
 from data.times import NS
 from data.trades import Floats
-from data.truth.significance import diebold_mariano
+from data.truth.significance import LAGS, diebold_mariano
 from offline.evaluation.report import Subject, html_report, markdown_table, model_card
-from offline.evaluation.scoring import LAGS, score
+from offline.evaluation.scoring import score
 from offline.evaluation.walk_forward import Run
 from offline.history import Grid, History
 from offline.models.cascade import Forecasts

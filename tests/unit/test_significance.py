@@ -8,7 +8,8 @@ import statsmodels.api as sm
 from scipy import stats
 
 from data.trades import Floats
-from data.truth.significance import block_test, diebold_mariano, mincer_zarnowitz
+from data.truth.significance import diebold_mariano, mincer_zarnowitz
+from offline.evaluation.significance import block_test
 
 EXACT = 1e-10
 

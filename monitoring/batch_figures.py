@@ -1,0 +1,48 @@
+"""Keep the newest figures of batch jobs, as values of the metrics that the catalog declares for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from data.process import catalog
+from data.stream.records import Figure
+from data.times import NS
+from monitoring.live_truth import Sample
+
+PREFIX = "cryptovol_"
+_METRICS = {metric.name.removeprefix(PREFIX): metric for metric in catalog.FIGURES}
+
+
+class BatchFigures:
+    """The newest figure of each name and labels."""
+
+    def __init__(self) -> None:
+        self._newest: dict[str, Figure] = {}
+
+    def take(self, figure: Figure) -> None:
+        """Keep a figure in place of an older one.
+
+        Raises:
+            ValueError: the catalog has no such figure, or the figure has other labels.
+        """
+        metric = _METRICS.get(figure.name)
+        if metric is None:
+            raise ValueError(f"the catalog has no figure {figure.name!r}; it has {', '.join(_METRICS)}")
+        if figure.labels.keys() != set(metric.labels):
+            raise ValueError(f"{figure.name} has the labels {metric.labels}, were {sorted(figure.labels)}")
+        self._newest[figure.key] = figure
+
+    def samples(self, now: int) -> Iterator[Sample]:
+        """Yield each figure, and the age of the newest figure of each name and product.
+
+        Args:
+            now: wall time, ns since 1970.
+        """
+        newest: dict[tuple[str, str], int] = {}
+        for figure in self._newest.values():
+            metric = _METRICS[figure.name]
+            yield Sample(metric, tuple(figure.labels[name] for name in metric.labels), figure.value)
+            shown = figure.name, figure.labels.get("product_id", "")
+            newest[shown] = max(figure.at, newest.get(shown, 0))
+        for shown, at in newest.items():
+            yield Sample(catalog.FIGURE_AGE, shown, (now - at) / NS)

@@ -1,0 +1,39 @@
+"""Take new records of the topics into the lake, without Dagster: `python -m offline.served`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from data.names import NotRead
+from data.settings import KafkaSettings
+from offline.lake.store import Lake
+from offline.served.columns import SERVED_TOPICS
+from offline.served.compaction import compact
+from offline.served.finished import stage_finished
+from offline.served.sink import sink, topic_reader
+from offline.settings import OfflineSettings
+
+
+def main() -> int:
+    """Take all topics, merge closed days, stage finished days; return the exit code, 2 for a refusal."""
+    argparse.ArgumentParser(prog="python -m offline.served", description=main.__doc__).parse_args()
+    lake = Lake.open(OfflineSettings().lake_uri)
+    try:
+        with topic_reader(KafkaSettings()) as reader:
+            for topic in SERVED_TOPICS:
+                done = sink(lake, reader, topic)
+                merged = compact(lake, topic, time.time_ns())
+                print(f"{topic}: {done.rows:,} rows, {done.ends} ends, {done.rejects} rejects and {done.lost} lost "
+                      f"offsets are new; {merged} days were merged")  # fmt: skip
+        for day in stage_finished(lake):
+            print(f"{day.product_id} {day.day}: {day.rows:,} trades for the table trades; `backfill` makes the rest")
+    except (NotRead, ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""Trades of finished days of sources as recordings of the lake: a training sees what was served.
+
+The table `recordings/served` holds the trades of all sources whose ids and times agree, each trade once. A source that
+disagrees, as a replay with moved times, gets a table of its own: `recordings/served-2` and so on. The table `trades`
+then merges all recordings, and recordings of the inbox come first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date
+from itertools import count
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+
+from data.arrow import numbers_of
+from data.features.admission import TAKEN, Admission
+from data.stream.codec import side_numbers
+from data.stream.records import TRADES
+from data.times import DAY_S, NS, start_ns, to_datetime
+from data.trades import StreamKey, Trades
+from offline.days.merging import RecordedTrades, merge
+from offline.days.staging import (
+    RECORDINGS,
+    STAGED,
+    Staged,
+    StagedNotes,
+    recording_table,
+    served_name,
+    staged_batch,
+    trades_of,
+)
+from offline.days.steps import SEEN_BY_NEIGHBOURS
+from offline.lake.store import Lake, Partition
+from offline.served.manifest import Manifest, ServedFile, read_manifest
+
+
+class FinishedDay(NamedTuple):
+    """A product-day of sources that have ended, or have gone on to a later day.
+
+    Attributes:
+        sources: generation and name of each source, in the order of their first offsets.
+        files: the files with the day's trades.
+    """
+
+    product_id: str
+    day: date
+    sources: list[tuple[int, str]]
+    files: list[ServedFile]
+
+
+def finished_days(manifest: Manifest) -> list[FinishedDay]:
+    """Return the finished days of sources of purpose `live` and `replay`, sorted by product and day."""
+    unfinished = {
+        (each.source_id, each.product_id, to_datetime(each.last_time).date()) for each in manifest.open_streams
+    }
+    by_day: dict[tuple[str, date], list[ServedFile]] = {}
+    for key, files in manifest.files_by_key().items():
+        if key.product_id is not None and key.day is not None:
+            by_day.setdefault((key.product_id, key.day), []).extend(files)
+    found = []
+    for (product_id, day), files in sorted(by_day.items()):
+        sources = dict.fromkeys(
+            (file.generation, source_id)
+            for file in files
+            for source_id, purpose in file.sources.items()
+            if purpose != "drill"
+            and not (file.generation == manifest.generation and (source_id, product_id, day) in unfinished)
+        )
+        if sources:
+            found.append(FinishedDay(product_id, day, list(sources), files))
+    return found
+
+
+def stage_finished(lake: Lake) -> list[Staged]:
+    """Stage the trades of all finished days; return the product-days whose trades changed.
+
+    Sources staged before are not read again. The first staged source wins where two sources disagree on a trade.
+
+    Raises:
+        ValueError: a file of the lake is damaged.
+        OSError: the lake cannot be written.
+    """
+    changed: dict[tuple[str, date], Staged] = {}
+    for finished in finished_days(read_manifest(lake, TRADES)):
+        known = {source for notes, _ in _staged(lake, finished.product_id, finished.day) for source in notes.sources}
+        for generation, source_id in finished.sources:
+            name = _source_name(generation, source_id)
+            if name in known:
+                continue
+            trades = _trades_of_source(lake, finished, generation, source_id)
+            if (staged := _add(lake, finished.product_id, finished.day, name, trades)) is not None:
+                changed[staged.product_id, staged.day] = staged
+    return list(changed.values())
+
+
+def _source_name(generation: int, source_id: str) -> str:
+    return source_id if generation == 0 else f"{source_id}, generation {generation}"
+
+
+def _staged(lake: Lake, product_id: str, day: date) -> Iterator[tuple[StagedNotes, Partition]]:
+    """Yield the staged tables of served trades of a product-day."""
+    existing = set(lake.tables(RECORDINGS))
+    for number in count(1):
+        table = recording_table(served_name(number))
+        if table not in existing:
+            return
+        if (staged := lake.partition(table, product_id, day)) is not None:
+            yield staged.notes_as(StagedNotes), staged
+
+
+def _trades_of_source(lake: Lake, finished: FinishedDay, generation: int, source_id: str) -> Trades:
+    """Return the trades of a source on a finished day that a stream takes."""
+    parts: list[pa.Table] = []
+    columns = ["source_id", *STAGED.names]
+    for file in finished.files:
+        if file.generation == generation and source_id in file.sources:
+            rows = lake.read_rows(file.path, columns, [("source_id", "==", source_id)])
+            parts.append(rows.select(STAGED.names))
+    rows = pa.concat_tables(parts)
+    n = len(rows)
+    trades = Trades(
+        (StreamKey(source_id, finished.product_id),),
+        np.zeros(n, np.int32),
+        ingest_time=np.zeros(n, np.int64),
+        side=side_numbers(rows["side"].to_pylist()),
+        **{name: numbers_of(rows[name]) for name in STAGED.names if name != "side"},
+    )
+    return trades.take(Admission().judge(trades) == TAKEN)
+
+
+def _add(lake: Lake, product_id: str, day: date, source: str, trades: Trades) -> Staged | None:
+    """Add the trades of a source to the first table that agrees; return the table's day if its trades changed."""
+    begin = start_ns(day)
+    for number in count(1):
+        name = served_name(number)
+        table = recording_table(name)
+        old = lake.partition(table, product_id, day)
+        if old is None:
+            joined, sources, before = trades, [source], ""
+        else:
+            known = RecordedTrades(name, True, trades_of(lake.read(table, product_id, day), product_id))
+            merged = merge([known, RecordedTrades(source, True, trades)], (begin, begin + DAY_S * NS),
+                           SEEN_BY_NEIGHBOURS.gap_s)  # fmt: skip
+            if merged.id_spaces > 1:
+                continue
+            joined, sources, before = merged.trades, [*old.notes_as(StagedNotes).sources, source], old.content_hash
+        notes = StagedNotes(name, True, sources=sources)
+        made = lake.write(table, product_id, day, [staged_batch(joined)], STAGED, notes)
+        return Staged(product_id, day, made.rows, True) if made.content_hash != before else None
+    raise AssertionError
