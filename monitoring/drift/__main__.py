@@ -19,13 +19,9 @@ import pandas as pd
 from data.trades import Floats, Int64s
 from data.truth.targets import variance_floor
 from monitoring.drift.calibration import Calibration, calibrate
+from monitoring.drift.files import BAD_FRAMES, CALIBRATION, CURRENT, FINDINGS, HTML, REFERENCE
 from monitoring.drift.hours import HOUR_NS, Hours, hours_of
 from monitoring.drift.verdict import Verdict, findings_of, judge
-
-REFERENCE, CURRENT = "reference.parquet", "current.parquet"
-CALIBRATION, FINDINGS, HTML = "calibration.json", "findings.json", "drift.html"
-BAD_FRAMES = 2
-"""Exit code for frames that cannot be judged; the reason is the last line of the error output."""
 
 
 def main() -> int:
