@@ -24,7 +24,7 @@ run: $(ENVIRONMENT) ## everything up, and a replay of RECORDING= (default: a sim
 	@RUN_STARTED=$(RUN_STARTED) exec $(PYTHON) -m orchestration.local.stack
 
 unit: $(ENVIRONMENT) ## the tests that start no process: less than a minute
-	$(PYTHON) -m pytest $(TWO_AT_ONCE) tests/unit data online offline
+	$(PYTHON) -m pytest $(TWO_AT_ONCE) tests/unit data online offline monitoring
 
 test: $(ENVIRONMENT) ## all tests that are quick
 	@$(PYTHON) -m orchestration.local.kafka.broker fetch

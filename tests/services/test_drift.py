@@ -279,11 +279,11 @@ def test_calm_hours_rarely_drift_and_a_doubled_market_always_does(proof: Proof, 
             theirs.append(evidently_alarms(expected, shown[mine]))
         for number in range(6):
             day, second = LATER + dt.timedelta(days=number), 3_600 * (6 + 2 * number)
-            for kind in found:
+            for kind, hits in found.items():
                 trades = _doubled(kind, product_id, day, second)
                 doubled = verdict_of(rows_of(trades, model), calibration)
                 hour = int(np.searchsorted(doubled.start, start_ns(day) + second * NS))
-                found[kind].append(bool(doubled.drift[hour : hour + 3].any()))
+                hits.append(bool(doubled.drift[hour : hour + 3].any()))
                 if kind == "moves":
                     named.append(doubled.largest(hour)[1] == "change ret_std")
                 else:

@@ -194,20 +194,9 @@ def test_a_shifted_market_follows_another_law_from_its_second_on() -> None:
 
 def test_harm_is_an_option_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "harmed.csv"
-    command = [
-        "data.simulator",
-        "--product",
-        "SOL-USD",
-        "--day",
-        "2025-01-06",
-        "--hours",
-        "11",
-        "13",
-        "--harm-from",
-        "12:00",
-        "--out",
-    ]
-    monkeypatch.setattr(sys, "argv", [*command, str(out)])
+    hours = ["--hours", "11", "13", "--harm-from", "12:00"]
+    command = ["data.simulator", "--product", "SOL-USD", "--day", "2025-01-06", *hours, "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", command)
     main()
     prices = np.concatenate([batch.trades.price for batch in read_trades([out])])
     expected = simulate_day("SOL-USD", MONDAY, 0, (11, 13), MarketShift(12 * 3_600))
