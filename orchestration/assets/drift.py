@@ -16,7 +16,6 @@ import msgspec
 from data.features.spec import FeatureSpec
 from data.files import CHECKOUT
 from data.models.registry import Registry, Version
-from data.models.served import ServedModel
 from data.names import NotRead
 from data.settings import KafkaSettings
 from data.stream.figures import publish_figures
@@ -25,7 +24,6 @@ from data.times import NS, to_datetime
 from monitoring.drift.files import BAD_FRAMES, CURRENT, FINDINGS, HTML, REFERENCE
 from monitoring.drift.verdict import Findings
 from offline.frames.serving import newest_forecasts
-from offline.frames.training import training_frame
 from offline.lake.store import Lake
 from offline.promotion.provenance import Provenance
 from orchestration.assets.partitions import PRODUCTS, table_of
@@ -144,13 +142,16 @@ def last_report(instance: dg.DagsterInstance, product_id: str) -> LastReport:
 
 def _reference(
     lake: Lake, spec: FeatureSpec, registry: Registry, version: Version, product_id: str, folder: Path
-) -> "Path":
+) -> Path:
     """Return the file of the rows that a version was trained on; made once for each version.
 
     Raises:
         ValueError: the training had no rows of the product, or the rows are gone or have changed.
         RegistryError: MLflow does not answer or fails.
     """
+    from data.models.served import ServedModel
+    from offline.frames.training import training_frame
+
     made = Provenance.of_tags(version.tags)
     if made is None:
         raise ValueError(f"{version.name} version {version.version} does not name its training rows")

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from data.features.spec import FeatureSpec
+from data.models.registry import Registry, Version
 from data.models.served import ServedModel
 from data.simulator.day import simulate_day
 from data.simulator.state import SCALE_SD, MarketShift
@@ -120,7 +121,7 @@ def made_drift(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) ->
     frame = frame_of(*market(1, seed=0))
     served = NewestForecasts(frame, 77, "replay-1", "ml", "3")
     monkeypatch.setattr(asset, "newest_forecasts", lambda *_: served)
-    monkeypatch.setattr(asset.Registry, "version", lambda _, name, version: asset.Version(name, version, {}, ""))
+    monkeypatch.setattr(Registry, "version", lambda _, name, version: Version(name, version, {}, ""))
 
     def reference(*given: Any) -> Path:
         given[-1].mkdir(parents=True, exist_ok=True)
@@ -166,7 +167,8 @@ def test_without_new_rows_no_report_is_made(instance: dg.DagsterInstance, monkey
     def tick() -> Any:
         monkeypatch.setattr("orchestration.schedules.newest_ingest_time", lambda *_: newest)
         resources = {"lake": (definitions().resources or {})["lake"]}
-        with dg.build_schedule_context(instance=instance, resources=resources) as context:
+        repository = definitions().get_repository_def()
+        with dg.build_schedule_context(instance=instance, resources=resources, repository_def=repository) as context:
             return hourly.evaluate_tick(context)
 
     assert tick().skip_message == "no served row is new since the last reports"
