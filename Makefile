@@ -32,7 +32,7 @@ test: $(ENVIRONMENT) ## all tests that are quick
 
 coverage: $(ENVIRONMENT) ## the share of product lines that tests/unit and tests/services run
 	@$(PYTHON) -m orchestration.local.kafka.broker fetch
-	$(PYTHON) -m pytest $(TWO_AT_ONCE) --cov --cov-report=term tests/unit tests/services data online offline orchestration
+	$(PYTHON) -m pytest $(TWO_AT_ONCE) --cov --cov-report=term tests/unit tests/services data online offline monitoring orchestration
 
 acceptance: $(ENVIRONMENT) ## all proofs, the long ones too, and a table of what they saw
 	@$(PYTHON) -m orchestration.local.kafka.broker fetch

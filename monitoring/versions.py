@@ -90,15 +90,15 @@ class Versions:
             self._known[key] = self._find(name, key)
         except RegistryAway as error:
             if is_first:
-                log.warning("the registry is away: a version is judged without floor", version=key, reason=str(error))
+                log.warning("the registry is away: a version is judged without floor", **_shown(key), reason=str(error))
             self._open[key] = time.monotonic()
             return False
         except (RegistryError, ModelRefused) as error:
-            log.warning("version not found: no QLIKE is exported for it", version=key, reason=str(error))
+            log.warning("version not found: no QLIKE is exported for it", **_shown(key), reason=str(error))
             self._known[key] = UNKNOWN
         else:
             if self._known[key].floor is None:
-                log.warning("a version states no variance floor: no QLIKE is exported for it", version=key)
+                log.warning("a version states no variance floor: no QLIKE is exported for it", **_shown(key))
         self._open.pop(key, None)
         return True
 
@@ -119,6 +119,11 @@ class Versions:
         digest = key.digest or version.digest
         file = load_kept(self._models_dir, version._replace(tags={"digest": digest}))
         return _facts(file or self._registry.fetch(version), key, version.tags)
+
+
+def _shown(key: VersionKey) -> dict[str, str]:
+    """Return the fields of a version for the log."""
+    return {"model_variant": key.model_variant, "version": key.version}
 
 
 def _facts(file: ModelFile, key: VersionKey, tags: dict[str, str]) -> VersionFacts:

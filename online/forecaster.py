@@ -32,6 +32,7 @@ from online.exactly_once.score_stage import ScoreStage
 from online.metrics import ForecasterMetrics
 from online.model_watch import ModelWatch
 from online.settings import ForecasterSettings
+from online.shadow_watch import ShadowWatch
 
 log = structlog.get_logger()
 
@@ -84,8 +85,9 @@ def forecast(settings: ForecasterSettings, metrics: ForecasterMetrics, running: 
         SystemExit: see `serve`.
     """
     spec = settings.spec()
-    models = ModelWatch(settings, metrics)
+    models, shadows = ModelWatch(settings, metrics), ShadowWatch(settings, metrics)
     models.start()
+    shadows.start()
     try:
         compile_kernel(spec)  # while the model is fetched
         compile_adaptation(spec)
@@ -110,13 +112,15 @@ def forecast(settings: ForecasterSettings, metrics: ForecasterMetrics, running: 
                 yield from reader.read(PREDICTIONS, partition, start)
 
         features = FeatureStage(spec, read_trades, metrics)
-        scores = ScoreStage(spec, lambda: models.served or served, read_predictions, metrics)
+        shadows.await_first_look()
+        scores = ScoreStage(spec, lambda: models.served or served, read_predictions, metrics, lambda: shadows.shadows)
         stage = Forecasting(features, scores, metrics)
         consumer = Consumer(consumer_config(settings, GROUP, settings.slot) | {"stats_cb": metrics.lag.read_statistics})
         producers = [Producer(transactional_config(settings, GROUP, settings.slot, turn)) for turn in range(TURNS)]
         serve(consumer, producers, stage, check_new, running, metrics, settings.kafka_bootstrap_servers)
     finally:
         models.stop()
+        shadows.stop()
 
 
 def find_places(settings: ForecasterSettings, spec: FeatureSpec, *, anew: bool) -> int:

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from tests.benchmarks import core, edge_latency, edge_predict, files, records, streams
+from tests.benchmarks import core, edge_latency, edge_predict, files, records, shadows, streams
 from tests.benchmarks.measure import Row, ToolMissing
 
 FILE_ROWS = (1_000_000, 10_000_000)
@@ -50,6 +50,7 @@ PARTS: dict[str, Callable[[], Sequence[Row]]] = {
     "files": file_rows,
     "streams": lambda: streams.rows(core.simulated_trades(STREAMED)),
     "latency": edge_latency.rows,
+    "shadows": lambda: list(shadows.rows(core.simulated_trades(STREAMED))),
     "predict": edge_predict.rows,
 }
 

@@ -17,6 +17,8 @@ class FakeRegistry:
 
     Attributes:
         files: by registered model, the champion.
+        challengers: by registered model, the challenger.
+        tags: by registered model, further tags of its versions.
         broken: the answer to all requests.
         broken_files: the answer to requests for a file.
         headers: sent with each answer.
@@ -26,6 +28,8 @@ class FakeRegistry:
 
     def __init__(self) -> None:
         self.files: dict[str, ModelFile] = {}
+        self.challengers: dict[str, ModelFile] = {}
+        self.tags: dict[str, dict[str, str]] = {}
         self.artifact_scheme = "mlflow-artifacts"
         self.broken: tuple[int, bytes] | None = None
         self.broken_files: tuple[int, bytes] | None = None
@@ -54,13 +58,18 @@ class FakeRegistry:
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def answer(self, path: str) -> tuple[int, bytes]:
-        for name, file in self.files.items():
-            if f"name={name}&alias=champion" in path:
-                tags = [{"key": "digest", "value": file.digest}]
+        champions = ((name, "champion", file) for name, file in self.files.items())
+        challengers = ((name, "challenger", file) for name, file in self.challengers.items())
+        for name, alias, file in (*champions, *challengers):
+            if f"name={name}&alias={alias}" in path or f"-versions/get?name={name}&version={file.version}" in path:
+                found = {"digest": file.digest} | self.tags.get(name, {})
+                tags = [{"key": key, "value": value} for key, value in found.items()]
                 return 200, json.dumps({"model_version": {"version": file.version, "tags": tags}}).encode()
             if f"get-download-uri?name={name}&version={file.version}" in path:
-                return 200, json.dumps({"artifact_uri": f"{self.artifact_scheme}:/1/{name}/artifacts"}).encode()
-            if path.endswith(f"/mlflow-artifacts/artifacts/1/{name}/artifacts/model.onnx"):
+                return 200, json.dumps(
+                    {"artifact_uri": f"{self.artifact_scheme}:/1/{name}-{file.version}/artifacts"}
+                ).encode()
+            if path.endswith(f"/mlflow-artifacts/artifacts/1/{name}-{file.version}/artifacts/model.onnx"):
                 return self.broken_files or (200, file.model_bytes)
         return 404, b'{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "not found"}'
 

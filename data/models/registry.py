@@ -124,8 +124,12 @@ class Registry:
 
     def champion(self, name: str, timeout_s: float | None = None) -> Version | None:
         """Return the champion of a model, or None if the model has no champion; one request, for polling."""
+        return self.aliased(name, "champion", timeout_s)
+
+    def aliased(self, name: str, alias: str, timeout_s: float | None = None) -> Version | None:
+        """Return the version of a model with an alias, or None if the model has no such alias; one request."""
         try:
-            return self._version(name, "champion", timeout_s)
+            return self._version(name, alias, timeout_s)
         except VersionNotFound:
             return None
 

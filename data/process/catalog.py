@@ -129,9 +129,9 @@ REMOVED_TRADES = CounterMetric(
 )
 SHADOW_FAILURES = CounterMetric(
     "cryptovol_shadow_failures",
-    "batches",
+    "failures",
     _MODEL,
-    "batches that a shadow model could not score",
+    "batches that a shadow could not score, and loads of a shadow that failed",
     ("forecaster",),
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import repeat
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -14,7 +14,18 @@ from numpy.typing import NDArray
 
 from data.features.spec import FeatureRows, FeatureSpec
 from data.names import check_names
-from data.stream.records import AdaptedBy, End, Forecaster, Purpose, Scored, ScoredBy, TakerSide, Trade, feature_type
+from data.stream.records import (
+    AdaptedBy,
+    End,
+    Figures,
+    Forecaster,
+    Purpose,
+    ScoredAt,
+    ScoredBy,
+    TakerSide,
+    Trade,
+    feature_type,
+)
 from data.trades import Floats, Int64s, Side, StreamKey, Trades
 from data.truth.adaptation import Adapted
 
@@ -26,6 +37,9 @@ _decode_end = msgspec.json.Decoder(End).decode
 
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """Errors of a decoder; RecursionError for a record nested a thousand deep."""
+
+_COLUMN_BITS = 32
+"""More bits than a model has columns."""
 
 _SIDES: dict[TakerSide | None, Side] = {"sell": Side.SELL, None: Side.UNKNOWN, "buy": Side.BUY}
 _SIDE_TEXTS: dict[int, TakerSide | None] = {int(side): text for text, side in _SIDES.items()}
@@ -264,16 +278,28 @@ def _names_of(trades: Trades) -> tuple[Iterable[str], Iterable[str]]:
     return map(sources.__getitem__, streams), map(products.__getitem__, streams)
 
 
+class Forecasts(NamedTuple):
+    """Forecasts of one model for n rows.
+
+    Attributes:
+        raw_score: shape (n,), as the model forecasts.
+        in_sample: shape (n,).
+    """
+
+    forecaster: Forecaster
+    raw_score: Floats
+    adapted: Adapted
+    in_sample: NDArray[np.bool_]
+
+
 def encode_predictions(
     rows: Sequence[bytes],
     ts: int,
     horizon_s: int,
-    raw_score: Floats,
-    adapted: Adapted,
-    forecaster: Forecaster,
-    in_sample: NDArray[np.bool_],
+    served: Forecasts,
     columns: tuple[str, ...],
     missing: NDArray[np.bool_],
+    shadows: Sequence[Forecasts] = (),
 ) -> list[bytes]:
     """Encode forecasts as records of `predictions`: the JSON of each row, continued by the fields of its forecast.
 
@@ -281,22 +307,63 @@ def encode_predictions(
         rows: n feature rows as JSON.
         ts: time of scoring, ns since 1970.
         horizon_s: seconds of the forecast.
-        raw_score: shape (n,), as the model forecasts.
-        in_sample: shape (n,).
-        columns: k names, the columns of the model.
-        missing: shape (n, k), the columns that the model did not use for a forecast.
+        served: by the model that serves.
+        columns: k names, the columns of the model that serves.
+        missing: shape (n, k), the columns that this model did not use for a forecast.
+        shadows: by models that do not serve.
     """
+    absent_bits = missing @ (1 << np.arange(len(columns)))
+    first, *others = [*(_encode_name(each.forecaster) for each in shadows), b""]
+
+    def end_of_served(row: int, in_sample: bool, absent: int) -> bytes:
+        names = [name for bit, name in enumerate(columns) if absent >> bit & 1]
+        scored_by = encode(ScoredBy(*served.forecaster, in_sample, names, []))
+        return _encode_state(served.adapted, row) + scored_by[1 : -len(_END)] + (first or _END)
+
+    def end_of_shadow(shadow: Forecasts, following: bytes, row: int, in_sample: bool, _: int) -> bytes:
+        scored_by = encode({"digest": shadow.forecaster.digest, "in_sample": in_sample})
+        return _encode_state(shadow.adapted, row) + scored_by[1:] + (b"," + following if following else _END)
+
+    start = b"," + encode(ScoredAt(ts, horizon_s))[1:-1] + b","
+    parts: list[Iterable[bytes]] = [(row[:-1] for row in rows), repeat(start)]
+    parts += _figures_and_ends(served, absent_bits, end_of_served)
+    for shadow, following in zip(shadows, others, strict=True):
+        parts += _figures_and_ends(shadow, 0, partial(end_of_shadow, shadow, following))
+    return list(map(b"".join, zip(*parts, strict=False)))
+
+
+_END = b"]}"
+"""End of a record: of the list of shadows, and of the record."""
+
+
+def _encode_name(forecaster: Forecaster) -> bytes:
+    """Return the start of a shadow, up to the figures."""
+    return encode({"model_variant": forecaster.model_variant, "version": forecaster.version})[:-1] + b","
+
+
+def _encode_state(adapted: Adapted, row: int) -> bytes:
+    """Return the fields of the adaptation behind the figures of a row, up to the model."""
+    state = AdaptedBy(*(float(getattr(adapted, name)[row]) for name in AdaptedBy.__struct_fields__))
+    return b"," + encode(state)[1:-1] + b","
+
+
+def _figures_and_ends(
+    given: Forecasts, absent: Int64s | int, end: Callable[[int, bool, int], bytes]
+) -> tuple[list[bytes], Iterable[bytes]]:
+    """Return for each row the JSON of the figures, and the JSON behind them, in which few rows differ.
+
+    Args:
+        absent: shape (n,), a bit for each column that a forecast did without.
+        end: called with (a row with the same state, `in_sample`, `absent`), returns the JSON behind the figures.
+    """
+    adapted = given.adapted
     intervals = zip(adapted.lower.tolist(), adapted.upper.tolist(), strict=True)
-    scored = map(Scored, repeat(ts), repeat(horizon_s), adapted.score.tolist(), intervals, raw_score.tolist())
+    records = list(map(Figures, adapted.score.tolist(), intervals, given.raw_score.tolist()))
     # One call for all rows, as a call costs a third of a row; the figures hold no text, so no text is cut.
-    figures = encode(list(scored))[2:-2].split(b"},{")
-    k = len(columns)
-    kinds = (((adapted.alike << 1) + in_sample << k) + missing @ (1 << np.arange(k))).tolist()
-    states = [getattr(adapted, name) for name in AdaptedBy.__struct_fields__]
+    figures = encode(records)[len(b"[{") : -len(b"}]")].split(b"},{")
+    kinds = (((adapted.alike << 1) + given.in_sample << _COLUMN_BITS) + absent).tolist()
     ends = {}
     for kind in set(kinds):
-        row = kind >> k + 1
-        names = [name for bit, name in enumerate(columns) if kind >> bit & 1]
-        state = encode(AdaptedBy(*(float(column[row]) for column in states)))
-        ends[kind] = state[1:-1] + b"," + encode(ScoredBy(*forecaster, bool(kind >> k & 1), names, []))[1:]
-    return [b",".join((row[:-1], each, ends[kind])) for row, each, kind in zip(rows, figures, kinds, strict=False)]
+        row, in_sample = divmod(kind >> _COLUMN_BITS, 2)
+        ends[kind] = end(row, bool(in_sample), kind & (1 << _COLUMN_BITS) - 1)
+    return figures, map(ends.__getitem__, kinds)

@@ -1,8 +1,9 @@
-"""Read published forecasts as columns, to resume an adaptation from them."""
+"""Read the published forecasts of a version, of the served one or of a shadow, to resume an adaptation from them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -10,33 +11,67 @@ import numpy as np
 
 from data.features.spec import FeatureSpec
 from data.stream.records import AdaptedBy
-from data.truth.adaptation import Published, shortest_ewma, version_number
+from data.truth.adaptation import Published, shortest_ewma
 
 
 def published_type(spec: FeatureSpec) -> type[Any]:
     """Return the type of a forecast's record with the fields of `published` alone; earlier releases lack some."""
     number = float | None
-    fields: list[Any] = [("source_id", str), ("product_id", str), ("event_time", int), ("price", float)]
-    fields += [("kafka_offset", int), ("interval", tuple[float, float]), ("digest", str), ("in_sample", bool)]
-    fields += [("raw_score", number, None), *((name, number, None) for name in AdaptedBy.__struct_fields__)]
-    return msgspec.defstruct("PublishedForecast", [*fields, (shortest_ewma(spec), number, None)], gc=False)
+    state: list[Any] = [("raw_score", number, None), *((name, number, None) for name in AdaptedBy.__struct_fields__)]
+    named: list[Any] = [("digest", str | None, None), ("in_sample", bool | None, None)]
+    interval = tuple[float, float]
+    shadow: Any = msgspec.defstruct("PublishedShadow", [("interval", interval | None, None), *named, *state], gc=False)
+    row: list[Any] = [("source_id", str), ("product_id", str), ("event_time", int), ("price", float)]
+    row += [("kafka_offset", int), ("interval", interval), (shortest_ewma(spec), number)]
+    return msgspec.defstruct(
+        "PublishedForecast", [*row, *named, *state, ("shadow", list[shadow], [])], gc=False, kw_only=True
+    )
 
 
-def published(records: Sequence[Any], spec: FeatureSpec) -> Published:
-    """Return the columns of forecasts of one stream.
+def versions_of(record: Any) -> list[str]:
+    """Return the digest of each model that forecast in a record, and published its adaptation; the served one first."""
+    return [each.digest for each in (record, *record.shadow) if _has_state(each)]
+
+
+def forecast_of(record: Any, digest: str) -> Any | None:
+    """Return the forecast of a model in a record: the record itself or a shadow; None without a state of adaptation."""
+    return next((each for each in (record, *record.shadow) if each.digest == digest and _has_state(each)), None)
+
+
+def newest_of(records: Sequence[Any], digest: str) -> Sequence[Any]:
+    """Return the newest records of a stream, back to the last record without a forecast of a model.
+
+    A model that missed a row starts afresh: the row might have ended a horizon.
+    """
+    known = sum(1 for _ in takewhile(lambda record: forecast_of(record, digest) is not None, reversed(records)))
+    return records[len(records) - known :]
+
+
+def published(records: Sequence[Any], digest: str, spec: FeatureSpec) -> Published:
+    """Return the columns of a model's forecasts of one stream.
 
     Args:
-        records: of `published_type` or `prediction_type`, in order, each with a state of adaptation.
+        records: of `published_type` or `prediction_type`, in order, each with a forecast of the model.
     """
-    floats = ("price", "raw_score", *AdaptedBy.__struct_fields__)
-    columns: dict[str, Any] = {name: np.array([getattr(r, name) for r in records], np.float64) for name in floats}
-    ends = np.array([record.interval for record in records], np.float64)
-    known = [not record.in_sample and getattr(record, shortest_ewma(spec)) is not None for record in records]
+    forecasts: list[Any] = [forecast_of(record, digest) for record in records]
+    states = {name: _column(forecasts, name) for name in ("raw_score", *AdaptedBy.__struct_fields__)}
+    ends = np.array([each.interval for each in forecasts], np.float64)
+    pairs = zip(records, forecasts, strict=True)
+    known = [not each.in_sample and getattr(record, shortest_ewma(spec)) is not None for record, each in pairs]
     return Published(
-        **columns,
+        **states,
         event_time=np.array([record.event_time for record in records], np.int64),
+        price=_column(records, "price"),
         lower=ends[:, 0],
         upper=ends[:, 1],
         teaches=np.array(known, np.bool_),
-        version=np.array([version_number(record.digest) for record in records], np.int64),
     )
+
+
+def _has_state(forecast: Any) -> bool:
+    """Return whether a forecast was published with its adaptation, which those of earlier releases lack."""
+    return forecast.raw_score is not None and forecast.digest is not None
+
+
+def _column(records: Sequence[Any], name: str) -> Any:
+    return np.array([getattr(record, name) for record in records], np.float64)

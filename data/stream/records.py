@@ -144,11 +144,19 @@ class RowStart(TradeStart, frozen=True, gc=False):
     spec_id: Annotated[str, Meta(description="of the feature spec that the columns follow")]
 
 
-class Scored(Struct, frozen=True, gc=False):
-    """The fields that a forecast adds to its feature row: the figures."""
+class ScoredAt(Struct, frozen=True, gc=False):
+    """The first fields that a forecast adds to its feature row, equal in a batch."""
 
     ts: Annotated[Time, Meta(description="when it was scored, nanoseconds since 1970, UTC")]
     horizon_s: int
+
+
+class Figures(Struct, frozen=True, gc=False):
+    """The fields that a forecast adds to its feature row: the figures, other ones in each row. A shadow has them too.
+
+    They hold no text, so records of them can be told apart by their braces.
+    """
+
     score: Annotated[float, Meta(gt=0, description="forecast volatility per horizon, not annualized")]
     interval: Annotated[tuple[float, float], Meta(description="nominal coverage 90 %")]
     raw_score: _RawScore | None
@@ -180,7 +188,7 @@ ADAPTATION_FIELDS: Final = ("raw_score", *AdaptedBy.__struct_fields__)
 
 
 def _forecast_fields() -> list[tuple[Any, ...]]:
-    parts = (get_type_hints(part, include_extras=True) for part in (Scored, AdaptedBy, ScoredBy))
+    parts = (get_type_hints(part, include_extras=True) for part in (ScoredAt, Figures, AdaptedBy, ScoredBy))
     return [(name, hint, *[None][: name in ADAPTATION_FIELDS]) for part in parts for name, hint in part.items()]
 
 
@@ -254,7 +262,7 @@ def partition_of(product_id: str, partitions: int = PARTITIONS) -> int:
 
 
 class Forecaster(NamedTuple):
-    """The model that serves, as named in predictions."""
+    """A model, as named in predictions."""
 
     model_variant: str
     version: str

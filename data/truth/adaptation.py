@@ -1,8 +1,8 @@
 """Adapt forecasts to their market while the stream runs: a scale, and an offset for each end of the interval.
 
 A counted forecast teaches once its horizon has passed. The state of a stream is a few numbers; each forecast is
-published with the state behind it, so a start can rebuild the state from published forecasts. A stream starts afresh
-with each version of a model.
+published with the state behind it, so a start can rebuild the state from published forecasts. Each version of a model
+has a state of its own.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class RawForecasts(NamedTuple):
 
 
 class Published(NamedTuple):
-    """n published forecasts of one stream, in order. A record without a state of adaptation is no such forecast.
+    """n published forecasts of one model for one stream, in order, each with its state of adaptation.
 
     Attributes:
         event_time: shape (n,), ns since 1970.
@@ -126,7 +126,6 @@ class Published(NamedTuple):
         lower, upper: shape (n,), the published interval.
         weighted_sum, weight, offset_low, offset_high, judged_horizons: shape (n,), see `Adapted`.
         teaches: shape (n,), see `RawForecasts`.
-        version: shape (n,), see `version_number`.
     """
 
     event_time: Int64s
@@ -140,16 +139,6 @@ class Published(NamedTuple):
     offset_high: Floats
     judged_horizons: Floats
     teaches: NDArray[np.bool_]
-    version: Int64s
-
-
-def version_number(digest: str) -> int:
-    """Return a number for a model's digest, 64 bits, signed.
-
-    >>> version_number("00000000000000ff" + 48 * "0")
-    255
-    """
-    return int.from_bytes(bytes.fromhex(digest[:16]), "big", signed=True)
 
 
 def teaching(values: Floats, event_time: Int64s, train_end: int, spec: FeatureSpec) -> NDArray[np.bool_]:
@@ -180,7 +169,7 @@ def reach_ns(spec: FeatureSpec) -> int:
 
 
 class Adaptations:
-    """The states of any number of streams under one spec."""
+    """The states of one version of a model in any number of streams, under one spec."""
 
     def __init__(self, spec: FeatureSpec) -> None:
         self._horizon = Horizon.of(spec)
@@ -188,7 +177,6 @@ class Adaptations:
         waiting = horizon[-1][2]
         layout = [
             *horizon,
-            ("version", "i8"),
             *((name, "f8") for name in _STATE),
             ("judged", "i8"),  # forecasts
             ("root", "f8"),  # root of the scale
@@ -201,7 +189,7 @@ class Adaptations:
             ("teaches", "i1", waiting),
         ]
         new = np.zeros(1, np.dtype(layout, align=True))
-        _start_version(new[0], 0)
+        _start(new[0])
         self._slots = Slots(new)
 
     @property
@@ -213,14 +201,13 @@ class Adaptations:
         """Drop the state of a stream that has ended or has moved to another process."""
         self._slots.drop(key)
 
-    def adapt(self, keys: tuple[StreamKey, ...], raw: RawForecasts, version: int) -> Adapted:
+    def adapt(self, keys: tuple[StreamKey, ...], raw: RawForecasts) -> Adapted:
         """Return the adapted forecasts, and leave the states ready for the next rows.
 
         Splitting the same rows into other batches, or mixing in other streams, changes no byte.
 
         Args:
             keys: the streams that `raw.stream` points into.
-            version: of the model, see `version_number`. A stream whose last row is of another version starts afresh.
         """
         slots = np.full(len(keys), -1)
         for stream in np.flatnonzero(np.bincount(raw.stream, minlength=len(keys))):
@@ -228,7 +215,7 @@ class Adaptations:
         n = len(raw.price)
         alike = np.empty(n, np.int64)
         found = Adapted(**{name: np.empty(n) for name in Adapted._fields if name != "alike"}, alike=alike)
-        _adapt(self._slots.state, slots, raw, version, self._horizon, found)
+        _adapt(self._slots.state, slots, raw, self._horizon, found)
         return found
 
     def resume(self, key: StreamKey, published: Published) -> None:
@@ -256,7 +243,7 @@ def adapted(
     raw = RawForecasts(
         np.zeros(len(price), np.int32), event_time, price, scores.score, scores.lower, scores.upper, teaches
     )
-    return Adaptations(spec).adapt((StreamKey("", ""),), raw, version=0)
+    return Adaptations(spec).adapt((StreamKey("", ""),), raw)
 
 
 def compile_adaptation(spec: FeatureSpec) -> None:
@@ -264,18 +251,17 @@ def compile_adaptation(spec: FeatureSpec) -> None:
     key, time, one = StreamKey("", ""), np.zeros(1, np.int64), np.ones(1)
     teaches = np.zeros(1, np.bool_)
     states = Adaptations(spec)
-    states.adapt((key,), RawForecasts(np.zeros(1, np.int32), time, one, one, one, one, teaches), 0)
+    states.adapt((key,), RawForecasts(np.zeros(1, np.int32), time, one, one, one, one, teaches))
     state = (one, one, one, one, one)
-    states.resume(key, Published(time, one, one, one, one, *state, teaches, time))
+    states.resume(key, Published(time, one, one, one, one, *state, teaches))
 
 
 # The kernel. `w` is the state of one stream.
 
 
 @compiled
-def _start_version(w: Any, version: int) -> None:
+def _start(w: Any) -> None:
     start_segment(w)
-    w.version = version
     w.weighted_sum = PRIOR_HORIZONS
     w.weight = PRIOR_HORIZONS
     w.offset_low = 0.0
@@ -338,16 +324,12 @@ def _remember(w: Any, at: int, raw_score: float, lower: float, upper: float, tea
 
 
 @compiled
-def _adapt(
-    state: NDArray[np.void], slots: Int64s, raw: RawForecasts, version: int, horizon: Horizon, out: Adapted
-) -> None:
+def _adapt(state: NDArray[np.void], slots: Int64s, raw: RawForecasts, horizon: Horizon, out: Adapted) -> None:
     for slot in slots:
         if slot >= 0:  # the batch has rows of the stream
             state[slot].alike = -1
     for i in range(len(raw.price)):
         w = state[slots[raw.stream[i]]]
-        if w.version != version:
-            _start_version(w, version)
         t = raw.event_time[i]
         _pass_time(w, t, horizon)
         score = raw.score[i] * w.root
@@ -372,8 +354,6 @@ def _adapt(
 def _resume(state: NDArray[np.void], slot: int, rows: Published, horizon: Horizon) -> None:
     w = state[slot]
     for i in range(len(rows.price)):
-        if w.version != rows.version[i]:
-            _start_version(w, rows.version[i])
         t = rows.event_time[i]
         _pass_time(w, t, horizon)
         w.weighted_sum = rows.weighted_sum[i]

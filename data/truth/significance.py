@@ -65,9 +65,9 @@ def diebold_mariano(difference: Floats, lags: int) -> Significance:
         raise ValueError(f"Diebold-Mariano needs 2 differences and lags of 0 or more, were {n} and {lags}")
     mean = float(np.mean(difference))
     off = difference - mean
-    variance = float(off @ off)
+    variance = _dot(off, off)
     for k in range(1, min(lags, n - 1) + 1):
-        variance += 2 * (1 - k / (lags + 1)) * float(off[k:] @ off[:-k])
+        variance += 2 * (1 - k / (lags + 1)) * _dot(off[k:], off[:-k])
     statistic = statistic_of(mean, float(np.sqrt(max(variance, 0.0))) / n)
     return Significance(statistic, math.erfc(-statistic / math.sqrt(2)) / 2 if statistic else 1.0)
 
@@ -95,6 +95,11 @@ def mincer_zarnowitz(realized_variance: Floats, forecast_variance: Floats) -> Mi
     r_squared = 1 - float(residual @ residual) / total if total else 1.0
     intercept = float(np.mean(realized_variance) - slope * np.mean(forecast_variance))
     return MincerZarnowitz(intercept, slope, r_squared)
+
+
+def _dot(a: Floats, b: Floats) -> float:
+    """Return the sum of products, in one thread: on a busy machine the threads of BLAS cost 10 times the sum."""
+    return float(np.einsum("i,i", a, b))
 
 
 def statistic_of(mean: float, error: float) -> float:

@@ -195,7 +195,7 @@ def adapted_forecasts(rows: History, raw: Forecasts, train_end: int = 0) -> Fore
     teaches = teaching(rows.values, rows.event_time, train_end, rows.spec)
     stream = rows.product.astype(np.int32)
     given = RawForecasts(stream, rows.event_time, rows.price, raw.score, raw.lower, raw.upper, teaches)
-    found = Adaptations(rows.spec).adapt(keys, given, version=0)
+    found = Adaptations(rows.spec).adapt(keys, given)
     return Forecasts(found.score, found.lower, found.upper)
 
 

@@ -23,7 +23,7 @@ class Finding(NamedTuple):
     """Result of checking one part of a forecast.
 
     Attributes:
-        part: `model`, `promotion`, `trades`, `row`, `score` or `recording`.
+        part: `model`, `promotion`, `trades`, `row`, `score`, `shadow` or `recording`.
         outcome: equal or different, after finding the part or making the part again; expired if the part is gone.
         said: the reason, in words.
     """

@@ -13,19 +13,23 @@ import numpy as np
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.models.registry import Registry
-from data.models.served import ServedModel
+from data.models.served import Scores, ServedModel
 from data.names import ModelRefused, RegistryError
 from data.settings import KafkaSettings
+from data.stream.published import forecast_of
 from data.stream.reader import TopicReader
-from data.stream.records import TRADES, AdaptedBy, prediction_type
+from data.stream.records import TRADES, AdaptedBy, Shadow, prediction_type
 from data.times import time_text, to_datetime, to_ns
 from data.trades import StreamKey
+from data.truth.adaptation import Adapted
 from offline.explain.adaptation import adapted_again, records_behind, scores_of
 from offline.explain.bisection import BadRecord
 from offline.explain.findings import Explanation, Finding, FoundModel, Outcome
 from offline.explain.recordings import find_in_recordings
 from offline.explain.streams import PROBE_BYTES, Passage, Stream
 from offline.promotion.ledger import Entry, history
+
+GONE = "forecasts behind the adaptation are no longer kept"
 
 
 class Explainer:
@@ -67,7 +71,9 @@ class Explainer:
                         each.trade = passage.trades.take(slice(at, at + 1))
                         remake_row(each, passage, at, stream, self._spec)
             for each in found.values():
-                remake_score(each, stream, self._spec)
+                records = records_behind(stream, each.kafka_offset, self._spec)
+                remake_score(each, records, self._spec)
+                remake_shadows(each, model_of, records, self._spec)
         find_in_recordings(list(found.values()), key.product_id, stream.note)
         return [found[trade_id] for trade_id in trade_ids]
 
@@ -200,8 +206,12 @@ def served_under(ledger: list[Entry] | str, record: Any) -> tuple[Entry | None, 
     return entry, Finding("promotion", "equal", said)
 
 
-def remake_score(each: Explanation, stream: Stream, spec: FeatureSpec) -> None:
-    """Score the record's row again with the named model, adapt the score again, and compare."""
+def remake_score(each: Explanation, records: Sequence[Any], spec: FeatureSpec) -> None:
+    """Score the record's row again with the named model, adapt the score again, and compare.
+
+    Args:
+        records: see `records_behind`.
+    """
     record, model = each.prediction, each.model.model
     if model is None:
         return each.found("score", "expired", "there is no model to score with")
@@ -215,11 +225,55 @@ def remake_score(each: Explanation, stream: Stream, spec: FeatureSpec) -> None:
     }
     if record.raw_score is None or record.spec_id != spec.spec_id:  # an earlier release published the model's own
         return each.compare("score", remade, "score and interval")
-    records = records_behind(stream, each.kafka_offset, spec)
     adapted = adapted_again([*records[:-1], record], model, spec)
     if adapted is None:
-        return each.found("score", "expired", "forecasts behind the adaptation are no longer kept")
-    remade |= {name: float(getattr(adapted, name)[-1]) for name in ("score", *AdaptedBy.__struct_fields__)}
-    remade["raw_score"] = float(scores.score[0])
-    remade["interval"] = float(adapted.lower[-1]), float(adapted.upper[-1])
-    return each.compare("score", remade, "score and interval")
+        return each.found("score", "expired", GONE)
+    return each.compare("score", remade | _adapted_fields(adapted, scores), "score and interval")
+
+
+def remake_shadows(
+    each: Explanation, model_of: Callable[[str, str, str, str], FoundModel], records: Sequence[Any], spec: FeatureSpec
+) -> None:
+    """Make the forecasts of a record's shadows again, and compare.
+
+    Args:
+        model_of: called with variant, version, digest and spec id, see `find_model`.
+        records: see `records_behind`.
+    """
+    record = each.prediction
+    made: list[Shadow] = []
+    for shadow in record.shadow:
+        if forecast_of(record, shadow.digest) is not shadow or record.spec_id != spec.spec_id:
+            return each.found("shadow", "expired", f"the record names no model or state of {_name_of(shadow)}")
+        found = model_of(shadow.model_variant, shadow.version, shadow.digest, record.spec_id)
+        if found.model is None or found.finding.outcome != "equal":
+            return each.found("shadow", found.finding.outcome, f"{_name_of(shadow)}: {found.finding.said}")
+        adapted = adapted_again([*records[:-1], record], found.model, spec)
+        if adapted is None:
+            return each.found("shadow", "expired", f"{_name_of(shadow)}: {GONE}")
+        in_sample = record.event_time <= to_ns(found.model.train_end)
+        named = {"model_variant": found.model.variant, "version": shadow.version, "digest": found.model.digest}
+        made.append(Shadow(**named, in_sample=in_sample, **_adapted_fields(adapted, scores_of([record], found.model))))
+    if made:
+        names = ", ".join(map(_name_of, made))
+        each.compare("shadow", {"shadow": made}, f"score, interval and adaptation of {names}")
+    return None
+
+
+def _name_of(shadow: Shadow) -> str:
+    return f"volatility-{shadow.model_variant} version {shadow.version}"
+
+
+def _adapted_fields(adapted: Adapted, scores: Scores) -> dict[str, Any]:
+    """Return the fields of the last of some adapted forecasts.
+
+    Args:
+        scores: the model's own, of the last forecast alone.
+    """
+    fields: dict[str, Any] = {
+        name: float(getattr(adapted, name)[-1]) for name in ("score", *AdaptedBy.__struct_fields__)
+    }
+    return fields | {
+        "raw_score": float(scores.score[0]),
+        "interval": (float(adapted.lower[-1]), float(adapted.upper[-1])),
+    }

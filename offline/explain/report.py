@@ -85,6 +85,10 @@ def rendered(each: Explanation, *, all_trades: bool) -> str:
         lines.append("            in-sample: the model was trained on data as late as this")
     if record.missing:
         lines.append(f"            made without {', '.join(record.missing)}")
+    lines += [
+        f"shadow      {shadow.score} by volatility-{shadow.model_variant} version {shadow.version}"
+        for shadow in record.shadow
+    ]
     trained = f", trained up to {said['model']['train_end']}" if said["model"]["train_end"] else ""
     lines += [
         f"model       {each.model.name} version {record.version}{trained}",

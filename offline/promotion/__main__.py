@@ -19,7 +19,8 @@ from rich.table import Table
 
 from data.files import may_lose_its_reader
 from data.models.registry import Registry
-from data.names import RegistryError
+from data.names import NotRead, RegistryError
+from data.settings import KafkaSettings
 from data.times import second_text
 from offline.promotion.gate import Refused
 from offline.promotion.ledger import Entry, finish_pending, history, served_at
@@ -65,6 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked.add_argument("version", nargs="?", default="challenger", help="a number or an alias; challenger")
     asked.add_argument("--why", required=True)
     asked.add_argument(
+        "--shadow-horizons",
+        type=int,
+        default=0,
+        metavar="N",
+        help="refuse a version with fewer horizons of forecasts as a shadow, on the topic `predictions`; 0",
+    )
+    asked.add_argument(
         "--force", action="store_true", help="promote even if the gate refuses; the entry is marked as forced"
     )
     asked = commands.add_parser("rollback", help="back to the champion before")
@@ -85,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for entry in finish_pending(registry):
             print(f"finished: {entry.action} {entry.model} to version {entry.to_version}, now {entry.state}")
         if args.command == "promote":
+            from offline.checks.shadows import asked_shadows  # noqa: PLC0415 - see below
             from offline.promotion.inputs import lake_inputs  # noqa: PLC0415 - half a second, which a rollback saves
 
             spec = settings.spec()
@@ -97,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 who=getpass.getuser(),
                 why=args.why,
                 force=args.force,
+                shadows=asked_shadows(args.shadow_horizons, KafkaSettings(), spec),
             )
             print(show([entry]))
         elif args.command == "history":
@@ -107,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             served = served_at(registry, args.when)
             print(show(served.values()) if served else f"no model had a champion at {second_text(args.when)}")
             _print_moves_by_hand(registry, served_at(registry, datetime.now(UTC)))
-    except (RegistryError, Refused, ValueError) as error:
+    except (RegistryError, Refused, NotRead, ValueError) as error:
         sys.exit(str(error))
 
 

@@ -49,6 +49,7 @@ from offline.promotion.register import sentinels_of
 from offline.samples import Sample, scores_of
 
 if TYPE_CHECKING:
+    from offline.checks.shadows import ShadowLimit
     from offline.promotion.inputs import GateInputs, Refit
 
 SHOWN = 200
@@ -94,7 +95,13 @@ class Verdict:
 
 
 def judge(
-    registry: Registry, wanted: Version, *, inputs: GateInputs, spec: FeatureSpec, baseline: str = BASELINE
+    registry: Registry,
+    wanted: Version,
+    *,
+    inputs: GateInputs,
+    spec: FeatureSpec,
+    baseline: str = BASELINE,
+    shadows: ShadowLimit | None = None,
 ) -> Verdict:
     """Judge whether a version may be champion, without changing anything; see `promote` for the arguments.
 
@@ -118,6 +125,11 @@ def judge(
         trial.run(history(registry, wanted.name))
         found += trial.conditions()
         evidence |= trial.evidence
+    if shadows is not None:
+        horizons = shadows.count(digest)
+        found.append(
+            Condition("shadow horizons", horizons >= shadows.least, f"{horizons:,}", f"{shadows.least:,} or more")
+        )
     evidence |= {f"condition {each.name}": f"{each.found[:SHOWN]}; allowed is {each.allowed[:SHOWN]}" for each in found}
     return Verdict(digest, champion.version if champion else None, can_serve, found, evidence)
 

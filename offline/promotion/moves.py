@@ -13,6 +13,7 @@ from offline.promotion.gate import Refused, fetch_model, judge
 from offline.promotion.ledger import Entry, finish_pending
 
 if TYPE_CHECKING:
+    from offline.checks.shadows import ShadowLimit
     from offline.promotion.inputs import GateInputs
 
 
@@ -27,6 +28,7 @@ def promote(
     why: str,
     force: bool = False,
     baseline: str = BASELINE,
+    shadows: ShadowLimit | None = None,
     dagster_run_url: str = "",
 ) -> Entry:
     """Judge a version, make the version champion if the gate is open, and return the ledger's entry.
@@ -40,6 +42,7 @@ def promote(
         force: promote a version refused by the gate, if the file can serve; `why` must give the reason, and the entry
             is marked as forced.
         baseline: name of the model whose champion each version of `volatility-ml` must beat.
+        shadows: how much the version must have forecast as a shadow; None: nothing.
         dagster_run_url: page of the Dagster run that asks, for the ledger.
 
     Raises:
@@ -53,7 +56,7 @@ def promote(
     finish_pending(registry)
     wanted = registry.version(model, version)
     while True:
-        verdict = judge(registry, wanted, inputs=inputs, spec=spec, baseline=baseline)
+        verdict = judge(registry, wanted, inputs=inputs, spec=spec, baseline=baseline, shadows=shadows)
         is_refused = not (verdict.can_serve if force else verdict.is_open)
         entry = Entry(
             action="refuse" if is_refused else "promote",

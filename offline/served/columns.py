@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from data.arrow import NAMES
+from data.arrow import NAMES, column_of
 from data.features.spec import FeatureSpec
 from data.names import check_names
 from data.stream.codec import Records, decode_records
@@ -155,7 +155,7 @@ def _others(key: RowsKey, block: RecordBlock, found: Sequence[tuple[int, str | N
 def _place_columns(key: RowsKey, offsets: list[int]) -> list[pa.Array]:
     n = len(offsets)
     return [
-        pa.array(np.full(n, key.generation, np.int32)),
-        pa.array(np.full(n, key.partition, np.int32)),
-        pa.array(np.array(offsets, np.int64)),
+        column_of(np.full(n, key.generation, np.int32), pa.int32()),
+        column_of(np.full(n, key.partition, np.int32), pa.int32()),
+        column_of(np.array(offsets, np.int64), pa.int64()),
     ]

@@ -1,4 +1,4 @@
-"""Read the published forecasts from which the adaptation of a stream is resumed after a start."""
+"""Read the published forecasts from which the adaptations of a stream are resumed after a start."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 from data.features.spec import FeatureSpec
 from data.stream.codec import decode_records
-from data.stream.published import published, published_type
+from data.stream.published import newest_of, published, published_type, versions_of
 from data.stream.reader import RecordBlock
 from data.trades import StreamKey
 from data.truth.adaptation import Published
@@ -35,13 +35,16 @@ class PublishedForecasts:
         self._spec, self._read = spec, read
         self._decode = msgspec.json.Decoder(published_type(spec)).decode
 
-    def find(self, partition: int, tails: dict[StreamKey, StreamTail]) -> tuple[dict[StreamKey, Published], int]:
+    def find(
+        self, partition: int, tails: dict[StreamKey, StreamTail]
+    ) -> tuple[list[tuple[StreamKey, str, Published]], int]:
         """Return the forecasts of each stream's tail, and the number of streams without their newest forecast.
 
-        A stream without such forecasts, or with forecasts of an earlier release, is left out.
+        Forecasts of each model in the newest record of a stream, served or not, come with the model's digest. A stream
+        without such forecasts, or with forecasts of an earlier release, is left out.
         """
         deadline = time.monotonic() + VISIBLE_S
-        found: dict[StreamKey, Published] = {}
+        found: list[tuple[StreamKey, str, Published]] = []
         absent = 0
         for group in _groups(tails):
             while True:
@@ -52,9 +55,8 @@ class PublishedForecasts:
                 time.sleep(LOOK_AGAIN_S)
             absent += len(missing)
             for key, mine in records.items():
-                since = max((i + 1 for i, record in enumerate(mine) if record.raw_score is None), default=0)
-                if mine[since:]:
-                    found[key] = published(mine[since:], self._spec)
+                for digest in versions_of(mine[-1]) if mine else ():
+                    found.append((key, digest, published(newest_of(mine, digest), digest, self._spec)))
         return found, absent
 
     def _records(self, partition: int, group: dict[StreamKey, StreamTail]) -> dict[StreamKey, list[Any]]:

@@ -74,9 +74,12 @@ class Forecasts(Struct, frozen=True, gc=False):
 
 @cache
 def newest_type() -> type[Any]:
-    """Return the type of the newest forecast: a record of `predictions`, times as texts, its columns in `features`."""
+    """Return the type of the newest forecast: a record of `predictions`, times as texts, its columns in `features`.
+
+    Forecasts of shadows are left out.
+    """
     row = get_type_hints(RowStart, include_extras=True)
-    every = [*row.items(), *FORECAST_FIELDS]
+    every = [*row.items(), *(field for field in FORECAST_FIELDS if field[0] != "shadow")]
     fields = [(name, TimeText if name in TIMES else hint, *default) for name, hint, *default in every]
     more: list[tuple[str, Any]] = [
         ("features", dict[str, float | None]),

@@ -145,7 +145,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     _add_newest_forecast(app, service)
     _add_operations(app, service, metrics)
     for route in app.routes:
-        if isinstance(route, APIRoute):
+        if isinstance(route, APIRoute) and route.include_in_schema:
             for status in (HTTPStatus.OK, HTTPStatus.INTERNAL_SERVER_ERROR, *map(int, route.responses)):
                 metrics.requests.labels(route.path, int(status))  # counts from 0: the first failure is a rise
     app.add_middleware(Observed, seconds=metrics.requests, direct={("POST", "/predict"): predict})
@@ -206,7 +206,9 @@ def _add_newest_forecast(app: FastAPI, service: Service) -> None:
         "/predict/{product_id}",
         tags=FORECASTS,
         summary="Newest live forecast of a product",
-        responses=described_answer("The record of `predictions`, its columns under `features`", newest_type())
+        responses=described_answer(
+            "The record of `predictions` without `shadow`, its columns under `features`", newest_type()
+        )
         | described_problems(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY, unready),
     )
     async def newest_forecast(
@@ -234,6 +236,7 @@ def _add_newest_forecast(app: FastAPI, service: Service) -> None:
             detail = f"{product_id}: features are {age_s:.1f} s old, the limit is {limit_s:g} s; does the replay go on?"
             raise Problem(unready, detail, feature_age_s=age_s, limit_s=limit_s, source_id=found.source_id)
         record = found.read()
+        record.pop("shadow")  # only the model that serves answers
         features = {name: record.pop(name) for name in service.columns if name in record}
         state = "ended" if found.has_ended else "live"
         return JsonAnswer(record | {"features": features, "feature_age_s": age_s, "state": state})

@@ -13,6 +13,8 @@ import dagster as dg
 from pydantic import Field
 
 from data.models.registry import Registry
+from data.names import NotRead
+from data.settings import KafkaSettings
 from orchestration.assets.models import REGISTRY
 from orchestration.assets.partitions import table_of
 from orchestration.resources import DagsterPages, LakeResource, RegistryResource, explained
@@ -37,6 +39,9 @@ class PromoteConfig(RollbackConfig):
     """Model version for the gate."""
 
     version: str = Field(default="challenger", description="a number, or an alias")
+    shadow_horizons: int = Field(
+        default=0, ge=0, description="refuse a version with fewer horizons of forecasts as a shadow, on `predictions`"
+    )
     force: bool = Field(
         default=False,
         description="promote a refused version, if the version can serve; `why` must give a reason, which is recorded",
@@ -56,6 +61,7 @@ def promote_model(
     The gate fits the recipe again on the rows of the version's training, and judges on the lake's rows after all
     trainings. A refusal names each failed condition with figures, and is an entry of the ledger.
     """
+    from offline.checks.shadows import asked_shadows
     from offline.promotion.inputs import lake_inputs
     from offline.promotion.moves import promote
 
@@ -71,6 +77,7 @@ def promote_model(
             who=config.who or _who(context),
             why=config.why,
             force=config.force,
+            shadows=asked_shadows(config.shadow_horizons, KafkaSettings(), lake.spec),
             dagster_run_url=pages.run_url(context.run_id),
         )
     _show_entry(context, registry, entry)
@@ -132,6 +139,8 @@ def _refusals_explained() -> Iterator[None]:
             rows = ((each.name, "yes" if each.is_met else "NO", each.found, each.allowed) for each in conditions)
             table = table_of(("condition", "met", "found", "allowed"), rows)
             raise dg.Failure(str(refused), metadata={"conditions": table}, allow_retries=False) from None
+        except NotRead as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
 
 
 def _show_entry(context: dg.OpExecutionContext, registry: RegistryResource, entry: "Entry") -> None:

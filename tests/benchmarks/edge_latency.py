@@ -82,7 +82,7 @@ def _reader(broker: Broker, topic: str) -> Consumer:
     return consumer
 
 
-def _tick_to_score(
+def time_to_score(
     broker: Broker, environ: dict[str, str], folder: Path, name: str, trades: Trades, speed: str
 ) -> Floats:
     """Replay trades, and return each trade's time to a forecast, ms."""
@@ -115,7 +115,8 @@ def _tick_to_score(
 
 
 @contextmanager
-def _broker(folder: Path) -> Iterator[Broker]:
+def new_broker(folder: Path) -> Iterator[Broker]:
+    """Run a broker in the block, ready for consumer groups."""
     with running_broker(folder / "kafka", fetch_jars(jars_folder(CHECKOUT / "var"))) as broker:
         create_topics({"bootstrap.servers": broker.bootstrap_servers})
         wait_until(lambda: _knows_groups(broker), "the new broker answers for consumer groups")
@@ -152,7 +153,7 @@ def tick_to_score() -> list[Row]:
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (api_port,) = free_ports(1)
-        with _broker(folder) as broker, running_mlflow(folder) as mlflow:
+        with new_broker(folder) as broker, running_mlflow(folder) as mlflow:
             settings = {"MLFLOW_TRACKING_URI": mlflow.uri, "API_PORT": str(api_port), "MAX_WAIT_S": "60"}
             environ = environment(broker.bootstrap_servers, folder / "models", **settings)
             _register(Registry(mlflow.uri))
@@ -161,7 +162,7 @@ def tick_to_score() -> list[Row]:
             url = f"http://127.0.0.1:{api_port}/health"
             with running(forecaster), server(api, environ, url, folder / "api.log"):
                 forecaster.await_log('"assigned"')
-                measure = partial(_tick_to_score, broker, environ, folder)
+                measure = partial(time_to_score, broker, environ, folder)
                 steady = measure("steady", steady_trades(), "1")
                 bursts = measure("bursts", busiest_trades(10 * BURST_S), "10")
     return [
@@ -187,7 +188,7 @@ def pacing() -> list[Row]:
     rows = []
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        with _broker(folder) as broker:
+        with new_broker(folder) as broker:
             environ = environment(broker.bootstrap_servers, folder, MAX_WAIT_S="60")
             for speed in (1, 10):
                 recording = folder / f"{speed}.csv"

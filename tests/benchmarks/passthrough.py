@@ -22,10 +22,10 @@ from data.features.windows import Windows, feature_rows
 from data.models.served import ServedModel
 from data.settings import KafkaSettings
 from data.stream.clients import consumer_config, transactional_config
-from data.stream.codec import encode_features, encode_predictions
+from data.stream.codec import Forecasts, encode_features, encode_predictions
 from data.stream.records import FEATURES, PREDICTIONS, TRADES, Forecaster, Purpose
 from data.trades import StreamKey
-from data.truth.adaptation import Adaptations, RawForecasts, teaching, version_number
+from data.truth.adaptation import Adaptations, RawForecasts, teaching
 from online.exactly_once.loop import MAX_BATCH, tune_garbage_collector
 from online.forecaster import TURNS
 from tests.benchmarks.market import mixed_day
@@ -61,17 +61,14 @@ def forecasts(rows: list[bytes], made: FeatureRows) -> list[bytes]:
     scores = model.score(made.values[:, [SPEC.columns.index(column) for column in model.columns]])
     teaches = teaching(made.values, made.trades.event_time, 0, SPEC)
     raw = RawForecasts.of(made.trades, scores, teaches)
-    adapted = Adaptations(SPEC).adapt(made.trades.keys, raw, version_number(model.digest))
+    adapted = Adaptations(SPEC).adapt(made.trades.keys, raw)
     forecaster = Forecaster(model.variant, "1", model.digest)
     in_sample = np.zeros(len(rows), np.bool_)
     return encode_predictions(
         rows,
         time.time_ns(),
         model.horizon_s,
-        scores.score,
-        adapted,
-        forecaster,
-        in_sample,
+        Forecasts(forecaster, scores.score, adapted, in_sample),
         model.columns,
         scores.missing,
     )

@@ -10,10 +10,17 @@ import numpy as np
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.models.served import ServedModel
-from data.stream.codec import decode_features, decode_trades, encode_features, encode_predictions, encode_trades
+from data.stream.codec import (
+    Forecasts,
+    decode_features,
+    decode_trades,
+    encode_features,
+    encode_predictions,
+    encode_trades,
+)
 from data.stream.records import Forecaster, Purpose
 from data.trades import StreamKey, Trades
-from data.truth.adaptation import Adaptations, RawForecasts, teaching, version_number
+from data.truth.adaptation import Adaptations, RawForecasts, teaching
 from tests.benchmarks.measure import Job, Row, seconds
 from tests.models import model_bytes
 
@@ -40,12 +47,12 @@ def rows(trades: Trades) -> Sequence[Row]:
     states = Adaptations(SPEC)
     for part in (slice(0, -BATCH), slice(-BATCH, None)):
         forecasts = RawForecasts(**{name: column[part] for name, column in raw._asdict().items()})
-        adapted = states.adapt(made.trades.keys, forecasts, version_number(model.digest))
+        adapted = states.adapt(made.trades.keys, forecasts)
     forecaster = Forecaster(model.variant, "1", model.digest)
+    served = Forecasts(forecaster, forecasts.score, adapted, np.zeros(BATCH, np.bool_))
     missing = scores.missing[-BATCH:]
     trade_records = encode_trades(some.trades, "replay")
     feature_records = encode_features(some, SPEC, purposes, 0, offset)
-    in_sample = np.zeros(BATCH, np.bool_)
     ts = time.time_ns()
     jobs: dict[str, Job] = {
         "encode a trade": lambda: encode_trades(some.trades, "replay"),
@@ -56,12 +63,18 @@ def rows(trades: Trades) -> Sequence[Row]:
             feature_records,
             ts,
             model.horizon_s,
-            forecasts.score,
-            adapted,
-            forecaster,
-            in_sample,
+            served,
             model.columns,
             missing,
+        ),
+        "the same with three shadows": lambda: encode_predictions(
+            feature_records,
+            ts,
+            model.horizon_s,
+            served,
+            model.columns,
+            missing,
+            [served] * 3,
         ),
     }
     return [Row(name, "us", took / BATCH * 1e6) for name, took in seconds(jobs, rounds=9).items()]

@@ -157,10 +157,10 @@ class Watch:
 
 
 @contextmanager
-def running_engine(engine: Engine, servers: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def running_engine(engine: Engine, servers: str, folder: Path, **more: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run an engine in the block; its output is in `folder / "log"`."""
     save_last_good(folder / "models", model_file(version="1"))
-    settings = {"FORECASTER_PORT": "0", "PYTHONPATH": str(CHECKOUT), "TMPDIR": str(folder)}
+    settings = {"FORECASTER_PORT": "0", "PYTHONPATH": str(CHECKOUT), "TMPDIR": str(folder)} | more
     command = [part.format(servers=servers) for part in engine.command]
     with (folder / "log").open("wb") as output:
         process = subprocess.Popen(
@@ -173,7 +173,7 @@ def running_engine(engine: Engine, servers: str, folder: Path) -> Iterator[subpr
         process.wait()
 
 
-def rate(name: str, trades: Trades, folder: Path) -> float:
+def rate(name: str, trades: Trades, folder: Path, **settings: str) -> float:
     """Return outcomes per second of one engine.
 
     Raises:
@@ -185,7 +185,7 @@ def rate(name: str, trades: Trades, folder: Path) -> float:
         create_topics({"bootstrap.servers": servers})
         preload(servers, trades)
         watch, deadline = Watch(servers, engine.outcomes), time.monotonic() + LIMIT_S
-        with running_engine(engine, servers, folder) as process:
+        with running_engine(engine, servers, folder, **settings) as process:
             counts: Int64s = np.zeros(1, np.int64)
             while counts[-1] < expected:
                 watch.look()

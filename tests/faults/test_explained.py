@@ -28,12 +28,12 @@ from data.recordings.readers import write_csv
 from data.settings import KafkaSettings
 from data.simulator.day import simulate_day
 from data.stream.clients import idempotent_config
-from data.stream.codec import encode, encode_features, encode_predictions, encode_trades
+from data.stream.codec import Forecasts, encode, encode_features, encode_predictions, encode_trades
 from data.stream.origin import write_origin
 from data.stream.records import PREDICTIONS, TRADES, End, Forecaster, partition_of
 from data.times import NS, to_ns
 from data.trades import StreamKey, Trades
-from data.truth.adaptation import Adaptations, RawForecasts, teaching, version_number
+from data.truth.adaptation import Adaptations, RawForecasts, teaching
 from offline.explain.findings import EQUAL, NOT_FOUND
 from offline.explain.remake import Explainer
 from offline.promotion.moves import promote, roll_back
@@ -178,10 +178,7 @@ class Writer:
             encode_features(rows, SPEC, {key: "replay"}, self._partition, np.arange(offset, offset + n)),
             time.time_ns(),
             self._model.horizon_s,
-            scores.score,
-            self._states.adapt(trades.keys, raw, version_number(self._model.digest)),
-            self._forecaster,
-            np.zeros(n, np.bool_),
+            Forecasts(self._forecaster, scores.score, self._states.adapt(trades.keys, raw), np.zeros(n, np.bool_)),
             self._model.columns,
             scores.missing,
         )

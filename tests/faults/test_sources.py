@@ -81,7 +81,7 @@ def test_64_sources_are_served_the_65th_is_refused_and_a_killed_service_goes_on_
     sources.send(["late"], slice(0, HALF), PRODUCTS[:1])
     for name in names:
         drill.await_rows(name, HALF * len(PRODUCTS))
-    refused = 'cryptovol_rejects_total{purpose="replay",reason="too_many_sources"}'
+    refused = 'cryptovol_rejects_total{purpose="drill",reason="too_many_sources"}'
     wait_until(lambda: metric(drill, refused) == HALF, "a refusal counted for each trade of the 65th")
     drill.forecaster.kill()
     drill.forecaster.start()

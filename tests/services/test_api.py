@@ -446,7 +446,8 @@ def test_what_cannot_be_a_source_is_refused(api: Api) -> None:
 FORECAST: dict[str, Any] = FULL_ROW | {
     **{"event_time": 1_741_183_200_000_000_000, "price": 1.0, "kafka_partition": 0, "kafka_offset": 0, "spec_id": "s"},
     **{"ts": 1_741_183_200_000_000_000, "horizon_s": 60, "score": 1e-3, "interval": [5e-4, 2e-3], "in_sample": False},
-    **{"model_variant": "baseline", "version": "1", "digest": "d", "missing": [], "shadow": [], "trade_id": 1},
+    **{"model_variant": "baseline", "version": "1", "digest": "d", "missing": [], "trade_id": 1},
+    "shadow": [{"model_variant": "ml", "version": "3", "score": 2.0}],
 }
 GRID_COLUMNS = dict.fromkeys(SPEC.columns[3:])
 
@@ -477,7 +478,9 @@ def test_without_a_source_the_newest_ingested_answers(api: Api, broker: Broker) 
     path = "/predict/APITWO-USD"
     wait_until(lambda: api.get(f"{path}?source_id=api-old").status_code == 200, "the older source")
     wait_until(lambda: api.get(f"{path}?source_id=api-old").json()["state"] == "ended", "the older source has ended")
-    assert api.get(path).json()["trade_id"] == 2
+    newest = api.get(path).json()
+    assert newest["trade_id"] == 2
+    assert "shadow" not in newest, "only the model that serves answers"
     assert api.get(f"{path}?source_id=api-new").json()["trade_id"] == 2
     assert api.get(f"{path}?source_id=api-old").json()["trade_id"] == 1
     assert "api-none" in check_problem(api.get(f"{path}?source_id=api-none"), 404)["detail"]

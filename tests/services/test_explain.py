@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import re
+import shutil
 import sys
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
@@ -43,6 +44,7 @@ from offline.explain.bisection import BadRecord, ForecastSearch
 from offline.explain.findings import DIFFERENT, EXPIRED, NOT_FOUND, Explanation, Finding, FoundModel
 from offline.explain.recordings import find_in_recordings
 from offline.explain.remake import Explainer, served_under
+from offline.explain.report import described, rendered
 from offline.explain.streams import ForecastNotFound
 from offline.promotion.ledger import Entry
 from online.exactly_once.feature_stage import FeatureStage
@@ -51,7 +53,7 @@ from online.metrics import ForecasterMetrics
 from online.model_watch import ModelVersion
 from orchestration.local.kafka.topics import create_topics
 from tests.broker import Broker, running_broker
-from tests.models import model_bytes
+from tests.models import baseline, model_bytes
 from tests.pipeline import await_end, replay, running
 
 SPEC = FeatureSpec()
@@ -111,6 +113,7 @@ def made_forecasts(
     trades: Trades,
     change: Callable[[dict[str, Any]], None] | None = None,
     partition: int | None = None,
+    shadows: tuple[ModelVersion, ...] = (),
 ) -> list[bytes]:
     """Write the trades of one stream; return the forecaster's records for them, each forecast `change`d."""
     partition = partition_of(trades.keys[0].product_id) if partition is None else partition
@@ -120,10 +123,8 @@ def made_forecasts(
     made = FeatureStage(SPEC, lambda *_: (), ForecasterMetrics()).process(incoming)
     model = ServedModel.load(model_bytes(), spec_id=SPEC.spec_id)
     served = ModelVersion(model, "volatility-baseline", "1", "disk")
-    values = [
-        value
-        for *_, value, _ in ScoreStage(SPEC, lambda: served, lambda *_: (), ForecasterMetrics()).process(made.parts)
-    ]
+    stage = ScoreStage(SPEC, lambda: served, lambda *_: (), ForecasterMetrics(), lambda: shadows)
+    values = [value for *_, value, _ in stage.process(made.parts)]
     if change is not None:
         records = [msgspec.json.decode(value) for value in values]
         for record in records:
@@ -313,6 +314,33 @@ def test_a_number_that_is_off_by_its_last_bit_is_found(quiet: Broker, models: Pa
     assert f"{field} is {getattr(bad.prediction, field)} in the record, made again" in said(bad, part)
     assert bad.exit_code == DIFFERENT
     assert outcomes(good)["recording"] == "expired", "written by hand: nobody has noted where it came from"
+
+
+def test_the_shadows_of_a_forecast_are_made_again(quiet: Broker, models: Path, tmp_path: Path) -> None:
+    """The challenger's file is in the folder `other` alone; the forecast that serves is made again without the file."""
+    shutil.copytree(models, tmp_path / "other")
+    content = model_bytes(baseline(scale=0.7), variant="ml")
+    model = ServedModel.load(content, spec_id=SPEC.spec_id)
+    (tmp_path / "other" / "volatility-ml").mkdir()
+    (tmp_path / "other" / "volatility-ml" / f"{model.digest}.onnx").write_bytes(content)
+    trades = simulated("SOL-USD", 3_000, "shadowed")
+    wanted = trades.trade_id[[0, 2_800, 2_900]].tolist()
+
+    def change(record: dict[str, Any]) -> None:
+        if record["trade_id"] == wanted[2]:
+            record["shadow"][0]["weight"] = math.nextafter(record["shadow"][0]["weight"], 0)
+
+    values = made_forecasts(quiet, trades, change, shadows=(ModelVersion(model, "volatility-ml", "5", "registry"),))
+    produce(quiet, PREDICTIONS, partition_of("SOL-USD"), values)
+    first, good, bad = explainer(quiet, tmp_path / "other").explain(trades.keys[0], wanted)
+    assert outcomes(first)["shadow"] == outcomes(good)["shadow"] == "equal"
+    assert good.remade["shadow"][0].judged_horizons > 0
+    assert said(good, "shadow") == "score, interval and adaptation of volatility-ml version 5"
+    assert "by volatility-ml version 5" in rendered(good, all_trades=False)
+    assert (outcomes(bad)["shadow"], outcomes(bad)["score"], bad.exit_code) == ("different", "equal", DIFFERENT)
+    json.dumps(described(good, all_trades=False))
+    (gone,) = explainer(quiet, models).explain(trades.keys[0], wanted[1:2])
+    assert (outcomes(gone)["shadow"], outcomes(gone)["score"], gone.exit_code) == ("expired", "equal", EXPIRED)
 
 
 def test_a_forecast_of_an_earlier_release_is_the_models_own(quiet: Broker, models: Path) -> None:

@@ -98,5 +98,7 @@ def test_a_record_prepared_before_its_time_is_the_record_written_at_its_time() -
     found = [(STAMP + b"%d" % now_ns).join(parts) for piece in pieces for parts in piece.parts]
     keys = tuple(StreamKey("source-1", key.product_id) for key in trades.keys)
     assert found == encode_trades(replace(trades, keys=keys, ingest_time=np.full(len(trades), now_ns)), "drill")
+    assert [piece.shares for piece in pieces] == [(0, pytest.approx(2 / 3)), (pytest.approx(2 / 3), 1)]
+    assert pieces[1].share(250) == pytest.approx(5 / 6), "half of the second piece"
     due = np.concatenate([piece.due for piece in pieces])
     np.testing.assert_allclose(due, np.arange(len(trades)) * 1e-4, atol=1e-12)

@@ -18,6 +18,7 @@ from typing import Any
 import dagster as dg
 import numpy as np
 import pytest
+from confluent_kafka import Producer
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
 from dagster_shared.yaml_utils import load_yaml_from_path
@@ -27,9 +28,14 @@ from data.files import CHECKOUT
 from data.models.registry import Registry
 from data.models.served import Scores, ServedModel
 from data.recordings.readers import write_csv
+from data.settings import KafkaSettings
 from data.simulator.day import simulate_day
+from data.stream.codec import encode, encode_trades
+from data.stream.figures import FiguresReader
+from data.stream.records import TRADES as TRADES_TOPIC
+from data.stream.records import End, partition_of
 from data.times import NS
-from data.trades import Floats
+from data.trades import Floats, StreamKey
 from offline.days.feature_rows import FeatureFacts, make_feature_rows
 from offline.days.staging import RECORDINGS, ingest
 from offline.days.staleness import stale
@@ -53,6 +59,7 @@ from orchestration.local.dagster import home as dagster_home
 from orchestration.schedules import schedules
 from orchestration.sensors import failure_sensor, inbox_files
 from orchestration.settings import OrchestrationSettings
+from tests.broker import Broker
 from tests.days import DAY, DAY_NS, MIDNIGHT, recorded, trades_at
 from tests.mlflow_server import running_mlflow
 from tests.models import model_bytes, put_version
@@ -140,7 +147,7 @@ def test_every_job_can_be_launched_as_it_stands() -> None:
     """The launchpad's empty config is enough, and each field has a description."""
     defs = definitions()
     dg.Definitions.validate_loadable(defs)
-    names = {"replay", "ingest", "simulate", "backfill", "retrain", "promote", "rollback"}
+    names = {"replay", "ingest", "simulate", "backfill", "retrain", "promote", "rollback", "sink"}
     for name in names:
         job = defs.resolve_job_def(name)
         dg.validate_run_config(job, {})
@@ -536,6 +543,9 @@ def test_models_are_trained_at_night_only_on_rows_that_are_new(side: Side) -> No
     assert tick().skip_message == "the lake has no training rows"
     record(side.inbox / "one.csv", DAYS[0], (0, 10))
     assert side.run("ingest").success
+    assert tick().skip_message == "the lake has training rows of 1 day, and needs 2"
+    record(side.inbox / "other.csv", DAYS[2], (0, 10))
+    assert side.run("ingest").success
     first = tick().run_requests[0].tags
     retrain = side.definitions.resolve_job_def("retrain")
     side.instance.create_run_for_job(retrain, tags=first, status=dg.DagsterRunStatus.FAILURE)
@@ -545,6 +555,63 @@ def test_models_are_trained_at_night_only_on_rows_that_are_new(side: Side) -> No
     record(side.inbox / "two.csv", DAYS[1], (0, 10))
     assert side.run("ingest").success
     assert tick().run_requests[0].tags != first
+
+
+def test_finished_days_of_a_source_become_training_rows(
+    side: Side, own_broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replay of two days ends the first day; its end ends the second. A tick without new records launches nothing."""
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", own_broker.bootstrap_servers)
+    *_, sinking = schedules(OrchestrationSettings(_env_file=None))
+    resources = {"lake": (side.definitions.resources or {})["lake"]}
+    producer = Producer({"bootstrap.servers": own_broker.bootstrap_servers})
+
+    def tick() -> Any:
+        with dg.build_schedule_context(instance=side.instance, resources=resources) as context:
+            return sinking.evaluate_tick(context)
+
+    def publish(*values: bytes) -> None:
+        for value in values:
+            producer.produce(TRADES_TOPIC, value, PRODUCT, partition=partition_of(PRODUCT))
+        producer.flush(10)
+
+    def days_made(result: dg.ExecuteInProcessResult) -> set[str]:
+        return {partition.partition("|")[0] for asset, partition in made(result) if asset == "training_set"}
+
+    day = simulate_day(PRODUCT, DAYS[0], 0, (0, 1)).take(slice(0, 3_000))
+    rows = replace(day, keys=(StreamKey("served-once", PRODUCT),))
+    first = encode_trades(rows, "replay")
+    after = encode_trades(replace(rows, event_time=rows.event_time + DAY_NS, trade_id=rows.trade_id + 10**6), "replay")
+    publish(*first, *after)
+    assert tick().run_requests[0].run_config == {"ops": {"sink_records": {"config": {"feeds_trades": True}}}}
+    result = side.run("sink")
+    assert result.success
+    assert {"served_trades", "served_features", "served_predictions"} <= {asset for asset, _ in made(result)}
+    assert days_made(result) == {str(DAYS[0])}
+    assert side.lake.read(TRADES, PRODUCT, DAYS[0])["trade_id"].to_pylist() == rows.trade_id.tolist()
+    assert tick().skip_message == "the lake holds all records of the topics"
+    with FiguresReader(KafkaSettings(kafka_bootstrap_servers=own_broker.bootstrap_servers)) as figures:
+        behind = {each.labels["topic"]: each.value for each in figures.read().records}
+    assert behind == {"coinbase-trades": 0.0, "features": 0.0, "predictions": 0.0}
+    publish(encode(End("served-once", PRODUCT, "replay", NS, end=True)))
+    assert tick().run_requests
+    assert days_made(side.run("sink")) == {str(DAYS[0]), str(DAYS[1])}  # targets of the first see the second
+    assert side.stale() == set()
+    publish(encode(End("other", PRODUCT, "replay", NS, end=True)))
+    assert days_made(side.run("sink", "sink_records", feeds_trades=False)) == set()
+
+
+def test_a_tick_of_the_sink_without_a_broker_launches_nothing(
+    side: Side, nobody: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data.stream.reader.PATIENCE_S", 0.5)
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", nobody.removeprefix("http://"))
+    *_, sinking = schedules(OrchestrationSettings(_env_file=None))
+    resources = {"lake": (side.definitions.resources or {})["lake"]}
+    with dg.build_schedule_context(instance=side.instance, resources=resources) as context:
+        skipped: Any = sinking.evaluate_tick(context)
+    assert skipped.skip_message.startswith("no broker answers at ")
+    assert reason(side.run("sink")).startswith("no broker answers at ")
 
 
 def test_a_rollback_waits_for_no_training_and_for_no_replays() -> None:

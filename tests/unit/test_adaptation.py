@@ -27,7 +27,6 @@ from data.truth.adaptation import (
     adapted,
     reach_ns,
     teaching,
-    version_number,
 )
 from tests.unit.test_streaming import market
 
@@ -67,11 +66,11 @@ def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
     return all(one[name].tobytes() == other[name].tobytes() for name in one)
 
 
-def published(raw: RawForecasts, found: dict[str, np.ndarray], rows: slice, version: int = 0) -> Published:
+def published(raw: RawForecasts, found: dict[str, np.ndarray], rows: slice) -> Published:
     part = take(raw, rows)
     columns: dict[str, Any] = {name: column[rows] for name, column in found.items() if name != "score"}
     columns |= {name: getattr(part, name) for name in ("event_time", "price", "teaches")}
-    return Published(**columns, raw_score=part.score, version=np.full(len(part.price), version))
+    return Published(**columns, raw_score=part.score)
 
 
 def at_each_second(squared_returns: list[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -153,10 +152,10 @@ def test_any_batches_and_other_streams_change_no_byte(seed: int, cuts: list[int]
     both: dict[str, Any] = {name: np.concatenate((a, b))[place] for name, a, b in columns}
     mixed = RawForecasts(**both | {"stream": order.astype(np.int32)})
     states = Adaptations(SPEC)
-    parts = [states.adapt(KEYS, take(mixed, slice(*bounds)), 7) for bounds in pairwise([0, *sorted(cuts), 3_000])]
+    parts = [states.adapt(KEYS, take(mixed, slice(*bounds))) for bounds in pairwise([0, *sorted(cuts), 3_000])]
     found = join(parts)
     for stream, raw in enumerate((one, two)):
-        alone = join([Adaptations(SPEC).adapt(KEYS[:1], raw, 7)])
+        alone = join([Adaptations(SPEC).adapt(KEYS[:1], raw)])
         assert alone["judged_horizons"][-1] > 1
         assert same({name: column[order == stream] for name, column in found.items()}, alone)
     for part in parts:
@@ -173,47 +172,24 @@ def test_a_state_resumed_from_published_forecasts_goes_on_with_the_same_bytes(
     spec: FeatureSpec, seed: int, cut: int
 ) -> None:
     raw = forecasts(seed, spec, 5_000)
-    whole = join([Adaptations(spec).adapt(KEYS[:1], raw, 7)])
+    whole = join([Adaptations(spec).adapt(KEYS[:1], raw)])
     since = int(np.searchsorted(raw.event_time, raw.event_time[cut - 1] - reach_ns(spec)))
     states = Adaptations(spec)
-    states.resume(KEYS[0], published(raw, whole, slice(since, cut), 7))
-    rest = join([states.adapt(KEYS[:1], take(raw, slice(cut, None)), 7)])
+    states.resume(KEYS[0], published(raw, whole, slice(since, cut)))
+    rest = join([states.adapt(KEYS[:1], take(raw, slice(cut, None)))])
     assert same(rest, {name: column[cut:] for name, column in whole.items()})
-
-
-def test_a_new_version_starts_afresh_and_so_does_the_old_one_after_it() -> None:
-    raw = forecasts(3, n=2_000)
-    states = Adaptations(SPEC)
-    *parts, later = [take(raw, slice(a, b)) for a, b in pairwise([0, 500, 1_000, 1_500, 2_000])]
-    found = [states.adapt(KEYS[:1], part, version) for part, version in zip(parts, (1, 2, 1), strict=True)]
-    for part, each in zip(parts, found, strict=True):
-        assert same(join([each]), join([Adaptations(SPEC).adapt(KEYS[:1], part, 5)]))
-    rows = [
-        published(part, join([each]), slice(None), v) for part, each, v in zip(parts, found, (1, 2, 1), strict=True)
-    ]
-    resumed = Adaptations(SPEC)
-    resumed.resume(
-        KEYS[0],
-        Published(**{name: np.concatenate(columns) for name, *columns in zip(Published._fields, *rows, strict=True)}),
-    )
-    assert same(join([resumed.adapt(KEYS[:1], later, 1)]), join([states.adapt(KEYS[:1], later, 1)]))
 
 
 def test_a_dropped_stream_starts_afresh() -> None:
     raw = forecasts(4)
     states = Adaptations(SPEC)
-    first = states.adapt(KEYS[:1], raw, 1)
+    first = states.adapt(KEYS[:1], raw)
     states.drop(KEYS[0])
     assert states.open_streams == ()
-    assert same(join([states.adapt(KEYS[:1], raw, 1)]), join([first]))
+    assert same(join([states.adapt(KEYS[:1], raw)]), join([first]))
 
 
 def test_forecasts_teach_with_a_known_half_life_and_after_the_training_data() -> None:
     values = np.zeros((3, len(SPEC.columns)))
     values[0, SPEC.columns.index("ewma_variance_60")] = np.nan
     assert teaching(values, np.array([10, 10, 11]), 10, SPEC).tolist() == [False, False, True]
-
-
-def test_versions_differ_in_their_first_64_bits() -> None:
-    assert version_number("f" * 64) == -1
-    assert version_number("7" + "f" * 63) == 2**63 - 1

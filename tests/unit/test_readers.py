@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -322,6 +323,30 @@ def test_ids_that_do_not_rise_and_times_that_fall_are_rejected_over_the_whole_so
     batches = read([recording(tmp_path, OWN + first, "1"), recording(tmp_path, OWN + second, "2")])
     assert [batch.trades.trade_id.tolist() for batch in batches] == [[5, 5], [6]]
     assert [(reject.line, reject.reason) for reject in rejects(batches)] == [(2, REASONS[1]), (4, REASONS[2])]
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet"])
+def test_the_share_of_the_recordings_rises_with_each_batch_to_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Two recordings of 3,000 and 1,000 equal rows: the first ends at its share of the bytes, three quarters."""
+    monkeypatch.setattr(lines, "BLOCK_BYTES", 10_000)
+    paths = [tmp_path / f"{name}.{kind}" for name in "ab"]
+    trades = simulate_day("BTC-USD", dt.date(2025, 3, 5), hours=(10, 12)).take(slice(0, 4_000))
+    for path, rows in zip(paths, (slice(0, 3_000), slice(3_000, 4_000)), strict=True):
+        plain = path.with_suffix(".plain") if kind == "parquet" else path
+        write_csv(plain, [trades.take(rows)])
+        if kind == "parquet":
+            pyarrow.parquet.write_table(pyarrow.csv.read_csv(plain), path)
+    sizes = [path.stat().st_size for path in paths]
+    batches = read(paths, batch_rows=50)
+    shares = [batch.share for batch in batches]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    first_end = [batch.share for batch in batches if batch.file == str(paths[0])][-1]
+    assert first_end == pytest.approx(sizes[0] / sum(sizes))
+    halfway = next(batch.share for batch in batches if batch.line[-1] >= 1_500)
+    assert halfway == pytest.approx(first_end / 2, abs=0.15)
 
 
 @pytest.mark.parametrize("batch_rows", [1, 2, 3, 1_000])

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from data.features.spec import FeatureRows, FeatureSpec
 from data.features.windows import Windows, feature_rows
@@ -253,3 +254,164 @@ def test_a_dropped_partition_and_an_ended_stream_start_afresh(rows: FeatureRows)
     some.drop(5)
     assert equal_but_for_time(some.process([part, EndedStream(5, END, KEY, 1), part]))[:3_000] == first
     assert equal_but_for_time(some.process([EndedStream(5, END, KEY, 1), part]))[1:] == first
+
+
+def beside(served_by: ModelVersion, *shadows: ModelVersion) -> ScoreStage:
+    return ScoreStage(SPEC, lambda: served_by, lambda *_: (), ForecasterMetrics(), lambda: shadows)
+
+
+FIRST = served("1")
+SECOND = served("2", baseline("ewma_variance_60", 9.0), train_end="2026-01-01T00:00:00Z", variant="ml")
+THIRD = served("3", baseline(scale=0.7))
+
+OWN = ("score", "interval", *ADAPTATION_FIELDS, "model_variant", "version", "digest", "in_sample")
+"""Fields of a forecast that do not depend on the other models of its record."""
+
+
+def own(forecast: dict[str, Any]) -> dict[str, Any]:
+    return {name: forecast[name] for name in OWN}
+
+
+def test_a_shadow_forecasts_in_the_same_record_what_it_would_forecast_alone(rows: FeatureRows) -> None:
+    """The second model is in-sample and never learns; the others learn, each from its own forecasts."""
+    part = columns(rows, slice(None))
+    records = beside(FIRST, SECOND, THIRD).process([part])
+    together = decoded(records, PREDICTIONS)
+    for place, model in enumerate((FIRST, SECOND, THIRD)):
+        alone = decoded(beside(model).process([part]), PREDICTIONS)
+        assert [each["shadow"] for each in alone] == [[]] * 3_000
+        mine = [each if place == 0 else each["shadow"][place - 1] for each in together]
+        assert list(map(own, mine)) == list(map(own, alone))
+        assert (mine[-1]["judged_horizons"] > 0) is (model is not SECOND)
+    for _, _, _, written, _ in records[::100]:
+        assert written == msgspec.json.encode(msgspec.json.decode(written, type=prediction_type(SPEC)))
+    assert [len(each["shadow"]) for each in together] == [2] * 3_000
+
+
+def test_the_forecast_that_serves_has_the_same_bytes_with_shadows_and_without(rows: FeatureRows) -> None:
+    part = columns(rows, slice(None))
+    alone = equal_but_for_time(beside(FIRST).process([part]))
+    together = equal_but_for_time(beside(FIRST, SECOND, THIRD).process([part]))
+    assert [each | {"shadow": []} for each in together] == alone
+
+
+def test_a_shadow_with_the_file_of_another_model_is_not_scored_twice(rows: FeatureRows) -> None:
+    again, third_again = served("8"), served("9", baseline(scale=0.7))
+    [forecast] = decoded(beside(FIRST, again, THIRD, third_again).process([columns(rows, slice(1))]), PREDICTIONS)
+    assert [each["digest"] for each in forecast["shadow"]] == [THIRD.model.digest]
+
+
+def test_a_promoted_shadow_goes_on_with_its_adaptation(rows: FeatureRows) -> None:
+    alone = decoded(beside(THIRD).process([columns(rows, slice(None))]), PREDICTIONS)
+    serving = [FIRST]
+    shadows: list[tuple[ModelVersion, ...]] = [(THIRD,)]
+    stage = ScoreStage(SPEC, lambda: serving[0], lambda *_: (), ForecasterMetrics(), lambda: shadows[0])
+    before = decoded(stage.process([columns(rows, slice(0, 2_500))]), PREDICTIONS)
+    serving[0] = THIRD  # the shadow of before is still in the tuple
+    after = decoded(stage.process([columns(rows, slice(2_500, 2_800))]), PREDICTIONS)
+    shadows[0] = ()
+    after += decoded(stage.process([columns(rows, slice(2_800, None))]), PREDICTIONS)
+    assert {each["version"] for each in before} == {"1"}
+    assert [own(each["shadow"][0]) for each in before] + [own(each) for each in after] == list(map(own, alone))
+    assert [each["shadow"] for each in after] == [[]] * 500
+
+
+class Failing:
+    """A model whose next answers can be spoiled."""
+
+    def __init__(self, model: ServedModel) -> None:
+        self._model = model
+        self.answer: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def score(self, *given: Any) -> Any:
+        return self.answer(self._model.score(*given))
+
+
+def raises(_: object) -> None:
+    raise RuntimeError("no memory for the shadow")
+
+
+def without_a_number(scores: Any) -> Any:
+    return replace(scores, upper=np.full(len(scores.upper), np.nan))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"), [(raises, "no memory for the shadow"), (without_a_number, "500 of 500 scores are not finite")]
+)
+def test_a_failing_shadow_is_counted_costs_no_forecast_and_starts_afresh(
+    rows: FeatureRows, spoil: Any, reason: str
+) -> None:
+    model: Any = Failing(THIRD.model)
+    metrics = ForecasterMetrics()
+    failing = ModelVersion(model, "volatility-ml", "3", "registry")
+    stage = ScoreStage(SPEC, lambda: FIRST, lambda *_: (), metrics, lambda: (failing, SECOND))
+    slices = [slice(0, 1_000), slice(1_000, 1_500), slice(1_500, 2_000), slice(2_000, 3_000)]
+    found = []
+    with capture_logs() as logged:
+        for part, answer in zip(slices, (lambda scores: scores, spoil, spoil, lambda scores: scores), strict=True):
+            model.answer = answer
+            found.append(decoded(stage.process([columns(rows, part)]), PREDICTIONS))
+    alone = decoded(beside(FIRST).process([columns(rows, slice(None))]), PREDICTIONS)
+    assert [own(each) for part in found for each in part] == list(map(own, alone))
+    versions = [{tuple(shadow["version"] for shadow in each["shadow"]) for each in part} for part in found]
+    assert versions == [{("3", "2")}, {("2",)}, {("2",)}, {("3", "2")}]
+    assert found[3][0]["shadow"][0]["weight"] == 60
+    assert (
+        metrics.registry.get_sample_value(
+            "cryptovol_shadow_failures_total", {"model_variant": "baseline", "version": "3"}
+        )
+        == 2
+    )
+    [line] = logged
+    assert reason in line["reason"]
+
+
+@pytest.mark.parametrize("end", [1, 700, 1_500, 2_999])
+def test_shadows_resumed_from_the_topic_go_on_with_the_same_bytes(rows: FeatureRows, end: int) -> None:
+    """In the newest 100 records another model serves: each model goes on from its own forecasts."""
+    serving = [FIRST]
+    whole = ScoreStage(SPEC, lambda: serving[0], lambda *_: (), ForecasterMetrics(), lambda: (THIRD, SECOND, FIRST))
+    cut = max(0, end - 100)
+    first = whole.process([columns(rows, slice(0, cut))])
+    serving[0] = THIRD
+    first += whole.process([columns(rows, slice(cut, end))])
+    topic = PublishedTopic()
+    topic.values = [record[3] for record in first]
+    again = ScoreStage(SPEC, lambda: THIRD, topic.read, ForecasterMetrics(), lambda: (FIRST, SECOND))
+    again.restore(5, {KEY: tail(rows, end)})
+    rest = columns(rows, slice(end, None))
+    expected, found = (equal_but_for_time(each.process([rest])) for each in (whole, again))
+    assert [each | {"shadow": []} for each in found] == [each | {"shadow": []} for each in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert sorted(one["shadow"], key=str) == sorted(other["shadow"], key=str)
+
+
+def test_a_shadow_that_missed_a_row_before_a_start_starts_afresh_behind_the_row(rows: FeatureRows) -> None:
+    shadows: list[tuple[ModelVersion, ...]] = [(THIRD,)]
+    whole = ScoreStage(SPEC, lambda: FIRST, lambda *_: (), ForecasterMetrics(), lambda: shadows[0])
+    first = whole.process([columns(rows, slice(0, 1_400))])
+    shadows[0] = ()
+    first += whole.process([columns(rows, slice(1_400, 1_401))])
+    shadows[0] = (THIRD,)
+    first += whole.process([columns(rows, slice(1_401, 1_500))])
+    topic = PublishedTopic()
+    topic.values = [record[3] for record in first]
+    again = ScoreStage(SPEC, lambda: FIRST, topic.read, ForecasterMetrics(), lambda: (THIRD,))
+    again.restore(5, {KEY: tail(rows, 1_500)})
+    rest = columns(rows, slice(1_500, None))
+    assert equal_but_for_time(again.process([rest])) == equal_but_for_time(whole.process([rest]))
+
+
+def test_the_shadow_of_a_record_is_made_again(rows: FeatureRows) -> None:
+    records = beside(FIRST, SECOND, THIRD).process([columns(rows, slice(None))])
+    read = [msgspec.json.decode(record[3], type=prediction_type(SPEC)) for record in records]
+    for end in (1, 1_000, 3_000):
+        for place, model in enumerate((SECOND, THIRD)):
+            again = adapted_again(read[:end], model.model, SPEC)
+            assert again is not None
+            shadow = read[end - 1].shadow[place]
+            assert (again.score[-1], (again.lower[-1], again.upper[-1])) == (shadow.score, shadow.interval)
+            assert again.weighted_sum[-1] == shadow.weighted_sum

@@ -1,0 +1,187 @@
+"""The sink under `kill -9`: the lake equals the topics, each record once."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+
+from data.files import CHECKOUT
+from data.settings import KafkaSettings
+from data.stream.reader import TopicReader
+from data.stream.records import TRADES, partition_of
+from data.times import NS
+from offline.lake.store import Lake
+from offline.served.columns import SERVED_TOPICS
+from offline.served.finished import finished_days
+from offline.served.manifest import folder_of, read_manifest
+from offline.served.sink import offsets_behind, topic_reader
+from tests.broker import Broker
+from tests.days import MIDNIGHT
+from tests.pipeline import wait_until
+from tests.proofs import Proof
+from tests.served import end, normal, record, records_of
+
+KILLS = 10
+PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
+BATCH = 400
+"""Records of one transaction, for each topic; every fifth transaction is aborted."""
+STEP_NS = 10 * NS
+"""Event time between two records of a product: nine thousand records are a day."""
+
+
+class Arrivals:
+    """Writer of records to all topics, in transactions, some of which are aborted.
+
+    Attributes:
+        written: number of committed records of each topic.
+    """
+
+    def __init__(self, servers: str) -> None:
+        config = {"bootstrap.servers": servers, "transactional.id": "test-sink", "linger.ms": 5}
+        self._producer = Producer(config)
+        self._producer.init_transactions(30)
+        self._count = self.written = 0
+
+    def write(self, transactions: int) -> None:
+        for _ in range(transactions):
+            self._producer.begin_transaction()
+            for i in range(self._count, self._count + BATCH):
+                product = PRODUCTS[i % 3]
+                for topic in SERVED_TOPICS:
+                    value = record(topic, i + 1, MIDNIGHT + i // 3 * STEP_NS, product_id=product)
+                    value = b"{}" if i % 997 == 0 else end("gone", product) if i % 499 == 0 else value
+                    self._producer.produce(topic, value, product, partition=partition_of(product))
+                    self._producer.poll(0)
+            self._producer.flush(30)  # an abort with records still in the client would break the numbering
+            self._count += BATCH
+            if self._count // BATCH % 5 == 0:
+                self._producer.abort_transaction(30)
+            else:
+                self._producer.commit_transaction(30)
+                self.written += BATCH
+
+    @contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Write until the block ends."""
+        over = threading.Event()
+
+        def write() -> None:
+            while not over.wait(0.25):
+                self.write(1)
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+def sink_process(servers: str, lake: Path) -> subprocess.Popen[bytes]:
+    environ = os.environ | {"KAFKA_BOOTSTRAP_SERVERS": servers, "LAKE_URI": str(lake)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "offline.served"],
+        cwd=CHECKOUT,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def await_work(sink: subprocess.Popen[bytes], folder: Path) -> None:
+    """Return when the sink has changed a file of the lake, or has ended."""
+
+    def state() -> list[tuple[Path, int]]:
+        return sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*.json"))
+
+    before = state()
+    wait_until(lambda: state() != before or sink.poll() is not None, "work of the sink", within_s=120)
+
+
+def records_on(servers: str, topic: str) -> dict[tuple[int, int], bytes]:
+    """Return all committed records of a topic by partition and offset."""
+    found: dict[tuple[int, int], bytes] = {}
+    with TopicReader(KafkaSettings(kafka_bootstrap_servers=servers)) as reader:
+        for partition in reader.partitions(topic):
+            for block in reader.read(topic, partition):
+                found |= {(partition, offset): value for offset, value in zip(block.offsets, block.values, strict=True)}
+    return found
+
+
+def check(servers: str, folder: Path, proof: Proof) -> None:
+    """Compare the lake with the topics, and the lake's files with its manifests."""
+    lake = Lake.open(folder)
+    with topic_reader(KafkaSettings(kafka_bootstrap_servers=servers)) as reader:
+        assert set(offsets_behind(lake, reader).values()) == {0}
+    for topic in SERVED_TOPICS:
+        on_topic = normal(records_on(servers, topic), topic)
+        proof.equal(sorted(records_of(lake, topic).items()), sorted(on_topic.items()), topic)
+        files = {path for path in lake.paths(folder_of(topic)) if path.endswith(".parquet")}
+        assert files == {file.path for file in read_manifest(lake, topic).files}
+
+
+@pytest.mark.acceptance
+def test_a_sink_killed_ten_times_at_random_points_keeps_each_record_once(
+    own_broker: Broker, tmp_path: Path, proof: Proof
+) -> None:
+    """Records arrive all the time; kills fall from the start of the process to the end of its work."""
+    proof.disturbs(f"sink killed {KILLS} times by kill -9")
+    rng, servers, folder = random.Random(14), own_broker.bootstrap_servers, tmp_path / "lake"
+    arrivals = Arrivals(servers)
+    arrivals.write(50)
+    killed = at_work = 0
+    with arrivals.going_on():
+        while killed < KILLS:
+            before = {topic: read_manifest(Lake.open(folder), topic).next for topic in SERVED_TOPICS}
+            sink = sink_process(servers, folder)
+            if killed % 5:  # else while the process starts
+                await_work(sink, folder)
+            time.sleep(rng.uniform(0.0, 1.5))
+            is_running = sink.poll() is None
+            sink.kill()
+            sink.communicate()
+            killed += is_running
+            after = {topic: read_manifest(Lake.open(folder), topic).next for topic in SERVED_TOPICS}
+            at_work += before != after
+    sink = sink_process(servers, folder)
+    output, _ = sink.communicate(timeout=300)
+    assert sink.returncode == 0, output.decode()
+    check(servers, folder, proof)
+    manifest = read_manifest(Lake.open(folder), TRADES)
+    assert finished_days(manifest)
+    proof.saw(kills=killed, kills_after_a_manifest=at_work, records_of_each_topic=arrivals.written)
+
+
+def test_a_sink_killed_twice_and_two_sinks_at_once_keep_each_record_once(
+    broker: Broker, tmp_path: Path, proof: Proof
+) -> None:
+    proof.disturbs("sink killed twice, then two sinks at once")
+    servers, folder = broker.bootstrap_servers, tmp_path / "lake"
+    arrivals = Arrivals(servers)
+    arrivals.write(10)
+    for delay_s in (1.8, 2.5):
+        sink = sink_process(servers, folder)
+        time.sleep(delay_s)
+        sink.kill()
+        sink.communicate()
+        arrivals.write(3)
+    two = [sink_process(servers, folder) for _ in range(2)]
+    said = [sink.communicate(timeout=120)[0].decode() for sink in two]
+    codes = sorted(sink.returncode for sink in two)
+    assert codes in ([0, 0], [0, 2]), said
+    assert codes == [0, 0] or any("another process holds" in each for each in said)
+    last = sink_process(servers, folder)
+    assert last.communicate(timeout=120)
+    assert last.returncode == 0
+    check(servers, folder, proof)
