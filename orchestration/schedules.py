@@ -122,4 +122,4 @@ def schedules(settings: OrchestrationSettings) -> list[dg.ScheduleDefinition]:
             return dg.SkipReason("no served row is new since the last reports")
         return [dg.RunRequest(partition_key=product_id) for product_id in new]
 
-    return [replay_recordings, nightly_retrain, sink_served, hourly_drift]
+    return [replay_recordings, nightly_retrain, hourly_drift, sink_served]
