@@ -6,6 +6,7 @@ import dagster as dg
 
 from offline.settings import OfflineSettings
 from orchestration.assets.checks import parity
+from orchestration.assets.drift import DriftFolder, drift
 from orchestration.assets.inbox import Inbox, recordings
 from orchestration.assets.models import models
 from orchestration.assets.product_days import feature_rows, trades, training_set
@@ -16,7 +17,7 @@ from orchestration.jobs.replay import replay
 from orchestration.jobs.sink import sink_job
 from orchestration.resources import DagsterPages, LakeResource, RegistryResource, mlflow_run
 from orchestration.schedules import schedules
-from orchestration.sensors import failure_sensor, inbox_files
+from orchestration.sensors import drift_retrain, failure_sensor, inbox_files
 from orchestration.settings import OrchestrationSettings
 
 EXPERIMENT = "training"
@@ -36,14 +37,15 @@ def definitions() -> dg.Definitions:
         "them with the champions on the same rows, and register them as challengers. Nothing is promoted.",
     )
     return dg.Definitions(
-        assets=[served, recordings, trades, feature_rows, training_set, models],
+        assets=[served, drift, recordings, trades, feature_rows, training_set, models],
         asset_checks=[parity],
         jobs=[replay, ingest, simulate_job, sink_job, backfill, retrain, promote_job, rollback],
         schedules=schedules(settings),
-        sensors=[inbox_files, failure_sensor(settings)],
+        sensors=[inbox_files, drift_retrain, failure_sensor(settings)],
         resources={
             "lake": LakeResource(uri=offline.lake_uri, window_size=offline.window_size),
             "inbox": Inbox(path=str(settings.inbox_dir)),
+            "drift_folder": DriftFolder(path=str(settings.var_dir / "drift")),
             "registry": RegistryResource(uri=uri),
             "pages": DagsterPages(url=settings.dagster_url),
             "mlflow": mlflow_run.configured(

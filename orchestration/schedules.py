@@ -1,4 +1,4 @@
-"""Schedules: topics into the lake, a nightly training, and a replay of recordings (off by default)."""
+"""Schedules: topics into the lake, drift, a nightly training, and a replay of recordings (off by default)."""
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
@@ -8,13 +8,16 @@ import dagster as dg
 
 from data.names import NotRead
 from data.settings import KafkaSettings
+from offline.frames.serving import newest_ingest_time
 from offline.lake.store import Lake
 from offline.served.columns import SERVED_TOPICS
 from offline.served.compaction import mergeable
 from offline.served.manifest import read_manifest
 from offline.served.sink import offsets_behind, topic_reader
+from orchestration.assets.drift import last_report
+from orchestration.assets.inbox import add_products
 from orchestration.assets.models import TRAINING_SET_TAG, RetrainConfig, choose_days
-from orchestration.assets.partitions import DayRange
+from orchestration.assets.partitions import PRODUCTS, DayRange
 from orchestration.assets.served import publish_behind
 from orchestration.jobs.replay import replay
 from orchestration.jobs.sink import sink_job
@@ -98,4 +101,25 @@ def schedules(settings: OrchestrationSettings) -> list[dg.ScheduleDefinition]:
         config = {"feeds_trades": settings.sink_feeds_trades}
         return dg.RunRequest(run_config={"ops": {"sink_records": {"config": config}}})
 
-    return [replay_recordings, nightly_retrain, sink_served]
+    @dg.schedule(
+        target="drift",
+        name="hourly_drift",
+        cron_schedule=settings.drift_cron,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Judge the drift of each product at the times of DRIFT_CRON. Without new served rows, no run is "
+        "launched.",
+    )
+    def hourly_drift(context: dg.ScheduleEvaluationContext, lake: LakeResource) -> list[dg.RunRequest] | dg.SkipReason:
+        store = lake.open()
+        add_products(context.instance, store)
+        new = [
+            product_id
+            for product_id in context.instance.get_dynamic_partitions(str(PRODUCTS.name))
+            if newest_ingest_time(store, product_id) > last_report(context.instance, product_id).ingest_time
+        ]
+        if not new:
+            return dg.SkipReason("no served row is new since the last reports")
+        return [dg.RunRequest(partition_key=product_id) for product_id in new]
+
+    return [replay_recordings, nightly_retrain, hourly_drift, sink_served]

@@ -1,4 +1,4 @@
-"""Sensors: one ingests new files of the inbox, one reports failed runs."""
+"""Sensors: one ingests new files of the inbox, one asks for a training after drift, one reports failed runs."""
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
@@ -11,9 +11,12 @@ import dagster as dg
 import httpx
 
 from data.names import is_loopback
+from data.times import NS, to_datetime
+from orchestration.assets.drift import with_loss_since
 from orchestration.assets.inbox import Inbox
 from orchestration.jobs.lake import NOT_TAKEN, ingest
-from orchestration.resources import DagsterPages
+from orchestration.resources import DagsterPages, LakeResource
+from orchestration.schedules import retrain_request
 from orchestration.settings import OrchestrationSettings
 
 LOOK_S = 10
@@ -24,6 +27,10 @@ AGAIN_S = 600.0
 STATE_TAG = "cryptovol/inbox"
 """Run tag: the state of the inbox for the run."""
 WEBHOOK_S = 5.0
+RETRAIN_PAUSE_S = 86_400.0
+"""Pause between two trainings that drift asks for."""
+REASON_TAG = "cryptovol/reason"
+"""Run tag: why a training was asked for."""
 
 
 @dg.sensor(
@@ -69,6 +76,28 @@ def _took_the_rest(instance: dg.DagsterInstance, run_id: str) -> bool:
     failures = instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
     causes = (log.dagster_event.step_failure_data.user_failure_data for log in failures if log.dagster_event)
     return any(data is not None and NOT_TAKEN in data.metadata for data in causes)
+
+
+@dg.sensor(
+    job_name="retrain",
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Ask for a training after drift with loss, at most once a day, as soon as training rows are new.",
+)
+def drift_retrain(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
+    """Request a training after drift with loss: at most one in `RETRAIN_PAUSE_S`, and only on new training rows."""
+    since = time.time() - RETRAIN_PAUSE_S
+    if not (reports := with_loss_since(context.instance, since)):
+        return dg.SkipReason("no report of the last day shows drift with loss")
+    asked = dg.RunsFilter(tags={"dagster/sensor_name": drift_retrain.name}, created_after=to_datetime(int(since) * NS))
+    if runs := context.instance.get_runs(asked, limit=1):
+        return dg.SkipReason(f"run {runs[0].run_id} was asked for within a day")
+    request = retrain_request(context.instance, lake.open())
+    if isinstance(request, dg.SkipReason):
+        return request
+    report = reports[0].asset_materialization
+    reason = f"{report.partition}: drift of {report.metadata['largest'].value} with loss"
+    return dg.RunRequest(tags={**request.tags, REASON_TAG: reason})
 
 
 def failure_sensor(settings: OrchestrationSettings) -> dg.SensorDefinition:

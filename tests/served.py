@@ -82,7 +82,7 @@ def record(
     forecast = {"ts": 9, "horizon_s": 60, "score": 1e-4, "interval": (5e-5, 2e-4), "model_variant": "ml"}
     forecast |= {"version": "7", "digest": "ab", "in_sample": False, "missing": ["ret_std", "x"]}
     shadow = [{"model_variant": "baseline", "version": "1", "score": 2e-4}]
-    return encode(prediction_type(SPEC)(**(fields | forecast | {"shadow": msgspec.convert(shadow, list[Any])})))
+    return encode(prediction_type(SPEC)(**(forecast | {"shadow": msgspec.convert(shadow, list[Any])} | fields)))
 
 
 def end(source_id: str = "one", product_id: str = PRODUCT, purpose: Purpose = "replay") -> bytes:

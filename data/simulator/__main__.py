@@ -11,6 +11,7 @@ import pyarrow.parquet
 
 from data.recordings.readers import write_csv
 from data.simulator.day import simulate_day
+from data.simulator.state import MarketShift
 from data.simulator.truth import simulate_truth
 
 
@@ -22,10 +23,20 @@ def main() -> None:
     parser.add_argument("--hours", type=int, nargs=2, default=(0, 24), metavar=("FROM", "TO"), help="0 24: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="CSV; with gzip if it ends in .gz")
+    parser.add_argument(
+        "--harm-from",
+        type=dt.time.fromisoformat,
+        metavar="HH:MM",
+        help="from this time on volatility changes faster than any model has learnt: forecasts get worse",
+    )
     parser.add_argument("--truth", type=Path, help="Parquet: state and expected variance at each second of these hours")
     args = parser.parse_args()
+    harm_from: dt.time | None = args.harm_from
+    if harm_from is not None and args.truth:
+        parser.error("--truth is of an ordinary market: leave out --harm-from")
+    shift = None if harm_from is None else MarketShift(harm_from.hour * 3_600 + harm_from.minute * 60)
     try:
-        trades = simulate_day(args.product, args.day, args.seed, (args.hours[0], args.hours[1]))
+        trades = simulate_day(args.product, args.day, args.seed, (args.hours[0], args.hours[1]), shift)
     except ValueError as error:
         parser.error(str(error))
     write_csv(args.out, [trades])

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from data.simulator.orders import trades_of_state
-from data.simulator.state import FIRST_DAY, Draw, Streams, check_day, log_levels, market_of, state_of
+from data.simulator.state import FIRST_DAY, Draw, MarketShift, Streams, check_day, log_levels, market_of, state_of
 from data.times import DAY_S, NS
 from data.trades import StreamKey, Trades
 
@@ -21,7 +21,9 @@ IDS_A_DAY = 100_000_000
 across days."""
 
 
-def simulate_day(product_id: str, day: dt.date, seed: int = 0, hours: tuple[int, int] = (0, 24)) -> Trades:
+def simulate_day(
+    product_id: str, day: dt.date, seed: int = 0, hours: tuple[int, int] = (0, 24), shift: MarketShift | None = None
+) -> Trades:
     """Return the trades of one product and UTC day, or of some hours of the day.
 
     The same arguments always give the same bytes, and `hours` only cuts. Price and volatility continue from the end of
@@ -32,6 +34,7 @@ def simulate_day(product_id: str, day: dt.date, seed: int = 0, hours: tuple[int,
         day: UTC, from `FIRST_DAY` to `LAST_DAY`.
         seed: seed of the whole market, at least 0.
         hours: first hour, and the hour at which the trades end.
+        shift: another law of the market from some second of the day on.
 
     Raises:
         ValueError: an argument is out of range, or the product name is not allowed.
@@ -41,7 +44,7 @@ def simulate_day(product_id: str, day: dt.date, seed: int = 0, hours: tuple[int,
     if not 0 <= hours[0] < hours[1] <= 24:
         raise ValueError(f"hours must rise within 0 to 24, were {hours[0]} to {hours[1]}")
     streams = Streams(product_id, seed)
-    state = state_of(streams, day)
+    state = replace(state_of(streams, day), shift=shift)
     rng = streams.open(Draw.TRADES, day.toordinal())
     trades = trades_of_state(rng, market, state, log_levels(streams, market, day))
     first, last = np.searchsorted(trades.event_time, np.array(hours) * 3_600 * NS)

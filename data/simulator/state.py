@@ -87,6 +87,22 @@ class Streams:
 
 
 @dataclass(frozen=True)
+class MarketShift:
+    """A market that follows another law from some second of a day on: a drill for models that were trained before.
+
+    Attributes:
+        second: first second of the day with the other law.
+        scale_sd: standard deviations of the processes from `second` on. The default makes volatility change fast:
+            forecasts get worse, and intervals too narrow.
+        log_volatility: added to the log volatility from `second` on.
+    """
+
+    second: int
+    scale_sd: tuple[float, ...] = (0.6, *SCALE_SD[1:])
+    log_volatility: float = 0.0
+
+
+@dataclass(frozen=True)
 class MarketState:
     """The state of one market at the whole seconds of one day, from midnight to midnight.
 
@@ -98,6 +114,7 @@ class MarketState:
         echo: shape (86401,), the part of the log volatility from jumps in earlier seconds.
         jump_second: shape (k,), seconds of the day with a jump, rising.
         jump: shape (k,), moves of the log price, in units of `Market.step` times volatility.
+        shift: another law from some second on; None in an ordinary market.
     """
 
     scales: Floats
@@ -105,11 +122,17 @@ class MarketState:
     echo: Floats
     jump_second: NDArray[np.int64]
     jump: Floats
+    shift: MarketShift | None = None
 
     @property
     def volatility(self) -> Floats:
         """Return the volatility in units of the product's ordinary volatility, shape (86401,)."""
-        return np.asarray(np.exp(np.array(SCALE_SD) @ self.scales + self.season + self.echo))
+        log_volatility = np.array(SCALE_SD) @ self.scales + self.season + self.echo
+        if self.shift is not None:
+            after = slice(self.shift.second, None)
+            log_volatility[after] += (np.array(self.shift.scale_sd) - np.array(SCALE_SD)) @ self.scales[:, after]
+            log_volatility[after] += self.shift.log_volatility
+        return np.asarray(np.exp(log_volatility))
 
 
 def market_of(product_id: str) -> Market:

@@ -153,8 +153,8 @@ def lake_inputs(lake_uri: str, spec: FeatureSpec) -> GateInputs:
     return GateInputs(test, training, lambda: certified(lake, spec), spans)
 
 
-def lake_sample(lake: Lake, rows: LakeRows, spec: FeatureSpec) -> Sample:
-    """Return training rows from the lake, with short windows, sorted by product and day.
+def lake_sample(lake: Lake, rows: LakeRows, spec: FeatureSpec, *, with_short_windows: bool = True) -> Sample:
+    """Return training rows from the lake, sorted by product and day.
 
     Raises:
         ValueError: a product-day is gone or has other rows.
@@ -167,16 +167,16 @@ def lake_sample(lake: Lake, rows: LakeRows, spec: FeatureSpec) -> Sample:
                 raise ValueError(f"the training rows of {product_id} on {day} are gone")
             if stored.content_hash != content_hash:
                 raise ValueError(f"the training rows of {product_id} on {day} have changed")
-            parts.append(training_sample(lake, spec, [product_id], day, day, with_short_windows=True))
+            parts.append(training_sample(lake, spec, [product_id], day, day, with_short_windows=with_short_windows))
     if not parts:
         raise ValueError("the version names no training rows")
     return Sample.join(parts)
 
 
-def simulated_sample(rows: SimulatedRows, spec: FeatureSpec) -> Sample:
-    """Return training rows from the simulator, with short windows, in the order of `rows`: by day, then by product."""
+def simulated_sample(rows: SimulatedRows, spec: FeatureSpec, short_windows: Sequence[int] = SHORT_WINDOWS) -> Sample:
+    """Return training rows from the simulator in the order of `rows`: by day, then by product."""
     return Sample.join(
-        sample(simulate_day(product_id, day, rows.seed, rows.hours), spec, SHORT_WINDOWS)
+        sample(simulate_day(product_id, day, rows.seed, rows.hours), spec, short_windows)
         for day in rows.days
         for product_id in rows.products
     )

@@ -540,7 +540,7 @@ def test_a_training_without_mlflow_is_told_with_what_to_do(side: Side, monkeypat
 
 
 def test_models_are_trained_at_night_only_on_rows_that_are_new(side: Side) -> None:
-    _, nightly, _ = schedules(OrchestrationSettings(_env_file=None))
+    nightly = schedules(OrchestrationSettings(_env_file=None))[1]
     resources = {"lake": (side.definitions.resources or {})["lake"]}
 
     def tick() -> Any:

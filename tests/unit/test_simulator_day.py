@@ -2,7 +2,7 @@
 
 import datetime as dt
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from data.features.admission import TAKEN, Admission
 from data.recordings.readers import read_trades
 from data.simulator.__main__ import main
 from data.simulator.day import IDS_A_DAY, simulate_day
-from data.simulator.state import BUSIEST_HOUR, market_of
+from data.simulator.state import BUSIEST_HOUR, SCALE_SD, MarketShift, Streams, market_of, state_of
 from data.simulator.truth import Truth, simulate_truth
 from data.times import NS
 from data.trades import Side, StreamKey, Trades
@@ -179,3 +179,26 @@ def test_the_command_writes_the_truth_of_the_same_hours(
     assert found["event_time"].cast("int64").to_pylist() == [MONDAY_NS + s * NS for s in range(10_800, 18_000)]
     assert found["expected_variance"].to_numpy().tolist() == truth.expected_variance[10_800:18_000].tolist()
     assert capsys.readouterr().out.endswith(f"{truth_file}: 7,200 seconds of true state\n")
+
+
+def test_a_shifted_market_follows_another_law_from_its_second_on() -> None:
+    """The default multiplies the weight of the fastest process by 4; another shift adds ln 2 to the log volatility."""
+    state = state_of(Streams("BTC-USD", 0), MONDAY)
+    plain = np.log(state.volatility)
+    harmed = np.log(replace(state, shift=MarketShift(3_600)).volatility)
+    assert harmed[:3_600].tolist() == plain[:3_600].tolist()
+    assert harmed[3_600:] - plain[3_600:] == pytest.approx(0.45 * state.scales[0, 3_600:])
+    doubled = np.log(replace(state, shift=MarketShift(3_600, SCALE_SD, float(np.log(2)))).volatility)
+    assert doubled[3_600:] - plain[3_600:] == pytest.approx(np.full(86_401 - 3_600, np.log(2)))
+
+
+def test_harm_is_an_option_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "harmed.csv"
+    hours = ["--hours", "11", "13", "--harm-from", "12:00"]
+    command = ["data.simulator", "--product", "SOL-USD", "--day", "2025-01-06", *hours, "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", command)
+    main()
+    prices = np.concatenate([batch.trades.price for batch in read_trades([out])])
+    expected = simulate_day("SOL-USD", MONDAY, 0, (11, 13), MarketShift(12 * 3_600))
+    assert prices.tolist() == expected.price.tolist()
+    assert expected.price.tolist() != simulate_day("SOL-USD", MONDAY, 0, (11, 13)).price.tolist()
