@@ -1,4 +1,4 @@
-"""Describe the dashboard Forecast quality: what was forecast, what happened, and what the model promised."""
+"""Describe the dashboard Forecast quality: forecasts, realized volatility, and the promises of the model."""
 
 from __future__ import annotations
 
@@ -223,7 +223,10 @@ def _misses() -> list[AnyPanel]:
     misses = misses.override_by_name(*coloured("below", BELOW)).override_by_name(*coloured("above", ABOVE))
     by_tercile = f"by (tercile) ({published(catalog.FORECAST_TERCILE_QLIKE)})"
     sides = [
-        Query(f"avg by (tercile) ({published(catalog.FORECAST_TERCILE_SHARE, side=side)})", f"{{{{tercile}}}} {side}")
+        Query(
+            f"avg by (tercile) ({published(catalog.FORECAST_TERCILE_SHARE, side=side)})",
+            f"tercile {{{{tercile}}}} {side}",
+        )
         for side in ("above", "below")  # the longest name first
     ]
     return [
