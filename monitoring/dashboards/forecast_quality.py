@@ -1,4 +1,4 @@
-"""Describe the dashboard Forecast quality: what was forecast, what happened, and what the model promised."""
+"""Describe the dashboard Forecast quality: forecasts, realized volatility, and the promises of the model."""
 
 from __future__ import annotations
 
@@ -222,10 +222,6 @@ def _misses() -> list[AnyPanel]:
     )
     misses = misses.override_by_name(*coloured("below", BELOW)).override_by_name(*coloured("above", ABOVE))
     by_tercile = f"by (tercile) ({published(catalog.FORECAST_TERCILE_QLIKE)})"
-    sides = [
-        Query(f"avg by (tercile) ({published(catalog.FORECAST_TERCILE_SHARE, side=side)})", f"{{{{tercile}}}} {side}")
-        for side in ("above", "below")  # the longest name first
-    ]
     return [
         misses,
         bars(
@@ -234,15 +230,23 @@ def _misses() -> list[AnyPanel]:
             "none",
             [Query(f"avg {by_tercile}", "tercile {{tercile}}")],
             decimals=3,
-            width=6,
+            width=5,
         ),
-        bars(
-            "Misses by tercile, last day",
-            "Share of targets below and above the interval when the market was calm (0), usual (1) and wild (2).",
-            "percentunit",
-            sides,
-            decimals=1,
-            width=9,
+        *(
+            bars(
+                f"{side.capitalize()} the interval, last day",
+                f"Share of targets {side} the interval when the market was calm (0), usual (1) and wild (2).",
+                "percentunit",
+                [
+                    Query(
+                        f"avg by (tercile) ({published(catalog.FORECAST_TERCILE_SHARE, side=side)})",
+                        "tercile {{tercile}}",
+                    )
+                ],
+                decimals=1,
+                width=5,
+            )
+            for side in ("below", "above")
         ),
     ]
 

@@ -37,7 +37,7 @@ def limit(alert: str, series: str) -> Limit:
     """
     rule = _alerts()[alert]
     found = re.search(
-        re.escape(series) + r"(?:\{[^}]*\})?(?:\[\w+\])?\)*\s*(?P<sign>[<>]=?|==)\s*(?P<number>[\d.]+(?: \* [\d.]+)*)",
+        re.escape(series) + r"(?:\{[^}]*\})?\)*\s*(?P<sign>[<>]=?|==)\s*(?P<number>[\d.]+(?: \* [\d.]+)*)",
         rule["expr"],
     )
     if not found:

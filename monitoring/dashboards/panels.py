@@ -177,7 +177,7 @@ def value(
     panel = panel.datasource(SOURCE).span(width).height(height).no_value("none")
     panel = panel.color_mode(BigValueColorMode.VALUE).reduce_options(_last()).orientation(VizOrientation.AUTO)
     panel = panel.graph_mode(BigValueGraphMode.AREA if graph else BigValueGraphMode.NONE)
-    panel = panel.wide_layout(False).text(common.VizTextDisplayOptions().title_size(13).value_size(24))
+    panel = panel.wide_layout(False).text(common.VizTextDisplayOptions().title_size(13).value_size(28))
     several = len(queries) > 1 or "{{" in queries[0].legend
     panel = panel.text_mode(
         BigValueTextMode.NAME if names else BigValueTextMode.VALUE_AND_NAME if several else BigValueTextMode.VALUE

@@ -14,7 +14,7 @@ NAME = "Stream"
 
 def build() -> Dashboard:
     """Return the dashboard."""
-    lag = limit("ConsumerLagGrowing", "job:cryptovol_consumer_lag:sum")
+    lag = limit("ConsumerLagGrowing", catalog.CONSUMER_LAG.name)
     stale = limit("ForecastStale", catalog.NEWEST_FORECAST_AGE.name)
     rejects = limit("RecordsRejected", f'{catalog.REJECTS.exported_name}{{purpose!="drill"}}[15m]')
     now = [

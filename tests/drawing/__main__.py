@@ -30,7 +30,7 @@ TOOLS = CHECKOUT / "var" / "drawing"
 WIDTH, CELL, GAP = 1600, 36, 8
 """As in `panels.tsx`: pixels of the page's width, of a grid row, and between panels."""
 STEP_S = 30
-COLOURS = 128
+COLOURS = 256
 """Of a picture: few, so that its file is small."""
 LOADERS = ("svg", "png", "woff2", "ttf", "woff")
 
@@ -107,7 +107,7 @@ def draw(script: str, board: Mapping[str, Any], drawing: Mapping[str, Any], pict
         capture_output=True,
         timeout=120,
     )
-    Image.open(picture).convert("RGB").quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE).save(picture, optimize=True)
+    Image.open(picture).convert("RGB").quantize(COLOURS, method=Image.Quantize.FASTOCTREE).save(picture, optimize=True)
 
 
 def main() -> None:
