@@ -102,7 +102,7 @@ def models(
         days = choose_days(store, config.range())
         test_day = days.first_test_day(config.test_days)
         train_end = datetime.combine(test_day, datetime.min.time(), UTC)
-        context.instance.add_run_tags(context.run_id, {TRAINING_SET_TAG: days.version})
+        context.instance.add_run_tags(context.run.run_id, {TRAINING_SET_TAG: days.version})
         rows = _training_rows(store, spec, days, test_day)
         mlflow.log_params(_params(days, train_end))
         first, last = days.days[0], days.days[-1]
