@@ -118,7 +118,7 @@ def test_16_records_behind_on_several_partitions_are_a_lag_of_16(broker: Broker)
             time.sleep(0.1)  # statistics of each state
         wait_until(lambda: take() and seen[-1] == (0, 0), "nothing is left")
         assert seen[0] == (16, 16)
-        assert {left for _, left in seen} > {1, 8, 15}
+        assert len({left for _, left in seen}) > 4, "states between the first and the last"
         assert [pair for pair in seen if pair[0] != pair[1]] == []
         writer = Producer({"bootstrap.servers": broker.bootstrap_servers, "transactional.id": topic})
         writer.init_transactions(30)

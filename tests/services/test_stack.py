@@ -227,13 +227,14 @@ def program(folder: Path, name: str) -> str:
 
 
 def test_observers_that_are_not_here_are_told_with_the_way_to_get_them(tmp_path: Path, programs: Path) -> None:
-    parts, notes = observer_parts(settings(tmp_path))
+    free = dict(zip(("prometheus_port", "alertmanager_port", "grafana_port"), free_ports(3), strict=True))
+    parts, notes = observer_parts(settings(tmp_path, **free))
     assert parts == []
     install = "so nobody is alerted: apt-get install prometheus prometheus-alertmanager"
     grafana = "no grafana here, so there are no dashboards: grafana.com/grafana/download has its program"
     assert notes == [f"no prometheus and alertmanager here, {install}", grafana]
     program(programs, "prometheus")
-    assert observer_parts(settings(tmp_path))[1] == [f"no alertmanager here, {install}", grafana]
+    assert observer_parts(settings(tmp_path, **free))[1] == [f"no alertmanager here, {install}", grafana]
 
 
 def test_observers_start_after_the_forecasts_and_yield_to_them(tmp_path: Path, programs: Path) -> None:
