@@ -65,7 +65,10 @@ def champions(uri: str, spec: FeatureSpec) -> dict[str, ServedModel]:
 
 
 def trained_on_simulated_days(spec: FeatureSpec) -> dict[str, ServedModel]:
-    """Return the models that `make run` would train on simulated days, as `baseline` and `ml`."""
+    """Return models trained on simulated days, as `baseline` and `ml`.
+
+    The baseline is that of `make run`. The `volatility-ml` of `make run` learns from one simulated day more.
+    """
     rows, train_end = simulated_rows(spec), train_end_of_simulated_days()
     return {
         BASELINE: train_baseline(rows, spec, train_end).model,
