@@ -48,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--days", type=int, metavar="N", help="in place of files: N simulated days, with the oracle")
     models = parser.add_mutually_exclusive_group()
     models.add_argument("--champions", action="store_true", help="judge what the registry serves")
-    models.add_argument("--simulated", action="store_true", help="judge what `make run` would train on simulated days")
+    models.add_argument(
+        "--simulated", action="store_true", help="judge models like those of `make run`, trained on simulated days"
+    )
     parser.add_argument("--product", default="BTC-USD", help="of trades in files that name none; default BTC-USD")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--html", type=Path, metavar="PATH", help="write a report with plots")

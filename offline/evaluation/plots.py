@@ -163,7 +163,7 @@ def _cumulated(run: Run, scores: Scores) -> Plot:
     with _drawn() as ((axes,), drawn):
         shown = _times(axes, time[few])
         for name in _shown(scores):
-            cumulated = np.cumsum(scores.losses[name] - scores.losses[scores.reference])
+            cumulated = np.cumsum(scores.losses[name] - scores.base[name])
             axes.plot(shown, cumulated[few], linewidth=1.2, **_look(run, name))
         axes.axhline(0, color=NEUTRAL, linewidth=0.8)
         axes.set_ylabel("sum of QLIKE differences")
@@ -212,14 +212,13 @@ def _terciles(run: Run, scores: Scores) -> Plot:
 
 
 def _calibration(run: Run, scores: Scores) -> Plot:
-    realized = run.realized
-    bins = max(min(BINS, len(realized) // LEAST_OF_BIN), 1)
+    bins = max(min(BINS, len(run.rows.targets) // LEAST_OF_BIN), 1)
     ends = [np.inf, 0.0]
     with _drawn(height=4.2) as ((axes,), drawn):
         for name in dict.fromkeys((next(iter(run.forecasts)), scores.reference, ORACLE)):
             if name not in run.forecasts:
                 continue
-            forecast = run.forecasts[name].score ** 2
+            forecast, realized = run.forecasts[name].score ** 2, run.realized(name)
             parts = np.array_split(np.argsort(forecast, kind="stable"), bins)
             means = np.sqrt([(forecast[rows].mean(), realized[rows].mean()) for rows in parts]) / BASIS_POINT
             axes.plot(means[:, 0], means[:, 1], marker="o", markersize=4, linewidth=1.2, **_look(run, name))

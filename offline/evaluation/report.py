@@ -82,7 +82,7 @@ def model_card(subject: Subject, run: Run, scores: Scores) -> str:
         f"- Evidence: {scores.forecasts:,} forecasts in {scores.horizons:,} horizons. Forecasts overlap: a horizon is "
         "the unit of evidence.",
         f"- Zero targets: {scores.zero_share:.1%}. Realized variances below the floor count as the floor, "
-        f"{_range(run.floor)}.",
+        f"{_floors(run)}.",
         "",
         "## Figures",
         "",
@@ -126,8 +126,10 @@ def tercile_table(scores: Scores) -> str:
     return "\n".join(lines)
 
 
-def _range(floor: np.typing.NDArray[np.float64]) -> str:
-    low, high = f"{floor.min():.2g}", f"{floor.max():.2g}"
+def _floors(run: Run) -> str:
+    """Return the smallest and the largest variance floor, as text."""
+    floors = np.append(run.floor, list(run.own_floors.values()))
+    low, high = f"{floors.min():.2g}", f"{floors.max():.2g}"
     return low if low == high else f"{low} to {high}"
 
 
@@ -164,7 +166,7 @@ def html_report(subject: Subject, run: Run, scores: Scores) -> str:
     models = subject.models[:1].upper() + subject.models[1:]
     facts = escaping.escape(
         f"{models}. {scores.forecasts:,} forecasts of {run.rows.spec.horizon_s:,} s in {scores.horizons:,} "
-        f"horizons; {scores.zero_share:.1%} of the targets are 0; variance floor {_range(run.floor)}."
+        f"horizons; {scores.zero_share:.1%} of the targets are 0; variance floor {_floors(run)}."
     )
     return _PAGE.format(title=title, facts=facts, left=left, tables=tables[0], drawn=drawn, more="".join(tables[1:]))
 

@@ -40,7 +40,7 @@ class Scored(NamedTuple):
         bias: mean of ln(forecast / realized volatility).
         coverage: share of targets inside the interval; NaN without intervals.
         width: mean of ln(upper / lower); NaN without intervals.
-        ratio: QLIKE relative to the reference on the same rows.
+        ratio: QLIKE relative to the reference on the same rows, both with the forecaster's floor.
     """
 
     rows: int
@@ -60,8 +60,9 @@ class Scores:
         forecasts, horizons: numbers of judged forecasts, and of distinct horizons of time.
         zero_share: share of targets equal to 0.
         losses: by forecaster, shape (n,), QLIKE of each row.
+        base: by forecaster, shape (n,), QLIKE of the reference with the forecaster's floor.
         slices: by kind of slice (`all`, `tercile`, `product`, `session`, `age`), slice and forecaster.
-        significance: by pair of forecasters: is the first better than the second?
+        significance: by pair of forecasters: is the first better than the second, both with the first one's floor?
         mincer_zarnowitz: by forecaster; not of a forecaster whose forecasts are all equal.
         reference: see `Run`.
     """
@@ -70,6 +71,7 @@ class Scores:
     horizons: int
     zero_share: float
     losses: dict[str, Floats]
+    base: dict[str, Floats]
     slices: dict[str, dict[str, dict[str, Scored]]]
     significance: dict[tuple[str, str], Significance]
     mincer_zarnowitz: dict[str, MincerZarnowitz]
@@ -87,8 +89,7 @@ class Scores:
         """Return how much of the gap from the reference to the oracle a forecaster closes; NaN without oracle."""
         if ORACLE not in self.losses:
             return float("nan")
-        base = self.overall(self.reference).qlike
-        return (base - self.overall(name).qlike) / (base - self.overall(ORACLE).qlike)
+        return (1 - self.overall(name).ratio) / (1 - self.overall(ORACLE).ratio)
 
     def as_json(self) -> dict[str, Any]:
         """Return the figures that `--json` prints; null where a forecaster has no interval."""
@@ -113,21 +114,26 @@ class Scores:
 def score(run: Run) -> Scores:
     """Return the figures of a run.
 
-    Realized variances below a row's floor count as the floor. Terciles are of the reference's forecast: a volatility
+    Realized variances below a forecaster's floor count as the floor; two forecasters are compared with one floor.
+    Terciles are of the reference's forecast: a volatility
     that is known at the time of the forecast.
 
     Raises:
         ValueError: there are fewer than 2 forecasts.
     """
-    rows, realized = run.rows, run.realized
-    target = np.sqrt(realized)
-    losses = {name: qlike(realized, each.score**2, 0.0) for name, each in run.forecasts.items()}
-    base = losses[run.reference]
+    rows, count = run.rows, len(run.rows.targets)
+    realized = {name: run.realized(name) for name in run.forecasts}
+
+    def loss_of(name: str, judged_as: str) -> Floats:
+        return qlike(realized[judged_as], run.forecasts[name].score ** 2, 0.0)
+
+    losses = {name: loss_of(name, name) for name in run.forecasts}
+    base = {name: loss_of(run.reference, name) for name in run.forecasts}
 
     def scored(name: str, mask: Mask) -> Scored:
-        found = run.forecasts[name]
+        found, target = run.forecasts[name], np.sqrt(realized[name])
         has_interval = not np.isnan(found.lower).any()
-        loss, base_loss = float(np.mean(losses[name][mask])), float(np.mean(base[mask]))
+        loss, base_loss = float(np.mean(losses[name][mask])), float(np.mean(base[name][mask]))
         return Scored(
             int(mask.sum()),
             loss,
@@ -145,14 +151,15 @@ def score(run: Run) -> Scores:
     pairs = [(one, other) for one in losses for other in losses if one != other]
     lags = LAGS * len(rows.products)
     return Scores(
-        forecasts=len(realized),
+        forecasts=count,
         horizons=len(np.unique(rows.event_time // (rows.spec.horizon_s * NS))),
         zero_share=float(np.mean(rows.targets == 0)),
         losses=losses,
+        base=base,
         slices=slices,
-        significance={(one, other): diebold_mariano(losses[one] - losses[other], lags) for one, other in pairs},
+        significance={(one, other): diebold_mariano(losses[one] - loss_of(other, one), lags) for one, other in pairs},
         mincer_zarnowitz={
-            name: mincer_zarnowitz(realized, each.score**2)
+            name: mincer_zarnowitz(realized[name], each.score**2)
             for name, each in run.forecasts.items()
             if np.ptp(each.score) > 0
         },

@@ -65,7 +65,10 @@ def champions(uri: str, spec: FeatureSpec) -> dict[str, ServedModel]:
 
 
 def trained_on_simulated_days(spec: FeatureSpec) -> dict[str, ServedModel]:
-    """Return the models that `make run` would train on simulated days, as `baseline` and `ml`."""
+    """Return models trained on simulated days, as `baseline` and `ml`.
+
+    The baseline is that of `make run`. The `volatility-ml` of `make run` learns from one simulated day more.
+    """
     rows, train_end = simulated_rows(spec), train_end_of_simulated_days()
     return {
         BASELINE: train_baseline(rows, spec, train_end).model,
@@ -77,8 +80,9 @@ def score_served(history: History, models: Mapping[str, ServedModel]) -> Run:
     """Return the adapted forecasts of served models from the first row of a recording on, and those of rivals.
 
     Rivals that are fitted learn from the recording's own past; until then they answer as the unscaled EWMA of the
-    longest known half-life. The floor is the largest that the models state, as live; without one, 1 % of the
-    recording's median of variance. Rows that a model's training saw are left out.
+    longest known half-life. Each model is judged with the floor that the model states, as live; rivals and models
+    without a floor with the largest stated floor, or 1 % of the recording's median of variance if no model states one.
+    Rows that a model's training saw are left out.
 
     Args:
         models: of the history's spec; must have `baseline`.
@@ -92,8 +96,8 @@ def score_served(history: History, models: Mapping[str, ServedModel]) -> Run:
     if not is_counted.any():
         raise ValueError(f"no forecast after {second_text(max(each.train_end for each in models.values()))} is judged")
     counted = history.take(is_counted)
-    stated = [model.variance_floor for model in models.values() if model.variance_floor is not None]
-    floor = max(stated, default=0.0) or variance_floor(counted.realized)
+    stated = {name: model.variance_floor for name, model in models.items() if model.variance_floor is not None}
+    floor = max(stated.values(), default=0.0) or variance_floor(counted.realized)
     prior = models[BASELINE].priors[ALL_PRODUCTS]
     found: dict[str, Forecasts] = {}
     for name, model in models.items():
@@ -101,7 +105,7 @@ def score_served(history: History, models: Mapping[str, ServedModel]) -> Run:
     rivals, left_out, refits = _rivals(counted, floor, prior)
     least = np.sqrt(floor)
     found |= {name: Forecasts(*(np.maximum(end, least) for end in each)) for name, each in rivals.items()}
-    return Run(counted, found, np.full(len(counted), floor), left_out, refits, {})
+    return Run(counted, found, np.full(len(counted), floor), left_out, refits, {}, own_floors=stated)
 
 
 def _raw(model: ServedModel, rows: History) -> Forecasts:

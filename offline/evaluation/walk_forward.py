@@ -99,6 +99,7 @@ class Run:
         weights: by name, the fitted numbers at each refit.
         jumps: times of the market's jumps, where known, ns since 1970, rising.
         reference: the forecaster to which all others are compared.
+        own_floors: variance floor by name of each forecaster that states one; `floor` holds for all others.
     """
 
     rows: JudgedRows
@@ -109,11 +110,11 @@ class Run:
     weights: dict[str, list[Mapping[str, float]]]
     jumps: Int64s = field(default_factory=lambda: np.empty(0, np.int64))
     reference: str = CALIBRATED_EWMA
+    own_floors: Mapping[str, float] = field(default_factory=dict)
 
-    @property
-    def realized(self) -> Floats:
-        """Return the realized variance of each row's horizon, at least the floor, shape (n,)."""
-        return np.maximum(self.rows.targets**2, self.floor)
+    def realized(self, name: str) -> Floats:
+        """Return the realized variance of each row's horizon, at least the floor of a forecaster, shape (n,)."""
+        return np.maximum(self.rows.targets**2, self.own_floors.get(name, self.floor))
 
 
 def refit_times(history: History) -> Int64s:

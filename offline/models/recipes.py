@@ -204,4 +204,4 @@ def train_end_of_simulated_days() -> dt.datetime:
 
 
 RECIPES: Mapping[str, Recipe] = {"cascade of scaled EWMAs": train_baseline, "cascade of limited shapes": train_ml}
-"""Recipes by name. A recipe that makes other models of the same rows needs a new name: the gate asks more of it."""
+"""Recipes by name. The gate takes changed code under an old name for a new recipe."""

@@ -51,8 +51,9 @@ class Kind(StrEnum):
     FIRST = "first version"
     """There is no champion of this spec."""
     REFRESH = "refresh"
-    """The champion has the same recipe, and the version other rows."""
+    """The champion has the same recipe and code, and the version other rows that end no earlier."""
     NEW_RECIPE = "new recipe"
+    """Any other version: another name of recipe, changed code under the same name, or rows that end earlier."""
 
 
 class Condition(NamedTuple):

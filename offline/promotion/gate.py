@@ -116,7 +116,7 @@ def judge(
     if candidate is None:
         found += conditions({}, LIMITS)
     else:
-        rivals = find_rivals(registry, wanted, champion, candidate, baseline, spec)
+        rivals = find_rivals(registry, wanted, champion, candidate, baseline, inputs, spec)
         trial = Trial(wanted, candidate, rivals, inputs, spec)
         trial.run(history(registry, wanted.name))
         found += trial.conditions()
@@ -151,13 +151,15 @@ def find_rivals(
     champion: Version | None,
     candidate: ServedModel,
     baseline: str,
+    inputs: GateInputs,
     spec: FeatureSpec,
 ) -> Rivals:
     """Return the rivals. A champion of another spec, or one that does not load, can score no row, and is no rival."""
     kind, name, model = Kind.FIRST, CALIBRATED_EWMA, None
     if champion is not None and (model := fetch_model(registry, champion, spec).model) is not None:
-        is_same = champion.tags.get("recipe") == wanted.tags.get("recipe")
-        kind, name = Kind.REFRESH if is_same else Kind.NEW_RECIPE, f"{champion.name} version {champion.version}"
+        is_later = candidate.train_end >= model.train_end
+        is_refresh = is_later and is_same_recipe(wanted, champion, model, inputs, spec)
+        kind, name = Kind.REFRESH if is_refresh else Kind.NEW_RECIPE, f"{champion.name} version {champion.version}"
     if candidate.variant != "ml":
         return Rivals(kind, model, name, None, None)
     other, other_name = None, CALIBRATED_EWMA
@@ -165,6 +167,29 @@ def find_rivals(
     if held is not None and (other := fetch_model(registry, held, spec).model) is not None:
         other_name = f"{held.name} version {held.version}"
     return Rivals(kind, model, name, other, other_name)
+
+
+def is_same_recipe(
+    wanted: Version, champion: Version, model: ServedModel, inputs: GateInputs, spec: FeatureSpec
+) -> bool:
+    """Return whether today's code makes the champion from the champion's rows, under the version's name of recipe.
+
+    The gate fits the version with today's code. Where code or packages have changed since the champion was made, the
+    champion is fitted again too, and must answer its own rows within `MAX_OFF`: a new comment is no new recipe.
+
+    Args:
+        model: the champion's model.
+    """
+    made, of_champion = Provenance.of_tags(wanted.tags), Provenance.of_tags(champion.tags)
+    if made is None or of_champion is None or made.recipe != of_champion.recipe:
+        return False
+    if not {"code", "lock"} & set(of_champion.differences()):
+        return True
+    try:
+        again = inputs.refit(of_champion, model.train_end, spec)
+    except ValueError:
+        return False
+    return largest_difference(model, again.candidate.model, again.training, spec) <= MAX_OFF
 
 
 class Test(NamedTuple):

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.models.served import ServedModel
 from offline.evaluation.__main__ import CANNOT_EVALUATE, main
-from offline.evaluation.served import trained_on_simulated_days
+from offline.evaluation.served import score_served, trained_on_simulated_days
+from offline.history import read_history
 from tests.fakes import FakeRegistry
-from tests.models import model_file
+from tests.models import SPEC, model_bytes, model_file
 from tests.proofs import Proof
 
 CANDLES = "cryptodatadownload_coinbase_btcusd_1m_202011-12.csv.gz"
@@ -109,6 +111,18 @@ def test_champions_are_judged_from_the_first_row_on(
     assert found["forecasts"] == 108
     assert "ml" not in found["models"]
     assert found["models"]["baseline"]["coverage"] is not None
+
+
+def test_two_champions_are_judged_each_with_its_own_floor(shared: Path) -> None:
+    """Rivals have the larger floor."""
+    floors = {"baseline": 1e-9, "ml": 4e-9}
+    models = {
+        name: ServedModel.load(model_bytes(variance_floor=str(floor)), spec_id=SPEC.spec_id)
+        for name, floor in floors.items()
+    }
+    run = score_served(read_history([shared / TRADES]), models)
+    for name, floor in (floors | {"calibrated_ewma": 4e-9}).items():
+        assert run.realized(name).tolist() == np.maximum(run.rows.targets**2, floor).tolist()
 
 
 def test_a_registry_without_champions_is_told_how_to_get_one(

@@ -305,6 +305,39 @@ def test_a_new_recipe_must_gain_where_a_refresh_must_not_lose(mlflow: Registry) 
     assert set(failed(refused.value)) == {"QLIKE", "significance"}
 
 
+@pytest.mark.parametrize(
+    ("again", "end", "kind"),
+    [
+        pytest.param(4.0, "00:00", "refresh", id="the code makes the same model"),
+        pytest.param(4.01, "00:00", "new recipe", id="the code makes another model"),
+        pytest.param(None, "00:00", "new recipe", id="the rows of the champion are gone"),
+        pytest.param(4.0, "00:30", "new recipe", id="the rows end before those of the champion"),
+    ],
+)
+def test_changed_code_under_the_champions_name_is_a_new_recipe(
+    mlflow: Registry, again: float | None, end: str, kind: str
+) -> None:
+    """The champion names other code; a fit with the code of today gives scale `again` for the champion's rows."""
+    name = f"gate-code-{again}-{end[3:]}"
+    train_end = f"2010-01-09T{end}:00Z"
+    put(mlflow.uri, name, model_bytes(BASELINE, train_end=train_end), code_digest="0")
+    of_champion = len(MADE) - 1
+    promote_here(mlflow, name)
+    put(mlflow.uri, name, model_bytes(fitted(scale=4.02)))
+    if again is not None:
+        MADE[of_champion] = model_bytes(fitted(scale=again), train_end=train_end)
+
+    def rows_of(rows: TrainingRows) -> Sample:
+        found = training(rows)
+        if again is None and found.last_time == of_champion:
+            raise ValueError("the rows are gone")
+        return found
+
+    verdict = judge(mlflow, mlflow.version(name, "2"), inputs=replace(INPUTS, training=rows_of), spec=SPEC)
+    assert verdict.evidence["kind"] == kind
+    assert verdict.is_open == (kind == "refresh")
+
+
 def test_a_new_recipe_with_a_gain_must_pass_the_leak_sentinels_and_each_try_costs(mlflow: Registry) -> None:
     name = "gate-recipe"
     put(mlflow.uri, name, NOISY_BYTES)

@@ -1,4 +1,4 @@
-"""The models of `make run`, on recordings of real markets and on later simulated days."""
+"""Models trained on simulated days, on recordings of real markets and on later simulated days."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from data.times import NS
 from data.trades import Floats, StreamKey, Trades
 from data.truth.losses import coverage, qlike
 from data.truth.targets import variance_floor
+from offline.evaluation.scoring import score
+from offline.evaluation.served import score_served, simulated_history, with_oracle
 from offline.evaluation.significance import block_test
+from offline.history import read_history
 from offline.models.recipes import (
     PRODUCTS,
     SEED,
@@ -148,7 +151,37 @@ def test_the_first_minutes_lose_less_than_the_contract_and_no_more_with_a_wrong_
             assert max(found) <= alone, (name, variant)
 
 
-def test_on_seven_simulated_days_the_shape_gains_in_spite_of_its_shrinkage(
+def test_adapted_intervals_hold_nine_tenths_of_two_real_days_after_the_first_hour(
+    models: dict[str, ServedModel], shared: Path, proof: Proof
+) -> None:
+    """With the floor of the rows: the floor of the simulated market is above most realized variances of this one."""
+    run = score_served(read_history([shared / name for name in NAMES["LEAN"]]), models)
+    variance = run.rows.targets**2
+    target = np.sqrt(np.maximum(variance, variance_floor(variance)))
+    later = run.rows.event_time >= run.rows.event_time[0] + 3_600 * NS
+    for name in models:
+        found, stated = run.forecasts[name].take(later), np.sqrt(run.realized(name)[later])
+        covered = coverage(target[later], found.lower, found.upper)
+        with_stated = coverage(stated, found.lower, found.upper)
+        proof.saw(**{name: f"{covered:.3f}, with its own floor {with_stated:.3f}"})
+        assert 0.85 <= covered <= 0.95, name
+
+
+def test_seven_simulated_days_judged_beside_the_oracle(models: dict[str, ServedModel], proof: Proof) -> None:
+    """The days after the five of training, as `offline.evaluation --days 7 --simulated` judges them."""
+    scores = score(with_oracle(score_served(simulated_history(7, SPEC), models)))
+    ml, after_jump = scores.overall("ml"), next(iter(scores.slices["jump"].values()))["ml"]
+    proof.saw(ratio=ml.ratio, p=scores.p("ml"), coverage=ml.coverage, horizons=scores.horizons)
+    proof.saw(closed_gap=scores.closed_gap("ml"), coverage_after_jumps=after_jump.coverage)
+    assert scores.horizons >= 10_000
+    assert ml.ratio <= 0.96
+    assert scores.p("ml") < 0.001
+    assert 0.88 <= ml.coverage <= 0.92
+    assert scores.closed_gap("ml") >= 0.15
+    assert after_jump.coverage >= 0.82
+
+
+def test_on_two_later_simulated_days_the_shape_gains_in_spite_of_its_shrinkage(
     models: dict[str, ServedModel], proof: Proof
 ) -> None:
     """Five days train; the two days after them are test, of two products."""

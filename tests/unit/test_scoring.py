@@ -73,6 +73,23 @@ def test_a_zero_target_counts_as_the_floor() -> None:
     assert found.zero_share == 1
 
 
+def test_two_models_each_have_their_own_floor() -> None:
+    """Floors 1 and 4 in place of targets 0, forecast variances 4 and 1; a ratio has one floor above and below."""
+    forecasts = {"ml": constant(2, 2.0, 1.5, 3.0), "baseline": constant(2, 2.0, 1.5, 3.0)}
+    forecasts |= {"calibrated_ewma": constant(2, 1.0)}
+    done = replace(run(np.zeros(2), forecasts, floor=4.0), own_floors={"ml": 1.0, "baseline": 4.0})
+    scores = score(done)
+    ml, baseline = scores.overall("ml"), scores.overall("baseline")
+    assert ml.qlike == pytest.approx(0.25 + math.log(4) - 1)
+    assert baseline.qlike == pytest.approx(0)
+    assert (ml.coverage, baseline.coverage) == (0, 1)
+    assert (ml.bias, baseline.bias) == pytest.approx((math.log(2), 0))
+    assert scores.overall("calibrated_ewma").qlike == pytest.approx(4 - math.log(4) - 1)
+    assert scores.base["ml"] == pytest.approx([0, 0])
+    assert baseline.ratio == pytest.approx(0)
+    assert "floor, 1 to 4." in model_card(SUBJECT, done, scores)
+
+
 def test_slices_are_by_tercile_product_session_and_age() -> None:
     """Rows each five minutes from 0:05; ages 0, 1, ..., 89 minutes."""
     n = 90
