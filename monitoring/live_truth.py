@@ -249,17 +249,17 @@ class LiveTruth:
             yield list(self._subject(subject, streams))
 
     def _sources(self, now: int) -> Iterator[Sample]:
-        """Yield the open sources, and the age of their newest forecasts."""
-        newest: dict[tuple[str, str], int] = {}
+        """Yield the open sources, and the age of the newest forecast of the source that is silent the longest."""
+        silent_since: dict[tuple[str, str], int] = {}
         sources: defaultdict[str, set[str]] = defaultdict(set)
         for key, stream in self._streams.items():
             if stream.ended_at is None:
                 sources[stream.purpose].add(key.source_id)
                 shown = key.product_id, stream.purpose
-                newest[shown] = max(stream.newest_ingest, newest.get(shown, 0))
+                silent_since[shown] = min(stream.newest_ingest, silent_since.get(shown, stream.newest_ingest))
         for purpose in catalog.PURPOSES:
             yield Sample(catalog.OPEN_SOURCES, (purpose,), len(sources[purpose]))
-        for shown, ingest_time in newest.items():
+        for shown, ingest_time in silent_since.items():
             yield Sample(catalog.NEWEST_FORECAST_AGE, shown, (now - ingest_time) / NS)
 
     def _models(self) -> Iterator[Sample]:

@@ -321,7 +321,7 @@ NEWEST_FORECAST_AGE = GaugeMetric(
     "cryptovol_newest_forecast_age_seconds",
     "seconds",
     _PRODUCT,
-    "wall time minus the `ingest_time` of the newest forecast; of open sources only",
+    "wall time minus the `ingest_time` of the newest forecast of a source; of the open source with the largest age",
     _EXPORTER,
 )
 BROKER_AGE = GaugeMetric(

@@ -325,6 +325,18 @@ def test_the_age_of_the_newest_forecast_is_of_open_sources() -> None:
     assert catalog.NEWEST_FORECAST_AGE not in {sample.metric for sample in samples(truth, now)}
 
 
+def test_a_silent_source_is_seen_beside_a_source_that_goes_on() -> None:
+    """The source `t` has its newest forecast 500 s later; the source `s` is open until its end."""
+    records = market().records()[:2_000]
+    newest = records[-1].ingest_time
+    truth = follow(records)
+    truth.follow([replace(each, source_id="t", ingest_time=each.ingest_time + 500 * NS) for each in records])
+    now = newest + 507 * NS
+    assert value(truth, catalog.NEWEST_FORECAST_AGE, "BTC-USD", "replay", now=now) == 507
+    truth.end(End("s", "BTC-USD", "replay", now, end=True))
+    assert value(truth, catalog.NEWEST_FORECAST_AGE, "BTC-USD", "replay", now=now) == 7
+
+
 def test_a_version_is_forgotten_a_day_of_event_time_after_its_last_forecast() -> None:
     records = market().records(shadow=[])[:4_000]
     later = [replace(each, event_time=each.event_time + DAY, version="8") for each in records]
