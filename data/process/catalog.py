@@ -251,7 +251,8 @@ FORECAST_WORSE_P = GaugeMetric(
     "cryptovol_forecast_worse_p",
     "probability",
     _FORECAST,
-    "one-sided p of Diebold and Mariano that the baseline is better, over the last day; absent below 240 horizons",
+    "one-sided p of Diebold and Mariano that the baseline is better, over the last day; each event time counts once; "
+    "computed at most once a minute; absent below 240 horizons",
     _EXPORTER,
 )
 FORECAST_LOW_COVERAGE_HOURS = GaugeMetric(
