@@ -30,6 +30,7 @@ from monitoring.window_sums import (
     Losses,
     WindowSums,
     losses_of,
+    merge,
     slope,
     worse_p,
 )
@@ -39,6 +40,9 @@ WINDOWS = {"15m": 15, "1h": 60, "1d": DAY_MINUTES}
 
 COVERAGE_MARGIN = 0.05
 """How far below its version's promised 5 % quantile the coverage of an hour counts as low."""
+
+WORSE_P_EACH_S = 60
+"""Wall time between two computations of a p-value, which takes a millisecond: a scrape may have a hundred subjects."""
 
 KEPT_AFTER_END_S = 3_600
 """Wall time for which the figures of a stream stay after its end."""
@@ -75,6 +79,20 @@ class Newest(NamedTuple):
     lower: float
     upper: float
     target: float
+
+
+class WorseP(NamedTuple):
+    """The last p-value of a subject.
+
+    Attributes:
+        evidence: number of the subject's judged forecasts, and of its streams.
+        at: wall time, ns since 1970.
+        p: None with too little evidence.
+    """
+
+    evidence: tuple[int, int]
+    at: int
+    p: float | None
 
 
 class Stream:
@@ -117,6 +135,7 @@ class LiveTruth:
         self._unjudged_ns = spec.horizon_s * NS + self._twelfth  # before the newest forecast
         self._streams: dict[StreamKey, Stream] = {}
         self._judged: Counter[Subject] = Counter()
+        self._worse_p: dict[Subject, WorseP] = {}
         self._difference_sum: dict[tuple[str, str], float] = {}  # by product and purpose
         self._serves_since: dict[tuple[str, str], int] = {}  # by variant and version
         self._versions: dict[tuple[str, str], VersionKey] = {}
@@ -171,6 +190,7 @@ class LiveTruth:
         versions = {(subject.model_variant, subject.version) for subject in subjects}
         shown = {(subject.product_id, subject.purpose) for subject in subjects}
         self._judged = Counter({subject: count for subject, count in self._judged.items() if subject in subjects})
+        self._worse_p = {subject: last for subject, last in self._worse_p.items() if subject in subjects}
         self._difference_sum = {key: value for key, value in self._difference_sum.items() if key in shown}
         self._serves_since = {key: value for key, value in self._serves_since.items() if key in versions}
         self._versions = {key: value for key, value in self._versions.items() if key in versions}
@@ -246,20 +266,20 @@ class LiveTruth:
             for subject in stream.sums:
                 by_subject[subject].append(stream)
         for subject, streams in by_subject.items():
-            yield list(self._subject(subject, streams))
+            yield list(self._subject(subject, streams, now))
 
     def _sources(self, now: int) -> Iterator[Sample]:
-        """Yield the open sources, and the age of their newest forecasts."""
-        newest: dict[tuple[str, str], int] = {}
+        """Yield the open sources, and the age of the newest forecast of the source that is silent the longest."""
+        silent_since: dict[tuple[str, str], int] = {}
         sources: defaultdict[str, set[str]] = defaultdict(set)
         for key, stream in self._streams.items():
             if stream.ended_at is None:
                 sources[stream.purpose].add(key.source_id)
                 shown = key.product_id, stream.purpose
-                newest[shown] = max(stream.newest_ingest, newest.get(shown, 0))
+                silent_since[shown] = min(stream.newest_ingest, silent_since.get(shown, stream.newest_ingest))
         for purpose in catalog.PURPOSES:
             yield Sample(catalog.OPEN_SOURCES, (purpose,), len(sources[purpose]))
-        for shown, ingest_time in newest.items():
+        for shown, ingest_time in silent_since.items():
             yield Sample(catalog.NEWEST_FORECAST_AGE, shown, (now - ingest_time) / NS)
 
     def _models(self) -> Iterator[Sample]:
@@ -290,8 +310,8 @@ class LiveTruth:
         for shown, total in self._difference_sum.items():
             yield Sample(catalog.FORECAST_QLIKE_DIFFERENCE_SUM, shown, total)
 
-    def _subject(self, subject: Subject, streams: Sequence[Stream]) -> Iterator[Sample]:
-        """Yield the figures of one subject, over all of its streams."""
+    def _subject(self, subject: Subject, streams: Sequence[Stream], now: int) -> Iterator[Sample]:
+        """Yield the figures of one subject, over all of its streams, the stream with the newest forecast first."""
         has_floor = self._facts(self._versions[subject.model_variant, subject.version]).floor is not None
         yield Sample(catalog.JUDGED_FORECASTS, subject, self._judged[subject])
         sums: dict[str, float] = {}
@@ -305,10 +325,20 @@ class LiveTruth:
             if mine["forecasts"] and has_floor:
                 yield Sample(catalog.FORECAST_TERCILE_QLIKE, labels, mine["qlike"] / mine["forecasts"])
             yield from _shares(catalog.FORECAST_TERCILE_SHARE, labels, mine)
-        differences = [stream.sums[subject].differences(stream.newest_event) for stream in streams]
-        if (p := worse_p(np.concatenate(differences))) is not None:
+        if (p := self._p(subject, streams, now)) is not None:
             yield Sample(catalog.FORECAST_WORSE_P, subject, p)
         yield from self._broken_promises(subject, streams, has_floor=has_floor)
+
+    def _p(self, subject: Subject, streams: Sequence[Stream], now: int) -> float | None:
+        """Return `worse_p`, computed after new judged forecasts, and at most each `WORSE_P_EACH_S`."""
+        evidence, last = (self._judged[subject], len(streams)), self._worse_p.get(subject)
+        if last is not None:
+            is_young = last.p is not None and now - last.at < WORSE_P_EACH_S * NS
+            if is_young or last.evidence == evidence:
+                return last.p
+        p = worse_p(merge([stream.sums[subject].differences(stream.newest_event) for stream in streams]))
+        self._worse_p[subject] = WorseP(evidence, now, p)
+        return p
 
     def _broken_promises(self, subject: Subject, streams: Sequence[Stream], *, has_floor: bool) -> Iterator[Sample]:
         """Yield for how many closed hours in a row the forecasts are worse than their version promises."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,6 +82,35 @@ class Losses(NamedTuple):
     difference: Floats
 
 
+class Differences(NamedTuple):
+    """The loss differences of n judged forecasts of one model to the baseline.
+
+    Attributes:
+        step: shape (n,), number of the twelfth of a horizon that each forecast counts for, since 1970.
+        difference: shape (n,), QLIKE less the baseline's.
+    """
+
+    step: Int64s
+    difference: Floats
+
+
+def merge(parts: Sequence[Differences]) -> Floats:
+    """Return one difference for each twelfth of a horizon, shape (n,), in the order of event time.
+
+    Two sources that replay the same day give their evidence once.
+
+    Args:
+        parts: of one source each; the first part that has a step wins.
+
+    >>> day, again = Differences(np.array([8, 7]), np.array([0.8, 0.7])), Differences(np.array([8, 9]), np.zeros(2))
+    >>> merge([day, again]).tolist()
+    [0.7, 0.8, 0.0]
+    """
+    _, first = np.unique(np.concatenate([part.step for part in parts]), return_index=True)
+    found: Floats = np.concatenate([part.difference for part in parts])[first]
+    return found
+
+
 def losses_of(judged: Judgements, floor: float | None) -> Losses:
     """Return the losses of forecasts, as `offline.evaluation` computes them.
 
@@ -146,10 +176,10 @@ class WindowSums:
         columns = (self._sums[mine, COLUMNS.index(name)] for name in names)
         return np.stack([np.bincount(ago[mine], column, CLOSED_HOURS) for column in columns])
 
-    def differences(self, now: int) -> Floats:
-        """Return the loss differences to the baseline over the last day, in the order of event time."""
+    def differences(self, now: int) -> Differences:
+        """Return the loss differences to the baseline over the last day, in no order."""
         mine = np.flatnonzero(self._time // MINUTE_NS > now // MINUTE_NS - DAY_MINUTES)
-        return self._difference[mine[np.argsort(self._time[mine])]]
+        return Differences(-(-self._time[mine] // self._twelfth), self._difference[mine])
 
 
 def _columns(judged: Judgements, losses: Losses) -> Floats:

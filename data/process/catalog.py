@@ -251,7 +251,8 @@ FORECAST_WORSE_P = GaugeMetric(
     "cryptovol_forecast_worse_p",
     "probability",
     _FORECAST,
-    "one-sided p of Diebold and Mariano that the baseline is better, over the last day; absent below 240 horizons",
+    "one-sided p of Diebold and Mariano that the baseline is better, over the last day; each event time counts once; "
+    "computed at most once a minute; absent below 240 horizons",
     _EXPORTER,
 )
 FORECAST_LOW_COVERAGE_HOURS = GaugeMetric(
@@ -321,7 +322,7 @@ NEWEST_FORECAST_AGE = GaugeMetric(
     "cryptovol_newest_forecast_age_seconds",
     "seconds",
     _PRODUCT,
-    "wall time minus the `ingest_time` of the newest forecast; of open sources only",
+    "wall time minus the `ingest_time` of the newest forecast of a source; of the open source with the largest age",
     _EXPORTER,
 )
 BROKER_AGE = GaugeMetric(

@@ -18,7 +18,7 @@ NOTE = {"0": ("no", "green"), "1": ("yes", "yellow")}
 def build() -> Dashboard:
     """Return the dashboard."""
     with_loss = limit("DriftWithLoss", catalog.DRIFT_WITH_LOSS.name)
-    old = limit("BatchFigureOld", f'{catalog.FIGURE_AGE.name}{{name=~"drift_alarm|sink_offsets_behind"}}')
+    old = limit("BatchFigureOld", f'{catalog.FIGURE_AGE.name}{{name="drift_alarm"}}')
     now = [
         value(
             "Drift",

@@ -28,7 +28,7 @@ def build() -> Dashboard:
         ),
         value(
             "Newest forecast",
-            "Age of the newest forecast of the product that has waited longest; open sources only.",
+            "Age of the newest forecast of the open source, by product, that has been silent the longest.",
             "s",
             [Query(f"max({series(catalog.NEWEST_FORECAST_AGE)})", "age")],
             limit=age,

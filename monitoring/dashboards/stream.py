@@ -29,7 +29,7 @@ def build() -> Dashboard:
         ),
         value(
             "Newest forecast",
-            "Age of the newest forecast of the product that has waited longest; open sources only.",
+            "Age of the newest forecast of the open source, by product, that has been silent the longest.",
             "s",
             [Query(f"max({series(catalog.NEWEST_FORECAST_AGE)})", "age")],
             limit=stale,
@@ -92,7 +92,7 @@ def build() -> Dashboard:
         ),
         lines(
             "Age of the newest forecast",
-            "Wall time minus the `ingest_time` of a product's newest forecast; open sources only.",
+            "Wall time minus the `ingest_time` of the newest forecast of each product's most silent open source.",
             "s",
             [Query(series(catalog.NEWEST_FORECAST_AGE), "{{product_id}} {{purpose}}")],
             limit=stale,

@@ -19,8 +19,12 @@ from offline.served.rows import served_rows
 if TYPE_CHECKING:
     import pandas as pd
 
-HOURS = 29
-"""Hours of a frame: a day, the hours before that the first of them is compared with, and the unfinished hour."""
+HOURS_BEFORE = 5
+"""Hours before the first judged hour that the judgement looks at."""
+HOURS = 24 + HOURS_BEFORE
+"""Hours of a frame: a day with the unfinished hour, and the hours before."""
+MOST_HOURS = 240 + HOURS_BEFORE
+"""Hours of a frame that follows another one, at most: ten days, and the hours before."""
 HOUR = timedelta(hours=1)
 _FIELDS = ("source_id", "purpose", "event_time", "ingest_time", "price", "score", "interval", "in_sample")
 _MODEL = ("model_variant", "version")
@@ -56,11 +60,16 @@ def _files(lake: Lake, product_id: str) -> list[ServedFile]:
     return [file for file in files if set(file.sources.values()) != {"drill"}]
 
 
-def newest_forecasts(lake: Lake, spec: FeatureSpec, product_id: str, hours: int = HOURS) -> NewestForecasts | None:
+def newest_forecasts(
+    lake: Lake, spec: FeatureSpec, product_id: str, judged_source: str = "", judged_hour: int = 0
+) -> NewestForecasts | None:
     """Return the newest served forecasts of a product from the lake; None without any, drills apart.
 
+    The frame has the `HOURS` of event time up to the newest row. For the source that was judged before, the frame goes
+    back to the judged hour and `HOURS_BEFORE`, at most `MOST_HOURS`: a fast replay loses no hour.
+
     Args:
-        hours: of event time, up to the newest row.
+        judged_hour: begin of the newest hour of `judged_source` that was judged before, ns since 1970.
 
     Raises:
         ValueError: the manifest is damaged.
@@ -77,8 +86,9 @@ def newest_forecasts(lake: Lake, spec: FeatureSpec, product_id: str, hours: int 
     tail = timedelta(seconds=2 * spec.horizon_s + spec.gap_s)
     begin = to_datetime(newest.end // (3_600 * NS) * (3_600 * NS))
     source, model, frames = "", ("", ""), []
+    back, hours = 0, HOURS
     # Hour by hour: a whole day of records takes more memory than all other processes together.
-    for back in range(hours):
+    while back < hours:
         columns = [*_FIELDS, *spec.columns, *(_MODEL if not source else ())]
         first = begin - back * HOUR
         rows = served_rows(lake, PREDICTIONS, product_id, first, first + HOUR + tail, columns)
@@ -86,8 +96,12 @@ def newest_forecasts(lake: Lake, spec: FeatureSpec, product_id: str, hours: int 
         if not source and len(rows):
             last = rows.iloc[int(np.argmax(rows["ingest_time"]))]
             source, model = str(last["source_id"]), (str(last["model_variant"]), str(last["version"]))
+            if source == judged_source:
+                unjudged = (begin - to_datetime(judged_hour)) // HOUR
+                hours = min(max(HOURS, unjudged + HOURS_BEFORE), MOST_HOURS)
         frame = forecast_frame(rows[rows["source_id"] == source], spec)
         frames.append(frame[frame.index < pd.Timestamp(first + HOUR)])
+        back += 1
     return NewestForecasts(pd.concat(frames[::-1]), newest.ingest_time, source, *model) if source else None
 
 

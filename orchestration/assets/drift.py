@@ -54,7 +54,8 @@ class DriftFolder(dg.ConfigurableResource):
             "drift",
             deps=["served_predictions"],
             description="Drift of the served rows of a product in the hours since the last report, against the rows "
-            "that the champion was trained on. Drift alone is a note. Drift with loss asks for a retrain.",
+            "that the champion was trained on. At most ten days of event time are judged; of a new source, the newest "
+            "day. Drift alone is a note. Drift with loss asks for a retrain.",
             group_name="served",
             kinds={"evidently", "mlflow"},
             skippable=True,
@@ -69,7 +70,8 @@ def drift(
     store, product_id = lake.open(), context.partition_key
     folder = Path(drift_folder.path) / product_id
     with explained():
-        served = newest_forecasts(store, lake.spec, product_id)
+        last = last_report(context.instance, product_id)
+        served = newest_forecasts(store, lake.spec, product_id, last.source_id, last.hour)
         if served is None:
             context.log.info(f"the lake has no served forecasts of {product_id}")
             return
@@ -81,7 +83,6 @@ def drift(
             context.log.warning(f"no drift report: {error}")
             return
         served.frame.to_parquet(folder / CURRENT)
-        last = last_report(context.instance, product_id)
         found = judge(folder, reference, last.hour if last.source_id == served.source_id else 0)
         if isinstance(found, str):
             context.log.info(found)

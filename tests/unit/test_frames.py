@@ -83,6 +83,24 @@ def test_the_source_that_published_last_is_taken_and_no_drill(lake: Lake, topic:
     assert newest_forecasts(lake, SPEC, "ETH-USD") is None
 
 
+def test_a_fast_replay_loses_no_hour_after_its_first_frame(lake: Lake, topic: FakeTopic) -> None:
+    """The newest row is of hour 40; a frame alone begins 28 hours before, at hour 12."""
+    for hour in (1, 3, 8, 40):
+        forecasts(lake, topic, MIDNIGHT + hour * HOUR, [100.0] * 70)
+
+    def hours(source_id: str, judged: int) -> list[int]:
+        found = newest_forecasts(lake, SPEC, PRODUCT, source_id, MIDNIGHT + judged * HOUR)
+        assert found is not None
+        return sorted({int(each) for each in (found.frame.index.as_unit("ns").asi8 - MIDNIGHT) // HOUR})
+
+    assert hours("", 0) == [40]
+    assert hours("another", 8) == [40]
+    assert hours("one", 8) == [8, 40]
+    assert hours("one", 7) == [3, 8, 40]
+    assert hours("one", 39) == [40]
+    assert hours("one", -9_000) == [1, 3, 8, 40], "at most ten days"
+
+
 def test_training_rows_of_simulated_days(lake: Lake) -> None:
     rows = SimulatedRows(seed=0, products=("SOL-USD", "BTC-USD"), days=(DAY,), hours=(0, 2))
     model = ServedModel.load(model_bytes(), spec_id=SPEC.spec_id, known_columns=SPEC.columns)

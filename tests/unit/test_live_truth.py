@@ -24,6 +24,7 @@ from data.truth.counting import counted_rows
 from data.truth.losses import bias, coverage, qlike
 from data.truth.significance import LAGS, diebold_mariano, mincer_zarnowitz
 from data.truth.targets import target_volatility
+from monitoring import live_truth
 from monitoring.live_truth import MOST_STREAMS, LiveTruth, Sample, Subject
 from monitoring.versions import UNKNOWN, VersionFacts, VersionKey
 from monitoring.window_sums import LEAST_HORIZONS
@@ -276,6 +277,43 @@ def test_the_p_value_is_offlines_and_needs_four_hours() -> None:
     assert value(truth, catalog.FORECAST_WORSE_P, *BTC) == pytest.approx(wanted, abs=1e-9)
 
 
+def test_a_day_that_is_replayed_twice_is_evidence_once() -> None:
+    """The replay `t` is published later, with other scores: its forecasts count where both have one."""
+    first = market(hours=5).records()
+    again = [replace(each, source_id="t", ingest_time=each.ingest_time + DAY, score=0.5 * each.score) for each in first]
+    alone = follow(again)
+    alone.follow([replace(each, source_id="u", ingest_time=0) for each in first[:50]])
+    both, equal = follow([*first, *again]), follow([*first, *(replace(each, source_id="t") for each in first)])
+    assert value(both, catalog.FORECAST_WORSE_P, *BTC) == value(alone, catalog.FORECAST_WORSE_P, *BTC)
+    assert value(equal, catalog.FORECAST_WORSE_P, *BTC) == value(follow(first), catalog.FORECAST_WORSE_P, *BTC)
+
+
+def test_two_short_replays_of_the_same_hours_have_no_p_value() -> None:
+    records = market(hours=3).records()
+    twice = follow([*records, *(replace(each, source_id="t") for each in records)])
+    assert value(twice, catalog.FORECAST_HORIZONS, *BTC, "1d") >= LEAST_HORIZONS
+    assert catalog.FORECAST_WORSE_P not in metrics_of(twice, BTC)
+
+
+def test_a_p_value_is_computed_after_new_forecasts_and_at_most_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[int] = []
+
+    def worse_p(differences: Floats) -> float:
+        computed.append(len(differences))
+        return 0.5
+
+    monkeypatch.setattr(live_truth, "worse_p", worse_p)
+    records = market(hours=2).records(shadow=[])
+    truth = follow(records[:-4_000])
+    for seconds in range(0, 300, 5):
+        assert value(truth, catalog.FORECAST_WORSE_P, *BTC, now=seconds * NS) == 0.5
+    assert len(computed) == 1, "no forecast is new"
+    for number, seconds in enumerate(range(300, 420, 5)):
+        truth.follow(records[-4_000:][number * 100 : (number + 1) * 100])
+        samples(truth, now=seconds * NS)
+    assert len(computed) == 3, "at 300 s, and at 360 s"
+
+
 def test_batches_and_a_second_reading_change_no_figure() -> None:
     records = market().records()
     other = [record(each.event_time, each.price, each.score, source_id="t", product_id="ETH-USD") for each in records]
@@ -323,6 +361,18 @@ def test_the_age_of_the_newest_forecast_is_of_open_sources() -> None:
     assert value(truth, catalog.NEWEST_FORECAST_AGE, "BTC-USD", "replay", now=now) == 7
     truth.end(End("s", "BTC-USD", "replay", now, end=True))
     assert catalog.NEWEST_FORECAST_AGE not in {sample.metric for sample in samples(truth, now)}
+
+
+def test_a_silent_source_is_seen_beside_a_source_that_goes_on() -> None:
+    """The source `t` has its newest forecast 500 s later; the source `s` is open until its end."""
+    records = market().records()[:2_000]
+    newest = records[-1].ingest_time
+    truth = follow(records)
+    truth.follow([replace(each, source_id="t", ingest_time=each.ingest_time + 500 * NS) for each in records])
+    now = newest + 507 * NS
+    assert value(truth, catalog.NEWEST_FORECAST_AGE, "BTC-USD", "replay", now=now) == 507
+    truth.end(End("s", "BTC-USD", "replay", now, end=True))
+    assert value(truth, catalog.NEWEST_FORECAST_AGE, "BTC-USD", "replay", now=now) == 7
 
 
 def test_a_version_is_forgotten_a_day_of_event_time_after_its_last_forecast() -> None:

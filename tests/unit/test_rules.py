@@ -76,7 +76,7 @@ def test_a_page_is_for_what_a_dead_broker_does_not_explain_or_says_so() -> None:
     """Alertmanager tells nobody of alerts with `follows` while `BrokerDown` fires."""
     follows = {name for name, alert in ALERTS.items() if "follows" in alert["labels"]}
     stops_with_the_broker = {"ApiErrors", "ApiSlow", "ForecastStale", "ConsumerLagGrowing"}
-    assert follows == stops_with_the_broker | {"ExporterNotReady", "TargetDown"}
+    assert follows == stops_with_the_broker | {"ExporterNotReady", "BatchFigureOld", "BatchFigureMissing", "TargetDown"}
     inhibited = loaded(str(CHECKOUT / "monitoring" / "alertmanager.yml"))["inhibit_rules"]
     assert inhibited[0] == {"source_matchers": ['alertname="BrokerDown"'], "target_matchers": ['follows="broker"']}
 
