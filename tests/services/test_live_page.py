@@ -151,7 +151,9 @@ def test_a_file_is_sent_once(api: Api) -> None:
     assert (answer.status_code, again.status_code, again.content) == (200, 304, b"")
 
 
-@pytest.mark.parametrize("name", ["nothing.js", "package.json", "..%2Fstatic%2Fmain.js", "%2e%2e", "."])
+@pytest.mark.parametrize(
+    "name", ["nothing.js", "package.json", "..%2Fstatic%2Fmain.js", "%2e%2e", ".", "long" * 100 + ".js", "%00.js"]
+)
 def test_no_other_file_is_served(api: Api, name: str) -> None:
     check_problem(api.get(f"/static/{name}"), 404)
 
