@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from typing import NamedTuple
 
 import structlog
 
 from data.models.kept import load_kept
+from data.models.promises import read_promises
 from data.models.registry import ModelFile, Registry, Version
 from data.models.served import ServedModel
 from data.models.settings import RegistrySettings
@@ -20,10 +20,6 @@ log = structlog.get_logger()
 TIMEOUT_S = 2.0
 AGAIN_S = 30.0
 """Seconds between two questions about the versions that a registry could not answer for."""
-
-PROMISES = ("qlike", "coverage")
-QUANTILES = {"05": "0.05", "50": "0.5", "95": "0.95"}
-"""Label of each quantile by the end of its tag, as `promised_qlike_05`."""
 
 
 class VersionKey(NamedTuple):
@@ -128,9 +124,5 @@ def _shown(key: VersionKey) -> dict[str, str]:
 
 def _facts(file: ModelFile, key: VersionKey, tags: dict[str, str]) -> VersionFacts:
     model = ServedModel.load(file.model_bytes, spec_id=key.spec_id, digest=key.digest or file.digest)
-    promises = {}
-    for promise in PROMISES:
-        for ending, quantile in QUANTILES.items():
-            with contextlib.suppress(KeyError, ValueError):
-                promises[promise, quantile] = float(tags[f"promised_{promise}_{ending}"])
+    promises = {(measure, f"{quantile:g}"): value for (measure, quantile), value in read_promises(tags).items()}
     return VersionFacts(model.variance_floor, model.reference, model.tercile_bounds, to_ns(model.train_end), promises)

@@ -14,12 +14,16 @@ import numpy as np
 from data.features.spec import FeatureSpec
 from data.models.registry import ModelFile, Registry
 from data.names import AlreadyThere
+from offline.leaks.verdicts import MODEL_SENTINELS, ROW_SENTINELS
 from offline.models.baseline import ScaledEwma, Unconditional, Window
 from offline.models.cascade import Cascade
 from offline.promotion.inputs import GateInputs
 from offline.promotion.register import experiment_id
 
 SPEC = FeatureSpec()
+
+SENTINELS = (*ROW_SENTINELS, *MODEL_SENTINELS)
+"""Names of all sentinels: a training has a verdict of each."""
 
 INTERVALS = ((0.5, 1.5), (0.25, 2.0), (0.125, 3.0))
 

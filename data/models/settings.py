@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr
+from pydantic_core import PydanticCustomError
+from pydantic_settings import SettingsConfigDict
 
 from data.features.spec import FeatureSpec
 from data.settings import Folder, StateSettings
+
+LOGIN_IN_URI = "login_in_uri"
+"""Type of the error of a URI with a login. The text of the URI must not be shown."""
+
+
+def _without_login(uri: str) -> str:
+    """Return the URI without a slash at the end; refuse a login, as logs and the live page show the URI."""
+    if "@" in urlsplit(uri).netloc:
+        reason = (
+            "user name and password belong in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, not in the URI"
+        )
+        raise PydanticCustomError(LOGIN_IN_URI, reason)
+    return uri.rstrip("/")
 
 
 class RegistrySettings(StateSettings):
     """Address and login of MLflow, the folder of the last good models, and the feature spec of all models."""
 
-    mlflow_tracking_uri: Annotated[str, AfterValidator(lambda uri: uri.rstrip("/"))] = Field(
+    model_config = SettingsConfigDict(hide_input_in_errors=True)
+
+    mlflow_tracking_uri: Annotated[str, AfterValidator(_without_login)] = Field(
         "http://127.0.0.1:5000", pattern="^https?://", description="the MLflow server, for runs and for the registry"
     )
     mlflow_tracking_username: SecretStr | None = None

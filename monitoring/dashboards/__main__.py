@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -28,6 +29,7 @@ def encoded(dashboard: Dashboard) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     for path, dashboard in dashboards().items():
         path.write_text(encoded(dashboard))
         print(path.relative_to(CHECKOUT))

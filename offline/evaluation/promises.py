@@ -7,6 +7,7 @@ from datetime import datetime
 import numpy as np
 
 from data.features.spec import FeatureSpec
+from data.models.promises import MEASURES, QUANTILES, promise_tag
 from data.models.served import Scores
 from data.times import NS, to_ns
 from data.trades import Floats
@@ -14,9 +15,6 @@ from data.truth.adaptation import adapted_by_targets, teaching
 from data.truth.counting import TWELFTH
 from data.truth.losses import qlike
 from offline.samples import Sample
-
-QUANTILES = {"05": 0.05, "50": 0.5, "95": 0.95}
-"""By the end of a tag's name."""
 
 MIN_HORIZONS = 30
 """Fewest judged horizons of a product in an hour that counts."""
@@ -42,8 +40,8 @@ def promises_of(
     if not len(hours):
         return {}
     return {
-        f"promised_{name}_{ending}": float(np.quantile(figures, quantile))
-        for name, figures in zip(("qlike", "coverage"), hours.T, strict=True)
+        promise_tag(name, ending): float(np.quantile(figures, quantile))
+        for name, figures in zip(MEASURES, hours.T, strict=True)
         for ending, quantile in QUANTILES.items()
     }
 

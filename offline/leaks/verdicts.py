@@ -10,8 +10,6 @@ FUTURE_CHANGED, SPLIT, COLUMNS, ANSWERS = "future changed", "split", "columns", 
 SHUFFLED_LABELS, TOO_GOOD = "shuffled labels", "too good"
 ROW_SENTINELS = (FUTURE_CUT_OFF, HOLES, SCALE_AND_DATE, DUPLICATES)
 MODEL_SENTINELS = (FUTURE_CHANGED, SPLIT, COLUMNS, ANSWERS, SHUFFLED_LABELS, TOO_GOOD)
-SENTINELS = (*ROW_SENTINELS, *MODEL_SENTINELS)
-"""Names of all sentinels: a training has a verdict of each."""
 
 
 class Verdict(NamedTuple):

@@ -141,20 +141,27 @@ class Observed:
         direct: by method and path, endpoints that are called at once. The layers of FastAPI and Starlette before an
             endpoint cost more than a forecast; FastAPI's route of the same path describes the endpoint, and refuses
             other methods.
+        is_allowed: whether a `Host` header may be answered; a request for another host is refused with 421.
         endless: path of a stream, whose time is not counted; the stream ends when the client, or the service, does.
     """
 
     def __init__(
-        self, app: ASGIApp, seconds: Histogram, direct: Mapping[tuple[str, str], Endpoint], endless: str = ""
+        self,
+        app: ASGIApp,
+        seconds: Histogram,
+        direct: Mapping[tuple[str, str], Endpoint],
+        is_allowed: Callable[[bytes], bool],
+        endless: str = "",
     ) -> None:
-        self._app, self._endless = app, endless
+        self._app, self._is_allowed, self._endless = app, is_allowed, endless
         self._seconds = cache(seconds.labels)  # finding a child costs more than counting in it
         self._direct = direct
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"")
         request_id = given if REQUEST_ID.fullmatch(given) else b"%032x" % random.getrandbits(128)
         scope["request_id"] = request_id.decode()
         started = time.perf_counter()
@@ -169,6 +176,9 @@ class Observed:
 
         endpoint = self._direct.get((scope["method"], scope["path"]))
         try:
+            if not self._is_allowed(headers.get(b"host", b"")):
+                detail = "the API answers to the names of this machine alone; ALLOWED_HOSTS adds more"
+                raise Problem(HTTPStatus.MISDIRECTED_REQUEST, detail)
             if endpoint is None:
                 await self._app(scope, receive, send_with_id)
             else:

@@ -33,17 +33,20 @@ from online.settings import ApiSettings
 
 EVENTS = "/live/events"
 """Route of the stream. A stream lasts as long as a browser is open, so the time of a stream is no request's time."""
-FILES = Path(__file__).parent / "static"
 LIBRARY = Path(sys.prefix) / "browser" / "node_modules" / "uplot" / "dist"
 """Folder of the chart library, which set-up fetches by `package-lock.json`."""
-LIBRARY_FILES = {"uplot.js": "uPlot.iife.min.js", "uplot.css": "uPlot.min.css"}
+LIBRARY_FILES = {"uplot.js": LIBRARY / "uPlot.iife.min.js", "uplot.css": LIBRARY / "uPlot.min.css"}
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-"""Media types of the served files, by ending; other files are not served."""
+"""Media types of the served files, by ending."""
+FILES = {
+    path.name: path for path in (Path(__file__).parent / "static").iterdir() if path.suffix in TYPES
+} | LIBRARY_FILES
+"""Path of each served file by its name. A name from a request is looked up, and never becomes a path."""
 HEADERS = {
     "cache-control": "no-cache",  # a browser asks again each time, and gets 304 for an unchanged file
     "content-security-policy": (
@@ -193,8 +196,8 @@ def _file_answer(request: Request, name: str) -> Response:
     Raises:
         Problem: 404, no file has this name.
     """
-    path = LIBRARY / LIBRARY_FILES[name] if name in LIBRARY_FILES else FILES / name
-    if path.suffix not in TYPES or "/" in name or not path.is_file():
+    path = FILES.get(name)
+    if path is None or not path.is_file():
         detail = f"no file {name}"
         if name in LIBRARY_FILES:
             detail = "the chart library is not here: `make run` fetches it, see docs/live-page.md"

@@ -38,6 +38,7 @@ from online.http.answers import (
 from online.http.batching import Batching
 from online.http.bodies import Forecasts, body_type, newest_type, read_rows
 from online.http.health import BrokerCheck
+from online.http.hosts import host_check
 from online.http.live_page import EVENTS, LivePage, add_live_page
 from online.http.newest import RECENT_OFFSETS, NewestForecasts
 from online.live.pulse import Checks
@@ -177,7 +178,13 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         if isinstance(route, APIRoute) and route.include_in_schema:
             for status in (HTTPStatus.OK, HTTPStatus.INTERNAL_SERVER_ERROR, *map(int, route.responses)):
                 metrics.requests.labels(route.path, int(status))  # counts from 0: the first failure is a rise
-    app.add_middleware(Observed, seconds=metrics.requests, direct={("POST", "/predict"): predict}, endless=EVENTS)
+    app.add_middleware(
+        Observed,
+        seconds=metrics.requests,
+        direct={("POST", "/predict"): predict},
+        is_allowed=host_check(settings),
+        endless=EVENTS,
+    )
     return app
 
 

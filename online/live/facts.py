@@ -41,11 +41,11 @@ class SlowFacts:
 
     Args:
         pages: addresses of other pages by name.
-        silent: returns the source of the newest open stream if the stream is stale, else None.
+        silent: returns the stale open sources that browsers show.
 
     Attributes:
         trades_behind: trades that the forecaster has not read; None: not known.
-        writer: the silent source, and whether an ingestor writes it; None: nobody is silent, or not known.
+        writers: by silent source, whether an ingestor writes the source; absent: not known.
         reachable: by name of a page, whether the page answers; a page on another machine is not asked.
     """
 
@@ -55,16 +55,16 @@ class SlowFacts:
         view: LiveView,
         versions: Versions,
         pages: dict[str, str],
-        silent: Callable[[], str | None],
+        silent: Callable[[], list[str]],
     ) -> None:
         self._settings, self._view, self._versions = settings, view, versions
         self._pages, self._silent = pages, silent
         self.trades_behind: int | None = None
-        self.writer: tuple[str, bool] | None = None
+        self.writers: dict[str, bool] = {}
         self.reachable: dict[str, bool] = {}
         self._figures: dict[str, Figure] = {}
         self._reader: FiguresReader | None = None
-        self._members: tuple[str, GroupMembers] | None = None
+        self._members: dict[str, GroupMembers] = {}
         self._admin: AdminClient | None = None
         self._due: dict[str, float] = {}
         self._told: set[str] = set()
@@ -90,7 +90,7 @@ class SlowFacts:
             ("versions", PASS_S, self._ask_versions),
             ("lag", LAG_S, self._ask_lag),
             ("figures", FIGURES_S, self._ask_figures),
-            ("writer", WRITER_S, self._ask_writer),
+            ("writers", WRITER_S, self._ask_writers),
             ("pages", PAGES_S, self._ask_pages),
         )
         for name, every_s, work in due:
@@ -143,14 +143,13 @@ class SlowFacts:
             self._reader = FiguresReader(self._settings, running=lambda: not self._stop.is_set())
         self._figures = self._figures | {figure.key: figure for figure in self._reader.read().records}
 
-    def _ask_writer(self) -> None:
-        source = self._silent()
-        if source is None:
-            self.writer = self._members = None
-            return
-        if self._members is None or self._members[0] != source:
-            self.writer, self._members = None, (source, GroupMembers(self._settings, f"ingestor-{source}"))
-        self.writer = source, bool(self._members[1].members(ANSWER_S))
+    def _ask_writers(self) -> None:
+        """Ask for the ingestor of each silent source, one source after the other, see `GroupMembers`."""
+        silent, known = self._silent(), self._members
+        self._members = {each: known.get(each) or GroupMembers(self._settings, f"ingestor-{each}") for each in silent}
+        self.writers = {source: written for source, written in self.writers.items() if source in silent}
+        for source, group in self._members.items():
+            self.writers = self.writers | {source: bool(group.members(ANSWER_S))}
 
     def _ask_pages(self) -> None:
         found = {}

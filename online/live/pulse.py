@@ -20,6 +20,8 @@ log = structlog.get_logger()
 
 BEAT_S = 1.0
 STOP_S = 3.0
+SHOWN_S = 5.0
+"""How long a source counts as shown after its last state for a browser."""
 
 
 class Beat(NamedTuple):
@@ -61,6 +63,7 @@ class Pulse:
         self._watchers = 0
         self._watched, self._stop = threading.Event(), threading.Event()
         self._lock = threading.Lock()
+        self._silent: dict[str, float] = {}  # time of the last state for a browser, by stale source
         self.newest = Beat(0, {}, None, [])
         self._threads = [
             threading.Thread(target=self._run, args=(self._beat, BEAT_S), name="pulse", daemon=True),
@@ -105,15 +108,20 @@ class Pulse:
         elif chosen is None:
             said = states.empty(has_model=beat.common["model"] is not None)
         else:
-            writer = self._facts.writer
-            written = writer[1] if writer is not None and writer[0] == chosen["source_id"] else None
+            source = str(chosen["source_id"])
+            if not chosen["has_ended"] and chosen["age_s"] > self._limit_s:
+                with self._lock:
+                    self._silent[source] = time.monotonic()
+            written = self._facts.writers.get(source)
             said = states.of_stream(chosen, self._limit_s, written, beat.common["trades_behind"])
         return msgspec.json.encode(beat.common | {"streams": beat.streams, "state": said._asdict()})
 
-    def silent(self) -> str | None:
-        """Return the source of the newest open stream that is stale."""
-        stale = (s for s in self.newest.streams if not s["has_ended"] and s["age_s"] > self._limit_s)
-        return next((str(stream["source_id"]) for stream in stale), None)
+    def silent(self) -> list[str]:
+        """Return the stale open sources that browsers show."""
+        since = time.monotonic() - SHOWN_S
+        with self._lock:
+            self._silent = {source: at for source, at in self._silent.items() if at >= since}
+            return list(self._silent)
 
     def _run(self, work: Callable[[], None], every_s: float) -> None:
         told = ""

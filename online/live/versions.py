@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from data.models.promises import MEASURES, QUANTILES, read_promises
 from data.models.registry import Registry, Version
 from data.models.served import ServedModel
 from data.names import ModelRefused, RegistryError
@@ -15,8 +16,6 @@ from online.live.points import ModelName
 MAX_VERSIONS = 64
 RETRY_S = 30.0
 """Time to the next request for a version that the registry did not give."""
-QUANTILES = ("05", "50", "95")
-MEASURES = ("qlike", "coverage")
 
 
 class VersionFacts(NamedTuple):
@@ -86,16 +85,14 @@ class Versions:
 
 
 def promised(tags: dict[str, str]) -> dict[str, tuple[float, float, float]]:
-    """Return what a version promises, by measure.
+    """Return the promised quantiles of a version by measure; a measure without all three is left out.
 
     >>> promised({"promised_qlike_05": ".1", "promised_qlike_50": ".2", "promised_qlike_95": ".3", "digest": "ab"})
     {'qlike': (0.1, 0.2, 0.3)}
     """
-    found = {}
-    for measure in MEASURES:
-        try:
-            low, middle, high = (float(tags[f"promised_{measure}_{quantile}"]) for quantile in QUANTILES)
-        except (KeyError, ValueError):
-            continue
-        found[measure] = (low, middle, high)
-    return found
+    found = read_promises(tags)
+    return {
+        measure: (found[measure, 0.05], found[measure, 0.5], found[measure, 0.95])
+        for measure in MEASURES
+        if all((measure, quantile) in found for quantile in QUANTILES.values())
+    }

@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data.files import CHECKOUT
+from data.models.settings import LOGIN_IN_URI
 from data.names import new_replay_id
 from online.replay.pace import parse_speed
 from orchestration.local.live_lines import LiveForecast, LiveLines
@@ -272,11 +273,17 @@ def main() -> int:
             write_configs(settings)
             return asyncio.run(run_stack(settings, console, began))
     except ValidationError as error:
-        wrong = (f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}, was {e['input']!r}" for e in error.errors())
-        console.print(Text("\n".join(wrong), "bold red"), soft_wrap=True)
+        console.print(Text("\n".join(_wrong_settings(error)), "bold red"), soft_wrap=True)
     except StartRefused as refusal:
         console.print(Text(str(refusal), "bold red"), soft_wrap=True)
     return 1
+
+
+def _wrong_settings(error: ValidationError) -> Iterator[str]:
+    """Yield a sentence for each wrong setting, with its value unless the value holds a login."""
+    for each in error.errors():
+        was = "" if each["type"] == LOGIN_IN_URI else f", was {each['input']!r}"
+        yield f"{'.'.join(map(str, each['loc'])).upper()}: {each['msg']}{was}"
 
 
 if __name__ == "__main__":

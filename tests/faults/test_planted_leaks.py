@@ -28,7 +28,6 @@ from offline.leaks.verdicts import (
     FUTURE_CUT_OFF,
     HOLES,
     SCALE_AND_DATE,
-    SENTINELS,
     SPLIT,
     LeakFound,
 )
@@ -40,7 +39,7 @@ from offline.promotion.moves import promote
 from offline.promotion.provenance import LakeRows, Provenance
 from offline.samples import CHECKED_HOURS, SHORT_WINDOWS, Sample, TradeSpan, sample
 from offline.training import train
-from tests.models import SPEC, put_version
+from tests.models import SENTINELS, SPEC, put_version
 from tests.proofs import Proof
 
 DAYS = (dt.date(2010, 1, 8), dt.date(2010, 1, 9))

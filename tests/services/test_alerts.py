@@ -61,7 +61,10 @@ def test_each_alert_fires_and_is_silent_as_its_cases_say() -> None:
 
 def test_the_configuration_is_taken_as_committed_and_as_written_for_a_stack(tmp_path: Path) -> None:
     ours = settings(tmp_path, alert_webhook_url="http://hook.example/path?key=value")
+    alertmanager_file(ours).parent.mkdir(parents=True)
+    alertmanager_file(ours).write_text("")  # an earlier file, which others may read
     write_configs(ours)
+    assert {path.stat().st_mode & 0o777 for path in (prometheus_file(ours), alertmanager_file(ours))} == {0o600}
     check("promtool", "check", "rules", *sorted(RULES.glob("*.yml")))
     for prometheus in (CHECKOUT / "monitoring" / "prometheus.yml", prometheus_file(ours)):
         check("promtool", "check", "config", prometheus)

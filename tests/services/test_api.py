@@ -312,7 +312,7 @@ def test_a_wrong_route_or_method_is_a_problem_too(api: Api) -> None:
 def test_what_fails_unexpectedly_is_answered_without_its_cause(caplog: pytest.LogCaptureFixture) -> None:
     app = FastAPI()
     seconds = Histogram("seconds", "for this test", ["route", "status"], registry=CollectorRegistry())
-    app.add_middleware(Observed, seconds=seconds, direct={})
+    app.add_middleware(Observed, seconds=seconds, direct={}, is_allowed=lambda _: True)
     handle_errors(app)
 
     @app.get("/fails/{how}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import math
@@ -20,7 +21,7 @@ from data.features.spec import FeatureSpec
 from data.stream.records import PREDICTIONS
 from data.truth.counting import counted_rows
 from data.truth.targets import target_volatility
-from online.http.live_page import LIBRARY
+from online.http.live_page import LIBRARY, MAX_BROWSERS
 from orchestration.local.kafka.topics import create_topics
 from tests.broker import Broker, running_broker
 from tests.browser import Errors, heap_mb, running_browser
@@ -151,7 +152,9 @@ def test_a_file_is_sent_once(api: Api) -> None:
     assert (answer.status_code, again.status_code, again.content) == (200, 304, b"")
 
 
-@pytest.mark.parametrize("name", ["nothing.js", "package.json", "..%2Fstatic%2Fmain.js", "%2e%2e", "."])
+@pytest.mark.parametrize(
+    "name", ["nothing.js", "package.json", "..%2Fstatic%2Fmain.js", "%2e%2e", ".", "long" * 100 + ".js", "%00.js"]
+)
 def test_no_other_file_is_served(api: Api, name: str) -> None:
     check_problem(api.get(f"/static/{name}"), 404)
 
@@ -321,6 +324,17 @@ def test_a_lost_api_is_said_and_the_page_comes_back_by_itself(
             await_live(page, feed)
     proof.saw(said_s=round(said_s, 2))
     assert said_s <= 5
+
+
+def test_a_browser_too_many_is_told_the_reason_and_gets_in_later(
+    api: Api, page_broker: Broker, page: Any, tmp_path: Path
+) -> None:
+    with contextlib.ExitStack() as others:
+        for _ in range(MAX_BROWSERS):
+            others.enter_context(api.client.stream("GET", "/live/events"))
+        page.goto(str(api.client.base_url))
+        page.wait_for_selector("#notice:has-text('32 browsers look at the live page already')", timeout=20e3)
+    await_live(page, Feed(page_broker, "crowd"))
 
 
 def test_phone_theme_keyboard_and_table(api: Api, page_broker: Broker, browser: Any) -> None:

@@ -33,7 +33,7 @@ from offline.days.staging import simulate
 from offline.days.trades import make_trades
 from offline.days.training_set import make_training_set
 from offline.lake.store import Lake
-from offline.leaks.verdicts import FUTURE_CUT_OFF, HOLES, SENTINELS, Verdict
+from offline.leaks.verdicts import FUTURE_CUT_OFF, HOLES, Verdict
 from offline.models.baseline import ScaledEwma, fit
 from offline.models.candidate import Candidate
 from offline.models.onnx_graph import Graph
@@ -50,7 +50,7 @@ from offline.promotion.register import set_alias
 from offline.samples import Sample
 from tests.fakes import FakeRegistry
 from tests.mlflow_server import running_mlflow
-from tests.models import NAN, SPEC, baseline, model_bytes, put_version
+from tests.models import NAN, SENTINELS, SPEC, baseline, model_bytes, put_version
 
 START = datetime(2010, 1, 9, tzinfo=UTC)
 """End of training of the models here."""

@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from data.files import CHECKOUT
+from data.models.settings import RegistrySettings
 from data.settings import KafkaSettings
 from offline.settings import OfflineSettings
 from online.settings import ForecasterSettings, ModelSettings
@@ -67,6 +68,17 @@ def test_folders_lie_below_the_folder_of_all_state(monkeypatch: pytest.MonkeyPat
     assert orchestration.inbox_dir == Path("/srv/state/inbox")
     monkeypatch.setenv("MODELS_DIR", "/srv/models")
     assert OfflineSettings(_env_file=None).models_dir == Path("/srv/models")
+
+
+@pytest.mark.parametrize("settings", [ModelSettings, OfflineSettings, StackSettings])
+def test_a_login_in_the_uri_of_the_registry_is_refused_and_not_shown(settings: type[RegistrySettings]) -> None:
+    """Logs, /health and the live page show the URI."""
+    with pytest.raises(
+        ValidationError, match="belong in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    ) as said:
+        settings(_env_file=None, mlflow_tracking_uri="https://me:sesame@ml.example/x")
+    assert "sesame" not in str(said.value)
+    assert settings(_env_file=None, mlflow_tracking_uri="https://ml.example/@x/").mlflow_tracking_uri[-2:] == "@x"
 
 
 def test_any_free_port_is_no_port_of_a_stack() -> None:

@@ -5,12 +5,14 @@ const LOOK_MS = 500;
 const AGAIN_MS = 1000;
 
 export class Connection {
-  /** `handlers`: hello, state, rows get the parsed data; lost gets the time in ms since when nothing came. */
+  /** `handlers`: hello, state, rows get the parsed data; lost gets the time in ms since when nothing came,
+   * and the reason if the API refuses. */
   constructor(handlers) {
     this.handlers = handlers;
     this.heardAt = Date.now();
     this.openedAt = 0;
     this.isLost = false;
+    this.refusal = null;
     setInterval(() => this.look(), LOOK_MS);
   }
 
@@ -31,15 +33,34 @@ export class Connection {
       });
     }
     source.onerror = () => {
-      if (source === this.source) this.lose();
+      if (source !== this.source) return;
+      if (source.readyState === EventSource.CLOSED) this.askWhy(source);
+      else this.lose(null);
     };
   }
 
-  lose() {
-    if (!this.isLost) {
-      this.isLost = true;
-      this.handlers.lost(this.heardAt);
+  /** `refusal`: the reason of the API; null: the API does not answer. */
+  lose(refusal) {
+    if (this.isLost && refusal === this.refusal) return;
+    this.isLost = true;
+    this.refusal = refusal;
+    this.handlers.lost(this.heardAt, refusal);
+  }
+
+  /** Ask for the reason of a refusal: an EventSource does not tell. */
+  async askWhy(source) {
+    const asking = new AbortController();
+    let refusal = null;
+    try {
+      const answer = await fetch(source.url, { signal: asking.signal });
+      const isProblem = answer.headers.get("content-type") === "application/problem+json";
+      if (isProblem) refusal = (await answer.json()).detail;
+    } catch {
+      // The API does not answer.
+    } finally {
+      asking.abort(); // an accepted stream would go on without end
     }
+    if (source === this.source && source.readyState === EventSource.CLOSED) this.lose(refusal);
   }
 
   /** Notice silence, and open again what the browser has given up. */
@@ -47,7 +68,7 @@ export class Connection {
     if (!this.source) return;
     const now = Date.now();
     const isSilent = now - Math.max(this.heardAt, this.openedAt) > SILENT_MS;
-    if (isSilent) this.lose();
+    if (isSilent) this.lose(this.isLost ? this.refusal : null);
     const isClosed = this.source.readyState === EventSource.CLOSED;
     if ((isClosed && now - this.openedAt > AGAIN_MS) || isSilent) this.open(this.stream);
   }

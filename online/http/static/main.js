@@ -20,6 +20,7 @@ const page = {
   quality: null,
   spanMs: RECENT_MS,
   lostAt: null,
+  refusal: null, // reason of the API; null: the API does not answer
   held: null, // while on hold: the number of forecasts at its begin
   cursor: null,
   isDue: false,
@@ -64,8 +65,9 @@ const connection = new Connection({
     if (frame.quality) page.quality = frame.quality;
     drawSoon();
   },
-  lost(since) {
+  lost(since, refusal) {
     page.lostAt = since;
+    page.refusal = refusal;
     drawSoon();
   },
 });
@@ -153,6 +155,13 @@ function judgedFrom(view, from) {
 
 /** The state to show: what the browser itself knows goes before what the API says. */
 function stateNow() {
+  if (page.lostAt !== null && page.refusal !== null) {
+    return {
+      state: "broken",
+      what: `The API at ${location.host} refuses this page: ${page.refusal}.`,
+      advice: "This page tries again by itself.",
+    };
+  }
   if (page.lostAt !== null) {
     return {
       state: "broken",

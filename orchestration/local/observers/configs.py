@@ -40,6 +40,7 @@ def write_configs(settings: StackSettings) -> None:
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
+        path.chmod(0o600)  # `touch` leaves the mode of an existing file
         path.write_text(text)
 
 

@@ -1,0 +1,75 @@
+"""The state of each chosen stream, and the writers that the page asks for."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from data.features.spec import FeatureSpec
+from data.settings import KafkaSettings
+from data.trades import StreamKey
+from online.live import facts as facts_module
+from online.live import pulse as pulse_module
+from online.live.facts import SlowFacts
+from online.live.pulse import Beat, Checks, Pulse
+from online.live.view import LiveView
+
+LIMIT_S = 30.0
+
+
+def stream(source_id: str, age_s: float = 99.0, *, has_ended: bool = False) -> dict[str, Any]:
+    fields = {"source_id": source_id, "age_s": age_s, "has_ended": has_ended}
+    return {"product_id": "BTC-USD", "event_time": 1.7e12, **fields}
+
+
+def pulse_of(*streams: dict[str, Any], writers: dict[str, bool]) -> Pulse:
+    facts: Any = SimpleNamespace(writers=writers, ask=None)
+    unused: Any = None
+    pulse = Pulse(unused, unused, facts, Checks(unused, unused, unused), LIMIT_S)
+    pulse.newest = Beat(1, {"model": None, "trades_behind": 0}, None, list(streams))
+    return pulse
+
+
+def state_of(pulse: Pulse, source_id: str) -> str:
+    return str(msgspec.json.decode(pulse.state_for(StreamKey(source_id, "BTC-USD")))["state"]["state"])
+
+
+def test_each_chosen_stream_is_told_paused_by_its_own_writer() -> None:
+    pulse = pulse_of(stream("new"), stream("other"), stream("unknown"), writers={"new": True, "other": False})
+    assert [state_of(pulse, source) for source in ("new", "other", "unknown")] == ["stale", "paused", "stale"]
+
+
+def test_writers_are_asked_for_stale_sources_that_a_browser_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = stream("live", age_s=1.0), stream("ended", has_ended=True), stream("a"), stream("b"), stream("not shown")
+    pulse = pulse_of(*streams, writers={})
+    for source in ("live", "ended", "a", "b"):
+        state_of(pulse, source)
+    assert pulse.silent() == ["a", "b"]
+    monkeypatch.setattr(pulse_module, "SHOWN_S", -1.0)
+    assert pulse.silent() == []
+
+
+def test_a_source_that_is_silent_no_more_is_asked_for_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    class Group:
+        def __init__(self, _: KafkaSettings, group: str) -> None:
+            made.append(group)
+            self._members = ["an ingestor"] if group == "ingestor-a" else []
+
+        def members(self, _: float) -> list[str]:
+            return self._members
+
+    monkeypatch.setattr(facts_module, "GroupMembers", Group)
+    silent = ["a", "b"]
+    unused: Any = None
+    facts = SlowFacts(KafkaSettings(_env_file=None), LiveView(FeatureSpec()), unused, {}, lambda: silent)
+    facts._ask_writers()
+    assert facts.writers == {"a": True, "b": False}
+    silent = ["b"]
+    facts._ask_writers()
+    assert facts.writers == {"b": False}
+    assert made == ["ingestor-a", "ingestor-b"]
