@@ -147,6 +147,7 @@ def figures(series: Series) -> Series:
         "cryptovol_rejects",
         "cryptovol_errors",
         "cryptovol_newest_forecast",
+        "cryptovol_broker_age",
     )
     return {
         key: value
