@@ -63,7 +63,7 @@ class Findings(msgspec.Struct, frozen=True):
     Attributes:
         hours: number of new hours.
         newest, shown: begin of the newest hour, and of the hour in the report, ns since 1970.
-        named: signal with the largest ratio of *change* and *spread* in the shown hour; empty if none is known.
+        largest, named: largest ratio of *change* and *spread* in the shown hour, and its signal, see `Verdict.largest`.
         ratios: of the shown hour, as Evidently computed.
         drift, loss, with_loss: whether any new hour has the alarm, see `Verdict`.
     """
@@ -71,6 +71,7 @@ class Findings(msgspec.Struct, frozen=True):
     hours: int
     newest: int
     shown: int
+    largest: float
     named: str
     ratios: tuple[Ratio, ...]
     drift: bool
@@ -86,11 +87,13 @@ def findings_of(verdict: Verdict, new: Int64s, shown: int, ratios: Mapping[Signa
         shown: index of the hour in the report.
         ratios: of the shown hour, as Evidently computed.
     """
+    largest, named = verdict.largest(shown)
     return Findings(
         hours=len(new),
         newest=int(verdict.start[new[-1]]),
         shown=int(verdict.start[shown]),
-        named=verdict.largest(shown)[1],
+        largest=largest,
+        named=named,
         ratios=tuple(Ratio(*signal, ratio) for signal, ratio in ratios.items()),
         drift=bool(verdict.drift[new].any()),
         loss=bool(verdict.loss[new].any()),

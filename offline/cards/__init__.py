@@ -1,4 +1,4 @@
-"""Texts about registered versions: a report with plots and a model card.
+"""Texts and pictures for people: report and model card of a registered version, small pictures of a day and a test.
 
-In: a candidate and the answers of its training. Out: artifacts of the version's run in MLflow.
+In: a candidate and the answers of its training, the lake. Out: artifacts of the version's run in MLflow, PNG.
 """

@@ -95,7 +95,6 @@ def drift(
         context.log.warning(str(error))
     if found.drift:
         context.log.warning(f"{product_id} drifts: {found.named} in the hour from {to_datetime(found.shown)}")
-    largest = max((each.ratio for each in found.ratios if each.view in ("change", "spread")), default=0.0)
     ratios = ((each.view, each.column, f"{each.ratio:.2f}") for each in found.ratios)
     yield dg.MaterializeResult(
         metadata={
@@ -106,7 +105,7 @@ def drift(
             "loss": found.loss,
             WITH_LOSS: found.with_loss,
             "largest": found.named,
-            "largest ratio": largest,
+            "largest ratio": found.largest,
             "ratios": table_of(("view", "column", "ratio"), ratios),
             "hours": found.hours,
             SOURCE: served.source_id,

@@ -67,7 +67,7 @@ def test_evidently_computes_the_ratios_and_shows_them(tmp_path: Path) -> None:
     verdict = judge_hours(hours_of(*current, floor), calibration)
     assert (found.shown, found.drift, found.with_loss) == (30 * HOUR_NS, True, True)
     assert found.newest == 46 * HOUR_NS  # the last hour has not ended
-    assert found.named == verdict.largest(30)[1]
+    assert (found.largest, found.named) == verdict.largest(30)
     ratios = {f"{each.view} {each.column}": each.ratio for each in found.ratios}
     assert ratios == pytest.approx({str(signal): each[30] for signal, each in verdict.ratios.items()})
     page = (tmp_path / "drift.html").read_text()
@@ -80,6 +80,7 @@ FOUND = Findings(
     hours=3,
     newest=7 * HOUR_NS,
     shown=6 * HOUR_NS,
+    largest=2.5,
     named="change ret_std",
     ratios=(Ratio("change", "ret_std", 2.5), Ratio("level", "ret_std", 9.0), Ratio("loss", "qlike", 1.5)),
     drift=True,

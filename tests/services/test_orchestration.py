@@ -38,6 +38,7 @@ from data.stream.records import TRADES as TRADES_TOPIC
 from data.stream.records import End, partition_of
 from data.times import NS
 from data.trades import Floats, StreamKey
+from offline.cards.pictures import POINTS
 from offline.cards.version_texts import CARD, REPORT
 from offline.days.feature_rows import FeatureFacts, make_feature_rows
 from offline.days.staging import RECORDINGS, ingest
@@ -247,7 +248,7 @@ def test_a_test_is_shown_as_a_picture_of_one_product() -> None:
     model = Model.load(model_bytes(), spec_id=SPEC.spec_id, known_columns=SPEC.columns)
     asked.clear()
     assert size_of(plots.of_test({"volatility-baseline": model}, PRODUCT, sample, SPEC)[plots.PICTURE]) == (640, 280)
-    assert asked == [plots.POINTS]
+    assert asked == [POINTS]
 
 
 def test_a_logarithmic_axis_is_labelled_in_plain_numbers() -> None:
