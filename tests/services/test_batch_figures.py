@@ -23,6 +23,7 @@ from offline.checks.parity import Certificate
 from offline.promotion import __main__ as command
 from offline.promotion import ledger, moves
 from offline.promotion.ledger import Action, Entry, move_figures
+from online.live.facts import SlowFacts
 from orchestration import sensors
 from orchestration.assets import checks
 from orchestration.definitions import definitions
@@ -121,6 +122,45 @@ def test_the_jobs_publish_their_moves(instance: dg.DagsterInstance, monkeypatch:
         config = {"ops": {op: {"config": {"model": f"of {job}"}}}}
         assert definitions().resolve_job_def(job).execute_in_process(config, instance).success
     assert told == ["of promote", "of rollback"]
+
+
+# Reports of drift
+
+
+def test_a_column_that_the_newest_report_leaves_out_is_shown_no_more() -> None:
+    """The report of another product, and figures without a product, stay."""
+
+    def ratio(column: str, at: int, product_id: str = "BTC-USD") -> Figure:
+        return Figure("drift_ratio", {"product_id": product_id, "column": column, "view": "change"}, 2.0, at)
+
+    figures = [
+        ratio("n", 1),
+        ratio("ret_std", 1),
+        ratio("n", 1, "ETH-USD"),
+        Figure("sink_offsets_behind", {"topic": "features"}, 0.0, 1),
+        ratio("ret_std", 2),
+        Figure("drift_alarm", {"product_id": "BTC-USD"}, 1.0, 2),
+    ]
+    kept = BatchFigures()
+    for figure in figures:
+        kept.take(figure)
+    shown = [sample for sample in kept.samples(3) if sample.metric is not catalog.FIGURE_AGE]
+    assert {sample.labels[:2] for sample in shown} == {
+        ("BTC-USD", "ret_std"),
+        ("ETH-USD", "n"),
+        ("features",),
+        ("BTC-USD",),
+    }
+    facts = SlowFacts.__new__(SlowFacts)
+    facts._figures = {figure.key: figure for figure in figures}
+    drift = facts.drift()
+    assert drift is not None
+    named = [(row["product_id"], row["name"], row.get("column")) for row in drift["figures"]]
+    assert sorted(named, key=str) == [
+        ("BTC-USD", "drift_alarm", None),
+        ("BTC-USD", "drift_ratio", "ret_std"),
+        ("ETH-USD", "drift_ratio", "n"),
+    ]
 
 
 # Retrain
