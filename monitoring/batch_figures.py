@@ -14,10 +14,14 @@ _METRICS = {metric.name.removeprefix(PREFIX): metric for metric in catalog.FIGUR
 
 
 class BatchFigures:
-    """The newest figure of each name and labels."""
+    """The newest figure of each name and labels.
+
+    Of a name and product, only the figures of the newest report are kept: a column that the report leaves out is gone.
+    """
 
     def __init__(self) -> None:
         self._newest: dict[str, Figure] = {}
+        self._reported: dict[tuple[str, str], int] = {}
 
     def take(self, figure: Figure) -> None:
         """Keep a figure in place of an older one.
@@ -30,6 +34,15 @@ class BatchFigures:
             raise ValueError(f"the catalog has no figure {figure.name!r}; it has {', '.join(_METRICS)}")
         if figure.labels.keys() != set(metric.labels):
             raise ValueError(f"{figure.name} has the labels {metric.labels}, were {sorted(figure.labels)}")
+        if "product_id" in figure.labels:
+            report = figure.name, figure.labels["product_id"]
+            if figure.at != self._reported.get(report):
+                self._reported[report] = figure.at
+                old = [
+                    key for key, each in self._newest.items() if (each.name, each.labels.get("product_id")) == report
+                ]
+                for key in old:
+                    del self._newest[key]
         self._newest[figure.key] = figure
 
     def samples(self, now: int) -> Iterator[Sample]:

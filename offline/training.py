@@ -16,6 +16,7 @@ from data.features.spec import FeatureSpec
 from data.models.registry import Registry
 from data.models.served import BASELINE
 from data.names import RegistryError
+from data.settings import KafkaSettings
 from data.times import to_datetime
 from offline.cards.version_texts import version_texts
 from offline.evaluation.promises import promises_of
@@ -38,7 +39,7 @@ from offline.models.recipes import (
 from offline.promotion.gate import Refused, fetch_model
 from offline.promotion.inputs import GateInputs
 from offline.promotion.ledger import finish_pending
-from offline.promotion.moves import promote
+from offline.promotion.moves import promote, publish_moves
 from offline.promotion.provenance import Provenance, SimulatedRows, TrainingRows
 from offline.promotion.register import register
 from offline.samples import Sample, TradeSpan
@@ -147,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         promote(registry, BASELINE, version, inputs=inputs, spec=spec, who=who, why=why)
     except (RegistryError, Refused, LeakFound) as error:
         sys.exit(str(error))
+    publish_moves(registry, BASELINE, KafkaSettings(), lambda text: print(f"warning: {text}", file=sys.stderr))
     print(
         f"{BASELINE} version {version} is champion: QLIKE {metrics['qlike']:.3f} on {metrics['test_horizons']:.0f} "
         f"horizons after training (unscaled EWMA {metrics['qlike_unscaled_ewma']:.3f}, contract alone "

@@ -17,7 +17,7 @@ from orchestration.jobs.replay import replay
 from orchestration.jobs.sink import sink_job
 from orchestration.resources import DagsterPages, LakeResource, RegistryResource, mlflow_run
 from orchestration.schedules import schedules
-from orchestration.sensors import drift_retrain, failure_sensor, inbox_files
+from orchestration.sensors import drift_retrain, failure_sensor, inbox_files, retrain_outcome
 from orchestration.settings import OrchestrationSettings
 
 EXPERIMENT = "training"
@@ -41,7 +41,7 @@ def definitions() -> dg.Definitions:
         asset_checks=[parity],
         jobs=[replay, ingest, simulate_job, sink_job, backfill, retrain, promote_job, rollback],
         schedules=schedules(settings),
-        sensors=[inbox_files, drift_retrain, failure_sensor(settings)],
+        sensors=[inbox_files, drift_retrain, retrain_outcome, failure_sensor(settings)],
         resources={
             "lake": LakeResource(uri=offline.lake_uri, window_size=offline.window_size),
             "inbox": Inbox(path=str(settings.inbox_dir)),

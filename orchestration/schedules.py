@@ -8,17 +8,17 @@ import dagster as dg
 
 from data.names import NotRead
 from data.settings import KafkaSettings
+from data.stream.figures import publish_or_warn
 from offline.frames.serving import newest_ingest_time
 from offline.lake.store import Lake
 from offline.served.columns import SERVED_TOPICS
 from offline.served.compaction import mergeable
 from offline.served.manifest import read_manifest
-from offline.served.sink import offsets_behind, topic_reader
+from offline.served.sink import offsets_behind, sink_figures, topic_reader
 from orchestration.assets.drift import last_report
 from orchestration.assets.inbox import add_products
 from orchestration.assets.models import TRAINING_SET_TAG, RetrainConfig, choose_days
 from orchestration.assets.partitions import PRODUCTS, DayRange
-from orchestration.assets.served import publish_behind
 from orchestration.jobs.replay import replay
 from orchestration.jobs.sink import sink_job
 from orchestration.resources import LakeResource
@@ -95,7 +95,7 @@ def schedules(settings: OrchestrationSettings) -> list[dg.ScheduleDefinition]:
                 behind = offsets_behind(store, reader)
         except NotRead as error:
             return dg.SkipReason(str(error))
-        publish_behind(kafka, behind, context.log)
+        publish_or_warn(kafka, sink_figures(behind), context.log.warning)
         if reason := _no_sink(context.instance, store, sum(behind.values())):
             return dg.SkipReason(reason)
         config = {"feeds_trades": settings.sink_feeds_trades}

@@ -1,4 +1,4 @@
-"""Sensors: one ingests new files of the inbox, one asks for a training after drift, one reports failed runs."""
+"""Sensors: ingest the inbox, ask for a training after drift, publish how trainings end, and report failed runs."""
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
@@ -11,6 +11,9 @@ import dagster as dg
 import httpx
 
 from data.names import is_loopback
+from data.settings import KafkaSettings
+from data.stream.figures import publish_or_warn
+from data.stream.records import Figure
 from data.times import NS, to_datetime
 from orchestration.assets.drift import with_loss_since
 from orchestration.assets.inbox import Inbox
@@ -98,6 +101,32 @@ def drift_retrain(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg
     report = reports[0].asset_materialization
     reason = f"{report.partition}: drift of {report.metadata['largest'].value} with loss"
     return dg.RunRequest(tags={**request.tags, REASON_TAG: reason})
+
+
+@dg.sensor(
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Publish whether the last retrain failed, as a figure for the alert RetrainFailing.",
+)
+def retrain_outcome(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    """Publish the end of the newest retrain, once; a cancelled run counts as no end.
+
+    Dagster's record of the run is read, so a run that was killed, or failed before its first step, counts as failed.
+    """
+    ended = dg.RunsFilter(job_name="retrain", statuses=[dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE])
+    records = context.instance.get_run_records(ended, limit=1)
+    if not records:
+        return dg.SkipReason("no retrain has ended")
+    run, at = records[0].dagster_run, records[0].end_time or time.time()
+    outcome = "failed" if run.status == dg.DagsterRunStatus.FAILURE else "succeeded"
+    if context.cursor == run.run_id:
+        return dg.SkipReason(f"run {run.run_id} {outcome}, as published")
+    figure = Figure("retrain_failed", {}, float(outcome == "failed"), int(at * NS))
+    warnings: list[str] = []
+    if not publish_or_warn(KafkaSettings(), [figure], warnings.append):
+        return dg.SkipReason(f"run {run.run_id} {outcome}; {warnings[0]}")
+    context.update_cursor(run.run_id)
+    return dg.SkipReason(f"published: run {run.run_id} {outcome}")
 
 
 def failure_sensor(settings: OrchestrationSettings) -> dg.SensorDefinition:

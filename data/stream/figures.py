@@ -17,18 +17,18 @@ from data.stream.reader import TopicReader
 from data.stream.records import FIGURES, Figure
 
 WRITTEN_S = 30.0
-"""Time for the broker to take the figures."""
+"""Time for the broker to take the figures of a job that nobody waits for."""
 
 decode_figure = msgspec.json.Decoder(Figure).decode
 """Decode a record of `figures`; raises msgspec.ValidationError for another record."""
 
 
-def publish_figures(settings: KafkaSettings, figures: Iterable[Figure]) -> None:
+def publish_figures(settings: KafkaSettings, figures: Iterable[Figure], within_s: float = WRITTEN_S) -> None:
     """Write figures, and return once the broker has them. A figure may be written again: readers keep the newest.
 
     Raises:
         ValueError: a figure is not finite; nothing is written.
-        NotRead: the broker does not answer within `WRITTEN_S`, or refuses; some figures may be written.
+        NotRead: the broker does not answer within `within_s` seconds, or refuses; some figures may be written.
     """
     wanted = list(figures)
     for figure in wanted:
@@ -40,12 +40,12 @@ def publish_figures(settings: KafkaSettings, figures: Iterable[Figure]) -> None:
         if error is not None:
             refused.append(error.str())
 
-    config = idempotent_config(settings, linger_ms=5) | {"message.timeout.ms": int(1_000 * WRITTEN_S)}
-    producer = Producer(config | {"on_delivery": delivered})
+    config = idempotent_config(settings, linger_ms=5) | {"message.timeout.ms": int(1_000 * within_s)}
     try:
+        producer = Producer(config | {"on_delivery": delivered})
         for figure in wanted:
             producer.produce(FIGURES, encode(figure), figure.key, partition=0, timestamp=figure.at // 1_000_000)
-        missing = producer.flush(WRITTEN_S + 1)
+        missing = producer.flush(within_s + 1)
     except KafkaException as error:
         raise NotRead(f"figures were not written: {error.args[0].str()}") from error
     if refused or missing:
@@ -54,6 +54,22 @@ def publish_figures(settings: KafkaSettings, figures: Iterable[Figure]) -> None:
             f"{settings.kafka_bootstrap_servers}: {refused[0] if refused else 'no answer'}; "
             f"is the stack up (`make run`)?"
         )
+
+
+def publish_or_warn(
+    settings: KafkaSettings, figures: Iterable[Figure], warn: Callable[[str], None], within_s: float = WRITTEN_S
+) -> bool:
+    """Write figures whose loss must stop nothing: hand the reason to `warn`, and return False, if the broker is away.
+
+    Raises:
+        ValueError: a figure is not finite; nothing is written.
+    """
+    try:
+        publish_figures(settings, figures, within_s)
+    except NotRead as error:
+        warn(str(error))
+        return False
+    return True
 
 
 class FiguresReader(AbstractContextManager["FiguresReader"]):

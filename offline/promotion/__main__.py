@@ -24,7 +24,7 @@ from data.settings import KafkaSettings
 from data.times import second_text
 from offline.promotion.gate import Refused
 from offline.promotion.ledger import Entry, finish_pending, history, served_at
-from offline.promotion.moves import begun_before, promote, roll_back
+from offline.promotion.moves import begun_before, promote, publish_moves, roll_back
 from offline.settings import OfflineSettings
 
 
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked.add_argument("--why", required=True)
     commands.add_parser("finish", help="finish pending entries")
     args = parser.parse_args(arguments)
-    settings = OfflineSettings()
+    settings, kafka = OfflineSettings(), KafkaSettings()
     registry = Registry(settings.mlflow_tracking_uri)
     try:
         if args.command == "rollback":  # `roll_back` finishes pending entries itself, and then goes no further
@@ -89,9 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if entry.begun < asked_at:
                 print(begun_before(entry))
             print(show([entry]))
+            publish_moves(registry, args.model, kafka, _warn)
             return
         for entry in finish_pending(registry):
             print(f"finished: {entry.action} {entry.model} to version {entry.to_version}, now {entry.state}")
+            publish_moves(registry, entry.model, kafka, _warn)
         if args.command == "promote":
             from offline.checks.shadows import asked_shadows  # noqa: PLC0415 - see below
             from offline.promotion.inputs import lake_inputs  # noqa: PLC0415 - half a second, which a rollback saves
@@ -106,9 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 who=getpass.getuser(),
                 why=args.why,
                 force=args.force,
-                shadows=asked_shadows(args.shadow_horizons, KafkaSettings(), spec),
+                shadows=asked_shadows(args.shadow_horizons, kafka, spec),
             )
             print(show([entry]))
+            publish_moves(registry, args.model, kafka, _warn)
         elif args.command == "history":
             entries = history(registry, args.model)
             print(show(entries))
@@ -119,6 +122,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _print_moves_by_hand(registry, served_at(registry, datetime.now(UTC)))
     except (RegistryError, Refused, NotRead, ValueError) as error:
         sys.exit(str(error))
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def _time(text: str) -> datetime:

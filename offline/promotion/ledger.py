@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from data.models.registry import Registry
+from data.models.served import BASELINE, ML
 from data.names import RegistryAway, RegistryError, VersionNotFound
-from data.times import to_ns
+from data.stream.records import Figure
+from data.times import NS, to_ns
 from offline.promotion.register import experiment_id, find_experiment, set_alias
 
 EXPERIMENT = "promotions"
@@ -122,6 +124,23 @@ def served_at(registry: Registry, when: datetime) -> dict[str, Entry]:
     if when.tzinfo is None:
         raise ValueError(f"the time must say its zone, as 2026-11-20T10:00Z, was {when.isoformat()}")
     return {entry.model: entry for entry in history(registry) if entry.at is not None and entry.at <= when}
+
+
+def move_figures(entries: Iterable[Entry]) -> list[Figure]:
+    """Return the newest promotion and the newest rollback of each version of our models, for the topic `figures`.
+
+    Args:
+        entries: oldest first; an entry that moved no alias has no figure.
+    """
+    newest: dict[str, Figure] = {}
+    for entry in entries:
+        if entry.at is not None and entry.model in (BASELINE, ML):
+            variant = entry.model.removeprefix("volatility-")
+            labels = {"model_variant": variant, "version": entry.to_version, "move": entry.action}
+            at = to_ns(entry.at)
+            figure = Figure("ledger_move_timestamp_seconds", labels, at / NS, at)
+            newest[figure.key] = figure
+    return list(newest.values())
 
 
 def promotions_in_effect(entries: Iterable[Entry]) -> list[Entry]:

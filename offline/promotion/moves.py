@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from data.features.spec import FeatureSpec
 from data.models.registry import Registry
 from data.models.served import BASELINE
+from data.names import RegistryError
+from data.settings import KafkaSettings
+from data.stream.figures import publish_or_warn
 from offline.promotion import ledger
 from offline.promotion.conditions import Condition
 from offline.promotion.gate import Refused, fetch_model, judge
@@ -15,6 +19,9 @@ from offline.promotion.ledger import Entry, finish_pending
 if TYPE_CHECKING:
     from offline.checks.shadows import ShadowLimit
     from offline.promotion.inputs import GateInputs
+
+FIGURES_S = 3.0
+"""Time for the broker to take the figures of the moves: a person waits."""
 
 
 def promote(
@@ -141,3 +148,20 @@ def begun_before(entry: Entry) -> str:
         f"the rollback of {entry.model} to version {entry.to_version} that {entry.who} began at "
         f"{entry.begun:%Y-%m-%d %H:%M:%S} UTC is finished now: ask again to go one further"
     )
+
+
+def publish_moves(registry: Registry, model: str, kafka: KafkaSettings, warn: Callable[[str], None]) -> None:
+    """Publish the promotions and rollbacks of a model as figures; a broker or registry that is away stops nothing.
+
+    The whole ledger of the model is published, so the next move brings what an absent broker has missed.
+
+    Args:
+        warn: gets the reason if nothing is published.
+    """
+    try:
+        figures = ledger.move_figures(ledger.history(registry, model))
+    except RegistryError as error:
+        warn(f"the moves of {model} were not published: {error}")
+        return
+    if figures:
+        publish_or_warn(kafka, figures, warn, FIGURES_S)

@@ -74,8 +74,12 @@ class SlowFacts:
         self._stop.set()
 
     def drift(self) -> dict[str, Any] | None:
-        """Return the newest drift figures of each product; None if no report has come."""
-        found = [figure for figure in self._figures.values() if figure.name in DRIFT]
+        """Return the drift figures of each product's newest report; None if no report has come."""
+        figures = [figure for figure in self._figures.values() if figure.name in DRIFT]
+        newest: dict[str, int] = {}
+        for each in figures:
+            newest[each.labels["product_id"]] = max(each.at, newest.get(each.labels["product_id"], 0))
+        found = [each for each in figures if each.at == newest[each.labels["product_id"]]]
         rows = [{"name": each.name, "value": each.value, "at": each.at / 1e6, **each.labels} for each in found]
         return {"figures": rows, "at": max(each.at for each in found) / 1e6} if rows else None
 

@@ -3,6 +3,7 @@
 # No `from __future__ import annotations` here: Dagster reads the real types.
 # ruff: noqa: PLC0415 - what trains takes seconds to import, and most processes only serve the definitions
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from typing import Any, NamedTuple
@@ -12,6 +13,8 @@ from pydantic import Field
 
 from data.names import NotRead
 from data.settings import KafkaSettings
+from data.stream.figures import publish_or_warn
+from data.stream.records import Figure
 from offline.checks.faults import doubts_of_merging, faults_of_trades
 from offline.days.steps import FEATURE_ROWS, StepResult
 from offline.days.trades import TradesFacts
@@ -109,10 +112,14 @@ def parity(context: dg.AssetCheckExecutionContext, config: ParityConfig, lake: L
     product_id, day = place
     try:
         # Not as a resource: Dagster shows a resource's fields, and these have passwords.
-        found = certify(store, lake.spec, product_id, day, KafkaSettings(), config.source_id or None)
+        kafka = KafkaSettings()
+        found = certify(store, lake.spec, product_id, day, kafka, config.source_id or None)
         keep_certificate(store, lake.spec, found)
     except (ValueError, NotRead) as error:
         return _not_compared(str(error))
+    differing = 0.0 if found.holds else max(1.0, float(found.missing + found.extra + found.different))
+    figure = Figure("parity_different_rows", {"product_id": product_id}, differing, time.time_ns())
+    publish_or_warn(kafka, [figure], context.log.warning)
     remade = (
         f"{found.remade:,} rows reach back beyond the source's first trade: they are compared as it saw them. "
         if found.remade

@@ -16,9 +16,8 @@ import msgspec
 from data.features.spec import FeatureSpec
 from data.files import CHECKOUT
 from data.models.registry import Registry, Version
-from data.names import NotRead
 from data.settings import KafkaSettings
-from data.stream.figures import publish_figures
+from data.stream.figures import publish_or_warn
 from data.stream.records import Figure
 from data.times import NS, to_datetime
 from monitoring.drift.files import BAD_FRAMES, CURRENT, FINDINGS, HTML, REFERENCE
@@ -89,10 +88,7 @@ def drift(
             return
         url = _log_to_mlflow(registry, product_id, folder / HTML, found)
     at = time.time_ns()
-    try:
-        publish_figures(KafkaSettings(), figures_of(found, product_id, at))
-    except NotRead as error:
-        context.log.warning(str(error))
+    publish_or_warn(KafkaSettings(), figures_of(found, product_id, at), context.log.warning)
     if found.drift:
         context.log.warning(f"{product_id} drifts: {found.named} in the hour from {to_datetime(found.shown)}")
     ratios = ((each.view, each.column, f"{each.ratio:.2f}") for each in found.ratios)

@@ -9,9 +9,8 @@ from typing import Any, Final, NamedTuple
 
 import dagster as dg
 
-from data.names import NotRead
 from data.settings import KafkaSettings
-from data.stream.figures import publish_figures
+from data.stream.figures import publish_or_warn
 from data.stream.records import FEATURES, PREDICTIONS, TRADES
 from offline.lake.store import Lake
 from offline.served.compaction import compact
@@ -69,16 +68,8 @@ def sink_topics(context: dg.OpExecutionContext | dg.AssetExecutionContext, lake:
             }
             sunk.append(SunkTopic(asset, hashlib.sha256(offsets.encode()).hexdigest(), metadata))
         behind = offsets_behind(lake, reader)
-    publish_behind(settings, behind, context.log)
+    publish_or_warn(settings, sink_figures(behind), context.log.warning)
     return sunk
-
-
-def publish_behind(settings: KafkaSettings, behind: Mapping[str, int], log: Any) -> None:
-    """Publish the figures of the sink; figures that cannot be written are logged and stop nothing."""
-    try:
-        publish_figures(settings, sink_figures(behind))
-    except NotRead as error:
-        log.warning(str(error))
 
 
 @dg.multi_asset(

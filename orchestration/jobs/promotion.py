@@ -63,13 +63,14 @@ def promote_model(
     """
     from offline.checks.shadows import asked_shadows
     from offline.promotion.inputs import lake_inputs
-    from offline.promotion.moves import promote
+    from offline.promotion.moves import promote, publish_moves
 
     if config.force and config.why in ("", USUAL_WHY):
         raise dg.Failure("a forced promotion needs a reason of its own: write it into `why`", allow_retries=False)
+    client, kafka = Registry(registry.uri), KafkaSettings()
     with _refusals_explained():
         entry = promote(
-            Registry(registry.uri),
+            client,
             config.model,
             config.version,
             inputs=lake_inputs(lake.uri, lake.spec),
@@ -77,10 +78,11 @@ def promote_model(
             who=config.who or _who(context),
             why=config.why,
             force=config.force,
-            shadows=asked_shadows(config.shadow_horizons, KafkaSettings(), lake.spec),
+            shadows=asked_shadows(config.shadow_horizons, kafka, lake.spec),
             dagster_run_url=pages.run_url(context.run_id),
         )
     _show_entry(context, registry, entry)
+    publish_moves(client, config.model, kafka, context.log.warning)
 
 
 @dg.job(name="promote", description=promote_model.__doc__)
@@ -100,12 +102,13 @@ def roll_back_model(
 
     A rollback that was killed, or lost its answer, is finished by the next rollback, which then goes no further.
     """
-    from offline.promotion.moves import begun_before, roll_back
+    from offline.promotion.moves import begun_before, publish_moves, roll_back
 
     asked_at = datetime.now(UTC)
+    client, kafka = Registry(registry.uri), KafkaSettings()
     with _refusals_explained():
         entry = roll_back(
-            Registry(registry.uri),
+            client,
             config.model,
             spec=lake.spec,
             who=config.who or _who(context),
@@ -115,6 +118,7 @@ def roll_back_model(
     if entry.begun < asked_at:
         context.log.warning(begun_before(entry))
     _show_entry(context, registry, entry)
+    publish_moves(client, config.model, kafka, context.log.warning)
 
 
 @dg.job(description=roll_back_model.__doc__, tags={"dagster/priority": "1"})

@@ -135,7 +135,7 @@ def made_drift(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(asset, "_reference", reference)
     monkeypatch.setattr(asset, "judge", judge)
     monkeypatch.setattr(asset, "_log_to_mlflow", lambda *_: "http://127.0.0.1:5000/#/report")
-    monkeypatch.setattr(asset, "publish_figures", lambda _, given: figures.extend(given))
+    monkeypatch.setattr(asset, "publish_or_warn", lambda _, given, __: figures.extend(given))
     resources = definitions().resources
     done = dg.materialize([asset.drift], partition_key=PRODUCT, instance=instance, resources=resources)
     assert done.success

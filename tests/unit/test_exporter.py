@@ -194,7 +194,7 @@ def test_a_version_without_a_floor_is_said_once(tmp_path: Path, registry: FakeRe
 
 def test_the_newest_figure_of_a_key_is_exported_with_the_age_of_the_newest_of_its_product() -> None:
     figures = BatchFigures()
-    for view, found, at in (("change", 0.5, 10), ("change", 1.5, 20), ("spread", 0.7, 15)):
+    for view, found, at in (("change", 0.5, 10), ("change", 1.5, 20), ("spread", 0.7, 20)):
         figures.take(Figure("drift_ratio", {"product_id": "BTC-USD", "view": view, "column": "n"}, found, at * NS))
     assert set(figures.samples(50 * NS)) == {
         Sample(catalog.DRIFT_RATIO, ("BTC-USD", "n", "change"), 1.5),
