@@ -76,16 +76,17 @@ def trained_on_simulated_days(spec: FeatureSpec) -> dict[str, ServedModel]:
     }
 
 
-def score_served(history: History, models: Mapping[str, ServedModel]) -> Run:
+def score_served(history: History, models: Mapping[str, ServedModel], *, stated_floors: bool) -> Run:
     """Return the adapted forecasts of served models from the first row of a recording on, and those of rivals.
 
     Rivals that are fitted learn from the recording's own past; until then they answer as the unscaled EWMA of the
-    longest known half-life. Each model is judged with the floor that the model states, as live; rivals and models
-    without a floor with the largest stated floor, or 1 % of the recording's median of variance if no model states one.
-    Rows that a model's training saw are left out.
+    longest known half-life. The floor is 1 % of the recording's median of variance. Rows that a model's training saw
+    are left out.
 
     Args:
         models: of the history's spec; must have `baseline`.
+        stated_floors: judge each model with the floor that the model states, as live, and all others with the largest
+            stated floor. A floor is an absolute level: a model of a wilder market states one too high for this market.
 
     Raises:
         ValueError: no row is later than the training of all models.
@@ -96,7 +97,8 @@ def score_served(history: History, models: Mapping[str, ServedModel]) -> Run:
     if not is_counted.any():
         raise ValueError(f"no forecast after {second_text(max(each.train_end for each in models.values()))} is judged")
     counted = history.take(is_counted)
-    stated = {name: model.variance_floor for name, model in models.items() if model.variance_floor is not None}
+    floors = {name: model.variance_floor for name, model in models.items() if stated_floors}
+    stated = {name: floor for name, floor in floors.items() if floor is not None}
     floor = max(stated.values(), default=0.0) or variance_floor(counted.realized)
     prior = models[BASELINE].priors[ALL_PRODUCTS]
     found: dict[str, Forecasts] = {}

@@ -120,7 +120,7 @@ def test_two_champions_are_judged_each_with_its_own_floor(shared: Path) -> None:
         name: ServedModel.load(model_bytes(variance_floor=str(floor)), spec_id=SPEC.spec_id)
         for name, floor in floors.items()
     }
-    run = score_served(read_history([shared / TRADES]), models)
+    run = score_served(read_history([shared / TRADES]), models, stated_floors=True)
     for name, floor in (floors | {"calibrated_ewma": 4e-9}).items():
         assert run.realized(name).tolist() == np.maximum(run.rows.targets**2, floor).tolist()
 

@@ -135,7 +135,8 @@ def exporter(stack: Stack, log: Path, **settings: str) -> Iterator[Exporter]:
 
 def offline(stack: Stack) -> tuple[Run, Scores]:
     """Return the evaluation of the recording with the same model."""
-    run = score_served(read_history([stack.recording]), {"baseline": ServedModel.load(MODEL, spec_id=SPEC.spec_id)})
+    models = {"baseline": ServedModel.load(MODEL, spec_id=SPEC.spec_id)}
+    run = score_served(read_history([stack.recording]), models, stated_floors=True)
     return run, score(run)
 
 

@@ -155,7 +155,7 @@ def test_adapted_intervals_hold_nine_tenths_of_two_real_days_after_the_first_hou
     models: dict[str, ServedModel], shared: Path, proof: Proof
 ) -> None:
     """With the floor of the rows: the floor of the simulated market is above most realized variances of this one."""
-    run = score_served(read_history([shared / name for name in NAMES["LEAN"]]), models)
+    run = score_served(read_history([shared / name for name in NAMES["LEAN"]]), models, stated_floors=True)
     variance = run.rows.targets**2
     target = np.sqrt(np.maximum(variance, variance_floor(variance)))
     later = run.rows.event_time >= run.rows.event_time[0] + 3_600 * NS
@@ -169,7 +169,7 @@ def test_adapted_intervals_hold_nine_tenths_of_two_real_days_after_the_first_hou
 
 def test_seven_simulated_days_judged_beside_the_oracle(models: dict[str, ServedModel], proof: Proof) -> None:
     """The days after the five of training, as `offline.evaluation --days 7 --simulated` judges them."""
-    scores = score(with_oracle(score_served(simulated_history(7, SPEC), models)))
+    scores = score(with_oracle(score_served(simulated_history(7, SPEC), models, stated_floors=False)))
     ml, after_jump = scores.overall("ml"), next(iter(scores.slices["jump"].values()))["ml"]
     proof.saw(ratio=ml.ratio, p=scores.p("ml"), coverage=ml.coverage, horizons=scores.horizons)
     proof.saw(closed_gap=scores.closed_gap("ml"), coverage_after_jumps=after_jump.coverage)
