@@ -226,7 +226,7 @@ def test_each_bad_row_is_named_up_to_20(api: Api) -> None:
 
 def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_sent(api: Api) -> None:
     with socket.create_connection((api.client.base_url.host, api.client.base_url.port or 0), timeout=10) as connection:
-        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 4000001\r\n\r\n")
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000001\r\n\r\n")
         assert connection.recv(10_000).startswith(b"HTTP/1.1 413 ")
 
 
@@ -234,7 +234,7 @@ def test_a_body_without_a_length_is_read_up_to_the_limit(api: Api) -> None:
     """An endless body in chunks is answered while the client still sends."""
     sent = 0
     with socket.create_connection((api.client.base_url.host, api.client.base_url.port or 0), timeout=10) as connection:
-        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         connection.setblocking(False)
         chunk, answer = b"10000\r\n" + b" " * 0x10000 + b"\r\n", b""
         rest = chunk
@@ -876,8 +876,8 @@ def test_sigterm_ends_it_in_good_order_while_the_broker_is_silent(lonely: tuple[
     broker.pause()
     try:
         with socket.create_connection(address) as waiting, socket.create_connection(address) as half:
-            half.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
-            waiting.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            half.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+            waiting.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert api.get("/health/live").status_code == 200
             assert api.process.stop(within_s=10) == 0
     finally:
