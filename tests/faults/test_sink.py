@@ -164,10 +164,10 @@ def test_a_sink_killed_ten_times_at_random_points_keeps_each_record_once(
 
 
 def test_a_sink_killed_twice_and_two_sinks_at_once_keep_each_record_once(
-    broker: Broker, tmp_path: Path, proof: Proof
+    own_broker: Broker, tmp_path: Path, proof: Proof
 ) -> None:
     proof.disturbs("sink killed twice, then two sinks at once")
-    servers, folder = broker.bootstrap_servers, tmp_path / "lake"
+    servers, folder = own_broker.bootstrap_servers, tmp_path / "lake"
     arrivals = Arrivals(servers)
     arrivals.write(10)
     for delay_s in (1.8, 2.5):
