@@ -21,7 +21,7 @@ from online.live.points import Cursor, LiveStream, ModelName
 log = structlog.get_logger()
 
 MAX_STREAMS = 12
-"""Most streams in memory, about 2 MB each after a day; the stream with the oldest newest record goes first."""
+"""Most streams in memory, about 2 MB each after a day; an ended stream goes first, then the oldest."""
 FLUSH_S = 0.1
 """How long records may wait to be added: a batch costs less than its rows one by one."""
 FLUSH_RECORDS = 500
@@ -99,7 +99,8 @@ class LiveView:
     def _stream(self, key: StreamKey) -> LiveStream:
         if key not in self._streams:
             if len(self._streams) >= MAX_STREAMS:
-                oldest = min(self._streams, key=lambda each: self._streams[each].newest.ingest_time)
+                ages = {k: (not each.has_ended, each.newest.ingest_time) for k, each in self._streams.items()}
+                oldest = min(ages, key=ages.__getitem__)
                 del self._streams[oldest]
             self._made += 1
             self._streams[key] = LiveStream(self._made, self._spec)
