@@ -174,11 +174,13 @@ def test_frames_of_a_replay_hold_the_forecasts_and_targets_of_the_topic(
         wait_until(api.is_healthy, "the API is healthy")
 
         def is_whole(found: dict[str, list[Any]]) -> bool:
-            return bool(found["rows"] and found["state"]) and found["rows"][-1]["stream"]["has_ended"]
+            return bool(found["rows"] and found["state"]) and is_end(found["rows"][-1]["stream"])
 
-        found = wait_until(
-            lambda: (e := events_of(api, is_whole, query))["rows"][0]["stream"]["has_ended"] and e, "all"
-        )
+        def is_end(stream: dict[str, Any]) -> bool:
+            """Return whether a frame is of the ended replay; until its first forecast, frames are of another stream."""
+            return bool(stream["source_id"] == "live-page" and stream["has_ended"])
+
+        found = wait_until(lambda: is_end((e := events_of(api, is_whole, query))["rows"][0]["stream"]) and e, "all")
     records = [r for r in read_topic(broker.bootstrap_servers, PREDICTIONS, "live-page") if "end" not in r]
     times = np.array([record["event_time"] for record in records])
     targets = target_volatility(times, np.array([record["price"] for record in records]), SPEC)
