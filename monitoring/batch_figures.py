@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 from data.process import catalog
@@ -20,8 +21,7 @@ class BatchFigures:
     """
 
     def __init__(self) -> None:
-        self._newest: dict[str, Figure] = {}
-        self._reported: dict[tuple[str, str], int] = {}
+        self._kept: defaultdict[tuple[str, str], dict[str, Figure]] = defaultdict(dict)  # by name and product, by key
 
     def take(self, figure: Figure) -> None:
         """Keep a figure in place of an older one.
@@ -34,16 +34,10 @@ class BatchFigures:
             raise ValueError(f"the catalog has no figure {figure.name!r}; it has {', '.join(_METRICS)}")
         if figure.labels.keys() != set(metric.labels):
             raise ValueError(f"{figure.name} has the labels {metric.labels}, were {sorted(figure.labels)}")
-        if "product_id" in figure.labels:
-            report = figure.name, figure.labels["product_id"]
-            if figure.at != self._reported.get(report):
-                self._reported[report] = figure.at
-                old = [
-                    key for key, each in self._newest.items() if (each.name, each.labels.get("product_id")) == report
-                ]
-                for key in old:
-                    del self._newest[key]
-        self._newest[figure.key] = figure
+        kept = self._kept[figure.name, figure.labels.get("product_id", "")]
+        if "product_id" in figure.labels and any(each.at != figure.at for each in kept.values()):
+            kept.clear()
+        kept[figure.key] = figure
 
     def samples(self, now: int) -> Iterator[Sample]:
         """Yield each figure, and the age of the newest figure of each name and product.
@@ -51,11 +45,8 @@ class BatchFigures:
         Args:
             now: wall time, ns since 1970.
         """
-        newest: dict[tuple[str, str], int] = {}
-        for figure in self._newest.values():
-            metric = _METRICS[figure.name]
-            yield Sample(metric, tuple(figure.labels[name] for name in metric.labels), figure.value)
-            shown = figure.name, figure.labels.get("product_id", "")
-            newest[shown] = max(figure.at, newest.get(shown, 0))
-        for shown, at in newest.items():
-            yield Sample(catalog.FIGURE_AGE, shown, (now - at) / NS)
+        for shown, kept in self._kept.items():
+            metric = _METRICS[shown[0]]
+            for figure in kept.values():
+                yield Sample(metric, tuple(figure.labels[name] for name in metric.labels), figure.value)
+            yield Sample(catalog.FIGURE_AGE, shown, (now - max(figure.at for figure in kept.values())) / NS)

@@ -25,6 +25,7 @@ from data.truth.streaming import Horizon
 from monitoring.versions import VersionFacts, VersionKey
 from monitoring.window_sums import (
     DAY_MINUTES,
+    TERCILE_SUMS,
     UNKNOWN_TERCILE,
     Judgements,
     Losses,
@@ -184,7 +185,7 @@ class LiveTruth:
             if stream.ended_at is not None and now - stream.ended_at > KEPT_AFTER_END_S * NS:
                 del self._streams[key]
             for subject, sums in list(stream.sums.items()):
-                if not sums.over(DAY_MINUTES, stream.newest_event)["forecasts"]:
+                if not sums.has_forecasts(stream.newest_event):
                     del stream.sums[subject]
         subjects = {subject for stream in self._streams.values() for subject in stream.sums}
         versions = {(subject.model_variant, subject.version) for subject in subjects}
@@ -312,7 +313,8 @@ class LiveTruth:
 
     def _subject(self, subject: Subject, streams: Sequence[Stream], now: int) -> Iterator[Sample]:
         """Yield the figures of one subject, over all of its streams, the stream with the newest forecast first."""
-        has_floor = self._facts(self._versions[subject.model_variant, subject.version]).floor is not None
+        facts = self._facts(self._versions[subject.model_variant, subject.version])
+        has_floor = facts.floor is not None
         yield Sample(catalog.JUDGED_FORECASTS, subject, self._judged[subject])
         sums: dict[str, float] = {}
         for window, minutes in WINDOWS.items():
@@ -320,14 +322,14 @@ class LiveTruth:
             sums = {name: sum(part[name] for part in parts) for name in parts[0]}
             yield from _figures(subject, window, sums, has_floor=has_floor)
         for tercile in range(TERCILES):
-            mine = {name: sums[f"{name}_{tercile}"] for name in ("forecasts", "qlike", "intervals", "below", "above")}
+            mine = {name: sums[f"{name}_{tercile}"] for name in TERCILE_SUMS}
             labels = (*subject, str(tercile))
             if mine["forecasts"] and has_floor:
                 yield Sample(catalog.FORECAST_TERCILE_QLIKE, labels, mine["qlike"] / mine["forecasts"])
             yield from _shares(catalog.FORECAST_TERCILE_SHARE, labels, mine)
         if (p := self._p(subject, streams, now)) is not None:
             yield Sample(catalog.FORECAST_WORSE_P, subject, p)
-        yield from self._broken_promises(subject, streams, has_floor=has_floor)
+        yield from self._broken_promises(subject, streams, facts)
 
     def _p(self, subject: Subject, streams: Sequence[Stream], now: int) -> float | None:
         """Return `worse_p`, computed after new judged forecasts, and at most each `WORSE_P_EACH_S`."""
@@ -340,17 +342,16 @@ class LiveTruth:
         self._worse_p[subject] = WorseP(evidence, now, p)
         return p
 
-    def _broken_promises(self, subject: Subject, streams: Sequence[Stream], *, has_floor: bool) -> Iterator[Sample]:
+    def _broken_promises(self, subject: Subject, streams: Sequence[Stream], facts: VersionFacts) -> Iterator[Sample]:
         """Yield for how many closed hours in a row the forecasts are worse than their version promises."""
-        promises = self._facts(self._versions[subject.model_variant, subject.version]).promises
         names = ("forecasts", "qlike", "intervals", "below", "above")
         ends = ((stream.sums[subject], stream.newest_event - self._unjudged_ns) for stream in streams)
         n, loss, intervals, below, above = np.sum([sums.by_closed_hour(end, *names) for sums, end in ends], axis=0)
-        if (promised := promises.get(("coverage", "0.05"))) is not None:
+        if (promised := facts.promises.get(("coverage", "0.05"))) is not None:
             hours = _first_run(intervals - below - above < (promised - COVERAGE_MARGIN) * intervals)
             yield Sample(catalog.FORECAST_LOW_COVERAGE_HOURS, subject, hours)
             yield Sample(catalog.FORECAST_LOW_COVERAGE_HORIZONS, subject, intervals[:hours].sum() / TWELFTH)
-        if has_floor and (promised := promises.get(("qlike", "0.95"))) is not None:
+        if facts.floor is not None and (promised := facts.promises.get(("qlike", "0.95"))) is not None:
             yield Sample(catalog.FORECAST_HIGH_QLIKE_HOURS, subject, _first_run(loss > promised * n))
 
 

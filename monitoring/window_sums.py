@@ -42,8 +42,8 @@ _SUMS = (
     "differences",
     "difference",
 )
-_TERCILE_SUMS = ("forecasts", "qlike", "intervals", "below", "above")
-COLUMNS = (*_SUMS, *(f"{name}_{tercile}" for tercile in range(TERCILES) for name in _TERCILE_SUMS))
+TERCILE_SUMS = ("forecasts", "qlike", "intervals", "below", "above")
+COLUMNS = (*_SUMS, *(f"{name}_{tercile}" for tercile in range(TERCILES) for name in TERCILE_SUMS))
 
 
 class Judgements(NamedTuple):
@@ -163,6 +163,14 @@ class WindowSums:
         """
         found = self._sums[self._minute > now // MINUTE_NS - minutes].sum(axis=0)
         return dict(zip(COLUMNS, found.tolist(), strict=True))
+
+    def has_forecasts(self, now: int) -> bool:
+        """Return whether a forecast lies in the last day, the minute of `now` included.
+
+        Args:
+            now: event time, ns since 1970.
+        """
+        return bool((self._minute > max(now // MINUTE_NS - DAY_MINUTES, -1)).any())  # -1: never written
 
     def by_closed_hour(self, end: int, *names: str) -> Floats:
         """Return the sums of the hours before the hour of `end`, shape (names, `CLOSED_HOURS`), the newest hour first.

@@ -58,7 +58,7 @@ def build() -> Dashboard:
             "none",
             [Query(series(catalog.RETRAIN_FAILED), "retrain")],
             words={"0": ("done", "green"), "1": ("failed", "orange")},
-            limit=limit("RetrainFailing", f"{catalog.RETRAIN_FAILED.name}"),
+            limit=limit("RetrainFailing", catalog.RETRAIN_FAILED.name),
         ),
     ]
     figures: list[AnyPanel] = [

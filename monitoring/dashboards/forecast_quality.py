@@ -13,9 +13,10 @@ from monitoring.live_truth import COVERAGE_MARGIN
 
 NAME = "Forecast quality"
 
-_SUBJECT = "{{product_id}} {{model_variant}} {{version}}"
-BELOW, INSIDE, ABOVE = "#5794f2", "#73bf69", "#ff9830"
-"""Colours of a target below, inside and above its interval."""
+SUBJECT = "{{product_id}} {{model_variant}} {{version}}"
+"""Name of a series of published forecasts."""
+BELOW, ABOVE = "#5794f2", "#ff9830"
+"""Colours of a target below and above its interval."""
 
 
 def published(metric: Metric, **labels: str) -> str:
@@ -44,7 +45,7 @@ def _day() -> list[AnyPanel]:
             "QLIKE",
             "Mean QLIKE of the published forecasts; 0 is perfect.",
             "none",
-            [Query(published(catalog.FORECAST_QLIKE, window="1d"), _SUBJECT)],
+            [Query(published(catalog.FORECAST_QLIKE, window="1d"), SUBJECT)],
             decimals=3,
             graph=True,
         ),
@@ -52,7 +53,7 @@ def _day() -> list[AnyPanel]:
             "Coverage",
             "Share of targets inside the interval.",
             "percentunit",
-            [Query(published(catalog.FORECAST_SHARE, window="1d", side="inside"), _SUBJECT)],
+            [Query(published(catalog.FORECAST_SHARE, window="1d", side="inside"), SUBJECT)],
             decimals=1,
             graph=True,
         ),
@@ -60,7 +61,7 @@ def _day() -> list[AnyPanel]:
             "Bias",
             "Mean of ln(forecast volatility / realized volatility); 0.1 is about 10 % too high.",
             "none",
-            [Query(published(catalog.FORECAST_BIAS, window="1d"), _SUBJECT)],
+            [Query(published(catalog.FORECAST_BIAS, window="1d"), SUBJECT)],
             decimals=3,
             graph=True,
         ),
@@ -68,7 +69,7 @@ def _day() -> list[AnyPanel]:
             "Mincer-Zarnowitz slope",
             "Slope of realized variance on forecast variance; 1 is right, less means forecasts that swing too much.",
             "none",
-            [Query(published(catalog.FORECAST_MINCER_ZARNOWITZ_SLOPE, window="1d"), _SUBJECT)],
+            [Query(published(catalog.FORECAST_MINCER_ZARNOWITZ_SLOPE, window="1d"), SUBJECT)],
             decimals=2,
             graph=True,
         ),
@@ -76,7 +77,7 @@ def _day() -> list[AnyPanel]:
             "p that the baseline is better",
             "One-sided p of Diebold and Mariano; a small p speaks for the baseline.",
             "none",
-            [Query(published(catalog.FORECAST_WORSE_P), _SUBJECT)],
+            [Query(published(catalog.FORECAST_WORSE_P), SUBJECT)],
             limit=limit("ForecastWorseThanBaseline", catalog.FORECAST_WORSE_P.name),
             decimals=3,
         ),
@@ -84,7 +85,7 @@ def _day() -> list[AnyPanel]:
             "Evidence",
             "Judged forecasts in units of whole horizons: forecasts of one horizon overlap.",
             "none",
-            [Query(published(catalog.FORECAST_HORIZONS, window="1d"), _SUBJECT)],
+            [Query(published(catalog.FORECAST_HORIZONS, window="1d"), SUBJECT)],
             decimals=0,
         ),
     ]
@@ -124,7 +125,7 @@ def _band() -> list[AnyPanel]:
             "QLIKE less the baseline's, last hour",
             "Mean over the last hour of event time; below 0 is better than the baseline.",
             "none",
-            [Query(published(catalog.FORECAST_QLIKE_DIFFERENCE, window="1h"), _SUBJECT)],
+            [Query(published(catalog.FORECAST_QLIKE_DIFFERENCE, window="1h"), SUBJECT)],
             width=12,
             decimals=3,
         ),
@@ -139,7 +140,7 @@ def _hour() -> list[AnyPanel]:
             "Mean QLIKE. Dashed: the 95 % quantile of the hours of the model's test.",
             "none",
             [
-                Query(published(catalog.FORECAST_QLIKE, window="1h"), _SUBJECT),
+                Query(published(catalog.FORECAST_QLIKE, window="1h"), SUBJECT),
                 Query(_in_use(series(catalog.PROMISED_QLIKE, quantile="0.95")), promised),
             ],
             dashed="promised.*",
@@ -152,7 +153,7 @@ def _hour() -> list[AnyPanel]:
             f"of the hours of the model's test less {COVERAGE_MARGIN:g}.",
             "percentunit",
             [
-                Query(published(catalog.FORECAST_SHARE, window="1h", side="inside"), _SUBJECT),
+                Query(published(catalog.FORECAST_SHARE, window="1h", side="inside"), SUBJECT),
                 Query(f"{_in_use(series(catalog.PROMISED_COVERAGE, quantile='0.05'))} - {COVERAGE_MARGIN:g}", promised),
             ],
             dashed="promised.*",
@@ -163,7 +164,7 @@ def _hour() -> list[AnyPanel]:
             "Hours of low coverage",
             "Closed hours in a row, up to the newest, with a coverage below the dashed line of the panel Coverage.",
             "h",
-            [Query(published(catalog.FORECAST_LOW_COVERAGE_HOURS), _SUBJECT)],
+            [Query(published(catalog.FORECAST_LOW_COVERAGE_HOURS), SUBJECT)],
             limit=limit("ForecastCoverageLow", catalog.FORECAST_LOW_COVERAGE_HOURS.name),
             steps=True,
             least=0,
@@ -174,7 +175,7 @@ def _hour() -> list[AnyPanel]:
             "Hours of high QLIKE",
             "Closed hours in a row, up to the newest, with a QLIKE above the dashed line of the panel QLIKE.",
             "h",
-            [Query(published(catalog.FORECAST_HIGH_QLIKE_HOURS), _SUBJECT)],
+            [Query(published(catalog.FORECAST_HIGH_QLIKE_HOURS), SUBJECT)],
             limit=limit("ForecastLossHigh", catalog.FORECAST_HIGH_QLIKE_HOURS.name),
             steps=True,
             least=0,
@@ -185,7 +186,7 @@ def _hour() -> list[AnyPanel]:
             "Bias",
             "Mean of ln(forecast volatility / realized volatility); above 0 the forecasts are too high.",
             "none",
-            [Query(published(catalog.FORECAST_BIAS, window="1h"), _SUBJECT)],
+            [Query(published(catalog.FORECAST_BIAS, window="1h"), SUBJECT)],
             decimals=2,
             width=6,
         ),
@@ -193,7 +194,7 @@ def _hour() -> list[AnyPanel]:
             "Width of the interval",
             "Mean of ln(upper / lower bound).",
             "none",
-            [Query(published(catalog.FORECAST_INTERVAL_LOG_WIDTH, window="1h"), _SUBJECT)],
+            [Query(published(catalog.FORECAST_INTERVAL_LOG_WIDTH, window="1h"), SUBJECT)],
             decimals=2,
             width=6,
         ),
@@ -283,7 +284,7 @@ def _apart() -> list[AnyPanel]:
             "QLIKE in sample, last day",
             "Mean QLIKE of forecasts for times that the model was trained on: too good, and kept apart.",
             "none",
-            [Query(series(catalog.FORECAST_QLIKE, window="1d", role="champion", in_sample="true"), _SUBJECT)],
+            [Query(series(catalog.FORECAST_QLIKE, window="1d", role="champion", in_sample="true"), SUBJECT)],
             decimals=3,
             width=4,
             height=7,

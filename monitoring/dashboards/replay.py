@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from data.process import catalog
 from monitoring.dashboards.boards import AnyPanel, board
-from monitoring.dashboards.forecast_quality import published
+from monitoring.dashboards.forecast_quality import SUBJECT, published
 from monitoring.dashboards.panels import Query, bars, lines, quantiles, rate, series, value
 
 NAME = "Replay"
@@ -115,24 +115,14 @@ def build() -> Dashboard:
             "QLIKE, last hour of event time",
             "Mean QLIKE of the replayed forecasts.",
             "none",
-            [
-                Query(
-                    published(catalog.FORECAST_QLIKE, window="1h", **replay),
-                    "{{product_id}} {{model_variant}} {{version}}",
-                )
-            ],
+            [Query(published(catalog.FORECAST_QLIKE, window="1h", **replay), SUBJECT)],
             decimals=3,
         ),
         lines(
             "Coverage, last hour of event time",
             "Share of targets inside the interval, of the replayed forecasts.",
             "percentunit",
-            [
-                Query(
-                    published(catalog.FORECAST_SHARE, window="1h", side="inside", **replay),
-                    "{{product_id}} {{model_variant}} {{version}}",
-                )
-            ],
+            [Query(published(catalog.FORECAST_SHARE, window="1h", side="inside", **replay), SUBJECT)],
             decimals=1,
         ),
     ]

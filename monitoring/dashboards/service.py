@@ -8,6 +8,7 @@ from data.process import catalog
 from monitoring.dashboards.boards import board
 from monitoring.dashboards.limits import limit, slow_answer_s
 from monitoring.dashboards.panels import Query, lines, quantiles, rate, series, value
+from monitoring.dashboards.stream import newest_forecast, trade_to_forecast
 
 NAME = "Service"
 _FORECASTS = "~/predict.*"
@@ -16,7 +17,6 @@ _FORECASTS = "~/predict.*"
 def build() -> Dashboard:
     """Return the dashboard."""
     slow_ms = round(slow_answer_s() * 1000)
-    age = limit("ForecastStale", catalog.NEWEST_FORECAST_AGE.name)
     now = [
         value(
             "Processes",
@@ -26,14 +26,7 @@ def build() -> Dashboard:
             words={"1": ("ready", "green"), "0": ("not ready", "red")},
             width=8,
         ),
-        value(
-            "Newest forecast",
-            "Age of the newest forecast of the open source, by product, that has been silent the longest.",
-            "s",
-            [Query(f"max({series(catalog.NEWEST_FORECAST_AGE)})", "age")],
-            limit=age,
-            decimals=1,
-        ),
+        newest_forecast(),
         value(
             "Broker",
             "Time since the broker answered the exporter.",
@@ -97,13 +90,7 @@ def build() -> Dashboard:
             quantiles(catalog.REQUEST, route=_FORECASTS),
             least=0,
         ),
-        lines(
-            "Trade to forecast",
-            "From a trade's `ingest_time` until its forecast is committed, by purpose.",
-            "s",
-            quantiles(catalog.LATENCY, by="purpose"),
-            least=0,
-        ),
+        trade_to_forecast(),
         lines(
             "Rows scored",
             "Rows that the API answered for `POST /predict`, per second.",

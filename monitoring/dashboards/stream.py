@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from grafana_foundation_sdk.builders import stat, timeseries
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from data.process import catalog
 from monitoring.dashboards.boards import board
-from monitoring.dashboards.limits import limit
+from monitoring.dashboards.limits import Limit, limit
 from monitoring.dashboards.panels import Query, lines, quantiles, rate, series, value
 
 NAME = "Stream"
@@ -15,7 +16,6 @@ NAME = "Stream"
 def build() -> Dashboard:
     """Return the dashboard."""
     lag = limit("ConsumerLagGrowing", catalog.CONSUMER_LAG.name)
-    stale = limit("ForecastStale", catalog.NEWEST_FORECAST_AGE.name)
     rejects = limit("RecordsRejected", f'{catalog.REJECTS.exported_name}{{purpose!="drill"}}[15m]')
     now = [
         value(
@@ -27,15 +27,7 @@ def build() -> Dashboard:
             decimals=0,
             width=5,
         ),
-        value(
-            "Newest forecast",
-            "Age of the newest forecast of the open source, by product, that has been silent the longest.",
-            "s",
-            [Query(f"max({series(catalog.NEWEST_FORECAST_AGE)})", "age")],
-            limit=stale,
-            decimals=1,
-            width=5,
-        ),
+        newest_forecast(width=5),
         value(
             "Open sources",
             "Sources without an end, by purpose.",
@@ -95,7 +87,7 @@ def build() -> Dashboard:
             "Wall time minus the `ingest_time` of the newest forecast of each product's most silent open source.",
             "s",
             [Query(series(catalog.NEWEST_FORECAST_AGE), "{{product_id}} {{purpose}}")],
-            limit=stale,
+            limit=_stale(),
             least=0,
         ),
         lines(
@@ -109,13 +101,7 @@ def build() -> Dashboard:
         ),
     ]
     work = [
-        lines(
-            "Trade to forecast",
-            "From a trade's `ingest_time` until its forecast is committed, by purpose.",
-            "s",
-            quantiles(catalog.LATENCY, by="purpose"),
-            least=0,
-        ),
+        trade_to_forecast(),
         lines(
             "Time of a transaction",
             "From a batch that was read to a batch that is committed.",
@@ -160,3 +146,31 @@ def build() -> Dashboard:
         "Records on their way: trades in, rows and forecasts out, and what waits.",
         [("Now", now), ("Flow", flow), ("Forecaster", work), ("Lake", lake)],
     )
+
+
+def newest_forecast(width: int = 4) -> stat.Panel:
+    """Return the panel of the age of the newest forecast."""
+    return value(
+        "Newest forecast",
+        "Age of the newest forecast of the open source, by product, that has been silent the longest.",
+        "s",
+        [Query(f"max({series(catalog.NEWEST_FORECAST_AGE)})", "age")],
+        limit=_stale(),
+        decimals=1,
+        width=width,
+    )
+
+
+def trade_to_forecast() -> timeseries.Panel:
+    """Return the panel of the time from a trade to its forecast."""
+    return lines(
+        "Trade to forecast",
+        "From a trade's `ingest_time` until its forecast is committed, by purpose.",
+        "s",
+        quantiles(catalog.LATENCY, by="purpose"),
+        least=0,
+    )
+
+
+def _stale() -> Limit:
+    return limit("ForecastStale", catalog.NEWEST_FORECAST_AGE.name)

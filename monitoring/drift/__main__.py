@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pandas as pd
 
-from data.trades import Floats, Int64s
+from data.trades import Int64s
 from data.truth.targets import variance_floor
 from monitoring.drift.calibration import Calibration, calibrate
 from monitoring.drift.files import BAD_FRAMES, CALIBRATION, CURRENT, FINDINGS, HTML, REFERENCE
-from monitoring.drift.hours import HOUR_NS, Hours, hours_of
+from monitoring.drift.hours import HOUR_NS, Hours, columns_of, hours_of
 from monitoring.drift.verdict import Verdict, findings_of, judge
 
 
@@ -67,12 +66,6 @@ def full_hours(current: pd.DataFrame, calibration: Calibration) -> Hours:
     return hours_of(
         event_time[is_full], {name: each[is_full] for name, each in columns.items()}, calibration.variance_floor
     )
-
-
-def columns_of(frame: pd.DataFrame) -> tuple[Int64s, Mapping[str, Floats]]:
-    """Return event times, ns since 1970, and columns of a frame."""
-    numbers = frame.select_dtypes("number")
-    return frame.index.as_unit("ns").asi8, {str(name): numbers[name].to_numpy(np.float64) for name in numbers}
 
 
 def shown_hour(verdict: Verdict, new: Int64s) -> int:

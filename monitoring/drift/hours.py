@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from data.times import NS
 from data.trades import Floats, Int64s
 from data.truth.losses import qlike
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HOUR_NS = 3_600 * NS
 LEAST_ROWS = 120
@@ -53,6 +56,12 @@ class Hours:
 
     start: Int64s
     values: Mapping[Signal, Floats]
+
+
+def columns_of(frame: pd.DataFrame) -> tuple[Int64s, Mapping[str, Floats]]:
+    """Return event times, ns since 1970, and columns of a frame."""
+    numbers = frame.select_dtypes("number")
+    return frame.index.as_unit("ns").asi8, {str(name): numbers[name].to_numpy(np.float64) for name in numbers}
 
 
 def row_signals(columns: Mapping[str, Floats], variance_floor: float) -> dict[Signal, Floats]:

@@ -19,7 +19,7 @@ from evidently.presets import DataSummaryPreset
 
 from data.trades import Floats, Int64s
 from monitoring.drift.calibration import GROUPS, Calibration, Rule, mean_before, usual
-from monitoring.drift.hours import HOUR_NS, Hours, Signal, hours_of, row_signals, statistic
+from monitoring.drift.hours import HOUR_NS, Hours, Signal, columns_of, hours_of, row_signals, statistic
 
 
 def signal_frame(
@@ -112,7 +112,6 @@ def _statistic(rule: Rule, hour: int, calibration: Calibration) -> str:
 
 
 def _signals(frame: pd.DataFrame, calibration: Calibration) -> pd.DataFrame:
-    columns = {str(name): frame[name].to_numpy(np.float64) for name in frame.columns}
-    event_time = frame.index.as_unit("ns").asi8
+    event_time, columns = columns_of(frame)
     hours = hours_of(event_time, columns, calibration.variance_floor)
     return signal_frame(event_time, columns, hours, calibration)

@@ -8,19 +8,20 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import dagster as dg
 import msgspec
 
 from data.features.spec import FeatureSpec
-from data.files import CHECKOUT
+from data.files import CHECKOUT, replacing
 from data.models.registry import Registry, Version
 from data.settings import KafkaSettings
 from data.stream.figures import publish_or_warn
 from data.stream.records import Figure
 from data.times import NS, to_datetime
 from monitoring.drift.files import BAD_FRAMES, CURRENT, FINDINGS, HTML, REFERENCE
+from monitoring.drift.hours import HOUR_NS
 from monitoring.drift.verdict import Findings
 from offline.frames.serving import newest_forecasts
 from offline.lake.store import Lake
@@ -28,16 +29,12 @@ from offline.promotion.provenance import Provenance
 from orchestration.assets.partitions import PRODUCTS, table_of
 from orchestration.resources import LakeResource, RegistryResource, explained
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 EXPERIMENT = "drift"
 """Experiment in MLflow: a run for each product, with the newest report, and a report for each hour that drifts."""
 SOURCE, JUDGED, INGESTED, WITH_LOSS = "source", "newest hour, ns", "newest ingest time, ns", "drift with loss"
 """Metadata of a materialization: see `LastReport`, and whether drift came with loss."""
 REPORT_S = 600.0
 """Limit for the process that makes a report."""
-HOUR_NS = 3_600 * NS
 
 
 class DriftFolder(dg.ConfigurableResource):
@@ -156,15 +153,9 @@ def _reference(
         file = registry.fetch(version)
         model = ServedModel.load(file.model_bytes, spec_id=spec.spec_id, digest=file.digest, known_columns=spec.columns)
         frame = training_frame(lake, spec, made.rows, product_id, model)
-        folder.mkdir(parents=True, exist_ok=True)
-        _replace(path, frame)
+        with replacing(path) as parquet:
+            frame.to_parquet(parquet)
     return path
-
-
-def _replace(path: Path, frame: "pd.DataFrame") -> None:
-    part = path.with_suffix(".part")
-    frame.to_parquet(part)
-    part.replace(path)
 
 
 def judge(folder: Path, reference: Path, after: int) -> Findings | str:
@@ -211,17 +202,16 @@ def _log_to_mlflow(registry: RegistryResource, product_id: str, html: Path, foun
     """Keep a report and its ratios in the MLflow run of the product, and return the link to the report.
 
     Raises:
-        RegistryError: MLflow does not answer.
+        RegistryError: MLflow does not answer, or the experiment was deleted.
     """
-    from offline.promotion.register import prepare_client
+    from offline.promotion.register import experiment_id, prepare_client
 
-    prepare_client(Registry(registry.uri))
+    server = Registry(registry.uri)
+    prepare_client(server)
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
-    client = MlflowClient(registry.uri)
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    number = experiment.experiment_id if experiment is not None else client.create_experiment(EXPERIMENT)
+    client, number = MlflowClient(registry.uri), experiment_id(server, EXPERIMENT)
     runs = client.search_runs([number], f"tags.product_id = '{product_id}'", max_results=1)
     run_id = (
         runs[0] if runs else client.create_run(number, tags={"product_id": product_id}, run_name=product_id)
@@ -237,7 +227,7 @@ def _log_to_mlflow(registry: RegistryResource, product_id: str, html: Path, foun
         named.write_bytes(html.read_bytes())
         client.log_artifact(run_id, str(named))
         named.unlink()
-    return f"{registry.run_url(number, run_id)}/artifacts/{html.name}"
+    return registry.artifact_url(number, run_id, html.name)
 
 
 def with_loss_since(instance: dg.DagsterInstance, since: float) -> list[Any]:

@@ -13,7 +13,6 @@ import dagster as dg
 from pydantic import Field
 
 from data.models.registry import Registry
-from data.names import NotRead
 from data.settings import KafkaSettings
 from orchestration.assets.models import REGISTRY
 from orchestration.assets.partitions import table_of
@@ -143,8 +142,6 @@ def _refusals_explained() -> Iterator[None]:
             rows = ((each.name, "yes" if each.is_met else "NO", each.found, each.allowed) for each in conditions)
             table = table_of(("condition", "met", "found", "allowed"), rows)
             raise dg.Failure(str(refused), metadata={"conditions": table}, allow_retries=False) from None
-        except NotRead as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
 
 
 def _show_entry(context: dg.OpExecutionContext, registry: RegistryResource, entry: "Entry") -> None:
