@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import structlog
 
+from data.features.spec import FeatureSpec
 from data.models.kept import forget_last_good, load_kept, load_last_good, save_last_good
 from data.models.registry import ModelFile, Registry, Version
 from data.models.served import BASELINE, ServedModel
@@ -64,6 +65,15 @@ class ModelRefusal(NamedTuple):
     wanted: Version
     kind: RefusalKind | Literal["unfetched"]
     reason: str
+
+
+def load_model(file: ModelFile, spec: FeatureSpec) -> ServedModel:
+    """Return the model of a file, checked and warm, for rows of a spec.
+
+    Raises:
+        ModelRefused: see `ServedModel.load`.
+    """
+    return ServedModel.load(file.model_bytes, spec_id=spec.spec_id, digest=file.digest, known_columns=spec.columns)
 
 
 class ModelWatch:
@@ -194,7 +204,7 @@ class ModelWatch:
             raise ModelRefused(known.reason, known.kind)
         try:
             file = load_kept(self._folder, wanted) or self._registry.fetch(wanted)
-            model = self._load(file)
+            model = load_model(file, self._spec)
         except ModelRefused as error:
             self._note_refusal(name, ModelRefusal(wanted, error.kind, str(error)))
             raise
@@ -232,16 +242,12 @@ class ModelWatch:
             if kept is None:
                 reasons.append(f"{self._folder / name} holds no last good model")
                 return False
-            model = self._load(kept)
+            model = load_model(kept, self._spec)
         except ModelRefused as error:
             reasons.append(f"{name} from {self._folder} is refused: {error}")
             return False
         self._take(kept, model, "disk", reasons)
         return True
-
-    def _load(self, file: ModelFile) -> ServedModel:
-        spec = self._spec
-        return ServedModel.load(file.model_bytes, spec_id=spec.spec_id, digest=file.digest, known_columns=spec.columns)
 
     def _take(
         self, file: ModelFile, model: ServedModel, origin: Literal["registry", "disk"], reasons: Sequence[str]

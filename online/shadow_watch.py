@@ -15,7 +15,7 @@ from data.models.registry import Registry, Version
 from data.models.served import CHUNK, VARIANTS, ServedModel
 from data.names import ModelRefused, RegistryError
 from online.metrics import ForecasterMetrics
-from online.model_watch import ModelVersion
+from online.model_watch import ModelVersion, load_model
 from online.settings import ModelSettings
 
 log = structlog.get_logger()
@@ -112,10 +112,7 @@ class ShadowWatch:
         count = self._failures.labels(wanted.name.removeprefix("volatility-"), wanted.version)
         try:
             file = load_kept(self._folder, wanted) or self._registry.fetch(wanted)
-            spec = self._spec
-            model = ServedModel.load(
-                file.model_bytes, spec_id=spec.spec_id, digest=file.digest, known_columns=spec.columns
-            )
+            model = load_model(file, self._spec)
             _check_speed(model)
         except (ModelRefused, RegistryError) as error:
             count.inc()

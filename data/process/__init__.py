@@ -1,4 +1,4 @@
-"""What every long-running process needs: logs, signals and exit codes, metrics and their catalog.
+"""Set up every long-running process: logs, signals and exit codes, metrics and their catalog.
 
-In: settings, and the values that a process observes. Out: log lines on stderr, and `/metrics` for Prometheus.
+In: settings, and the observed values of a process. Out: log lines on stderr, and `/metrics` for Prometheus.
 """

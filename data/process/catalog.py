@@ -1,6 +1,6 @@
-"""Declare each metric once: name, kind, unit, labels, meaning, and the processes that export the metric.
+"""Declare each metric once: name, kind, unit, labels, meaning, and the exporting processes.
 
-A process makes its metrics from these declarations (`data/process/metrics.py`). Rules, dashboards and documents are
+A process makes its metrics from the declarations (`data/process/metrics.py`). Rules, dashboards and documents are
 checked against them. `python -m data.process.catalog` prints `docs/metrics.md`.
 """
 
@@ -18,7 +18,7 @@ from data.stream.records import FIGURES as FIGURES_TOPIC
 PROCESSES: Final[tuple[Process, ...]] = get_args(Process)
 PURPOSES: Final[tuple[str, ...]] = get_args(Purpose)
 UNKNOWN = "unknown"
-"""Purpose of a record that cannot be read."""
+"""Purpose of an unreadable record."""
 WINDOWS: Final = ("15m", "1h", "1d")
 """Spans of event time up to the newest forecast of a source."""
 

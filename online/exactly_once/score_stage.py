@@ -1,4 +1,4 @@
-"""Make forecasts from feature rows: by the model that serves, and by its shadows."""
+"""Make forecasts from feature rows: by the serving model, and by its shadows."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ log = structlog.get_logger()
 class ScoreStage:
     """Make forecasts from feature rows, adapted to each stream by the model's past forecasts.
 
-    Shadows forecast the same rows, in the same records. A shadow that fails is left out of the batch, and counted.
+    Shadows forecast the same rows, in the same records. A failed shadow is left out of the batch, and counted.
 
     Args:
-        serving: returns the model that serves now; one model scores a whole batch.
+        serving: returns the model that serves now; the same model scores a whole batch.
         read: see `ReadPredictions`.
-        shadows: returns the models that forecast beside; a new tuple where one of them has changed.
+        shadows: returns the models that forecast beside; a new tuple where a shadow has changed.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class ScoreStage:
         return records
 
     def _score(self, rows: list[FeatureColumns]) -> list[tuple[Scorer, Scores]]:
-        """Return each model with its own scores of all rows, the model that serves first; empty without rows."""
+        """Return each model with its own scores of all rows, the serving model first; empty without rows."""
         if not rows:
             return []
         values = np.concatenate([part.values for part in rows])

@@ -23,6 +23,7 @@ from data.models.registry import Registry
 from data.models.served import ServedModel
 from data.names import PRODUCT_PATTERN, SOURCE_PATTERN
 from data.trades import StreamKey
+from data.truth.adaptation import TAIL
 from online.http.answers import Problem
 from online.live.facts import SlowFacts
 from online.live.points import Cursor
@@ -83,22 +84,22 @@ class LivePage:
         checks: Checks,
     ) -> None:
         self.view = view
-        self._pages = {
+        pages = {
             "Dagster": f"http://127.0.0.1:{settings.dagster_port}",
             "MLflow": settings.mlflow_tracking_uri,
             "Grafana": f"http://127.0.0.1:{settings.grafana_port}",
         }
         spec = settings.spec()
         self.versions = Versions(Registry(settings.mlflow_tracking_uri), spec.spec_id, serving)
-        facts = SlowFacts(settings, view, self.versions, self._pages, lambda: self.pulse.silent())
+        facts = SlowFacts(settings, view, self.versions, pages, lambda: self.pulse.silent())
         self.pulse = Pulse(view, self.versions, facts, checks, settings.max_feature_age_s)
         self._hello = {
             "version": version,
             "horizon_s": spec.horizon_s,
             "gap_s": spec.gap_s,
             "limit_s": settings.max_feature_age_s,
-            "nominal": 0.9,
-            "pages": self._pages,
+            "nominal": 1 - 2 * TAIL,
+            "pages": pages,
         }
         self._closing: asyncio.Event | None = None
 
@@ -179,7 +180,7 @@ def add_live_page(app: FastAPI, page: LivePage) -> None:
         """Return a file of the live page, or of its chart library."""
         return _file_answer(request, name)
 
-    @app.get("/live/events", include_in_schema=False, response_class=EventSourceResponse, dependencies=[Depends(admit)])
+    @app.get(EVENTS, include_in_schema=False, response_class=EventSourceResponse, dependencies=[Depends(admit)])
     async def live_events(
         product_id: Annotated[str | None, Query(pattern=PRODUCT_PATTERN)] = None,
         source_id: Annotated[str | None, Query(pattern=SOURCE_PATTERN)] = None,

@@ -63,7 +63,7 @@ class Ring:
         if self._end + len(new) > len(self._buffer):
             kept = self.points[max(0, self._end - self._start + len(new) - self._capacity) :]
             size = min(2 * self._capacity, max(2 * (len(kept) + len(new)), len(self._buffer)))
-            buffer = np.zeros(max(size, len(kept) + len(new)), POINT)
+            buffer = np.zeros(size, POINT)
             buffer[: len(kept)] = kept
             self._buffer, self._start, self._end = buffer, 0, len(kept)
         self._buffer[self._end : self._end + len(new)] = new
@@ -244,19 +244,15 @@ class LiveStream:
         Args:
             floor_of: returns the variance floor of a model, None if not known.
         """
-        if not self.models:
+        if self.newest is None:
             return {"hour": None, "all": None}
+        name = ModelName(self.newest.model_variant, self.newest.version)
         points = self._counted.points
         points = points[~np.isnan(points["target"])]
-        name, model = list(self.models.items())[-1] if self.newest is None else self._model_of(self.newest)
-        mine = points[(points["model"] == model) & ~points["in_sample"]]
+        mine = points[(points["model"] == self.models[name]) & ~points["in_sample"]]
         floor = floor_of(name)
         newest = points["time"][-1] if len(points) else 0
         return {"hour": _quality(mine[mine["time"] > newest - HOUR_NS], floor), "all": _quality(mine, floor)}
-
-    def _model_of(self, record: Any) -> tuple[ModelName, int]:
-        name = ModelName(record.model_variant, record.version)
-        return name, self.models[name]
 
 
 def _quality(points: Points, floor: float | None) -> Quality | None:

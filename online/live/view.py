@@ -126,9 +126,9 @@ class LiveView:
             if frame is None:
                 return None, following
             newest = stream.newest
-            names = ("source_id", "product_id", "purpose", "trade_id", "event_time", "ingest_time", "digest")
-            frame["stream"] = {name: getattr(newest, name) for name in names} | {"has_ended": stream.has_ended}
-            frame["stream"] |= {"event_time": newest.event_time / 1e6, "ingest_time": newest.ingest_time / 1e6}
+            names = ("source_id", "product_id", "purpose", "trade_id", "digest")
+            times = {name: getattr(newest, name) / 1e6 for name in ("event_time", "ingest_time")}
+            frame["stream"] = {name: getattr(newest, name) for name in names} | times | {"has_ended": stream.has_ended}
             if cursor is None or following.judged != cursor.judged or frame["reset"]:
                 quality = stream.quality(floor_of)
                 frame["quality"] = {name: found and found._asdict() for name, found in quality.items()}

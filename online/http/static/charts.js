@@ -1,7 +1,7 @@
 // Two charts over one time axis: price, and forecast with its band against realized.
 
 import { axisLabels, price } from "./format.js";
-import { verdict } from "./store.js";
+import { verdictAt } from "./store.js";
 
 const GUTTER = 58; // left of both charts: the strips below begin there too
 const RIGHT = 14;
@@ -134,7 +134,7 @@ export class Charts {
     const scale = uPlot.pxRatio;
     ctx.save();
     for (let i = 0; i < view.t.length; i++) {
-      const side = verdict({ realized: view.realized[i], lower: view.lower[i], upper: view.upper[i] });
+      const side = verdictAt(view, i);
       if (side === undefined || side === "inside") continue;
       dot(ctx, u.valToPos(view.t[i], "x", true), u.valToPos(view.realized[i], "y", true), 2.6 * scale, palette[side]);
     }

@@ -135,3 +135,8 @@ export function verdict(point) {
   if (point.realized > point.upper) return "above";
   return point.realized < point.lower ? "below" : "inside";
 }
+
+/** The verdict of a point of a view, by index. */
+export function verdictAt(view, i) {
+  return verdict({ realized: view.realized[i], lower: view.lower[i], upper: view.upper[i] });
+}

@@ -1,7 +1,7 @@
 // Two strips under the chart, on its time axis: misses of the band, and which model served.
 
 import { palette } from "./charts.js";
-import { verdict } from "./store.js";
+import { verdictAt } from "./store.js";
 
 const MISSES_HEIGHT = 26;
 const MOVE_NAMES = { promote: "promoted", rollback: "rolled back" };
@@ -21,7 +21,7 @@ export function drawMisses(canvas, charts, view) {
   ctx.fillRect(0, middle - scale / 2, canvas.width, scale);
   const tick = Math.max(scale, Math.min(3 * scale, canvas.width / 400));
   for (let i = 0; i < view.t.length; i++) {
-    const side = verdict({ realized: view.realized[i], lower: view.lower[i], upper: view.upper[i] });
+    const side = verdictAt(view, i);
     if (side === undefined) continue;
     const x = charts.place(view.t[i]) * canvas.width - tick / 2;
     const height = side === "inside" ? 3 * scale : middle - scale;
