@@ -107,7 +107,7 @@ def _decode_one_by_one(values: Sequence[bytes], decode: Any) -> Records:
     return found
 
 
-class _Streams(NamedTuple):
+class Streams(NamedTuple):
     """The streams of n records.
 
     Attributes:
@@ -124,7 +124,7 @@ class _Streams(NamedTuple):
 _names = attrgetter("source_id", "product_id")
 
 
-def _streams_of(found: Records) -> tuple[Records, _Streams]:
+def streams_of(found: Records) -> tuple[Records, Streams]:
     """Return the streams of a batch's records; a record with a bad name becomes unreadable."""
     index: dict[tuple[str, str], int] = {}
     stream = [index.setdefault(names, len(index)) for names in map(_names, found.records)]
@@ -136,10 +136,10 @@ def _streams_of(found: Records) -> tuple[Records, _Streams]:
         except ValueError as error:
             bad[i] = str(error)
     if bad:
-        return _streams_of(found.reject({row: bad[i] for row, i in enumerate(stream) if i in bad}))
+        return streams_of(found.reject({row: bad[i] for row, i in enumerate(stream) if i in bad}))
     at = np.array(stream, np.int32)
     purposes = {key: found.records[stream.index(i)].purpose for i, key in enumerate(keys)}
-    return found, _Streams(keys, at, purposes)
+    return found, Streams(keys, at, purposes)
 
 
 def _column(records: Sequence[Any], name: str, dtype: type[np.generic]) -> NDArray[Any]:
@@ -164,7 +164,7 @@ class TradeRecords(NamedTuple):
 
 def decode_trades(values: Sequence[bytes]) -> TradeRecords:
     """Decode records of `coinbase-trades`."""
-    found, streams = _streams_of(decode_records(values, _decode_trade))
+    found, streams = streams_of(decode_records(values, _decode_trade))
     records = found.records
     trades = Trades(
         streams.keys,
@@ -206,7 +206,7 @@ class FeatureRecords(NamedTuple):
 
 def decode_features(values: Sequence[bytes], spec: FeatureSpec) -> FeatureRecords:
     """Decode records of `features`; unreadable records are left out."""
-    found, streams = _streams_of(decode_records(values, _feature_decoder(spec)))
+    found, streams = streams_of(decode_records(values, _feature_decoder(spec)))
     mine = [row for row, record in enumerate(found.records) if record.spec_id == spec.spec_id]
     records = [found.records[row] for row in mine]
     return FeatureRecords(
