@@ -142,7 +142,7 @@ def streams_of(found: Records) -> tuple[Records, Streams]:
     return found, Streams(keys, at, purposes)
 
 
-def _column(records: Sequence[Any], name: str, dtype: type[np.generic]) -> NDArray[Any]:
+def field_values(records: Sequence[Any], name: str, dtype: type[np.generic]) -> NDArray[Any]:
     """Return one field of n records, shape (n,); null becomes NaN."""
     return np.array([getattr(record, name) for record in records], dtype)
 
@@ -211,10 +211,10 @@ def decode_features(values: Sequence[bytes], spec: FeatureSpec) -> FeatureRecord
     records = [found.records[row] for row in mine]
     return FeatureRecords(
         [streams.keys[stream] for stream in streams.stream[mine].tolist()],
-        _column(records, "trade_id", np.int64),
-        _column(records, "event_time", np.int64),
-        _column(records, "price", np.float64),
-        np.column_stack([_column(records, name, np.float64) for name in spec.columns]),
+        field_values(records, "trade_id", np.int64),
+        field_values(records, "event_time", np.int64),
+        field_values(records, "price", np.float64),
+        np.column_stack([field_values(records, name, np.float64) for name in spec.columns]),
         found.ends,
         {record.spec_id for record in found.records} - {spec.spec_id},
     )
