@@ -107,7 +107,7 @@ def _decode_one_by_one(values: Sequence[bytes], decode: Any) -> Records:
     return found
 
 
-class _Streams(NamedTuple):
+class Streams(NamedTuple):
     """The streams of n records.
 
     Attributes:
@@ -124,7 +124,7 @@ class _Streams(NamedTuple):
 _names = attrgetter("source_id", "product_id")
 
 
-def _streams_of(found: Records) -> tuple[Records, _Streams]:
+def streams_of(found: Records) -> tuple[Records, Streams]:
     """Return the streams of a batch's records; a record with a bad name becomes unreadable."""
     index: dict[tuple[str, str], int] = {}
     stream = [index.setdefault(names, len(index)) for names in map(_names, found.records)]
@@ -136,13 +136,13 @@ def _streams_of(found: Records) -> tuple[Records, _Streams]:
         except ValueError as error:
             bad[i] = str(error)
     if bad:
-        return _streams_of(found.reject({row: bad[i] for row, i in enumerate(stream) if i in bad}))
+        return streams_of(found.reject({row: bad[i] for row, i in enumerate(stream) if i in bad}))
     at = np.array(stream, np.int32)
     purposes = {key: found.records[stream.index(i)].purpose for i, key in enumerate(keys)}
-    return found, _Streams(keys, at, purposes)
+    return found, Streams(keys, at, purposes)
 
 
-def _column(records: Sequence[Any], name: str, dtype: type[np.generic]) -> NDArray[Any]:
+def field_values(records: Sequence[Any], name: str, dtype: type[np.generic]) -> NDArray[Any]:
     """Return one field of n records, shape (n,); null becomes NaN."""
     return np.array([getattr(record, name) for record in records], dtype)
 
@@ -164,7 +164,7 @@ class TradeRecords(NamedTuple):
 
 def decode_trades(values: Sequence[bytes]) -> TradeRecords:
     """Decode records of `coinbase-trades`."""
-    found, streams = _streams_of(decode_records(values, _decode_trade))
+    found, streams = streams_of(decode_records(values, _decode_trade))
     records = found.records
     trades = Trades(
         streams.keys,
@@ -206,15 +206,15 @@ class FeatureRecords(NamedTuple):
 
 def decode_features(values: Sequence[bytes], spec: FeatureSpec) -> FeatureRecords:
     """Decode records of `features`; unreadable records are left out."""
-    found, streams = _streams_of(decode_records(values, _feature_decoder(spec)))
+    found, streams = streams_of(decode_records(values, _feature_decoder(spec)))
     mine = [row for row, record in enumerate(found.records) if record.spec_id == spec.spec_id]
     records = [found.records[row] for row in mine]
     return FeatureRecords(
         [streams.keys[stream] for stream in streams.stream[mine].tolist()],
-        _column(records, "trade_id", np.int64),
-        _column(records, "event_time", np.int64),
-        _column(records, "price", np.float64),
-        np.column_stack([_column(records, name, np.float64) for name in spec.columns]),
+        field_values(records, "trade_id", np.int64),
+        field_values(records, "event_time", np.int64),
+        field_values(records, "price", np.float64),
+        np.column_stack([field_values(records, name, np.float64) for name in spec.columns]),
         found.ends,
         {record.spec_id for record in found.records} - {spec.spec_id},
     )

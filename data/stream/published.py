@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from data.features.spec import FeatureSpec
+from data.stream.codec import field_values
 from data.stream.records import AdaptedBy
 from data.truth.adaptation import Published, shortest_ewma
 
@@ -54,14 +55,14 @@ def published(records: Sequence[Any], digest: str, spec: FeatureSpec) -> Publish
         records: of `published_type` or `prediction_type`, in order, each with a forecast of the model.
     """
     forecasts: list[Any] = [forecast_of(record, digest) for record in records]
-    states = {name: _column(forecasts, name) for name in ("raw_score", *AdaptedBy.__struct_fields__)}
+    states = {name: field_values(forecasts, name, np.float64) for name in ("raw_score", *AdaptedBy.__struct_fields__)}
     ends = np.array([each.interval for each in forecasts], np.float64)
     pairs = zip(records, forecasts, strict=True)
     known = [not each.in_sample and getattr(record, shortest_ewma(spec)) is not None for record, each in pairs]
     return Published(
         **states,
-        event_time=np.array([record.event_time for record in records], np.int64),
-        price=_column(records, "price"),
+        event_time=field_values(records, "event_time", np.int64),
+        price=field_values(records, "price", np.float64),
         lower=ends[:, 0],
         upper=ends[:, 1],
         teaches=np.array(known, np.bool_),
@@ -71,7 +72,3 @@ def published(records: Sequence[Any], digest: str, spec: FeatureSpec) -> Publish
 def _has_state(forecast: Any) -> bool:
     """Return whether a forecast was published with its adaptation, which those of earlier releases lack."""
     return forecast.raw_score is not None and forecast.digest is not None
-
-
-def _column(records: Sequence[Any], name: str) -> Any:
-    return np.array([getattr(record, name) for record in records], np.float64)

@@ -93,14 +93,12 @@ def _run(history: History, *, champions_of_registry: bool, simulated: bool) -> t
         models = champions(OfflineSettings().mlflow_tracking_uri, history.spec)
         if BASELINE not in models:
             raise ValueError("the registry has no champion of the baseline: `make run` or offline.training makes one")
-        return score_served(
-            history, models, stated_floors=True
-        ), "champions of the registry, adapted while the recording runs"
+        run = score_served(history, models, stated_floors=True)
+        return run, "champions of the registry, adapted while the recording runs"
     if simulated:
         models = trained_on_simulated_days(history.spec)
-        return score_served(
-            history, models, stated_floors=False
-        ), "trained on simulated days, adapted while the recording runs"
+        run = score_served(history, models, stated_floors=False)
+        return run, "trained on simulated days, adapted while the recording runs"
     return walk_forward(history, recipes(history.spec), (ML, BASELINE)), "walked forward, each fitted to its own past"
 
 

@@ -126,12 +126,8 @@ def _legend(axes: Axes, columns: int = 4) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, columnspacing=1.2)
 
 
-def _with_interval(run: Run) -> str | None:
-    return next((name for name, each in run.forecasts.items() if not np.isnan(each.lower).any()), None)
-
-
-def _band(run: Run, _: Scores) -> Plot | None:
-    name = _with_interval(run)
+def _band(run: Run, scores: Scores) -> Plot | None:
+    name = next(iter(scores.interval_forecasters()), None)
     if name is None:
         return None
     rows = run.rows
@@ -185,7 +181,7 @@ def _terciles(run: Run, scores: Scores) -> Plot:
 
     slices = scores.slices["tercile"]
     names = _shown(scores)
-    covering = [name for name in scores.losses if not np.isnan(scores.overall(name).coverage)]
+    covering = scores.interval_forecasters()
     at = np.arange(len(slices))
     width = 0.8 / max(len(names), 1)
     with _drawn(2) as ((left, right), drawn):

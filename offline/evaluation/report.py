@@ -95,7 +95,7 @@ def model_card(subject: Subject, run: Run, scores: Scores) -> str:
         tercile_table(scores),
     ]
     if "jump" in scores.slices:
-        for name in _with_coverage(scores):
+        for name in scores.interval_forecasters():
             jump = next(iter(scores.slices["jump"].values()))[name]
             lines += [
                 "",
@@ -113,15 +113,11 @@ def model_card(subject: Subject, run: Run, scores: Scores) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _with_coverage(scores: Scores) -> list[str]:
-    return [name for name in scores.losses if not np.isnan(scores.overall(name).coverage)]
-
-
 def tercile_table(scores: Scores) -> str:
     """Return the coverage in each tercile, of the forecasters with an interval, as a table in Markdown."""
     terciles = scores.slices["tercile"]
     lines = [f"| forecaster | {' | '.join(terciles)} |", f"|---|{'---|' * len(terciles)}"]
-    for name in _with_coverage(scores):
+    for name in scores.interval_forecasters():
         lines.append(f"| `{name}` | {' | '.join(_share(each[name].coverage) for each in terciles.values())} |")
     return "\n".join(lines)
 

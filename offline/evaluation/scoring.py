@@ -81,6 +81,10 @@ class Scores:
         """Return the figures of one forecaster over all rows."""
         return self.slices[ALL][ALL][name]
 
+    def interval_forecasters(self) -> list[str]:
+        """Return the names of the forecasters that have an interval."""
+        return [name for name in self.losses if not np.isnan(self.overall(name).coverage)]
+
     def p(self, name: str) -> float:
         """Return the one-sided p of a forecaster better than the reference; 1 for the reference."""
         return 1.0 if name == self.reference else self.significance[name, self.reference].p_one_sided
@@ -115,8 +119,7 @@ def score(run: Run) -> Scores:
     """Return the figures of a run.
 
     Realized variances below a forecaster's floor count as the floor; two forecasters are compared with one floor.
-    Terciles are of the reference's forecast: a volatility
-    that is known at the time of the forecast.
+    Terciles are of the reference's forecast: a volatility that is known at the time of the forecast.
 
     Raises:
         ValueError: there are fewer than 2 forecasts.

@@ -97,8 +97,11 @@ def score_served(history: History, models: Mapping[str, ServedModel], *, stated_
     if not is_counted.any():
         raise ValueError(f"no forecast after {second_text(max(each.train_end for each in models.values()))} is judged")
     counted = history.take(is_counted)
-    floors = {name: model.variance_floor for name, model in models.items() if stated_floors}
-    stated = {name: floor for name, floor in floors.items() if floor is not None}
+    stated = {
+        name: model.variance_floor
+        for name, model in models.items()
+        if stated_floors and model.variance_floor is not None
+    }
     floor = max(stated.values(), default=0.0) or variance_floor(counted.realized)
     prior = models[BASELINE].priors[ALL_PRODUCTS]
     found: dict[str, Forecasts] = {}

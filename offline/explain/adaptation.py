@@ -15,7 +15,7 @@ import numpy as np
 
 from data.features.spec import FeatureSpec
 from data.models.served import Scores, ServedModel
-from data.stream.codec import decode_records
+from data.stream.codec import decode_records, field_values
 from data.stream.published import forecast_of, newest_of, published, versions_of
 from data.stream.records import prediction_type
 from data.trades import StreamKey
@@ -47,10 +47,8 @@ def records_behind(stream: Stream, offset: int, spec: FeatureSpec) -> list[Any]:
 
 def scores_of(records: Sequence[Any], model: ServedModel) -> Scores:
     """Return a model's own scores of the feature rows in some forecasts."""
-    values = [
-        [np.nan if (value := getattr(each, name)) is None else value for name in model.columns] for each in records
-    ]
-    return model.score(np.array(values, np.float64), [each.product_id for each in records])
+    values = np.column_stack([field_values(records, name, np.float64) for name in model.columns])
+    return model.score(values, [each.product_id for each in records])
 
 
 def adapted_again(records: Sequence[Any], model: ServedModel, spec: FeatureSpec) -> Adapted | None:

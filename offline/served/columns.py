@@ -18,8 +18,7 @@ import pyarrow as pa
 
 from data.arrow import NAMES, column_of
 from data.features.spec import FeatureSpec
-from data.names import check_names
-from data.stream.codec import Records, decode_records
+from data.stream.codec import decode_records, streams_of
 from data.stream.export import schema_of
 from data.stream.reader import RecordBlock
 from data.stream.records import FEATURES, PREDICTIONS, TRADES, Purpose, record_types
@@ -80,7 +79,8 @@ def block_rows(
     Args:
         open_streams: largest event time of each stream without an end; changed in place.
     """
-    found = _with_good_names(decode_records(block.values, _decoder(topic)))
+    # A record with an invalid name, which could not be in a path, becomes unreadable.
+    found, _ = streams_of(decode_records(block.values, _decoder(topic)))
     records, ends = dict(zip(found.places, found.records, strict=True)), dict(found.ends)
     places: dict[RowsKey, list[int]] = {}
     days: dict[int, date] = {}
@@ -102,25 +102,6 @@ def block_rows(
         key = RowsKey(generation, partition, None, None)
         rows[key] = _others(key, block, others)
     return BlockRows(rows, len(found.unreadable), len(ends))
-
-
-def _with_good_names(found: Records) -> Records:
-    """Return the records; records whose names are invalid, and could not be in a path, become unreadable."""
-    names = set(map(attrgetter("source_id", "product_id"), found.records))
-    bad: dict[tuple[str, str], str] = {}
-    for each in names:
-        try:
-            check_names(StreamKey(*each))
-        except ValueError as error:
-            bad[each] = str(error)
-    if not bad:
-        return found
-    reasons = {
-        row: bad[record.source_id, record.product_id]
-        for row, record in enumerate(found.records)
-        if (record.source_id, record.product_id) in bad
-    }
-    return found.reject(reasons)
 
 
 def _rows(topic: str, key: RowsKey, offsets: list[int], records: list[Any]) -> Rows:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
@@ -64,12 +63,18 @@ def _merge(writer: ManifestWriter, topic: str, files: Sequence[ServedFile]) -> N
     sources: dict[str, Purpose] = {}
     for file in files:
         sources |= file.sources
-    entry: dict[str, Any] = (
-        {name: sum(getattr(file, name) for file in files) for name in ("rows", "parts")}
-        | {"begin": min(file.begin for file in files)}
-        | {name: max(getattr(file, name) for file in files) for name in ("end", "ingest_time")}
+    one = ServedFile(
+        path=path,
+        **key._asdict(),
+        first=first,
+        last=last,
+        rows=sum(file.rows for file in files),
+        begin=min(file.begin for file in files),
+        end=max(file.end for file in files),
+        ingest_time=max(file.ingest_time for file in files),
+        sources=sources,
+        parts=sum(file.parts for file in files),
     )
-    one = ServedFile(path=path, **key._asdict(), first=first, last=last, sources=sources, **entry)
     gone = {file.path for file in files}
     kept = [file for file in writer.manifest.files if file.path not in gone]
     writer.publish(msgspec.structs.replace(writer.manifest, files=[*kept, one]))

@@ -12,16 +12,15 @@ from datetime import date
 from itertools import count
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from data.arrow import numbers_of
+from data.arrow import column_of
 from data.features.admission import TAKEN, Admission
 from data.stream.codec import side_numbers
 from data.stream.records import TRADES
 from data.times import DAY_S, NS, start_ns, to_datetime
-from data.trades import StreamKey, Trades
+from data.trades import Trades
 from offline.days.merging import RecordedTrades, merge
 from offline.days.staging import (
     RECORDINGS,
@@ -121,14 +120,8 @@ def _trades_of_source(lake: Lake, finished: FinishedDay, generation: int, source
             rows = lake.read_rows(file.path, columns, [("source_id", "==", source_id)])
             parts.append(rows.select(STAGED.names))
     rows = pa.concat_tables(parts)
-    n = len(rows)
-    trades = Trades(
-        (StreamKey(source_id, finished.product_id),),
-        np.zeros(n, np.int32),
-        ingest_time=np.zeros(n, np.int64),
-        side=side_numbers(rows["side"].to_pylist()),
-        **{name: numbers_of(rows[name]) for name in STAGED.names if name != "side"},
-    )
+    side = column_of(side_numbers(rows["side"].to_pylist()), pa.int8())
+    trades = trades_of(rows.set_column(STAGED.names.index("side"), "side", side), finished.product_id)
     return trades.take(Admission().judge(trades) == TAKEN)
 
 
