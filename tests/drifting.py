@@ -1,4 +1,4 @@
-"""A market in a few lines whose rows have what drift looks at."""
+"""A market in a few lines, with the columns of a drift report."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ STEP_NS = HOUR_NS // ROWS_AN_HOUR
 
 
 def market(days: int, seed: int, double_from: int | None = None) -> tuple[Int64s, dict[str, Floats]]:
-    """Return rows of a market whose log volatility wanders, with a season, and forecasts that know the volatility.
+    """Return event times, ns since 1970, and columns of a market, shape (n,) each.
+
+    The log volatility wanders and has a daily season. The forecasts know the volatility.
 
     Args:
-        double_from: hour from which all price moves are doubled, and the forecasts miss it.
+        double_from: hour from which all price moves are doubled; the forecasts do not see the doubling.
     """
     rng = np.random.default_rng(seed)
     n = days * 24 * ROWS_AN_HOUR

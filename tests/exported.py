@@ -1,10 +1,11 @@
-"""Read what a process exports to Prometheus."""
+"""Read the exports of a process to Prometheus."""
 
 from __future__ import annotations
 
 import re
 
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.registry import Collector
 
 
 def names_in(page: str) -> set[str]:
@@ -13,10 +14,10 @@ def names_in(page: str) -> set[str]:
 
 
 def exported(registry: CollectorRegistry) -> set[str]:
-    """Return the names of the project's metrics that a registry exports."""
+    """Return the names of the project's metrics in a registry."""
     return names_in(generate_latest(registry).decode())
 
 
-def series_of(registry: CollectorRegistry) -> int:
-    """Return the number of series that a registry exports."""
+def series_of(registry: Collector) -> int:
+    """Return the number of series in a registry, or of another collector."""
     return sum(len(family.samples) for family in registry.collect())

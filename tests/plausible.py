@@ -1,7 +1,7 @@
-"""Make plausible values of every metric that is declared, at any time, without a running process.
+"""Make plausible values of all declared metrics, at any time, without a running process.
 
-The market of the values is calm at first and wild later; one promotion, one rollback and one hour of drift lie in
-the past.
+The market of the values is calm at first and wild later; a promotion, a rollback and an hour of drift lie in the
+past.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Line(NamedTuple):
 
 
 def wave(seed: str, at: float, period_s: float = HOUR_S) -> float:
-    """Return a number between -1 and 1 that moves slowly, another for each seed."""
+    """Return a number between -1 and 1; the number moves slowly, and differs from seed to seed."""
     phase = crc32(seed.encode()) % 997
     turns = at / period_s * math.tau
     slow, quick, noise = math.sin(turns + phase), math.sin(4.3 * turns + 2 * phase), math.sin(61.7 * turns + 3 * phase)
@@ -94,7 +94,7 @@ def wave(seed: str, at: float, period_s: float = HOUR_S) -> float:
 
 
 def lines_of(process: Process, at: float, until: float) -> Iterator[Line]:
-    """Yield what a process would export.
+    """Yield the values of a process, as the process would export the values.
 
     Args:
         at: seconds since 1970.
@@ -141,13 +141,13 @@ def _lines(metric: Metric, labels: Mapping[str, str], at: float, until: float) -
 
 
 def _total(seed: str, per_s: float, at: float) -> float:
-    """Return a counter that never falls: its rate swings by half around `per_s`."""
+    """Return a counter whose rate swings by half around `per_s`, so the counter never falls."""
     turns = at / HOUR_S * math.tau + crc32(seed.encode()) % 997
     return per_s * ((at % 1e7) - 0.5 * HOUR_S / math.tau * math.cos(turns))
 
 
 def _histogram(metric: HistogramMetric, labels: Mapping[str, str], at: float) -> Iterator[Line]:
-    """Yield a histogram of a log-normal time, most of it below the slow bound."""
+    """Yield a histogram of a log-normal time, mostly below the slow bound."""
     per_s = {"503": 0.0005, "200": 3.0}.get(labels.get("status", ""), 20.0)
     total = _total(f"{metric.name}{labels}", per_s, at)
     median = metric.bounds[4]
@@ -178,6 +178,8 @@ def _figure(name: str, labels: Mapping[str, str], swing: float, at: float, until
     worse = 1.25 if labels.get("role") == "shadow" else 1.0
     calm = {"15m": 1.0, "1h": 0.5, "1d": 0.1}.get(labels.get("window", ""), 0.5) * swing
     outside = 0.06 * (1 + 0.5 * calm) * (1 + 1.5 * wild) * worse
+    shares = {"below": outside * 0.8, "above": outside, "inside": 1 - 1.8 * outside}
+    share = shares.get(labels.get("side", ""), 0.0)
     column = crc32(labels.get("column", "").encode()) % 7 / 14
     simple = {
         "forecast_volatility": forecast,
@@ -189,12 +191,8 @@ def _figure(name: str, labels: Mapping[str, str], swing: float, at: float, until
         "forecast_bias": 0.04 * calm - 0.1 * wild,
         "forecast_qlike_difference": -0.015 + 0.02 * calm,
         "forecast_qlike_difference_sum": -0.002 * (at - until + 8 * HOUR_S) + 4 * swing,
-        "forecast_share": {"below": outside * 0.8, "above": outside, "inside": 1 - 1.8 * outside}.get(
-            labels.get("side", ""), 0.0
-        ),
-        "forecast_tercile_share": {"below": outside * 0.8, "above": outside, "inside": 1 - 1.8 * outside}.get(
-            labels.get("side", ""), 0.0
-        ),
+        "forecast_share": share,
+        "forecast_tercile_share": share,
         "forecast_horizons": {"15m": 15.0, "1h": 60.0, "1d": 1_380.0}.get(labels.get("window", ""), 0.0),
         "forecast_low_coverage_hours": float(wild > 0.9),
         "forecast_low_coverage_horizons": 60.0 * (wild > 0.9),

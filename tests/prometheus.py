@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,9 @@ from typing import Any
 import httpx
 
 from data.files import CHECKOUT
+from orchestration.local.parts import fetch_text
 from tests.broker import free_ports
+from tests.pipeline import wait_until
 
 REPLACED = {
     "$__rate_interval": "1m",
@@ -37,7 +38,7 @@ def replaced(expr: str, variables: Mapping[str, str] = REPLACED) -> str:
 
 
 def result_of(url: str, expr: str, at: float | None = None) -> list[dict[str, Any]]:
-    """Return what a Prometheus answers to an expression.
+    """Return a Prometheus's answer to an expression.
 
     Args:
         url: address of the Prometheus.
@@ -46,10 +47,22 @@ def result_of(url: str, expr: str, at: float | None = None) -> list[dict[str, An
     Raises:
         ValueError: the expression is wrong.
     """
-    form = {"query": expr} | ({} if at is None else {"time": f"{at:.3f}"})
-    answer = httpx.post(f"{url}/api/v1/query", data=form, trust_env=False).json()
+    return _asked(f"{url}/api/v1/query", {"query": expr} | ({} if at is None else {"time": f"{at:.3f}"}))
+
+
+def results_between(url: str, expr: str, start: float, end: float, step_s: int) -> list[dict[str, Any]]:
+    """Return a Prometheus's answers to an expression, one each `step_s` from `start` to `end`, seconds since 1970.
+
+    Raises:
+        ValueError: the expression is wrong.
+    """
+    return _asked(f"{url}/api/v1/query_range", {"query": expr, "start": start, "end": end, "step": step_s})
+
+
+def _asked(url: str, form: Mapping[str, Any]) -> list[dict[str, Any]]:
+    answer = httpx.post(url, data=dict(form), trust_env=False).json()
     if answer["status"] != "success":
-        raise ValueError(f"{expr}: {answer['error']}")
+        raise ValueError(f"{form['query']}: {answer['error']}")
     found: list[dict[str, Any]] = answer["data"]["result"]
     return found
 
@@ -65,7 +78,7 @@ def empty_queries(url: str, dashboard: Mapping[str, Any], at: float | None = Non
 
 @contextmanager
 def prometheus_of(history: Iterable[str], times: tuple[float, float], step_s: int, folder: Path) -> Iterator[str]:
-    """Yield the address of a Prometheus that holds a history and what the recording rules make of it.
+    """Yield the address of a Prometheus with a history, and with the series of the recording rules.
 
     Args:
         history: lines of an OpenMetrics file.
@@ -108,15 +121,13 @@ def _running(blocks: Path, folder: Path) -> Iterator[str]:
             stderr=log,
         )
     url = f"http://127.0.0.1:{port}"
+
+    def is_ready() -> bool:
+        assert process.poll() is None, (folder / "prometheus.log").read_text()
+        return fetch_text(f"{url}/-/ready") is not None
+
     try:
-        for _ in range(300):
-            assert process.poll() is None, (folder / "prometheus.log").read_text()
-            try:
-                if httpx.get(f"{url}/-/ready", trust_env=False).is_success:
-                    break
-            except httpx.TransportError:
-                pass
-            time.sleep(0.1)
+        wait_until(is_ready, "Prometheus is ready")
         yield url
     finally:
         process.terminate()

@@ -1,4 +1,4 @@
-"""Draw the dashboards as pictures: `python -m tests.drawing`, or with `--url` of a Prometheus that has data.
+"""Draw the dashboards as pictures: `python -m tests.drawing`, or with the `--url` of a Prometheus with data.
 
 Needs npm, Chromium, Prometheus and promtool. Grafana's components are fetched by the lock beside this file into
 `var/drawing`; no part of them is committed. Variables have one value each, and annotations are not drawn.
@@ -17,13 +17,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import httpx
 from PIL import Image
 
 from data.files import CHECKOUT
 from monitoring.dashboards.__main__ import FOLDER
 from tests.plausible import history
-from tests.prometheus import prometheus_of, replaced
+from tests.prometheus import REPLACED, prometheus_of, replaced, result_of, results_between
 
 HERE = Path(__file__).parent
 TOOLS = CHECKOUT / "var" / "drawing"
@@ -31,12 +30,12 @@ WIDTH, CELL, GAP = 1600, 36, 8
 """As in `panels.tsx`: pixels of the page's width, of a grid row, and between panels."""
 STEP_S = 30
 COLOURS = 256
-"""Of a picture: few, so that its file is small."""
+"""Colours of a picture: few colours make a small file."""
 LOADERS = ("svg", "png", "woff2", "ttf", "woff")
 
 
 def bundle() -> str:
-    """Return the style and the script that draw, with Grafana's components in them, as HTML."""
+    """Return style and script of a page as HTML, with Grafana's components."""
     TOOLS.mkdir(parents=True, exist_ok=True)
     for name in ("package.json", "package-lock.json", "panels.tsx"):
         shutil.copy(HERE / name, TOOLS / name)
@@ -56,11 +55,11 @@ def series_of(
 ) -> Iterator[dict[str, Any]]:
     """Yield the series of a panel, as Grafana would name them; times in ms."""
     for target in panel.get("targets", ()):
-        query = {"query": replaced(target["expr"], variables)}
+        expr = replaced(target["expr"], variables)
         if target.get("instant") and not target.get("range"):
-            found = _ask(f"{url}/api/v1/query", query | {"time": f"{end:.3f}"})
+            found = result_of(url, expr, end)
         else:
-            found = _ask(f"{url}/api/v1/query_range", query | {"start": start, "end": end, "step": STEP_S})
+            found = results_between(url, expr, start, end, STEP_S)
         for each in found:
             points = each.get("values") or [each["value"]]
             yield {
@@ -69,12 +68,6 @@ def series_of(
                 "times": [round(at * 1000) for at, _ in points],
                 "values": [None if value in ("NaN", "+Inf", "-Inf") else float(value) for _, value in points],
             }
-
-
-def _ask(url: str, form: Mapping[str, Any]) -> list[dict[str, Any]]:
-    answer = httpx.post(url, data=dict(form), trust_env=False).raise_for_status().json()
-    found: list[dict[str, Any]] = answer["data"]["result"]
-    return found
 
 
 def _named(legend: str, labels: Mapping[str, str]) -> str:
@@ -111,7 +104,7 @@ def draw(script: str, board: Mapping[str, Any], drawing: Mapping[str, Any], pict
 
 
 def main() -> None:
-    """Draw the dashboards that are named, or all."""
+    """Draw the named dashboards, or all dashboards."""
     parser = argparse.ArgumentParser(prog="python -m tests.drawing", description=__doc__)
     parser.add_argument("names", nargs="*", help="dashboards, as `drift`; none: all")
     parser.add_argument("--url", help="a Prometheus with data; none: one with plausible values is started")
@@ -132,7 +125,7 @@ def main() -> None:
             if asked.names and path.stem not in asked.names:
                 continue
             board = json.loads(path.read_text())
-            every = {"$__rate_interval": f"{4 * STEP_S}s", "$product": ".*", "$variant": ".*", "$purpose": ".*"}
+            every = REPLACED | {"$__rate_interval": f"{4 * STEP_S}s"}
             series = {}
             for panel in board["panels"]:
                 variables = every | ({"$product": asked.product} if panel.get("repeat") else {})

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +12,6 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
-from data.files import CHECKOUT
 from data.settings import KafkaSettings
 from data.stream.reader import TopicReader
 from data.stream.records import TRADES, partition_of
@@ -27,7 +23,7 @@ from offline.served.manifest import folder_of, read_manifest
 from offline.served.sink import offsets_behind, topic_reader
 from tests.broker import Broker
 from tests.days import MIDNIGHT
-from tests.pipeline import wait_until
+from tests.pipeline import Process, environment, wait_until
 from tests.proofs import Proof
 from tests.served import end, normal, record, records_of
 
@@ -88,25 +84,21 @@ class Arrivals:
             thread.join()
 
 
-def sink_process(servers: str, lake: Path) -> subprocess.Popen[bytes]:
-    environ = os.environ | {"KAFKA_BOOTSTRAP_SERVERS": servers, "LAKE_URI": str(lake)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "offline.served"],
-        cwd=CHECKOUT,
-        env=environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+def sink_process(servers: str, lake: Path, log: Path) -> Process:
+    """Return a running sink; each sink has a log of its own."""
+    sink = Process("offline.served", environment(servers, lake.parent / "models", LAKE_URI=str(lake)), log)
+    sink.start()
+    return sink
 
 
-def await_work(sink: subprocess.Popen[bytes], folder: Path) -> None:
+def await_work(sink: Process, folder: Path) -> None:
     """Return when the sink has changed a file of the lake, or has ended."""
 
     def state() -> list[tuple[Path, int]]:
         return sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*.json"))
 
     before = state()
-    wait_until(lambda: state() != before or sink.poll() is not None, "work of the sink", within_s=120)
+    wait_until(lambda: state() != before or sink.process.poll() is not None, "work of the sink", within_s=120)
 
 
 def records_on(servers: str, topic: str) -> dict[tuple[int, int], bytes]:
@@ -135,7 +127,10 @@ def check(servers: str, folder: Path, proof: Proof) -> None:
 def test_a_sink_killed_ten_times_at_random_points_keeps_each_record_once(
     own_broker: Broker, tmp_path: Path, proof: Proof
 ) -> None:
-    """Records arrive all the time; kills fall from the start of the process to the end of its work."""
+    """Records arrive all the time; kills fall from the start of the process to the end of its work.
+
+    A random delay before each kill chooses the point.
+    """
     proof.disturbs(f"sink killed {KILLS} times by kill -9")
     rng, servers, folder = random.Random(14), own_broker.bootstrap_servers, tmp_path / "lake"
     arrivals = Arrivals(servers)
@@ -144,19 +139,17 @@ def test_a_sink_killed_ten_times_at_random_points_keeps_each_record_once(
     with arrivals.going_on():
         while killed < KILLS:
             before = {topic: read_manifest(Lake.open(folder), topic).next for topic in SERVED_TOPICS}
-            sink = sink_process(servers, folder)
+            sink = sink_process(servers, folder, tmp_path / "killed.log")
             if killed % 5:  # else while the process starts
                 await_work(sink, folder)
             time.sleep(rng.uniform(0.0, 1.5))
-            is_running = sink.poll() is None
+            is_running = sink.process.poll() is None
             sink.kill()
-            sink.communicate()
             killed += is_running
             after = {topic: read_manifest(Lake.open(folder), topic).next for topic in SERVED_TOPICS}
             at_work += before != after
-    sink = sink_process(servers, folder)
-    output, _ = sink.communicate(timeout=300)
-    assert sink.returncode == 0, output.decode()
+    last = sink_process(servers, folder, tmp_path / "last.log")
+    assert last.process.wait(300) == 0, last.log.read_text()
     check(servers, folder, proof)
     manifest = read_manifest(Lake.open(folder), TRADES)
     assert finished_days(manifest)
@@ -166,22 +159,21 @@ def test_a_sink_killed_ten_times_at_random_points_keeps_each_record_once(
 def test_a_sink_killed_twice_and_two_sinks_at_once_keep_each_record_once(
     own_broker: Broker, tmp_path: Path, proof: Proof
 ) -> None:
+    """On the shared broker, a running forecaster made feature rows from the test's trades while the test compared."""
     proof.disturbs("sink killed twice, then two sinks at once")
     servers, folder = own_broker.bootstrap_servers, tmp_path / "lake"
     arrivals = Arrivals(servers)
     arrivals.write(10)
-    for delay_s in (1.8, 2.5):
-        sink = sink_process(servers, folder)
+    for delay_s in (1.8, 2.5):  # about the start of the work, and within the work
+        sink = sink_process(servers, folder, tmp_path / "killed.log")
         time.sleep(delay_s)
         sink.kill()
-        sink.communicate()
         arrivals.write(3)
-    two = [sink_process(servers, folder) for _ in range(2)]
-    said = [sink.communicate(timeout=120)[0].decode() for sink in two]
-    codes = sorted(sink.returncode for sink in two)
+    two = [sink_process(servers, folder, tmp_path / f"{name}.log") for name in ("one", "other")]
+    codes = sorted(sink.process.wait(120) for sink in two)
+    said = [sink.log.read_text() for sink in two]
     assert codes in ([0, 0], [0, 2]), said
     assert codes == [0, 0] or any("another process holds" in each for each in said)
-    last = sink_process(servers, folder)
-    assert last.communicate(timeout=120)
-    assert last.returncode == 0
+    last = sink_process(servers, folder, tmp_path / "last.log")
+    assert last.process.wait(120) == 0, last.log.read_text()
     check(servers, folder, proof)

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import threading
 import time
-import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +35,7 @@ from tests.broker import Broker, free_ports
 from tests.fakes import FakeRegistry
 from tests.models import model_bytes, model_file
 from tests.pipeline import Process, environment, replay, running, wait_until
+from tests.prometheus import result_of
 from tests.rules_files import CASES, RULES, selectors
 from tests.unit.test_live_truth import market
 
@@ -74,7 +74,7 @@ def test_the_configuration_is_taken_as_committed_and_as_written_for_a_stack(tmp_
 
 
 class Webhook:
-    """A receiver on a real socket, and the documents that came."""
+    """A receiver on a real socket, and the received documents."""
 
     def __init__(self) -> None:
         self.documents: list[dict[str, Any]] = []
@@ -94,12 +94,12 @@ class Webhook:
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     def of(self, name: str) -> list[dict[str, Any]]:
-        """Return what came about an alert."""
+        """Return the received alerts of a name."""
         every = (alert for document in self.documents for alert in document["alerts"])
         return [alert for alert in every if alert["labels"]["alertname"] == name]
 
     def alerts(self) -> set[str]:
-        """Return the names of the alerts that came."""
+        """Return the names of the received alerts."""
         return {alert["labels"]["alertname"] for document in self.documents for alert in document["alerts"]}
 
 
@@ -113,7 +113,7 @@ def webhook() -> Iterator[Webhook]:
 
 @contextmanager
 def observers(ours: StackSettings, *names: str) -> Iterator[None]:
-    """Run parts of the stack that observe, with the commands of the stack."""
+    """Run observers, with the commands of the stack."""
     write_configs(ours)
     parts = [part for part in observer_parts(ours)[0] if part.name in names]
     assert [part.name for part in parts] == list(names)
@@ -194,18 +194,16 @@ class Prometheus:
 
     def values(self, expression: str) -> list[dict[str, Any]]:
         """Return the value of each series of an expression."""
-        found = get(f"{self.url}/api/v1/query?{urllib.parse.urlencode({'query': expression})}")
-        assert found["status"] == "success"
-        return list(found["data"]["result"])
+        return result_of(self.url, expression)
 
     def firing(self) -> set[str]:
-        """Return the names of the alerts that fire."""
+        """Return the names of the firing alerts."""
         return {each["metric"]["alertname"] for each in self.values('ALERTS{alertstate="firing"}')}
 
     def without_data(self) -> set[str]:
-        """Return the expressions of rules that have no value now.
+        """Return the expressions of rules without a value now.
 
-        An alert that does not fire has none; its metrics must have values.
+        A silent alert has no value; the metrics of a silent alert must have values.
         """
         empty: set[str] = set()
         for group in get(f"{self.url}/api/v1/rules")["data"]["groups"]:

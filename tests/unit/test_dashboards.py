@@ -18,9 +18,10 @@ from data.process import catalog
 from data.process.catalog import METRICS
 from monitoring.dashboards.__main__ import FOLDER, dashboards, encoded
 from monitoring.dashboards.drift import ALARM
-from monitoring.dashboards.limits import RULES, Limit, limit, slow_answer_s
+from monitoring.dashboards.limits import Limit, limit, slow_answer_s
 from monitoring.dashboards.panels import SCRAPED, Query, lines, series
 from tests.prometheus import expressions
+from tests.rules_files import rules
 
 NAMES = sorted(path.name for path in FOLDER.glob("*.json"))
 
@@ -54,7 +55,7 @@ def test_a_dashboard_survives_the_round_trip(name: str) -> None:
 SERIES = {each: metric for metric in METRICS for each in metric.series} | {
     metric.exported_name: metric for metric in METRICS if metric.kind == "counter"
 }
-RECORDED = set(re.findall(r"record: (\S+)", (RULES / "recording.yml").read_text()))
+RECORDED = {rule["record"] for rule in rules() if "record" in rule}
 OF_EVERY_PROCESS = {"process_resident_memory_bytes", "process_cpu_seconds_total"}
 
 
@@ -139,23 +140,16 @@ def test_promotions_and_rollbacks_are_marks_at_the_time_of_the_move(name: str) -
 @cache
 def expression_of(alert: str) -> str:
     """Return the expression of an alert, in one line."""
-    for path in RULES.glob("*.yml"):
-        for group in yaml.safe_load(path.read_text())["groups"]:
-            for rule in group["rules"]:
-                if rule.get("alert") == alert:
-                    return str(rule["expr"])
-    raise KeyError(alert)
+    (found,) = (rule["expr"] for rule in rules() if rule.get("alert") == alert)
+    return str(found)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_thresholds_equal_those_of_the_alerts(name: str) -> None:
     """A panel without an alert has no threshold; a drift ratio has its alarm at 1 by definition."""
     for panel in panels(name):
-        values = (
-            [step["value"] for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"][1:]]
-            if ("thresholds" in panel["fieldConfig"]["defaults"])
-            else []
-        )
+        thresholds = panel["fieldConfig"]["defaults"].get("thresholds", {"steps": []})
+        values = [step["value"] for step in thresholds["steps"][1:]]
         told = re.search(r"Alert (\w+): (\S+) ([\d.]+)\.$", panel["description"])
         if not told:
             is_ratio = all("cryptovol_drift_ratio" in target["expr"] for target in panel["targets"])

@@ -23,6 +23,7 @@ from monitoring.live_truth import Sample
 from monitoring.settings import ExporterSettings
 from monitoring.versions import UNKNOWN, VersionKey, Versions
 from monitoring.window_sums import WindowSums
+from tests.exported import series_of
 from tests.fakes import FakeRegistry
 from tests.models import SPEC, model_bytes, model_file
 from tests.unit.test_live_truth import record
@@ -64,18 +65,14 @@ def filled(folder: Path, products: int, shadows: int, minutes: int) -> Exporter:
     return exporter
 
 
-def series(exporter: Exporter) -> int:
-    return sum(len(family.samples) for family in exporter.collect())
-
-
 def test_a_scrape_has_at_most_5000_series(tmp_path: Path) -> None:
     """80 products with two shadows would have more; the log says that models are left out, once in a minute."""
     exporter = filled(tmp_path, products=80, shadows=2, minutes=3)
     for number in range(100):
         exporter._figures.take(Figure("drift_alarm", {"product_id": f"P{number}-USD"}, 0.0, NS))
     with capture_logs() as logs:
-        assert MOST_SERIES - 50 < series(exporter) <= MOST_SERIES
-        series(exporter)
+        assert MOST_SERIES - 50 < series_of(exporter) <= MOST_SERIES
+        series_of(exporter)
     assert len(logs) == 1
     assert "too many series" in logs[0]["event"]
 
@@ -120,7 +117,7 @@ def test_each_family_is_declared_and_has_its_labels(tmp_path: Path) -> None:
 def test_no_figure_of_forecasts_is_exported_before_the_history_is_read(tmp_path: Path) -> None:
     exporter = filled(tmp_path, products=1, shadows=1, minutes=3)
     exporter._shown = None
-    assert series(exporter) == 0
+    assert series_of(exporter) == 0
 
 
 # Versions
