@@ -20,6 +20,7 @@ from data.settings import KafkaSettings
 from data.stream.records import schemas
 from monitoring.settings import ExporterSettings
 from offline.settings import OfflineSettings
+from online.http.live_page import EVENTS
 from online.settings import ApiSettings, ForecasterSettings, IngestorSettings
 from orchestration.local.settings import StackSettings
 from orchestration.settings import OrchestrationSettings
@@ -201,8 +202,10 @@ def metrics() -> frozenset[str]:
 
 
 def first_text(call: ast.Call) -> str:
-    """Return the first argument of a call if the argument is a text, else an empty text."""
+    """Return the first argument of a call if the argument is a text or the route `EVENTS`, else an empty text."""
     first = call.args[0] if call.args else None
+    if isinstance(first, ast.Name) and first.id == "EVENTS":
+        return EVENTS
     return first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else ""
 
 
