@@ -1,7 +1,8 @@
 """Benchmark of `POST /predict`: forecasts a second, beside an empty endpoint and `mlflow models serve`.
 
-All three servers run at once, each with one worker, and are asked in turns: a busy machine is busy for every server.
-The client is wrk, with 8 connections that each ask again after each answer.
+The API also runs with metrics that count nothing. All servers run at once, each with one worker, and are asked in
+turns: a busy machine is busy for every server. The client is wrk, with 8 connections that each ask again after each
+answer.
 `python -m tests.benchmarks.edge_predict` prints the rows.
 """
 
@@ -31,6 +32,7 @@ from fastapi import FastAPI
 from data.files import CHECKOUT
 from data.models.kept import save_last_good
 from data.models.registry import ModelFile
+from data.models.served import ADDED
 from orchestration.local.kafka.broker import jars_folder
 from orchestration.local.kafka.jars import fetch_jars
 from orchestration.local.kafka.topics import create_topics
@@ -43,9 +45,10 @@ CONNECTIONS = 8
 ROUNDS = 5
 ROUND_S = 3
 READY_S = 90.0
+PRIOR = 1e-6
 FULL_ROW = {"n": 50, "ret_mean": 0.00001, "ret_std": 0.0002, "ewma_variance_300": 2.5e-7}
 
-OURS, EMPTY = "/predict", "empty FastAPI endpoint"
+OURS, UNMETERED, EMPTY = "/predict", "/predict without metrics", "empty FastAPI endpoint"
 TENSOR, RECORDS = "mlflow models serve, tensor", "mlflow models serve, named fields"
 """Two forms of the same numbers for MLflow's server: an array, its quickest form, and fields as in our API."""
 
@@ -134,23 +137,32 @@ def _servers(folder: Path) -> Iterator[dict[str, str]]:
     models = folder / "models"
     save_last_good(models, ModelFile("volatility-baseline", "1", hashlib.sha256(content).hexdigest(), content))
     logged = _saved_for_mlflow(content, folder / "logged")
-    ports = free_ports(3)
+    ports = free_ports(4)
     with ExitStack() as stack:
         broker = stack.enter_context(running_broker(folder / "kafka", fetch_jars(jars_folder(CHECKOUT / "var"))))
         create_topics({"bootstrap.servers": broker.bootstrap_servers})
-        environ = environment(broker.bootstrap_servers, models, API_PORT=str(ports[0]))
+        environ = environment(broker.bootstrap_servers, models)
         ours = [sys.executable, "-m", "online.api"]
+        unmetered = [sys.executable, "-m", "tests.benchmarks.unmetered"]
         empty = [sys.executable, "-m", "uvicorn", "tests.benchmarks.edge_predict:empty_app", "--factory"]
         empty += ["--port", str(ports[1]), "--no-access-log"]
         peer = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(logged), "--env-manager", "local"]
         peer += ["--host", "127.0.0.1", "--port", str(ports[2]), "--workers", "1"]
         # MLflow starts `uvicorn` by name.
         environ = environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        for port, path, command in zip(ports, ("health", "docs", "ping"), (ours, empty, peer), strict=True):
+        paths, commands = ("health", "docs", "ping", "health"), (ours, empty, peer, unmetered)
+        for port, path, command in zip(ports, paths, commands, strict=True):
+            environ["API_PORT"] = str(port)
             stack.enter_context(server(command, environ, f"http://127.0.0.1:{port}/{path}", folder / f"{port}.log"))
         addresses = [f"http://127.0.0.1:{port}" for port in ports]
         peer_url = f"{addresses[2]}/invocations"
-        yield {OURS: f"{addresses[0]}/predict", EMPTY: f"{addresses[1]}/predict", TENSOR: peer_url, RECORDS: peer_url}
+        yield {
+            OURS: f"{addresses[0]}/predict",
+            UNMETERED: f"{addresses[3]}/predict",
+            EMPTY: f"{addresses[1]}/predict",
+            TENSOR: peer_url,
+            RECORDS: peer_url,
+        }
 
 
 def _saved_for_mlflow(content: bytes, folder: Path) -> Path:
@@ -165,12 +177,13 @@ def _saved_for_mlflow(content: bytes, folder: Path) -> Path:
 
 
 def _bodies(count: int) -> dict[str, bytes]:
-    """Return the body of `count` rows for each server."""
+    """Return the body of `count` rows for each server; MLflow's are the whole input of the graph."""
     encode = msgspec.json.encode
-    values: list[Any] = [[FULL_ROW[name] for name in BASELINE.columns]] * count
     rows = encode({"rows": [FULL_ROW] * count})
-    tensor, records = encode({"inputs": {"X": values}}), encode({"dataframe_records": [FULL_ROW] * count})
-    return {OURS: rows, EMPTY: rows, TENSOR: tensor, RECORDS: records}
+    graph_row = {name: FULL_ROW[name] for name in BASELINE.columns} | dict(zip(ADDED, (PRIOR, 0), strict=True))
+    values: list[Any] = [list(graph_row.values())] * count
+    tensor, records = encode({"inputs": {"X": values}}), encode({"dataframe_records": [graph_row] * count})
+    return {OURS: rows, UNMETERED: rows, EMPTY: rows, TENSOR: tensor, RECORDS: records}
 
 
 def rows() -> list[Row]:

@@ -161,16 +161,24 @@ def test_malformed_records_on_every_topic_stop_nothing_and_change_no_row(
         rejects.close()
         assert len({record["where"] for record in said if record["stage"] == "forecaster"}) == written
         assert all(record["reason"] for record in said)
-        newest = httpx.get(f"{url}/predict/ETH-USD", params={"source_id": "disturbed"})
-        assert (newest.status_code, newest.json()["trade_id"]) == (
-            200,
-            drill.predictions.rows("disturbed")[-1]["trade_id"],
-        )
+        unreadable = 'cryptovol_rejects_total{purpose="unknown",reason="unreadable"} '
+
+        def counted() -> list[float]:
+            lines = httpx.get(f"{url}/metrics").text.splitlines()
+            return [float(line.removeprefix(unreadable)) for line in lines if line.startswith(unreadable)]
+
+        # The API reads `predictions` by itself, and may be behind the readers above.
+        wait_until(lambda: sum(counted()) >= written, f"the API has rejected {written} records")
+        assert counted() == [written]
+        wanted = {"trade_id": drill.predictions.rows("disturbed")[-1]["trade_id"]}
+
+        def is_newest() -> bool:
+            answer = httpx.get(f"{url}/predict/ETH-USD", params={"source_id": "disturbed"})
+            return answer.status_code == 200 and wanted.items() <= answer.json().items()
+
+        wait_until(is_newest, f"the API answers with {wanted}")
         assert httpx.get(f"{url}/predict/ETH-USD", params={"source_id": "hostile"}).status_code == 404
         health = httpx.get(f"{url}/health").json()
         assert health["checks"]["stream"]["ok"], health
-        unreadable = 'cryptovol_rejects_total{purpose="unknown",reason="unreadable"} '
-        counted = [line for line in httpx.get(f"{url}/metrics").text.splitlines() if line.startswith(unreadable)]
-        assert [float(line.removeprefix(unreadable)) for line in counted] == [written]
         assert [each.process.poll() for each in (api, drill.forecaster)] == [None] * 2
     proof.saw(malformed=len(bad) * written, rejects_said=len(said))
