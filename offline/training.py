@@ -41,13 +41,20 @@ from offline.promotion.inputs import GateInputs
 from offline.promotion.ledger import finish_pending
 from offline.promotion.moves import promote, publish_moves
 from offline.promotion.provenance import Provenance, SimulatedRows, TrainingRows
-from offline.promotion.register import register
+from offline.promotion.register import log_texts, register
 from offline.samples import Sample, TradeSpan
 from offline.settings import OfflineSettings
 
 
+class Registered(NamedTuple):
+    """A candidate in the registry, with the alias `challenger`; a promotion may follow."""
+
+    candidate: Candidate
+    version: str
+
+
 class Challenger(NamedTuple):
-    """A candidate in the registry, with the alias `challenger`.
+    """A candidate in the registry with report and card.
 
     Attributes:
         texts: report and card among the artifacts of the version's run, by path.
@@ -68,12 +75,12 @@ def train(
     *,
     spans: Iterable[TradeSpan],
     reason: str = "",
-) -> Iterator[Candidate | Evaluation | Challenger]:
+) -> Iterator[Candidate | Evaluation | Registered | Challenger]:
     """Train models on the same rows, compare them with the champions, and register them; yield each result at once.
 
-    First comes a candidate for each recipe, then the evaluation of all on the rows after training, then a challenger
-    for each candidate. Nothing is registered before all models are trained, checked by the leak sentinels, and
-    evaluated.
+    First comes a candidate for each recipe, then the evaluation of all on the rows after training, then each candidate
+    twice: when the version is registered, and when the version has report and card. Nothing is registered before all
+    models are trained, checked by the leak sentinels, and evaluated.
 
     Args:
         registry: keeps the challengers and the champions.
@@ -107,8 +114,11 @@ def train(
             metrics = metrics | {"qlike_calibrated_ewma": compared.losses_of(BASELINE).qlike}
         candidate = replace(trained, metrics=metrics, promises=promises)
         made = Provenance.here(name, made_from)
+        version = register(registry, candidate, made)
+        yield Registered(candidate, version)
         texts = version_texts(candidate, made, compared, spec)
-        yield Challenger(candidate, register(registry, candidate, made, texts), texts)
+        log_texts(registry, trained.name, version, texts)
+        yield Challenger(candidate, version, texts)
 
 
 def compare(registry: Registry, candidates: Sequence[Candidate], test: Sample, spec: FeatureSpec) -> Evaluation:
@@ -140,14 +150,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         train_end, spans = train_end_of_simulated_days(), simulated_spans()
         recipes = {name: recipe for name, recipe in RECIPES.items() if recipe is train_baseline}
         results = train(registry, rows, spec, train_end, made_from, recipes, spans=spans)
-        (challenger,) = (each for each in results if isinstance(each, Challenger))
-        version, metrics = challenger.version, challenger.candidate.metrics
+        candidate, version = next(each for each in results if isinstance(each, Registered))
         who, why = "offline.training", "trained on simulated days"
         # The simulator gives the same rows again.
         inputs = GateInputs(rows.after, lambda _: rows, spans=lambda *_: spans)
         promote(registry, BASELINE, version, inputs=inputs, spec=spec, who=who, why=why)
+        list(results)  # report and card, while the champion serves already
     except (RegistryError, Refused, LeakFound) as error:
         sys.exit(str(error))
+    metrics = candidate.metrics
     publish_moves(registry, BASELINE, KafkaSettings(), lambda text: print(f"warning: {text}", file=sys.stderr))
     print(
         f"{BASELINE} version {version} is champion: QLIKE {metrics['qlike']:.3f} on {metrics['test_horizons']:.0f} "

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 from collections.abc import Mapping
-from types import MappingProxyType
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -53,7 +52,6 @@ def register(
     registry: Registry,
     candidate: Candidate,
     made: Provenance | None = None,
-    texts: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Log a run with the model, register a version, set the alias `challenger`, and return the version number.
 
@@ -63,7 +61,6 @@ def register(
 
     Args:
         made: what the model was made from; the gate refuses a version without this description.
-        texts: more artifacts of the run, by path.
 
     Raises:
         RegistryError: MLflow does not answer or fails, or the file read back differs from the model.
@@ -89,8 +86,6 @@ def register(
         with mlflow.start_run(experiment_id=experiment, run_name=model.digest[:12], nested=outer is not None) as run:
             mlflow.log_params(candidate.params)
             mlflow.log_metrics({**candidate.metrics, **candidate.promises})
-            for path, text in texts.items():
-                mlflow.log_text(text, path)
             logged = mlflow.onnx.log_model(
                 onnx.load_from_string(candidate.model_bytes),
                 name="model",
@@ -124,6 +119,27 @@ def register(
             f"{candidate.name} is not registered, MLflow at {registry.uri}: {error}. When it answers again, train again"
         ) from error
     return str(created.version)
+
+
+def log_texts(registry: Registry, name: str, version: str, texts: Mapping[str, str]) -> None:
+    """Log texts as artifacts of the run of a version.
+
+    Args:
+        texts: by path among the artifacts.
+
+    Raises:
+        RegistryError: MLflow does not answer or fails.
+    """
+    prepare_client(registry)
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    run_id, client = registry.version(name, version).run_id, mlflow.MlflowClient(registry.uri)
+    try:
+        for path, text in texts.items():
+            client.log_text(run_id, text, path)
+    except (MlflowException, OSError) as error:
+        raise RegistryError(f"{name} version {version} has no report, MLflow at {registry.uri}: {error}") from error
 
 
 def set_alias(registry: Registry, name: str, alias: str, version: str | None) -> None:

@@ -95,7 +95,7 @@ def models(
     """Train both models on the same rows, test both on later rows, and register both."""
     from offline.losses_table import ALL, Evaluation
     from offline.models.candidate import Candidate
-    from offline.training import train
+    from offline.training import Registered, train
 
     store, spec = lake.open(), lake.spec
     with ending(mlflow), explained(), _explain_loss_of_mlflow(registry.uri):
@@ -122,8 +122,9 @@ def models(
                 mlflow.log_metrics({f"qlike_{re.sub(r'[^a-zA-Z0-9]', '_', name)}": qlike[name] for name in qlike})
                 picture = plots.of_test(trained, *_first_product(store, spec, days, test_day), spec)
                 yield _evaluation_result(result, qlike, picture, links)
-            else:
+            elif isinstance(result, Registered):
                 context.log.info(f"{result.candidate.name} version {result.version} is challenger")
+            else:
                 challengers.append(result)
         yield _challengers_result(challengers, registry, run.experiment_id, links)
 
