@@ -2,7 +2,7 @@
 # Settings are given as in `make run RECORDING=trades.csv REPLAY_SPEED=max`, or in .env (see .env.example).
 
 .DEFAULT_GOAL := help
-.PHONY: run unit test coverage acceptance bench check lock image reset help
+.PHONY: run unit test coverage acceptance bench check lock image secrets compose-smoke reset help
 SHELL := bash
 
 UV_VERSION := 0.9.9
@@ -21,11 +21,13 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 BUILDER := docker
 # The format with health checks.
 export BUILDAH_FORMAT := docker
+# Each container reads its own by another user: the folder is closed, the files in it are not.
+SECRETS := postgres_password dagster_db_password mlflow_db_password ui_password grafana_password
 # When `make` was typed: the stack counts the seconds to the first forecast from here.
 RUN_STARTED := $(shell date +%s)
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(ENVIRONMENT) $(BROWSER) ## everything up, and a replay of RECORDING= (default: a simulated day) at REPLAY_SPEED= (default 10)
 	@RUN_STARTED=$(RUN_STARTED) exec $(PYTHON) -m orchestration.local.stack
@@ -64,6 +66,16 @@ lock: $(UV) ## requirements*.txt anew from pyproject.toml
 image: ## the container images cryptovol-online and cryptovol-offline; BUILDER=buildah without Docker, BASE= another base
 	$(BUILDER) build $(BUILD_OPTIONS) $(BASE:%=--build-arg BASE=%) --target online -t cryptovol-online:$(VERSION) .
 	$(BUILDER) build $(BUILD_OPTIONS) $(BASE:%=--build-arg BASE=%) --target offline -t cryptovol-offline:$(VERSION) .
+
+secrets: ## passwords for compose.yaml in secrets/, where they are missing, and the folder recordings/
+	@mkdir -p -m 700 secrets && mkdir -p recordings/inbox
+	@for name in $(SECRETS); do \
+	    test -s secrets/$$name || head -c 24 /dev/urandom | base64 | tr -d '/+\n' > secrets/$$name; \
+	done
+	@touch secrets/alert_webhook_url && chmod 644 secrets/*
+
+compose-smoke: secrets ## compose.yaml on a machine with Docker: start, ask for a forecast through the gateway, stop
+	@sh orchestration/deploy/smoke.sh
 
 reset: ## forget var/: topics, models, recordings, logs; a VAR_DIR elsewhere is yours to remove
 	rm -rf var

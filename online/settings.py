@@ -59,4 +59,7 @@ class ApiSettings(ModelSettings, PageSettings):
     allowed_hosts: str = Field(
         "", description="names that an API on loopback answers to, besides those of loopback; by commas or spaces"
     )
+    api_leave_s: float = Field(
+        0.0, ge=0, description="how long `/health/live` answers 503 after SIGTERM before the API stops; for a gateway"
+    )
     max_feature_age_s: float = Field(30.0, gt=0, description="an open source whose newest row is older is stale")

@@ -169,6 +169,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # 5 us a request to find that nobody listens
     )
+    app.state.is_leaving = False
     handle_errors(app)
     predict = _add_predict(app, service, metrics.rows_scored)
     _add_newest_forecast(app, service)
@@ -292,9 +293,16 @@ def _add_operations(app: FastAPI, service: Service, metrics: ApiMetrics) -> None
         return JsonAnswer(found, HTTPStatus.OK if found["status"] == "healthy" else HTTPStatus.SERVICE_UNAVAILABLE)
 
     @app.head("/health/live", include_in_schema=False)
-    @app.get("/health/live", tags=OPERATION, summary="Whether the process runs")
+    @app.get(
+        "/health/live",
+        tags=OPERATION,
+        summary="Whether the process runs",
+        responses={503: {"description": "The process is about to stop: ask another"}},
+    )
     async def live() -> Response:
         """Report that the process runs; a restart would not repair a failed check of /health."""
+        if app.state.is_leaving:
+            return JsonAnswer({"status": "leaving"}, HTTPStatus.SERVICE_UNAVAILABLE)
         return JsonAnswer({"status": "alive"})
 
     @app.get("/version", tags=OPERATION, summary="The model that serves")

@@ -85,7 +85,7 @@ def commands(document: Path) -> Iterator[list[str]]:
 
 
 def targets() -> set[str]:
-    return set(re.findall(r"^([a-z]+):", (CHECKOUT / "Makefile").read_text(), re.MULTILINE))
+    return set(re.findall(r"^([a-z-]+):", (CHECKOUT / "Makefile").read_text(), re.MULTILINE))
 
 
 def is_module(name: str) -> bool:
@@ -128,7 +128,7 @@ def test_commands_exist(document: Path) -> None:
         if "-m" in words and "python" in words[0] and not is_module(words[words.index("-m") + 1]):
             wrong.append(f"python -m {words[words.index('-m') + 1]}")
     text = document.read_text()
-    wrong += [f"make {name}" for name in re.findall(r"`make ([a-z]+)", text) if name not in targets()]
+    wrong += [f"make {name}" for name in re.findall(r"`make ([a-z-]+)", text) if name not in targets()]
     wrong += [f"python -m {name}" for name in re.findall(r"python -m ([\w.]+\w)", text) if not is_module(name)]
     assert not wrong
 

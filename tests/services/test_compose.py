@@ -1,0 +1,67 @@
+"""compose.yaml and its files pass their schema, linters and checkers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from data.files import CHECKOUT
+from tests import compose
+
+
+def check(*command: str) -> None:
+    """Run a program; fail with its text unless it ends with 0."""
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_compose_follows_the_schema() -> None:
+    pytest.importorskip("check_jsonschema")
+    check(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml")
+
+
+def test_compose_passes_the_linter() -> None:
+    pytest.importorskip("compose_lint")
+    check(sys.executable, "-m", "compose_lint", "compose.yaml")
+
+
+def test_prometheus_reads_its_configuration(tmp_path: Path) -> None:
+    if shutil.which("promtool") is None:
+        pytest.skip("no promtool here: apt-get install prometheus")
+    (tmp_path / "rules").symlink_to(CHECKOUT / "monitoring" / "rules")
+    shutil.copy(compose.DEPLOY / "prometheus.yml", tmp_path)
+    check("promtool", "check", "config", str(tmp_path / "prometheus.yml"))
+
+
+@pytest.mark.parametrize("script", sorted(compose.DEPLOY.glob("*.sh")), ids=lambda path: path.name)
+def test_a_script_is_shell(script: Path) -> None:
+    check("sh", "-n", str(script))
+
+
+@pytest.mark.parametrize("url", ["", "https://alerts.example.org/key?a=1&b=2"])
+def test_alertmanager_tells_the_webhook_if_there_is_one(url: str, tmp_path: Path) -> None:
+    """The URL itself stays in its file."""
+    program, webhook, written = tmp_path / "alertmanager", tmp_path / "webhook", tmp_path / "written.yml"
+    program.write_text('#!/bin/sh\necho "$@"\n')
+    program.chmod(0o755)
+    webhook.write_text(url)
+    environ = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "CONFIG": str(CHECKOUT / "monitoring" / "alertmanager.yml"),
+        "WEBHOOK_FILE": str(webhook),
+        "WRITTEN": str(written),
+    }
+    script = ["sh", str(compose.DEPLOY / "alertmanager.sh")]
+    done = subprocess.run(script, env=environ, capture_output=True, text=True, check=True)
+    assert f"--config.file={written}" in done.stdout
+    receivers = {
+        found["name"]: found.get("webhook_configs") for found in yaml.safe_load(written.read_text())["receivers"]
+    }
+    expected = [{"url_file": str(webhook)}] if url else None
+    assert receivers == {"nobody": None, "page": expected, "ticket": expected}
