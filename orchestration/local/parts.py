@@ -13,10 +13,11 @@ from pathlib import Path
 from data.files import CHECKOUT
 from data.process.running import REFUSED
 from data.settings import KafkaSettings
+from data.stream.topics.creation import create_topics
 from online.settings import RESTARTED
-from orchestration.local.dagster.client import LOOPBACK, WORKSPACE, end_runs, is_loaded
+from orchestration.instance.home import WORKSPACE
+from orchestration.local.dagster.client import LOOPBACK, end_runs, is_loaded
 from orchestration.local.kafka.broker import broker_config, is_ready
-from orchestration.local.kafka.topics import create_topics
 from orchestration.local.ports import next_free_port
 from orchestration.local.settings import StackSettings
 from orchestration.local.supervisor import Part
@@ -122,9 +123,10 @@ def _kafka(settings: StackSettings) -> Part:
 
 def _topics(settings: StackSettings, kafka: Mapping[str, str]) -> Part:
     retention = timedelta(days=settings.topic_retention_days)
+    replication = 1 if settings.starts_kafka else settings.kafka_replication_factor
     return Part(
         "topics",
-        action=functools.partial(create_topics, kafka, retention=retention),
+        action=functools.partial(create_topics, kafka, retention=retention, replication=replication),
         needs=("kafka",) if settings.starts_kafka else (),
         advice=f"The broker is {kafka['bootstrap.servers']}; KAFKA_BOOTSTRAP_SERVERS names another.",
     )
@@ -259,11 +261,11 @@ def _dagster(settings: StackSettings) -> list[Part]:
     All Dagster parts yield to the forecasts, and start after the processes of the forecasts. Runs are children of the
     code server, with the same nice value.
     """
-    workspace, url = settings.dagster_home / WORKSPACE, settings.dagster_url
+    workspace, url = settings.dagster_home / WORKSPACE, settings.local_dagster
     parts = [
         Part(
             "dagster_code",
-            _module("orchestration.local.dagster.home", "--code-port", settings.dagster_code_port),
+            _module("orchestration.code_server", "--port", settings.dagster_code_port),
             needs=("forecaster", "api"),
             is_ready=listens(settings.dagster_code_port),
             ports={"DAGSTER_CODE_PORT": settings.dagster_code_port},
@@ -273,7 +275,7 @@ def _dagster(settings: StackSettings) -> list[Part]:
         ),
         Part(
             "dagster_ui",
-            _module("dagster_webserver", "-h", "127.0.0.1", "-p", settings.dagster_port, "-w", workspace),
+            _module("dagster_webserver", "-h", settings.dagster_host, "-p", settings.dagster_port, "-w", workspace),
             needs=("dagster_code",),
             is_ready=functools.partial(is_loaded, url),
             ports={"DAGSTER_PORT": settings.dagster_port},
@@ -281,7 +283,7 @@ def _dagster(settings: StackSettings) -> list[Part]:
             before_stop=lambda say: end_runs(url, RUNS_END_S, say),  # the daemon has ended: no run starts any more
             stop_s=RUNS_END_S + 2,
         ),
-        Part("dagster_daemon", _module("dagster._daemon", "run", "-w", workspace), needs=("dagster_ui",)),
+        Part("dagster_daemon", _module("orchestration.daemon", "-w", workspace), needs=("dagster_ui",)),
         Part(
             "first_ml",
             _module(

@@ -12,7 +12,7 @@ from dotenv import dotenv_values
 from pydantic import Field, ValidationInfo, field_validator
 
 from data.files import CHECKOUT
-from data.settings import Port
+from data.settings import Port, TopicSettings
 from monitoring.settings import ExporterSettings
 from offline.settings import OfflineSettings
 from online.settings import ApiSettings, ForecasterSettings, IngestorSettings
@@ -36,18 +36,22 @@ def given_settings() -> dict[str, str | None]:
 
 
 class StackSettings(
-    IngestorSettings, ForecasterSettings, ApiSettings, ExporterSettings, OfflineSettings, OrchestrationSettings
+    IngestorSettings,
+    ForecasterSettings,
+    ApiSettings,
+    ExporterSettings,
+    OfflineSettings,
+    OrchestrationSettings,
+    TopicSettings,
 ):
-    """Settings of all parts, and of the stack around the parts: ports, the recording, the retention."""
+    """Settings of all parts, and of the stack around the parts: ports, the recording."""
 
     kafka_port: Port = 9092
     kafka_controller_port: Port = 9093
     mlflow_port: Port = 5000
-    dagster_code_port: Port = 3002
     prometheus_port: Port = 9090
     alertmanager_port: Port = 9095
     recording: str | None = Field(None, description="paths as in a shell; unset: a simulated day")
-    topic_retention_days: float = Field(7.0, gt=0)
     run_started: float | None = Field(None, description="seconds since 1970 when `make run` was typed")
 
     @field_validator("*")
@@ -69,6 +73,10 @@ class StackSettings(
     @property
     def local_mlflow(self) -> str:
         return f"http://127.0.0.1:{self.mlflow_port}"
+
+    @property
+    def local_dagster(self) -> str:
+        return f"http://127.0.0.1:{self.dagster_port}"
 
     @property
     def dagster_home(self) -> Path:

@@ -21,6 +21,7 @@ from data.names import RegistryAway, RegistryError
 from data.process.running import AGAIN, REFUSED
 from offline.settings import OfflineSettings
 from orchestration.local.dagster.client import LOOPBACK, DagsterRefused, failure_of, launch, wait
+from orchestration.settings import OrchestrationSettings
 
 MODEL = "volatility-ml"
 PRODUCTS = ["BTC-USD", "ETH-USD"]
@@ -75,6 +76,7 @@ def main() -> int:
     arguments = parser.parse_args()
     settings = OfflineSettings()
     uri = settings.mlflow_tracking_uri
+    pages = OrchestrationSettings().dagster_public_url or arguments.dagster
     try:
         champion = Registry(uri).champion(MODEL)
         if champion is not None and champion.tags.get("spec_id") == settings.spec().spec_id:
@@ -84,7 +86,7 @@ def main() -> int:
         say(f"there is no {MODEL}{lacking} yet: the baseline answers while Dagster makes one")
         for job, what, config in STEPS:
             run_id = launch(arguments.dagster, job, config)
-            say(f"{what}: {arguments.dagster}/runs/{run_id}")
+            say(f"{what}: {pages}/runs/{run_id}")
             began = time.monotonic()
             # Also over a restart of Dagster: another start of this process would launch all runs again.
             if (ended := wait(arguments.dagster, run_id, patience_s=math.inf)) != "SUCCESS":

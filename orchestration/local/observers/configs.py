@@ -34,9 +34,11 @@ def alertmanager_file(settings: StackSettings) -> Path:
 
 def write_configs(settings: StackSettings) -> None:
     """Write both files; only their owner may read them, as a webhook's URL may hold a secret."""
+    secret = settings.alert_webhook_url
+    webhook = secret.get_secret_value() if secret else None
     for path, text in (
         (prometheus_file(settings), prometheus_config(settings)),
-        (alertmanager_file(settings), alertmanager_config(settings.alert_webhook_url)),
+        (alertmanager_file(settings), alertmanager_config(webhook)),
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
