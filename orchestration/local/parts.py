@@ -15,7 +15,7 @@ from data.process.running import REFUSED
 from data.settings import KafkaSettings
 from data.stream.topics.creation import create_topics
 from online.settings import RESTARTED
-from orchestration.instance.home import WORKSPACE
+from orchestration.instance.home import CODE_SERVER_TAG, WORKSPACE, installation_of
 from orchestration.local.dagster.client import LOOPBACK, end_runs, is_loaded
 from orchestration.local.kafka.broker import broker_config, is_ready
 from orchestration.local.ports import next_free_port
@@ -262,6 +262,12 @@ def _dagster(settings: StackSettings) -> list[Part]:
     code server, with the same nice value.
     """
     workspace, url = settings.dagster_home / WORKSPACE, settings.local_dagster
+
+    def end_own_runs(say: Callable[[str], None]) -> None:
+        """Cancel all runs of this stack: SQLite has no others, PostgreSQL may have runs of other stacks."""
+        tags = {CODE_SERVER_TAG: installation_of(settings.dagster_home)} if settings.dagster_pg_host else {}
+        end_runs(url, RUNS_END_S, say, tags)
+
     parts = [
         Part(
             "dagster_code",
@@ -280,7 +286,7 @@ def _dagster(settings: StackSettings) -> list[Part]:
             is_ready=functools.partial(is_loaded, url),
             ports={"DAGSTER_PORT": settings.dagster_port},
             address=url,
-            before_stop=lambda say: end_runs(url, RUNS_END_S, say),  # the daemon has ended: no run starts any more
+            before_stop=end_own_runs,  # the daemon has ended: no run starts any more
             stop_s=RUNS_END_S + 2,
         ),
         Part("dagster_daemon", _module("orchestration.daemon", "-w", workspace), needs=("dagster_ui",)),
