@@ -56,7 +56,4 @@ class ApiSettings(ModelSettings, PageSettings):
     """Hold the settings of the API."""
 
     api_port: Port = 8000
-    allowed_hosts: str = Field(
-        "", description="names that an API on loopback answers to, besides those of loopback; by commas or spaces"
-    )
     max_feature_age_s: float = Field(30.0, gt=0, description="an open source whose newest row is older is stale")

@@ -14,7 +14,7 @@ from data.files import CHECKOUT
 from data.process.running import REFUSED
 from data.settings import KafkaSettings
 from online.settings import RESTARTED
-from orchestration.local.dagster.client import LOOPBACK, WORKSPACE, end_runs, is_loaded
+from orchestration.local.dagster.client import WORKSPACE, end_runs, is_loaded, open_local
 from orchestration.local.kafka.broker import broker_config, is_ready
 from orchestration.local.kafka.topics import create_topics
 from orchestration.local.ports import next_free_port
@@ -29,9 +29,9 @@ RUNS_END_S = 30.0  # limit for cancelled Dagster runs: an ingestor delivers the 
 
 
 def fetch_text(url: str, timeout_s: float = PROBE_TIMEOUT_S) -> str | None:
-    """Return the text of a URL of this machine that answers 200, else None."""
+    """Return the text of a URL of this machine, as of `open_local`, that answers 200, else None."""
     try:
-        with LOOPBACK.open(url, timeout=timeout_s) as answer:
+        with open_local(url, timeout_s) as answer:
             return str(answer.read().decode()) if answer.status == 200 else None
     except OSError:
         return None
@@ -141,7 +141,7 @@ def _mlflow(settings: StackSettings, *, is_warm: bool) -> Part:
     store = f"sqlite:///{folder / 'mlflow.db'}"
     return Part(
         "mlflow",
-        _module("uvicorn", "mlflow.server.fastapi_app:app", *listening, "--no-access-log"),
+        _module("uvicorn", "--factory", "orchestration.local.registry_app:create_app", *listening, "--no-access-log"),
         environment={
             "_MLFLOW_SERVER_FILE_STORE": store,
             "_MLFLOW_SERVER_REGISTRY_STORE": store,
@@ -254,17 +254,44 @@ def _ingestor(settings: StackSettings, recordings: Sequence[Path], needs: tuple[
 
 
 def _dagster(settings: StackSettings) -> list[Part]:
-    """Return the Dagster parts: server of our code, UI, daemon that starts runs, and the first `volatility-ml`.
+    """Return the Dagster parts and the first `volatility-ml`.
 
-    All Dagster parts yield to the forecasts, and start after the processes of the forecasts. Runs are children of the
-    code server, with the same nice value.
+    All yield to the forecasts, and start after the processes of the forecasts. Runs are children of the code server,
+    with the same nice value.
     """
-    workspace, url = settings.dagster_home / WORKSPACE, settings.dagster_url
-    parts = [
+    first_model = Part(
+        "first_ml",
+        _module(
+            "orchestration.local.dagster.first_model",
+            "--dagster",
+            settings.dagster_local_url,
+            "--api",
+            f"http://127.0.0.1:{settings.api_port}",
+        ),
+        needs=("dagster_daemon", *(("mlflow",) if settings.starts_mlflow else ())),
+        exits={2: "volatility-ml is not made"},
+        once=True,
+        background=True,
+        tells=True,
+        advice="The baseline serves on. What was launched is in the Dagster UI.",
+    )
+    parts = [*dagster_parts(settings, needs=("forecaster", "api")), first_model]
+    return [replace(part, essential=False, nice=STANDS_BACK) for part in parts]
+
+
+def dagster_parts(settings: StackSettings, needs: tuple[str, ...] = ()) -> list[Part]:
+    """Return the Dagster parts: server of our code, UI behind its door, and the daemon that starts runs.
+
+    Args:
+        needs: of the server of our code; the other parts need the server.
+    """
+    workspace, url = settings.dagster_home / WORKSPACE, settings.dagster_local_url
+    asked = settings.with_login(url)
+    return [
         Part(
             "dagster_code",
             _module("orchestration.local.dagster.home", "--code-port", settings.dagster_code_port),
-            needs=("forecaster", "api"),
+            needs=needs,
             is_ready=listens(settings.dagster_code_port),
             ports={"DAGSTER_CODE_PORT": settings.dagster_code_port},
             ready_s=240.0,  # the code server also makes the databases
@@ -273,30 +300,14 @@ def _dagster(settings: StackSettings) -> list[Part]:
         ),
         Part(
             "dagster_ui",
-            _module("dagster_webserver", "-h", "127.0.0.1", "-p", settings.dagster_port, "-w", workspace),
+            _module("orchestration.webserver", "-w", workspace),
             needs=("dagster_code",),
-            is_ready=functools.partial(is_loaded, url),
+            is_ready=functools.partial(is_loaded, asked),
             ports={"DAGSTER_PORT": settings.dagster_port},
+            exits={REFUSED: "the Dagster UI has no password and listens beyond loopback; UI_PASSWORD sets one"},
             address=url,
-            before_stop=lambda say: end_runs(url, RUNS_END_S, say),  # the daemon has ended: no run starts any more
+            before_stop=lambda say: end_runs(asked, RUNS_END_S, say),  # the daemon has ended: no run starts any more
             stop_s=RUNS_END_S + 2,
         ),
         Part("dagster_daemon", _module("dagster._daemon", "run", "-w", workspace), needs=("dagster_ui",)),
-        Part(
-            "first_ml",
-            _module(
-                "orchestration.local.dagster.first_model",
-                "--dagster",
-                url,
-                "--api",
-                f"http://127.0.0.1:{settings.api_port}",
-            ),
-            needs=("dagster_daemon", *(("mlflow",) if settings.starts_mlflow else ())),
-            exits={2: "volatility-ml is not made"},
-            once=True,
-            background=True,
-            tells=True,
-            advice="The baseline serves on. What was launched is in the Dagster UI.",
-        ),
     ]
-    return [replace(part, essential=False, nice=STANDS_BACK) for part in parts]

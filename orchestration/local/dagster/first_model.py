@@ -20,7 +20,8 @@ from data.models.registry import Registry
 from data.names import RegistryAway, RegistryError
 from data.process.running import AGAIN, REFUSED
 from offline.settings import OfflineSettings
-from orchestration.local.dagster.client import LOOPBACK, DagsterRefused, failure_of, launch, wait
+from orchestration.local.dagster.client import DagsterRefused, failure_of, launch, open_local, wait
+from orchestration.settings import WebserverSettings
 
 MODEL = "volatility-ml"
 PRODUCTS = ["BTC-USD", "ETH-USD"]
@@ -50,7 +51,7 @@ ANSWERS_WITHIN_S = 15.0
 def serving(api: str) -> str:
     """Return the model in the API's answers, such as `volatility-ml 1`; empty: the API does not answer."""
     try:
-        with LOOPBACK.open(f"{api}/version", timeout=2.0) as answer:
+        with open_local(f"{api}/version", 2.0) as answer:
             model = json.load(answer)["model"]
             return f"{model['name']} {model['version']}"
     except (OSError, ValueError, KeyError):
@@ -74,6 +75,7 @@ def main() -> int:
     parser.add_argument("--api", required=True, help="URL of the prediction API")
     arguments = parser.parse_args()
     settings = OfflineSettings()
+    dagster = WebserverSettings().with_login(arguments.dagster)
     uri = settings.mlflow_tracking_uri
     try:
         champion = Registry(uri).champion(MODEL)
@@ -83,12 +85,12 @@ def main() -> int:
         lacking = "" if champion is None else f" of the feature spec {settings.spec().spec_id}"
         say(f"there is no {MODEL}{lacking} yet: the baseline answers while Dagster makes one")
         for job, what, config in STEPS:
-            run_id = launch(arguments.dagster, job, config)
+            run_id = launch(dagster, job, config)
             say(f"{what}: {arguments.dagster}/runs/{run_id}")
             began = time.monotonic()
             # Also over a restart of Dagster: another start of this process would launch all runs again.
-            if (ended := wait(arguments.dagster, run_id, patience_s=math.inf)) != "SUCCESS":
-                say(f"{job} ended with {ended}: {failure_of(arguments.dagster, run_id)}")
+            if (ended := wait(dagster, run_id, patience_s=math.inf)) != "SUCCESS":
+                say(f"{job} ended with {ended}: {failure_of(dagster, run_id)}")
                 say("The baseline serves on. Look at that run; what is done is kept, so launch the rest from the UI.")
                 return REFUSED
             say(f"{job} took {time.monotonic() - began:.0f} s")
