@@ -60,7 +60,7 @@ class ModelRefused(ValueError):
 
 
 class NotRead(RuntimeError):
-    """The broker does not answer, or does not have the topic. The message says what to do."""
+    """The broker does not answer, lacks the topic, or the client refuses a setting. The message says what to do."""
 
 
 class Stopped(Exception):

@@ -2,15 +2,54 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+import re
+from typing import Annotated
+from urllib.parse import parse_qsl, urlsplit
+
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from data.models.settings import RegistrySettings
+from data.settings import SECRET_IN_URI
+
+KEY_VARIABLES = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SHARED_CREDENTIALS_FILE,",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "abfs": "AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET",
+}
+"""Variables of the environment with the key of a filesystem, by the scheme of its URIs. The filesystems read them."""
+_SECRET = re.compile(r"key|secret|token|password|sas", re.IGNORECASE)
+
+
+def without_key(uri: str) -> str:
+    """Return the URI of a lake; refuse a key in it, as Dagster and logs show the URI.
+
+    >>> without_key("s3://bucket/lake?region=eu-central-1")
+    's3://bucket/lake?region=eu-central-1'
+
+    Raises:
+        PydanticCustomError: a ValueError, whose message does not have the URI.
+    """
+    if "://" not in uri:
+        return uri
+    parts = urlsplit(uri)
+    login, at, _ = parts.netloc.rpartition("@")
+    # abfs://container@account.dfs.core.windows.net and gs://anonymous@bucket have no key.
+    has_key = ":" in login or (bool(at) and parts.scheme == "s3")
+    if has_key or any(_SECRET.search(name) for name, _ in parse_qsl(parts.query, keep_blank_values=True)):
+        variables = KEY_VARIABLES.get(parts.scheme.replace("abfss", "abfs"), "the environment of the filesystem")
+        raise PydanticCustomError(
+            SECRET_IN_URI,
+            "LAKE_URI must have no login and no key, as Dagster shows the URI: {variables} must have the key",
+            {"variables": variables},
+        )
+    return uri
 
 
 class OfflineSettings(RegistrySettings):
     """Registry, feature spec and lake."""
 
-    lake_uri: str = Field(
+    lake_uri: Annotated[str, AfterValidator(without_key)] = Field(
         default_factory=lambda data: str(data["var_dir"] / "lake"),
         description="a folder, or a URI of any filesystem that pyarrow knows",
     )

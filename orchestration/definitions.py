@@ -11,13 +11,13 @@ from orchestration.assets.inbox import Inbox, recordings
 from orchestration.assets.models import models
 from orchestration.assets.product_days import feature_rows, trades, training_set
 from orchestration.assets.served import served
+from orchestration.automation.schedules import schedules
+from orchestration.automation.sensors import drift_retrain, failure_sensor, inbox_files, retrain_outcome
 from orchestration.jobs.lake import backfill, ingest, simulate_job
 from orchestration.jobs.promotion import promote_job, rollback
 from orchestration.jobs.replay import replay
 from orchestration.jobs.sink import sink_job
 from orchestration.resources import DagsterPages, LakeResource, RegistryResource, mlflow_run
-from orchestration.schedules import schedules
-from orchestration.sensors import drift_retrain, failure_sensor, inbox_files, retrain_outcome
 from orchestration.settings import OrchestrationSettings
 
 EXPERIMENT = "training"
@@ -48,7 +48,7 @@ def definitions() -> dg.Definitions:
             # Without a config of its own: the limit must not be part of what a run is launched with.
             "recording_folders": dg.ResourceDefinition.hardcoded_resource(settings.recording_folders),
             "drift_folder": DriftFolder(path=str(settings.var_dir / "drift")),
-            "registry": RegistryResource(uri=uri),
+            "registry": RegistryResource(uri=uri, public_url=offline.mlflow_url),
             "pages": DagsterPages(url=settings.dagster_url),
             "mlflow": mlflow_run.configured(
                 {"experiment_name": EXPERIMENT, "mlflow_tracking_uri": uri, "dagster_url": settings.dagster_url}

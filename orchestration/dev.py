@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from data.files import CHECKOUT
+from data.settings import UnreadableSecret
 from orchestration.local.parts import dagster_parts
 from orchestration.local.ports import port_conflicts
 from orchestration.local.settings import StackSettings
@@ -63,7 +64,7 @@ def main() -> int:
             return asyncio.run(serve(settings, console))
     except ValidationError as error:
         console.print(Text("\n".join(wrong_settings(error)), "bold red"), soft_wrap=True)
-    except StartRefused as refusal:
+    except (StartRefused, UnreadableSecret) as refusal:
         console.print(Text(str(refusal), "bold red"), soft_wrap=True)
     return 1
 

@@ -33,18 +33,23 @@ class LakeResource(dg.ConfigurableResource):
 
 
 class RegistryResource(dg.ConfigurableResource):
-    """The MLflow server."""
+    """The MLflow server.
+
+    Attributes:
+        public_url: of the server in links.
+    """
 
     uri: str
+    public_url: str
 
     def run_url(self, experiment_id: str, run_id: str) -> str:
-        return f"{self.uri}/#/experiments/{experiment_id}/runs/{run_id}"
+        return f"{self.public_url}/#/experiments/{experiment_id}/runs/{run_id}"
 
     def artifact_url(self, experiment_id: str, run_id: str, path: str) -> str:
         return f"{self.run_url(experiment_id, run_id)}/artifacts/{path}"
 
     def version_url(self, model: str, version: str) -> str:
-        return f"{self.uri}/#/models/{model}/versions/{version}"
+        return f"{self.public_url}/#/models/{model}/versions/{version}"
 
 
 class DagsterPages(dg.ConfigurableResource):

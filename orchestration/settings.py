@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 from urllib.parse import quote
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
+from pydantic_core import PydanticCustomError
+from pydantic_settings import SettingsConfigDict
 
 from data.names import is_loopback
 from data.recordings.folders import RecordingFolders
-from data.settings import Folder, HostSettings, PageSettings, StateSettings
+from data.settings import SECRET_IN_URI, Folder, HostSettings, PageSettings, Port, Settings, StateSettings
 
 
 class Login(NamedTuple):
@@ -27,11 +30,34 @@ class Login(NamedTuple):
         return f"{scheme}://{quote(self.user, safe='')}:{quote(self.password, safe='')}@{rest}"
 
 
-class WebserverSettings(HostSettings, PageSettings):
-    """Address and login of the Dagster UI."""
+def _webhook(url: SecretStr) -> SecretStr:
+    """Refuse an address that is not http, without its text: the address of a webhook is its key."""
+    if not re.match("https?://", url.get_secret_value()):
+        raise PydanticCustomError(SECRET_IN_URI, "a webhook begins with http:// or https://")
+    return url
+
+
+class DagsterSettings(Settings):
+    """Addresses of the Dagster processes, and Dagster's database."""
 
     dagster_host: str = Field("127.0.0.1", description="address that the Dagster UI listens on")
-    dagster_public_url: str | None = Field(None, pattern="^https?://", description="of the Dagster UI, for browsers")
+    dagster_code_port: Port = Field(3002, description="of the code server")
+    dagster_pg_host: str | None = Field(None, description="PostgreSQL; none: SQLite in Dagster's home")
+    dagster_pg_port: Port = 5432
+    dagster_pg_db: str = "dagster"
+    dagster_pg_user: str = "dagster"
+    dagster_pg_password: SecretStr | None = None
+
+    def postgres_url(self) -> str:
+        """Return the address of the database with the login in it; never show the text."""
+        password = f":{quote(self.dagster_pg_password.get_secret_value(), safe='')}" if self.dagster_pg_password else ""
+        login, database = quote(self.dagster_pg_user, safe="") + password, quote(self.dagster_pg_db, safe="")
+        return f"postgresql+psycopg2://{login}@{self.dagster_pg_host}:{self.dagster_pg_port}/{database}"
+
+
+class WebserverSettings(HostSettings, PageSettings, DagsterSettings):
+    """Address and login of the Dagster UI."""
+
     ui_user: str = Field("cryptovol", pattern="^[^:]+$", description="of the web UIs that ask for a password")
     ui_password: SecretStr | None = Field(None, description="of the web UIs; the Dagster UI asks for it if it is set")
 
@@ -57,8 +83,10 @@ class WebserverSettings(HostSettings, PageSettings):
         return self.ui_login.in_url(url) if self.ui_login else url
 
 
-class OrchestrationSettings(StateSettings, PageSettings):
+class OrchestrationSettings(StateSettings, PageSettings, DagsterSettings):
     """Inbox, recordings, schedules and alerts; read when Dagster loads the definitions."""
+
+    model_config = SettingsConfigDict(hide_input_in_errors=True)
 
     inbox_dir: Folder = Field(
         default_factory=lambda data: data["var_dir"] / "inbox", description="folder of new recordings for the lake"
@@ -75,18 +103,14 @@ class OrchestrationSettings(StateSettings, PageSettings):
     sink_cron: str = Field("*/10 * * * *", description="when new records of the topics go to the lake; UTC")
     sink_feeds_trades: bool = Field(True, description="served trades of finished days feed the table trades")
     drift_cron: str = Field("5 * * * *", description="when drift is judged; UTC")
-    alert_webhook_url: str | None = Field(
-        None, pattern="^https?://", description="gets JSON documents of failed runs, and of alerts by Alertmanager"
+    alert_webhook_url: Annotated[SecretStr, AfterValidator(_webhook)] | None = Field(
+        None, description="gets JSON documents of failed runs, and of alerts by Alertmanager"
     )
 
     def make_inbox(self) -> None:
         """Make the inbox if the path is the default; a person makes a folder of their own."""
         if "inbox_dir" not in self.model_fields_set:
             self.inbox_dir.mkdir(parents=True, exist_ok=True)
-
-    @property
-    def dagster_url(self) -> str:
-        return f"http://127.0.0.1:{self.dagster_port}"
 
     @property
     def recordings(self) -> list[Path]:

@@ -1,11 +1,10 @@
-"""Serve Dagster's UI behind the door: `python -m orchestration.webserver -w workspace.yaml`."""
+"""Dagster's UI behind the door: `python -m orchestration.webserver`, from the root."""
 
 from __future__ import annotations
 
 import argparse
 import signal
 import sys
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -16,7 +15,9 @@ from dagster._utils.log import configure_loggers
 from dagster_webserver.app import create_app_from_workspace_process_context
 
 from data.process.running import REFUSED
+from data.settings import UnreadableSecret
 from orchestration.door import Door
+from orchestration.instance.home import WORKSPACE, enter_home
 from orchestration.settings import WebserverSettings
 
 STATEMENT_TIMEOUT_MS, POOL_RECYCLE_S, POOL_OVERFLOW = 15_000, 3_600, 20
@@ -28,10 +29,14 @@ DRAIN_S = 5
 def main() -> int:
     """Serve Dagster's UI behind the door."""
     parser = argparse.ArgumentParser(prog="python -m orchestration.webserver", description=main.__doc__)
-    parser.add_argument("-w", "--workspace", default="workspace.yaml", help="which code is served")
+    parser.add_argument("-w", "--workspace", help="names the code servers; default: the code server of this machine")
     parser.add_argument("--path-prefix", help="as /dagster; default: the path of DAGSTER_PUBLIC_URL")
     arguments = parser.parse_args()
-    settings = WebserverSettings()
+    try:
+        settings = WebserverSettings()
+    except UnreadableSecret as error:
+        print(error, file=sys.stderr)
+        return REFUSED
     if settings.lets_strangers_in:
         print(
             f"DAGSTER_HOST={settings.dagster_host} lets other machines in, and Dagster has no login of its own: set "
@@ -41,12 +46,13 @@ def main() -> int:
         return REFUSED
     public_path = urlsplit(settings.dagster_public_url or "").path
     prefix = (public_path if arguments.path_prefix is None else arguments.path_prefix).rstrip("/")
+    home = enter_home()
     configure_loggers(log_level="INFO")
     # uvicorn ends in good order and then raises the signal again: exit code 0, as of every other process.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with DagsterInstance.get() as instance:
         instance.optimize_for_webserver(STATEMENT_TIMEOUT_MS, POOL_RECYCLE_S, POOL_OVERFLOW)
-        code = WorkspaceFileTarget([str(Path(arguments.workspace).resolve())])
+        code = WorkspaceFileTarget([arguments.workspace or str(home / WORKSPACE)])
         with WorkspaceProcessContext(instance, version=__version__, workspace_load_target=code) as context:
             app = create_app_from_workspace_process_context(context, prefix)
             door = Door(

@@ -73,7 +73,7 @@ class Broker:
                 start_new_session=True,
             )
         deadline = time.monotonic() + timeout_s
-        while not is_ready(self.bootstrap_servers, self.config.cluster_id):
+        while not self.is_ready():
             returncode = self._process.poll()
             if returncode is not None or time.monotonic() > deadline:
                 self.kill()
@@ -85,6 +85,10 @@ class Broker:
                 raise RuntimeError(
                     f"the broker on {self.bootstrap_servers} {what}; the end of {self.log_path}:\n{said}"
                 )
+
+    def is_ready(self) -> bool:
+        """Return whether this broker, and no other on the same port, answers."""
+        return is_ready(self.bootstrap_servers, self.config.cluster_id)
 
     def stop(self, timeout_s: float = 20.0) -> None:
         """End the broker in good order, by SIGTERM."""

@@ -11,9 +11,9 @@ from hypothesis import settings
 
 from data.files import CHECKOUT
 from data.models.kept import save_last_good
+from data.stream.topics.creation import create_topics
 from orchestration.local.kafka.broker import jars_folder
 from orchestration.local.kafka.jars import JarsMissing, fetch_jars
-from orchestration.local.kafka.topics import create_topics
 from tests.broker import Broker, free_ports, running_broker
 from tests.fakes import FakeRegistry
 from tests.mlflow_server import running_mlflow

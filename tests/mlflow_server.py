@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from data.files import CHECKOUT
 from tests.broker import free_ports
 from tests.pipeline import wait_until
 
@@ -19,29 +20,26 @@ class MlflowServer:
     """MLflow on a port and a folder of its own; ten seconds to start."""
 
     def __init__(self, folder: Path) -> None:
-        (self._port,) = free_ports(1)
-        self.folder, self.uri = folder, f"http://127.0.0.1:{self._port}"
+        (self.port,) = free_ports(1)
+        self.folder, self.uri = folder, f"http://127.0.0.1:{self.port}"
         self._log = folder / "log"
+
+    def command(self) -> list[str]:
+        """Return module and arguments of the server."""
+        command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "-w", "1"]
+        command += ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"]
+        return [*command, "--artifacts-destination", f"{self.folder}/artifacts"]
+
+    def environment(self) -> dict[str, str]:
+        return {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
     def start(self) -> None:
         """Start the server and wait for an answer."""
-        command = [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "server",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(self._port),
-            "-w",
-            "1",
-        ]
-        command += ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"]
-        command += ["--artifacts-destination", f"{self.folder}/artifacts"]
-        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        command, environment = [sys.executable, "-m", *self.command()], os.environ | self.environment()
         with self._log.open("a") as log:
-            self._server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+            self._server = subprocess.Popen(
+                command, env=environment, cwd=CHECKOUT, stdout=log, stderr=log, start_new_session=True
+            )
         wait_until(self._answers, "MLflow is ready", within_s=120)
 
     def stop(self) -> None:

@@ -11,7 +11,12 @@ from typing import Any, NamedTuple
 
 EVIL = "evil.example"
 """A name of another site. The browser gets the address of this machine for the name, as after a rebinding."""
-REBINDING = f"--host-resolver-rules=MAP {EVIL} 127.0.0.1"
+REBINDING = (
+    f"--host-resolver-rules=MAP {EVIL} 127.0.0.1",
+    "--no-proxy-server",
+    "--disable-features=LocalNetworkAccessChecks,BlockInsecurePrivateNetworkRequests",  # not all browsers have them
+)
+"""Options of a browser."""
 
 PAGE = "<!doctype html><title>evil</title><body>"
 ATTACK = """

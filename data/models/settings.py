@@ -10,10 +10,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import SettingsConfigDict
 
 from data.features.spec import FeatureSpec
-from data.settings import Folder, StateSettings
-
-LOGIN_IN_URI = "login_in_uri"
-"""Type of the error of a URI with a login. The text of the URI must not be shown."""
+from data.settings import SECRET_IN_URI, Folder, PublicUrl, StateSettings
 
 
 def _without_login(uri: str) -> str:
@@ -22,7 +19,7 @@ def _without_login(uri: str) -> str:
         reason = (
             "user name and password belong in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, not in the URI"
         )
-        raise PydanticCustomError(LOGIN_IN_URI, reason)
+        raise PydanticCustomError(SECRET_IN_URI, reason)
     return uri.rstrip("/")
 
 
@@ -34,6 +31,7 @@ class RegistrySettings(StateSettings):
     mlflow_tracking_uri: Annotated[str, AfterValidator(_without_login)] = Field(
         "http://127.0.0.1:5000", pattern="^https?://", description="the MLflow server, for runs and for the registry"
     )
+    mlflow_public_url: PublicUrl | None = Field(None, description="of MLflow in links; none: the server's address")
     mlflow_tracking_username: SecretStr | None = None
     mlflow_tracking_password: SecretStr | None = None
     mlflow_tracking_token: SecretStr | None = Field(None, description="used without user name and password")
@@ -42,6 +40,11 @@ class RegistrySettings(StateSettings):
         description="keeps the last good models for times without a registry",
     )
     window_size: int = Field(50, ge=2, le=10_000, description="returns in the contract window")
+
+    @property
+    def mlflow_url(self) -> str:
+        """MLflow in links."""
+        return self.mlflow_public_url or self.mlflow_tracking_uri
 
     def login(self) -> dict[str, str]:
         """Return the variables of the login that have a value, by the names of MLflow's own client."""

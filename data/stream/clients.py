@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import secrets
 import socket
 import time
@@ -16,7 +17,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka.admin import AdminClient
 
-from data.names import RecordRefused, Stopped, Unanswered
+from data.names import NotRead, RecordRefused, Stopped, Unanswered
 from data.settings import KafkaSettings
 
 log = structlog.get_logger()
@@ -122,9 +123,38 @@ class ClientLog:
             log.warning("kafka client", error=error.str())
 
 
+def client_config(settings: KafkaSettings) -> Config:
+    """Return the address and the login for a client. The client's own log is off.
+
+    Raises:
+        NotRead: the client refuses a setting; the message names the variable.
+    """
+    config = settings.client_config()
+    if len(config) > len(_ALWAYS):
+        _try_client(tuple(config.items()))
+    return config | {"log_level": 0}
+
+
+_ALWAYS = ("bootstrap.servers", "security.protocol")
+"""Settings that have a value on every machine, and need no trial."""
+
+
+@cache
+def _try_client(config: tuple[tuple[str, str], ...]) -> None:
+    """Make a client, once in each process, so that a refused setting is reported by the name of its variable."""
+    try:
+        AdminClient(dict(config) | {"log_level": 0})
+    except KafkaException as error:
+        reason = error.args[0].str()
+        # No such configuration property: "ssl.endpoint"
+        words = set(re.findall(r"[a-z0-9.]+[a-z0-9]", reason))
+        variables = [f"KAFKA_{name.upper().replace('.', '_')}" for name, _ in config if name in words]
+        raise NotRead(f"{', '.join(variables) or 'KAFKA_*'}: the Kafka client refuses this: {reason}") from None
+
+
 def _client(settings: KafkaSettings) -> Config:
-    """Return the common settings of all clients. The client's own log is off: `ClientLog` logs the important errors."""
-    return settings.client_config() | {"error_cb": ClientLog(), "log_level": 0}
+    """Return the common settings of all clients of a service: `ClientLog` logs the important errors."""
+    return client_config(settings) | {"error_cb": ClientLog()}
 
 
 def consumer_config(settings: KafkaSettings, group: str, slot: int | None) -> Config:
@@ -231,7 +261,7 @@ class GroupMembers:
     """
 
     def __init__(self, settings: KafkaSettings, group: str) -> None:
-        self._admin = AdminClient(settings.client_config() | {"log_level": 0})
+        self._admin = AdminClient(client_config(settings))
         self._group = group
         self._asked: Future[Any] | None = None
 

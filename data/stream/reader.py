@@ -20,7 +20,7 @@ from confluent_kafka.admin import AdminClient
 
 from data.names import NotRead, Stopped
 from data.settings import KafkaSettings
-from data.stream.clients import MAX_VALUE, PASSING, READ_BATCH, RETRY_S, reader_config, retry
+from data.stream.clients import MAX_VALUE, PASSING, READ_BATCH, RETRY_S, client_config, reader_config, retry
 
 PATIENCE_S = 10.0
 """Seconds that the broker may be silent."""
@@ -97,7 +97,7 @@ class TopicReader(AbstractContextManager["TopicReader"]):
 
     def topic_id(self, topic: str) -> str:
         """Return the id of a topic, another one after the topic was made anew; empty if the broker knows no ids."""
-        admin = AdminClient(self._settings.client_config() | {"log_level": 0})
+        admin = AdminClient(client_config(self._settings))
         asked = TopicCollection([topic])
         found = self._ask(lambda timeout_s: admin.describe_topics(asked, request_timeout=timeout_s)[topic].result())
         high, low = found.topic_id.get_most_significant_bits(), found.topic_id.get_least_significant_bits()

@@ -23,6 +23,7 @@ import pyarrow.parquet
 
 from data.names import check_product_id
 from offline.lake.parquet import GROUP_ROWS, ContentHash, RowGroups
+from offline.settings import without_key
 
 READ_ROWS = 65_536
 """Rows per batch when a partition is read in batches."""
@@ -105,10 +106,11 @@ class Lake:
             uri: a folder, or a URI of any filesystem that pyarrow knows, as `file:///srv/lake` or `s3://bucket/lake`.
 
         Raises:
-            ValueError: pyarrow does not know the filesystem of the URI.
+            ValueError: pyarrow does not know the filesystem of the URI, or the URI holds a key.
         """
         if not _SCHEME.match(str(uri)):
             return cls(pa.fs.LocalFileSystem(), str(Path(uri).absolute()))
+        without_key(str(uri))
         try:
             return cls(*pa.fs.FileSystem.from_uri(str(uri)))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:

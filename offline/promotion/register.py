@@ -35,14 +35,15 @@ REASON = "reason"
 
 
 def prepare_client(registry: Registry) -> None:
-    """Set the environment of mlflow's own client: no long retries, the login of `.env`, no proxy for loopback.
+    """Set the environment of mlflow's own client: no long retries, the login of the settings, no proxy for loopback.
 
     Raises:
         RegistryError: MLflow does not answer. The error is raised at once; mlflow's own client would retry.
     """
     registry.call("GET", "registered-models/search", {"max_results": 1}, dict)
-    for name, value in (CLIENT | RegistrySettings().login()).items():
+    for name, value in CLIENT.items():
         os.environ.setdefault(name, value)
+    os.environ.update(RegistrySettings().login())  # an empty variable may hide a secret from a file
     if is_loopback(registry.uri):
         for name in ("no_proxy", "NO_PROXY"):
             hosts = [str(urlsplit(registry.uri).hostname), *os.environ.get(name, "").split(",")]

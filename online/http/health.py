@@ -12,6 +12,7 @@ from confluent_kafka.admin import AdminClient
 from starlette.concurrency import run_in_threadpool
 
 from data.settings import KafkaSettings
+from data.stream.clients import client_config
 from data.stream.records import PREDICTIONS
 
 TIMEOUT_S = 2.0
@@ -24,8 +25,8 @@ class BrokerCheck:
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._servers = settings.kafka_bootstrap_servers
-        # No log of the client: the answer has the error.
-        self._admin = AdminClient(settings.client_config() | {"reconnect.backoff.max.ms": 500, "log_level": 0})
+        # The client has no log: the answer has the error.
+        self._admin = AdminClient(client_config(settings) | {"reconnect.backoff.max.ms": 500})
         self._asking = asyncio.Lock()
         self._answer: dict[str, Any] = {}
         self._answer_ends = -math.inf

@@ -85,9 +85,9 @@ class LivePage:
     ) -> None:
         self.view = view
         pages = {
-            "Dagster": f"http://127.0.0.1:{settings.dagster_port}",
-            "MLflow": settings.mlflow_tracking_uri,
-            "Grafana": f"http://127.0.0.1:{settings.grafana_port}",
+            "Dagster": settings.dagster_url,
+            "MLflow": settings.mlflow_url,
+            "Grafana": settings.grafana_url,
         }
         spec = settings.spec()
         self.versions = Versions(Registry(settings.mlflow_tracking_uri), spec.spec_id, serving)

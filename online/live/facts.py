@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 
 from data.names import NotRead, Stopped, is_loopback
 from data.settings import KafkaSettings
-from data.stream.clients import GroupMembers
+from data.stream.clients import GroupMembers, client_config
 from data.stream.figures import FiguresReader
 from data.stream.records import FIGURES, PARTITIONS, TRADES, Figure
 from online.exactly_once.offset_note import GROUP
@@ -116,7 +116,7 @@ class SlowFacts:
 
     def _asked_admin(self) -> AdminClient:
         if self._admin is None:
-            self._admin = AdminClient(self._settings.client_config() | {"log_level": 0})
+            self._admin = AdminClient(client_config(self._settings))
         return self._admin
 
     def _ask_versions(self) -> None:

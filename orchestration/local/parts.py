@@ -9,14 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from data.files import CHECKOUT
 from data.process.running import REFUSED
 from data.settings import KafkaSettings
+from data.stream.topics.creation import create_topics
 from online.settings import RESTARTED
-from orchestration.local.dagster.client import WORKSPACE, end_runs, is_loaded, open_local
+from orchestration.instance.home import WORKSPACE
+from orchestration.local.dagster.client import end_runs, is_loaded, open_local
 from orchestration.local.kafka.broker import broker_config, is_ready
-from orchestration.local.kafka.topics import create_topics
 from orchestration.local.ports import next_free_port
 from orchestration.local.settings import StackSettings
 from orchestration.local.supervisor import Part
@@ -122,9 +124,10 @@ def _kafka(settings: StackSettings) -> Part:
 
 def _topics(settings: StackSettings, kafka: Mapping[str, str]) -> Part:
     retention = timedelta(days=settings.topic_retention_days)
+    replication = 1 if settings.starts_kafka else settings.kafka_replication_factor
     return Part(
         "topics",
-        action=functools.partial(create_topics, kafka, retention=retention),
+        action=functools.partial(create_topics, kafka, retention=retention, replication=replication),
         needs=("kafka",) if settings.starts_kafka else (),
         advice=f"The broker is {kafka['bootstrap.servers']}; KAFKA_BOOTSTRAP_SERVERS names another.",
     )
@@ -152,6 +155,7 @@ def _mlflow(settings: StackSettings, *, is_warm: bool) -> Part:
             # With jobs MLflow starts eight more processes, 1.1 GB in all.
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
+            **_mlflow_guard(settings),
         },
         # This request reads the database: the first one makes its tables.
         is_ready=answers(
@@ -163,6 +167,15 @@ def _mlflow(settings: StackSettings, *, is_warm: bool) -> Part:
         address=settings.local_mlflow,
         advice="MLFLOW_TRACKING_URI can name a registry that is running.",
     )
+
+
+def _mlflow_guard(settings: StackSettings) -> dict[str, str]:
+    """Return the lists of MLflow's own guard, where they differ from its defaults: the names of this machine."""
+    if not settings.host_names:
+        return {}
+    hosts = ",".join(f"{name},{name}:*" for name in ("localhost", "127.0.0.1", *sorted(settings.host_names)))
+    scheme, place, *_ = urlsplit(settings.mlflow_public_url or settings.local_mlflow)
+    return {"MLFLOW_SERVER_ALLOWED_HOSTS": hosts, "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": f"{scheme}://{place}"}
 
 
 def _training(settings: StackSettings, *, is_warm: bool) -> Part:
@@ -290,7 +303,7 @@ def dagster_parts(settings: StackSettings, needs: tuple[str, ...] = ()) -> list[
     return [
         Part(
             "dagster_code",
-            _module("orchestration.local.dagster.home", "--code-port", settings.dagster_code_port),
+            _module("orchestration.code_server", "--port", settings.dagster_code_port),
             needs=needs,
             is_ready=listens(settings.dagster_code_port),
             ports={"DAGSTER_CODE_PORT": settings.dagster_code_port},
@@ -309,5 +322,5 @@ def dagster_parts(settings: StackSettings, needs: tuple[str, ...] = ()) -> list[
             before_stop=lambda say: end_runs(asked, RUNS_END_S, say),  # the daemon has ended: no run starts any more
             stop_s=RUNS_END_S + 2,
         ),
-        Part("dagster_daemon", _module("dagster._daemon", "run", "-w", workspace), needs=("dagster_ui",)),
+        Part("dagster_daemon", _module("orchestration.daemon", "-w", workspace), needs=("dagster_ui",)),
     ]

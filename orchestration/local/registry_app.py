@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import ASGIApp
 
 from orchestration.door import Door
-from orchestration.settings import WebserverSettings
+from orchestration.local.settings import StackSettings
 
 
 def create_app() -> ASGIApp:
@@ -15,4 +15,5 @@ def create_app() -> ASGIApp:
     """
     from mlflow.server.fastapi_app import app  # noqa: PLC0415 - reads its environment as it is imported
 
-    return Door(app, WebserverSettings().host_names)
+    settings = StackSettings()
+    return Door(app, settings.host_names, settings.mlflow_public_url)

@@ -11,7 +11,7 @@ from dotenv import dotenv_values
 from pydantic import Field, ValidationInfo, field_validator
 
 from data.files import CHECKOUT
-from data.settings import Port
+from data.settings import Port, TopicSettings
 from monitoring.settings import ExporterSettings
 from offline.settings import OfflineSettings
 from online.settings import ApiSettings, ForecasterSettings, IngestorSettings
@@ -42,16 +42,15 @@ class StackSettings(
     OfflineSettings,
     OrchestrationSettings,
     WebserverSettings,
+    TopicSettings,
 ):
-    """Settings of all parts, and of the stack around the parts: ports, the recording, the retention."""
+    """Settings of all parts, and of the stack around the parts: ports, the recording."""
 
     kafka_port: Port = 9092
     kafka_controller_port: Port = 9093
     mlflow_port: Port = 5000
-    dagster_code_port: Port = 3002
     prometheus_port: Port = 9090
     alertmanager_port: Port = 9095
-    topic_retention_days: float = Field(7.0, gt=0)
     run_started: float | None = Field(None, description="seconds since 1970 when `make run` was typed")
 
     @field_validator("*")

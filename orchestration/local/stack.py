@@ -23,8 +23,9 @@ from rich.table import Table
 from rich.text import Text
 
 from data.files import CHECKOUT
-from data.models.settings import LOGIN_IN_URI
-from data.names import new_replay_id
+from data.names import NotRead, new_replay_id
+from data.settings import SECRET_IN_URI, UnreadableSecret
+from data.stream.clients import client_config
 from online.replay.pace import parse_speed
 from orchestration.local.live_lines import LiveForecast, LiveLines
 from orchestration.local.observers.configs import write_configs
@@ -165,7 +166,7 @@ async def run_stack(settings: StackSettings, console: Console, began: float) -> 
     Returns:
         The exit code: 0 after a signal, 1 if a part could not start.
     """
-    kafka = {"bootstrap.servers": settings.local_kafka} if settings.starts_kafka else settings.client_config()
+    kafka = {"bootstrap.servers": settings.local_kafka} if settings.starts_kafka else client_config(settings)
     observers, notes = observer_parts(settings)
     parts = [*stack_parts(settings, kafka), *observers]
     if conflicts := port_conflicts(parts):
@@ -277,15 +278,16 @@ def main() -> int:
             return asyncio.run(run_stack(settings, console, began))
     except ValidationError as error:
         console.print(Text("\n".join(wrong_settings(error)), "bold red"), soft_wrap=True)
-    except StartRefused as refusal:
+    except (StartRefused, NotRead, UnreadableSecret) as refusal:
         console.print(Text(str(refusal), "bold red"), soft_wrap=True)
     return 1
 
 
 def wrong_settings(error: ValidationError) -> Iterator[str]:
-    """Yield a sentence for each wrong setting, with its value unless the value holds a login."""
+    """Yield a sentence for each wrong setting, with its value unless the value holds a login or key."""
     for each in error.errors():
-        was = "" if each["type"] == LOGIN_IN_URI else f", was {each['input']!r}"
+        is_secret = each["type"] == SECRET_IN_URI or each["loc"][0] in StackSettings.secrets()
+        was = "" if is_secret else f", was {each['input']!r}"
         yield f"{'.'.join(map(str, each['loc'])).upper()}: {each['msg']}{was}"
 
 

@@ -31,13 +31,13 @@ from data.models.served import ServedModel
 from data.recordings.readers import write_csv
 from data.simulator.day import simulate_day
 from data.stream.records import PARTITIONS, PREDICTIONS, TRADES
+from data.stream.topics.creation import create_topics
 from data.times import NS
 from data.trades import Floats, Int64s, StreamKey, Trades
 from offline.models.candidate import Candidate
 from offline.promotion.register import register, set_alias
 from orchestration.local.kafka.broker import jars_folder
 from orchestration.local.kafka.jars import fetch_jars
-from orchestration.local.kafka.topics import create_topics
 from tests.benchmarks.edge_predict import server
 from tests.benchmarks.measure import Row
 from tests.broker import Broker, free_ports, running_broker

@@ -31,9 +31,9 @@ from fastapi import FastAPI
 from data.files import CHECKOUT
 from data.models.kept import save_last_good
 from data.models.registry import ModelFile
+from data.stream.topics.creation import create_topics
 from orchestration.local.kafka.broker import jars_folder
 from orchestration.local.kafka.jars import fetch_jars
-from orchestration.local.kafka.topics import create_topics
 from tests.benchmarks.measure import Row, ToolMissing
 from tests.broker import free_ports, running_broker
 from tests.models import BASELINE, model_bytes

@@ -32,10 +32,10 @@ from data.settings import KafkaSettings
 from data.stream.clients import idempotent_config, reader_config
 from data.stream.codec import encode_trades
 from data.stream.records import FEATURES, PARTITIONS, PREDICTIONS, TRADES
+from data.stream.topics.creation import create_topics
 from data.trades import Floats, Int64s, Trades
 from orchestration.local.kafka.broker import jars_folder
 from orchestration.local.kafka.jars import fetch_jars
-from orchestration.local.kafka.topics import create_topics
 from tests.benchmarks.core import simulated_trades
 from tests.benchmarks.measure import Row
 from tests.broker import running_broker

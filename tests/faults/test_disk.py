@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from data.stream.records import TRADES
-from orchestration.local.kafka.topics import create_topics
+from data.stream.topics.creation import create_topics
 from tests.broker import running_broker
 from tests.faults.drill import Drill
 from tests.pipeline import read_topic, running, wait_until

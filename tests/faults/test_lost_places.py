@@ -14,8 +14,8 @@ from confluent_kafka.admin import AdminClient
 
 from data.files import CHECKOUT
 from data.stream.records import FEATURES, REJECTED, TRADES, partition_of
+from data.stream.topics.creation import create_topics
 from online.exactly_once.offset_note import GROUP
-from orchestration.local.kafka.topics import create_topics
 from tests.broker import Broker
 from tests.faults.drill import Drill, equal_columns
 from tests.pipeline import read_topic, running, wait_until

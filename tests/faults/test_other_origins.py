@@ -13,8 +13,9 @@ import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from data.stream.records import FIGURES, PARTITIONS, TOPICS
+from orchestration.instance.home import LOCATION
 from orchestration.local.dagster import client as dagster
-from orchestration.local.dagster.client import LOCATION, REPOSITORY, open_local
+from orchestration.local.dagster.client import REPOSITORY, open_local
 from orchestration.settings import Login
 from tests.browser import Errors, running_browser
 from tests.faults.test_offline_stack import op, stack
@@ -138,7 +139,7 @@ def test_a_page_of_another_origin_finds_every_door_shut(tmp_path: Path, jars: li
     """From another port, from another site, and under a rebound name; then a person uses the Dagster UI."""
     var, log = tmp_path / "var", tmp_path / "stack.log"
     proof.disturbs("every server of a stack attacked from pages of another port, another site and a rebound name")
-    with stack(var, log) as (process, settings), running_browser(REBINDING) as browser:
+    with stack(var, log) as (process, settings), running_browser(*REBINDING) as browser:
         urls = {name: f"http://127.0.0.1:{settings[f'{name}_PORT']}" for name in ("DAGSTER", "MLFLOW", "ALERTMANAGER")}
         wait_until(lambda: "this process" in log.read_text(), "all parts are up", 400)
         login = Login("cryptovol", (var / "ui-password").read_text().strip())

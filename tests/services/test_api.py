@@ -29,11 +29,11 @@ from data.models.kept import save_last_good
 from data.recordings.readers import write_csv
 from data.simulator.day import simulate_day
 from data.stream.records import PREDICTIONS, TRADES, with_time_texts
+from data.stream.topics.creation import create_topics
 from online.http.answers import Observed, Problem, handle_errors, read_body
 from online.http.newest import NewestForecasts
 from online.metrics import ApiMetrics
 from online.settings import ApiSettings
-from orchestration.local.kafka.topics import create_topics
 from tests.broker import Broker, free_ports, running_broker
 from tests.fakes import FakeRegistry
 from tests.models import BASELINE, a_pickle, baseline, model_bytes, model_file

@@ -24,10 +24,10 @@ from offline.promotion import __main__ as command
 from offline.promotion import ledger, moves
 from offline.promotion.ledger import Action, Entry, move_figures
 from online.live.facts import SlowFacts
-from orchestration import sensors
 from orchestration.assets import checks
+from orchestration.automation import sensors
+from orchestration.automation.sensors import retrain_outcome
 from orchestration.definitions import definitions
-from orchestration.sensors import retrain_outcome
 
 pytestmark = [  # Dagster's own: it uses what it calls beta, and what pydantic calls old
     pytest.mark.filterwarnings("ignore::dagster.BetaWarning"),

@@ -14,10 +14,10 @@ from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
 from data.stream.records import PARTITIONS, TOPICS
+from data.stream.topics.creation import create_topics
 from orchestration.local.kafka import jars as jars_module
 from orchestration.local.kafka.broker import is_ready
 from orchestration.local.kafka.jars import Jar, JarsMissing, fetch_jars, read_lock
-from orchestration.local.kafka.topics import create_topics
 from tests.broker import Broker, free_ports, running_broker
 
 

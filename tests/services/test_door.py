@@ -108,7 +108,7 @@ def target(port: int) -> Target:
 
 def test_a_page_of_another_origin_does_nothing_behind_the_door_and_much_without(dagster: Dagster) -> None:
     """Without the door, the same attacks execute mutations, report a check, and open a WebSocket."""
-    with running_browser(REBINDING) as browser:
+    with running_browser(*REBINDING) as browser:
         with served(Door(dagster.app, ())) as port:
             assert attack(browser, target(port)) == []
             assert dagster.traces() == set()
@@ -116,7 +116,7 @@ def test_a_page_of_another_origin_does_nothing_behind_the_door_and_much_without(
             found = attack(browser, target(port))
     assert dagster.traces() == {"by_get", "by_form", "by_json", "bodiless", "planted"}
     assert any("websocket" in each for each in found)
-    assert any("/server_info: 200" in each for each in found), "under the rebound name, answers can be read"
+    assert any("/server_info: 200" in each for each in found), f"under the rebound name, answers can be read: {found}"
 
 
 def test_clients_and_our_own_page_work_behind_the_door(dagster: Dagster) -> None:

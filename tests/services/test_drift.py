@@ -35,10 +35,10 @@ from offline.history import history_of
 from offline.models.cascade import Forecasts
 from orchestration.assets import drift as asset
 from orchestration.assets.partitions import PRODUCTS
+from orchestration.automation.schedules import schedules
+from orchestration.automation.sensors import REASON_TAG, drift_retrain
 from orchestration.definitions import definitions
 from orchestration.resources import RegistryResource
-from orchestration.schedules import schedules
-from orchestration.sensors import REASON_TAG, drift_retrain
 from orchestration.settings import OrchestrationSettings
 from tests.drifting import market
 from tests.proofs import Proof
@@ -92,7 +92,7 @@ FOUND = Findings(
 def test_a_report_and_its_ratios_are_kept_in_mlflow(mlflow_uri: str, tmp_path: Path) -> None:
     """Both reports of a product are in one run; the link opens the newest."""
     (tmp_path / "drift.html").write_text("<html>newest</html>")
-    registry = RegistryResource(uri=mlflow_uri)
+    registry = RegistryResource(uri=mlflow_uri, public_url=mlflow_uri)
     first = asset._log_to_mlflow(registry, PRODUCT, tmp_path / "drift.html", FOUND)
     assert asset._log_to_mlflow(registry, PRODUCT, tmp_path / "drift.html", FOUND) == first
     run_id = first.split("/runs/")[1].split("/")[0]
@@ -166,7 +166,7 @@ def test_without_new_rows_no_report_is_made(instance: dg.DagsterInstance, monkey
     newest = 0
 
     def tick() -> Any:
-        monkeypatch.setattr("orchestration.schedules.newest_ingest_time", lambda *_: newest)
+        monkeypatch.setattr("orchestration.automation.schedules.newest_ingest_time", lambda *_: newest)
         resources = {"lake": (definitions().resources or {})["lake"]}
         repository = definitions().get_repository_def()
         with dg.build_schedule_context(instance=instance, resources=resources, repository_def=repository) as context:
@@ -183,7 +183,7 @@ def test_drift_with_loss_asks_for_one_training_a_day(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer: dg.RunRequest | dg.SkipReason = dg.SkipReason("no training row is new since run 1")
-    monkeypatch.setattr("orchestration.sensors.retrain_request", lambda *_: answer)
+    monkeypatch.setattr("orchestration.automation.sensors.retrain_request", lambda *_: answer)
     resources = {"lake": (definitions().resources or {})["lake"]}
 
     def look() -> Any:

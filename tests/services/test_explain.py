@@ -36,6 +36,7 @@ from data.stream.codec import encode, encode_trades
 from data.stream.origin import MAX_NOTE, Origin, read_origin, recording_of, write_origin
 from data.stream.reader import RecordBlock, TopicReader
 from data.stream.records import ADAPTATION_FIELDS, PARTITIONS, PREDICTIONS, TRADES, End, partition_of, with_time_texts
+from data.stream.topics.creation import create_topics
 from data.times import NS
 from data.trades import StreamKey, Trades
 from offline.explain import bisection, streams
@@ -51,7 +52,6 @@ from online.exactly_once.feature_stage import FeatureStage
 from online.exactly_once.score_stage import ScoreStage
 from online.metrics import ForecasterMetrics
 from online.model_watch import ModelVersion
-from orchestration.local.kafka.topics import create_topics
 from tests.broker import Broker, running_broker
 from tests.models import baseline, model_bytes
 from tests.pipeline import await_end, replay, running

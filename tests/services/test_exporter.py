@@ -27,6 +27,7 @@ from data.stream.codec import Records, decode_records
 from data.stream.figures import publish_figures
 from data.stream.reader import TopicReader
 from data.stream.records import PREDICTIONS, Figure, partition_of, prediction_type
+from data.stream.topics.creation import create_topics
 from data.trades import Floats, Int64s
 from monitoring.live_truth import LiveTruth, Subject
 from monitoring.versions import VersionFacts
@@ -35,7 +36,6 @@ from offline.evaluation.scoring import Scores, score
 from offline.evaluation.served import score_served
 from offline.evaluation.walk_forward import Run
 from offline.history import read_history
-from orchestration.local.kafka.topics import create_topics
 from tests.broker import Broker, running_broker
 from tests.fakes import FakeRegistry
 from tests.models import SPEC, baseline, model_bytes, model_file

@@ -19,10 +19,10 @@ import pytest
 
 from data.features.spec import FeatureSpec
 from data.stream.records import PREDICTIONS
+from data.stream.topics.creation import create_topics
 from data.truth.counting import counted_rows
 from data.truth.targets import target_volatility
 from online.http.live_page import LIBRARY, MAX_BROWSERS
-from orchestration.local.kafka.topics import create_topics
 from tests.broker import Broker, running_broker
 from tests.browser import Errors, heap_mb, running_browser
 from tests.pipeline import environment, read_topic, replay, running, wait_until

@@ -55,17 +55,18 @@ from offline.promotion.ledger import history
 from offline.promotion.register import find_experiment
 from offline.samples import CHECKED_HOURS, Sample
 from offline.training import train
-from orchestration import sensors
+from orchestration import code_server
 from orchestration.assets import models, plots
 from orchestration.assets.models import checked_spans, choose_days
 from orchestration.assets.partitions import INPUTS, DayRange, key_of
 from orchestration.assets.product_days import trades
+from orchestration.automation import sensors
+from orchestration.automation.schedules import schedules
+from orchestration.automation.sensors import failure_sensor, inbox_files
 from orchestration.definitions import definitions
+from orchestration.instance.launcher import CODE_SERVER_TAG, installation_in
 from orchestration.jobs import lake as lake_jobs
 from orchestration.jobs.ingestor_process import ProgressLine, ingest_online, last_words
-from orchestration.local.dagster import home as dagster_home
-from orchestration.schedules import schedules
-from orchestration.sensors import failure_sensor, inbox_files
 from orchestration.settings import OrchestrationSettings
 from tests.broker import Broker
 from tests.days import DAY, DAY_NS, MIDNIGHT, recorded, trades_at
@@ -701,26 +702,55 @@ def test_a_training_that_fails_says_why_and_its_mlflow_run_has_failed_too(
     assert mlflow.active_run() is None
 
 
+@pytest.fixture
+def start_code_server(side: Side, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """Return a function that starts the code server up to its last step, and returns the command of the last step."""
+    monkeypatch.setenv("DAGSTER_HOME", str(side.folder / "home"))
+    monkeypatch.setattr(dg.DagsterInstance, "get", lambda: contextlib.nullcontext(side.instance))
+    monkeypatch.setattr(side.instance, "upgrade", lambda _: None)
+    monkeypatch.setattr("sys.argv", ["code_server", "--port", "4000"])
+    became: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda _, command: became.append(command))
+
+    def start() -> list[str]:
+        code_server.main()
+        return became[-1]
+
+    return start
+
+
 def test_each_start_of_the_code_server_tells_the_runs_of_the_one_before_as_failed(
-    side: Side, monkeypatch: pytest.MonkeyPatch
+    side: Side, start_code_server: Callable[[], list[str]]
 ) -> None:
     """The old runs were children of the server before: none goes on, and as running they would hold their pool."""
     job = side.definitions.resolve_job_def("backfill")
     begun = side.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
     ended = side.instance.create_run_for_job(job, status=dg.DagsterRunStatus.SUCCESS)
-    home = side.folder / "home"
-    monkeypatch.setenv("DAGSTER_HOME", str(home))
-    monkeypatch.setattr(dg.DagsterInstance, "get", lambda: contextlib.nullcontext(side.instance))
-    monkeypatch.setattr(side.instance, "upgrade", lambda _: None)
-    monkeypatch.setattr("sys.argv", ["dagster_home", "--code-port", "4000"])
-    became: list[list[str]] = []
-    monkeypatch.setattr("os.execv", lambda _, command: became.append(command))
-    dagster_home.main()
+    command = start_code_server()
     found = {run.run_id: run.status.name for run in side.instance.get_runs()}
     assert found == {begun.run_id: "FAILURE", ended.run_id: "SUCCESS"}
-    assert (home / "dagster.yaml").exists()
-    ((*_, dagster, api, grpc, _, _, _, port, _, module, _, _, _, _),) = became
+    assert (side.folder / "home" / "dagster.yaml").exists()
+    _, _, dagster, api, grpc, _, host, _, port, _, module, *_ = command
     assert (dagster, api, grpc, port, module) == ("dagster", "api", "grpc", "4000", "orchestration.definitions")
+    assert host == "127.0.0.1"
+
+
+def test_on_a_shared_database_a_code_server_ends_the_runs_of_its_own_installation_alone(
+    side: Side, start_code_server: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_PG_HOST", "postgres.example")
+    first, second = start_code_server()[-1], start_code_server()[-1]  # ids of two starts
+    assert first != second
+    job = side.definitions.resolve_job_def("backfill")
+    runs = {
+        name: side.instance.create_run_for_job(
+            job, status=dg.DagsterRunStatus.STARTED, tags={CODE_SERVER_TAG: installation_in(server_id)}
+        )
+        for name, server_id in (("own", first), ("another's", "5f0c:8e21"))
+    }
+    start_code_server()
+    found = {name: side.instance.get_run_by_id(run.run_id) for name, run in runs.items()}
+    assert {name: run.status.name for name, run in found.items() if run} == {"own": "FAILURE", "another's": "STARTED"}
 
 
 @pytest.mark.filterwarnings("ignore:InitResourceContext:DeprecationWarning")

@@ -11,10 +11,10 @@ from confluent_kafka.admin import AdminClient
 from data.names import NotRead
 from data.settings import KafkaSettings
 from data.stream.records import FEATURES
+from data.stream.topics.creation import create_topics
 from offline.lake.store import Lake
 from offline.served.manifest import Hole, read_manifest
 from offline.served.sink import sink, topic_reader
-from orchestration.local.kafka.topics import create_topics
 from tests.broker import Broker
 from tests.days import MIDNIGHT
 from tests.pipeline import wait_until

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from data.features.spec import FeatureSpec
 from data.files import CHECKOUT
 from data.names import new_replay_id
 from online.settings import RESTARTED
+from orchestration.instance.home import enter_home
 from orchestration.local.dagster import client as dagster_client
 from orchestration.local.live_lines import LiveForecast, LiveLine
 from orchestration.local.observers.parts import observer_parts
@@ -137,14 +137,15 @@ def waits() -> None:
 
 
 @pytest.fixture
-def dagster_page(tmp_path: Path) -> Iterator[tuple[str, dg.DagsterInstance]]:
+def dagster_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, dg.DagsterInstance]]:
     """Run Dagster's webserver over a history of its own, without code."""
-    shutil.copyfile(CHECKOUT / "orchestration" / "dagster.yaml", tmp_path / "dagster.yaml")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    enter_home()
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "dagster_webserver", "--empty-workspace", "-h", "127.0.0.1", "-p", str(port)]
-    with dg.DagsterInstance.from_config(str(tmp_path)) as instance, (tmp_path / "page.log").open("w") as log:
+    with dg.DagsterInstance.get() as instance, (tmp_path / "page.log").open("w") as log:
         instance.get_runs()  # makes the history: two processes that make it at once crash
-        page = subprocess.Popen(command, env=os.environ | {"DAGSTER_HOME": str(tmp_path)}, stdout=log, stderr=log)
+        page = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             url = f"http://127.0.0.1:{port}"
             wait_until(lambda: page.poll() is not None or answers(url), "Dagster's page", 60)

@@ -8,9 +8,10 @@ import pytest
 import structlog
 from confluent_kafka import KafkaError, KafkaException
 
-from data.names import Stopped, Unanswered
+from data.names import NotRead, Stopped, Unanswered
+from data.settings import KafkaSettings
 from data.stream import clients as kafka
-from data.stream.clients import retry
+from data.stream.clients import client_config, retry
 
 
 def broker_that_answers(after: int, code: int = KafkaError._TIMED_OUT) -> tuple[list[float], object]:
@@ -69,3 +70,29 @@ def test_a_short_wait_is_not_logged() -> None:
     with structlog.testing.capture_logs() as said:
         retry(ask, lambda: True, "here:1")  # type: ignore[arg-type]
     assert not said
+
+
+def test_a_setting_that_the_client_refuses_is_named_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_SSL_ENDPOINT", "none")
+    monkeypatch.setenv("KAFKA_SASL_PASSWORD", "sesame")
+    with pytest.raises(NotRead, match=r"^KAFKA_SSL_ENDPOINT: the Kafka client refuses this: No such") as said:
+        client_config(KafkaSettings(_env_file=None))
+    assert "sesame" not in str(said.value)
+    monkeypatch.delenv("KAFKA_SSL_ENDPOINT")
+    monkeypatch.setenv("KAFKA_SSL_ENDPOINT_IDENTIFICATION_ALGORITHM", "nobody")
+    with pytest.raises(NotRead, match=r"^KAFKA_SSL_ENDPOINT_IDENTIFICATION_ALGORITHM: .*nobody"):
+        client_config(KafkaSettings(_env_file=None))
+    monkeypatch.setenv("KAFKA_SSL_ENDPOINT_IDENTIFICATION_ALGORITHM", "none")
+    assert client_config(KafkaSettings(_env_file=None))["ssl.endpoint.identification.algorithm"] == "none"
+
+
+@pytest.mark.parametrize("protocol", ["SSL", "SASL_SSL"])
+def test_a_file_of_tls_that_is_missing_is_named_by_its_variable(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_SECURITY_PROTOCOL", protocol)
+    monkeypatch.setenv("KAFKA_SASL_MECHANISM", "PLAIN")
+    monkeypatch.setenv("KAFKA_SASL_USERNAME", "me")
+    monkeypatch.setenv("KAFKA_SASL_PASSWORD", "sesame")
+    monkeypatch.setenv("KAFKA_SSL_CA_LOCATION", "/nowhere/ca.pem")
+    with pytest.raises(NotRead, match=r"^KAFKA_SSL_CA_LOCATION: ") as said:
+        client_config(KafkaSettings(_env_file=None))
+    assert "sesame" not in str(said.value)

@@ -6,15 +6,16 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from data.files import CHECKOUT
 from data.models.settings import RegistrySettings
-from data.settings import KafkaSettings
+from data.settings import KafkaSettings, Settings, UnreadableSecret
+from offline.lake.store import Lake
 from offline.settings import OfflineSettings
 from online.settings import ForecasterSettings, ModelSettings
 from orchestration.local.settings import StackSettings
-from orchestration.settings import OrchestrationSettings
+from orchestration.settings import DagsterSettings, OrchestrationSettings
 
 
 def test_sasl_and_tls_reach_the_client_under_its_own_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,3 +85,131 @@ def test_a_login_in_the_uri_of_the_registry_is_refused_and_not_shown(settings: t
 def test_any_free_port_is_no_port_of_a_stack() -> None:
     with pytest.raises(ValidationError, match="the parts of a stack need fixed ports, above 0"):
         StackSettings(_env_file=None, api_port=0)
+
+
+def test_any_setting_of_tls_and_sasl_is_passed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("KAFKA_SSL_CIPHER_SUITES=ECDHE\nKAFKA_SASL_KERBEROS_KEYTAB=/etc/keytab\nOTHER=1\n")
+    monkeypatch.setenv("KAFKA_SSL_ENDPOINT_IDENTIFICATION_ALGORITHM", "none")
+    monkeypatch.setenv("KAFKA_SSL_CIPHER_SUITES", "AES")
+    monkeypatch.setenv("KAFKA_SASL_OAUTHBEARER_CLIENT_SECRET", "sesame")
+    monkeypatch.setenv("KAFKA_SASL_OAUTHBEARER_ASSERTION_PRIVATE_KEY_FILE", "/etc/assertion.pem")
+    settings = StackSettings()
+    assert settings.client_config() | {"bootstrap.servers": ""} == {
+        "bootstrap.servers": "",
+        "security.protocol": "PLAINTEXT",
+        "ssl.endpoint.identification.algorithm": "none",
+        "ssl.cipher.suites": "AES",
+        "sasl.kerberos.keytab": "/etc/keytab",
+        "sasl.oauthbearer.client.secret": "sesame",
+        "sasl.oauthbearer.assertion.private.key.file": "/etc/assertion.pem",
+    }
+    assert "sesame" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "field"),
+    [
+        ("KAFKA_SASL_PASSWORD", KafkaSettings, "kafka_sasl_password"),
+        ("KAFKA_SASL_USERNAME", KafkaSettings, "kafka_sasl_username"),
+        ("KAFKA_SASL_OAUTHBEARER_CLIENT_SECRET", StackSettings, "kafka_sasl_oauthbearer_client_secret"),
+        ("MLFLOW_TRACKING_TOKEN", ModelSettings, "mlflow_tracking_token"),
+        ("DAGSTER_PG_PASSWORD", OrchestrationSettings, "dagster_pg_password"),
+        ("ALERT_WEBHOOK_URL", StackSettings, "alert_webhook_url"),
+    ],
+)
+def test_a_secret_comes_from_a_file(
+    name: str, settings: type[Settings], field: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without the end of its line. The environment wins over `.env`, by whichever of both names."""
+    monkeypatch.chdir(tmp_path)
+    secret = tmp_path / "secret"
+    secret.write_text("https://sesame #1 \n")
+    monkeypatch.setenv(f"{name}_FILE", str(secret))
+    (tmp_path / ".env").write_text(f"{name}=https://weaker\n")
+    assert revealed(getattr(settings(), field)) == "https://sesame #1 "
+    monkeypatch.setenv(name, "https://both")
+    with pytest.raises(UnreadableSecret, match=f"{name} and {name}_FILE are both set"):
+        settings()
+    monkeypatch.delenv(f"{name}_FILE")
+    (tmp_path / ".env").write_text(f"{name}_FILE={tmp_path}/missing\n")
+    assert revealed(getattr(settings(), field)) == "https://both"
+    monkeypatch.delenv(name)
+    with pytest.raises(UnreadableSecret, match=f"{name}_FILE: .*/missing cannot be read: No such file"):
+        settings()
+    (tmp_path / ".env").write_text(f"{name}_FILE={secret}\n")
+    secret.write_text("\n")
+    with pytest.raises(UnreadableSecret, match="is empty"):
+        settings()
+
+
+def revealed(value: SecretStr | str) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
+def test_the_login_of_the_registry_reaches_mlflows_own_client_from_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An empty variable is none, as compose sets one for `${NAME:-}`."""
+    (tmp_path / "password").write_text("sesame\n")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD_FILE", str(tmp_path / "password"))
+    assert RegistrySettings().login() == {"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": "sesame"}
+
+
+@pytest.mark.parametrize(
+    ("uri", "variables"),
+    [
+        ("s3://KEY:sesame@bucket/lake", "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+        ("s3://sesame@bucket/lake", "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+        ("s3://bucket/lake?region=eu&secret_access_key=sesame", "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+        ("abfs://:sesame@account.dfs.core.windows.net/lake", "AZURE_TENANT_ID, AZURE_CLIENT_ID"),
+        ("abfss://box@account.dfs.core.windows.net/lake?sas_token=sesame", "AZURE_TENANT_ID, AZURE_CLIENT_ID"),
+        ("hdfs://me:sesame@namenode:8020/lake", "the environment of the filesystem"),
+    ],
+)
+def test_a_lake_with_a_key_in_its_uri_is_refused_and_not_shown(uri: str, variables: str) -> None:
+    """Dagster shows the configuration of its resources."""
+    for settings in (OfflineSettings, StackSettings):
+        with pytest.raises(ValidationError, match=variables) as said:
+            settings(_env_file=None, lake_uri=uri)
+        assert "sesame" not in str(said.value)
+    with pytest.raises(ValueError, match=variables) as refused:
+        Lake.open(uri)
+    assert "sesame" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["/srv/a@b:c/lake", "s3://bucket/lake?region=eu&scheme=http", "abfs://box@account.dfs.core.windows.net/lake",
+     "gs://anonymous@bucket/lake", "file:///srv/lake"],
+)  # fmt: skip
+def test_a_lake_without_a_key_in_its_uri_is_taken(uri: str) -> None:
+    assert OfflineSettings(_env_file=None, lake_uri=uri).lake_uri == uri
+
+
+def test_links_lead_to_the_public_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DAGSTER_PUBLIC_URL", "MLFLOW_PUBLIC_URL", "GRAFANA_PUBLIC_URL", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    usual = StackSettings(_env_file=None, dagster_port=3101, mlflow_tracking_uri="http://mlflow:5000")
+    assert (usual.dagster_url, usual.mlflow_url) == ("http://127.0.0.1:3101", "http://mlflow:5000")
+    assert usual.grafana_url == "http://127.0.0.1:3000"
+    monkeypatch.setenv("DAGSTER_PUBLIC_URL", "https://vol.example/dagster/")
+    monkeypatch.setenv("MLFLOW_PUBLIC_URL", "https://vol.example/mlflow")
+    monkeypatch.setenv("GRAFANA_PUBLIC_URL", "https://vol.example/grafana")
+    public = StackSettings(_env_file=None, mlflow_tracking_uri="http://mlflow:5000")
+    assert public.dagster_url == "https://vol.example/dagster"
+    assert (public.mlflow_url, public.grafana_url) == ("https://vol.example/mlflow", "https://vol.example/grafana")
+    monkeypatch.setenv("GRAFANA_PUBLIC_URL", "https://me:sesame@vol.example/grafana")
+    with pytest.raises(ValidationError) as said:
+        StackSettings(_env_file=None)
+    assert "sesame" not in str(said.value)
+
+
+def test_the_address_of_dagsters_database_quotes_the_login() -> None:
+    settings = DagsterSettings(
+        _env_file=None, dagster_pg_host="pg", dagster_pg_user="a b", dagster_pg_password="p@ss/word:1"
+    )
+    assert settings.postgres_url() == "postgresql+psycopg2://a%20b:p%40ss%2Fword%3A1@pg:5432/dagster"
+    assert "p@ss" not in repr(settings)

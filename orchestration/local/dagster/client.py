@@ -1,6 +1,6 @@
 """Client of Dagster's GraphQL for the local stack: ask for the definitions, launch a job, wait for a run, end all runs.
 
-Standard library alone: the stack's own process stays small.
+Without Dagster's own packages: the stack's own process stays small.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from http.client import HTTPResponse
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from orchestration.instance.home import LOCATION
+
 LOOPBACK = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Opens URLs of this machine: never through a proxy of the environment."""
-LOCATION = "cryptovol"
-WORKSPACE = "workspace.json"
-"""The stack's own workspace, in Dagster's home; JSON is YAML."""
 REPOSITORY = "__repository__"
 """Dagster's name of the only repository in a module with `Definitions`."""
 TIMEOUT_S = 10.0

@@ -75,8 +75,9 @@ def main() -> int:
     parser.add_argument("--api", required=True, help="URL of the prediction API")
     arguments = parser.parse_args()
     settings = OfflineSettings()
-    dagster = WebserverSettings().with_login(arguments.dagster)
     uri = settings.mlflow_tracking_uri
+    webserver = WebserverSettings()
+    dagster, pages = webserver.with_login(arguments.dagster), webserver.dagster_public_url or arguments.dagster
     try:
         champion = Registry(uri).champion(MODEL)
         if champion is not None and champion.tags.get("spec_id") == settings.spec().spec_id:
@@ -86,7 +87,7 @@ def main() -> int:
         say(f"there is no {MODEL}{lacking} yet: the baseline answers while Dagster makes one")
         for job, what, config in STEPS:
             run_id = launch(dagster, job, config)
-            say(f"{what}: {arguments.dagster}/runs/{run_id}")
+            say(f"{what}: {pages}/runs/{run_id}")
             began = time.monotonic()
             # Also over a restart of Dagster: another start of this process would launch all runs again.
             if (ended := wait(dagster, run_id, patience_s=math.inf)) != "SUCCESS":

@@ -43,10 +43,10 @@ def web_file(config: Path) -> Path:
 def write_configs(settings: StackSettings) -> None:
     """Write all files; only their owner may read them, as they hold a login, and a webhook's URL may hold a secret."""
     prometheus, alertmanager = prometheus_file(settings), alertmanager_file(settings)
-    login = observer_login(settings)
+    login, webhook = observer_login(settings), settings.alert_webhook_url
     files = {
         prometheus: prometheus_config(settings, login),
-        alertmanager: alertmanager_config(settings.alert_webhook_url),
+        alertmanager: alertmanager_config(webhook.get_secret_value() if webhook else None),
     }
     if can_hash():
         files |= {web_file(path): web_config(login) for path in (prometheus, alertmanager)}

@@ -1,4 +1,4 @@
-"""Make the missing topics of the stack."""
+"""Make the missing topics on a broker."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def create_topics(
     topics: Iterable[str] = (*TOPICS, FIGURES),
     partitions: int = PARTITIONS,
     retention: timedelta = RETENTION,
+    replication: int = 1,
 ) -> list[str]:
     """Make the missing topics and return their names. Existing topics are left alone.
 
@@ -34,6 +35,7 @@ def create_topics(
         kafka: client configuration: `bootstrap.servers`, and the keys for a secured broker.
         partitions: of each topic but `figures`, which has one.
         retention: how long a record is kept, counted from its ingest time; `figures` keeps the newest of each key.
+        replication: brokers that keep a copy of each record.
 
     Raises:
         ValueError: a topic exists with another number of partitions.
@@ -41,20 +43,26 @@ def create_topics(
         TimeoutError: a topic stayed without a leader.
     """
     admin = AdminClient(dict(kafka))
-    admin.list_topics(timeout=ANSWER_S)  # otherwise a missing broker would be asked until `MADE_S`
+    # Without this question, a missing broker would be asked until `MADE_S`.
+    known = admin.list_topics(timeout=ANSWER_S).topics
     config = {"retention.ms": str(int(retention.total_seconds() * 1000)), "message.timestamp.type": "CreateTime"}
     wanted = [
-        NewTopic(name, 1, config=COMPACTED) if name == FIGURES else NewTopic(name, partitions, config=config)
+        NewTopic(name, 1, replication, config=COMPACTED)
+        if name == FIGURES
+        else NewTopic(name, partitions, replication, config=config)
         for name in topics
     ]
+    # A user without the right to make topics may still find all of them.
+    missing = [topic for topic in wanted if topic.topic not in known]
     created = []
-    for name, future in admin.create_topics(wanted, operation_timeout=MADE_S, request_timeout=MADE_S).items():
-        try:
-            future.result()
-            created.append(name)
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise
+    if missing:
+        for name, future in admin.create_topics(missing, operation_timeout=MADE_S, request_timeout=MADE_S).items():
+            try:
+                future.result()
+                created.append(name)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise
     for topic in wanted:
         found, needed = _partition_count(admin, topic.topic), topic.num_partitions
         if found != needed:

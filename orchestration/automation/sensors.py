@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 import dagster as dg
 import httpx
@@ -17,9 +18,9 @@ from data.stream.records import Figure
 from data.times import NS, to_datetime
 from orchestration.assets.drift import with_loss_since
 from orchestration.assets.inbox import Inbox
+from orchestration.automation.schedules import retrain_request
 from orchestration.jobs.lake import NOT_TAKEN, ingest
 from orchestration.resources import DagsterPages, LakeResource
-from orchestration.schedules import retrain_request
 from orchestration.settings import OrchestrationSettings
 
 LOOK_S = 10
@@ -148,7 +149,7 @@ def failure_sensor(settings: OrchestrationSettings) -> dg.SensorDefinition:
         }
         context.log.error(f"{alert['job']} failed: {alert['error']}. {alert['url']}")
         if settings.alert_webhook_url:
-            _post(settings.alert_webhook_url, alert, context)
+            _post(settings.alert_webhook_url.get_secret_value(), alert, context)
 
     return failed_runs
 
@@ -172,8 +173,11 @@ def _run_reason(failure: dg.DagsterEvent) -> str:
 
 
 def _post(url: str, alert: dict[str, Any], context: dg.RunFailureSensorContext) -> None:
-    """Send an alert to the webhook; a webhook that does not listen is logged and stops nothing."""
+    """Send an alert to the webhook; a webhook that does not listen is logged, without its key, and stops nothing."""
     try:
-        httpx.post(url, json=alert, timeout=WEBHOOK_S, trust_env=not is_loopback(url)).raise_for_status()
+        answer = httpx.post(url, json=alert, timeout=WEBHOOK_S, trust_env=not is_loopback(url))
+        why = "" if answer.is_success else f"it answers {answer.status_code}"
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        context.log.warning(f"the webhook {url} was not told: {error}")
+        why = str(error)
+    if why:
+        context.log.warning(f"the webhook at {urlsplit(url).hostname} was not told: {why}")

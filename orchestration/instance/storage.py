@@ -1,0 +1,40 @@
+"""Dagster's storage by settings: PostgreSQL, or SQLite in Dagster's home."""
+
+# No `from __future__ import annotations` here: Dagster reads the real types.
+# ruff: noqa: PLC0415 - dagster-postgres is not installed on a laptop without PostgreSQL
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from dagster._core.storage.base_storage import DagsterStorage
+from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
+from dagster._serdes import ConfigurableClass, ConfigurableClassData
+
+from orchestration.settings import DagsterSettings
+
+
+class SettingsStorage(DagsterStorage, ConfigurableClass):
+    """Stands in `dagster.yaml` for the storage that the settings choose.
+
+    Dagster shows and hands on the configuration of a storage. This storage has none: each process reads the settings,
+    and so the password, itself.
+    """
+
+    @classmethod
+    def config_type(cls) -> Mapping[str, Any]:
+        return {}
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: object) -> Any:  # noqa: ARG003
+        """Return the storage: PostgreSQL with `DAGSTER_PG_HOST`, else SQLite in `DAGSTER_HOME`."""
+        settings = DagsterSettings()
+        if settings.dagster_pg_host is None:
+            return DagsterSqliteStorage.from_local(os.environ["DAGSTER_HOME"], inst_data)
+        try:
+            from dagster_postgres import DagsterPostgresStorage
+        except ImportError:
+            raise ValueError(
+                "DAGSTER_PG_HOST is set, and the package dagster-postgres is missing: install the group `server`"
+            ) from None
+        return DagsterPostgresStorage(settings.postgres_url(), should_autocreate_tables=True, inst_data=inst_data)
