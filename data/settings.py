@@ -146,7 +146,21 @@ class StateSettings(Settings):
     var_dir: Folder = Field(CHECKOUT / "var", description="folder of all state")
 
 
-class ProcessSettings(Settings):
+class HostSettings(Settings):
+    """Hold the host names that a request to a server of ours may carry, besides addresses and `localhost`."""
+
+    allowed_hosts: str = Field("", description="further host names that every server answers to; by commas or spaces")
+
+    @property
+    def host_names(self) -> frozenset[str]:
+        """Return the names of `ALLOWED_HOSTS` and of the public URLs, without port, in lower case."""
+        public = (getattr(self, name) for name in type(self).model_fields if name.endswith("_public_url"))
+        hosts = (urlsplit(url).hostname for url in public if url)
+        named = self.allowed_hosts.lower().replace(",", " ").split()
+        return frozenset((*named, *(host for host in hosts if host)))
+
+
+class ProcessSettings(HostSettings):
     """Hold the settings of a process that runs on: its address and its logs."""
 
     host: str = Field("127.0.0.1", description="address that the processes listen on")

@@ -241,7 +241,7 @@ def main() -> int:
     running = until_stopped()
     exporter = Exporter(settings, metrics, running)
     try:
-        with serve_metrics(metrics.registry, settings.host, settings.exporter_port) as port:
+        with serve_metrics(metrics.registry, settings.host, settings.exporter_port, names=settings.host_names) as port:
             log.info("exporter", spec_id=settings.spec().spec_id, metrics_port=port)
             exporter.run()
     except OSError as error:

@@ -203,7 +203,9 @@ def main() -> int:
         ports = SIDE_BY_SIDE if settings.slot is None else 1  # a replica with a slot has a port that others know
         try:
             port = served.enter_context(
-                serve_metrics(metrics.registry, settings.host, settings.forecaster_port, ports=ports)
+                serve_metrics(
+                    metrics.registry, settings.host, settings.forecaster_port, ports=ports, names=settings.host_names
+                )
             )
         except OSError as error:
             log.error(f"{error.strerror}; FORECASTER_PORT names another port, HOST another address")

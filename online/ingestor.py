@@ -303,7 +303,9 @@ def run(recordings: list[Path], settings: IngestorSettings, running: Callable[[]
     is_new = is_new or settings.replay_id is None
     source_id = settings.replay_id or new_replay_id(datetime.now(UTC))
     metrics = IngestorMetrics()
-    with serve_metrics(metrics.registry, settings.host, settings.ingestor_port, ports=SIDE_BY_SIDE) as port:
+    with serve_metrics(
+        metrics.registry, settings.host, settings.ingestor_port, ports=SIDE_BY_SIDE, names=settings.host_names
+    ) as port:
         log.info("ingestor", source_id=source_id, metrics_port=port)
         has_begun = False
         while True:

@@ -56,9 +56,6 @@ class ApiSettings(ModelSettings, PageSettings):
     """Hold the settings of the API."""
 
     api_port: Port = 8000
-    allowed_hosts: str = Field(
-        "", description="names that an API on loopback answers to, besides those of loopback; by commas or spaces"
-    )
     api_leave_s: float = Field(
         0.0, ge=0, description="how long `/health/live` answers 503 after SIGTERM before the API stops; for a gateway"
     )

@@ -1,4 +1,4 @@
-"""Define everything Dagster serves, in `make run` or with `dagster dev` as in README."""
+"""Define everything Dagster serves, in `make run` or with `python -m orchestration.dev`."""
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
@@ -45,6 +45,8 @@ def definitions() -> dg.Definitions:
         resources={
             "lake": LakeResource(uri=offline.lake_uri, window_size=offline.window_size),
             "inbox": Inbox(path=str(settings.inbox_dir)),
+            # Without a config of its own: the limit must not be part of what a run is launched with.
+            "recording_folders": dg.ResourceDefinition.hardcoded_resource(settings.recording_folders),
             "drift_folder": DriftFolder(path=str(settings.var_dir / "drift")),
             "registry": RegistryResource(uri=uri, public_url=offline.mlflow_url),
             "pages": DagsterPages(url=settings.dagster_url),

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, NamedTuple
 from urllib.parse import quote
 
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
 from pydantic_settings import SettingsConfigDict
 
-from data.settings import SECRET_IN_URI, Folder, PageSettings, Port, Settings, StateSettings
+from data.names import is_loopback
+from data.recordings.folders import RecordingFolders
+from data.settings import SECRET_IN_URI, Folder, HostSettings, PageSettings, Port, Settings, StateSettings
+
+
+class Login(NamedTuple):
+    """User name, without a colon, and password."""
+
+    user: str
+    password: str
+
+    def in_url(self, url: str) -> str:
+        """Return a URL with the login, for a request; such a URL must not be shown."""
+        scheme, _, rest = url.partition("://")
+        return f"{scheme}://{quote(self.user, safe='')}:{quote(self.password, safe='')}@{rest}"
 
 
 def _webhook(url: SecretStr) -> SecretStr:
@@ -39,13 +55,47 @@ class DagsterSettings(Settings):
         return f"postgresql+psycopg2://{login}@{self.dagster_pg_host}:{self.dagster_pg_port}/{database}"
 
 
+class WebserverSettings(HostSettings, PageSettings, DagsterSettings):
+    """Address and login of the Dagster UI."""
+
+    ui_user: str = Field("cryptovol", pattern="^[^:]+$", description="of the web UIs that ask for a password")
+    ui_password: SecretStr | None = Field(None, description="of the web UIs; the Dagster UI asks for it if it is set")
+
+    @property
+    def ui_login(self) -> Login | None:
+        """Return what the Dagster UI asks for; None: it asks nobody."""
+        return Login(self.ui_user, self.ui_password.get_secret_value()) if self.ui_password else None
+
+    @property
+    def lets_strangers_in(self) -> bool:
+        """Return whether the Dagster UI would serve other machines without a password."""
+        host = f"[{self.dagster_host}]" if ":" in self.dagster_host else self.dagster_host
+        return self.ui_login is None and not is_loopback(f"http://{host}")
+
+    @property
+    def dagster_local_url(self) -> str:
+        """Return the address of the Dagster UI for processes of this machine."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.dagster_host, self.dagster_host)
+        return f"http://{host}:{self.dagster_port}"
+
+    def with_login(self, url: str) -> str:
+        """Return a URL of the Dagster UI for a request: with the login if the UI asks for one."""
+        return self.ui_login.in_url(url) if self.ui_login else url
+
+
 class OrchestrationSettings(StateSettings, PageSettings, DagsterSettings):
-    """Inbox, schedules and alerts; read when Dagster loads the definitions."""
+    """Inbox, recordings, schedules and alerts; read when Dagster loads the definitions."""
 
     model_config = SettingsConfigDict(hide_input_in_errors=True)
 
     inbox_dir: Folder = Field(
         default_factory=lambda data: data["var_dir"] / "inbox", description="folder of new recordings for the lake"
+    )
+    recording: str | None = Field(None, description="what `make run` replays, paths as in a shell; unset: simulated")
+    recordings_dirs: str = Field(
+        "",
+        description="folders whose recordings Dagster's jobs may read, separated as in PATH; empty: the inbox, "
+        "recordings/ under VAR_DIR, and the folders of RECORDING and REPLAY_RECORDINGS",
     )
     replay_recordings: str = Field("", description="recordings of the replay schedule, paths as in a shell")
     replay_cron: str = Field("0 * * * *", description="times of the replay schedule, which is off by default; UTC")
@@ -63,6 +113,25 @@ class OrchestrationSettings(StateSettings, PageSettings, DagsterSettings):
             self.inbox_dir.mkdir(parents=True, exist_ok=True)
 
     @property
-    def scheduled_recordings(self) -> list[str]:
+    def recordings(self) -> list[Path]:
+        """Return the recordings that `make run` replays; empty: the simulated day."""
+        return _paths(self.recording or "")
+
+    @property
+    def scheduled_recordings(self) -> list[Path]:
         """Return the recordings of the replay schedule."""
-        return shlex.split(self.replay_recordings)
+        return _paths(self.replay_recordings)
+
+    @property
+    def recording_folders(self) -> RecordingFolders:
+        """Return the folders whose recordings Dagster's jobs may read."""
+        if self.recordings_dirs:
+            named = [Path(folder).expanduser() for folder in self.recordings_dirs.split(os.pathsep) if folder]
+        else:
+            own = (self.inbox_dir, self.var_dir / "recordings")
+            named = [*own, *(path.parent for path in (*self.recordings, *self.scheduled_recordings))]
+        return RecordingFolders(tuple(dict.fromkeys(folder.resolve() for folder in named)))
+
+
+def _paths(text: str) -> list[Path]:
+    return [Path(path).expanduser().resolve() for path in shlex.split(text)]

@@ -13,14 +13,14 @@ OPTIONS = ("--no-sandbox", "--disable-gpu", "--enable-precise-memory-info")
 
 
 @contextmanager
-def running_browser() -> Iterator[Any]:
-    """Yield a browser; skip the test where Chromium or Playwright is absent."""
+def running_browser(*options: str) -> Iterator[Any]:
+    """Yield a browser with further options; skip the test where Chromium or Playwright is absent."""
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("no browser: neither chromium nor google-chrome is installed")
     playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=list(OPTIONS))
+        browser = driver.chromium.launch(executable_path=program, args=[*OPTIONS, *options])
         try:
             yield browser
         finally:

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import errno
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
+from wsgiref.types import StartResponse, WSGIApplication
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    make_wsgi_app,
+    start_http_server,
+)
 from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -19,6 +29,7 @@ from data.files import CHECKOUT
 from data.process import catalog
 from data.process.declarations import CounterMetric, GaugeMetric, HistogramMetric, Process
 from data.process.declarations import Metric as Declared
+from data.process.hosts import REFUSED_HOST, host_check
 
 SIDE_BY_SIDE = 100
 """Number of ports in which processes of one kind on one machine find a free port."""
@@ -115,12 +126,15 @@ def project_version() -> str:
 
 
 @contextmanager
-def serve_metrics(registry: CollectorRegistry, host: str, port: int, *, ports: int = 1) -> Iterator[int]:
+def serve_metrics(
+    registry: CollectorRegistry, host: str, port: int, *, ports: int = 1, names: Collection[str] = ()
+) -> Iterator[int]:
     """Serve a registry under `/metrics` while the block runs, on the first free port; yield the port.
 
     Args:
         port: the first port to try.
         ports: how many ports to try, counting up from `port`.
+        names: further host names of requests, see `host_check`.
 
     Raises:
         OSError: all ports are taken, or the host is not ours; names the host and the ports.
@@ -129,6 +143,7 @@ def serve_metrics(registry: CollectorRegistry, host: str, port: int, *, ports: i
     for candidate in range(port, last + 1):
         try:
             server, thread = start_http_server(candidate, host, registry=registry)
+            server.set_app(_guarded(make_wsgi_app(registry), host_check(names)))
             break
         except OSError as error:
             if error.errno == errno.EADDRINUSE and candidate < last:
@@ -141,3 +156,15 @@ def serve_metrics(registry: CollectorRegistry, host: str, port: int, *, ports: i
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _guarded(metrics: WSGIApplication, is_allowed: Callable[[bytes], bool]) -> WSGIApplication:
+    """Return a WSGI application that refuses requests for another host."""
+
+    def answer(environ: dict[str, Any], start: StartResponse) -> Iterable[bytes]:
+        if is_allowed(environ.get("HTTP_HOST", "").encode("latin-1")):
+            return metrics(environ, start)
+        start("421 Misdirected Request", [("Content-Type", "text/plain; charset=utf-8")])
+        return [f"{REFUSED_HOST}\n".encode()]
+
+    return answer

@@ -31,7 +31,8 @@ def recognize(path: Path) -> Dialect[Any] | BarDialect:
     try:
         head = head_of(chunks_of(path))
     except Damaged as damage:
-        raise _unknown(path, f"cannot be read ({damage} before its first byte)") from None
+        how = str(damage).partition(" (")[0]  # the rest can show bytes of the file
+        raise _unknown(path, f"cannot be read ({how} before its first byte)") from None
     except OSError as error:
         raise _unknown(path, f"cannot be read ({error.strerror})") from None
     if not head:
@@ -45,7 +46,7 @@ def recognize(path: Path) -> Dialect[Any] | BarDialect:
     for magic, name in _MAGIC.items():
         if head.startswith(magic):
             raise _unknown(path, f"starts with the bytes of {name}")
-    raise _unknown(path, f"starts with {head[:60].decode(errors='replace')!r}")
+    raise _unknown(path, _described(head))
 
 
 def _dialect_of(path: Path, head: bytes) -> Dialect[Any] | BarDialect | None:
@@ -77,6 +78,13 @@ _MAGIC: Final = {
     b"\xff\xfe": "a UTF-16 text",
     b"\xfe\xff": "a UTF-16 text",
 }
+
+
+def _described(head: bytes) -> str:
+    """Return what kind of file has this start, without a byte of it: the file may be secret for who reads the error."""
+    if not head.strip():
+        return "has blank lines alone"
+    return "holds no text" if b"\0" in head else "is a text without a known header or message"
 
 
 def _unknown(path: Path, found: str) -> ValueError:

@@ -20,6 +20,7 @@ from prometheus_client import Histogram
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from data.process.hosts import REFUSED_HOST
 from online.http.bodies import BadBody, FieldError
 
 log = structlog.get_logger()
@@ -177,8 +178,7 @@ class Observed:
         endpoint = self._direct.get((scope["method"], scope["path"]))
         try:
             if not self._is_allowed(headers.get(b"host", b"")):
-                detail = "the API answers to the names of this machine alone; ALLOWED_HOSTS adds more"
-                raise Problem(HTTPStatus.MISDIRECTED_REQUEST, detail)
+                raise Problem(HTTPStatus.MISDIRECTED_REQUEST, REFUSED_HOST)
             if endpoint is None:
                 await self._app(scope, receive, send_with_id)
             else:

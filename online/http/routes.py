@@ -20,6 +20,7 @@ from starlette.concurrency import run_in_threadpool
 
 from data.models.served import ServedModel
 from data.names import PRODUCT_PATTERN, SOURCE_PATTERN
+from data.process.hosts import host_check
 from data.process.logs import configure_logs
 from data.process.metrics import project_version
 from data.times import time_text
@@ -38,7 +39,6 @@ from online.http.answers import (
 from online.http.batching import Batching
 from online.http.bodies import Forecasts, body_type, newest_type, read_rows
 from online.http.health import BrokerCheck
-from online.http.hosts import host_check
 from online.http.live_page import EVENTS, LivePage, add_live_page
 from online.http.newest import RECENT_OFFSETS, NewestForecasts
 from online.live.pulse import Checks
@@ -183,7 +183,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         Observed,
         seconds=metrics.requests,
         direct={("POST", "/predict"): predict},
-        is_allowed=host_check(settings),
+        is_allowed=host_check(settings.host_names),
         endless=EVENTS,
     )
     return app

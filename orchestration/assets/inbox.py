@@ -9,6 +9,7 @@ import dagster as dg
 from pydantic import Field
 
 from data.names import check_product_id
+from data.recordings.folders import RecordingFolders
 from offline.days.staging import RECORDINGS, ingest
 from offline.lake.store import Lake
 from orchestration.assets.partitions import (
@@ -19,13 +20,13 @@ from orchestration.assets.partitions import (
     partition_of_run,
     report_of_recordings,
 )
-from orchestration.resources import LakeResource
+from orchestration.resources import LakeResource, explained
 
 
 class InboxConfig(dg.Config):
     """Source of the recordings."""
 
-    inbox: str = Field(default="", description="a folder; empty: INBOX_DIR")
+    inbox: str = Field(default="", description="a folder in those of RECORDINGS_DIRS; empty: INBOX_DIR")
     product_id: str = Field(default="BTC-USD", description="for recordings without a product")
 
 
@@ -50,14 +51,23 @@ class Inbox(dg.ConfigurableResource):
 
 
 def stage_inbox(
-    context: dg.OpExecutionContext | dg.AssetExecutionContext, lake: Lake, inbox: Inbox, config: InboxConfig
+    context: dg.OpExecutionContext | dg.AssetExecutionContext,
+    lake: Lake,
+    inbox: Inbox,
+    folders: RecordingFolders,
+    config: InboxConfig,
 ) -> tuple[list[tuple[str, date]], list[str]]:
-    """Stage all recordings in the inbox; return the changed products and days, and the errors of rejected files."""
+    """Stage all recordings in the inbox; return the changed products and days, and the errors of rejected files.
+
+    Raises:
+        ValueError: the inbox itself is outside the folders; the run config can name any inbox.
+    """
     check_product_id(config.product_id)
+    folders.real_path(config.inbox or inbox.path)
     changed, wrong = [], []
     for name, path in inbox.files(config.inbox):
         try:
-            found = ingest(lake, path, config.product_id, name)
+            found = ingest(lake, folders.real_path(path), config.product_id, name)
         except ValueError as error:
             wrong.append(f"{name}: {error}")
             context.log.error(f"not taken: {name}: {error}")
@@ -84,14 +94,19 @@ def add_products(instance: dg.DagsterInstance, lake: Lake) -> None:
     code_version=code_version("recordings"),
 )
 def recordings(
-    context: dg.AssetExecutionContext, config: InboxConfig, lake: LakeResource, inbox: Inbox
+    context: dg.AssetExecutionContext,
+    config: InboxConfig,
+    lake: LakeResource,
+    inbox: Inbox,
+    recording_folders: dg.ResourceParam[RecordingFolders],
 ) -> dg.MaterializeResult:
     """Stage recorded trades by product and day, from the inbox or the simulator. Each file is read once.
 
     Materializing any one day here, like the job `ingest`, takes every new file of the inbox.
     """
     store = lake.open()
-    changed, wrong = stage_inbox(context, store, inbox, config)
+    with explained():
+        changed, wrong = stage_inbox(context, store, inbox, recording_folders, config)
     product_id, day = partition_of_run(context)
     staged = report_of_recordings(store, product_id, day)
     metadata = {**staged.metadata, "staged now": len(changed), "not taken": len(wrong)}

@@ -64,7 +64,7 @@ def schedules(settings: OrchestrationSettings) -> list[dg.ScheduleDefinition]:
     def replay_recordings() -> dg.RunRequest | dg.SkipReason:
         if not settings.scheduled_recordings:
             return dg.SkipReason("REPLAY_RECORDINGS names nothing to replay")
-        config = {"recordings": settings.scheduled_recordings}
+        config = {"recordings": [str(path) for path in settings.scheduled_recordings]}
         return dg.RunRequest(run_config={"ops": {"replay_trades": {"config": config}}})
 
     @dg.schedule(

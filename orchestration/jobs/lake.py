@@ -13,6 +13,7 @@ from pydantic import Field
 
 from data.features.spec import FeatureSpec
 from data.names import check_product_id
+from data.recordings.folders import RecordingFolders
 from offline.days.staging import RECORDINGS, simulate
 from offline.days.staleness import STEPS, stale
 from offline.days.steps import TRADES
@@ -42,7 +43,11 @@ class IngestConfig(InboxConfig):
 
 @dg.op(pool=LAKE, out=dg.Out(dg.Nothing))
 def ingest_inbox(
-    context: dg.OpExecutionContext, config: IngestConfig, lake: LakeResource, inbox: Inbox
+    context: dg.OpExecutionContext,
+    config: IngestConfig,
+    lake: LakeResource,
+    inbox: Inbox,
+    recording_folders: dg.ResourceParam[RecordingFolders],
 ) -> Iterator[Any]:
     """Take all recordings in the inbox into the lake, each once, and make the days that follow from them.
 
@@ -50,7 +55,7 @@ def ingest_inbox(
     """
     store = lake.open()
     with explained():
-        changed, wrong = stage_inbox(context, store, inbox, config)
+        changed, wrong = stage_inbox(context, store, inbox, recording_folders, config)
     yield from materializations(context.instance, (report_of_recordings(store, *place) for place in changed))
     context.log.info(f"{len(changed)} product-days are new or have changed")
     if config.then_backfill:

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from enum import Enum
-from pathlib import Path
 
 import dagster as dg
 from pydantic import Field
@@ -14,6 +13,7 @@ from pydantic import Field
 from data.files import CHECKOUT
 from data.names import check_names, new_replay_id
 from data.process.running import REFUSED
+from data.recordings.folders import RecordingFolders
 from data.trades import StreamKey
 from orchestration.jobs.ingestor_process import ProgressLine, ingest_online
 from orchestration.local.parts import SIMULATED_DAY, simulated_recording
@@ -37,7 +37,8 @@ class ReplayConfig(dg.Config):
 
     recordings: list[str] = Field(
         default=[],
-        description="paths, in the order of their trades; none: the simulated day of `make run`",
+        description="paths in the folders of RECORDINGS_DIRS, in the order of their trades; none: the simulated day of "
+        "`make run`",
     )
     speed: str = Field(
         default="10", description="1, 10, any number above 0 (times the recorded pace), real-time or max"
@@ -54,7 +55,9 @@ class ReplayConfig(dg.Config):
 
 
 @dg.op(tags={"dagster/kind": "kafka"})
-def replay_trades(context: dg.OpExecutionContext, config: ReplayConfig) -> None:
+def replay_trades(
+    context: dg.OpExecutionContext, config: ReplayConfig, recording_folders: dg.ResourceParam[RecordingFolders]
+) -> None:
     """Write recorded trades to the topic `coinbase-trades` at their pace, as one source.
 
     Terminate stops the replay in good order: trades already read are delivered, and the source ends. Several replays
@@ -65,7 +68,8 @@ def replay_trades(context: dg.OpExecutionContext, config: ReplayConfig) -> None:
         check_names(StreamKey(source_id, config.product_id))
         if not config.max_wait_s >= 0:  # also true for NaN
             raise ValueError(f"max_wait_s must be 0 or more seconds, was {config.max_wait_s}")
-    recordings = [str(Path(path).expanduser().resolve()) for path in config.recordings] or [_simulated_day(context)]
+        recordings = [str(recording_folders.real_path(path)) for path in config.recordings]
+    recordings = recordings or [_simulated_day(context)]
     settings = {
         "REPLAY_ID": source_id,
         "REPLAY_SPEED": config.speed,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from data.files import CHECKOUT
 from data.process.running import REFUSED
@@ -16,7 +17,7 @@ from data.settings import KafkaSettings
 from data.stream.topics.creation import create_topics
 from online.settings import RESTARTED
 from orchestration.instance.home import CODE_SERVER_TAG, WORKSPACE, installation_of
-from orchestration.local.dagster.client import LOOPBACK, end_runs, is_loaded
+from orchestration.local.dagster.client import end_runs, is_loaded, open_local
 from orchestration.local.kafka.broker import broker_config, is_ready
 from orchestration.local.ports import next_free_port
 from orchestration.local.settings import StackSettings
@@ -30,9 +31,9 @@ RUNS_END_S = 30.0  # limit for cancelled Dagster runs: an ingestor delivers the 
 
 
 def fetch_text(url: str, timeout_s: float = PROBE_TIMEOUT_S) -> str | None:
-    """Return the text of a URL of this machine that answers 200, else None."""
+    """Return the text of a URL of this machine, as of `open_local`, that answers 200, else None."""
     try:
-        with LOOPBACK.open(url, timeout=timeout_s) as answer:
+        with open_local(url, timeout_s) as answer:
             return str(answer.read().decode()) if answer.status == 200 else None
     except OSError:
         return None
@@ -143,7 +144,7 @@ def _mlflow(settings: StackSettings, *, is_warm: bool) -> Part:
     store = f"sqlite:///{folder / 'mlflow.db'}"
     return Part(
         "mlflow",
-        _module("uvicorn", "mlflow.server.fastapi_app:app", *listening, "--no-access-log"),
+        _module("uvicorn", "--factory", "orchestration.local.registry_app:create_app", *listening, "--no-access-log"),
         environment={
             "_MLFLOW_SERVER_FILE_STORE": store,
             "_MLFLOW_SERVER_REGISTRY_STORE": store,
@@ -154,6 +155,7 @@ def _mlflow(settings: StackSettings, *, is_warm: bool) -> Part:
             # With jobs MLflow starts eight more processes, 1.1 GB in all.
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
+            **_mlflow_guard(settings),
         },
         # This request reads the database: the first one makes its tables.
         is_ready=answers(
@@ -165,6 +167,15 @@ def _mlflow(settings: StackSettings, *, is_warm: bool) -> Part:
         address=settings.local_mlflow,
         advice="MLFLOW_TRACKING_URI can name a registry that is running.",
     )
+
+
+def _mlflow_guard(settings: StackSettings) -> dict[str, str]:
+    """Return the lists of MLflow's own guard, where they differ from its defaults: the names of this machine."""
+    if not settings.host_names:
+        return {}
+    hosts = ",".join(f"{name},{name}:*" for name in ("localhost", "127.0.0.1", *sorted(settings.host_names)))
+    scheme, place, *_ = urlsplit(settings.mlflow_public_url or settings.local_mlflow)
+    return {"MLFLOW_SERVER_ALLOWED_HOSTS": hosts, "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": f"{scheme}://{place}"}
 
 
 def _training(settings: StackSettings, *, is_warm: bool) -> Part:
@@ -256,23 +267,50 @@ def _ingestor(settings: StackSettings, recordings: Sequence[Path], needs: tuple[
 
 
 def _dagster(settings: StackSettings) -> list[Part]:
-    """Return the Dagster parts: server of our code, UI, daemon that starts runs, and the first `volatility-ml`.
+    """Return the Dagster parts and the first `volatility-ml`.
 
-    All Dagster parts yield to the forecasts, and start after the processes of the forecasts. Runs are children of the
-    code server, with the same nice value.
+    All yield to the forecasts, and start after the processes of the forecasts. Runs are children of the code server,
+    with the same nice value.
     """
-    workspace, url = settings.dagster_home / WORKSPACE, settings.local_dagster
+    first_model = Part(
+        "first_ml",
+        _module(
+            "orchestration.local.dagster.first_model",
+            "--dagster",
+            settings.dagster_local_url,
+            "--api",
+            f"http://127.0.0.1:{settings.api_port}",
+        ),
+        needs=("dagster_daemon", *(("mlflow",) if settings.starts_mlflow else ())),
+        exits={2: "volatility-ml is not made"},
+        once=True,
+        background=True,
+        tells=True,
+        advice="The baseline serves on. What was launched is in the Dagster UI.",
+    )
+    parts = [*dagster_parts(settings, needs=("forecaster", "api")), first_model]
+    return [replace(part, essential=False, nice=STANDS_BACK) for part in parts]
+
+
+def dagster_parts(settings: StackSettings, needs: tuple[str, ...] = ()) -> list[Part]:
+    """Return the Dagster parts: server of our code, UI behind its door, and the daemon that starts runs.
+
+    Args:
+        needs: of the server of our code; the other parts need the server.
+    """
+    workspace, url = settings.dagster_home / WORKSPACE, settings.dagster_local_url
+    asked = settings.with_login(url)
 
     def end_own_runs(say: Callable[[str], None]) -> None:
         """Cancel all runs of this stack: SQLite has no others, PostgreSQL may have runs of other stacks."""
         tags = {CODE_SERVER_TAG: installation_of(settings.dagster_home)} if settings.dagster_pg_host else {}
-        end_runs(url, RUNS_END_S, say, tags)
+        end_runs(asked, RUNS_END_S, say, tags)
 
-    parts = [
+    return [
         Part(
             "dagster_code",
             _module("orchestration.code_server", "--port", settings.dagster_code_port),
-            needs=("forecaster", "api"),
+            needs=needs,
             is_ready=listens(settings.dagster_code_port),
             ports={"DAGSTER_CODE_PORT": settings.dagster_code_port},
             ready_s=240.0,  # the code server also makes the databases
@@ -281,30 +319,14 @@ def _dagster(settings: StackSettings) -> list[Part]:
         ),
         Part(
             "dagster_ui",
-            _module("dagster_webserver", "-h", settings.dagster_host, "-p", settings.dagster_port, "-w", workspace),
+            _module("orchestration.webserver", "-w", workspace),
             needs=("dagster_code",),
-            is_ready=functools.partial(is_loaded, url),
+            is_ready=functools.partial(is_loaded, asked),
             ports={"DAGSTER_PORT": settings.dagster_port},
+            exits={REFUSED: "the Dagster UI has no password and listens beyond loopback; UI_PASSWORD sets one"},
             address=url,
             before_stop=end_own_runs,  # the daemon has ended: no run starts any more
             stop_s=RUNS_END_S + 2,
         ),
         Part("dagster_daemon", _module("orchestration.daemon", "-w", workspace), needs=("dagster_ui",)),
-        Part(
-            "first_ml",
-            _module(
-                "orchestration.local.dagster.first_model",
-                "--dagster",
-                url,
-                "--api",
-                f"http://127.0.0.1:{settings.api_port}",
-            ),
-            needs=("dagster_daemon", *(("mlflow",) if settings.starts_mlflow else ())),
-            exits={2: "volatility-ml is not made"},
-            once=True,
-            background=True,
-            tells=True,
-            advice="The baseline serves on. What was launched is in the Dagster UI.",
-        ),
     ]
-    return [replace(part, essential=False, nice=STANDS_BACK) for part in parts]

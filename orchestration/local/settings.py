@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from data.settings import Port, TopicSettings
 from monitoring.settings import ExporterSettings
 from offline.settings import OfflineSettings
 from online.settings import ApiSettings, ForecasterSettings, IngestorSettings
-from orchestration.settings import OrchestrationSettings
+from orchestration.settings import OrchestrationSettings, WebserverSettings
 
 RETIRED = dict.fromkeys(
     ("FEATURE_SERVICE_PORT", "SCORER_PORT"),
@@ -42,6 +41,7 @@ class StackSettings(
     ExporterSettings,
     OfflineSettings,
     OrchestrationSettings,
+    WebserverSettings,
     TopicSettings,
 ):
     """Settings of all parts, and of the stack around the parts: ports, the recording."""
@@ -51,7 +51,6 @@ class StackSettings(
     mlflow_port: Port = 5000
     prometheus_port: Port = 9090
     alertmanager_port: Port = 9095
-    recording: str | None = Field(None, description="paths as in a shell; unset: a simulated day")
     run_started: float | None = Field(None, description="seconds since 1970 when `make run` was typed")
 
     @field_validator("*")
@@ -75,10 +74,6 @@ class StackSettings(
         return f"http://127.0.0.1:{self.mlflow_port}"
 
     @property
-    def local_dagster(self) -> str:
-        return f"http://127.0.0.1:{self.dagster_port}"
-
-    @property
     def dagster_home(self) -> Path:
         return self.var_dir / "dagster"
 
@@ -93,11 +88,6 @@ class StackSettings(
         """Whether this stack starts the registry: the settings name no other."""
         ours = (self.local_mlflow, f"http://localhost:{self.mlflow_port}")
         return "mlflow_tracking_uri" not in self.model_fields_set or self.mlflow_tracking_uri in ours
-
-    @property
-    def recordings(self) -> list[Path]:
-        """The recordings to replay; empty: the simulated day."""
-        return [Path(path).expanduser().resolve() for path in shlex.split(self.recording or "")]
 
     def environment(self, replay_id: str) -> dict[str, str]:
         """Return the settings of every part, so that all parts agree."""

@@ -29,6 +29,7 @@ from data.stream.clients import client_config
 from online.replay.pace import parse_speed
 from orchestration.local.live_lines import LiveForecast, LiveLines
 from orchestration.local.observers.configs import write_configs
+from orchestration.local.observers.login import where_the_login_is
 from orchestration.local.observers.parts import observer_parts
 from orchestration.local.parts import stack_parts
 from orchestration.local.ports import port_conflicts
@@ -181,15 +182,17 @@ async def run_stack(settings: StackSettings, console: Console, began: float) -> 
     supervisor = Supervisor(parts, settings.var_dir / "logs", say, environment, CHECKOUT)
     forecaster = next(part for part in parts if part.name == "forecaster")
     live_lines = LiveLines(kafka, forecaster.address, environment["REPLAY_ID"], first)
-    stopping = _stop_on_signals(supervisor.kill)
+    stopping = stop_on_signals(supervisor.kill)
     say(f"replay {environment['REPLAY_ID']} at speed {settings.replay_speed}")
     say(f"starting {', '.join(part.name for part in parts)}; logs in {settings.var_dir / 'logs'}")
     for note in notes:
         say(note, "yellow")
+    if observers:
+        say(where_the_login_is(settings))
     await supervisor.start()
     live_lines.start()
     try:
-        is_up = await _unless_stopped(stopping, supervisor.wait_until_up())
+        is_up = await unless_stopped(stopping, supervisor.wait_until_up())
         if is_up is None:
             return 0
         if not is_up:
@@ -206,7 +209,7 @@ async def run_stack(settings: StackSettings, console: Console, began: float) -> 
         say("all parts have ended")
 
 
-def _stop_on_signals(kill: Callable[[], None]) -> asyncio.Event:
+def stop_on_signals(kill: Callable[[], None]) -> asyncio.Event:
     """Return an event set by Ctrl-C, SIGTERM and a closed terminal; a second Ctrl-C kills the parts still running."""
     stopping = asyncio.Event()
     asked: list[float] = []
@@ -223,7 +226,7 @@ def _stop_on_signals(kill: Callable[[], None]) -> asyncio.Event:
     return stopping
 
 
-async def _unless_stopped(stopping: asyncio.Event, work: Coroutine[None, None, bool]) -> bool | None:
+async def unless_stopped(stopping: asyncio.Event, work: Coroutine[None, None, bool]) -> bool | None:
     """Return the result of the work, or None as soon as a stop is asked for."""
     working, waiting = asyncio.create_task(work), asyncio.create_task(stopping.wait())
     await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -274,13 +277,13 @@ def main() -> int:
             write_configs(settings)
             return asyncio.run(run_stack(settings, console, began))
     except ValidationError as error:
-        console.print(Text("\n".join(_wrong_settings(error)), "bold red"), soft_wrap=True)
+        console.print(Text("\n".join(wrong_settings(error)), "bold red"), soft_wrap=True)
     except (StartRefused, NotRead, UnreadableSecret) as refusal:
         console.print(Text(str(refusal), "bold red"), soft_wrap=True)
     return 1
 
 
-def _wrong_settings(error: ValidationError) -> Iterator[str]:
+def wrong_settings(error: ValidationError) -> Iterator[str]:
     """Yield a sentence for each wrong setting, with its value unless the value holds a login or key."""
     for each in error.errors():
         is_secret = each["type"] == SECRET_IN_URI or each["loc"][0] in StackSettings.secrets()

@@ -8,13 +8,13 @@ import shutil
 import subprocess
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import msgspec
 import pytest
@@ -28,9 +28,13 @@ from data.settings import KafkaSettings
 from data.simulator.day import simulate_day
 from data.stream.figures import publish_figures
 from data.stream.records import PREDICTIONS, Figure, partition_of
-from orchestration.local.observers.configs import alertmanager_file, prometheus_file, write_configs
+from orchestration.local.dagster.client import open_local
+from orchestration.local.observers.configs import alertmanager_file, prometheus_file, web_file, write_configs
+from orchestration.local.observers.login import observer_login, password_file
 from orchestration.local.observers.parts import observer_parts
+from orchestration.local.parts import fetch_text
 from orchestration.local.settings import StackSettings
+from orchestration.settings import Login
 from tests.broker import Broker, free_ports
 from tests.fakes import FakeRegistry
 from tests.models import model_bytes, model_file
@@ -64,8 +68,12 @@ def test_the_configuration_is_taken_as_committed_and_as_written_for_a_stack(tmp_
     alertmanager_file(ours).parent.mkdir(parents=True)
     alertmanager_file(ours).write_text("")  # an earlier file, which others may read
     write_configs(ours)
-    assert {path.stat().st_mode & 0o777 for path in (prometheus_file(ours), alertmanager_file(ours))} == {0o600}
+    configs = (prometheus_file(ours), alertmanager_file(ours))
+    private = (*configs, *map(web_file, configs), password_file(ours))
+    assert {path.stat().st_mode & 0o777 for path in private} == {0o600}
+    assert "key=value" in alertmanager_file(ours).read_text()
     check("promtool", "check", "rules", *sorted(RULES.glob("*.yml")))
+    check("promtool", "check", "web-config", *map(web_file, configs))
     for prometheus in (CHECKOUT / "monitoring" / "prometheus.yml", prometheus_file(ours)):
         check("promtool", "check", "config", prometheus)
     for alertmanager in (CHECKOUT / "monitoring" / "alertmanager.yml", alertmanager_file(ours)):
@@ -136,14 +144,12 @@ def observers(ours: StackSettings, *names: str) -> Iterator[None]:
 
 
 def get(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with open_local(url, 10) as answer:
         return json.load(answer)
 
 
 def post(url: str, document: Any) -> None:
-    body = json.dumps(document).encode()
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-    urllib.request.urlopen(request, timeout=10).close()
+    open_local(url, 10, json.dumps(document).encode()).close()
 
 
 class PromisingRegistry(FakeRegistry):
@@ -231,7 +237,7 @@ def test_each_rule_has_data_in_a_running_stack_and_a_page_reaches_the_webhook(
     modules = ("online.forecaster", "online.api", "monitoring.exporter")
     processes = [Process(module, environ, tmp_path / f"{module}.log") for module in modules]
     ours = settings(tmp_path, alert_webhook_url=webhook.url, **ports)
-    prometheus = Prometheus(f"http://127.0.0.1:{ours.prometheus_port}")
+    prometheus = Prometheus(observer_login(ours).in_url(f"http://127.0.0.1:{ours.prometheus_port}"))
     with (
         running(*processes, replay(environ, tmp_path, "replayed", recording, REPLAY_SPEED="5")),
         observers(ours, "prometheus", "alertmanager"),
@@ -261,7 +267,29 @@ def test_a_dead_broker_silences_what_follows_from_it(webhook: Webhook, tmp_path:
     drift = {"alertname": "DriftWithLoss", "severity": "page", "product_id": "BTC-USD"}
     broker = {"alertname": "BrokerDown", "severity": "page"}
     with observers(ours, "alertmanager"):
-        post(f"http://127.0.0.1:{port}/api/v2/alerts", [{"labels": labels} for labels in (broker, stale, drift)])
+        url = observer_login(ours).in_url(f"http://127.0.0.1:{port}/api/v2/alerts")
+        post(url, [{"labels": labels} for labels in (broker, stale, drift)])
         wait_until(lambda: {"BrokerDown", "DriftWithLoss"} <= webhook.alerts(), "pages arrive", 30)
         assert "ForecastStale" not in webhook.alerts()
     assert webhook.of("DriftWithLoss")[0]["labels"] == drift
+
+
+def test_prometheus_and_alertmanager_ask_for_the_login(tmp_path: Path) -> None:
+    """A password of the settings goes before the generated one."""
+    named = dict(zip(("prometheus_port", "alertmanager_port"), free_ports(2), strict=True))
+    ours = settings(tmp_path, ui_user="me", ui_password="pass word", **named)
+    assert observer_login(settings(tmp_path / "other")) == observer_login(settings(tmp_path / "other")), "made once"
+    with observers(ours, "prometheus", "alertmanager"):
+        for port, path in ((ours.prometheus_port, "/api/v1/alerts"), (ours.alertmanager_port, "/api/v2/alerts")):
+            url = f"http://127.0.0.1:{port}{path}"
+            assert get(Login("me", "pass word").in_url(url)) is not None
+            for wrong in (url, Login("me", "pass").in_url(url), Login("cryptovol", "pass word").in_url(url)):
+                with pytest.raises(HTTPError) as refused:
+                    get(wrong)
+                assert refused.value.code == 401
+        asked = Prometheus(Login("me", "pass word").in_url(f"http://127.0.0.1:{ours.prometheus_port}"))
+        told = "prometheus_notifications_alertmanagers_discovered"
+        assert asked.values("vector(1)")
+        text = fetch_text(asked.url + "/metrics") or ""
+        assert f"{told} 1" in text
+    assert not password_file(ours).exists()

@@ -122,6 +122,7 @@ def side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Side]:
     (tmp_path / "inbox").mkdir()
     monkeypatch.setenv("LAKE_URI", str(tmp_path / "lake"))
     monkeypatch.setenv("INBOX_DIR", str(tmp_path / "inbox"))
+    monkeypatch.setenv("RECORDINGS_DIRS", str(tmp_path))
     with dg.instance_for_test() as instance:
         yield Side(tmp_path, instance, definitions())
 

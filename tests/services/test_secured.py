@@ -26,7 +26,7 @@ from data.simulator.day import simulate_day
 from data.stream.records import TOPICS
 from offline.explain.findings import OUTCOMES
 from orchestration.code_server import end_lost_runs
-from orchestration.instance.home import CODE_SERVER_TAG, LOCATION, WORKSPACE, enter_home, installation_of
+from orchestration.instance.home import CODE_SERVER_TAG, LOCATION, enter_home, installation_of
 from orchestration.local.dagster import client as dagster
 from orchestration.local.parts import listens
 from tests.broker import free_ports
@@ -124,11 +124,9 @@ class Site:
 
     def dagster(self) -> list[Process]:
         """Return the Dagster processes, in their order."""
-        home = self.folder / "var" / "dagster"
-        ui = ("-h", "127.0.0.1", "-p", self.ports["DAGSTER_PORT"], "-w", str(home / WORKSPACE))
         return [
             self.process("orchestration.code_server"),
-            self.process("dagster_webserver", *ui, DAGSTER_HOME=str(home)),
+            self.process("orchestration.webserver"),
             self.process("orchestration.daemon"),
         ]
 

@@ -4,6 +4,7 @@ import datetime as dt
 import gzip
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from decimal import Decimal
@@ -21,7 +22,7 @@ from data.features.admission import REASONS
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.recordings import lines
-from data.recordings.readers import Batch, read_trades, write_csv
+from data.recordings.readers import Batch, read_bars, read_trades, write_csv
 from data.recordings.recognition import recognize
 from data.simulator.day import simulate_day
 from data.times import NS, time_texts
@@ -408,10 +409,11 @@ def test_any_price_and_time_survive(tmp_path_factory: pytest.TempPathFactory, pr
     [
         (b"\x89PNG\r\n\x1a\n\x00\x00", "it starts with the bytes of a PNG image"),
         (b"", "it is empty"),
-        (b"\n\n", r"it starts with '\\n\\n'"),
-        (b"Dear reader,\n", "it starts with 'Dear reader,"),
-        (b"timestamp,open,close\n1,2,3\n", "it starts with 'timestamp,open,close"),
-        (b'{"a": 1}\n', 'it starts with \'{"a": 1}'),
+        (b"\n\n", "it has blank lines alone"),
+        (b"Dear reader,\n", "it is a text without a known header or message"),
+        (b"timestamp,open,close\n1,2,3\n", "it is a text without a known header or message"),
+        (b'{"a": 1}\n', "it is a text without a known header or message"),
+        (b"\x7fELF\0\0", "it holds no text"),
         (gzip.compress(b"", mtime=0), "it is empty"),
         (b"\x1f\x8b\x08", "it cannot be read .the gzip ends early before its first byte"),
     ],
@@ -422,6 +424,20 @@ def test_a_file_of_another_kind_is_refused_at_once(tmp_path: Path, content: byte
         read_trades(path)
     assert str(refusal.value).startswith(f"{path}: holds no trades")
     assert "CSV or Parquet with timestamp,price,volume" in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["file.csv", "file.parquet", "second/btcusd/20180404_trade.zip", "file.csv.gz"])
+@pytest.mark.parametrize("start", [b"", b"PAR1", b"PK\x03\x04", b"\x1f\x8b", b"\xef\xbb\xbf", b"\n\n", b"\xff\xfe"])
+def test_no_byte_of_a_file_that_is_no_recording_is_shown(tmp_path: Path, name: str, start: bytes) -> None:
+    secret = b"swordfish:x:0:0:swordfish:/swordfish\n"
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for content in (start + secret * 9, gzip.compress(start + secret), gzip.compress(b"") + start + secret):
+        path.write_bytes(content)
+        for read_some in (read_trades, read_bars):
+            with pytest.raises(ValueError, match=r"file|2018") as refusal:
+                list(read_some(path))
+            assert not re.search("sword|x:0|b'|\\\\x", str(refusal.value)), refusal.value
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
@@ -922,5 +938,5 @@ def test_shared_flattened_recording(shared: Path) -> None:
 
 
 def test_a_text_that_is_no_recording_is_refused(shared: Path) -> None:
-    with pytest.raises(ValueError, match="holds no trades: it starts with"):
+    with pytest.raises(ValueError, match="holds no trades: it is a text without"):
         read_trades(shared / "lean" / "LICENSE")

@@ -10,6 +10,7 @@ from data.files import CHECKOUT
 from data.process.catalog import METRICS
 from orchestration.local.observers.configs import INGESTORS, SCRAPED, prometheus_config
 from orchestration.local.settings import StackSettings
+from orchestration.settings import Login
 from tests.rules_files import Selector, cases, loaded, rules, selectors
 
 ALERTS = {rule["alert"]: rule for rule in rules() if "alert" in rule}
@@ -85,9 +86,11 @@ def test_prometheus_asks_the_ports_of_the_settings() -> None:
     """The API has the default port of the forecaster, and the other way round."""
     scraped = {name: 20_000 + number for number, name in enumerate(SCRAPED)}
     scraped |= {"api_port": 8001, "forecaster_port": 8000}
-    config = prometheus_config(StackSettings(_env_file=None, ingestor_port=30_000, **scraped))  # type: ignore[arg-type]
-    default = prometheus_config(StackSettings(_env_file=None))
+    login = Login("me", "pass: word")
+    ours = StackSettings(_env_file=None, ingestor_port=30_000, **scraped)  # type: ignore[arg-type]
+    config, default = prometheus_config(ours, login), prometheus_config(StackSettings(_env_file=None), login)
     assert re.findall(r":(\d+)\"", default) == ["9095", "8000", "8001", "8004", *map(str, range(8010, 8018))]
-    ours = ["alertmanager_port", "api_port", "forecaster_port", "exporter_port"]
+    names = ["alertmanager_port", "api_port", "forecaster_port", "exporter_port"]
     ingestors = map(str, range(30_000, 30_000 + INGESTORS))
-    assert re.findall(r":(\d+)\"", config) == [*(str(scraped[name]) for name in ours), *ingestors]
+    assert re.findall(r":(\d+)\"", config) == [*(str(scraped[name]) for name in names), *ingestors]
+    assert '      basic_auth: {"username": "me", "password": "pass: word"}\n' in config

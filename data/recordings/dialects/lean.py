@@ -91,6 +91,6 @@ def lean_dialect(path: Path) -> BarDialect | None:
         if len(members) != 1:
             return None
         first = head_of(_member_chunks(path, members[0])).split(b"\n")[0]
-    except (*_ZIP_FAULTS, Damaged) as error:
-        raise ValueError(f"starts as a zip archive, but cannot be read ({error}); copy or download it again") from None
+    except (*_ZIP_FAULTS, Damaged):  # their messages can show bytes of the file
+        raise ValueError("starts as a zip archive, but cannot be read; copy or download it again") from None
     return _Lean(path, members[0]) if _LEAN_LINE.fullmatch(first) else None

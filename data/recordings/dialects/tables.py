@@ -200,10 +200,8 @@ def parquet_dialect(path: Path) -> _ParquetDialect | None:
     try:
         with path.open("rb") as file:
             schema = pyarrow.parquet.read_schema(file)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(
-            f"starts as a Parquet file, but cannot be read ({_first_line(error)}); copy or download it again"
-        ) from None
+    except (pa.ArrowException, OSError):  # their messages can show bytes of the file
+        raise ValueError("starts as a Parquet file, but cannot be read; copy or download it again") from None
     schema_match = table_of(schema.names)
     if schema_match is None:
         return None

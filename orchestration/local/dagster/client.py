@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 import time
 import urllib.request
+from base64 import b64encode
 from collections.abc import Callable, Mapping
+from http.client import HTTPResponse
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from orchestration.instance.home import LOCATION
 
@@ -29,16 +32,34 @@ class DagsterRefused(RuntimeError):
     """Dagster answers with an error; the message is Dagster's."""
 
 
+def open_local(url: str, timeout_s: float, json_body: bytes | None = None) -> HTTPResponse:
+    """Return the answer of a server of this machine; a login in the URL becomes a header.
+
+    Raises:
+        OSError: the server does not answer, or refuses.
+    """
+    parts = urlsplit(url)
+    login, _, place = parts.netloc.rpartition("@")
+    headers = {} if json_body is None else {"content-type": "application/json"}
+    if login:
+        headers["authorization"] = f"Basic {b64encode(unquote(login).encode()).decode()}"
+    request = urllib.request.Request(parts._replace(netloc=place).geturl(), json_body, headers)
+    answer: HTTPResponse = LOOPBACK.open(request, timeout=timeout_s)
+    return answer
+
+
 def ask(url: str, query: str, timeout_s: float = TIMEOUT_S, /, **variables: Any) -> dict[str, Any]:
     """Return the data of a GraphQL answer.
+
+    Args:
+        url: of the webserver, with the login if it asks for one.
 
     Raises:
         OSError: the webserver does not answer.
         DagsterRefused: the query is refused.
     """
     body = json.dumps({"query": query, "variables": variables}).encode()
-    request = urllib.request.Request(f"{url}/graphql", body, {"content-type": "application/json"})
-    with LOOPBACK.open(request, timeout=timeout_s) as answer:
+    with open_local(f"{url}/graphql", timeout_s, body) as answer:
         found = json.load(answer)
     if found.get("errors"):
         raise DagsterRefused("; ".join(error["message"] for error in found["errors"]))

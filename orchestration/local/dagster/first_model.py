@@ -20,8 +20,8 @@ from data.models.registry import Registry
 from data.names import RegistryAway, RegistryError
 from data.process.running import AGAIN, REFUSED
 from offline.settings import OfflineSettings
-from orchestration.local.dagster.client import LOOPBACK, DagsterRefused, failure_of, launch, wait
-from orchestration.settings import OrchestrationSettings
+from orchestration.local.dagster.client import DagsterRefused, failure_of, launch, open_local, wait
+from orchestration.settings import WebserverSettings
 
 MODEL = "volatility-ml"
 PRODUCTS = ["BTC-USD", "ETH-USD"]
@@ -51,7 +51,7 @@ ANSWERS_WITHIN_S = 15.0
 def serving(api: str) -> str:
     """Return the model in the API's answers, such as `volatility-ml 1`; empty: the API does not answer."""
     try:
-        with LOOPBACK.open(f"{api}/version", timeout=2.0) as answer:
+        with open_local(f"{api}/version", 2.0) as answer:
             model = json.load(answer)["model"]
             return f"{model['name']} {model['version']}"
     except (OSError, ValueError, KeyError):
@@ -76,7 +76,8 @@ def main() -> int:
     arguments = parser.parse_args()
     settings = OfflineSettings()
     uri = settings.mlflow_tracking_uri
-    pages = OrchestrationSettings().dagster_public_url or arguments.dagster
+    webserver = WebserverSettings()
+    dagster, pages = webserver.with_login(arguments.dagster), webserver.dagster_public_url or arguments.dagster
     try:
         champion = Registry(uri).champion(MODEL)
         if champion is not None and champion.tags.get("spec_id") == settings.spec().spec_id:
@@ -85,12 +86,12 @@ def main() -> int:
         lacking = "" if champion is None else f" of the feature spec {settings.spec().spec_id}"
         say(f"there is no {MODEL}{lacking} yet: the baseline answers while Dagster makes one")
         for job, what, config in STEPS:
-            run_id = launch(arguments.dagster, job, config)
+            run_id = launch(dagster, job, config)
             say(f"{what}: {pages}/runs/{run_id}")
             began = time.monotonic()
             # Also over a restart of Dagster: another start of this process would launch all runs again.
-            if (ended := wait(arguments.dagster, run_id, patience_s=math.inf)) != "SUCCESS":
-                say(f"{job} ended with {ended}: {failure_of(arguments.dagster, run_id)}")
+            if (ended := wait(dagster, run_id, patience_s=math.inf)) != "SUCCESS":
+                say(f"{job} ended with {ended}: {failure_of(dagster, run_id)}")
                 say("The baseline serves on. Look at that run; what is done is kept, so launch the rest from the UI.")
                 return REFUSED
             say(f"{job} took {time.monotonic() - began:.0f} s")

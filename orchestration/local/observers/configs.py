@@ -12,12 +12,15 @@ from urllib.request import getproxies, proxy_bypass
 
 from data.files import CHECKOUT
 from data.names import is_loopback
+from orchestration.local.observers.login import can_hash, observer_login, web_config
 from orchestration.local.settings import StackSettings
+from orchestration.settings import Login
 
 MONITORING = CHECKOUT / "monitoring"
 INGESTORS = 8
 """Ports of ingestors that Prometheus asks, from INGESTOR_PORT on."""
 SCRAPED = ("api_port", "forecaster_port", "exporter_port", "alertmanager_port")
+_LOGIN = "# basic_auth: {login of Alertmanager}"
 _WEBHOOK = "# webhook_configs: [{ALERT_WEBHOOK_URL}]"
 _ADDRESS = re.compile(r"(?<=127\.0\.0\.1:)\d+")
 
@@ -32,24 +35,34 @@ def alertmanager_file(settings: StackSettings) -> Path:
     return settings.var_dir / "alertmanager" / "alertmanager.yml"
 
 
+def web_file(config: Path) -> Path:
+    """Return the path of the file with the login, beside the configuration of Prometheus or Alertmanager."""
+    return config.with_name("web.json")
+
+
 def write_configs(settings: StackSettings) -> None:
-    """Write both files; only their owner may read them, as a webhook's URL may hold a secret."""
-    secret = settings.alert_webhook_url
-    webhook = secret.get_secret_value() if secret else None
-    for path, text in (
-        (prometheus_file(settings), prometheus_config(settings)),
-        (alertmanager_file(settings), alertmanager_config(webhook)),
-    ):
+    """Write all files; only their owner may read them, as they hold a login, and a webhook's URL may hold a secret."""
+    prometheus, alertmanager = prometheus_file(settings), alertmanager_file(settings)
+    login, webhook = observer_login(settings), settings.alert_webhook_url
+    files = {
+        prometheus: prometheus_config(settings, login),
+        alertmanager: alertmanager_config(webhook.get_secret_value() if webhook else None),
+    }
+    if can_hash():
+        files |= {web_file(path): web_config(login) for path in (prometheus, alertmanager)}
+    for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
         path.chmod(0o600)  # `touch` leaves the mode of an existing file
         path.write_text(text)
 
 
-def prometheus_config(settings: StackSettings) -> str:
-    """Return `monitoring/prometheus.yml` with the ports of a stack, and the rules by their whole path."""
+def prometheus_config(settings: StackSettings, login: Login) -> str:
+    """Return `monitoring/prometheus.yml` with the ports of a stack, Alertmanager's login, and the rules' whole path."""
     ports = dict(_ports(settings))
     text = _ADDRESS.sub(lambda found: str(ports[int(found[0])]), (MONITORING / "prometheus.yml").read_text())
+    basic_auth = {"username": login.user, "password": login.password}
+    text = text.replace(_LOGIN, f"basic_auth: {json.dumps(basic_auth)}")
     return text.replace("rules/*.yml", json.dumps(str(MONITORING / "rules" / "*.yml")))
 
 

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from orchestration.local.observers.configs import MONITORING, alertmanager_file, prometheus_file
+from orchestration.local.observers.configs import MONITORING, alertmanager_file, prometheus_file, web_file
+from orchestration.local.observers.login import can_hash, observer_login
 from orchestration.local.parts import STANDS_BACK, answers
 from orchestration.local.ports import port_conflicts
 from orchestration.local.settings import StackSettings
 from orchestration.local.supervisor import Part
+from orchestration.settings import Login
 
 RETENTION = ("--storage.tsdb.retention.time=15d", "--storage.tsdb.retention.size=1GB")
 # Half of the garbage of Go's default, and one thread: a small machine runs all parts.
@@ -28,17 +30,21 @@ def observer_parts(settings: StackSettings) -> tuple[list[Part], list[str]]:
     prometheus = shutil.which("prometheus")
     alertmanager = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")  # Debian's name goes first
     grafana = shutil.which("grafana") or shutil.which("grafana-server")
-    if prometheus:
-        parts.append(_prometheus(settings, prometheus))
-    if alertmanager:
-        parts.append(_alertmanager(settings, alertmanager))
+    login = observer_login(settings)
+    if can_hash():
+        if prometheus:
+            parts.append(_prometheus(settings, login, prometheus))
+        if alertmanager:
+            parts.append(_alertmanager(settings, login, alertmanager))
+    elif prometheus or alertmanager:
+        notes.append("prometheus and alertmanager do not start: this machine makes no hash of bcrypt for their login")
     if not (prometheus and alertmanager):
         absent = " and ".join(
             name for name, program in (("prometheus", prometheus), ("alertmanager", alertmanager)) if not program
         )
         notes.append(f"no {absent} here, so nobody is alerted: apt-get install prometheus prometheus-alertmanager")
     if grafana:
-        parts.append(_grafana(settings, Path(grafana)))
+        parts.append(_grafana(settings, login, Path(grafana)))
     else:
         notes.append("no grafana here, so there are no dashboards: grafana.com/grafana/download has its program")
     conflicts = {part.name: port_conflicts([part]) for part in parts}
@@ -47,54 +53,63 @@ def observer_parts(settings: StackSettings) -> tuple[list[Part], list[str]]:
     return [replace(part, needs=("forecaster", "api"), essential=False, nice=STANDS_BACK) for part in free], notes
 
 
-def _prometheus(settings: StackSettings, program: str) -> Part:
+def _prometheus(settings: StackSettings, login: Login, program: str) -> Part:
     url, config = f"http://127.0.0.1:{settings.prometheus_port}", prometheus_file(settings)
     command = (
         program,
         f"--config.file={config}",
         f"--storage.tsdb.path={config.parent / 'data'}",
         *RETENTION,
-        *_listening(url),
+        *_listening(url, config),
         f"--web.cors.origin={url}",
     )
     return Part(
         "prometheus",
         command,
         environment=SMALL_GO,
-        is_ready=answers(f"{url}/-/ready", timeout_s=1.0),
+        is_ready=answers(login.in_url(f"{url}/-/ready"), timeout_s=1.0),
         ports={"PROMETHEUS_PORT": settings.prometheus_port},
         address=url,
         advice="The forecasts go on; nothing is recorded, and no alert fires.",
     )
 
 
-def _alertmanager(settings: StackSettings, program: str) -> Part:
+def _alertmanager(settings: StackSettings, login: Login, program: str) -> Part:
     url, config = f"http://127.0.0.1:{settings.alertmanager_port}", alertmanager_file(settings)
     command = (
         program,
         f"--config.file={config}",
         f"--storage.path={config.parent / 'data'}",
         "--cluster.listen-address=",
-        *_listening(url),
+        *_listening(url, config),
     )
     return Part(
         "alertmanager",
         command,
         environment=SMALL_GO,
-        is_ready=answers(f"{url}/-/ready", timeout_s=1.0),
+        is_ready=answers(login.in_url(f"{url}/-/ready"), timeout_s=1.0),
         ports={"ALERTMANAGER_PORT": settings.alertmanager_port},
         address=url,
         advice="The forecasts go on; alerts reach nobody.",
     )
 
 
-def _listening(url: str) -> Sequence[str]:
-    return f"--web.listen-address={url.removeprefix('http://')}", f"--web.external-url={url}/", "--log.level=warn"
+def _listening(url: str, config: Path) -> Sequence[str]:
+    return (
+        f"--web.listen-address={url.removeprefix('http://')}",
+        f"--web.external-url={url}/",
+        f"--web.config.file={web_file(config)}",
+        "--log.level=warn",
+    )
 
 
-def _grafana(settings: StackSettings, program: Path) -> Part:
-    """Return Grafana with our data source and dashboards, for anybody on this machine to read."""
-    url, state = f"http://127.0.0.1:{settings.grafana_port}", settings.var_dir / "grafana"
+def _grafana(settings: StackSettings, login: Login, program: Path) -> Part:
+    """Return Grafana with our data source and dashboards.
+
+    Grafana sets its password once, as it makes its database. The folder of a stack without a login held a database with
+    Grafana's default password, so this is another folder.
+    """
+    url, state = f"http://127.0.0.1:{settings.grafana_port}", settings.var_dir / "grafana" / "with-login"
     packaged = Path("/usr/share/grafana")  # of Debian's package; an archive has its programs in bin/ of its home
     home = packaged if packaged.is_dir() else program.resolve().parent.parent
     return Part(
@@ -109,12 +124,17 @@ def _grafana(settings: StackSettings, program: Path) -> Part:
             "GF_SERVER_HTTP_ADDR": "127.0.0.1",
             "GF_SERVER_HTTP_PORT": str(settings.grafana_port),
             "GF_LOG_MODE": "console",
-            "GF_AUTH_ANONYMOUS_ENABLED": "true",
+            "GF_SECURITY_ADMIN_USER": login.user,
+            "GF_SECURITY_ADMIN_PASSWORD": login.password,
+            "GF_AUTH_ANONYMOUS_ENABLED": "false",
+            "GF_USERS_ALLOW_SIGN_UP": "false",
             "GF_ANALYTICS_REPORTING_ENABLED": "false",
             "GF_ANALYTICS_CHECK_FOR_UPDATES": "false",
             "GF_ANALYTICS_CHECK_FOR_PLUGIN_UPDATES": "false",
             "GF_NEWS_NEWS_FEED_ENABLED": "false",
             "PROMETHEUS_URL": f"http://127.0.0.1:{settings.prometheus_port}",  # read by the provisioning
+            "PROMETHEUS_USER": login.user,
+            "PROMETHEUS_PASSWORD": login.password,
             "DASHBOARDS_DIR": str(DASHBOARDS / "dashboards"),
         },
         is_ready=answers(f"{url}/api/health", timeout_s=1.0),
