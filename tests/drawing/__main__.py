@@ -1,9 +1,9 @@
 """Draw the dashboards as pictures: `python -m tests.drawing`.
 
-The values come from a stack that the command runs (`--minutes`), from a Prometheus with data (`--url`), or are
-generated. Needs npm, Chromium, Prometheus and promtool. Grafana's components are fetched by the lock beside this file
-into `var/drawing`; no part of them is committed. Grafana's own frame of a page is not among these components: title,
-variables and the marks of annotations are drawn here.
+The values come from a Prometheus with data (`--url`), or are generated. Needs npm, Chromium, Prometheus and promtool.
+Grafana's components are fetched by the lock beside this file into `var/drawing`; no part of them is committed.
+Grafana's own frame of a page is not among these components: title, variables and the marks of annotations are drawn
+here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from PIL import Image
 
 from data.files import CHECKOUT
 from monitoring.dashboards.__main__ import FOLDER
-from tests.drawing.stack import eventful_stack
 from tests.plausible import history
 from tests.prometheus import REPLACED, prometheus_of, replaced, result_of, results_between, values_offered
 
@@ -36,8 +35,6 @@ SCRAPE_S, GENERATED_S = 5, 30
 """Seconds between two values of a series: scraped, and generated."""
 POINTS = 500
 """Most points of a line: a panel has as many pixels."""
-SPEED = 60.0
-"""Event time per wall time of the stack that the command runs."""
 COLOURS = 256
 """Colours of a picture: few colours make a small file."""
 LOADERS = ("svg", "png", "woff2", "ttf", "woff")
@@ -156,10 +153,8 @@ def main() -> None:
     """Draw the named dashboards, or all dashboards."""
     parser = argparse.ArgumentParser(prog="python -m tests.drawing", description=__doc__)
     parser.add_argument("names", nargs="*", help="dashboards, as `drift`; none: all")
-    values = parser.add_mutually_exclusive_group()
-    values.add_argument("--url", help="a Prometheus with data")
-    values.add_argument("--minutes", type=float, help="run a stack, and draw its minutes after the first model")
-    parser.add_argument("--hours", type=float, default=4.0, help="hours up to now, without --minutes")
+    parser.add_argument("--url", help="a Prometheus with data; none: generated values")
+    parser.add_argument("--hours", type=float, default=4.0, help="hours up to now")
     parser.add_argument("--theme", choices=("dark", "light"), default="dark")
     parser.add_argument("--out", type=Path, default=CHECKOUT / "docs")
     asked = parser.parse_args()
@@ -168,15 +163,11 @@ def main() -> None:
         end = float(round(time.time()) // 60 * 60)
         start = end - asked.hours * 3_600
         url, every_s = asked.url, SCRAPE_S
-        if asked.minutes:
-            stack = opened.enter_context(eventful_stack(_new_folder(opened), SPEED))
-            stack.live(60 * asked.minutes)
-            url, start, end = stack.url("prometheus"), stack.began, time.time()
-        elif not url:
+        if not url:
             every_s = GENERATED_S
             times = [start + every_s * step for step in range(round((end - start) / every_s) + 1)]
-            generated = prometheus_of(history(times, end), (start, end), every_s, _new_folder(opened))
-            url = opened.enter_context(generated)
+            folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+            url = opened.enter_context(prometheus_of(history(times, end), (start, end), every_s, folder))
         prometheus = Asked(url, start, end, every_s)
         for path in sorted(FOLDER.glob("*.json")):
             if asked.names and path.stem not in asked.names:
@@ -201,10 +192,6 @@ def drawing_of(board: Mapping[str, Any], prometheus: Asked, theme: str) -> dict[
         "annotations": [each["name"] for each in board["annotations"]["list"]],
         "marks": prometheus.marks_of(board),
     }
-
-
-def _new_folder(opened: ExitStack) -> Path:
-    return Path(opened.enter_context(tempfile.TemporaryDirectory()))
 
 
 if __name__ == "__main__":
