@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
@@ -74,6 +76,63 @@ def empty_queries(url: str, dashboard: Mapping[str, Any], at: float | None = Non
         ValueError: an expression is wrong.
     """
     return [expr for expr in expressions(dashboard) if not result_of(url, replaced(expr), at)]
+
+
+class Sent(NamedTuple):
+    """A query that Grafana sends for a dashboard, and the answer.
+
+    Attributes:
+        place: title of the dashboard and of the panel; or name of the annotation or the variable.
+        expr: with the variables replaced.
+        has_number: whether a value of the answer is a number; an empty panel has none.
+    """
+
+    place: str
+    expr: str
+    has_number: bool
+
+
+def sent_queries(url: str, dashboard: Mapping[str, Any], start: float, end: float, step_s: int) -> Iterator[Sent]:
+    """Send each query of a dashboard, as Grafana does: of panels, of annotations, and of the variables' values.
+
+    A panel that is repeated for a variable is asked once for each value, other panels for all values at once.
+
+    Args:
+        start: seconds since 1970 of the page's first time; `end` of its last.
+
+    Raises:
+        ValueError: an expression is wrong.
+    """
+    offered = values_offered(url, dashboard, end)
+    board = dashboard["title"]
+    for name, (query, values) in offered.items():
+        yield Sent(f"{board}: variable {name}", query, bool(values))
+    for panel in (*dashboard["annotations"]["list"], *dashboard["panels"]):
+        variable = panel.get("repeat")
+        values = offered[variable][1] if variable else [".*"]
+        for target, value in product([panel["target"]] if "target" in panel else panel.get("targets", ()), values):
+            expr = replaced(target["expr"], REPLACED | {f"${variable}": value})
+            if target.get("range"):
+                series = results_between(url, expr, start, end, step_s)
+            else:
+                series = result_of(url, expr, end)
+            yield Sent(f"{board}: {panel.get('title') or panel['name']}", expr, any(map(_has_number, series)))
+
+
+def values_offered(url: str, dashboard: Mapping[str, Any], at: float) -> dict[str, tuple[str, list[str]]]:
+    """Return the query and the values of each variable of a dashboard that picks values of a label."""
+    offered = {}
+    for variable in dashboard["templating"]["list"]:
+        if found := re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]):
+            metric, label = found.groups()
+            series = result_of(url, f'group by ({label}) ({metric}{{{label}!=""}})', at)
+            offered[variable["name"]] = variable["query"], sorted(each["metric"][label] for each in series)
+    return offered
+
+
+def _has_number(series: Mapping[str, Any]) -> bool:
+    points = series.get("values") or [series["value"]]
+    return any(value != "NaN" for _, value in points)
 
 
 @contextmanager

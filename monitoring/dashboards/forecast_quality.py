@@ -252,6 +252,13 @@ def _misses() -> list[AnyPanel]:
     ]
 
 
+def _shadow_failures() -> str:
+    """Return the failures of each shadow; 0 for a shadow whose forecasts are judged and that never failed."""
+    shadows = f"0 * {series(catalog.FORECAST_HORIZONS, role='shadow', window='1d')}"
+    by_model = "max by (model_variant, version)"
+    return f"{by_model} ({series(catalog.SHADOW_FAILURES)}) or {by_model} ({shadows})"
+
+
 def _apart() -> list[AnyPanel]:
     day = {"window": "1d", "in_sample": "false"}
     who = "{{product_id}} {{role}} {{model_variant}} {{version}}"
@@ -276,7 +283,7 @@ def _apart() -> list[AnyPanel]:
             "Failures of shadows",
             "Batches that a shadow could not score. Such a failure costs no published forecast.",
             "none",
-            [Query(series(catalog.SHADOW_FAILURES), "{{model_variant}} {{version}}")],
+            [Query(_shadow_failures(), "{{model_variant}} {{version}}")],
             width=4,
             height=7,
         ),

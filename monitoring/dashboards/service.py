@@ -14,6 +14,18 @@ NAME = "Service"
 _FORECASTS = "~/predict.*"
 
 
+def _errors(span: str) -> str:
+    """Return the share of errors over a span, as `5m`; 0 while there are requests and no error has ever happened."""
+    return f"job:cryptovol_request_errors:ratio_rate{span} or 0 * job:cryptovol_request_slow:ratio_rate{span}"
+
+
+def _refused() -> str:
+    """Return 1 for each refused champion, and 0 for each other model in use, by registered model."""
+    in_use = f"0 * max by (model_variant) ({series(catalog.MODEL)})"
+    named = f'label_replace({in_use}, "name", "volatility-${{1}}", "model_variant", "(.*)")'
+    return f"max by (name) ({series(catalog.MODEL_REFUSED)}) or max by (name) ({named})"
+
+
 def build() -> Dashboard:
     """Return the dashboard."""
     slow_ms = round(slow_answer_s() * 1000)
@@ -39,7 +51,7 @@ def build() -> Dashboard:
             "Errors in an hour",
             "Share of forecast requests that the API answered with a status of 5xx.",
             "percentunit",
-            [Query("job:cryptovol_request_errors:ratio_rate1h", "errors")],
+            [Query(_errors("1h"), "errors")],
             limit=limit("ApiErrors", "job:cryptovol_request_errors:ratio_rate1h"),
             decimals=2,
         ),
@@ -65,8 +77,8 @@ def build() -> Dashboard:
             "The alert needs both above its limit.",
             "percentunit",
             [
-                Query("job:cryptovol_request_errors:ratio_rate1h", "1 h"),
-                Query("job:cryptovol_request_errors:ratio_rate5m", "5 min"),
+                Query(_errors("1h"), "1 h"),
+                Query(_errors("5m"), "5 min"),
             ],
             limit=limit("ApiErrors", "job:cryptovol_request_errors:ratio_rate1h"),
             least=0,
@@ -136,7 +148,7 @@ def build() -> Dashboard:
             "Refused models",
             "Whether a champion may not serve. The label `reason` of the metric is the check that the model failed.",
             "none",
-            [Query(f"max by (name) ({series(catalog.MODEL_REFUSED)})", "{{name}}")],
+            [Query(_refused(), "{{name}}")],
             words={"1": ("refused", "orange"), "0": ("served", "green")},
         ),
         value(
