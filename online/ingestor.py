@@ -146,7 +146,10 @@ class Ingestor:
                 if not len(trades):
                     meter.has_sent(piece.shares[1])
                     continue
-                self._products.update(key.product_id for key in trades.keys)
+                products = {key.product_id for key in trades.keys}
+                if not products <= self._products or start is None:
+                    meter.writes(products)
+                self._products |= products
                 start = time.monotonic() if start is None else start
                 due = piece.due + start
                 sent = 0

@@ -19,6 +19,7 @@ import pytest
 
 from data.features.spec import FeatureSpec
 from data.stream.records import PREDICTIONS
+from data.times import NS, time_text
 from data.truth.counting import counted_rows
 from data.truth.targets import target_volatility
 from online.http.live_page import LIBRARY, MAX_BROWSERS
@@ -412,7 +413,7 @@ def test_open_replays_have_their_progress_and_an_unknown_total_is_said(
     errors = Errors(page)
     part, feed = Feed(page_broker, "part"), Feed(page_broker, "feed")
     file = tmp_path / "part.csv"
-    file.write_text("timestamp,price,volume\n" + "".join(f"{START_NS // 10**9 + i},100,1\n" for i in range(100)))
+    file.write_text("timestamp,price,volume\n" + "".join(f"{time_text(START_NS + i * NS)},100,1\n" for i in range(100)))
     process = replay(page_environment, tmp_path, "part", file, REPLAY_SPEED="2")
     page.goto(str(api.client.base_url))
 
