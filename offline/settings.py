@@ -53,3 +53,6 @@ class OfflineSettings(RegistrySettings):
         default_factory=lambda data: str(data["var_dir"] / "lake"),
         description="a folder, or a URI of any filesystem that pyarrow knows",
     )
+    served_keep_days: int | None = Field(
+        None, ge=1, description="served records older than this leave the lake; without a value, they stay"
+    )

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
+from itertools import product
 
 import structlog
 from confluent_kafka import Consumer, KafkaException, Producer
@@ -50,8 +51,8 @@ class Forecasting:
     def __init__(self, features: FeatureStage, scores: ScoreStage, metrics: ForecasterMetrics) -> None:
         self._features, self._scores, self._metrics = features, scores, metrics
         self.note = features.note
-        for purpose in PURPOSES:
-            metrics.open_streams.labels(purpose).set_function(partial(features.open_streams, purpose))
+        for purpose, place in product(PURPOSES, range(PARTITIONS)):
+            metrics.open_streams.labels(purpose, place).set_function(partial(features.open_streams, purpose, place))
 
     def restore(self, partition: int, offset: int, note: str, low: int) -> None:
         self._scores.restore(partition, self._features.restore(partition, offset, note, low))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from data.names import Stopped, new_replay_id
 from data.process.logs import configure_logs
@@ -35,6 +35,7 @@ from online.replay.lease import SourceLease, SourceTaken
 from online.replay.meter import ReplayMeter
 from online.replay.pace import Pace, Speed, parse_speed
 from online.replay.progress import ProgressUnknown, SourceProgress, find_progress
+from online.replay.share import write_share
 from online.settings import IngestorSettings
 
 log = structlog.get_logger()
@@ -99,6 +100,7 @@ class Ingestor:
     Args:
         progress: of the source on the topics.
         may_write: asked before trades are sent; may raise.
+        commit: commits an offset of the source's group, and does not wait.
 
     Attributes:
         delivered: number of trades that the broker has.
@@ -112,10 +114,12 @@ class Ingestor:
     _progress: SourceProgress
     _may_write: Callable[[], bool]
     _running: Callable[[], bool]
+    _commit: Callable[[TopicPartition], None] = lambda _: None
     delivered: int = 0
     rejected: int = 0
     _shift_ns: int | None = None
     _refused: KafkaError | None = None
+    _noted: tuple[float, int] = -math.inf, 0  # time and `delivered` of the last note
 
     def __post_init__(self) -> None:
         self._products = set(self._progress.last)
@@ -142,7 +146,10 @@ class Ingestor:
                 if not len(trades):
                     meter.has_sent(piece.shares[1])
                     continue
-                self._products.update(key.product_id for key in trades.keys)
+                products = {key.product_id for key in trades.keys}
+                if not products <= self._products or start is None:
+                    meter.writes(products)
+                self._products |= products
                 start = time.monotonic() if start is None else start
                 due = piece.due + start
                 sent = 0
@@ -160,7 +167,8 @@ class Ingestor:
                         if math.isfinite(speed.factor):
                             self._metrics.pacing_error.observe(time.monotonic() - due[sent:ready])
                         sent = ready
-                        meter.has_sent(piece.share(sent))
+                        meter.has_sent(share := piece.share(sent))
+                        self._note_share(share, now)
                     else:
                         if sent in piece.cut:
                             log.info("hole", would_wait_s=round(piece.cut.pop(sent), 1), waits_s=max_wait_s)
@@ -196,6 +204,14 @@ class Ingestor:
                     part = np.interp((begin, min(begin + PIECE, rows)), (0, rows), shares)
                     yield _Piece(rejects, piece, due, cut, parts, (float(part[0]), float(part[1])))
                     rejects = []
+
+    def _note_share(self, share: float, now: float) -> None:
+        """Tell other processes the share that was sent, each `PROGRESS_S`, while the broker takes trades."""
+        at, delivered = self._noted
+        place = self._progress.noted_at
+        if place is not None and now - at >= PROGRESS_S and self.delivered > delivered:
+            self._commit(TopicPartition(place.topic, place.partition, place.offset, write_share(share)))
+            self._noted = now, self.delivered
 
     def _wait(self, left_s: float) -> None:
         """Wait, for `left_s` or less: the client's wait handles deliveries, and the clock's wait is exact."""
@@ -364,7 +380,9 @@ def _write_source(
     end_on_stop = settings.replay_id is None if settings.replay_end_on_stop is None else settings.replay_end_on_stop
     # At a recorded pace each trade goes at once: its forecast comes 1.5 ms sooner, the broker is as busy as with 2 ms.
     producer = Producer(idempotent_config(settings, linger_ms=0 if math.isfinite(speed.factor) else 2))
-    ingestor = Ingestor(producer, metrics, source_id, settings.purpose, progress, lease.check, running)
+    ingestor = Ingestor(
+        producer, metrics, source_id, settings.purpose, progress, lease.check, running, lease.commit_soon
+    )
     metrics.ready.set(1)
     names = [str(path) for path in recordings]
     resumes_after = progress.last or None

@@ -73,3 +73,4 @@ class IngestorMetrics(ProcessMetrics):
         self.pacing_error = self.batch_histogram(catalog.PACING_ERROR)
         self.progress = self.gauge(catalog.REPLAY_PROGRESS)
         self.speed = self.gauge(catalog.REPLAY_SPEED)
+        self.partition_speed = self.gauge(catalog.REPLAY_PARTITION_SPEED)

@@ -40,7 +40,7 @@ def definitions() -> dg.Definitions:
         assets=[served, drift, recordings, trades, feature_rows, training_set, models],
         asset_checks=[parity],
         jobs=[replay, ingest, simulate_job, sink_job, backfill, retrain, promote_job, rollback],
-        schedules=schedules(settings),
+        schedules=schedules(settings, offline.served_keep_days),
         sensors=[inbox_files, drift_retrain, retrain_outcome, failure_sensor(settings)],
         resources={
             "lake": LakeResource(uri=offline.lake_uri, window_size=offline.window_size),

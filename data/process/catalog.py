@@ -17,8 +17,8 @@ from data.stream.records import FIGURES as FIGURES_TOPIC
 
 PROCESSES: Final[tuple[Process, ...]] = get_args(Process)
 PURPOSES: Final[tuple[str, ...]] = get_args(Purpose)
-UNKNOWN = "unknown"
-"""Purpose of an unreadable record."""
+UNKNOWN, NO_PURPOSE = "unknown", "none"
+"""Purpose of an unreadable record, and of a request that no source's forecast answers."""
 WINDOWS: Final = ("15m", "1h", "1d")
 """Spans of event time up to the newest forecast of a source."""
 
@@ -118,7 +118,11 @@ FEATURE_AGE = GaugeMetric(
     ("forecaster",),
 )
 OPEN_STREAMS = GaugeMetric(
-    "cryptovol_open_streams", "streams", ("purpose",), "products of open sources with a window", ("forecaster",)
+    "cryptovol_open_streams",
+    "streams",
+    ("purpose", "kafka_partition"),
+    "products of open sources with a window; the partition is the same on each topic",
+    ("forecaster",),
 )
 REMOVED_TRADES = CounterMetric(
     "cryptovol_removed_trades",
@@ -156,6 +160,13 @@ REPLAY_SPEED = GaugeMetric(
     "ratio",
     ("kind",),
     "event time per wall time; kind `asked` (+Inf for `max`), `reached` (over the last seconds; NaN before)",
+    ("ingestor",),
+)
+REPLAY_PARTITION_SPEED = GaugeMetric(
+    "cryptovol_replay_partition_speed",
+    "ratio",
+    ("kafka_partition",),
+    "speed asked for, for each partition that the replay has written to; +Inf for `max`",
     ("ingestor",),
 )
 
@@ -198,7 +209,7 @@ REGISTRY_AGE = GaugeMetric(
 REQUEST = HistogramMetric(
     "cryptovol_request_seconds",
     "seconds",
-    ("route", "status"),
+    ("route", "status", "purpose"),
     "from request to answer",
     ("api",),
     LATENCY_BOUNDS_S,
@@ -432,7 +443,8 @@ LABELS: Final[Mapping[str, str]] = {
     "name": "registered model, or name of a figure",
     "product_id": "product, as `BTC-USD`",
     "purpose": f"purpose of the source: {', '.join(f'`{each}`' for each in PURPOSES)}; "
-    f"`{UNKNOWN}` for a record that cannot be read",
+    f"`{UNKNOWN}` for a record that cannot be read, `{NO_PURPOSE}` for a request that is not about the forecast of a "
+    "known source",
     "quantile": "`0.05`, `0.5` or `0.95`",
     "reason": "see the meaning of the metric",
     "role": "`champion` (the forecast that was published) or `shadow`",

@@ -49,7 +49,7 @@ def build() -> Dashboard:
         ),
         value(
             "Errors in an hour",
-            "Share of forecast requests that the API answered with a status of 5xx.",
+            "Share of forecast requests that the API answered with a status of 5xx. Drills do not count.",
             "percentunit",
             [Query(_errors("1h"), "errors")],
             limit=limit("ApiErrors", "job:cryptovol_request_errors:ratio_rate1h"),
@@ -57,7 +57,7 @@ def build() -> Dashboard:
         ),
         value(
             "Slow answers in an hour",
-            f"Share of forecast requests that the API answered after more than {slow_ms} ms.",
+            f"Share of forecast requests that the API answered after more than {slow_ms} ms. Drills do not count.",
             "percentunit",
             [Query("job:cryptovol_request_slow:ratio_rate1h", "slow")],
             limit=limit("ApiSlow", "job:cryptovol_request_slow:ratio_rate1h"),

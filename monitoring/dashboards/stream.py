@@ -15,12 +15,13 @@ NAME = "Stream"
 
 def build() -> Dashboard:
     """Return the dashboard."""
-    lag = limit("ConsumerLagGrowing", catalog.CONSUMER_LAG.name)
+    lag = limit("ConsumerLagGrowing", "job:cryptovol_consumer_lag_watched:sum")
     rejects = limit("RecordsRejected", f'{catalog.REJECTS.exported_name}{{purpose!="drill"}}[15m]')
     now = [
         value(
             "Behind",
-            "Records that a process has not taken yet. The alert needs a lag that grows for five minutes.",
+            "Records that a process has not taken yet. The alert needs a lag that grows for five minutes, and leaves "
+            "out the partitions of drills and fast replays.",
             "short",
             [Query("job:cryptovol_consumer_lag:sum", "{{job}}")],
             limit=lag,
@@ -76,7 +77,8 @@ def build() -> Dashboard:
         ),
         lines(
             "Behind by process",
-            "Offsets behind over all partitions. The alert needs a lag that grows for five minutes.",
+            "Offsets behind over all partitions. The alert needs a lag that grows for five minutes, and leaves "
+            "out the partitions of drills and fast replays.",
             "short",
             [Query("job:cryptovol_consumer_lag:sum", "{{job}}")],
             limit=lag,

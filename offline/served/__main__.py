@@ -12,14 +12,16 @@ from offline.lake.store import Lake
 from offline.served.columns import SERVED_TOPICS
 from offline.served.compaction import compact
 from offline.served.finished import stage_finished
+from offline.served.retention import remove_old
 from offline.served.sink import sink, topic_reader
 from offline.settings import OfflineSettings
 
 
 def main() -> int:
-    """Take all topics, merge closed days, stage finished days; return the exit code, 2 for a refusal."""
+    """Take all topics, merge closed, stage finished and remove old days; return the exit code, 2 for a refusal."""
     argparse.ArgumentParser(prog="python -m offline.served", description=main.__doc__).parse_args()
-    lake = Lake.open(OfflineSettings().lake_uri)
+    settings = OfflineSettings()
+    lake = Lake.open(settings.lake_uri)
     try:
         with topic_reader(KafkaSettings()) as reader:
             for topic in SERVED_TOPICS:
@@ -29,6 +31,10 @@ def main() -> int:
                       f"offsets are new; {merged} days were merged")  # fmt: skip
         for day in stage_finished(lake):
             print(f"{day.product_id} {day.day}: {day.rows:,} trades for the table trades; `backfill` makes the rest")
+        if (keep_days := settings.served_keep_days) is not None:
+            for topic in SERVED_TOPICS:
+                removed = remove_old(lake, topic, time.time_ns(), keep_days)
+                print(f"{topic}: {removed:,} records older than {keep_days} days were removed")
     except (NotRead, ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -7,7 +7,7 @@ then merges all recordings, and recordings of the inbox come first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
 from itertools import count
 from typing import NamedTuple
@@ -72,6 +72,21 @@ def finished_days(manifest: Manifest) -> list[FinishedDay]:
         if sources:
             found.append(FinishedDay(product_id, day, list(sources), files))
     return found
+
+
+def are_staged(lake: Lake, product_id: str, day: date, files: Sequence[ServedFile]) -> bool:
+    """Return whether the trades of all sources of a product-day are staged, drills apart.
+
+    Args:
+        files: all files of the product-day.
+    """
+    names = {
+        _source_name(file.generation, source_id)
+        for file in files
+        for source_id, purpose in file.sources.items()
+        if purpose != "drill"
+    }
+    return names <= {name for notes, _ in _staged(lake, product_id, day) for name in notes.sources}
 
 
 def stage_finished(lake: Lake) -> list[Staged]:

@@ -103,10 +103,11 @@ class Manifest(Struct, frozen=True, kw_only=True):
         topic_id: id of the topic; empty if the broker knows no ids.
         generation: how often the topic was made anew since the first reading.
         next: by partition, the first offset that was not read.
-        files: the files of all records below `next`.
+        files: the files of all records below `next`, but for the removed records.
         holes: the offsets below `next` that were lost.
         open_streams: streams of the current generation.
         rejects, ends: numbers of unreadable records and of end records, of all generations.
+        removed: number of records that were removed for their age, see `offline.served.retention`.
     """
 
     format: int = FORMAT
@@ -119,6 +120,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     open_streams: list[OpenStream] = []
     rejects: int = 0
     ends: int = 0
+    removed: int = 0
 
     def files_by_key(self) -> dict[RowsKey, list[ServedFile]]:
         """Return the files of each key in the order of their offsets."""

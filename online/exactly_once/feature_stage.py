@@ -169,10 +169,10 @@ class FeatureStage:
         self._spec, self._read, self._metrics = spec, read, metrics
         self._partitions: dict[int, _Partition] = {}
 
-    def open_streams(self, purpose: str) -> int:
-        """Return the number of open streams with a purpose; another thread may ask."""
-        states = list(self._partitions.values())
-        return sum(each == purpose for state in states for each in list(state.purposes.values()))
+    def open_streams(self, purpose: str, partition: int) -> int:
+        """Return the number of open streams of a partition with a purpose; another thread may ask."""
+        state = self._partitions.get(partition)
+        return 0 if state is None else sum(each == purpose for each in list(state.purposes.values()))
 
     def restore(self, partition: int, offset: int, note: str, low: int) -> dict[StreamKey, StreamTail]:
         """Rebuild the windows of the open streams from the topic, and write nothing.

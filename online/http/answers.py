@@ -20,6 +20,7 @@ from prometheus_client import Histogram
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from data.process.catalog import NO_PURPOSE
 from data.process.hosts import REFUSED_HOST
 from online.http.bodies import BadBody, FieldError
 
@@ -138,7 +139,7 @@ class Observed:
     Plain ASGI costs a tenth of Starlette's middleware class.
 
     Args:
-        seconds: by route and status.
+        seconds: by route, status and purpose; an endpoint that answers about a source sets `purpose` in the scope.
         direct: by method and path, endpoints that are called at once. The layers of FastAPI and Starlette before an
             endpoint cost more than a forecast; FastAPI's route of the same path describes the endpoint, and refuses
             other methods.
@@ -198,7 +199,7 @@ class Observed:
             if scope["path"] != self._endless:
                 # The template: a label must not grow with requests.
                 route = scope["path"] if endpoint else getattr(scope.get("route"), "path", "unknown")
-                self._seconds(route, status).observe(time.perf_counter() - started)
+                self._seconds(route, status, scope.get("purpose", NO_PURPOSE)).observe(time.perf_counter() - started)
 
 
 def handle_errors(app: FastAPI) -> None:

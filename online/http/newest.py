@@ -25,7 +25,7 @@ from data.process.catalog import UNKNOWN
 from data.stream.clients import MAX_VALUE, READ_BATCH, ClientLog, reader_config
 from data.stream.codec import decode_records
 from data.stream.reader import TopicReader
-from data.stream.records import PARTITIONS, PREDICTIONS, TRADES, partition_of, prediction_type, with_time_texts
+from data.stream.records import PARTITIONS, PREDICTIONS, TRADES, Purpose, partition_of, prediction_type, with_time_texts
 from data.times import NS, time_text
 from data.trades import StreamKey
 from online.exactly_once.offset_note import GROUP, read_note, short_name
@@ -55,12 +55,14 @@ class Newest(NamedTuple):
     """Hold the newest forecast of a stream, never changed: a newer forecast replaces an older forecast.
 
     Attributes:
+        purpose: of the source.
         ingest_time: of the trade, ns since 1970.
         value: the record on the topic, JSON.
         has_ended: the source has ended this product.
     """
 
     source_id: str
+    purpose: Purpose
     ingest_time: int
     value: bytes
     has_ended: bool
@@ -327,8 +329,9 @@ class NewestForecasts:
         key = StreamKey(said.source_id, said.product_id)
         if key not in self._streams:
             check_names(key)
-        newest = Newest(key.source_id, said.ingest_time, value, has_ended=False) if found.records else None
-        return key, newest, said
+        if not found.records:
+            return key, None, said
+        return key, Newest(key.source_id, said.purpose, said.ingest_time, value, has_ended=False), said
 
     def _reject(self, where: str, reason: str) -> None:
         self._metrics.rejects.labels("unreadable", UNKNOWN).inc()

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import Enum
 from http import HTTPStatus
+from itertools import product
 from typing import Annotated, Any
 
 import structlog
@@ -20,6 +21,7 @@ from starlette.concurrency import run_in_threadpool
 
 from data.models.served import ServedModel
 from data.names import PRODUCT_PATTERN, SOURCE_PATTERN
+from data.process.catalog import NO_PURPOSE, PURPOSES
 from data.process.hosts import host_check
 from data.process.logs import configure_logs
 from data.process.metrics import project_version
@@ -178,7 +180,10 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     for route in app.routes:
         if isinstance(route, APIRoute) and route.include_in_schema:
             for status in (HTTPStatus.OK, HTTPStatus.INTERNAL_SERVER_ERROR, *map(int, route.responses)):
-                metrics.requests.labels(route.path, int(status))  # counts from 0: the first failure is a rise
+                metrics.requests.labels(route.path, int(status), NO_PURPOSE)  # from 0: the first failure is a rise
+            if "{product_id}" in route.path:
+                for status, purpose in product((HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE), PURPOSES):
+                    metrics.requests.labels(route.path, int(status), purpose)
     app.add_middleware(
         Observed,
         seconds=metrics.requests,
@@ -249,6 +254,7 @@ def _add_newest_forecast(app: FastAPI, service: Service) -> None:
         | described_problems(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY, unready),
     )
     async def newest_forecast(
+        request: Request,
         product_id: Annotated[str, UrlPath(pattern=PRODUCT_PATTERN, examples=["BTC-USD"])],
         source_id: Annotated[str | None, Query(pattern=SOURCE_PATTERN)] = None,
     ) -> Response:
@@ -268,6 +274,7 @@ def _add_newest_forecast(app: FastAPI, service: Service) -> None:
             before = f"no open source has one, nor is there one among the {RECENT_OFFSETS:,} newest records before"
             detail = f"no forecast of {product_id}{of} is known: none came since this service started, {before}"
             raise Problem(HTTPStatus.NOT_FOUND, detail)
+        request.scope["purpose"] = found.purpose
         age_s, limit_s = found.age_s, settings.max_feature_age_s
         if not found.has_ended and age_s > limit_s:
             detail = f"{product_id}: features are {age_s:.1f} s old, the limit is {limit_s:g} s; does the replay go on?"

@@ -22,10 +22,12 @@ from data.stream.records import FIGURES, PARTITIONS, TRADES, Figure
 from online.exactly_once.offset_note import GROUP
 from online.live.versions import Versions
 from online.live.view import LiveView
+from online.replay.lease import group_of
+from online.replay.share import NOTED_AT, read_share
 
 log = structlog.get_logger()
 
-LAG_S, FIGURES_S, WRITER_S, PAGES_S = 2.0, 5.0, 3.0, 10.0
+LAG_S, FIGURES_S, WRITER_S, SHARE_S, PAGES_S = 2.0, 5.0, 3.0, 3.0, 10.0
 """Time between two requests of each kind."""
 PASS_S = 0.5
 ANSWER_S = 2.0
@@ -46,6 +48,7 @@ class SlowFacts:
     Attributes:
         trades_behind: trades that the forecaster has not read; None: not known.
         writers: by silent source, whether an ingestor writes the source; absent: not known.
+        shares: by open source, the share of the recordings that was sent, 0 to 1; absent: the writer notes none.
         reachable: by name of a page, whether the page answers; a page on another machine is not asked.
     """
 
@@ -61,6 +64,7 @@ class SlowFacts:
         self._pages, self._silent = pages, silent
         self.trades_behind: int | None = None
         self.writers: dict[str, bool] = {}
+        self.shares: dict[str, float] = {}
         self.reachable: dict[str, bool] = {}
         self._figures: dict[str, Figure] = {}
         self._reader: FiguresReader | None = None
@@ -95,6 +99,7 @@ class SlowFacts:
             ("lag", LAG_S, self._ask_lag),
             ("figures", FIGURES_S, self._ask_figures),
             ("writers", WRITER_S, self._ask_writers),
+            ("shares", SHARE_S, self._ask_shares),
             ("pages", PAGES_S, self._ask_pages),
         )
         for name, every_s, work in due:
@@ -130,15 +135,19 @@ class SlowFacts:
         self.trades_behind, admin = None, self._asked_admin()
         admin.list_topics(timeout=ANSWER_S)
         places = [TopicPartition(TRADES, partition) for partition in range(PARTITIONS)]
-        group = ConsumerGroupTopicPartitions(GROUP, places)
-        committed = admin.list_consumer_group_offsets([group], request_timeout=ANSWER_S)[GROUP].result(ANSWER_S)
         latest = OffsetSpec.latest()  # type: ignore[no-untyped-call] # the client's
         ends = admin.list_offsets(dict.fromkeys(places, latest), request_timeout=ANSWER_S)
-        offsets = {found.partition: max(found.offset, 0) for found in committed.topic_partitions}
+        offsets = {found.partition: max(found.offset, 0) for found in self._committed(GROUP, places)}
         behind = 0
         for place, future in ends.items():
             behind += max(0, future.result(ANSWER_S).offset - offsets.get(place.partition, 0))
         self.trades_behind = behind
+
+    def _committed(self, group: str, places: list[TopicPartition]) -> list[TopicPartition]:
+        """Return the committed offsets of a group, with their metadata."""
+        asked = [ConsumerGroupTopicPartitions(group, places)]
+        answers = self._asked_admin().list_consumer_group_offsets(asked, request_timeout=ANSWER_S)
+        return list(answers[group].result(ANSWER_S).topic_partitions)
 
     def _ask_figures(self) -> None:
         if self._reader is None:
@@ -150,10 +159,19 @@ class SlowFacts:
     def _ask_writers(self) -> None:
         """Ask for the ingestor of each silent source, one source after the other, see `GroupMembers`."""
         silent, known = self._silent(), self._members
-        self._members = {each: known.get(each) or GroupMembers(self._settings, f"ingestor-{each}") for each in silent}
+        self._members = {each: known.get(each) or GroupMembers(self._settings, group_of(each)) for each in silent}
         self.writers = {source: written for source, written in self.writers.items() if source in silent}
         for source, group in self._members.items():
             self.writers = self.writers | {source: bool(group.members(ANSWER_S))}
+
+    def _ask_shares(self) -> None:
+        """Ask for the note of each open source, see `online.replay.share`."""
+        shares = {}
+        for source in {stream["source_id"] for stream in self._view.summary() if not stream["has_ended"]}:
+            [place] = self._committed(group_of(source), [TopicPartition(*NOTED_AT)])
+            if (share := read_share(place.metadata or "")) is not None:
+                shares[source] = share
+        self.shares = shares
 
     def _ask_pages(self) -> None:
         found = {}

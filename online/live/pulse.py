@@ -150,6 +150,7 @@ class Pulse:
             "trades_behind": None if is_away else self._facts.trades_behind,
             "drift": self._facts.drift(),
             "moves": self._facts.moves(),
+            "shares": self._facts.shares,
             "reachable": self._facts.reachable,
         }
         said = states.broken(broker.get("problem"), reader)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -47,6 +48,11 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """Clock that runs on while the machine sleeps, if the system has a clock of this kind."""
 
 
+def group_of(source_id: str) -> str:
+    """Return the consumer group of a source: its writer is the member."""
+    return f"ingestor-{source_id}"
+
+
 class SourceTaken(Exception):
     """Another process writes the source, or has begun to."""
 
@@ -75,7 +81,7 @@ class SourceLease:
     def __init__(
         self, settings: KafkaSettings, source_id: str, running: Callable[[], bool], *, is_new: bool = False
     ) -> None:
-        self.group = f"ingestor-{source_id}"
+        self.group = group_of(source_id)
         self._settings, self._source_id, self._running, self._is_new = settings, source_id, running, is_new
         self.was_held = self._holds = self._is_lost = self._has_no_topic = False
         self._assigned, self._closing = threading.Event(), threading.Event()
@@ -134,6 +140,11 @@ class SourceLease:
                 raise
             self._is_lost = True
             raise SourceTaken(self._taken(LOST)) from error
+
+    def commit_soon(self, offset: TopicPartition) -> None:
+        """Commit an offset without waiting for the broker; a commit that fails is lost."""
+        with contextlib.suppress(KafkaException):
+            self.consumer.commit(offsets=[offset], asynchronous=True)
 
     def _ask(self, ask: Callable[[float], T]) -> T:
         return retry(ask, self._running, self._settings.kafka_bootstrap_servers)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
+from data.stream.records import partition_of
 from data.times import NS
 from data.trades import Int64s
 from online.metrics import IngestorMetrics
@@ -22,6 +24,7 @@ class ReplayMeter:
         self._newest = self._newest_before = 0  # event times, ns since 1970; 0 before the first trade
         self._measured = now
         metrics.speed.labels("asked").set(asked)
+        self._asked, self._partition_speed = asked, metrics.partition_speed
         self._reached = metrics.speed.labels("reached")
         self._reached.set(math.nan)
         metrics.progress.set_function(lambda: self._share)
@@ -29,6 +32,11 @@ class ReplayMeter:
     def has_sent(self, share: float) -> None:
         """Note the share of the recordings that was sent, 0 to 1."""
         self._share = share
+
+    def writes(self, product_ids: Iterable[str]) -> None:
+        """Note the products of trades that are about to be sent."""
+        for partition in {partition_of(product_id) for product_id in product_ids}:
+            self._partition_speed.labels(partition).set(self._asked)
 
     def saw(self, event_time: Int64s) -> None:
         """Note the event times of sent trades.

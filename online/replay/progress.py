@@ -14,6 +14,7 @@ from data.stream.codec import decode_records, decode_trades
 from data.stream.reader import TopicReader
 from data.stream.records import PARTITIONS, REJECTED, TRADES, Purpose, Rejected, partition_of
 from online.replay.lease import SourceLease
+from online.replay.share import NOTED_AT
 
 log = structlog.get_logger()
 
@@ -36,6 +37,7 @@ class SourceProgress:
         purpose: of the newest trade; None without a trade.
         removed: partitions of `coinbase-trades` from which retention may have removed trades of the source.
         note: of the source's beginning; empty without a note.
+        noted_at: offset of the source's beginning that takes the note of `online.replay.share`; None: not committed.
     """
 
     last: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -44,6 +46,7 @@ class SourceProgress:
     purpose: Purpose | None = None
     removed: set[int] = field(default_factory=set)
     note: str = ""
+    noted_at: TopicPartition | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -93,7 +96,7 @@ def find_progress(
         spans = {(topic, p): reader.span(topic, p) for topic in both for p in range(PARTITIONS)}
         oldest, ends = ({at: span[i] for at, span in spans.items()} for i in (0, 1))
         starts = {at: offset for at, (offset, _) in begun.items()}
-        progress = SourceProgress(note=next((text for _, text in begun.values() if text), ""))
+        progress = SourceProgress(note=next((text for at, (_, text) in begun.items() if text and at != NOTED_AT), ""))
         if starts or not is_new:
             if not starts:
                 records = sum(ends[each] - oldest[each] for each in ends)
@@ -105,9 +108,12 @@ def find_progress(
         here = [TopicPartition(*each, offset) for each, offset in (oldest if is_there else ends).items()]
         here[0] = TopicPartition(here[0].topic, here[0].partition, here[0].offset, note)
         lease.commit(here)
+        starts = {(each.topic, each.partition): each.offset for each in here}
     elif starts:
         at, place = next(iter(begun.items()))
         lease.beginning = TopicPartition(*at, *place)
+    if NOTED_AT in starts:
+        progress.noted_at = TopicPartition(*NOTED_AT, starts[NOTED_AT])
     return progress
 
 

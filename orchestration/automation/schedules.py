@@ -14,13 +14,14 @@ from offline.lake.store import Lake
 from offline.served.columns import SERVED_TOPICS
 from offline.served.compaction import mergeable
 from offline.served.manifest import read_manifest
+from offline.served.retention import removable
 from offline.served.sink import offsets_behind, sink_figures, topic_reader
 from orchestration.assets.drift import last_report
 from orchestration.assets.inbox import add_products
 from orchestration.assets.models import TRAINING_SET_TAG, RetrainConfig, choose_days
 from orchestration.assets.partitions import PRODUCTS, DayRange
 from orchestration.jobs.replay import replay
-from orchestration.jobs.sink import sink_job
+from orchestration.jobs.sink import SinkConfig, sink_job
 from orchestration.resources import LakeResource
 from orchestration.settings import OrchestrationSettings
 
@@ -39,19 +40,30 @@ def retrain_request(instance: dg.DagsterInstance, lake: Lake) -> dg.RunRequest |
     return dg.RunRequest(tags=tags)
 
 
-def _no_sink(instance: dg.DagsterInstance, lake: Lake, behind: int) -> str:
+def _no_sink(instance: dg.DagsterInstance, lake: Lake, behind: int, config: SinkConfig) -> str:
     """Return the reason why no run of the sink is needed; empty: a run is needed."""
     runs = instance.get_runs(dg.RunsFilter(job_name=sink_job.name), limit=1)
     if runs and not runs[0].is_finished:
         return f"run {runs[0].run_id} is at work"
     has_failed = bool(runs) and not runs[0].is_success
-    if behind or has_failed or any(mergeable(read_manifest(lake, each), time.time_ns()) for each in SERVED_TOPICS):
+    if behind or has_failed:
         return ""
+    now_ns, keep_days = time.time_ns(), config.keep_days
+    for manifest in (read_manifest(lake, each) for each in SERVED_TOPICS):
+        if mergeable(manifest, now_ns):
+            return ""
+        if keep_days and removable(lake, manifest, now_ns, keep_days, feeds_trades=config.feeds_trades):
+            return ""
     return "the lake holds all records of the topics"
 
 
-def schedules(settings: OrchestrationSettings) -> list[dg.ScheduleDefinition]:
-    """Return the schedules with the times from the settings."""
+def schedules(settings: OrchestrationSettings, served_keep_days: int | None = None) -> list[dg.ScheduleDefinition]:
+    """Return the schedules with the times from the settings.
+
+    Args:
+        served_keep_days: see `SinkConfig.keep_days`.
+    """
+    sink_config = SinkConfig(feeds_trades=settings.sink_feeds_trades, keep_days=served_keep_days)
 
     @dg.schedule(
         job=replay,
@@ -85,8 +97,8 @@ def schedules(settings: OrchestrationSettings) -> list[dg.ScheduleDefinition]:
         cron_schedule=settings.sink_cron,
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Take new records of the topics into the lake at the times of SINK_CRON. Without new records and "
-        "closed days, no run is launched.",
+        description="Take new records of the topics into the lake at the times of SINK_CRON. Without new records, "
+        "closed days and old days, no run is launched.",
     )
     def sink_served(context: dg.ScheduleEvaluationContext, lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
         store, kafka = lake.open(), KafkaSettings()
@@ -96,9 +108,9 @@ def schedules(settings: OrchestrationSettings) -> list[dg.ScheduleDefinition]:
         except NotRead as error:
             return dg.SkipReason(str(error))
         publish_or_warn(kafka, sink_figures(behind), context.log.warning)
-        if reason := _no_sink(context.instance, store, sum(behind.values())):
+        if reason := _no_sink(context.instance, store, sum(behind.values()), sink_config):
             return dg.SkipReason(reason)
-        config = {"feeds_trades": settings.sink_feeds_trades}
+        config = sink_config.model_dump(exclude_none=True)
         return dg.RunRequest(run_config={"ops": {"sink_records": {"config": config}}})
 
     @dg.schedule(

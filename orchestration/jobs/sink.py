@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -14,6 +15,7 @@ from offline.days.staging import RECORDINGS, is_served
 from offline.days.staleness import stale
 from offline.lake.store import Lake
 from offline.served.finished import stage_finished
+from offline.served.retention import remove_old
 from orchestration.assets.inbox import add_products
 from orchestration.assets.partitions import (
     DATA_VERSION,
@@ -23,16 +25,19 @@ from orchestration.assets.partitions import (
     materializations,
     report_of_recordings,
 )
-from orchestration.assets.served import sink_topics
+from orchestration.assets.served import ASSETS, sink_topics
 from orchestration.jobs.lake import make_stale
 from orchestration.resources import LakeResource, explained
 
 
 class SinkConfig(dg.Config):
-    """Use of the served trades."""
+    """Use of the served trades, and age of the served records."""
 
     feeds_trades: bool = Field(
         default=True, description="trades of finished days become recordings of the lake, and their days are made"
+    )
+    keep_days: int | None = Field(
+        default=None, ge=1, description="remove served records that are older, in days; without a value, none"
     )
 
 
@@ -40,7 +45,7 @@ class SinkConfig(dg.Config):
 def sink_records(context: dg.OpExecutionContext, config: SinkConfig, lake: LakeResource) -> Iterator[Any]:
     """Take the new records of all topics into the lake, once each, and make the days that sources have finished.
 
-    A killed run is continued by the next run. Drills feed no day.
+    A killed run is continued by the next run. Drills feed no day. Days that are too old are removed.
     """
     store = lake.open()
     with explained():
@@ -50,6 +55,10 @@ def sink_records(context: dg.OpExecutionContext, config: SinkConfig, lake: LakeR
         yield dg.AssetMaterialization(each.asset, metadata=each.metadata, tags=version)
     with explained():
         days = stage_finished(store) if config.feeds_trades else []
+        if (keep_days := config.keep_days) is not None:
+            for topic in ASSETS:
+                rows = remove_old(store, topic, time.time_ns(), keep_days, feeds_trades=config.feeds_trades)
+                context.log.info(f"{topic}: {rows:,} records older than {keep_days} days were removed")
         add_products(context.instance, store)
     for day in days:
         context.log.info(f"{day.product_id} {day.day}: {day.rows:,} trades of finished sources")

@@ -311,7 +311,7 @@ def test_a_wrong_route_or_method_is_a_problem_too(api: Api) -> None:
 
 def test_what_fails_unexpectedly_is_answered_without_its_cause(caplog: pytest.LogCaptureFixture) -> None:
     app = FastAPI()
-    seconds = Histogram("seconds", "for this test", ["route", "status"], registry=CollectorRegistry())
+    seconds = Histogram("seconds", "for this test", ["route", "status", "purpose"], registry=CollectorRegistry())
     app.add_middleware(Observed, seconds=seconds, direct={}, is_allowed=lambda _: True)
     handle_errors(app)
 
@@ -327,7 +327,7 @@ def test_what_fails_unexpectedly_is_answered_without_its_cause(caplog: pytest.Lo
     check_problem(answer, 500)
     assert "secret" not in answer.text
     (counted,) = [s for m in seconds.collect() for s in m.samples if s.name == "seconds_count"]
-    assert (counted.labels, counted.value) == ({"route": "/fails/{how}", "status": "500"}, 1)
+    assert (counted.labels, counted.value) == ({"route": "/fails/{how}", "status": "500", "purpose": "none"}, 1)
 
 
 def test_metrics_count_routes_by_template(api: Api) -> None:
@@ -335,15 +335,33 @@ def test_metrics_count_routes_by_template(api: Api) -> None:
         api.get(path)
     api.predict(CONTRACT_ROW, CONTRACT_ROW)
     text = api.get("/metrics").text
-    routes = set(re.findall(r'cryptovol_request_seconds_count\{route="([^"]*)"', text))
+    routes = set(re.findall(r'cryptovol_request_seconds_count\{[^}]*route="([^"]*)"', text))
     ours = {"/predict", "/predict/{product_id}", "/health", "/health/live", "/version", "/metrics", "unknown"}
     assert {"/predict", "/predict/{product_id}", "unknown"} <= routes
     assert not routes - ours - {"/docs", "/openapi.json"}
     assert "COUNTED" not in text
-    assert 'cryptovol_request_seconds_count{route="/predict/{product_id}",status="404"}' in text
+    assert 'cryptovol_request_seconds_count{purpose="none",route="/predict/{product_id}",status="404"}' in text
     assert float(re.findall(r"^cryptovol_rows_scored_total (\S+)", text, re.M)[0]) >= 2
     assert re.search(r'cryptovol_model\{digest="[0-9a-f]{64}",model_variant="baseline",version="1"\} 1.0', text)
     assert "cryptovol_ready 1.0" in text
+
+
+def test_requests_about_a_source_count_under_its_purpose(api: Api, broker: Broker) -> None:
+    """The drill answers, then is stale; before, no source is known."""
+    path = "/predict/PURPOSE-USD"
+
+    def counted(status: int, purpose: str) -> float:
+        labels = f'purpose="{purpose}",route="/predict/{{product_id}}",status="{status}"'
+        text = api.get("/metrics").text
+        return float(re.findall(rf"^cryptovol_request_seconds_count{{{re.escape(labels)}}} (\S+)", text, re.M)[0])
+
+    before = {each: counted(*each) for each in ((200, "drill"), (503, "drill"), (503, "live"), (503, "none"))}
+    assert api.get(path).status_code == 404
+    put(broker, a_record("api-drill", "PURPOSE-USD"))
+    wait_until(lambda: api.get(path).status_code == 200, "an answer")
+    wait_until(lambda: api.get(path).status_code == 503, "the forecast is stale")
+    risen = {each for each, count in before.items() if counted(*each) > count}
+    assert risen == {(200, "drill"), (503, "drill")}
 
 
 def test_version_says_what_answers(api: Api) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
 
 from data.recordings.readers import Batch
 from data.stream.codec import encode_trades
@@ -18,6 +18,7 @@ from online.ingestor import PIECE, STAMP, Ingestor
 from online.metrics import IngestorMetrics
 from online.replay.pace import Pace, Speed, parse_speed
 from online.replay.progress import SourceProgress
+from online.replay.share import NOTED_AT
 
 
 @pytest.mark.parametrize(
@@ -102,3 +103,23 @@ def test_a_record_prepared_before_its_time_is_the_record_written_at_its_time() -
     assert pieces[1].share(250) == pytest.approx(5 / 6), "half of the second piece"
     due = np.concatenate([piece.due for piece in pieces])
     np.testing.assert_allclose(due, np.arange(len(trades)) * 1e-4, atol=1e-12)
+
+
+def test_the_share_is_noted_each_5_s_while_the_broker_takes_trades() -> None:
+    """The offset of the note is the one of the source's beginning."""
+    noted: list[TopicPartition] = []
+    producer, always = Producer({"log_level": 0}), lambda: True
+    progress = SourceProgress(noted_at=TopicPartition(*NOTED_AT, 41))
+    ingestor = Ingestor(producer, IngestorMetrics(), "source-1", "drill", progress, always, always, noted.append)
+    for now, delivered, share in (
+        (0, 0, 0.1),
+        (1, 7, 0.2),
+        (5.9, 8, 0.3),
+        (6, 8, 0.4),
+        (60, 8, 0.5),
+        (61, 9, 1.0),
+    ):
+        ingestor.delivered = delivered
+        ingestor._note_share(share, now)
+    assert [(each.topic, each.partition, each.offset) for each in noted] == [(*NOTED_AT, 41)] * 3
+    assert [each.metadata for each in noted] == ['{"share":0.2}', '{"share":0.4}', '{"share":1.0}']

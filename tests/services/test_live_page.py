@@ -20,6 +20,7 @@ import pytest
 from data.features.spec import FeatureSpec
 from data.stream.records import PREDICTIONS
 from data.stream.topics.creation import create_topics
+from data.times import NS, time_text
 from data.truth.counting import counted_rows
 from data.truth.targets import target_volatility
 from online.http.live_page import LIBRARY, MAX_BROWSERS
@@ -403,6 +404,70 @@ def test_a_change_of_model_and_two_sources_are_told_apart(api: Api, page_broker:
     page.reload()
     await_trade(page, first.rows)
     assert "source_id=one" in page.url, "the address names the choice"
+
+
+def test_open_replays_have_their_progress_and_an_unknown_total_is_said(
+    api: Api, page_broker: Broker, page_environment: dict[str, str], page: Any, tmp_path: Path
+) -> None:
+    """A real ingestor, paced: 100 s of event time, at twice the recorded pace."""
+    errors = Errors(page)
+    part, feed = Feed(page_broker, "part"), Feed(page_broker, "feed")
+    file = tmp_path / "part.csv"
+    file.write_text("timestamp,price,volume\n" + "".join(f"{time_text(START_NS + i * NS)},100,1\n" for i in range(100)))
+    process = replay(page_environment, tmp_path, "part", file, REPLAY_SPEED="2")
+    page.goto(str(api.client.base_url))
+
+    def cell_of(source_id: str) -> Any:
+        return page.locator(f"#sources tr:has(td:text('{source_id} ·')) td.progress")
+
+    def percent() -> float:
+        """Return the shown progress; 0 while none is shown."""
+        part.put()
+        found = re.fullmatch(r"([\d.]+) %", cell_of("part").inner_text().strip()) if cell_of("part").count() else None
+        return float(found[1]) if found else 0.0
+
+    await_trade(page, feed.put())
+    with running(process):
+        first = wait_until(percent, "the page shows a progress")
+        then = wait_until(lambda: (now := percent()) > first and now, "the progress rises", 30)
+        assert 0 < first < then < 100
+        bar = cell_of("part").locator("progress")
+        assert bar.get_attribute("aria-label") == "Progress of part"
+        assert bar.evaluate("bar => bar.value") == pytest.approx(then / 100, abs=0.2)
+        assert bar.evaluate("bar => bar.getBoundingClientRect().width") > 40
+        process.kill()
+    assert percent() >= then, "a paused replay keeps its progress"
+    assert cell_of("feed").inner_text() == "no known total"
+    assert cell_of("feed").locator("progress").count() == 0
+    feed.end()
+    wait_until(lambda: cell_of("feed").inner_text() == "–", "an ended source has no progress")
+    again = replay(page_environment, tmp_path, "part", file, REPLAY_SPEED="max")
+    with running(again):
+        assert again.process.wait(30) == 0, again.log.read_text()
+    assert "resumes_after" in again.log.read_text(), "the note of the recordings is another one"
+    assert errors == []
+
+
+def test_the_verdict_of_a_drift_report_names_the_column_that_drifts(api: Api, page: Any) -> None:
+    page.goto(str(api.client.base_url))
+
+    def said(ratio: float, **flags: float) -> tuple[str, str]:
+        figures = [{"name": name, "value": value} for name, value in flags.items()]
+        figures += [
+            {"name": "drift_ratio", "column": "ret_std", "view": "change", "value": ratio},
+            {"name": "drift_ratio", "column": "qlike", "view": "loss", "value": 1.4},
+        ]
+        drift = {"figures": [{"product_id": "A", "at": 0} | each for each in figures]}
+        show = "panels.showDrift(drift, 'A', 0); const head = document.querySelector('#drift p')"
+        script = f"async drift => {{ const panels = await import('/static/panels.js'); {show}; "
+        text, alarm = page.evaluate(script + "return [head.innerText, head.dataset.alarm]; }", drift)
+        return text.removesuffix(", report of 00:00 UTC"), alarm
+
+    assert said(0.9, drift_alarm=0) == ("no drift", "no")
+    assert said(0.9, drift_alarm=0, drift_loss_alarm=1) == ("no drift, but more loss than usual", "no")
+    assert said(1.2, drift_alarm=1, drift_loss_alarm=0) == ("drift of ret_std", "yes")
+    assert said(1.2, drift_alarm=1, drift_with_loss=1) == ("drift of ret_std with loss within three hours", "yes")
+    assert said(0.8, drift_alarm=0, drift_with_loss=1) == ("drift with loss within three hours", "yes")
 
 
 def test_nine_thousand_forecasts_leave_no_trace_in_the_heap(

@@ -22,6 +22,7 @@ from data.recordings.readers import write_csv
 from data.settings import KafkaSettings
 from data.simulator.day import simulate_day
 from data.stream.clients import reader_config
+from data.stream.records import partition_of
 from online.consumer_lag import ConsumerLag
 from tests.broker import Broker, free_ports
 from tests.exported import names_in
@@ -69,8 +70,10 @@ def test_each_process_exports_exactly_what_is_declared_for_it(own_broker: Broker
     assert 0 < ingested["cryptovol_replay_progress_ratio",] < 1
     assert ingested["cryptovol_replay_speed", "asked"] == 5
     assert ingested["cryptovol_replay_speed", "reached"] == pytest.approx(5, rel=0.3)
-    assert scored["cryptovol_open_streams", "drill"] == 1
-    assert scored["cryptovol_open_streams", "live"] == 0
+    partition = str(partition_of("ETH-USD"))
+    assert scored["cryptovol_open_streams", partition, "drill"] == 1
+    assert scored["cryptovol_open_streams", partition, "live"] == 0
+    assert ingested["cryptovol_replay_partition_speed", partition] == 5
     assert scored["cryptovol_latency_seconds_count", "live"] == 0
     assert time.time() - 60 < scored["cryptovol_model_since_timestamp_seconds", "baseline", "1"] <= time.time()
     assert scored["cryptovol_model_train_end_timestamp_seconds", "baseline", "1"] > 0

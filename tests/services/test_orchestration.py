@@ -54,6 +54,7 @@ from offline.models.recipes import RECIPES
 from offline.promotion.ledger import history
 from offline.promotion.register import find_experiment
 from offline.samples import CHECKED_HOURS, Sample
+from offline.served.manifest import read_manifest
 from offline.training import train
 from orchestration import code_server
 from orchestration.assets import models, plots
@@ -609,6 +610,12 @@ def test_finished_days_of_a_source_become_training_rows(
     assert side.stale() == set()
     publish(encode(End("other", PRODUCT, "replay", NS, end=True)))
     assert days_made(side.run("sink", "sink_records", feeds_trades=False)) == set()
+    before = read_manifest(side.lake, TRADES_TOPIC)
+    *_, keeping = schedules(OrchestrationSettings(_env_file=None), 1)
+    with dg.build_schedule_context(instance=side.instance, resources=resources) as context:
+        assert isinstance(keeping.evaluate_tick(context).skip_message, str)
+    assert side.run("sink", "sink_records", keep_days=1).success
+    assert read_manifest(side.lake, TRADES_TOPIC).files == before.files, "a drift report may read these days"
 
 
 def test_a_tick_of_the_sink_without_a_broker_launches_nothing(

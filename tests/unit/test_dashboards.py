@@ -166,7 +166,7 @@ def test_a_limit_is_read_from_the_rule_of_its_alert() -> None:
     assert limit("ForecastWorseThanBaseline", "cryptovol_forecast_worse_p") == Limit(
         "ForecastWorseThanBaseline", "ticket", "<", 0.05
     )
-    assert limit("ConsumerLagGrowing", "cryptovol_consumer_lag").value == 100, "not that of the slope"
+    assert limit("ConsumerLagGrowing", "job:cryptovol_consumer_lag_watched:sum").value == 100, "not that of the slope"
     assert limit("ApiErrors", "job:cryptovol_request_errors:ratio_rate1h").value == pytest.approx(0.0144)
     with pytest.raises(ValueError, match="ForecastStale does not compare cryptovol_ready with a number"):
         limit("ForecastStale", "cryptovol_ready")

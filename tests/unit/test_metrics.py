@@ -18,6 +18,7 @@ from data.process.catalog import LABELS, METRICS, PROCESSES, PURPOSES, metrics_o
 from data.process.declarations import CounterMetric, Process
 from data.process.metrics import ProcessMetrics, serve_metrics
 from data.stream.codec import encode_trades
+from data.stream.records import partition_of
 from online.http.routes import create_app
 from online.metrics import ApiMetrics, ForecasterMetrics, IngestorMetrics
 from online.replay.meter import ReplayMeter
@@ -161,6 +162,8 @@ def test_a_replay_exports_its_speed_and_how_far_it_has_come() -> None:
     assert value("cryptovol_replay_progress_ratio") == 0
     assert value("cryptovol_replay_speed", {"kind": "asked"}) == 10
     assert np.isnan(value("cryptovol_replay_speed", {"kind": "reached"}) or 0.0)
+    meter.writes(["BTC-USD"])
+    assert value("cryptovol_replay_partition_speed", {"kafka_partition": str(partition_of("BTC-USD"))}) == 10
     second = 1_000_000_000
     meter.has_sent(0.25)
     meter.saw(np.array([1_000, 1_050, 1_049]) * second)
@@ -187,7 +190,11 @@ def test_300_streams_of_64_sources_keep_the_forecasters_series_few() -> None:
     pipeline.metrics.lag.read_statistics(statistics(dict.fromkeys(range(12), facts)))
     value = pipeline.metrics.registry.get_sample_value
     assert value("cryptovol_latency_seconds_count", {"purpose": "live"}) == 300
-    assert [value("cryptovol_open_streams", {"purpose": purpose}) for purpose in PURPOSES] == [150, 150, 0]
+    open_streams = {
+        purpose: [value("cryptovol_open_streams", {"purpose": purpose, "kafka_partition": str(p)}) for p in range(12)]
+        for purpose in PURPOSES
+    }
+    assert [sum(each or 0 for each in open_streams[purpose]) for purpose in PURPOSES] == [150, 150, 0]
     assert series_of(pipeline.metrics.registry) <= MOST_SERIES
 
 
@@ -195,6 +202,8 @@ def test_the_api_counts_each_answer_of_a_route_from_0() -> None:
     page = TestClient(create_app(ApiSettings()), base_url="http://localhost").get("/metrics").text
     structlog.reset_defaults()  # `create_app` sends the logs of its process to stderr
     for status in (200, 408, 413, 422, 500, 503):
-        assert f'cryptovol_request_seconds_count{{route="/predict",status="{status}"}} 0.0' in page
+        assert f'cryptovol_request_seconds_count{{purpose="none",route="/predict",status="{status}"}} 0.0' in page
+    of_a_drill = 'purpose="drill",route="/predict/{product_id}",status="503"'
+    assert f"cryptovol_request_seconds_count{{{of_a_drill}}} 0.0" in page
     assert names_in(page) == {metric.exported_name for metric in metrics_of("api")}
     assert len([line for line in page.splitlines() if not line.startswith("#")]) <= MOST_SERIES

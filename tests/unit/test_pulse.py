@@ -73,3 +73,26 @@ def test_a_source_that_is_silent_no_more_is_asked_for_no_more(monkeypatch: pytes
     facts._ask_writers()
     assert facts.writers == {"b": False}
     assert made == ["ingestor-a", "ingestor-b"]
+
+
+def test_the_progress_of_open_sources_is_read_from_the_notes_of_their_ingestors() -> None:
+    notes = {"ingestor-half": '{"share":0.5}', "ingestor-old": "{}", "ingestor-feed": None}
+    asked = []
+
+    class Admin:
+        def list_consumer_group_offsets(self, groups: list[Any], **_: float) -> dict[str, Any]:
+            [group] = groups
+            asked.append(group.group_id)
+            [place] = group.topic_partitions
+            place = SimpleNamespace(topic=place.topic, partition=place.partition, metadata=notes[group.group_id])
+            answer = SimpleNamespace(topic_partitions=[place])
+            return {group.group_id: SimpleNamespace(result=lambda _: answer)}
+
+    sources = [stream(name) for name in ("half", "old", "feed")] + [stream("over", has_ended=True)]
+    view: Any = SimpleNamespace(summary=lambda: sources)
+    unused: Any = None
+    facts = SlowFacts(KafkaSettings(_env_file=None), view, unused, {}, list)
+    facts._admin = Admin()  # type: ignore[assignment]
+    facts._ask_shares()
+    assert sorted(asked) == ["ingestor-feed", "ingestor-half", "ingestor-old"]
+    assert facts.shares == {"half": 0.5}

@@ -93,7 +93,7 @@ function draw() {
   if (!hello) return;
   if (state) {
     panels.showService(state);
-    panels.showSources(state.streams, hello.limit_s, page.stream, choose);
+    panels.showSources(state.streams, state.shares, hello.limit_s, page.stream, choose);
     panels.showPicker(state.streams, page.chosen);
     panels.showPages(hello.pages, state.reachable);
     panels.showDrift(state.drift, page.stream?.product_id, state.now);

@@ -180,7 +180,7 @@ export function showDrift(drift, productId, now) {
   }
   const value = (name) => own.find((each) => each.name === name)?.value;
   const at = Math.max(...own.map((each) => each.at));
-  const word = value("drift_with_loss") ? "drift with loss" : value("drift_alarm") ? "drift" : "no drift";
+  const [word, isAlarm] = driftWords(value, rows.find(([, { view }]) => view !== "loss"));
   const key = JSON.stringify([rows, word, at, Math.floor((now - at) / 60e3)]);
   replace(box, key, () => {
     const top = Math.max(1.5, rows[0][1].ratio * 1.05);
@@ -203,10 +203,18 @@ export function showDrift(drift, productId, now) {
       list.append(row);
     }
     const head = make("p", `${word}, report of ${f.clock(at).slice(0, 5)} UTC`, "note");
-    head.dataset.alarm = word === "no drift" ? "no" : "yes";
+    head.dataset.alarm = isAlarm ? "yes" : "no";
     const rest = rows.length > SHOWN_COLUMNS ? `; ${rows.length - SHOWN_COLUMNS} columns more are lower` : "";
     return [head, list, make("p", `1 is the alarm${rest}; ring: level against training, never an alarm`, "note")];
   });
+}
+
+/** The verdict of a report in words, and whether it is an alarm. `largest`: column with the largest ratio. */
+function driftWords(value, largest) {
+  const named = largest?.[1].ratio >= 1 ? ` of ${largest[0]}` : "";
+  if (value("drift_with_loss")) return [`drift${named} with loss within three hours`, true];
+  if (value("drift_alarm")) return [`drift${named}`, true];
+  return value("drift_loss_alarm") ? ["no drift, but more loss than usual", false] : ["no drift", false];
 }
 
 export function showService(state) {
@@ -227,13 +235,13 @@ export function showService(state) {
   );
 }
 
-export function showSources(streams, limitS, current, choose) {
+export function showSources(streams, shares, limitS, current, choose) {
   const table = $("sources");
   $("no-sources").hidden = streams.length > 0;
   table.closest(".scroll").hidden = streams.length === 0;
   while (table.rows.length > streams.length) table.deleteRow(-1);
   streams.forEach((stream, i) => {
-    const row = table.rows[i] ?? addRow(table, 7);
+    const row = table.rows[i] ?? addRow(table, 8);
     const isCurrent = current && stream.source_id === current.source_id && stream.product_id === current.product_id;
     row.classList.toggle("current", Boolean(isCurrent));
     const state = stream.has_ended ? "ended" : stream.age_s > limitS ? "silent" : "open";
@@ -244,11 +252,29 @@ export function showSources(streams, limitS, current, choose) {
     button.onclick = () => choose(stream);
     write(row.cells[1], `${stream.source_id} · ${stream.purpose}`);
     write(row.cells[2], state === "open" ? state : `${state}, ${f.age(stream.age_s)} ago`);
-    write(row.cells[3], f.dayAndClock(stream.event_time));
-    write(row.cells[4], stream.speed == null ? f.MISSING : `× ${f.rate(stream.speed)}`);
-    write(row.cells[5], f.rate(stream.rows_per_s));
-    write(row.cells[6], f.whole(stream.rows));
+    showProgress(row.cells[3], stream, shares[stream.source_id]);
+    write(row.cells[4], f.dayAndClock(stream.event_time));
+    write(row.cells[5], stream.speed == null ? f.MISSING : `× ${f.rate(stream.speed)}`);
+    write(row.cells[6], f.rate(stream.rows_per_s));
+    write(row.cells[7], f.whole(stream.rows));
   });
+}
+
+/** Share of the recordings that an open source has sent; undefined if its writer notes none, as for an endless source. */
+function showProgress(cell, stream, share) {
+  cell.className = "progress";
+  if (stream.has_ended || share === undefined) {
+    cell.title = stream.has_ended ? "" : "The writer of this source notes no share of a whole";
+    const text = stream.has_ended ? f.MISSING : "no known total";
+    replace(cell, text, () => [document.createTextNode(text)]);
+    return;
+  }
+  cell.title = "Share of the recordings' bytes that was sent";
+  if (!cell.querySelector("progress")) replace(cell, "bar", () => [make("progress"), make("span")]);
+  const [bar, text] = cell.children;
+  bar.value = share;
+  bar.setAttribute("aria-label", `Progress of ${stream.source_id}`);
+  write(text, f.percent(share));
 }
 
 function addRow(table, cells) {
