@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from data.recordings.readers import Batch, read_trades
 from data.stream.clients import idempotent_config
 from data.stream.codec import encode, encode_trades
 from data.stream.origin import difference, read_origin, write_origin
-from data.stream.records import REJECTED, TRADES, End, Purpose, Rejected
+from data.stream.records import REJECTED, TRADES, End, Purpose, Rejected, partition_of
 from data.times import NS, time_text
 from data.trades import Floats, Reject, StreamKey, Trades
 from online.metrics import IngestorMetrics
@@ -58,6 +59,9 @@ PROGRESS_S = 5.0
 UNANSWERED = "stopped before the broker answered"
 DELIVERY_TIMEOUT_S = 5.0
 """How long a stop waits for the broker."""
+
+
+_partition_of = lru_cache(maxsize=1_024)(partition_of)
 
 
 class _Piece(NamedTuple):
@@ -274,9 +278,13 @@ class Ingestor:
         self._refused = self._refused or error
 
     def _produce(self, topic: str, key: str, value: bytes, on_delivery: Delivery, timestamp_ms: int = 0) -> None:
+        # By number: after somebody added partitions to a topic, the client would move keys to other partitions.
+        partition = _partition_of(key)
         while True:
             try:
-                return self._producer.produce(topic, value, key, timestamp=timestamp_ms, on_delivery=on_delivery)
+                return self._producer.produce(
+                    topic, value, key, partition, timestamp=timestamp_ms, on_delivery=on_delivery
+                )
             except BufferError:  # the broker is slower, or away
                 self._producer.poll(0.1)
                 if not self._running():
