@@ -28,6 +28,9 @@ reject with the record's text stays short enough for the broker."""
 REPEAT_S = 60.0
 """Seconds between two log lines of one kind of client error."""
 
+SESSION_MS = 6_000
+"""Silence after which the broker takes a member without a slot for dead; brokers allow no less by default."""
+
 ANSWER_S = 2.0
 """Timeout of one request to the broker; after a timeout, `retry` checks whether to stop."""
 RETRY_S = 0.05
@@ -135,7 +138,11 @@ def consumer_config(settings: KafkaSettings, group: str, slot: int | None) -> Co
             number of members; the partitions of a dead member go to the others when its session is over.
     """
     static = {"group.instance.id": f"{group}-{slot}", "client.id": f"{group}-{slot}"}
-    dynamic = {"client.id": f"{group}-{_process_name()}", "session.timeout.ms": 6_000, "heartbeat.interval.ms": 500}
+    dynamic = {
+        "client.id": f"{group}-{_process_name()}",
+        "session.timeout.ms": SESSION_MS,
+        "heartbeat.interval.ms": 500,
+    }
     return (
         _client(settings)
         | (dynamic if slot is None else static)
@@ -167,7 +174,8 @@ def transactional_config(settings: KafkaSettings, group: str, slot: int | None, 
         "client.id": name,
         "compression.type": "lz4",
         "linger.ms": 2,
-        "transaction.timeout.ms": 8_000 if slot is None else 30_000,
+        # The others take over when the session is over, and then wait for the end of a dead member's transaction.
+        "transaction.timeout.ms": SESSION_MS if slot is None else 30_000,
         # With the default, each transaction after the first waits 100 ms for the markers of the transaction before.
         "retry.backoff.ms": 1,
         "retry.backoff.max.ms": 5,
