@@ -25,7 +25,7 @@ from data.process.metrics import SIDE_BY_SIDE, serve_metrics
 from data.process.running import REFUSED, until_stopped
 from data.recordings.read_ahead import read_ahead
 from data.recordings.readers import Batch, read_trades
-from data.stream.clients import idempotent_config
+from data.stream.clients import UNUSED, idempotent_config, refusal
 from data.stream.codec import encode, encode_trades
 from data.stream.origin import difference, read_origin, write_origin
 from data.stream.records import REJECTED, TRADES, End, Purpose, Rejected, partition_of
@@ -230,7 +230,7 @@ class Ingestor:
 
     def _check_refusal(self) -> None:
         if self._refused is not None:
-            raise NotDelivered(f"the broker refuses what is sent: {self._refused.str()}")
+            raise NotDelivered(f"the broker refuses what is sent: {refusal(self._refused, (TRADES, REJECTED))}")
 
     def _still_to_send(self, trades: Trades) -> Trades:
         """Set the source of trades, and leave out the trades that the topic already holds."""
@@ -334,7 +334,8 @@ def run(recordings: list[Path], settings: IngestorSettings, running: Callable[[]
                 log.warning(f"{UNANSWERED}: nothing was sent", source_id=source_id)
                 return 0
             except KafkaException as error:
-                log.error(f"the broker refuses: {error.args[0].str()}", source_id=source_id)
+                said = refusal(error.args[0], (TRADES, REJECTED), (lease.group, UNUSED))
+                log.error(f"the broker refuses: {said}", source_id=source_id)
                 return 1
 
 

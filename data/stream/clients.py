@@ -21,6 +21,8 @@ from data.settings import KafkaSettings
 
 log = structlog.get_logger()
 
+UNUSED = "unused"
+"""Group of readers without a group, as the client requires a name. Nothing is committed for the group."""
 READ_BATCH = 10_000
 MAX_VALUE = 16_384
 """Bytes that are read of a record; our records are much shorter. A longer record is cut and cannot be decoded, so a
@@ -92,6 +94,14 @@ NEW_PROCESS_HELPS = PASSING | {
 }
 """Errors that a new process does not meet again: the broker takes the process for another or for dead, or the broker's
 trouble passes. A new process would meet all other errors again: a missing right or topic, a forbidden setting."""
+
+MISSING_RIGHTS = frozenset(
+    {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+    }
+)
 
 REFUSALS = frozenset(
     {
@@ -220,7 +230,7 @@ def idempotent_config(settings: KafkaSettings, linger_ms: int) -> Config:
 def reader_config(settings: KafkaSettings) -> Config:
     """Return the settings of a consumer that belongs to no group and commits nothing."""
     return _client(settings) | {
-        "group.id": "unused",  # the client requires a group
+        "group.id": UNUSED,
         "isolation.level": "read_committed",
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
@@ -295,6 +305,26 @@ def incoming(messages: Iterable[Message], partitions: Container[int]) -> tuple[l
             # Half the time of a call of the class.
             found.append(tuple.__new__(Incoming, (message.topic(), partition, message.offset(), value, time_ms)))
     return found, gone
+
+
+def refusal(error: KafkaError, topics: Iterable[str], groups: Iterable[str] = ()) -> str:
+    """Return the text of an error; for a missing right, with the names of topics or groups that a process uses.
+
+    Most errors of broker and client name neither.
+
+    Args:
+        groups: also prefixes of transactional ids.
+
+    >>> refusal(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), ["features"])
+    'Broker: Topic authorization failed: the login needs a right on features (docs/kafka-access.md)'
+    """
+    text = error.str()
+    if error.code() not in MISSING_RIGHTS:
+        return text
+    names = list(topics if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED else groups)
+    if any(name in text for name in names):
+        return text
+    return f"{text}: the login needs a right on {', '.join(names)} (docs/kafka-access.md)"
 
 
 def new_process_helps(error: KafkaError) -> bool:
