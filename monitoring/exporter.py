@@ -19,7 +19,7 @@ from data.process import catalog
 from data.process.logs import configure_logs
 from data.process.metrics import ProcessMetrics, serve_metrics
 from data.process.running import REFUSED, until_stopped
-from data.stream.clients import MAX_VALUE, ClientLog, reader_config
+from data.stream.clients import MAX_VALUE, UNUSED, ClientLog, reader_config, refusal
 from data.stream.codec import Records, decode_records
 from data.stream.figures import FiguresReader
 from data.stream.records import FIGURES, PARTITIONS, PREDICTIONS, prediction_type
@@ -113,7 +113,7 @@ class Exporter(Collector):
                 return
             except Exception as error:  # of any kind: a process that never reads again would be worse
                 is_kafka = isinstance(error, KafkaException)
-                problem = error.args[0].str() if is_kafka else repr(error)
+                problem = refusal(error.args[0], (PREDICTIONS, FIGURES), (UNUSED,)) if is_kafka else repr(error)
                 if problem != self._problem:
                     log.warning("cannot follow", reason=problem, exc_info=None if is_kafka else error)
                 self._problem = problem

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,10 +25,10 @@ from data.process.metrics import SIDE_BY_SIDE, serve_metrics
 from data.process.running import REFUSED, until_stopped
 from data.recordings.read_ahead import read_ahead
 from data.recordings.readers import Batch, read_trades
-from data.stream.clients import idempotent_config
+from data.stream.clients import UNUSED, idempotent_config, refusal
 from data.stream.codec import encode, encode_trades
 from data.stream.origin import difference, read_origin, write_origin
-from data.stream.records import REJECTED, TRADES, End, Purpose, Rejected
+from data.stream.records import REJECTED, TRADES, End, Purpose, Rejected, partition_of
 from data.times import NS, time_text
 from data.trades import Floats, Reject, StreamKey, Trades
 from online.metrics import IngestorMetrics
@@ -59,6 +60,9 @@ PROGRESS_S = 5.0
 UNANSWERED = "stopped before the broker answered"
 DELIVERY_TIMEOUT_S = 5.0
 """How long a stop waits for the broker."""
+
+
+_partition_of = lru_cache(maxsize=1_024)(partition_of)
 
 
 class _Piece(NamedTuple):
@@ -242,7 +246,7 @@ class Ingestor:
 
     def _check_refusal(self) -> None:
         if self._refused is not None:
-            raise NotDelivered(f"the broker refuses what is sent: {self._refused.str()}")
+            raise NotDelivered(f"the broker refuses what is sent: {refusal(self._refused, (TRADES, REJECTED))}")
 
     def _still_to_send(self, trades: Trades) -> Trades:
         """Set the source of trades, and leave out the trades that the topic already holds."""
@@ -290,9 +294,13 @@ class Ingestor:
         self._refused = self._refused or error
 
     def _produce(self, topic: str, key: str, value: bytes, on_delivery: Delivery, timestamp_ms: int = 0) -> None:
+        # By number: after somebody added partitions to a topic, the client would move keys to other partitions.
+        partition = _partition_of(key)
         while True:
             try:
-                return self._producer.produce(topic, value, key, timestamp=timestamp_ms, on_delivery=on_delivery)
+                return self._producer.produce(
+                    topic, value, key, partition, timestamp=timestamp_ms, on_delivery=on_delivery
+                )
             except BufferError:  # the broker is slower, or away
                 self._producer.poll(0.1)
                 if not self._running():
@@ -344,7 +352,8 @@ def run(recordings: list[Path], settings: IngestorSettings, running: Callable[[]
                 log.warning(f"{UNANSWERED}: nothing was sent", source_id=source_id)
                 return 0
             except KafkaException as error:
-                log.error(f"the broker refuses: {error.args[0].str()}", source_id=source_id)
+                said = refusal(error.args[0], (TRADES, REJECTED), (lease.group, UNUSED))
+                log.error(f"the broker refuses: {said}", source_id=source_id)
                 return 1
 
 

@@ -20,7 +20,18 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from tests.benchmarks import adaptation, challenger, core, edge_latency, edge_predict, files, records, shadows, streams
+from tests.benchmarks import (
+    adaptation,
+    challenger,
+    core,
+    edge_latency,
+    edge_predict,
+    files,
+    members,
+    records,
+    shadows,
+    streams,
+)
 from tests.benchmarks.measure import Row, ToolMissing
 
 FILE_ROWS = (1_000_000, 10_000_000)
@@ -49,6 +60,7 @@ PARTS: dict[str, Callable[[], Sequence[Row]]] = {
     "records": lambda: records.rows(core.simulated_trades(records.SKIPPED + records.BATCH)),
     "files": file_rows,
     "streams": lambda: streams.rows(core.simulated_trades(STREAMED)),
+    "members": lambda: members.rows(core.simulated_trades(STREAMED)),
     "adaptation": lambda: adaptation.rows(core.simulated_trades(STREAMED)),
     "challenger": challenger.rows,
     "latency": edge_latency.rows,

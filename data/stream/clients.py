@@ -22,12 +22,17 @@ from data.settings import KafkaSettings
 
 log = structlog.get_logger()
 
+UNUSED = "unused"
+"""Group of readers without a group, as the client requires a name. Nothing is committed for the group."""
 READ_BATCH = 10_000
 MAX_VALUE = 16_384
 """Bytes that are read of a record; our records are much shorter. A longer record is cut and cannot be decoded, so a
 reject with the record's text stays short enough for the broker."""
 REPEAT_S = 60.0
 """Seconds between two log lines of one kind of client error."""
+
+SESSION_MS = 6_000
+"""Silence after which the broker takes a member without a slot for dead; brokers allow no less by default."""
 
 ANSWER_S = 2.0
 """Timeout of one request to the broker; after a timeout, `retry` checks whether to stop."""
@@ -90,6 +95,14 @@ NEW_PROCESS_HELPS = PASSING | {
 }
 """Errors that a new process does not meet again: the broker takes the process for another or for dead, or the broker's
 trouble passes. A new process would meet all other errors again: a missing right or topic, a forbidden setting."""
+
+MISSING_RIGHTS = frozenset(
+    {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+    }
+)
 
 REFUSALS = frozenset(
     {
@@ -165,7 +178,11 @@ def consumer_config(settings: KafkaSettings, group: str, slot: int | None) -> Co
             number of members; the partitions of a dead member go to the others when its session is over.
     """
     static = {"group.instance.id": f"{group}-{slot}", "client.id": f"{group}-{slot}"}
-    dynamic = {"client.id": f"{group}-{_process_name()}", "session.timeout.ms": 6_000, "heartbeat.interval.ms": 500}
+    dynamic = {
+        "client.id": f"{group}-{_process_name()}",
+        "session.timeout.ms": SESSION_MS,
+        "heartbeat.interval.ms": 500,
+    }
     return (
         _client(settings)
         | (dynamic if slot is None else static)
@@ -197,7 +214,8 @@ def transactional_config(settings: KafkaSettings, group: str, slot: int | None, 
         "client.id": name,
         "compression.type": "lz4",
         "linger.ms": 2,
-        "transaction.timeout.ms": 8_000 if slot is None else 30_000,
+        # The others take over when the session is over, and then wait for the end of a dead member's transaction.
+        "transaction.timeout.ms": SESSION_MS if slot is None else 30_000,
         # With the default, each transaction after the first waits 100 ms for the markers of the transaction before.
         "retry.backoff.ms": 1,
         "retry.backoff.max.ms": 5,
@@ -242,7 +260,7 @@ def idempotent_config(settings: KafkaSettings, linger_ms: int) -> Config:
 def reader_config(settings: KafkaSettings) -> Config:
     """Return the settings of a consumer that belongs to no group and commits nothing."""
     return _client(settings) | {
-        "group.id": "unused",  # the client requires a group
+        "group.id": UNUSED,
         "isolation.level": "read_committed",
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
@@ -317,6 +335,26 @@ def incoming(messages: Iterable[Message], partitions: Container[int]) -> tuple[l
             # Half the time of a call of the class.
             found.append(tuple.__new__(Incoming, (message.topic(), partition, message.offset(), value, time_ms)))
     return found, gone
+
+
+def refusal(error: KafkaError, topics: Iterable[str], groups: Iterable[str] = ()) -> str:
+    """Return the text of an error; for a missing right, with the names of topics or groups that a process uses.
+
+    Most errors of broker and client name neither.
+
+    Args:
+        groups: also prefixes of transactional ids.
+
+    >>> refusal(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), ["features"])
+    'Broker: Topic authorization failed: the login needs a right on features (docs/kafka-access.md)'
+    """
+    text = error.str()
+    if error.code() not in MISSING_RIGHTS:
+        return text
+    names = list(topics if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED else groups)
+    if any(name in text for name in names):
+        return text
+    return f"{text}: the login needs a right on {', '.join(names)} (docs/kafka-access.md)"
 
 
 def new_process_helps(error: KafkaError) -> bool:

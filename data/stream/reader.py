@@ -20,7 +20,18 @@ from confluent_kafka.admin import AdminClient
 
 from data.names import NotRead, Stopped
 from data.settings import KafkaSettings
-from data.stream.clients import MAX_VALUE, PASSING, READ_BATCH, RETRY_S, client_config, reader_config, retry
+from data.stream.clients import (
+    MAX_VALUE,
+    MISSING_RIGHTS,
+    PASSING,
+    READ_BATCH,
+    RETRY_S,
+    UNUSED,
+    client_config,
+    reader_config,
+    refusal,
+    retry,
+)
 
 PATIENCE_S = 10.0
 """Seconds that the broker may be silent."""
@@ -63,12 +74,12 @@ class TopicReader(AbstractContextManager["TopicReader"]):
     def __init__(
         self,
         settings: KafkaSettings,
-        group: str = "unused",
+        group: str = UNUSED,
         fetch_bytes: int = FETCH_BYTES,
         running: Callable[[], bool] | None = None,
         skips_lost: bool = True,
     ) -> None:
-        self._running = running
+        self._running, self._group = running, group
         self._settings = settings
         self._servers = settings.kafka_bootstrap_servers
         self._batch = max(1, READ_BATCH * fetch_bytes // FETCH_BYTES)
@@ -90,7 +101,10 @@ class TopicReader(AbstractContextManager["TopicReader"]):
 
     def partitions(self, topic: str) -> list[int]:
         """Return the partitions of a topic."""
-        found = self._ask(lambda timeout_s: self._consumer.list_topics(topic, timeout=timeout_s)).topics[topic]
+        asked = self._ask(topic, lambda timeout_s: self._consumer.list_topics(topic, timeout=timeout_s))
+        found = asked.topics[topic]
+        if found.error is not None and found.error.code() in MISSING_RIGHTS:
+            raise self._refused(KafkaException(found.error), topic)
         if found.error is not None:
             raise NotRead(f"the broker at {self._servers} has no topic {topic!r}: `make run` makes the topics")
         return sorted(found.partitions)
@@ -99,7 +113,8 @@ class TopicReader(AbstractContextManager["TopicReader"]):
         """Return the id of a topic, another one after the topic was made anew; empty if the broker knows no ids."""
         admin = AdminClient(client_config(self._settings))
         asked = TopicCollection([topic])
-        found = self._ask(lambda timeout_s: admin.describe_topics(asked, request_timeout=timeout_s)[topic].result())
+        describe = admin.describe_topics
+        found = self._ask(topic, lambda timeout_s: describe(asked, request_timeout=timeout_s)[topic].result())
         high, low = found.topic_id.get_most_significant_bits(), found.topic_id.get_least_significant_bits()
         return f"{high % 2**64:016x}{low % 2**64:016x}" if high or low else ""
 
@@ -107,19 +122,19 @@ class TopicReader(AbstractContextManager["TopicReader"]):
         """Return the oldest offset that a partition still holds, and the offset after its newest record."""
         place = TopicPartition(topic, partition)
         self._asked.add((topic, partition))
-        low, high = self._ask(lambda timeout_s: self._consumer.get_watermark_offsets(place, timeout=timeout_s))
+        low, high = self._ask(topic, lambda timeout_s: self._consumer.get_watermark_offsets(place, timeout=timeout_s))
         return int(low), int(high)
 
     def offset_at(self, topic: str, partition: int, time_ms: int) -> int:
         """Return the first offset whose record's time (`ingest_time` on our topics) is at or after `time_ms`."""
         times = [TopicPartition(topic, partition, time_ms)]
-        (found,) = self._ask(lambda timeout_s: self._consumer.offsets_for_times(times, timeout=timeout_s))
+        (found,) = self._ask(topic, lambda timeout_s: self._consumer.offsets_for_times(times, timeout=timeout_s))
         return found.offset if found.offset >= 0 else self.span(topic, partition)[1]
 
     def committed(self, topic: str, partitions: Iterable[int]) -> dict[int, tuple[int, str]]:
         """Return offset and note by partition, for each partition with a committed offset of the group."""
         wanted = [TopicPartition(topic, partition) for partition in partitions]
-        found = self._ask(lambda timeout_s: self._consumer.committed(wanted, timeout=timeout_s))
+        found = self._ask(topic, lambda timeout_s: self._consumer.committed(wanted, timeout=timeout_s))
         return {p.partition: (p.offset, p.metadata or "") for p in found if p.offset >= 0}
 
     def read(
@@ -144,7 +159,7 @@ class TopicReader(AbstractContextManager["TopicReader"]):
         except KafkaException as error:
             if self._running is not None:
                 raise
-            raise NotRead(f"the broker at {self._servers} refuses: {error.args[0].str()}") from None
+            raise self._refused(error, topic) from None
 
     def _poll(self) -> list[Message]:
         """Return the next messages, at least one."""
@@ -156,7 +171,7 @@ class TopicReader(AbstractContextManager["TopicReader"]):
                 raise self._unreachable(None)
         raise Stopped
 
-    def _ask(self, question: Callable[[float], T]) -> T:
+    def _ask(self, topic: str, question: Callable[[float], T]) -> T:
         """Retry a request until the broker has a coordinator for the group: the first group takes a moment."""
         if self._running is not None:
             return retry(question, self._running, self._servers)
@@ -165,9 +180,14 @@ class TopicReader(AbstractContextManager["TopicReader"]):
             try:
                 return question(PATIENCE_S)
             except KafkaException as error:
+                if error.args[0].code() in MISSING_RIGHTS:
+                    raise self._refused(error, topic) from None
                 if error.args[0].code() not in PASSING or time.monotonic() > deadline:
                     raise self._unreachable(error) from None
                 time.sleep(RETRY_S)
+
+    def _refused(self, error: KafkaException, topic: str) -> NotRead:
+        return NotRead(f"the broker at {self._servers} refuses: {refusal(error.args[0], [topic], [self._group])}")
 
     def _unreachable(self, error: KafkaException | None) -> NotRead:
         reason = f" ({error.args[0].str()})" if error is not None else ""

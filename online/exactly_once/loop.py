@@ -21,10 +21,11 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 
 from data.names import RecordRefused, Stopped, Unanswered
 from data.process.running import AGAIN, REFUSED
-from data.stream.clients import Incoming, incoming, new_process_helps, retry
+from data.stream.clients import UNUSED, Incoming, incoming, new_process_helps, refusal, retry
 from data.stream.codec import encode
-from data.stream.records import REJECTED, TRADES, Rejected
+from data.stream.records import REJECTED, TOPICS, TRADES, Rejected
 from data.trades import StreamKey
+from online.exactly_once.offset_note import GROUP
 from online.metrics import ForecasterMetrics
 
 log = structlog.get_logger()
@@ -136,7 +137,8 @@ def serve(
         if new_process_helps(error.args[0]):
             log.error("the broker refuses this process; the next start goes on", error=str(error))
             raise SystemExit(AGAIN) from error
-        log.error(f"the broker refuses what the forecaster needs: {error.args[0].str()}", error=error.args[0].name())
+        said = refusal(error.args[0], TOPICS, (GROUP, UNUSED))
+        log.error(f"the broker refuses what the forecaster needs: {said}", error=error.args[0].name())
         raise SystemExit(1) from error
     finally:
         metrics.ready.set(0)

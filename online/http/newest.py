@@ -22,7 +22,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from data.names import Stopped, check_names
 from data.process.catalog import UNKNOWN
-from data.stream.clients import MAX_VALUE, READ_BATCH, ClientLog, reader_config
+from data.stream.clients import MAX_VALUE, READ_BATCH, UNUSED, ClientLog, reader_config, refusal
 from data.stream.codec import decode_records
 from data.stream.reader import TopicReader
 from data.stream.records import PARTITIONS, PREDICTIONS, TRADES, Purpose, partition_of, prediction_type, with_time_texts
@@ -171,7 +171,8 @@ class NewestForecasts:
                 return
             except Exception as error:  # of any kind: a service that never reads again would be worse
                 is_kafka = isinstance(error, KafkaException)
-                problem = f"reading {PREDICTIONS}: {error.args[0].str() if is_kafka else repr(error)}"
+                said = refusal(error.args[0], (PREDICTIONS, TRADES), (GROUP, UNUSED)) if is_kafka else repr(error)
+                problem = f"reading {PREDICTIONS}: {said}"
                 if problem != self._problem:
                     log.warning("cannot follow", reason=problem, exc_info=None if is_kafka else error)
                 self._problem = problem

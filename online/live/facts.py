@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 
 from data.names import NotRead, Stopped, is_loopback
 from data.settings import KafkaSettings
-from data.stream.clients import GroupMembers, client_config
+from data.stream.clients import UNUSED, GroupMembers, client_config, refusal
 from data.stream.figures import FiguresReader
 from data.stream.records import FIGURES, PARTITIONS, TRADES, Figure
 from online.exactly_once.offset_note import GROUP
@@ -112,8 +112,15 @@ class SlowFacts:
             except (KafkaException, NotRead, Stopped) as error:  # the state of the page tells that the broker is away
                 if name not in self._told:
                     self._told.add(name)
-                    log.info("the live page does without a fact for now", fact=name, reason=str(error)[:200])
+                    log.info("the live page does without a fact for now", fact=name, reason=self._reason(error))
             self._due[name] = time.monotonic() + every_s
+
+    def _reason(self, error: Exception) -> str:
+        """Return the text of an error; a client's error has the topics and groups that were asked for."""
+        if not isinstance(error, KafkaException):
+            return str(error)[:200]
+        groups = GROUP, UNUSED, *(f"ingestor-{source_id}" for source_id in self._members)
+        return refusal(error.args[0], (TRADES, FIGURES), groups)[:200]
 
     def close(self) -> None:
         if self._reader is not None:

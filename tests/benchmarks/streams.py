@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,15 +93,29 @@ def peer_versions() -> dict[str, str]:
     return dict(zip(names, found, strict=True))
 
 
-def preload(servers: str, trades: Trades) -> None:
-    """Put trades on the topic, as the ingestor would."""
-    producer = Producer(idempotent_config(KafkaSettings(kafka_bootstrap_servers=servers), linger_ms=20))
+def preload(servers: str, trades: Trades, *, at_once: bool = False) -> None:
+    """Put trades on the topic, as the ingestor would.
+
+    Args:
+        at_once: in one transaction: a `read_committed` reader sees no trade before the return, and then all trades.
+    """
+    settings = KafkaSettings(kafka_bootstrap_servers=servers)
+    config = idempotent_config(settings, linger_ms=20)
+    if at_once:
+        config |= {"transactional.id": "preload", "transaction.timeout.ms": int(1_000 * LIMIT_S)}
+        config |= {"message.timeout.ms": int(1_000 * LIMIT_S)}
+    producer = Producer(config)
+    if at_once:
+        producer.init_transactions(LIMIT_S)
+        producer.begin_transaction()
     keys = [key.product_id for key in trades.keys]
     for start in range(0, len(trades), 10_000):
         some = trades.take(slice(start, start + 10_000))
         for stream, value in zip(some.stream.tolist(), encode_trades(some, "replay"), strict=True):
             producer.produce(TRADES, value, keys[stream])
         producer.flush()
+    if at_once:
+        producer.commit_transaction(LIMIT_S)
 
 
 class Watch:
@@ -187,22 +201,38 @@ def rate(name: str, trades: Trades, folder: Path, **settings: str) -> float:
         servers = broker.bootstrap_servers
         create_topics({"bootstrap.servers": servers})
         preload(servers, trades)
-        watch, deadline = Watch(servers, engine.outcomes), time.monotonic() + LIMIT_S
+        watch = Watch(servers, engine.outcomes)
         with running_engine(engine, servers, folder, **settings) as process:
-            counts: Int64s = np.zeros(1, np.int64)
-            while counts[-1] < expected:
-                watch.look()
-                if watch.is_worth_counting(expected):
-                    times, counts = watch.count()
-                if process.poll() is not None or time.monotonic() > deadline:
-                    log = (folder / "log").read_text()
-                    raise RuntimeError(f"{shown}: not all of {expected:,} outcomes; it said: {log}")
-                time.sleep(LOOK_S)
+
+            def is_running() -> bool:
+                return process.poll() is None
+
+            try:
+                return follow(watch, expected, is_running)
+            except RuntimeError as error:
+                raise RuntimeError(f"{shown}: {error}; it said: {(folder / 'log').read_text()}") from None
+
+
+def follow(watch: Watch, expected: int, is_running: Callable[[], bool]) -> float:
+    """Wait for all outcomes; return outcomes per second.
+
+    Raises:
+        RuntimeError: the outcomes are not one for each trade, came too late, or all came at once.
+    """
+    deadline = time.monotonic() + LIMIT_S
+    counts: Int64s = np.zeros(1, np.int64)
+    while counts[-1] < expected:
+        watch.look()
+        if watch.is_worth_counting(expected):
+            times, counts = watch.count()
+        if not is_running() or time.monotonic() > deadline:
+            raise RuntimeError(f"not all of {expected:,} outcomes")
+        time.sleep(LOOK_S)
     if counts[-1] > expected:
-        raise RuntimeError(f"{shown}: {counts[-1]:,} outcomes for {expected:,} trades")
+        raise RuntimeError(f"{counts[-1]:,} outcomes for {expected:,} trades")
     first, last = int(np.argmax(counts >= BEGUN * expected)), int(np.argmax(counts == expected))
     if first == last:
-        raise RuntimeError(f"{shown}: all at once; more trades are needed to measure")
+        raise RuntimeError("all outcomes came at once: more trades are needed to measure")
     return float((expected - counts[first]) / (times[last] - times[first]))
 
 

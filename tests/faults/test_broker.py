@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewPartitions
 
-from data.stream.records import TRADES
+from data.stream.records import PARTITIONS, TRADES
 from tests.broker import Broker
 from tests.faults.drill import Drill
 from tests.pipeline import read_topic, running
@@ -110,3 +112,18 @@ def test_everything_ends_on_sigterm_within_10_s_while_the_broker_is_away(
         proof.saw(both_in_turn_s=time.monotonic() - began)
     assert codes[1] in (0, 1), "0 in good order, 1 by the last resort where the client hangs"
     assert codes[0] in (0, 1), "1 if trades were still to deliver, which is said"
+
+
+@pytest.mark.acceptance
+def test_partitions_that_somebody_added_stay_empty(drill: Drill, recording: Path, proof: Proof) -> None:
+    """Keys stay where they were, and the forecaster starts as before."""
+    proof.disturbs("12 partitions added to coinbase-trades between two starts of the forecaster")
+    drill.undisturbed(recording)
+    assert drill.forecaster.stop() == 0
+    admin = AdminClient({"bootstrap.servers": drill.broker.bootstrap_servers})
+    admin.create_partitions([NewPartitions(TRADES, 2 * PARTITIONS)])[TRADES].result()
+    drill.forecaster.log.write_text("")
+    with running(drill.forecaster):
+        drill.forecaster.await_log(rf'\b{2 * PARTITIONS - 1}\].*"assigned"')
+        drill.undisturbed(recording, "disturbed")
+    drill.same(proof)

@@ -18,7 +18,7 @@ from data.features.spec import FeatureSpec
 from data.files import CHECKOUT
 from data.process.catalog import METRICS, page
 from data.settings import KafkaSettings
-from data.stream.records import schemas
+from data.stream.records import PARTITIONS, partition_of, schemas
 from monitoring.settings import ExporterSettings
 from offline.settings import OfflineSettings
 from online.http.live_page import EVENTS
@@ -240,3 +240,10 @@ def test_each_route_is_explained() -> None:
     assert "POST /predict" in routes
     page = section((CHECKOUT / "docs" / "api.md").read_text(), "## HTTP API")
     assert {name for name in first_cells(page) if name.partition(" ")[0].lower() in methods} == routes
+
+
+def test_the_partitions_of_the_products_are_those_of_the_code() -> None:
+    rows = re.findall(r"^\| (\d+) \| (`.*`) \|$", (CHECKOUT / "docs" / "scaling.md").read_text(), re.MULTILINE)
+    named = {name: int(partition) for partition, names in rows for name in re.findall(r"`([^`]+)`", names)}
+    assert len(named) == PARTITIONS
+    assert named == {name: partition_of(name) for name in named}

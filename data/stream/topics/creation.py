@@ -66,7 +66,7 @@ def create_topics(
                 created.append(name)
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                    raise
+                    raise KafkaException(KafkaError(error.args[0].code(), f"{name}: {error.args[0].str()}")) from error
     for topic in wanted:
         found, needed = _partition_count(admin, topic.topic), topic.num_partitions
         if found != needed:
