@@ -26,7 +26,7 @@ from offline.losses_table import judged_rows
 from offline.promotion.inputs import lake_inputs
 from offline.promotion.ledger import Entry, history
 from orchestration.local.dagster import client as dagster
-from tests.harm.asking import DriftReport, Run, await_rules, materialize, report_of, run_job, runs_of
+from tests.harm.asking import DriftReport, Run, await_rules, await_run, materialize, report_of, run_job, runs_of
 from tests.harm.clock import EventClock
 from tests.harm.coverage import first_page
 from tests.harm.day import HARM_FROM, PRODUCT, SOURCE, WATCHED_HOURS, play
@@ -185,7 +185,7 @@ class Chain:
 
         run = wait_until(asked, "the sensor drift_retrain asks for a retrain", ASKED_S)[0]
         self._say(f"the sensor has asked for a retrain: {run.tags.get('cryptovol/reason')}")
-        ended = dagster.wait(self.dagster, run.run_id, 600)
+        ended = await_run(self.dagster, run.run_id)
         assert ended == "SUCCESS", dagster.failure_of(self.dagster, run.run_id)
         seen.challenger = self.registry.version(ML, "challenger")
         model = self.model(seen.challenger)
@@ -197,7 +197,7 @@ class Chain:
         assert seen.challenger is not None
         config: dict[str, Any] = {"model": ML, "version": seen.challenger.version, "why": "drill of harm"}
         seen.promote_run = dagster.launch(self.dagster, "promote", {"ops": {"promote_model": {"config": config}}})
-        dagster.wait(self.dagster, seen.promote_run, 600)
+        await_run(self.dagster, seen.promote_run)
         seen.refused = dagster.failure_of(self.dagster, seen.promote_run)
         seen.entry = history(self.registry, ML)[-1]
         assert seen.entry.to_version == seen.challenger.version, seen.refused

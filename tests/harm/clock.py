@@ -1,4 +1,4 @@
-"""The event time of a source, as its newest forecast tells."""
+"""The event time of a source: of its newest trade, and of its newest forecast."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Self
 import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
-from data.stream.records import PARTITIONS, PREDICTIONS
+from data.stream.records import PARTITIONS, PREDICTIONS, TRADES
 
 
 class _Seen(msgspec.Struct):
-    """Fields of a forecast, or of an end, for a clock."""
+    """Fields of a trade, a forecast, or an end, for a clock."""
 
     source_id: str
     event_time: int = 0
@@ -23,15 +23,17 @@ class _Seen(msgspec.Struct):
 
 
 class EventClock:
-    """Follow the forecasts of a source in a thread, and commit nothing.
+    """Follow the trades and forecasts of a source in a thread, and commit nothing.
 
     Attributes:
+        sent: event time of the newest trade, ns since 1970; 0 without one.
         now: event time of the newest forecast, ns since 1970; 0 without one.
         has_ended: whether the source has ended.
     """
 
     def __init__(self, servers: str, source_id: str) -> None:
-        self.now, self.has_ended = 0, False
+        self.sent = self.now = 0
+        self.has_ended = False
         self._source_id, self._ticks = source_id, [(0.0, 0)]
         self._consumer = Consumer(
             {
@@ -46,7 +48,9 @@ class EventClock:
         self._thread = threading.Thread(target=self._follow, name="event clock", daemon=True)
 
     def __enter__(self) -> Self:
-        self._consumer.assign([TopicPartition(PREDICTIONS, each, OFFSET_BEGINNING) for each in range(PARTITIONS)])
+        topics = TRADES, PREDICTIONS
+        places = [TopicPartition(topic, each, OFFSET_BEGINNING) for topic in topics for each in range(PARTITIONS)]
+        self._consumer.assign(places)
         self._thread.start()
         return self
 
@@ -67,6 +71,12 @@ class EventClock:
                 with contextlib.suppress(msgspec.MsgspecError):
                     seen = decode(message.value() or b"" if message.error() is None else b"")
                     if seen.source_id == self._source_id:
-                        self.now, self.has_ended = max(self.now, seen.event_time), self.has_ended or seen.end
+                        self._take(seen, is_trade=message.topic() == TRADES)
             if self.now > before:
                 self._ticks.append((time.time(), self.now))
+
+    def _take(self, seen: _Seen, *, is_trade: bool) -> None:
+        if is_trade:
+            self.sent = max(self.sent, seen.event_time)
+        else:
+            self.now, self.has_ended = max(self.now, seen.event_time), self.has_ended or seen.end

@@ -18,8 +18,8 @@ HARM_FROM = start_ns(DAY) + HARM_HOUR * 3_600 * NS
 """Event time of the first harmed trade, ns since 1970."""
 WATCHED_HOURS = 4
 """Harmed hours after each of which the replay waits for what follows."""
-SPEED = "1200"
-"""Times the recorded pace: an hour takes 3 s, and a stop comes within a minute of event time."""
+SPEED = "600"
+"""Times the recorded pace: an hour takes 6 s, and a stop comes within minutes of event time."""
 JUDGED_NS = 120 * NS
 """How far behind an hour the replay must be, so that the targets of the hour are known."""
 STEP_S = 300.0
@@ -46,6 +46,7 @@ def play(environ: dict[str, str], folder: Path, recording: Path, clock: EventClo
         if until is None:
             wait_until(lambda: clock.has_ended, "the end of the harmed day", STEP_S)
         else:
-            wait_until(lambda: clock.now >= until + JUDGED_NS, "the next hour of the harmed day", STEP_S)
+            wait_until(lambda: clock.sent >= until + JUDGED_NS, "the next hour of the harmed day", STEP_S)
             ingestor.process.terminate()
         assert ingestor.process.wait(30) == 0, ingestor.log.read_text()
+        wait_until(lambda: clock.now >= clock.sent, "a forecast for each trade", STEP_S)
