@@ -2,7 +2,7 @@
 # Settings are given as in `make run RECORDING=trades.csv REPLAY_SPEED=max`, or in .env (see .env.example).
 
 .DEFAULT_GOAL := help
-.PHONY: run unit test coverage acceptance bench check lock image secrets compose-smoke reset help
+.PHONY: run unit test coverage acceptance harm bench check lock image secrets compose-smoke reset help
 SHELL := bash
 
 UV_VERSION := 0.9.9
@@ -46,6 +46,9 @@ coverage: $(ENVIRONMENT) $(BROWSER) ## the share of product lines that tests/uni
 acceptance: $(ENVIRONMENT) $(BROWSER) ## all proofs, the long ones too, and a table of what they saw
 	@$(PYTHON) -m orchestration.local.kafka.broker fetch
 	$(PYTHON) -m pytest -m 'acceptance or proof or hypothesis' --hypothesis-profile thorough
+
+harm: $(ENVIRONMENT) ## a drill: forecasts get worse from noon on, and what each part sees; KEEP=1 leaves the stack up
+	@$(PYTHON) -m tests.harm $(if $(KEEP),--keep)
 
 bench: $(ENVIRONMENT) .venv-peers/.synced ## how fast it is here, side by side with others
 	@$(PYTHON) -m orchestration.local.kafka.broker fetch

@@ -13,7 +13,10 @@ from typing import Any, NamedTuple
 import httpx
 
 from data.files import CHECKOUT
+from orchestration.local.observers.configs import write_configs
+from orchestration.local.observers.parts import observer_parts
 from orchestration.local.parts import fetch_text
+from orchestration.local.settings import StackSettings
 from tests.broker import free_ports
 from tests.pipeline import wait_until
 
@@ -156,6 +159,30 @@ def prometheus_of(history: Iterable[str], times: tuple[float, float], step_s: in
         _promtool("tsdb", "create-blocks-from", "rules", start, end, *recorded)
     with _running(blocks, folder) as url:
         yield url
+
+
+@contextmanager
+def observers(ours: StackSettings, *names: str) -> Iterator[None]:
+    """Run observers, with the commands of the stack."""
+    write_configs(ours)
+    parts = [part for part in observer_parts(ours)[0] if part.name in names]
+    assert [part.name for part in parts] == list(names)
+    processes = []
+    try:
+        for part in parts:
+            with (ours.var_dir / f"{part.name}.log").open("w") as log:
+                processes.append(subprocess.Popen(part.command, env=part.environment, stdout=log, stderr=log))
+        for part in parts:
+            assert part.is_ready is not None
+            wait_until(part.is_ready, f"{part.name} is ready")
+        yield
+        for process in processes:
+            process.terminate()
+            assert process.wait(12) == 0
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def _promtool(*words: str) -> None:

@@ -87,12 +87,17 @@ class ModelName(NamedTuple):
 
 
 class Cursor(NamedTuple):
-    """Mark what a browser has: row numbers of the newest point, the newest judged point, and the newest row."""
+    """Mark what a browser has: row numbers of the newest point, the newest judged point, and the newest row.
+
+    Attributes:
+        has_loss: whether the losses could be told, see `Quality.qlike`.
+    """
 
     stream: int
     point: int
     judged: int
     row: int
+    has_loss: bool = False
 
 
 class Quality(NamedTuple):
@@ -237,6 +242,11 @@ class LiveStream:
         frame["tip"] = _columns(self._open) if len(self._open) else None
         last = int(new["row"][-1]) if len(new) else cursor.point if cursor and not is_reset else -1
         return frame, Cursor(self._number, last, self._judged, self.rows)
+
+    def has_loss(self, floor_of: Callable[[ModelName], float | None]) -> bool:
+        """Return whether the variance floor of the newest model is known."""
+        newest = self.newest
+        return newest is not None and floor_of(ModelName(newest.model_variant, newest.version)) is not None
 
     def quality(self, floor_of: Callable[[ModelName], float | None]) -> dict[str, Quality | None]:
         """Return the quality of the newest model's forecasts: over the last hour of event time, and of all kept points.

@@ -122,7 +122,11 @@ class LiveView:
             if key is None:
                 return None, cursor
             stream = self._streams[key]
+            has_loss = stream.has_loss(floor_of)
+            if cursor is not None and has_loss and not cursor.has_loss:
+                cursor = None  # an ended or paused source has no new record that would bring the losses
             frame, following = stream.since(cursor)
+            following = following._replace(has_loss=has_loss)
             if frame is None:
                 return None, following
             newest = stream.newest

@@ -1,12 +1,18 @@
-"""Settings of a separate whole stack for proofs, and memory limits."""
+"""A separate whole stack for proofs: settings, process and memory limits."""
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from data.files import CHECKOUT
 from orchestration.local.kafka.broker import jars_folder
+from orchestration.local.lifeline import bound_to_parent
 from orchestration.local.settings import StackSettings
 from tests.broker import free_ports
 
@@ -24,3 +30,24 @@ def settings_of(var: Path) -> dict[str, str]:
     names = [name for name in StackSettings.model_fields if name.endswith("_port")]
     ports = {name.upper(): str(port) for name, port in zip(names, free_ports(len(names)), strict=True)}
     return {name.upper(): "" for name in StackSettings.model_fields} | ports | {"VAR_DIR": str(var)}
+
+
+@contextmanager
+def running_stack(var: Path, log: Path, **more: str) -> Iterator[tuple[psutil.Popen, dict[str, str]]]:
+    """Run a separate stack; end all its processes after the block, and with this process, whatever happens.
+
+    Args:
+        more: settings besides those of `settings_of`.
+    """
+    settings = settings_of(var) | more
+    command = bound_to_parent(STACK)
+    with log.open("w") as output:
+        process = psutil.Popen(
+            command, cwd=CHECKOUT, env=os.environ | settings, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        yield process, settings
+    finally:
+        family = [process, *process.children(recursive=True)] if process.is_running() else []
+        for each in family:
+            each.kill()

@@ -4,43 +4,25 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import signal
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from data.files import CHECKOUT
 from orchestration.local.dagster import client as dagster
 from orchestration.local.supervisor import tree_memory
-from tests.faults.stacks import MEMORY_WITH_RETRAIN_MIB, STACK, settings_of
+from tests.faults.stacks import MEMORY_WITH_RETRAIN_MIB, running_stack
 from tests.pipeline import wait_until
 from tests.proofs import Proof
 
 FIRST_ML_S = 900.0  # on two busy processors; 1 to 2 minutes on idle ones
 TWO_PRODUCTS_A_WEEK = 14
 LAUNCH_TO_ANSWER_S = {"promote": 90.0, "rollback": 8.0}  # the gate fits the recipe again, a rollback does not
-
-
-@contextmanager
-def stack(var: Path, log: Path) -> Iterator[tuple[psutil.Popen, dict[str, str]]]:
-    """Run a separate stack; end all its processes after the block, whatever happens."""
-    settings = settings_of(var)
-    with log.open("w") as output:
-        process = psutil.Popen(STACK, cwd=CHECKOUT, env=os.environ | settings, stdout=output, stderr=output)
-    try:
-        yield process, settings
-    finally:
-        family = [process, *process.children(recursive=True)] if process.is_running() else []
-        for each in family:
-            each.kill()
 
 
 class Served(threading.Thread):
@@ -76,7 +58,7 @@ def test_a_model_lives_its_life_through_dagster_while_forecasts_flow(  # noqa: P
     """Wait for `volatility-ml` without any action; then launch each job as from the launchpad."""
     proof.disturbs("replay cancelled; models trained, promoted, refused, rolled back; stack stopped in a replay")
     var, log = tmp_path / "var", tmp_path / "log"
-    with stack(var, log) as (process, ports):
+    with running_stack(var, log) as (process, ports):
         url, api = f"http://127.0.0.1:{ports['DAGSTER_PORT']}", f"http://127.0.0.1:{ports['API_PORT']}"
 
         def said(text: str) -> bool:

@@ -9,7 +9,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -31,7 +30,6 @@ from data.stream.records import PREDICTIONS, Figure, partition_of
 from orchestration.local.dagster.client import open_local
 from orchestration.local.observers.configs import alertmanager_file, prometheus_file, web_file, write_configs
 from orchestration.local.observers.login import observer_login, password_file
-from orchestration.local.observers.parts import observer_parts
 from orchestration.local.parts import fetch_text
 from orchestration.local.settings import StackSettings
 from orchestration.settings import Login
@@ -39,7 +37,7 @@ from tests.broker import Broker, free_ports
 from tests.fakes import FakeRegistry
 from tests.models import model_bytes, model_file
 from tests.pipeline import Process, environment, replay, running, wait_until
-from tests.prometheus import result_of
+from tests.prometheus import observers, result_of
 from tests.rules_files import CASES, RULES, selectors
 from tests.unit.test_live_truth import market
 
@@ -117,30 +115,6 @@ def webhook() -> Iterator[Webhook]:
     yield hook
     hook.server.shutdown()
     hook.server.server_close()
-
-
-@contextmanager
-def observers(ours: StackSettings, *names: str) -> Iterator[None]:
-    """Run observers, with the commands of the stack."""
-    write_configs(ours)
-    parts = [part for part in observer_parts(ours)[0] if part.name in names]
-    assert [part.name for part in parts] == list(names)
-    processes = []
-    try:
-        for part in parts:
-            with (ours.var_dir / f"{part.name}.log").open("w") as log:
-                processes.append(subprocess.Popen(part.command, env=part.environment, stdout=log, stderr=log))
-        for part in parts:
-            assert part.is_ready is not None
-            wait_until(part.is_ready, f"{part.name} is ready")
-        yield
-        for process in processes:
-            process.terminate()
-            assert process.wait(12) == 0
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
 
 
 def get(url: str) -> Any:

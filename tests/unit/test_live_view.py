@@ -142,6 +142,22 @@ def test_quality_by_hand() -> None:
     assert stream.quality(lambda _: None)["all"] == found._replace(qlike=None)
 
 
+def test_losses_follow_once_the_floor_is_known_though_no_record_is_new() -> None:
+    """The registry is asked for a version only while somebody looks: the first frame cannot hold losses."""
+    times = np.arange(1, 201) * NS
+    view = LiveView(SPEC)
+    add(view, *rows(times, np.full(200, 100.0)))
+    view.flush(is_live=True)
+    first, cursor = view.frame(None, None, lambda _: None)
+    assert first is not None
+    assert msgspec.json.decode(first)["quality"]["all"]["qlike"] is None
+    assert view.frame(None, cursor, lambda _: None) == (None, cursor)
+    second, cursor = view.frame(None, cursor, lambda _: 1e-8)
+    assert second is not None
+    assert msgspec.json.decode(second)["quality"]["all"]["qlike"] > 0
+    assert view.frame(None, cursor, lambda _: 1e-8) == (None, cursor)
+
+
 def test_the_last_hour_is_of_the_newest_model_and_leaves_in_sample_forecasts_out() -> None:
     times = np.arange(1, 9_001) * NS
     records = rows(times, np.full(9_000, 100.0))

@@ -1,0 +1,56 @@
+"""The same day without adaptation: when the alert of coverage fires."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from orchestration.local.kafka.topics import create_topics
+
+from data.files import CHECKOUT
+from monitoring.drift.hours import HOUR_NS
+from orchestration.local.kafka.broker import jars_folder
+from orchestration.local.kafka.jars import fetch_jars
+from orchestration.local.parts import says_ready
+from orchestration.local.settings import StackSettings
+from tests.broker import free_ports, running_broker
+from tests.harm.asking import await_rules
+from tests.harm.clock import EventClock
+from tests.harm.day import HARM_FROM, SOURCE, WATCHED_HOURS, play
+from tests.pipeline import Process, environment, running, wait_until
+from tests.prometheus import observers, result_of
+
+ALERT = 'ALERTS{alertname="ForecastCoverageLow",alertstate="firing"}'
+
+
+def first_page(folder: Path, recording: Path, mlflow: str) -> int | None:
+    """Return the event time, ns since 1970, at which the alert of coverage fires for forecasts without adaptation.
+
+    None if the alert is silent in the watched hours. Broker, forecaster, exporter and Prometheus are of this function
+    alone; the champion and its promises are of the registry.
+
+    Args:
+        folder: new; for all state.
+        mlflow: address of the registry.
+    """
+    folder.mkdir()
+    names = ("forecaster_port", "exporter_port", "api_port", "alertmanager_port", "ingestor_port", "prometheus_port")
+    ports: dict[str, Any] = dict(zip(names, free_ports(len(names)), strict=True))
+    ours = StackSettings(_env_file=None, var_dir=folder, **ports)
+    with running_broker(folder / "kafka", fetch_jars(jars_folder(CHECKOUT / "var"))) as broker:
+        servers = broker.bootstrap_servers
+        create_topics({"bootstrap.servers": servers})
+        own = {name.upper(): str(port) for name, port in ports.items()}
+        environ = environment(servers, folder / "models", MLFLOW_TRACKING_URI=mlflow, PURPOSE="replay", **own)
+        modules = ("tests.harm.unadapted", "monitoring.exporter")
+        processes = [Process(module, environ, folder / f"{module}.log") for module in modules]
+        url = f"http://127.0.0.1:{ours.prometheus_port}"
+        with running(*processes), observers(ours, "prometheus"), EventClock(servers, SOURCE) as clock:
+            for port in (ours.forecaster_port, ours.exporter_port):
+                wait_until(says_ready(f"http://127.0.0.1:{port}/metrics"), f"port {port} is ready", 120)
+            for hour in range(WATCHED_HOURS + 1):
+                play(environ, folder, recording, clock, HARM_FROM + hour * HOUR_NS)
+                await_rules(url)
+                if result_of(url, ALERT):
+                    return clock.now
+    return None
