@@ -2,11 +2,12 @@
 # Settings are given as in `make run RECORDING=trades.csv REPLAY_SPEED=max`, or in .env (see .env.example).
 
 .DEFAULT_GOAL := help
-.PHONY: run unit test coverage acceptance bench check lock secrets compose-smoke reset help
+.PHONY: run unit test coverage acceptance bench check lock image secrets compose-smoke reset help
 SHELL := bash
 
 UV_VERSION := 0.9.9
 UV := $(or $(shell command -v uv),.tools/bin/uv)
+LOCK = $(UV) pip compile --universal --generate-hashes --quiet
 PYTHON := .venv/bin/python
 ENVIRONMENT := .venv/.synced
 BROWSER := .venv/browser/.synced
@@ -16,6 +17,10 @@ export PYTHONPYCACHEPREFIX := $(abspath $(or $(VAR_DIR),var))/pycache
 export PYTHONDONTWRITEBYTECODE :=
 # Most tests wait for other processes, so two processes run them. A file's tests share what its fixtures made.
 TWO_AT_ONCE := -n 2 --dist loadfile
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+BUILDER := docker
+# The format with health checks.
+export BUILDAH_FORMAT := docker
 # Each container reads its own by another user: the folder is closed, the files in it are not.
 SECRETS := postgres_password dagster_db_password mlflow_db_password ui_password grafana_password
 # When `make` was typed: the stack counts the seconds to the first forecast from here.
@@ -52,8 +57,15 @@ check: $(ENVIRONMENT) ## style and strict types
 	$(PYTHON) -m mypy
 
 lock: $(UV) ## requirements*.txt anew from pyproject.toml
-	$(UV) pip compile --universal --generate-hashes --quiet pyproject.toml --all-extras --group dev -o requirements.txt
-	$(UV) pip compile --universal --generate-hashes --quiet --group peers -o requirements-peers.txt
+	$(LOCK) pyproject.toml --all-extras --group dev -o requirements.txt
+	$(LOCK) pyproject.toml --extra online -c requirements.txt -o requirements-online.txt
+	$(LOCK) pyproject.toml --extra orchestration --extra server -c requirements.txt -o requirements-offline.txt
+	$(LOCK) --group build -o requirements-build.txt
+	$(LOCK) --group peers -o requirements-peers.txt
+
+image: ## the container images cryptovol-online and cryptovol-offline; BUILDER=buildah without Docker, BASE= another base
+	$(BUILDER) build $(BUILD_OPTIONS) $(BASE:%=--build-arg BASE=%) --target online -t cryptovol-online:$(VERSION) .
+	$(BUILDER) build $(BUILD_OPTIONS) $(BASE:%=--build-arg BASE=%) --target offline -t cryptovol-offline:$(VERSION) .
 
 secrets: ## passwords for compose.yaml in secrets/, where they are missing, and the folder recordings/
 	@mkdir -p -m 700 secrets && mkdir -p recordings/inbox

@@ -4,17 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+import structlog
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, UserProvidedCacheLocator
+from pydantic import Field
 
-from data.settings import StateSettings
+from data.settings import Folder, StateSettings
+
+log = structlog.get_logger()
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 FOLDER = Path(__file__).resolve().parent
+
+
+class CompilerSettings(StateSettings):
+    """Folder and processor of compiled code, by numba's own names."""
+
+    numba_cache_dir: Folder | None = Field(None, description="keeps compiled code; without: numba/ under VAR_DIR")
+    numba_cpu_name: str | None = Field(
+        None, description="processor that code is compiled for, by LLVM's name; without: the processor of this machine"
+    )
+
+    def cache_folder(self) -> Path:
+        """Return the folder of the code that is compiled from the present sources."""
+        return (self.numba_cache_dir or self.var_dir / "numba") / sources_digest(FOLDER)
 
 
 def sources_digest(folder: Path) -> str:
@@ -30,15 +51,6 @@ def sources_digest(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def cache_folder() -> Path:
-    """Return the folder of compiled code, below numba's own NUMBA_CACHE_DIR, else VAR_DIR.
-
-    `make reset` removes `var`, and no folder of sources collects compiled code.
-    """
-    root = os.environ.get("NUMBA_CACHE_DIR") or StateSettings().var_dir / "numba"
-    return Path(root).absolute() / sources_digest(FOLDER)
-
-
 def _is_writable(folder: Path) -> bool:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,10 +59,53 @@ def _is_writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK)
 
 
-_CACHE = cache_folder()
+_SETTINGS = CompilerSettings()
+_CACHE = _SETTINGS.cache_folder()
 numba.config.CACHE_DIR = str(_CACHE)  # type: ignore[attr-defined]
-_IS_KEPT = _is_writable(_CACHE)
-"""False if no folder can be written; each process then compiles for itself."""
+numba.config.CPU_NAME = _SETTINGS.numba_cpu_name  # type: ignore[attr-defined]
+if _SETTINGS.numba_cpu_name:  # the features of this machine must be no part of the cache's keys
+    numba.config.CPU_FEATURES = ""  # type: ignore[attr-defined]
+_IS_WRITABLE = _is_writable(_CACHE)
+
+
+@cache
+def _report_miss() -> None:
+    """Report once that this process compiles: with the log of a process, else on stderr, as stdout may hold data."""
+    cpu = _SETTINGS.numba_cpu_name or "this machine"
+    text = "compiled code is missing in a cache that cannot be written, so this process compiles for itself"
+    if structlog.is_configured():
+        log.warning(text, folder=str(_CACHE), cpu=cpu)
+    else:
+        print(f"warning: {text}: {_CACHE}, code for {cpu}", file=sys.stderr)
+
+
+class _FixedLocator(UserProvidedCacheLocator):  # type: ignore[misc]
+    """Name the folder of a function in a cache that cannot be written; numba's own locators refuse such a folder."""
+
+    def ensure_cache_path(self) -> None:
+        """Accept the folder."""
+
+
+class _FixedCacheImpl(CompileResultCacheImpl):  # type: ignore[misc]
+    _locator_classes = (_FixedLocator,)
+
+
+class _FixedCache(FunctionCache):  # type: ignore[misc]
+    """Load compiled code from a cache that cannot be written, and never write the cache."""
+
+    _impl_class = _FixedCacheImpl
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Return the compiled code for a signature, None if the code must be compiled."""
+        found = None
+        with suppress(OSError):  # there is no folder
+            found = super().load_overload(sig, target_context)
+        if found is None:
+            _report_miss()
+        return found
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep nothing."""
 
 
 def compiled(function: F) -> F:
@@ -59,4 +114,7 @@ def compiled(function: F) -> F:
     Other threads run while the function runs. A division by 0 gives the IEEE 754 result, without a branch beside each
     division. Additions keep their written order: results are the same on machines of one type.
     """
-    return cast(F, numba.njit(cache=_IS_KEPT, nogil=True, error_model="numpy")(function))
+    dispatcher = numba.njit(cache=_IS_WRITABLE, nogil=True, error_model="numpy")(function)
+    if not _IS_WRITABLE:
+        dispatcher._cache = _FixedCache(function)
+    return cast(F, dispatcher)

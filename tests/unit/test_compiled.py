@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data.compiled import FOLDER, cache_folder, sources_digest
+from data.compiled import FOLDER, CompilerSettings, sources_digest
 
 
 def test_a_change_in_a_sub_folder_changes_the_digest(tmp_path: Path) -> None:
@@ -29,8 +29,8 @@ def test_the_cache_follows_the_settings(monkeypatch: pytest.MonkeyPatch) -> None
     digest = sources_digest(FOLDER)
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     monkeypatch.setenv("VAR_DIR", "")
-    assert cache_folder() == FOLDER.parent / "var" / "numba" / digest
+    assert CompilerSettings(_env_file=None).cache_folder() == FOLDER.parent / "var" / "numba" / digest
     monkeypatch.setenv("VAR_DIR", "/srv/state")
-    assert cache_folder() == Path("/srv/state/numba") / digest
+    assert CompilerSettings(_env_file=None).cache_folder() == Path("/srv/state/numba") / digest
     monkeypatch.setenv("NUMBA_CACHE_DIR", "/cache")
-    assert cache_folder() == Path("/cache") / digest
+    assert CompilerSettings(_env_file=None).cache_folder() == Path("/cache") / digest

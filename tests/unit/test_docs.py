@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from pydantic_settings import BaseSettings
 
+from data.compiled import CompilerSettings
 from data.features.spec import FeatureSpec
 from data.files import CHECKOUT
 from data.process.catalog import METRICS, page
@@ -29,6 +30,7 @@ DOCUMENTS = sorted([*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").glob("*.md")])
 PRODUCT = ("data", "online", "offline", "monitoring", "orchestration")
 
 SETTINGS: tuple[type[BaseSettings], ...] = (
+    CompilerSettings,
     KafkaSettings,
     IngestorSettings,
     ForecasterSettings,
@@ -40,6 +42,8 @@ SETTINGS: tuple[type[BaseSettings], ...] = (
 )
 BETWEEN_PROCESSES = {"INGESTOR_RESTARTED", "RUN_STARTED"}
 """Set by the stack for its own processes, not by a person."""
+VARIABLES_OF_MAKE = {"BASE", "BUILDER", "BUILD_OPTIONS"}
+"""Read by the Makefile alone."""
 
 MADE_BY_THE_READER = {
     "trades.csv",
@@ -115,7 +119,7 @@ def test_the_newcomers_documents_show_commands() -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_exist(document: Path) -> None:
     wrong = []
-    known = names_of_settings() | {"DAGSTER_HOME"}
+    known = names_of_settings() | {"DAGSTER_HOME"} | VARIABLES_OF_MAKE
     for words in commands(document):
         set_here = [word.partition("=")[0] for word in words if re.match(r"[A-Z_]+=", word)]
         wrong += [f"setting {name}" for name in set_here if name not in known]
