@@ -22,11 +22,12 @@ from data.stream.figures import publish_figures
 from data.stream.records import TRADES, Figure
 from data.trades import Trades
 from offline.promotion.ledger import Action, Entry, move_figures
+from orchestration.local.observers.login import observer_login
 from orchestration.local.settings import StackSettings
 from tests.broker import Broker, free_ports
 from tests.fakes import FakeRegistry
 from tests.pipeline import Process, environment, replay, running, wait_until
-from tests.services.test_alerts import Prometheus, observers
+from tests.prometheus import observers, result_of
 
 ASKED_S = 0.1
 """Seconds between two requests of the client."""
@@ -40,14 +41,14 @@ class ObservedStack:
 
     Attributes:
         environ: environment of more processes.
-        prometheus: a Prometheus with the rules of the project.
+        prometheus: address of a Prometheus with the rules of the project, login included.
     """
 
     folder: Path
     broker: Broker
     registry: FakeRegistry
     environ: dict[str, str]
-    prometheus: Prometheus
+    prometheus: str
 
     def ingestor(self, source_id: str, trades: Trades, **settings: str) -> Process:
         """Return the ingestor of a source, whose recording has rows that are no trades; not yet started."""
@@ -87,9 +88,9 @@ def observed_stack(folder: Path, broker: Broker, registry: FakeRegistry) -> Iter
     parts = ("online.forecaster", "online.api", "monitoring.exporter")
     processes = [Process(module, environ, folder / f"{module}.log") for module in parts]
     settings = StackSettings(_env_file=None, var_dir=folder, **ports)
-    prometheus = Prometheus(f"http://127.0.0.1:{settings.prometheus_port}")
+    prometheus = observer_login(settings).in_url(f"http://127.0.0.1:{settings.prometheus_port}")
     with running(*processes), observers(settings, "prometheus"), _client(f"http://127.0.0.1:{settings.api_port}"):
-        wait_until(lambda: prometheus.values('cryptovol_ready{job="api"} == 1'), "the API serves", 300)
+        wait_until(lambda: result_of(prometheus, 'cryptovol_ready{job="api"} == 1'), "the API serves", 300)
         yield ObservedStack(folder, broker, registry, environ, prometheus)
 
 

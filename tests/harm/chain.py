@@ -26,6 +26,8 @@ from offline.losses_table import judged_rows
 from offline.promotion.inputs import lake_inputs
 from offline.promotion.ledger import Entry, history
 from orchestration.local.dagster import client as dagster
+from orchestration.local.observers.login import observer_login
+from orchestration.local.settings import StackSettings
 from tests.harm.asking import DriftReport, Run, await_rules, await_run, materialize, report_of, run_job, runs_of
 from tests.harm.clock import EventClock
 from tests.harm.coverage import first_page
@@ -99,6 +101,7 @@ class Chain:
         )
         self.registry = Registry(self.mlflow)
         self.began = time.time()
+        self._observers = StackSettings(_env_file=None, var_dir=Path(settings["VAR_DIR"]))
 
     def run(self, recording: Path) -> Outcome:
         """Do all steps."""
@@ -141,7 +144,7 @@ class Chain:
         """Wait until Prometheus scrapes, if its program is on this machine."""
         self.has_prometheus = shutil.which("prometheus") is not None
         if self.has_prometheus:
-            await_rules(self.prometheus)
+            await_rules(self.observer(self.prometheus))
 
     def play(self, recording: Path, clock: EventClock, until: int | None) -> None:
         """Replay the day on, up to an event time, ns since 1970, or to its end."""
@@ -163,16 +166,20 @@ class Chain:
             what = "drift with loss" if report.with_loss else "drift" if report.drift else "no drift"
             self._say(f"  drift report: {what}, largest {report.named} {report.largest:.2f} in the hour {report.hour}")
         if self.has_prometheus:
-            await_rules(self.prometheus)
+            await_rules(self.observer(self.prometheus))
             now = self.told()
             if new := sorted(now - seen.told):
                 self._say(f"  Alertmanager has {', '.join(new)}")
             seen.told |= now
 
+    def observer(self, url: str) -> str:
+        """Return the URL of Prometheus or Alertmanager with the login."""
+        return observer_login(self._observers).in_url(url)
+
     def told(self) -> set[str]:
         """Return the alerts that Alertmanager has, without the watchdog; none if its program is not here."""
         try:
-            found = httpx.get(f"{self.alertmanager}/api/v2/alerts", trust_env=False).json()
+            found = httpx.get(f"{self.observer(self.alertmanager)}/api/v2/alerts", trust_env=False).json()
         except httpx.TransportError:
             return set()
         return {each["labels"]["alertname"] for each in found} - {"Watchdog"}
@@ -218,7 +225,9 @@ class Chain:
 
     def first_firing(self, clock: EventClock) -> dict[str, int]:
         """Return the event time at which each alert was first firing."""
-        series = results_between(self.prometheus, 'ALERTS{alertstate="firing"}', self.began, time.time(), 5)
+        series = results_between(
+            self.observer(self.prometheus), 'ALERTS{alertstate="firing"}', self.began, time.time(), 5
+        )
         first: dict[str, float] = {}
         for each in series:
             name, wall = each["metric"]["alertname"], float(each["values"][0][0])

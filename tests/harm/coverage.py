@@ -11,6 +11,7 @@ from data.files import CHECKOUT
 from monitoring.drift.hours import HOUR_NS
 from orchestration.local.kafka.broker import jars_folder
 from orchestration.local.kafka.jars import fetch_jars
+from orchestration.local.observers.login import observer_login
 from orchestration.local.parts import says_ready
 from orchestration.local.settings import StackSettings
 from tests.broker import free_ports, running_broker
@@ -44,7 +45,7 @@ def first_page(folder: Path, recording: Path, mlflow: str) -> int | None:
         environ = environment(servers, folder / "models", MLFLOW_TRACKING_URI=mlflow, PURPOSE="replay", **own)
         modules = ("tests.harm.unadapted", "monitoring.exporter")
         processes = [Process(module, environ, folder / f"{module}.log") for module in modules]
-        url = f"http://127.0.0.1:{ours.prometheus_port}"
+        url = observer_login(ours).in_url(f"http://127.0.0.1:{ours.prometheus_port}")
         with running(*processes), observers(ours, "prometheus"), EventClock(servers, SOURCE) as clock:
             for port in (ours.forecaster_port, ours.exporter_port):
                 wait_until(says_ready(f"http://127.0.0.1:{port}/metrics"), f"port {port} is ready", 120)

@@ -114,15 +114,15 @@ def test_a_running_stack_has_a_number_for_each_query(
             stack.publish(figures)
             stack.send_malformed()
             shadow = 'cryptovol_forecast_qlike{role="shadow",version="2"}'
-            wait_until(lambda: stack.prometheus.values(shadow), "the challenger's forecasts are judged", 120)
+            wait_until(lambda: result_of(stack.prometheus, shadow), "the challenger's forecasts are judged", 120)
             stack.move("promote", ML_FILES[1])
             served = 'cryptovol_forecast_qlike{role="champion",version="2"}'
-            wait_until(lambda: stack.prometheus.values(served), "the promoted version's forecasts are judged", 120)
+            wait_until(lambda: result_of(stack.prometheus, served), "the promoted version's forecasts are judged", 120)
             stack.move("rollback", ML_FILES[0])
             deadline = time.monotonic() + WITHIN_S
             while True:
                 now = time.time()
-                asked = (sent_queries(stack.prometheus.url, board, began, now, STEP_S) for board in boards)
+                asked = (sent_queries(stack.prometheus, board, began, now, STEP_S) for board in boards)
                 sent = list(chain.from_iterable(asked))
                 empty = {each.place: each.expr for each in sent if not each.has_number}
                 if empty.keys() <= RIGHTLY_EMPTY.keys() or time.monotonic() > deadline:
