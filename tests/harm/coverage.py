@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from orchestration.local.kafka.topics import create_topics
-
 from data.files import CHECKOUT
+from data.stream.topics.creation import create_topics
 from monitoring.drift.hours import HOUR_NS
 from orchestration.local.kafka.broker import jars_folder
 from orchestration.local.kafka.jars import fetch_jars
