@@ -7,11 +7,7 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import (  # its types forget the last
-    AdminClient,
-    ConfigResource,
-    OffsetSpec,  # type: ignore[attr-defined]
-)
+from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec  # type: ignore[attr-defined] # untyped
 from confluent_kafka.cimpl import NewTopic
 
 from data.stream.records import FIGURES, PARTITIONS, TOPICS
