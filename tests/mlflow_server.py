@@ -42,6 +42,10 @@ class MlflowServer:
             )
         wait_until(self._answers, "MLflow is ready", within_s=120)
 
+    def question(self) -> urllib.request.Request:
+        """Return the request whose answer tells that the server is ready."""
+        return urllib.request.Request(f"{self.uri}/health")
+
     def stop(self) -> None:
         if self._server.poll() is None:
             os.killpg(self._server.pid, signal.SIGTERM)
@@ -50,7 +54,7 @@ class MlflowServer:
     def _answers(self) -> bool:
         assert self._server.poll() is None, self._log.read_text()
         try:
-            urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
+            urllib.request.urlopen(self.question(), timeout=60).close()
         except OSError:
             return False
         return True

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import urllib.request
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -206,6 +207,15 @@ class GuardedMlflow(MlflowServer):
             "GUARD_PASSWORD": self._password,
         }
 
+    def question(self) -> urllib.request.Request:
+        """Ask for models: the first such request makes the tables."""
+        url = f"{self.uri}/api/2.0/mlflow/registered-models/search?max_results=1"
+        return urllib.request.Request(url, headers={"authorization": login_header(self._password)})
+
+
+def login_header(password: str) -> str:
+    return f"Basic {base64.b64encode(f'{MLFLOW_USER}:{password}'.encode()).decode()}"
+
 
 App = Callable[[dict[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
 
@@ -214,11 +224,11 @@ def guarded_mlflow() -> App:
     """Return MLflow's app behind a password; `/health` asks for none."""
     from mlflow.server.fastapi_app import app
 
-    login = base64.b64encode(f"{MLFLOW_USER}:{os.environ['GUARD_PASSWORD']}".encode())
+    login = login_header(os.environ["GUARD_PASSWORD"]).encode()
 
     async def guarded(scope: dict[str, Any], receive: Any, send: Any) -> None:
         given = dict(scope.get("headers", ())).get(b"authorization")
-        if scope["type"] != "http" or scope["path"] == "/health" or given == b"Basic " + login:
+        if scope["type"] != "http" or scope["path"] == "/health" or given == login:
             await app(scope, receive, send)
             return
         await send({"type": "http.response.start", "status": 401, "headers": [(b"www-authenticate", b"Basic")]})

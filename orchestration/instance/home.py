@@ -1,4 +1,4 @@
-"""Prepare Dagster's home, the folder that every Dagster process needs at its start.
+"""Prepare Dagster's home: every Dagster process needs the folder at a start.
 
 Standard library and settings alone: the caller becomes another process.
 """
@@ -18,14 +18,16 @@ CONFIGURATION = CHECKOUT / "orchestration" / "dagster.yaml"
 LOCATION = "cryptovol"
 WORKSPACE = "workspace.json"
 """In Dagster's home: names the code server of this machine. JSON is YAML."""
+CODE_SERVER_TAG = "cryptovol/code_server"
+"""Run tag: the installation of the code server whose child the run is."""
 _INSTALLATION = "installation"
 
 
 def enter_home() -> Path:
     """Make Dagster's home with the project's `dagster.yaml`, and return its path.
 
-    `DAGSTER_HOME` names the folder; without it the folder is `dagster` below `VAR_DIR`, and the environment of this
-    process, and so of its children, gets the name.
+    `DAGSTER_HOME` names the folder. Without `DAGSTER_HOME` the folder is `dagster` below `VAR_DIR`, and this process
+    and all children get `DAGSTER_HOME`.
     """
     home = Path(os.environ.get("DAGSTER_HOME") or StateSettings().var_dir / "dagster").absolute()
     home.mkdir(parents=True, exist_ok=True)
@@ -41,14 +43,28 @@ def write_workspace(home: Path, port: int) -> None:
 
 
 def installation_of(home: Path) -> str:
-    """Return the lasting name of the code server with this home; the first call makes the name."""
+    """Return the lasting name of a home's code server; the first call makes the name."""
     with suppress(FileExistsError), (home / _INSTALLATION).open("x") as file:
         file.write(uuid.uuid4().hex)
     return (home / _INSTALLATION).read_text()
 
 
+def new_server_id(home: Path) -> str:
+    """Return an id for a start of a home's code server; Dagster loads the code anew when the id changes."""
+    return f"{installation_of(home)}:{uuid.uuid4().hex}"
+
+
+def installation_in(server_id: str) -> str:
+    """Return the installation in the id of a code server.
+
+    >>> installation_in("5f0c:8e21")
+    '5f0c'
+    """
+    return server_id.partition(":")[0]
+
+
 def _write_whole(path: Path, text: str) -> None:
-    """Write a file that other processes may read or write at the same time."""
+    """Write a file; other processes may read or write the file at the same time."""
     written = path.with_name(f"{path.name}.{os.getpid()}")
     written.write_text(text)
     written.replace(path)

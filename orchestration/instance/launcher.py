@@ -5,8 +5,7 @@
 from dagster import DefaultRunLauncher
 from dagster._core.launcher.base import LaunchRunContext
 
-CODE_SERVER_TAG = "cryptovol/code_server"
-"""Run tag: the installation of the code server."""
+from orchestration.instance.home import CODE_SERVER_TAG, installation_in
 
 
 class TaggingRunLauncher(DefaultRunLauncher):
@@ -22,12 +21,3 @@ class TaggingRunLauncher(DefaultRunLauncher):
             server_id = getattr(context.workspace.get_code_location(name), "server_id", "")
             self._instance.add_run_tags(context.dagster_run.run_id, {CODE_SERVER_TAG: installation_in(server_id)})
         super().launch_run(context)
-
-
-def installation_in(server_id: str) -> str:
-    """Return the installation in the id of a code server, see `orchestration.code_server`.
-
-    >>> installation_in("5f0c:8e21")
-    '5f0c'
-    """
-    return server_id.partition(":")[0]

@@ -15,10 +15,10 @@ from orchestration.settings import DagsterSettings
 
 
 class SettingsStorage(DagsterStorage, ConfigurableClass):
-    """Stands in `dagster.yaml` for the storage that the settings choose.
+    """Build the storage of the settings; `dagster.yaml` names this class.
 
-    Dagster shows and hands on the configuration of a storage. This storage has none: each process reads the settings,
-    and so the password, itself.
+    Dagster shows the configuration of a storage, and hands the configuration to runs. This class has no configuration:
+    each process reads the password from the settings.
     """
 
     @classmethod

@@ -16,7 +16,7 @@ from data.process.running import REFUSED
 from data.settings import KafkaSettings
 from data.stream.topics.creation import create_topics
 from online.settings import RESTARTED
-from orchestration.instance.home import WORKSPACE
+from orchestration.instance.home import CODE_SERVER_TAG, WORKSPACE, installation_of
 from orchestration.local.dagster.client import end_runs, is_loaded, open_local
 from orchestration.local.kafka.broker import broker_config, is_ready
 from orchestration.local.ports import next_free_port
@@ -300,6 +300,12 @@ def dagster_parts(settings: StackSettings, needs: tuple[str, ...] = ()) -> list[
     """
     workspace, url = settings.dagster_home / WORKSPACE, settings.dagster_local_url
     asked = settings.with_login(url)
+
+    def end_own_runs(say: Callable[[str], None]) -> None:
+        """Cancel all runs of this stack: SQLite has no others, PostgreSQL may have runs of other stacks."""
+        tags = {CODE_SERVER_TAG: installation_of(settings.dagster_home)} if settings.dagster_pg_host else {}
+        end_runs(asked, RUNS_END_S, say, tags)
+
     return [
         Part(
             "dagster_code",
@@ -319,7 +325,7 @@ def dagster_parts(settings: StackSettings, needs: tuple[str, ...] = ()) -> list[
             ports={"DAGSTER_PORT": settings.dagster_port},
             exits={REFUSED: "the Dagster UI has no password and listens beyond loopback; UI_PASSWORD sets one"},
             address=url,
-            before_stop=lambda say: end_runs(asked, RUNS_END_S, say),  # the daemon has ended: no run starts any more
+            before_stop=end_own_runs,  # the daemon has ended: no run starts any more
             stop_s=RUNS_END_S + 2,
         ),
         Part("dagster_daemon", _module("orchestration.daemon", "-w", workspace), needs=("dagster_ui",)),

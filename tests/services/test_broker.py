@@ -13,8 +13,8 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
-from data.stream.records import PARTITIONS, TOPICS
-from data.stream.topics.creation import create_topics
+from data.stream.records import FIGURES, PARTITIONS, TOPICS
+from data.stream.topics.creation import create_topics, keeps_newest
 from orchestration.local.kafka import jars as jars_module
 from orchestration.local.kafka.broker import is_ready
 from orchestration.local.kafka.jars import Jar, JarsMissing, fetch_jars, read_lock
@@ -73,6 +73,11 @@ def test_topics_are_made_once_with_their_settings(broker: Broker) -> None:
     settings = admin.describe_configs([resource])[resource].result(10)
     assert settings["retention.ms"].value == str(7 * 24 * 3600 * 1000)
     assert settings["message.timestamp.type"].value == "CreateTime"
+
+
+def test_only_the_topic_of_figures_keeps_the_newest_of_each_key(broker: Broker) -> None:
+    client = {"bootstrap.servers": broker.bootstrap_servers}
+    assert [name for name in (*TOPICS, FIGURES) if keeps_newest(client, name)] == [FIGURES]
 
 
 def test_a_topic_with_another_partition_count_is_an_error(broker: Broker) -> None:

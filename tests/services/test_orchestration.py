@@ -64,7 +64,7 @@ from orchestration.automation import sensors
 from orchestration.automation.schedules import schedules
 from orchestration.automation.sensors import failure_sensor, inbox_files
 from orchestration.definitions import definitions
-from orchestration.instance.launcher import CODE_SERVER_TAG, installation_in
+from orchestration.instance.home import CODE_SERVER_TAG, installation_in
 from orchestration.jobs import lake as lake_jobs
 from orchestration.jobs.ingestor_process import ProgressLine, ingest_online, last_words
 from orchestration.settings import OrchestrationSettings

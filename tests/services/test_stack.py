@@ -20,7 +20,7 @@ from data.features.spec import FeatureSpec
 from data.files import CHECKOUT
 from data.names import new_replay_id
 from online.settings import RESTARTED
-from orchestration.instance.home import enter_home
+from orchestration.instance.home import CODE_SERVER_TAG, enter_home
 from orchestration.local.dagster import client as dagster_client
 from orchestration.local.live_lines import LiveForecast, LiveLine
 from orchestration.local.observers.parts import observer_parts
@@ -183,6 +183,17 @@ def test_a_run_that_is_just_being_launched_is_cancelled_once_it_can_be(
     assert said == ["cancelling 1 Dagster run"]
     dagster_client.end_runs(url, 30.0, tell)
     assert len(said) == 1  # nothing is left to be cancelled
+
+
+def test_a_run_of_another_stack_on_the_same_database_is_not_cancelled(
+    dagster_page: tuple[str, dg.DagsterInstance],
+) -> None:
+    url, instance = dagster_page
+    instance.create_run_for_job(waits, status=dg.DagsterRunStatus.STARTED, tags={CODE_SERVER_TAG: "another's"})
+    said = Said()
+    dagster_client.end_runs(url, 30.0, said, {CODE_SERVER_TAG: "ours"})
+    assert not said
+    assert len(dagster_client.active_runs(url, {CODE_SERVER_TAG: "another's"})) == 1
 
 
 @dg.resource

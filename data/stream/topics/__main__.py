@@ -11,8 +11,8 @@ from confluent_kafka import KafkaException
 from data.names import NotRead
 from data.settings import TopicSettings
 from data.stream.clients import client_config
-from data.stream.records import FIGURES, TOPICS
-from data.stream.topics.creation import create_topics
+from data.stream.records import FIGURES, PARTITIONS, TOPICS
+from data.stream.topics.creation import create_topics, keeps_newest
 
 
 def main() -> int:
@@ -28,7 +28,8 @@ def main() -> int:
     settings = TopicSettings()
     retention, replication = timedelta(days=settings.topic_retention_days), settings.kafka_replication_factor
     try:
-        created = create_topics(client_config(settings), retention=retention, replication=replication)
+        kafka = client_config(settings)
+        created = create_topics(kafka, retention=retention, replication=replication)
     except NotRead as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -40,7 +41,11 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for name in (*TOPICS, FIGURES):
-        print(f"{name}: {'made' if name in created else 'found'}")
+        partitions = "1 partition" if name == FIGURES else f"{PARTITIONS} partitions"
+        print(f"{name}: {'made' if name in created else 'found'}, {partitions}")
+    if not keeps_newest(kafka, FIGURES):
+        print(f"warning: {FIGURES} is not compacted: the broker forgets figures that are older than its retention",
+              file=sys.stderr)  # fmt: skip
     return 0
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined] # its types forget the second
+from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec  # type: ignore[attr-defined] # untyped
 from confluent_kafka.cimpl import NewTopic
 
 from data.stream.records import FIGURES, PARTITIONS, TOPICS
@@ -71,6 +71,16 @@ def create_topics(
                 f"and another number would split a key's history; delete the topic, or use another broker"
             )
     return created
+
+
+def keeps_newest(kafka: Mapping[str, str | int | float | bool], topic: str) -> bool:
+    """Return whether a topic is compacted; True if the broker does not tell this user."""
+    asked = ConfigResource(ConfigResource.Type.TOPIC, topic)
+    try:
+        found = AdminClient(dict(kafka)).describe_configs([asked], request_timeout=MADE_S)[asked].result()
+    except KafkaException:
+        return True
+    return "compact" in found["cleanup.policy"].value
 
 
 def _partition_count(admin: AdminClient, topic: str) -> int:

@@ -11,6 +11,7 @@ import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from http.client import HTTPResponse
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -147,24 +148,30 @@ def failure_of(url: str, run_id: str) -> str:
     return ""
 
 
-def active_runs(url: str) -> dict[str, str]:
-    """Return the runs that have not ended: id and state of each."""
-    query = """query($statuses: [RunStatus!]) { runsOrError(filter: {statuses: $statuses}) {
+def active_runs(url: str, tags: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+    """Return the runs that have not ended and have all tags: id and state of each."""
+    query = """query($filter: RunsFilter!) { runsOrError(filter: $filter) {
         ... on Runs { results { runId status } } } }"""
-    found = ask(url, query, statuses=list(ACTIVE))["runsOrError"].get("results", [])
+    wanted = [{"key": key, "value": value} for key, value in tags.items()]
+    found = ask(url, query, filter={"statuses": ACTIVE, "tags": wanted})["runsOrError"].get("results", [])
     return {str(run["runId"]): str(run["status"]) for run in found}
 
 
-def end_runs(url: str, within_s: float, say: Callable[[str], None]) -> None:
+def end_runs(
+    url: str, within_s: float, say: Callable[[str], None], tags: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Cancel all runs and wait for their end: stopping Dagster alone would leave the runs alive.
 
     A run during its launch cannot be cancelled yet, and Dagster does not keep the wish: the cancel is sent again.
+
+    Args:
+        tags: of the runs; without tags all runs are cancelled.
     """
     query = """mutation($ids: [String!]!) { terminateRuns(runIds: $ids, terminatePolicy: SAFE_TERMINATE) {
         __typename } }"""
     deadline = time.monotonic() + within_s
     told = False
-    while runs := active_runs(url):
+    while runs := active_runs(url, tags):
         if not told:
             told = True
             say(f"cancelling {len(runs)} Dagster run{'s' if len(runs) > 1 else ''}")
