@@ -45,46 +45,40 @@ async ({base, reads, writes, sockets}) => {
     frame.onload = () => { if (++loads > 1) done(); };
     form.submit();
   }));
+  const image = (url, onload) => within(3000, new Promise(done => {
+    const picture = new Image();
+    picture.onload = () => { onload(); done(); };
+    picture.onerror = done;
+    picture.src = url;
+  }));
+  const kinds = ['text/plain', 'application/x-www-form-urlencoded', 'text/plain;charset=application/json'];
+  const tried = [];
   for (const path of reads) {
-    await read('read', base + path, {});
-    await read('read with login', base + path, {credentials: 'include'});
-    await within(2000, new Promise(done => {
-      const image = new Image();
-      image.onload = () => { found.push(`image ${base + path}`); done(); };
-      image.onerror = done;
-      image.src = base + path;
-    }));
+    tried.push(read('read', base + path, {}), read('read with login', base + path, {credentials: 'include'}),
+               image(base + path, () => found.push(`image ${base + path}`)));
   }
   for (const {path, body, method} of writes) {
     const url = base + path;
     if (method === 'GET') {
-      await within(2000, new Promise(done => {
-        const image = new Image(); image.onload = image.onerror = done; image.src = url; }));
-      await form('GET', url, '', Object.fromEntries(new URL(url).searchParams));
-      await read('fetch', url, {});
-      await read('fetch', url, {mode: 'no-cors'});
-      continue;
-    }
-    if (!body) {
-      await read('bodiless', url, {method, mode: 'no-cors'});
-      await read('bodiless', url, {method});
+      tried.push(image(url, () => 0), form('GET', url, '', Object.fromEntries(new URL(url).searchParams)),
+                 read('fetch', url, {}), read('fetch', url, {mode: 'no-cors'}));
+    } else if (!body) {
+      tried.push(read('bodiless', url, {method}), read('bodiless', url, {method, mode: 'no-cors'}),
+                 form('POST', url, kinds[1], {}));
       navigator.sendBeacon(url);
-      await form('POST', url, 'application/x-www-form-urlencoded', {});
-      continue;
+    } else {
+      const json = {method, body, headers: {'content-type': 'application/json'}};
+      tried.push(read('json', url, json), read('json with login', url, {...json, credentials: 'include'}),
+                 form('POST', url, kinds[0], {[body.slice(0, -1) + ', "x": "']: '"}'}),
+                 form('POST', url, kinds[1], JSON.parse(body)),
+                 form('POST', url, 'multipart/form-data', JSON.parse(body)));
+      for (const kind of kinds)
+        tried.push(read(kind, url, {method, body, mode: 'no-cors', headers: {'content-type': kind}}));
+      navigator.sendBeacon(url, body);
     }
-    await read('json', url, {method, body, headers: {'content-type': 'application/json'}});
-    await read('json with login', url,
-               {method, body, credentials: 'include', headers: {'content-type': 'application/json'}});
-    if (method !== 'POST') continue;
-    for (const kind of ['text/plain', 'application/x-www-form-urlencoded', 'text/plain;charset=application/json'])
-      await read(kind, url, {method, body, mode: 'no-cors', headers: {'content-type': kind}});
-    navigator.sendBeacon(url, body);
-    await form('POST', url, 'text/plain', {[body.slice(0, -1) + ', "x": "']: '"}'});
-    await form('POST', url, 'application/x-www-form-urlencoded', JSON.parse(body));
-    await form('POST', url, 'multipart/form-data', JSON.parse(body));
   }
   for (const {path, protocol, messages} of sockets) {
-    await within(3000, new Promise(done => {
+    tried.push(within(4000, new Promise(done => {
       const socket = new WebSocket(base.replace('http', 'ws') + path, protocol);
       socket.onopen = () => {
         found.push(`websocket ${base + path}`);
@@ -92,8 +86,9 @@ async ({base, reads, writes, sockets}) => {
         setTimeout(done, 500);
       };
       socket.onerror = socket.onclose = done;
-    }));
+    })));
   }
+  await Promise.all(tried);
   return found;
 }
 """

@@ -23,6 +23,7 @@ from tests.other_origin import REBINDING, Socket, Target, Write, attack
 from tests.pipeline import wait_until
 from tests.proofs import Proof
 
+UP_S = 900.0  # on two busy processors; a minute and a half on idle ones
 MODEL, PLANTED = "volatility-baseline", "planted"
 ATTACKED = "rollback"
 """A job that no schedule and no sensor launches."""
@@ -141,7 +142,7 @@ def test_a_page_of_another_origin_finds_every_door_shut(tmp_path: Path, jars: li
     proof.disturbs("every server of a stack attacked from pages of another port, another site and a rebound name")
     with stack(var, log) as (process, settings), running_browser(*REBINDING) as browser:
         urls = {name: f"http://127.0.0.1:{settings[f'{name}_PORT']}" for name in ("DAGSTER", "MLFLOW", "ALERTMANAGER")}
-        wait_until(lambda: "this process" in log.read_text(), "all parts are up", 400)
+        wait_until(lambda: "this process" in log.read_text(), "all parts are up", UP_S)
         login = Login("cryptovol", (var / "ui-password").read_text().strip())
         assert f"the password in {var / 'ui-password'}" in log.read_text()
         assert login.password not in log.read_text()
@@ -191,7 +192,7 @@ def test_no_byte_of_a_file_that_is_no_recording_leaves_it(tmp_path: Path, jars: 
     proof.disturbs("replay and ingest launched on /etc/passwd, on links to it and by '..'; links put into the inbox")
     with stack(var, log) as (_, settings):
         ui = f"http://127.0.0.1:{settings['DAGSTER_PORT']}"
-        wait_until(lambda: "this process" in log.read_text(), "all parts are up", 400)
+        wait_until(lambda: "this process" in log.read_text(), "all parts are up", UP_S)
         link = var / "recordings" / "link.csv"
         link.symlink_to("/etc/passwd")
         inside = var / "recordings" / "letter.csv"

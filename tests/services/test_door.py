@@ -25,6 +25,14 @@ from starlette.types import ASGIApp
 
 from data.files import CHECKOUT
 from orchestration.door import Door
+from orchestration.local.observers.configs import write_configs
+from orchestration.local.observers.login import observer_login
+from orchestration.local.observers.parts import observer_parts
+from orchestration.local.parts import listens, stack_parts
+from orchestration.local.settings import StackSettings
+from orchestration.local.stack import child_environment
+from orchestration.settings import Login
+from tests.broker import free_ports
 from tests.browser import running_browser
 from tests.other_origin import REBINDING, Socket, Target, Write, attack
 from tests.pipeline import wait_until
@@ -142,3 +150,72 @@ def test_the_ui_does_not_listen_beyond_loopback_without_a_password(tmp_path: Pat
     assert done.returncode == 2
     (sentence,) = done.stderr.splitlines()
     assert "UI_PASSWORD" in sentence
+
+
+@pytest.fixture
+def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[StackSettings, Login]]:
+    """Run the other servers of a stack, with the commands of the stack; the broker is missing."""
+    names = [name for name in StackSettings.model_fields if name.endswith("_port")]
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    settings = StackSettings(_env_file=None, var_dir=tmp_path, **ports)
+    write_configs(settings)
+    (tmp_path / "mlflow").mkdir()
+    kafka = {"bootstrap.servers": settings.local_kafka}
+    wanted = ("mlflow", "api", "forecaster", "exporter", "prometheus", "alertmanager")
+    parts = [part for part in (*stack_parts(settings, kafka), *observer_parts(settings)[0]) if part.name in wanted]
+    environment = child_environment(settings)
+    processes = []
+    try:
+        for part in parts:
+            with (tmp_path / f"{part.name}.log").open("w") as log:
+                command = {"args": part.command, "env": environment | dict(part.environment), "cwd": CHECKOUT}
+                processes.append(subprocess.Popen(**command, stdout=log, stderr=log))
+        for part in parts:
+            is_up = listens(next(iter(part.ports.values())))
+            wait_until(is_up, f"{part.name} listens", 300)
+        yield settings, observer_login(settings)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def test_the_other_servers_of_a_stack_tell_no_page_anything(stack: tuple[StackSettings, Login]) -> None:
+    """MLflow's own guard alone would admit a page on another port of this machine to move an alias."""
+    settings, login = stack
+    url = f"{settings.local_mlflow}/api/2.0/mlflow"
+    for path, body in (
+        ("registered-models/create", {"name": "m"}),
+        ("model-versions/create", {"name": "m", "source": "mlflow-artifacts:/1/models/m"}),
+        ("registered-models/alias", {"name": "m", "alias": "champion", "version": "1"}),
+    ):
+        assert httpx.post(f"{url}/{path}", json=body, timeout=60).status_code == 200
+    planted = Write(
+        "/api/2.0/mlflow/registered-models/alias", json.dumps({"name": "m", "alias": "bad", "version": "1"})
+    )
+    drop = Write("/api/2.0/mlflow/registered-models/alias?name=m&alias=champion", method="DELETE")
+    silence = {"matchers": [{"name": "a", "value": ".+", "isRegex": True}], "startsAt": "2020-01-01T00:00:00Z",
+               "endsAt": "2099-01-01T00:00:00Z", "createdBy": "x", "comment": "x"}  # fmt: skip
+    targets = [
+        Target("MLflow", settings.mlflow_port, ["/", "/api/2.0/mlflow/registered-models/get?name=m"], [planted, drop]),
+        Target("API", settings.api_port, ["/", "/version", "/metrics", "/live/events"], [Write("/")]),
+        Target("forecaster", settings.forecaster_port, ["/metrics"], [Write("/metrics")]),
+        Target("exporter", settings.exporter_port, ["/metrics"], [Write("/metrics")]),
+    ]
+    behind_login = [
+        Target("Prometheus", settings.prometheus_port, ["/metrics", "/api/v1/query?query=up"], [Write("/-/quit")]),
+        Target(
+            "Alertmanager",
+            settings.alertmanager_port,
+            ["/metrics", "/api/v2/alerts"],
+            [Write("/api/v2/silences", json.dumps(silence))],
+        ),
+    ]
+    with running_browser(*REBINDING) as browser:
+        assert [each for target in (*targets, *behind_login) for each in attack(browser, target)] == []
+        visitor = {"username": login.user, "password": login.password}
+        assert [each for target in behind_login for each in attack(browser, target, visitor)] == []
+    model = httpx.get(f"{url}/registered-models/get?name=m", timeout=60).json()["registered_model"]
+    assert model["aliases"] == [{"alias": "champion", "version": "1"}]
+    silences = login.in_url(f"http://127.0.0.1:{settings.alertmanager_port}/api/v2/silences")
+    assert httpx.get(silences).json() == []

@@ -935,6 +935,40 @@ def test_a_replay_of_what_is_no_recording_says_why(broker: Any, side: Side, monk
     )
 
 
+def texts_of(side: Side) -> str:
+    """Return every message and error in Dagster's log of all runs."""
+    logs = (side.instance.all_logs(run.run_id) for run in side.instance.get_runs())
+    return "\n".join(str(entry) for run_log in logs for entry in run_log)
+
+
+def test_other_files_than_recordings_in_the_folders_are_refused_and_not_shown(
+    side: Side, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """By path, by a link, by `..`, by another inbox, also by the config of the resource; and a letter in the inbox."""
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "secret.csv").write_text("swordfish,1\nswordfish,2\n")
+    link = side.folder / "link.csv"
+    link.symlink_to("/etc/passwd")
+    for path in ("/etc/passwd", str(outside / "secret.csv"), str(link)):
+        assert "RECORDINGS_DIRS" in reason(side.run("replay", "replay_trades", recordings=[path]))
+    by_parent = f"{side.folder}/../{outside.name}/secret.csv"
+    assert "no part '..'" in reason(side.run("replay", "replay_trades", recordings=[by_parent]))
+    assert "RECORDINGS_DIRS" in reason(side.run("ingest", "ingest_inbox", inbox=str(outside)))
+    job, config = (
+        side.definitions.resolve_job_def("ingest"),
+        {"resources": {"inbox": {"config": {"path": str(outside)}}}},
+    )
+    assert "RECORDINGS_DIRS" in reason(job.execute_in_process(config, side.instance, raise_on_error=False))
+    (side.inbox / "link.csv").symlink_to(outside / "secret.csv")
+    (side.inbox / "passwd").symlink_to("/etc/passwd")
+    (side.inbox / "letter.txt").write_bytes((outside / "secret.csv").read_bytes())
+    assert reason(side.run("ingest")).startswith("3 files are not taken, the rest is: letter.txt: ")
+    said = texts_of(side)
+    assert "is a text without a known header or message" in said
+    assert not re.search("swordfish|root:x", said)
+    assert side.lake.tables(RECORDINGS) == []
+
+
 def test_a_training_checks_rows_of_the_last_day_before_the_test_and_of_the_first_day_of_the_test(
     tmp_path: Path,
 ) -> None:
