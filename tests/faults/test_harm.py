@@ -24,6 +24,7 @@ def test_planted_harm_is_paged_within_three_hours_and_asks_for_one_retrain(
     tmp_path: Path, jars: list[Path], proof: Proof
 ) -> None:
     proof.disturbs("from noon on, volatility changes faster than any model has learnt")
+    others = set(psutil.Process().children(recursive=True))
     with harmed_stack(tmp_path / "state", print) as (seen, pages):
         show(seen, pages, Console(width=WIDTH))
     before, after = (
@@ -56,4 +57,4 @@ def test_planted_harm_is_paged_within_three_hours_and_asks_for_one_retrain(
         assert "DriftWithLoss" in seen.told
         assert seen.fired_unadapted is not None
         assert seen.fired_unadapted <= HARM_FROM + 3 * HOUR_NS
-    assert not psutil.Process().children(recursive=True)
+    assert set(psutil.Process().children(recursive=True)) <= others

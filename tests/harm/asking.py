@@ -129,7 +129,7 @@ def await_rules(prometheus: str) -> None:
 
 def _has_evaluated_since(prometheus: str, moment: float) -> bool:
     """Return whether all rules were evaluated on scrapes of the exporter after a moment, in seconds since 1970."""
-    scraped = [float(each["value"][1]) for each in result_of(prometheus, "timestamp(up{job='exporter'} == 1)")]
+    scraped = [float(each["value"][1]) for each in result_of(prometheus, "timestamp(up{job='exporter'})")]
     if not scraped or min(scraped) < moment:
         return False
     groups = httpx.get(f"{prometheus}/api/v1/rules", trust_env=False).json()["data"]["groups"]

@@ -20,6 +20,8 @@ from tests.harm.day import HARM_FROM, SOURCE, WATCHED_HOURS, play
 from tests.pipeline import Process, environment, running, wait_until
 from tests.prometheus import observers, result_of
 
+READY_S = 600.0
+"""Limit for a start, in which the forecaster may compile its kernels, on two busy processors."""
 ALERT = 'ALERTS{alertname="ForecastCoverageLow",alertstate="firing"}'
 
 
@@ -39,7 +41,7 @@ def first_page(folder: Path, recording: Path, mlflow: str) -> int | None:
     ours = StackSettings(_env_file=None, var_dir=folder, **ports)
     with running_broker(folder / "kafka", fetch_jars(jars_folder(CHECKOUT / "var"))) as broker:
         servers = broker.bootstrap_servers
-        create_topics({"bootstrap.servers": servers})
+        create_topics({"bootstrap.servers": servers, "log_level": 4})
         own = {name.upper(): str(port) for name, port in ports.items()}
         environ = environment(servers, folder / "models", MLFLOW_TRACKING_URI=mlflow, PURPOSE="replay", **own)
         modules = ("tests.harm.unadapted", "monitoring.exporter")
@@ -47,7 +49,7 @@ def first_page(folder: Path, recording: Path, mlflow: str) -> int | None:
         url = observer_login(ours).in_url(f"http://127.0.0.1:{ours.prometheus_port}")
         with running(*processes), observers(ours, "prometheus"), EventClock(servers, SOURCE) as clock:
             for port in (ours.forecaster_port, ours.exporter_port):
-                wait_until(says_ready(f"http://127.0.0.1:{port}/metrics"), f"port {port} is ready", 120)
+                wait_until(says_ready(f"http://127.0.0.1:{port}/metrics"), f"port {port} is ready", READY_S)
             for hour in range(WATCHED_HOURS + 1):
                 play(environ, folder, recording, clock, HARM_FROM + hour * HOUR_NS)
                 await_rules(url)

@@ -24,7 +24,7 @@ class Pages:
 
     @property
     def drift(self) -> str:
-        return f"{self.dagster}/assets/drift?partition={PRODUCT}"
+        return f"{self.dagster}/assets/drift?view=partitions&partition={PRODUCT}"
 
     @property
     def sensor(self) -> str:

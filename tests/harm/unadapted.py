@@ -1,7 +1,7 @@
-"""The forecaster with a learner that learns nothing: it publishes each model's own intervals, as the file makes them.
+"""The forecaster with a learner that learns nothing: the published intervals are those of the model's file.
 
-No setting of the product does this: the drill compares with it. `python -m tests.harm.unadapted` takes the settings of
-`python -m online.forecaster`.
+No setting of the product does so; the drill compares with this forecaster. `python -m tests.harm.unadapted` takes the
+settings of `python -m online.forecaster`.
 """
 
 from __future__ import annotations
