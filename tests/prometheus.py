@@ -124,7 +124,7 @@ def sent_queries(url: str, dashboard: Mapping[str, Any], start: float, end: floa
 
 def values_offered(url: str, dashboard: Mapping[str, Any], at: float) -> dict[str, tuple[str, list[str]]]:
     """Return the query and the values of each variable of a dashboard that picks values of a label."""
-    offered = {}
+    offered: dict[str, tuple[str, list[str]]] = {}
     for variable in dashboard["templating"]["list"]:
         if found := re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]):
             metric, label = found.groups()

@@ -30,7 +30,7 @@ def build() -> Dashboard:
             "Speed",
             "Event time per wall time: asked for, and reached over the last seconds. Infinity: as fast as possible.",
             "suffix:x",
-            [Query(series(catalog.REPLAY_SPEED), "{{kind}}")],
+            [Query(series(catalog.REPLAY_SPEED), "{{kind}} {{instance}}")],
             decimals=1,
             width=6,
         ),

@@ -88,7 +88,7 @@ class Asked:
 
     def marks_of(self, board: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the annotations of a dashboard; times in ms."""
-        found = set()
+        found: set[tuple[float, str, str]] = set()
         for each in board["annotations"]["list"]:
             expr = replaced(each["expr"], self._variables)
             for series in results_between(self.url, expr, self.start, self.end, self._step_s):
@@ -110,7 +110,8 @@ def _named(legend: str, labels: Mapping[str, str]) -> str:
 
 def with_repeats(panels: Sequence[Mapping[str, Any]], values: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
     """Return the panels of a dashboard, each repeated panel once for each value, and later panels further down."""
-    placed, down = [], 0
+    placed: list[dict[str, Any]] = []
+    down = 0
     for panel in panels:
         for number, picked in enumerate(values[panel["repeat"]] if panel.get("repeat") else [""]):
             down += panel["gridPos"]["h"] if number else 0

@@ -60,7 +60,7 @@ def test_a_wrong_query_is_reported(url: str) -> None:
 
 
 MADE = {"variance_floor": "1e-10", "tercile_bounds": "0.0002,0.0004"}
-BASELINE_FILE = model_file(version="3", content=model_bytes(**MADE))
+BASELINE_FILE = model_file(version="3", content=model_bytes(baseline(), **MADE))
 ML_FILES = [
     model_file(ML, version, model_bytes(baseline(scale=scale), variant="ml", **MADE))
     for version, scale in (("1", 4.0), ("2", 5.0))
