@@ -123,7 +123,7 @@ def hours_of(event_time: Int64s, columns: Mapping[str, Floats], variance_floor: 
     """
     hour = event_time // HOUR_NS
     begins = np.flatnonzero(np.diff(hour, prepend=-1))
-    ends = np.append(begins[1:], len(hour))
+    ends = np.append(begins, len(hour))[1:]  # none without a row
     signals = row_signals(columns, variance_floor)
     values = {
         signal: np.array([statistic(signal, rows[begin:end]) for begin, end in zip(begins, ends, strict=True)])

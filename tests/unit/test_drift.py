@@ -64,6 +64,13 @@ def test_hours_without_rows_are_left_out() -> None:
     assert before[8] == pytest.approx(np.mean([5, 6, 7]))  # 10 o'clock: 7, 8 and 9
 
 
+def test_without_rows_there_is_no_hour() -> None:
+    event_time, columns = market(1, seed=1)
+    found = hours_of(event_time[:0], {name: values[:0] for name, values in columns.items()}, FLOOR)
+    assert len(found.start) == 0
+    assert {len(values) for values in found.values.values()} == {0}
+
+
 def test_a_daily_wave_is_no_drift() -> None:
     start = np.arange(72) * HOUR_NS
     values = 2 + 0.5 * np.sin(2 * np.pi * (start / HOUR_NS) / 24)

@@ -49,13 +49,13 @@ ANSWERS_WITHIN_S = 15.0
 
 
 def serving(api: str) -> str:
-    """Return the model in the API's answers, such as `volatility-ml 1`; empty: the API does not answer."""
+    """Return the model in the API's answers, such as `volatility-ml 1`; empty: the API does not answer, or has no model."""
     try:
         with open_local(f"{api}/version", 2.0) as answer:
-            model = json.load(answer)["model"]
-            return f"{model['name']} {model['version']}"
+            model = json.load(answer)["model"]  # null until a model serves
     except (OSError, ValueError, KeyError):
         return ""
+    return f"{model['name']} {model['version']}" if model else ""
 
 
 def is_away(error: Exception) -> bool:
