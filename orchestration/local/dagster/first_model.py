@@ -49,7 +49,7 @@ ANSWERS_WITHIN_S = 15.0
 
 
 def serving(api: str) -> str:
-    """Return the model in the API's answers, such as `volatility-ml 1`; empty: the API does not answer, or has no model."""
+    """Return the model in the API's answers, such as `volatility-ml 1`; empty: no answer, or no model."""
     try:
         with open_local(f"{api}/version", 2.0) as answer:
             model = json.load(answer)["model"]  # null until a model serves
