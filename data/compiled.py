@@ -79,18 +79,18 @@ def _report_miss() -> None:
         print(f"warning: {text}: {_CACHE}, code for {cpu}", file=sys.stderr)
 
 
-class _FixedLocator(UserProvidedCacheLocator):  # type: ignore[misc]
+class _FixedLocator(UserProvidedCacheLocator):
     """Name the folder of a function in a cache that cannot be written; numba's own locators refuse such a folder."""
 
     def ensure_cache_path(self) -> None:
         """Accept the folder."""
 
 
-class _FixedCacheImpl(CompileResultCacheImpl):  # type: ignore[misc]
-    _locator_classes = (_FixedLocator,)
+class _FixedCacheImpl(CompileResultCacheImpl):
+    _locator_classes = [_FixedLocator]  # noqa: RUF012 # a list in the base, too
 
 
-class _FixedCache(FunctionCache):  # type: ignore[misc]
+class _FixedCache(FunctionCache):
     """Load compiled code from a cache that cannot be written, and never write the cache."""
 
     _impl_class = _FixedCacheImpl
@@ -99,7 +99,7 @@ class _FixedCache(FunctionCache):  # type: ignore[misc]
         """Return the compiled code for a signature, None if the code must be compiled."""
         found = None
         with suppress(OSError):  # there is no folder
-            found = super().load_overload(sig, target_context)
+            found = super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
         if found is None:
             _report_miss()
         return found
@@ -114,7 +114,7 @@ def compiled(function: F) -> F:
     Other threads run while the function runs. A division by 0 gives the IEEE 754 result, without a branch beside each
     division. Additions keep their written order: results are the same on machines of one type.
     """
-    dispatcher = numba.njit(cache=_IS_WRITABLE, nogil=True, error_model="numpy")(function)
+    dispatcher: Any = numba.njit(cache=_IS_WRITABLE, nogil=True, error_model="numpy")(function)
     if not _IS_WRITABLE:
-        dispatcher._cache = _FixedCache(function)
+        dispatcher._cache = _FixedCache(function)  # type: ignore[no-untyped-call]
     return cast(F, dispatcher)

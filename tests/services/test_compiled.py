@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -39,15 +40,17 @@ print(len(trades), made.hexdigest())
 """
 
 
-def run(code: str, *, cwd: Path = CHECKOUT, before: tuple[str, ...] = (), **settings: str) -> tuple[str, str]:
+def run(
+    code: str, settings: Mapping[str, str], *, cwd: Path = CHECKOUT, before: tuple[str, ...] = ()
+) -> tuple[str, str]:
     """Run code in a fresh process; return the text of stdout and the text of stderr.
 
     Args:
-        before: words of a command that becomes the process.
         settings: all variables of cache and processor.
+        before: words of a command that becomes the process.
     """
     ours = ("VAR_DIR", "NUMBA_CACHE_DIR", "NUMBA_CPU_NAME")
-    environ = {key: value for key, value in os.environ.items() if key not in ours} | settings
+    environ = {key: value for key, value in os.environ.items() if key not in ours} | dict(settings)
     command = [*before, sys.executable, "-B", "-c", code]
     done = subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -70,7 +73,7 @@ def test_a_checkout_that_cannot_be_written_compiles_nevertheless(tmp_path: Path)
     """A file stands where the cache folder would be: root may write anywhere, so permissions would prove nothing."""
     shutil.copytree(FOLDER, tmp_path / "data", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "var").write_text("no folder")
-    printed, warned = run(COMPILE, cwd=tmp_path)
+    printed, warned = run(COMPILE, {}, cwd=tmp_path)
     assert float(printed) == pytest.approx(math.log(101 / 100))
     assert warned.count("compiled code is missing in a cache that cannot be written") == 1
 
@@ -78,11 +81,11 @@ def test_a_checkout_that_cannot_be_written_compiles_nevertheless(tmp_path: Path)
 def test_a_cache_that_cannot_be_written_is_read_and_its_gaps_are_reported(tmp_path: Path) -> None:
     """The code of another processor is another entry of the cache."""
     cache = {"NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_CPU_NAME": "generic"}
-    filled, _ = run(COMPILE, **cache)
+    filled, _ = run(COMPILE, cache)
     written = files_of(tmp_path)
     assert any(path.suffix == ".nbc" for path in written)
-    assert run(COMPILE, before=read_only(tmp_path), **cache) == (filled, "")
-    other, warned = run(COMPILE, before=read_only(tmp_path), NUMBA_CACHE_DIR=str(tmp_path), NUMBA_CPU_NAME="x86-64-v2")
+    assert run(COMPILE, cache, before=read_only(tmp_path)) == (filled, "")
+    other, warned = run(COMPILE, cache | {"NUMBA_CPU_NAME": "x86-64-v2"}, before=read_only(tmp_path))
     assert (other, len(warned.splitlines())) == (filled, 1)
     assert f"{tmp_path}/" in warned
     assert "code for x86-64-v2" in warned
@@ -91,7 +94,7 @@ def test_a_cache_that_cannot_be_written_is_read_and_its_gaps_are_reported(tmp_pa
 
 def test_rows_and_forecasts_are_the_same_bytes_on_any_processor(tmp_path: Path) -> None:
     """Feature rows, targets and adapted forecasts, compiled for this machine and for the oldest one."""
-    here, _ = run(DIGEST, NUMBA_CACHE_DIR=str(tmp_path / "here"))
-    generic, _ = run(DIGEST, NUMBA_CACHE_DIR=str(tmp_path / "generic"), NUMBA_CPU_NAME="generic")
+    here, _ = run(DIGEST, {})
+    generic, _ = run(DIGEST, {"NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_CPU_NAME": "generic"})
     assert here.split()[0] == "20000"
     assert generic == here
