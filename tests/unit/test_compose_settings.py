@@ -7,10 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from pydantic_settings import BaseSettings
 
 from data.files import CHECKOUT
-from data.settings import KafkaSettings, TopicSettings
+from data.settings import KafkaSettings, Settings, TopicSettings
 from monitoring.settings import ExporterSettings
 from offline.settings import OfflineSettings
 from online.settings import ApiSettings, ForecasterSettings, IngestorSettings
@@ -21,7 +20,7 @@ from tests.unit.test_docs import is_module
 SERVICES = compose.services()
 DAGSTER = (OrchestrationSettings, DagsterSettings, OfflineSettings, KafkaSettings, ExporterSettings)
 """Runs are children of the code server, and a replay's child is an ingestor."""
-SETTINGS: dict[str, tuple[type[BaseSettings], ...]] = {
+SETTINGS: dict[str, tuple[type[Settings], ...]] = {
     "topics": (TopicSettings,),
     "first-model": (OfflineSettings,),
     "recording": (),
@@ -54,7 +53,7 @@ FOREIGN = {
 @pytest.mark.parametrize("name", SETTINGS)
 def test_each_variable_is_a_setting_of_its_process(name: str) -> None:
     known = {field.upper() for settings in SETTINGS[name] for field in settings.model_fields}
-    secrets = {secret.upper() for settings in SETTINGS[name] for secret in settings.secrets()}  # type: ignore[attr-defined]
+    secrets = {secret.upper() for settings in SETTINGS[name] for secret in settings.secrets()}
     given = set(compose.environment(SERVICES[name]))
     assert given - known - {f"{secret}_FILE" for secret in secrets} - LIBRARIES == set()
 
