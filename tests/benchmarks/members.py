@@ -138,7 +138,7 @@ def costs(trades: Trades, folder: Path) -> list[Row]:
         }
         write_csv(folder / "recording.csv", [trades])
         stack.enter_context(running(*started.values()))
-        started["forecaster"].await_log('"assigned"')
+        started["forecaster"].await_log('"assigned"', within_s=120)
         pids = {name: process.process.pid for name, process in started.items()} | {"broker": broker.pid or 0}
         await_idle(pids)
         before, began = {name: processor_s(pid) for name, pid in pids.items()}, time.monotonic()
