@@ -34,7 +34,7 @@ from tests.benchmarks.streams import Watch, follow, preload
 from tests.broker import Broker, running_broker
 from tests.members import Members
 from tests.models import model_file
-from tests.pipeline import Process, await_end, environment, replay, running, wait_until
+from tests.pipeline import Process, environment, replay, running, wait_until
 
 SIDES = {1: "one", 2: "two", 3: ""}
 """Number of forecasters, and name of the side in the table."""
@@ -138,7 +138,7 @@ def costs(trades: Trades, folder: Path) -> list[Row]:
         }
         write_csv(folder / "recording.csv", [trades])
         stack.enter_context(running(*started.values()))
-        started["forecaster"].await_log('"assigned"')
+        started["forecaster"].await_log('"assigned"', within_s=120)
         pids = {name: process.process.pid for name, process in started.items()} | {"broker": broker.pid or 0}
         await_idle(pids)
         before, began = {name: processor_s(pid) for name, pid in pids.items()}, time.monotonic()
@@ -155,8 +155,13 @@ def costs(trades: Trades, folder: Path) -> list[Row]:
             time.sleep(LOOK_S / 5)
         if ingestor.process.wait() != 0:
             raise RuntimeError(f"the recording was not replayed: {ingestor.log.read_text()}")
-        products = len(trades.keys)
-        await_end(broker.bootstrap_servers, "costs", products)
+        watch, outcomes = Watch(broker.bootstrap_servers, PREDICTIONS), len(trades) + len(trades.keys)
+
+        def is_forecast() -> bool:
+            watch.look()
+            return watch.is_worth_counting(outcomes)
+
+        wait_until(is_forecast, "forecasts and ends", within_s=180)
         await_idle(pids)
         spent = {name: processor_s(pid) - before[name] - 10 * LOOK_S * idle[name] for name, pid in pids.items()}
         spent["ingestor"] = used
