@@ -80,16 +80,17 @@ def figures_by_hour(frame: pd.DataFrame, model: ServedModel, product_id: str, fo
     return found
 
 
-def low_hours(coverages: Floats, promised: float) -> int | None:
-    """Return the index of the second hour in a row whose coverage is as low as the alert asks for; None without one.
+def low_hours(coverages: Floats, promised: float) -> list[int]:
+    """Return the indexes of the hours whose end begins the alert: the second hour in a row with a coverage so low.
 
     Args:
         coverages: shape (n,), of the hours in order.
         promised: 5 % quantile of the model's test hours.
 
-    >>> low_hours(np.array([0.9, 0.6, 0.9, 0.6, 0.7]), 0.8)
-    4
+    >>> low_hours(np.array([0.9, 0.6, 0.9, 0.6, 0.7, 0.7, 0.9]), 0.8)
+    [4]
     """
     is_low = coverages < promised - COVERAGE_MARGIN
-    both = np.flatnonzero(is_low[1:] & is_low[:-1])
-    return int(both[0]) + 1 if len(both) else None
+    both = np.concatenate([[False], is_low[1:] & is_low[:-1]])
+    begins = both & ~np.concatenate([[False], both[:-1]])
+    return [int(hour) for hour in np.flatnonzero(begins)]

@@ -84,8 +84,8 @@ def _rows(seen: Outcome, pages: Pages) -> Iterator[tuple[str, str, str]]:
     yield "alerts, event time", f"{fired}. Alertmanager had {', '.join(sorted(seen.told)) or 'none'}", pages.alerts
     limit = f"below {promised:.3f} less {COVERAGE_MARGIN:g} for two hours"
     for name, where in (("published", pages.live), ("own", "a broker of its own, which has ended")):
-        index = low_hours(np.array([getattr(each, name) for each in seen.hours]), promised)
-        what = "never" if index is None else f"at {_hour(seen.hours[index].start + HOUR_NS)}"
+        hours = low_hours(np.array([getattr(each, name) for each in seen.hours]), promised)
+        what = ", ".join(f"from {_hour(seen.hours[hour].start + HOUR_NS)} on" for hour in hours) or "never"
         if name == "own" and seen.fired_unadapted is not None:
             what += f"; ForecastCoverageLow fires at {time_text(seen.fired_unadapted)[11:16]}"
         yield f"coverage, {NAMES[name]}", f"{limit}: {what}", where

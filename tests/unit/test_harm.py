@@ -21,8 +21,8 @@ from tests.harm.report import WIDTH, show
 
 def test_two_low_hours_in_a_row_page() -> None:
     """The promise is .8, and the margin .05: an hour below .75 is low."""
-    assert low_hours(np.array([0.7, 0.9, 0.74, 0.74]), 0.8) == 3
-    assert low_hours(np.array([0.7, 0.76, 0.7]), 0.8) is None
+    assert low_hours(np.array([0.7, 0.9, 0.74, 0.74]), 0.8) == [3]
+    assert low_hours(np.array([0.7, 0.76, 0.7]), 0.8) == []
 
 
 def test_the_report_names_each_step_and_the_place_to_see_it() -> None:
