@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 from confluent_kafka import Producer
 
@@ -82,7 +83,7 @@ class ObservedStack:
 def observed_stack(folder: Path, broker: Broker, registry: FakeRegistry) -> Iterator[ObservedStack]:
     """Yield a stack whose API serves a client that asks all the time."""
     names = ("api_port", "forecaster_port", "exporter_port", "ingestor_port", "prometheus_port", "alertmanager_port")
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    ports: dict[str, Any] = dict(zip(names, free_ports(len(names)), strict=True))
     environ = environment(broker.bootstrap_servers, folder / "models", MLFLOW_TRACKING_URI=registry.uri)
     environ |= {name.upper(): str(port) for name, port in ports.items()}
     parts = ("online.forecaster", "online.api", "monitoring.exporter")

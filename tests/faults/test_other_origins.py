@@ -18,7 +18,8 @@ from orchestration.local.dagster import client as dagster
 from orchestration.local.dagster.client import REPOSITORY, open_local
 from orchestration.settings import Login
 from tests.browser import Errors, running_browser
-from tests.faults.test_offline_stack import op, stack
+from tests.faults.stacks import running_stack
+from tests.faults.test_offline_stack import op
 from tests.other_origin import REBINDING, Socket, Target, Write, attack
 from tests.pipeline import wait_until
 from tests.proofs import Proof
@@ -140,7 +141,7 @@ def test_a_page_of_another_origin_finds_every_door_shut(tmp_path: Path, jars: li
     """From another port, from another site, and under a rebound name; then a person uses the Dagster UI."""
     var, log = tmp_path / "var", tmp_path / "stack.log"
     proof.disturbs("every server of a stack attacked from pages of another port, another site and a rebound name")
-    with stack(var, log) as (process, settings), running_browser(*REBINDING) as browser:
+    with running_stack(var, log) as (process, settings), running_browser(*REBINDING) as browser:
         urls = {name: f"http://127.0.0.1:{settings[f'{name}_PORT']}" for name in ("DAGSTER", "MLFLOW", "ALERTMANAGER")}
         wait_until(lambda: "this process" in log.read_text(), "all parts are up", UP_S)
         login = Login("cryptovol", (var / "ui-password").read_text().strip())
@@ -190,7 +191,7 @@ def test_no_byte_of_a_file_that_is_no_recording_leaves_it(tmp_path: Path, jars: 
     secret = tmp_path / "secret.txt"
     secret.write_text("swordfish,1,2\nswordfish,3,4\n")
     proof.disturbs("replay and ingest launched on /etc/passwd, on links to it and by '..'; links put into the inbox")
-    with stack(var, log) as (_, settings):
+    with running_stack(var, log) as (_, settings):
         ui = f"http://127.0.0.1:{settings['DAGSTER_PORT']}"
         wait_until(lambda: "this process" in log.read_text(), "all parts are up", UP_S)
         link = var / "recordings" / "link.csv"

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from orchestration.instance.home import LOCATION
 from orchestration.local.dagster import client as dagster
-from orchestration.local.dagster.client import LOCATION, REPOSITORY
+from orchestration.local.dagster.client import REPOSITORY
 from tests.pipeline import wait_until
 from tests.prometheus import result_of
 
