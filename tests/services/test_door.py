@@ -187,7 +187,7 @@ def test_the_other_servers_of_a_stack_tell_no_page_anything(stack: tuple[StackSe
     url = f"{settings.local_mlflow}/api/2.0/mlflow"
     for path, body in (
         ("registered-models/create", {"name": "m"}),
-        ("model-versions/create", {"name": "m", "source": "mlflow-artifacts:/1/models/m"}),
+        ("model-versions/create", {"name": "m", "source": "s3://bucket/m"}),
         ("registered-models/alias", {"name": "m", "alias": "champion", "version": "1"}),
     ):
         assert httpx.post(f"{url}/{path}", json=body, timeout=60).status_code == 200
