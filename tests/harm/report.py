@@ -37,7 +37,7 @@ def _hours(seen: Outcome) -> Table:
     table = Table(title=f"{PRODUCT}, hour by hour of event time (UTC)", title_justify="left")
     for name in ("hour", "QLIKE", "coverage", "own coverage", "drift", "loss"):
         table.add_column(name, justify="right" if name != "drift" else "left")
-    table.add_column("seen by the end of the hour after", overflow="fold")
+    table.add_column("seen while the event clock was in the hour", overflow="fold")
     for each in seen.hours:
         is_last_calm = each.start + HOUR_NS == HARM_FROM
         ratio, named = each.drift
@@ -75,7 +75,7 @@ def _rows(seen: Outcome, pages: Pages) -> Iterator[tuple[str, str, str]]:
     yield "forecasts", f"by {ML} version {seen.champion.version}", pages.live
     for at, report in seen.reports:
         what = "drift with loss" if report.with_loss else "drift" if report.drift else "no drift"
-        text = f"{report.hours} hours judged: {what}; {report.named} {report.largest:.2f} in {report.hour[11:16]}"
+        text = f"hours judged: {report.hours}; {what}; {report.named} {report.largest:.2f} in {report.hour[11:16]}"
         yield f"drift report at {time_text(at)[11:16]}", text, report.url
     yield "drift", f"{len(seen.reports)} reports", pages.drift
     fired = ", ".join(f"{name} {time_text(at)[11:16]}" for name, at in seen.fired.items()) or "none"
