@@ -75,9 +75,9 @@ def create_topics(
 
 def keeps_newest(kafka: Mapping[str, str | int | float | bool], topic: str) -> bool:
     """Return whether a topic is compacted; True if the broker does not tell this user."""
-    asked = ConfigResource(ConfigResource.Type.TOPIC, topic)
+    asked, admin = ConfigResource(ConfigResource.Type.TOPIC, topic), AdminClient(dict(kafka))
     try:
-        found = AdminClient(dict(kafka)).describe_configs([asked], request_timeout=MADE_S)[asked].result()
+        found = admin.describe_configs([asked], request_timeout=MADE_S)[asked].result()
     except KafkaException:
         return True
     return "compact" in found["cleanup.policy"].value
