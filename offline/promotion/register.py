@@ -43,7 +43,9 @@ def prepare_client(registry: Registry) -> None:
     registry.call("GET", "registered-models/search", {"max_results": 1}, dict)
     for name, value in CLIENT.items():
         os.environ.setdefault(name, value)
-    os.environ.update(RegistrySettings().login())  # an empty variable may hide a secret from a file
+    for name, secret in RegistrySettings().login().items():
+        os.environ[name] = secret
+        os.environ.pop(f"{name}_FILE", None)  # a secret that is given twice is refused
     if is_loopback(registry.uri):
         for name in ("no_proxy", "NO_PROXY"):
             hosts = [str(urlsplit(registry.uri).hostname), *os.environ.get(name, "").split(",")]

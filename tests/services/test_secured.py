@@ -273,7 +273,7 @@ def test_everything_works_by_settings_alone(site: Site, proof: Proof) -> None:  
             assert "volatility-ml" in site.said("offline.promotion", "history")
 
             info = dagster.ask(site.dagster_url, "{ instance { info } }")["instance"]["info"]
-            assert "SettingsStorage" in info
+            assert "PostgresRunStorage" in info
             lines = [" ".join(each.info["cmdline"] or ()) for each in psutil.process_iter(["cmdline"])]
             shown = [*lines, info, *map(dump, (site.postgres.url("dagster"), site.postgres.url("mlflow")))]
         tags = run_tags(site)

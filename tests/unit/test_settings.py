@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from data.files import CHECKOUT
+from data.models.registry import Registry
 from data.models.settings import RegistrySettings
 from data.settings import KafkaSettings, Settings, UnreadableSecret
 from offline.lake.store import Lake
+from offline.promotion.register import CLIENT, prepare_client
 from offline.settings import OfflineSettings
 from online.settings import ForecasterSettings, ModelSettings
 from orchestration.local.settings import StackSettings
@@ -151,11 +154,18 @@ def test_the_login_of_the_registry_reaches_mlflows_own_client_from_files(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """An empty variable is none, as compose sets one for `${NAME:-}`."""
+    monkeypatch.setattr(Registry, "call", lambda *_: {})
+    for name in (*CLIENT, "no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "1")  # all that the client's preparation sets is unset after the test
     (tmp_path / "password").write_text("sesame\n")
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD_FILE", str(tmp_path / "password"))
-    assert RegistrySettings().login() == {"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": "sesame"}
+    login = {"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": "sesame"}
+    assert RegistrySettings().login() == login
+    for _ in range(2):  # as for two models of a training
+        prepare_client(Registry("http://127.0.0.1:9"))
+        assert {name: os.environ[name] for name in login} == RegistrySettings().login() == login
 
 
 @pytest.mark.parametrize(
