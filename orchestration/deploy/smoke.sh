@@ -5,7 +5,7 @@ set -eu
 
 WAIT_S=900 # the first start builds two images
 export GATEWAY_PORT=18080 COMPOSE_PROJECT_NAME=cryptovol-smoke API_UPSTREAMS=cryptovol-smoke-api-1:8000
-gateway="http://127.0.0.1:$GATEWAY_PORT"
+gateway="http://localhost:$GATEWAY_PORT" # the name: MLflow looks at the port, too
 
 finish() {
   status=$?
@@ -25,10 +25,10 @@ done
 curl -fsS "$gateway/predict" -H 'content-type: application/json' \
   -d '{"rows": [{"ret_mean": 0.00001, "ret_std": 0.0002, "n": 50}]}'
 echo
-for page in dagster mlflow/; do
+for page in dagster/ mlflow/; do
   status="$(curl -s -o /dev/null -w '%{http_code}' "$gateway/$page")"
   [ "$status" = 401 ] || { echo "/$page answers $status without a password" >&2; exit 1; }
-  curl -fsS -o /dev/null -u "cryptovol:$(cat secrets/ui_password)" "$gateway/$page"
+  curl -fsS -o /dev/null -u "${UI_USER:-cryptovol}:$(cat secrets/ui_password)" "$gateway/$page"
 done
 curl -fsS -o /dev/null "$gateway/grafana/login"
 echo "the API answers, the pages ask for a password"

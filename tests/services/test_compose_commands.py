@@ -46,6 +46,26 @@ def test_an_entry_point_knows_its_options(name: str, tmp_path: Path) -> None:
     assert {option for option in given if option not in done.stdout} == set()
 
 
+def test_the_health_check_of_the_daemon_finds_our_classes(tmp_path: Path) -> None:
+    """Dagster's script of the same name does not: the root of the checkout is not on its path."""
+    command = compose.words({"command": SERVICES["dagster-daemon"]["healthcheck"]["test"][1:]})
+    environ = on_this_machine(SERVICES["dagster-daemon"], tmp_path)
+    environ = {name: value for name, value in environ.items() if not name.startswith("DAGSTER_PG_")}
+    home = tmp_path / "dagster"
+    home.mkdir()
+    (home / "dagster.yaml").write_text((CHECKOUT / "orchestration" / "dagster.yaml").read_text())
+    done = subprocess.run(
+        [sys.executable, *command[1:]],
+        cwd=CHECKOUT,
+        env=environ | {"DAGSTER_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout == "Daemon(s) not running\n", "no daemon runs, and the storage is found"
+
+
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_server_starts_with_its_environment(name: str, tmp_path: Path) -> None:
     """Neither broker nor registry is there: the process waits for both, and its port answers meanwhile."""

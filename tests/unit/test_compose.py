@@ -160,12 +160,15 @@ def test_each_address_of_a_service_has_its_port() -> None:
     others = {("redpanda", "33145"), ("redpanda", "9644")}  # the broker's RPC, and its metrics
     assert {(name, int(port)) for name, port in found if (name, port) not in others} <= set(PORTS.items())
     prometheus = yaml.safe_load((compose.DEPLOY / "prometheus.yml").read_text())
-    by_name = {
-        place["names"][0]: place["port"]
+    places = {
+        (name, place["port"])
         for job in prometheus["scrape_configs"]
         for place in job.get("dns_sd_configs", ())
+        for name in place["names"]
     }
-    assert by_name == {name: PORTS[name] for name in ("api", "forecaster", "exporter", "ingestor")}
+    # Replays of Dagster run beside the code server, each on the next free port.
+    replays = {("dagster-code", PORTS["ingestor"] + number) for number in range(3)}
+    assert places == {(name, PORTS[name]) for name in ("api", "forecaster", "exporter", "ingestor")} | replays
     (location,) = yaml.safe_load((compose.DEPLOY / "workspace.yaml").read_text())["load_from"]
     assert location["grpc_server"]["host"] == "dagster-code"
     assert location["grpc_server"]["port"] == PORTS["dagster-code"]
@@ -189,9 +192,8 @@ def test_links_hosts_and_origins_are_those_of_the_gateway(public_host: str) -> N
     assert services["grafana"]["environment"]["GF_SERVER_ROOT_URL"] == f"{url}/grafana/"
     assert services["mlflow"]["environment"]["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] == url
     assert (public_host or "localhost") in services["api"]["environment"]["ALLOWED_HOSTS"].split(",")
-    assert (
-        services["mlflow"]["environment"]["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")[0] == public_host or "localhost:*"
-    )
+    allowed = services["mlflow"]["environment"]["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
+    assert allowed[:2] == ([public_host, f"{public_host}:*"] if public_host else ["localhost:*", "127.0.0.1:*"])
 
 
 @EACH

@@ -136,6 +136,20 @@ def test_graphql_is_executed_by_a_post_of_json_alone(path: str) -> None:
     assert asked(ours, "POST", path, {"content-type": "Application/JSON; charset=utf-8"})[0] == 200
 
 
+@pytest.mark.parametrize("path", ["/graphql\n", "/dagster//graphql\n", "/graphql\r", "/graphql\x00"])
+def test_a_path_that_the_router_would_shorten_is_refused(path: str) -> None:
+    """Starlette's patterns end in `$`, which also matches before a last line end."""
+    ours = door()
+    assert asked(ours, "GET", f"{path}?query=mutation")[0] == 400
+    assert asked(ours, "POST", path, {"content-type": "text/plain"})[0] == 400
+
+
+@pytest.mark.parametrize("path", ["/dagster//graphql", "/graphql/x", "//graphql"])
+def test_a_path_near_graphql_is_treated_as_graphql(path: str) -> None:
+    assert asked(door(), "GET", f"{path}?query=mutation")[0] == 405
+    assert asked(door(), "POST", path, {"content-type": "text/plain"})[0] == 415
+
+
 def test_a_websocket_needs_an_origin_of_ours() -> None:
     assert websocket(door(), {"origin": f"http://{OURS}"})["type"] == "websocket.accept"
     for headers in ({}, {"origin": "http://evil.example"}, {"origin": "null"}):

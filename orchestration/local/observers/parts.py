@@ -132,6 +132,7 @@ def _grafana(settings: StackSettings, login: Login, program: Path) -> Part:
             "GF_ANALYTICS_CHECK_FOR_UPDATES": "false",
             "GF_ANALYTICS_CHECK_FOR_PLUGIN_UPDATES": "false",
             "GF_NEWS_NEWS_FEED_ENABLED": "false",
+            "GF_METRICS_ENABLED": "false",  # they would ask for no login
             "PROMETHEUS_URL": f"http://127.0.0.1:{settings.prometheus_port}",  # read by the provisioning
             "PROMETHEUS_USER": login.user,
             "PROMETHEUS_PASSWORD": login.password,
