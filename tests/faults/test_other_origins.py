@@ -56,6 +56,7 @@ def targets(settings: dict[str, str]) -> list[Target]:
             ["/", "/graphql?query={version}", "/server_info"],
             [
                 Write(f"/graphql?query={quote(launch)}", method="GET"),
+                Write(f"/graphql%0A?query={quote(launch)}", method="GET"),
                 Write(f"/graphql?query={quote(launch)}", json.dumps({"query": launch})),
                 Write(f"/graphql?query={quote(launch)}"),
                 Write(f"/report_asset_check/trades?check_name={PLANTED}&passed=true"),
