@@ -72,6 +72,6 @@ def removable(
 
 def _newest_day(files: Sequence[ServedFile]) -> date:
     """Return the day of the newest record of a product, drills apart if there are others."""
-    newest = max(files, key=lambda file: (set(file.sources.values()) != {"drill"}, file.ingest_time))
+    newest = max(files, key=lambda file: (set(file.sources.values()) != {"drill"}, file.ingest_time, file.day))
     assert newest.day is not None
     return newest.day

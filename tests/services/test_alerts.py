@@ -218,7 +218,8 @@ def test_each_rule_has_data_in_a_running_stack_and_a_page_reaches_the_webhook(
     ):
         wait_until(lambda: prometheus.values('cryptovol_ready{job="api"} == 1'), "the API serves", 120)
         wait_until(lambda: prometheus.values("cryptovol_forecast_worse_p"), "forecasts are judged", 60)
-        get(f"http://127.0.0.1:{ours.api_port}/predict/ETH-USD")
+        forecast = f"http://127.0.0.1:{ours.api_port}/predict/ETH-USD"
+        wait_until(lambda: fetch_text(forecast), "the API has a forecast of the replay")
         deadline = time.monotonic() + 60
         while (empty := prometheus.without_data()) and time.monotonic() < deadline:
             time.sleep(1)
@@ -264,6 +265,5 @@ def test_prometheus_and_alertmanager_ask_for_the_login(tmp_path: Path) -> None:
         asked = Prometheus(Login("me", "pass word").in_url(f"http://127.0.0.1:{ours.prometheus_port}"))
         told = "prometheus_notifications_alertmanagers_discovered"
         assert asked.values("vector(1)")
-        text = fetch_text(asked.url + "/metrics") or ""
-        assert f"{told} 1" in text
+        wait_until(lambda: f"{told} 1" in (fetch_text(asked.url + "/metrics") or ""), "Prometheus has Alertmanager")
     assert not password_file(ours).exists()

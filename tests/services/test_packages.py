@@ -96,7 +96,7 @@ def imported(path: Path) -> set[str]:
 
 
 GROUPS = [(("data",), ()), (("online",), ("online",)), (("offline",), ("offline",)),
-          (("monitoring", "orchestration"), ("orchestration", "local"))]  # fmt: skip
+          (("monitoring", "orchestration"), ("orchestration", "local", "server"))]  # fmt: skip
 
 
 @pytest.mark.parametrize(("rooms", "groups"), GROUPS)

@@ -391,11 +391,13 @@ def test_the_forecaster_of_a_broker_of_its_own_has_a_slot(tmp_path: Path, kafka:
 
 
 def test_the_example_names_every_setting() -> None:
+    from data.compiled import CompilerSettings
     from offline.settings import OfflineSettings
     from online.settings import ApiSettings, ForecasterSettings, IngestorSettings
     from orchestration.settings import OrchestrationSettings
 
     classes = (
+        CompilerSettings,
         StackSettings,
         OfflineSettings,
         OrchestrationSettings,
