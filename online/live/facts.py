@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,6 +32,8 @@ LAG_S, FIGURES_S, WRITER_S, SHARE_S, PAGES_S = 2.0, 5.0, 3.0, 3.0, 10.0
 """Time between two requests of each kind."""
 PASS_S = 0.5
 ANSWER_S = 2.0
+WAIT_S = 2 * ANSWER_S
+"""Limit for an answer that the client has given up after `ANSWER_S`: the client's error says more."""
 PROBE_S = 0.2
 DRIFT = ("drift_ratio", "drift_alarm", "drift_loss_alarm", "drift_with_loss", "drift_report_timestamp_seconds")
 MOVE = "ledger_move_timestamp_seconds"
@@ -109,7 +112,12 @@ class SlowFacts:
             try:
                 work()
                 self._told.discard(name)
-            except (KafkaException, NotRead, Stopped) as error:  # the state of the page tells that the broker is away
+            except (
+                KafkaException,
+                NotRead,
+                Stopped,
+                TimeoutError,
+            ) as error:  # the state of the page tells that the broker is away
                 if name not in self._told:
                     self._told.add(name)
                     log.info("the live page does without a fact for now", fact=name, reason=self._reason(error))
@@ -144,17 +152,19 @@ class SlowFacts:
         places = [TopicPartition(TRADES, partition) for partition in range(PARTITIONS)]
         latest = OffsetSpec.latest()  # type: ignore[no-untyped-call] # the client's
         ends = admin.list_offsets(dict.fromkeys(places, latest), request_timeout=ANSWER_S)
-        offsets = {found.partition: max(found.offset, 0) for found in self._committed(GROUP, places)}
+        offsets = {
+            found.partition: max(found.offset, 0)
+            for found in self._committed(GROUP, places).result(WAIT_S).topic_partitions or ()
+        }
         behind = 0
         for place, future in ends.items():
             behind += max(0, future.result(ANSWER_S).offset - offsets.get(place.partition, 0))
         self.trades_behind = behind
 
-    def _committed(self, group: str, places: list[TopicPartition]) -> list[TopicPartition]:
-        """Return the committed offsets of a group, with their metadata."""
+    def _committed(self, group: str, places: list[TopicPartition]) -> Future[ConsumerGroupTopicPartitions]:
+        """Ask for the committed offsets of a group, with their metadata."""
         asked = [ConsumerGroupTopicPartitions(group, places)]
-        answers = self._asked_admin().list_consumer_group_offsets(asked, request_timeout=ANSWER_S)
-        return list(answers[group].result(ANSWER_S).topic_partitions)
+        return self._asked_admin().list_consumer_group_offsets(asked, request_timeout=ANSWER_S)[group]
 
     def _ask_figures(self) -> None:
         if self._reader is None:
@@ -173,10 +183,16 @@ class SlowFacts:
 
     def _ask_shares(self) -> None:
         """Ask for the note of each open source, see `online.replay.share`."""
+        sources = {stream["source_id"] for stream in self._view.summary() if not stream["has_ended"]}
+        asked = {source: self._committed(group_of(source), [TopicPartition(*NOTED_AT)]) for source in sources}
         shares = {}
-        for source in {stream["source_id"] for stream in self._view.summary() if not stream["has_ended"]}:
-            [place] = self._committed(group_of(source), [TopicPartition(*NOTED_AT)])
-            if (share := read_share(place.metadata or "")) is not None:
+        for source, answer in asked.items():
+            try:
+                [place] = answer.result(WAIT_S).topic_partitions or [TopicPartition(*NOTED_AT)]
+                share = read_share(place.metadata or "")
+            except (KafkaException, TimeoutError):  # of this group alone: its coordinator may be away
+                share = self.shares.get(source)
+            if share is not None:
                 shares[source] = share
         self.shares = shares
 

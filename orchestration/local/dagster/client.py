@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from http.client import HTTPResponse
 from types import MappingProxyType
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 
 from orchestration.instance.home import LOCATION
@@ -44,7 +45,11 @@ def open_local(url: str, timeout_s: float, json_body: bytes | None = None) -> HT
     if login:
         headers["authorization"] = f"Basic {b64encode(unquote(login).encode()).decode()}"
     request = urllib.request.Request(parts._replace(netloc=place).geturl(), json_body, headers)
-    answer: HTTPResponse = LOOPBACK.open(request, timeout=timeout_s)
+    try:
+        answer: HTTPResponse = LOOPBACK.open(request, timeout=timeout_s)
+    except HTTPError as refusal:
+        refusal.close()  # an unread body would keep its connection open
+        raise
     return answer
 
 
