@@ -184,11 +184,13 @@ class SlowFacts:
     def _ask_shares(self) -> None:
         """Ask for the note of each open source, see `online.replay.share`."""
         sources = {stream["source_id"] for stream in self._view.summary() if not stream["has_ended"]}
-        asked = {source: self._committed(group_of(source), [TopicPartition(*NOTED_AT)]) for source in sources}
+        # Without a broker this question raises; librdkafka has aborted the process over a question for groups.
+        self._asked_admin().list_topics(timeout=ANSWER_S)
         shares = {}
-        for source, answer in asked.items():
+        for source in sources:
             try:
-                [place] = answer.result(WAIT_S).topic_partitions or [TopicPartition(*NOTED_AT)]
+                answer = self._committed(group_of(source), [TopicPartition(*NOTED_AT)]).result(WAIT_S)
+                [place] = answer.topic_partitions or [TopicPartition(*NOTED_AT)]
                 share = read_share(place.metadata or "")
             except (KafkaException, TimeoutError):  # of this group alone: its coordinator may be away
                 share = self.shares.get(source)
