@@ -79,20 +79,29 @@ def test_the_progress_of_open_sources_is_read_from_the_notes_of_their_ingestors(
     notes = {"ingestor-half": '{"share":0.5}', "ingestor-old": "{}", "ingestor-feed": None}
     asked = []
 
+    def never(_: float) -> None:
+        raise TimeoutError
+
     class Admin:
+        def list_topics(self, **_: float) -> None:
+            """Answer: the broker is there."""
+
         def list_consumer_group_offsets(self, groups: list[Any], **_: float) -> dict[str, Any]:
             [group] = groups
             asked.append(group.group_id)
+            if group.group_id == "ingestor-mute":
+                return {group.group_id: SimpleNamespace(result=never)}
             [place] = group.topic_partitions
             place = SimpleNamespace(topic=place.topic, partition=place.partition, metadata=notes[group.group_id])
             answer = SimpleNamespace(topic_partitions=[place])
             return {group.group_id: SimpleNamespace(result=lambda _: answer)}
 
-    sources = [stream(name) for name in ("half", "old", "feed")] + [stream("over", has_ended=True)]
+    sources = [stream(name) for name in ("mute", "half", "old", "feed")] + [stream("over", has_ended=True)]
     view: Any = SimpleNamespace(summary=lambda: sources)
     unused: Any = None
     facts = SlowFacts(KafkaSettings(_env_file=None), view, unused, {}, list)
     facts._admin = Admin()  # type: ignore[assignment]
+    facts.shares = {"mute": 0.25, "gone": 0.75}
     facts._ask_shares()
-    assert sorted(asked) == ["ingestor-feed", "ingestor-half", "ingestor-old"]
-    assert facts.shares == {"half": 0.5}
+    assert sorted(asked) == ["ingestor-feed", "ingestor-half", "ingestor-mute", "ingestor-old"]
+    assert facts.shares == {"half": 0.5, "mute": 0.25}, "a group that does not answer keeps the share of before"
