@@ -15,23 +15,16 @@ from pathlib import Path
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter, __version__
 
 from data.files import CHECKOUT
-from orchestration.instance.home import (
-    CODE_SERVER_TAG,
-    LOCATION,
-    enter_home,
-    installation_of,
-    new_server_id,
-    write_workspace,
-)
+from orchestration.instance.home import LOCATION, enter_home, new_server_id, own_runs, write_workspace
 from orchestration.settings import DagsterSettings
 
 
 def end_lost_runs(home: Path) -> int:
     """Update the databases, mark open runs of an earlier code server as failed, and return their count.
 
-    SQLite lies in the home, so all runs in SQLite are runs of this home. In PostgreSQL, the tag decides.
+    SQLite lies in the home, so all runs in SQLite are runs of this home. In PostgreSQL, a tag decides.
     """
-    tags = {CODE_SERVER_TAG: installation_of(home)} if DagsterSettings().dagster_pg_host else None
+    tags = own_runs(home, shares_storage=DagsterSettings().shares_storage)
     left = [DagsterRunStatus[name] for name in ("NOT_STARTED", "STARTING", "STARTED", "CANCELING")]
     version = home / "version"
     with DagsterInstance.get() as instance:

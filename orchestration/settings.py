@@ -48,6 +48,11 @@ class DagsterSettings(Settings):
     dagster_pg_user: str = "dagster"
     dagster_pg_password: SecretStr | None = None
 
+    @property
+    def shares_storage(self) -> bool:
+        """Return whether runs lie in PostgreSQL, where other installations may have runs too."""
+        return self.dagster_pg_host is not None
+
     def postgres_url(self) -> str:
         """Return the address of the database with the login in it; never show the text."""
         password = f":{quote(self.dagster_pg_password.get_secret_value(), safe='')}" if self.dagster_pg_password else ""

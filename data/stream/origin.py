@@ -18,6 +18,11 @@ ENDS = 65_536
 """Bytes at each end of a recording that go into the digest: enough to notice a cut, longer or other recording."""
 
 
+def group_of(source_id: str) -> str:
+    """Return the consumer group of a source: the writer is the only member, and the notes lie at its offsets."""
+    return f"ingestor-{source_id}"
+
+
 class Recording(Struct, frozen=True):
     """A recorded file at the start of a source.
 

@@ -16,6 +16,7 @@ from data.models.registry import Registry
 from data.models.served import Scores, ServedModel
 from data.names import ModelRefused, RegistryError
 from data.settings import KafkaSettings
+from data.stream.origin import group_of
 from data.stream.published import forecast_of
 from data.stream.reader import TopicReader
 from data.stream.records import TRADES, AdaptedBy, Shadow, prediction_type
@@ -52,7 +53,7 @@ class Explainer:
         """
         found: dict[int, Explanation] = {}
         with (
-            TopicReader(self._kafka, f"ingestor-{key.source_id}") as reader,
+            TopicReader(self._kafka, group_of(key.source_id)) as reader,
             TopicReader(self._kafka, fetch_bytes=PROBE_BYTES) as prober,
         ):
             stream = Stream(reader, prober, key)

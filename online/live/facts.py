@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,11 +18,11 @@ from data.names import NotRead, Stopped, is_loopback
 from data.settings import KafkaSettings
 from data.stream.clients import UNUSED, GroupMembers, client_config, refusal
 from data.stream.figures import FiguresReader
+from data.stream.origin import group_of
 from data.stream.records import FIGURES, PARTITIONS, TRADES, Figure
 from online.exactly_once.offset_note import GROUP
 from online.live.versions import Versions
 from online.live.view import LiveView
-from online.replay.lease import group_of
 from online.replay.share import NOTED_AT, read_share
 
 log = structlog.get_logger()
@@ -112,12 +111,8 @@ class SlowFacts:
             try:
                 work()
                 self._told.discard(name)
-            except (
-                KafkaException,
-                NotRead,
-                Stopped,
-                TimeoutError,
-            ) as error:  # the state of the page tells that the broker is away
+            except (KafkaException, NotRead, Stopped, TimeoutError) as error:
+                # The state of the page tells that the broker is away.
                 if name not in self._told:
                     self._told.add(name)
                     log.info("the live page does without a fact for now", fact=name, reason=self._reason(error))
@@ -127,7 +122,7 @@ class SlowFacts:
         """Return the text of an error; a client's error has the topics and groups that were asked for."""
         if not isinstance(error, KafkaException):
             return str(error)[:200]
-        groups = GROUP, UNUSED, *(f"ingestor-{source_id}" for source_id in self._members)
+        groups = GROUP, UNUSED, *map(group_of, self._members)
         return refusal(error.args[0], (TRADES, FIGURES), groups)[:200]
 
     def close(self) -> None:
@@ -150,21 +145,19 @@ class SlowFacts:
         self.trades_behind, admin = None, self._asked_admin()
         admin.list_topics(timeout=ANSWER_S)
         places = [TopicPartition(TRADES, partition) for partition in range(PARTITIONS)]
+        offsets = {found.partition: max(found.offset, 0) for found in self._committed(GROUP, places)}
         latest = OffsetSpec.latest()  # type: ignore[no-untyped-call] # the client's
         ends = admin.list_offsets(dict.fromkeys(places, latest), request_timeout=ANSWER_S)
-        offsets = {
-            found.partition: max(found.offset, 0)
-            for found in self._committed(GROUP, places).result(WAIT_S).topic_partitions or ()
-        }
         behind = 0
         for place, future in ends.items():
             behind += max(0, future.result(ANSWER_S).offset - offsets.get(place.partition, 0))
         self.trades_behind = behind
 
-    def _committed(self, group: str, places: list[TopicPartition]) -> Future[ConsumerGroupTopicPartitions]:
-        """Ask for the committed offsets of a group, with their metadata."""
+    def _committed(self, group: str, places: list[TopicPartition]) -> list[TopicPartition]:
+        """Return the committed offsets of a group, with their metadata."""
         asked = [ConsumerGroupTopicPartitions(group, places)]
-        return self._asked_admin().list_consumer_group_offsets(asked, request_timeout=ANSWER_S)[group]
+        answers = self._asked_admin().list_consumer_group_offsets(asked, request_timeout=ANSWER_S)
+        return answers[group].result(WAIT_S).topic_partitions or []
 
     def _ask_figures(self) -> None:
         if self._reader is None:
@@ -189,9 +182,8 @@ class SlowFacts:
         shares = {}
         for source in sources:
             try:
-                answer = self._committed(group_of(source), [TopicPartition(*NOTED_AT)]).result(WAIT_S)
-                [place] = answer.topic_partitions or [TopicPartition(*NOTED_AT)]
-                share = read_share(place.metadata or "")
+                notes = self._committed(group_of(source), [TopicPartition(*NOTED_AT)])
+                share = next((read_share(note.metadata or "") for note in notes), None)
             except (KafkaException, TimeoutError):  # of this group alone: its coordinator may be away
                 share = self.shares.get(source)
             if share is not None:

@@ -15,6 +15,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from data.names import Stopped
 from data.settings import KafkaSettings
 from data.stream.clients import ANSWER_S, GroupMembers, reader_config, retry
+from data.stream.origin import group_of
 from data.stream.records import TRADES
 
 log = structlog.get_logger()
@@ -46,11 +47,6 @@ NOT_A_MEMBER = frozenset(
 
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """Clock that runs on while the machine sleeps, if the system has a clock of this kind."""
-
-
-def group_of(source_id: str) -> str:
-    """Return the consumer group of a source: its writer is the member."""
-    return f"ingestor-{source_id}"
 
 
 class SourceTaken(Exception):

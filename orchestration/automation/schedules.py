@@ -3,6 +3,7 @@
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
 import time
+from functools import partial
 
 import dagster as dg
 
@@ -24,6 +25,8 @@ from orchestration.jobs.replay import replay
 from orchestration.jobs.sink import SinkConfig, sink_job
 from orchestration.resources import LakeResource
 from orchestration.settings import OrchestrationSettings
+
+_schedule = partial(dg.schedule, execution_timezone="UTC", default_status=dg.DefaultScheduleStatus.RUNNING)
 
 
 def retrain_request(instance: dg.DagsterInstance, lake: Lake) -> dg.RunRequest | dg.SkipReason:
@@ -65,11 +68,10 @@ def schedules(settings: OrchestrationSettings, served_keep_days: int | None = No
     """
     sink_config = SinkConfig(feeds_trades=settings.sink_feeds_trades, keep_days=served_keep_days)
 
-    @dg.schedule(
+    @_schedule(
         job=replay,
         name="replay_recordings",
         cron_schedule=settings.replay_cron,
-        execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.STOPPED,
         description="Replay REPLAY_RECORDINGS at the times of REPLAY_CRON; off until switched on here.",
     )
@@ -79,24 +81,20 @@ def schedules(settings: OrchestrationSettings, served_keep_days: int | None = No
         config = {"recordings": [str(path) for path in settings.scheduled_recordings]}
         return dg.RunRequest(run_config={"ops": {"replay_trades": {"config": config}}})
 
-    @dg.schedule(
+    @_schedule(
         job_name="retrain",
         name="nightly_retrain",
         cron_schedule=settings.retrain_cron,
-        execution_timezone="UTC",
-        default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Train, test and register both models at the times of RETRAIN_CRON, if training rows have changed "
         "since. Nothing is promoted: a person and the gate decide.",
     )
     def nightly_retrain(context: dg.ScheduleEvaluationContext, lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
         return retrain_request(context.instance, lake.open())
 
-    @dg.schedule(
+    @_schedule(
         job=sink_job,
         name="sink_served",
         cron_schedule=settings.sink_cron,
-        execution_timezone="UTC",
-        default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Take new records of the topics into the lake at the times of SINK_CRON. Without new records, "
         "closed days and old days, no run is launched.",
     )
@@ -113,12 +111,10 @@ def schedules(settings: OrchestrationSettings, served_keep_days: int | None = No
         config = sink_config.model_dump(exclude_none=True)
         return dg.RunRequest(run_config={"ops": {"sink_records": {"config": config}}})
 
-    @dg.schedule(
+    @_schedule(
         target="drift",
         name="hourly_drift",
         cron_schedule=settings.drift_cron,
-        execution_timezone="UTC",
-        default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Judge the drift of each product at the times of DRIFT_CRON. Without new served rows, no run is "
         "launched.",
     )

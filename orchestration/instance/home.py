@@ -49,6 +49,15 @@ def installation_of(home: Path) -> str:
     return (home / _INSTALLATION).read_text()
 
 
+def own_runs(home: Path, *, shares_storage: bool) -> dict[str, str]:
+    """Return the tags of the runs of a home's code server; empty for a storage without other runs.
+
+    Args:
+        shares_storage: whether other installations may have runs in the same storage, as in PostgreSQL.
+    """
+    return {CODE_SERVER_TAG: installation_of(home)} if shares_storage else {}
+
+
 def new_server_id(home: Path) -> str:
     """Return an id for a start of a home's code server; Dagster loads the code anew when the id changes."""
     return f"{installation_of(home)}:{uuid.uuid4().hex}"

@@ -29,7 +29,7 @@ class SettingsStorage(DagsterStorage, ConfigurableClass):
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: object) -> Any:  # noqa: ARG003
         """Return the storage: PostgreSQL with `DAGSTER_PG_HOST`, else SQLite in `DAGSTER_HOME`."""
         settings = DagsterSettings()
-        if settings.dagster_pg_host is None:
+        if not settings.shares_storage:
             return DagsterSqliteStorage.from_local(os.environ["DAGSTER_HOME"], inst_data)
         try:
             from dagster_postgres import DagsterPostgresStorage

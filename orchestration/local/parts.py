@@ -16,7 +16,7 @@ from data.process.running import REFUSED
 from data.settings import KafkaSettings
 from data.stream.topics.creation import create_topics
 from online.settings import RESTARTED
-from orchestration.instance.home import CODE_SERVER_TAG, WORKSPACE, installation_of
+from orchestration.instance.home import WORKSPACE, own_runs
 from orchestration.local.dagster.client import end_runs, is_loaded, open_local
 from orchestration.local.kafka.broker import broker_config, is_ready
 from orchestration.local.ports import next_free_port
@@ -302,9 +302,7 @@ def dagster_parts(settings: StackSettings, needs: tuple[str, ...] = ()) -> list[
     asked = settings.with_login(url)
 
     def end_own_runs(say: Callable[[str], None]) -> None:
-        """Cancel all runs of this stack: SQLite has no others, PostgreSQL may have runs of other stacks."""
-        tags = {CODE_SERVER_TAG: installation_of(settings.dagster_home)} if settings.dagster_pg_host else {}
-        end_runs(asked, RUNS_END_S, say, tags)
+        end_runs(asked, RUNS_END_S, say, own_runs(settings.dagster_home, shares_storage=settings.shares_storage))
 
     return [
         Part(
