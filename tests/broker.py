@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from orchestration.local.kafka.broker import BrokerConfig, format_storage, is_ready, java_command, java_environment
 from orchestration.local.lifeline import bound_to_parent
@@ -21,6 +22,9 @@ def free_ports(count: int) -> list[int]:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [int(each.getsockname()[1]) for each in sockets]
+
+
+B = TypeVar("B", bound="Broker")
 
 
 class Broker:
@@ -125,11 +129,17 @@ class Broker:
 
 
 @contextlib.contextmanager
-def running_broker(folder: Path, jars: Sequence[Path], port: int = 0, controller_port: int = 0) -> Iterator[Broker]:
-    """Yield a broker that answers, and stop the broker at the end of the block."""
-    broker = Broker(folder, jars, port, controller_port)
+def started(broker: B) -> Iterator[B]:
+    """Start a broker, yield the broker when it answers, and stop the broker at the end of the block."""
     broker.start()
     try:
         yield broker
     finally:
         broker.stop()
+
+
+@contextlib.contextmanager
+def running_broker(folder: Path, jars: Sequence[Path], port: int = 0, controller_port: int = 0) -> Iterator[Broker]:
+    """Yield a broker that answers, and stop the broker at the end of the block."""
+    with started(Broker(folder, jars, port, controller_port)) as broker:
+        yield broker

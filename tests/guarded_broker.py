@@ -124,14 +124,3 @@ def _entry(kind: type[AclBinding], right: Right) -> Any:
     pattern = ResourcePatternType.PREFIXED if right.name.endswith("*") else ResourcePatternType.LITERAL
     name, operation = right.name.removesuffix("*"), AclOperation[right.operation.upper()]
     return kind(TYPES[right.resource], name, pattern, f"User:{right.user}", "*", operation, AclPermissionType.ALLOW)
-
-
-@contextmanager
-def running_guarded_broker(folder: Path, jars: Sequence[Path], users: Iterable[str]) -> Iterator[GuardedBroker]:
-    """Yield a broker that answers, and stop the broker at the end of the block."""
-    broker = GuardedBroker(folder, jars, users)
-    broker.start()
-    try:
-        yield broker
-    finally:
-        broker.stop()

@@ -161,6 +161,17 @@ def prometheus_of(history: Iterable[str], times: tuple[float, float], step_s: in
         yield url
 
 
+def own_ports() -> dict[str, Any]:
+    """Return a free port for each port in the settings of a stack, by the name of the setting."""
+    names = [name for name in StackSettings.model_fields if name.endswith("_port")]
+    return dict(zip(names, free_ports(len(names)), strict=True))
+
+
+def as_variables(ports: Mapping[str, int]) -> dict[str, str]:
+    """Return ports as variables of an environment."""
+    return {name.upper(): str(port) for name, port in ports.items()}
+
+
 @contextmanager
 def observers(ours: StackSettings, *names: str) -> Iterator[None]:
     """Run observers, with the commands of the stack."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Any, cast
 
 import msgspec
+import pytest
 
 from data.features.spec import FeatureSpec
 from data.stream.codec import encode
@@ -128,3 +130,39 @@ def _normal(value: bytes, topic: str) -> bytes:
         return encode(msgspec.json.decode(value, type=record_types(SPEC)[topic]))
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return value
+
+
+class Killed(BaseException):
+    """Stands for a kill: no handler of the program runs for it but those of Python."""
+
+
+STEPS = ("rows_to", "replace_bytes", "read_bytes", "delete_file")
+"""Methods of a lake's store: a kill may come at each call."""
+
+
+def is_killed(lake: Lake, at: int, work: Callable[[], object], leave: Callable[[], None] = lambda: None) -> bool:
+    """Do some work on a lake, with a kill in place of a step of the store; return False if the work ended before.
+
+    Args:
+        at: the step, from 1 on.
+        leave: called by the kill, for what a killed step leaves behind.
+    """
+    steps = count(1)
+
+    def dying(do: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*arguments: Any) -> Any:
+            if next(steps) == at:
+                leave()
+                raise Killed
+            return do(*arguments)
+
+        return step
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in STEPS:
+            patch.setattr(lake, name, dying(getattr(lake, name)))
+        try:
+            work()
+        except Killed:
+            return True
+    return False

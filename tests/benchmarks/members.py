@@ -3,13 +3,10 @@
 Forecasters without a slot share the partitions first; then the trades of 12 products become readable at once, so a
 start does not count. All sides take turns. The costs come from one more run: an ingestor, a forecaster, an API and an
 exporter, while a recording of the same trades is replayed at full speed.
-`python -m tests.benchmarks.members [--trades N] [--rounds N]`.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
 import statistics
 import time
 from collections.abc import Mapping
@@ -28,7 +25,6 @@ from data.stream.topics.creation import create_topics
 from data.trades import Trades
 from orchestration.local.kafka.broker import jars_folder
 from orchestration.local.kafka.jars import fetch_jars
-from tests.benchmarks.core import simulated_trades
 from tests.benchmarks.measure import Row
 from tests.benchmarks.streams import Watch, follow, preload
 from tests.broker import Broker, running_broker
@@ -193,13 +189,3 @@ def rows(trades: Trades, rounds: int = 3) -> list[Row]:
     with TemporaryDirectory() as folder:
         found = costs(trades.take(slice(0, TRADES_REPLAYED)), Path(folder))
     return speeds(trades, rounds) + found
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.members", description="How far it scales.")
-    parser.add_argument("--trades", type=int, default=500_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    chosen = parser.parse_args()
-    for row in rows(simulated_trades(chosen.trades), chosen.rounds):
-        print(row, flush=True)
-    print(f"load: {os.getloadavg()[0]:.1f}")

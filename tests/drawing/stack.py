@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 from confluent_kafka import Producer
 
@@ -25,10 +24,10 @@ from data.trades import Trades
 from offline.promotion.ledger import Action, Entry, move_figures
 from orchestration.local.observers.login import observer_login
 from orchestration.local.settings import StackSettings
-from tests.broker import Broker, free_ports
+from tests.broker import Broker
 from tests.fakes import FakeRegistry
 from tests.pipeline import Process, environment, replay, running, wait_until
-from tests.prometheus import observers, result_of
+from tests.prometheus import as_variables, observers, own_ports, result_of
 
 ASKED_S = 0.1
 """Seconds between two requests of the client."""
@@ -82,10 +81,9 @@ class ObservedStack:
 @contextmanager
 def observed_stack(folder: Path, broker: Broker, registry: FakeRegistry) -> Iterator[ObservedStack]:
     """Yield a stack whose API serves a client that asks all the time."""
-    names = ("api_port", "forecaster_port", "exporter_port", "ingestor_port", "prometheus_port", "alertmanager_port")
-    ports: dict[str, Any] = dict(zip(names, free_ports(len(names)), strict=True))
+    ports = own_ports()
     environ = environment(broker.bootstrap_servers, folder / "models", MLFLOW_TRACKING_URI=registry.uri)
-    environ |= {name.upper(): str(port) for name, port in ports.items()}
+    environ |= as_variables(ports)
     parts = ("online.forecaster", "online.api", "monitoring.exporter")
     processes = [Process(module, environ, folder / f"{module}.log") for module in parts]
     settings = StackSettings(_env_file=None, var_dir=folder, **ports)

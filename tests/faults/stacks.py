@@ -14,7 +14,7 @@ from data.files import CHECKOUT
 from orchestration.local.kafka.broker import jars_folder
 from orchestration.local.lifeline import bound_to_parent
 from orchestration.local.settings import StackSettings
-from tests.broker import free_ports
+from tests.prometheus import as_variables, own_ports
 
 MEMORY_MIB = 2_000
 """Limit for all processes of a stack; measured: 1,210 to 1,600."""
@@ -27,9 +27,8 @@ def settings_of(var: Path) -> dict[str, str]:
     """Return the settings of a stack with ports and a folder of its own; the folder has the broker's jars."""
     (var / "broker").mkdir(parents=True)
     jars_folder(var).symlink_to(jars_folder(CHECKOUT / "var"))
-    names = [name for name in StackSettings.model_fields if name.endswith("_port")]
-    ports = {name.upper(): str(port) for name, port in zip(names, free_ports(len(names)), strict=True)}
-    return {name.upper(): "" for name in StackSettings.model_fields} | ports | {"VAR_DIR": str(var)}
+    unset = {name.upper(): "" for name in StackSettings.model_fields}
+    return unset | as_variables(own_ports()) | {"VAR_DIR": str(var)}
 
 
 @contextmanager

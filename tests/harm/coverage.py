@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from data.files import CHECKOUT
 from data.stream.topics.creation import create_topics
@@ -13,12 +12,12 @@ from orchestration.local.kafka.jars import fetch_jars
 from orchestration.local.observers.login import observer_login
 from orchestration.local.parts import says_ready
 from orchestration.local.settings import StackSettings
-from tests.broker import free_ports, running_broker
+from tests.broker import running_broker
 from tests.harm.asking import await_rules
 from tests.harm.clock import EventClock
 from tests.harm.day import HARM_FROM, SOURCE, WATCHED_HOURS, play
 from tests.pipeline import Process, environment, running, wait_until
-from tests.prometheus import observers, result_of
+from tests.prometheus import as_variables, observers, own_ports, result_of
 
 READY_S = 600.0
 """Limit for a start, in which the forecaster may compile its kernels, on two busy processors."""
@@ -36,14 +35,13 @@ def first_page(folder: Path, recording: Path, mlflow: str) -> int | None:
         mlflow: address of the registry.
     """
     folder.mkdir()
-    names = ("forecaster_port", "exporter_port", "api_port", "alertmanager_port", "ingestor_port", "prometheus_port")
-    ports: dict[str, Any] = dict(zip(names, free_ports(len(names)), strict=True))
+    ports = own_ports()
     ours = StackSettings(_env_file=None, var_dir=folder, **ports)
     with running_broker(folder / "kafka", fetch_jars(jars_folder(CHECKOUT / "var"))) as broker:
         servers = broker.bootstrap_servers
         create_topics({"bootstrap.servers": servers, "log_level": 4})
-        own = {name.upper(): str(port) for name, port in ports.items()}
-        environ = environment(servers, folder / "models", MLFLOW_TRACKING_URI=mlflow, PURPOSE="replay", **own)
+        environ = environment(servers, folder / "models", MLFLOW_TRACKING_URI=mlflow, PURPOSE="replay")
+        environ |= as_variables(ports)
         modules = ("tests.harm.unadapted", "monitoring.exporter")
         processes = [Process(module, environ, folder / f"{module}.log") for module in modules]
         url = observer_login(ours).in_url(f"http://127.0.0.1:{ours.prometheus_port}")

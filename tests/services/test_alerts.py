@@ -37,7 +37,7 @@ from tests.broker import Broker, free_ports
 from tests.fakes import FakeRegistry
 from tests.models import model_bytes, model_file
 from tests.pipeline import Process, environment, replay, running, wait_until
-from tests.prometheus import observers, result_of
+from tests.prometheus import as_variables, observers, own_ports, result_of
 from tests.rules_files import CASES, RULES, selectors
 from tests.unit.test_live_truth import market
 
@@ -204,10 +204,9 @@ def test_each_rule_has_data_in_a_running_stack_and_a_page_reaches_the_webhook(
     publish(own_broker.bootstrap_servers, promising)
     recording = tmp_path / "recording.csv"
     write_csv(recording, [simulate_day("ETH-USD", dt.date(2025, 3, 5), hours=(14, 16)).take(slice(0, 20_000))])
-    names = ("api_port", "forecaster_port", "exporter_port", "ingestor_port", "prometheus_port", "alertmanager_port")
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    ports = own_ports()
     environ = environment(own_broker.bootstrap_servers, tmp_path / "models", MLFLOW_TRACKING_URI=promising.uri)
-    environ |= {name.upper(): str(port) for name, port in ports.items()}
+    environ |= as_variables(ports)
     modules = ("online.forecaster", "online.api", "monitoring.exporter")
     processes = [Process(module, environ, tmp_path / f"{module}.log") for module in modules]
     ours = settings(tmp_path, alert_webhook_url=webhook.url, **ports)

@@ -32,10 +32,10 @@ from orchestration.local.parts import listens, stack_parts
 from orchestration.local.settings import StackSettings
 from orchestration.local.stack import child_environment
 from orchestration.settings import Login
-from tests.broker import free_ports
 from tests.browser import running_browser
 from tests.other_origin import REBINDING, Socket, Target, Write, attack
 from tests.pipeline import wait_until
+from tests.prometheus import own_ports
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::dagster.BetaWarning"),
@@ -155,9 +155,7 @@ def test_the_ui_does_not_listen_beyond_loopback_without_a_password(tmp_path: Pat
 @pytest.fixture
 def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[StackSettings, Login]]:
     """Run the other servers of a stack, with the commands of the stack; the broker is missing."""
-    names = [name for name in StackSettings.model_fields if name.endswith("_port")]
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
-    settings = StackSettings(_env_file=None, var_dir=tmp_path, **ports)  # type: ignore[arg-type]
+    settings = StackSettings(_env_file=None, var_dir=tmp_path, **own_ports())
     write_configs(settings)
     (tmp_path / "mlflow").mkdir()
     kafka = {"bootstrap.servers": settings.local_kafka}

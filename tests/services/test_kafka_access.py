@@ -21,8 +21,8 @@ from data.stream.figures import publish_figures
 from data.stream.records import FIGURES, PREDICTIONS, TOPICS, TRADES, Figure, partition_of
 from data.stream.topics.creation import create_topics
 from offline.explain.findings import EXPIRED
-from tests.broker import free_ports
-from tests.guarded_broker import GuardedBroker, Right, rights_in, running_guarded_broker
+from tests.broker import free_ports, started
+from tests.guarded_broker import GuardedBroker, Right, rights_in
 from tests.pipeline import Process, environment, read_topic, replay, running, wait_until
 from tests.proofs import Proof
 
@@ -209,7 +209,7 @@ USERS = {
 
 @pytest.fixture
 def place(tmp_path: Path, jars: list[Path], models: Path) -> Iterator[Place]:
-    with running_guarded_broker(tmp_path / "kafka", jars, USERS) as broker:
+    with started(GuardedBroker(tmp_path / "kafka", jars, USERS)) as broker:
         broker.allow(RIGHTS)
         yield Place(broker, models, tmp_path)
 

@@ -29,7 +29,7 @@ from orchestration.code_server import end_lost_runs
 from orchestration.instance.home import CODE_SERVER_TAG, LOCATION, enter_home, installation_of
 from orchestration.local.dagster import client as dagster
 from orchestration.local.parts import listens
-from tests.broker import free_ports
+from tests.broker import free_ports, started
 from tests.pipeline import Process, running, wait_until
 from tests.proofs import Proof
 from tests.secured import (
@@ -153,15 +153,12 @@ def site(tmp_path_factory: pytest.TempPathFactory, jars: list[Path]) -> Iterator
     pytest.importorskip("dagster_postgres", reason="dagster-postgres is not installed: the group `server`")
     folder = tmp_path_factory.mktemp("site")
     with running_postgres(SECRETS["DAGSTER_PG_PASSWORD"], ["dagster", "mlflow"]) as postgres:
-        broker = SecuredBroker(folder / "kafka", jars, folder, {KAFKA_USER: SECRETS["KAFKA_SASL_PASSWORD"]})
         mlflow = GuardedMlflow(
             folder, postgres.url("mlflow", "postgresql+psycopg2"), SECRETS["MLFLOW_TRACKING_PASSWORD"]
         )
-        try:
-            broker.start()
+        passwords = {KAFKA_USER: SECRETS["KAFKA_SASL_PASSWORD"]}
+        with started(SecuredBroker(folder / "kafka", jars, folder, passwords)) as broker:
             yield Site(folder, broker, mlflow, postgres)
-        finally:
-            broker.stop()
 
 
 def test_topics_are_made_once_and_a_wrong_setting_names_its_variable(site: Site) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from offline.served.manifest import folder_of, read_manifest
 from offline.served.retention import READ_DAYS, removable, remove_old
 from offline.served.sink import SinkReport, sink
 from tests.days import DAY, DAY_NS, MIDNIGHT
-from tests.served import FakeTopic, end, normal, record, records_of
+from tests.served import FakeTopic, end, is_killed, normal, record, records_of
 
 KEEP_DAYS = 30
 AT = MIDNIGHT + 12 * 3_600 * NS
@@ -118,38 +118,16 @@ def test_trades_that_train_no_model_leave_by_their_age(lake: Lake) -> None:
     assert remove_old(lake, TRADES, NOW, KEEP_DAYS, feeds_trades=False) == 1
 
 
-class Killed(BaseException):
-    """Stands for a kill: no handler of the program runs for it."""
-
-
 def test_a_removal_killed_at_any_step_is_continued(tmp_path: Path) -> None:
     """Each step of the store is the last one, in turn. A reader of the manifest always sees whole days."""
-    steps = 0
-
-    def dying(after: int, do: Callable[..., Any]) -> Callable[..., Any]:
-        def step(*arguments: Any) -> Any:
-            nonlocal steps
-            steps += 1
-            if steps == after:
-                raise Killed
-            return do(*arguments)
-
-        return step
-
     seen = set()
     for after in range(1, 30):
-        own, steps = Lake.open(tmp_path / str(after)), 0
+        own = Lake.open(tmp_path / str(after))
         fake = taken(own, FEATURES, *daily(FEATURES, 0, 0, 1, 19, 40))
         fake.records[0] += daily(FEATURES, 0, source_id="two")
         sink(own, fake.reader, FEATURES)
-        with pytest.MonkeyPatch.context() as patch:
-            for name in ("replace_bytes", "read_bytes", "delete_file"):
-                patch.setattr(own, name, dying(after, getattr(own, name)))
-            try:
-                remove_old(own, FEATURES, NOW, KEEP_DAYS)
-                break
-            except Killed:
-                pass
+        if not is_killed(own, after, partial(remove_old, own, FEATURES, NOW, KEEP_DAYS)):
+            break
         again = Lake.open(tmp_path / str(after))
         seen.add((tuple(days_of(again, FEATURES)), len(records_of(again, FEATURES))))
         remove_old(again, FEATURES, NOW, KEEP_DAYS)

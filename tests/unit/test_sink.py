@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.fs
@@ -25,7 +23,7 @@ from offline.served.manifest import Hole, folder_of, read_manifest, writing_mani
 from offline.served.rows import served_rows
 from offline.served.sink import SinkReport, offsets_behind, sink, sink_figures
 from tests.days import DAY, DAY_NS, MIDNIGHT, recorded, trades_at
-from tests.served import PRODUCT, FakeTopic, end, normal, record, records_of
+from tests.served import PRODUCT, FakeTopic, end, is_killed, normal, record, records_of
 
 HOUR = 3_600 * NS
 AT = MIDNIGHT + 12 * HOUR
@@ -92,42 +90,25 @@ def test_a_topic_is_read_from_a_lake_behind_a_uri(tmp_path: Path) -> None:
         assert records_of(lake, FEATURES) == normal(fake.all(), FEATURES)
 
 
-class Killed(BaseException):
-    """Stands for a kill: no handler of the sink runs for it but those of Python."""
-
-
 def test_a_sink_killed_at_any_point_is_continued(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sink dies at its nth step of the store, n = 1, 2, ...; a file half written stays behind."""
     monkeypatch.setattr(sink_module, "FLUSH_ROWS", 2)
     records: list[bytes | None] = [record(FEATURES, i, AT + i * HOUR) for i in range(1, 8)]
-    steps = 0
 
-    def dying(after: int, do: Callable[..., Any]) -> Callable[..., Any]:
-        def step(*arguments: Any) -> Any:
-            nonlocal steps
-            steps += 1
-            if steps == after:
-                (lake_at / "served/features/0/0/BTC-USD/2025-03-05/0-0.parquet").parent.mkdir(
-                    parents=True, exist_ok=True
-                )
-                (lake_at / "served/features/0/0/BTC-USD/2025-03-05/0-0.parquet.x").touch()
-                raise Killed
-            return do(*arguments)
+    def leave_half_a_file() -> None:
+        folder = lake_at / "served/features/0/0/BTC-USD/2025-03-05"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "0-0.parquet.x").touch()
 
-        return step
+    def sink_and_compact() -> None:
+        sink(own, fake.reader, FEATURES)
+        compact(own, FEATURES, LATER)
 
     for after in range(1, 60):
         lake_at = Path(lake._root) / str(after)
-        own, fake, steps = Lake.open(lake_at), FakeTopic({0: list(records)}), 0
-        with monkeypatch.context() as patch:
-            for name in ("rows_to", "replace_bytes", "read_bytes", "delete_file"):
-                patch.setattr(own, name, dying(after, getattr(own, name)))
-            try:
-                sink(own, fake.reader, FEATURES)
-                compact(own, FEATURES, LATER)
-                break
-            except Killed:
-                pass
+        own, fake = Lake.open(lake_at), FakeTopic({0: list(records)})
+        if not is_killed(own, after, sink_and_compact, leave_half_a_file):
+            break
         again = Lake.open(lake_at)
         sink(again, fake.reader, FEATURES)
         compact(again, FEATURES, LATER)
