@@ -18,13 +18,13 @@ DRAIN_S = 5
 
 
 class LeavingServer(uvicorn.Server):
-    """A server that tells a gateway before it stops.
+    """A server with a notice for the gateway before the stop.
 
-    After SIGTERM, `/health/live` answers 503 for a while, and all else as before. The gateway then asks other replicas,
-    and no request meets a closed port.
+    After SIGTERM, `/health/live` answers 503 for a while, and the other routes answer as before. The gateway then asks
+    other replicas, and no request meets a closed port.
 
     Args:
-        leave_s: how long that takes, at least as long as the gateway needs to notice.
+        leave_s: seconds of the notice, at least until the gateway has asked `/health/live` again.
     """
 
     def __init__(self, config: uvicorn.Config, app: FastAPI, leave_s: float) -> None:

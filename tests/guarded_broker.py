@@ -1,4 +1,4 @@
-"""A real Kafka broker that lets each user do what the user's rights allow, and nothing else."""
+"""A real Kafka broker with an authorizer: each user has the user's rights alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TYPES = {"topic": ResourceType.TOPIC, "group": ResourceType.GROUP, "transactiona
 
 
 class Right(NamedTuple):
-    """What a user may do with a topic, a group or a transactional id.
+    """A permission of a user on a topic, a group or a transactional id.
 
     Attributes:
         name: a name that ends in `*` stands for all names with this prefix.
@@ -51,7 +51,7 @@ def rights_in(document: Path) -> list[Right]:
 
 @dataclass(frozen=True)
 class GuardedConfig(BrokerConfig):
-    """Config of a broker with a second listener, for users with a password; the first listener may do everything."""
+    """Config of a broker with a second listener, for users with a password; the first listener has all rights."""
 
     users_port: int = 0
     users: tuple[str, ...] = field(default=())

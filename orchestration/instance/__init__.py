@@ -1,4 +1,4 @@
-"""Dagster's instance: its home folder, its storage, and the launch of runs.
+"""Dagster's instance: home folder, storage, and the launch of runs.
 
-In: settings. Out: what every Dagster process needs before it starts. `orchestration/dagster.yaml` names the classes.
+In: settings. Out: a home folder for the start of every Dagster process. `orchestration/dagster.yaml` names the classes.
 """

@@ -24,7 +24,7 @@ STACK = [sys.executable, "-m", "orchestration.local.stack"]
 
 
 def settings_of(var: Path) -> dict[str, str]:
-    """Return the settings of a stack with ports and a folder of its own; the folder has the broker's jars."""
+    """Return the settings of a stack with free ports and a new folder; the folder has the broker's jars."""
     (var / "broker").mkdir(parents=True)
     jars_folder(var).symlink_to(jars_folder(CHECKOUT / "var"))
     unset = {name.upper(): "" for name in StackSettings.model_fields}
@@ -33,10 +33,10 @@ def settings_of(var: Path) -> dict[str, str]:
 
 @contextmanager
 def running_stack(var: Path, log: Path, **more: str) -> Iterator[tuple[psutil.Popen, dict[str, str]]]:
-    """Run a separate stack; end all its processes after the block, and with this process, whatever happens.
+    """Run a separate stack; end all processes of the stack after the block, and with this process, always.
 
     Args:
-        more: settings besides those of `settings_of`.
+        more: settings besides `settings_of`.
     """
     settings = settings_of(var) | more
     command = bound_to_parent(STACK)

@@ -1,7 +1,7 @@
-"""The forecaster with a learner that learns nothing: the published intervals are those of the model's file.
+"""The forecaster with an idle learner: the model's file alone makes the published intervals.
 
-No setting of the product does so; the drill compares with this forecaster. `python -m tests.harm.unadapted` takes the
-settings of `python -m online.forecaster`.
+No setting of the product switches the learner off. `python -m tests.harm.unadapted` takes the settings of
+`python -m online.forecaster`.
 """
 
 from __future__ import annotations

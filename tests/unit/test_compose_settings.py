@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from data.files import CHECKOUT
 from data.settings import KafkaSettings, Settings, TopicSettings
@@ -33,6 +35,7 @@ SETTINGS: dict[str, tuple[type[Settings], ...]] = {
     "dagster-daemon": DAGSTER,
     "first-ml": (OfflineSettings, OrchestrationSettings, WebserverSettings),
 }
+OWN_STORES: dict[str, Any] = yaml.safe_load((compose.DEPLOY / "own-stores.yaml").read_text())["services"]
 LIBRARIES = {
     "DAGSTER_HOME",
     "FORWARDED_ALLOW_IPS",
@@ -55,8 +58,22 @@ FOREIGN = {
 def test_each_variable_is_a_setting_of_its_process(name: str) -> None:
     known = {field.upper() for settings in SETTINGS[name] for field in settings.model_fields}
     secrets = {secret.upper() for settings in SETTINGS[name] for secret in settings.secrets()}
-    given = set(compose.environment(SERVICES[name]))
+    given = set(compose.environment(SERVICES[name])) | set(OWN_STORES.get(name, {}).get("environment", ()))
     assert given - known - {f"{secret}_FILE" for secret in secrets} - LIBRARIES == set()
+
+
+def test_own_stores_change_services_that_are_there() -> None:
+    """Each process that knows a broker or a registry gets a way out of the server and a login."""
+    assert OWN_STORES.keys() <= SERVICES.keys()
+    for store, variable in (("redpanda", "KAFKA_BOOTSTRAP_SERVERS"), ("mlflow", "MLFLOW_TRACKING_URI")):
+        assert OWN_STORES[store] == {"profiles": ["replaced"]}
+        clients = {name for name, service in SERVICES.items() if variable in compose.environment(service)}
+        prefix = variable.partition("_")[0]
+        logins = {
+            name for name, each in OWN_STORES.items() if any(v.startswith(prefix) for v in each.get("environment", ()))
+        }
+        assert logins == clients
+    assert all(each["networks"] == ["outward"] for each in OWN_STORES.values() if "environment" in each)
 
 
 @pytest.mark.parametrize("public_host", ["", "forecasts.example.org"])

@@ -1,4 +1,7 @@
-"""The login of Prometheus, Alertmanager and Grafana, which would otherwise answer each page and each local user."""
+"""The login of Prometheus, Alertmanager and Grafana.
+
+Without a login, all three would answer each page and each local user.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ def password_file(settings: StackSettings) -> Path:
 
 
 def observer_login(settings: StackSettings) -> Login:
-    """Return the login: `UI_PASSWORD`, or a password that is made once and kept for its owner alone to read."""
+    """Return the login: `UI_PASSWORD`, or a generated password in a file for the owner alone."""
     if settings.ui_login is not None:
         return settings.ui_login
     path = password_file(settings)
@@ -36,7 +39,7 @@ def observer_login(settings: StackSettings) -> Login:
 
 
 def can_hash() -> bool:
-    """Return whether this machine's C library makes hashes of bcrypt, the one kind that the servers read."""
+    """Return whether this machine's C library makes hashes of bcrypt; the servers read no other kind."""
     return crypt.METHOD_BLOWFISH in crypt.methods
 
 

@@ -1,6 +1,6 @@
-"""Parts of the stack that observe: Prometheus, Alertmanager and Grafana, where the programs are on the machine.
+"""Observers of the stack: Prometheus, Alertmanager and Grafana, if the machine has the programs.
 
-Forecasts go first: observers yield to the processes of the forecasts, start after these processes, and may be absent.
+Forecasts go first: observers start after the processes of the forecasts, yield to these processes, and may be absent.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DASHBOARDS = MONITORING / "grafana"
 
 
 def observer_parts(settings: StackSettings) -> tuple[list[Part], list[str]]:
-    """Return the parts that can start, and for each missing part a sentence with the remedy."""
+    """Return the observers, and for each missing observer a sentence with the remedy."""
     parts, notes = [], []
     prometheus = shutil.which("prometheus")
     alertmanager = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")  # Debian's name goes first
@@ -106,8 +106,8 @@ def _listening(url: str, config: Path) -> Sequence[str]:
 def _grafana(settings: StackSettings, login: Login, program: Path) -> Part:
     """Return Grafana with our data source and dashboards.
 
-    Grafana sets its password once, as it makes its database. The folder of a stack without a login held a database with
-    Grafana's default password, so this is another folder.
+    Grafana sets the password once, when making the database. The folder of earlier releases may hold a database with
+    Grafana's default password, so the state has a new folder.
     """
     url, state = f"http://127.0.0.1:{settings.grafana_port}", settings.var_dir / "grafana" / "with-login"
     packaged = Path("/usr/share/grafana")  # of Debian's package; an archive has its programs in bin/ of its home
