@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import settings
 
 from data.files import CHECKOUT
@@ -32,6 +33,13 @@ settings.load_profile("quick")
 for number in (signal.SIGINT, signal.SIGTERM):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, lambda *_: None)
+
+
+@pytest.fixture(autouse=True)
+def default_logs() -> Iterator[None]:
+    """Undo the configuration of logs after each test: `create_app` sends the logs of the whole process to stderr."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
