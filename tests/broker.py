@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
+import random
 import signal
 import socket
 import subprocess
@@ -14,14 +17,21 @@ from typing import TypeVar
 from orchestration.local.kafka.broker import BrokerConfig, format_storage, is_ready, java_command, java_environment
 from orchestration.local.lifeline import bound_to_parent
 
+# Below the ports that Linux gives to clients (from 32768): a client cannot take a port before its server starts. A
+# process never gives a port twice, and starts at a place of its own, so processes of one test run rarely meet.
+_first = random.Random(os.getpid()).randrange(10_000, 32_768)
+_candidates = itertools.cycle([*range(_first, 32_768), *range(10_000, _first)])
+
 
 def free_ports(count: int) -> list[int]:
-    """Return loopback ports free at this moment."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
+    """Return loopback ports that no process holds at this moment, none of them given before by this process."""
+    ports: list[int] = []
+    while len(ports) < count:
+        port = next(_candidates)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            ports.append(port)
+    return ports
 
 
 B = TypeVar("B", bound="Broker")
