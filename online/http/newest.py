@@ -22,7 +22,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from data.names import Stopped, check_names
 from data.process.catalog import UNKNOWN
-from data.stream.clients import MAX_VALUE, READ_BATCH, UNUSED, ClientLog, reader_config, refusal
+from data.stream.clients import MAX_VALUE, READ_BATCH, UNUSED, ClientLog, offsets_reader, reader_config, refusal
 from data.stream.codec import decode_records
 from data.stream.reader import TopicReader
 from data.stream.records import PARTITIONS, PREDICTIONS, TRADES, Purpose, partition_of, prediction_type, with_time_texts
@@ -243,8 +243,7 @@ class NewestForecasts:
         transactions. The note before an open transaction is good enough: streams that the note does not name yet are
         among the newest records.
         """
-        config = reader_config(self._settings) | {"group.id": GROUP, "isolation.level": "read_uncommitted"}
-        with Consumer(config | {"error_cb": self._tell}) as consumer:
+        with offsets_reader(self._settings, GROUP) as consumer:
             return list(consumer.committed(trades, timeout=RETRY_S))
 
     def _search_on(self) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined] # its types forget the second
+from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from data.names import NotRead, Stopped, is_loopback
 from data.settings import KafkaSettings
-from data.stream.clients import UNUSED, GroupMembers, client_config, refusal
+from data.stream.clients import UNUSED, GroupMembers, client_config, offsets_reader, refusal
 from data.stream.figures import FiguresReader
 from data.stream.origin import group_of
 from data.stream.records import FIGURES, PARTITIONS, TRADES, Figure
@@ -31,8 +31,8 @@ LAG_S, FIGURES_S, WRITER_S, SHARE_S, PAGES_S = 2.0, 5.0, 3.0, 3.0, 10.0
 """Time between two requests of each kind."""
 PASS_S = 0.5
 ANSWER_S = 2.0
-WAIT_S = 2 * ANSWER_S
-"""Limit for an answer that the client has given up after `ANSWER_S`: the client's error says more."""
+LATEST = -1
+"""Time of a partition's end, as Kafka's protocol has it."""
 PROBE_S = 0.2
 DRIFT = ("drift_ratio", "drift_alarm", "drift_loss_alarm", "drift_with_loss", "drift_report_timestamp_seconds")
 MOVE = "ledger_move_timestamp_seconds"
@@ -142,22 +142,12 @@ class SlowFacts:
 
         A partition without an offset is not read yet, from its start on.
         """
-        self.trades_behind, admin = None, self._asked_admin()
-        admin.list_topics(timeout=ANSWER_S)
-        places = [TopicPartition(TRADES, partition) for partition in range(PARTITIONS)]
-        offsets = {found.partition: max(found.offset, 0) for found in self._committed(GROUP, places)}
-        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call] # the client's
-        ends = admin.list_offsets(dict.fromkeys(places, latest), request_timeout=ANSWER_S)
-        behind = 0
-        for place, future in ends.items():
-            behind += max(0, future.result(ANSWER_S).offset - offsets.get(place.partition, 0))
-        self.trades_behind = behind
-
-    def _committed(self, group: str, places: list[TopicPartition]) -> list[TopicPartition]:
-        """Return the committed offsets of a group, with their metadata."""
-        asked = [ConsumerGroupTopicPartitions(group, places)]
-        answers = self._asked_admin().list_consumer_group_offsets(asked, request_timeout=ANSWER_S)
-        return answers[group].result(WAIT_S).topic_partitions or []
+        self.trades_behind = None
+        places = [TopicPartition(TRADES, partition, LATEST) for partition in range(PARTITIONS)]
+        with offsets_reader(self._settings, GROUP) as consumer:
+            read = {found.partition: max(found.offset, 0) for found in consumer.committed(places, timeout=ANSWER_S)}
+            ends = consumer.offsets_for_times(places, timeout=ANSWER_S)
+        self.trades_behind = sum(max(0, end.offset - read[end.partition]) for end in ends)
 
     def _ask_figures(self) -> None:
         if self._reader is None:
@@ -177,14 +167,15 @@ class SlowFacts:
     def _ask_shares(self) -> None:
         """Ask for the note of each open source, see `online.replay.share`."""
         sources = {stream["source_id"] for stream in self._view.summary() if not stream["has_ended"]}
-        # Without a broker this question raises; librdkafka has aborted the process over a question for groups.
+        # Without a broker this request raises, and not one request after the other.
         self._asked_admin().list_topics(timeout=ANSWER_S)
         shares = {}
         for source in sources:
             try:
-                notes = self._committed(group_of(source), [TopicPartition(*NOTED_AT)])
-                share = next((read_share(note.metadata or "") for note in notes), None)
-            except (KafkaException, TimeoutError):  # of this group alone: its coordinator may be away
+                with offsets_reader(self._settings, group_of(source)) as consumer:
+                    [note] = consumer.committed([TopicPartition(*NOTED_AT)], timeout=ANSWER_S)
+                share = read_share(note.metadata or "")
+            except KafkaException:  # of this group alone: its coordinator may be away
                 share = self.shares.get(source)
             if share is not None:
                 shares[source] = share

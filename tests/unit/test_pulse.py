@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
 from data.features.spec import FeatureSpec
 from data.settings import KafkaSettings
@@ -75,27 +76,33 @@ def test_a_source_that_is_silent_no_more_is_asked_for_no_more(monkeypatch: pytes
     assert made == ["ingestor-a", "ingestor-b"]
 
 
-def test_the_progress_of_open_sources_is_read_from_the_notes_of_their_ingestors() -> None:
+def test_the_progress_of_open_sources_is_read_from_the_notes_of_their_ingestors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     notes = {"ingestor-half": '{"share":0.5}', "ingestor-old": "{}", "ingestor-feed": None}
     asked = []
-
-    def never(_: float) -> None:
-        raise TimeoutError
 
     class Admin:
         def list_topics(self, **_: float) -> None:
             """Answer: the broker is there."""
 
-        def list_consumer_group_offsets(self, groups: list[Any], **_: float) -> dict[str, Any]:
-            [group] = groups
-            asked.append(group.group_id)
-            if group.group_id == "ingestor-mute":
-                return {group.group_id: SimpleNamespace(result=never)}
-            [place] = group.topic_partitions
-            place = SimpleNamespace(topic=place.topic, partition=place.partition, metadata=notes[group.group_id])
-            answer = SimpleNamespace(topic_partitions=[place])
-            return {group.group_id: SimpleNamespace(result=lambda _: answer)}
+    class Reader:
+        def __init__(self, _: KafkaSettings, group: str) -> None:
+            asked.append(group)
+            self._group = group
 
+        def committed(self, places: list[Any], **_: float) -> list[Any]:
+            if self._group == "ingestor-mute":
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+            return [SimpleNamespace(metadata=notes[self._group]) for _ in places]
+
+        def __enter__(self) -> Reader:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            """Nothing is open."""
+
+    monkeypatch.setattr(facts_module, "offsets_reader", Reader)
     sources = [stream(name) for name in ("mute", "half", "old", "feed")] + [stream("over", has_ended=True)]
     view: Any = SimpleNamespace(summary=lambda: sources)
     unused: Any = None
