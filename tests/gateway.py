@@ -18,19 +18,26 @@ from tests.pipeline import wait_until
 
 LOGIN = ("cryptovol", "a password, 16 €")
 NOBODY = "127.0.0.1:9"
+READ_BODY = "60s"
+"""Limit in the Caddyfile for the time of a request's body."""
 
 
 @contextmanager
-def running_gateway(folder: Path, **upstreams: str) -> Iterator[str]:
+def running_gateway(folder: Path, read_body: str = READ_BODY, **upstreams: str) -> Iterator[str]:
     """Run the gateway and yield its URL; skip the test where Caddy is absent.
 
     Args:
-        folder: for the password and the log.
+        folder: for Caddyfile, password and log.
+        read_body: limit for the time of a request's body.
         upstreams: addresses by the names of the variables, as `API_UPSTREAMS`; nobody listens at the others.
     """
     if shutil.which("caddy") is None:
         pytest.skip("no caddy here: apt-get install caddy")
     port, health = free_ports(2)
+    caddyfile = folder / "Caddyfile"
+    text, limit = (compose.DEPLOY / "Caddyfile").read_text(), f"read_body {READ_BODY}"
+    assert limit in text
+    caddyfile.write_text(text.replace(limit, f"read_body {read_body}"))
     password = folder / "ui_password"
     password.write_text(LOGIN[1])
     nobody = {name: NOBODY for name in compose.services()["gateway"]["environment"] if name.endswith("_UPSTREAM")}
@@ -38,7 +45,7 @@ def running_gateway(folder: Path, **upstreams: str) -> Iterator[str]:
     environment |= {
         "LISTEN_PORT": str(port),
         "HEALTH_PORT": str(health),
-        "CADDYFILE": str(compose.DEPLOY / "Caddyfile"),
+        "CADDYFILE": str(caddyfile),
         "UI_USER": LOGIN[0],
         "UI_PASSWORD_FILE": str(password),
         "HOME": str(folder),  # Caddy keeps its state there

@@ -115,15 +115,20 @@ def test_everything_ends_on_sigterm_within_10_s_while_the_broker_is_away(
 
 
 @pytest.mark.acceptance
-def test_partitions_that_somebody_added_stay_empty(drill: Drill, recording: Path, proof: Proof) -> None:
-    """Keys stay where they were, and the forecaster starts as before."""
-    proof.disturbs("12 partitions added to coinbase-trades between two starts of the forecaster")
-    drill.undisturbed(recording)
-    assert drill.forecaster.stop() == 0
-    admin = AdminClient({"bootstrap.servers": drill.broker.bootstrap_servers})
-    admin.create_partitions([NewPartitions(TRADES, 2 * PARTITIONS)])[TRADES].result()
-    drill.forecaster.log.write_text("")
-    with running(drill.forecaster):
-        drill.forecaster.await_log(rf'\b{2 * PARTITIONS - 1}\].*"assigned"')
-        drill.undisturbed(recording, "disturbed")
-    drill.same(proof)
+@pytest.mark.parametrize(("slot", "last"), [("", 2 * PARTITIONS - 1), ("0", PARTITIONS - 1)])
+def test_partitions_that_somebody_added_stay_empty(
+    own_broker: Broker, models: Path, tmp_path: Path, recording: Path, proof: Proof, slot: str, last: int
+) -> None:
+    """Keys stay where they were, and the forecaster starts as before; one with a slot gets its old partitions back."""
+    proof.disturbs(f"12 partitions added to coinbase-trades between two starts of a forecaster with SLOT={slot!r}")
+    drill = Drill(own_broker, models, tmp_path, SLOT=slot)
+    with drill.services():
+        drill.undisturbed(recording)
+        assert drill.forecaster.stop() == 0
+        admin = AdminClient({"bootstrap.servers": own_broker.bootstrap_servers})
+        admin.create_partitions([NewPartitions(TRADES, 2 * PARTITIONS)])[TRADES].result()
+        drill.forecaster.log.write_text("")
+        with running(drill.forecaster):
+            drill.forecaster.await_log(rf'\b{last}\].*"assigned"')
+            drill.undisturbed(recording, "disturbed")
+        drill.same(proof)
