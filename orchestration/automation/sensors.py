@@ -164,9 +164,11 @@ def _reason(failure: Any) -> str:
 def _run_reason(failure: dg.DagsterEvent) -> str:
     """Return why a run failed before or between its steps: the first error in the chain with a class not of Dagster.
 
-    Our error gives advice; a deeper cause, as `Connection refused`, does not.
+    Our error gives advice; a deeper cause, as `Connection refused`, does not. A run that could not be launched, or was
+    ended by hand, has no error.
     """
-    error = failure.job_failure_data.error
+    data: Any = failure.event_specific_data
+    error = None if data is None else data.error
     while error is not None and error.cause is not None and str(error.cls_name).startswith("Dagster"):
         error = error.cause
     return str(error.message).strip() if error is not None else str(failure.message)

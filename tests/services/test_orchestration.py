@@ -490,20 +490,20 @@ def test_an_ingest_that_left_out_only_what_is_no_recording_is_not_repeated(
     assert not look(side)
 
 
-def tell_of(side: Side, result: dg.ExecuteInProcessResult, url: str) -> None:
+def tell_of(side: Side, run: dg.DagsterRun, url: str) -> None:
     """Send a failed run to a webhook, as the sensor's daemon does."""
-    (event,) = (event for event in result.all_events if event.is_run_failure)
+    (record,) = side.instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE).records
     context = dg.build_run_status_sensor_context(
         sensor_name="failed_runs",
         dagster_instance=side.instance,
-        dagster_run=result.dagster_run,
-        dagster_event=event,
+        dagster_run=run,
+        dagster_event=record.event_log_entry.get_dagster_event(),
         resources={"pages": (side.definitions.resources or {})["pages"]},
     ).for_run_failure()
     failure_sensor(OrchestrationSettings(_env_file=None, alert_webhook_url=url))(context)
 
 
-def alert_of(side: Side, result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+def alert_of(side: Side, run: dg.DagsterRun) -> dict[str, Any]:
     """Return the webhook's document for a failed run."""
     told: list[dict[str, Any]] = []
 
@@ -518,7 +518,7 @@ def alert_of(side: Side, result: dg.ExecuteInProcessResult) -> dict[str, Any]:
     with HTTPServer(("127.0.0.1", 0), Hook) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        tell_of(side, result, f"http://127.0.0.1:{server.server_port}/")
+        tell_of(side, run, f"http://127.0.0.1:{server.server_port}/")
         server.shutdown()
         thread.join()
     (alert,) = told
@@ -527,18 +527,25 @@ def alert_of(side: Side, result: dg.ExecuteInProcessResult) -> dict[str, Any]:
 
 def test_a_failed_run_is_told_to_the_webhook_and_nobody_there_stops_nothing(side: Side) -> None:
     result = side.run("backfill", "make_days", first_day="yesterday")
-    alert = alert_of(side, result)
+    alert = alert_of(side, result.dagster_run)
     assert alert["job"] == "backfill"
     assert alert["error"].startswith("first_day is written as 2025-01-06, was 'yesterday'")
     assert alert["url"].endswith(f"/runs/{result.run_id}")
-    tell_of(side, result, "http://127.0.0.1:9/")
+    tell_of(side, result.dagster_run, "http://127.0.0.1:9/")
+
+
+def test_a_run_that_no_process_began_is_told_too(side: Side) -> None:
+    """Dagster gives up a run that it cannot launch, without an error of a step or of the run."""
+    run = side.instance.create_run_for_job(side.definitions.resolve_job_def("backfill"))
+    side.instance.report_run_failed(run)
+    assert alert_of(side, run)["error"].startswith("This run has been marked as failed")
 
 
 def test_a_training_without_mlflow_is_told_with_what_to_do(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run fails before its first step; Dagster says `Error executing resource_fn`, the net `Connection refused`."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     away = Side(side.folder, side.instance, definitions())
-    said = alert_of(away, away.run("retrain"))["error"]
+    said = alert_of(away, away.run("retrain").dagster_run)["error"]
     assert said.startswith("data.names.RegistryAway: MLflow does not answer at http://127.0.0.1:9 ")
     assert "start it, or set MLFLOW_TRACKING_URI" in said
 
