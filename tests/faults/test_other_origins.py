@@ -169,7 +169,7 @@ def test_a_page_of_another_origin_finds_every_door_shut(tmp_path: Path, jars: li
 
 
 def use_the_ui(browser: Any, ui: str, folder: Path) -> None:
-    """Launch a job as a person does, and see its run end."""
+    """Launch a job as a person does, and see its run end; the run waits for those of the first model."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     errors = Errors(page)
     sockets: list[str] = []
@@ -177,8 +177,8 @@ def use_the_ui(browser: Any, ui: str, folder: Path) -> None:
     page.goto(f"{ui}/locations/{LOCATION}/jobs/backfill/playground")
     page.get_by_role("button", name="Launch run").click(timeout=30_000)
     page.wait_for_url("**/runs/*", timeout=30_000)
-    wait_until(lambda: [run["status"] for run in runs_of(ui, "backfill")] == ["SUCCESS"], "the run ends", 120)
-    page.get_by_text("Success").first.wait_for(timeout=30_000)
+    wait_until(lambda: [run["status"] for run in runs_of(ui, "backfill")] == ["SUCCESS"], "the run ends", UP_S)
+    page.get_by_text("Success").first.wait_for(timeout=60_000)
     page.screenshot(path=folder / "run.png")
     assert sockets, "the page follows the run by a WebSocket"
     assert errors == []
