@@ -97,6 +97,75 @@ def faults(pod: Pod, *, ends: bool) -> list[str]:
     return [rule for rule, is_kept in rules.items() if not is_kept]
 
 
+def instance_of(values: dict[str, Any], namespace: str) -> dict[str, Any]:
+    """Return the `dagster.yaml` that Dagster's chart makes of values, as far as the values say something.
+
+    Told from the chart's templates: the chart itself cannot be had here.
+    """
+    given = values["runLauncher"]["config"]["k8sRunLauncher"]
+    postgres = values["postgresql"]
+    storage = {
+        "postgres_db": {
+            "username": postgres["postgresqlUsername"],
+            "password": {"env": "DAGSTER_PG_PASSWORD"},
+            "hostname": postgres["postgresqlHost"],
+            "db_name": postgres["postgresqlDatabase"],
+            "port": postgres["service"]["port"],
+            "params": {},
+            "scheme": postgres["postgresqlScheme"],
+        }
+    }
+    daemon = values["dagsterDaemon"]
+    coordinator = daemon["runCoordinator"]["config"]["customRunCoordinator"]
+    monitoring = daemon["runMonitoring"]
+    run = given["runK8sConfig"]
+    return {
+        "scheduler": {"module": "dagster.core.scheduler", "class": "DagsterDaemonScheduler"},
+        "run_storage": {"module": "dagster_postgres.run_storage", "class": "PostgresRunStorage", "config": storage},
+        "schedule_storage": {
+            "module": "dagster_postgres.schedule_storage", "class": "PostgresScheduleStorage", "config": storage
+        },
+        "event_log_storage": {
+            "module": "dagster_postgres.event_log", "class": "PostgresEventLogStorage", "config": storage
+        },
+        "run_launcher": {
+            "module": "dagster_k8s",
+            "class": "K8sRunLauncher",
+            "config": {
+                "load_incluster_config": given["loadInclusterConfig"],
+                "job_namespace": namespace,
+                "image_pull_policy": given["imagePullPolicy"],
+                "service_account_name": "dagster",
+                "dagster_home": values["global"]["dagsterHome"],
+                "instance_config_map": "dagster-instance",
+                "postgres_password_secret": values["global"]["postgresqlSecretName"],
+                "env_config_maps": [each["name"] for each in given["envConfigMaps"]],
+                "volume_mounts": given["volumeMounts"],
+                "volumes": given["volumes"],
+                "labels": given["labels"],
+                "resources": given["resources"],
+                "security_context": given["securityContext"],
+                "run_k8s_config": {
+                    "pod_spec_config": run["podSpecConfig"],
+                    "job_spec_config": run["jobSpecConfig"],
+                },
+            },
+        },
+        "run_coordinator": coordinator,
+        "compute_logs": {"module": "dagster.core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"},
+        "run_monitoring": {
+            "enabled": monitoring["enabled"],
+            "start_timeout_seconds": monitoring["startTimeoutSeconds"],
+            "cancel_timeout_seconds": monitoring["cancelTimeoutSeconds"],
+            "max_resume_run_attempts": monitoring["maxResumeRunAttempts"],
+            "poll_interval_seconds": monitoring["pollIntervalSeconds"],
+            "free_slots_after_run_end_seconds": monitoring["freeSlotsAfterRunEndSeconds"],
+        },
+        "telemetry": values["telemetry"],
+        **values["additionalInstanceConfig"],
+    }  # fmt: skip
+
+
 def kustomize() -> Path:
     """Return kustomize's program; the first call builds it with Go. A machine without Go skips the test."""
     if found := shutil.which("kustomize"):
