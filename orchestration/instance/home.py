@@ -5,6 +5,7 @@ Standard library and settings alone: the caller becomes another process.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import uuid
@@ -26,12 +27,18 @@ _INSTALLATION = "installation"
 def enter_home() -> Path:
     """Make Dagster's home with the project's `dagster.yaml`, and return its path.
 
+    A `dagster.yaml` that is mounted into the home stays: on a cluster, Dagster's chart brings the file.
+
     `DAGSTER_HOME` names the folder. Without `DAGSTER_HOME` the folder is `dagster` below `VAR_DIR`, and this process
     and all children get `DAGSTER_HOME`.
     """
     home = Path(os.environ.get("DAGSTER_HOME") or StateSettings().var_dir / "dagster").absolute()
     home.mkdir(parents=True, exist_ok=True)
-    _write_whole(home / "dagster.yaml", CONFIGURATION.read_text())
+    try:
+        _write_whole(home / "dagster.yaml", CONFIGURATION.read_text())
+    except OSError as error:
+        if error.errno != errno.EBUSY:  # the error of a mount point
+            raise
     os.environ["DAGSTER_HOME"] = str(home)
     return home
 
@@ -75,5 +82,8 @@ def installation_in(server_id: str) -> str:
 def _write_whole(path: Path, text: str) -> None:
     """Write a file; other processes may read or write the file at the same time."""
     written = path.with_name(f"{path.name}.{os.getpid()}")
-    written.write_text(text)
-    written.replace(path)
+    try:
+        written.write_text(text)
+        written.replace(path)
+    finally:
+        written.unlink(missing_ok=True)
