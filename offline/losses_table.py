@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import NamedTuple
@@ -14,9 +14,9 @@ from data.features.spec import FeatureSpec
 from data.models.input_sets import with_less_input
 from data.models.served import Scores, ServedModel
 from data.times import to_datetime
-from data.trades import Floats
+from data.trades import Floats, Int64s
 from data.truth.losses import coverage, qlike
-from offline.samples import Sample, scores_of
+from offline.samples import Sample, scores_of, thinned_rows
 
 UNSCALED_EWMA = "unscaled EWMA"
 """Forecaster: the unscaled variance of the last minutes, with the half-life of `plain_ewma`; or the mean so far."""
@@ -50,24 +50,35 @@ class Evaluation:
     Attributes:
         losses: one row per forecaster and input.
         rows: number of judged feature rows, the same for all forecasters.
-        horizons: number of distinct horizons of time with judged rows: overlapping ones are no independent evidence.
+        horizon_numbers: numbers of the horizons of time since 1970 with judged rows, rising.
         zero_target_share: share of targets equal to 0.
         variance_floor: smaller realized variances count as `variance_floor`, for all forecasters.
         first_time, last_time: event times of the first and the last judged row.
-        judged: the judged rows.
+        judged: the judged rows, or a stratified sample of them, see `thinned`.
         answers: by forecaster asked with all columns, the forecasts for `judged`; ends of an interval are NaN for a
             forecaster without intervals.
     """
 
     losses: tuple[LossesRow, ...]
     rows: int
-    horizons: int
+    horizon_numbers: Int64s
     zero_target_share: float
     variance_floor: float
     first_time: datetime
     last_time: datetime
     judged: Sample
     answers: Mapping[str, Scores]
+
+    @property
+    def horizons(self) -> int:
+        """Return the number of horizons of time with judged rows: overlapping ones are no independent evidence."""
+        return len(self.horizon_numbers)
+
+    def thinned(self, share: float, seed: int) -> Evaluation:
+        """Return the evaluation with a sample of the judged rows and answers; the losses stay."""
+        chosen = thinned_rows(self.judged, share, seed)
+        answers = {name: each.take(chosen) for name, each in self.answers.items()}
+        return replace(self, judged=replace(self.judged.take(chosen), share=min(share, 1.0)), answers=answers)
 
     def losses_of(self, forecaster: str, asked_with: str = ALL) -> LossesRow:
         """Return the losses of one forecaster with one input."""
@@ -157,11 +168,47 @@ def evaluate(models: Mapping[str, ServedModel], test: Sample, spec: FeatureSpec,
     return Evaluation(
         losses=tuple(found),
         rows=len(rows),
-        horizons=rows.horizons(spec),
+        horizon_numbers=np.unique(rows.horizon(spec)),
         zero_target_share=float(np.mean(rows.targets == 0)),
         variance_floor=floor,
         first_time=to_datetime(int(rows.event_time.min())),
         last_time=to_datetime(int(rows.event_time.max())),
         judged=rows,
         answers=answers,
+    )
+
+
+def join(evaluations: Iterable[Evaluation]) -> Evaluation:
+    """Return the evaluation of the same forecasters on the rows of all parts.
+
+    Args:
+        evaluations: of parts, see `Evaluation.thinned`: then memory does not depend on the number of judged rows.
+
+    Raises:
+        ValueError: there is no part.
+    """
+    parts = list(evaluations)
+    if not parts:
+        raise ValueError("no product of the test has a row with a grid step before the row: more history is needed")
+    rows = sum(part.rows for part in parts)
+    weights = np.array([part.rows / rows for part in parts])
+
+    def mean(figures: Sequence[float]) -> float:
+        return float(weights @ np.array(figures))
+
+    losses = []
+    for forecaster, asked_with, *figures in (
+        zip(*same, strict=True) for same in zip(*(p.losses for p in parts), strict=True)
+    ):
+        losses.append(LossesRow(forecaster[0], asked_with[0], *map(mean, figures)))
+    return Evaluation(
+        losses=tuple(losses),
+        rows=rows,
+        horizon_numbers=np.unique(np.concatenate([part.horizon_numbers for part in parts])),
+        zero_target_share=mean([part.zero_target_share for part in parts]),
+        variance_floor=parts[0].variance_floor,
+        first_time=min(part.first_time for part in parts),
+        last_time=max(part.last_time for part in parts),
+        judged=Sample.join(part.judged for part in parts),
+        answers={name: Scores.join(part.answers[name] for part in parts) for name in parts[0].answers},
     )

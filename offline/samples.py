@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, NamedTuple, Self
 
@@ -12,7 +12,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from data.arrow import Mask
-from data.features.spec import FeatureSpec
+from data.features.spec import CONTRACT, FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.models.served import Scores, ServedModel
 from data.times import NS, to_ns
@@ -37,6 +37,7 @@ class Sample:
         event_time: shape (n,), ns since 1970.
         last_time: event time of the newest trade seen by any row or target, ns since 1970.
         product_id: shape (n,), text.
+        share: of the rows of each product-day that are here; 1 for all rows, see `thinned`.
     """
 
     values: Floats
@@ -44,23 +45,24 @@ class Sample:
     event_time: Int64s
     last_time: int
     product_id: NDArray[np.str_]
+    share: float = 1.0
 
     @classmethod
     def join(cls, samples: Iterable[Self]) -> Self:
-        """Return the rows of all samples."""
+        """Return the rows of all samples; the share is the smallest of all."""
         parts = list(samples)
         names = ("values", "targets", "event_time", "product_id")
         columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-        return cls(**columns, last_time=max(part.last_time for part in parts))
+        last_time, share = max(part.last_time for part in parts), min(part.share for part in parts)
+        return cls(**columns, last_time=last_time, share=share)
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def take(self, rows: Mask | NDArray[np.intp]) -> Self:
         """Return the chosen rows."""
-        return type(self)(
-            self.values[rows], self.targets[rows], self.event_time[rows], self.last_time, self.product_id[rows]
-        )
+        targets, event_time, product_id = self.targets[rows], self.event_time[rows], self.product_id[rows]
+        return type(self)(self.values[rows], targets, event_time, self.last_time, product_id, self.share)
 
     def after(self, when: datetime) -> Self:
         """Return the rows later than a time."""
@@ -79,13 +81,54 @@ class Sample:
         """Return the number of horizons of time with rows: the unit of evidence, for any number of products."""
         return len(np.unique(self.horizon(spec)))
 
+    def is_short(self) -> NDArray[np.bool_]:
+        """Return a mask of the rows of short windows: rows that have the contract's columns alone."""
+        return np.asarray(np.isnan(self.values[:, len(CONTRACT) :]).all(axis=1))
+
+
+def thinned(rows: Sample, share: float, seed: int) -> Sample:
+    """Return a stratified sample of the rows of one product and day, in the order of the rows.
+
+    The rows are sorted by length of the short window and by target, and cut into runs of about 1 / `share` rows. Each
+    run gives one row, chosen by a hash of the row: calm and wild times keep their shares. Equal days give equal rows,
+    whatever their date and product, so a day that was copied is a copy in the sample too.
+
+    Args:
+        share: of the rows, above 0; 1 or more: all rows.
+        seed: another seed chooses other rows.
+    """
+    return rows if share >= 1 else replace(rows.take(thinned_rows(rows, share, seed)), share=share)
+
+
+def thinned_rows(rows: Sample, share: float, seed: int) -> NDArray[np.intp]:
+    """Return the rising indexes of the rows of `thinned`."""
+    if share >= 1 or not len(rows):
+        return np.arange(len(rows))
+    count = min(max(round(share * len(rows)), 1), len(rows))
+    hashes = row_hashes(np.column_stack([rows.values, rows.targets]), seed)
+    order = np.lexsort([hashes, rows.targets, np.where(rows.is_short(), rows.values[:, 0], 0.0)])
+    run = np.arange(len(rows)) * count // len(rows)
+    first = np.searchsorted(run, np.arange(count))
+    chosen = order[np.lexsort([hashes[order], run])][first]
+    return np.sort(chosen)
+
+
+def row_hashes(rows: Floats, seed: int = 0) -> NDArray[np.uint64]:
+    """Return a hash of each row's bits, shape (n,): sorting whole rows takes a hundred times as long."""
+    found = np.full(len(rows), seed, np.uint64)
+    for column in np.ascontiguousarray(rows.T).view(np.uint64):
+        found = (found ^ column) * np.uint64(0x9E3779B97F4A7C15)  # odd: nothing is lost; the bits move up,
+        found ^= found >> np.uint64(29)  # and down again
+    return found
+
 
 class TradeSpan(NamedTuple):
     """Trades of one stream behind some rows of a sample.
 
     Attributes:
         trades: from the oldest trade on that the rows see; all must be taken.
-        since: ns since 1970; each row from `since` on whose target these trades tell is a row of the sample.
+        since: ns since 1970; each row from `since` on whose target these trades tell is a row of the sample, or of the
+            rows that the sample was taken from.
     """
 
     trades: Trades

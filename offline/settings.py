@@ -18,6 +18,7 @@ KEY_VARIABLES = {
     "abfs": "AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET",
 }
 """Variables of the environment with the key of a filesystem, by the scheme of its URIs. The filesystems read them."""
+DEFAULT_TRAIN_MB, LEAST_TRAIN_MB = 3_000, 1_000
 _SECRET = re.compile(r"key|secret|token|password|sas", re.IGNORECASE)
 
 
@@ -52,6 +53,11 @@ class OfflineSettings(RegistrySettings):
     lake_uri: Annotated[str, AfterValidator(without_key)] = Field(
         default_factory=lambda data: str(data["var_dir"] / "lake"),
         description="a folder, or a URI of any filesystem that pyarrow knows",
+    )
+    train_max_mb: int = Field(
+        DEFAULT_TRAIN_MB,
+        ge=LEAST_TRAIN_MB,
+        description="memory of a training or a promotion, 10 ** 6 bytes: of more rows, a stratified sample is taken",
     )
     served_keep_days: int | None = Field(
         None, ge=1, description="served records older than this leave the lake; without a value, they stay"

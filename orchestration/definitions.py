@@ -43,7 +43,9 @@ def definitions() -> dg.Definitions:
         schedules=schedules(settings, offline.served_keep_days),
         sensors=[inbox_files, drift_retrain, retrain_outcome, failure_sensor(settings)],
         resources={
-            "lake": LakeResource(uri=offline.lake_uri, window_size=offline.window_size),
+            "lake": LakeResource(
+                uri=offline.lake_uri, window_size=offline.window_size, train_max_mb=offline.train_max_mb
+            ),
             "inbox": Inbox(path=str(settings.inbox_dir)),
             # Without a config of its own: the limit must not be part of what a run is launched with.
             "recording_folders": dg.ResourceDefinition.hardcoded_resource(settings.recording_folders),

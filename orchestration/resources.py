@@ -14,15 +14,21 @@ from data.features.spec import FeatureSpec
 from data.models.registry import Registry
 from data.names import NotRead, RegistryError
 from offline.lake.store import Lake
+from offline.settings import DEFAULT_TRAIN_MB
 
 logger = logging.getLogger(__name__)
 
 
 class LakeResource(dg.ConfigurableResource):
-    """The lake and the feature spec of the lake's rows."""
+    """The lake and the feature spec of the lake's rows.
+
+    Attributes:
+        train_max_mb: memory of a training or a promotion, 10 ** 6 bytes.
+    """
 
     uri: str
     window_size: int = 50
+    train_max_mb: int = DEFAULT_TRAIN_MB
 
     def open(self) -> Lake:
         return Lake.open(self.uri)

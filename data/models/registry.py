@@ -189,6 +189,15 @@ class Registry:
             )
         return self._request("GET", quote(f"{FILES}/{place.path.strip('/')}/model.onnx"))
 
+    def artifact(self, run_id: str, path: str) -> bytes:
+        """Return a file among the artifacts of a run.
+
+        Raises:
+            VersionNotFound: the run or the file does not exist, or is too large.
+        """
+        run = self.call("GET", "runs/get", {"run_id": run_id}, dict)["run"]["info"]
+        return self._request("GET", quote(f"{FILES}/{urlsplit(run['artifact_uri']).path.strip('/')}/{path}"))
+
     def fetch(self, wanted: Version) -> ModelFile:
         """Return the file of a version, to serve.
 

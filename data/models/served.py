@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -73,6 +73,12 @@ class Scores:
         """Return for each row whether the score is finite, above 0 and inside an interval with no end below 0."""
         inside = (self.lower >= 0) & (self.lower <= self.score) & (self.score <= self.upper)
         return inside & (self.score > 0) & np.isfinite(self.upper)
+
+    @classmethod
+    def join(cls, parts: Iterable[Self]) -> Self:
+        """Return the scores of all parts."""
+        columns = zip(*((part.score, part.lower, part.upper, part.missing) for part in parts), strict=True)
+        return cls(*map(np.concatenate, columns))
 
     def take(self, rows: slice | NDArray[np.intp]) -> Self:
         """Return the scores of some rows."""

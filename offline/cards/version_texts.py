@@ -139,6 +139,7 @@ def version_card(
         f"- {params['rows']:,} rows in {params['horizons']:,} horizons, {params['from']} to {params['to']}.",
         f"- Training ended at {second_text(model.train_end)}: forecasts for earlier rows are in-sample.",
         f"- Days: {_days(made)}.",
+        *_sample(made, params["rows"]),
         "",
         "## Test rows",
         "",
@@ -146,6 +147,7 @@ def version_card(
         f"{second_text(compared.last_time)}.",
         f"- Zero targets: {compared.zero_target_share:.1%}. Realized variances below {compared.variance_floor:.6g} "
         "count as this floor.",
+        *_sample_of_test(compared),
         "",
         markdown_table(figures),
         "",
@@ -204,7 +206,7 @@ def _names(figures: Figures, spec: FeatureSpec) -> str:
 
 def _conditions(candidate: Candidate, compared: Evaluation, figures: Figures) -> list[tuple[str, str, str]]:
     """Return name, figure of this training and limit of conditions of the gate."""
-    own = figures.overall(candidate.name)
+    own = compared.losses_of(candidate.name)
     sentinels = sum(name.startswith("sentinel ") for name in candidate.params)  # a leak would have ended the training
     found = [
         ("test horizons", f"{compared.horizons:,}", LIMITS["horizons"]),
@@ -214,11 +216,12 @@ def _conditions(candidate: Candidate, compared: Evaluation, figures: Figures) ->
     ]
     if CALIBRATED_EWMA in figures.losses:
         limit = f"{GAIN} of the baseline's champion or less, p below {MAX_P}"
-        found.append(("QLIKE / QLIKE of `calibrated_ewma`", f"{own.ratio:.3f}", limit))
+        ratio = own.qlike / compared.losses_of(BASELINE).qlike
+        found.append(("QLIKE / QLIKE of `calibrated_ewma`", f"{ratio:.3f}", limit))
     for name in figures.losses:
         if name not in (candidate.name, CALIBRATED_EWMA, UNSCALED):
             limit = f"{NO_LOSS} or less; {GAIN} or less for a new recipe"
-            found.append((f"QLIKE / QLIKE of `{name}`", f"{own.qlike / figures.overall(name).qlike:.3f}", limit))
+            found.append((f"QLIKE / QLIKE of `{name}`", f"{own.qlike / compared.losses_of(name).qlike:.3f}", limit))
     return found
 
 
@@ -260,17 +263,41 @@ def _days(made: Provenance) -> str:
     )
 
 
+def _sample(made: Provenance, rows: int) -> list[str]:
+    """Return the sample of rows that trained the version, in words; nothing if all rows trained."""
+    if isinstance(made.rows, SimulatedRows) or made.rows.sample is None:
+        return []
+    of, days = made.rows.sample, len(made.rows.product_days())
+    return [
+        f"- These rows are a stratified sample, {rows / of.of_rows:.3%} of {of.of_rows:,} rows, by product, day and "
+        f"volatility: {of.share:.3%} of the rows of {days:,} of {of.of_days:,} product-days, seed {of.seed}. "
+        f"`TRAIN_MAX_MB` was {of.max_mb}.",
+    ]
+
+
+def _sample_of_test(compared: Evaluation) -> list[str]:
+    """Return the sample of the test in report and tables, in words; nothing if they show all rows."""
+    if len(compared.judged) == compared.rows:
+        return []
+    return [
+        f"- All of these rows set the metrics and the promises. The report and the two tables here show a stratified "
+        f"sample, {len(compared.judged):,} of them.",
+    ]
+
+
 def _reproduction(made: Provenance, compared: Evaluation) -> list[str]:
     if isinstance(made.rows, LakeRows):
         tested = np.unique(compared.judged.event_time // (DAY_S * NS))
         config = {
             "products": list(made.rows.content_hashes),
-            "first_day": min(_days_of(made.rows)).isoformat(),
+            "first_day": _first_day(made.rows).isoformat(),
             "last_day": to_datetime(int(tested[-1]) * DAY_S * NS).date().isoformat(),
             "test_days": len(tested),
         }
         command = ["Dagster's job `retrain` on the same lake, with this config:", "", "```json"]
         command += [json.dumps({"ops": {"models": {"config": config}}}), "```"]
+        if made.rows.sample is not None:
+            command += ["", f"with `TRAIN_MAX_MB={made.rows.sample.max_mb}` in the environment."]
     else:
         command = ["```", ".venv/bin/python -m offline.training", "```"]
     return [
@@ -285,8 +312,8 @@ def _reproduction(made: Provenance, compared: Evaluation) -> list[str]:
     ]
 
 
-def _days_of(rows: LakeRows) -> list[date]:
-    return [day for days in rows.content_hashes.values() for day in days]
+def _first_day(rows: LakeRows) -> date:
+    return rows.sample.first_day if rows.sample else min(day for _, day in rows.product_days())
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

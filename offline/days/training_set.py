@@ -69,18 +69,35 @@ def training_sample(
         for place in lake.partition_keys(TRAINING_SET, product_id):
             if not first_day <= place.day <= last_day:
                 continue
-            table = make_training_set.read(lake, product_id, place.day, spec)
-            last_time = make_training_set.stored(lake, product_id, place.day).facts.last_time
-            rows = slice(None) if with_short_windows else numbers_of(table["short_window"]) == 0
-            values = np.column_stack([numbers_of(table[name]).astype(np.float64) for name in spec.columns])
-            targets, event_time = (numbers_of(table[name])[rows] for name in ("target_volatility", "event_time"))
-            parts.append(Sample(values[rows], targets, event_time, last_time, np.full(len(targets), product_id)))
+            parts.append(day_sample(lake, spec, product_id, place.day, with_short_windows=with_short_windows))
     if not sum(map(len, parts)):
         raise ValueError(
             f"no training rows of {', '.join(products) or 'no product'} from {first_day} to {last_day}: ingest or "
             "simulate these days and backfill them first"
         )
     return Sample.join(parts)
+
+
+def day_sample(
+    lake: Lake,
+    spec: FeatureSpec,
+    product_id: str,
+    day: date,
+    *,
+    with_short_windows: bool = False,
+) -> Sample:
+    """Return the rows of the training set of a product and day.
+
+    Raises:
+        ValueError: the training set is of another spec.
+        FileNotFoundError: there is no training set.
+    """
+    table = make_training_set.read(lake, product_id, day, spec)
+    last_time = make_training_set.stored(lake, product_id, day).facts.last_time
+    rows = slice(None) if with_short_windows else numbers_of(table["short_window"]) == 0
+    values = np.column_stack([numbers_of(table[name]).astype(np.float64) for name in spec.columns])
+    targets, event_time = (numbers_of(table[name])[rows] for name in ("target_volatility", "event_time"))
+    return Sample(values[rows], targets, event_time, last_time, np.full(len(targets), product_id))
 
 
 def _head(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> tuple[Int64s, Floats]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 import numpy as np
@@ -22,32 +23,36 @@ MIN_HORIZONS = 30
 HOUR = 3_600 * NS
 
 
-def promises_of(
-    answers: Scores, judged: Sample, floor: float, train_end: datetime, spec: FeatureSpec
-) -> dict[str, float]:
+def promises_of(hours: Iterable[Floats]) -> dict[str, float]:
     """Return quantiles of hourly figures as `promised_qlike_05`, `promised_coverage_95`, ...; empty without an hour.
+
+    Args:
+        hours: see `hourly_figures`; of any number of products.
+    """
+    figures = np.concatenate([np.empty((0, 2)), *hours])
+    if not len(figures):
+        return {}
+    return {
+        promise_tag(name, ending): float(np.quantile(of_measure, quantile))
+        for name, of_measure in zip(MEASURES, figures.T, strict=True)
+        for ending, quantile in QUANTILES.items()
+    }
+
+
+def hourly_figures(
+    answers: Scores, judged: Sample, floor: float, train_end: datetime, spec: FeatureSpec
+) -> list[Floats]:
+    """Return QLIKE and coverage of each hour, shape (hours, 2), of each product.
 
     An hour is a UTC hour of one product. The forecasts are adapted as online: one stream a product, afresh from the
     first row on, each taught once its horizon has passed. So the promises are about forecasts as they are published.
 
     Args:
         answers: of the model, for the rows of `judged`.
-        judged: counted rows later than the training.
+        judged: all counted rows of each product, later than the training.
         floor: smaller realized variances count as `floor`.
         train_end: of the model.
     """
-    hours = np.concatenate([np.empty((0, 2)), *_hourly(answers, judged, floor, train_end, spec)])
-    if not len(hours):
-        return {}
-    return {
-        promise_tag(name, ending): float(np.quantile(figures, quantile))
-        for name, figures in zip(MEASURES, hours.T, strict=True)
-        for ending, quantile in QUANTILES.items()
-    }
-
-
-def _hourly(answers: Scores, judged: Sample, floor: float, train_end: datetime, spec: FeatureSpec) -> list[Floats]:
-    """Return QLIKE and coverage of each hour, shape (hours, 2), of each product."""
     found = []
     for product in np.unique(judged.product_id):
         mine = np.flatnonzero(judged.product_id == product)

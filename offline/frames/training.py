@@ -27,7 +27,7 @@ def training_frame(
     `upper`: volatility per horizon.
 
     Args:
-        rows: as the version's run names them, see `Provenance.of_tags`: partitions of `training_set`, or days of the
+        rows: as the version's run names them, see `Provenance.of_version`: partitions of `training_set`, or days of the
             simulator.
         model: answers each row, without adaptation.
 
@@ -36,8 +36,8 @@ def training_frame(
 
     In a notebook::
 
-        champion = Registry("http://127.0.0.1:5000").champion("volatility-ml")
-        rows = Provenance.of_tags(champion.tags).rows
+        registry = Registry("http://127.0.0.1:5000")
+        rows = Provenance.of_version(registry, registry.champion("volatility-ml")).rows
         frame = training_frame(Lake.open("var/lake"), FeatureSpec(), rows, "BTC-USD")
     """
     import pandas as pd  # noqa: PLC0415 - takes a second to import

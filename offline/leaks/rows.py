@@ -16,7 +16,7 @@ from data.features.windows import Windows, feature_rows
 from data.times import DAY_S, NS, to_ns
 from data.trades import Floats, Int64s, Trades
 from offline.leaks.verdicts import DUPLICATES, FUTURE_CUT_OFF, HOLES, SCALE_AND_DATE, Verdict, listed
-from offline.samples import Sample, TradeSpan, sample
+from offline.samples import Sample, TradeSpan, row_hashes, sample
 
 CUTS = 64
 """Number of rows whose features are made again without any later trade."""
@@ -36,6 +36,9 @@ TARGET = "target"
 def check_rows(rows: Sample, spec: FeatureSpec, train_end: datetime, spans: Iterable[TradeSpan]) -> list[Verdict]:
     """Return a verdict for each of `ROW_SENTINELS`.
 
+    Each row made again must be among the rows; if the rows are a sample of larger days, each row of the sample must be
+    among the rows made again.
+
     Args:
         rows: up to `train_end` for training, later for the test.
         spans: trades behind some of the rows. Without any span, `FUTURE_CUT_OFF` does not pass.
@@ -45,9 +48,14 @@ def check_rows(rows: Sample, spec: FeatureSpec, train_end: datetime, spans: Iter
     for span in spans:
         made = sample(span.trades, spec)
         due = made.take(made.event_time >= span.since)
-        near = (rows.event_time >= span.since) & (rows.event_time <= made.last_time)
-        compared += len(due)
-        differing += len(_row_bytes(due) - _row_bytes(rows.take(near)))
+        near = rows.take((rows.event_time >= span.since) & (rows.event_time <= made.last_time))
+        if rows.share < 1:
+            near = _comparable(near, due)
+            compared += len(near)
+            differing += len(_row_bytes(near) - _row_bytes(due))
+        else:
+            compared += len(due)
+            differing += len(_row_bytes(due) - _row_bytes(near))
         ahead |= _columns_that_see_ahead(span.trades, made, spec)
         beyond |= _columns_that_see_beyond_a_hole(span.trades, spec)
         moved |= _columns_with_scale_or_date(span.trades, made, spec)
@@ -96,7 +104,7 @@ def _repeats(key: Floats, time: Int64s, horizon: int) -> NDArray[np.bool_]:
     """Return a mask of the rows of `key` that equal another row at the same time, or a horizon away or more."""
     if not len(key):
         return np.zeros(0, np.bool_)
-    _, group = np.unique(_hashes(key), return_inverse=True)
+    _, group = np.unique(row_hashes(key), return_inverse=True)
     order = np.lexsort([time, group])
     group, time = group[order], time[order]
     starts = np.flatnonzero(np.append(True, np.diff(group) != 0))
@@ -109,13 +117,15 @@ def _repeats(key: Floats, time: Int64s, horizon: int) -> NDArray[np.bool_]:
     return found
 
 
-def _hashes(rows: Floats) -> NDArray[np.uint64]:
-    """Return a hash of each row's bits, shape (n,): sorting whole rows takes a hundred times as long."""
-    found = np.zeros(len(rows), np.uint64)
-    for column in np.ascontiguousarray(rows.T).view(np.uint64):
-        found = (found ^ column) * np.uint64(0x9E3779B97F4A7C15)  # odd: nothing is lost; the bits move up,
-        found ^= found >> np.uint64(29)  # and down again
-    return found
+def _comparable(near: Sample, due: Sample) -> Sample:
+    """Return the rows of a sample that must be among the rows made again: of the same product, up to the last row.
+
+    Rows of short windows are not made again.
+    """
+    if not len(due):
+        return near.take(np.zeros(len(near), np.bool_))
+    is_known = (near.product_id == due.product_id[0]) & (near.event_time <= due.event_time.max())
+    return near.take(is_known & ~near.is_short())
 
 
 def _row_bytes(rows: Sample) -> set[bytes]:

@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 registry,
                 args.model,
                 args.version,
-                inputs=lake_inputs(settings.lake_uri, spec),
+                inputs=lake_inputs(settings.lake_uri, spec, settings.train_max_mb),
                 spec=spec,
                 who=getpass.getuser(),
                 why=args.why,

@@ -117,7 +117,8 @@ def judge(
         found += conditions({}, LIMITS)
     else:
         rivals = find_rivals(registry, wanted, champion, candidate, baseline, inputs, spec)
-        trial = Trial(wanted, candidate, rivals, inputs, spec)
+        made, reason = Provenance.of_version(registry, wanted), wanted.tags.get(REASON, "")
+        trial = Trial(made, candidate, rivals, inputs, spec, reason)
         trial.run(history(registry, wanted.name))
         found += trial.conditions()
         evidence |= trial.evidence
@@ -158,7 +159,7 @@ def find_rivals(
     kind, name, model = Kind.FIRST, CALIBRATED_EWMA, None
     if champion is not None and (model := fetch_model(registry, champion, spec).model) is not None:
         is_later = candidate.train_end >= model.train_end
-        is_refresh = is_later and is_same_recipe(wanted, champion, model, inputs, spec)
+        is_refresh = is_later and is_same_recipe(registry, wanted, champion, model, inputs, spec)
         kind, name = Kind.REFRESH if is_refresh else Kind.NEW_RECIPE, f"{champion.name} version {champion.version}"
     if candidate.variant != "ml":
         return Rivals(kind, model, name, None, None)
@@ -170,7 +171,7 @@ def find_rivals(
 
 
 def is_same_recipe(
-    wanted: Version, champion: Version, model: ServedModel, inputs: GateInputs, spec: FeatureSpec
+    registry: Registry, wanted: Version, champion: Version, model: ServedModel, inputs: GateInputs, spec: FeatureSpec
 ) -> bool:
     """Return whether today's code makes the champion from the champion's rows, under the version's name of recipe.
 
@@ -180,7 +181,7 @@ def is_same_recipe(
     Args:
         model: the champion's model.
     """
-    made, of_champion = Provenance.of_tags(wanted.tags), Provenance.of_tags(champion.tags)
+    made, of_champion = (Provenance.of_version(registry, each) for each in (wanted, champion))
     if made is None or of_champion is None or made.recipe != of_champion.recipe:
         return False
     if not {"code", "lock"} & set(of_champion.differences()):
@@ -209,16 +210,25 @@ class Test(NamedTuple):
 class Trial:
     """Judgement of the forecasts of one version: `run`, then `conditions` and `evidence`.
 
+    Args:
+        made: what the version was made from; None: unknown, and no version can be fitted again.
+        reason: why the version is much better than the calibrated EWMA.
+
     Attributes:
         evidence: the figures, for the ledger.
     """
 
     def __init__(
-        self, wanted: Version, candidate: ServedModel, rivals: Rivals, inputs: GateInputs, spec: FeatureSpec
+        self,
+        made: Provenance | None,
+        candidate: ServedModel,
+        rivals: Rivals,
+        inputs: GateInputs,
+        spec: FeatureSpec,
+        reason: str = "",
     ) -> None:
         self._candidate, self._rivals, self._inputs, self._spec = candidate, rivals, inputs, spec
-        self._made = Provenance.of_tags(wanted.tags)
-        self._reason = wanted.tags.get(REASON, "")
+        self._made, self._reason = made, reason
         self._tries = 1
         self._found: dict[str, Finding] = {}
         self.evidence: dict[str, Any] = {"kind": str(rivals.kind), "compared_with": rivals.champion_name}
@@ -288,6 +298,8 @@ class Trial:
         horizons = judged.horizons(self._spec)
         self._found["horizons"] = Finding(horizons >= MIN_HORIZONS, f"{horizons:,} {since}")
         self.evidence |= {"tested_after": second_text(after), "rows": len(rows), "horizons": horizons}
+        if rows.share < 1:
+            self.evidence["share_of_rows"] = rows.share
         if len(judged):
             first, last = (to_datetime(int(time)) for time in (judged.event_time.min(), judged.event_time.max()))
             self.evidence |= {"first_row": second_text(first), "last_row": second_text(last)}

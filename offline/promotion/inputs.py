@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime
+from datetime import datetime
 from typing import NamedTuple
 
 import numpy as np
@@ -14,16 +14,18 @@ from data.simulator.day import simulate_day
 from data.times import NS, to_ns
 from offline.checks.certificates import certified
 from offline.days.feature_rows import checked_spans
+from offline.days.row_budget import SAMPLE_SEED, SampledDays, days_of_test
 from offline.days.steps import TRAINING_SET
-from offline.days.training_set import training_sample
-from offline.lake.store import Lake
+from offline.days.training_set import day_sample
+from offline.lake.store import Lake, Partition
 from offline.leaks.models import check_model, hide_future
 from offline.leaks.rows import check_rows
 from offline.leaks.verdicts import Verdict
 from offline.models.candidate import Candidate, Recipe
 from offline.models.recipes import RECIPES
 from offline.promotion.provenance import LakeRows, Provenance, SimulatedRows, TrainingRows
-from offline.samples import CHECKED_HOURS, SHORT_WINDOWS, Sample, TradeSpan, sample
+from offline.samples import CHECKED_HOURS, SHORT_WINDOWS, Sample, TradeSpan, sample, thinned
+from offline.settings import DEFAULT_TRAIN_MB
 
 BLIND_ROWS = 2_000
 """Number of rows that stand in for the test when a recipe is fitted again."""
@@ -122,44 +124,47 @@ def blind_test(training: Sample, train_end: datetime, spec: FeatureSpec) -> Samp
     return replace(rows, event_time=rows.event_time - rows.event_time.min() + first)
 
 
-def lake_inputs(lake_uri: str, spec: FeatureSpec) -> GateInputs:
-    """Return the inputs of a gate that tests on all rows of a lake.
+def lake_inputs(lake_uri: str, spec: FeatureSpec, max_mb: int = DEFAULT_TRAIN_MB) -> GateInputs:
+    """Return the inputs of a gate that tests on the rows of a lake.
+
+    Args:
+        max_mb: bound of memory, `TRAIN_MAX_MB`: a test of more rows is on a stratified sample of the rows.
 
     Raises:
         ValueError: pyarrow does not know the filesystem of the URI.
     """
     lake = Lake.open(lake_uri)
 
+    def partitions_after(after: datetime) -> list[Partition]:
+        return [each for each in lake.partitions(TRAINING_SET) if each.rows and each.day >= after.date()]
+
     def test(after: datetime) -> Sample:
-        return training_sample(lake, spec, lake.products(TRAINING_SET), after.date(), date.max).after(after)
+        return sample_of_test(lake, spec, days_of_test(partitions_after(after), max_mb)).after(after)
 
     def training(rows: TrainingRows) -> Sample:
         return simulated_sample(rows, spec) if isinstance(rows, SimulatedRows) else lake_sample(lake, rows, spec)
 
     def spans(rows: TrainingRows, after: datetime) -> list[TradeSpan]:
-        tested = [
-            (each.product_id, each.day)
-            for each in lake.partitions(TRAINING_SET)
-            if each.rows and each.day >= after.date()
-        ]
+        tested = days_of_test(partitions_after(after), max_mb).product_days()
         if isinstance(rows, SimulatedRows):
             first, last = rows.hours
             hours = (first, min(first + CHECKED_HOURS, last))
             trades = simulate_day(rows.products[0], rows.days[-1], rows.seed, hours)
             return [TradeSpan(trades, int(trades.event_time[0])), *checked_spans(lake, spec, [], tested)]
-        trained = [(product_id, day) for product_id, days in rows.content_hashes.items() for day in days]
-        return checked_spans(lake, spec, trained, tested)
+        return checked_spans(lake, spec, rows.product_days(), tested)
 
     return GateInputs(test, training, lambda: certified(lake, spec), spans)
 
 
 def lake_sample(lake: Lake, rows: LakeRows, spec: FeatureSpec, *, with_short_windows: bool = True) -> Sample:
-    """Return training rows from the lake, sorted by product and day.
+    """Return training rows from the lake, sorted by product and day; of a sample, the same rows each time.
 
     Raises:
         ValueError: a product-day is gone or has other rows.
     """
-    parts = []
+    parts, share, seed = [], 1.0, 0
+    if rows.sample is not None:
+        share, seed = rows.sample.share, rows.sample.seed
     for product_id, days in sorted(rows.content_hashes.items()):
         for day, content_hash in sorted(days.items()):
             stored = lake.partition(TRAINING_SET, product_id, day)
@@ -167,10 +172,23 @@ def lake_sample(lake: Lake, rows: LakeRows, spec: FeatureSpec, *, with_short_win
                 raise ValueError(f"the training rows of {product_id} on {day} are gone")
             if stored.content_hash != content_hash:
                 raise ValueError(f"the training rows of {product_id} on {day} have changed")
-            parts.append(training_sample(lake, spec, [product_id], day, day, with_short_windows=with_short_windows))
+            of_day = day_sample(lake, spec, product_id, day, with_short_windows=with_short_windows)
+            parts.append(thinned(of_day, share, seed))
     if not parts:
         raise ValueError("the version names no training rows")
     return Sample.join(parts)
+
+
+def sample_of_test(lake: Lake, spec: FeatureSpec, tested: SampledDays) -> Sample:
+    """Return the rows of a test from the lake, without rows of short windows, sorted by product and day.
+
+    Raises:
+        ValueError: there are no product-days.
+    """
+    if not tested.partitions:
+        raise ValueError("the lake has no training rows: ingest or simulate these days and backfill them first")
+    days = (day_sample(lake, spec, product_id, day) for product_id, day in tested.product_days())
+    return Sample.join(thinned(rows, tested.share, SAMPLE_SEED) for rows in days)
 
 
 def simulated_sample(rows: SimulatedRows, spec: FeatureSpec, short_windows: Sequence[int] = SHORT_WINDOWS) -> Sample:

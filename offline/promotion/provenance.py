@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -13,6 +12,9 @@ from typing import Self
 import msgspec
 
 from data.files import CHECKOUT
+from data.models.registry import Registry, Version
+from data.models.served import BASELINE, ML
+from data.names import VersionNotFound
 
 MADE_BY = (
     "data/features",
@@ -26,6 +28,10 @@ MADE_BY = (
 )
 """Folders and modules whose source decides a model's bytes, given the rows in the lake or the simulator's seed."""
 LOCK = "requirements.txt"
+ROWS_FILE = "training/rows.json"
+"""Path of the list of training rows among the artifacts of a version's run."""
+MOST_IN_TAG = 8_000
+"""Characters of a list of rows in a tag, some 90 product-days: each question for an alias gets all tags."""
 
 
 class SimulatedRows(msgspec.Struct, frozen=True, kw_only=True, tag="simulated", tag_field="kind"):
@@ -42,14 +48,49 @@ class SimulatedRows(msgspec.Struct, frozen=True, kw_only=True, tag="simulated", 
     hours: tuple[int, int] = (0, 24)
 
 
-class LakeRows(msgspec.Struct, frozen=True, kw_only=True, tag="lake", tag_field="kind"):
+class RowSample(msgspec.Struct, frozen=True, kw_only=True):
+    """A stratified sample of rows, see `offline.samples.thinned` and `offline.days.row_budget.sampled_days`.
+
+    Attributes:
+        share: of the rows of each product-day that gives rows.
+        seed: another seed chooses other rows and days.
+        max_mb: bound of memory that decided the share, `TRAIN_MAX_MB`.
+        of_rows, of_days: numbers of rows and of product-days that the sample stands for.
+        first_day: of these product-days, UTC.
+    """
+
+    share: float
+    seed: int
+    max_mb: int
+    of_rows: int
+    of_days: int
+    first_day: date
+
+
+class LakeRows(msgspec.Struct, frozen=True, kw_only=True, tag="lake", tag_field="kind", omit_defaults=True):
     """Training rows from the lake.
 
     Attributes:
-        content_hashes: hash of the `training_set` by product and UTC day.
+        content_hashes: hash of the `training_set` by product and UTC day, of the product-days that give rows.
+        sample: which of their rows; None: all rows.
     """
 
     content_hashes: dict[str, dict[date, str]]
+    sample: RowSample | None = None
+
+    def product_days(self) -> list[tuple[str, date]]:
+        """Return product and day of each product-day."""
+        return [(product_id, day) for product_id, days in self.content_hashes.items() for day in days]
+
+
+class ListedRows(msgspec.Struct, frozen=True, kw_only=True, tag="listed", tag_field="kind"):
+    """Reference to rows that are too many for a tag: the artifact `ROWS_FILE` of the version's run names the rows.
+
+    Attributes:
+        digest: SHA-256 of the artifact.
+    """
+
+    digest: str
 
 
 TrainingRows = SimulatedRows | LakeRows
@@ -79,22 +120,42 @@ class Provenance:
         return cls(recipe, code_digest(), lock_digest(), cpu_type(), rows)
 
     @classmethod
-    def of_tags(cls, tags: Mapping[str, str]) -> Self | None:
-        """Return the description in a version's tags; None if the tags lack a part of the description."""
+    def of_version(cls, registry: Registry, version: Version) -> Self | None:
+        """Return the description in the tags of a version, and in the artifact `ROWS_FILE` where the tags refer to it.
+
+        Returns:
+            None if a part of the description is missing, or the artifact is another one than the tags say.
+
+        Raises:
+            RegistryError: MLflow does not answer.
+        """
+        tags = version.tags
         try:
-            rows = msgspec.json.decode(tags["rows"], type=TrainingRows)
+            rows = msgspec.json.decode(tags["rows"], type=TrainingRows | ListedRows)
+            if isinstance(rows, ListedRows):
+                listed = registry.artifact(version.run_id, ROWS_FILE)
+                if hashlib.sha256(listed).hexdigest() != rows.digest:
+                    return None
+                rows = msgspec.json.decode(listed, type=LakeRows)
             return cls(tags["recipe"], tags["code_digest"], tags.get("lock_digest", ""), tags["cpu_type"], rows)
-        except (KeyError, msgspec.DecodeError):
+        except (KeyError, msgspec.DecodeError, VersionNotFound):
             return None
+
+    def rows_file(self) -> str:
+        """Return the content of the artifact `ROWS_FILE`; empty if the tags name all rows."""
+        encoded = msgspec.json.encode(self.rows).decode()
+        return encoded if len(encoded) > MOST_IN_TAG else ""
 
     def tags(self) -> dict[str, str]:
         """Return the tags of a version."""
+        listed = self.rows_file().encode()
+        rows = ListedRows(digest=hashlib.sha256(listed).hexdigest()) if listed else self.rows
         return {
             "recipe": self.recipe,
             "code_digest": self.code_digest,
             "lock_digest": self.lock_digest,
             "cpu_type": self.cpu_type,
-            "rows": msgspec.json.encode(self.rows).decode(),
+            "rows": msgspec.json.encode(rows).decode(),
         }
 
     def differences(self) -> list[str]:
@@ -105,6 +166,25 @@ class Provenance:
             "CPU type": (self.cpu_type, cpu_type()),
         }
         return [name for name, (then, now) in pairs.items() if then != now]
+
+
+def named_hashes(registry: Registry) -> set[str]:
+    """Return the content hashes of the training sets that a champion, a challenger or a previous version names.
+
+    The gate fits champions and challengers again, and drift compares with the rows of a champion: these training sets
+    must stay readable after their days were made anew.
+
+    Raises:
+        RegistryError: MLflow does not answer.
+    """
+    found = set[str]()
+    for name in (BASELINE, ML):
+        for alias in ("champion", "challenger", "previous"):
+            version = registry.aliased(name, alias)
+            made = None if version is None else Provenance.of_version(registry, version)
+            if made is not None and isinstance(made.rows, LakeRows):
+                found |= {content_hash for days in made.rows.content_hashes.values() for content_hash in days.values()}
+    return found
 
 
 def code_digest() -> str:

@@ -21,7 +21,7 @@ from data.models.settings import RegistrySettings
 from data.names import AlreadyThere, ModelRefused, RegistryError, VersionNotFound, is_loopback
 from data.times import second_text
 from offline.models.candidate import Candidate
-from offline.promotion.provenance import Provenance
+from offline.promotion.provenance import ROWS_FILE, Provenance
 
 CLIENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # by default, a client retries for minutes if the server is away
@@ -109,6 +109,8 @@ def register(
             tags |= {f"metric.{metric}": f"{value:.6g}" for metric, value in candidate.metrics.items()}
             tags |= {promise: f"{value:.6g}" for promise, value in candidate.promises.items()}
             tags |= {} if made is None else made.tags()
+            if made is not None and (listed := made.rows_file()):
+                mlflow.log_text(listed, ROWS_FILE)
             tags |= {REASON: candidate.reason} if candidate.reason else {}
             with contextlib.suppress(AlreadyThere):
                 registry.call("POST", "registered-models/create", {"name": candidate.name}, dict)

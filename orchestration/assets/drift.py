@@ -145,7 +145,7 @@ def _reference(
     from data.models.served import ServedModel
     from offline.frames.training import training_frame
 
-    made = Provenance.of_tags(version.tags)
+    made = Provenance.of_version(registry, version)
     if made is None:
         raise ValueError(f"{version.name} version {version.version} does not name its training rows")
     path = folder / f"{version.digest[:16]}-{spec.spec_id}.parquet"

@@ -7,20 +7,19 @@ import contextlib
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from math import isnan
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dagster as dg
+import numpy as np
 from pydantic import Field
 
 from data.features.spec import FeatureSpec
 from data.models.registry import Registry
 from data.times import second_text
 from offline.days.steps import TRAINING_SET
-from offline.days.training_set import training_sample
 from offline.lake.store import Lake, Partition
-from offline.promotion.provenance import LakeRows
 from orchestration.assets import plots
 from orchestration.assets.partitions import DayRange, DaysConfig, table_of
 from orchestration.resources import LakeResource, RegistryResource, ending, explained
@@ -28,7 +27,7 @@ from orchestration.resources import LakeResource, RegistryResource, ending, expl
 if TYPE_CHECKING:
     from offline.losses_table import Evaluation
     from offline.models.candidate import Candidate
-    from offline.samples import Sample, TradeSpan
+    from offline.samples import Sample
     from offline.training import Challenger
 
 
@@ -95,7 +94,7 @@ def models(
     """Train both models on the same rows, test both on later rows, and register both."""
     from offline.losses_table import ALL, Evaluation
     from offline.models.candidate import Candidate
-    from offline.training import Registered, train
+    from offline.training import Registered, lake_training, train
 
     store, spec = lake.open(), lake.spec
     with ending(mlflow), explained(), _explain_loss_of_mlflow(registry.uri):
@@ -103,16 +102,17 @@ def models(
         test_day = days.first_test_day(config.test_days)
         train_end = datetime.combine(test_day, datetime.min.time(), UTC)
         context.instance.add_run_tags(context.run.run_id, {TRAINING_SET_TAG: days.version})
-        rows = _training_rows(store, spec, days, test_day)
+        rows, made_from, spans, test = lake_training(store, spec, days.partitions, test_day, lake.train_max_mb)
         mlflow.log_params(_params(days, train_end))
         first, last = days.days[0], days.days[-1]
         context.log.info(f"{len(days.partitions)} product-days from {first} to {last}, training ends at {train_end}")
+        if made_from.sample is not None:
+            context.log.info(f"of more rows than fit into TRAIN_MAX_MB={lake.train_max_mb}, {len(rows):,} are taken")
         run = mlflow.active_run().info
         links: Links = {"MLflow run": dg.MetadataValue.url(registry.run_url(run.experiment_id, run.run_id))}
         trained, challengers = {}, []
-        spans, made_from = checked_spans(store, spec, days, test_day), days.rows_before(test_day)
-        results = train(Registry(registry.uri), rows, spec, train_end, made_from, spans=spans, reason=config.reason)
-        for result in results:
+        client, reason = Registry(registry.uri), config.reason
+        for result in train(client, rows, spec, train_end, made_from, spans=spans, test=test, reason=reason):
             if isinstance(result, Candidate):
                 trained[result.name] = result.model
                 yield _model_result(result, links)
@@ -120,7 +120,7 @@ def models(
                 qlike = {row.forecaster: row.qlike for row in result.losses if row.asked_with == ALL}
                 # MLflow allows no other characters in a name.
                 mlflow.log_metrics({f"qlike_{re.sub(r'[^a-zA-Z0-9]', '_', name)}": qlike[name] for name in qlike})
-                picture = plots.of_test(trained, *_first_product(store, spec, days, test_day), spec)
+                picture = plots.of_test(trained, *_first_product(rows.after(train_end), spec), spec)
                 yield _evaluation_result(result, qlike, picture, links)
             elif isinstance(result, Registered):
                 context.log.info(f"{result.candidate.name} version {result.version} is challenger")
@@ -145,14 +145,6 @@ class TrainingDays(NamedTuple):
     def version(self) -> str:
         """Hash of the content of all training sets."""
         return hashlib.sha256("".join(each.content_hash for each in self.partitions).encode()).hexdigest()
-
-    def rows_before(self, test_day: date) -> LakeRows:
-        """Return where the gate finds the rows before the test again."""
-        hashes: dict[str, dict[date, str]] = {product_id: {} for product_id in self.products}
-        for each in self.partitions:
-            if each.day < test_day:
-                hashes[each.product_id][each.day] = each.content_hash
-        return LakeRows(content_hashes=hashes)
 
     def first_test_day(self, test_days: int) -> date:
         """Return the first day of the test, where training ends.
@@ -199,24 +191,6 @@ def _params(days: TrainingDays, train_end: datetime) -> dict[str, Any]:
         "last_day": days.days[-1],
         "training_set": days.version,
     }
-
-
-def _training_rows(store: Lake, spec: FeatureSpec, days: TrainingDays, test_day: date) -> "Sample":
-    """Return the rows before the test, short windows too, and the rows of the test."""
-    from offline.samples import Sample
-
-    until = test_day - timedelta(days=1)
-    fitted = training_sample(store, spec, days.products, days.days[0], until, with_short_windows=True)
-    return Sample.join([fitted, training_sample(store, spec, days.products, test_day, days.days[-1])])
-
-
-def checked_spans(store: Lake, spec: FeatureSpec, days: TrainingDays, test_day: date) -> "list[TradeSpan]":
-    """Return the trades behind some rows of the last day before the test, and of the first day of the test."""
-    from offline.days import feature_rows
-
-    keys = [(each.product_id, each.day) for each in days.partitions]
-    trained, tested = ([key for key in keys if (key[1] < test_day) == is_trained] for is_trained in (True, False))
-    return feature_rows.checked_spans(store, spec, trained, tested)
 
 
 def _model_result(candidate: "Candidate", links: Links) -> dg.MaterializeResult:
@@ -280,13 +254,9 @@ def _challengers_result(
     return dg.MaterializeResult(asset_key="challenger", data_version=data_version, metadata=metadata | links)
 
 
-def _first_product(store: Lake, spec: FeatureSpec, days: TrainingDays, test_day: date) -> tuple[str, "Sample"]:
-    """Return the first product with rows to judge in the test, and the product's rows."""
+def _first_product(test: "Sample", spec: FeatureSpec) -> tuple[str, "Sample"]:
+    """Return the first product with rows to judge, and the product's rows."""
     from offline.losses_table import judged_rows
 
-    for product_id in days.products:
-        if any(each.rows and each.day >= test_day for each in store.partitions(TRAINING_SET, product_id)):
-            rows = training_sample(store, spec, [product_id], test_day, days.days[-1])
-            if len(judged_rows(rows, spec)):
-                return product_id, rows
-    raise ValueError(f"no product has rows to judge from {test_day} to {days.days[-1]}")
+    first = str(np.unique(judged_rows(test, spec).product_id)[0])
+    return first, test.take(test.product_id == first)

@@ -72,7 +72,7 @@ def promote_model(
             client,
             config.model,
             config.version,
-            inputs=lake_inputs(lake.uri, lake.spec),
+            inputs=lake_inputs(lake.uri, lake.spec, lake.train_max_mb),
             spec=lake.spec,
             who=config.who or _who(context),
             why=config.why,

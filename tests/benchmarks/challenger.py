@@ -25,6 +25,7 @@ TRADES = 5_000_000
 PRODUCTS = ("BTC-USD", "ETH-USD")
 FIRST_DAY = dt.date(2025, 1, 6)
 TEST_DAYS = 1
+UNBOUNDED_MB = 1_000_000
 
 
 class Took(msgspec.Struct):
@@ -66,11 +67,10 @@ def train_challengers(folder: Path, registry_uri: str) -> Took:
     from data.times import start_ns, to_datetime
     from offline.days.feature_rows import make_feature_rows
     from offline.days.steps import TRADES as TRADES_TABLE
-    from offline.days.training_set import make_training_set, training_sample
+    from offline.days.training_set import make_training_set
     from offline.lake.store import Lake
-    from offline.samples import Sample
-    from offline.training import Challenger, train
-    from orchestration.assets.models import checked_spans, choose_days
+    from offline.training import Challenger, lake_training, train
+    from orchestration.assets.models import choose_days
     from orchestration.assets.partitions import DaysConfig
 
     lake, spec = Lake.open(folder), FeatureSpec()
@@ -84,15 +84,11 @@ def train_challengers(folder: Path, registry_uri: str) -> Took:
         make_training_set(lake, place.product_id, place.day, spec)
     clock.append(time.perf_counter())
     days = choose_days(lake, DaysConfig().range())
-    test_day, last = days.first_test_day(TEST_DAYS), days.days[-1]
-    fitted = training_sample(
-        lake, spec, days.products, days.days[0], test_day - dt.timedelta(days=1), with_short_windows=True
-    )
-    rows = Sample.join([fitted, training_sample(lake, spec, days.products, test_day, last)])
-    spans = checked_spans(lake, spec, days, test_day)
+    test_day = days.first_test_day(TEST_DAYS)
+    rows, made_from, spans, test = lake_training(lake, spec, days.partitions, test_day, UNBOUNDED_MB)
     clock.append(time.perf_counter())
     train_end = to_datetime(start_ns(test_day))
-    results = list(train(Registry(registry_uri), rows, spec, train_end, days.rows_before(test_day), spans=spans))
+    results = list(train(Registry(registry_uri), rows, spec, train_end, made_from, spans=spans, test=test))
     clock.append(time.perf_counter())
     if sum(isinstance(each, Challenger) for each in results) != 2:
         raise RuntimeError("two challengers were expected")

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 from data.features.spec import FeatureSpec
-from data.models.registry import Version
 from data.times import NS
 from data.trades import Floats, StreamKey, Trades
 from data.truth.losses import qlike, volatility_terciles
@@ -174,7 +173,7 @@ def trials(rows: Sample) -> list[dict[str, bool]]:
     found = []
     for kind, champion in ((Kind.FIRST, None), (Kind.NEW_RECIPE, base)):
         rivals = Rivals(kind, champion, "the champion", base, "the baseline")
-        judgement = Trial(Version("volatility-ml", "1", made.tags(), ""), ml.model, rivals, inputs, spec)
+        judgement = Trial(made, ml.model, rivals, inputs, spec)
         judgement.run([])
         found.append({each.name: each.is_met for each in judgement.conditions()})
     return found

@@ -45,7 +45,6 @@ from offline.days.staging import RECORDINGS, ingest
 from offline.days.staleness import stale
 from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET
 from offline.days.trades import make_trades
-from offline.days.training_set import training_sample
 from offline.evaluation.plots import label_plainly
 from offline.lake.store import Lake
 from offline.leaks.rows import check_rows
@@ -55,10 +54,11 @@ from offline.promotion.ledger import history
 from offline.promotion.register import find_experiment
 from offline.samples import CHECKED_HOURS, Sample
 from offline.served.manifest import read_manifest
-from offline.training import train
+from offline.settings import DEFAULT_TRAIN_MB
+from offline.training import lake_training, train
 from orchestration import code_server
 from orchestration.assets import models, plots
-from orchestration.assets.models import checked_spans, choose_days
+from orchestration.assets.models import choose_days
 from orchestration.assets.partitions import INPUTS, DayRange, key_of
 from orchestration.assets.product_days import trades
 from orchestration.automation import sensors
@@ -987,11 +987,10 @@ def test_a_training_checks_rows_of_the_last_day_before_the_test_and_of_the_first
         ingest(lake, recorded(tmp_path / f"{product}.csv", trades_at(times, product, seed)))
     make_all(lake, ["BTC-USD", "ETH-USD"], days)
     chosen = choose_days(lake, DayRange())
-    before, test = checked_spans(lake, SPEC, chosen, days[2])
+    rows, _, (before, test), _ = lake_training(lake, SPEC, chosen.partitions, days[2], DEFAULT_TRAIN_MB)
     assert (before.trades.keys[0].product_id, test.trades.keys[0].product_id) == ("ETH-USD", "BTC-USD")
     assert (before.since, test.since) == (MIDNIGHT + DAY_NS + 1, MIDNIGHT + 2 * DAY_NS + 1)
     assert before.trades.event_time.min() < before.since
     assert before.trades.event_time.max() < before.since + CHECKED_HOURS * HOUR < test.since
-    rows = training_sample(lake, SPEC, chosen.products, days[0], days[2])
     end = dt.datetime.combine(days[2], dt.time(), dt.UTC)
     assert all(each.passed for each in check_rows(rows, SPEC, end, [before, test]))

@@ -13,15 +13,14 @@ from data.recordings.readers import read_bars
 from data.trades import Trades
 from offline.candles import trades_of_candles
 from offline.days.staging import ingest
-from offline.days.training_set import training_sample
 from offline.lake.store import Lake
 from offline.promotion.gate import Refused
 from offline.promotion.inputs import lake_inputs
 from offline.promotion.ledger import history
 from offline.promotion.moves import promote
-from offline.samples import Sample
-from offline.training import Challenger, train
-from orchestration.assets.models import checked_spans, choose_days
+from offline.settings import DEFAULT_TRAIN_MB
+from offline.training import Challenger, lake_training, train
+from orchestration.assets.models import choose_days
 from orchestration.assets.partitions import DayRange
 from tests.days import recorded
 from tests.mlflow_server import running_mlflow
@@ -54,13 +53,11 @@ def test_on_the_lean_days_the_gate_takes_the_baseline_and_refuses_an_ml_without_
     proof.disturbs("a market with a trade in one second of twenty")
     days = choose_days(lake, DayRange())
     assert days.days == DAYS
-    fitted = training_sample(lake, SPEC, [PRODUCT], DAYS[0], DAYS[0], with_short_windows=True)
-    rows = Sample.join([fitted, training_sample(lake, SPEC, [PRODUCT], DAYS[1], DAYS[1])])
-    spans, made_from = checked_spans(lake, SPEC, days, DAYS[1]), days.rows_before(DAYS[1])
+    rows, made_from, spans, test = lake_training(lake, SPEC, days.partitions, DAYS[1], DEFAULT_TRAIN_MB)
     inputs = lake_inputs(str(tmp_path / "lake"), SPEC)
     with running_mlflow(tmp_path) as server:
         registry = Registry(server.uri)
-        results = train(registry, rows, SPEC, TRAIN_END, made_from, spans=spans)
+        results = train(registry, rows, SPEC, TRAIN_END, made_from, spans=spans, test=test)
         found = {each.candidate.name: each for each in results if isinstance(each, Challenger)}
         coverages = {name: each.candidate.metrics["coverage"] for name, each in found.items()}
         proof.saw(**{f"{name} coverage": coverage for name, coverage in coverages.items()})

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from data.files import CHECKOUT
+from data.models.registry import Registry, Version
+from data.names import VersionNotFound
 from data.times import NS
 from data.trades import Floats
 from offline.ewma import calibrate, ewmas_of
@@ -30,7 +32,7 @@ from offline.promotion.conditions import (
 )
 from offline.promotion.inputs import GateInputs, blind_test
 from offline.promotion.ledger import Entry, promotions_in_effect, tries_on
-from offline.promotion.provenance import MADE_BY, LakeRows, Provenance, SimulatedRows
+from offline.promotion.provenance import MADE_BY, LakeRows, Provenance, RowSample, SimulatedRows
 from offline.samples import Sample
 from tests.models import SPEC
 
@@ -194,20 +196,49 @@ def test_the_calibrated_ewma_falls_back_to_what_a_row_has() -> None:
 # Provenance
 
 
+class Artifacts(Registry):
+    """A registry with one artifact."""
+
+    def __init__(self, content: str) -> None:
+        self.content = content.encode()
+
+    def artifact(self, run_id: str, path: str) -> bytes:
+        if not self.content:
+            raise VersionNotFound(f"{run_id} has no {path}")
+        return self.content
+
+
+def provenance_of(tags: dict[str, str], artifact: str = "") -> Provenance | None:
+    return Provenance.of_version(Artifacts(artifact), Version("m", "1", tags, "run"))
+
+
 def test_a_description_survives_the_tags_of_a_version() -> None:
     day = dt.date(2010, 1, 4)
+    taken = RowSample(share=0.25, seed=0, max_mb=2_000, of_rows=4_000, of_days=2, first_day=day)
     for rows in (
         SimulatedRows(seed=3, products=("BTC-USD",), days=(day,), hours=(0, 5)),
         LakeRows(content_hashes={"BTC-USD": {day: "ab" * 32}, "ETH-USD": {}}),
+        LakeRows(content_hashes={"BTC-USD": {day: "ab" * 32}}, sample=taken),
     ):
         made = Provenance.here("cascade of limited shapes", rows)
-        assert Provenance.of_tags(made.tags()) == made
+        assert provenance_of(made.tags()) == made
         assert made.differences() == []
-        assert Provenance.of_tags({**made.tags(), "rows": "{}"}) is None
-        assert Provenance.of_tags({name: text for name, text in made.tags().items() if name != "recipe"}) is None
-        other = Provenance.of_tags({**made.tags(), "cpu_type": "abacus", "code_digest": "0"})
+        assert made.rows_file() == ""
+        assert provenance_of({**made.tags(), "rows": "{}"}) is None
+        assert provenance_of({name: text for name, text in made.tags().items() if name != "recipe"}) is None
+        other = provenance_of({**made.tags(), "cpu_type": "abacus", "code_digest": "0"})
         assert other is not None
         assert other.differences() == ["code", "CPU type"]
+
+
+def test_rows_of_many_days_are_an_artifact_and_no_other_file_counts_as_the_artifact() -> None:
+    days = {dt.date(2010, 1, 4) + dt.timedelta(days=i): "ab" * 32 for i in range(200)}
+    made = Provenance.here("cascade of limited shapes", LakeRows(content_hashes={"BTC-USD": days}))
+    listed, tags = made.rows_file(), made.tags()
+    assert len(tags["rows"]) < 200 < len(listed)
+    assert provenance_of(tags, listed) == made
+    assert provenance_of(tags, listed.replace("ab", "cd", 1)) is None
+    assert provenance_of(tags) is None
 
 
 def test_the_code_digest_covers_what_makes_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from math import log
 import numpy as np
 import pytest
 
+from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.models.served import Scores, ServedModel
 from data.simulator.day import simulate_day
@@ -16,7 +17,7 @@ from data.trades import Floats
 from data.truth.adaptation import adapted, adapted_by_targets, teaching
 from data.truth.counting import TWELFTH, counted_rows
 from data.truth.targets import target_volatility
-from offline.evaluation.promises import HOUR, MIN_HORIZONS, promises_of
+from offline.evaluation.promises import HOUR, MIN_HORIZONS, hourly_figures, promises_of
 from offline.samples import Sample
 from tests.models import SPEC, model_bytes
 
@@ -37,6 +38,10 @@ def answers(n: int) -> Scores:
     return Scores(np.ones(n), np.full(n, 0.5), np.full(n, 1.5), np.zeros((n, 0), np.bool_))
 
 
+def promised(judged: Sample, floor: float, train_end: dt.datetime, spec: FeatureSpec) -> dict[str, float]:
+    return promises_of(hourly_figures(answers(len(judged)), judged, floor, train_end, spec))
+
+
 def test_quantiles_are_of_hours_and_an_hour_with_too_few_horizons_promises_nothing() -> None:
     """Score 1 in [.5, 1.5]. Hour 0: all targets 1. Hour 1: half are 2. ETH, hour 1: all are 2, so r = 4.
 
@@ -50,7 +55,7 @@ def test_quantiles_are_of_hours_and_an_hour_with_too_few_horizons_promises_nothi
         rows("ETH-USD", 2, np.full(TO_HOUR - 1, 9.0)),
     ]
     judged = Sample.join(parts)
-    found = promises_of(answers(len(judged)), judged, FLOOR, START, SPEC)
+    found = promised(judged, FLOOR, START, SPEC)
     bad = 3 - log(4)
     assert found == {
         "promised_qlike_05": pytest.approx(0.05 * bad),  # a tenth of the way from 0 to bad / 2
@@ -65,13 +70,13 @@ def test_quantiles_are_of_hours_and_an_hour_with_too_few_horizons_promises_nothi
 def test_a_target_below_the_floor_counts_as_the_floor_in_loss_and_coverage() -> None:
     """The floor 1 is the forecast: r = 1."""
     judged = rows("BTC-USD", 0, np.zeros(TO_HOUR))
-    found = promises_of(answers(len(judged)), judged, 1.0, START, SPEC)
+    found = promised(judged, 1.0, START, SPEC)
     assert (found["promised_qlike_50"], found["promised_coverage_50"]) == (0.0, 1.0)
 
 
 def test_nothing_is_promised_without_an_hour() -> None:
     judged = rows("BTC-USD", 0, np.ones(TO_HOUR - 1))
-    assert promises_of(answers(len(judged)), judged, FLOOR, START, SPEC) == {}
+    assert promised(judged, FLOOR, START, SPEC) == {}
 
 
 def test_forecasts_that_are_too_low_are_promised_as_adapted() -> None:
@@ -79,9 +84,9 @@ def test_forecasts_that_are_too_low_are_promised_as_adapted() -> None:
     n = 3_600 // 5
     judged = Sample.join([rows("BTC-USD", hour, np.full(n, 2.0)) for hour in range(12)])
     judged.values[:, SPEC.columns.index("ewma_variance_60")] = 1.0
-    found = promises_of(answers(len(judged)), judged, FLOOR, START - dt.timedelta(days=1), SPEC)
+    found = promised(judged, FLOOR, START - dt.timedelta(days=1), SPEC)
     assert found["promised_qlike_05"] < 0.1 < found["promised_qlike_95"] < 3 - log(4)
-    later = promises_of(answers(len(judged)), judged, FLOOR, START + dt.timedelta(days=1), SPEC)
+    later = promised(judged, FLOOR, START + dt.timedelta(days=1), SPEC)
     assert later["promised_qlike_05"] == pytest.approx(3 - log(4)), "rows of the training teach nothing"
 
 

@@ -16,7 +16,7 @@ from data.times import NS
 from offline.cards.version_texts import CARD, REPORT, run_of, version_texts
 from offline.losses_table import Evaluation, evaluate
 from offline.models.candidate import Candidate
-from offline.promotion.provenance import LakeRows, Provenance, SimulatedRows, TrainingRows
+from offline.promotion.provenance import LakeRows, Provenance, RowSample, SimulatedRows, TrainingRows
 from offline.samples import Sample
 from tests.models import SPEC, model_bytes
 
@@ -111,6 +111,21 @@ def test_a_card_tells_how_to_make_the_version_again() -> None:
     assert "\n.venv/bin/python -m offline.training\n" in simulated
     assert "2 simulated days of BTC-USD, seed 0, 2026-01-01 to 2026-01-02" in simulated
     assert "simulated days: no figure here was seen on a real market" in simulated
+
+
+def test_a_card_has_share_and_seed_of_a_sample_and_how_many_rows_the_tables_show() -> None:
+    """20,000 rows of 80,000; the config begins at the first day of all, which gave no rows."""
+    first = dt.date(2025, 12, 30)
+    taken = RowSample(share=0.5, seed=0, max_mb=2_000, of_rows=80_000, of_days=8, first_day=first)
+    sampled = made(LakeRows(content_hashes={"BTC-USD": DAYS, "ETH-USD": DAYS}, sample=taken))
+    card = version_texts(candidate(), sampled, compared(BASELINE).thinned(0.25, 0), SPEC)[CARD]
+    assert "a stratified sample, 25.000% of 80,000 rows, by product, day and volatility: 50.000% of the rows" in card
+    assert "of 4 of 8 product-days, seed 0. `TRAIN_MAX_MB` was 2000." in card
+    assert "- 400 rows in 17 horizons" in card
+    assert "show a stratified sample, 100 of them." in card
+    (config,) = re.findall("```json\n(.*)\n```", card)
+    assert json.loads(config)["ops"]["models"]["config"]["first_day"] == "2025-12-30"
+    assert "stratified" not in version_texts(candidate(), LAKE, compared(BASELINE), SPEC)[CARD]
 
 
 def test_ml_is_compared_with_the_baseline_of_its_training_and_the_baseline_with_the_unscaled_ewma() -> None:
