@@ -51,7 +51,7 @@ class OfflineSettings(RegistrySettings):
 
     lake_uri: Annotated[str, AfterValidator(without_key)] = Field(
         default_factory=lambda data: str(data["var_dir"] / "lake"),
-        description="a folder, or a URI of any filesystem that pyarrow knows",
+        description="a folder, or a URI that begins with file, s3, gs or abfs",
     )
     served_keep_days: int | None = Field(
         None, ge=1, description="served records older than this leave the lake; without a value, they stay"

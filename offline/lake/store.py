@@ -6,7 +6,6 @@ hash and notes of a partition are metadata of the same file, so data and metadat
 
 from __future__ import annotations
 
-import fcntl
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -22,8 +21,8 @@ import pyarrow.fs
 import pyarrow.parquet
 
 from data.names import check_product_id
+from offline.lake.objects import Objects
 from offline.lake.parquet import GROUP_ROWS, ContentHash, RowGroups
-from offline.settings import without_key
 
 READ_ROWS = 65_536
 """Rows per batch when a partition is read in batches."""
@@ -36,10 +35,6 @@ _HASH, _NOTES = b"content_hash", b"notes"
 """Keys in a file's metadata."""
 
 Notes = TypeVar("Notes")
-
-
-class Occupied(ValueError):
-    """Another process writes here."""
 
 
 @dataclass(frozen=True)
@@ -93,31 +88,30 @@ class PartitionKey(NamedTuple):
 
 
 class Lake:
-    """Partitions under one root folder; `Lake.open` takes a folder or a URI."""
+    """Partitions under one root folder; `Lake.open` takes a folder or a URI.
 
-    def __init__(self, filesystem: pa.fs.FileSystem, root: str) -> None:
+    Attributes:
+        objects: the same root, object by object.
+    """
+
+    def __init__(self, filesystem: pa.fs.FileSystem, root: str, objects: Objects) -> None:
         self._files, self._root = filesystem, f"{root.rstrip('/')}/" if root else ""
+        self.objects = objects
 
     @classmethod
     def open(cls, uri: str | Path) -> Self:
         """Open a lake; the lake may be empty or not exist yet.
 
         Args:
-            uri: a folder, or a URI of any filesystem that pyarrow knows, as `file:///srv/lake` or `s3://bucket/lake`.
+            uri: see `Objects.open`.
 
         Raises:
-            ValueError: pyarrow does not know the filesystem of the URI, or the URI holds a key.
+            ValueError: the URI is of no known store, or holds a key.
         """
         if not _SCHEME.match(str(uri)):
-            return cls(pa.fs.LocalFileSystem(), str(Path(uri).absolute()))
-        without_key(str(uri))
-        try:
-            return cls(*pa.fs.FileSystem.from_uri(str(uri)))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise ValueError(
-                f"LAKE_URI must be a folder, or a URI of a filesystem that pyarrow knows (file, s3, gs, abfs, hdfs), "
-                f"was {uri}: {error}"
-            ) from None
+            return cls(pa.fs.LocalFileSystem(), str(Path(uri).absolute()), Objects.open(uri))
+        objects = Objects.open(uri)
+        return cls(*pa.fs.FileSystem.from_uri(str(uri)), objects)
 
     def partition(self, table: str, product_id: str, day: date) -> Partition | None:
         """Return a partition, read from the file's metadata alone; None if the partition does not exist.
@@ -226,93 +220,6 @@ class Lake:
                 "ingest the recording again if the file is of a recording"
             ) from None
         return StoredFile(self._at(path), metadata.num_rows, content_hash, msgspec.Raw(notes))
-
-    @contextmanager
-    def locked(self, path: str) -> Iterator[None]:
-        """Hold a file below the root as a lock; the kernel releases the lock when the process ends.
-
-        A lake that is no local folder has no locks.
-
-        Raises:
-            Occupied: another process holds the lock.
-        """
-        if not isinstance(self._files, pa.fs.LocalFileSystem):
-            yield
-            return
-        at = Path(self._at(path))
-        at.parent.mkdir(parents=True, exist_ok=True)
-        with at.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Occupied(f"another process holds {at}: wait for the end of the process") from None
-            yield
-
-    def paths(self, folder: str) -> set[str]:
-        """Return all files below a folder, relative to the root."""
-        selector = pa.fs.FileSelector(self._at(folder), recursive=True, allow_not_found=True)
-        found = self._files.get_file_info(selector)
-        return {info.path[len(self._root) :] for info in found if info.is_file}
-
-    def read_bytes(self, path: str) -> bytes | None:
-        """Return the content of a file below the root; None if the file does not exist."""
-        try:
-            with self._opened(path) as file:
-                return bytes(file.read())
-        except FileNotFoundError:
-            return None
-
-    def replace_bytes(self, path: str, content: bytes) -> None:
-        """Write a file below the root under another name, and move it: a reader sees the old file or the new file.
-
-        Raises:
-            OSError: the file cannot be written; the old file stays whole.
-        """
-        folder, _, name = path.rpartition("/")
-        self._delete_parts(path)
-        self._files.create_dir(self._at(folder), recursive=True)
-        part = self._at(f"{folder}/.{name}.{uuid.uuid4().hex}.part")
-        with self._files.open_output_stream(part) as file:
-            file.write(content)
-        self._files.move(part, self._at(path))
-
-    @contextmanager
-    def rows_to(self, path: str, schema: pa.Schema) -> Iterator[RowGroups]:
-        """Write rows to a file below the root, which no reader knows yet; an older file of the path is overwritten.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
-        self._files.create_dir(self._at(path.rpartition("/")[0]), recursive=True)
-        with RowGroups(self._at(path), schema, self._files) as groups:
-            yield groups
-
-    def read_rows(self, path: str, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:
-        """Return rows of a file below the root.
-
-        Args:
-            filters: as of `pyarrow.parquet.read_table`; row groups without a matching row are not read.
-
-        Raises:
-            FileNotFoundError: the file does not exist.
-        """
-        wanted = None if columns is None else list(columns)
-        with self._opened(path) as file:
-            return pa.parquet.read_table(file, columns=wanted, filters=filters)
-
-    def row_batches(self, path: str) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of a file below the root in batches.
-
-        Raises:
-            FileNotFoundError: the file does not exist.
-        """
-        with self._opened(path) as file:
-            yield from pa.parquet.ParquetFile(file).iter_batches(READ_ROWS)
-
-    def delete_file(self, path: str) -> None:
-        """Remove a file below the root, if the file exists."""
-        with suppress(FileNotFoundError):
-            self._files.delete_file(self._at(path))
 
     @contextmanager
     def writing(self, path: str, schema: pa.Schema) -> Iterator[Writing]:

@@ -34,6 +34,7 @@ from offline.days.staging import (
 )
 from offline.days.steps import SEEN_BY_NEIGHBOURS
 from offline.lake.store import Lake, Partition
+from offline.served.files import read_rows
 from offline.served.manifest import Manifest, ServedFile, read_manifest
 
 
@@ -132,7 +133,7 @@ def _trades_of_source(lake: Lake, finished: FinishedDay, generation: int, source
     columns = ["source_id", *STAGED.names]
     for file in finished.files:
         if file.generation == generation and source_id in file.sources:
-            rows = lake.read_rows(file.path, columns, [("source_id", "==", source_id)])
+            rows = read_rows(lake.objects, file.path, columns, [("source_id", "==", source_id)])
             parts.append(rows.select(STAGED.names))
     rows = pa.concat_tables(parts)
     side = column_of(side_numbers(rows["side"].to_pylist()), pa.int8())

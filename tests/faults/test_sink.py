@@ -92,10 +92,10 @@ def sink_process(servers: str, lake: Path, log: Path) -> Process:
 
 
 def await_work(sink: Process, folder: Path) -> None:
-    """Return when the sink has changed a file of the lake, or has ended."""
+    """Return when the sink has changed a manifest of the lake, or has ended."""
 
     def state() -> list[tuple[Path, int]]:
-        return sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*.json"))
+        return sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("manifest.json"))
 
     before = state()
     wait_until(lambda: state() != before or sink.process.poll() is not None, "work of the sink", within_s=120)
@@ -119,7 +119,7 @@ def check(servers: str, folder: Path, proof: Proof) -> None:
     for topic in SERVED_TOPICS:
         on_topic = normal(records_on(servers, topic), topic)
         proof.equal(sorted(records_of(lake, topic).items()), sorted(on_topic.items()), topic)
-        files = {path for path in lake.paths(folder_of(topic)) if path.endswith(".parquet")}
+        files = {path for path in lake.objects.paths(folder_of(topic)) if path.endswith(".parquet")}
         assert files == {file.path for file in read_manifest(lake, topic).files}
 
 
