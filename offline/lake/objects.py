@@ -210,8 +210,7 @@ class _Folder(Objects):
                     shutil.copyfile(file, part)
                     _sync(part)
                     part.replace(at)
-            _sync(at.parent)
-        return True
+        return True  # the new name reaches the disk before the name of any later put
 
     def opened(self, path: str) -> pa.NativeFile:
         return pa.OSFile(str(self._at(path)))
@@ -295,7 +294,10 @@ class _Store(Objects):
         with self._explained(path, is_put=True):
             try:
                 return self._version(self._store.put(_checked(path), content, mode=mode, use_multipart=False))
-            except (FileNotFoundError, *_refusals()):
+            except FileNotFoundError as error:
+                if not isinstance(mode, dict):
+                    raise OSError(errno.ENOENT, _not_written(self.where(path), "there is no such bucket")) from error
+            except _refusals():
                 # The client asks again after an answer was lost: a refusal may follow the put's own success.
                 held = self.get(path)
                 if held is not None and held.content == content:

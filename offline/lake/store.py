@@ -111,7 +111,8 @@ class Lake:
         if not _SCHEME.match(str(uri)):
             return cls(pa.fs.LocalFileSystem(), str(Path(uri).absolute()), Objects.open(uri))
         objects = Objects.open(uri)
-        return cls(*pa.fs.FileSystem.from_uri(str(uri)), objects)
+        filesystem, root = pa.fs.FileSystem.from_uri(str(uri))
+        return cls(filesystem, root, objects)
 
     def partition(self, table: str, product_id: str, day: date) -> Partition | None:
         """Return a partition, read from the file's metadata alone; None if the partition does not exist.

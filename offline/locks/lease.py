@@ -1,9 +1,9 @@
 """A lock as an object with owner, time of beginning and expiry, for processes of one machine or of many.
 
-The holder renews the lock while it works, so a lock without renewal is of a process that was killed or cut off. Such a
-lock is taken over: at once, if the process is of this machine and has ended; else when the lock has not changed for
-`LEASE_S`, by the clock of the process that waits, so clocks of machines need not agree. A holder that was stopped for
-so long finds out by `Lease.check`.
+A holder renews the lock until the end of its work, so a lock without renewals belongs to a process that was killed or
+cut off. Another process takes such a lock over: at once, if the owner was a process of this machine and has ended; else
+when the lock has not changed for `LEASE_S`, by the clock of the process that waits. So the clocks of machines need not
+agree. A holder that was stopped for `LEASE_S` is told by `Lease.check`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ RENEW_S = 8.0
 LONG_AGO = timedelta(minutes=5)
 """A lock that expired longer ago is taken over at once: clocks of machines differ by less."""
 LOOK_S = 0.05
-FREE = b"{}"
+FREE, FAILED = b"{}", b'{"failed": true}'
+"""Content without a holder, after work that ended well, and after work that did not."""
 
 
 class Occupied(ValueError):
@@ -39,7 +40,7 @@ class Lock(Struct, frozen=True):
     """Content of a lock's object.
 
     Attributes:
-        token: of one holder; a process may hold a lock more than once, one time after the other.
+        token: of one holder; a process may hold a lock several times, one after the other.
         since: time of taking the lock.
         until: time of the next renewal at the latest.
     """
@@ -51,17 +52,22 @@ class Lock(Struct, frozen=True):
 
 
 class Lease:
-    """A lock that this process holds."""
+    """A lock that this process holds.
 
-    def __init__(self, objects: Objects, path: str, version: str, lock: Lock) -> None:
+    Attributes:
+        is_clean: the holder before ended its work well, so nothing of a holder that was killed is left.
+    """
+
+    def __init__(self, objects: Objects, path: str, version: str, lock: Lock, is_clean: bool) -> None:
         self._objects, self._path, self._version, self._lock = objects, path, version, lock
-        self._renewed, self._is_lost, self._ended = time.monotonic(), False, threading.Event()
+        self.is_clean = is_clean
+        self._renewed, self._is_lost = time.monotonic(), False
 
     def check(self) -> None:
-        """Return if this process still holds the lock.
+        """Return if this process holds the lock.
 
         Raises:
-            Occupied: the process was stopped for so long that another process may hold the lock now.
+            Occupied: this process was stopped for `LEASE_S`, so another process may hold the lock.
         """
         if self._is_lost or time.monotonic() - self._renewed > LEASE_S:
             raise Occupied(
@@ -69,9 +75,20 @@ class Lease:
                 "now: run this again"
             )
 
-    def renew_until_released(self) -> None:
-        """Renew the lock again and again, until the lock is released or lost; a thread runs this method."""
-        while not self._ended.wait(RENEW_S):
+    @contextmanager
+    def renewed(self) -> Iterator[None]:
+        """Renew the lock again and again while the block runs."""
+        ended = threading.Event()
+        thread = threading.Thread(target=self._renew, args=(ended,), name="lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _renew(self, ended: threading.Event) -> None:
+        while not ended.wait(RENEW_S):
             begun = time.monotonic()
             try:
                 self._put(_encoded(self._lock))
@@ -79,15 +96,13 @@ class Lease:
             except Changed:
                 self._is_lost = True
                 return
-            except OSError:  # asked again after RENEW_S; `check` knows the time of the last success
+            except OSError:  # the next try follows after RENEW_S; `check` knows the time of the last success
                 continue
 
-    def release(self, renewing: threading.Thread) -> None:
-        """Let others take the lock; a lock that cannot be released, or is another's by now, is left."""
-        self._ended.set()
-        renewing.join()
+    def release(self, content: bytes) -> None:
+        """Let other processes take the lock; the lock of another holder, or of a storage without an answer, is left."""
         with suppress(Changed, OSError):
-            self._put(FREE)
+            self._put(content)
 
     def _put(self, content: bytes) -> None:
         try:
@@ -113,13 +128,13 @@ def leased(objects: Objects, path: str, wait_s: float = 0.0) -> Iterator[Lease]:
         Occupied: another process holds the lock, for `wait_s` or longer.
         OSError: the storage does not answer.
     """
-    lease = _taken(objects, path, time.monotonic() + wait_s)
-    renewing = threading.Thread(target=lease.renew_until_released, name="lease", daemon=True)
-    renewing.start()
+    lease, content = _taken(objects, path, time.monotonic() + wait_s), FAILED
     try:
-        yield lease
+        with lease.renewed():
+            yield lease
+        content = FREE
     finally:
-        lease.release(renewing)
+        lease.release(content)
 
 
 def _taken(objects: Objects, path: str, deadline: float) -> Lease:
@@ -134,7 +149,7 @@ def _taken(objects: Objects, path: str, deadline: float) -> Lease:
             mine = Lock(token, owner, since, since)
             with suppress(Changed):  # another process was faster
                 version = objects.put(path, _encoded(mine), held.version if held is not None else None)
-                return Lease(objects, path, version, mine)
+                return Lease(objects, path, version, mine, held is not None and held.content == FREE)
         elif time.monotonic() > deadline:
             raise Occupied(
                 f"another process holds {objects.where(path)} since {lock.since:%H:%M:%S} UTC ({lock.owner}): wait for "

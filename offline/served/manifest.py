@@ -233,7 +233,8 @@ def writing_manifest(lake: Lake, topic: str) -> Iterator[ManifestWriter]:
         Occupied: another sink runs.
         ValueError: see `read_manifest`.
     """
-    with leased(lake.objects, f"{folder_of(topic)}/lock.json"):
+    with leased(lake.objects, f"{folder_of(topic)}/lock.json") as lease:
         writer = ManifestWriter(lake, topic)
-        writer.remove_garbage()
+        if not lease.is_clean:  # else there is no garbage, and no need to list all files
+            writer.remove_garbage()
         yield writer

@@ -74,9 +74,17 @@ class Mover:
         self.done: list[tuple[str, str]] = []
 
     def promote(self, name: str, version: str) -> Entry:
-        why = "the gate is not what is proved here"
-        gate = {"objects": locks(), "inputs": NO_ROWS, "spec": SPEC}
-        return promote(self._registry, name, version, **gate, who="proof", why=why, force=True)
+        return promote(
+            self._registry,
+            name,
+            version,
+            objects=locks(),
+            inputs=NO_ROWS,
+            spec=SPEC,
+            who="proof",
+            why="the gate is not what is proved here",
+            force=True,
+        )
 
     def _promote_another(self) -> Entry:
         others = [version for version in self._versions if version != self._newest]

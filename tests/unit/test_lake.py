@@ -20,6 +20,7 @@ from data.arrow import NAMES
 from offline.days.staging import RecordingNotes, StagedNotes
 from offline.days.steps import DayNotes
 from offline.days.trades import TradesFacts
+from offline.lake.objects import Objects
 from offline.lake.parquet import GROUP_ROWS, content_hash
 from offline.lake.store import Lake, PartitionKey
 
@@ -43,7 +44,7 @@ def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
         return Lake.open(tmp_path / "lake")
     if request.param == "file URI":
         return Lake.open(f"file://{tmp_path}/lake")
-    return Lake(pa.fs._MockFileSystem(), "bucket/lake")
+    return Lake(pa.fs._MockFileSystem(), "bucket/lake", Objects.open(tmp_path))
 
 
 def test_a_uri_with_one_slash_is_a_uri(tmp_path: Path) -> None:
@@ -100,7 +101,7 @@ def test_the_content_hash_is_of_values_alone() -> None:
     def hashed(lake: Lake, *batches: pa.RecordBatch) -> str:
         return lake.write("trades", "BTC-USD", DAY, batches, batches[0].schema, NOTES).content_hash
 
-    lake = Lake(pa.fs._MockFileSystem(), "")
+    lake = Lake(pa.fs._MockFileSystem(), "", Objects.open("unused"))
     whole = hashed(lake, batch(0, 9))
     assert whole == hashed(lake, batch(0, 4), batch(4, 5)) == hashed(lake, batch(0, 12).slice(0, 9))
     assert whole == hashed(lake, batch(0, 4), batch(0, 9).slice(4, 5)) == content_hash(batch(0, 9))

@@ -36,18 +36,23 @@ def test_a_lock_has_one_holder_at_a_time(objects: Objects) -> None:
     with (
         leased(objects, PATH),
         pytest.raises(Occupied, match=rf"another process holds .*a\.json .*process {os.getpid()}"),
+        leased(objects, PATH),
     ):
-        with leased(objects, PATH):
-            pass
+        pass
     with leased(objects, PATH), leased(objects, "locks/b.json"):
         pass
 
 
-def test_a_block_that_fails_releases_the_lock(objects: Objects) -> None:
+def test_a_block_that_fails_releases_the_lock_and_the_next_holder_is_told(objects: Objects) -> None:
     with pytest.raises(KeyError), leased(objects, PATH):
         raise KeyError
-    with leased(objects, PATH):
-        pass
+    with leased(objects, PATH) as lease:
+        assert not lease.is_clean
+    with leased(objects, PATH) as lease:
+        assert lease.is_clean
+    leave(objects, HERE._replace(started="before"))
+    with leased(objects, PATH) as lease:
+        assert not lease.is_clean
 
 
 def test_one_who_waits_gets_the_lock(objects: Objects) -> None:
