@@ -34,6 +34,7 @@ from offline.days.trades import make_trades
 from offline.days.training_set import make_training_set
 from offline.lake.store import Lake
 from offline.leaks.verdicts import FUTURE_CUT_OFF, HOLES, Verdict
+from offline.locks.lease import Lease, Occupied
 from offline.models.baseline import ScaledEwma, fit
 from offline.models.candidate import Candidate
 from offline.models.onnx_graph import Graph
@@ -953,6 +954,25 @@ def test_what_another_machine_has_begun_is_left_to_it_until_it_is_abandoned(mlfl
     (finished,) = (entry for entry in finish_pending(mlflow, locks()) if entry.model == name)
     assert finished.entry_id == begun.entry_id
     assert champion(mlflow, name) == "2"
+
+
+def test_a_promotion_that_lost_its_lock_moves_no_alias(mlflow: Registry, monkeypatch: Any) -> None:
+    """The process was stopped between the intent and the move, for so long that another one may hold the lock."""
+    name = "lost-lock"
+    for _ in range(2):
+        put(mlflow.uri, name, GOOD)
+    promote_here(mlflow, name)
+
+    def is_lost(_: Lease) -> None:
+        raise Occupied("this process was stopped for so long")
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(Lease, "check", is_lost)
+        with pytest.raises(RegistryError, match="another promotion or rollback is at work: this process was stopped"):
+            promote_here(mlflow, name, "2")
+    assert champion(mlflow, name) == "1"
+    (finished,) = (entry for entry in finish_pending(mlflow, locks()) if entry.model == name)
+    assert (finished.to_version, finished.state, champion(mlflow, name)) == ("2", "done", "2")
 
 
 def test_an_alias_that_mlflow_refuses_to_move_fails_the_entry_and_changes_nothing(
