@@ -1,4 +1,4 @@
-"""SeaweedFS under control: an object store that honours the conditions of puts, as one process on this machine."""
+"""SeaweedFS under control: an object store with conditional puts, as one process on this machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.pipeline import wait_until
 BUCKET = "lake"
 KEY, SECRET = "cryptovol", "sesame-of-the-tests"
 KEYS = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
-"""Environment of a process that uses the store."""
+"""Environment of a process with access to the store."""
 PARTS = ("master", "volume", "filer", "s3")
 
 
@@ -62,7 +62,7 @@ class Seaweed:
         return self._folder / "log"
 
     def stop(self) -> None:
-        """End the store at once; what was put is on the disk."""
+        """End the store at once; all objects are on the disk."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(20)

@@ -55,7 +55,8 @@ def remote_store(uri: str) -> S3Store | GCSStore | AzureStore:
     if parts.scheme == "gs":
         login, _, bucket = parts.netloc.rpartition("@")
         return GCSStore(bucket, prefix=prefix, skip_signature=login == "anonymous", **_PATIENCE)
-    return AzureStore.from_url(f"{parts.scheme}://{parts.netloc}", prefix=prefix, **_PATIENCE)
+    container, _, host = parts.netloc.rpartition("@")
+    return AzureStore(container, prefix=prefix, account_name=host.partition(".")[0], **_PATIENCE)
 
 
 def _s3_store(bucket: str, prefix: str | None, options: dict[str, str]) -> S3Store:

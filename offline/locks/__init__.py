@@ -1,4 +1,4 @@
-"""Locks that hold between machines, as objects of the lake.
+"""Locks between processes of one or many machines, as objects of the lake.
 
 In: the objects of a lake, and a path. Out: one holder at a time; the lock of a killed process is taken over.
 """

@@ -1,9 +1,9 @@
 """A lock as an object with owner, time of beginning and expiry, for processes of one machine or of many.
 
-A holder renews the lock until the end of its work, so a lock without renewals belongs to a process that was killed or
-cut off. Another process takes such a lock over: at once, if the owner was a process of this machine and has ended; else
-when the lock has not changed for `LEASE_S`, by the clock of the process that waits. So the clocks of machines need not
-agree. A holder that was stopped for `LEASE_S` is told by `Lease.check`.
+A holder renews the lock until the end of the work, so a lock without renewals belongs to a killed process or to a
+machine without a network. Another process takes an abandoned lock over: at once, if the owner was a process of this
+machine and has ended; else when the lock has not changed for `LEASE_S`, by the clock of the waiting process. So the
+clocks of machines need not agree. A holder stopped for `LEASE_S` gets an error from `Lease.check`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ LEASE_S = 30.0
 RENEW_S = 8.0
 """Seconds between renewals by the holder."""
 LONG_AGO = timedelta(minutes=5)
-"""A lock that expired longer ago is taken over at once: clocks of machines differ by less."""
+"""A lock is taken over at once if the expiry was longer ago: clocks of machines differ by less."""
 LOOK_S = 0.05
 FREE, FAILED = b"{}", b'{"failed": true}'
-"""Content without a holder, after work that ended well, and after work that did not."""
+"""Content without a holder, after finished work and after failed work."""
 
 
 class Occupied(ValueError):
@@ -52,10 +52,10 @@ class Lock(Struct, frozen=True):
 
 
 class Lease:
-    """A lock that this process holds.
+    """A lock held by this process.
 
     Attributes:
-        is_clean: the holder before ended its work well, so nothing of a holder that was killed is left.
+        is_clean: the holder before finished the work, so no rest of a killed holder is left.
     """
 
     def __init__(self, objects: Objects, path: str, version: str, lock: Lock, is_clean: bool) -> None:
@@ -64,10 +64,10 @@ class Lease:
         self._renewed, self._is_lost = time.monotonic(), False
 
     def check(self) -> None:
-        """Return if this process holds the lock.
+        """Return if the lock is held.
 
         Raises:
-            Occupied: this process was stopped for `LEASE_S`, so another process may hold the lock.
+            Occupied: the holder was stopped for `LEASE_S`, so another process may hold the lock.
         """
         if self._is_lost or time.monotonic() - self._renewed > LEASE_S:
             raise Occupied(
@@ -100,7 +100,7 @@ class Lease:
                 continue
 
     def release(self, content: bytes) -> None:
-        """Let other processes take the lock; the lock of another holder, or of a storage without an answer, is left."""
+        """Let other processes take the lock; the lock of another holder stays."""
         with suppress(Changed, OSError):
             self._put(content)
 

@@ -181,3 +181,15 @@ def test_a_uri_of_no_known_store_is_refused(uri: str, words: str) -> None:
 def test_a_file_uri_is_a_folder(tmp_path: Path) -> None:
     Objects.open(f"file://{tmp_path}/a%20lake").put("x", b"1", None)
     assert (tmp_path / "a lake" / "x").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://bucket/lake?region=eu-central-1",
+        "gs://anonymous@bucket/lake",
+        "abfs://box@account.dfs.core.windows.net/lake",
+    ],
+)
+def test_a_store_is_opened_without_a_request(uri: str) -> None:
+    assert Objects.open(uri).where("x") == f"{uri.partition('?')[0]}/x"
