@@ -53,6 +53,11 @@ class OfflineSettings(RegistrySettings):
         default_factory=lambda data: str(data["var_dir"] / "lake"),
         description="a folder, or a URI that begins with file, s3, gs or abfs",
     )
+    lake_grace_h: float = Field(
+        24.0,
+        gt=0,
+        description="hours for which the clean-up keeps an object that no manifest names; longer than any run",
+    )
     served_keep_days: int | None = Field(
         None, ge=1, description="served records older than this leave the lake; without a value, they stay"
     )

@@ -132,6 +132,14 @@ class Objects(ABC):
         """
 
     @abstractmethod
+    def copy(self, path: str, to: str) -> None:
+        """Give an object that never changes a second path, unless an object is there already.
+
+        Raises:
+            FileNotFoundError: the object does not exist.
+        """
+
+    @abstractmethod
     def opened(self, path: str) -> pa.NativeFile:
         """Open an object for random access; the caller closes the file.
 
@@ -142,6 +150,10 @@ class Objects(ABC):
     @abstractmethod
     def infos(self, folder: str = "") -> list[ObjectInfo]:
         """Return all objects below a folder, at any depth, sorted by path; none if the folder does not exist."""
+
+    @abstractmethod
+    def info(self, path: str) -> ObjectInfo | None:
+        """Return size and time of change of an object; None if the object does not exist."""
 
     def paths(self, folder: str = "") -> list[str]:
         """Return the paths of all objects below a folder, at any depth, sorted."""
@@ -212,6 +224,9 @@ class _Folder(Objects):
                     part.replace(at)
         return True  # the new name reaches the disk before the name of any later put
 
+    def copy(self, path: str, to: str) -> None:
+        self.add(to, self._at(path))
+
     def opened(self, path: str) -> pa.NativeFile:
         return pa.OSFile(str(self._at(path)))
 
@@ -228,6 +243,12 @@ class _Folder(Objects):
                             path = Path(entry.path).relative_to(self._root).as_posix()
                             found.append(ObjectInfo(path, info.st_size, info.st_mtime))
         return sorted(found)
+
+    def info(self, path: str) -> ObjectInfo | None:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            info = self._at(path).stat()
+            return ObjectInfo(path, info.st_size, info.st_mtime)
+        return None
 
     def delete(self, path: str) -> None:
         self._at(path).unlink(missing_ok=True)
@@ -317,6 +338,11 @@ class _Store(Objects):
                 return False
         return True
 
+    def copy(self, path: str, to: str) -> None:
+        with self._explained(to, is_put=True):
+            if self.info(to) is None:
+                self._store.copy(_checked(path), _checked(to))
+
     def opened(self, path: str) -> pa.NativeFile:
         with self._explained(path):
             result = self._store.get(_checked(path))
@@ -333,6 +359,12 @@ class _Store(Objects):
         with self._explained(folder):
             listed = [info for chunk in self._store.list(_checked(folder) if folder else None) for info in chunk]
         return sorted(ObjectInfo(info["path"], info["size"], info["last_modified"].timestamp()) for info in listed)
+
+    def info(self, path: str) -> ObjectInfo | None:
+        with suppress(FileNotFoundError), self._explained(path):
+            meta = self._store.head(_checked(path))
+            return ObjectInfo(path, meta["size"], meta["last_modified"].timestamp())
+        return None
 
     def delete(self, path: str) -> None:
         with suppress(FileNotFoundError), self._explained(path):

@@ -15,7 +15,7 @@ from data.times import NS, to_ns
 from offline.checks.certificates import certified
 from offline.days.feature_rows import checked_spans
 from offline.days.steps import TRAINING_SET
-from offline.days.training_set import training_sample
+from offline.days.training_set import kept_sample, training_sample
 from offline.lake.store import Lake
 from offline.leaks.models import check_model, hide_future
 from offline.leaks.rows import check_rows
@@ -156,18 +156,23 @@ def lake_inputs(lake_uri: str, spec: FeatureSpec) -> GateInputs:
 def lake_sample(lake: Lake, rows: LakeRows, spec: FeatureSpec, *, with_short_windows: bool = True) -> Sample:
     """Return training rows from the lake, sorted by product and day.
 
+    The rows of a product-day that has been made again since are there as long as the clean-up keeps them.
+
     Raises:
         ValueError: a product-day is gone or has other rows.
     """
-    parts = []
+    lake, parts = lake.held(), []
     for product_id, days in sorted(rows.content_hashes.items()):
         for day, content_hash in sorted(days.items()):
             stored = lake.partition(TRAINING_SET, product_id, day)
-            if stored is None:
-                raise ValueError(f"the training rows of {product_id} on {day} are gone")
-            if stored.content_hash != content_hash:
-                raise ValueError(f"the training rows of {product_id} on {day} have changed")
-            parts.append(training_sample(lake, spec, [product_id], day, day, with_short_windows=with_short_windows))
+            if stored is not None and stored.content_hash == content_hash:
+                parts.append(training_sample(lake, spec, [product_id], day, day, with_short_windows=with_short_windows))
+                continue
+            kept = kept_sample(lake, spec, product_id, content_hash, with_short_windows=with_short_windows)
+            if kept is None:
+                fate = "are gone" if stored is None else "have changed"
+                raise ValueError(f"the training rows of {product_id} on {day} {fate}")
+            parts.append(kept)
     if not parts:
         raise ValueError("the version names no training rows")
     return Sample.join(parts)

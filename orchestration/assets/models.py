@@ -19,7 +19,8 @@ from data.models.registry import Registry
 from data.times import second_text
 from offline.days.steps import TRAINING_SET
 from offline.days.training_set import training_sample
-from offline.lake.store import Lake, Partition
+from offline.lake.state import Partition
+from offline.lake.store import Lake
 from offline.promotion.provenance import LakeRows
 from orchestration.assets import plots
 from orchestration.assets.partitions import DayRange, DaysConfig, table_of

@@ -103,7 +103,7 @@ def test_a_sink_killed_at_any_point_is_continued(lake: Lake, monkeypatch: pytest
         compact(own, FEATURES, LATER)
 
     for after in range(1, 60):
-        lake_at = Path(lake._root) / str(after)
+        lake_at = Path(lake.objects.where(str(after)))
         own, fake = Lake.open(lake_at), FakeTopic({0: list(records)})
         if not is_killed(own, after, sink_and_compact, leave_half_a_file):
             break
