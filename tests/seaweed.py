@@ -49,7 +49,7 @@ class Seaweed:
         (self._folder / "data").mkdir(exist_ok=True)
         ports = [f"-{part}.port{kind}={port}" for part, kind, port in self._named_ports()]
         command = [self._program, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={self._folder / 'data'}"]
-        command += ["-filer", "-s3", f"-s3.config={config}", *ports, "-s3.port.iceberg=0"]
+        command += ["-filer", "-s3", f"-s3.config={config}", *ports, "-s3.port.iceberg=0", "-s3.port.lance=0"]
         command += ["-master.volumeSizeLimitMB=256", "-volume.max=40"]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
