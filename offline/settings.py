@@ -52,7 +52,12 @@ class OfflineSettings(RegistrySettings):
 
     lake_uri: Annotated[str, AfterValidator(without_key)] = Field(
         default_factory=lambda data: str(data["var_dir"] / "lake"),
-        description="a folder, or a URI of any filesystem that pyarrow knows",
+        description="a folder, or a URI that begins with file, s3, gs or abfs",
+    )
+    lake_grace_h: float = Field(
+        24.0,
+        gt=0,
+        description="hours for which the clean-up keeps an object that no manifest names; longer than any run",
     )
     train_max_mb: int = Field(
         DEFAULT_TRAIN_MB,

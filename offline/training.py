@@ -24,7 +24,9 @@ from offline.days.feature_rows import checked_spans
 from offline.days.row_budget import SAMPLE_SEED, days_of_test, days_of_training
 from offline.days.training_set import training_sample
 from offline.evaluation.promises import hourly_figures, promises_of
-from offline.lake.store import Lake, Partition
+from offline.lake.objects import Objects
+from offline.lake.state import Partition
+from offline.lake.store import Lake
 from offline.leaks.models import check_model
 from offline.leaks.rows import check_rows
 from offline.leaks.verdicts import LeakFound
@@ -251,7 +253,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = OfflineSettings()
     registry, spec = Registry(settings.mlflow_tracking_uri), settings.spec()
     try:
-        finish_pending(registry)
+        objects = Objects.open(settings.lake_uri)
+        finish_pending(registry, objects)
         champion = registry.champion(BASELINE)
         if only_if_missing and champion is not None and champion.tags.get("spec_id") == spec.spec_id:
             print(f"{BASELINE} version {champion.version} is champion already: nothing to do")
@@ -264,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         who, why = "offline.training", "trained on simulated days"
         # The simulator gives the same rows again.
         inputs = GateInputs(rows.after, lambda _: rows, spans=lambda *_: spans)
-        promote(registry, BASELINE, version, inputs=inputs, spec=spec, who=who, why=why)
+        promote(registry, BASELINE, version, objects=objects, inputs=inputs, spec=spec, who=who, why=why)
         list(results)  # report and card, while the champion serves already
     except (RegistryError, Refused, LeakFound) as error:
         sys.exit(str(error))

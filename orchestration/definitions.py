@@ -13,6 +13,7 @@ from orchestration.assets.product_days import feature_rows, trades, training_set
 from orchestration.assets.served import served
 from orchestration.automation.schedules import schedules
 from orchestration.automation.sensors import drift_retrain, failure_sensor, inbox_files, retrain_outcome
+from orchestration.jobs.cleaning import clean_lake
 from orchestration.jobs.lake import backfill, ingest, simulate_job
 from orchestration.jobs.promotion import promote_job, rollback
 from orchestration.jobs.replay import replay
@@ -39,7 +40,7 @@ def definitions() -> dg.Definitions:
     return dg.Definitions(
         assets=[served, drift, recordings, trades, feature_rows, training_set, models],
         asset_checks=[parity],
-        jobs=[replay, ingest, simulate_job, sink_job, backfill, retrain, promote_job, rollback],
+        jobs=[replay, ingest, simulate_job, sink_job, backfill, clean_lake, retrain, promote_job, rollback],
         schedules=schedules(settings, offline.served_keep_days),
         sensors=[inbox_files, drift_retrain, retrain_outcome, failure_sensor(settings)],
         resources={

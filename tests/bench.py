@@ -30,6 +30,7 @@ from tests.benchmarks import (
     members,
     records,
     shadows,
+    staleness,
     streams,
 )
 from tests.benchmarks.measure import Row, ToolMissing
@@ -64,6 +65,7 @@ PARTS: dict[str, Callable[[], Sequence[Row]]] = {
     "adaptation": lambda: adaptation.rows(core.simulated_trades(STREAMED)),
     "challenger": challenger.rows,
     "latency": edge_latency.rows,
+    "staleness": staleness.rows,
     "shadows": lambda: list(shadows.rows(core.simulated_trades(STREAMED))),
     "predict": edge_predict.rows,
 }

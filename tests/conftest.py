@@ -20,6 +20,7 @@ from tests.fakes import FakeRegistry
 from tests.mlflow_server import running_mlflow
 from tests.models import model_file
 from tests.pipeline import Process, environment, running
+from tests.seaweed import KEYS, Lakes, Seaweed, running_seaweed
 
 pytest_plugins = ["tests.proofs"]
 
@@ -76,6 +77,27 @@ def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Run a real MLflow server, once for the session, as a start takes ten seconds. Use model names of your own."""
     with running_mlflow(tmp_path_factory.mktemp("mlflow")) as server:
         yield server.uri
+
+
+@pytest.fixture(scope="session")
+def seaweed_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
+    with running_seaweed(tmp_path_factory.mktemp("seaweed")) as store:
+        yield store
+
+
+@pytest.fixture
+def seaweed(seaweed_store: Seaweed, monkeypatch: pytest.MonkeyPatch) -> Seaweed:
+    """Run an object store, once for the session, with its keys in the environment. Use a prefix of your own."""
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    return seaweed_store
+
+
+@pytest.fixture(params=["folder", "object store"])
+def lakes(request: pytest.FixtureRequest, tmp_path: Path) -> Lakes:
+    """Run a test on lakes in a folder, and on lakes in an object store."""
+    store = request.getfixturevalue("seaweed") if request.param == "object store" else None
+    return Lakes(request.param, tmp_path, store)
 
 
 @pytest.fixture

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import pickle
+import shutil
+import tempfile
 import urllib.request
 from collections.abc import Mapping
+from functools import cache
 from typing import NoReturn
 
 import numpy as np
@@ -14,6 +18,7 @@ import numpy as np
 from data.features.spec import FeatureSpec
 from data.models.registry import ModelFile, Registry
 from data.names import AlreadyThere
+from offline.lake.objects import Objects
 from offline.leaks.verdicts import MODEL_SENTINELS, ROW_SENTINELS
 from offline.models.baseline import ScaledEwma, Unconditional, Window
 from offline.models.cascade import Cascade
@@ -105,3 +110,11 @@ def put_version(
         dict,
     )
     return str(created["model_version"]["version"])
+
+
+@cache
+def locks() -> Objects:
+    """Return a lake for the ledger's lock alone; processes that a test forks have the same lake."""
+    folder = tempfile.mkdtemp(prefix="cryptovol-locks-")
+    atexit.register(shutil.rmtree, folder, True)
+    return Objects.open(folder)

@@ -8,7 +8,8 @@ import pyarrow as pa
 from data.features.spec import FeatureSpec
 from offline.checks.parity import Certificate
 from offline.days.steps import FEATURE_ROWS
-from offline.lake.store import Lake, PartitionKey
+from offline.lake.state import PartitionKey
+from offline.lake.store import Lake
 
 CERTIFICATES = "certificates"
 """Table of the lake: a file without rows for each certified product-day."""
@@ -47,6 +48,7 @@ def keep_certificate(lake: Lake, spec: FeatureSpec, found: Certificate) -> None:
 
 def certified(lake: Lake, spec: FeatureSpec) -> str:
     """Return the newest certificate for a spec, in words; empty if there is none for the rows of the lake today."""
+    lake = lake.held()
     for key in sorted(lake.partition_keys(CERTIFICATES), key=lambda key: key.day, reverse=True):
         kept, rows = lake.partition(*key), lake.partition(FEATURE_ROWS, key.product_id, key.day)
         if kept is None or rows is None:

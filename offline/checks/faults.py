@@ -10,9 +10,9 @@ import numpy as np
 from data.features.admission import MAX_FALL_S
 from data.times import DAY_S, NS, start_ns
 from offline.days.merging import STRANGE_SHARE, counted_times
-from offline.days.staging import STAGED, trades_of
+from offline.days.staging import STAGED, TRADE_COLUMNS, trades_of
 from offline.days.steps import TRADES
-from offline.days.trades import TRADE_COLUMNS, TradesFacts, make_trades
+from offline.days.trades import TradesFacts, make_trades
 from offline.lake.store import Lake
 
 

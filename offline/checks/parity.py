@@ -216,6 +216,7 @@ def find_ends(batches: Iterable[Sequence[bytes]], key: StreamKey) -> tuple[tuple
 
 def compare(lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, published: Published) -> Certificate:
     """Compare the lake's rows of a product and day with the published rows of one source."""
+    lake = lake.held()
     has_ids = make_trades.stored(lake, product_id, day).facts.has_ids
     by = 0 if has_ids else 1
     theirs = StoredFeatureColumns.join(published.parts)

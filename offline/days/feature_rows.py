@@ -22,7 +22,8 @@ from data.trades import Floats, Int64s, Trades
 from offline.backfill import feature_batch, feature_schema
 from offline.days.staging import STAGED, trades_of
 from offline.days.steps import FEATURE_ROWS, TRADES, DayNotes, DayStep, Write, days_before
-from offline.days.trades import make_trades, seen_hash
+from offline.days.trades import seen_hash
+from offline.lake.state import ProductState
 from offline.lake.store import Lake
 from offline.samples import CHECKED_HOURS, TradeSpan
 
@@ -123,6 +124,7 @@ def checked_spans(
     Args:
         trained, tested: products and days with training rows.
     """
+    lake = lake.held()
     trained, tested = (
         sorted((key for key in keys if lake.partition(TRADES, *key) is not None), key=lambda key: key[1])
         for keys in (trained, tested)
@@ -144,13 +146,13 @@ def rows_after(before: Trades | None, batches: Iterable[Trades], spec: FeatureSp
             yield rows._replace(trades=replace(rows.trades, trade_id=trades.trade_id[rows.status == TAKEN]))
 
 
-def _inputs(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> dict[str, str] | None:
-    trades = make_trades.stored(lake, product_id, day).partition
+def _inputs(state: ProductState, day: date, spec: FeatureSpec) -> dict[str, str] | None:
+    trades = state.entry(TRADES, day)
     if trades is None:
         return None
     inputs = {"feature spec": spec.spec_id, "trades": trades.content_hash}
     for back in range(1, days_before(spec) + 1):
-        if seen := seen_hash(lake, product_id, day - timedelta(days=back), "tail_hash", spec):
+        if seen := seen_hash(state, day - timedelta(days=back), "tail_hash", spec):
             inputs["tail of the day before" if back == 1 else f"trades {back} days before"] = seen
     return inputs
 

@@ -8,7 +8,7 @@ from datetime import date
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
-from offline.lake.store import Partition
+from offline.lake.state import Partition
 
 FIXED_MB = 650
 """Memory of a training without rows: interpreter, scikit-learn, onnxruntime, and the client of MLflow."""

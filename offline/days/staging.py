@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from data.arrow import UTC, batch_of, numbers_of, texts_of
+from data.arrow import NAMES, UTC, batch_of, names_of, numbers_of, texts_of
 from data.names import check_product_id
 from data.recordings.dialects.base import Dialect
 from data.recordings.readers import read_trades
@@ -28,10 +28,13 @@ from data.simulator.day import simulate_day
 from data.times import DAY_S, NS, to_datetime
 from data.trades import StreamKey, Trades
 from offline.days.merging import counted_times
-from offline.lake.store import Lake, PartitionKey, StoredFile, Writing
+from offline.lake.objects import ANY
+from offline.lake.state import RECEIPTS, Entry, PartitionKey, Receipt, decoded_notes
+from offline.lake.store import HeldLake, Lake
+from offline.lake.writing import Writing
 
-RECORDINGS, REJECTS = "recordings", "rejects"
-"""Tables of the lake. `recordings` has a sub-table per recording; `rejects` has one file per recording."""
+RECORDINGS = "recordings"
+"""Table of the lake, with a sub-table per recording."""
 
 SIMULATED = "simulated"
 """Name of the recording that holds all simulated days."""
@@ -53,15 +56,17 @@ STAGED = pa.schema(
     ]
 )
 """Trades of one recording: times as recorded, -1 for sell, 1 for buy; in the order of the recording."""
+TRADE_COLUMNS = STAGED.append(pa.field("recording", NAMES))
+"""Columns of `recordings` and of `trades`: a day of one recording, none of it dropped, is one object for both."""
 _REJECT_COLUMNS = pa.schema([("line", pa.int64()), ("reason", pa.string()), ("text", pa.string())])
 
 _REJECT_CHARACTERS = 200
 _NAME_CHARACTERS = 200
-"""Limit of a recording's name in the lake: a temporary file name is 47 characters longer, and filesystems allow 255."""
+"""Limit of a recording's name in the lake: the name of a lock is 11 characters longer, and filesystems allow 255."""
 
 
 class StagedNotes(msgspec.Struct, frozen=True):
-    """Notes in the file of one product and day of a recording.
+    """Notes of one product and day of a recording.
 
     Attributes:
         name: of the recording.
@@ -77,12 +82,12 @@ class StagedNotes(msgspec.Struct, frozen=True):
 
 
 class RecordingNotes(msgspec.Struct, frozen=True, kw_only=True):
-    """Notes in the file of a recording's rejects.
+    """Notes of a recording.
 
     Attributes:
         sha256: of the recording.
         product_id: for recordings without a product.
-        days: product, day, number of rows and content hash of each staged file.
+        days: product, day, number of rows and content hash of each staged partition.
         rejects: number of rejected rows, by reason.
     """
 
@@ -171,7 +176,7 @@ def ingest(lake: Lake, recording: Path, product_id: str = "BTC-USD", name: str |
     name = recording.name if name is None else name
     if name == SIMULATED:
         raise ValueError(f"the name {SIMULATED!r} is that of all simulated days: give {recording} another one")
-    table, rejects_path = recording_table(name), f"{REJECTS}/{quote(name, safe='')}.parquet"
+    table = recording_table(name)
     if is_served(table):
         raise ValueError(f"the name {name!r} is that of trades from the topic: give {recording} another one")
     batches = read_trades(recording, product_id=product_id)  # raises at once if the file is no recording
@@ -179,41 +184,87 @@ def ingest(lake: Lake, recording: Path, product_id: str = "BTC-USD", name: str |
     assert isinstance(dialect, Dialect)
     with recording.open("rb") as file:
         made_from = RecordingNotes(sha256=hashlib.file_digest(file, "sha256").hexdigest(), product_id=product_id)
-    stored = lake.stored(rejects_path)
-    before = None if stored is None else stored.notes_as(RecordingNotes)
-    keys = lake.partition_keys(table)
-    held = [(key.product_id, key.day, *_rows_and_hash(lake, key)) for key in keys]
-    if before is not None and before == msgspec.structs.replace(made_from, days=held, rejects=before.rejects):
-        days = [Staged(product, day, rows, False) for product, day, rows, _ in held]
-        return Ingested(name, days, before.rejects, False)
+    receipt = receipt_of(lake, name)
+    with lake.batch() as batch:
+        held = {
+            (product, day): entry
+            for product in receipt.products
+            for day, entry in batch.product(product).tables.get(table, {}).items()
+        }
+        days = [(*place, entry.rows, entry.content_hash) for place, entry in sorted(held.items())]
+        before = _notes_of(receipt, name)
+        if before is not None and before == msgspec.structs.replace(made_from, days=days, rejects=before.rejects):
+            return Ingested(name, [Staged(*day[:3], False) for day in days], before.rejects, False)
 
-    reasons: Counter[str] = Counter()
-    with ExitStack() as cleanup:
-        stage = _Stage(lake, table, name, dialect.has_ids, cleanup)
-        rejects = cleanup.enter_context(lake.writing(rejects_path, _REJECT_COLUMNS))
-        for batch in batches:
-            stage.add(batch.trades)
-            if batch.rejects:
-                reasons.update(reject.reason.partition(", was ")[0] for reject in batch.rejects)
-                rejects.write(_reject_batch(batch.rejects))
-        staged = stage.finish()
-        rejects.finish(msgspec.structs.replace(made_from, days=staged, rejects=dict(reasons)))
-        # All rows are written by now: only the renames are left.
-        days = stage.publish()
-        gone = {(key.product_id, key.day) for key in keys} - {(each.product_id, each.day) for each in days}
-        for product, day in sorted(gone):
-            lake.delete(table, product, day)
-            days.append(Staged(product, day, 0, True))
-        is_new = rejects.publish() or any(each.is_new for each in days)
-    return Ingested(name, sorted(days), dict(reasons), is_new)
+        reasons: Counter[str] = Counter()
+        with ExitStack() as cleanup:
+            stage = _Stage(batch, table, name, dialect.has_ids, cleanup)
+            rejected = cleanup.enter_context(batch.writing(f"{RECEIPTS}/{name}", _REJECT_COLUMNS))
+            for part in batches:
+                stage.add(part.trades)
+                if part.rejects:
+                    reasons.update(reject.reason.partition(", was ")[0] for reject in part.rejects)
+                    rejected.write(_reject_batch(part.rejects))
+            found = stage.finish()
+            rejects = rejected.finish()
+        # All objects are there by now: only the manifests and the receipt are left.
+        products = {product for product, _ in found}
+        _put_receipt(lake, name, Receipt(products=sorted({*receipt.products, *products})))
+        staged = [_record(batch, PartitionKey(table, *place), stage.notes, entry) for place, entry in found.items()]
+        for product, day in held.keys() - found.keys():
+            batch.delete(table, product, day)
+            staged.append(Staged(product, day, 0, True))
+        batch.publish()
+        days = [(*place, entry.rows, entry.content_hash) for place, entry in found.items()]
+        notes = msgspec.structs.replace(made_from, days=days, rejects=dict(reasons))
+        rejects = msgspec.structs.replace(rejects, notes=msgspec.Raw(msgspec.json.encode(notes)))
+        taken = Receipt(products=sorted(products), rejects=rejects)
+        _put_receipt(lake, name, taken)
+    is_new = taken != receipt or any(each.is_new for each in staged)
+    return Ingested(name, sorted(staged), dict(reasons), is_new)
 
 
-def _rows_and_hash(lake: Lake, key: PartitionKey) -> tuple[int, str]:
-    """Return the number of rows and the content hash of a partition; no hash if missing or damaged."""
-    with suppress(ValueError):
-        if (found := lake.partition(*key)) is not None:
-            return found.rows, found.content_hash
-    return 0, ""
+def receipt_of(lake: Lake, name: str) -> Receipt:
+    """Return the receipt of a recording; a receipt without products if the lake has none.
+
+    Raises:
+        ValueError: the receipt is damaged, or of another release.
+    """
+    path = receipt_path(name)
+    held = lake.objects.get(path)
+    try:
+        return Receipt(products=[]) if held is None else msgspec.json.decode(held.content, type=Receipt)
+    except msgspec.DecodeError as error:
+        raise ValueError(
+            f"{lake.objects.where(path)} is no receipt of a recording ({error}): remove it, then ingest {name} again"
+        ) from None
+
+
+def _notes_of(receipt: Receipt, name: str) -> RecordingNotes | None:
+    """Return the notes of a recording; None if the recording is not taken."""
+    return (
+        None if receipt.rejects is None else decoded_notes(receipt.rejects.notes, RecordingNotes, f"recording {name}")
+    )
+
+
+def receipt_path(name: str) -> str:
+    """Return the path of a recording's receipt below the root of a lake.
+
+    >>> receipt_path("two words.csv")
+    'rejects/two%20words.csv.json'
+    """
+    return f"{RECEIPTS}/{quote(name, safe='')}.json"
+
+
+def _put_receipt(lake: Lake, name: str, receipt: Receipt) -> None:
+    lake.objects.put(receipt_path(name), msgspec.json.encode(receipt), ANY)
+
+
+def _record(batch: HeldLake, key: PartitionKey, notes: StagedNotes, entry: Entry) -> Staged:
+    before = batch.product(key.product_id).entry(key.table, key.day)
+    batch.record(key, entry, notes)
+    is_new = before != batch.product(key.product_id).entry(key.table, key.day)
+    return Staged(key.product_id, key.day, entry.rows, is_new)
 
 
 def simulate(lake: Lake, product_id: str, day: date, seed: int = 0, hours: tuple[int, int] = (0, 24)) -> Ingested:
@@ -233,19 +284,27 @@ def simulate(lake: Lake, product_id: str, day: date, seed: int = 0, hours: tuple
     if known is not None and known.notes_as(StagedNotes) == notes:
         return Ingested(SIMULATED, [Staged(product_id, day, known.rows, False)], {}, False)
     trades = simulate_day(product_id, day, seed, hours)
-    made = lake.write(table, product_id, day, [staged_batch(trades)], STAGED, notes)
+    made = lake.write(table, product_id, day, [staged_batch(trades, SIMULATED)], TRADE_COLUMNS, notes)
     return Ingested(SIMULATED, [Staged(product_id, day, made.rows, True)], {}, True)
 
 
-class _Stage:
-    """Writer of one recording's trades to the lake: all products at once, invisible to readers until `publish`."""
+class _OpenDay(NamedTuple):
+    """A day whose rows are being written; `cleanup` removes the local file."""
 
-    def __init__(self, lake: Lake, table: str, name: str, has_ids: bool, cleanup: ExitStack) -> None:
+    day: date
+    writing: Writing
+    cleanup: ExitStack
+
+
+class _Stage:
+    """Writer of one recording's trades to objects: all products at once, one day of each product at a time."""
+
+    def __init__(self, lake: HeldLake, table: str, name: str, has_ids: bool, cleanup: ExitStack) -> None:
+        self.notes = StagedNotes(name, has_ids)
         self._lake, self._table, self._cleanup = lake, table, cleanup
-        self._notes = StagedNotes(name, has_ids)
         self._last_time: dict[str, int] = {}
-        self._open: dict[str, tuple[PartitionKey, Writing]] = {}
-        self._finished: list[tuple[PartitionKey, Writing, StoredFile]] = []
+        self._open: dict[str, _OpenDay] = {}
+        self._finished: dict[tuple[str, date], Entry] = {}
 
     def add(self, trades: Trades) -> None:
         """Add the next trades of the recording."""
@@ -260,33 +319,28 @@ class _Stage:
             days = counted // (DAY_S * NS)
             for part in np.split(np.arange(len(mine)), np.flatnonzero(np.diff(days)) + 1):
                 day = to_datetime(int(counted[part[0]])).date()
-                self._writing(key.product_id, day).write(staged_batch(mine.take(part)))
+                self._writing(key.product_id, day).write(staged_batch(mine.take(part), self.notes.name))
 
-    def finish(self) -> list[tuple[str, date, int, str]]:
-        """Finish all files; return product, day, number of rows and content hash of each file."""
+    def finish(self) -> dict[tuple[str, date], Entry]:
+        """Put the last objects, and return the entry of each product and day, sorted."""
         for product in list(self._open):
             self._finish(product)
-        self._finished.sort()
-        return [(place.product_id, place.day, file.rows, file.content_hash) for place, _, file in self._finished]
-
-    def publish(self) -> list[Staged]:
-        """Rename all finished files to their final names."""
-        return [
-            Staged(place.product_id, place.day, file.rows, writing.publish()) for place, writing, file in self._finished
-        ]
+        return dict(sorted(self._finished.items()))
 
     def _writing(self, product_id: str, day: date) -> Writing:
-        """Return the open file of a product and day; days of a product follow each other."""
-        place = PartitionKey(self._table, product_id, day)
-        if product_id in self._open and self._open[product_id][0] != place:
+        """Return the open rows of a product and day; days of a product follow each other."""
+        if product_id in self._open and self._open[product_id].day != day:
             self._finish(product_id)
         if product_id not in self._open:
-            self._open[product_id] = place, self._cleanup.enter_context(self._lake.writing(place.path, STAGED))
-        return self._open[product_id][1]
+            own = self._cleanup.enter_context(ExitStack())
+            writing = own.enter_context(self._lake.writing(PartitionKey(self._table, product_id, day), TRADE_COLUMNS))
+            self._open[product_id] = _OpenDay(day, writing, own)
+        return self._open[product_id].writing
 
     def _finish(self, product_id: str) -> None:
-        place, writing = self._open.pop(product_id)
-        self._finished.append((place, writing, writing.finish(self._notes)))
+        open_day = self._open.pop(product_id)
+        self._finished[product_id, open_day.day] = open_day.writing.finish()
+        open_day.cleanup.close()
 
 
 def trades_of(rows: pa.Table | pa.RecordBatch, product_id: str) -> Trades:
@@ -296,9 +350,18 @@ def trades_of(rows: pa.Table | pa.RecordBatch, product_id: str) -> Trades:
     return Trades((StreamKey("lake", product_id),), np.zeros(n, np.int32), ingest_time=np.zeros(n, np.int64), **columns)
 
 
-def staged_batch(trades: Trades) -> pa.RecordBatch:
-    """Convert trades to rows of `STAGED`."""
-    return batch_of(STAGED, [getattr(trades, name) for name in STAGED.names])
+def staged_batch(trades: Trades, name: str) -> pa.RecordBatch:
+    """Convert trades of one recording to rows of `TRADE_COLUMNS`."""
+    return trade_batch(trades, names_of(np.zeros(len(trades), np.int32), [name]))
+
+
+def trade_batch(trades: Trades, recording: pa.Array) -> pa.RecordBatch:
+    """Convert trades to rows of `TRADE_COLUMNS`.
+
+    Args:
+        recording: name of each trade's recording, shape (n,).
+    """
+    return batch_of(TRADE_COLUMNS, [*(getattr(trades, name) for name in STAGED.names), recording])
 
 
 def _reject_batch(rejects: Sequence[Any]) -> pa.RecordBatch:

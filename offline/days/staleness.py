@@ -11,6 +11,7 @@ from offline.days.staging import RECORDINGS
 from offline.days.steps import DayStep
 from offline.days.trades import make_trades
 from offline.days.training_set import make_training_set
+from offline.lake.state import ProductState
 from offline.lake.store import Lake
 
 STEPS: tuple[DayStep[Any], ...] = (make_trades, make_feature_rows, make_training_set)
@@ -29,22 +30,27 @@ class StaleDay(NamedTuple):
 def stale(lake: Lake, spec: FeatureSpec, table: str | None = None) -> list[StaleDay]:
     """Return the stale partitions, sorted by product, day and step: a step run now would make or remove them.
 
+    One read of each product's manifest is all that the lake is asked for.
+
     Only the present content of the lake counts: a stale partition, once made again, may turn later steps stale.
 
     Args:
         table: of one step; None: all steps.
     """
+    return [each for product_id in lake.product_ids() for each in stale_days(lake.product(product_id), spec, table)]
+
+
+def stale_days(state: ProductState, spec: FeatureSpec, table: str | None = None) -> list[StaleDay]:
+    """Return the stale partitions of a product, sorted by day and step, see `stale`."""
     steps = [step for step in STEPS if table in (None, step.table)]
-    places = {
-        place[1:] for name in (RECORDINGS, *(step.table for step in STEPS)) for place in lake.partition_keys(name)
-    }
+    tables = [*state.sub_tables(RECORDINGS), *(step.table for step in STEPS)]
     found = []
-    for product, day in sorted(places):
+    for day in sorted({day for name in tables for day in state.tables.get(name, ())}):
         for step in steps:
-            known, inputs = step.stored(lake, product, day).notes, step.inputs(lake, product, day, spec)
-            before = None if known is None else known.inputs
+            notes, inputs = step.noted(state, day), step.inputs(state, day, spec)
+            before = None if notes is None else notes.inputs
             if inputs != before:
-                found.append(StaleDay(product, day, step.table, _why(before, inputs)))
+                found.append(StaleDay(state.product_id, day, step.table, _why(before, inputs)))
     return found
 
 

@@ -14,7 +14,8 @@ from data.features.admission import MAX_FALL_S
 from data.features.reach import reach_s
 from data.features.spec import FeatureSpec
 from data.times import DAY_S
-from offline.lake.store import Lake, Partition, PartitionKey
+from offline.lake.state import Partition, PartitionKey, ProductState, decoded_notes
+from offline.lake.store import Lake
 
 TRADES, FEATURE_ROWS, TRAINING_SET = "trades", "feature_rows", "training_set"
 """Tables of the lake."""
@@ -24,11 +25,11 @@ SEEN_BY_NEIGHBOURS = FeatureSpec()
 
 Facts = TypeVar("Facts", bound=msgspec.Struct)
 Write = Callable[[pa.RecordBatch], None]
-"""Writer of rows to the file of a product-day."""
+"""Writer of the rows of a product-day."""
 
 
 class DayNotes(msgspec.Struct, Generic[Facts], frozen=True):
-    """Notes in the file of a product-day.
+    """Notes of a product-day.
 
     Attributes:
         inputs: hash or version of each input, by the input's name.
@@ -71,9 +72,10 @@ class DayStep(Generic[Facts]):
         meaning: raise this number when the step gives another result for the same inputs: old partitions are then made
             again.
         missing: message for missing inputs, with `{product_id}` and `{day}`.
-        notes: type of the notes in files of the table.
+        notes: type of the notes of the table.
         schema: returns the columns of the table.
-        find_inputs: returns hashes or versions by name of input; None if an input is missing.
+        find_inputs: returns hashes or versions by name of input, from the state of the product; None if an input is
+            missing.
         make: hands batches of rows to its last argument, and returns the facts.
     """
 
@@ -82,7 +84,7 @@ class DayStep(Generic[Facts]):
     missing: str
     notes: type[DayNotes[Facts]]
     schema: Callable[[FeatureSpec], pa.Schema]
-    find_inputs: Callable[[Lake, str, date, FeatureSpec], dict[str, str] | None]
+    find_inputs: Callable[[ProductState, date, FeatureSpec], dict[str, str] | None]
     make: Callable[[Lake, str, date, FeatureSpec, Write], Facts]
 
     def __call__(
@@ -90,27 +92,48 @@ class DayStep(Generic[Facts]):
     ) -> StepResult[Facts]:
         """Make the partition of a product and day, unless made from the same inputs; remove it if inputs are missing.
 
+        Another process may change the partition meanwhile. Then the partition of the process whose inputs are those of
+        the lake stays, and is the result.
+
         Raises:
             OSError: the lake cannot be written.
-            ValueError: a file of the lake is damaged, or of another release or spec.
+            ValueError: an object of the lake is damaged, or of another release or spec.
         """
-        inputs, known = self.inputs(lake, product_id, day, spec), self.stored(lake, product_id, day)
-        if known.notes is not None and known.notes.inputs == inputs:
-            return known
-        if inputs is None:
-            if known.partition is not None:
-                lake.delete(self.table, product_id, day)
-            return StepResult(None, known.partition is not None, None, known.missing)
-        with lake.writing(PartitionKey(self.table, product_id, day).path, self.schema(spec)) as writing:
-            notes = DayNotes(inputs, self.make(lake, product_id, day, spec, writing.write))
-            writing.finish(notes)
-            writing.publish()
-        return StepResult(lake.partition(self.table, product_id, day), True, notes)
+        with lake.batch() as batch:
+            state = batch.product(product_id)
+            inputs, known = self.inputs(state, day, spec), self.stored(batch, product_id, day)
+            if known.notes is not None and known.notes.inputs == inputs:
+                return known
 
-    def inputs(self, lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> dict[str, str] | None:
-        """Return the present inputs of a product and day, see `DayNotes`; None if an input is missing."""
-        found = self.find_inputs(lake, product_id, day, spec)
+            def is_current(present: ProductState) -> bool:
+                return self.inputs(present, day, spec) == inputs
+
+            if inputs is None:
+                if known.partition is None:
+                    return known
+                batch.delete(self.table, product_id, day, is_current)
+            else:
+                key = PartitionKey(self.table, product_id, day)
+                with batch.writing(key, self.schema(spec)) as writing:
+                    notes = DayNotes(inputs, self.make(batch, product_id, day, spec, writing.write))
+                    entry = writing.finish()
+                batch.record(key, entry, notes, is_current)
+        return self.stored(batch, product_id, day)._replace(is_new=True)
+
+    def inputs(self, state: ProductState, day: date, spec: FeatureSpec) -> dict[str, str] | None:
+        """Return the inputs of a day in the state of a product, see `DayNotes`; None if an input is missing."""
+        found = self.find_inputs(state, day, spec)
         return None if found is None else {"meaning": self.meaning, **found}
+
+    def noted(self, state: ProductState, day: date) -> DayNotes[Facts] | None:
+        """Return the notes of a day's partition in the state of a product; None if there is no partition.
+
+        Raises:
+            ValueError: another release wrote the partition.
+        """
+        entry = state.entry(self.table, day)
+        name = f"{self.table} of {state.product_id} on {day}"
+        return None if entry is None else decoded_notes(entry.notes, self.notes, name)
 
     def stored(self, lake: Lake, product_id: str, day: date) -> StepResult[Facts]:
         """Return the stored partition, if any, as the result of a step whose inputs have not changed."""

@@ -7,19 +7,17 @@ from typing import Literal
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 
-from data.arrow import NAMES, names_of
+from data.arrow import names_of
 from data.features.reach import tail_start
 from data.features.spec import FeatureSpec
 from data.times import DAY_S, NS, start_ns
 from offline.days.merging import RecordedTrades, counted_times, merge
-from offline.days.staging import RECORDINGS, STAGED, StagedNotes, staged_batch, trades_of
+from offline.days.staging import RECORDINGS, STAGED, TRADE_COLUMNS, StagedNotes, trade_batch, trades_of
 from offline.days.steps import SEEN_BY_NEIGHBOURS, TRADES, DayNotes, DayStep, Write, head_s
 from offline.lake.parquet import content_hash
-from offline.lake.store import Lake, Partition
-
-TRADE_COLUMNS = STAGED.append(pa.field("recording", NAMES))
+from offline.lake.state import Entry, ProductState, decoded_notes
+from offline.lake.store import Lake
 
 
 class TradesFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,52 +48,56 @@ class TradesFacts(msgspec.Struct, frozen=True, kw_only=True):
     tail_hash: str
 
 
-def seen_hash(
-    lake: Lake, product_id: str, day: date, part: Literal["head_hash", "tail_hash"], spec: FeatureSpec
-) -> str:
+def seen_hash(state: ProductState, day: date, part: Literal["head_hash", "tail_hash"], spec: FeatureSpec) -> str:
     """Return the hash of the trades of a day that rows and targets of a neighbour day see; empty if there are none.
 
     Rows and targets of a spec that sees further than `SEEN_BY_NEIGHBOURS` depend on the whole day.
     """
-    made = make_trades.stored(lake, product_id, day)
-    if made.partition is None:
+    entry, notes = state.entry(TRADES, day), make_trades.noted(state, day)
+    if entry is None or notes is None:
         return ""
+    if spec == SEEN_BY_NEIGHBOURS:
+        return str(getattr(notes.facts, part))
     sees, covered = (
         (each.window_size, each.lookback_steps * each.grid_step_s, each.gap_s, head_s(each))
         for each in (spec, SEEN_BY_NEIGHBOURS)
     )
     is_covered = all(one <= other for one, other in zip(sees, covered, strict=True))
-    return str(getattr(made.facts, part)) if is_covered else made.partition.content_hash
+    return str(getattr(notes.facts, part)) if is_covered else entry.content_hash
 
 
-def _recordings(lake: Lake, product_id: str, day: date) -> list[tuple[StagedNotes, Partition]]:
-    """Return the recordings with trades of a product and day, by priority: with ids, not from the topic, by name.
+def _recordings(state: ProductState, day: date) -> list[tuple[StagedNotes, str, Entry]]:
+    """Return the recordings with trades of a day, by priority: with ids, not from the topic, by name.
 
     So a replay of a recording in the lake changes no trade of the day.
+
+    Returns:
+        Notes, table and entry of each recording.
     """
-    staged = [lake.partition(table, product_id, day) for table in lake.tables(RECORDINGS)]
-    found = [(each.notes_as(StagedNotes), each) for each in staged if each is not None and each.rows]
+    found = [
+        (decoded_notes(entry.notes, StagedNotes, f"{table} of {state.product_id} on {day}"), table, entry)
+        for table, entry in state.on(RECORDINGS, day).items()
+        if entry.rows
+    ]
     return sorted(found, key=lambda each: (not each[0].has_ids, bool(each[0].sources), each[0].name))
 
 
-def _inputs(lake: Lake, product_id: str, day: date, _: FeatureSpec) -> dict[str, str] | None:
-    found = _recordings(lake, product_id, day)
+def _inputs(state: ProductState, day: date, _: FeatureSpec) -> dict[str, str] | None:
     return {
-        f"recording {notes.name}{'' if notes.has_ids else ', without ids'}": staged.content_hash
-        for notes, staged in found
+        f"recording {notes.name}{'' if notes.has_ids else ', without ids'}": entry.content_hash
+        for notes, _, entry in _recordings(state, day)
     } or None
 
 
-def _make(lake: Lake, product_id: str, day: date, _: FeatureSpec, write: Write) -> TradesFacts:
+def _make(lake: Lake, product_id: str, day: date, _spec: FeatureSpec, write: Write) -> TradesFacts:
     """Merge all recordings of a product and day into one stream, see `merge`."""
     begin, end = start_ns(day), start_ns(day) + DAY_S * NS
-    recorded = [
-        RecordedTrades(notes.name, notes.has_ids, trades_of(lake.read(staged.table, product_id, day), product_id))
-        for notes, staged in _recordings(lake, product_id, day)
-    ]
+    recorded = []
+    for notes, table, _ in _recordings(lake.product(product_id), day):
+        trades = trades_of(lake.read(table, product_id, day, STAGED.names), product_id)
+        recorded.append(RecordedTrades(notes.name, notes.has_ids, trades))
     merged = merge(recorded, (begin, end), SEEN_BY_NEIGHBOURS.gap_s)
-    names = names_of(merged.recording, merged.names)
-    batch = pa.RecordBatch.from_arrays([*staged_batch(merged.trades).columns, names], schema=TRADE_COLUMNS)
+    batch = trade_batch(merged.trades, names_of(merged.recording, merged.names))
     write(batch)
     counted = counted_times(merged.trades.event_time)
     pauses = np.diff(counted) / NS

@@ -14,10 +14,11 @@ from data.features.spec import FeatureSpec
 from data.times import NS, start_ns
 from data.trades import Floats, Int64s
 from data.truth.counting import TWELFTH
-from offline.days.feature_rows import feature_column, make_feature_rows
+from offline.days.feature_rows import feature_column
 from offline.days.merging import counted_times
-from offline.days.steps import TRADES, TRAINING_SET, DayNotes, DayStep, Write, head_s
+from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET, DayNotes, DayStep, Write, head_s
 from offline.days.trades import seen_hash
+from offline.lake.state import ProductState
 from offline.lake.store import Lake
 from offline.samples import SHORT_WINDOWS, Sample, counted_targets, short_rows
 
@@ -63,7 +64,7 @@ def training_sample(
     Raises:
         ValueError: there are no rows, or a training set is of another spec.
     """
-    products = list(products)
+    lake, products = lake.held(), list(products)
     parts = []
     for product_id in products:
         for place in lake.partition_keys(TRAINING_SET, product_id):
@@ -94,6 +95,30 @@ def day_sample(
     """
     table = make_training_set.read(lake, product_id, day, spec)
     last_time = make_training_set.stored(lake, product_id, day).facts.last_time
+    return _sample(table, spec, product_id, last_time, with_short_windows=with_short_windows)
+
+
+def kept_sample(
+    lake: Lake,
+    spec: FeatureSpec,
+    product_id: str,
+    content_hash: str,
+    *,
+    with_short_windows: bool = False,
+) -> Sample | None:
+    """Return the rows of a training set by their hash, also if the day has been made again since; None if gone.
+
+    `last_time` is the end of the horizon of the newest row.
+    """
+    table = lake.read_object(content_hash, training_schema(spec).metadata)
+    if table is None:
+        return None
+    newest = int(numbers_of(table["event_time"]).max(initial=0))
+    last_time = newest + (spec.grid_step_s + spec.horizon_s) * NS
+    return _sample(table, spec, product_id, last_time, with_short_windows=with_short_windows)
+
+
+def _sample(table: pa.Table, spec: FeatureSpec, product_id: str, last_time: int, *, with_short_windows: bool) -> Sample:
     rows = slice(None) if with_short_windows else numbers_of(table["short_window"]) == 0
     values = np.column_stack([numbers_of(table[name]).astype(np.float64) for name in spec.columns])
     targets, event_time = (numbers_of(table[name])[rows] for name in ("target_volatility", "event_time"))
@@ -110,11 +135,11 @@ def _head(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> tuple[In
     return counted[:few], numbers_of(trades["price"])[:few]
 
 
-def _inputs(lake: Lake, product_id: str, day: date, spec: FeatureSpec) -> dict[str, str] | None:
-    rows = make_feature_rows.stored(lake, product_id, day).partition
+def _inputs(state: ProductState, day: date, spec: FeatureSpec) -> dict[str, str] | None:
+    rows = state.entry(FEATURE_ROWS, day)
     if rows is None:
         return None
-    seen = seen_hash(lake, product_id, day + timedelta(days=1), "head_hash", spec)
+    seen = seen_hash(state, day + timedelta(days=1), "head_hash", spec)
     inputs = {"feature spec": spec.spec_id, "feature rows": rows.content_hash}
     return inputs | {"head of the day after": seen} if seen else inputs
 

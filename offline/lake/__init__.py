@@ -1,4 +1,4 @@
-"""Tables of Parquet files, one partition a product and UTC day.
+"""Tables of Parquet objects, one partition a product and UTC day, named by one manifest a product.
 
-In: Arrow batches. Out: whole files with notes and content hashes; a failed write leaves no file.
+In: Arrow batches. Out: whole objects, and manifests with notes and content hashes; a failed write changes no manifest.
 """

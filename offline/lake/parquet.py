@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.fs
 import pyarrow.parquet
 from numpy.typing import NDArray
 
@@ -23,14 +21,13 @@ class RowGroups:
     """Writer of rows to a Parquet file, one row group at a time.
 
     Args:
-        file: an open file; or a path on `filesystem`, which the writer opens and closes.
+        file: an open file; or a path, which the writer opens and closes.
     """
 
-    def __init__(self, file: Any, schema: pa.Schema, filesystem: pa.fs.FileSystem | None = None) -> None:
+    def __init__(self, file: Any, schema: pa.Schema) -> None:
         self._writer = pa.parquet.ParquetWriter(
             file,
             schema,
-            filesystem=filesystem,
             compression="zstd",
             compression_level=1,
             use_dictionary=[field.name for field in schema if pa.types.is_dictionary(field.type)],
@@ -67,15 +64,9 @@ class RowGroups:
             self._writer.write_table(pa.Table.from_batches(self._waiting), GROUP_ROWS)
         self._waiting, self._count = [], 0
 
-    def close(self, metadata: Mapping[bytes, bytes] | None = None) -> None:
-        """Write the waiting rows and the end of the file.
-
-        Args:
-            metadata: more key-value metadata for the file.
-        """
+    def close(self) -> None:
+        """Write the waiting rows and the end of the file."""
         self.flush()
-        if metadata:
-            self._writer.add_key_value_metadata(metadata)
         self._writer.close()
 
     def abandon(self) -> None:

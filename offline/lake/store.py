@@ -1,158 +1,141 @@
-"""The lake: one Parquet file per table, product and UTC day, in a folder or on any filesystem that pyarrow knows.
+"""The lake: tables of partitions, one a product and UTC day, in a folder or in an object store.
 
-A file is written under a temporary name and renamed when complete, so a reader sees a whole partition or none. Content
-hash and notes of a partition are metadata of the same file, so data and metadata can never disagree.
+The rows of a partition are an object that never changes. The manifest of a product names the objects of all partitions
+of the product, with notes, and is replaced by a put with a condition. So a reader sees the partitions of one time, and
+of two writers none loses the partitions of the other.
 """
 
 from __future__ import annotations
 
-import fcntl
 import re
-import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Self
 
 import msgspec
 import pyarrow as pa
-import pyarrow.fs
 import pyarrow.parquet
+import structlog
 
 from data.names import check_product_id
-from offline.lake.parquet import GROUP_ROWS, ContentHash, RowGroups
-from offline.settings import without_key
+from offline.lake.objects import Changed, Held, Objects
+from offline.lake.state import (
+    FORMAT,
+    MANIFESTS,
+    OBJECTS,
+    Change,
+    Entry,
+    Partition,
+    PartitionKey,
+    ProductState,
+    changed,
+    object_path,
+)
+from offline.lake.writing import Writing, schema_hash
+
+log = structlog.get_logger(__name__)
 
 READ_ROWS = 65_536
 """Rows per batch when a partition is read in batches."""
-
-_TABLE = re.compile(r"[a-z_]+(/[A-Za-z0-9_.~%-]+)*")
-_SCHEME = re.compile(r"[a-z][a-z0-9+]+:/")
-_DAY_FILE = re.compile(r"\d{4}-\d\d-\d\d\.parquet")
-_ENDING = ".parquet"
-_HASH, _NOTES = b"content_hash", b"notes"
-"""Keys in a file's metadata."""
-
-Notes = TypeVar("Notes")
-
-
-class Occupied(ValueError):
-    """Another process writes here."""
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    """Metadata of one file of the lake.
-
-    Attributes:
-        content_hash: hash of all values; batches and encodings do not change the hash.
-        notes: JSON of the writer's notes, above all the inputs, see `notes_as`.
-    """
-
-    path: str
-    rows: int
-    content_hash: str
-    notes: msgspec.Raw
-
-    def notes_as(self, kind: type[Notes]) -> Notes:
-        """Return the notes of the writer; raise ValueError if another release wrote the file."""
-        try:
-            return msgspec.json.decode(self.notes, type=kind)
-        except msgspec.DecodeError as error:
-            raise ValueError(
-                f"{self.path} was left by another release (its notes: {error}): remove this lake, for one below var/ "
-                "with `make reset`, then ingest the recordings again"
-            ) from None
-
-
-@dataclass(frozen=True)
-class Partition(StoredFile):
-    """One product and UTC day of a table."""
-
-    table: str
-    product_id: str
-    day: date
-
-
-class PartitionKey(NamedTuple):
-    """Table, product and UTC day: the key, and so the path, of a partition that may exist or not."""
-
-    table: str
-    product_id: str
-    day: date
-
-    @property
-    def path(self) -> str:
-        """Return the path below the root; raise ValueError if the table or product name is invalid."""
-        if not _TABLE.fullmatch(self.table) or {".", ".."} & set(self.table.split("/")):
-            raise ValueError(f"a table must be named like trades or recordings/monday.csv, was {self.table!r}")
-        check_product_id(self.product_id)
-        return f"{self.table}/{self.product_id}/{self.day.isoformat()}{_ENDING}"
+TRIES = 100
+"""Puts of a manifest, before a writer gives way to other writers."""
+OLD_FILES = {
+    table: re.compile(rf"{table}/{below}.parquet")
+    for table, below in {
+        **dict.fromkeys(("trades", "feature_rows", "training_set", "certificates"), r"[^/]+/\d{4}-\d\d-\d\d"),
+        "recordings": r"[^/]+/[^/]+/\d{4}-\d\d-\d\d",
+        "rejects": r"[^/]+",
+    }.items()
+}
+"""Folders and paths of the files of lakes without manifests."""
 
 
 class Lake:
-    """Partitions under one root folder; `Lake.open` takes a folder or a URI."""
+    """Partitions under one root; `Lake.open` takes a folder or a URI. Each call sees the newest state of a product."""
 
-    def __init__(self, filesystem: pa.fs.FileSystem, root: str) -> None:
-        self._files, self._root = filesystem, f"{root.rstrip('/')}/" if root else ""
+    def __init__(self, objects: Objects, *, is_checked: bool = False) -> None:
+        self.objects = objects
+        self._is_checked = is_checked  # whether files of a lake without manifests were looked for
+        self._decoded: dict[str, tuple[str, ProductState]] = {}
 
     @classmethod
     def open(cls, uri: str | Path) -> Self:
         """Open a lake; the lake may be empty or not exist yet.
 
         Args:
-            uri: a folder, or a URI of any filesystem that pyarrow knows, as `file:///srv/lake` or `s3://bucket/lake`.
+            uri: a folder, or a URI as of `Objects.open`, as `file:///srv/lake` or `s3://bucket/lake`.
 
         Raises:
-            ValueError: pyarrow does not know the filesystem of the URI, or the URI holds a key.
+            ValueError: the URI is of no known store, or holds a key.
         """
-        if not _SCHEME.match(str(uri)):
-            return cls(pa.fs.LocalFileSystem(), str(Path(uri).absolute()))
-        without_key(str(uri))
-        try:
-            return cls(*pa.fs.FileSystem.from_uri(str(uri)))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise ValueError(
-                f"LAKE_URI must be a folder, or a URI of a filesystem that pyarrow knows (file, s3, gs, abfs, hdfs), "
-                f"was {uri}: {error}"
-            ) from None
+        return cls(Objects.open(uri))
+
+    def product(self, product_id: str) -> ProductState:
+        """Return the state of a product; the state is empty if the lake does not have the product.
+
+        Raises:
+            ValueError: the product's name is invalid, the manifest is damaged, or the lake is of another release.
+        """
+        check_product_id(product_id)
+        return self._present(product_id)[1]
+
+    def product_ids(self) -> list[str]:
+        """Return all products with a manifest, sorted."""
+        self._check_format()
+        names = (path.removeprefix(f"{MANIFESTS}/") for path in self.objects.paths(MANIFESTS))
+        return sorted(name.removesuffix(".json") for name in names)
+
+    def held(self) -> HeldLake:
+        """Return the lake as of now: the state of a product is read once, and kept."""
+        return HeldLake(self)
+
+    @contextmanager
+    def batch(self) -> Iterator[HeldLake]:
+        """Gather changes in one state, and put each changed manifest once as the block ends; none after an error."""
+        held = self.held()
+        yield held
+        held.publish()
 
     def partition(self, table: str, product_id: str, day: date) -> Partition | None:
-        """Return a partition, read from the file's metadata alone; None if the partition does not exist.
+        """Return a partition without its rows; None if the partition does not exist.
 
         Raises:
-            ValueError: the table or product name is invalid, or the file is damaged.
+            ValueError: the table or product name is invalid, or the manifest is damaged.
         """
-        key = PartitionKey(table, product_id, day)
-        stored = self.stored(key.path)
-        return None if stored is None else Partition(**vars(stored), **key._asdict())
+        key = PartitionKey(table, product_id, day).checked()
+        entry = self.product(product_id).entry(table, day)
+        return None if entry is None else self._partition(key, entry)
 
     def partitions(self, table: str, product_id: str | None = None) -> list[Partition]:
         """Return all partitions of a table and of its sub-tables, sorted by table, product and day."""
-        found = (self.partition(*key) for key in self.partition_keys(table, product_id))
-        return [partition for partition in found if partition is not None]
+        found = [
+            self._partition(PartitionKey(name, state.product_id, day), entry)
+            for state in self._states(product_id)
+            for name in state.sub_tables(table)
+            for day, entry in state.tables[name].items()
+        ]
+        return sorted(found, key=lambda each: (each.table, each.product_id, each.day))
 
     def partition_keys(self, table: str, product_id: str | None = None) -> list[PartitionKey]:
-        """Return the sorted keys of all partitions of a table and of its sub-tables; no file is opened."""
-        keys = []
-        selector = pa.fs.FileSelector(self._at(table), recursive=True, allow_not_found=True)
-        for info in self._files.get_file_info(selector):
-            *folders, product, name = info.path[len(self._root) :].split("/")
-            if info.is_file and folders and _DAY_FILE.fullmatch(name) and product_id in (None, product):
-                keys.append(PartitionKey("/".join(folders), product, date.fromisoformat(name.removesuffix(_ENDING))))
-        return sorted(keys)
+        """Return the sorted keys of all partitions of a table and of its sub-tables."""
+        return [PartitionKey(each.table, each.product_id, each.day) for each in self.partitions(table, product_id)]
+
+    def partitions_on(self, table: str, product_id: str, day: date) -> list[Partition]:
+        """Return the partitions of a product and day in the direct sub-tables of a table, sorted by sub-table."""
+        found = self.product(product_id).on(table, day)
+        return [self._partition(PartitionKey(name, product_id, day), entry) for name, entry in found.items()]
 
     def tables(self, table: str) -> list[str]:
-        """Return the direct sub-tables of a table."""
-        selector = pa.fs.FileSelector(self._at(table), allow_not_found=True)
-        found = self._files.get_file_info(selector)
-        return sorted(f"{table}/{info.base_name}" for info in found if info.type == pa.fs.FileType.Directory)
+        """Return the sub-tables of a table."""
+        names = {name for state in self._states() for name in state.sub_tables(table)}
+        return sorted(names - {table})
 
     def products(self, table: str) -> list[str]:
-        """Return the products with partitions in a table."""
-        return sorted({key.product_id for key in self.partition_keys(table)})
+        """Return the products with partitions in a table or in its sub-tables."""
+        return sorted(state.product_id for state in self._states() if state.sub_tables(table))
 
     def write(
         self,
@@ -166,27 +149,71 @@ class Lake:
         """Write a whole partition, or nothing; an old partition of the same key is replaced.
 
         Args:
-            notes: a struct, one type for a table; or the `notes` of a stored file.
+            notes: a struct, one type for a table.
 
         Raises:
             OSError: the partition cannot be written, as on a full disk; the old partition stays whole.
         """
         key = PartitionKey(table, product_id, day)
-        with self.writing(key.path, schema) as writing:
+        with self.writing(key, schema) as writing:
             for batch in batches:
                 writing.write(batch)
-            stored = writing.finish(notes)
-            writing.publish()
-        return Partition(**vars(stored), **key._asdict())
+            entry = writing.finish()
+        return self.record(key, entry, notes)
+
+    @contextmanager
+    def writing(self, name: PartitionKey | str, schema: pa.Schema) -> Iterator[Writing]:
+        """Write the rows of an object, see `Writing`; `record` then makes the object a partition.
+
+        Args:
+            name: of the rows, for errors.
+
+        Raises:
+            ValueError: the table or product name is invalid.
+        """
+        text = str(name.checked() if isinstance(name, PartitionKey) else name)
+        with self.objects.scratch() as file:
+            writing = Writing(self.objects, file, schema, text)
+            try:
+                yield writing
+            finally:
+                writing.close()
+
+    def record(
+        self,
+        key: PartitionKey,
+        entry: Entry,
+        notes: object,
+        is_current: Callable[[ProductState], bool] | None = None,
+    ) -> Partition:
+        """Name an object in the manifest of a product, as a partition with notes.
+
+        Args:
+            entry: as of `Writing.finish`.
+            is_current: see `Change`.
+
+        Raises:
+            OSError: the manifest cannot be written; the old manifest stays whole.
+        """
+        entry = msgspec.structs.replace(entry, notes=msgspec.Raw(msgspec.json.encode(notes)))
+        self._change(key, entry, is_current)
+        return self._partition(key, entry)
+
+    def delete(
+        self, table: str, product_id: str, day: date, is_current: Callable[[ProductState], bool] | None = None
+    ) -> None:
+        """Remove a partition; a missing partition is no error. The object stays until the clean-up."""
+        self._change(PartitionKey(table, product_id, day).checked(), None, is_current)
 
     def read(self, table: str, product_id: str, day: date, columns: Sequence[str] | None = None) -> pa.Table:
         """Return the rows of a partition.
 
         Raises:
             FileNotFoundError: the partition does not exist.
+            ValueError: the object is damaged.
         """
-        with self._opened(PartitionKey(table, product_id, day).path) as file:
-            return pa.parquet.ParquetFile(file).read(columns)
+        with self._rows(PartitionKey(table, product_id, day)) as file:
+            return file.read(columns)
 
     def batches(
         self, table: str, product_id: str, day: date, columns: Sequence[str] | None = None
@@ -195,240 +222,182 @@ class Lake:
 
         Raises:
             FileNotFoundError: the partition does not exist.
+            ValueError: the object is damaged.
         """
-        with self._opened(PartitionKey(table, product_id, day).path) as file:
-            yield from pa.parquet.ParquetFile(file).iter_batches(READ_ROWS, columns=columns)
+        with self._rows(PartitionKey(table, product_id, day)) as file:
+            yield from file.iter_batches(READ_ROWS, columns=columns)
 
-    def delete(self, table: str, product_id: str, day: date) -> None:
-        """Remove a partition, and the partial files of killed writers."""
-        path = PartitionKey(table, product_id, day).path
-        self._delete_parts(path)
-        self._files.delete_file(self._at(path))
-
-    def stored(self, path: str) -> StoredFile | None:
-        """Return the metadata of a file, without reading rows; None if the file does not exist.
+    def read_object(
+        self, content_hash: str, metadata: Mapping[bytes, bytes] | None, columns: Sequence[str] | None = None
+    ) -> pa.Table | None:
+        """Return rows by their hash, also if no partition has these rows any more; None if the rows are gone.
 
         Args:
-            path: relative to the root.
-
-        Raises:
-            ValueError: the file is damaged.
+            metadata: of the schema of the rows.
         """
+        path = object_path(content_hash, schema_hash(metadata))
         try:
             with self._opened(path) as file:
-                metadata = pa.parquet.read_metadata(file)
-            content_hash, notes = metadata.metadata[_HASH].decode(), metadata.metadata[_NOTES]
+                return file.read(columns)
         except FileNotFoundError:
             return None
-        except (pa.ArrowInvalid, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{self._at(path)} is no whole file of the lake ({error!r}): delete it, then make the day again, or "
-                "ingest the recording again if the file is of a recording"
-            ) from None
-        return StoredFile(self._at(path), metadata.num_rows, content_hash, msgspec.Raw(notes))
 
-    @contextmanager
-    def locked(self, path: str) -> Iterator[None]:
-        """Hold a file below the root as a lock; the kernel releases the lock when the process ends.
+    def _states(self, product_id: str | None = None) -> Iterator[ProductState]:
+        for each in self.product_ids() if product_id is None else [product_id]:
+            yield self.product(each)
 
-        A lake that is no local folder has no locks.
+    def _partition(self, key: PartitionKey, entry: Entry) -> Partition:
+        return Partition(*key, self.objects.where(entry.path), entry.rows, entry.content_hash, entry.notes)
+
+    def _change(
+        self, key: PartitionKey, entry: Entry | None, is_current: Callable[[ProductState], bool] | None
+    ) -> None:
+        before = self.product(key.product_id).entry(key.table, key.day)
+        self.put(key.product_id, [Change(key.table, key.day, entry, before, is_current)])
+
+    def put(self, product_id: str, changes: Sequence[Change]) -> ProductState:
+        """Put the manifest of a product with some changes, and return the new state.
+
+        A change that the new state refuses (see `changed`) is logged; the partition then stays stale.
 
         Raises:
-            Occupied: another process holds the lock.
+            OSError, Changed: see `replace`.
         """
-        if not isinstance(self._files, pa.fs.LocalFileSystem):
-            yield
-            return
-        at = Path(self._at(path))
-        at.parent.mkdir(parents=True, exist_ok=True)
-        with at.open("a") as file:
+        refused: list[Change] = []
+
+        def remade(state: ProductState) -> ProductState:
+            new, refused[:] = changed(state, changes, time.time_ns())
+            return new
+
+        new = self.replace(product_id, remade)
+        for each in refused:
+            log.warning("another process has changed the partition and its inputs meanwhile: its partition stays",
+                        table=each.table, product_id=product_id, day=str(each.day))  # fmt: skip
+        return new
+
+    def replace(self, product_id: str, remade: Callable[[ProductState], ProductState]) -> ProductState:
+        """Put the manifest of a product, and return the new state; nothing is put if the state is the same.
+
+        Args:
+            remade: returns the new state for the present state. If another writer puts the manifest meanwhile, the
+                function is asked again, with the state of the other writer.
+
+        Raises:
+            OSError: the manifest cannot be written; the old manifest stays whole.
+            Changed: other writers were faster each time.
+        """
+        for _ in range(TRIES):
+            held, state = self._present(product_id)
+            new = remade(state)
+            if new is state:
+                return state
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Occupied(f"another process holds {at}: wait for the end of the process") from None
-            yield
+                version = self.objects.put(manifest_path(product_id), msgspec.json.encode(new), held and held.version)
+            except Changed as error:
+                faster = error
+                continue
+            self._decoded[product_id] = version, new
+            return new
+        raise faster
 
-    def paths(self, folder: str) -> set[str]:
-        """Return all files below a folder, relative to the root."""
-        selector = pa.fs.FileSelector(self._at(folder), recursive=True, allow_not_found=True)
-        found = self._files.get_file_info(selector)
-        return {info.path[len(self._root) :] for info in found if info.is_file}
+    def _present(self, product_id: str) -> tuple[Held | None, ProductState]:
+        self._check_format()
+        held = self.objects.get(manifest_path(product_id))
+        if held is None:
+            return None, ProductState(product_id=product_id)
+        version, state = self._decoded.get(product_id, ("", None))
+        if state is None or version != held.version:
+            try:
+                state = msgspec.json.decode(held.content, type=ProductState)
+                if state.format != FORMAT:
+                    raise ValueError(f"its format is {state.format}, this release reads {FORMAT}")
+            except ValueError as error:  # also msgspec's errors
+                where = self.objects.where(manifest_path(product_id))
+                raise ValueError(
+                    f"{where} is no manifest of the lake ({error}): remove it, then ingest the recordings of the "
+                    "product again"
+                ) from None
+            self._decoded[product_id] = held.version, state
+        return held, state
 
-    def read_bytes(self, path: str) -> bytes | None:
-        """Return the content of a file below the root; None if the file does not exist."""
-        try:
-            with self._opened(path) as file:
-                return bytes(file.read())
-        except FileNotFoundError:
-            return None
-
-    def replace_bytes(self, path: str, content: bytes) -> None:
-        """Write a file below the root under another name, and move it: a reader sees the old file or the new file.
-
-        Raises:
-            OSError: the file cannot be written; the old file stays whole.
-        """
-        folder, _, name = path.rpartition("/")
-        self._delete_parts(path)
-        self._files.create_dir(self._at(folder), recursive=True)
-        part = self._at(f"{folder}/.{name}.{uuid.uuid4().hex}.part")
-        with self._files.open_output_stream(part) as file:
-            file.write(content)
-        self._files.move(part, self._at(path))
-
-    @contextmanager
-    def rows_to(self, path: str, schema: pa.Schema) -> Iterator[RowGroups]:
-        """Write rows to a file below the root, which no reader knows yet; an older file of the path is overwritten.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
-        self._files.create_dir(self._at(path.rpartition("/")[0]), recursive=True)
-        with RowGroups(self._at(path), schema, self._files) as groups:
-            yield groups
-
-    def read_rows(self, path: str, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:
-        """Return rows of a file below the root.
-
-        Args:
-            filters: as of `pyarrow.parquet.read_table`; row groups without a matching row are not read.
-
-        Raises:
-            FileNotFoundError: the file does not exist.
-        """
-        wanted = None if columns is None else list(columns)
-        with self._opened(path) as file:
-            return pa.parquet.read_table(file, columns=wanted, filters=filters)
-
-    def row_batches(self, path: str) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of a file below the root in batches.
-
-        Raises:
-            FileNotFoundError: the file does not exist.
-        """
-        with self._opened(path) as file:
-            yield from pa.parquet.ParquetFile(file).iter_batches(READ_ROWS)
-
-    def delete_file(self, path: str) -> None:
-        """Remove a file below the root, if the file exists."""
-        with suppress(FileNotFoundError):
-            self._files.delete_file(self._at(path))
+    def _check_format(self) -> None:
+        """Refuse a lake that has tables without manifests."""
+        if self._is_checked:
+            return
+        if old_files(self.objects):
+            raise ValueError(
+                f"the lake of {self.objects.where(OBJECTS)} is of an earlier release: take it over by "
+                "`python -m offline.lake`, which can be stopped and run again"
+            )
+        self._is_checked = True
 
     @contextmanager
-    def writing(self, path: str, schema: pa.Schema) -> Iterator[Writing]:
-        """Write a file below the root, see `Writing`; a file not published when the block ends is removed."""
-        writing = Writing(self, path, schema)
-        try:
-            yield writing
-        finally:
-            writing.close()
-
-    def _at(self, path: str) -> str:
-        return f"{self._root}{path}"
-
-    def _opened(self, path: str) -> pa.NativeFile:
-        return self._files.open_input_file(self._at(path))
-
-    def _delete_parts(self, path: str) -> None:
-        """Remove the partial files that killed writers of a file left."""
-        folder, _, name = path.rpartition("/")
-        selector = pa.fs.FileSelector(self._at(folder), allow_not_found=True)
-        for info in self._files.get_file_info(selector):
-            if info.base_name.startswith(f".{name}.") and info.base_name.endswith(".part"):
-                with suppress(FileNotFoundError):
-                    self._files.delete_file(info.path)
-
-
-class Writing:
-    """A file of the lake while being written: `write` as often as needed, then `finish`, then `publish`.
-
-    No reader sees the file before `publish`.
-    """
-
-    def __init__(self, lake: Lake, path: str, schema: pa.Schema) -> None:
-        self._lake, self._path = lake, path
-        folder, _, name = path.rpartition("/")
-        self._part = lake._at(f"{folder}/.{name}.{uuid.uuid4().hex}.part")
-        self._hash = ContentHash(schema)
-        self._stored: StoredFile | None = None
-        self._groups: RowGroups | None = None
-        self._is_published = False
-        with self._explained():
-            lake._delete_parts(path)
-            lake._files.create_dir(lake._at(folder), recursive=True)
-            self._groups = RowGroups(self._part, schema, lake._files)
-
-    def write(self, batch: pa.RecordBatch) -> None:
-        """Append rows.
-
-        Raises:
-            OSError: the rows cannot be written.
-        """
-        assert self._groups is not None
-        for first in range(0, len(batch), GROUP_ROWS):
-            piece = batch.slice(first, GROUP_ROWS)
-            self._hash.update(piece)
-            with self._explained():
-                self._groups.write(piece)
-
-    def finish(self, notes: object) -> StoredFile:
-        """Complete the file with its metadata and notes, see `Lake.write`, and close the file, ready for `publish`.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
-        assert self._groups is not None
-        encoded, digest = msgspec.json.encode(notes), self._hash.hexdigest()
-        self._stored = StoredFile(self._lake._at(self._path), self._hash.rows, digest, msgspec.Raw(encoded))
-        with self._explained():
-            self._groups.close({_HASH: digest.encode(), _NOTES: encoded})
-        self._groups = None
-        return self._stored
-
-    def publish(self) -> bool:
-        """Rename the finished file to its final name.
-
-        Returns:
-            False, and the old file is kept, if content and notes are equal.
-
-        Raises:
-            OSError: the file cannot be renamed.
-            FileNotFoundError: another process wrote the same file meanwhile.
-        """
-        assert self._groups is None
-        lake = self._lake
-        with suppress(ValueError):  # a damaged old file is replaced
-            if lake.stored(self._path) == self._stored:
-                return False
-        try:
-            with self._explained():
-                lake._files.move(self._part, lake._at(self._path))
-        except FileNotFoundError:
-            raise FileNotFoundError(
-                f"{lake._at(self._path)}: another process wrote it meanwhile: run one process at a time, and this again"
-            ) from None
-        self._is_published = True
-        return True
-
-    def close(self) -> None:
-        """Remove the file if not published."""
-        if self._groups is not None:
-            self._groups.abandon()
-            self._groups = None
-        if not self._is_published:
-            with suppress(FileNotFoundError):
-                self._lake._files.delete_file(self._part)
+    def _rows(self, key: PartitionKey) -> Iterator[pa.parquet.ParquetFile]:
+        entry = self.product(key.checked().product_id).entry(key.table, key.day)
+        if entry is None:
+            raise FileNotFoundError(f"the lake has no {key.table} of {key.product_id} on {key.day} (UTC)")
+        with self._opened(entry.path) as file:
+            yield file
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            self.close()
-            raise OSError(
-                error.errno or 0,
-                f"{self._lake._at(self._path)} cannot be written ({error}): make room, or choose another LAKE_URI, "
-                "then run it again; what was there before is whole",
-            ) from error
+    def _opened(self, path: str) -> Iterator[pa.parquet.ParquetFile]:
+        with self.objects.opened(path) as file:
+            try:
+                opened = pa.parquet.ParquetFile(file)
+            except pa.ArrowInvalid as error:
+                raise ValueError(
+                    f"{self.objects.where(path)} is no whole object of the lake ({error}): delete it, run "
+                    "`python -m offline.cleaning`, then make the day again, or ingest the recording again"
+                ) from None
+            yield opened
+
+
+class HeldLake(Lake):
+    """A lake at one time: each product's state is read once. Changes are seen here, and elsewhere after `publish`."""
+
+    def __init__(self, lake: Lake) -> None:
+        super().__init__(lake.objects, is_checked=True)
+        self._lake = lake
+        self._product_ids: list[str] | None = None
+        self._states_held: dict[str, ProductState] = {}
+        self._changes: dict[str, list[Change]] = {}
+
+    def product(self, product_id: str) -> ProductState:
+        if product_id not in self._states_held:
+            self._states_held[product_id] = self._lake.product(product_id)
+        return self._states_held[product_id]
+
+    def product_ids(self) -> list[str]:
+        if self._product_ids is None:
+            self._product_ids = self._lake.product_ids()
+        return sorted({*self._product_ids, *self._changes})
+
+    def held(self) -> HeldLake:
+        return self
+
+    @contextmanager
+    def batch(self) -> Iterator[HeldLake]:
+        """Add the changes of the block to those of the outer batch, whose end publishes them."""
+        yield self
+
+    def put(self, product_id: str, changes: Sequence[Change]) -> ProductState:
+        """Change the held state; the manifest is put by `publish`."""
+        self._states_held[product_id], _ = changed(self.product(product_id), changes, time.time_ns())
+        self._changes.setdefault(product_id, []).extend(changes)
+        return self._states_held[product_id]
+
+    def publish(self) -> None:
+        """Put the manifest of each changed product, and hold the new states; errors as in `Lake.put`."""
+        for product_id in sorted(self._changes):
+            self._states_held[product_id] = self._lake.put(product_id, self._changes[product_id])
+            del self._changes[product_id]
+
+
+def old_files(objects: Objects) -> list[str]:
+    """Return the paths of all files of a lake without manifests."""
+    return [path for folder, known in OLD_FILES.items() for path in objects.paths(folder) if known.fullmatch(path)]
+
+
+def manifest_path(product_id: str) -> str:
+    """Return the path of a product's manifest below the root of a lake."""
+    return f"{MANIFESTS}/{product_id}.json"

@@ -22,6 +22,7 @@ from data.models.registry import Registry
 from data.names import NotRead, RegistryError
 from data.settings import KafkaSettings
 from data.times import second_text
+from offline.lake.objects import Objects
 from offline.promotion.gate import Refused
 from offline.promotion.ledger import Entry, finish_pending, history, served_at
 from offline.promotion.moves import begun_before, promote, publish_moves, roll_back
@@ -83,15 +84,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings, kafka = OfflineSettings(), KafkaSettings()
     registry = Registry(settings.mlflow_tracking_uri)
     try:
+        objects = Objects.open(settings.lake_uri)
         if args.command == "rollback":  # `roll_back` finishes pending entries itself, and then goes no further
             asked_at = datetime.now(UTC)
-            entry = roll_back(registry, args.model, spec=settings.spec(), who=getpass.getuser(), why=args.why)
+            who, spec = getpass.getuser(), settings.spec()
+            entry = roll_back(registry, args.model, objects=objects, spec=spec, who=who, why=args.why)
             if entry.begun < asked_at:
                 print(begun_before(entry))
             print(show([entry]))
             publish_moves(registry, args.model, kafka, _warn)
             return
-        for entry in finish_pending(registry):
+        for entry in finish_pending(registry, objects):
             print(f"finished: {entry.action} {entry.model} to version {entry.to_version}, now {entry.state}")
             publish_moves(registry, entry.model, kafka, _warn)
         if args.command == "promote":
@@ -103,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 registry,
                 args.model,
                 args.version,
+                objects=objects,
                 inputs=lake_inputs(settings.lake_uri, spec, settings.train_max_mb),
                 spec=spec,
                 who=getpass.getuser(),

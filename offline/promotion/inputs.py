@@ -16,8 +16,9 @@ from offline.checks.certificates import certified
 from offline.days.feature_rows import checked_spans
 from offline.days.row_budget import SAMPLE_SEED, SampledDays, days_of_test
 from offline.days.steps import TRAINING_SET
-from offline.days.training_set import day_sample
-from offline.lake.store import Lake, Partition
+from offline.days.training_set import day_sample, kept_sample
+from offline.lake.state import Partition
+from offline.lake.store import Lake
 from offline.leaks.models import check_model, hide_future
 from offline.leaks.rows import check_rows
 from offline.leaks.verdicts import Verdict
@@ -159,20 +160,25 @@ def lake_inputs(lake_uri: str, spec: FeatureSpec, max_mb: int = DEFAULT_TRAIN_MB
 def lake_sample(lake: Lake, rows: LakeRows, spec: FeatureSpec, *, with_short_windows: bool = True) -> Sample:
     """Return training rows from the lake, sorted by product and day; of a sample, the same rows each time.
 
+    The rows of a product-day that has been made again since are there as long as the clean-up keeps them.
+
     Raises:
         ValueError: a product-day is gone or has other rows.
     """
-    parts, share, seed = [], 1.0, 0
+    lake, parts, share, seed = lake.held(), [], 1.0, 0
     if rows.sample is not None:
         share, seed = rows.sample.share, rows.sample.seed
     for product_id, days in sorted(rows.content_hashes.items()):
         for day, content_hash in sorted(days.items()):
             stored = lake.partition(TRAINING_SET, product_id, day)
-            if stored is None:
-                raise ValueError(f"the training rows of {product_id} on {day} are gone")
-            if stored.content_hash != content_hash:
-                raise ValueError(f"the training rows of {product_id} on {day} have changed")
-            of_day = day_sample(lake, spec, product_id, day, with_short_windows=with_short_windows)
+            if stored is not None and stored.content_hash == content_hash:
+                of_day = day_sample(lake, spec, product_id, day, with_short_windows=with_short_windows)
+            else:
+                kept = kept_sample(lake, spec, product_id, content_hash, with_short_windows=with_short_windows)
+                if kept is None:
+                    fate = "are gone" if stored is None else "have changed"
+                    raise ValueError(f"the training rows of {product_id} on {day} {fate}")
+                of_day = kept
             parts.append(thinned(of_day, share, seed))
     if not parts:
         raise ValueError("the version names no training rows")

@@ -9,17 +9,13 @@ promotions and importing mlflow takes seconds.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
-import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from data.models.registry import Registry
@@ -27,11 +23,16 @@ from data.models.served import BASELINE, ML
 from data.names import RegistryAway, RegistryError, VersionNotFound
 from data.stream.records import Figure
 from data.times import NS, to_ns
+from offline.lake.objects import Objects
+from offline.locks.lease import Lease, Occupied, leased
 from offline.promotion.register import experiment_id, find_experiment, set_alias
 
 EXPERIMENT = "promotions"
-LOCK_S = 30.0
-"""Seconds to wait for another promotion or rollback on this machine; each takes about a second."""
+LOCK = "locks/promotions.json"
+"""The ledger's lock, below the root of the lake."""
+LOCK_S = 45.0
+"""Seconds to wait for other promotions and rollbacks; each takes about a second, and the lock of a process that was
+killed on another machine is taken over in this time."""
 ABANDONED_S = 60.0
 """Age in seconds at which a pending entry of another machine counts as abandoned, and is finished here."""
 PAGE = 1_000
@@ -182,27 +183,22 @@ def tries_on(entries: Iterable[Entry], first: datetime, last: datetime) -> int:
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Hold the machine's lock for promotions and rollbacks; the kernel releases the lock when the process ends.
+def _alone(objects: Objects) -> Iterator[Lease]:
+    """Hold the lake's lock for promotions and rollbacks.
 
     Raises:
-        RegistryError: another promotion or rollback has held the lock for `LOCK_S`.
+        RegistryError: another promotion or rollback has held the lock for `LOCK_S`, or has taken the lock over from
+            this process; or the lake does not answer.
     """
-    path = Path(tempfile.gettempdir()) / f"cryptovol-promotions-{os.getuid()}.lock"
-    deadline = time.monotonic() + LOCK_S
-    with path.open("a") as file:
-        while True:
+    try:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    raise RegistryError(
-                        f"another promotion or rollback has held {path} for {LOCK_S:.0f} s: see what it waits for, "
-                        "then do this again"
-                    ) from error
-                time.sleep(0.05)
-        yield
+                lease = stack.enter_context(leased(objects, LOCK, LOCK_S))
+            except OSError as error:
+                raise RegistryError(f"the lake's lock for promotions and rollbacks failed: {error}") from error
+            yield lease
+    except Occupied as error:
+        raise RegistryError(f"another promotion or rollback is at work: {error}") from error
 
 
 class Settled(NamedTuple):
@@ -212,23 +208,28 @@ class Settled(NamedTuple):
         entries: of the model, closed, oldest first.
         finished: entries of the model that were pending until this call.
         serving: version number of the champion; None if there is no champion.
+        lease: the lock, held while the model is settled.
     """
 
     entries: list[Entry]
     finished: list[Entry]
     serving: str | None
+    lease: Lease
 
 
 @contextlib.contextmanager
-def settled(registry: Registry, model: str) -> Iterator[Settled]:
-    """Finish all pending entries, and keep other promotions and rollbacks of this machine out until the block ends.
+def settled(registry: Registry, objects: Objects, model: str) -> Iterator[Settled]:
+    """Finish all pending entries, and keep other promotions and rollbacks out until the block ends.
+
+    Args:
+        objects: of the lake, which has the lock: all machines that promote need the same lake.
 
     Raises:
-        RegistryError: another machine is promoting or rolling back the model; or MLflow does not answer.
+        RegistryError: another process is promoting or rolling back; or MLflow or the lake does not answer.
     """
-    with _alone():
+    with _alone(objects) as lease:
         entries = history(registry)
-        if finished := _finish(registry, entries):
+        if finished := _finish(registry, entries, lease):
             entries = history(registry)
         entries = [entry for entry in entries if entry.model == model]
         for entry in entries:
@@ -239,14 +240,14 @@ def settled(registry: Registry, model: str) -> Iterator[Settled]:
                     f"{ABANDONED_S:.0f} s at the latest"
                 )
         done = [entry for entry in finished if entry.model == model and entry.state == "done"]
-        yield Settled(entries, done, _serving(registry, model))
+        yield Settled(entries, done, _serving(registry, model), lease)
 
 
-def record(registry: Registry, entry: Entry, before: list[Entry]) -> Entry:
-    """Write the intent, move the alias, close the entry, and return the closed entry; to be called within `settled`.
+def record(registry: Registry, entry: Entry, model: Settled) -> Entry:
+    """Write the intent, move the alias, close the entry, and return the closed entry.
 
     Args:
-        before: the closed entries of the model.
+        model: the model of the entry, as of the block of `settled`.
 
     Raises:
         RegistryAway: MLflow does not answer; the next promotion or rollback finishes the pending entry.
@@ -254,7 +255,7 @@ def record(registry: Registry, entry: Entry, before: list[Entry]) -> Entry:
     """
     try:
         begun = begin(registry, entry)
-        return complete(registry, begun, before)
+        return complete(registry, begun, model.entries, model.lease)
     except RegistryAway as error:  # the advice in `error`, to retry, is not enough here
         moved = f", and champion names version {entry.to_version} already" if isinstance(error, NotClosed) else ""
         raise RegistryAway(
@@ -297,12 +298,17 @@ def begin(registry: Registry, entry: Entry) -> Entry:
     return replace(entry, entry_id=info["run_id"], experiment_id=info["experiment_id"])
 
 
-def complete(registry: Registry, entry: Entry, before: Iterable[Entry]) -> Entry:
+def complete(registry: Registry, entry: Entry, before: Iterable[Entry], lease: Lease) -> Entry:
     """Move the aliases of a pending entry, and close the entry; safe to call again.
 
     Args:
         before: the closed entries of the model.
+
+    Raises:
+        RegistryError: MLflow refuses.
+        Occupied: another process may hold the lock by now; the entry stays pending.
     """
+    lease.check()
     if _serving(registry, entry.model) == entry.to_version:
         at = entry.at or entry.begun  # the process was killed after the move, which came right after the intent
     else:
@@ -348,27 +354,29 @@ def _name_previous(registry: Registry, entry: Entry, stack: list[Entry]) -> None
         return
 
 
-def finish_pending(registry: Registry) -> list[Entry]:
+def finish_pending(registry: Registry, objects: Objects) -> list[Entry]:
     """Finish all pending entries, and return the finished ones: a start calls this function first.
 
-    Entries begun by another machine less than `ABANDONED_S` ago are left to the other machine.
+    Entries begun by another machine less than `ABANDONED_S` ago are left to the other machine: it may use another lake.
 
     Raises:
-        RegistryError: MLflow does not answer.
+        RegistryError: MLflow or the lake does not answer, or another process is promoting or rolling back.
     """
-    with _alone():
-        return _finish(registry, history(registry))
+    if all(entry.state != "pending" for entry in history(registry)):
+        return []
+    with _alone(objects) as lease:
+        return _finish(registry, history(registry), lease)
 
 
-def _finish(registry: Registry, entries: list[Entry]) -> list[Entry]:
-    """Finish the pending entries; the caller holds `_alone`, so no other process of this machine works on an entry."""
+def _finish(registry: Registry, entries: list[Entry], lease: Lease) -> list[Entry]:
+    """Finish the pending entries; no other process with the same lake works on an entry."""
     finished = []
     for entry in (entry for entry in entries if entry.state == "pending"):
         if entry.machine != _machine() and (datetime.now(UTC) - entry.begun).total_seconds() < ABANDONED_S:
             continue
         before = [other for other in entries if other.model == entry.model and other.state == "done"]
         try:
-            finished.append(complete(registry, entry, before))
+            finished.append(complete(registry, entry, before, lease))
         except RegistryAway:
             raise
         except RegistryError:  # the entry is closed as failed, with MLflow's message
@@ -403,7 +411,7 @@ def _write(registry: Registry, method: str, entry: Entry, **fields: Any) -> None
 
 
 def _machine() -> str:
-    """Return host and user: the scope of the lock in `_alone`."""
+    """Return host and user."""
     return f"{socket.gethostname()} user {os.getuid()}"
 
 

@@ -11,6 +11,7 @@ from data.models.served import BASELINE
 from data.names import RegistryError
 from data.settings import KafkaSettings
 from data.stream.figures import publish_or_warn
+from offline.lake.objects import Objects
 from offline.promotion import ledger
 from offline.promotion.conditions import Condition
 from offline.promotion.gate import Refused, fetch_model, judge
@@ -29,6 +30,7 @@ def promote(
     model: str,
     version: str = "challenger",
     *,
+    objects: Objects,
     inputs: GateInputs,
     spec: FeatureSpec,
     who: str,
@@ -44,6 +46,7 @@ def promote(
 
     Args:
         version: a number or an alias.
+        objects: of the lake, which has the ledger's lock.
         inputs: rows, recipes and certificates for the gate.
         spec: of the rows of `inputs`.
         force: promote a version refused by the gate, if the file can serve; `why` must give the reason, and the entry
@@ -56,11 +59,11 @@ def promote(
         Refused: the gate refuses the version; or, if forced, the file cannot serve.
         ValueError: forced without a reason.
         VersionNotFound: the version does not exist.
-        RegistryError: MLflow does not answer or refuses, or another machine is promoting.
+        RegistryError: MLflow does not answer or refuses, or another process is promoting.
     """
     if force and not why.strip():
         raise ValueError("a forced promotion needs a reason: `why` was empty")
-    finish_pending(registry)
+    finish_pending(registry, objects)
     wanted = registry.version(model, version)
     while True:
         verdict = judge(registry, wanted, inputs=inputs, spec=spec, baseline=baseline, shadows=shadows)
@@ -80,14 +83,21 @@ def promote(
         if is_refused:
             ledger.record_refusal(registry, entry)
             raise Refused(f"{model} version {wanted.version}", verdict.conditions)
-        with ledger.settled(registry, model) as (before, _, serving):
-            if serving != verdict.champion:
+        with ledger.settled(registry, objects, model) as settled:
+            if settled.serving != verdict.champion:
                 continue  # the champion has changed meanwhile: judge against the new champion
-            return ledger.record(registry, entry, before)
+            return ledger.record(registry, entry, settled)
 
 
 def roll_back(
-    registry: Registry, model: str, *, spec: FeatureSpec, who: str, why: str, dagster_run_url: str = ""
+    registry: Registry,
+    model: str,
+    *,
+    objects: Objects,
+    spec: FeatureSpec,
+    who: str,
+    why: str,
+    dagster_run_url: str = "",
 ) -> Entry:
     """Restore the previous champion, and return the ledger's entry.
 
@@ -98,19 +108,20 @@ def roll_back(
     lost answer or a killed run wants to go back once.
 
     Args:
+        objects: of the lake, which has the ledger's lock.
         spec: of the rows served now.
         dagster_run_url: page of the Dagster run that asks, for the ledger.
 
     Raises:
         Refused: there is no earlier promotion in effect, or the target's file cannot serve rows of `spec`.
         VersionNotFound: the model does not exist.
-        RegistryError: MLflow does not answer or refuses, or another machine is promoting.
+        RegistryError: MLflow does not answer or refuses, or another process is promoting.
     """
-    with ledger.settled(registry, model) as (before, finished, serving):
-        begun = [entry for entry in finished if entry.action == "rollback"]
+    with ledger.settled(registry, objects, model) as settled:
+        begun, serving = [entry for entry in settled.finished if entry.action == "rollback"], settled.serving
         if begun:
             return begun[-1]
-        stack = ledger.promotions_in_effect(before)
+        stack = ledger.promotions_in_effect(settled.entries)
         was_moved = bool(stack) and serving is not None and serving != stack[-1].to_version
         places = [each for each in (stack if was_moved else stack[:-1]) if each.to_version != serving]
         if not places:
@@ -138,7 +149,7 @@ def roll_back(
                 evidence=evidence,
                 dagster_run_url=dagster_run_url,
             ),
-            before,
+            settled,
         )
 
 

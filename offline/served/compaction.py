@@ -10,6 +10,7 @@ from data.stream.records import Purpose
 from data.times import NS, to_datetime
 from offline.lake.store import Lake
 from offline.served.columns import OTHERS, columns_of
+from offline.served.files import row_batches, rows_to
 from offline.served.manifest import Manifest, ManifestWriter, RowsKey, ServedFile, read_manifest, writing_manifest
 from offline.served.sink import path_of
 
@@ -56,9 +57,10 @@ def _merge(writer: ManifestWriter, topic: str, files: Sequence[ServedFile]) -> N
     """Write one file for several, and publish the manifest with it."""
     key, first, last = files[0].key, files[0].first, files[-1].last
     path = path_of(topic, key, first, last)
-    with writer.lake.rows_to(path, OTHERS if key.day is None else columns_of(topic)) as merged:
+    objects = writer.lake.objects
+    with rows_to(objects, path, OTHERS if key.day is None else columns_of(topic)) as merged:
         for file in files:
-            for batch in writer.lake.row_batches(file.path):
+            for batch in row_batches(objects, file.path):
                 merged.write(batch)
     sources: dict[str, Purpose] = {}
     for file in files:

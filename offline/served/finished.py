@@ -25,15 +25,19 @@ from offline.days.merging import RecordedTrades, merge
 from offline.days.staging import (
     RECORDINGS,
     STAGED,
+    TRADE_COLUMNS,
     Staged,
     StagedNotes,
+    is_served,
     recording_table,
     served_name,
     staged_batch,
     trades_of,
 )
 from offline.days.steps import SEEN_BY_NEIGHBOURS
-from offline.lake.store import Lake, Partition
+from offline.lake.state import Partition
+from offline.lake.store import Lake
+from offline.served.files import read_rows
 from offline.served.manifest import Manifest, ServedFile, read_manifest
 
 
@@ -117,12 +121,8 @@ def _source_name(generation: int, source_id: str) -> str:
 
 def _staged(lake: Lake, product_id: str, day: date) -> Iterator[tuple[StagedNotes, Partition]]:
     """Yield the staged tables of served trades of a product-day."""
-    existing = set(lake.tables(RECORDINGS))
-    for number in count(1):
-        table = recording_table(served_name(number))
-        if table not in existing:
-            return
-        if (staged := lake.partition(table, product_id, day)) is not None:
+    for staged in lake.partitions_on(RECORDINGS, product_id, day):
+        if is_served(staged.table):
             yield staged.notes_as(StagedNotes), staged
 
 
@@ -132,7 +132,7 @@ def _trades_of_source(lake: Lake, finished: FinishedDay, generation: int, source
     columns = ["source_id", *STAGED.names]
     for file in finished.files:
         if file.generation == generation and source_id in file.sources:
-            rows = lake.read_rows(file.path, columns, [("source_id", "==", source_id)])
+            rows = read_rows(lake.objects, file.path, columns, [("source_id", "==", source_id)])
             parts.append(rows.select(STAGED.names))
     rows = pa.concat_tables(parts)
     side = column_of(side_numbers(rows["side"].to_pylist()), pa.int8())
@@ -150,13 +150,13 @@ def _add(lake: Lake, product_id: str, day: date, source: str, trades: Trades) ->
         if old is None:
             joined, sources, before = trades, [source], ""
         else:
-            known = RecordedTrades(name, True, trades_of(lake.read(table, product_id, day), product_id))
+            known = RecordedTrades(name, True, trades_of(lake.read(table, product_id, day, STAGED.names), product_id))
             merged = merge([known, RecordedTrades(source, True, trades)], (begin, begin + DAY_S * NS),
                            SEEN_BY_NEIGHBOURS.gap_s)  # fmt: skip
             if merged.id_spaces > 1:
                 continue
             joined, sources, before = merged.trades, [*old.notes_as(StagedNotes).sources, source], old.content_hash
         notes = StagedNotes(name, True, sources=sources)
-        made = lake.write(table, product_id, day, [staged_batch(joined)], STAGED, notes)
+        made = lake.write(table, product_id, day, [staged_batch(joined, name)], TRADE_COLUMNS, notes)
         return Staged(product_id, day, made.rows, True) if made.content_hash != before else None
     raise AssertionError

@@ -1,7 +1,8 @@
 """The manifest of a topic in the lake: one JSON file that names all files of the topic's records.
 
-The manifest is replaced atomically, after its files are whole. So a reader of the manifest sees each record once,
-whatever was killed; a file without a name in the manifest is garbage, and is removed.
+The manifest is replaced after its files are whole, by a put with the version that the writer has read. So a reader of
+the manifest sees each record once, whatever was killed, and of two writers one is refused. A file without a name in the
+manifest is garbage, and is removed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import msgspec
 from msgspec import Struct
 
 from data.stream.records import Purpose
-from offline.lake.store import Lake, Occupied
+from offline.lake.objects import Changed
+from offline.lake.store import Lake
+from offline.locks.lease import Occupied, leased
 
 SERVED = "served"
 """Folder of the topics in the lake."""
@@ -108,6 +111,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
         open_streams: streams of the current generation.
         rejects, ends: numbers of unreadable records and of end records, of all generations.
         removed: number of records that were removed for their age, see `offline.served.retention`.
+        cleanings: how often garbage was removed.
     """
 
     format: int = FORMAT
@@ -121,6 +125,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     rejects: int = 0
     ends: int = 0
     removed: int = 0
+    cleanings: int = 0
 
     def files_by_key(self) -> dict[RowsKey, list[ServedFile]]:
         """Return the files of each key in the order of their offsets."""
@@ -148,13 +153,14 @@ def read_manifest(lake: Lake, topic: str) -> Manifest:
     return _decoded(lake, topic)[0]
 
 
-def _decoded(lake: Lake, topic: str) -> tuple[Manifest, bytes | None]:
-    path = f"{folder_of(topic)}/manifest.json"
-    content = lake.read_bytes(path)
-    if content is None:
+def _decoded(lake: Lake, topic: str) -> tuple[Manifest, str | None]:
+    """Return the manifest of a topic, and the version of the manifest's object; None without an object."""
+    path = _path_of(topic)
+    held = lake.objects.get(path)
+    if held is None:
         return Manifest(topic=topic), None
     try:
-        manifest = msgspec.json.decode(content, type=Manifest)
+        manifest = msgspec.json.decode(held.content, type=Manifest)
         if manifest.format != FORMAT:
             raise ValueError(f"its format is {manifest.format}, this release reads {FORMAT}")
     except ValueError as error:  # also msgspec's errors
@@ -162,7 +168,11 @@ def _decoded(lake: Lake, topic: str) -> tuple[Manifest, bytes | None]:
             f"{path} of the lake cannot be read ({error}): move the folder {folder_of(topic)} away; the next sink then "
             "reads the topic again from its oldest record"
         ) from None
-    return manifest, content
+    return manifest, held.version
+
+
+def _path_of(topic: str) -> str:
+    return f"{folder_of(topic)}/manifest.json"
 
 
 class ManifestWriter:
@@ -174,34 +184,44 @@ class ManifestWriter:
 
     def __init__(self, lake: Lake, topic: str) -> None:
         self.lake = lake
-        self._folder = folder_of(topic)
-        self.manifest, self._content = _decoded(lake, topic)
+        self._topic = topic
+        self.manifest, self._version = _decoded(lake, topic)
 
     def publish(self, manifest: Manifest) -> None:
         """Replace the manifest, and remove the files that only the manifest before named.
 
         Raises:
-            Occupied: another process replaced the manifest meanwhile. Without locks, the check leaves a moment open.
+            Occupied: another process replaced the manifest meanwhile.
             OSError: the manifest cannot be written; the manifest before stays.
         """
-        path = f"{self._folder}/manifest.json"
-        if self.lake.read_bytes(path) != self._content:
-            raise Occupied(f"another sink has replaced {path} meanwhile: run one sink at a time, and this again")
+        path = _path_of(self._topic)
         content = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-        self.lake.replace_bytes(path, content)
+        try:
+            self._version = self.lake.objects.put(path, content, self._version)
+        except Changed:
+            raise Occupied(
+                f"another sink has replaced {path} meanwhile: run one sink at a time, and this again"
+            ) from None
         dropped = {file.path for file in self.manifest.files} - {file.path for file in manifest.files}
-        self.manifest, self._content = manifest, content
+        self.manifest = manifest
         for each in dropped:
-            self.lake.delete_file(each)
+            self.lake.objects.delete(each)
 
     def remove_garbage(self) -> int:
-        """Remove the files without a name in the manifest, and return their number."""
+        """Remove the files without a name in the manifest, and return their number.
+
+        The manifest is put first: a sink that lost its lock, and has written one of the files, cannot name it any more.
+        """
         named = {file.path for file in self.manifest.files}
-        garbage = {
-            path for path in self.lake.paths(self._folder) if path.endswith((".parquet", ".part")) and path not in named
-        }
+        garbage = [
+            path
+            for path in self.lake.objects.paths(folder_of(self._topic))
+            if path.endswith(".parquet") and path not in named
+        ]
+        if garbage:
+            self.publish(msgspec.structs.replace(self.manifest, cleanings=self.manifest.cleanings + 1))
         for path in garbage:
-            self.lake.delete_file(path)
+            self.lake.objects.delete(path)
         return len(garbage)
 
 
@@ -210,10 +230,11 @@ def writing_manifest(lake: Lake, topic: str) -> Iterator[ManifestWriter]:
     """Hold the manifest of a topic for writing, without garbage.
 
     Raises:
-        Occupied: another sink runs. Only a lake in a local folder knows at once.
+        Occupied: another sink runs.
         ValueError: see `read_manifest`.
     """
-    with lake.locked(f"{folder_of(topic)}/.lock"):
+    with leased(lake.objects, f"{folder_of(topic)}/lock.json") as lease:
         writer = ManifestWriter(lake, topic)
-        writer.remove_garbage()
+        if not lease.is_clean:  # else there is no garbage, and no need to list all files
+            writer.remove_garbage()
         yield writer

@@ -14,6 +14,7 @@ from data.arrow import UTC
 from data.times import to_ns
 from offline.lake.store import Lake
 from offline.served.columns import SERVED_TOPICS, columns_of
+from offline.served.files import read_rows
 from offline.served.manifest import Manifest, read_manifest
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def _read(lake: Lake, manifest: Manifest, product_id: str, span: tuple[int, int]
     wanted = [*place, *(name for name in names if name not in place)]
     schema = columns_of(manifest.topic)
     empty = pa.schema([schema.field(name) for name in wanted]).empty_table()
-    parts = [lake.read_rows(file.path, wanted, filters) for file in files]
+    parts = [read_rows(lake.objects, file.path, wanted, filters) for file in files]
     table = pa.concat_tables([empty, *parts]).unify_dictionaries()
     # A file of a day may lie between the offsets of another day's file.
     table = table.sort_by([(name, "ascending") for name in place])

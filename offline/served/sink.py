@@ -17,6 +17,7 @@ from data.stream.records import Figure, Purpose
 from data.trades import StreamKey
 from offline.lake.store import Lake
 from offline.served.columns import OTHERS, SERVED_TOPICS, Rows, block_rows, columns_of
+from offline.served.files import rows_to
 from offline.served.manifest import (
     Hole,
     Manifest,
@@ -154,7 +155,8 @@ class _Taking:
         offsets = pa.chunked_array([part.batch["record_offset"] for part in parts])
         first, last = offsets[0].as_py(), offsets[-1].as_py()
         path = path_of(self.manifest.topic, key, first, last)
-        with self._writer.lake.rows_to(path, columns_of(self.manifest.topic) if is_rows else OTHERS) as file:
+        schema = columns_of(self.manifest.topic) if is_rows else OTHERS
+        with rows_to(self._writer.lake.objects, path, schema) as file:
             for part in parts:
                 file.write(part.batch)
         times = pa.chunked_array([part.batch["event_time"].cast(pa.int64()) for part in parts]) if is_rows else None

@@ -19,7 +19,8 @@ from data.features.spec import FeatureSpec
 from data.models.registry import Registry
 from data.times import second_text
 from offline.days.steps import TRAINING_SET
-from offline.lake.store import Lake, Partition
+from offline.lake.state import Partition
+from offline.lake.store import Lake
 from orchestration.assets import plots
 from orchestration.assets.partitions import DayRange, DaysConfig, table_of
 from orchestration.resources import LakeResource, RegistryResource, ending, explained

@@ -133,8 +133,7 @@ def partition_of_run(context: dg.AssetExecutionContext | dg.AssetCheckExecutionC
 
 def report_of_recordings(lake: Lake, product_id: str, day: date) -> ReportedVersion:
     """Return the version of the staged recordings of a product and day: the version changes when a recording does."""
-    found = [lake.partition(table, product_id, day) for table in lake.tables(RECORDINGS)]
-    staged = [each for each in found if each is not None and each.rows]
+    staged = [each for each in lake.partitions_on(RECORDINGS, product_id, day) if each.rows]
     version = hashlib.sha256("".join(each.content_hash for each in staged).encode()).hexdigest() if staged else NOTHING
     rows = table_of(("recording", "rows"), ((each.notes_as(StagedNotes).name, f"{each.rows:,}") for each in staged))
     metadata = {"dagster/row_count": sum(each.rows for each in staged), "recordings": len(staged), "by recording": rows}

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from data.models.registry import Registry
 from data.settings import KafkaSettings
+from offline.lake.objects import Objects
 from orchestration.assets.models import REGISTRY
 from orchestration.assets.partitions import table_of
 from orchestration.resources import DagsterPages, LakeResource, RegistryResource, explained
@@ -72,6 +73,7 @@ def promote_model(
             client,
             config.model,
             config.version,
+            objects=Objects.open(lake.uri),
             inputs=lake_inputs(lake.uri, lake.spec, lake.train_max_mb),
             spec=lake.spec,
             who=config.who or _who(context),
@@ -109,6 +111,7 @@ def roll_back_model(
         entry = roll_back(
             client,
             config.model,
+            objects=Objects.open(lake.uri),
             spec=lake.spec,
             who=config.who or _who(context),
             why=config.why,

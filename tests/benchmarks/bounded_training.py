@@ -55,7 +55,7 @@ def fill(folder: Path, products: int, days: int) -> None:
     from data.simulator.day import simulate_day
     from data.times import DAY_S, NS
     from offline.days.feature_rows import make_feature_rows
-    from offline.days.staging import SIMULATED, STAGED, StagedNotes, recording_table, staged_batch
+    from offline.days.staging import SIMULATED, TRADE_COLUMNS, StagedNotes, recording_table, staged_batch
     from offline.days.trades import make_trades
     from offline.days.training_set import make_training_set
     from offline.lake.store import Lake
@@ -73,7 +73,8 @@ def fill(folder: Path, products: int, days: int) -> None:
                 trades = replace(trades, event_time=trades.event_time + moved * NS)
                 day = FIRST_DAY + dt.timedelta(days=first + part)
                 notes = StagedNotes(SIMULATED, True, f"part {part}")
-                lake.write(recording_table(SIMULATED), product, day, [staged_batch(trades)], STAGED, notes)
+                rows = [staged_batch(trades, SIMULATED)]
+                lake.write(recording_table(SIMULATED), product, day, rows, TRADE_COLUMNS, notes)
                 for step in (make_trades, make_feature_rows, make_training_set):
                     step(lake, product, day)
 

@@ -42,7 +42,7 @@ from online.replay.progress import find_progress
 from tests.broker import Broker
 from tests.faults.drill import Drill
 from tests.mlflow_server import running_mlflow
-from tests.models import NO_ROWS, baseline, model_bytes, put_version
+from tests.models import NO_ROWS, baseline, locks, model_bytes, put_version
 from tests.pipeline import running
 from tests.proofs import Proof
 
@@ -72,6 +72,21 @@ def recorded(folder: Path) -> Path:
     return path
 
 
+def drilled(registry: Registry, model: str, version: str) -> None:
+    """Make a version champion, without a look at rows."""
+    promote(
+        registry,
+        model,
+        version,
+        objects=locks(),
+        inputs=NO_ROWS,
+        spec=SPEC,
+        who="drill",
+        why="drill",
+        force=True,
+    )
+
+
 @pytest.mark.acceptance
 def test_1000_random_forecasts_are_made_again_exactly_after_promotions_rollbacks_and_kills(
     own_broker: Broker, tmp_path: Path, proof: Proof
@@ -84,14 +99,11 @@ def test_1000_random_forecasts_are_made_again_exactly_after_promotions_rollbacks
         for scale in (2.0, 8.0):
             put_version(uri, "volatility-ml", model_bytes(baseline(scale=scale), variant="ml"))
 
-        def move(model: str, version: str) -> None:
-            promote(registry, model, version, inputs=NO_ROWS, spec=SPEC, who="drill", why="drill", force=True)
-
-        move("volatility-baseline", "1")
+        drilled(registry, "volatility-baseline", "1")
         drill = Drill(own_broker, tmp_path / "models", tmp_path, MLFLOW_TRACKING_URI=uri, MODEL_VARIANT="ml")
-        scale_8 = partial(move, "volatility-ml", "2")
-        scale_2 = partial(move, "volatility-ml", "1")
-        back = partial(roll_back, registry, "volatility-ml", spec=SPEC, who="drill", why="drill")
+        scale_8 = partial(drilled, registry, "volatility-ml", "2")
+        scale_2 = partial(drilled, registry, "volatility-ml", "1")
+        back = partial(roll_back, registry, "volatility-ml", objects=locks(), spec=SPEC, who="drill", why="drill")
         turn: list[Callable[[], object]] = [
             scale_8,
             back,
@@ -231,7 +243,7 @@ def test_one_forecast_of_5_million_is_explained_in_seconds(own_broker: Broker, t
     with running_mlflow(tmp_path / "mlflow") as server:
         uri, name = server.uri, "volatility-baseline"
         put_version(uri, name, model_bytes())
-        promote(Registry(uri), name, "1", inputs=NO_ROWS, spec=SPEC, who="drill", why="drill", force=True)
+        drilled(Registry(uri), name, "1")
         trades = write_long_source(own_broker.bootstrap_servers, recording)
         environ = os.environ | {"KAFKA_BOOTSTRAP_SERVERS": own_broker.bootstrap_servers, "MLFLOW_TRACKING_URI": uri}
 

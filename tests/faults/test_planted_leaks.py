@@ -39,7 +39,7 @@ from offline.promotion.moves import promote
 from offline.promotion.provenance import LakeRows, Provenance
 from offline.samples import CHECKED_HOURS, SHORT_WINDOWS, Sample, TradeSpan, sample
 from offline.training import train
-from tests.models import SENTINELS, SPEC, put_version
+from tests.models import SENTINELS, SPEC, locks, put_version
 from tests.proofs import Proof
 
 DAYS = (dt.date(2010, 1, 8), dt.date(2010, 1, 9))
@@ -290,7 +290,17 @@ def refusal(registry: Registry, market: Market, name: str, recipe: Recipe, rows:
     tags |= {f"sentinel.{each}": "passed" for each in SENTINELS} | {"reason": "all is well"}
     put_version(registry.uri, name, recipe(rows, SPEC, TRAIN_END).model_bytes, tags=tags)
     try:
-        promote(registry, name, "1", inputs=inputs, spec=SPEC, who="me", why="a forged version", baseline=name)
+        promote(
+            registry,
+            name,
+            "1",
+            objects=locks(),
+            inputs=inputs,
+            spec=SPEC,
+            who="me",
+            why="a forged version",
+            baseline=name,
+        )
     except Refused as refused:
         return {each.name: each.found for each in refused.conditions if not each.is_met}
     return {}

@@ -25,6 +25,7 @@ from tests.broker import Broker
 from tests.days import MIDNIGHT
 from tests.pipeline import Process, environment, wait_until
 from tests.proofs import Proof
+from tests.seaweed import Lakes
 from tests.served import end, normal, record, records_of
 
 KILLS = 10
@@ -84,18 +85,18 @@ class Arrivals:
             thread.join()
 
 
-def sink_process(servers: str, lake: Path, log: Path) -> Process:
+def sink_process(servers: str, uri: str, log: Path) -> Process:
     """Return a running sink; each sink has a log of its own."""
-    sink = Process("offline.served", environment(servers, lake.parent / "models", LAKE_URI=str(lake)), log)
+    sink = Process("offline.served", environment(servers, log.parent / "models", LAKE_URI=uri), log)
     sink.start()
     return sink
 
 
-def await_work(sink: Process, folder: Path) -> None:
-    """Return when the sink has changed a file of the lake, or has ended."""
+def await_work(sink: Process, lake: Lake) -> None:
+    """Return when the sink has changed a manifest of the lake, or has ended."""
 
-    def state() -> list[tuple[Path, int]]:
-        return sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*.json"))
+    def state() -> list[object]:
+        return [lake.objects.get(f"{folder_of(topic)}/manifest.json") for topic in SERVED_TOPICS]
 
     before = state()
     wait_until(lambda: state() != before or sink.process.poll() is not None, "work of the sink", within_s=120)
@@ -111,69 +112,70 @@ def records_on(servers: str, topic: str) -> dict[tuple[int, int], bytes]:
     return found
 
 
-def check(servers: str, folder: Path, proof: Proof) -> None:
+def check(servers: str, lake: Lake, proof: Proof) -> None:
     """Compare the lake with the topics, and the lake's files with its manifests."""
-    lake = Lake.open(folder)
     with topic_reader(KafkaSettings(kafka_bootstrap_servers=servers)) as reader:
         assert set(offsets_behind(lake, reader).values()) == {0}
     for topic in SERVED_TOPICS:
         on_topic = normal(records_on(servers, topic), topic)
         proof.equal(sorted(records_of(lake, topic).items()), sorted(on_topic.items()), topic)
-        files = {path for path in lake.paths(folder_of(topic)) if path.endswith(".parquet")}
+        files = {path for path in lake.objects.paths(folder_of(topic)) if path.endswith(".parquet")}
         assert files == {file.path for file in read_manifest(lake, topic).files}
 
 
 @pytest.mark.acceptance
 def test_a_sink_killed_ten_times_at_random_points_keeps_each_record_once(
-    own_broker: Broker, tmp_path: Path, proof: Proof
+    own_broker: Broker, lakes: Lakes, tmp_path: Path, proof: Proof
 ) -> None:
     """Records arrive all the time; kills fall from the start of the process to the end of its work.
 
     A random delay before each kill chooses the point.
     """
-    proof.disturbs(f"sink killed {KILLS} times by kill -9")
-    rng, servers, folder = random.Random(14), own_broker.bootstrap_servers, tmp_path / "lake"
+    proof.disturbs(f"sink killed {KILLS} times by kill -9, lake in {lakes.kind}")
+    rng, servers, uri = random.Random(14), own_broker.bootstrap_servers, lakes.uri()
+    lake = Lake.open(uri)
     arrivals = Arrivals(servers)
     arrivals.write(50)
     killed = at_work = 0
     with arrivals.going_on():
         while killed < KILLS:
-            before = {topic: read_manifest(Lake.open(folder), topic).next for topic in SERVED_TOPICS}
-            sink = sink_process(servers, folder, tmp_path / "killed.log")
+            before = {topic: read_manifest(lake, topic).next for topic in SERVED_TOPICS}
+            sink = sink_process(servers, uri, tmp_path / "killed.log")
             if killed % 5:  # else while the process starts
-                await_work(sink, folder)
+                await_work(sink, lake)
             time.sleep(rng.uniform(0.0, 1.5))
             is_running = sink.process.poll() is None
             sink.kill()
             killed += is_running
-            after = {topic: read_manifest(Lake.open(folder), topic).next for topic in SERVED_TOPICS}
+            after = {topic: read_manifest(lake, topic).next for topic in SERVED_TOPICS}
             at_work += before != after
-    last = sink_process(servers, folder, tmp_path / "last.log")
+    last = sink_process(servers, uri, tmp_path / "last.log")
     assert last.process.wait(300) == 0, last.log.read_text()
-    check(servers, folder, proof)
-    manifest = read_manifest(Lake.open(folder), TRADES)
+    check(servers, lake, proof)
+    manifest = read_manifest(lake, TRADES)
     assert finished_days(manifest)
     proof.saw(kills=killed, kills_after_a_manifest=at_work, records_of_each_topic=arrivals.written)
 
 
 def test_a_sink_killed_twice_and_two_sinks_at_once_keep_each_record_once(
-    own_broker: Broker, tmp_path: Path, proof: Proof
+    own_broker: Broker, lakes: Lakes, tmp_path: Path, proof: Proof
 ) -> None:
     """On the shared broker, a running forecaster made feature rows from the test's trades while the test compared."""
-    proof.disturbs("sink killed twice, then two sinks at once")
-    servers, folder = own_broker.bootstrap_servers, tmp_path / "lake"
+    proof.disturbs(f"sink killed twice, then two sinks at once, lake in {lakes.kind}")
+    servers, uri = own_broker.bootstrap_servers, lakes.uri()
+    lake = Lake.open(uri)
     arrivals = Arrivals(servers)
     arrivals.write(10)
     for delay_s in (1.8, 2.5):  # about the start of the work, and within the work
-        sink = sink_process(servers, folder, tmp_path / "killed.log")
+        sink = sink_process(servers, uri, tmp_path / "killed.log")
         time.sleep(delay_s)
         sink.kill()
         arrivals.write(3)
-    two = [sink_process(servers, folder, tmp_path / f"{name}.log") for name in ("one", "other")]
+    two = [sink_process(servers, uri, tmp_path / f"{name}.log") for name in ("one", "other")]
     codes = sorted(sink.process.wait(120) for sink in two)
     said = [sink.log.read_text() for sink in two]
     assert codes in ([0, 0], [0, 2]), said
     assert codes == [0, 0] or any("another process holds" in each for each in said)
-    last = sink_process(servers, folder, tmp_path / "last.log")
+    last = sink_process(servers, uri, tmp_path / "last.log")
     assert last.process.wait(120) == 0, last.log.read_text()
-    check(servers, folder, proof)
+    check(servers, lake, proof)

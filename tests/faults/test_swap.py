@@ -30,7 +30,7 @@ from tests.broker import Broker, free_ports
 from tests.faults.asker import Asked
 from tests.faults.drill import Drill
 from tests.mlflow_server import MlflowServer, running_mlflow
-from tests.models import NO_ROWS, SPEC, baseline, model_bytes, put_version
+from tests.models import NO_ROWS, SPEC, baseline, locks, model_bytes, put_version
 from tests.pipeline import Process, running, wait_until
 from tests.proofs import Proof
 
@@ -74,8 +74,17 @@ class Mover:
         self.done: list[tuple[str, str]] = []
 
     def promote(self, name: str, version: str) -> Entry:
-        why = "the gate is not what is proved here"
-        return promote(self._registry, name, version, inputs=NO_ROWS, spec=SPEC, who="proof", why=why, force=True)
+        return promote(
+            self._registry,
+            name,
+            version,
+            objects=locks(),
+            inputs=NO_ROWS,
+            spec=SPEC,
+            who="proof",
+            why="the gate is not what is proved here",
+            force=True,
+        )
 
     def _promote_another(self) -> Entry:
         others = [version for version in self._versions if version != self._newest]
@@ -89,7 +98,7 @@ class Mover:
         try:
             goes_back = len(self.done) >= 2 and self._rng.random() < 0.5
             entry = (
-                roll_back(self._registry, ML, spec=SPEC, who="proof", why="and back")
+                roll_back(self._registry, ML, objects=locks(), spec=SPEC, who="proof", why="and back")
                 if goes_back
                 else self._promote_another()
             )

@@ -106,7 +106,7 @@ def test_the_commands_publish_their_moves(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(command, "publish_moves", lambda _, model, *__: told.append(model))
     monkeypatch.setattr(command, "roll_back", lambda *_, **__: entry(0, "1", "rollback"))
     monkeypatch.setattr(command, "promote", lambda *_, **__: entry(0, "1"))
-    monkeypatch.setattr(command, "finish_pending", lambda _: [entry(0, "1", model="finished")])
+    monkeypatch.setattr(command, "finish_pending", lambda *_: [entry(0, "1", model="finished")])
     command.main(["rollback", "rolled-back", "--why", "a test"])
     command.main(["promote", "promoted", "--why", "a test"])
     assert told == ["rolled-back", "finished", "promoted"]

@@ -34,6 +34,7 @@ from offline.days.trades import make_trades
 from offline.days.training_set import make_training_set
 from offline.lake.store import Lake
 from offline.leaks.verdicts import FUTURE_CUT_OFF, HOLES, Verdict
+from offline.locks.lease import Lease, Occupied
 from offline.models.baseline import ScaledEwma, fit
 from offline.models.candidate import Candidate
 from offline.models.onnx_graph import Graph
@@ -50,7 +51,7 @@ from offline.promotion.register import set_alias
 from offline.samples import Sample
 from tests.fakes import FakeRegistry
 from tests.mlflow_server import running_mlflow
-from tests.models import NAN, SENTINELS, SPEC, baseline, model_bytes, put_version
+from tests.models import NAN, SENTINELS, SPEC, baseline, locks, model_bytes, put_version
 
 START = datetime(2010, 1, 9, tzinfo=UTC)
 """End of training of the models here."""
@@ -197,6 +198,12 @@ def put(uri: str, name: str, content: bytes, recipe: str = "kept", **tags: str) 
     return put_version(uri, name, content, tags=Provenance.here(recipe, rows).tags() | tags)
 
 
+@pytest.fixture(autouse=True)
+def lake_of_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands use the lock of the calls."""
+    monkeypatch.setenv("LAKE_URI", locks().where(""))
+
+
 @pytest.fixture
 def mlflow(mlflow_uri: str) -> Registry:
     return Registry(mlflow_uri)
@@ -205,7 +212,7 @@ def mlflow(mlflow_uri: str) -> Registry:
 def promote_here(registry: Registry, name: str, version: str = "1", **changed: Any) -> Entry:
     """Promote as most tests do: 300 horizons of test, compared with the calibrated EWMA at first."""
     given: dict[str, Any] = {"inputs": INPUTS, "spec": SPEC, "who": "me", "why": "because", "baseline": name}
-    return promote(registry, name, version, **given | changed)
+    return promote(registry, name, version, objects=locks(), **given | changed)
 
 
 def champion(registry: Registry, name: str, alias: str = "champion") -> str | None:
@@ -243,7 +250,7 @@ def test_what_is_not_there_is_answered_with_what_is(tmp_path: Path) -> None:
 
 
 def _roll_back(registry: Registry, name: str) -> Entry:
-    return roll_back(registry, name, spec=SPEC, who="me", why="back")
+    return roll_back(registry, name, objects=locks(), spec=SPEC, who="me", why="back")
 
 
 # The gate
@@ -739,14 +746,14 @@ def test_rollback_goes_back_entry_by_entry_to_the_first(mlflow: Registry) -> Non
         promote_here(mlflow, name, version)
     seen = [(champion(mlflow, name), champion(mlflow, name, "previous"))]
     for _ in range(2):
-        roll_back(mlflow, name, spec=SPEC, who="me", why="back")
+        roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back")
         seen.append((champion(mlflow, name), champion(mlflow, name, "previous")))
     assert seen == [("3", "2"), ("2", "1"), ("1", None)]
     with pytest.raises(Refused, match="the ledger holds 1 promotion of ledger-stack that stands, allowed is 2 or more"):
-        roll_back(mlflow, name, spec=SPEC, who="me", why="back")
+        roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back")
     promote_here(mlflow, name, "3")
     assert champion(mlflow, name, "previous") == "1"
-    assert roll_back(mlflow, name, spec=SPEC, who="me", why="back").to_version == "1"
+    assert roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back").to_version == "1"
     moves = [(entry.action, entry.from_version, entry.to_version) for entry in history(mlflow, name)]
     assert moves == [
         ("promote", None, "1"),
@@ -775,13 +782,13 @@ def test_a_champion_that_was_moved_by_hand_goes_back_to_the_newest_promotion(
     for command in (["history", name], ["served-at", "2000-01-01T00:00Z"]):
         main(command)
         assert said in capsys.readouterr().out
-    back = roll_back(mlflow, name, spec=SPEC, who="me", why="back")
+    back = roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back")
     assert (back.from_version, back.to_version) == (by_hand, "3")
     assert back.evidence["moved_by_hand"] == f"champion was version {by_hand}, the ledger had 3"
     assert (champion(mlflow, name), champion(mlflow, name, "previous")) == ("3", "2")
     main(["history", name])
     assert "by hand?" not in capsys.readouterr().out
-    assert roll_back(mlflow, name, spec=SPEC, who="me", why="back").to_version == "2"
+    assert roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back").to_version == "2"
 
 
 def test_a_rollback_to_a_file_that_changed_is_refused(mlflow: Registry) -> None:
@@ -791,7 +798,7 @@ def test_a_rollback_to_a_file_that_changed_is_refused(mlflow: Registry) -> None:
         promote_here(mlflow, name, version)
     mlflow.call("DELETE", "model-versions/delete", {"name": name, "version": "1"}, dict)
     with pytest.raises(RegistryError, match="ledger-changed has no version 1 at"):
-        roll_back(mlflow, name, spec=SPEC, who="me", why="back")
+        roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back")
     assert champion(mlflow, name) == "2"
 
 
@@ -803,13 +810,13 @@ def test_a_rollback_to_a_model_of_another_spec_is_refused_with_both_ids(mlflow: 
     put(mlflow.uri, name, model_bytes(spec_id=other.spec_id))
     promote_here(mlflow, name, "2", spec=other, force=True, why="another window")
     with pytest.raises(Refused, match=f"loads: found .*spec {SPEC.spec_id}, rows here are of spec {other.spec_id}"):
-        roll_back(mlflow, name, spec=other, who="me", why="back")
+        roll_back(mlflow, name, objects=locks(), spec=other, who="me", why="back")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.uri)
     monkeypatch.setenv("WINDOW_SIZE", "20")
     with pytest.raises(SystemExit, match=f"rows here are of spec {other.spec_id}"):
         main(["rollback", name, "--why", "back"])
     assert champion(mlflow, name) == "2"
-    assert roll_back(mlflow, name, spec=SPEC, who="me", why="the window too").to_version == "1"
+    assert roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="the window too").to_version == "1"
 
 
 def test_what_served_at_a_time_is_the_last_entry_before_it(mlflow: Registry, capsys: Any, monkeypatch: Any) -> None:
@@ -818,7 +825,7 @@ def test_what_served_at_a_time_is_the_last_entry_before_it(mlflow: Registry, cap
     put(mlflow.uri, name, GOOD)
     first = promote_here(mlflow, name, "1")
     second = promote_here(mlflow, name, "2")
-    back = roll_back(mlflow, name, spec=SPEC, who="me", why="back")
+    back = roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back")
     assert first.at and second.at and back.at
     tick = timedelta(microseconds=1)
     assert name not in served_at(mlflow, first.at - tick)
@@ -886,8 +893,8 @@ def test_a_killed_promotion_is_finished_by_the_next_start(mlflow: Registry, step
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     assert champion(mlflow, name) == ("2" if moved else "1")
-    finished = [entry for entry in finish_pending(mlflow) if entry.model == name]
-    assert finish_pending(mlflow) == []
+    finished = [entry for entry in finish_pending(mlflow, locks()) if entry.model == name]
+    assert finish_pending(mlflow, locks()) == []
     entries = history(mlflow, name)
     assert all(entry.state == "done" for entry in entries)
     if step == "begin":
@@ -899,7 +906,7 @@ def test_a_killed_promotion_is_finished_by_the_next_start(mlflow: Registry, step
         at = entries[1].at
         assert at is not None
         assert (at == entries[1].begun) == moved
-        assert roll_back(mlflow, name, spec=SPEC, who="me", why="back").to_version == "1"
+        assert roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back").to_version == "1"
 
 
 def _promote_in_turn(registry: Registry, name: str, version: str, outcomes: Any) -> None:
@@ -939,14 +946,33 @@ def test_what_another_machine_has_begun_is_left_to_it_until_it_is_abandoned(mlfl
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(ledger, "_machine", lambda: "another")
         begun = ledger.begin(mlflow, replace(history(mlflow, name)[0], to_version="2", begun=datetime.now(UTC)))
-    assert [entry for entry in finish_pending(mlflow) if entry.model == name] == []
+    assert [entry for entry in finish_pending(mlflow, locks()) if entry.model == name] == []
     with pytest.raises(RegistryError, match="me began to promote elsewhere to version 2 on another at"):
-        roll_back(mlflow, name, spec=SPEC, who="me", why="back")
+        roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back")
     assert champion(mlflow, name) == "1"
     monkeypatch.setattr(ledger, "ABANDONED_S", 0.0)
-    (finished,) = (entry for entry in finish_pending(mlflow) if entry.model == name)
+    (finished,) = (entry for entry in finish_pending(mlflow, locks()) if entry.model == name)
     assert finished.entry_id == begun.entry_id
     assert champion(mlflow, name) == "2"
+
+
+def test_a_promotion_that_lost_its_lock_moves_no_alias(mlflow: Registry, monkeypatch: Any) -> None:
+    """The process was stopped between the intent and the move, for so long that another one may hold the lock."""
+    name = "lost-lock"
+    for _ in range(2):
+        put(mlflow.uri, name, GOOD)
+    promote_here(mlflow, name)
+
+    def is_lost(_: Lease) -> None:
+        raise Occupied("this process was stopped for so long")
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(Lease, "check", is_lost)
+        with pytest.raises(RegistryError, match="another promotion or rollback is at work: this process was stopped"):
+            promote_here(mlflow, name, "2")
+    assert champion(mlflow, name) == "1"
+    (finished,) = (entry for entry in finish_pending(mlflow, locks()) if entry.model == name)
+    assert (finished.to_version, finished.state, champion(mlflow, name)) == ("2", "done", "2")
 
 
 def test_an_alias_that_mlflow_refuses_to_move_fails_the_entry_and_changes_nothing(
@@ -968,9 +994,9 @@ def test_an_alias_that_mlflow_refuses_to_move_fails_the_entry_and_changes_nothin
         promote_here(mlflow, name, "2")
     assert [entry.state for entry in history(mlflow, name)] == ["done", "failed"]
     assert (champion(mlflow, name), champion(mlflow, name, "previous")) == ("1", None)
-    assert [entry for entry in finish_pending(mlflow) if entry.model == name] == []
+    assert [entry for entry in finish_pending(mlflow, locks()) if entry.model == name] == []
     with pytest.raises(Refused, match="the ledger holds 1 promotion of"):  # what failed does not stand
-        roll_back(mlflow, name, spec=SPEC, who="me", why="back")
+        roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back")
 
 
 def test_an_mlflow_that_goes_away_within_a_promotion_is_told_and_the_entry_finished_later(
@@ -992,7 +1018,7 @@ def test_an_mlflow_that_goes_away_within_a_promotion_is_told_and_the_entry_finis
         with pytest.raises(RegistryAway, match="may stand there, not closed"):
             promote_here(mlflow, name, "2")
     assert champion(mlflow, name) == "1"
-    (finished,) = (entry for entry in finish_pending(mlflow) if entry.model == name)
+    (finished,) = (entry for entry in finish_pending(mlflow, locks()) if entry.model == name)
     assert (finished.to_version, finished.state) == ("2", "done")
     assert champion(mlflow, name) == "2"
 
@@ -1002,7 +1028,7 @@ def _roll_back_and_die(registry: Registry, name: str, step: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(ledger, step, die)
-    roll_back(registry, name, spec=SPEC, who="me", why="killed")
+    roll_back(registry, name, objects=locks(), spec=SPEC, who="me", why="killed")
 
 
 @pytest.mark.parametrize("step", ["set_alias", "_tag"], ids=["before the alias moved", "before it was closed"])
@@ -1039,11 +1065,11 @@ def test_a_rollback_whose_answer_was_lost_goes_back_once_when_it_is_asked_for_ag
         promote_here(mlflow, name, version)
     _lose_answers(monkeypatch, lost)
     with pytest.raises(RegistryAway, match=f"roll back {name} to version 2: the entry may stand there") as told:
-        roll_back(mlflow, name, spec=SPEC, who="me", why="back")
+        roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back")
     assert "do this again" not in str(told.value)
     assert ("champion names version 2 already" in str(told.value)) == (lost == "runs/set-tag")
     monkeypatch.undo()
-    assert roll_back(mlflow, name, spec=SPEC, who="me", why="back").to_version == "2"
+    assert roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back").to_version == "2"
     assert champion(mlflow, name) == "2"
 
 
@@ -1053,7 +1079,7 @@ def test_a_rollback_that_has_moved_and_cannot_be_closed_is_through(mlflow: Regis
         put(mlflow.uri, name, GOOD)
         promote_here(mlflow, name, version)
     _lose_answers(monkeypatch, "runs/update")
-    back = roll_back(mlflow, name, spec=SPEC, who="me", why="back")
+    back = roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back")
     monkeypatch.undo()
     assert champion(mlflow, name) == "1"
     assert history(mlflow, name)[-1] == back
@@ -1078,10 +1104,10 @@ def test_a_rollback_that_mlflow_fails_in_is_finished_by_the_next(
     with monkeypatch.context() as failing:
         failing.setattr(ledger, "set_alias", move_and_fail)
         with pytest.raises(RegistryAway, match=r"500.* may stand there, not closed") as told:
-            roll_back(mlflow, name, spec=SPEC, who="me", why="back")
+            roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back")
     assert ("champion names version 2 already" in str(told.value)) == (alias == "previous")
     assert history(mlflow, name)[-1].state == "pending"
-    assert roll_back(mlflow, name, spec=SPEC, who="me", why="again").to_version == "2"
+    assert roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="again").to_version == "2"
     assert [entry.state for entry in history(mlflow, name)] == ["done"] * 4
     assert served_at(mlflow, datetime.now(UTC))[name].to_version == "2"
 
@@ -1114,7 +1140,7 @@ def test_a_champion_moves_though_what_previous_would_name_was_deleted(mlflow: Re
         put(mlflow.uri, name, GOOD)
         promote_here(mlflow, name, version)
     mlflow.call("DELETE", "model-versions/delete", {"name": name, "version": "1"}, dict)
-    assert roll_back(mlflow, name, spec=SPEC, who="me", why="back").state == "done"
+    assert roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back").state == "done"
     assert (champion(mlflow, name), champion(mlflow, name, "previous")) == ("2", None)
     assert served_at(mlflow, datetime.now(UTC))[name].to_version == "2"
     mlflow.call("DELETE", "model-versions/delete", {"name": name, "version": "2"}, dict)
@@ -1142,7 +1168,7 @@ def _lose_answers(monkeypatch: Any, lost: str) -> None:
     "ask",
     [
         lambda registry: promote_here(registry, "away"),
-        lambda registry: roll_back(registry, "away", spec=SPEC, who="me", why="back"),
+        lambda registry: roll_back(registry, "away", objects=locks(), spec=SPEC, who="me", why="back"),
         history,
         lambda registry: registry.champion("away"),
     ],

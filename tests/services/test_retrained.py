@@ -64,9 +64,11 @@ def test_on_the_lean_days_the_gate_takes_the_baseline_and_refuses_an_ml_without_
         assert set(coverages) == {BASELINE, ML}
         assert all(0.85 <= coverage <= 0.95 for coverage in coverages.values()), coverages
 
-        promoted = promote(registry, BASELINE, inputs=inputs, spec=SPEC, who="me", why="the first one")
+        promoted = promote(
+            registry, BASELINE, objects=lake.objects, inputs=inputs, spec=SPEC, who="me", why="the first one"
+        )
         with pytest.raises(Refused) as refused:
-            promote(registry, ML, inputs=inputs, spec=SPEC, who="me", why="a gain?")
+            promote(registry, ML, objects=lake.objects, inputs=inputs, spec=SPEC, who="me", why="a gain?")
         entries, champion = history(registry, ML), registry.champion(ML)
     gates = [float(each.evidence["coverage"]) for each in (promoted, *entries)]
     assert all(0.85 <= coverage <= 0.95 for coverage in gates), gates

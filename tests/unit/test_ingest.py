@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import gzip
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet
@@ -14,9 +16,11 @@ from data.features.spec import FeatureSpec
 from data.simulator.day import simulate_day
 from data.times import NS, time_texts
 from data.trades import Trades
-from offline.days.staging import REJECTS, Staged, ingest, recording_table, simulate
+from offline.days.staging import Staged, ingest, receipt_of, recording_table, simulate
 from offline.days.staleness import stale
 from offline.days.trades import make_trades
+from offline.lake.cleaning import clean
+from offline.lake.objects import Objects
 from offline.lake.store import Lake
 from tests.days import DAY, DAY_NS, MIDNIGHT, recorded, trades_at
 from tests.unit.test_bars import candle, candles
@@ -79,7 +83,9 @@ def test_rejects_are_counted_and_kept(lake: Lake, tmp_path: Path) -> None:
     path.write_text(HEAD + "\n".join(lines) + "\n")
     found = ingest(lake, path)
     assert found.rejects == {"price must be a finite number above 0": 2, "trade id was already taken or passed": 1}
-    kept = pyarrow.parquet.read_table(tmp_path / "lake" / REJECTS / "r.csv.parquet")
+    rejects = receipt_of(lake, "r.csv").rejects
+    assert rejects is not None
+    kept = pyarrow.parquet.read_table(tmp_path / "lake" / rejects.path)
     assert kept["line"].to_pylist() == [3, 4, 5]
     assert kept["reason"][0].as_py() == "price must be a finite number above 0, was '-3'"
     assert kept["text"].to_pylist() == lines[1:]
@@ -89,14 +95,15 @@ def test_rejects_are_counted_and_kept(lake: Lake, tmp_path: Path) -> None:
 def test_a_recording_is_known_by_name_and_content(lake: Lake, tmp_path: Path) -> None:
     path = recorded(tmp_path / "r.csv", at(1, 2))
     assert ingest(lake, path).is_new
-    before = [each.path for each in lake.partitions("recordings")]
     assert not ingest(lake, path).is_new
     assert ingest(lake, path, name="another name").is_new
     recorded(path, at(1, 2, 3, 86_401))
     assert ingest(lake, path).days == [Staged("BTC-USD", DAY, 3, True), Staged("BTC-USD", NEXT, 1, True)]
+    before = [each.path for each in lake.partitions("recordings/r.csv")]
     recorded(path, at(1, 2, 3, 86_402))  # the first day is as before
     assert ingest(lake, path).days == [Staged("BTC-USD", DAY, 3, False), Staged("BTC-USD", NEXT, 1, True)]
-    assert [each.path for each in lake.partitions("recordings/r.csv")][:1] == before
+    after = [each.path for each in lake.partitions("recordings/r.csv")]
+    assert [one == other for one, other in zip(after, before, strict=True)] == [True, False]
     assert sorted(lake.tables("recordings")) == ["recordings/another%20name", "recordings/r.csv"]
 
 
@@ -150,8 +157,10 @@ def test_a_recording_of_many_days_is_staged_whole_or_not_at_all(lake: Lake, tmp_
     rng = np.random.default_rng(0)
     times = np.sort(np.concatenate([rng.integers(0, 4 * DAY_NS, 4_000), rng.integers(4 * DAY_NS, 5 * DAY_NS, 60_000)]))
     path = recorded(tmp_path / "r.csv", trades_at(MIDNIGHT + times))
-    with full_disk(200_000), pytest.raises(OSError, match=r"2025-03-09.parquet cannot be written .* make room"):
+    with full_disk(200_000), pytest.raises(OSError, match=r"2025-03-09 cannot be written .* make room"):
         ingest(lake, path)
+    assert lake.partitions("recordings") == []
+    clean(lake, 0, time.time_ns())
     assert names_below(tmp_path / "lake") == []
     assert len(ingest(lake, path).days) == 5
 
@@ -164,23 +173,60 @@ def test_a_disk_that_fills_with_rejects_leaves_all_of_the_recording_as_it_was(la
     before = lake.partitions("recordings")
     bad = "".join(f"{i},what is no trade {i * 7919 % 100_003}\n" for i in range(20_000))
     path.write_text(HEAD + good.removeprefix(HEAD).replace(",100", ",200") + bad)
-    with full_disk(50_000), pytest.raises(OSError, match=r"rejects/r.csv.parquet cannot be written .* make room"):
+    with full_disk(50_000), pytest.raises(OSError, match=r"rejects/r.csv cannot be written .* make room"):
         ingest(lake, path)
     assert lake.partitions("recordings") == before
     path.write_text(good)
     assert ingest(lake, path) == old._replace(days=[each._replace(is_new=False) for each in old.days], is_new=False)
 
 
-def test_a_staged_day_that_is_another_or_damaged_is_staged_again(lake: Lake, tmp_path: Path) -> None:
+def test_a_staged_day_that_is_another_or_lost_is_staged_again(lake: Lake, tmp_path: Path) -> None:
+    """The clean-up notices that an object is lost."""
     path = recorded(tmp_path / "r.csv", at(5, 90_000))
     ingest(lake, path)
     good = lake.partitions("recordings")
-    file = Path(good[0].path)
-    for content in (Path(good[1].path).read_bytes(), b"PAR1, and no more"):
-        file.write_bytes(content)
+    other = lake.read("recordings/r.csv", "BTC-USD", NEXT)
+    lake.write("recordings/r.csv", "BTC-USD", DAY, other.to_batches(), other.schema, good[1].notes)
+    for lose in (False, True):
+        if lose:
+            Path(good[0].path).unlink()
+            assert clean(lake, 0, time.time_ns()).lost == [("recordings/r.csv", "BTC-USD", DAY)]
         found = ingest(lake, path)
         assert [each.is_new for each in found.days] == [True, False]
         assert lake.partitions("recordings") == good
+        assert lake.read("recordings/r.csv", "BTC-USD", DAY).num_rows == 1
+
+
+def test_a_killed_ingest_is_not_taken(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before, between and after the manifests of two products: other content may come next."""
+    both = Trades.join([at(1, 2), at(1, 2, product_id="ETH-USD")])
+    path = recorded(tmp_path / "r.csv", both)
+    put = type(lake.objects).put
+    left: list[None] = []
+
+    def killed(objects: Objects, path: str, content: bytes, expected: Any) -> str:
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        return put(objects, path, content, expected)
+
+    for puts, taken in ((1, []), (2, ["BTC-USD"]), (2, ["BTC-USD", "ETH-USD"])):
+        left[:] = [None] * puts
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(type(lake.objects), "put", killed)
+            ingest(lake, path)
+        assert lake.products("recordings") == taken
+        assert receipt_of(lake, "r.csv").rejects is None
+    recorded(path, at(3, product_id="ETH-USD"))
+    assert ingest(lake, path).is_new
+    assert [(each.product_id, each.rows) for each in lake.partitions("recordings")] == [("ETH-USD", 1)]
+
+
+def test_a_day_of_one_recording_is_one_object_for_both_tables(lake: Lake, tmp_path: Path) -> None:
+    ingest(lake, recorded(tmp_path / "r.csv", at(1, 2, 3)))
+    made = make_trades(lake, "BTC-USD", DAY)
+    assert made.partition is not None
+    assert [each.path for each in lake.partitions("recordings")] == [made.partition.path]
 
 
 def test_a_recording_that_loses_its_ids_makes_its_day_stale(lake: Lake, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The lake: whole partitions or none, described by their own files, on any filesystem."""
+"""The lake: whole partitions or none, described by one manifest a product, in a folder and in an object store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.fs
 import pyarrow.parquet
 import pytest
 
@@ -20,8 +19,10 @@ from data.arrow import NAMES
 from offline.days.staging import RecordingNotes, StagedNotes
 from offline.days.steps import DayNotes
 from offline.days.trades import TradesFacts
+from offline.lake.objects import Objects, _Store
 from offline.lake.parquet import GROUP_ROWS, content_hash
-from offline.lake.store import Lake, PartitionKey
+from offline.lake.state import PartitionKey
+from offline.lake.store import Lake
 
 DAY = dt.date(2025, 1, 6)
 SCHEMA = pa.schema([("trade_id", pa.int64()), ("price", pa.float64()), ("recording", NAMES)], {"spec_id": "abc"})
@@ -36,33 +37,40 @@ def batch(first: int, rows: int, name: str = "monday.csv") -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.array(ids), prices, names], schema=SCHEMA)
 
 
-@pytest.fixture(params=["folder", "file URI", "in memory"])
+@pytest.fixture(params=["folder", "file URI", "object store"])
 def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
     """Nothing may depend on where a lake lies."""
     if request.param == "folder":
         return Lake.open(tmp_path / "lake")
     if request.param == "file URI":
         return Lake.open(f"file://{tmp_path}/lake")
-    return Lake(pa.fs._MockFileSystem(), "bucket/lake")
+    return Lake(in_memory())
+
+
+def in_memory() -> Objects:
+    """An object store of this process alone."""
+    return _Store("memory://lake", pytest.importorskip("obstore.store").MemoryStore())
 
 
 def test_a_uri_with_one_slash_is_a_uri(tmp_path: Path) -> None:
     lake = Lake.open(f"file:{tmp_path}/lake")
     lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES)
-    assert names_below(tmp_path / "lake") == ["2025-01-06.parquet"]
+    assert [each.day for each in Lake.open(tmp_path / "lake").partitions("trades")] == [DAY]
     with pytest.raises(ValueError, match=r"LAKE_URI must be a folder, or a URI .*, was other:/lake"):
         Lake.open("other:/lake")
 
 
 def names_below(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+    """Return the names of all files below a folder, locks apart."""
+    return sorted(path.name for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
 
 
 def test_what_is_written_is_read_and_described(lake: Lake) -> None:
     written = lake.write("trades", "BTC-USD", DAY, [batch(0, 5), batch(5, 2)], SCHEMA, NOTES)
     assert lake.partition("trades", "BTC-USD", DAY) == written
     assert (written.rows, written.notes_as(dict[str, str])) == (7, NOTES)
-    assert written.path.endswith("lake/trades/BTC-USD/2025-01-06.parquet")
+    content_hash = written.content_hash
+    assert f"lake/objects/{content_hash[:2]}/{content_hash}-" in written.path
     table = lake.read("trades", "BTC-USD", DAY)
     assert table["trade_id"].to_pylist() == list(range(7))
     assert table["price"].to_pylist() == [None if i % 3 == 0 else i / 7 for i in range(7)]
@@ -94,13 +102,13 @@ def test_partitions_are_listed_by_table_product_and_day(lake: Lake) -> None:
     assert [each.day.day for each in lake.partitions("trades", "BTC-USD")] == [7]
 
 
-def test_the_content_hash_is_of_values_alone() -> None:
+def test_the_content_hash_is_of_values_alone(tmp_path: Path) -> None:
     """Batches, slices, encodings and what stands where a value is missing change nothing; each value does."""
 
     def hashed(lake: Lake, *batches: pa.RecordBatch) -> str:
         return lake.write("trades", "BTC-USD", DAY, batches, batches[0].schema, NOTES).content_hash
 
-    lake = Lake(pa.fs._MockFileSystem(), "")
+    lake = Lake.open(tmp_path)
     whole = hashed(lake, batch(0, 9))
     assert whole == hashed(lake, batch(0, 4), batch(4, 5)) == hashed(lake, batch(0, 12).slice(0, 9))
     assert whole == hashed(lake, batch(0, 4), batch(0, 9).slice(4, 5)) == content_hash(batch(0, 9))
@@ -171,7 +179,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, limit: int) -> None:
     with full_disk(limit), pytest.raises(OSError, match="what was there before is whole") as raised:
         lake.write("trades", "BTC-USD", DAY, [large], SCHEMA, NOTES)
     assert raised.value.errno == errno.EFBIG
-    assert names_below(tmp_path) == ["2025-01-06.parquet"]
+    assert names_below(tmp_path) == sorted(["BTC-USD.json", Path(old.path).name])
     assert lake.partition("trades", "BTC-USD", DAY) == old
     assert lake.read("trades", "BTC-USD", DAY)["trade_id"].to_pylist() == [0, 1, 2, 3, 4]
     assert lake.write("trades", "BTC-USD", DAY, [large], SCHEMA, NOTES).rows == 3 * GROUP_ROWS
@@ -188,31 +196,61 @@ def test_an_error_among_the_rows_leaves_what_was_there(lake: Lake) -> None:
     assert lake.partitions("trades") == [old]
 
 
-def test_of_two_writers_at_once_one_is_told(tmp_path: Path) -> None:
-    """The later one takes the earlier one's part for what a killed writer left; neither mixes into the other."""
-    lake = Lake.open(tmp_path)
-    place = PartitionKey("trades", "BTC-USD", DAY).path
-    with lake.writing(place, SCHEMA) as first:
-        first.write(batch(0, 5))
-        with lake.writing(place, SCHEMA) as second:
-            second.write(batch(0, 6))
-            second.finish(NOTES)
-            second.publish()
-        first.finish(NOTES)
-        with pytest.raises(FileNotFoundError, match="another process wrote it meanwhile"):
-            first.publish()
-    assert lake.read("trades", "BTC-USD", DAY).num_rows == 6
-    assert names_below(tmp_path) == ["2025-01-06.parquet"]
+def test_of_two_writers_at_once_none_loses_a_partition(lake: Lake) -> None:
+    """The writers hold the same state. The second writer's put is refused, and done again on the state of the first."""
+    day_after = DAY + dt.timedelta(days=1)
+    with lake.batch() as first:
+        first.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES)
+        with Lake(lake.objects).batch() as second:
+            second.write("trades", "BTC-USD", DAY, [batch(0, 6)], SCHEMA, NOTES)
+            second.write("trades", "BTC-USD", day_after, [batch(0, 7)], SCHEMA, NOTES)
+        assert [each.rows for each in lake.partitions("trades")] == [6, 7]
+        assert [each.rows for each in first.partitions("trades")] == [5]
+    assert [each.rows for each in lake.partitions("trades")] == [5, 7]
+
+
+@pytest.mark.parametrize("is_current", [True, False])
+def test_a_partition_changed_by_both_is_that_of_the_inputs_of_now(lake: Lake, is_current: bool) -> None:
+    key = PartitionKey("trades", "BTC-USD", DAY)
+    with lake.batch() as batch_of_ours:
+        with batch_of_ours.writing(key, SCHEMA) as writing:
+            writing.write(batch(0, 5))
+            entry = writing.finish()
+        batch_of_ours.record(key, entry, NOTES, lambda _: is_current)
+        Lake(lake.objects).write(*key, [batch(0, 6)], SCHEMA, {"inputs": "others"})
+    assert [each.rows for each in lake.partitions("trades")] == [5 if is_current else 6]
+
+
+def test_a_reader_holds_one_state(lake: Lake) -> None:
+    lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES)
+    held = lake.held()
+    assert held.partition("trades", "BTC-USD", DAY) is not None
+    lake.write("trades", "BTC-USD", DAY, [batch(0, 6)], SCHEMA, NOTES)
+    lake.write("trades", "BTC-USD", DAY + dt.timedelta(days=1), [batch(0, 7)], SCHEMA, NOTES)
+    assert [each.rows for each in held.partitions("trades")] == [5]
+    assert held.read("trades", "BTC-USD", DAY).num_rows == 5
+
+
+def test_a_batch_with_an_error_changes_nothing(lake: Lake) -> None:
+    with pytest.raises(KeyboardInterrupt), lake.batch() as changes:
+        changes.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES)
+        assert changes.products("trades") == ["BTC-USD"]
+        raise KeyboardInterrupt
+    assert lake.products("trades") == []
 
 
 def test_what_holds_and_says_the_same_stays_as_it_is(tmp_path: Path) -> None:
     lake = Lake.open(tmp_path)
     path = Path(lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES).path)
-    before = path.stat()
+    manifest = tmp_path / "manifests" / "BTC-USD.json"
+    before, manifest_before = path.stat(), manifest.stat()
     lake.write("trades", "BTC-USD", DAY, [batch(0, 2), batch(2, 3)], SCHEMA, NOTES)
     assert path.stat().st_ino == before.st_ino
-    lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, {"inputs": "others"})
-    assert path.stat().st_ino != before.st_ino
+    assert manifest.stat().st_ino == manifest_before.st_ino
+    other = lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, {"inputs": "others"})
+    assert Path(other.path) == path
+    assert path.stat().st_ino == before.st_ino
+    assert manifest.stat().st_ino != manifest_before.st_ino
 
 
 @pytest.mark.parametrize(
@@ -228,28 +266,30 @@ def test_what_holds_and_says_the_same_stays_as_it_is(tmp_path: Path) -> None:
 def test_notes_of_another_release_are_refused_in_a_sentence(lake: Lake, kind: Any, notes: object) -> None:
     """The first three are as earlier releases wrote them: texts, and JSON texts in JSON."""
     stored = lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, notes)
-    said = r"01-06.parquet was left by another release \(its notes: .*: remove this lake, .* `make reset`"
+    said = r"trades of BTC-USD on 2025-01-06 was left by another release \(.*: remove this lake, .* `make reset`"
     with pytest.raises(ValueError, match=said):
         stored.notes_as(kind)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"not Parquet at all"])
-def test_a_damaged_file_is_said_and_can_be_replaced(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_object_is_said_and_can_be_made_again(tmp_path: Path, content: bytes) -> None:
     lake = Lake.open(tmp_path)
     path = Path(lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES).path)
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"01-06.parquet is no whole file of the lake .* delete it, then make"):
-        lake.partitions("trades")
+    with pytest.raises(ValueError, match=r"parquet is no whole object of the lake .* delete it, run .*then make the"):
+        lake.read("trades", "BTC-USD", DAY)
+    path.unlink()
     assert lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES).rows == 5
-    assert len(lake.partitions("trades")) == 1
+    assert lake.read("trades", "BTC-USD", DAY).num_rows == 5
 
 
-def test_parquet_of_somebody_else_is_no_partition(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"format": 1, "product_id": "BTC-USD"}'])
+def test_a_damaged_manifest_is_said(tmp_path: Path, content: bytes) -> None:
     lake = Lake.open(tmp_path)
-    path = Path(lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES).path)
-    pa.parquet.write_table(pa.table({"x": [1]}), path)
-    with pytest.raises(ValueError, match="is no whole file of the lake"):
-        lake.partition("trades", "BTC-USD", DAY)
+    lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES)
+    (tmp_path / "manifests" / "BTC-USD.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"BTC-USD.json is no manifest of the lake .*: remove it, then ingest"):
+        lake.partitions("trades")
 
 
 def test_a_large_partition_is_read_in_row_groups(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_old_days_leave_and_are_not_read_again(lake: Lake, topic: str) -> None:
     assert (manifest.removed, manifest.rejects, manifest.ends) == (4, 1, 2)
     left = {place: value for place, value in before.items() if place not in {(0, each) for each in (0, 1, 2, 7)}}
     assert records_of(lake, topic) == left
-    assert {path for path in lake.paths(folder_of(topic)) if path.endswith(".parquet")} == {
+    assert {path for path in lake.objects.paths(folder_of(topic)) if path.endswith(".parquet")} == {
         file.path for file in manifest.files
     }
     assert sink(lake, fake.reader, topic) == SinkReport(topic, 0, 0, 0, 0)
@@ -133,7 +133,7 @@ def test_a_removal_killed_at_any_step_is_continued(tmp_path: Path) -> None:
         remove_old(again, FEATURES, NOW, KEEP_DAYS)
         sink(again, fake.reader, FEATURES)
         assert records_of(again, FEATURES) == {(0, 4): normal(fake.all(), FEATURES)[0, 4]}
-        assert [path for path in again.paths(folder_of(FEATURES)) if path.endswith(".parquet")] == [
+        assert [path for path in again.objects.paths(folder_of(FEATURES)) if path.endswith(".parquet")] == [
             file.path for file in read_manifest(again, FEATURES).files
         ]
     assert seen == {((0, 1, 19, 40), 6), ((40,), 1)}

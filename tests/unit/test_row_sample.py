@@ -12,7 +12,7 @@ import pytest
 from data.simulator.day import simulate_day
 from data.times import DAY_S, NS, to_ns
 from offline.days.row_budget import FIXED_MB, LEAST_ROWS, ROW_KB, days_of_test, days_of_training, sampled_days
-from offline.lake.store import Partition
+from offline.lake.state import Partition
 from offline.leaks.rows import check_rows, duplicates
 from offline.leaks.verdicts import FUTURE_CUT_OFF
 from offline.losses_table import evaluate, join
@@ -82,7 +82,7 @@ def test_the_sentinel_compares_the_rows_of_a_sample_with_their_trades(day: Sampl
 
 def partitions(products: int, days: int, rows: int) -> list[Partition]:
     return [
-        Partition("", rows, "", msgspec.Raw(b"{}"), "training_set", f"P{i:03}-USD", DAY + dt.timedelta(days=j))
+        Partition("training_set", f"P{i:03}-USD", DAY + dt.timedelta(days=j), "", rows, "", msgspec.Raw(b"{}"))
         for i in range(products)
         for j in range(days)
     ]
