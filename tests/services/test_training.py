@@ -13,6 +13,7 @@ import urllib.request
 from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -455,10 +456,11 @@ def test_an_mlflow_that_dies_while_a_model_is_registered_keeps_no_half_of_it(
 
 @MLFLOW_WARNS
 def test_the_first_baseline_goes_through_the_gate_into_the_ledger(
-    mlflow_uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    mlflow_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Five hours of each day: 299 horizons of test."""
     name = "training-first"
+    monkeypatch.setenv("LAKE_URI", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_uri)
     monkeypatch.setattr("offline.training.BASELINE", name)
     monkeypatch.setattr("offline.models.recipes.BASELINE", name)
