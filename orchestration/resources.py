@@ -6,6 +6,7 @@
 import contextlib
 import logging
 from collections.abc import Iterator
+from datetime import date
 from typing import Any
 
 import dagster as dg
@@ -13,16 +14,24 @@ import dagster as dg
 from data.features.spec import FeatureSpec
 from data.models.registry import Registry
 from data.names import NotRead, RegistryError
+from offline.days.staging import check_first_day
 from offline.lake.store import Lake
 
 logger = logging.getLogger(__name__)
 
 
 class LakeResource(dg.ConfigurableResource):
-    """The lake and the feature spec of the lake's rows."""
+    """The lake and the feature spec of the lake's rows.
+
+    Attributes:
+        first_day: of Dagster's partitions, UTC, as 2010-01-01.
+        pictures_path: path of the pictures of days in the Dagster UI.
+    """
 
     uri: str
     window_size: int = 50
+    first_day: str = "2010-01-01"
+    pictures_path: str = "/pictures"
 
     def open(self) -> Lake:
         return Lake.open(self.uri)
@@ -30,6 +39,10 @@ class LakeResource(dg.ConfigurableResource):
     @property
     def spec(self) -> FeatureSpec:
         return FeatureSpec(window_size=self.window_size)
+
+    def check_day(self, day: date) -> None:
+        """Raise ValueError for a day before the first day."""
+        check_first_day(day, date.fromisoformat(self.first_day))
 
 
 class RegistryResource(dg.ConfigurableResource):

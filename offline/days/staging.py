@@ -154,7 +154,26 @@ def is_served(table: str) -> bool:
     return re.fullmatch(rf"{RECORDINGS}/{SERVED}(-\d+)?", table) is not None
 
 
-def ingest(lake: Lake, recording: Path, product_id: str = "BTC-USD", name: str | None = None) -> Ingested:
+def check_first_day(day: date, first_day: date) -> None:
+    """Raise ValueError for a day before the first day of the lake.
+
+    >>> check_first_day(date(2009, 12, 31), date(2010, 1, 1))
+    Traceback (most recent call last):
+    ValueError: 2009-12-31 (UTC) comes before the first day of the lake, 2010-01-01: LAKE_FIRST_DAY sets an earlier day
+    """
+    if day < first_day:
+        raise ValueError(
+            f"{day} (UTC) comes before the first day of the lake, {first_day}: LAKE_FIRST_DAY sets an earlier day"
+        )
+
+
+def ingest(
+    lake: Lake,
+    recording: Path,
+    product_id: str = "BTC-USD",
+    name: str | None = None,
+    first_day: date = date.min,
+) -> Ingested:
     """Stage the trades of a recording of any dialect, by product and day: the whole recording or nothing.
 
     A recording of the same name and content is not read again; other content under the same name replaces the old.
@@ -162,10 +181,11 @@ def ingest(lake: Lake, recording: Path, product_id: str = "BTC-USD", name: str |
     Args:
         product_id: for recordings without a product.
         name: of the recording in the lake; default is the file name.
+        first_day: of the lake; a recording with trades of an earlier day is refused.
 
     Raises:
-        ValueError: the recording is damaged or holds no trades, see `read_trades`; or the name is invalid,
-            `simulated`, or as of `served_name`.
+        ValueError: the recording is damaged or holds no trades, see `read_trades`; or a trade comes before the first
+            day; or the name is invalid, `simulated`, or as of `served_name`.
         OSError: the lake cannot be written.
     """
     name = recording.name if name is None else name
@@ -189,7 +209,7 @@ def ingest(lake: Lake, recording: Path, product_id: str = "BTC-USD", name: str |
 
     reasons: Counter[str] = Counter()
     with ExitStack() as cleanup:
-        stage = _Stage(lake, table, name, dialect.has_ids, cleanup)
+        stage = _Stage(lake, table, name, dialect.has_ids, cleanup, first_day)
         rejects = cleanup.enter_context(lake.writing(rejects_path, _REJECT_COLUMNS))
         for batch in batches:
             stage.add(batch.trades)
@@ -240,9 +260,9 @@ def simulate(lake: Lake, product_id: str, day: date, seed: int = 0, hours: tuple
 class _Stage:
     """Writer of one recording's trades to the lake: all products at once, invisible to readers until `publish`."""
 
-    def __init__(self, lake: Lake, table: str, name: str, has_ids: bool, cleanup: ExitStack) -> None:
+    def __init__(self, lake: Lake, table: str, name: str, has_ids: bool, cleanup: ExitStack, first_day: date) -> None:
         self._lake, self._table, self._cleanup = lake, table, cleanup
-        self._notes = StagedNotes(name, has_ids)
+        self._notes, self._first_day = StagedNotes(name, has_ids), first_day
         self._last_time: dict[str, int] = {}
         self._open: dict[str, tuple[PartitionKey, Writing]] = {}
         self._finished: list[tuple[PartitionKey, Writing, StoredFile]] = []
@@ -260,6 +280,7 @@ class _Stage:
             days = counted // (DAY_S * NS)
             for part in np.split(np.arange(len(mine)), np.flatnonzero(np.diff(days)) + 1):
                 day = to_datetime(int(counted[part[0]])).date()
+                check_first_day(day, self._first_day)
                 self._writing(key.product_id, day).write(staged_batch(mine.take(part)))
 
     def finish(self) -> list[tuple[str, date, int, str]]:
