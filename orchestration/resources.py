@@ -6,6 +6,7 @@
 import contextlib
 import logging
 from collections.abc import Iterator
+from datetime import date
 from typing import Any
 
 import dagster as dg
@@ -13,6 +14,7 @@ import dagster as dg
 from data.features.spec import FeatureSpec
 from data.models.registry import Registry
 from data.names import NotRead, RegistryError
+from offline.days.staging import check_first_day
 from offline.lake.store import Lake
 from offline.settings import DEFAULT_TRAIN_MB
 
@@ -24,11 +26,15 @@ class LakeResource(dg.ConfigurableResource):
 
     Attributes:
         train_max_mb: memory of a training or a promotion, 10 ** 6 bytes.
+        first_day: of Dagster's partitions, UTC, as 2010-01-01.
+        pictures_path: path of the pictures of days in the Dagster UI.
     """
 
     uri: str
     window_size: int = 50
     train_max_mb: int = DEFAULT_TRAIN_MB
+    first_day: str = "2010-01-01"
+    pictures_path: str = "/pictures"
 
     def open(self) -> Lake:
         return Lake.open(self.uri)
@@ -36,6 +42,10 @@ class LakeResource(dg.ConfigurableResource):
     @property
     def spec(self) -> FeatureSpec:
         return FeatureSpec(window_size=self.window_size)
+
+    def check_day(self, day: date) -> None:
+        """Raise ValueError for a day before the first day."""
+        check_first_day(day, date.fromisoformat(self.first_day))
 
 
 class RegistryResource(dg.ConfigurableResource):

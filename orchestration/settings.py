@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from datetime import date
 from pathlib import Path
 from typing import Annotated, NamedTuple
 from urllib.parse import quote
@@ -42,6 +43,7 @@ class DagsterSettings(Settings):
 
     dagster_host: str = Field("127.0.0.1", description="address that the Dagster UI listens on")
     dagster_code_port: Port = Field(3002, description="of the code server")
+    backfill_runs: int = Field(2, ge=1, description="runs that make product-months at the same time")
     dagster_pg_host: str | None = Field(None, description="PostgreSQL; none: SQLite in Dagster's home")
     dagster_pg_port: Port = 5432
     dagster_pg_db: str = "dagster"
@@ -104,6 +106,7 @@ class OrchestrationSettings(StateSettings, PageSettings, DagsterSettings):
     )
     replay_recordings: str = Field("", description="recordings of the replay schedule, paths as in a shell")
     replay_cron: str = Field("0 * * * *", description="times of the replay schedule, which is off by default; UTC")
+    lake_first_day: date = Field(date(2010, 1, 1), description="of Dagster's partitions, UTC; earlier days are refused")
     retrain_cron: str = Field("30 1 * * *", description="when models are trained anew; UTC")
     sink_cron: str = Field("*/10 * * * *", description="when new records of the topics go to the lake; UTC")
     sink_feeds_trades: bool = Field(True, description="served trades of finished days feed the table trades")

@@ -16,9 +16,11 @@ from dagster_webserver.app import create_app_from_workspace_process_context
 
 from data.process.running import REFUSED
 from data.settings import UnreadableSecret
-from orchestration.door import Door
+from offline.settings import OfflineSettings
 from orchestration.instance.home import WORKSPACE, enter_home
 from orchestration.settings import WebserverSettings
+from orchestration.ui.door import Door
+from orchestration.ui.pictures import PICTURES, picture_route
 
 STATEMENT_TIMEOUT_MS, POOL_RECYCLE_S, POOL_OVERFLOW = 15_000, 3_600, 20
 """Limits of the connections to Dagster's databases, as in Dagster's own command."""
@@ -55,6 +57,7 @@ def main() -> int:
         code = WorkspaceFileTarget([arguments.workspace or str(home / WORKSPACE)])
         with WorkspaceProcessContext(instance, version=__version__, workspace_load_target=code) as context:
             app = create_app_from_workspace_process_context(context, prefix)
+            app.routes.insert(0, picture_route(prefix + PICTURES, OfflineSettings().lake_uri))
             door = Door(
                 app,
                 settings.host_names,

@@ -159,7 +159,26 @@ def is_served(table: str) -> bool:
     return re.fullmatch(rf"{RECORDINGS}/{SERVED}(-\d+)?", table) is not None
 
 
-def ingest(lake: Lake, recording: Path, product_id: str = "BTC-USD", name: str | None = None) -> Ingested:
+def check_first_day(day: date, first_day: date) -> None:
+    """Raise ValueError for a day before the first day of the lake.
+
+    >>> check_first_day(date(2009, 12, 31), date(2010, 1, 1))
+    Traceback (most recent call last):
+    ValueError: 2009-12-31 (UTC) comes before the first day of the lake, 2010-01-01: LAKE_FIRST_DAY sets an earlier day
+    """
+    if day < first_day:
+        raise ValueError(
+            f"{day} (UTC) comes before the first day of the lake, {first_day}: LAKE_FIRST_DAY sets an earlier day"
+        )
+
+
+def ingest(
+    lake: Lake,
+    recording: Path,
+    product_id: str = "BTC-USD",
+    name: str | None = None,
+    first_day: date = date.min,
+) -> Ingested:
     """Stage the trades of a recording of any dialect, by product and day: the whole recording or nothing.
 
     A recording of the same name and content is not read again; other content under the same name replaces the old.
@@ -167,10 +186,11 @@ def ingest(lake: Lake, recording: Path, product_id: str = "BTC-USD", name: str |
     Args:
         product_id: for recordings without a product.
         name: of the recording in the lake; default is the file name.
+        first_day: of the lake; a recording with trades of an earlier day is refused.
 
     Raises:
-        ValueError: the recording is damaged or holds no trades, see `read_trades`; or the name is invalid,
-            `simulated`, or as of `served_name`.
+        ValueError: the recording is damaged or holds no trades, see `read_trades`; or a trade comes before the first
+            day; or the name is invalid, `simulated`, or as of `served_name`.
         OSError: the lake cannot be written.
     """
     name = recording.name if name is None else name
@@ -198,7 +218,7 @@ def ingest(lake: Lake, recording: Path, product_id: str = "BTC-USD", name: str |
 
         reasons: Counter[str] = Counter()
         with ExitStack() as cleanup:
-            stage = _Stage(batch, table, name, dialect.has_ids, cleanup)
+            stage = _Stage(batch, table, name, dialect.has_ids, cleanup, first_day)
             rejected = cleanup.enter_context(batch.writing(f"{RECEIPTS}/{name}", _REJECT_COLUMNS))
             for part in batches:
                 stage.add(part.trades)
@@ -299,9 +319,11 @@ class _OpenDay(NamedTuple):
 class _Stage:
     """Writer of one recording's trades to objects: all products at once, one day of each product at a time."""
 
-    def __init__(self, lake: HeldLake, table: str, name: str, has_ids: bool, cleanup: ExitStack) -> None:
+    def __init__(
+        self, lake: HeldLake, table: str, name: str, has_ids: bool, cleanup: ExitStack, first_day: date
+    ) -> None:
         self.notes = StagedNotes(name, has_ids)
-        self._lake, self._table, self._cleanup = lake, table, cleanup
+        self._lake, self._table, self._cleanup, self._first_day = lake, table, cleanup, first_day
         self._last_time: dict[str, int] = {}
         self._open: dict[str, _OpenDay] = {}
         self._finished: dict[tuple[str, date], Entry] = {}
@@ -319,6 +341,7 @@ class _Stage:
             days = counted // (DAY_S * NS)
             for part in np.split(np.arange(len(mine)), np.flatnonzero(np.diff(days)) + 1):
                 day = to_datetime(int(counted[part[0]])).date()
+                check_first_day(day, self._first_day)
                 self._writing(key.product_id, day).write(staged_batch(mine.take(part), self.notes.name))
 
     def finish(self) -> dict[tuple[str, date], Entry]:

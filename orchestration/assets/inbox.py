@@ -14,7 +14,6 @@ from offline.days.staging import RECORDINGS, ingest
 from offline.lake.store import Lake
 from orchestration.assets.partitions import (
     LAKE,
-    PRODUCT_DAYS,
     PRODUCTS,
     code_version,
     partition_of_run,
@@ -52,7 +51,7 @@ class Inbox(dg.ConfigurableResource):
 
 def stage_inbox(
     context: dg.OpExecutionContext | dg.AssetExecutionContext,
-    lake: Lake,
+    lake: LakeResource,
     inbox: Inbox,
     folders: RecordingFolders,
     config: InboxConfig,
@@ -63,11 +62,12 @@ def stage_inbox(
         ValueError: the inbox itself is outside the folders; the run config can name any inbox.
     """
     check_product_id(config.product_id)
+    store, first_day = lake.open(), date.fromisoformat(lake.first_day)
     folders.real_path(config.inbox or inbox.path)
     changed, wrong = [], []
     for name, path in inbox.files(config.inbox):
         try:
-            found = ingest(lake, folders.real_path(path), config.product_id, name)
+            found = ingest(store, folders.real_path(path), config.product_id, name, first_day)
         except ValueError as error:
             wrong.append(f"{name}: {error}")
             context.log.error(f"not taken: {name}: {error}")
@@ -77,7 +77,7 @@ def stage_inbox(
         if found.is_new:
             context.log.info(f"{name}: {rows:,} trades on {len(found.days)} product-days, {rejected:,} rows rejected")
             changed += [(each.product_id, each.day) for each in found.days if each.is_new]
-    add_products(context.instance, lake)
+    add_products(context.instance, store)
     return sorted(set(changed)), wrong
 
 
@@ -86,28 +86,32 @@ def add_products(instance: dg.DagsterInstance, lake: Lake) -> None:
     instance.add_dynamic_partitions(str(PRODUCTS.name), lake.products(RECORDINGS))
 
 
-@dg.asset(
-    partitions_def=PRODUCT_DAYS,
-    group_name="recordings",
-    kinds={"parquet"},
-    pool=LAKE,
-    code_version=code_version("recordings"),
-)
-def recordings(
-    context: dg.AssetExecutionContext,
-    config: InboxConfig,
-    lake: LakeResource,
-    inbox: Inbox,
-    recording_folders: dg.ResourceParam[RecordingFolders],
-) -> dg.MaterializeResult:
-    """Stage recorded trades by product and day, from the inbox or the simulator. Each file is read once.
+def recordings_asset(partitions: dg.PartitionsDefinition) -> dg.AssetsDefinition:
+    """Return the asset `recordings`."""
 
-    Materializing any one day here, like the job `ingest`, takes every new file of the inbox.
-    """
-    store = lake.open()
-    with explained():
-        changed, wrong = stage_inbox(context, store, inbox, recording_folders, config)
-    product_id, day = partition_of_run(context)
-    staged = report_of_recordings(store, product_id, day)
-    metadata = {**staged.metadata, "staged now": len(changed), "not taken": len(wrong)}
-    return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(staged.version))
+    @dg.asset(
+        partitions_def=partitions,
+        group_name="recordings",
+        kinds={"parquet"},
+        pool=LAKE,
+        code_version=code_version("recordings"),
+    )
+    def recordings(
+        context: dg.AssetExecutionContext,
+        config: InboxConfig,
+        lake: LakeResource,
+        inbox: Inbox,
+        recording_folders: dg.ResourceParam[RecordingFolders],
+    ) -> dg.MaterializeResult:
+        """Stage recorded trades by product and day, from the inbox or the simulator. Each file is read once.
+
+        Materializing any one day here, like the job `ingest`, takes every new file of the inbox.
+        """
+        with explained():
+            changed, wrong = stage_inbox(context, lake, inbox, recording_folders, config)
+        product_id, day = partition_of_run(context)
+        staged = report_of_recordings(lake.open(), product_id, day)
+        metadata = {**staged.metadata, "staged now": len(changed), "not taken": len(wrong)}
+        return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(staged.version))
+
+    return recordings

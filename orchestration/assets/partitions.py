@@ -3,6 +3,7 @@
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
 import hashlib
+import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
@@ -10,9 +11,9 @@ from typing import Any, NamedTuple
 
 import dagster as dg
 import msgspec
+from dagster._core.events import DagsterEvent, StepMaterializationData
 from pydantic import Field
 
-from data.features.spec import FeatureSpec
 from data.times import time_text
 from offline.days.staging import MEANING as RECORDINGS_MEANING
 from offline.days.staging import RECORDINGS, StagedNotes
@@ -20,12 +21,9 @@ from offline.days.staleness import STEPS
 from offline.days.steps import TRADES, StepResult
 from offline.lake.store import Lake
 from orchestration.assets import plots
+from orchestration.resources import LakeResource
 
-FIRST_DAY = "2010-01-01"
-"""First day of the lake, before bitcoin had a market."""
 PRODUCTS = dg.DynamicPartitionsDefinition(name="product")
-DAYS = dg.DailyPartitionsDefinition(FIRST_DAY, timezone="UTC", end_offset=1)  # today's too
-PRODUCT_DAYS = dg.MultiPartitionsDefinition({"product": PRODUCTS, "day": DAYS})
 
 SAME_DAY, DAY_BEFORE, DAY_AFTER = 0, -1, 1
 INPUTS: Mapping[str, Mapping[str, int]] = {
@@ -37,6 +35,10 @@ INPUTS: Mapping[str, Mapping[str, int]] = {
     "training_set": {"feature_rows": SAME_DAY, "trades_head": DAY_AFTER},
 }
 """Inputs of each asset of a product and day: the input asset of the same product, and the offset of the day."""
+SHOWN_RECORDINGS = 3
+"""Recordings in the metadata of a day: names of 200 characters, and a database that keeps each event for ever."""
+VERSION_DIGITS = 16
+"""Of a content hash: a version is compared with the version before of the same partition alone."""
 NOTHING = "none"
 """Data version without any content."""
 NEVER_SEEN = "1"
@@ -44,6 +46,12 @@ NEVER_SEEN = "1"
 CODE_VERSION, DATA_VERSION = "dagster/code_version", "dagster/data_version"
 IS_OURS = "dagster/data_version_is_user_provided"
 INPUT_VERSION, INPUT_EVENT = "dagster/input_data_version/", "dagster/input_event_pointer/"
+
+
+def product_days(first_day: date) -> dg.MultiPartitionsDefinition:
+    """Return the partitions of a product and a UTC day: from the first day to today."""
+    days = dg.DailyPartitionsDefinition(first_day.isoformat(), timezone="UTC", end_offset=1)
+    return dg.MultiPartitionsDefinition({"product": PRODUCTS, "day": days})
 
 
 class ReportedVersion(NamedTuple):
@@ -106,6 +114,21 @@ class DaysConfig(dg.Config):
         return DayRange(frozenset(self.products), first, last)
 
 
+def days_from_first(lake: LakeResource, config: DaysConfig | None = None) -> DayRange:
+    """Return the range of days of a config, from the lake's first day on.
+
+    Args:
+        config: by default all days.
+
+    Raises:
+        ValueError: as of `DaysConfig.range`, or the first day comes before the lake's first day.
+    """
+    found = config.range() if config else DayRange()
+    if config and config.first_day:
+        lake.check_day(found.first)
+    return found._replace(first=max(found.first, date.fromisoformat(lake.first_day)))
+
+
 def mapping_of(offset: int) -> dg.MultiPartitionMapping:
     """Return the mapping to the same product of the day with an offset."""
     with warnings.catch_warnings():
@@ -127,46 +150,56 @@ def key_of(product_id: str, day: date) -> dg.MultiPartitionKey:
 
 def partition_of_run(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> tuple[str, date]:
     """Return product and day of a run's partition."""
-    dimensions = PRODUCT_DAYS.get_partition_key_from_str(context.partition_key).keys_by_dimension
-    return dimensions["product"], date.fromisoformat(dimensions["day"])
+    day, _, product_id = context.partition_key.partition("|")  # Dagster sorts the dimensions by name
+    return product_id, date.fromisoformat(day)
 
 
 def report_of_recordings(lake: Lake, product_id: str, day: date) -> ReportedVersion:
     """Return the version of the staged recordings of a product and day: the version changes when a recording does."""
     staged = [each for each in lake.partitions_on(RECORDINGS, product_id, day) if each.rows]
-    version = hashlib.sha256("".join(each.content_hash for each in staged).encode()).hexdigest() if staged else NOTHING
-    rows = table_of(("recording", "rows"), ((each.notes_as(StagedNotes).name, f"{each.rows:,}") for each in staged))
-    metadata = {"dagster/row_count": sum(each.rows for each in staged), "recordings": len(staged), "by recording": rows}
+    hashes = "".join(each.content_hash for each in staged)
+    version = hashlib.sha256(hashes.encode()).hexdigest()[:VERSION_DIGITS] if staged else NOTHING
+    first = [(each.notes_as(StagedNotes).name, f"{each.rows:,}") for each in staged[:SHOWN_RECORDINGS]]
+    metadata = {
+        "dagster/row_count": sum(each.rows for each in staged),
+        "recordings": len(staged),
+        "first recordings": table_of(("recording", "rows"), first),
+    }
     return ReportedVersion("recordings", product_id, day, version, metadata)
 
 
+def version_of(content_hash: str) -> str:
+    """Return Dagster's version of a content hash."""
+    return content_hash[:VERSION_DIGITS]
+
+
 def report_of(
-    lake: Lake, spec: FeatureSpec, table: str, product_id: str, day: date, made: StepResult[Any]
+    lake: LakeResource, store: Lake, table: str, product_id: str, day: date, made: StepResult[Any]
 ) -> list[ReportedVersion]:
     """Return the versions made by a step; for trades, also the versions of head and tail for the days around."""
     partition = made.partition
-    version = partition.content_hash if partition else NOTHING
-    metadata = _metadata(made) | plots.of_day(lake, spec, product_id, day, made)
+    version = version_of(partition.content_hash) if partition else NOTHING
+    metadata = _metadata(made) | plots.of_day(lake, store, product_id, day, made)
     report = [ReportedVersion(table, product_id, day, version, metadata)]
     if table == TRADES:
         for asset, seen in (("trades_head", "head_hash"), ("trades_tail", "tail_hash")):
-            version = (getattr(made.facts, seen) if partition else "") or NOTHING
-            report.append(ReportedVersion(asset, product_id, day, version, {"hash": version[:16]}))
+            version = version_of(getattr(made.facts, seen) if partition else "") or NOTHING
+            report.append(ReportedVersion(asset, product_id, day, version, {}))
     return report
 
 
 def _metadata(made: StepResult[Any]) -> dict[str, Any]:
+    """Return the number of rows, and the facts that are not 0; short, as the database keeps each event for ever."""
     partition = made.partition
     if partition is None:
         return {"dagster/row_count": 0, "missing": made.missing}
-    shown_elsewhere = ("rows", "head_hash", "tail_hash")
+    shown_elsewhere = ("rows", "head_hash", "tail_hash", "spec_id")
     facts = {
         name: time_text(value) if name.endswith("_time") else value  # the UI's numbers do not hold ns since 1970
         for name, value in msgspec.structs.asdict(made.facts).items()
-        if name not in shown_elsewhere
+        if name not in shown_elsewhere and value
     }
-    where = {"content hash": partition.content_hash[:16], "path": dg.MetadataValue.path(partition.path)}
-    return {"dagster/row_count": partition.rows, "is_new": int(made.is_new), **facts, **where}
+    return {"dagster/row_count": partition.rows, "facts": facts}
 
 
 def input_tags(instance: dg.DagsterInstance, asset: str, product_id: str, day: date) -> dict[str, str]:
@@ -180,10 +213,23 @@ def input_tags(instance: dg.DagsterInstance, asset: str, product_id: str, day: d
     return tags
 
 
-def materializations(
+def report_versions(context: dg.OpExecutionContext, versions: Iterable[ReportedVersion]) -> None:
+    """Report each version that is unknown to Dagster, and so keep Dagster's view of stale assets right.
+
+    An event that an op yields has 500 bytes about its step, which say nothing for an op of its own run.
+    """
+    for materialization in _materializations(context.instance, versions):
+        event = DagsterEvent(
+            event_type_value=dg.DagsterEventType.ASSET_MATERIALIZATION.value,
+            job_name=context.job_name,
+            event_specific_data=StepMaterializationData(materialization),
+        )
+        context.instance.report_dagster_event(event, context.run_id, logging.DEBUG)
+
+
+def _materializations(
     instance: dg.DagsterInstance, versions: Iterable[ReportedVersion]
 ) -> Iterator[dg.AssetMaterialization]:
-    """Yield an event for each version still unknown to Dagster, and so keep Dagster's view of stale assets right."""
     for each in versions:
         tags = input_tags(instance, each.asset, each.product_id, each.day)
         tags |= {DATA_VERSION: each.version, IS_OURS: "true", CODE_VERSION: code_version(each.asset)}
@@ -191,8 +237,7 @@ def materializations(
         if record is not None and _versions(record.event_log_entry.tags or {}) == _versions(tags):
             continue
         key = key_of(each.product_id, each.day)
-        dimensions = {f"dagster/partition/{name}": value for name, value in key.keys_by_dimension.items()}
-        yield dg.AssetMaterialization(each.asset, partition=key, metadata=each.metadata, tags={**tags, **dimensions})
+        yield dg.AssetMaterialization(each.asset, partition=key, metadata=each.metadata, tags=tags)
 
 
 def code_version(asset: str) -> str:

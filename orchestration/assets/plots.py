@@ -1,4 +1,4 @@
-"""Small pictures for the metadata, because people look rather than read."""
+"""Small pictures beside the metadata, because people look rather than read."""
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
@@ -13,7 +13,10 @@ from data.features.spec import FeatureSpec
 from data.models.served import ServedModel
 from offline.cards.pictures import picture_of_day, picture_of_test
 from offline.days.steps import FEATURE_ROWS, StepResult
+from offline.lake.objects import ANY
 from offline.lake.store import Lake
+from orchestration.resources import LakeResource
+from orchestration.ui.pictures import FOLDER, picture_file
 
 if TYPE_CHECKING:
     from offline.samples import Sample
@@ -23,20 +26,22 @@ PICTURE = "picture"
 
 
 def of_day(
-    lake: Lake, spec: FeatureSpec, product_id: str, day: date, made: StepResult[Any]
+    lake: LakeResource, store: Lake, product_id: str, day: date, made: StepResult[Any]
 ) -> dict[str, dg.MetadataValue[Any]]:
-    """Show price and volatility of a day with new feature rows; return nothing for other days and tables."""
+    """Draw price and volatility of a day with new feature rows, into a file of the lake that the UI shows.
+
+    Return nothing for other days and tables.
+    """
     if not made.is_new or made.partition is None or made.partition.table != FEATURE_ROWS or not made.partition.rows:
         return {}
-    return _shown(picture_of_day(lake, spec, product_id, day))
+    file = picture_file(product_id, day.isoformat())
+    store.objects.put(f"{FOLDER}/{file}", picture_of_day(store, lake.spec, product_id, day), ANY)
+    return {PICTURE: dg.MetadataValue.md(f"![picture]({lake.pictures_path}/{file})")}
 
 
 def of_test(
     models: Mapping[str, ServedModel], product_id: str, test: "Sample", spec: FeatureSpec
 ) -> dict[str, dg.MetadataValue[Any]]:
     """Show forecasts beside the realized volatility, over the rows of one product."""
-    return _shown(picture_of_test(models, product_id, test, spec))
-
-
-def _shown(png: bytes) -> dict[str, dg.MetadataValue[Any]]:
-    return {PICTURE: dg.MetadataValue.md(f"![picture](data:image/png;base64,{base64.b64encode(png).decode()})")}
+    png = base64.b64encode(picture_of_test(models, product_id, test, spec)).decode()
+    return {PICTURE: dg.MetadataValue.md(f"![picture](data:image/png;base64,{png})")}

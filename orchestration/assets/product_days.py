@@ -13,7 +13,6 @@ from orchestration.assets.checks import CHECKS, check_result
 from orchestration.assets.partitions import (
     INPUTS,
     LAKE,
-    PRODUCT_DAYS,
     code_version,
     input_tags,
     mapping_of,
@@ -37,7 +36,12 @@ DESCRIPTIONS = {
 }
 
 
-def _asset(step: DayStep[Any]) -> dg.AssetsDefinition:
+def product_day_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
+    """Return the assets of all tables but the recordings, in the order of the steps."""
+    return [_asset(step, partitions) for step in STEPS]
+
+
+def _asset(step: DayStep[Any], partitions: dg.PartitionsDefinition) -> dg.AssetsDefinition:
     """Return the assets of one table: make a product and day, and report versions, pictures and checks."""
     checks = CHECKS if step.table == TRADES else {}
     specs = [
@@ -54,11 +58,11 @@ def _asset(step: DayStep[Any]) -> dg.AssetsDefinition:
     ]
     check_specs = [dg.AssetCheckSpec(name, asset=TRADES, description=check.__doc__) for name, check in checks.items()]
 
-    @dg.multi_asset(name=step.table, specs=specs, check_specs=check_specs, partitions_def=PRODUCT_DAYS, pool=LAKE)
+    @dg.multi_asset(name=step.table, specs=specs, check_specs=check_specs, partitions_def=partitions, pool=LAKE)
     def make(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[Any]:
         store, (product_id, day) = lake.open(), partition_of_run(context)
         made = step(store, product_id, day, lake.spec)
-        for each in report_of(store, lake.spec, step.table, product_id, day, made):
+        for each in report_of(lake, store, step.table, product_id, day, made):
             # Dagster itself notes nothing for a missing input, and would not see the input come.
             outside = INPUTS[each.asset].keys() - {spec.key.to_user_string() for spec in specs}
             tags = input_tags(context.instance, each.asset, product_id, day)
@@ -72,6 +76,3 @@ def _asset(step: DayStep[Any]) -> dg.AssetsDefinition:
             yield check_result(name, [check(store, product_id, day, made)])
 
     return make
-
-
-trades, feature_rows, training_set = map(_asset, STEPS)

@@ -11,12 +11,16 @@ import os
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from string import Template
 
 from data.files import CHECKOUT
 from data.settings import StateSettings
+from orchestration.settings import DagsterSettings
 
 CONFIGURATION = CHECKOUT / "orchestration" / "dagster.yaml"
 LOCATION = "cryptovol"
+OTHER_RUNS = 7
+"""Three replays, a run of each pool, a backfill that waits for its product-months, and a rollback."""
 WORKSPACE = "workspace.json"
 """In Dagster's home: names the code server of this machine. JSON is YAML."""
 CODE_SERVER_TAG = "cryptovol/code_server"
@@ -35,12 +39,18 @@ def enter_home() -> Path:
     home = Path(os.environ.get("DAGSTER_HOME") or StateSettings().var_dir / "dagster").absolute()
     home.mkdir(parents=True, exist_ok=True)
     try:
-        _write_whole(home / "dagster.yaml", CONFIGURATION.read_text())
+        _write_whole(home / "dagster.yaml", configuration(DagsterSettings().backfill_runs))
     except OSError as error:
         if error.errno != errno.EBUSY:  # the error of a mount point
             raise
     os.environ["DAGSTER_HOME"] = str(home)
     return home
+
+
+def configuration(backfill_runs: int) -> str:
+    """Return the text of `dagster.yaml` with the numbers of runs, for which Dagster itself takes no variables."""
+    numbers = {"BACKFILL_RUNS": backfill_runs, "ALL_RUNS": OTHER_RUNS + backfill_runs}
+    return Template(CONFIGURATION.read_text()).substitute(numbers)
 
 
 def write_workspace(home: Path, port: int) -> None:

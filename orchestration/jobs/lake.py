@@ -1,9 +1,7 @@
-"""The jobs of the lake: `ingest`, `simulate` and `backfill`."""
-
+"""The jobs `ingest` and `simulate`: recordings and simulated days come into the lake."""
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -11,24 +9,11 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from data.features.spec import FeatureSpec
-from data.names import check_product_id
 from data.recordings.folders import RecordingFolders
-from offline.days.staging import RECORDINGS, simulate
-from offline.days.staleness import STEPS, stale
-from offline.days.steps import TRADES
-from offline.lake.store import Lake
-from orchestration.assets.checks import CHECKS, CheckVerdict, check_result
+from offline.days.staging import simulate
 from orchestration.assets.inbox import Inbox, InboxConfig, add_products, stage_inbox
-from orchestration.assets.partitions import (
-    LAKE,
-    DayRange,
-    DaysConfig,
-    day_of,
-    materializations,
-    report_of,
-    report_of_recordings,
-)
+from orchestration.assets.partitions import LAKE, day_of, days_from_first, report_of_recordings, report_versions
+from orchestration.jobs.backfill import make_here, make_or_submit
 from orchestration.resources import LakeResource, explained
 
 NOT_TAKEN = "not taken"
@@ -49,17 +34,17 @@ def ingest_inbox(
     inbox: Inbox,
     recording_folders: dg.ResourceParam[RecordingFolders],
 ) -> Iterator[Any]:
-    """Take all recordings in the inbox into the lake, each once, and make the days that follow from them.
+    """Take all recordings in the inbox into the lake, each once, and have a run of `backfill` make the stale days.
 
     An unreadable file is logged and left out; the rest is taken. A file already read and unchanged costs only a look.
     """
     store = lake.open()
     with explained():
-        changed, wrong = stage_inbox(context, store, inbox, recording_folders, config)
-    yield from materializations(context.instance, (report_of_recordings(store, *place) for place in changed))
+        changed, wrong = stage_inbox(context, lake, inbox, recording_folders, config)
+    report_versions(context, (report_of_recordings(store, *place) for place in changed))
     context.log.info(f"{len(changed)} product-days are new or have changed")
     if config.then_backfill:
-        yield from make_stale(context, store, lake.spec, DayRange())
+        yield from make_or_submit(context, lake)
     if wrong:
         not_taken = "1 file is" if len(wrong) == 1 else f"{len(wrong)} files are"
         raise dg.Failure(
@@ -88,10 +73,11 @@ class SimulateConfig(dg.Config):
 
 @dg.op(pool=LAKE, out=dg.Out(dg.Nothing))
 def simulate_days(context: dg.OpExecutionContext, config: SimulateConfig, lake: LakeResource) -> Iterator[Any]:
-    """Take simulated days into the lake, as if they had been recorded."""
+    """Take simulated days into the lake, as if they had been recorded, and make the stale days in the same run."""
     store = lake.open()
     with explained():
         first = day_of("first_day", config.first_day)
+        lake.check_day(first)
         if len(config.hours) != 2:
             raise ValueError(f"hours are two, as [0, 24]: the first, and the one to end before; were {config.hours}")
         begin, end = config.hours
@@ -102,85 +88,12 @@ def simulate_days(context: dg.OpExecutionContext, config: SimulateConfig, lake: 
                 rows = sum(each.rows for each in found.days)
                 context.log.info(f"{product_id} {day}: {rows:,} trades{'' if found.is_new else ', there already'}")
                 add_products(context.instance, store)
-                yield from materializations(context.instance, [report_of_recordings(store, product_id, day)])
+                report_versions(context, [report_of_recordings(store, product_id, day)])
     if config.then_backfill:
-        yield from make_stale(context, store, lake.spec, DayRange())
+        yield from make_here(context, lake, days_from_first(lake))
     yield dg.Output(None)
 
 
 @dg.job(name="simulate", description=simulate_days.__doc__)
 def simulate_job() -> None:
     simulate_days()
-
-
-@dg.op(pool=LAKE, out=dg.Out(dg.Nothing))
-def make_days(context: dg.OpExecutionContext, config: DaysConfig, lake: LakeResource) -> Iterator[Any]:
-    """Make the stale trades, feature rows and training sets of a range of days.
-
-    Content hashes decide: a day with unchanged inputs is left alone. So a killed backfill goes on where it stopped, and
-    a second backfill does nothing.
-    """
-    with explained():
-        wanted = config.range()
-        for product_id in config.products:
-            check_product_id(product_id)
-        store = lake.open()
-        recorded = store.products(RECORDINGS)
-        if unknown := sorted(set(config.products) - set(recorded)):
-            raise ValueError(f"the lake has no recordings of {', '.join(unknown)}; it has some of "
-                             f"{', '.join(recorded) or 'no product'}")  # fmt: skip
-    yield from make_stale(context, store, lake.spec, wanted)
-    yield dg.Output(None)
-
-
-def make_stale(
-    context: dg.OpExecutionContext, lake: Lake, spec: FeatureSpec, wanted: DayRange
-) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
-    """Make stale partitions, one table after the other, and report each product-day to Dagster as soon as it is made.
-
-    Partitions in the lake but unknown to Dagster (a run was killed in between) are reported too.
-    """
-    instance = context.instance
-    add_products(instance, lake)
-    places = sorted({(p.product_id, p.day) for p in lake.partition_keys(RECORDINGS) if wanted.has(p.product_id, p.day)})
-    context.log.info(f"{len(places)} product-days have recordings")
-    with explained():
-        recorded = [report_of_recordings(lake, *place) for place in places]
-    yield from materializations(instance, recorded)
-    found: dict[str, list[CheckVerdict]] = {name: [] for name in CHECKS}
-    for step in STEPS:
-        table = step.table
-        with explained():
-            todo = [each for each in stale(lake, spec, table) if wanted.has(each.product_id, each.day)]
-        context.log.info(f"{table}: {len(todo)} of {len(places)} product-days are to be made")
-        for count, each in enumerate(todo, 1):
-            began = time.monotonic()
-            with explained():
-                made = step(lake, each.product_id, each.day, spec)
-            rows = made.partition.rows if made.partition else 0
-            context.log.info(
-                f"{table} {each.product_id} {each.day}: {rows:,} rows in {time.monotonic() - began:.1f} s, since it "
-                f"{each.why} ({count} of {len(todo)})"
-            )
-            yield from materializations(instance, report_of(lake, spec, table, each.product_id, each.day, made))
-            if table == TRADES:
-                for name, check in CHECKS.items():
-                    found[name].append(check(lake, each.product_id, each.day, made))
-        others = set(places) - {(each.product_id, each.day) for each in todo}
-        for product_id, day in sorted(others):
-            made = step.stored(lake, product_id, day)
-            yield from materializations(instance, report_of(lake, spec, table, product_id, day, made))
-    for name, results in found.items():
-        if results:
-            yield dg.AssetCheckEvaluation(**check_result(name, results)._asdict())
-    if wanted == DayRange():
-        return  # everything was wanted: no partition is left
-    left = [each for each in stale(lake, spec) if not wanted.has(each.product_id, each.day)]
-    if left:
-        context.log.info(f"{len(left)} other partitions are stale, as {left[0].table} of {left[0].product_id} "
-                         f"{left[0].day}: {left[0].why}. `backfill` without a range makes them.")  # fmt: skip
-
-
-@dg.job(description=make_days.__doc__)
-def backfill() -> None:
-    make_days()

@@ -10,10 +10,8 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from data.features.spec import FeatureSpec
 from offline.days.staging import RECORDINGS, is_served
 from offline.days.staleness import stale
-from offline.lake.store import Lake
 from offline.served.finished import stage_finished
 from offline.served.retention import remove_old
 from orchestration.assets.inbox import add_products
@@ -22,11 +20,12 @@ from orchestration.assets.partitions import (
     IS_OURS,
     LAKE,
     DayRange,
-    materializations,
+    days_from_first,
     report_of_recordings,
+    report_versions,
 )
 from orchestration.assets.served import ASSETS, sink_topics
-from orchestration.jobs.lake import make_stale
+from orchestration.jobs.backfill import make_here
 from orchestration.resources import LakeResource, explained
 
 
@@ -60,24 +59,31 @@ def sink_records(context: dg.OpExecutionContext, config: SinkConfig, lake: LakeR
                 rows = remove_old(store, topic, time.time_ns(), keep_days, feeds_trades=config.feeds_trades)
                 context.log.info(f"{topic}: {rows:,} records older than {keep_days} days were removed")
         add_products(context.instance, store)
+    possible = days_from_first(lake)
     for day in days:
         context.log.info(f"{day.product_id} {day.day}: {day.rows:,} trades of finished sources")
-    recorded = [report_of_recordings(store, day.product_id, day.day) for day in days]
-    yield from materializations(context.instance, recorded)
-    if config.feeds_trades and (wanted := _stale_range(store, lake.spec)) is not None:
-        yield from make_stale(context, store, lake.spec, wanted)
+        if not possible.has(day.product_id, day.day):
+            context.log.warning(f"{day.product_id} {day.day} is not made: LAKE_FIRST_DAY is {possible.first}")
+    recorded = [
+        report_of_recordings(store, day.product_id, day.day) for day in days if possible.has(day.product_id, day.day)
+    ]
+    report_versions(context, recorded)
+    if config.feeds_trades and (wanted := _stale_range(lake)) is not None:
+        yield from make_here(context, lake, wanted)
     yield dg.Output(None)
 
 
-def _stale_range(lake: Lake, spec: FeatureSpec) -> DayRange | None:
+def _stale_range(lake: LakeResource) -> DayRange | None:
     """Return the range of the stale days with served trades, and of the days around; None if none is stale."""
-    served = {(key.product_id, key.day) for key in lake.partition_keys(RECORDINGS) if is_served(key.table)}
-    found = served & {(each.product_id, each.day) for each in stale(lake, spec)}
+    store, possible = lake.open(), days_from_first(lake)
+    served = {(key.product_id, key.day) for key in store.partition_keys(RECORDINGS) if is_served(key.table)}
+    found = {key for key in served & {key[:2] for key in stale(store, lake.spec)} if possible.has(*key)}
     if not found:
         return None
     days = [day for _, day in found]
     a_day = timedelta(days=1)
-    return DayRange(frozenset(product_id for product_id, _ in found), min(days) - a_day, max(days) + a_day)
+    first = max(min(days) - a_day, possible.first)
+    return DayRange(frozenset(product_id for product_id, _ in found), first, max(days) + a_day)
 
 
 @dg.job(name="sink", description=sink_records.__doc__)

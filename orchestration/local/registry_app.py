@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp
 
-from orchestration.door import Door
 from orchestration.local.settings import StackSettings
+from orchestration.ui.door import Door
 
 
 def create_app() -> ASGIApp:

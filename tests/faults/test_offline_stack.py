@@ -15,8 +15,10 @@ import psutil
 import pytest
 
 from orchestration.local.dagster import client as dagster
+from orchestration.local.dagster.first_model import PRODUCTS
 from orchestration.local.supervisor import tree_memory
 from tests.faults.stacks import MEMORY_WITH_RETRAIN_MIB, running_stack
+from tests.harm.asking import runs_of
 from tests.pipeline import wait_until
 from tests.proofs import Proof
 
@@ -86,11 +88,13 @@ def test_a_model_lives_its_life_through_dagster_while_forecasts_flow(  # noqa: P
         backfill = dagster.launch(url, "backfill")
         assert dagster.wait(url, backfill) == "SUCCESS", dagster.failure_of(url, backfill)
         proof.saw(backfill_s=time.monotonic() - asked)
-        both = 2 * TWO_PRODUCTS_A_WEEK
+        assert "2 product-months are to be made" in messages(url, backfill)
+        months = runs_of(url, cryptovol__kind="product_month")
+        told = " ".join(text for month in months for text in messages(url, month.run_id))
         for table in ("trades", "feature_rows", "training_set"):
-            wanted = f"{table}: {TWO_PRODUCTS_A_WEEK} of {both} product-days are to be made"
-            assert wanted in messages(url, backfill)
-            assert partitions_of(url, table) == both
+            for product in PRODUCTS:
+                assert f"{table} of {product} in 2010-02: 7 of 7 days were made" in told
+            assert partitions_of(url, table) == 2 * TWO_PRODUCTS_A_WEEK
 
         heaviest = 0
         first_week = {"ops": {"models": {"config": {"last_day": "2010-01-10"}}}}  # the first model's rows: its equal

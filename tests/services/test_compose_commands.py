@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from data.files import CHECKOUT
+from orchestration.instance.home import configuration
 from tests import compose
 from tests.broker import free_ports
 from tests.pipeline import Process, running, wait_until
@@ -53,7 +54,7 @@ def test_the_health_check_of_the_daemon_finds_our_classes(tmp_path: Path) -> Non
     environ = {name: value for name, value in environ.items() if not name.startswith("DAGSTER_PG_")}
     home = tmp_path / "dagster"
     home.mkdir()
-    (home / "dagster.yaml").write_text((CHECKOUT / "orchestration" / "dagster.yaml").read_text())
+    (home / "dagster.yaml").write_text(configuration(backfill_runs=2))
     done = subprocess.run(
         [sys.executable, *command[1:]],
         cwd=CHECKOUT,

@@ -24,7 +24,6 @@ from dagster_webserver.app import create_app_from_workspace_process_context
 from starlette.types import ASGIApp
 
 from data.files import CHECKOUT
-from orchestration.door import Door
 from orchestration.local.observers.configs import write_configs
 from orchestration.local.observers.login import observer_login
 from orchestration.local.observers.parts import observer_parts
@@ -32,6 +31,7 @@ from orchestration.local.parts import listens, stack_parts
 from orchestration.local.settings import StackSettings
 from orchestration.local.stack import child_environment
 from orchestration.settings import Login
+from orchestration.ui.door import Door
 from tests.browser import running_browser
 from tests.other_origin import REBINDING, Socket, Target, Write, attack
 from tests.pipeline import wait_until

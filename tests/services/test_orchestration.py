@@ -20,10 +20,12 @@ from typing import Any
 import dagster as dg
 import numpy as np
 import pytest
+import yaml
 from confluent_kafka import Producer
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
-from dagster_shared.yaml_utils import load_yaml_from_path
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 
 from data.features.spec import FeatureSpec
 from data.files import CHECKOUT
@@ -59,16 +61,19 @@ from offline.training import lake_training, train
 from orchestration import code_server
 from orchestration.assets import models, plots
 from orchestration.assets.models import choose_days
-from orchestration.assets.partitions import INPUTS, DayRange, key_of
-from orchestration.assets.product_days import trades
+from orchestration.assets.partitions import INPUTS, DayRange, key_of, product_days
+from orchestration.assets.product_days import product_day_assets
 from orchestration.automation import sensors
 from orchestration.automation.schedules import schedules
 from orchestration.automation.sensors import failure_sensor, inbox_files
 from orchestration.definitions import definitions
-from orchestration.instance.home import CODE_SERVER_TAG, installation_in
+from orchestration.instance.home import CODE_SERVER_TAG, configuration, installation_in
 from orchestration.jobs import lake as lake_jobs
+from orchestration.jobs import product_month
 from orchestration.jobs.ingestor_process import ProgressLine, ingest_online, last_words
+from orchestration.resources import LakeResource
 from orchestration.settings import OrchestrationSettings
+from orchestration.ui.pictures import picture_route
 from tests.broker import Broker
 from tests.days import DAY, DAY_NS, MIDNIGHT, recorded, trades_at
 from tests.mlflow_server import running_mlflow
@@ -83,6 +88,7 @@ pytestmark = [  # Dagster's own: it uses what it calls beta, and what pydantic c
 DAYS = [dt.date(2010, 1, day) for day in (4, 5, 6, 7)]
 PRODUCT = "BTC-USD"
 SPEC = FeatureSpec()
+ONE_MONTH = {"ops": {"make_month": {"config": {"product_id": PRODUCT, "month": "2010-01"}}}}
 
 
 @dataclass
@@ -138,13 +144,15 @@ def record(path: Path, day: dt.date, minutes: tuple[float, float], seed: int = 0
     return path
 
 
-def made(result: dg.ExecuteInProcessResult) -> list[tuple[str, str]]:
+def materializations(side: Side, result: dg.ExecuteInProcessResult) -> list[dg.AssetMaterialization]:
+    """Return what a run reported to Dagster, in order."""
+    logs = side.instance.all_logs(result.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+    return [log.asset_materialization for log in logs if log.asset_materialization]
+
+
+def made(side: Side, result: dg.ExecuteInProcessResult) -> list[tuple[str, str]]:
     """Return the assets and partitions reported by a run, in order."""
-    return [
-        (event.asset_key.to_user_string(), str(event.partition))
-        for event in result.all_events
-        if event.event_type is dg.DagsterEventType.ASSET_MATERIALIZATION and event.asset_key
-    ]
+    return [(each.asset_key.to_user_string(), str(each.partition)) for each in materializations(side, result)]
 
 
 def reason(result: dg.ExecuteInProcessResult) -> str:
@@ -155,13 +163,13 @@ def reason(result: dg.ExecuteInProcessResult) -> str:
 
 
 def test_every_job_can_be_launched_as_it_stands() -> None:
-    """The launchpad's empty config is enough, and each field has a description."""
+    """The launchpad's empty config is enough, but for one product and month; each job has a description."""
     defs = definitions()
     dg.Definitions.validate_loadable(defs)
-    names = {"replay", "ingest", "simulate", "backfill", "retrain", "promote", "rollback", "sink"}
+    names = {"replay", "ingest", "simulate", "backfill", "retrain", "promote", "rollback", "sink", "product_month"}
     for name in names:
         job = defs.resolve_job_def(name)
-        dg.validate_run_config(job, {})
+        dg.validate_run_config(job, ONE_MONTH if name == "product_month" else {})
         assert job.description
     assert names <= {job.name for job in defs.resolve_all_job_defs()}
 
@@ -193,12 +201,12 @@ def test_the_inbox_is_taken_once_and_what_is_no_recording_is_said(side: Side) ->
     result = side.run("ingest")
     assert reason(result).startswith("1 file is not taken, the rest is: notes.txt: ")
     key = f"2010-01-04|{PRODUCT}"
-    assert [asset for asset, partition in made(result) if partition == key] == list(INPUTS)
+    assert [asset for asset, partition in made(side, result) if partition == key] == list(INPUTS)
     assert side.lake.tables(RECORDINGS) == ["recordings/monday%2Ffirst.csv"]
     (side.inbox / "notes.txt").unlink()
     again = side.run("ingest")
     assert again.success
-    assert made(again) == []
+    assert made(side, again) == []
 
 
 def test_a_file_whose_name_the_lake_cannot_take_stops_no_other(side: Side) -> None:
@@ -211,28 +219,35 @@ def test_a_file_whose_name_the_lake_cannot_take_stops_no_other(side: Side) -> No
     assert side.lake.tables(RECORDINGS) == ["recordings/%E8%A8%98.csv"]
 
 
-def size_of(picture: Any) -> tuple[int, int]:
-    """Return width and height of a PNG in Markdown, from the header; the PNG must be small."""
-    data = base64.b64decode(picture.md_str.removeprefix("![picture](data:image/png;base64,").removesuffix(")"))
+def size_of(data: bytes) -> tuple[int, int]:
+    """Return width and height of a PNG, from the header; the PNG must be small."""
     assert data.startswith(b"\x89PNG\r\n")
     assert len(data) < 100_000
     return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
 
 
 def test_a_day_whose_rows_are_new_is_shown_as_a_picture(side: Side) -> None:
+    """The picture is a file of the lake, which the UI serves."""
     path = record(side.folder / "one.csv", DAYS[0], (0, 20))
     ingest(side.lake, path, PRODUCT)
     result = side.run("backfill")
     pictures = {
-        materialization.asset_key.to_user_string(): materialization.metadata[plots.PICTURE]
-        for event in result.all_events
-        if event.event_type is dg.DagsterEventType.ASSET_MATERIALIZATION
-        and plots.PICTURE in (materialization := event.step_materialization_data.materialization).metadata
+        each.asset_key.to_user_string(): each.metadata[plots.PICTURE]
+        for each in materializations(side, result)
+        if plots.PICTURE in each.metadata
     }
     assert list(pictures) == ["feature_rows"]
-    assert size_of(pictures["feature_rows"]) == (640, 280)
-    place = (PRODUCT, DAYS[0])
-    assert plots.of_day(side.lake, SPEC, *place, make_feature_rows(side.lake, *place, SPEC)) == {}  # it is old
+    shown = f"/pictures/{PRODUCT}/{DAYS[0]}.png"
+    assert pictures["feature_rows"] == dg.MetadataValue.md(f"![picture]({shown})")
+    with TestClient(Starlette(routes=[picture_route("/pictures", str(side.folder / "lake"))])) as ui:
+        answer = ui.get(shown)
+        assert answer.headers["content-type"] == "image/png"
+        assert size_of(answer.content) == (640, 280)
+        for wrong in ("BTC-USD/2010-01-05", "BTC-USD/today", "bitcoin/2010-01-04"):
+            assert ui.get(f"/pictures/{wrong}.png").status_code == 404
+    place, old = (PRODUCT, DAYS[0]), make_feature_rows(side.lake, PRODUCT, DAYS[0], SPEC)
+    resource = LakeResource(uri=str(side.folder / "lake"))
+    assert plots.of_day(resource, side.lake, *place, old) == {}
 
 
 def test_a_test_is_shown_as_a_picture_of_one_product() -> None:
@@ -250,7 +265,9 @@ def test_a_test_is_shown_as_a_picture_of_one_product() -> None:
 
     model = Model.load(model_bytes(), spec_id=SPEC.spec_id, known_columns=SPEC.columns)
     asked.clear()
-    assert size_of(plots.of_test({"volatility-baseline": model}, PRODUCT, sample, SPEC)[plots.PICTURE]) == (640, 280)
+    shown: Any = plots.of_test({"volatility-baseline": model}, PRODUCT, sample, SPEC)[plots.PICTURE]
+    png = shown.md_str.removeprefix("![picture](data:image/png;base64,").removesuffix(")")
+    assert size_of(base64.b64decode(png)) == (640, 280)
     assert asked == [POINTS]
 
 
@@ -286,12 +303,13 @@ def test_dagster_sees_as_stale_what_a_late_recording_reaches_and_nothing_else(si
 
     one, two = (f"{day}|{PRODUCT}" for day in DAYS[1:3])
     assert agreed() == {("trades", one)}
+    trades, *_ = product_day_assets(product_days(dt.date(2010, 1, 1)))
     materialize(side, trades, DAYS[1])
     assert agreed() == {("feature_rows", one), ("feature_rows", two)}
     result = side.run("backfill")
     assert result.success
     assert agreed() == set()
-    touched = {partition for _, partition in made(result)}
+    touched = {partition for _, partition in made(side, result)}
     assert touched <= {one, two}
 
 
@@ -317,7 +335,7 @@ def test_a_backfill_goes_on_where_it_was_killed(side: Side, monkeypatch: pytest.
         return make_feature_rows.make(lake, product_id, day, spec, write)
 
     with monkeypatch.context() as patch:
-        patch.setattr(lake_jobs, "STEPS", (make_trades, replace(make_feature_rows, make=dies)))
+        patch.setattr(product_month, "STEPS", (make_trades, replace(make_feature_rows, make=dies)))
         with pytest.raises(Killed):
             side.definitions.resolve_job_def("backfill").execute_in_process(instance=side.instance)
     first = [place.day for place in side.lake.partition_keys(FEATURE_ROWS)]
@@ -325,8 +343,8 @@ def test_a_backfill_goes_on_where_it_was_killed(side: Side, monkeypatch: pytest.
     assert side.instance.get_materialized_partitions(dg.AssetKey("feature_rows")) == {f"{DAYS[0]}|{PRODUCT}"}
     result = side.run("backfill")
     rest = {f"{day}|{PRODUCT}" for day in DAYS[1:3]}
-    assert {key for asset, key in made(result) if asset == "feature_rows"} == rest
-    assert not [asset for asset, _ in made(result) if asset.startswith("trades")]
+    assert {key for asset, key in made(side, result) if asset == "feature_rows"} == rest
+    assert not [asset for asset, _ in made(side, result) if asset.startswith("trades")]
     assert side.stale() == set()
     assert not stale(side.lake, SPEC)
 
@@ -340,7 +358,7 @@ def test_what_was_made_without_dagster_is_told_and_not_made_again(side: Side) ->
     assert before is not None
     written = Path(before.path).stat().st_mtime_ns
     result = side.run("backfill")
-    assert {asset for asset, _ in made(result)} == set(INPUTS)
+    assert {asset for asset, _ in made(side, result)} == set(INPUTS)
     assert Path(before.path).stat().st_mtime_ns == written
     assert side.instance.get_dynamic_partitions("product") == [PRODUCT]
 
@@ -352,7 +370,7 @@ def test_a_range_is_kept_to(side: Side) -> None:
     result = side.run("backfill", "make_days", products=[PRODUCT], first_day="2010-01-05", last_day="2010-01-05")
     assert result.success
     assert [place.day for place in side.lake.partition_keys(TRAINING_SET)] == [DAYS[1]]
-    assert {key for _, key in made(result)} == {f"2010-01-05|{PRODUCT}"}
+    assert {key for _, key in made(side, result)} == {f"2010-01-05|{PRODUCT}"}
 
 
 @pytest.mark.parametrize(
@@ -372,7 +390,7 @@ def test_a_backfill_of_nonsense_says_what_is_allowed(side: Side, config: dict[st
     ingest(side.lake, record(side.folder / "one.csv", DAYS[0], (0, 1)), PRODUCT)
     result = side.run("backfill", "make_days", **config)
     assert reason(result).startswith(said)
-    assert made(result) == []
+    assert made(side, result) == []
 
 
 @pytest.mark.parametrize(
@@ -385,6 +403,58 @@ def test_a_backfill_of_nonsense_says_what_is_allowed(side: Side, config: dict[st
 )
 def test_a_simulation_of_nonsense_says_what_is_allowed(side: Side, config: dict[str, Any], said: str) -> None:
     assert reason(side.run("simulate", "simulate_days", **config)) == said
+
+
+def test_days_before_the_first_day_are_refused(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recording, a simulation and a backfill name the setting; days that the lake holds already are left alone."""
+    record(side.inbox / "early.csv", DAYS[0], (0, 5))
+    assert side.run("ingest", "ingest_inbox", then_backfill=False).success
+    monkeypatch.setenv("LAKE_FIRST_DAY", str(DAYS[1]))
+    late = Side(side.folder, side.instance, definitions())
+    record(side.inbox / "earlier.csv", DAYS[0], (5, 10))
+    record(side.inbox / "later.csv", DAYS[1], (0, 5))
+    said = "2010-01-04 (UTC) comes before the first day of the lake, 2010-01-05: LAKE_FIRST_DAY sets an earlier day"
+    result = late.run("ingest")
+    assert reason(result) == f"1 file is not taken, the rest is: earlier.csv: {said}"
+    assert {key.day for key in side.lake.partition_keys(TRAINING_SET)} == {DAYS[1]}
+    assert {partition for _, partition in made(side, result)} == {f"{DAYS[1]}|{PRODUCT}"}
+    assert reason(late.run("simulate", "simulate_days", first_day=str(DAYS[0]))) == said
+    assert reason(late.run("backfill", "make_days", first_day=str(DAYS[0]))) == said
+    assert made(late, late.run("backfill")) == []
+
+
+@pytest.mark.parametrize("month", ["2010-01", "2010-02"])
+def test_the_run_of_a_month_makes_what_the_days_around_need(side: Side, month: str) -> None:
+    """Minutes before and after midnight between two months: the run of either month makes both days, once."""
+    around = [dt.date(2010, 1, 31), dt.date(2010, 2, 1)]
+    recordings = [
+        record(side.folder / "end.csv", around[0], (1430, 1440)),
+        record(side.folder / "begin.csv", around[1], (0, 10)),
+    ]
+    other = Lake.open(side.folder / "other")
+    for lake in (side.lake, other):
+        for path in recordings:
+            ingest(lake, path, PRODUCT)
+    assert side.run("product_month", "make_month", product_id=PRODUCT, month=month).success
+    assert stale(side.lake, SPEC) == []
+    make_all(other, [PRODUCT], around)
+    tables = (TRADES, FEATURE_ROWS, TRAINING_SET)
+    mine, theirs = (
+        {key: each.content_hash for table in tables for each in lake.partitions(table) if (key := (table, each.day))}
+        for lake in (side.lake, other)
+    )
+    assert mine == theirs
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"product_id": "bitcoin", "month": "2010-01"}, "a product must be named like BTC-USD"),
+        ({"product_id": PRODUCT, "month": "January"}, "month is written as 2025-01, was 'January'"),
+    ],
+)
+def test_a_month_of_nonsense_says_what_is_allowed(side: Side, config: dict[str, str], said: str) -> None:
+    assert reason(side.run("product_month", "make_month", **config)).startswith(said)
 
 
 def test_holes_are_warned_of_and_order_is_checked(side: Side) -> None:
@@ -594,7 +664,7 @@ def test_finished_days_of_a_source_become_training_rows(
         producer.flush(10)
 
     def days_made(result: dg.ExecuteInProcessResult) -> set[str]:
-        return {partition.partition("|")[0] for asset, partition in made(result) if asset == "training_set"}
+        return {partition.partition("|")[0] for asset, partition in made(side, result) if asset == "training_set"}
 
     day = simulate_day(PRODUCT, DAYS[0], 0, (0, 1)).take(slice(0, 3_000))
     rows = replace(day, keys=(StreamKey("served-once", PRODUCT),))
@@ -604,7 +674,7 @@ def test_finished_days_of_a_source_become_training_rows(
     assert tick().run_requests[0].run_config == {"ops": {"sink_records": {"config": {"feeds_trades": True}}}}
     result = side.run("sink")
     assert result.success
-    assert {"served_trades", "served_features", "served_predictions"} <= {asset for asset, _ in made(result)}
+    assert {"served_trades", "served_features", "served_predictions"} <= {asset for asset, _ in made(side, result)}
     assert days_made(result) == {str(DAYS[0])}
     assert side.lake.read(TRADES, PRODUCT, DAYS[0])["trade_id"].to_pylist() == rows.trade_id.tolist()
     assert tick().skip_message == "the lake holds all records of the topics"
@@ -638,21 +708,25 @@ def test_a_tick_of_the_sink_without_a_broker_launches_nothing(
     assert reason(side.run("sink")).startswith("no broker answers at ")
 
 
-def test_a_rollback_waits_for_no_training_and_for_no_replays() -> None:
+@pytest.mark.parametrize("backfill_runs", [1, 64])
+def test_a_rollback_waits_for_no_training_no_replays_and_no_backfill(backfill_runs: int) -> None:
     """A run waits for its pools and for a place: all other concurrent runs leave a place."""
     defs = definitions()
-    settings: Any = load_yaml_from_path("orchestration/dagster.yaml")
-    limits = settings["concurrency"]
-    (replays,) = limits["runs"]["tag_concurrency_limits"]
-    assert defs.resolve_job_def("replay").tags[replays["key"]] == replays["value"]
+    limits: Any = yaml.safe_load(configuration(backfill_runs))["concurrency"]
+    *kinds, products = limits["runs"]["tag_concurrency_limits"]
+    at_once = {each["value"]: each["limit"] for each in kinds}
+    assert {each["key"] for each in kinds} == {"cryptovol/kind"}
+    assert {defs.resolve_job_def(name).tags["cryptovol/kind"] for name in at_once} == set(at_once)
+    assert at_once["product_month"] == backfill_runs
+    assert products == {"key": "cryptovol/product", "value": {"applyLimitPerUniqueValue": True}, "limit": 1}
     pools = {
         job.name: set().union(*(node.definition.pools for node in job.nodes_in_topological_order))
         for job in defs.resolve_all_job_defs()
     }
-    assert pools["rollback"] == pools["replay"] == set()
+    assert pools["rollback"] == pools["replay"] == pools["backfill"] == pools["product_month"] == set()
     assert pools["retrain"] == pools["promote"] == {"registry"}
     in_pools = limits["pools"]["default_limit"] * len(set().union(*pools.values()))
-    assert replays["limit"] + in_pools < limits["runs"]["max_concurrent_runs"]
+    assert sum(at_once.values()) + in_pools < limits["runs"]["max_concurrent_runs"]
 
 
 def test_a_forced_promotion_needs_a_reason_of_its_own(side: Side) -> None:

@@ -11,7 +11,6 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,8 @@ from offline.explain.findings import OUTCOMES
 from orchestration.code_server import end_lost_runs
 from orchestration.instance.home import CODE_SERVER_TAG, LOCATION, enter_home, installation_of
 from orchestration.local.dagster import client as dagster
-from orchestration.local.parts import listens
 from tests.broker import free_ports, started
+from tests.dagster_stack import STARTS_S, DagsterStack
 from tests.pipeline import Process, running, wait_until
 from tests.proofs import Proof
 from tests.secured import (
@@ -51,7 +50,6 @@ SECRETS = {
 SOURCE, PRODUCT = "secured-1", "ETH-USD"
 DAY = dt.date(2025, 3, 5)
 TRADES = 6_000
-STARTS_S = 600.0  # on two busy processors; seconds on idle ones
 PUBLIC = "https://vol.example"
 
 
@@ -119,33 +117,8 @@ class Site:
         return Process(module, self.environment | settings, self.folder / f"{module}.log", arguments)
 
     @property
-    def dagster_url(self) -> str:
-        return f"http://127.0.0.1:{self.ports['DAGSTER_PORT']}"
-
-    def dagster(self) -> list[Process]:
-        """Return the Dagster processes, in their order."""
-        return [
-            self.process("orchestration.code_server"),
-            self.process("orchestration.webserver"),
-            self.process("orchestration.daemon"),
-        ]
-
-    @contextmanager
-    def running_dagster(self) -> Iterator[None]:
-        code, ui, daemon = self.dagster()
-        with running(code):
-            wait_until(listens(int(self.ports["DAGSTER_CODE_PORT"])), "the code server listens", STARTS_S)
-            with running(ui, daemon):
-                wait_until(lambda: dagster.is_loaded(self.dagster_url), "Dagster has the definitions", STARTS_S)
-                yield
-
-    def launch(self, job: str, ops: dict[str, Any] | None = None) -> str:
-        """Run a job to its success, and return the id of the run."""
-        config = {"ops": {name: {"config": each} for name, each in (ops or {}).items()}}
-        run_id = dagster.launch(self.dagster_url, job, config)
-        ended = dagster.wait(self.dagster_url, run_id)
-        assert ended == "SUCCESS", f"{job}: {ended}: {dagster.failure_of(self.dagster_url, run_id)}"
-        return run_id
+    def dagster(self) -> DagsterStack:
+        return DagsterStack(self.environment, self.folder)
 
 
 @pytest.fixture(scope="module")
@@ -222,19 +195,19 @@ def test_everything_works_by_settings_alone(site: Site, proof: Proof) -> None:  
         site.mlflow.start()
         site.said("data.stream.topics")
         assert "is champion: QLIKE" in site.said("offline.training", "--if-missing")
-        with running(*services), site.running_dagster():
+        with running(*services), site.dagster.running():
             wait_until(lambda: text_at(f"{api}/health/live"), "the API is up", STARTS_S)
             began = time.monotonic()
-            site.launch("simulate", {"simulate_days": {"products": ["BTC-USD"], "days": 3, "hours": [0, 6]}})
+            site.dagster.launch("simulate", {"simulate_days": {"products": ["BTC-USD"], "days": 3, "hours": [0, 6]}})
             days = {"products": ["BTC-USD"], "first_day": "2010-01-04", "last_day": "2010-01-06"}
-            site.launch("retrain", {"models": days})
+            site.dagster.launch("retrain", {"models": days})
             why = "two short days of training are no reason for the gate"
-            site.launch("promote", {"promote_model": {"model": "volatility-ml", "why": why, "force": True}})
+            site.dagster.launch("promote", {"promote_model": {"model": "volatility-ml", "why": why, "force": True}})
             proof.saw(simulate_retrain_promote_s=time.monotonic() - began)
 
             began = time.monotonic()
             replayed = {"recordings": [str(recording)], "speed": "max", "replay_id": SOURCE}
-            site.launch("replay", {"replay_trades": replayed})
+            site.dagster.launch("replay", {"replay_trades": replayed})
             wait_until(
                 lambda: (forecast := latest(api)) and forecast["trade_id"] == last, "the last forecast", STARTS_S
             )
@@ -249,9 +222,9 @@ def test_everything_works_by_settings_alone(site: Site, proof: Proof) -> None:  
                 "Grafana": f"{PUBLIC}/grafana",
             }
 
-            site.launch("ingest", {"ingest_inbox": {"inbox": str(recording.parent), "then_backfill": False}})
-            site.launch("backfill")
-            site.launch("sink")
+            site.dagster.launch("ingest", {"ingest_inbox": {"inbox": str(recording.parent), "then_backfill": False}})
+            site.dagster.launch("backfill")
+            site.dagster.launch("sink")
             verdict = parity(site)
             assert verdict["status"] == "SUCCEEDED", verdict
             assert f"source {SOURCE}: {TRADES:,} rows equal, 0 missing, 0 extra, 0 different" in str(verdict)
@@ -269,7 +242,7 @@ def test_everything_works_by_settings_alone(site: Site, proof: Proof) -> None:  
             assert explained["outcome"] == OUTCOMES[0]
             assert "volatility-ml" in site.said("offline.promotion", "history")
 
-            info = dagster.ask(site.dagster_url, "{ instance { info } }")["instance"]["info"]
+            info = dagster.ask(site.dagster.url, "{ instance { info } }")["instance"]["info"]
             assert "PostgresRunStorage" in info
             lines = [" ".join(each.info["cmdline"] or ()) for each in psutil.process_iter(["cmdline"])]
             shown = [*lines, info, *map(dump, (site.postgres.url("dagster"), site.postgres.url("mlflow")))]
@@ -317,13 +290,13 @@ def parity(site: Site) -> dict[str, Any]:
     check = {"assetKey": {"path": ["feature_rows"]}, "name": "parity"}
     selector = {"repositoryLocationName": LOCATION, "repositoryName": dagster.REPOSITORY, "jobName": "__ASSET_JOB"}
     params = {"selector": selector | {"assetSelection": [], "assetCheckSelection": [check]}, "runConfigData": {}}
-    launched = dagster.ask(site.dagster_url, query, params=params)["launchRun"]
+    launched = dagster.ask(site.dagster.url, query, params=params)["launchRun"]
     assert launched["__typename"] == "LaunchRunSuccess", launched
     run_id = launched["run"]["runId"]
-    assert dagster.wait(site.dagster_url, run_id) == "SUCCESS", dagster.failure_of(site.dagster_url, run_id)
+    assert dagster.wait(site.dagster.url, run_id) == "SUCCESS", dagster.failure_of(site.dagster.url, run_id)
     query = """query($key: AssetKeyInput!) { assetCheckExecutions(assetKey: $key, checkName: "parity", limit: 1) {
         status evaluation { success description } } }"""
-    (found,) = dagster.ask(site.dagster_url, query, key=check["assetKey"])["assetCheckExecutions"]
+    (found,) = dagster.ask(site.dagster.url, query, key=check["assetKey"])["assetCheckExecutions"]
     return dict(found)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from orchestration.door import Door
 from orchestration.settings import Login, WebserverSettings
+from orchestration.ui.door import Door
 
 OURS = "127.0.0.1:3001"
 JSON = {"content-type": "application/json"}
