@@ -14,7 +14,7 @@ FIXED_MB = 650
 """Memory of a training without rows: interpreter, scikit-learn, onnxruntime, and the client of MLflow."""
 
 ROW_KB = 2.2
-"""Memory for each row of training and its part of the test: at the peak of a training 1.3 kB, of the gate 2.0 kB."""
+"""Memory for each row of training and its part of the test: at the peak of a training 1.2 kB, of the gate 2.0 kB."""
 
 TEST_PART = 0.5
 """Stored rows of the test for each row of training, at most. Half of the stored rows are of short windows, and have no

@@ -14,7 +14,6 @@ import pytest
 from data.features.spec import FeatureSpec
 from data.models.served import ML
 from data.times import NS
-from offline.cleaning.versions import rows_in_use
 from offline.days.feature_rows import make_feature_rows
 from offline.days.staging import ingest, receipt_of, simulate
 from offline.days.trades import make_trades
@@ -23,7 +22,7 @@ from offline.lake.cleaning import clean
 from offline.lake.state import OBJECTS
 from offline.lake.store import Lake
 from offline.promotion.inputs import lake_sample
-from offline.promotion.provenance import LakeRows, Provenance
+from offline.promotion.provenance import LakeRows, Provenance, named_hashes
 from tests.days import MIDNIGHT, recorded, trades_at
 from tests.unit.test_lake import DAY, NOTES, SCHEMA, batch
 
@@ -118,7 +117,7 @@ def test_rows_of_a_version_in_use_stay_and_are_read(lake: Lake) -> None:
         if not seed:
             before = lake_sample(lake, LakeRows(content_hashes={"BTC-USD": {DAY: hashes[0]}}), spec)
     rows = LakeRows(content_hashes={"BTC-USD": {DAY: hashes[0]}})
-    used = rows_in_use(_Registry(Provenance.here("cascade", rows).tags()))  # type: ignore[arg-type]
+    used = named_hashes(_Registry(Provenance.here("cascade", rows).tags()))  # type: ignore[arg-type]
     assert used == {hashes[0]}
     clean(lake, 0, later(1), used)
     found = lake_sample(lake, rows, spec)
