@@ -23,6 +23,8 @@ LOOPBACK = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 REPOSITORY = "__repository__"
 """Dagster's name of the only repository in a module with `Definitions`."""
 TIMEOUT_S = 10.0
+LAUNCH_S = 60.0
+"""A launch is asked for once: a second request would launch a second run."""
 PATIENCE_S = 60.0
 POLL_S = 0.5
 ENDED = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
@@ -99,7 +101,7 @@ def launch(url: str, job: str, config: Mapping[str, Any] | None = None) -> str:
         ... on LaunchRunSuccess { run { runId } } ... on Error { message }
         ... on RunConfigValidationInvalid { errors { message } } } }"""
     selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, "jobName": job}
-    found = ask(url, query, params={"selector": selector, "runConfigData": dict(config or {})})["launchRun"]
+    found = ask(url, query, LAUNCH_S, params={"selector": selector, "runConfigData": dict(config or {})})["launchRun"]
     if found["__typename"] != "LaunchRunSuccess":
         reasons = [error["message"] for error in found.get("errors", [])] or [found.get("message", "")]
         raise DagsterRefused(f"{job} was not launched, {found['__typename']}: {'; '.join(reasons)}")
