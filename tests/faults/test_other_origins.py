@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import psutil
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
 from data.stream.records import FIGURES, PARTITIONS, TOPICS
 from orchestration.instance.home import LOCATION
@@ -126,13 +126,20 @@ def aliases(mlflow: str) -> dict[str, str]:
 
 
 def records_of(servers: str) -> Iterator[bytes]:
-    """Yield every record of every topic, committed or not."""
-    consumer = Consumer({"bootstrap.servers": servers, "group.id": "unused", "isolation.level": "read_uncommitted"})
+    """Yield every record of every topic up to now, committed or not."""
+    config = {"group.id": "unused", "isolation.level": "read_uncommitted", "enable.partition.eof": True}
+    consumer = Consumer(config | {"bootstrap.servers": servers})
     places = [TopicPartition(topic, n, OFFSET_BEGINNING) for topic in TOPICS for n in range(PARTITIONS)]
+    open_places = {(place.topic, place.partition) for place in (*places, TopicPartition(FIGURES, 0))}
     consumer.assign([*places, TopicPartition(FIGURES, 0, OFFSET_BEGINNING)])
     try:
-        while messages := consumer.consume(10_000, 3.0):
-            yield from (message.value() or b"" for message in messages)
+        while open_places:
+            for message in consumer.consume(10_000, 1.0):
+                error = message.error()
+                if error is None:
+                    yield message.value() or b""
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    open_places.discard((str(message.topic()), int(message.partition() or 0)))
     finally:
         consumer.close()
 
