@@ -155,6 +155,7 @@ def test_the_ui_does_not_listen_beyond_loopback_without_a_password(tmp_path: Pat
 @pytest.fixture
 def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[StackSettings, Login]]:
     """Run the other servers of a stack, with the commands of the stack; the broker is missing."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     settings = StackSettings(_env_file=None, var_dir=tmp_path, **own_ports())
     write_configs(settings)
     (tmp_path / "mlflow").mkdir()
