@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -49,4 +49,5 @@ def running_stack(var: Path, log: Path, **more: str) -> Iterator[tuple[psutil.Po
     finally:
         family = [process, *process.children(recursive=True)] if process.is_running() else []
         for each in family:
-            each.kill()
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
