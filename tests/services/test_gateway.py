@@ -140,10 +140,25 @@ def test_other_host_names_get_no_page(gateway: str) -> None:
     assert get(f"{gateway}/version", headers={"host": "evil.example"}).status_code == 421
 
 
-def test_a_body_above_the_limit_is_refused(gateway: str) -> None:
+def longer_than(limit: int, *, declared: bool) -> bytes | Iterator[bytes]:
+    """Return a body above a limit, with a declared length or in chunks without."""
+    return b"x" * (limit + 1) if declared else iter([b"x" * 500_000] * (limit // 500_000 + 1))
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_body_above_the_limit_of_the_api_is_refused(gateway: str, declared: bool) -> None:
+    """The API gives the answer while the gateway still sends: 20 times, since an early answer can be lost."""
     headers = {"content-type": "application/json"}
-    answer = httpx.post(f"{gateway}/predict", content=b"x" * 4_000_001, headers=headers, timeout=BUSY_S)
-    assert answer.status_code == 413
+    bodies = (longer_than(4_000_000, declared=declared) for _ in range(20))
+    answers = [httpx.post(f"{gateway}/predict", content=each, headers=headers, timeout=BUSY_S) for each in bodies]
+    assert {answer.status_code for answer in answers} == {413}
+    assert answers[0].json()["detail"] == "the body must be at most 4000000 bytes"
+
+
+@pytest.mark.parametrize(("page", "limit"), [("/dagster/graphql", 4_000_000), ("/mlflow/api", 256_000_000)])
+def test_a_body_above_the_limit_of_a_page_is_refused(gateway: str, page: str, limit: int) -> None:
+    answer = httpx.post(f"{gateway}{page}", content=longer_than(limit, declared=True), auth=LOGIN, timeout=BUSY_S)
+    assert (answer.status_code, answer.text) == (413, f"the body must be at most {limit // 1_000_000} MB")
 
 
 def test_slow_headers_are_cut(gateway: str) -> None:
