@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import shutil
 import signal
 import subprocess
@@ -29,11 +30,13 @@ from offline.days.staleness import stale
 from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET, StepResult
 from offline.days.trades import make_trades
 from offline.days.training_set import make_training_set, training_sample
+from offline.lake.objects import Objects
 from offline.lake.store import Lake
 from offline.leaks.rows import check_rows
 from offline.samples import sample
 from tests.days import DAY, DAY_NS, MIDNIGHT, recorded, rough_times, trades_at, without
 from tests.proofs import Proof
+from tests.seaweed import Lakes
 from tests.unit.test_lake import full_disk
 
 SPEC = FeatureSpec()
@@ -197,18 +200,19 @@ def four_days(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "lake"
 
 
-def test_late_trades_are_felt_as_far_as_they_reach(four_days: Path, tmp_path: Path, proof: Proof) -> None:
+def test_late_trades_are_felt_as_far_as_they_reach(four_days: Path, lakes: Lakes, tmp_path: Path, proof: Proof) -> None:
     """All other partitions keep their hash; no object changes, nor the manifest of the other product."""
     proof.disturbs("three trades that come late, on the second of four days, of one of two products")
     for when, (at, reach) in LATE.items():
-        folder = tmp_path / when
-        shutil.copytree(four_days, folder)
-        lake = Lake.open(folder)
+        uri = lakes.uri()
+        objects, lake = Objects.open(uri), Lake.open(uri)
+        for file in four_days.rglob("*.*"):
+            objects.put(str(file.relative_to(four_days)), file.read_bytes(), None)
         stream = lake.read(TRADES, "BTC-USD", FOUR_DAYS[1])
         times = stream["event_time"].cast(pa.int64()).to_numpy()
         before_it = stream["trade_id"][int(np.searchsorted(times, MIDNIGHT + DAY_NS + at)) - 1].as_py()
         late = trades_at(MIDNIGHT + DAY_NS + at + np.array([0, 5, 10]), first_id=before_it + 1, step=1)
-        hashes, untouched = content_hashes(lake), files(lake)
+        hashes, untouched = content_hashes(lake), versions(objects)
 
         ingested = ingest(lake, recorded(tmp_path / "late.csv", late))
         assert [(each.day, each.rows, each.is_new) for each in ingested.days] == [(FOUR_DAYS[1], 3, True)]
@@ -217,7 +221,7 @@ def test_late_trades_are_felt_as_far_as_they_reach(four_days: Path, tmp_path: Pa
         assert new == expected, when
         after = content_hashes(lake)
         assert {key for key in after if key[0] in STEPS and after[key] != hashes[key]} == expected, when
-        changed = {path for path, found in untouched.items() if files(lake).get(path) != found}
+        changed = {path for path, found in untouched.items() if versions(objects).get(path) != found}
         assert changed == {"manifests/BTC-USD.json"}, when
         assert stale(lake, SPEC) == [], when
         proof.saw(**{f"changed_{when.replace(' ', '_')}": f"{len(expected)} of {len(hashes)} partitions"})
@@ -262,6 +266,13 @@ def files(lake: Lake) -> dict[str, tuple[int, int]]:
     root = Path(lake.partitions("recordings")[0].path).parents[2]
     found = {path: path.stat() for path in root.rglob("*") if path.is_file() and path.suffix != ".lock"}
     return {str(path.relative_to(root)): (stat.st_size, stat.st_mtime_ns) for path, stat in found.items()}
+
+
+def versions(objects: Objects) -> dict[str, str]:
+    """Return the digest of each object, locks apart."""
+    paths = [path for path in objects.paths() if not path.startswith("locks/")]
+    held = {path: objects.get(path) for path in paths}
+    return {path: hashlib.sha256(found.content).hexdigest() for path, found in held.items() if found is not None}
 
 
 def content_hashes(lake: Lake) -> dict[tuple[str, str, int], str]:

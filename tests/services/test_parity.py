@@ -21,6 +21,7 @@ from offline.lake.store import Lake
 from tests.days import DAY, MIDNIGHT, rough_times, trades_at, without
 from tests.pipeline import replay, running, wait_until
 from tests.proofs import Proof
+from tests.seaweed import Lakes
 from tests.unit.test_parity import HOUR, NEXT, SPEC, made
 
 
@@ -104,14 +105,16 @@ def prove_parity(
     assert sum(each.equal for each in certificates) + sum(rejects.values()) == lines
 
 
-def test_what_the_service_published_is_what_the_lake_has(online: dict[str, str], tmp_path: Path, proof: Proof) -> None:
-    prove_parity(proof, Lake.open(tmp_path / "lake"), online, tmp_path, ["LKA-USD", "LKB-USD"], 12, 60)
+def test_what_the_service_published_is_what_the_lake_has(
+    online: dict[str, str], lakes: Lakes, tmp_path: Path, proof: Proof
+) -> None:
+    prove_parity(proof, Lake.open(lakes.uri()), online, tmp_path, ["LKA-USD", "LKB-USD"], 12, 60)
 
 
 @pytest.mark.acceptance
 def test_a_million_trades_are_the_same_through_broker_and_lake(
-    online: dict[str, str], tmp_path: Path, proof: Proof
+    online: dict[str, str], lakes: Lakes, tmp_path: Path, proof: Proof
 ) -> None:
     products = [f"LK{letter}-EUR" for letter in "ABCDEFGHIJKL"]
-    prove_parity(proof, Lake.open(tmp_path / "lake"), online, tmp_path, products, 1.46, 400)
+    prove_parity(proof, Lake.open(lakes.uri()), online, tmp_path, products, 1.46, 400)
     assert int(proof.figures["lines"]) >= 1_000_000

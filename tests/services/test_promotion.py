@@ -32,6 +32,7 @@ from offline.days.feature_rows import make_feature_rows
 from offline.days.staging import simulate
 from offline.days.trades import make_trades
 from offline.days.training_set import make_training_set
+from offline.lake.objects import Objects
 from offline.lake.store import Lake
 from offline.leaks.verdicts import FUTURE_CUT_OFF, HOLES, Verdict
 from offline.locks.lease import Lease, Occupied
@@ -52,6 +53,7 @@ from offline.samples import Sample
 from tests.fakes import FakeRegistry
 from tests.mlflow_server import running_mlflow
 from tests.models import NAN, SENTINELS, SPEC, baseline, locks, model_bytes, put_version
+from tests.seaweed import Lakes
 
 START = datetime(2010, 1, 9, tzinfo=UTC)
 """End of training of the models here."""
@@ -212,7 +214,7 @@ def mlflow(mlflow_uri: str) -> Registry:
 def promote_here(registry: Registry, name: str, version: str = "1", **changed: Any) -> Entry:
     """Promote as most tests do: 300 horizons of test, compared with the calibrated EWMA at first."""
     given: dict[str, Any] = {"inputs": INPUTS, "spec": SPEC, "who": "me", "why": "because", "baseline": name}
-    return promote(registry, name, version, objects=locks(), **given | changed)
+    return promote(registry, name, version, **{"objects": locks()} | given | changed)
 
 
 def champion(registry: Registry, name: str, alias: str = "champion") -> str | None:
@@ -868,14 +870,15 @@ def test_an_entry_reads_back_as_it_was_written(mlflow: Registry) -> None:
 # Killed, at once, away
 
 
-def _promote_and_die(registry: Registry, name: str, step: str) -> None:
+# An object store's client does not outlive a fork: these processes are spawned.
+def _promote_and_die(mlflow_uri: str, lake_uri: str, name: str, step: str) -> None:
     """Promote version 2, and be killed before a step of the ledger."""
 
     def die(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(ledger, step, die)
-    promote_here(registry, name, "2", why="killed")
+    promote_here(Registry(mlflow_uri), name, "2", why="killed", objects=Objects.open(lake_uri))
 
 
 @pytest.mark.parametrize(
@@ -883,18 +886,23 @@ def _promote_and_die(registry: Registry, name: str, step: str) -> None:
     [("begin", False), ("set_alias", False), ("_tag", True)],
     ids=["before the intent", "before the alias moved", "before the entry was closed"],
 )
-def test_a_killed_promotion_is_finished_by_the_next_start(mlflow: Registry, step: str, moved: bool) -> None:
-    name = f"killed-{step.strip('_').replace('_', '-')}"
+def test_a_killed_promotion_is_finished_by_the_next_start(
+    mlflow: Registry, lakes: Lakes, step: str, moved: bool
+) -> None:
+    name = f"killed-{step.strip('_').replace('_', '-')}-{lakes.kind.split()[0]}"
+    lake_uri = lakes.uri()
+    objects = Objects.open(lake_uri)
     for _ in range(2):
         put(mlflow.uri, name, GOOD)
-    promote_here(mlflow, name)
-    process = multiprocessing.get_context("fork").Process(target=_promote_and_die, args=(mlflow, name, step))
+    promote_here(mlflow, name, objects=objects)
+    arguments = (mlflow.uri, lake_uri, name, step)
+    process = multiprocessing.get_context("spawn").Process(target=_promote_and_die, args=arguments)
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     assert champion(mlflow, name) == ("2" if moved else "1")
-    finished = [entry for entry in finish_pending(mlflow, locks()) if entry.model == name]
-    assert finish_pending(mlflow, locks()) == []
+    finished = [entry for entry in finish_pending(mlflow, objects) if entry.model == name]
+    assert finish_pending(mlflow, objects) == []
     entries = history(mlflow, name)
     assert all(entry.state == "done" for entry in entries)
     if step == "begin":
@@ -906,25 +914,26 @@ def test_a_killed_promotion_is_finished_by_the_next_start(mlflow: Registry, step
         at = entries[1].at
         assert at is not None
         assert (at == entries[1].begun) == moved
-        assert roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back").to_version == "1"
+        assert roll_back(mlflow, name, objects=objects, spec=SPEC, who="me", why="back").to_version == "1"
 
 
-def _promote_in_turn(registry: Registry, name: str, version: str, outcomes: Any) -> None:
+def _promote_in_turn(mlflow_uri: str, lake_uri: str, name: str, version: str, outcomes: Any) -> None:
     try:
-        promote_here(registry, name, version)
+        promote_here(Registry(mlflow_uri), name, version, objects=Objects.open(lake_uri))
         outcomes.put((version, "promoted"))
     except Refused as error:
         outcomes.put((version, str(failed(error))))
 
 
-def test_promotions_at_once_come_one_after_the_other(mlflow: Registry) -> None:
+def test_promotions_at_once_come_one_after_the_other(mlflow: Registry, lakes: Lakes) -> None:
     """Four processes, four equally good versions: each entry begins where the entry before ended."""
-    name = "at-once"
+    name, lake_uri = f"at-once-{lakes.kind.split()[0]}", lakes.uri()
     versions = [put(mlflow.uri, name, GOOD) for _ in range(4)]
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     outcomes = context.Queue()
     processes = [
-        context.Process(target=_promote_in_turn, args=(mlflow, name, version, outcomes)) for version in versions
+        context.Process(target=_promote_in_turn, args=(mlflow.uri, lake_uri, name, version, outcomes))
+        for version in versions
     ]
     for process in processes:
         process.start()
