@@ -286,7 +286,7 @@ class _Folder(Objects):
         try:
             yield
         except OSError as error:
-            raise OSError(error.errno or 0, _not_written(self.where(path), error)) from error
+            raise OSError(error.errno or 0, not_written(self.where(path), error)) from error
 
 
 class _Store(Objects):
@@ -317,7 +317,7 @@ class _Store(Objects):
                 return self._version(self._store.put(_checked(path), content, mode=mode, use_multipart=False))
             except FileNotFoundError as error:
                 if not isinstance(mode, dict):
-                    raise OSError(errno.ENOENT, _not_written(self.where(path), "there is no such bucket")) from error
+                    raise OSError(errno.ENOENT, not_written(self.where(path), "there is no such bucket")) from error
             except _refusals():
                 # The client asks again after an answer was lost: a refusal may follow the put's own success.
                 held = self.get(path)
@@ -390,7 +390,7 @@ class _Store(Objects):
             yield
         except BaseError as error:
             where, reason = self.where(path), str(error).strip().partition("\n")[0][:500]
-            text = _not_written(where, reason) if is_put else f"{where} cannot be read ({reason})"
+            text = not_written(where, reason) if is_put else f"{where} cannot be read ({reason})"
             raise OSError(errno.EIO, text) from error
 
 
@@ -454,7 +454,8 @@ def _changed(where: str) -> str:
     return f"another process has written {where} meanwhile: run this again"
 
 
-def _not_written(where: str, reason: object) -> str:
+def not_written(where: str, reason: object) -> str:
+    """Return the text of an error about an object or rows that cannot be written."""
     return (
         f"{where} cannot be written ({reason}): make room, or choose another LAKE_URI, then run it again; what was "
         "there before is whole"
