@@ -2,7 +2,7 @@
 
 An object is replaced as a whole, or not at all. A put may have a condition: the version that the writer read before. So
 of two writers one is refused, and loses nothing of the other. A folder gives the same promise as a store, by a lock of
-the kernel beside the object; callers never ask which of the two they have.
+the kernel beside the object; callers never ask whether they have a folder or a store.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ ANY: Final = Condition.ANY
 
 
 class Changed(ValueError):
-    """The object is not the version that the writer expected: another process wrote it meanwhile."""
+    """The object is not the version that the writer expected: another process has written the object meanwhile."""
 
 
 class Held(NamedTuple):
@@ -117,10 +117,10 @@ class Objects(ABC):
         """Write a whole object, and return the new version.
 
         Args:
-            expected: the version that must be there; None: no object may be there; `ANY`: no condition.
+            expected: the version that the path must hold; None: the path must hold no object; `ANY`: no condition.
 
         Raises:
-            Changed: the object that is there is another one; nothing was written.
+            Changed: the path holds another version; nothing was written.
         """
 
     @abstractmethod
@@ -128,12 +128,12 @@ class Objects(ABC):
         """Write an object that is never replaced, from a local file, which must not change afterwards.
 
         Returns:
-            False if an object is there already; that object stays as it is, with its time of change.
+            False if the path holds an object already; the old object stays, with the old time of change.
         """
 
     @abstractmethod
     def copy(self, path: str, to: str) -> None:
-        """Give an object that never changes a second path, unless an object is there already.
+        """Give an object that never changes a second path, unless the second path holds an object already.
 
         Raises:
             FileNotFoundError: the object does not exist.
@@ -274,7 +274,7 @@ class _Folder(Objects):
 
     @contextmanager
     def _part(self, folder: Path) -> Iterator[Path]:
-        """Give a new path that is no object; a file left there is removed."""
+        """Give a new path that is no object; a file left at the path is removed."""
         part = folder / f".{uuid.uuid4().hex}.part"
         try:
             yield part

@@ -1,4 +1,4 @@
-"""What a version was made from: recipe, code, locked packages, type of CPU, and rows; enough to make it again."""
+"""The making of a version: recipe, code, locked packages, type of CPU, and rows; enough to make the version again."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Provenance:
     Attributes:
         recipe: name in `offline.models.recipes.RECIPES`.
         code_digest: SHA-256 of the source of `MADE_BY`.
-        lock_digest: SHA-256 of the file of locked packages; empty without this file.
+        lock_digest: SHA-256 of the file of locked packages; empty without the file.
         cpu_type: bytes of a fit are equal on one type of CPU, and may differ in the last bits on another.
         rows: the training rows.
     """
@@ -125,7 +125,7 @@ class Provenance:
         """Return the description in the tags of a version, and in the artifact `ROWS_FILE` where the tags refer to it.
 
         Returns:
-            None if a part of the description is missing, or the artifact is another one than the tags say.
+            None if a part of the description is missing, or the artifact is not the artifact of the tags.
 
         Raises:
             RegistryError: MLflow does not answer.
@@ -173,7 +173,7 @@ def training_rows(registry: Registry, version: Version) -> TrainingRows | None:
         None if the tags name no rows, as of a version that was registered by hand.
 
     Raises:
-        ValueError: the tags name rows, but the tag is damaged, or the artifact is gone, damaged or another one.
+        ValueError: the tags name rows, but the tag is damaged, or the artifact is gone, damaged or replaced.
         RegistryError: MLflow does not answer.
     """
     if ROWS_TAG not in version.tags:
