@@ -19,7 +19,7 @@ from data.process import catalog
 from data.process.logs import configure_logs
 from data.process.metrics import ProcessMetrics, serve_metrics
 from data.process.running import REFUSED, until_stopped
-from data.stream.clients import MAX_VALUE, UNUSED, ClientLog, reader_config, refusal
+from data.stream.clients import MAX_VALUE, UNUSED, ClientLog, checked, reader_config, refusal
 from data.stream.codec import Records, decode_records
 from data.stream.figures import FiguresReader
 from data.stream.records import FIGURES, PARTITIONS, PREDICTIONS, prediction_type
@@ -153,7 +153,7 @@ class Exporter(Collector):
         """Assign all partitions; return the end of each partition that is not read to its end."""
         since_ms = int(1e3 * (time.time() - HISTORY_S))
         times = [TopicPartition(PREDICTIONS, partition, since_ms) for partition in range(PARTITIONS)]
-        since = {p.partition: p.offset for p in consumer.offsets_for_times(times, timeout=SILENT_S)}
+        since = {p.partition: p.offset for p in checked(consumer.offsets_for_times(times, timeout=SILENT_S))}
         behind, starts = {}, []
         for partition in range(PARTITIONS):
             first, end = consumer.get_watermark_offsets(TopicPartition(PREDICTIONS, partition), timeout=SILENT_S)

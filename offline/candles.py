@@ -1,4 +1,4 @@
-"""Turn candles into trades, so that the same kernel makes their feature rows."""
+"""Turn candles into trades, for feature rows by the same kernel."""
 
 from __future__ import annotations
 

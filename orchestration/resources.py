@@ -27,7 +27,7 @@ class LakeResource(dg.ConfigurableResource):
     Attributes:
         train_max_mb: memory of a training or a promotion, 10 ** 6 bytes.
         first_day: of Dagster's partitions, UTC, as 2010-01-01.
-        pictures_path: path of the pictures of days in the Dagster UI.
+        pictures_path: path of the pictures in the Dagster UI.
     """
 
     uri: str

@@ -23,6 +23,8 @@ from offline.leaks.verdicts import MODEL_SENTINELS, ROW_SENTINELS
 from offline.models.baseline import ScaledEwma, Unconditional, Window
 from offline.models.cascade import Cascade
 from offline.promotion.inputs import GateInputs
+from offline.promotion.ledger import Entry
+from offline.promotion.moves import promote, roll_back
 from offline.promotion.register import experiment_id
 
 SPEC = FeatureSpec()
@@ -118,3 +120,15 @@ def locks() -> Objects:
     folder = tempfile.mkdtemp(prefix="cryptovol-locks-")
     atexit.register(shutil.rmtree, folder, True)
     return Objects.open(folder)
+
+
+def forced(registry: Registry, name: str, version: str, why: str = "a test of other parts than the gate") -> Entry:
+    """Make a version champion, without a look at rows."""
+    return promote(registry, name, version, objects=locks(), inputs=NO_ROWS, spec=SPEC, who="me", why=why, force=True)
+
+
+def roll_back_here(
+    registry: Registry, name: str, why: str = "back", spec: FeatureSpec = SPEC, objects: Objects | None = None
+) -> Entry:
+    """Restore the champion before; the lock is in `objects`, or in a lake of its own."""
+    return roll_back(registry, name, objects=objects or locks(), spec=spec, who="me", why=why)

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from data.names import NotRead, RecordRefused, Stopped, Unanswered
@@ -279,6 +279,21 @@ def offsets_reader(settings: KafkaSettings, group: str) -> Consumer:
     """
     config = {"group.id": group, "isolation.level": "read_uncommitted", "enable.auto.commit": False}
     return Consumer(client_config(settings) | config)
+
+
+def checked(answers: Iterable[TopicPartition]) -> list[TopicPartition]:
+    """Return the answers of the broker about partitions, as of `committed` and `offsets_for_times`, without an error.
+
+    The client raises an error of the whole request alone. A refused partition has its error in the answer, beside an
+    offset that says nothing.
+
+    Raises:
+        KafkaException: the broker refuses one of the partitions.
+    """
+    found = list(answers)
+    if error := next((each.error for each in found if each.error is not None), None):
+        raise KafkaException(error)
+    return found
 
 
 class GroupMembers:

@@ -27,6 +27,7 @@ from data.stream.clients import (
     READ_BATCH,
     RETRY_S,
     UNUSED,
+    checked,
     client_config,
     reader_config,
     refusal,
@@ -128,13 +129,15 @@ class TopicReader(AbstractContextManager["TopicReader"]):
     def offset_at(self, topic: str, partition: int, time_ms: int) -> int:
         """Return the first offset whose record's time (`ingest_time` on our topics) is at or after `time_ms`."""
         times = [TopicPartition(topic, partition, time_ms)]
-        (found,) = self._ask(topic, lambda timeout_s: self._consumer.offsets_for_times(times, timeout=timeout_s))
+        ask = self._consumer.offsets_for_times
+        (found,) = self._ask(topic, lambda timeout_s: checked(ask(times, timeout=timeout_s)))
         return found.offset if found.offset >= 0 else self.span(topic, partition)[1]
 
     def committed(self, topic: str, partitions: Iterable[int]) -> dict[int, tuple[int, str]]:
         """Return offset and note by partition, for each partition with a committed offset of the group."""
         wanted = [TopicPartition(topic, partition) for partition in partitions]
-        found = self._ask(topic, lambda timeout_s: self._consumer.committed(wanted, timeout=timeout_s))
+        ask = self._consumer.committed
+        found = self._ask(topic, lambda timeout_s: checked(ask(wanted, timeout=timeout_s)))
         return {p.partition: (p.offset, p.metadata or "") for p in found if p.offset >= 0}
 
     def read(

@@ -20,6 +20,7 @@ def clean_lake(lake: Lake, registry: Registry, grace_h: float) -> Cleaned:
 
     Raises:
         RegistryError: the registry does not answer: no object is removed.
+        ValueError: the rows of a version in use cannot be read, see `named_hashes`: no object is removed.
         ValueError, OSError: see `clean`.
     """
     return clean(lake, grace_h * HOUR_S, time.time_ns(), named_hashes(registry))

@@ -41,13 +41,13 @@ from offline.models.recipes import (
 )
 
 FIRST_FIT_HORIZONS = 12
-"""Horizons of a recording before its rivals are fitted for the first time."""
+"""Horizons of a recording before the rivals are fitted for the first time."""
 
 SIMULATED_PRODUCT = "BTC-USD"
 
 
 def champions(uri: str, spec: FeatureSpec) -> dict[str, ServedModel]:
-    """Return the models that the registry serves, as `baseline` and `ml`; without a model that has no champion.
+    """Return the models that the registry serves, as `baseline` and `ml`; a model without a champion is left out.
 
     Raises:
         RegistryError: MLflow does not answer or fails.
@@ -67,7 +67,7 @@ def champions(uri: str, spec: FeatureSpec) -> dict[str, ServedModel]:
 def trained_on_simulated_days(spec: FeatureSpec) -> dict[str, ServedModel]:
     """Return models trained on simulated days, as `baseline` and `ml`.
 
-    The baseline is that of `make run`. The `volatility-ml` of `make run` learns from one simulated day more.
+    The baseline is the baseline of `make run`. The `volatility-ml` of `make run` learns from a simulated day more.
     """
     rows, train_end = simulated_rows(spec), train_end_of_simulated_days()
     return {
@@ -77,16 +77,16 @@ def trained_on_simulated_days(spec: FeatureSpec) -> dict[str, ServedModel]:
 
 
 def score_served(history: History, models: Mapping[str, ServedModel], *, stated_floors: bool) -> Run:
-    """Return the adapted forecasts of served models from the first row of a recording on, and those of rivals.
+    """Return the adapted forecasts of served models and of rivals, from the first row of a recording on.
 
-    Rivals that are fitted learn from the recording's own past; until then they answer as the unscaled EWMA of the
+    Fitted rivals learn from the recording's own past; until then they answer as the unscaled EWMA of the
     longest known half-life. The floor is 1 % of the recording's median of variance. Rows that a model's training saw
     are left out.
 
     Args:
         models: of the history's spec; must have `baseline`.
         stated_floors: judge each model with the floor that the model states, as live, and all others with the largest
-            stated floor. A floor is an absolute level: a model of a wilder market states one too high for this market.
+            stated floor. A floor is an absolute level: the floor of a wilder market is too high here.
 
     Raises:
         ValueError: no row is later than the training of all models.
@@ -120,7 +120,7 @@ def _raw(model: ServedModel, rows: History) -> Forecasts:
 
 
 def _rivals(counted: History, floor: float, prior: float) -> tuple[dict[str, Forecasts], dict[str, str], np.ndarray]:
-    """Return the forecasts of the rivals, reasons for those that are left out, and the times of fits."""
+    """Return the forecasts of the rivals, reasons for rivals without forecasts, and the times of fits."""
     horizon = counted.spec.horizon_s * NS
     begin, end = int(counted.event_time[0]), int(counted.event_time[-1])
     times = growing_times(begin, begin + FIRST_FIT_HORIZONS * horizon, end, horizon)

@@ -22,7 +22,7 @@ class Cleaned(NamedTuple):
     Attributes:
         removed, size: number and bytes of the removed objects.
         kept: number of objects that no manifest names, and that stay: young, replaced lately, or of a model version.
-        lost: partitions whose object was missing. They have left their manifests, so they are stale now.
+        lost: partitions whose object was missing. The partitions have left their manifests, and are stale now.
     """
 
     removed: int
@@ -43,14 +43,14 @@ class Cleaned(NamedTuple):
 def clean(lake: Lake, grace_s: float, now_ns: int, of_versions: Collection[str] = ()) -> Cleaned:
     """Remove the objects that no manifest names, and that nobody reads any more.
 
-    An object stays for the grace period after its last put, because the writer may not have put the manifest yet, and
-    for the grace period after a manifest named it, because readers may hold the manifest. A killed clean-up leaves a
-    lake as whole as before; the next clean-up goes on.
+    An object stays for the grace period after the last put, because the writer may not have put the manifest yet, and
+    for the grace period after a manifest named the object, because readers may hold the manifest. A killed clean-up
+    leaves a lake as whole as before; the next clean-up goes on.
 
     Args:
         grace_s: seconds; longer than any run of a reader or of a writer.
         now_ns: wall time, ns since 1970.
-        of_versions: content hashes that model versions name: these objects stay.
+        of_versions: content hashes that model versions name: objects of such rows stay.
 
     Raises:
         ValueError: a manifest or a receipt is damaged: no object is removed.

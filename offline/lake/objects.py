@@ -2,7 +2,7 @@
 
 An object is replaced as a whole, or not at all. A put may have a condition: the version that the writer read before. So
 of two writers one is refused, and loses nothing of the other. A folder gives the same promise as a store, by a lock of
-the kernel beside the object; callers never ask which of the two they have.
+the kernel beside the object; callers never ask whether they have a folder or a store.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ ANY: Final = Condition.ANY
 
 
 class Changed(ValueError):
-    """The object is not the version that the writer expected: another process wrote it meanwhile."""
+    """The object is not the version that the writer expected: another process has written the object meanwhile."""
 
 
 class Held(NamedTuple):
@@ -117,10 +117,10 @@ class Objects(ABC):
         """Write a whole object, and return the new version.
 
         Args:
-            expected: the version that must be there; None: no object may be there; `ANY`: no condition.
+            expected: the version that the path must hold; None: the path must hold no object; `ANY`: no condition.
 
         Raises:
-            Changed: the object that is there is another one; nothing was written.
+            Changed: the path holds another version; nothing was written.
         """
 
     @abstractmethod
@@ -128,12 +128,12 @@ class Objects(ABC):
         """Write an object that is never replaced, from a local file, which must not change afterwards.
 
         Returns:
-            False if an object is there already; that object stays as it is, with its time of change.
+            False if the path holds an object already; the old object stays, with the old time of change.
         """
 
     @abstractmethod
     def copy(self, path: str, to: str) -> None:
-        """Give an object that never changes a second path, unless an object is there already.
+        """Give an object that never changes a second path, unless the second path holds an object already.
 
         Raises:
             FileNotFoundError: the object does not exist.
@@ -274,7 +274,7 @@ class _Folder(Objects):
 
     @contextmanager
     def _part(self, folder: Path) -> Iterator[Path]:
-        """Give a new path that is no object; a file left there is removed."""
+        """Give a new path that is no object; a file left at the path is removed."""
         part = folder / f".{uuid.uuid4().hex}.part"
         try:
             yield part
@@ -286,7 +286,7 @@ class _Folder(Objects):
         try:
             yield
         except OSError as error:
-            raise OSError(error.errno or 0, _not_written(self.where(path), error)) from error
+            raise OSError(error.errno or 0, not_written(self.where(path), error)) from error
 
 
 class _Store(Objects):
@@ -317,7 +317,7 @@ class _Store(Objects):
                 return self._version(self._store.put(_checked(path), content, mode=mode, use_multipart=False))
             except FileNotFoundError as error:
                 if not isinstance(mode, dict):
-                    raise OSError(errno.ENOENT, _not_written(self.where(path), "there is no such bucket")) from error
+                    raise OSError(errno.ENOENT, not_written(self.where(path), "there is no such bucket")) from error
             except _refusals():
                 # The client asks again after an answer was lost: a refusal may follow the put's own success.
                 held = self.get(path)
@@ -390,7 +390,7 @@ class _Store(Objects):
             yield
         except BaseError as error:
             where, reason = self.where(path), str(error).strip().partition("\n")[0][:500]
-            text = _not_written(where, reason) if is_put else f"{where} cannot be read ({reason})"
+            text = not_written(where, reason) if is_put else f"{where} cannot be read ({reason})"
             raise OSError(errno.EIO, text) from error
 
 
@@ -454,7 +454,8 @@ def _changed(where: str) -> str:
     return f"another process has written {where} meanwhile: run this again"
 
 
-def _not_written(where: str, reason: object) -> str:
+def not_written(where: str, reason: object) -> str:
+    """Return the text of an error about an object or rows that cannot be written."""
     return (
         f"{where} cannot be written ({reason}): make room, or choose another LAKE_URI, then run it again; what was "
         "there before is whole"

@@ -15,6 +15,8 @@ from data.arrow import is_present, is_text
 
 GROUP_ROWS = 131_072
 """Rows per row group: a few MB, so that readers can skip groups and memory use stays small."""
+READ_ROWS = 65_536
+"""Rows per batch when a file is read in batches."""
 
 
 class RowGroups:

@@ -22,6 +22,7 @@ import structlog
 
 from data.names import check_product_id
 from offline.lake.objects import Changed, Held, Objects
+from offline.lake.parquet import READ_ROWS
 from offline.lake.state import (
     FORMAT,
     MANIFESTS,
@@ -38,8 +39,6 @@ from offline.lake.writing import Writing, schema_hash
 
 log = structlog.get_logger(__name__)
 
-READ_ROWS = 65_536
-"""Rows per batch when a partition is read in batches."""
 TRIES = 100
 """Puts of a manifest, before a writer gives way to other writers."""
 OLD_FILES = {

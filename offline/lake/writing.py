@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from offline.lake.objects import ANY, Objects
+from offline.lake.objects import ANY, Objects, not_written
 from offline.lake.parquet import GROUP_ROWS, ContentHash, RowGroups
 from offline.lake.state import Entry
 
@@ -69,11 +69,7 @@ class Writing:
             yield
         except OSError as error:
             self.close()
-            raise OSError(
-                error.errno or 0,
-                f"{self._name} cannot be written ({error}): make room, or choose another LAKE_URI, then run it again; "
-                "what was there before is whole",
-            ) from error
+            raise OSError(error.errno or 0, not_written(self._name, error)) from error
 
 
 def add_object(objects: Objects, path: str, file: Path) -> None:

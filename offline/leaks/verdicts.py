@@ -1,4 +1,4 @@
-"""Verdicts of the leak sentinels, and the error that blocks a training."""
+"""Verdicts of the leak sentinels, and the error to block a training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MODEL_SENTINELS = (FUTURE_CHANGED, SPLIT, COLUMNS, ANSWERS, SHUFFLED_LABELS, TOO
 
 
 class Verdict(NamedTuple):
-    """Verdict of one sentinel.
+    """Verdict of a sentinel.
 
     Attributes:
         passed: true if the sentinel found no leak.

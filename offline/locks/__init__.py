@@ -1,4 +1,5 @@
-"""Locks between processes of one or many machines, as objects of the lake.
+"""Locks between processes of one machine or of many, as objects of the lake.
 
-In: the objects of a lake, and a path. Out: one holder at a time; the lock of a killed process is taken over.
+In: the objects of a lake, and a path. Out: at most a single holder at a time; a later process takes over
+the lock of a killed process.
 """

@@ -116,8 +116,8 @@ def judge(
     if candidate is None:
         found += conditions({}, LIMITS)
     else:
-        rivals = find_rivals(registry, wanted, champion, candidate, baseline, inputs, spec)
         made, reason = Provenance.of_version(registry, wanted), wanted.tags.get(REASON, "")
+        rivals = find_rivals(registry, made, champion, candidate, baseline, inputs, spec)
         trial = Trial(made, candidate, rivals, inputs, spec, reason)
         trial.run(history(registry, wanted.name))
         found += trial.conditions()
@@ -148,18 +148,22 @@ class Rivals(NamedTuple):
 
 def find_rivals(
     registry: Registry,
-    wanted: Version,
+    made: Provenance | None,
     champion: Version | None,
     candidate: ServedModel,
     baseline: str,
     inputs: GateInputs,
     spec: FeatureSpec,
 ) -> Rivals:
-    """Return the rivals. A champion of another spec, or one that does not load, can score no row, and is no rival."""
+    """Return the rivals. A champion of another spec, or one that does not load, can score no row, and is no rival.
+
+    Args:
+        made: what the version to judge was made from; None: unknown.
+    """
     kind, name, model = Kind.FIRST, CALIBRATED_EWMA, None
     if champion is not None and (model := fetch_model(registry, champion, spec).model) is not None:
         is_later = candidate.train_end >= model.train_end
-        is_refresh = is_later and is_same_recipe(registry, wanted, champion, model, inputs, spec)
+        is_refresh = is_later and is_same_recipe(registry, made, champion, model, inputs, spec)
         kind, name = Kind.REFRESH if is_refresh else Kind.NEW_RECIPE, f"{champion.name} version {champion.version}"
     if candidate.variant != "ml":
         return Rivals(kind, model, name, None, None)
@@ -171,7 +175,12 @@ def find_rivals(
 
 
 def is_same_recipe(
-    registry: Registry, wanted: Version, champion: Version, model: ServedModel, inputs: GateInputs, spec: FeatureSpec
+    registry: Registry,
+    made: Provenance | None,
+    champion: Version,
+    model: ServedModel,
+    inputs: GateInputs,
+    spec: FeatureSpec,
 ) -> bool:
     """Return whether today's code makes the champion from the champion's rows, under the version's name of recipe.
 
@@ -179,9 +188,10 @@ def is_same_recipe(
     champion is fitted again too, and must answer its own rows within `MAX_OFF`: a new comment is no new recipe.
 
     Args:
+        made: what the version was made from; None: unknown, and the answer is False.
         model: the champion's model.
     """
-    made, of_champion = (Provenance.of_version(registry, each) for each in (wanted, champion))
+    of_champion = Provenance.of_version(registry, champion)
     if made is None or of_champion is None or made.recipe != of_champion.recipe:
         return False
     if not {"code", "lock"} & set(of_champion.differences()):

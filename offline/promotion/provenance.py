@@ -1,4 +1,4 @@
-"""What a version was made from: recipe, code, locked packages, type of CPU, and rows; enough to make it again."""
+"""The making of a version: recipe, code, locked packages, type of CPU, and rows; enough to make the version again."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ MADE_BY = (
 )
 """Folders and modules whose source decides a model's bytes, given the rows in the lake or the simulator's seed."""
 LOCK = "requirements.txt"
+ROWS_TAG = "rows"
 ROWS_FILE = "training/rows.json"
 """Path of the list of training rows among the artifacts of a version's run."""
 MOST_IN_TAG = 8_000
@@ -103,7 +104,7 @@ class Provenance:
     Attributes:
         recipe: name in `offline.models.recipes.RECIPES`.
         code_digest: SHA-256 of the source of `MADE_BY`.
-        lock_digest: SHA-256 of the file of locked packages; empty without this file.
+        lock_digest: SHA-256 of the file of locked packages; empty without the file.
         cpu_type: bytes of a fit are equal on one type of CPU, and may differ in the last bits on another.
         rows: the training rows.
     """
@@ -124,21 +125,18 @@ class Provenance:
         """Return the description in the tags of a version, and in the artifact `ROWS_FILE` where the tags refer to it.
 
         Returns:
-            None if a part of the description is missing, or the artifact is another one than the tags say.
+            None if a part of the description is missing, or the artifact is not the artifact of the tags.
 
         Raises:
             RegistryError: MLflow does not answer.
         """
         tags = version.tags
         try:
-            rows = msgspec.json.decode(tags["rows"], type=TrainingRows | ListedRows)
-            if isinstance(rows, ListedRows):
-                listed = registry.artifact(version.run_id, ROWS_FILE)
-                if hashlib.sha256(listed).hexdigest() != rows.digest:
-                    return None
-                rows = msgspec.json.decode(listed, type=LakeRows)
+            rows = training_rows(registry, version)
+            if rows is None:
+                return None
             return cls(tags["recipe"], tags["code_digest"], tags.get("lock_digest", ""), tags["cpu_type"], rows)
-        except (KeyError, msgspec.DecodeError, VersionNotFound):
+        except (KeyError, ValueError):
             return None
 
     def rows_file(self) -> str:
@@ -155,7 +153,7 @@ class Provenance:
             "code_digest": self.code_digest,
             "lock_digest": self.lock_digest,
             "cpu_type": self.cpu_type,
-            "rows": msgspec.json.encode(rows).decode(),
+            ROWS_TAG: msgspec.json.encode(rows).decode(),
         }
 
     def differences(self) -> list[str]:
@@ -168,6 +166,35 @@ class Provenance:
         return [name for name, (then, now) in pairs.items() if then != now]
 
 
+def training_rows(registry: Registry, version: Version) -> TrainingRows | None:
+    """Return the training rows of a version, of its tags or of the artifact `ROWS_FILE` where the tags refer to it.
+
+    Returns:
+        None if the tags name no rows, as of a version that was registered by hand.
+
+    Raises:
+        ValueError: the tags name rows, but the tag is damaged, or the artifact is gone, damaged or replaced.
+        RegistryError: MLflow does not answer.
+    """
+    if ROWS_TAG not in version.tags:
+        return None
+    try:
+        rows: TrainingRows | ListedRows = msgspec.json.decode(version.tags[ROWS_TAG], type=TrainingRows | ListedRows)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"the tag `{ROWS_TAG}` is damaged: {error}") from error
+    if not isinstance(rows, ListedRows):
+        return rows
+    try:
+        listed = registry.artifact(version.run_id, ROWS_FILE)
+        if hashlib.sha256(listed).hexdigest() != rows.digest:
+            raise ValueError(f"the artifact {ROWS_FILE} is another one than the tag `{ROWS_TAG}` says")
+        return msgspec.json.Decoder(LakeRows).decode(listed)
+    except VersionNotFound as error:
+        raise ValueError(f"the artifact {ROWS_FILE} is not at the registry: {error}") from error
+    except msgspec.DecodeError as error:
+        raise ValueError(f"the artifact {ROWS_FILE} is damaged: {error}") from error
+
+
 def named_hashes(registry: Registry) -> set[str]:
     """Return the content hashes of the training sets that a champion, a challenger or a previous version names.
 
@@ -175,15 +202,25 @@ def named_hashes(registry: Registry) -> set[str]:
     must stay readable after their days were made anew.
 
     Raises:
+        ValueError: a version names rows that cannot be read, so that nobody knows which training sets must stay.
         RegistryError: MLflow does not answer.
     """
     found = set[str]()
     for name in (BASELINE, ML):
         for alias in ("champion", "challenger", "previous"):
             version = registry.aliased(name, alias)
-            made = None if version is None else Provenance.of_version(registry, version)
-            if made is not None and isinstance(made.rows, LakeRows):
-                found |= {content_hash for days in made.rows.content_hashes.values() for content_hash in days.values()}
+            if version is None:
+                continue
+            try:
+                rows = training_rows(registry, version)
+            except ValueError as error:
+                raise ValueError(
+                    f"the training rows of {name} version {version.version} ({alias}) cannot be read, so nothing may "
+                    f"be removed from the lake: {error}. Bring the rows back in MLflow, or give the alias `{alias}` to "
+                    "another version, then run this again"
+                ) from error
+            if isinstance(rows, LakeRows):
+                found |= {content_hash for days in rows.content_hashes.values() for content_hash in days.values()}
     return found
 
 

@@ -10,10 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from offline.lake.objects import Objects
-from offline.lake.parquet import RowGroups
-
-BATCH_ROWS = 65_536
-"""Rows per batch when a file is read in batches."""
+from offline.lake.parquet import READ_ROWS, RowGroups
 
 
 @contextmanager
@@ -52,4 +49,4 @@ def row_batches(objects: Objects, path: str) -> Iterator[pa.RecordBatch]:
         FileNotFoundError: the file does not exist.
     """
     with objects.opened(path) as file:
-        yield from pa.parquet.ParquetFile(file).iter_batches(BATCH_ROWS)
+        yield from pa.parquet.ParquetFile(file).iter_batches(READ_ROWS)

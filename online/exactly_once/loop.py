@@ -21,7 +21,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 
 from data.names import RecordRefused, Stopped, Unanswered
 from data.process.running import AGAIN, REFUSED
-from data.stream.clients import UNUSED, Incoming, incoming, new_process_helps, refusal, retry
+from data.stream.clients import UNUSED, Incoming, checked, incoming, new_process_helps, refusal, retry
 from data.stream.codec import encode
 from data.stream.records import REJECTED, TOPICS, TRADES, Rejected
 from data.trades import StreamKey
@@ -344,9 +344,8 @@ class _Loop:
 
     def _restored(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
         """Restore the stage at the committed offsets of partitions, and return the next offsets to read."""
-        committed = self._ask(lambda timeout_s: self._consumer.committed(partitions, timeout=timeout_s), math.inf)
-        if error := next((found.error for found in committed if found.error is not None), None):
-            raise KafkaException(error)
+        ask = self._consumer.committed
+        committed = checked(self._ask(lambda timeout_s: ask(partitions, timeout=timeout_s), math.inf))
         if new := [found.partition for found in committed if found.offset < 0]:
             self._check_new(new)
         for found in committed:

@@ -22,7 +22,16 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from data.names import Stopped, check_names
 from data.process.catalog import UNKNOWN
-from data.stream.clients import MAX_VALUE, READ_BATCH, UNUSED, ClientLog, offsets_reader, reader_config, refusal
+from data.stream.clients import (
+    MAX_VALUE,
+    READ_BATCH,
+    UNUSED,
+    ClientLog,
+    checked,
+    offsets_reader,
+    reader_config,
+    refusal,
+)
 from data.stream.codec import decode_records
 from data.stream.reader import TopicReader
 from data.stream.records import PARTITIONS, PREDICTIONS, TRADES, Purpose, partition_of, prediction_type, with_time_texts
@@ -222,16 +231,14 @@ class NewestForecasts:
         trades = [TopicPartition(TRADES, partition) for partition in range(PARTITIONS)]
         since_ms = int(1e3 * (time.time() - self._settings.max_feature_age_s - RECENT_S))
         times = [TopicPartition(PREDICTIONS, partition, since_ms) for partition in range(PARTITIONS)]
-        recent = {p.partition: p for p in consumer.offsets_for_times(times, timeout=RETRY_S)}
+        recent = {p.partition: p.offset for p in checked(consumer.offsets_for_times(times, timeout=RETRY_S))}
         searches = {}
         for found in self._notes(trades):
-            if error := found.error or recent[found.partition].error:
-                raise KafkaException(error)
             names: set[bytes] | None = None
             if found.offset >= 0:
                 with contextlib.suppress(ValueError):
                     names = set(read_note(found.metadata or "", found.offset)[0])
-            since = recent[found.partition].offset
+            since = recent[found.partition]
             floor = 0 if names is not None else since if since >= 0 else sys.maxsize
             searches[found.partition] = _Search(names, 0, floor)
         return searches
@@ -244,7 +251,7 @@ class NewestForecasts:
         among the newest records.
         """
         with offsets_reader(self._settings, GROUP) as consumer:
-            return list(consumer.committed(trades, timeout=RETRY_S))
+            return checked(consumer.committed(trades, timeout=RETRY_S))
 
     def _search_on(self) -> None:
         """Search the next older records of one partition."""

@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient
 
 from data.names import NotRead, Stopped, is_loopback
 from data.settings import KafkaSettings
-from data.stream.clients import UNUSED, GroupMembers, client_config, offsets_reader, refusal
+from data.stream.clients import UNUSED, GroupMembers, checked, client_config, offsets_reader, refusal
 from data.stream.figures import FiguresReader
 from data.stream.origin import group_of
 from data.stream.records import FIGURES, PARTITIONS, TRADES, Figure
@@ -111,7 +111,7 @@ class SlowFacts:
             try:
                 work()
                 self._told.discard(name)
-            except (KafkaException, NotRead, Stopped, TimeoutError) as error:
+            except (KafkaException, NotRead, Stopped) as error:
                 # The state of the page tells that the broker is away.
                 if name not in self._told:
                     self._told.add(name)
@@ -141,12 +141,16 @@ class SlowFacts:
         """Compare the offsets that the forecaster has committed with the ends of the partitions of trades.
 
         A partition without an offset is not read yet, from its start on.
+
+        Raises:
+            KafkaException: the broker does not answer, or refuses a partition: the lag is not known.
         """
         self.trades_behind = None
         places = [TopicPartition(TRADES, partition, LATEST) for partition in range(PARTITIONS)]
         with offsets_reader(self._settings, GROUP) as consumer:
-            read = {found.partition: max(found.offset, 0) for found in consumer.committed(places, timeout=ANSWER_S)}
-            ends = consumer.offsets_for_times(places, timeout=ANSWER_S)
+            committed = checked(consumer.committed(places, timeout=ANSWER_S))
+            ends = checked(consumer.offsets_for_times(places, timeout=ANSWER_S))
+        read = {found.partition: max(found.offset, 0) for found in committed}
         self.trades_behind = sum(max(0, end.offset - read[end.partition]) for end in ends)
 
     def _ask_figures(self) -> None:
@@ -173,7 +177,7 @@ class SlowFacts:
         for source in sources:
             try:
                 with offsets_reader(self._settings, group_of(source)) as consumer:
-                    [note] = consumer.committed([TopicPartition(*NOTED_AT)], timeout=ANSWER_S)
+                    [note] = checked(consumer.committed([TopicPartition(*NOTED_AT)], timeout=ANSWER_S))
                 share = read_share(note.metadata or "")
             except KafkaException:  # of this group alone: its coordinator may be away
                 share = self.shares.get(source)

@@ -27,7 +27,7 @@ SHOWN = 20
 
 
 class CheckVerdict(NamedTuple):
-    """CheckVerdict of a check on one product and day.
+    """CheckVerdict of a check on a product and day.
 
     Attributes:
         fault: empty if all is well; a doubt, unless `is_error`.
@@ -64,7 +64,7 @@ CHECKS: Mapping[str, Callable[[Lake, str, date, StepResult[TradesFacts]], CheckV
 
 
 def check_result(name: str, found: Sequence[CheckVerdict]) -> dg.AssetCheckResult:
-    """Return one check result for some product-days."""
+    """Return a check result for some product-days."""
     wrong = [each for each in found if each.fault]
     figures: dict[str, Any] = {}
     for each in found:
@@ -97,7 +97,7 @@ class ParityConfig(dg.Config):
 
 @dg.asset_check(asset="feature_rows", name="parity", pool=LAKE)
 def parity(context: dg.AssetCheckExecutionContext, config: ParityConfig, lake: LakeResource) -> dg.AssetCheckResult:
-    """Compare the feature rows of a day with the rows published for these trades, byte for byte.
+    """Compare the feature rows of a day with the published rows of the same trades, byte for byte.
 
     The lake keeps a certificate that holds: the gate asks for one before a new recipe serves. With nothing to compare,
     the check warns, because nothing was certified.

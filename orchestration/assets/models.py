@@ -121,7 +121,8 @@ def models(
                 qlike = {row.forecaster: row.qlike for row in result.losses if row.asked_with == ALL}
                 # MLflow allows no other characters in a name.
                 mlflow.log_metrics({f"qlike_{re.sub(r'[^a-zA-Z0-9]', '_', name)}": qlike[name] for name in qlike})
-                picture = plots.of_test(trained, *_first_product(rows.after(train_end), spec), spec)
+                tested = _first_product(rows.after(train_end), spec)
+                picture = plots.of_test(lake, store, context.run.run_id, trained, *tested)
                 yield _evaluation_result(result, qlike, picture, links)
             elif isinstance(result, Registered):
                 context.log.info(f"{result.candidate.name} version {result.version} is challenger")

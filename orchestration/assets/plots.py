@@ -2,21 +2,19 @@
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
-import base64
 from collections.abc import Mapping
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from data.features.spec import FeatureSpec
 from data.models.served import ServedModel
 from offline.cards.pictures import picture_of_day, picture_of_test
 from offline.days.steps import FEATURE_ROWS, StepResult
 from offline.lake.objects import ANY
 from offline.lake.store import Lake
 from orchestration.resources import LakeResource
-from orchestration.ui.pictures import FOLDER, picture_file
+from orchestration.ui.pictures import FOLDER, file_of_day, file_of_test
 
 if TYPE_CHECKING:
     from offline.samples import Sample
@@ -34,14 +32,22 @@ def of_day(
     """
     if not made.is_new or made.partition is None or made.partition.table != FEATURE_ROWS or not made.partition.rows:
         return {}
-    file = picture_file(product_id, day.isoformat())
-    store.objects.put(f"{FOLDER}/{file}", picture_of_day(store, lake.spec, product_id, day), ANY)
-    return {PICTURE: dg.MetadataValue.md(f"![picture]({lake.pictures_path}/{file})")}
+    file = file_of_day(product_id, day.isoformat())
+    return _shown(lake, store, file, picture_of_day(store, lake.spec, product_id, day))
 
 
 def of_test(
-    models: Mapping[str, ServedModel], product_id: str, test: "Sample", spec: FeatureSpec
+    lake: LakeResource, store: Lake, run_id: str, models: Mapping[str, ServedModel], product_id: str, test: "Sample"
 ) -> dict[str, dg.MetadataValue[Any]]:
-    """Show forecasts beside the realized volatility, over the rows of one product."""
-    png = base64.b64encode(picture_of_test(models, product_id, test, spec)).decode()
-    return {PICTURE: dg.MetadataValue.md(f"![picture](data:image/png;base64,{png})")}
+    """Draw forecasts beside the realized volatility, over the rows of one product, into a file of the lake.
+
+    Args:
+        run_id: of the Dagster run that tests the models.
+    """
+    return _shown(lake, store, file_of_test(run_id), picture_of_test(models, product_id, test, lake.spec))
+
+
+def _shown(lake: LakeResource, store: Lake, file: str, png: bytes) -> dict[str, dg.MetadataValue[Any]]:
+    """Put a picture into the lake, and return the metadata with its address in the UI."""
+    store.objects.put(f"{FOLDER}/{file}", png, ANY)
+    return {PICTURE: dg.MetadataValue.md(f"![picture]({lake.pictures_path}/{file})")}

@@ -32,7 +32,7 @@ STATE_TAG = "cryptovol/inbox"
 """Run tag: the state of the inbox for the run."""
 WEBHOOK_S = 5.0
 RETRAIN_PAUSE_S = 86_400.0
-"""Pause between two trainings that drift asks for."""
+"""Pause between two trainings after drift."""
 REASON_TAG = "cryptovol/reason"
 """Run tag: why a training was asked for."""
 
@@ -76,7 +76,7 @@ def _not_again(instance: dg.DagsterInstance, state: str, now: float) -> str:
 
 
 def _took_the_rest(instance: dg.DagsterInstance, run_id: str) -> bool:
-    """Return whether a run failed only because of files that are no recordings."""
+    """Return whether a run failed only because some files are no recordings."""
     failures = instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
     causes = (log.dagster_event.step_failure_data.user_failure_data for log in failures if log.dagster_event)
     return any(data is not None and NOT_TAKEN in data.metadata for data in causes)
@@ -89,7 +89,7 @@ def _took_the_rest(instance: dg.DagsterInstance, run_id: str) -> bool:
     description="Ask for a training after drift with loss, at most once a day, as soon as training rows are new.",
 )
 def drift_retrain(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
-    """Request a training after drift with loss: at most one in `RETRAIN_PAUSE_S`, and only on new training rows."""
+    """Request a training after drift with loss: at most once in `RETRAIN_PAUSE_S`, and only on new training rows."""
     since = time.time() - RETRAIN_PAUSE_S
     if not (reports := with_loss_since(context.instance, since)):
         return dg.SkipReason("no report of the last day shows drift with loss")
@@ -112,7 +112,7 @@ def drift_retrain(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg
 def retrain_outcome(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Publish the end of the newest retrain, once; a cancelled run counts as no end.
 
-    Dagster's record of the run is read, so a run that was killed, or failed before its first step, counts as failed.
+    Dagster's record of the run is read: a killed run, or a run that failed before the first step, counts as failed.
     """
     ended = dg.RunsFilter(job_name="retrain", statuses=[dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE])
     records = context.instance.get_run_records(ended, limit=1)
@@ -155,7 +155,7 @@ def failure_sensor(settings: OrchestrationSettings) -> dg.SensorDefinition:
 
 
 def _reason(failure: Any) -> str:
-    """Return the failure description of a step, or else the message of its exception."""
+    """Return the failure description of a step, or the message of the exception."""
     if failure.user_failure_data is not None and failure.user_failure_data.description:
         return str(failure.user_failure_data.description)
     return str((failure.error.cause or failure.error).message).strip() if failure.error else "it did not say why"
@@ -175,7 +175,7 @@ def _run_reason(failure: dg.DagsterEvent) -> str:
 
 
 def _post(url: str, alert: dict[str, Any], context: dg.RunFailureSensorContext) -> None:
-    """Send an alert to the webhook; a webhook that does not listen is logged, without its key, and stops nothing."""
+    """Send an alert to the webhook; a silent webhook is logged, without its key, and stops nothing."""
     try:
         answer = httpx.post(url, json=alert, timeout=WEBHOOK_S, trust_env=not is_loopback(url))
         why = "" if answer.is_success else f"it answers {answer.status_code}"

@@ -11,7 +11,7 @@ from orchestration.instance.home import CODE_SERVER_TAG, installation_in
 class TaggingRunLauncher(DefaultRunLauncher):
     """Dagster's launcher, with a tag.
 
-    Several code servers may share a database. The tag tells a new code server which open runs were its predecessor's.
+    Several code servers may share a database. The tag tells a new code server the open runs of the predecessor.
     """
 
     def launch_run(self, context: LaunchRunContext) -> None:

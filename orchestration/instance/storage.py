@@ -17,7 +17,7 @@ from orchestration.settings import DagsterSettings
 class SettingsStorage(DagsterStorage, ConfigurableClass):
     """Build the storage of the settings; `dagster.yaml` names this class.
 
-    Dagster shows the configuration of a storage, and hands the configuration to runs. This class has no configuration:
+    Dagster shows the configuration of a storage, and hands the configuration to runs. The class has no configuration:
     each process reads the password from the settings.
     """
 
@@ -27,7 +27,7 @@ class SettingsStorage(DagsterStorage, ConfigurableClass):
 
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: object) -> Any:  # noqa: ARG003
-        """Return the storage: PostgreSQL with `DAGSTER_PG_HOST`, else SQLite in `DAGSTER_HOME`."""
+        """Return the storage: PostgreSQL with `DAGSTER_PG_HOST`, without the variable SQLite in `DAGSTER_HOME`."""
         settings = DagsterSettings()
         if not settings.shares_storage:
             return DagsterSqliteStorage.from_local(os.environ["DAGSTER_HOME"], inst_data)

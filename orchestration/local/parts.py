@@ -31,7 +31,7 @@ RUNS_END_S = 30.0  # limit for cancelled Dagster runs: an ingestor delivers the 
 
 
 def fetch_text(url: str, timeout_s: float = PROBE_TIMEOUT_S) -> str | None:
-    """Return the text of a URL of this machine, as of `open_local`, that answers 200, else None."""
+    """Return the text of a URL of the local machine, as of `open_local`, for an answer of 200; for others None."""
     try:
         with open_local(url, timeout_s) as answer:
             return str(answer.read().decode()) if answer.status == 200 else None
@@ -50,7 +50,7 @@ def says_ready(metrics_url: str) -> Callable[[], bool]:
 
 
 def listens(port: int) -> Callable[[], bool]:
-    """Return a ready check: the port on this machine takes connections."""
+    """Return a ready check: the port on the local machine takes connections."""
 
     def is_open() -> bool:
         try:
@@ -68,7 +68,7 @@ def simulated_recording(settings: StackSettings) -> Path:
 
 
 def find_place_command(settings: StackSettings, servers: str) -> str:
-    """Return the shell command to find the forecaster's place, with the settings of this stack."""
+    """Return the shell command to find the forecaster's place, with the settings of the stack."""
     python = Path(sys.executable)
     is_default = servers == KafkaSettings.model_fields["kafka_bootstrap_servers"].default
     given = [] if is_default else [f"KAFKA_BOOTSTRAP_SERVERS={servers}"]
@@ -104,7 +104,7 @@ def stack_parts(settings: StackSettings, kafka: Mapping[str, str]) -> list[Part]
 
 
 def _module(name: str, *arguments: str | Path | int) -> tuple[str, ...]:
-    """Return the command that runs a module with the Python of this process."""
+    """Return the command to run a module with the Python of the calling process."""
     return (sys.executable, "-m", name, *map(str, arguments))
 
 
@@ -136,8 +136,8 @@ def _topics(settings: StackSettings, kafka: Mapping[str, str]) -> Part:
 def _mlflow(settings: StackSettings, *, is_warm: bool) -> Part:
     """Return MLflow's server as one process.
 
-    `mlflow server` sets the same variables for its uvicorn. Starting uvicorn directly spares the command's own process,
-    which only waits, and so 190 MB; and a kill leaves no process over.
+    `mlflow server` sets the same variables for uvicorn. Starting uvicorn directly spares the waiting process of the
+    command, and 190 MB; and a kill leaves no process over.
     """
     folder = settings.var_dir / "mlflow"
     listening = ("--host", "127.0.0.1", "--port", settings.mlflow_port)
@@ -170,7 +170,7 @@ def _mlflow(settings: StackSettings, *, is_warm: bool) -> Part:
 
 
 def _mlflow_guard(settings: StackSettings) -> dict[str, str]:
-    """Return the lists of MLflow's own guard, where they differ from its defaults: the names of this machine."""
+    """Return the lists of MLflow's own guard, where they differ from MLflow's defaults: the names of the machine."""
     if not settings.host_names:
         return {}
     hosts = ",".join(f"{name},{name}:*" for name in ("localhost", "127.0.0.1", *sorted(settings.host_names)))

@@ -25,7 +25,7 @@ RETIRED = dict.fromkeys(
 
 
 def retired_settings(environment: Mapping[str, str | None]) -> list[str]:
-    """Return a sentence for each given setting that has no effect any more."""
+    """Return a sentence for each given setting without effect."""
     return [f"{name} has no effect any more: {reason}" for name, reason in RETIRED.items() if environment.get(name)]
 
 

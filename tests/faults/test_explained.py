@@ -36,13 +36,12 @@ from data.trades import StreamKey, Trades
 from data.truth.adaptation import Adaptations, RawForecasts, teaching
 from offline.explain.findings import EQUAL, NOT_FOUND
 from offline.explain.remake import Explainer
-from offline.promotion.moves import promote, roll_back
 from online.replay.lease import SourceLease
 from online.replay.progress import find_progress
 from tests.broker import Broker
 from tests.faults.drill import Drill
 from tests.mlflow_server import running_mlflow
-from tests.models import NO_ROWS, baseline, locks, model_bytes, put_version
+from tests.models import baseline, forced, model_bytes, put_version, roll_back_here
 from tests.pipeline import running
 from tests.proofs import Proof
 
@@ -72,21 +71,6 @@ def recorded(folder: Path) -> Path:
     return path
 
 
-def drilled(registry: Registry, model: str, version: str) -> None:
-    """Make a version champion, without a look at rows."""
-    promote(
-        registry,
-        model,
-        version,
-        objects=locks(),
-        inputs=NO_ROWS,
-        spec=SPEC,
-        who="drill",
-        why="drill",
-        force=True,
-    )
-
-
 @pytest.mark.acceptance
 def test_1000_random_forecasts_are_made_again_exactly_after_promotions_rollbacks_and_kills(
     own_broker: Broker, tmp_path: Path, proof: Proof
@@ -99,11 +83,11 @@ def test_1000_random_forecasts_are_made_again_exactly_after_promotions_rollbacks
         for scale in (2.0, 8.0):
             put_version(uri, "volatility-ml", model_bytes(baseline(scale=scale), variant="ml"))
 
-        drilled(registry, "volatility-baseline", "1")
+        forced(registry, "volatility-baseline", "1")
         drill = Drill(own_broker, tmp_path / "models", tmp_path, MLFLOW_TRACKING_URI=uri, MODEL_VARIANT="ml")
-        scale_8 = partial(drilled, registry, "volatility-ml", "2")
-        scale_2 = partial(drilled, registry, "volatility-ml", "1")
-        back = partial(roll_back, registry, "volatility-ml", objects=locks(), spec=SPEC, who="drill", why="drill")
+        scale_8 = partial(forced, registry, "volatility-ml", "2")
+        scale_2 = partial(forced, registry, "volatility-ml", "1")
+        back = partial(roll_back_here, registry, "volatility-ml")
         turn: list[Callable[[], object]] = [
             scale_8,
             back,
@@ -243,7 +227,7 @@ def test_one_forecast_of_5_million_is_explained_in_seconds(own_broker: Broker, t
     with running_mlflow(tmp_path / "mlflow") as server:
         uri, name = server.uri, "volatility-baseline"
         put_version(uri, name, model_bytes())
-        drilled(Registry(uri), name, "1")
+        forced(Registry(uri), name, "1")
         trades = write_long_source(own_broker.bootstrap_servers, recording)
         environ = os.environ | {"KAFKA_BOOTSTRAP_SERVERS": own_broker.bootstrap_servers, "MLFLOW_TRACKING_URI": uri}
 

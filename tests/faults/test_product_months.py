@@ -8,6 +8,7 @@ import signal
 from datetime import date
 from pathlib import Path
 
+import psutil
 import pytest
 
 from offline.days.steps import TRADES
@@ -22,19 +23,37 @@ from tests.proofs import Proof
 MADE, DAYS, RUNS = PRODUCTS[:3], 8, 3
 
 
-def pid_of(url: str, run_id: str) -> int:
-    """Return the process of a run, as the run's log names it."""
+def log_of(url: str, run_id: str) -> str:
+    """Return the messages in a run's log, one a line."""
     query = """query($id: ID!) { logsForRun(runId: $id) { ... on EventConnection { events {
         ... on MessageEvent { message } } } } }"""
     events = client.ask(url, query, id=run_id)["logsForRun"]["events"]
-    found = re.search(r"Started process for run \(pid: (\d+)\)", "\n".join(event["message"] for event in events))
+    return "\n".join(event["message"] for event in events if event)
+
+
+def pid_of(url: str, run_id: str) -> int:
+    """Return the process of a run, as the run's log names it."""
+    found = re.search(r"Started process for run \(pid: (\d+)\)", log_of(url, run_id))
     assert found
     return int(found[1])
 
 
-def written(lake: Path, product_id: str) -> dict[date, int]:
-    """Return when the trades of each day were written."""
-    return {each.day: Path(each.path).stat().st_mtime_ns for each in Lake.open(lake).partitions(TRADES, product_id)}
+def has_ended(pid: int) -> bool:
+    """Return whether a process writes no more; its parent may not know yet."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def days_with_trades(lake: Path, product_id: str) -> set[date]:
+    return {each.day for each in Lake.open(lake).partitions(TRADES, product_id)}
+
+
+def days_made(url: str, run_id: str) -> int | None:
+    """Return of how many days a run has made the trades, as the run's log says; None if the run did not come so far."""
+    found = re.search(rf"{TRADES} of \S+ in \S+: (\d+) of {DAYS} days were made", log_of(url, run_id))
+    return int(found[1]) if found else None
 
 
 @pytest.mark.acceptance
@@ -47,14 +66,20 @@ def test_a_killed_run_process_makes_only_its_months_again(tmp_path: Path, proof:
     stack = DagsterStack(environment_of(tmp_path, RUNS), tmp_path)
     with stack.running():
         run_id = client.launch(stack.url, "backfill")
-        before = wait_until(lambda: written(lake, victim), "a day of the victim", 600)
+        wait_until(lambda: days_with_trades(lake, victim), "a day of the victim", 600)
         (killed,) = (run.run_id for run in runs_of(stack.url, cryptovol__product=victim))
-        os.kill(pid_of(stack.url, killed), signal.SIGKILL)
+        pid = pid_of(stack.url, killed)
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: has_ended(pid), "the killed process has ended", 60)
+        before = days_with_trades(lake, victim)  # the run that begins again needs seconds until its first day
         assert client.wait(stack.url, run_id) == "SUCCESS", client.failure_of(stack.url, run_id)
         again, first = runs_of(stack.url, cryptovol__product=victim)
         runs = runs_of(stack.url, cryptovol__kind="product_month")
+        made = {(run.tags["cryptovol/product"], run.status): days_made(stack.url, run.run_id) for run in runs}
     assert (first.run_id, first.status, again.status) == (killed, "FAILURE", "SUCCESS")
     assert len(runs) == len(MADE) + 1, "no other month began again"
-    assert {day: at for day, at in written(lake, victim).items() if day in before} == before, "no day is made twice"
+    expected: dict[tuple[str, str], int | None] = {(product_id, "SUCCESS"): DAYS for product_id in MADE}
+    expected |= {(victim, "FAILURE"): None, (victim, "SUCCESS"): DAYS - len(before)}
+    assert made == expected, "no day is made twice"
     proof.equal(sorted(hashes_of(lake).items()), sorted(clean.items()), "content hashes after the kill and a clean run")
     proof.saw(runs=len(runs), partitions=len(clean))

@@ -24,13 +24,12 @@ from data.simulator.day import simulate_day
 from data.times import to_datetime
 from offline.promotion.gate import Refused
 from offline.promotion.ledger import Entry, history
-from offline.promotion.moves import promote, roll_back
 from offline.promotion.register import set_alias
 from tests.broker import Broker, free_ports
 from tests.faults.asker import Asked
 from tests.faults.drill import Drill
 from tests.mlflow_server import MlflowServer, running_mlflow
-from tests.models import NO_ROWS, SPEC, baseline, locks, model_bytes, put_version
+from tests.models import SPEC, baseline, forced, model_bytes, put_version, roll_back_here
 from tests.pipeline import Process, running, wait_until
 from tests.proofs import Proof
 
@@ -73,22 +72,9 @@ class Mover:
         self._newest: str | None = None
         self.done: list[tuple[str, str]] = []
 
-    def promote(self, name: str, version: str) -> Entry:
-        return promote(
-            self._registry,
-            name,
-            version,
-            objects=locks(),
-            inputs=NO_ROWS,
-            spec=SPEC,
-            who="proof",
-            why="the gate is not what is proved here",
-            force=True,
-        )
-
     def _promote_another(self) -> Entry:
         others = [version for version in self._versions if version != self._newest]
-        return self.promote(ML, others[self._rng.integers(len(others))])
+        return forced(self._registry, ML, others[self._rng.integers(len(others))])
 
     def move(self, is_removal: bool) -> tuple[Identity, int]:
         """Move the alias; return the new champion, and the time of the registry's move, ns since 1970."""
@@ -97,11 +83,7 @@ class Mover:
             return ("baseline", "1"), time.time_ns()
         try:
             goes_back = len(self.done) >= 2 and self._rng.random() < 0.5
-            entry = (
-                roll_back(self._registry, ML, objects=locks(), spec=SPEC, who="proof", why="and back")
-                if goes_back
-                else self._promote_another()
-            )
+            entry = roll_back_here(self._registry, ML) if goes_back else self._promote_another()
         except Refused:  # nothing is before it
             entry = self._promote_another()
         self._newest = entry.to_version
@@ -219,8 +201,9 @@ def running_stack(
     """Run everything: the baseline is champion, forecasts flow, the client asks."""
     with running_mlflow(folder) as server:
         models = registered(server.uri)
-        mover = Mover(Registry(server.uri), [version for variant, version in models if variant == "ml"], seed)
-        mover.promote(BASELINE_NAME, "1")
+        registry = Registry(server.uri)
+        mover = Mover(registry, [version for variant, version in models if variant == "ml"], seed)
+        forced(registry, BASELINE_NAME, "1")
         recording = folder / "recording.csv"
         write_csv(recording, [simulate_day("ETH-USD", dt.date(2025, 3, 5), hours=(10, 20)).take(slice(0, trades))])
         drill = Drill(broker, folder / "models", folder, MLFLOW_TRACKING_URI=server.uri)

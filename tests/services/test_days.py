@@ -206,7 +206,7 @@ def test_late_trades_are_felt_as_far_as_they_reach(four_days: Path, lakes: Lakes
     for when, (at, reach) in LATE.items():
         uri = lakes.uri()
         objects, lake = Objects.open(uri), Lake.open(uri)
-        for file in four_days.rglob("*.*"):
+        for file in four_days.rglob("[!.]*.*"):
             objects.put(str(file.relative_to(four_days)), file.read_bytes(), None)
         stream = lake.read(TRADES, "BTC-USD", FOUR_DAYS[1])
         times = stream["event_time"].cast(pa.int64()).to_numpy()

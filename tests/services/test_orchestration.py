@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import datetime as dt
 import json
@@ -250,8 +249,8 @@ def test_a_day_whose_rows_are_new_is_shown_as_a_picture(side: Side) -> None:
     assert plots.of_day(resource, side.lake, *place, old) == {}
 
 
-def test_a_test_is_shown_as_a_picture_of_one_product() -> None:
-    """A thousand rows, with no trades for a while."""
+def test_a_test_is_shown_as_a_picture_of_one_product(tmp_path: Path) -> None:
+    """A thousand rows, with no trades for a while. The picture is a file of the lake, which the UI serves."""
     time = np.arange(1_000, dtype=np.int64) * 5_000_000_000
     values = np.full((1_000, len(SPEC.columns)), 1e-7)
     sample = Sample(values, np.full(1_000, 3e-4), time, int(time[-1]), np.full(1_000, PRODUCT))
@@ -265,10 +264,16 @@ def test_a_test_is_shown_as_a_picture_of_one_product() -> None:
 
     model = Model.load(model_bytes(), spec_id=SPEC.spec_id, known_columns=SPEC.columns)
     asked.clear()
-    shown: Any = plots.of_test({"volatility-baseline": model}, PRODUCT, sample, SPEC)[plots.PICTURE]
-    png = shown.md_str.removeprefix("![picture](data:image/png;base64,").removesuffix(")")
-    assert size_of(base64.b64decode(png)) == (640, 280)
+    uri, run_id = str(tmp_path / "lake"), "5d0c8b1e-0c0a-4f4e-9f57-0a8f3c1e2b7d"
+    resource, models = LakeResource(uri=uri, pictures_path="/dagster/pictures"), {"volatility-baseline": model}
+    shown = plots.of_test(resource, resource.open(), run_id, models, PRODUCT, sample)
+    address = f"/dagster/pictures/tests/{run_id}.png"
+    assert shown == {plots.PICTURE: dg.MetadataValue.md(f"![picture]({address})")}
     assert asked == [POINTS]
+    with TestClient(Starlette(routes=[picture_route("/dagster/pictures", uri)])) as ui:
+        assert size_of(ui.get(address).content) == (640, 280)
+        for wrong in ("tests/latest", "tests/2010-01-04", "tests/5d0c8b1e-0c0a-4f4e-9f57-000000000000"):
+            assert ui.get(f"/dagster/pictures/{wrong}.png").status_code == 404
 
 
 def test_a_logarithmic_axis_is_labelled_in_plain_numbers() -> None:

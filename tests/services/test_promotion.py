@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -46,13 +46,13 @@ from offline.promotion.conditions import LIMITS
 from offline.promotion.gate import Refused, judge
 from offline.promotion.inputs import GateInputs
 from offline.promotion.ledger import Entry, finish_pending, history, served_at
-from offline.promotion.moves import promote, roll_back
+from offline.promotion.moves import promote
 from offline.promotion.provenance import LakeRows, Provenance, SimulatedRows, TrainingRows
 from offline.promotion.register import set_alias
 from offline.samples import Sample
 from tests.fakes import FakeRegistry
 from tests.mlflow_server import running_mlflow
-from tests.models import NAN, SENTINELS, SPEC, baseline, locks, model_bytes, put_version
+from tests.models import NAN, SENTINELS, SPEC, baseline, locks, model_bytes, put_version, roll_back_here
 from tests.seaweed import Lakes
 
 START = datetime(2010, 1, 9, tzinfo=UTC)
@@ -239,7 +239,7 @@ def test_what_is_not_there_is_answered_with_what_is(tmp_path: Path) -> None:
             put(uri, name, GOOD)
         promote_here(own, "mine")
         absent = f"^there is no model nobodys at {uri}; there are mine, yours$"
-        for ask in (promote_here, partial(promote_here, version="challenger"), _roll_back):
+        for ask in (promote_here, partial(promote_here, version="challenger"), roll_back_here):
             with pytest.raises(VersionNotFound, match=absent):
                 ask(own, "nobodys")
         there = f"at {uri}; its newest is 2, champion is 1$"
@@ -248,11 +248,7 @@ def test_what_is_not_there_is_answered_with_what_is(tmp_path: Path) -> None:
         with pytest.raises(VersionNotFound, match=f"^mine has no alias chalenger {there}"):
             promote_here(own, "mine", "chalenger")
         with pytest.raises(Refused, match="the ledger holds no promotion of yours that stands, allowed is 2 or more"):
-            _roll_back(own, "yours")
-
-
-def _roll_back(registry: Registry, name: str) -> Entry:
-    return roll_back(registry, name, objects=locks(), spec=SPEC, who="me", why="back")
+            roll_back_here(own, "yours")
 
 
 # The gate
@@ -748,14 +744,14 @@ def test_rollback_goes_back_entry_by_entry_to_the_first(mlflow: Registry) -> Non
         promote_here(mlflow, name, version)
     seen = [(champion(mlflow, name), champion(mlflow, name, "previous"))]
     for _ in range(2):
-        roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back")
+        roll_back_here(mlflow, name)
         seen.append((champion(mlflow, name), champion(mlflow, name, "previous")))
     assert seen == [("3", "2"), ("2", "1"), ("1", None)]
     with pytest.raises(Refused, match="the ledger holds 1 promotion of ledger-stack that stands, allowed is 2 or more"):
-        roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back")
+        roll_back_here(mlflow, name)
     promote_here(mlflow, name, "3")
     assert champion(mlflow, name, "previous") == "1"
-    assert roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back").to_version == "1"
+    assert roll_back_here(mlflow, name).to_version == "1"
     moves = [(entry.action, entry.from_version, entry.to_version) for entry in history(mlflow, name)]
     assert moves == [
         ("promote", None, "1"),
@@ -784,13 +780,13 @@ def test_a_champion_that_was_moved_by_hand_goes_back_to_the_newest_promotion(
     for command in (["history", name], ["served-at", "2000-01-01T00:00Z"]):
         main(command)
         assert said in capsys.readouterr().out
-    back = roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back")
+    back = roll_back_here(mlflow, name)
     assert (back.from_version, back.to_version) == (by_hand, "3")
     assert back.evidence["moved_by_hand"] == f"champion was version {by_hand}, the ledger had 3"
     assert (champion(mlflow, name), champion(mlflow, name, "previous")) == ("3", "2")
     main(["history", name])
     assert "by hand?" not in capsys.readouterr().out
-    assert roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back").to_version == "2"
+    assert roll_back_here(mlflow, name).to_version == "2"
 
 
 def test_a_rollback_to_a_file_that_changed_is_refused(mlflow: Registry) -> None:
@@ -800,7 +796,7 @@ def test_a_rollback_to_a_file_that_changed_is_refused(mlflow: Registry) -> None:
         promote_here(mlflow, name, version)
     mlflow.call("DELETE", "model-versions/delete", {"name": name, "version": "1"}, dict)
     with pytest.raises(RegistryError, match="ledger-changed has no version 1 at"):
-        roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back")
+        roll_back_here(mlflow, name)
     assert champion(mlflow, name) == "2"
 
 
@@ -812,13 +808,13 @@ def test_a_rollback_to_a_model_of_another_spec_is_refused_with_both_ids(mlflow: 
     put(mlflow.uri, name, model_bytes(spec_id=other.spec_id))
     promote_here(mlflow, name, "2", spec=other, force=True, why="another window")
     with pytest.raises(Refused, match=f"loads: found .*spec {SPEC.spec_id}, rows here are of spec {other.spec_id}"):
-        roll_back(mlflow, name, objects=locks(), spec=other, who="me", why="back")
+        roll_back_here(mlflow, name, spec=other)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.uri)
     monkeypatch.setenv("WINDOW_SIZE", "20")
     with pytest.raises(SystemExit, match=f"rows here are of spec {other.spec_id}"):
         main(["rollback", name, "--why", "back"])
     assert champion(mlflow, name) == "2"
-    assert roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="the window too").to_version == "1"
+    assert roll_back_here(mlflow, name, "the window too").to_version == "1"
 
 
 def test_what_served_at_a_time_is_the_last_entry_before_it(mlflow: Registry, capsys: Any, monkeypatch: Any) -> None:
@@ -827,7 +823,7 @@ def test_what_served_at_a_time_is_the_last_entry_before_it(mlflow: Registry, cap
     put(mlflow.uri, name, GOOD)
     first = promote_here(mlflow, name, "1")
     second = promote_here(mlflow, name, "2")
-    back = roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back")
+    back = roll_back_here(mlflow, name)
     assert first.at and second.at and back.at
     tick = timedelta(microseconds=1)
     assert name not in served_at(mlflow, first.at - tick)
@@ -870,15 +866,27 @@ def test_an_entry_reads_back_as_it_was_written(mlflow: Registry) -> None:
 # Killed, at once, away
 
 
-# An object store's client does not outlive a fork: these processes are spawned.
-def _promote_and_die(mlflow_uri: str, lake_uri: str, name: str, step: str) -> None:
+class Place(NamedTuple):
+    """Where a spawned process promotes; an object store's client does not outlive a fork."""
+
+    mlflow_uri: str
+    lake_uri: str
+    name: str
+    made: list[bytes]
+
+    def promote(self, version: str, why: str = "because") -> None:
+        MADE[:] = self.made
+        promote_here(Registry(self.mlflow_uri), self.name, version, why=why, objects=Objects.open(self.lake_uri))
+
+
+def _promote_and_die(place: Place, step: str) -> None:
     """Promote version 2, and be killed before a step of the ledger."""
 
     def die(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(ledger, step, die)
-    promote_here(Registry(mlflow_uri), name, "2", why="killed", objects=Objects.open(lake_uri))
+    place.promote("2", "killed")
 
 
 @pytest.mark.parametrize(
@@ -895,7 +903,7 @@ def test_a_killed_promotion_is_finished_by_the_next_start(
     for _ in range(2):
         put(mlflow.uri, name, GOOD)
     promote_here(mlflow, name, objects=objects)
-    arguments = (mlflow.uri, lake_uri, name, step)
+    arguments = (Place(mlflow.uri, lake_uri, name, MADE), step)
     process = multiprocessing.get_context("spawn").Process(target=_promote_and_die, args=arguments)
     process.start()
     process.join(60)
@@ -914,12 +922,12 @@ def test_a_killed_promotion_is_finished_by_the_next_start(
         at = entries[1].at
         assert at is not None
         assert (at == entries[1].begun) == moved
-        assert roll_back(mlflow, name, objects=objects, spec=SPEC, who="me", why="back").to_version == "1"
+        assert roll_back_here(mlflow, name, objects=objects).to_version == "1"
 
 
-def _promote_in_turn(mlflow_uri: str, lake_uri: str, name: str, version: str, outcomes: Any) -> None:
+def _promote_in_turn(place: Place, version: str, outcomes: Any) -> None:
     try:
-        promote_here(Registry(mlflow_uri), name, version, objects=Objects.open(lake_uri))
+        place.promote(version)
         outcomes.put((version, "promoted"))
     except Refused as error:
         outcomes.put((version, str(failed(error))))
@@ -931,10 +939,8 @@ def test_promotions_at_once_come_one_after_the_other(mlflow: Registry, lakes: La
     versions = [put(mlflow.uri, name, GOOD) for _ in range(4)]
     context = multiprocessing.get_context("spawn")
     outcomes = context.Queue()
-    processes = [
-        context.Process(target=_promote_in_turn, args=(mlflow.uri, lake_uri, name, version, outcomes))
-        for version in versions
-    ]
+    place = Place(mlflow.uri, lake_uri, name, MADE)
+    processes = [context.Process(target=_promote_in_turn, args=(place, version, outcomes)) for version in versions]
     for process in processes:
         process.start()
     found = dict(outcomes.get(timeout=60) for _ in processes)
@@ -957,7 +963,7 @@ def test_what_another_machine_has_begun_is_left_to_it_until_it_is_abandoned(mlfl
         begun = ledger.begin(mlflow, replace(history(mlflow, name)[0], to_version="2", begun=datetime.now(UTC)))
     assert [entry for entry in finish_pending(mlflow, locks()) if entry.model == name] == []
     with pytest.raises(RegistryError, match="me began to promote elsewhere to version 2 on another at"):
-        roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back")
+        roll_back_here(mlflow, name)
     assert champion(mlflow, name) == "1"
     monkeypatch.setattr(ledger, "ABANDONED_S", 0.0)
     (finished,) = (entry for entry in finish_pending(mlflow, locks()) if entry.model == name)
@@ -1005,7 +1011,7 @@ def test_an_alias_that_mlflow_refuses_to_move_fails_the_entry_and_changes_nothin
     assert (champion(mlflow, name), champion(mlflow, name, "previous")) == ("1", None)
     assert [entry for entry in finish_pending(mlflow, locks()) if entry.model == name] == []
     with pytest.raises(Refused, match="the ledger holds 1 promotion of"):  # what failed does not stand
-        roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back")
+        roll_back_here(mlflow, name)
 
 
 def test_an_mlflow_that_goes_away_within_a_promotion_is_told_and_the_entry_finished_later(
@@ -1037,7 +1043,7 @@ def _roll_back_and_die(registry: Registry, name: str, step: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(ledger, step, die)
-    roll_back(registry, name, objects=locks(), spec=SPEC, who="me", why="killed")
+    roll_back_here(registry, name, "killed")
 
 
 @pytest.mark.parametrize("step", ["set_alias", "_tag"], ids=["before the alias moved", "before it was closed"])
@@ -1074,11 +1080,11 @@ def test_a_rollback_whose_answer_was_lost_goes_back_once_when_it_is_asked_for_ag
         promote_here(mlflow, name, version)
     _lose_answers(monkeypatch, lost)
     with pytest.raises(RegistryAway, match=f"roll back {name} to version 2: the entry may stand there") as told:
-        roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back")
+        roll_back_here(mlflow, name)
     assert "do this again" not in str(told.value)
     assert ("champion names version 2 already" in str(told.value)) == (lost == "runs/set-tag")
     monkeypatch.undo()
-    assert roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back").to_version == "2"
+    assert roll_back_here(mlflow, name).to_version == "2"
     assert champion(mlflow, name) == "2"
 
 
@@ -1088,7 +1094,7 @@ def test_a_rollback_that_has_moved_and_cannot_be_closed_is_through(mlflow: Regis
         put(mlflow.uri, name, GOOD)
         promote_here(mlflow, name, version)
     _lose_answers(monkeypatch, "runs/update")
-    back = roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back")
+    back = roll_back_here(mlflow, name)
     monkeypatch.undo()
     assert champion(mlflow, name) == "1"
     assert history(mlflow, name)[-1] == back
@@ -1113,10 +1119,10 @@ def test_a_rollback_that_mlflow_fails_in_is_finished_by_the_next(
     with monkeypatch.context() as failing:
         failing.setattr(ledger, "set_alias", move_and_fail)
         with pytest.raises(RegistryAway, match=r"500.* may stand there, not closed") as told:
-            roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back")
+            roll_back_here(mlflow, name)
     assert ("champion names version 2 already" in str(told.value)) == (alias == "previous")
     assert history(mlflow, name)[-1].state == "pending"
-    assert roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="again").to_version == "2"
+    assert roll_back_here(mlflow, name, "again").to_version == "2"
     assert [entry.state for entry in history(mlflow, name)] == ["done"] * 4
     assert served_at(mlflow, datetime.now(UTC))[name].to_version == "2"
 
@@ -1149,7 +1155,7 @@ def test_a_champion_moves_though_what_previous_would_name_was_deleted(mlflow: Re
         put(mlflow.uri, name, GOOD)
         promote_here(mlflow, name, version)
     mlflow.call("DELETE", "model-versions/delete", {"name": name, "version": "1"}, dict)
-    assert roll_back(mlflow, name, objects=locks(), spec=SPEC, who="me", why="back").state == "done"
+    assert roll_back_here(mlflow, name).state == "done"
     assert (champion(mlflow, name), champion(mlflow, name, "previous")) == ("2", None)
     assert served_at(mlflow, datetime.now(UTC))[name].to_version == "2"
     mlflow.call("DELETE", "model-versions/delete", {"name": name, "version": "2"}, dict)
@@ -1177,7 +1183,7 @@ def _lose_answers(monkeypatch: Any, lost: str) -> None:
     "ask",
     [
         lambda registry: promote_here(registry, "away"),
-        lambda registry: roll_back(registry, "away", objects=locks(), spec=SPEC, who="me", why="back"),
+        partial(roll_back_here, name="away"),
         history,
         lambda registry: registry.champion("away"),
     ],

@@ -7,13 +7,15 @@ import os
 import time
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 
 from data.features.spec import FeatureSpec
+from data.models.registry import Registry, Version
 from data.models.served import ML
+from data.names import VersionNotFound
 from data.times import NS
+from offline.cleaning.versions import clean_lake
 from offline.days.feature_rows import make_feature_rows
 from offline.days.staging import ingest, receipt_of, simulate
 from offline.days.trades import make_trades
@@ -93,15 +95,19 @@ def test_a_lost_object_makes_its_partition_stale(lake: Lake) -> None:
     assert [each.day for each in lake.partitions("trades")] == [DAY + dt.timedelta(days=1)]
 
 
-class _Registry:
-    """A registry with one version, the challenger."""
+class _Registry(Registry):
+    """A registry with one version, and at most one artifact of the version's run."""
 
-    def __init__(self, tags: dict[str, str]) -> None:
-        self._tags = tags
+    def __init__(self, tags: dict[str, str], artifact: bytes | None = None, alias: str = "challenger") -> None:
+        self._held, self._artifact, self._alias = Version(ML, "7", tags, "run"), artifact, alias
 
-    def aliased(self, name: str, alias: str) -> object:
-        tags = self._tags if (name, alias) == (ML, "challenger") else None
-        return None if tags is None else msgspec.defstruct("V", [("tags", dict)])(tags)
+    def aliased(self, name: str, alias: str, timeout_s: float | None = None) -> Version | None:  # noqa: ARG002
+        return self._held if (name, alias) == (ML, self._alias) else None
+
+    def artifact(self, run_id: str, path: str) -> bytes:
+        if self._artifact is None:
+            raise VersionNotFound(f"{run_id} has no {path}")
+        return self._artifact
 
 
 def test_rows_of_a_version_in_use_stay_and_are_read(lake: Lake) -> None:
@@ -117,7 +123,7 @@ def test_rows_of_a_version_in_use_stay_and_are_read(lake: Lake) -> None:
         if not seed:
             before = lake_sample(lake, LakeRows(content_hashes={"BTC-USD": {DAY: hashes[0]}}), spec)
     rows = LakeRows(content_hashes={"BTC-USD": {DAY: hashes[0]}})
-    used = named_hashes(_Registry(Provenance.here("cascade", rows).tags()))  # type: ignore[arg-type]
+    used = named_hashes(_Registry(Provenance.here("cascade", rows).tags()))
     assert used == {hashes[0]}
     clean(lake, 0, later(1), used)
     found = lake_sample(lake, rows, spec)
@@ -125,3 +131,48 @@ def test_rows_of_a_version_in_use_stay_and_are_read(lake: Lake) -> None:
     assert found.targets.tobytes() == before.targets.tobytes()
     with pytest.raises(ValueError, match="the training rows of BTC-USD on 2025-01-06 have changed"):
         lake_sample(lake, LakeRows(content_hashes={"BTC-USD": {DAY: hashes[1]}}), spec)
+
+
+LISTED = Provenance.here(
+    "cascade", LakeRows(content_hashes={"BTC-USD": {DAY + dt.timedelta(i): "ab" for i in range(900)}})
+)
+"""Of more product-days than a tag can name: the artifact names the days."""
+
+
+@pytest.mark.parametrize("alias", ["champion", "challenger", "previous"])
+@pytest.mark.parametrize(
+    ("artifact", "reason"),
+    [
+        (None, "run has no training/rows.json"),
+        (b"{}", "training/rows.json is another one than the tag `rows` says"),
+    ],
+)
+def test_nothing_is_removed_while_the_rows_of_a_version_in_use_cannot_be_read(
+    lake: Lake, alias: str, artifact: bytes | None, reason: str
+) -> None:
+    old, _ = write(lake, 5), write(lake, 6)
+    clean(lake, HOUR_S, time.time_ns())
+    grow_old(lake, 100)
+    registry = _Registry(LISTED.tags(), artifact, alias)
+    with pytest.raises(
+        ValueError, match=rf"volatility-ml version 7 \({alias}\) .* {reason}.* or give the alias `{alias}`"
+    ):
+        clean_lake(lake, registry, 1e-9)
+    assert Path(old).exists()
+
+
+def test_a_damaged_tag_of_rows_stops_the_clean_up() -> None:
+    with pytest.raises(ValueError, match=r"version 7 .*the tag `rows` is damaged"):
+        named_hashes(_Registry(LISTED.tags() | {"rows": "{"}))
+
+
+def test_a_version_that_never_named_rows_stops_no_clean_up(lake: Lake) -> None:
+    """As a version that was registered by hand: the version can be fitted again by nobody."""
+    old, _ = write(lake, 5), write(lake, 6)
+    clean(lake, HOUR_S, time.time_ns())
+    assert clean_lake(lake, _Registry({"digest": "ab"}), 1e-9).removed == 1
+    assert not Path(old).exists()
+
+
+def test_the_rows_that_an_artifact_names_stay() -> None:
+    assert named_hashes(_Registry(LISTED.tags(), LISTED.rows_file().encode())) == {"ab"}

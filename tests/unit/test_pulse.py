@@ -11,6 +11,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from data.features.spec import FeatureSpec
 from data.settings import KafkaSettings
+from data.stream.records import PARTITIONS
 from data.trades import StreamKey
 from online.live import facts as facts_module
 from online.live import pulse as pulse_module
@@ -94,7 +95,8 @@ def test_the_progress_of_open_sources_is_read_from_the_notes_of_their_ingestors(
         def committed(self, places: list[Any], **_: float) -> list[Any]:
             if self._group == "ingestor-mute":
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-            return [SimpleNamespace(metadata=notes[self._group]) for _ in places]
+            error = KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED) if self._group == "ingestor-refused" else None
+            return [SimpleNamespace(metadata=notes.get(self._group), error=error) for _ in places]
 
         def __enter__(self) -> Reader:
             return self
@@ -103,12 +105,53 @@ def test_the_progress_of_open_sources_is_read_from_the_notes_of_their_ingestors(
             """Nothing is open."""
 
     monkeypatch.setattr(facts_module, "offsets_reader", Reader)
-    sources = [stream(name) for name in ("mute", "half", "old", "feed")] + [stream("over", has_ended=True)]
+    sources = [stream(name) for name in ("mute", "refused", "half", "old", "feed")] + [stream("over", has_ended=True)]
     view: Any = SimpleNamespace(summary=lambda: sources)
     unused: Any = None
     facts = SlowFacts(KafkaSettings(_env_file=None), view, unused, {}, list)
     facts._admin = Admin()  # type: ignore[assignment]
-    facts.shares = {"mute": 0.25, "gone": 0.75}
+    facts.shares = {"mute": 0.25, "refused": 0.5, "gone": 0.75}
     facts._ask_shares()
-    assert sorted(asked) == ["ingestor-feed", "ingestor-half", "ingestor-mute", "ingestor-old"]
-    assert facts.shares == {"half": 0.5, "mute": 0.25}, "a group that does not answer keeps the share of before"
+    assert sorted(asked) == ["ingestor-feed", "ingestor-half", "ingestor-mute", "ingestor-old", "ingestor-refused"]
+    known = {"half": 0.5, "mute": 0.25, "refused": 0.5}
+    assert facts.shares == known, "a group that does not answer, or is refused, keeps the share of before"
+
+
+@pytest.mark.parametrize("question", ["committed", "offsets_for_times"])
+def test_a_refused_partition_gives_no_lag(question: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each partition ends at offset 5, and is read up to 3; the answer about one partition has an error alone."""
+    refused: list[str] = []
+
+    class Reader:
+        def __init__(self, *_: object) -> None:
+            """Connect to nothing."""
+
+        def committed(self, places: list[Any], **_: float) -> list[Any]:
+            return self._answers(places, 3, is_refused="committed" in refused)
+
+        def offsets_for_times(self, places: list[Any], **_: float) -> list[Any]:
+            return self._answers(places, 5, is_refused="offsets_for_times" in refused)
+
+        def _answers(self, places: list[Any], offset: int, *, is_refused: bool) -> list[Any]:
+            found = [SimpleNamespace(partition=place.partition, offset=offset, error=None) for place in places]
+            if is_refused:
+                found[7] = SimpleNamespace(
+                    partition=7, offset=-1_001, error=KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)
+                )
+            return found
+
+        def __enter__(self) -> Reader:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            """Nothing is open."""
+
+    monkeypatch.setattr(facts_module, "offsets_reader", Reader)
+    unused: Any = None
+    facts = SlowFacts(KafkaSettings(_env_file=None), unused, unused, {}, list)
+    facts._ask_lag()
+    assert facts.trades_behind == 2 * PARTITIONS
+    refused.append(question)
+    with pytest.raises(KafkaException, match="authorization"):
+        facts._ask_lag()
+    assert facts.trades_behind is None
