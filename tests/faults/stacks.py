@@ -51,3 +51,5 @@ def running_stack(var: Path, log: Path, **more: str) -> Iterator[tuple[psutil.Po
         for each in family:
             with suppress(psutil.NoSuchProcess):
                 each.kill()
+        psutil.wait_procs(family, timeout=20)
+        process.wait(20)
