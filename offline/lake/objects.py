@@ -140,6 +140,14 @@ class Objects(ABC):
         """
 
     @abstractmethod
+    def move(self, path: str, to: str) -> bool:
+        """Give an object another path, where no object is, with a new time of change; a killed move may leave both.
+
+        Returns:
+            False if the object does not exist.
+        """
+
+    @abstractmethod
     def opened(self, path: str) -> pa.NativeFile:
         """Open an object for random access; the caller closes the file.
 
@@ -226,6 +234,16 @@ class _Folder(Objects):
 
     def copy(self, path: str, to: str) -> None:
         self.add(to, self._at(path))
+
+    def move(self, path: str, to: str) -> bool:
+        at, target = self._at(path), self._at(to)
+        try:
+            os.utime(at)  # before the object has the new path: there, an old time would be wrong
+            target.parent.mkdir(parents=True, exist_ok=True)
+            at.rename(target)
+        except FileNotFoundError:
+            return False
+        return True
 
     def opened(self, path: str) -> pa.NativeFile:
         return pa.OSFile(str(self._at(path)))
@@ -342,6 +360,15 @@ class _Store(Objects):
         with self._explained(to, is_put=True):
             if self.info(to) is None:
                 self._store.copy(_checked(path), _checked(to))
+
+    def move(self, path: str, to: str) -> bool:
+        with self._explained(to, is_put=True):
+            try:
+                self._store.copy(_checked(path), _checked(to))
+            except FileNotFoundError:
+                return False
+        self.delete(path)
+        return True
 
     def opened(self, path: str) -> pa.NativeFile:
         with self._explained(path):

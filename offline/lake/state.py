@@ -26,6 +26,9 @@ OBJECTS = "objects"
 RECEIPTS = "rejects"
 """Folder of the receipts of recordings below the root of a lake."""
 
+REMOVED = "removed"
+"""Folder of the objects that the clean-up has taken away, and that can come back."""
+
 _TABLE = re.compile(r"[a-z_]+(/[A-Za-z0-9_.~%-]+)*")
 
 Notes = TypeVar("Notes")
@@ -208,3 +211,12 @@ def object_path(content_hash: str, schema_hash: str) -> str:
     """
     ending = f"-{schema_hash}" if schema_hash else ""
     return f"{OBJECTS}/{content_hash[:2]}/{content_hash}{ending}.parquet"
+
+
+def removed_folder(path: str) -> str:
+    """Return the folder of an object that the clean-up has taken away, once or several times.
+
+    >>> removed_folder("objects/ab/ab12.parquet")
+    'removed/objects/ab/ab12.parquet'
+    """
+    return f"{REMOVED}/{path}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
 from typing import Self
@@ -33,6 +33,7 @@ from offline.lake.state import (
     ProductState,
     changed,
     object_path,
+    removed_folder,
 )
 from offline.lake.writing import Writing, schema_hash
 
@@ -341,7 +342,7 @@ class Lake:
 
     @contextmanager
     def _opened(self, path: str) -> Iterator[pa.parquet.ParquetFile]:
-        with self.objects.opened(path) as file:
+        with self._file(path) as file:
             try:
                 opened = pa.parquet.ParquetFile(file)
             except pa.ArrowInvalid as error:
@@ -350,6 +351,16 @@ class Lake:
                     "`python -m offline.cleaning`, then make the day again, or ingest the recording again"
                 ) from None
             yield opened
+
+    def _file(self, path: str) -> pa.NativeFile:
+        """Open an object, also if a clean-up has just taken the object away, see `offline.lake.cleaning`."""
+        try:
+            return self.objects.opened(path)
+        except FileNotFoundError:
+            for removed in self.objects.paths(removed_folder(path)):
+                with suppress(FileNotFoundError):
+                    return self.objects.opened(removed)
+            raise
 
 
 class HeldLake(Lake):
