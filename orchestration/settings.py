@@ -110,6 +110,7 @@ class OrchestrationSettings(StateSettings, PageSettings, DagsterSettings):
     retrain_cron: str = Field("30 1 * * *", description="when models are trained anew; UTC")
     sink_cron: str = Field("*/10 * * * *", description="when new records of the topics go to the lake; UTC")
     sink_feeds_trades: bool = Field(True, description="served trades of finished days feed the table trades")
+    clean_cron: str = Field("45 4 * * *", description="when the lake is cleaned up; UTC")
     drift_cron: str = Field("5 * * * *", description="when drift is judged; UTC")
     alert_webhook_url: Annotated[SecretStr, AfterValidator(_webhook)] | None = Field(
         None, description="gets JSON documents of failed runs, and of alerts by Alertmanager"

@@ -10,7 +10,7 @@ writer, or of a reader, and of a clean-up together. Then:
 2. A clean-up moves the object aside after t: a delete takes an object away only after its copy is there. The copy is
    deleted only if it is older than the grace period, and if manifests that are read afterwards do not name the object.
    By then the manifest of 1 is there: the object is named, and comes back.
-3. Copies have paths of their own and are never put again. So a copy that one clean-up has listed as old is no young copy
+3. Each copy has a path of its own, which is used once. So a copy that one clean-up has listed as old is no young copy
    of another clean-up, however many go on at a time.
 4. An object that a manifest named before counts as named for the grace period after: readers may hold the manifest.
 

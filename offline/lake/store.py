@@ -94,10 +94,19 @@ class Lake:
         return HeldLake(self)
 
     @contextmanager
-    def batch(self) -> Iterator[HeldLake]:
-        """Gather changes in one state, and put each changed manifest once as the block ends; none after an error."""
+    def batch(self, *, in_part: bool = False) -> Iterator[HeldLake]:
+        """Gather changes in one state, and put each changed manifest once as the block ends.
+
+        Args:
+            in_part: after an error, too, put the changes before the error; by default none is put.
+        """
         held = self.held()
-        yield held
+        try:
+            yield held
+        except BaseException:
+            if in_part:
+                held.publish()
+            raise
         held.publish()
 
     def partition(self, table: str, product_id: str, day: date) -> Partition | None:
@@ -387,7 +396,7 @@ class HeldLake(Lake):
         return self
 
     @contextmanager
-    def batch(self) -> Iterator[HeldLake]:
+    def batch(self, *, in_part: bool = False) -> Iterator[HeldLake]:  # noqa: ARG002 - the outer batch decides
         """Add the changes of the block to those of the outer batch, whose end publishes them."""
         yield self
 

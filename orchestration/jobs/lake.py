@@ -4,6 +4,7 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
+from itertools import groupby
 from typing import Any
 
 import dagster as dg
@@ -81,14 +82,18 @@ def simulate_days(context: dg.OpExecutionContext, config: SimulateConfig, lake: 
         if len(config.hours) != 2:
             raise ValueError(f"hours are two, as [0, 24]: the first, and the one to end before; were {config.hours}")
         begin, end = config.hours
-        for number in range(config.days):
-            day = first + timedelta(days=number)
-            for product_id in config.products:
-                found = simulate(store, product_id, day, config.seed, (begin, end))
-                rows = sum(each.rows for each in found.days)
-                context.log.info(f"{product_id} {day}: {rows:,} trades{'' if found.is_new else ', there already'}")
+        days = [first + timedelta(days=number) for number in range(config.days)]
+        for product_id in config.products:
+            for _, days_of_month in groupby(days, lambda day: (day.year, day.month)):
+                month = list(days_of_month)
+                with store.batch(in_part=True) as batch:  # one put of the manifest; the reports come afterwards
+                    for day in month:
+                        found = simulate(batch, product_id, day, config.seed, (begin, end))
+                        rows = sum(each.rows for each in found.days)
+                        there = "" if found.is_new else ", there already"
+                        context.log.info(f"{product_id} {day}: {rows:,} trades{there}")
                 add_products(context.instance, store)
-                report_versions(context, [report_of_recordings(store, product_id, day)])
+                report_versions(context, (report_of_recordings(batch, product_id, day) for day in month))
     if config.then_backfill:
         yield from make_here(context, lake, days_from_first(lake))
     yield dg.Output(None)

@@ -39,7 +39,7 @@ def written(lake: Path, product_id: str) -> dict[date, int]:
 
 @pytest.mark.acceptance
 def test_a_killed_run_process_makes_only_its_months_again(tmp_path: Path, proof: Proof) -> None:
-    """Three products, three processes; the process of the second product is killed after the first day of trades."""
+    """Three products, three processes; the process of the second product is killed when its trades are put."""
     proof.disturbs("a run process of three killed while making a month")
     lake, victim = tmp_path / "lake", MADE[1]
     simulated_lake(lake, MADE, DAYS, (0, 6))
@@ -47,7 +47,7 @@ def test_a_killed_run_process_makes_only_its_months_again(tmp_path: Path, proof:
     stack = DagsterStack(environment_of(tmp_path, RUNS), tmp_path)
     with stack.running():
         run_id = client.launch(stack.url, "backfill")
-        before = wait_until(lambda: written(lake, victim), "a day of the victim", 600)
+        before = wait_until(lambda: written(lake, victim), "the trades of the victim", 600)
         (killed,) = (run.run_id for run in runs_of(stack.url, cryptovol__product=victim))
         os.kill(pid_of(stack.url, killed), signal.SIGKILL)
         assert client.wait(stack.url, run_id) == "SUCCESS", client.failure_of(stack.url, run_id)
@@ -55,6 +55,8 @@ def test_a_killed_run_process_makes_only_its_months_again(tmp_path: Path, proof:
         runs = runs_of(stack.url, cryptovol__kind="product_month")
     assert (first.run_id, first.status, again.status) == (killed, "FAILURE", "SUCCESS")
     assert len(runs) == len(MADE) + 1, "no other month began again"
-    assert {day: at for day, at in written(lake, victim).items() if day in before} == before, "no day is made twice"
+    assert {day: at for day, at in written(lake, victim).items() if day in before} == before, (
+        "no day of the trades is made twice"
+    )
     proof.equal(sorted(hashes_of(lake).items()), sorted(clean.items()), "content hashes after the kill and a clean run")
     proof.saw(runs=len(runs), partitions=len(clean))

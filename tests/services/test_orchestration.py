@@ -47,8 +47,11 @@ from offline.days.staging import RECORDINGS, ingest
 from offline.days.staleness import stale
 from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET
 from offline.days.trades import make_trades
+from offline.days.training_set import make_training_set
 from offline.evaluation.plots import label_plainly
-from offline.lake.store import Lake
+from offline.lake.objects import Objects
+from offline.lake.state import Change, ProductState
+from offline.lake.store import Lake, manifest_path
 from offline.leaks.rows import check_rows
 from offline.models.candidate import Candidate, Recipe
 from offline.models.recipes import RECIPES
@@ -61,7 +64,7 @@ from offline.training import lake_training, train
 from orchestration import code_server
 from orchestration.assets import models, plots
 from orchestration.assets.models import choose_days
-from orchestration.assets.partitions import INPUTS, DayRange, key_of, product_days
+from orchestration.assets.partitions import INPUTS, DayRange, ReportedVersion, key_of, product_days, report_of
 from orchestration.assets.product_days import product_day_assets
 from orchestration.automation import sensors
 from orchestration.automation.schedules import schedules
@@ -167,6 +170,7 @@ def test_every_job_can_be_launched_as_it_stands() -> None:
     defs = definitions()
     dg.Definitions.validate_loadable(defs)
     names = {"replay", "ingest", "simulate", "backfill", "retrain", "promote", "rollback", "sink", "product_month"}
+    names.add("clean_lake")
     for name in names:
         job = defs.resolve_job_def(name)
         dg.validate_run_config(job, ONE_MONTH if name == "product_month" else {})
@@ -320,33 +324,148 @@ def materialize(side: Side, asset: dg.AssetsDefinition, day: dt.date) -> None:
     assert result.success
 
 
-def test_a_backfill_goes_on_where_it_was_killed(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three of four days are ingested; the run dies while making the feature rows of the second."""
+class Killed(BaseException):
+    pass
+
+
+def killed_backfill(side: Side) -> None:
+    with pytest.raises(Killed):
+        side.definitions.resolve_job_def("backfill").execute_in_process(instance=side.instance)
+
+
+def keys_of(days: Sequence[dt.date]) -> set[str]:
+    return {f"{day}|{PRODUCT}" for day in days}
+
+
+@pytest.fixture
+def three_days(side: Side) -> Sequence[dt.date]:
+    """Three of four days are ingested, and not made."""
     for day in DAYS[:3]:
         record(side.inbox / f"{day}.csv", day, (0, 10))
     assert side.run("ingest", "ingest_inbox", then_backfill=False).success
+    return DAYS[:3]
 
-    class Killed(BaseException):
-        pass
 
-    def dies(lake: Lake, product_id: str, day: dt.date, spec: FeatureSpec, write: Callable[..., None]) -> FeatureFacts:
-        if day == DAYS[1]:
+def test_a_backfill_goes_on_where_it_was_killed_before_a_put(
+    side: Side, three_days: Sequence[dt.date], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed with the feature rows of all days made: no manifest names them, and Dagster knows the trades alone."""
+    put = Lake.put
+
+    def dies(lake: Lake, product_id: str, changes: Sequence[Change]) -> ProductState:
+        if type(lake) is Lake and changes[0].table == FEATURE_ROWS:
             raise Killed
-        return make_feature_rows.make(lake, product_id, day, spec, write)
+        return put(lake, product_id, changes)
 
     with monkeypatch.context() as patch:
-        patch.setattr(product_month, "STEPS", (make_trades, replace(make_feature_rows, make=dies)))
-        with pytest.raises(Killed):
-            side.definitions.resolve_job_def("backfill").execute_in_process(instance=side.instance)
-    first = [place.day for place in side.lake.partition_keys(FEATURE_ROWS)]
-    assert first == DAYS[:1]
-    assert side.instance.get_materialized_partitions(dg.AssetKey("feature_rows")) == {f"{DAYS[0]}|{PRODUCT}"}
+        patch.setattr(Lake, "put", dies)
+        killed_backfill(side)
+    assert side.lake.partition_keys(FEATURE_ROWS) == []
+    assert side.instance.get_materialized_partitions(dg.AssetKey("feature_rows")) == set()
+    assert side.instance.get_materialized_partitions(dg.AssetKey("trades")) == keys_of(three_days)
     result = side.run("backfill")
-    rest = {f"{day}|{PRODUCT}" for day in DAYS[1:3]}
-    assert {key for asset, key in made(side, result) if asset == "feature_rows"} == rest
+    assert {key for asset, key in made(side, result) if asset == "feature_rows"} == keys_of(three_days)
     assert not [asset for asset, _ in made(side, result) if asset.startswith("trades")]
     assert side.stale() == set()
     assert not stale(side.lake, SPEC)
+
+
+def test_a_backfill_killed_between_put_and_report_reports_and_makes_nothing_again(
+    side: Side, three_days: Sequence[dt.date], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(lake: LakeResource, store: Lake, table: str, *rest: Any) -> list[ReportedVersion]:
+        if table == FEATURE_ROWS:
+            raise Killed
+        return report_of(lake, store, table, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(product_month, "report_of", dies)
+        killed_backfill(side)
+    assert [key.day for key in side.lake.partition_keys(FEATURE_ROWS)] == three_days
+    assert side.instance.get_materialized_partitions(dg.AssetKey("feature_rows")) == set()
+    with monkeypatch.context() as patch:
+        not_again: Any = None
+        steps = (make_trades, replace(make_feature_rows, make=not_again), make_training_set)
+        patch.setattr(product_month, "STEPS", steps)
+        result = side.run("backfill")
+    assert result.success
+    assert {key for asset, key in made(side, result) if asset == "feature_rows"} == keys_of(three_days)
+    assert side.stale() == set()
+
+
+def test_days_before_one_that_cannot_be_made_stay_made(
+    side: Side, three_days: Sequence[dt.date], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(lake: Lake, product_id: str, day: dt.date, spec: FeatureSpec, write: Callable[..., None]) -> FeatureFacts:
+        if day == three_days[1]:
+            raise ValueError("damaged")
+        return make_feature_rows.make(lake, product_id, day, spec, write)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(product_month, "STEPS", (make_trades, replace(make_feature_rows, make=fails)))
+        assert reason(side.run("backfill")) == "damaged"
+    assert [key.day for key in side.lake.partition_keys(FEATURE_ROWS)] == three_days[:1]
+    result = side.run("backfill")
+    assert {key for asset, key in made(side, result) if asset == "feature_rows"} == keys_of(three_days)
+    assert side.stale() == set()
+
+
+def test_a_run_of_a_month_puts_the_manifest_once_for_each_table(
+    side: Side, three_days: Sequence[dt.date], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No report comes before the put: at each put, Dagster knows the tables before alone."""
+    objects, known = type(side.lake.objects), []
+    put = objects.put
+
+    def counted(own: Objects, path: str, *rest: Any) -> str:
+        if path == manifest_path(PRODUCT):
+            tables = (TRADES, FEATURE_ROWS, TRAINING_SET)
+            known.append([name for name in tables if side.instance.get_materialized_partitions(dg.AssetKey(name))])
+        return put(own, path, *rest)
+
+    monkeypatch.setattr(objects, "put", counted)
+    assert side.run("product_month", "make_month", product_id=PRODUCT, month="2010-01").success
+    assert known == [[], [TRADES], [TRADES, FEATURE_ROWS]]
+    assert len(side.lake.partition_keys(TRAINING_SET)) == len(three_days)
+    known.clear()
+    assert side.run("product_month", "make_month", product_id=PRODUCT, month="2010-01").success
+    assert known == []
+
+
+def test_simulated_days_are_put_once_a_month(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four days over the end of a month: two puts, and then the reports."""
+    objects, puts = type(side.lake.objects), []
+    put = objects.put
+
+    def counted(own: Objects, path: str, *rest: Any) -> str:
+        puts.append(path)
+        return put(own, path, *rest)
+
+    monkeypatch.setattr(objects, "put", counted)
+    config = {"products": [PRODUCT], "first_day": "2010-01-30", "days": 4, "hours": [0, 1], "then_backfill": False}
+    result = side.run("simulate", "simulate_days", **config)
+    assert result.success
+    assert puts == [manifest_path(PRODUCT)] * 2
+    assert len(made(side, result)) == len(side.lake.partition_keys(RECORDINGS)) == 4
+
+
+def test_the_lake_is_cleaned_up_each_day_unless_a_clean_up_is_at_work(side: Side) -> None:
+    (daily,) = (each for each in schedules(OrchestrationSettings(_env_file=None)) if each.name == "daily_clean")
+    assert daily.default_status is dg.DefaultScheduleStatus.RUNNING
+    resources = {"lake": (side.definitions.resources or {})["lake"]}
+
+    def tick() -> Any:
+        with dg.build_schedule_context(instance=side.instance, resources=resources) as context:
+            return daily.evaluate_tick(context)
+
+    assert tick().skip_message == "the lake has no manifests"
+    ingest(side.lake, record(side.folder / "one.csv", DAYS[0], (0, 1)), PRODUCT)
+    assert len(tick().run_requests) == 1
+    job = side.definitions.resolve_job_def("clean_lake")
+    run = side.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+    assert tick().skip_message == f"run {run.run_id} is at work"
+    side.instance.report_run_failed(run)
+    assert len(tick().run_requests) == 1
 
 
 def test_what_was_made_without_dagster_is_told_and_not_made_again(side: Side) -> None:
