@@ -27,7 +27,7 @@ from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 
-from offline.lake.remote import remote_store
+from offline.lake.remote import explained, is_uri, remote_store
 from offline.settings import without_key
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 WHOLE_BYTES = 8 << 20
 """Objects of an object store up to this size are read by one request, larger objects by ranges."""
 
-_SCHEME = re.compile(r"[a-z][a-z0-9+]+:/")
 _OWN = re.compile(r"\..+\.(part|lock)")
 """Names in a folder that are no objects: files being written, and locks."""
 
@@ -97,7 +96,7 @@ class Objects(ABC):
             ValueError: the URI is of no known store, or holds a key.
         """
         text = str(uri)
-        if not _SCHEME.match(text):
+        if not is_uri(text):
             return _Folder(Path(text).absolute())
         without_key(text)
         if (parts := urlsplit(text)).scheme == "file":
@@ -410,15 +409,10 @@ class _Store(Objects):
 
     @contextmanager
     def _explained(self, path: str, *, is_put: bool = False) -> Iterator[None]:
-        """Raise the client's errors as OSError, without the requests in them."""
-        from obstore.exceptions import BaseError  # noqa: PLC0415
-
-        try:
+        """Raise the client's errors as OSError, see `offline.lake.remote`."""
+        where = self.where(path)
+        with explained(lambda reason: _not_written(where, reason) if is_put else f"{where} cannot be read ({reason})"):
             yield
-        except BaseError as error:
-            where, reason = self.where(path), str(error).strip().partition("\n")[0][:500]
-            text = _not_written(where, reason) if is_put else f"{where} cannot be read ({reason})"
-            raise OSError(errno.EIO, text) from error
 
 
 class _Ranges(io.RawIOBase):

@@ -10,8 +10,8 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from data.recordings.folders import RecordingFolders
 from offline.days.staging import simulate
+from offline.recordings.places import RecordingPlaces
 from orchestration.assets.inbox import Inbox, InboxConfig, add_products, stage_inbox
 from orchestration.assets.partitions import LAKE, day_of, days_from_first, report_of_recordings, report_versions
 from orchestration.jobs.backfill import make_here, make_or_submit
@@ -33,7 +33,7 @@ def ingest_inbox(
     config: IngestConfig,
     lake: LakeResource,
     inbox: Inbox,
-    recording_folders: dg.ResourceParam[RecordingFolders],
+    recording_places: dg.ResourceParam[RecordingPlaces],
 ) -> Iterator[Any]:
     """Take all recordings in the inbox into the lake, each once, and have a run of `backfill` make the stale days.
 
@@ -41,7 +41,7 @@ def ingest_inbox(
     """
     store = lake.open()
     with explained():
-        changed, wrong = stage_inbox(context, lake, inbox, recording_folders, config)
+        changed, wrong = stage_inbox(context, lake, inbox, recording_places, config)
     report_versions(context, (report_of_recordings(store, *place) for place in changed))
     context.log.info(f"{len(changed)} product-days are new or have changed")
     if config.then_backfill:

@@ -11,6 +11,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -49,7 +50,7 @@ from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET
 from offline.days.trades import make_trades
 from offline.days.training_set import make_training_set
 from offline.evaluation.plots import label_plainly
-from offline.lake.objects import Objects
+from offline.lake.objects import ANY, Objects
 from offline.lake.state import Change, ProductState
 from offline.lake.store import Lake, manifest_path
 from offline.leaks.rows import check_rows
@@ -57,6 +58,7 @@ from offline.models.candidate import Candidate, Recipe
 from offline.models.recipes import RECIPES
 from offline.promotion.ledger import history
 from offline.promotion.register import find_experiment
+from offline.recordings.prefixes import RecordingPrefix
 from offline.samples import CHECKED_HOURS, Sample
 from offline.served.manifest import read_manifest
 from offline.settings import DEFAULT_TRAIN_MB
@@ -82,6 +84,7 @@ from tests.days import DAY, DAY_NS, MIDNIGHT, recorded, trades_at
 from tests.mlflow_server import running_mlflow
 from tests.models import model_bytes, put_version
 from tests.pipeline import read_topic
+from tests.seaweed import Seaweed
 from tests.services.test_days import HOUR, days_from, make_all
 
 pytestmark = [  # Dagster's own: it uses what it calls beta, and what pydantic calls old
@@ -603,7 +606,7 @@ def test_recordings_that_number_their_trades_differently_are_warned_of(side: Sid
 
 def look(side: Side) -> list[dg.RunRequest]:
     """Run a tick of the sensor of the inbox."""
-    resources = {"inbox": (side.definitions.resources or {})["inbox"]}
+    resources = {name: (side.definitions.resources or {})[name] for name in ("inbox", "recording_places")}
     with dg.build_sensor_context(instance=side.instance, resources=resources) as context:
         return list(inbox_files.evaluate_tick(context).run_requests or [])
 
@@ -643,6 +646,53 @@ def test_the_default_inbox_is_made_and_one_that_a_person_names_must_be_there(
     monkeypatch.setenv("VAR_DIR", str(side.folder / "var"))
     assert not look(Side(side.folder, side.instance, definitions()))
     assert (side.folder / "var" / "inbox").is_dir()
+
+
+def test_an_inbox_in_an_object_store_is_taken_once(
+    side: Side, seaweed: Seaweed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sensor sees new objects and new versions; an object in the lake is not copied again."""
+    inbox = seaweed.uri(f"inbox-of-{tmp_path.name}")
+    objects = Objects.open(inbox)
+    monkeypatch.setenv("INBOX_DIR", inbox)
+    monkeypatch.setenv("RECORDINGS_DIRS", f"{inbox}:{tmp_path}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr(sensors, "QUIET_S", -1.0)
+    there = Side(side.folder, side.instance, definitions())
+    assert not look(there)
+    content = record(tmp_path / "one.csv", DAYS[0], (0, 5)).read_bytes()
+    objects.put("monday/one.csv", content, ANY)
+    objects.put("notes.txt", b"buy milk\n", ANY)
+    objects.put(".half.csv", content[:100], ANY)
+    (request,) = look(there)
+    result = there.run("ingest")
+    where = inbox.partition("?")[0]
+    said = reason(result)
+    assert said.startswith(f"1 file is not taken, the rest is: notes.txt: {where}/notes.txt: holds no trades"), said
+    assert there.lake.tables(RECORDINGS) == ["recordings/monday%2Fone.csv"]
+    assert not list(tmp_path.glob("cryptovol-*")), "the copies are gone"
+    objects.delete("notes.txt")
+    copied: list[str] = []
+    real = RecordingPrefix.local
+
+    def counted(prefix: RecordingPrefix, below: str) -> AbstractContextManager[Path]:
+        copied.append(below)
+        return real(prefix, below)
+
+    monkeypatch.setattr(RecordingPrefix, "local", counted)
+    again = there.run("ingest")
+    assert (again.success, made(there, again), copied) == (True, [], [])
+    objects.put("monday/one.csv", record(tmp_path / "one.csv", DAYS[0], (0, 7)).read_bytes(), ANY)
+    assert look(there)[0].tags != request.tags
+    assert there.run("ingest").success
+    assert copied == ["monday/one.csv"]
+    assert len(there.lake.read(TRADES, PRODUCT, DAYS[0])) > content.count(b"\n")
+    said = reason(there.run("replay", "replay_trades", recordings=[f"{where}/monday/one.csv"]))
+    assert said.startswith(f"{where}/monday/one.csv lies in an object store, and a replay reads files of this machine")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    locked = Side(side.folder, side.instance, definitions())
+    assert f"{where} cannot be listed (" in reason(locked.run("ingest"))
 
 
 def test_what_an_ingest_did_not_take_is_asked_for_again_after_a_pause(
