@@ -23,7 +23,6 @@ import structlog
 from data.names import check_product_id
 from offline.lake.objects import Changed, Held, Objects
 from offline.lake.state import (
-    FORMAT,
     MANIFESTS,
     OBJECTS,
     Change,
@@ -32,8 +31,10 @@ from offline.lake.state import (
     PartitionKey,
     ProductState,
     changed,
+    manifest_of,
     object_path,
     removed_folder,
+    state_of,
 )
 from offline.lake.writing import Writing, schema_hash
 
@@ -302,7 +303,7 @@ class Lake:
             if new is state:
                 return state
             try:
-                version = self.objects.put(manifest_path(product_id), msgspec.json.encode(new), held and held.version)
+                version = self.objects.put(manifest_path(product_id), manifest_of(new), held and held.version)
             except Changed as error:
                 faster = error
                 continue
@@ -318,10 +319,8 @@ class Lake:
         version, state = self._decoded.get(product_id, ("", None))
         if state is None or version != held.version:
             try:
-                state = msgspec.json.decode(held.content, type=ProductState)
-                if state.format != FORMAT:
-                    raise ValueError(f"its format is {state.format}, this release reads {FORMAT}")
-            except ValueError as error:  # also msgspec's errors
+                state = state_of(held.content)
+            except ValueError as error:
                 where = self.objects.where(manifest_path(product_id))
                 raise ValueError(
                     f"{where} is no manifest of the lake ({error}): remove it, then ingest the recordings of the "
