@@ -22,8 +22,11 @@ DEFAULT_TRAIN_MB, LEAST_TRAIN_MB = 3_000, 1_000
 _SECRET = re.compile(r"key|secret|token|password|sas", re.IGNORECASE)
 
 
-def without_key(uri: str) -> str:
-    """Return the URI of a lake; refuse a key in it, as Dagster and logs show the URI.
+def without_key(uri: str, *, setting: str = "LAKE_URI") -> str:
+    """Return the URI of a lake or of recordings; refuse a key in it, as Dagster and logs show the URI.
+
+    Args:
+        setting: name of the setting with the URI.
 
     >>> without_key("s3://bucket/lake?region=eu-central-1")
     's3://bucket/lake?region=eu-central-1'
@@ -41,8 +44,8 @@ def without_key(uri: str) -> str:
         variables = KEY_VARIABLES.get(parts.scheme.replace("abfss", "abfs"), "the environment of the filesystem")
         raise PydanticCustomError(
             SECRET_IN_URI,
-            "LAKE_URI must have no login and no key, as Dagster shows the URI: {variables} must have the key",
-            {"variables": variables},
+            "{setting} must have no login and no key, as Dagster shows the URI: {variables} must have the key",
+            {"setting": setting, "variables": variables},
         )
     return uri
 

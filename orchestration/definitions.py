@@ -71,7 +71,7 @@ def definitions() -> dg.Definitions:
             ),
             "inbox": Inbox(path=str(settings.inbox_dir)),
             # Without a config of its own: the limit must not be part of what a run is launched with.
-            "recording_folders": dg.ResourceDefinition.hardcoded_resource(settings.recording_folders),
+            "recording_places": dg.ResourceDefinition.hardcoded_resource(settings.recording_places),
             "drift_folder": DriftFolder(path=str(settings.var_dir / "drift")),
             "registry": RegistryResource(uri=uri, public_url=offline.mlflow_url),
             "pages": DagsterPages(url=settings.dagster_url),

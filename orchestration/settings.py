@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from datetime import date
@@ -10,13 +9,16 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 from urllib.parse import quote
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
 from pydantic_settings import SettingsConfigDict
 
 from data.names import is_loopback
 from data.recordings.folders import RecordingFolders
-from data.settings import SECRET_IN_URI, Folder, HostSettings, PageSettings, Port, Settings, StateSettings
+from data.settings import SECRET_IN_URI, HostSettings, PageSettings, Port, Settings, StateSettings
+from offline.lake.remote import is_uri
+from offline.recordings.places import SETTING, RecordingPlaces, split_places
+from offline.recordings.prefixes import RecordingPrefix
 
 
 class Login(NamedTuple):
@@ -36,6 +38,14 @@ def _webhook(url: SecretStr) -> SecretStr:
     if not re.match("https?://", url.get_secret_value()):
         raise PydanticCustomError(SECRET_IN_URI, "a webhook begins with http:// or https://")
     return url
+
+
+def _folder_or_uri(text: str | Path) -> str | Path:
+    """Return the whole path of a folder, or a URI as it is; refuse a URI with a key, or of no known store."""
+    if not is_uri(str(text)):
+        return Path(text).expanduser().resolve()
+    RecordingPrefix(str(text), "INBOX_DIR")
+    return str(text)
 
 
 class DagsterSettings(Settings):
@@ -95,13 +105,15 @@ class OrchestrationSettings(StateSettings, PageSettings, DagsterSettings):
 
     model_config = SettingsConfigDict(hide_input_in_errors=True)
 
-    inbox_dir: Folder = Field(
-        default_factory=lambda data: data["var_dir"] / "inbox", description="folder of new recordings for the lake"
+    inbox_dir: Annotated[Path | str, BeforeValidator(_folder_or_uri)] = Field(
+        default_factory=lambda data: data["var_dir"] / "inbox",
+        description="new recordings for the lake: a folder, or a prefix of an object store",
     )
     recording: str | None = Field(None, description="what `make run` replays, paths as in a shell; unset: simulated")
     recordings_dirs: str = Field(
         "",
-        description="folders whose recordings Dagster's jobs may read, separated as in PATH; empty: the inbox, "
+        description="folders and prefixes of object stores, as s3://bucket/recordings, whose recordings Dagster's jobs "
+        "may read, separated as in PATH; empty: the inbox, "
         "recordings/ under VAR_DIR, and the folders of RECORDING and REPLAY_RECORDINGS",
     )
     replay_recordings: str = Field("", description="recordings of the replay schedule, paths as in a shell")
@@ -110,6 +122,7 @@ class OrchestrationSettings(StateSettings, PageSettings, DagsterSettings):
     retrain_cron: str = Field("30 1 * * *", description="when models are trained anew; UTC")
     sink_cron: str = Field("*/10 * * * *", description="when new records of the topics go to the lake; UTC")
     sink_feeds_trades: bool = Field(True, description="served trades of finished days feed the table trades")
+    clean_cron: str = Field("45 4 * * *", description="when the lake is cleaned up; UTC")
     drift_cron: str = Field("5 * * * *", description="when drift is judged; UTC")
     alert_webhook_url: Annotated[SecretStr, AfterValidator(_webhook)] | None = Field(
         None, description="gets JSON documents of failed runs, and of alerts by Alertmanager"
@@ -117,7 +130,7 @@ class OrchestrationSettings(StateSettings, PageSettings, DagsterSettings):
 
     def make_inbox(self) -> None:
         """Make the inbox if the path is the default; a person makes a folder of their own."""
-        if "inbox_dir" not in self.model_fields_set:
+        if "inbox_dir" not in self.model_fields_set and isinstance(self.inbox_dir, Path):
             self.inbox_dir.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -131,14 +144,20 @@ class OrchestrationSettings(StateSettings, PageSettings, DagsterSettings):
         return _paths(self.replay_recordings)
 
     @property
-    def recording_folders(self) -> RecordingFolders:
-        """Return the folders whose recordings Dagster's jobs may read."""
+    def recording_places(self) -> RecordingPlaces:
+        """Return the folders and prefixes whose recordings Dagster's jobs may read.
+
+        Raises:
+            ValueError: a URI has a key, or is of no known store.
+        """
         if self.recordings_dirs:
-            named = [Path(folder).expanduser() for folder in self.recordings_dirs.split(os.pathsep) if folder]
+            named = split_places(self.recordings_dirs)
         else:
-            own = (self.inbox_dir, self.var_dir / "recordings")
-            named = [*own, *(path.parent for path in (*self.recordings, *self.scheduled_recordings))]
-        return RecordingFolders(tuple(dict.fromkeys(folder.resolve() for folder in named)))
+            replayed = (path.parent for path in (*self.recordings, *self.scheduled_recordings))
+            named = [str(place) for place in (self.inbox_dir, self.var_dir / "recordings", *replayed)]
+        folders = [Path(place).expanduser().resolve() for place in named if not is_uri(place)]
+        prefixes = [RecordingPrefix(place, SETTING) for place in named if is_uri(place)]
+        return RecordingPlaces(RecordingFolders(tuple(dict.fromkeys(folders))), tuple(dict.fromkeys(prefixes)))
 
 
 def _paths(text: str) -> list[Path]:

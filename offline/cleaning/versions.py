@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
-
 from data.models.registry import Registry
-from offline.lake.cleaning import Cleaned, clean
+from offline.lake.cleaning import Cleaned, clean, store_time_ns
 from offline.lake.store import Lake
 from offline.promotion.provenance import named_hashes
 
@@ -23,4 +21,4 @@ def clean_lake(lake: Lake, registry: Registry, grace_h: float) -> Cleaned:
         ValueError: the rows of a version in use cannot be read, see `named_hashes`: no object is removed.
         ValueError, OSError: see `clean`.
     """
-    return clean(lake, grace_h * HOUR_S, time.time_ns(), named_hashes(registry))
+    return clean(lake, grace_h * HOUR_S, store_time_ns(lake.objects), named_hashes(registry))

@@ -86,6 +86,7 @@ class RecordingNotes(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         sha256: of the recording.
+        version: of the recording where it came from, see `taken`; empty: unknown.
         product_id: for recordings without a product.
         days: product, day, number of rows and content hash of each staged partition.
         rejects: number of rejected rows, by reason.
@@ -94,6 +95,7 @@ class RecordingNotes(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     product_id: str
     meaning: str = MEANING
+    version: str = ""
     days: list[tuple[str, date, int, str]] = []
     rejects: dict[str, int] = {}
 
@@ -178,6 +180,7 @@ def ingest(
     product_id: str = "BTC-USD",
     name: str | None = None,
     first_day: date = date.min,
+    version: str = "",
 ) -> Ingested:
     """Stage the trades of a recording of any dialect, by product and day: the whole recording or nothing.
 
@@ -187,6 +190,7 @@ def ingest(
         product_id: for recordings without a product.
         name: of the recording in the lake; default is the file name.
         first_day: of the lake; a recording with trades of an earlier day is refused.
+        version: of the recording where it came from, for `taken`.
 
     Raises:
         ValueError: the recording is damaged or holds no trades, see `read_trades`; or a trade comes before the first
@@ -206,15 +210,15 @@ def ingest(
         made_from = RecordingNotes(sha256=hashlib.file_digest(file, "sha256").hexdigest(), product_id=product_id)
     receipt = receipt_of(lake, name)
     with lake.batch() as batch:
-        held = {
-            (product, day): entry
-            for product in receipt.products
-            for day, entry in batch.product(product).tables.get(table, {}).items()
-        }
-        days = [(*place, entry.rows, entry.content_hash) for place, entry in sorted(held.items())]
+        held = _held(batch, table, receipt)
+        days = [(*place, entry.rows, entry.content_hash) for place, entry in held.items()]
         before = _notes_of(receipt, name)
-        if before is not None and before == msgspec.structs.replace(made_from, days=days, rejects=before.rejects):
-            return Ingested(name, [Staged(*day[:3], False) for day in days], before.rejects, False)
+        if before is not None:
+            same = msgspec.structs.replace(made_from, days=days, rejects=before.rejects, version=before.version)
+            if before == same:
+                if version != before.version:
+                    _put_receipt(lake, name, _taken(receipt.products, receipt.rejects, before, version))
+                return _unchanged(name, before)
 
         reasons: Counter[str] = Counter()
         with ExitStack() as cleanup:
@@ -237,11 +241,52 @@ def ingest(
         batch.publish()
         days = [(*place, entry.rows, entry.content_hash) for place, entry in found.items()]
         notes = msgspec.structs.replace(made_from, days=days, rejects=dict(reasons))
-        rejects = msgspec.structs.replace(rejects, notes=msgspec.Raw(msgspec.json.encode(notes)))
-        taken = Receipt(products=sorted(products), rejects=rejects)
-        _put_receipt(lake, name, taken)
-    is_new = taken != receipt or any(each.is_new for each in staged)
+        put = _taken(sorted(products), rejects, notes, version)
+        _put_receipt(lake, name, put)
+    is_new = put != receipt or any(each.is_new for each in staged)
     return Ingested(name, sorted(staged), dict(reasons), is_new)
+
+
+def taken(lake: Lake, name: str, product_id: str, version: str) -> Ingested | None:
+    """Return the result of the ingest of a recording that the lake holds in this version; None: it must be read.
+
+    The recording itself is not looked at.
+
+    Args:
+        product_id: for recordings without a product.
+        version: as given to `ingest` before; not empty.
+
+    Raises:
+        ValueError: the name or the receipt is invalid.
+    """
+    table, receipt = recording_table(name), receipt_of(lake, name)
+    before = _notes_of(receipt, name)
+    if before is None or before.version != version:
+        return None
+    days = [(*place, entry.rows, entry.content_hash) for place, entry in _held(lake, table, receipt).items()]
+    same = msgspec.structs.replace(before, product_id=product_id, meaning=MEANING, days=days)
+    return _unchanged(name, before) if before == same else None
+
+
+def _held(lake: Lake, table: str, receipt: Receipt) -> dict[tuple[str, date], Entry]:
+    """Return the staged partitions of a recording by product and day, sorted."""
+    held = {
+        (product, day): entry
+        for product in receipt.products
+        for day, entry in lake.product(product).tables.get(table, {}).items()
+    }
+    return dict(sorted(held.items()))
+
+
+def _unchanged(name: str, notes: RecordingNotes) -> Ingested:
+    return Ingested(name, [Staged(*day[:3], False) for day in notes.days], notes.rejects, False)
+
+
+def _taken(products: list[str], rejects: Entry | None, notes: RecordingNotes, version: str) -> Receipt:
+    """Return the receipt of a recording that is taken."""
+    assert rejects is not None
+    noted = msgspec.json.encode(msgspec.structs.replace(notes, version=version))
+    return Receipt(products=products, rejects=msgspec.structs.replace(rejects, notes=msgspec.Raw(noted)))
 
 
 def receipt_of(lake: Lake, name: str) -> Receipt:

@@ -1,7 +1,26 @@
-"""Remove the objects of the lake that no manifest names any more."""
+"""Remove the objects of the lake that no manifest names any more.
+
+An object is removed in two steps, at least a grace period apart. The first clean-up moves the object aside, to a path
+that is used once; a later clean-up deletes the object there, or puts the object back if a manifest names it by then.
+Readers find the object in both places. So no named object is lost, though a writer may take up an object, whose rows
+are equal to its own, between a look of the clean-up and the move. The grace period must be longer than the runs of a
+writer, or of a reader, and of a clean-up together. Then:
+
+1. A writer finds an object in place at time t, or puts the object. The manifest names the object before t + its run.
+2. A clean-up moves the object aside after t: a delete takes an object away only after its copy is there. The copy is
+   deleted only if it is older than the grace period, and if manifests that are read afterwards do not name the object.
+   By then the manifest of 1 is there: the object is named, and comes back.
+3. Each copy has a path of its own, which is used once. So a copy that one clean-up has listed as old is no young copy
+   of another clean-up, however many go on at a time.
+4. An object that a manifest named before counts as named for the grace period after: readers may hold the manifest.
+
+The ages of objects are those of the store's clock, see `store_time_ns`. Writers note by their own clocks when manifests
+have dropped objects: these clocks may be wrong by less than the rest of the grace period.
+"""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Collection, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -9,47 +28,83 @@ from typing import NamedTuple
 import msgspec
 
 from data.times import NS
-from offline.lake.objects import ObjectInfo
-from offline.lake.state import OBJECTS, RECEIPTS, Change, Entry, PartitionKey, ProductState, Receipt
+from offline.lake.objects import ANY, ObjectInfo, Objects
+from offline.lake.state import (
+    OBJECTS,
+    RECEIPTS,
+    REMOVED,
+    Change,
+    Entry,
+    PartitionKey,
+    ProductState,
+    Receipt,
+    removed_folder,
+)
 from offline.lake.store import Lake
 
 HASH_CHARACTERS = 64
+_CLOCK = "clock"
+"""Object that is put to learn the time."""
 
 
 class Cleaned(NamedTuple):
     """Result of a clean-up.
 
     Attributes:
-        removed, size: number and bytes of the removed objects.
+        removed, size: number and bytes of the objects that are gone for good.
+        aside: number of objects that were moved aside; a clean-up after the grace period removes them.
         kept: number of objects that no manifest names, and that stay: young, replaced lately, or of a model version.
+        restored: number of objects that were put back, because a manifest names the objects.
         lost: partitions whose object was missing. The partitions have left their manifests, and are stale now.
     """
 
     removed: int
     size: int
+    aside: int
     kept: int
+    restored: int
     lost: list[PartitionKey]
 
     def text(self) -> str:
         """Return the result in words."""
         found = (
-            f"{self.removed:,} objects of {self.size / 1e6:,.1f} MB were removed, {self.kept:,} unnamed objects stay"
+            f"{self.removed:,} objects of {self.size / 1e6:,.1f} MB were removed, {self.aside:,} moved aside to be "
+            f"removed after the grace period, {self.kept:,} unnamed objects stay"
         )
+        if self.restored:
+            found += f"; {self.restored:,} objects were put back, because a manifest names them"
         if self.lost:
             found += f"; {len(self.lost):,} partitions had lost their objects and are stale now, as {self.lost[0]}"
         return found
 
 
-def clean(lake: Lake, grace_s: float, now_ns: int, of_versions: Collection[str] = ()) -> Cleaned:
-    """Remove the objects that no manifest names, and that nobody reads any more.
+class _Use(NamedTuple):
+    """Objects in use.
 
-    An object stays for the grace period after the last put, because the writer may not have put the manifest yet, and
-    for the grace period after a manifest named the object, because readers may hold the manifest. A killed clean-up
-    leaves a lake as whole as before; the next clean-up goes on.
+    Attributes:
+        named: by manifests and receipts.
+        read: named before, within the grace period.
+        versions: content hashes that model versions name.
+    """
+
+    named: set[str]
+    read: set[str]
+    versions: Collection[str]
+
+    def has(self, path: str) -> bool:
+        return path in self.named or path in self.read or _content_hash(path) in self.versions
+
+
+def clean(lake: Lake, grace_s: float, now_ns: int, of_versions: Collection[str] = ()) -> Cleaned:
+    """Move the objects aside that no manifest names, and remove those that were moved aside a grace period ago.
+
+    An object stays for the grace period after its put, because the writer may not have put the manifest yet, and for
+    the grace period after a manifest named the object, because readers may hold the manifest. A killed clean-up leaves a lake
+    as whole as before; the next clean-up goes on.
 
     Args:
-        grace_s: seconds; longer than any run of a reader or of a writer.
-        now_ns: wall time, ns since 1970.
+        grace_s: seconds; longer than any run of a reader or of a writer, and of a clean-up, together.
+        now_ns: time of the store's clock, see `store_time_ns`.
         of_versions: content hashes that model versions name: objects of such rows stay.
 
     Raises:
@@ -57,25 +112,42 @@ def clean(lake: Lake, grace_s: float, now_ns: int, of_versions: Collection[str] 
         OSError: the lake does not answer, or cannot be written.
     """
     limit_ns = now_ns - int(grace_s * NS)
+    copies = lake.objects.infos(REMOVED)
     listed = {info.path: info for info in lake.objects.infos(OBJECTS)}
-    # Read after the listing: a manifest that is put later names objects that are young, see `add_object`.
-    states = [lake.product(product_id) for product_id in lake.product_ids()]
-    named = {entry.path for state in states for _, entry in _entries(state)} | set(_receipts(lake))
-    read = {path for state in states for path, at_ns in state.dropped.items() if at_ns > limit_ns}
-    versions = set(of_versions)
-    unnamed = [info for path, info in listed.items() if path not in named]
-    gone = [
-        info
-        for info in unnamed
-        if info.changed * NS <= limit_ns and info.path not in read and _content_hash(info.path) not in versions
-    ]
-    removed = [info for info in gone if _remove(lake, info)]
+    states, use = _in_use(lake, limit_ns, of_versions)  # after the listings
+    unnamed = [info for path, info in listed.items() if path not in use.named]
+    gone = [info.path for info in unnamed if _is_old(info, limit_ns) and not use.has(info.path)]
+    moved = [path for path in gone if lake.objects.move(path, f"{removed_folder(path)}/{uuid.uuid4().hex}")]
+    if moved:  # a writer may have put a manifest since, and readers should not need the copies for long
+        states, use = _in_use(lake, limit_ns, of_versions)
+    places = {place for place in (*moved, *(_place(copy) for copy in copies)) if use.has(place)}
+    restored = [place for place in sorted(places) if _restore(lake.objects, place)]
+    old = [copy for copy in copies if _is_old(copy, limit_ns) and _place(copy) not in restored]
+    for copy in old:
+        lake.objects.delete(copy.path)
     lake.objects.remove_scratch(grace_s)
     lost = []
     for state in states:
         lost += _repair(lake, state, listed)
         lake.replace(state.product_id, partial(_forget, limit_ns))
-    return Cleaned(len(removed), sum(info.size for info in removed), len(unnamed) - len(removed), lost)
+    size = sum(copy.size for copy in old)
+    return Cleaned(len(old), size, len(moved), len(unnamed) - len(moved), len(restored), lost)
+
+
+def store_time_ns(objects: Objects) -> int:
+    """Return the time of the store's clock, ns since 1970; an object is put for the purpose."""
+    objects.put(_CLOCK, b"", ANY)
+    info = objects.info(_CLOCK)
+    assert info is not None
+    return int(info.changed * NS)
+
+
+def _in_use(lake: Lake, limit_ns: int, of_versions: Collection[str]) -> tuple[list[ProductState], _Use]:
+    """Return the states of all products, and the objects in use."""
+    states = [lake.product(product_id) for product_id in lake.product_ids()]
+    named = {entry.path for state in states for _, entry in _entries(state)} | set(_receipts(lake))
+    read = {path for state in states for path, at_ns in state.dropped.items() if at_ns > limit_ns}
+    return states, _Use(named, read, set(of_versions))
 
 
 def _entries(state: ProductState) -> Iterator[tuple[PartitionKey, Entry]]:
@@ -97,13 +169,26 @@ def _content_hash(path: str) -> str:
     return path.rpartition("/")[2][:HASH_CHARACTERS]
 
 
-def _remove(lake: Lake, info: ObjectInfo) -> bool:
-    """Remove an object, unless a writer has put the object again since the listing."""
-    present = lake.objects.info(info.path)
-    if present is None or present.changed > info.changed:
+def _is_old(info: ObjectInfo, limit_ns: int) -> bool:
+    return info.changed * NS <= limit_ns
+
+
+def _place(copy: ObjectInfo) -> str:
+    """Return the path that an object had before it was moved aside."""
+    return copy.path.removeprefix(f"{REMOVED}/").rpartition("/")[0]
+
+
+def _restore(objects: Objects, path: str) -> bool:
+    """Put an object back from one of its copies, which stay; return False if the object is in place."""
+    if objects.info(path) is not None:
         return False
-    lake.objects.delete(info.path)
-    return True
+    for copy in objects.paths(removed_folder(path)):
+        try:
+            objects.copy(copy, path)
+        except FileNotFoundError:  # another clean-up has removed the copy
+            continue
+        return True
+    return False
 
 
 def _repair(lake: Lake, state: ProductState, listed: Collection[str]) -> list[PartitionKey]:

@@ -27,7 +27,7 @@ from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 
-from offline.lake.remote import remote_store
+from offline.lake.remote import explained, is_uri, remote_store
 from offline.settings import without_key
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 WHOLE_BYTES = 8 << 20
 """Objects of an object store up to this size are read by one request, larger objects by ranges."""
 
-_SCHEME = re.compile(r"[a-z][a-z0-9+]+:/")
 _OWN = re.compile(r"\..+\.(part|lock)")
 """Names in a folder that are no objects: files being written, and locks."""
 
@@ -97,7 +96,7 @@ class Objects(ABC):
             ValueError: the URI is of no known store, or holds a key.
         """
         text = str(uri)
-        if not _SCHEME.match(text):
+        if not is_uri(text):
             return _Folder(Path(text).absolute())
         without_key(text)
         if (parts := urlsplit(text)).scheme == "file":
@@ -137,6 +136,14 @@ class Objects(ABC):
 
         Raises:
             FileNotFoundError: the object does not exist.
+        """
+
+    @abstractmethod
+    def move(self, path: str, to: str) -> bool:
+        """Give an object another path, where no object is, with a new time of change; a killed move may leave both.
+
+        Returns:
+            False if the object does not exist.
         """
 
     @abstractmethod
@@ -226,6 +233,16 @@ class _Folder(Objects):
 
     def copy(self, path: str, to: str) -> None:
         self.add(to, self._at(path))
+
+    def move(self, path: str, to: str) -> bool:
+        at, target = self._at(path), self._at(to)
+        try:
+            os.utime(at)  # before the object has the new path: there, an old time would be wrong
+            target.parent.mkdir(parents=True, exist_ok=True)
+            at.rename(target)
+        except FileNotFoundError:
+            return False
+        return True
 
     def opened(self, path: str) -> pa.NativeFile:
         return pa.OSFile(str(self._at(path)))
@@ -343,6 +360,15 @@ class _Store(Objects):
             if self.info(to) is None:
                 self._store.copy(_checked(path), _checked(to))
 
+    def move(self, path: str, to: str) -> bool:
+        with self._explained(to, is_put=True):
+            try:
+                self._store.copy(_checked(path), _checked(to))
+            except FileNotFoundError:
+                return False
+        self.delete(path)
+        return True
+
     def opened(self, path: str) -> pa.NativeFile:
         with self._explained(path):
             result = self._store.get(_checked(path))
@@ -383,15 +409,10 @@ class _Store(Objects):
 
     @contextmanager
     def _explained(self, path: str, *, is_put: bool = False) -> Iterator[None]:
-        """Raise the client's errors as OSError, without the requests in them."""
-        from obstore.exceptions import BaseError  # noqa: PLC0415
-
-        try:
+        """Raise the client's errors as OSError, see `offline.lake.remote`."""
+        where = self.where(path)
+        with explained(lambda reason: not_written(where, reason) if is_put else f"{where} cannot be read ({reason})"):
             yield
-        except BaseError as error:
-            where, reason = self.where(path), str(error).strip().partition("\n")[0][:500]
-            text = not_written(where, reason) if is_put else f"{where} cannot be read ({reason})"
-            raise OSError(errno.EIO, text) from error
 
 
 class _Ranges(io.RawIOBase):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import configparser
+import errno
 import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,10 +34,35 @@ _PATIENCE: dict[str, Any] = {
 }
 
 
-def remote_store(uri: str) -> S3Store | GCSStore | AzureStore:
+def is_uri(text: str) -> bool:
+    """Return whether a text is a URI of a store, and no path.
+
+    >>> is_uri("s3://bucket/lake"), is_uri("/srv/lake"), is_uri("file:///srv/lake")
+    (True, False, True)
+    """
+    return re.match(r"[a-z][a-z0-9+]+:/", text) is not None
+
+
+@contextmanager
+def explained(text: Callable[[str], str]) -> Iterator[None]:
+    """Raise the errors of a store's client as OSError, without the requests in them.
+
+    Args:
+        text: returns the text of the error for a reason.
+    """
+    from obstore.exceptions import BaseError  # noqa: PLC0415
+
+    try:
+        yield
+    except BaseError as error:
+        raise OSError(errno.EIO, text(str(error).strip().partition("\n")[0][:500])) from error
+
+
+def remote_store(uri: str, setting: str = "LAKE_URI") -> S3Store | GCSStore | AzureStore:
     """Return the object store of a URI; no request is made.
 
     Args:
+        setting: name of the setting with the URI, for errors.
         uri: `s3://bucket/prefix?endpoint_override=HOST:PORT&scheme=http&region=NAME`, `gs://bucket/prefix`, or
             `abfs://container@account.dfs.core.windows.net/prefix`.
 
@@ -42,11 +71,11 @@ def remote_store(uri: str) -> S3Store | GCSStore | AzureStore:
     """
     parts = urlsplit(uri)
     if parts.scheme not in ("s3", "gs", "abfs", "abfss"):
-        raise ValueError(f"LAKE_URI must be a folder, or a URI that begins with file, s3, gs or abfs, was {uri}")
+        raise ValueError(f"{setting} must be a folder, or a URI that begins with file, s3, gs or abfs, was {uri}")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     known = S3_OPTIONS if parts.scheme == "s3" else ()
     if unknown := sorted(set(options) - set(known)):
-        raise ValueError(f"LAKE_URI has options that are not known: {', '.join(unknown)}; known are {known}")
+        raise ValueError(f"{setting} has options that are not known: {', '.join(unknown)}; known are {known}")
     from obstore.store import AzureStore, GCSStore  # noqa: PLC0415 - a lake in a folder needs no client of stores
 
     prefix = parts.path.strip("/") or None

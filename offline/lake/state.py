@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import NamedTuple, TypeVar
 
 import msgspec
+import pyarrow as pa
 from msgspec import Raw, Struct
 
 from data.names import check_product_id
@@ -25,6 +26,14 @@ OBJECTS = "objects"
 """Folder of the objects below the root of a lake."""
 RECEIPTS = "rejects"
 """Folder of the receipts of recordings below the root of a lake."""
+
+REMOVED = "removed"
+"""Folder of the objects that the clean-up has taken away, and that can come back."""
+
+COMPRESSED_FROM = 1 << 16
+"""Length of the manifests that are compressed, bytes. A product of 3 years has 1.8 MB of JSON, which become 0.35 MB."""
+_ZSTD = b"\x28\xb5\x2f\xfd"
+"""Beginning of what is compressed by zstd; JSON begins with a brace."""
 
 _TABLE = re.compile(r"[a-z_]+(/[A-Za-z0-9_.~%-]+)*")
 
@@ -200,6 +209,32 @@ def changed(state: ProductState, changes: Iterable[Change], now_ns: int) -> tupl
     return ProductState(product_id=state.product_id, tables=tables, dropped=dropped), refused
 
 
+def manifest_of(state: ProductState) -> bytes:
+    """Return the manifest of a state: JSON, compressed by zstd if it is long, as that of a product over years."""
+    text = msgspec.json.encode(state)
+    if len(text) < COMPRESSED_FROM:
+        return text
+    return bytes(pa.Codec("zstd", compression_level=1).compress(text, asbytes=True))
+
+
+def state_of(manifest: bytes) -> ProductState:
+    """Return the state of a manifest.
+
+    Raises:
+        ValueError: the manifest is damaged, or of another format.
+    """
+    if manifest.startswith(_ZSTD):
+        try:
+            with pa.input_stream(pa.py_buffer(manifest), compression="zstd") as file:
+                manifest = file.read()
+        except OSError as error:
+            raise ValueError(str(error)) from None
+    state = msgspec.json.decode(manifest, type=ProductState)  # msgspec's errors are ValueErrors
+    if state.format != FORMAT:
+        raise ValueError(f"its format is {state.format}, this release reads {FORMAT}")
+    return state
+
+
 def object_path(content_hash: str, schema_hash: str) -> str:
     """Return the path of an object below the root of a lake.
 
@@ -208,3 +243,12 @@ def object_path(content_hash: str, schema_hash: str) -> str:
     """
     ending = f"-{schema_hash}" if schema_hash else ""
     return f"{OBJECTS}/{content_hash[:2]}/{content_hash}{ending}.parquet"
+
+
+def removed_folder(path: str) -> str:
+    """Return the folder of an object that the clean-up has taken away, once or several times.
+
+    >>> removed_folder("objects/ab/ab12.parquet")
+    'removed/objects/ab/ab12.parquet'
+    """
+    return f"{REMOVED}/{path}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
 from typing import Self
@@ -24,7 +24,6 @@ from data.names import check_product_id
 from offline.lake.objects import Changed, Held, Objects
 from offline.lake.parquet import READ_ROWS
 from offline.lake.state import (
-    FORMAT,
     MANIFESTS,
     OBJECTS,
     Change,
@@ -33,7 +32,10 @@ from offline.lake.state import (
     PartitionKey,
     ProductState,
     changed,
+    manifest_of,
     object_path,
+    removed_folder,
+    state_of,
 )
 from offline.lake.writing import Writing, schema_hash
 
@@ -92,10 +94,19 @@ class Lake:
         return HeldLake(self)
 
     @contextmanager
-    def batch(self) -> Iterator[HeldLake]:
-        """Gather changes in one state, and put each changed manifest once as the block ends; none after an error."""
+    def batch(self, *, in_part: bool = False) -> Iterator[HeldLake]:
+        """Gather changes in one state, and put each changed manifest once as the block ends.
+
+        Args:
+            in_part: after an error, too, put the changes before the error; by default none is put.
+        """
         held = self.held()
-        yield held
+        try:
+            yield held
+        except BaseException:
+            if in_part:
+                held.publish()
+            raise
         held.publish()
 
     def partition(self, table: str, product_id: str, day: date) -> Partition | None:
@@ -291,7 +302,7 @@ class Lake:
             if new is state:
                 return state
             try:
-                version = self.objects.put(manifest_path(product_id), msgspec.json.encode(new), held and held.version)
+                version = self.objects.put(manifest_path(product_id), manifest_of(new), held and held.version)
             except Changed as error:
                 faster = error
                 continue
@@ -307,10 +318,8 @@ class Lake:
         version, state = self._decoded.get(product_id, ("", None))
         if state is None or version != held.version:
             try:
-                state = msgspec.json.decode(held.content, type=ProductState)
-                if state.format != FORMAT:
-                    raise ValueError(f"its format is {state.format}, this release reads {FORMAT}")
-            except ValueError as error:  # also msgspec's errors
+                state = state_of(held.content)
+            except ValueError as error:
                 where = self.objects.where(manifest_path(product_id))
                 raise ValueError(
                     f"{where} is no manifest of the lake ({error}): remove it, then ingest the recordings of the "
@@ -340,7 +349,7 @@ class Lake:
 
     @contextmanager
     def _opened(self, path: str) -> Iterator[pa.parquet.ParquetFile]:
-        with self.objects.opened(path) as file:
+        with self._file(path) as file:
             try:
                 opened = pa.parquet.ParquetFile(file)
             except pa.ArrowInvalid as error:
@@ -349,6 +358,16 @@ class Lake:
                     "`python -m offline.cleaning`, then make the day again, or ingest the recording again"
                 ) from None
             yield opened
+
+    def _file(self, path: str) -> pa.NativeFile:
+        """Open an object, also if a clean-up has just taken the object away, see `offline.lake.cleaning`."""
+        try:
+            return self.objects.opened(path)
+        except FileNotFoundError:
+            for removed in self.objects.paths(removed_folder(path)):
+                with suppress(FileNotFoundError):
+                    return self.objects.opened(removed)
+            raise
 
 
 class HeldLake(Lake):
@@ -375,7 +394,7 @@ class HeldLake(Lake):
         return self
 
     @contextmanager
-    def batch(self) -> Iterator[HeldLake]:
+    def batch(self, *, in_part: bool = False) -> Iterator[HeldLake]:  # noqa: ARG002 - the outer batch decides
         """Add the changes of the block to those of the outer batch, whose end publishes them."""
         yield self
 

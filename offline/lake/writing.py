@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 
-from offline.lake.objects import ANY, Objects, not_written
+from offline.lake.objects import Objects, not_written
 from offline.lake.parquet import GROUP_ROWS, ContentHash, RowGroups
 from offline.lake.state import Entry
 
-RENEWED_S = 3_600
-"""Age in seconds of an object that a writer finds in place, and puts again."""
 _NO_METADATA = (b"ARROW:schema", b"content_hash", b"notes")
 """Metadata of a file that are not of the schema: of the format, and of lakes without manifests."""
 
@@ -54,7 +51,7 @@ class Writing:
             self._groups.close()
             self._groups = None
         entry = Entry(self._hash.rows, self._hash.hexdigest(), schema_hash(self._schema.metadata))
-        add_object(self._objects, entry.path, self._file)
+        self._objects.add(entry.path, self._file)  # an object that is there already has the same rows
         return entry
 
     def close(self) -> None:
@@ -70,20 +67,6 @@ class Writing:
         except OSError as error:
             self.close()
             raise OSError(error.errno or 0, not_written(self._name, error)) from error
-
-
-def add_object(objects: Objects, path: str, file: Path) -> None:
-    """Put an object, unless the object is there already.
-
-    An old object is put again with the same bytes: the clean-up removes only old objects, and must not remove an object
-    that a manifest is about to name.
-    """
-    if objects.add(path, file):
-        return
-    info = objects.info(path)
-    if info is None or time.time() - info.changed > RENEWED_S:
-        held = objects.get(path)
-        objects.put(path, file.read_bytes() if held is None else held.content, ANY)
 
 
 def schema_hash(metadata: Mapping[bytes, bytes] | None) -> str:

@@ -103,15 +103,17 @@ def stage_finished(lake: Lake) -> list[Staged]:
         OSError: the lake cannot be written.
     """
     changed: dict[tuple[str, date], Staged] = {}
-    for finished in finished_days(read_manifest(lake, TRADES)):
-        known = {source for notes, _ in _staged(lake, finished.product_id, finished.day) for source in notes.sources}
-        for generation, source_id in finished.sources:
-            name = _source_name(generation, source_id)
-            if name in known:
-                continue
-            trades = _trades_of_source(lake, finished, generation, source_id)
-            if (staged := _add(lake, finished.product_id, finished.day, name, trades)) is not None:
-                changed[staged.product_id, staged.day] = staged
+    with lake.batch(in_part=True) as batch:
+        for finished in finished_days(read_manifest(lake, TRADES)):
+            staged_before = _staged(batch, finished.product_id, finished.day)
+            known = {source for notes, _ in staged_before for source in notes.sources}
+            for generation, source_id in finished.sources:
+                name = _source_name(generation, source_id)
+                if name in known:
+                    continue
+                trades = _trades_of_source(batch, finished, generation, source_id)
+                if (staged := _add(batch, finished.product_id, finished.day, name, trades)) is not None:
+                    changed[staged.product_id, staged.day] = staged
     return list(changed.values())
 
 

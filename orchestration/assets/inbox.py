@@ -3,15 +3,16 @@
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
 from datetime import date
-from pathlib import Path
 
 import dagster as dg
 from pydantic import Field
 
 from data.names import check_product_id
-from data.recordings.folders import RecordingFolders
-from offline.days.staging import RECORDINGS, ingest
+from offline.days.staging import RECORDINGS, ingest, taken
+from offline.lake.remote import is_uri
 from offline.lake.store import Lake
+from offline.recordings.places import RecordingPlaces
+from offline.recordings.prefixes import Recording
 from orchestration.assets.partitions import (
     LAKE,
     PRODUCTS,
@@ -25,49 +26,44 @@ from orchestration.resources import LakeResource, explained
 class InboxConfig(dg.Config):
     """Source of the recordings."""
 
-    inbox: str = Field(default="", description="a folder in those of RECORDINGS_DIRS; empty: INBOX_DIR")
+    inbox: str = Field(default="", description="a folder or prefix in those of RECORDINGS_DIRS; empty: INBOX_DIR")
     product_id: str = Field(default="BTC-USD", description="for recordings without a product")
 
 
 class Inbox(dg.ConfigurableResource):
-    """The folder with new recordings."""
+    """The folder, or the prefix of an object store, with new recordings."""
 
     path: str
 
-    def files(self, folder: str = "") -> list[tuple[str, Path]]:
-        """Return the recordings in the folder, with their paths below the folder as names.
-
-        Hidden files are left out: they may be incomplete.
-
-        Raises:
-            Failure: the folder is missing; a missing folder must not look like an empty folder.
-        """
-        root = Path(folder or self.path).expanduser()
-        if not root.is_dir():
-            raise dg.Failure(f"the inbox: there is no folder {root}", allow_retries=False)
-        found = [(path.relative_to(root), path) for path in sorted(root.rglob("*")) if path.is_file()]
-        return [(name.as_posix(), path) for name, path in found if not any(part.startswith(".") for part in name.parts)]
+    def recordings(self, places: RecordingPlaces, other: str = "") -> list[Recording]:
+        """Return the recordings of the inbox, or of another one, see `RecordingPlaces.recordings`."""
+        return places.recordings(other or self.path)
 
 
 def stage_inbox(
     context: dg.OpExecutionContext | dg.AssetExecutionContext,
     lake: LakeResource,
     inbox: Inbox,
-    folders: RecordingFolders,
+    places: RecordingPlaces,
     config: InboxConfig,
 ) -> tuple[list[tuple[str, date]], list[str]]:
     """Stage all recordings in the inbox; return the changed products and days, and the errors of rejected files.
 
     Raises:
-        ValueError: the inbox itself is outside the folders; the run config can name any inbox.
+        ValueError: the inbox itself is outside the folders and prefixes; the run config can name any inbox.
+        OSError: the inbox is missing, the store does not answer, or the lake cannot be written.
     """
     check_product_id(config.product_id)
     store, first_day = lake.open(), date.fromisoformat(lake.first_day)
-    folders.real_path(config.inbox or inbox.path)
-    changed, wrong = [], []
-    for name, path in inbox.files(config.inbox):
+    places.check(config.inbox or inbox.path)
+    held, changed, wrong = store.held(), [], []
+    for name, place, _, listed in inbox.recordings(places, config.inbox):
+        version = listed if is_uri(place) else ""  # the time of change of a file does not tell the content for sure
         try:
-            found = ingest(store, folders.real_path(path), config.product_id, name, first_day)
+            found = taken(held, name, config.product_id, version) if version else None
+            if found is None:
+                with places.local(place) as path:
+                    found = ingest(store, path, config.product_id, name, first_day, version)
         except ValueError as error:
             wrong.append(f"{name}: {error}")
             context.log.error(f"not taken: {name}: {error}")
@@ -101,14 +97,14 @@ def recordings_asset(partitions: dg.PartitionsDefinition) -> dg.AssetsDefinition
         config: InboxConfig,
         lake: LakeResource,
         inbox: Inbox,
-        recording_folders: dg.ResourceParam[RecordingFolders],
+        recording_places: dg.ResourceParam[RecordingPlaces],
     ) -> dg.MaterializeResult:
         """Stage recorded trades by product and day, from the inbox or the simulator. Each file is read once.
 
         Materializing any one day here, like the job `ingest`, takes every new file of the inbox.
         """
         with explained():
-            changed, wrong = stage_inbox(context, lake, inbox, recording_folders, config)
+            changed, wrong = stage_inbox(context, lake, inbox, recording_places, config)
         product_id, day = partition_of_run(context)
         staged = report_of_recordings(lake.open(), product_id, day)
         metadata = {**staged.metadata, "staged now": len(changed), "not taken": len(wrong)}

@@ -1,4 +1,4 @@
-"""Schedules: topics into the lake, drift, a nightly training, and a replay of recordings (off by default)."""
+"""Schedules: topics into the lake, its clean-up, drift, a nightly training, and a replay (off by default)."""
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
@@ -21,6 +21,7 @@ from orchestration.assets.drift import last_report
 from orchestration.assets.inbox import add_products
 from orchestration.assets.models import TRAINING_SET_TAG, RetrainConfig, choose_days
 from orchestration.assets.partitions import PRODUCTS, DayRange
+from orchestration.jobs.cleaning import clean_lake
 from orchestration.jobs.replay import replay
 from orchestration.jobs.sink import SinkConfig, sink_job
 from orchestration.resources import LakeResource
@@ -130,4 +131,19 @@ def schedules(settings: OrchestrationSettings, served_keep_days: int | None = No
             return dg.SkipReason("no served row is new since the last reports")
         return [dg.RunRequest(partition_key=product_id) for product_id in new]
 
-    return [replay_recordings, nightly_retrain, hourly_drift, sink_served]
+    @_schedule(
+        job=clean_lake,
+        name="daily_clean",
+        cron_schedule=settings.clean_cron,
+        description="Remove what no manifest of the lake names at the times of CLEAN_CRON, LAKE_GRACE_H hours later. "
+        "While a clean-up is at work, and in an empty lake, no run is launched.",
+    )
+    def daily_clean(context: dg.ScheduleEvaluationContext, lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
+        if not lake.open().product_ids():
+            return dg.SkipReason("the lake has no manifests")
+        runs = context.instance.get_runs(dg.RunsFilter(job_name=clean_lake.name), limit=1)
+        if runs and not runs[0].is_finished:
+            return dg.SkipReason(f"run {runs[0].run_id} is at work")
+        return dg.RunRequest()
+
+    return [replay_recordings, nightly_retrain, hourly_drift, daily_clean, sink_served]

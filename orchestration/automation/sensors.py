@@ -16,11 +16,12 @@ from data.settings import KafkaSettings
 from data.stream.figures import publish_or_warn
 from data.stream.records import Figure
 from data.times import NS, to_datetime
+from offline.recordings.places import RecordingPlaces
 from orchestration.assets.drift import with_loss_since
 from orchestration.assets.inbox import Inbox
 from orchestration.automation.schedules import retrain_request
 from orchestration.jobs.lake import NOT_TAKEN, ingest
-from orchestration.resources import DagsterPages, LakeResource
+from orchestration.resources import DagsterPages, LakeResource, explained
 from orchestration.settings import OrchestrationSettings
 
 LOOK_S = 10
@@ -43,16 +44,19 @@ REASON_TAG = "cryptovol/reason"
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Ingest new and changed files of INBOX_DIR into the lake, and make the stale days.",
 )
-def inbox_files(context: dg.SensorEvaluationContext, inbox: Inbox) -> dg.RunRequest | dg.SkipReason:
+def inbox_files(
+    context: dg.SensorEvaluationContext, inbox: Inbox, recording_places: dg.ResourceParam[RecordingPlaces]
+) -> dg.RunRequest | dg.SkipReason:
     """Request a run for each state of the inbox when all files are quiet; retry until a run has done its work."""
-    found = {name: path.stat() for name, path in inbox.files()}
+    with explained():
+        found = inbox.recordings(recording_places)
     now = time.time()
-    arriving = [name for name, stat in found.items() if 0 <= now - stat.st_mtime < QUIET_S]
+    arriving = [each.name for each in found if 0 <= now - each.changed < QUIET_S]
     if arriving:
         return dg.SkipReason(f"{arriving[0]} was written to within the last {QUIET_S:g} s")
     if not found:
         return dg.SkipReason(f"there are no files in {inbox.path}")
-    files = json.dumps({name: [stat.st_size, stat.st_mtime_ns] for name, stat in found.items()})
+    files = json.dumps({each.name: each.version for each in found})
     state = hashlib.sha256(files.encode()).hexdigest()
     if why_not := _not_again(context.instance, state, now):
         return dg.SkipReason(f"nothing new among {len(found)} files in {inbox.path}: {why_not}")

@@ -10,6 +10,9 @@ from data.models.registry import Registry
 from offline.settings import OfflineSettings
 from orchestration.resources import LakeResource, RegistryResource, explained
 
+KIND_TAG = {"cryptovol/kind": "clean_lake"}
+"""Run tag: in dagster.yaml, one clean-up at a time."""
+
 
 class CleaningConfig(dg.Config):
     """Age of the objects to remove."""
@@ -34,6 +37,6 @@ def remove_objects(
     context.log.info(cleaned.text())
 
 
-@dg.job(description=remove_objects.__doc__)
+@dg.job(description=remove_objects.__doc__, tags=KIND_TAG)
 def clean_lake() -> None:
     remove_objects()

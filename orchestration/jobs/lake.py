@@ -4,13 +4,14 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
+from itertools import groupby
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
-from data.recordings.folders import RecordingFolders
 from offline.days.staging import simulate
+from offline.recordings.places import RecordingPlaces
 from orchestration.assets.inbox import Inbox, InboxConfig, add_products, stage_inbox
 from orchestration.assets.partitions import LAKE, day_of, days_from_first, report_of_recordings, report_versions
 from orchestration.jobs.backfill import make_here, make_or_submit
@@ -32,7 +33,7 @@ def ingest_inbox(
     config: IngestConfig,
     lake: LakeResource,
     inbox: Inbox,
-    recording_folders: dg.ResourceParam[RecordingFolders],
+    recording_places: dg.ResourceParam[RecordingPlaces],
 ) -> Iterator[Any]:
     """Take all recordings in the inbox into the lake, each once, and have a run of `backfill` make the stale days.
 
@@ -40,7 +41,7 @@ def ingest_inbox(
     """
     store = lake.open()
     with explained():
-        changed, wrong = stage_inbox(context, lake, inbox, recording_folders, config)
+        changed, wrong = stage_inbox(context, lake, inbox, recording_places, config)
     report_versions(context, (report_of_recordings(store, *place) for place in changed))
     context.log.info(f"{len(changed)} product-days are new or have changed")
     if config.then_backfill:
@@ -81,14 +82,18 @@ def simulate_days(context: dg.OpExecutionContext, config: SimulateConfig, lake: 
         if len(config.hours) != 2:
             raise ValueError(f"hours are two, as [0, 24]: the first, and the one to end before; were {config.hours}")
         begin, end = config.hours
-        for number in range(config.days):
-            day = first + timedelta(days=number)
-            for product_id in config.products:
-                found = simulate(store, product_id, day, config.seed, (begin, end))
-                rows = sum(each.rows for each in found.days)
-                context.log.info(f"{product_id} {day}: {rows:,} trades{'' if found.is_new else ', there already'}")
+        days = [first + timedelta(days=number) for number in range(config.days)]
+        for product_id in config.products:
+            for _, days_of_month in groupby(days, lambda day: (day.year, day.month)):
+                month = list(days_of_month)
+                with store.batch(in_part=True) as batch:  # one put of the manifest; the reports come afterwards
+                    for day in month:
+                        found = simulate(batch, product_id, day, config.seed, (begin, end))
+                        rows = sum(each.rows for each in found.days)
+                        there = "" if found.is_new else ", there already"
+                        context.log.info(f"{product_id} {day}: {rows:,} trades{there}")
                 add_products(context.instance, store)
-                report_versions(context, [report_of_recordings(store, product_id, day)])
+                report_versions(context, (report_of_recordings(batch, product_id, day) for day in month))
     if config.then_backfill:
         yield from make_here(context, lake, days_from_first(lake))
     yield dg.Output(None)

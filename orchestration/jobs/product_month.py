@@ -103,10 +103,14 @@ def make_month(context: dg.OpExecutionContext, config: ProductMonthConfig, lake:
 
 
 def made_month(context: dg.OpExecutionContext, lake: LakeResource, month: ProductMonth, wanted: DayRange) -> Checked:
-    """Make the stale days of a month, table by table, and report each product-day as soon as made.
+    """Make the stale days of a month, table by table, and report the product-days of a table as soon as they are put.
 
     A changed trade reaches into the days around. So the run makes the stale days within reach of the month, too, and
     the trades that these days see. No other run needs to end first, and the order of the runs changes no row.
+
+    The days of a table come into the manifest by one put, as the manifest may be of years; afterwards they are reported
+    to Dagster. So no report names rows that the lake lacks, and a killed run loses its days of one table at most. Days
+    before one that cannot be made are put, too.
 
     Days of the month in the lake but unknown to Dagster (a run was killed in between) are reported too.
 
@@ -126,17 +130,20 @@ def made_month(context: dg.OpExecutionContext, lake: LakeResource, month: Produc
     for step in STEPS:
         begin, end = (first - back, last + A_DAY) if step.table == TRADES else (first, last)
         days, began, rows, new = [day for day in seen if begin <= day <= end], time.monotonic(), 0, 0
+        is_new = dict[date, bool]()
+        with explained(), store.batch(in_part=True) as batch:
+            for day in days:
+                is_new[day] = step(batch, product_id, day, lake.spec).is_new
         for day in days:
-            with explained():
-                made = step(store, product_id, day, lake.spec)
-            if not made.is_new and day not in own:
+            if not is_new[day] and day not in own:
                 continue
-            report_versions(context, report_of(lake, store, step.table, product_id, day, made))
+            made = step.stored(batch, product_id, day)._replace(is_new=is_new[day])
+            report_versions(context, report_of(lake, batch, step.table, product_id, day, made))
             if made.is_new:
                 rows, new = rows + (made.partition.rows if made.partition else 0), new + 1
                 if step.table == TRADES:
                     for name, check in CHECKS.items():
-                        verdicts[name].append(check(store, product_id, day, made))
+                        verdicts[name].append(check(batch, product_id, day, made))
         context.log.info(
             f"{step.table} of {product_id} in {month.month}: {new} of {len(days)} days were made, {rows:,} rows in "
             f"{time.monotonic() - began:.1f} s"

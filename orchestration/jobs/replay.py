@@ -13,8 +13,8 @@ from pydantic import Field
 from data.files import CHECKOUT
 from data.names import check_names, new_replay_id
 from data.process.running import REFUSED
-from data.recordings.folders import RecordingFolders
 from data.trades import StreamKey
+from offline.recordings.places import RecordingPlaces
 from orchestration.jobs.ingestor_process import ProgressLine, ingest_online
 from orchestration.local.parts import SIMULATED_DAY, simulated_recording
 from orchestration.local.settings import StackSettings
@@ -56,7 +56,7 @@ class ReplayConfig(dg.Config):
 
 @dg.op(tags={"dagster/kind": "kafka"})
 def replay_trades(
-    context: dg.OpExecutionContext, config: ReplayConfig, recording_folders: dg.ResourceParam[RecordingFolders]
+    context: dg.OpExecutionContext, config: ReplayConfig, recording_places: dg.ResourceParam[RecordingPlaces]
 ) -> None:
     """Write recorded trades to the topic `coinbase-trades` at their pace, as one source.
 
@@ -68,7 +68,7 @@ def replay_trades(
         check_names(StreamKey(source_id, config.product_id))
         if not config.max_wait_s >= 0:  # also true for NaN
             raise ValueError(f"max_wait_s must be 0 or more seconds, was {config.max_wait_s}")
-        recordings = [str(recording_folders.real_path(path)) for path in config.recordings]
+        recordings = [str(recording_places.local_path(path)) for path in config.recordings]
     recordings = recordings or [_simulated_day(context)]
     settings = {
         "REPLAY_ID": source_id,

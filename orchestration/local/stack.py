@@ -84,7 +84,7 @@ def check_recordings(settings: StackSettings) -> None:
 def prepare_inbox(settings: StackSettings) -> None:
     """Make the stack's own inbox, and refuse a missing inbox of a person."""
     settings.make_inbox()
-    if not settings.inbox_dir.is_dir():
+    if isinstance(settings.inbox_dir, Path) and not settings.inbox_dir.is_dir():
         raise StartRefused(
             f"INBOX_DIR: there is no folder {settings.inbox_dir}. Make it, or name none for one of the stack."
         )

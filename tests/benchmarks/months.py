@@ -105,6 +105,7 @@ def environment_of(folder: Path, runs: int, postgres: Postgres | None = None) ->
         "OMP_NUM_THREADS": "1",
         "MALLOC_ARENA_MAX": "2",
         "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9",  # nobody listens there
+        "CLEAN_CRON": "0 0 1 1 *",
         "SINK_CRON": "0 0 1 1 *",
         "DRIFT_CRON": "0 0 1 1 *",
         "PYTHONDONTWRITEBYTECODE": "",

@@ -20,7 +20,7 @@ from offline.days.staleness import STEPS, stale
 from offline.days.steps import DayNotes
 from offline.days.trades import TradesFacts
 from offline.days.training_set import TrainingFacts
-from offline.lake.state import Change, Entry, ProductState, changed
+from offline.lake.state import Change, Entry, ProductState, changed, manifest_of
 from offline.lake.store import Lake, manifest_path
 from tests.benchmarks.measure import Row
 from tests.seaweed import KEYS, running_seaweed
@@ -65,7 +65,7 @@ def fill(lake: Lake, products: int, days: int, spec: FeatureSpec) -> None:
             made = [(day, step.inputs(state, day, spec)) for day in all_days]
             notes = [(step.table, day, DayNotes(inputs, _facts(step.table, spec))) for day, inputs in made if inputs]
             state = _with(state, notes)
-        lake.objects.put(manifest_path(state.product_id), msgspec.json.encode(state), None)
+        lake.objects.put(manifest_path(state.product_id), manifest_of(state), None)
 
 
 def _with(state: ProductState, entries: Sequence[tuple[str, dt.date, Any]]) -> ProductState:

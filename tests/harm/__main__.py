@@ -49,7 +49,10 @@ def harmed_stack(folder: Path, say: Say) -> Iterator[tuple[Outcome, Pages]]:
     first = {"RECORDING": str(warm_up), "REPLAY_SPEED": "max", "PURPOSE": "drill"}
     log = folder / "stack.log"
     say(f"starting a stack; its log is {log}")
-    with running_stack(folder / "var", log, SINK_CRON=NEVER, DRIFT_CRON=NEVER, **first) as (process, settings):
+    with running_stack(folder / "var", log, SINK_CRON=NEVER, DRIFT_CRON=NEVER, CLEAN_CRON=NEVER, **first) as (
+        process,
+        settings,
+    ):
         chain = Chain(process, settings, log, folder, say)
         pages = Pages(chain.api, chain.dagster, chain.mlflow, chain.prometheus)
         say(f"live page {pages.live}  Dagster {pages.dagster}  MLflow {pages.mlflow}")

@@ -43,6 +43,6 @@ def test_a_killed_writer_leaves_what_was_there_and_the_clean_up_removes_the_rest
         assert lake.partitions("trades") == [old, other]
         assert lake.read("trades", "BTC-USD", DAY)["trade_id"].to_pylist() == [0, 1, 2, 3, 4]
     new = lake.write("trades", "BTC-USD", DAY, [batch(0, 6)], SCHEMA, NOTES)
-    assert clean(lake, 0, time.time_ns()).removed == 1
+    assert [clean(lake, 0, time.time_ns()).removed for _ in range(2)] == [0, 1]
     assert names_below(tmp_path) == sorted(["BTC-USD.json", *(Path(each.path).name for each in (new, other))])
     proof.equal(lake.partitions("trades"), [new, other], "partitions")

@@ -10,6 +10,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -46,13 +47,17 @@ from offline.days.staging import RECORDINGS, ingest
 from offline.days.staleness import stale
 from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET
 from offline.days.trades import make_trades
+from offline.days.training_set import make_training_set
 from offline.evaluation.plots import label_plainly
-from offline.lake.store import Lake
+from offline.lake.objects import ANY, Objects
+from offline.lake.state import Change, ProductState
+from offline.lake.store import Lake, manifest_path
 from offline.leaks.rows import check_rows
 from offline.models.candidate import Candidate, Recipe
 from offline.models.recipes import RECIPES
 from offline.promotion.ledger import history
 from offline.promotion.register import find_experiment
+from offline.recordings.prefixes import RecordingPrefix
 from offline.samples import CHECKED_HOURS, Sample
 from offline.served.manifest import read_manifest
 from offline.settings import DEFAULT_TRAIN_MB
@@ -60,7 +65,7 @@ from offline.training import lake_training, train
 from orchestration import code_server
 from orchestration.assets import models, plots
 from orchestration.assets.models import choose_days
-from orchestration.assets.partitions import INPUTS, DayRange, key_of, product_days
+from orchestration.assets.partitions import INPUTS, DayRange, ReportedVersion, key_of, product_days, report_of
 from orchestration.assets.product_days import product_day_assets
 from orchestration.automation import sensors
 from orchestration.automation.schedules import schedules
@@ -78,6 +83,7 @@ from tests.days import DAY, DAY_NS, MIDNIGHT, recorded, trades_at
 from tests.mlflow_server import running_mlflow
 from tests.models import model_bytes, put_version
 from tests.pipeline import read_topic
+from tests.seaweed import Seaweed
 from tests.services.test_days import HOUR, days_from, make_all
 
 pytestmark = [  # Dagster's own: it uses what it calls beta, and what pydantic calls old
@@ -166,6 +172,7 @@ def test_every_job_can_be_launched_as_it_stands() -> None:
     defs = definitions()
     dg.Definitions.validate_loadable(defs)
     names = {"replay", "ingest", "simulate", "backfill", "retrain", "promote", "rollback", "sink", "product_month"}
+    names.add("clean_lake")
     for name in names:
         job = defs.resolve_job_def(name)
         dg.validate_run_config(job, ONE_MONTH if name == "product_month" else {})
@@ -325,33 +332,148 @@ def materialize(side: Side, asset: dg.AssetsDefinition, day: dt.date) -> None:
     assert result.success
 
 
-def test_a_backfill_goes_on_where_it_was_killed(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three of four days are ingested; the run dies while making the feature rows of the second."""
+class Killed(BaseException):
+    pass
+
+
+def killed_backfill(side: Side) -> None:
+    with pytest.raises(Killed):
+        side.definitions.resolve_job_def("backfill").execute_in_process(instance=side.instance)
+
+
+def keys_of(days: Sequence[dt.date]) -> set[str]:
+    return {f"{day}|{PRODUCT}" for day in days}
+
+
+@pytest.fixture
+def three_days(side: Side) -> Sequence[dt.date]:
+    """Three of four days are ingested, and not made."""
     for day in DAYS[:3]:
         record(side.inbox / f"{day}.csv", day, (0, 10))
     assert side.run("ingest", "ingest_inbox", then_backfill=False).success
+    return DAYS[:3]
 
-    class Killed(BaseException):
-        pass
 
-    def dies(lake: Lake, product_id: str, day: dt.date, spec: FeatureSpec, write: Callable[..., None]) -> FeatureFacts:
-        if day == DAYS[1]:
+def test_a_backfill_goes_on_where_it_was_killed_before_a_put(
+    side: Side, three_days: Sequence[dt.date], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed with the feature rows of all days made: no manifest names them, and Dagster knows the trades alone."""
+    put = Lake.put
+
+    def dies(lake: Lake, product_id: str, changes: Sequence[Change]) -> ProductState:
+        if type(lake) is Lake and changes[0].table == FEATURE_ROWS:
             raise Killed
-        return make_feature_rows.make(lake, product_id, day, spec, write)
+        return put(lake, product_id, changes)
 
     with monkeypatch.context() as patch:
-        patch.setattr(product_month, "STEPS", (make_trades, replace(make_feature_rows, make=dies)))
-        with pytest.raises(Killed):
-            side.definitions.resolve_job_def("backfill").execute_in_process(instance=side.instance)
-    first = [place.day for place in side.lake.partition_keys(FEATURE_ROWS)]
-    assert first == DAYS[:1]
-    assert side.instance.get_materialized_partitions(dg.AssetKey("feature_rows")) == {f"{DAYS[0]}|{PRODUCT}"}
+        patch.setattr(Lake, "put", dies)
+        killed_backfill(side)
+    assert side.lake.partition_keys(FEATURE_ROWS) == []
+    assert side.instance.get_materialized_partitions(dg.AssetKey("feature_rows")) == set()
+    assert side.instance.get_materialized_partitions(dg.AssetKey("trades")) == keys_of(three_days)
     result = side.run("backfill")
-    rest = {f"{day}|{PRODUCT}" for day in DAYS[1:3]}
-    assert {key for asset, key in made(side, result) if asset == "feature_rows"} == rest
+    assert {key for asset, key in made(side, result) if asset == "feature_rows"} == keys_of(three_days)
     assert not [asset for asset, _ in made(side, result) if asset.startswith("trades")]
     assert side.stale() == set()
     assert not stale(side.lake, SPEC)
+
+
+def test_a_backfill_killed_between_put_and_report_reports_and_makes_nothing_again(
+    side: Side, three_days: Sequence[dt.date], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(lake: LakeResource, store: Lake, table: str, *rest: Any) -> list[ReportedVersion]:
+        if table == FEATURE_ROWS:
+            raise Killed
+        return report_of(lake, store, table, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(product_month, "report_of", dies)
+        killed_backfill(side)
+    assert [key.day for key in side.lake.partition_keys(FEATURE_ROWS)] == three_days
+    assert side.instance.get_materialized_partitions(dg.AssetKey("feature_rows")) == set()
+    with monkeypatch.context() as patch:
+        not_again: Any = None
+        steps = (make_trades, replace(make_feature_rows, make=not_again), make_training_set)
+        patch.setattr(product_month, "STEPS", steps)
+        result = side.run("backfill")
+    assert result.success
+    assert {key for asset, key in made(side, result) if asset == "feature_rows"} == keys_of(three_days)
+    assert side.stale() == set()
+
+
+def test_days_before_one_that_cannot_be_made_stay_made(
+    side: Side, three_days: Sequence[dt.date], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(lake: Lake, product_id: str, day: dt.date, spec: FeatureSpec, write: Callable[..., None]) -> FeatureFacts:
+        if day == three_days[1]:
+            raise ValueError("damaged")
+        return make_feature_rows.make(lake, product_id, day, spec, write)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(product_month, "STEPS", (make_trades, replace(make_feature_rows, make=fails)))
+        assert reason(side.run("backfill")) == "damaged"
+    assert [key.day for key in side.lake.partition_keys(FEATURE_ROWS)] == three_days[:1]
+    result = side.run("backfill")
+    assert {key for asset, key in made(side, result) if asset == "feature_rows"} == keys_of(three_days)
+    assert side.stale() == set()
+
+
+def test_a_run_of_a_month_puts_the_manifest_once_for_each_table(
+    side: Side, three_days: Sequence[dt.date], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No report comes before the put: at each put, Dagster knows the tables before alone."""
+    objects, known = type(side.lake.objects), []
+    put = objects.put
+
+    def counted(own: Objects, path: str, *rest: Any) -> str:
+        if path == manifest_path(PRODUCT):
+            tables = (TRADES, FEATURE_ROWS, TRAINING_SET)
+            known.append([name for name in tables if side.instance.get_materialized_partitions(dg.AssetKey(name))])
+        return put(own, path, *rest)
+
+    monkeypatch.setattr(objects, "put", counted)
+    assert side.run("product_month", "make_month", product_id=PRODUCT, month="2010-01").success
+    assert known == [[], [TRADES], [TRADES, FEATURE_ROWS]]
+    assert len(side.lake.partition_keys(TRAINING_SET)) == len(three_days)
+    known.clear()
+    assert side.run("product_month", "make_month", product_id=PRODUCT, month="2010-01").success
+    assert known == []
+
+
+def test_simulated_days_are_put_once_a_month(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four days over the end of a month: two puts, and then the reports."""
+    objects, puts = type(side.lake.objects), []
+    put = objects.put
+
+    def counted(own: Objects, path: str, *rest: Any) -> str:
+        puts.append(path)
+        return put(own, path, *rest)
+
+    monkeypatch.setattr(objects, "put", counted)
+    config = {"products": [PRODUCT], "first_day": "2010-01-30", "days": 4, "hours": [0, 1], "then_backfill": False}
+    result = side.run("simulate", "simulate_days", **config)
+    assert result.success
+    assert puts == [manifest_path(PRODUCT)] * 2
+    assert len(made(side, result)) == len(side.lake.partition_keys(RECORDINGS)) == 4
+
+
+def test_the_lake_is_cleaned_up_each_day_unless_a_clean_up_is_at_work(side: Side) -> None:
+    (daily,) = (each for each in schedules(OrchestrationSettings(_env_file=None)) if each.name == "daily_clean")
+    assert daily.default_status is dg.DefaultScheduleStatus.RUNNING
+    resources = {"lake": (side.definitions.resources or {})["lake"]}
+
+    def tick() -> Any:
+        with dg.build_schedule_context(instance=side.instance, resources=resources) as context:
+            return daily.evaluate_tick(context)
+
+    assert tick().skip_message == "the lake has no manifests"
+    ingest(side.lake, record(side.folder / "one.csv", DAYS[0], (0, 1)), PRODUCT)
+    assert len(tick().run_requests) == 1
+    job = side.definitions.resolve_job_def("clean_lake")
+    run = side.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+    assert tick().skip_message == f"run {run.run_id} is at work"
+    side.instance.report_run_failed(run)
+    assert len(tick().run_requests) == 1
 
 
 def test_what_was_made_without_dagster_is_told_and_not_made_again(side: Side) -> None:
@@ -489,7 +611,7 @@ def test_recordings_that_number_their_trades_differently_are_warned_of(side: Sid
 
 def look(side: Side) -> list[dg.RunRequest]:
     """Run a tick of the sensor of the inbox."""
-    resources = {"inbox": (side.definitions.resources or {})["inbox"]}
+    resources = {name: (side.definitions.resources or {})[name] for name in ("inbox", "recording_places")}
     with dg.build_sensor_context(instance=side.instance, resources=resources) as context:
         return list(inbox_files.evaluate_tick(context).run_requests or [])
 
@@ -529,6 +651,53 @@ def test_the_default_inbox_is_made_and_one_that_a_person_names_must_be_there(
     monkeypatch.setenv("VAR_DIR", str(side.folder / "var"))
     assert not look(Side(side.folder, side.instance, definitions()))
     assert (side.folder / "var" / "inbox").is_dir()
+
+
+def test_an_inbox_in_an_object_store_is_taken_once(
+    side: Side, seaweed: Seaweed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sensor sees new objects and new versions; an object in the lake is not copied again."""
+    inbox = seaweed.uri(f"inbox-of-{tmp_path.name}")
+    objects = Objects.open(inbox)
+    monkeypatch.setenv("INBOX_DIR", inbox)
+    monkeypatch.setenv("RECORDINGS_DIRS", f"{inbox}:{tmp_path}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr(sensors, "QUIET_S", -1.0)
+    there = Side(side.folder, side.instance, definitions())
+    assert not look(there)
+    content = record(tmp_path / "one.csv", DAYS[0], (0, 5)).read_bytes()
+    objects.put("monday/one.csv", content, ANY)
+    objects.put("notes.txt", b"buy milk\n", ANY)
+    objects.put(".half.csv", content[:100], ANY)
+    (request,) = look(there)
+    result = there.run("ingest")
+    where = inbox.partition("?")[0]
+    said = reason(result)
+    assert said.startswith(f"1 file is not taken, the rest is: notes.txt: {where}/notes.txt: holds no trades"), said
+    assert there.lake.tables(RECORDINGS) == ["recordings/monday%2Fone.csv"]
+    assert not list(tmp_path.glob("cryptovol-*")), "the copies are gone"
+    objects.delete("notes.txt")
+    copied: list[str] = []
+    real = RecordingPrefix.local
+
+    def counted(prefix: RecordingPrefix, below: str) -> AbstractContextManager[Path]:
+        copied.append(below)
+        return real(prefix, below)
+
+    monkeypatch.setattr(RecordingPrefix, "local", counted)
+    again = there.run("ingest")
+    assert (again.success, made(there, again), copied) == (True, [], [])
+    objects.put("monday/one.csv", record(tmp_path / "one.csv", DAYS[0], (0, 7)).read_bytes(), ANY)
+    assert look(there)[0].tags != request.tags
+    assert there.run("ingest").success
+    assert copied == ["monday/one.csv"]
+    assert len(there.lake.read(TRADES, PRODUCT, DAYS[0])) > content.count(b"\n")
+    said = reason(there.run("replay", "replay_trades", recordings=[f"{where}/monday/one.csv"]))
+    assert said.startswith(f"{where}/monday/one.csv lies in an object store, and a replay reads files of this machine")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    locked = Side(side.folder, side.instance, definitions())
+    assert f"{where} cannot be listed (" in reason(locked.run("ingest"))
 
 
 def test_what_an_ingest_did_not_take_is_asked_for_again_after_a_pause(

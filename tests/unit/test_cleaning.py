@@ -20,8 +20,9 @@ from offline.days.feature_rows import make_feature_rows
 from offline.days.staging import ingest, receipt_of, simulate
 from offline.days.trades import make_trades
 from offline.days.training_set import make_training_set
-from offline.lake.cleaning import clean
-from offline.lake.state import OBJECTS
+from offline.lake.cleaning import clean, store_time_ns
+from offline.lake.objects import Objects
+from offline.lake.state import OBJECTS, REMOVED, removed_folder
 from offline.lake.store import Lake
 from offline.promotion.inputs import lake_sample
 from offline.promotion.provenance import LakeRows, Provenance, named_hashes
@@ -54,35 +55,118 @@ def later(hours: float) -> int:
 def test_a_replaced_object_goes_when_nobody_can_read_it_any_more(lake: Lake) -> None:
     old, new = write(lake, 5), write(lake, 6)
     grow_old(lake, 100)
+    size = Path(old).stat().st_size
     held = clean(lake, 24 * HOUR_S, time.time_ns())
     assert (held.removed, held.kept) == (0, 1)  # a reader may hold the manifest of a moment ago
-    assert clean(lake, 24 * HOUR_S, later(25)).removed == 1
+    moved = clean(lake, 24 * HOUR_S, later(25))
+    assert (moved.aside, moved.removed) == (1, 0)
     assert not Path(old).exists()
-    assert Path(new).exists()
     assert lake.product("BTC-USD").dropped == {}
+    assert clean(lake, 24 * HOUR_S, later(23)).removed == 0
+    assert clean(lake, 24 * HOUR_S, later(25))[:2] == (1, size)
+    assert lake.objects.paths(REMOVED) == []
+    assert Path(new).exists()
 
 
 def test_an_object_of_a_writer_at_work_stays(lake: Lake) -> None:
     """Nothing names the object yet: the writer has not put the manifest."""
     with lake.batch() as changes:
         changes.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES)
-        assert clean(lake, 24 * HOUR_S, time.time_ns())[::2] == (0, 1)
+        found = clean(lake, 24 * HOUR_S, time.time_ns())
+        assert (found.aside, found.kept) == (0, 1)
     assert lake.read("trades", "BTC-USD", DAY).num_rows == 5
 
 
-def test_an_old_object_that_a_writer_finds_in_place_is_young_again(lake: Lake) -> None:
+class Takes:
+    """A writer of rows whose old object is unnamed: the object is taken up, and a moment later named."""
+
+    def __init__(self, lake: Lake) -> None:
+        write(lake, 5)
+        write(lake, 6)
+        for path in lake.objects.paths(OBJECTS):
+            age(lake, path)
+        lake.replace("BTC-USD", lambda state: msgspec.structs.replace(state, dropped={}))
+        self._lake, self.changes = lake, lake.held()
+
+    def take_up(self) -> None:
+        self.changes.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES)
+
+    def name(self) -> None:
+        self.changes.publish()
+
+    def rows(self) -> int:
+        return int(self._lake.read("trades", "BTC-USD", DAY).num_rows)
+
+
+def age(lake: Lake, path: str) -> None:
+    """Put the time of change of an object in a folder back."""
+    at = time.time() - 100 * HOUR_S
+    os.utime(lake.objects.where(path), (at, at))
+
+
+def test_an_object_that_a_writer_takes_up_and_names_before_the_move_is_put_back(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Look, taken up, named, moved: the clean-up reads the manifests again, and has all the while lost no row."""
+    writer, read = Takes(lake), []
+    with monkeypatch.context() as patch:
+        real = type(lake.objects).move
+
+        def move(objects: Objects, path: str, to: str) -> bool:
+            writer.take_up()
+            writer.name()
+            moved = real(objects, path, to)
+            read.append(writer.rows())
+            return moved
+
+        patch.setattr(type(lake.objects), "move", move)
+        found = clean(lake, 24 * HOUR_S, time.time_ns())
+    assert (found.aside, found.restored, read) == (1, 1, [5])
+    assert lake.objects.info(lake.product("BTC-USD").tables["trades"][DAY].path) is not None
+    assert clean(lake, 24 * HOUR_S, later(25)).removed == 1, "the copy"
+    assert writer.rows() == 5
+
+
+def test_an_object_that_a_writer_takes_up_before_the_move_and_names_after_the_clean_up_is_read_and_put_back(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Look, taken up, moved, end of the clean-up, named."""
+    writer = Takes(lake)
+    with monkeypatch.context() as patch:
+        real = type(lake.objects).move
+
+        def move(objects: Objects, path: str, to: str) -> bool:
+            writer.take_up()
+            return real(objects, path, to)
+
+        patch.setattr(type(lake.objects), "move", move)
+        found = clean(lake, 24 * HOUR_S, time.time_ns())
+    assert (found.aside, found.restored) == (1, 0)
+    writer.name()
+    assert writer.rows() == 5, "readers look among the copies, too"
+    found = clean(lake, 24 * HOUR_S, later(25))
+    assert (found.restored, found.lost) == (1, [])
+    assert lake.objects.info(lake.product("BTC-USD").tables["trades"][DAY].path) is not None
+    assert writer.rows() == 5
+
+
+def test_a_copy_of_a_killed_move_is_removed_and_the_object_in_place_stays(lake: Lake) -> None:
+    """An object store copies first, and then deletes."""
     write(lake, 5)
-    write(lake, 6)
-    grow_old(lake, 100)
-    with lake.batch() as changes:
-        changes.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES)
-        assert clean(lake, 24 * HOUR_S, time.time_ns() + NS).removed == 0
+    entry = lake.product("BTC-USD").tables["trades"][DAY]
+    lake.objects.copy(entry.path, f"{removed_folder(entry.path)}/killed")
+    assert clean(lake, 24 * HOUR_S, later(25))[:5:2] == (1, 0, 0)
+    assert lake.objects.paths(REMOVED) == []
     assert lake.read("trades", "BTC-USD", DAY).num_rows == 5
+
+
+def test_the_age_of_an_object_is_that_of_the_clock_of_the_store(lake: Lake) -> None:
+    assert abs(store_time_ns(lake.objects) / NS - time.time()) < 60
 
 
 def test_rejects_stay(lake: Lake, tmp_path: Path) -> None:
     ingest(lake, recorded(tmp_path / "r.csv", trades_at(MIDNIGHT + np.arange(3) * NS)))
-    assert clean(lake, 0, later(1)).removed == 0
+    assert clean(lake, 0, later(1)).aside == 0
     rejects = receipt_of(lake, "r.csv").rejects
     assert rejects is not None
     assert lake.objects.info(rejects.path) is not None
@@ -125,7 +209,8 @@ def test_rows_of_a_version_in_use_stay_and_are_read(lake: Lake) -> None:
     rows = LakeRows(content_hashes={"BTC-USD": {DAY: hashes[0]}})
     used = named_hashes(_Registry(Provenance.here("cascade", rows).tags()))
     assert used == {hashes[0]}
-    clean(lake, 0, later(1), used)
+    for _ in range(2):
+        clean(lake, 0, later(1), used)
     found = lake_sample(lake, rows, spec)
     assert found.values.tobytes() == before.values.tobytes()
     assert found.targets.tobytes() == before.targets.tobytes()

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
@@ -19,9 +20,9 @@ from data.arrow import NAMES
 from offline.days.staging import RecordingNotes, StagedNotes
 from offline.days.steps import DayNotes
 from offline.days.trades import TradesFacts
-from offline.lake.objects import Objects, _Store
+from offline.lake.objects import ANY, Objects, _Store
 from offline.lake.parquet import GROUP_ROWS, content_hash
-from offline.lake.state import PartitionKey
+from offline.lake.state import COMPRESSED_FROM, PartitionKey
 from offline.lake.store import Lake
 
 DAY = dt.date(2025, 1, 6)
@@ -297,3 +298,24 @@ def test_a_large_partition_is_read_in_row_groups(tmp_path: Path) -> None:
     written = lake.write("trades", "BTC-USD", DAY, [batch(0, 2 * GROUP_ROWS + 1)], SCHEMA, NOTES)
     assert pa.parquet.read_metadata(written.path).num_row_groups == 3
     assert [len(each) for each in lake.batches("trades", "BTC-USD", DAY)] == [GROUP_ROWS // 2] * 4 + [1]
+
+
+def test_a_long_manifest_is_compressed_and_a_damaged_one_is_refused(lake: Lake) -> None:
+    """A thousand days of a product; what a manifest holds does not depend on how it is stored."""
+    written = lake.write("trades", "BTC-USD", DAY, [batch(0, 5)], SCHEMA, NOTES)
+    short = lake.objects.get("manifests/BTC-USD.json")
+    assert short is not None
+    assert short.content.startswith(b"{")
+    entry = lake.product("BTC-USD").tables["trades"][DAY]
+    days = {DAY + dt.timedelta(days=number): entry for number in range(1_000)}
+    state = lake.replace("BTC-USD", lambda old: msgspec.structs.replace(old, tables={"trades": days}))
+    held = lake.objects.get("manifests/BTC-USD.json")
+    assert held is not None
+    assert len(held.content) < COMPRESSED_FROM < len(msgspec.json.encode(state))
+    again = Lake(lake.objects)
+    assert again.product("BTC-USD") == state
+    assert again.partition("trades", "BTC-USD", DAY) == written
+    for damaged in (held.content[: len(held.content) // 2], held.content[:40] + b"?" * 40 + held.content[80:]):
+        lake.objects.put("manifests/BTC-USD.json", damaged, ANY)
+        with pytest.raises(ValueError, match=r"manifests/BTC-USD\.json is no manifest of the lake"):
+            Lake(lake.objects).product("BTC-USD")

@@ -11,6 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from offline.lake.objects import ANY, Changed, Objects
+from tests.pipeline import wait_until
 
 
 @pytest.fixture
@@ -94,6 +95,31 @@ def check_a_listing_is_of_a_folder_and_all_below(objects: Objects) -> None:
         objects.delete(path)
         objects.delete(path)
     assert objects.paths("rejects") == []
+
+
+def check_an_object_is_moved_and_has_a_new_time_of_change(objects: Objects) -> None:
+    path, to = "objects/ab/abm.parquet", "removed/objects/ab/abm.parquet/1"
+    objects.put(path, b"rows", None)
+    before = time_of(objects, path)
+
+    def is_later() -> bool:
+        objects.put("clock", b"", ANY)
+        return time_of(objects, "clock") > before
+
+    wait_until(is_later, "a later time of the store's clock")
+    assert objects.move(path, to)
+    assert objects.info(path) is None
+    held = objects.get(to)
+    assert held is not None
+    assert held.content == b"rows"
+    assert time_of(objects, to) > before
+    assert not objects.move(path, to)
+
+
+def time_of(objects: Objects, path: str) -> float:
+    info = objects.info(path)
+    assert info is not None
+    return info.changed
 
 
 def check_parquet_is_read_by_columns(objects: Objects, rows: int = 1_000) -> None:
