@@ -99,8 +99,8 @@ def clean(lake: Lake, grace_s: float, now_ns: int, of_versions: Collection[str] 
     """Move the objects aside that no manifest names, and remove those that were moved aside a grace period ago.
 
     An object stays for the grace period after its put, because the writer may not have put the manifest yet, and for
-    the grace period after a manifest named the object, because readers may hold the manifest. A killed clean-up leaves a lake
-    as whole as before; the next clean-up goes on.
+    the grace period after a manifest named the object, because readers may hold the manifest. A killed clean-up leaves
+    a lake as whole as before; the next clean-up goes on.
 
     Args:
         grace_s: seconds; longer than any run of a reader or of a writer, and of a clean-up, together.
