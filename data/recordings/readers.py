@@ -17,11 +17,12 @@ from data.arrow import Mask, texts_of
 from data.features.admission import REASONS, TAKEN, Admission
 from data.files import replacing
 from data.names import PRODUCT_RULE, Damaged, check_product_id
-from data.recordings.dialects.bars import BarBatch, BarDialect
+from data.recordings.dialects.bars.base import BarBatch, BarDialect
 from data.recordings.dialects.base import OWN_COLUMNS, Block, Dialect, RowColumns
+from data.recordings.dialects.column_map import ColumnMap
 from data.recordings.fields import Products, products, value_text
 from data.recordings.lines import Meter, cut_rows
-from data.recordings.recognition import recognize
+from data.recordings.recognition import DEFAULT_PRODUCT, recognize
 from data.trades import Int64s, Reject, Side, StreamKey, Trades
 
 
@@ -47,7 +48,11 @@ class Batch(NamedTuple):
 
 
 def read_trades(
-    paths: Path | Sequence[Path], *, product_id: str = "BTC-USD", batch_rows: int = 65_536
+    paths: Path | Sequence[Path],
+    *,
+    product_id: str = DEFAULT_PRODUCT,
+    batch_rows: int = 65_536,
+    columns: ColumnMap | None = None,
 ) -> Iterator[Batch]:
     """Read one source: one pass over an ordered list of recordings, each of any dialect, texts plain or with gzip.
 
@@ -58,13 +63,14 @@ def read_trades(
         paths: one recording or several, in the order of recording.
         product_id: product of trades in recordings without product names.
         batch_rows: the most lines of one batch; small batches cost little.
+        columns: names of columns that no dialect knows.
 
     Raises:
         ValueError: at once, if a file is no recording of trades, or if only some recordings have trade ids; while
             reading, if a file holds no row or is damaged: all whole rows before the damage are delivered.
     """
     check_product_id(product_id)
-    recordings = _recognized(paths, batch_rows, are_bars=False)
+    recordings = _recognized(paths, batch_rows, product_id, columns, are_bars=False)
     for (path, dialect), (other_path, other) in pairwise(recordings):
         if dialect.has_ids != other.has_ids:
             with_ids, without = (path, other_path) if dialect.has_ids else (other_path, path)
@@ -75,7 +81,9 @@ def read_trades(
     return _read_trades(recordings, product_id, batch_rows)
 
 
-def read_bars(paths: Path | Sequence[Path], *, batch_rows: int = 65_536) -> Iterator[BarBatch]:
+def read_bars(
+    paths: Path | Sequence[Path], *, product_id: str = DEFAULT_PRODUCT, batch_rows: int = 65_536
+) -> Iterator[BarBatch]:
     """Read bars of one length from an ordered list of recordings, oldest first.
 
     Rows that are no bars, rows that contradict themselves, and rows whose time does not rise are rejected and never
@@ -83,13 +91,15 @@ def read_bars(paths: Path | Sequence[Path], *, batch_rows: int = 65_536) -> Iter
 
     Args:
         paths: one recording or several, in the order of their bars.
+        product_id: product of bars in recordings without product names.
         batch_rows: the most lines of one batch.
 
     Raises:
         ValueError: at once, if a file is no recording of bars, or if bars differ in length; while reading, if a file is
             damaged: all whole rows before the damage are delivered.
     """
-    recordings = _recognized(paths, batch_rows, are_bars=True)
+    check_product_id(product_id)
+    recordings = _recognized(paths, batch_rows, product_id, are_bars=True)
     for (path, one), (other_path, other) in pairwise(recordings):
         if one.step_s != other.step_s:
             raise ValueError(
@@ -98,7 +108,14 @@ def read_bars(paths: Path | Sequence[Path], *, batch_rows: int = 65_536) -> Iter
     return _read_bars(recordings, batch_rows)
 
 
-def _recognized(paths: Path | Sequence[Path], batch_rows: int, *, are_bars: bool) -> list[tuple[Path, Any]]:
+def _recognized(
+    paths: Path | Sequence[Path],
+    batch_rows: int,
+    product_id: str,
+    columns: ColumnMap | None = None,
+    *,
+    are_bars: bool,
+) -> list[tuple[Path, Any]]:
     """Return the recordings of one source with their dialects: all of bars, or all of trades."""
     paths = [paths] if isinstance(paths, Path) else paths
     if not paths:
@@ -107,11 +124,13 @@ def _recognized(paths: Path | Sequence[Path], batch_rows: int, *, are_bars: bool
         raise ValueError(f"batch_rows must be at least 1, was {batch_rows}")
     recordings = []
     for path in paths:
-        dialect = recognize(path)
+        dialect = recognize(path, product_id, columns)
         if isinstance(dialect, BarDialect) != are_bars:
             held, wanted = ("trades", "bars") if are_bars else ("bars", "trades")
-            reader = f"data.recordings.readers.read_{held}"
-            raise ValueError(f"{path}: holds {held}, not {wanted} ({dialect.name}): {reader} reads it")
+            how = "data.recordings.readers.read_trades reads it"
+            if not are_bars:
+                how = "it cannot be replayed; `python -m offline.evaluation` and read_bars read it"
+            raise ValueError(f"{path}: holds {held}, not {wanted} ({dialect.name}): {how}")
         recordings.append((path, dialect))
     return recordings
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from data.features.spec import FeatureSpec
-from data.recordings.dialects.bars import BarBatch, BarDialect
+from data.recordings.dialects.bars.base import BarBatch, BarDialect
 from data.recordings.readers import Batch, read_bars, read_trades
 from data.recordings.recognition import recognize
 from data.times import NS, time_texts
@@ -113,13 +113,13 @@ def inspect(path: Path, product_id: str = "BTC-USD") -> Inspection:
     """
     found = Inspection(str(path))
     try:
-        dialect = recognize(path)
+        dialect = recognize(path, product_id)
         found.dialect = dialect.name
         if isinstance(dialect, BarDialect):
             found.step_s = dialect.step_s
             # Quiet seconds have no bar. A quiet minute is rare enough to report, and feeds leave no minute out.
             found.hole_s = dialect.step_s if dialect.step_s >= _MINUTE_S else FeatureSpec().gap_s
-            for bars in read_bars(path):
+            for bars in read_bars(path, product_id=product_id):
                 _add(found, bars)
         else:
             found.has_ids, found.products_named = dialect.has_ids, "product_id" in dialect.columns
