@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -331,11 +332,11 @@ class _Stage:
     def add(self, trades: Trades) -> None:
         """Add the next trades of the recording."""
         order = np.argsort(trades.stream, kind="stable")
-        ends = np.cumsum(np.bincount(trades.stream, minlength=len(trades.keys)))
-        for key, rows in zip(trades.keys, np.split(order, ends[:-1]), strict=True):
-            if not len(rows):
+        ends = np.cumsum(np.bincount(trades.stream, minlength=len(trades.keys))).tolist()
+        for key, (begin, end) in zip(trades.keys, pairwise([0, *ends]), strict=True):
+            if begin == end:
                 continue
-            mine = trades.take(rows)
+            mine = trades.take(order[begin:end])
             counted = counted_times(mine.event_time, self._last_time.get(key.product_id, 0))
             self._last_time[key.product_id] = int(counted[-1])
             days = counted // (DAY_S * NS)
