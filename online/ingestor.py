@@ -25,6 +25,7 @@ from data.process.metrics import SIDE_BY_SIDE, serve_metrics
 from data.process.running import REFUSED, until_stopped
 from data.recordings.read_ahead import read_ahead
 from data.recordings.readers import Batch, read_trades
+from data.recordings.tally import Tally
 from data.stream.clients import UNUSED, idempotent_config, refusal
 from data.stream.codec import encode, encode_trades
 from data.stream.origin import difference, read_origin, write_origin
@@ -144,7 +145,7 @@ class Ingestor:
         with read_ahead(self._pieces(batches, speed, max_wait_s), AHEAD, self._running) as pieces:
             for piece in pieces:
                 for reject in piece.rejects:
-                    self._metrics.rejects.labels("recording", self._purpose).inc()
+                    self._metrics.rejects.labels("recording", self._purpose).inc(reject.rows)
                     self._reject(reject)
                 trades = piece.trades
                 if not len(trades):
@@ -276,12 +277,13 @@ class Ingestor:
         self._producer.poll(0)
 
     def _reject(self, reject: Reject) -> None:
-        where = f"{reject.file}:{reject.line}"
-        self.rejected += 1
+        where = reject.where
+        self.rejected += reject.rows
         if where in self._progress.rejected:
             return
-        log.warning("rejected", where=where, reason=reject.reason)
-        record = Rejected("ingestor", where, reject.reason, reject.text, self._source_id)
+        reason = reject.reason if not reject.last_line else f"{reject.reason} ({reject.rows:,} rows of these lines)"
+        log.warning("rejected", where=where, reason=reason)
+        record = Rejected("ingestor", where, reason, reject.text, self._source_id)
         self._produce(REJECTED, reject.file, encode(record), self._on_record)
 
     def _on_trade(self, error: KafkaError | None, message: Message) -> None:
@@ -309,10 +311,15 @@ class Ingestor:
 
 def _batches(recordings: list[Path], product_id: str) -> Generator[Batch]:
     """Read the recordings of a source; raise `BadRecording` for an error of a recording, not of the program."""
+    tally = Tally()
     try:
-        yield from read_trades(recordings, product_id=product_id)
+        for batch in read_trades(recordings, product_id=product_id):
+            tally.add(len(batch.trades), batch.rejects)
+            yield batch
     except ValueError as error:
         raise BadRecording(f"this recording cannot be read: {error}") from error
+    if (warning := tally.warning()) is not None:
+        log.warning(warning)
 
 
 def run(recordings: list[Path], settings: IngestorSettings, running: Callable[[], bool], *, is_new: bool) -> int:
@@ -416,9 +423,6 @@ def _write_source(
         said = str(error) or UNANSWERED
         log.error(f"{said}; start again with this id to go on", REPLAY_ID=source_id, trades=ingestor.delivered)
         return 1
-    if whole and code == 0 and not ingestor.delivered and not progress.last:
-        log.error(f"not one of {ingestor.rejected} rows is a trade; the reasons are above", recordings=names)
-        return REFUSED
     log.info("replay ended" if whole else "replay stopped", source_id=source_id, trades=ingestor.delivered)
     return code
 

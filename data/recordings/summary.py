@@ -14,15 +14,12 @@ from data.features.spec import FeatureSpec
 from data.recordings.dialects.bars import BarBatch, BarDialect
 from data.recordings.readers import Batch, read_bars, read_trades
 from data.recordings.recognition import recognize
+from data.recordings.tally import Tally
 from data.times import NS, time_texts
-from data.trades import Floats, Int64s, Reject, Trades
+from data.trades import Floats, Int64s, Trades
 
 HOLES_KEPT = 10
 """Number of longest holes in the summary of a product."""
-REASONS_KEPT = 20
-"""Kinds of rejects in a summary; a file of nonsense has any number of kinds."""
-
-_OTHER_REASONS = "other reasons"
 _MINUTE_S = 60
 
 
@@ -69,14 +66,6 @@ class Product:
 
 
 @dataclass
-class Reason:
-    """A kind of rejects: their number, and the first reject."""
-
-    rows: int
-    first: Reject
-
-
-@dataclass
 class Inspection:
     """Summary of one file.
 
@@ -84,7 +73,7 @@ class Inspection:
         step_s: seconds that a bar covers; None for trades.
         products_named: whether the recording names its products.
         hole_s: seconds; a longer step in time is a hole.
-        rejects: rejects by kind.
+        tally: trades or bars, and rejects by kind.
         skipped: number of messages of other kinds.
         error: reason why the file was not read, or not to its end.
     """
@@ -96,13 +85,9 @@ class Inspection:
     products_named: bool = True
     hole_s: float = 0.0
     products: dict[str, Product] = field(default_factory=dict)
-    rejects: dict[str, Reason] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
     skipped: int = 0
     error: str | None = None
-
-    @property
-    def rejected(self) -> int:
-        return sum(reason.rows for reason in self.rejects.values())
 
 
 def inspect(path: Path, product_id: str = "BTC-USD") -> Inspection:
@@ -140,11 +125,7 @@ def _add(found: Inspection, batch: Batch | BarBatch) -> None:
         if mine.any():
             product = found.products.setdefault(key.product_id, Product())
             product.add(rows.event_time[mine], low[mine], high[mine], found.hole_s)
-    for reject in batch.rejects:
-        kind = reject.reason.partition(", was ")[0]
-        if kind not in found.rejects and len(found.rejects) >= REASONS_KEPT:
-            kind = _OTHER_REASONS
-        found.rejects.setdefault(kind, Reason(0, reject)).rows += 1
+    found.tally.add(len(rows), batch.rejects)
 
 
 def as_json(found: Inspection) -> dict[str, Any]:
@@ -158,11 +139,11 @@ def as_json(found: Inspection) -> dict[str, Any]:
         "trade_ids": found.has_ids,
         "products_named": found.products_named,
         "rows": sum(product.rows for product in found.products.values()),
-        "rejected": found.rejected,
+        "rejected": found.tally.rejected,
         "skipped": found.skipped,
         "rejects": [
             {"reason": kind, "rows": reason.rows, "first_line": reason.first.line, "first_text": reason.first.text}
-            for kind, reason in found.rejects.items()
+            for kind, reason in found.tally.reasons.items()
         ],
         "hole_s": found.hole_s,
         "products": [_product_json(name, product, found) for name, product in sorted(found.products.items())],
@@ -201,7 +182,7 @@ def as_text(found: Inspection) -> str:
             named = "" if found.products_named else "; no product named, --product is taken"
             lines.append(f"  trade ids: {ids}{named}")
         skipped = f", {found.skipped:,} messages of other kinds" if found.step_s is None else ""
-        lines.append(f"  {facts['rows']:,} {what}, {found.rejected:,} rejected{skipped}")
+        lines.append(f"  {facts['rows']:,} {what}, {found.tally.rejected:,} rejected{skipped}")
         lines += _table(_product_rows(facts["products"], found))
         holes = [(product["product_id"], hole) for product in facts["products"] for hole in product["longest_holes"]]
         count = sum(product["holes"] for product in facts["products"])

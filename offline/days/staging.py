@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
 import msgspec
@@ -27,7 +27,7 @@ from data.recordings.readers import read_trades
 from data.recordings.recognition import recognize
 from data.simulator.day import simulate_day
 from data.times import DAY_S, NS, to_datetime
-from data.trades import StreamKey, Trades
+from data.trades import Reject, StreamKey, Trades
 from offline.days.merging import counted_times
 from offline.lake.objects import ANY
 from offline.lake.state import RECEIPTS, Entry, PartitionKey, Receipt, decoded_notes
@@ -43,7 +43,7 @@ SIMULATED = "simulated"
 SERVED = "served"
 """Name of the recording that holds the trades of finished days from the topic, see `offline.served.finished`."""
 
-MEANING = "2"
+MEANING = "3"
 """Raise this number when staging gives another result for the same recording: all recordings are then staged again."""
 
 
@@ -59,7 +59,16 @@ STAGED = pa.schema(
 """Trades of one recording: times as recorded, -1 for sell, 1 for buy; in the order of the recording."""
 TRADE_COLUMNS = STAGED.append(pa.field("recording", NAMES))
 """Columns of `recordings` and of `trades`: a day of one recording, none of it dropped, is one object for both."""
-_REJECT_COLUMNS = pa.schema([("line", pa.int64()), ("reason", pa.string()), ("text", pa.string())])
+_REJECT_COLUMNS = pa.schema(
+    [
+        ("line", pa.int64()),
+        ("reason", pa.string()),
+        ("text", pa.string()),
+        ("rows", pa.int64()),
+        ("last_line", pa.int64()),
+    ]
+)
+"""Columns of rejects, see `Reject`."""
 
 _REJECT_CHARACTERS = 200
 _NAME_CHARACTERS = 200
@@ -224,7 +233,8 @@ def ingest(
             for part in batches:
                 stage.add(part.trades)
                 if part.rejects:
-                    reasons.update(reject.reason.partition(", was ")[0] for reject in part.rejects)
+                    for reject in part.rejects:
+                        reasons[reject.kind] += reject.rows
                     rejected.write(_reject_batch(part.rejects))
             found = stage.finish()
             rejects = rejected.finish()
@@ -388,7 +398,7 @@ def trade_batch(trades: Trades, recording: pa.Array) -> pa.RecordBatch:
     return batch_of(TRADE_COLUMNS, [*(getattr(trades, name) for name in STAGED.names), recording])
 
 
-def _reject_batch(rejects: Sequence[Any]) -> pa.RecordBatch:
-    lines = np.array([reject.line for reject in rejects], np.int64)
-    reasons, texts = zip(*((reject.reason, reject.text[:_REJECT_CHARACTERS]) for reject in rejects), strict=True)
-    return batch_of(_REJECT_COLUMNS, [lines, texts_of(reasons), texts_of(texts)])
+def _reject_batch(rejects: Sequence[Reject]) -> pa.RecordBatch:
+    lines, rows, last_lines = np.array([(each.line, each.rows, each.last_line) for each in rejects], np.int64).T
+    reasons, texts = zip(*((each.reason, each.text[:_REJECT_CHARACTERS]) for each in rejects), strict=True)
+    return batch_of(_REJECT_COLUMNS, [lines, texts_of(reasons), texts_of(texts), rows, last_lines])
