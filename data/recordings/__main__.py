@@ -9,6 +9,7 @@ from pathlib import Path
 
 from data.files import may_lose_its_reader
 from data.names import check_product_id
+from data.recordings.dialects.column_map import ColumnMap
 from data.recordings.summary import as_json, as_text, inspect
 
 BAD_RECORDING = 2
@@ -21,14 +22,18 @@ def main() -> int:
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="trades or bars of any dialect")
     parser.add_argument("--json", action="store_true", help="one JSON array, an object a file")
     parser.add_argument("--product", default="BTC-USD", help="of trades in files that name none; default BTC-USD")
+    parser.add_argument(
+        "--columns", default="", metavar="MAP", help="names of columns, as time=ts,price=px,size=qty,side=taker,unit=ms"
+    )
     args = parser.parse_args()
     try:
         check_product_id(args.product)
+        columns = ColumnMap.parse(args.columns)
     except ValueError as error:
         parser.error(str(error))
     found = []
     for path in args.files:
-        found.append(inspect(path, args.product))
+        found.append(inspect(path, args.product, columns))
         if not args.json:
             print(as_text(found[-1]), flush=True)
     if args.json:

@@ -212,12 +212,34 @@ def whole_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
             raise Damaged(f"a line has more than {LINE_BYTES:,} bytes, so it is no recording from there on")
 
 
+class Fault(NamedTuple):
+    """Why rows are rejected.
+
+    Attributes:
+        at, row: index of the line, and of the row, or -1 for a line that cannot be split.
+        last: of several rows, index of the last line.
+        rows: number of rows.
+    """
+
+    at: int
+    row: int
+    reason: str
+    last: int = -1
+    rows: int = 1
+
+    def reject(self, file: str, number: Int64s, text: Callable[[int], str]) -> Reject:
+        """Return the reject; of several rows without a text."""
+        if self.last < 0:
+            return Reject(file, int(number[self.at]), self.reason, text(self.at))
+        return Reject(file, int(number[self.at]), self.reason, "", self.rows, int(number[self.last]))
+
+
 def cut_rows(
     file: str,
     number: Int64s,
     text: Callable[[int], str],
     at: NDArray[np.intp],
-    reasons: Sequence[tuple[int, int, str]],
+    reasons: Sequence[Fault | tuple[int, int, str]],
     batch_rows: int,
 ) -> Iterator[tuple[tuple[int, int], slice, list[Reject]]]:
     """Cut n lines in batches of `batch_rows` lines; yield the lines, the accepted rows, and the rejects of each batch.
@@ -226,12 +248,12 @@ def cut_rows(
         number: shape (n,), number of each line in the file.
         text: returns the text of a line by its index.
         at: shape (m,), line index of each accepted row, not falling.
-        reasons: line index, row index and reason of each reject, sorted.
+        reasons: sorted.
     """
     for first in range(0, len(number), batch_rows):
         span = first, first + batch_rows
         begin, end = (bisect_left(reasons, (bound,)) for bound in span)
-        rejects = [Reject(file, int(number[i]), reason, text(i)) for i, _, reason in reasons[begin:end]]
+        rejects = [Fault(*reason).reject(file, number, text) for reason in reasons[begin:end]]
         yield span, slice(*np.searchsorted(at, span)), rejects
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,16 +15,25 @@ import pyarrow.csv
 from numpy.typing import NDArray
 
 from data.arrow import Mask, texts_of
-from data.features.admission import REASONS, TAKEN, Admission
+from data.features.admission import REASONS, TAKEN
+from data.features.strays import LookAhead
 from data.files import replacing
-from data.names import PRODUCT_RULE, Damaged, check_product_id
+from data.names import Damaged, check_product_id
 from data.recordings.dialects.bars.base import BarBatch, BarDialect
 from data.recordings.dialects.base import OWN_COLUMNS, Block, Dialect, RowColumns
 from data.recordings.dialects.column_map import ColumnMap
 from data.recordings.fields import Products, products, value_text
-from data.recordings.lines import Meter, cut_rows
+from data.recordings.lines import Fault, Meter, cut_rows
 from data.recordings.recognition import DEFAULT_PRODUCT, recognize
-from data.trades import Int64s, Reject, Side, StreamKey, Trades
+from data.recordings.tally import OTHER_REASONS, Tally
+from data.trades import Int64s, Reject, Side, StreamKey, Trades, kind_of
+
+KINDS_TOLD = 5
+"""Types of skipped messages that an error names."""
+TEXTS_KEPT = 10_000
+"""Rejects of a recording with a text; of later rejects, lines and reasons are kept, together for a block of rows."""
+KINDS_KEPT = 20
+"""Kinds of rejects of a block that are kept apart after `TEXTS_KEPT` rejects."""
 
 
 class Batch(NamedTuple):
@@ -37,6 +47,7 @@ class Batch(NamedTuple):
         skipped: number of lines with messages of another kind, for example `subscriptions`.
         share: of the bytes of all recordings, the share up to the last line, 0 to 1; within a block of lines, bytes
             are counted by lines.
+        skipped_types: number of skipped lines by type of message; the first batch of a block has those of the block.
     """
 
     trades: Trades
@@ -45,6 +56,7 @@ class Batch(NamedTuple):
     rejects: list[Reject]
     skipped: int
     share: float
+    skipped_types: Mapping[str, int] = {}
 
 
 def read_trades(
@@ -142,28 +154,77 @@ def _damaged(path: Path, damage: Damaged, rows: int) -> ValueError:
     )
 
 
+class _Waiting(NamedTuple):
+    """A block of a recording whose trades wait for their judgement.
+
+    Attributes:
+        kept: shape (n,), index of the row of each of `trades`.
+        trades: the rows that are trades, taken by their stream or not.
+        shares: see `Batch.share`, before and after the block.
+    """
+
+    path: Path
+    dialect: Dialect[Any]
+    block: Block
+    found: _Parsed
+    kept: NDArray[np.intp]
+    trades: Trades
+    shares: tuple[float, float]
+
+
 def _read_trades(recordings: Sequence[tuple[Path, Dialect[Any]]], product_id: str, batch_rows: int) -> Iterator[Batch]:
-    admission = Admission()
+    """Read the recordings of a source, and judge the trades of each block when enough trades after them are known."""
+    look, waiting, tally = LookAhead(), deque[_Waiting](), Tally()
+    details = dict.fromkeys((path for path, _ in recordings), TEXTS_KEPT)
+
+    def batches(is_over: bool) -> Iterator[Batch]:
+        while waiting and (is_over or len(waiting[0].trades) <= look.settled):
+            block = waiting.popleft()
+            for batch in _batches(block, look.take(len(block.trades)), details, batch_rows):
+                tally.add(len(batch.trades), batch.rejects)
+                yield batch
+
     position = 1  # of the next row in the source: the row's trade id if recordings have no ids
     sizes = [path.stat().st_size for path, _ in recordings]
     share = 0.0
+    error: ValueError | None = None
     for nth, (path, dialect) in enumerate(recordings):
         lines = skipped = 0
+        types = Counter[str]()
         meter = Meter()
         try:
             for block in dialect.blocks(path, meter):
                 found = _parse(block, dialect, product_id)
+                kept = np.flatnonzero(found.ok)
+                trades = _trades(found, kept, position)
                 shares = share, min(1.0, (sum(sizes[:nth]) + meter.read) / sum(sizes))
-                yield from _batches(str(path), block, found, dialect, position, admission, batch_rows, shares)
+                look.add(trades)
+                waiting.append(_Waiting(path, dialect, block, found, kept, trades, shares))
+                yield from batches(is_over=False)
                 share = shares[1]
                 position += found.rows.positions
                 lines += len(block.number)
                 skipped += len(found.rows.skipped)
+                types.update(found.rows.skipped_types)
         except Damaged as damage:
-            raise _damaged(path, damage, lines) from damage
+            error = _damaged(path, damage, lines)
+            error.__cause__ = damage
+            break
         if lines == skipped:
-            held = f"only {skipped:,} messages of other kinds" if skipped else "no row"
-            raise ValueError(f"{path}: holds no trades, {held} ({dialect.name})")
+            held = f"only {skipped:,} messages of other kinds{_kinds(types)}" if skipped else "no row"
+            error = ValueError(f"{path}: holds no trades, {held} ({dialect.name})")
+            break
+    yield from batches(is_over=True)
+    if error is not None:
+        raise error
+    if not tally.taken:
+        raise ValueError(f"{', '.join(str(path) for path, _ in recordings)}: no row is a trade: {tally.commonest()}")
+
+
+def _kinds(types: Counter[str]) -> str:
+    """Return the commonest types of skipped messages in words."""
+    named = ", ".join(f"{count:,} {kind}" for kind, count in types.most_common(KINDS_TOLD) if kind)
+    return f": {named}" if named else ""
 
 
 class _Parsed(NamedTuple):
@@ -182,6 +243,14 @@ class _Parsed(NamedTuple):
     @property
     def is_good(self) -> bool:
         return all(bool(good.all()) for good in (self.products.good, *self.good.values()))
+
+    @property
+    def ok(self) -> Mask:
+        """Return a mask of the rows whose values are all allowed, shape (m,)."""
+        ok = self.products.good.copy()
+        for good in self.good.values():
+            ok &= good
+        return ok
 
 
 def _parse(block: Block, dialect: Dialect[Any], product_id: str) -> _Parsed:
@@ -205,54 +274,89 @@ def _parse_rows(rows: RowColumns, dialect: Dialect[Any], product_id: str) -> _Pa
     return parsed
 
 
-def _batches(
-    file: str,
-    block: Block,
-    found: _Parsed,
-    dialect: Dialect[Any],
-    position: int,
-    admission: Admission,
-    batch_rows: int,
-    shares: tuple[float, float],
-) -> Iterator[Batch]:
-    """Judge the rows of a block, and yield batches of `batch_rows` lines.
+def _batches(waiting: _Waiting, status: NDArray[np.int8], details: dict[Path, int], batch_rows: int) -> Iterator[Batch]:
+    """Yield the judged rows of a block in batches of `batch_rows` lines.
 
     Args:
-        position: of the first line.
-        shares: see `Batch.share`, before and after the block.
+        status: shape (n,), of each trade, see `LookAhead.take`.
+        details: by recording, the number of rejects that are still told one by one. Changed in place.
     """
-    rows = found.rows
-    ok = found.products.good.copy()
-    for good in found.good.values():
-        ok &= good
-    reasons = [(i, -1, reason) for i, reason in rows.broken.items()]
-    reasons += [(int(rows.at[row]), int(row), _reason(found, dialect, int(row))) for row in np.flatnonzero(~ok)]
-
-    kept = np.flatnonzero(ok)
-    trades = _trades(found, kept, position)
-    status = admission.judge(trades)
-    for row in np.flatnonzero(status != TAKEN):
-        reasons.append((int(rows.at[kept[row]]), int(kept[row]), REASONS[int(status[row])]))
-    if len(reasons) > len(rows.broken) + len(ok) - len(kept):
+    block, rows, kept, trades = waiting.block, waiting.found.rows, waiting.kept, waiting.trades
+    faults = _faults(waiting, status, details)
+    if (status != TAKEN).any():
         kept, trades = kept[status == TAKEN], trades.take(status == TAKEN)
     at = rows.at if len(kept) == len(rows.at) else rows.at[kept]
     line = block.number if at is block.number else block.number[at]
-    reasons.sort()
-
-    for span, part, rejects in cut_rows(file, block.number, block.text, at, reasons, batch_rows):
+    before, after = waiting.shares
+    file = str(waiting.path)
+    for span, part, rejects in cut_rows(file, block.number, block.text, at, faults, batch_rows):
         begin, end = np.searchsorted(rows.skipped, span).tolist()
         read = min(1.0, span[1] / len(block.number))
-        share = shares[0] + (shares[1] - shares[0]) * read
-        yield Batch(trades.take(part), file, line[part], rejects, end - begin, share)
+        share = before + (after - before) * read
+        types = rows.skipped_types if span[0] == 0 else {}
+        yield Batch(trades.take(part), file, line[part], rejects, end - begin, share, types)
 
 
-def _reason(found: _Parsed, dialect: Dialect[Any], row: int) -> str:
-    """Return the reason why a row is no trade."""
-    name = "product_id"
-    if found.products.good[row]:
-        name = next(name for name, good in found.good.items() if not good[row])
+_BROKEN, _NO_VALUE = -1, 100  # codes of faults; a fault of a value has `_NO_VALUE` and the index of the field
+
+
+def _faults(waiting: _Waiting, status: NDArray[np.int8], details: dict[Path, int]) -> list[Fault]:
+    """Return why rows of a block are rejected, sorted; one by one as long as `details` lasts, then by reason."""
+    found, rows = waiting.found, waiting.found.rows
+    broken = np.array(sorted(rows.broken), np.intp)
+    masks = [found.products.good, *found.good.values()]
+    bad = np.delete(np.arange(len(rows.at)), waiting.kept)
+    first_bad = np.argmin([mask[bad] for mask in masks], axis=0) if len(bad) else bad
+    refused = waiting.kept[status != TAKEN]
+    if not len(broken) + len(bad) + len(refused):
+        return []
+    row = np.concatenate([np.full(len(broken), -1), bad, refused])
+    at = np.concatenate([broken, rows.at[bad], rows.at[refused]])
+    code = np.concatenate([np.full(len(broken), _BROKEN), _NO_VALUE + first_bad, status[status != TAKEN]])
+    order = np.lexsort((row, at))
+
+    def reason(i: int) -> str:
+        if code[i] == _BROKEN:
+            return rows.broken[int(at[i])]
+        if code[i] < _NO_VALUE:
+            return REASONS[int(code[i])]
+        return _reason(found, waiting.dialect, int(code[i]) - _NO_VALUE, int(row[i]))
+
+    one_by_one = order[: details[waiting.path]]
+    details[waiting.path] -= len(one_by_one)
+    faults = [Fault(int(at[i]), int(row[i]), reason(i)) for i in one_by_one.tolist()]
+    if len(rest := order[len(one_by_one) :]):
+        faults += _by_kind(rest, at, code, reason)
+    return sorted(faults)
+
+
+def _by_kind(
+    rest: NDArray[np.intp], at: NDArray[np.intp], code: NDArray[np.intp], reason: Callable[[int], str]
+) -> list[Fault]:
+    """Return the faults `rest`, in order of their lines, as one fault for each kind."""
+    by_kind: dict[str, list[NDArray[np.intp]]] = {}
+    for one in np.unique(code[rest]):
+        mine = rest[code[rest] == one]
+        if one == _BROKEN:  # each line has a reason of its own
+            kinds = [kind_of(reason(i)) for i in mine.tolist()]
+            names, which = np.unique(kinds, return_inverse=True)
+            for k, name in enumerate(names.tolist()):
+                kind = name if len(by_kind) < KINDS_KEPT else OTHER_REASONS
+                by_kind.setdefault(kind, []).append(mine[which == k])
+        else:
+            by_kind.setdefault(kind_of(reason(int(mine[0]))), []).append(mine)
+    found = []
+    for kind, parts in by_kind.items():
+        lines = at[np.concatenate(parts)]
+        found.append(Fault(int(lines.min()), -1, kind, int(lines.max()), len(lines)))
+    return found
+
+
+def _reason(found: _Parsed, dialect: Dialect[Any], field: int, row: int) -> str:
+    """Return the reason why a row is no trade; `field` is 0 for the product, else 1 + the index of the field."""
+    name = "product_id" if field == 0 else list(found.good)[field - 1]
     text = value_text(found.rows.columns[name], row)
-    allowed = PRODUCT_RULE if name == "product_id" else dialect.fields[name].explain(text)
+    allowed = dialect.product_rule if name == "product_id" else dialect.fields[name].explain(text)
     return f"{dialect.columns[name]} {allowed}, was {text!r}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,17 +13,17 @@ import numpy as np
 
 from data.features.spec import FeatureSpec
 from data.recordings.dialects.bars.base import BarBatch, BarDialect
+from data.recordings.dialects.column_map import ColumnMap
 from data.recordings.readers import Batch, read_bars, read_trades
 from data.recordings.recognition import recognize
+from data.recordings.tally import Tally
 from data.times import NS, time_texts
-from data.trades import Floats, Int64s, Reject, Trades
+from data.trades import Floats, Int64s, Trades
 
 HOLES_KEPT = 10
 """Number of longest holes in the summary of a product."""
-REASONS_KEPT = 20
-"""Kinds of rejects in a summary; a file of nonsense has any number of kinds."""
-
-_OTHER_REASONS = "other reasons"
+KINDS_SHOWN = 10
+"""Types of skipped messages in the text of a summary."""
 _MINUTE_S = 60
 
 
@@ -69,14 +70,6 @@ class Product:
 
 
 @dataclass
-class Reason:
-    """A kind of rejects: their number, and the first reject."""
-
-    rows: int
-    first: Reject
-
-
-@dataclass
 class Inspection:
     """Summary of one file.
 
@@ -84,8 +77,10 @@ class Inspection:
         step_s: seconds that a bar covers; None for trades.
         products_named: whether the recording names its products.
         hole_s: seconds; a longer step in time is a hole.
-        rejects: rejects by kind.
+        tally: trades or bars, and rejects by kind.
         skipped: number of messages of other kinds.
+        skipped_types: the same by type of message, where messages have types.
+        unread: names of columns that no dialect knows.
         error: reason why the file was not read, or not to its end.
     """
 
@@ -96,25 +91,24 @@ class Inspection:
     products_named: bool = True
     hole_s: float = 0.0
     products: dict[str, Product] = field(default_factory=dict)
-    rejects: dict[str, Reason] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
     skipped: int = 0
+    skipped_types: Counter[str] = field(default_factory=Counter)
+    unread: tuple[str, ...] = ()
     error: str | None = None
 
-    @property
-    def rejected(self) -> int:
-        return sum(reason.rows for reason in self.rejects.values())
 
-
-def inspect(path: Path, product_id: str = "BTC-USD") -> Inspection:
+def inspect(path: Path, product_id: str = "BTC-USD", columns: ColumnMap | None = None) -> Inspection:
     """Summarize a recording, in memory that does not depend on the recording's length.
 
     Args:
         product_id: product of trades in a recording without product names.
+        columns: names of columns that no dialect knows.
     """
     found = Inspection(str(path))
     try:
-        dialect = recognize(path, product_id)
-        found.dialect = dialect.name
+        dialect = recognize(path, product_id, columns)
+        found.dialect, found.unread = dialect.name, dialect.unread
         if isinstance(dialect, BarDialect):
             found.step_s = dialect.step_s
             # Quiet seconds have no bar. A quiet minute is rare enough to report, and feeds leave no minute out.
@@ -124,9 +118,10 @@ def inspect(path: Path, product_id: str = "BTC-USD") -> Inspection:
         else:
             found.has_ids, found.products_named = dialect.has_ids, "product_id" in dialect.columns
             found.hole_s = FeatureSpec().gap_s
-            for trades in read_trades(path, product_id=product_id):
+            for trades in read_trades(path, product_id=product_id, columns=columns):
                 _add(found, trades)
                 found.skipped += trades.skipped
+                found.skipped_types.update(trades.skipped_types)
     except (ValueError, OSError) as error:
         found.error = str(error)
     return found
@@ -140,11 +135,7 @@ def _add(found: Inspection, batch: Batch | BarBatch) -> None:
         if mine.any():
             product = found.products.setdefault(key.product_id, Product())
             product.add(rows.event_time[mine], low[mine], high[mine], found.hole_s)
-    for reject in batch.rejects:
-        kind = reject.reason.partition(", was ")[0]
-        if kind not in found.rejects and len(found.rejects) >= REASONS_KEPT:
-            kind = _OTHER_REASONS
-        found.rejects.setdefault(kind, Reason(0, reject)).rows += 1
+    found.tally.add(len(rows), batch.rejects)
 
 
 def as_json(found: Inspection) -> dict[str, Any]:
@@ -158,11 +149,13 @@ def as_json(found: Inspection) -> dict[str, Any]:
         "trade_ids": found.has_ids,
         "products_named": found.products_named,
         "rows": sum(product.rows for product in found.products.values()),
-        "rejected": found.rejected,
+        "rejected": found.tally.rejected,
         "skipped": found.skipped,
+        "skipped_types": dict(found.skipped_types.most_common()),
+        "columns_not_read": list(found.unread),
         "rejects": [
             {"reason": kind, "rows": reason.rows, "first_line": reason.first.line, "first_text": reason.first.text}
-            for kind, reason in found.rejects.items()
+            for kind, reason in found.tally.reasons.items()
         ],
         "hole_s": found.hole_s,
         "products": [_product_json(name, product, found) for name, product in sorted(found.products.items())],
@@ -201,7 +194,11 @@ def as_text(found: Inspection) -> str:
             named = "" if found.products_named else "; no product named, --product is taken"
             lines.append(f"  trade ids: {ids}{named}")
         skipped = f", {found.skipped:,} messages of other kinds" if found.step_s is None else ""
-        lines.append(f"  {facts['rows']:,} {what}, {found.rejected:,} rejected{skipped}")
+        lines.append(f"  {facts['rows']:,} {what}, {found.tally.rejected:,} rejected{skipped}")
+        if kinds := [f"{count:,} {kind}" for kind, count in found.skipped_types.most_common(KINDS_SHOWN) if kind]:
+            lines.append(f"  skipped messages: {', '.join(kinds)}")
+        if found.unread:
+            lines.append(f"  columns not read: {', '.join(found.unread)}")
         lines += _table(_product_rows(facts["products"], found))
         holes = [(product["product_id"], hole) for product in facts["products"] for hole in product["longest_holes"]]
         count = sum(product["holes"] for product in facts["products"])

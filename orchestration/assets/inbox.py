@@ -33,6 +33,7 @@ class Inbox(dg.ConfigurableResource):
     """The folder with new recordings."""
 
     path: str
+    columns: str = ""
 
     def files(self, folder: str = "") -> list[tuple[str, Path]]:
         """Return the recordings in the folder, with their paths below the folder as names.
@@ -67,7 +68,8 @@ def stage_inbox(
     changed, wrong = [], []
     for name, path in inbox.files(config.inbox):
         try:
-            found = ingest(store, folders.real_path(path), config.product_id, name, first_day)
+            real = folders.real_path(path)
+            found = ingest(store, real, config.product_id, name, first_day, inbox.columns)
         except ValueError as error:
             wrong.append(f"{name}: {error}")
             context.log.error(f"not taken: {name}: {error}")

@@ -44,7 +44,15 @@ def recording(folder: Path, content: str | bytes, name: str = "recording") -> Pa
 
 
 def read(paths: Path | Sequence[Path], product_id: str = "BTC-USD", batch_rows: int = 65_536) -> list[Batch]:
-    return list(read_trades(paths, product_id=product_id, batch_rows=batch_rows))
+    """Return all batches, also of recordings without any trade, whose reading ends with an error."""
+    batches = []
+    try:
+        for batch in read_trades(paths, product_id=product_id, batch_rows=batch_rows):
+            batches.append(batch)
+    except ValueError as error:
+        if "no row is a trade" not in str(error):
+            raise
+    return batches
 
 
 def only(paths: Path | Sequence[Path]) -> Batch:

@@ -16,7 +16,8 @@ import pytest
 from data.recordings import summary as inspection
 from data.recordings.__main__ import main
 from data.recordings.readers import read_trades
-from data.recordings.summary import HOLES_KEPT, REASONS_KEPT, as_json, as_text, inspect
+from data.recordings.summary import HOLES_KEPT, as_json, as_text, inspect
+from data.recordings.tally import REASONS_KEPT
 
 PLAIN = "timestamp,price,volume\n"
 OWN = "product_id,trade_id,event_time,price,size,side\n"

@@ -14,6 +14,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from data.arrow import texts_of
+from data.names import PRODUCT_RULE
 from data.recordings.fields import FIELDS, ZONELESS_TIME, Field
 from data.recordings.lines import Lines, Meter, chunks_of, data_lines
 from data.trades import Int64s
@@ -69,10 +70,12 @@ class Dialect(ABC, Generic[B]):
         fields: by field of a trade without the product, the parser.
         product: product of all rows, if the file's name tells the product.
         unread: names of columns that no dialect knows.
+        product_rule: the rule for names of products, for the reason of a reject.
     """
 
     name: str
     columns: Mapping[str, str]
+    product_rule: str = PRODUCT_RULE
     fields: Mapping[str, Field] = FIELDS
     product: str | None = None
     unread: tuple[str, ...] = ()

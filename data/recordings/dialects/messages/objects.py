@@ -28,6 +28,7 @@ class ObjectDialect(TextDialect):
     def __init__(self, match: TableMatch, told: str = "", product: str | None = None) -> None:
         self._trades = TradeColumns(match, told, product)
         self.name = f"JSON objects with {match.table.name}{self._trades.note}"
+        self.product_rule = self._trades.product_rule
         self.fields, self.columns, self.unread = match.table.fields, self._trades.columns, match.unread
         self._attributes = {field: f"c{i}" for i, field in enumerate(match.columns)}
         row = msgspec.defstruct(

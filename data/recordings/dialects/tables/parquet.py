@@ -38,6 +38,7 @@ class _ParquetDialect(Dialect[_ParquetBlock]):
     def __init__(self, match: TableMatch, told: str = "", product: str | None = None) -> None:
         self._trades = TradeColumns(match, told, product)
         self.name = f"Parquet with {match.table.name}{self._trades.note}"
+        self.product_rule = self._trades.product_rule
         self.columns, self.fields, self.unread = self._trades.columns, match.table.fields, match.unread
         self._names = match.columns
 

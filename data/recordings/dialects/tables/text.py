@@ -10,8 +10,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from data.arrow import NAMES, UTC, is_true, names_of, rows_of, texts_of
+from data.names import PRODUCT_RULE
 from data.recordings.dialects.base import MESSAGE_TYPE, NO_ROWS, ZONELESS, RowColumns, TextDialect
-from data.recordings.dialects.symbols import products_of
+from data.recordings.dialects.symbols import SYMBOL_RULE, products_of
 from data.recordings.dialects.tables.headers import TableMatch
 from data.recordings.fields import FIELDS
 from data.recordings.lines import Lines, csv_fields, csv_table
@@ -33,6 +34,11 @@ class TradeColumns:
         self.columns = {field: name for field, name in match.columns.items() if field != MESSAGE_TYPE}
         if self._product is not None:
             self.columns["product_id"] = FILE_NAME
+
+    @property
+    def product_rule(self) -> str:
+        """Return the rule for names of products."""
+        return SYMBOL_RULE if self._table.are_symbols else PRODUCT_RULE
 
     @property
     def note(self) -> str:
@@ -83,6 +89,7 @@ class CsvDialect(TextDialect):
     ) -> None:
         self._trades = TradeColumns(match, told, product)
         self.name = f"CSV with {match.table.name}{self._trades.note}"
+        self.product_rule = self._trades.product_rule
         self.fields, self.columns, self.unread = match.table.fields, self._trades.columns, match.unread
         self.header_lines = header_lines
         self._width = len(header)
