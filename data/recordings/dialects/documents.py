@@ -6,7 +6,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,11 @@ from data.recordings.lines import LINE_BYTES, Meter
 _BETWEEN_ROWS = re.compile(rb"\][\s,\[\]]*\[")
 _BETWEEN_OBJECTS = re.compile(rb"\}[\s,\[\]]*(?=\{)")
 _START = re.compile(rb'\{\s*("[^"]*")')
+_NOTHING = re.compile(rb"(?!)")
 _ESCAPED = re.compile(rb"\\.", re.DOTALL)
+_OPEN, _CLOSE, _QUOTE = 1, 2, 3
+_CODES = np.zeros(256, np.uint8)
+_CODES[list(b'{}"')] = (_OPEN, _CLOSE, _QUOTE)
 _BLANKS = b" \t\r\n"
 
 
@@ -102,25 +106,29 @@ def _cuts(data: bytes, start: bytes) -> tuple[list[tuple[int, int]], bool]:
     gaps = [(found.start() + 1, found.end()) for found in _BETWEEN_OBJECTS.finditer(data)]
     if not gaps or data.count(b"{") <= len(gaps) + 1:  # no objects within objects
         return gaps, False
-    cuts = []
-    for gap, depth in zip(gaps, _depths(data, [begin for _, begin in gaps]).tolist(), strict=True):
-        key = _START.match(data, gap[1])
-        if depth == 0 or (key is not None and key[1] == start):
-            cuts.append(gap)
-            if depth != 0:
-                return cuts, True
-    return cuts, False
+    begins = np.array([begin for _, begin in gaps])
+    is_outer = _depths(data, begins) == 0
+    alike = re.compile(rb"\}[\s,\[\]]*(?=\{\s*" + re.escape(start) + rb")") if start else _NOTHING
+    are_alike = np.isin(begins, [found.end() for found in alike.finditer(data)])
+    broken = np.flatnonzero(are_alike & ~is_outer)[:1]
+    if len(broken):
+        is_outer[broken[0]] = True
+        is_outer[broken[0] + 1 :] = False
+    return [gaps[i] for i in np.flatnonzero(is_outer)], bool(len(broken))
 
 
-def _depths(data: bytes, places: Sequence[int]) -> NDArray[np.int64]:
+def _depths(data: bytes, places: NDArray[np.intp]) -> NDArray[np.int64]:
     """Return how many braces are open before some places; braces in texts do not count."""
     if b"\\" in data:
         data = _ESCAPED.sub(b"__", data)
-    text = np.frombuffer(data, np.uint8)
-    outside = np.cumsum(text == ord('"')) % 2 == 0
-    steps = ((text == ord("{")).astype(np.int8) - (text == ord("}"))) * outside
-    depths: NDArray[np.int64] = np.cumsum(steps, dtype=np.int64)[np.array(places) - 1]
-    return depths
+    codes = _CODES[np.frombuffer(data, np.uint8)]
+    at = np.flatnonzero(codes)
+    code = codes[at]
+    is_outside = np.cumsum(code == _QUOTE) % 2 == 0
+    steps = ((code == _OPEN).astype(np.int8) - (code == _CLOSE)) * is_outside
+    depths = np.cumsum(steps, dtype=np.int64)
+    found: NDArray[np.int64] = depths[np.searchsorted(at, places) - 1]
+    return found
 
 
 # Errors of a zip with a damaged directory: a password, a method or version, a name, an offset beyond the end.

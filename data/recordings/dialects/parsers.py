@@ -16,6 +16,8 @@ from data.trades import Int64s
 
 _FLAGS = ("true", "false")
 _EPOCH = r"^(?P<whole>[0-9]{1,19})(?:\.(?P<part>[0-9]*))?$"
+_SURE_DIGITS = 18
+"""Numbers of so many digits fit into an int64."""
 FIRST_EPOCH_S = 10**8
 """Smaller numbers are no times: in 1973 nobody traded, and the unit of a smaller number cannot be told."""
 MILLISECONDS, MICROSECONDS, NANOSECONDS = 10**11, 10**14, 10**17
@@ -57,12 +59,23 @@ class _Epochs(NamedTuple):
     good: Mask
 
 
+def _plain_numbers(texts: pa.Array) -> Int64s | None:
+    """Return texts of digits alone as numbers; None if a text is another one."""
+    if texts.null_count or not len(texts) or pc.max(pc.binary_length(texts)).as_py() > _SURE_DIGITS:
+        return None
+    are_digits = pc.and_(pc.ascii_is_decimal(texts), pc.string_is_ascii(texts))
+    return values_of(texts.cast(pa.int64()), np.int64) if is_true(are_digits).all() else None
+
+
 def _split(column: pa.Array) -> _Epochs:
-    parts = pc.extract_regex(column.cast(pa.string()), pattern=_EPOCH)
+    texts = column.cast(pa.string())
+    if (numbers := _plain_numbers(texts)) is not None:
+        return _Epochs(numbers, np.zeros(len(numbers), np.int64), np.ones(len(numbers), np.bool_))
+    parts = pc.extract_regex(texts, pattern=_EPOCH)
     found = pc.is_valid(parts)
     whole = pc.if_else(found, pc.fill_null(pc.struct_field(parts, "whole"), "0"), "0")
     # 19 digits can be more than an int64.
-    fits = pc.or_(pc.less_equal(pc.binary_length(whole), 18), pc.less_equal(whole, str(2**63 - 1)))
+    fits = pc.or_(pc.less_equal(pc.binary_length(whole), _SURE_DIGITS), pc.less_equal(whole, str(2**63 - 1)))
     digits = pc.utf8_slice_codeunits(pc.if_else(found, pc.fill_null(pc.struct_field(parts, "part"), ""), ""), 0, 9)
     return _Epochs(
         values_of(pc.if_else(fits, whole, "0").cast(pa.int64()), np.int64),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -211,6 +212,7 @@ SYMBOL_RULE: Final = (
 )
 
 
+@lru_cache(1_000)
 def product_of(symbol: str, told: str = "") -> str:
     """Return the product of a symbol; the symbol in capitals, without a hyphen, if base and quote cannot be told.
 

@@ -24,18 +24,20 @@ MOST_TYPES = 50
 """Types of skipped messages that are counted apart in a block; a file of nonsense has any number of types."""
 
 
-class Ticks(NamedTuple):
-    """Trades of a message.
+class Skipped(NamedTuple):
+    """A message without trades.
 
     Attributes:
-        ticks: objects with the columns of the dialect as attributes; empty for another message.
-        kind: type of a message without trades.
-        is_known: whether a message without trades belongs to the feed of the dialect.
+        kind: type of the message.
+        is_known: whether the message belongs to the feed of the dialect.
     """
 
-    ticks: Sequence[Any]
-    kind: str = ""
-    is_known: bool = False
+    kind: str
+    is_known: bool
+
+
+Ticks = list[Any] | Skipped
+"""The trades of a message, at least one, as objects with the columns of the dialect as attributes."""
 
 
 class JsonDialect(TextDialect):
@@ -68,7 +70,7 @@ class JsonDialect(TextDialect):
                 ticks = self._ticks_of(self._decoder.decode(line))
             except (msgspec.MsgspecError, UnicodeError):
                 continue
-            if ticks.ticks:
+            if isinstance(ticks, list):
                 return 2
             found = max(found, int(ticks.is_known))
         return found
@@ -80,12 +82,11 @@ class JsonDialect(TextDialect):
         skipped = np.zeros(len(lines), np.bool_)
         types: Counter[str] = Counter()
         for i, each in enumerate(found):
-            if each is None:
-                continue
-            if each.ticks:
-                count[i] = len(each.ticks)
-                ticks.extend(each.ticks)
-            else:
+            if type(each) is list:
+                ticks += each
+                if len(each) > 1:
+                    count[i] = len(each)
+            elif each is not None:
                 skipped[i] = True
                 types[each.kind[:TYPE_CHARACTERS] if len(types) < MOST_TYPES or each.kind in types else ""] += 1
         line_of = np.repeat(np.arange(len(lines)), count)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
 
 import msgspec
 
 from data.recordings.dialects.base import FLAT_COLUMNS, TICKER, TICKER_COLUMNS, ZONELESS
-from data.recordings.dialects.messages.base import JsonDialect, Scalar, Ticks
+from data.recordings.dialects.messages.base import JsonDialect, Scalar, Skipped, Ticks
 from data.recordings.dialects.parsers import MAKERS_SIDE
 from data.recordings.fields import FIELDS
 
@@ -100,37 +101,42 @@ class _RecordedFrame(msgspec.Struct):
 
 def _of_ticker(message: _Message) -> Ticks:
     if message.type == TICKER:
-        return Ticks((message,))
-    return Ticks((), message.type, message.type in EXCHANGE_TYPES)
+        return [message]
+    return Skipped(message.type, message.type in EXCHANGE_TYPES)
 
 
 def _of_match(message: _Message) -> Ticks:
     if message.type in MATCHES:
-        return Ticks((message,))
-    return Ticks((), message.type, message.type in EXCHANGE_TYPES)
+        return [message]
+    return Skipped(message.type, message.type in EXCHANGE_TYPES)
 
 
 def _of_tickers(frame: _Frame) -> Ticks:
     if frame.channel not in (TICKER, "ticker_batch"):
-        return Ticks((), frame.channel, frame.channel in ADVANCED_CHANNELS)
+        return Skipped(frame.channel, frame.channel in ADVANCED_CHANNELS)
     ticks = [tick for event in frame.events for tick in event.tickers]
     for tick in ticks:
         tick.timestamp = frame.timestamp
-    return Ticks(ticks, frame.channel, is_known=True)
+    return ticks or Skipped(frame.channel, is_known=True)
 
 
 def _of_market_trades(frame: _Frame) -> Ticks:
     """Return the trades of a frame by rising id; the feed has the newest first."""
     if frame.channel != MARKET_TRADES:
-        return Ticks((), frame.channel, frame.channel in ADVANCED_CHANNELS)
-    trades = [trade for event in frame.events for trade in event.trades]
+        return Skipped(frame.channel, frame.channel in ADVANCED_CHANNELS)
+    trades: list[_MarketTrade] = []
+    for event in frame.events:
+        trades += event.trades
     for trade in trades:
         if isinstance(trade.side, str):
-            trade.side = {"UNKNOWN_ORDER_SIDE": ""}.get(trade.side, trade.side.lower())
-    if len(trades) > 1 and all(str(trade.trade_id).isdecimal() for trade in trades):
-        trades.sort(key=lambda trade: int(str(trade.trade_id)))
-    return Ticks(trades, frame.channel, is_known=True)
+            trade.side = _ADVANCED_SIDES.get(trade.side, trade.side)
+    if len(trades) > 1:
+        with suppress(TypeError, ValueError):  # an id that is no number is rejected later
+            trades.sort(key=lambda trade: int(trade.trade_id))  # type: ignore[arg-type]
+    return trades or Skipped(frame.channel, is_known=True)
 
+
+_ADVANCED_SIDES = {"BUY": "buy", "SELL": "sell", "UNKNOWN_ORDER_SIDE": ""}
 
 _messages, _envelopes = msgspec.json.Decoder(_Message), msgspec.json.Decoder(_Envelope)
 _frames, _recorded = msgspec.json.Decoder(_Frame), msgspec.json.Decoder(_RecordedFrame)
@@ -201,7 +207,7 @@ MESSAGE_DIALECTS: Final = (
         "ticker channel",
         FLAT_COLUMNS,
         msgspec.json.Decoder(_Flat),
-        lambda flat: Ticks((flat,)),
+        lambda flat: [flat],
         ZONELESS,
     ),
 )
