@@ -166,6 +166,28 @@ class _ParquetDialect(Dialect[_ParquetBlock]):
         except (pa.ArrowException, OSError) as error:
             raise Damaged(f"the Parquet file is damaged ({_first_line(error)})") from error
 
+    def backwards(self, path: Path, meter: Meter) -> Iterator[_ParquetBlock]:
+        """Read the row groups from the last to the first; one group is in memory as a whole."""
+        size = path.stat().st_size
+        try:
+            with path.open("rb") as file:
+                parquet = pyarrow.parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+                last = total = parquet.metadata.num_rows
+                for group in reversed(range(parquet.num_row_groups)):
+                    batches = parquet.iter_batches(
+                        1 << 16, [group], columns=list(self.columns.values()), use_threads=False
+                    )
+                    for batch in reversed(list(batches)):
+                        turned = batch.take(rows_of(np.arange(len(batch))[::-1]))
+                        columns = {field: turned.column(name) for field, name in self.columns.items()}
+                        block = _ParquetBlock(columns, self.columns, last - len(batch) + 1, len(batch))
+                        block.number = block.number[::-1]
+                        last -= len(batch)
+                        meter.read = size * (total - last) // total
+                        yield block
+        except (pa.ArrowException, OSError) as error:
+            raise Damaged(f"the Parquet file is damaged ({_first_line(error)})") from error
+
     def rows(self, block: _ParquetBlock) -> RowColumns:
         return _ticks_of(np.arange(len(block.number)), block.columns, {}, len(block.number))
 
@@ -180,11 +202,13 @@ def _column_fault(field: str, type_: pa.DataType, fields: Mapping[str, Field]) -
     if is_text(type_) or types.is_null(type_):
         return None
     if field == "event_time":
-        if not types.is_timestamp(type_):
-            return "a timestamp with a zone, or text"
-        return None if type_.tz or fields is ZONELESS else "a timestamp with a zone (this one has none), or text"
+        if types.is_timestamp(type_):
+            has_zone = type_.tz or fields is ZONELESS
+            return None if has_zone else "a timestamp with a zone (this one has none), or text"
+        is_epoch = types.is_integer(type_) or types.is_floating(type_) or types.is_decimal(type_)
+        return None if is_epoch else "a timestamp with a zone, an epoch, or text"
     if field == "trade_id":
-        return None if types.is_integer(type_) else "whole numbers or text"
+        return None if types.is_integer(type_) or types.is_floating(type_) else "whole numbers or text"
     if field in ("price", "size"):
         is_number = types.is_floating(type_) or types.is_integer(type_) or types.is_decimal(type_)
         return None if is_number else "numbers or text"
