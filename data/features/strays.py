@@ -14,7 +14,7 @@ from data.features.admission import AGREEING, NOTHING_YET, PASSED_ID, STRAY_ID, 
 from data.trades import Int64s, StreamKey, Trades
 
 LOOK_ROWS = 4_096
-"""Trades of a recording, of all products, that a judgement may look ahead, and may look back."""
+"""Rows of a recording, of all products and bad rows too, that a judgement may look ahead, and may look back."""
 _NONE = -1
 
 
@@ -23,6 +23,7 @@ def _is_stray_run(
     at: int,
     run: int,
     end: int,
+    position: Int64s,
     later: Int64s,
     trade_id: Int64s,
     event_time: Int64s,
@@ -34,7 +35,8 @@ def _is_stray_run(
     Args:
         at: index of the trade that falls behind the run.
         run: number of trades in the run.
-        end: index behind the last trade to look at.
+        end: position behind the last trade to look at.
+        position: shape (n,), of each trade in the recording.
         later: shape (n,), index of the next trade of the same stream.
         last, before: last id and time of the stream, with the run and before it.
     """
@@ -42,7 +44,7 @@ def _is_stray_run(
     before_id, before_time = before
     going_on = shared = 0
     i = at
-    while _NONE < i < end and going_on < 2 * AGREEING and shared < AGREEING:
+    while i > _NONE and position[i] < end and going_on < 2 * AGREEING and shared < AGREEING:
         goes_on = admit_one(trade_id[i], event_time[i], before_id, before_time) == TAKEN
         if admit_one(trade_id[i], event_time[i], last_id, last_time) == TAKEN:
             shared += 1  # of the run, if later trades fall behind it; else both ways have met
@@ -72,6 +74,7 @@ def _settle(
     stream: NDArray[np.int32],
     trade_id: Int64s,
     event_time: Int64s,
+    position: Int64s,
     status: NDArray[np.int8],
     before: Int64s,
     done: int,
@@ -90,7 +93,7 @@ def _settle(
         fault = admit_one(trade_id[i], event_time[i], last[k, 0], last[k, 1])
         if fault != TAKEN:
             run, first = 1, last[k, 2]
-            while first > _NONE and run < AGREEING and i - first <= LOOK_ROWS:
+            while first > _NONE and run < AGREEING and position[i] - position[first] <= LOOK_ROWS:
                 if admit_one(trade_id[i], event_time[i], before[first, 0], before[first, 1]) == TAKEN:
                     break
                 run, first = run + 1, before[first, 2]
@@ -99,9 +102,9 @@ def _settle(
                 continue
             if len(later) == 0:
                 later = _later(stream, len(last))
-            end = min(len(stream), i + LOOK_ROWS)
+            end = position[i] + LOOK_ROWS
             with_run, without = (last[k, 0], last[k, 1]), (before[first, 0], before[first, 1])
-            if not _is_stray_run(i, run, end, later, trade_id, event_time, with_run, without):
+            if not _is_stray_run(i, run, end, position, later, trade_id, event_time, with_run, without):
                 status[i] = fault
                 continue
             stray = last[k, 2]
@@ -124,18 +127,23 @@ class LookAhead:
         self._streams: dict[StreamKey, int] = {}
         self._last = np.empty((0, 3), np.int64)
         self._stream = np.empty(0, np.int32)
-        self._columns = np.empty((2, 0), np.int64)  # trade id, event time
+        self._columns = np.empty((3, 0), np.int64)  # trade id, event time, position
         self._before = np.empty((0, 3), np.int64)
         self._status = np.empty(0, np.int8)
-        self._done = 0
+        self._done = self._read = 0
 
     @property
     def settled(self) -> int:
         """Number of trades whose status no later trade can change, since the last `take`."""
-        return max(0, self._done - LOOK_ROWS)
+        return int(np.searchsorted(self._columns[2], self._read - 2 * LOOK_ROWS))
 
-    def add(self, trades: Trades) -> None:
-        """Add the next trades of the source, and judge all trades that enough trades follow."""
+    def add(self, trades: Trades, position: Int64s, read: int) -> None:
+        """Add the next trades of the source, and judge all trades that enough rows follow.
+
+        Args:
+            position: shape (n,), of each trade among all rows of the source, rising; at least 0.
+            read: number of rows that were read.
+        """
         for key in trades.keys:
             self._streams.setdefault(key, len(self._streams))
         new = np.tile(np.array([*NOTHING_YET, _NONE], np.int64), (len(self._streams) - len(self._last), 1))
@@ -143,15 +151,16 @@ class LookAhead:
         code = np.array([self._streams[key] for key in trades.keys], np.int32)[trades.stream]
         n = len(trades)
         self._stream = np.concatenate([self._stream, code])
-        self._columns = np.concatenate([self._columns, [trades.trade_id, trades.event_time]], axis=1)
+        self._columns = np.concatenate([self._columns, [trades.trade_id, trades.event_time, position]], axis=1)
         self._before = np.concatenate([self._before, np.empty((n, 3), np.int64)])
         self._status = np.concatenate([self._status, np.empty(n, np.int8)])
-        self._settle(len(self._stream) - LOOK_ROWS)
+        self._read = read
+        self._settle(int(np.searchsorted(self._columns[2], read - LOOK_ROWS)))
 
     def _settle(self, limit: int) -> None:
         if limit > self._done:
-            trade_id, event_time = self._columns
-            columns = self._stream, trade_id, event_time, self._status, self._before
+            trade_id, event_time, position = self._columns
+            columns = self._stream, trade_id, event_time, position, self._status, self._before
             _settle(*columns, self._done, limit, self._last)
             self._done = limit
 
@@ -174,5 +183,5 @@ class LookAhead:
 def judged(trades: Trades) -> NDArray[np.int8]:
     """Return the status of all trades of a source, shape (n,), see `LookAhead.take`."""
     look = LookAhead()
-    look.add(trades)
+    look.add(trades, np.arange(len(trades)), len(trades))
     return look.take(len(trades))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,26 +13,31 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
+import structlog
 from numpy.typing import NDArray
 
 from data.arrow import Mask, texts_of
 from data.features.admission import REASONS, TAKEN
-from data.features.strays import LookAhead
+from data.features.strays import LookAhead, judged
 from data.files import replacing
 from data.names import Damaged, check_product_id
 from data.recordings.dialects.bars.base import BarBatch, BarDialect
 from data.recordings.dialects.base import OWN_COLUMNS, Block, Dialect, RowColumns
 from data.recordings.dialects.column_map import ColumnMap
 from data.recordings.fields import Products, products, value_text
-from data.recordings.lines import Fault, Meter, cut_rows
+from data.recordings.lines import Fault, Lines, Meter, cut_rows
 from data.recordings.recognition import DEFAULT_PRODUCT, recognize
 from data.recordings.tally import OTHER_REASONS, Tally
 from data.trades import Int64s, Reject, Side, StreamKey, Trades, kind_of
+
+log = structlog.get_logger()
 
 KINDS_TOLD = 5
 """Types of skipped messages that an error names."""
 TEXTS_KEPT = 10_000
 """Rejects of a recording with a text; of later rejects, lines and reasons are kept, together for a block of rows."""
+HEAD_ROWS = 1_000
+"""Rows of a recording that tell whether its newest row comes first."""
 KINDS_KEPT = 20
 """Kinds of rejects of a block that are kept apart after `TEXTS_KEPT` rejects."""
 
@@ -72,7 +78,8 @@ def read_trades(
     judged over the whole source. Memory does not depend on the length of the recordings.
 
     Args:
-        paths: one recording or several, in the order of recording.
+        paths: one recording or several; they are read in the order of their first times, and a recording with the
+            newest row first from its end.
         product_id: product of trades in recordings without product names.
         batch_rows: the most lines of one batch; small batches cost little.
         columns: names of columns that no dialect knows.
@@ -90,7 +97,72 @@ def read_trades(
                 f"{with_ids} has trade ids and {without} has none: trades of one source are ordered by one or the "
                 "other; read them as two sources"
             )
-    return _read_trades(recordings, product_id, batch_rows)
+    return _read_trades(_in_order(recordings, product_id), product_id, batch_rows)
+
+
+class _Ordered(NamedTuple):
+    """A recording with the order of its rows.
+
+    Attributes:
+        is_newest_first: the recording is read from its last row to its first.
+        first_ns: time of the oldest trade, ns since 1970; None without a trade at the begin of the recording.
+    """
+
+    path: Path
+    dialect: Dialect[Any]
+    is_newest_first: bool
+    first_ns: int | None
+
+
+def _in_order(recordings: Sequence[tuple[Path, Dialect[Any]]], product_id: str) -> list[_Ordered]:
+    """Return the recordings in the order of their first times, and log an order that is not as given."""
+    looked = [_look(path, dialect, product_id) for path, dialect in recordings]
+    if turned := [str(each.path) for each in looked if each.is_newest_first]:
+        log.info("newest row first: read from the last row on", recordings=turned)
+    if len(looked) == 1 or any(each.first_ns is None for each in looked):
+        return looked
+    ordered = sorted(looked, key=lambda each: each.first_ns or 0)
+    if ordered != looked:
+        log.info("recordings are read in the order of their first times", recordings=[str(o.path) for o in ordered])
+    return ordered
+
+
+def is_newest_first(path: Path, dialect: Dialect[Any], product_id: str) -> bool:
+    """Return whether times, and ids where a recording has ids, fall from row to row at the begin of a recording."""
+    return _look(path, dialect, product_id).is_newest_first
+
+
+def _look(path: Path, dialect: Dialect[Any], product_id: str) -> _Ordered:
+    head = _head(dialect.blocks(path, Meter()), dialect, product_id)
+    if head is None:
+        return _Ordered(path, dialect, False, None)
+    order = np.argsort(head.stream, kind="stable")
+    same = np.diff(head.stream[order]) == 0
+    falls = [_falls(head.event_time[order], same), *([_falls(head.trade_id[order], same)] if dialect.has_ids else [])]
+    if not all(falls):
+        taken = head.take(judged(head) == TAKEN)
+        _, first = np.unique(taken.stream, return_index=True)
+        return _Ordered(path, dialect, False, int(taken.event_time[first].min()))
+    oldest = _head(dialect.backwards(path, Meter()), dialect, product_id)
+    return _Ordered(path, dialect, True, None if oldest is None else int(oldest.event_time[0]))
+
+
+def _falls(values: Int64s, same: Mask) -> bool:
+    """Return whether values of a stream fall clearly: at least twice, and four times as often as they rise."""
+    steps = np.diff(values)[same]
+    return int(np.sum(steps < 0)) >= max(2, 4 * int(np.sum(steps > 0)))
+
+
+def _head(blocks: Iterator[Block], dialect: Dialect[Any], product_id: str) -> Trades | None:
+    """Return the trades of the first rows, or None without a trade; a damage is told when the recording is read."""
+    with suppress(Damaged):
+        if (block := next(blocks, None)) is not None:
+            if isinstance(block, Lines):
+                block = block.cut(0, min(len(block), HEAD_ROWS))
+            found = _parse(block, dialect, product_id)
+            trades = _trades(found, np.flatnonzero(found.ok), 1)
+            return trades if len(trades) else None
+    return None
 
 
 def read_bars(
@@ -172,10 +244,10 @@ class _Waiting(NamedTuple):
     shares: tuple[float, float]
 
 
-def _read_trades(recordings: Sequence[tuple[Path, Dialect[Any]]], product_id: str, batch_rows: int) -> Iterator[Batch]:
+def _read_trades(recordings: Sequence[_Ordered], product_id: str, batch_rows: int) -> Iterator[Batch]:
     """Read the recordings of a source, and judge the trades of each block when enough trades after them are known."""
     look, waiting, tally = LookAhead(), deque[_Waiting](), Tally()
-    details = dict.fromkeys((path for path, _ in recordings), TEXTS_KEPT)
+    details = dict.fromkeys((each.path for each in recordings), TEXTS_KEPT)
 
     def batches(is_over: bool) -> Iterator[Batch]:
         while waiting and (is_over or len(waiting[0].trades) <= look.settled):
@@ -185,20 +257,20 @@ def _read_trades(recordings: Sequence[tuple[Path, Dialect[Any]]], product_id: st
                 yield batch
 
     position = 1  # of the next row in the source: the row's trade id if recordings have no ids
-    sizes = [path.stat().st_size for path, _ in recordings]
+    sizes = [each.path.stat().st_size for each in recordings]
     share = 0.0
     error: ValueError | None = None
-    for nth, (path, dialect) in enumerate(recordings):
+    for nth, (path, dialect, is_turned, _) in enumerate(recordings):
         lines = skipped = 0
         types = Counter[str]()
         meter = Meter()
         try:
-            for block in dialect.blocks(path, meter):
+            for block in dialect.backwards(path, meter) if is_turned else dialect.blocks(path, meter):
                 found = _parse(block, dialect, product_id)
                 kept = np.flatnonzero(found.ok)
                 trades = _trades(found, kept, position)
                 shares = share, min(1.0, (sum(sizes[:nth]) + meter.read) / sum(sizes))
-                look.add(trades)
+                look.add(trades, position + found.rows.position[kept], position + found.rows.positions)
                 waiting.append(_Waiting(path, dialect, block, found, kept, trades, shares))
                 yield from batches(is_over=False)
                 share = shares[1]
@@ -218,7 +290,7 @@ def _read_trades(recordings: Sequence[tuple[Path, Dialect[Any]]], product_id: st
     if error is not None:
         raise error
     if not tally.taken:
-        raise ValueError(f"{', '.join(str(path) for path, _ in recordings)}: no row is a trade: {tally.commonest()}")
+        raise ValueError(f"{', '.join(str(each.path) for each in recordings)}: no row is a trade: {tally.commonest()}")
 
 
 def _kinds(types: Counter[str]) -> str:

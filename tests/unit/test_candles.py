@@ -15,12 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from data.features.spec import FeatureSpec
+from data.models.served import ServedModel
+from data.names import ModelRefused
 from data.recordings.dialects.bars.base import BarBatch
 from data.recordings.readers import read_bars, read_trades
 from data.recordings.recognition import recognize
 from data.times import NS
 from data.trades import StreamKey
 from offline.history import read_history
+from tests.models import model_bytes
 
 MIDNIGHT = 17_625 * 86_400  # 2018-04-04: 48 years of 365 days, 12 leap days, 31 + 28 + 31 + 3 days
 PRODUCT = "BTC-USDT"
@@ -276,3 +280,11 @@ def test_a_replay_of_candles_is_refused_and_names_the_evaluation(tmp_path: Path)
     path = write(tmp_path, "Binance klines", market())
     with pytest.raises(ValueError, match=r"holds bars, not trades .*python -m offline\.evaluation"):
         read_trades(path)
+
+
+def test_a_model_of_candles_is_no_served_model() -> None:
+    """Models of minute candles forecast an hour. What does not load is never registered: a candidate is loaded."""
+    spec = FeatureSpec.for_candles(60)
+    content = model_bytes(spec_id=spec.spec_id, horizon_s=str(spec.horizon_s))
+    with pytest.raises(ModelRefused, match="horizon_s must be 60, was 3600"):
+        ServedModel.load(content, spec_id=spec.spec_id)

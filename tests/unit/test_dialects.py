@@ -243,6 +243,10 @@ def test_columns_that_no_dialect_knows_are_named(tmp_path: Path) -> None:
             "'time', 'id', 'price', 'qty' of the columns of Binance's trades and lacks 'is_bu",
         ),
         (
+            "ts,px,qty",
+            "no dialect knows: --columns time=ts,price=px,size=qty reads them",
+        ),
+        (
             "timestamp,price,amount",
             r"has 'timestamp', 'price' of .* lacks 'volume'.*time=timestamp,price=price,size=amount",
         ),
@@ -307,3 +311,16 @@ def test_a_broken_object_of_an_array_costs_few_objects(tmp_path: Path, places: i
     batches = list(read_trades(tmp_path / "a.json", product_id=PRODUCT))
     assert sum(len(batch.trades) for batch in batches) >= 3_000 - 3 * places
     assert sum(len(batch.rejects) for batch in batches) >= 1
+
+
+@pytest.mark.parametrize("name", ["REST", "REST, printed nicely", "ccxt", "freqtrade", "Kraken dump"])
+def test_the_newest_trade_may_come_first(tmp_path: Path, name: str) -> None:
+    """REST interfaces answer with the newest trade first."""
+    trades = market()
+    file, text_of, tells = TEXTS[name]
+    (tmp_path / file).write_text(text_of([Row(trades, i) for i in reversed(range(len(trades)))]))
+    given = joined(list(read_trades(tmp_path / file, product_id=PRODUCT)))
+    assert given.price.tolist() == trades.price.tolist()
+    assert given.event_time.tolist() == trades.event_time.tolist()
+    if tells == HAS_ALL:
+        assert columns(given) == columns(trades)

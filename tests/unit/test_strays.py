@@ -157,7 +157,7 @@ def test_batches_change_no_judgement(jumps: list[tuple[int, int]], cuts: list[in
     look = LookAhead()
     found = []
     for begin, end in zip([0, *sorted(cuts)], [*sorted(cuts), n], strict=True):
-        look.add(trades.take(slice(begin, end)))
+        look.add(trades.take(slice(begin, end)), np.arange(begin, end), end)
         found.append(look.take(look.settled))
     found.append(look.take(n - sum(map(len, found))))
     assert np.concatenate(found).tolist() == expected.tolist()

@@ -84,9 +84,9 @@ def test_how_a_recording_is_cut_into_batches_changes_nothing(tmp_path: Path, mon
 
 
 def test_what_is_kept_is_bounded(tmp_path: Path) -> None:
-    """60 holes, and rows with 1 to 60 fields too many: 60 kinds of rejects."""
+    """60 holes, and rows with 2 to 62 fields too many: 60 kinds of rejects."""
     rows = [
-        f"2025-01-{1 + i // 24:02}T{i % 24:02}:00:00Z,1,1\n2025-01-01T00:00:00Z,1,1{',' * (i + 1)}\n" for i in range(61)
+        f"2025-01-{1 + i // 24:02}T{i % 24:02}:00:00Z,1,1\n2025-01-01T00:00:00Z,1,1{',' * (i + 2)}\n" for i in range(61)
     ]
     found = inspect(recording(tmp_path, PLAIN + "".join(rows)))
     facts = as_json(found)

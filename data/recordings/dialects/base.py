@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from data.arrow import texts_of
 from data.names import PRODUCT_RULE
 from data.recordings.fields import FIELDS, ZONELESS_TIME, Field
-from data.recordings.lines import Lines, Meter, chunks_of, data_lines
+from data.recordings.lines import Lines, Meter, chunks_of, data_lines, lines_backwards
 from data.trades import Int64s
 
 OWN_COLUMNS = ("source_id", "product_id", "trade_id", "event_time", "ingest_time", "price", "size", "side")
@@ -93,6 +93,14 @@ class Dialect(ABC, Generic[B]):
             Damaged: after all whole rows before the damage.
         """
 
+    def backwards(self, path: Path, _meter: Meter) -> Iterator[B]:
+        """Read a recording as `blocks` does, but from its last row to its first, in bounded memory.
+
+        Raises:
+            ValueError: the dialect cannot be read so.
+        """
+        raise ValueError(f"{path}: the newest row comes first, and {self.name} is read from its first row on: sort it")
+
     @abstractmethod
     def rows(self, block: B) -> RowColumns:
         """Split each line into fields, line by line."""
@@ -144,6 +152,10 @@ class TextDialect(Dialect[Lines]):
 
     def blocks(self, path: Path, meter: Meter) -> Iterator[Lines]:
         return data_lines(self.chunks(path, meter), self.header_lines)
+
+    def backwards(self, path: Path, meter: Meter) -> Iterator[Lines]:
+        text = None if self.chunks is chunks_of else self.chunks(path, None)
+        return lines_backwards(path, meter, self.header_lines, text)
 
     def rows(self, block: Lines) -> RowColumns:
         readable, reasons = block.readable()

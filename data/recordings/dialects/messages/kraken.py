@@ -89,6 +89,7 @@ def _trade(product: str, row: Any) -> _Trade:
     """Return one trade; without values, which is rejected, if the row is no trade."""
     if not isinstance(row, list) or not 6 <= len(row) <= 7 or any(isinstance(each, list | dict) for each in row):
         return _Trade(product_id=product)
-    trade = _Trade(*row, product_id=product)
+    trade = _Trade(*row)
+    trade.product_id = product
     trade.side = _SIDES.get(row[3], row[3]) if isinstance(row[3], str) else row[3]
     return trade

@@ -174,7 +174,8 @@ def described_miss(header: Sequence[str]) -> str:
     """Return what a table with named columns lacks, for a refusal; empty if the header resembles no table."""
     miss = near_miss(header)
     if miss is None:
-        return ""
+        suggested = suggested_columns(header)
+        return "" if "?" in suggested else f"has columns of trades that no dialect knows: {suggested} reads them"
     lacking = f"lacks {', '.join(map(repr, miss.missing))}" if miss.missing else "has further columns"
     return (
         f"has {', '.join(map(repr, miss.present))} of the columns of {miss.table.venue}'s trades and {lacking} "

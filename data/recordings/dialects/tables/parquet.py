@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from data.arrow import is_text
+from data.arrow import is_text, rows_of
 from data.names import Damaged
 from data.recordings.dialects.base import ZONELESS, Dialect, RowColumns
-from data.recordings.dialects.parsers import BUYER_MAKER, EPOCH, MOMENT
+from data.recordings.dialects.parsers import BUYER_MAKER
 from data.recordings.dialects.tables.headers import TableMatch, table_of
 from data.recordings.dialects.tables.known import TABLES, Table
 from data.recordings.dialects.tables.text import TradeColumns
@@ -60,6 +60,28 @@ class _ParquetDialect(Dialect[_ParquetBlock]):
         except (pa.ArrowException, OSError) as error:
             raise Damaged(f"the Parquet file is damaged ({_first_line(error)})") from error
 
+    def backwards(self, path: Path, meter: Meter) -> Iterator[_ParquetBlock]:
+        """Read the row groups from the last to the first; one group is in memory as a whole."""
+        size = path.stat().st_size
+        try:
+            with path.open("rb") as file:
+                parquet = pyarrow.parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+                last = total = parquet.metadata.num_rows
+                for group in reversed(range(parquet.num_row_groups)):
+                    batches = parquet.iter_batches(
+                        1 << 16, [group], columns=list(self._names.values()), use_threads=False
+                    )
+                    for batch in reversed(list(batches)):
+                        turned = batch.take(rows_of(np.arange(len(batch))[::-1]))
+                        columns = {field: turned.column(name) for field, name in self._names.items()}
+                        block = _ParquetBlock(columns, self._names, last - len(batch) + 1, len(batch))
+                        block.number = block.number[::-1]
+                        last -= len(batch)
+                        meter.read = size * (total - last) // total
+                        yield block
+        except (pa.ArrowException, OSError) as error:
+            raise Damaged(f"the Parquet file is damaged ({_first_line(error)})") from error
+
     def rows(self, block: _ParquetBlock) -> RowColumns:
         return self._trades.rows(np.arange(len(block.number)), block.columns, {}, len(block.number))
 
@@ -73,19 +95,16 @@ def _column_fault(field: str, type_: pa.DataType, fields: Mapping[str, Field]) -
     types = pa.types
     if is_text(type_) or types.is_null(type_):
         return None
-    is_number = types.is_integer(type_) or types.is_floating(type_)
+    is_number = types.is_integer(type_) or types.is_floating(type_) or types.is_decimal(type_)
     if field == "event_time":
         if types.is_timestamp(type_) and not type_.tz and fields is not ZONELESS:
             return "a timestamp with a zone (this one has none), or text"
-        is_time = types.is_timestamp(type_) or (is_number and fields["event_time"] in (EPOCH, MOMENT))
-        return None if is_time else "a timestamp with a zone, or text"
-    fault = {
-        "trade_id": None if types.is_integer(type_) else "whole numbers or text",
-        "price": None if is_number or types.is_decimal(type_) else "numbers or text",
-        "side": None if fields["side"] is BUYER_MAKER and types.is_boolean(type_) else "text",
-    }
-    fault["size"] = fault["price"]
-    return fault.get(field, "text")
+        return None if types.is_timestamp(type_) or is_number else "a timestamp with a zone, an epoch, or text"
+    if field in ("price", "size"):
+        return None if is_number else "numbers or text"
+    if field == "trade_id":
+        return None if types.is_integer(type_) or types.is_floating(type_) else "whole numbers or text"
+    return None if field == "side" and fields["side"] is BUYER_MAKER and types.is_boolean(type_) else "text"
 
 
 def schema_of(path: Path) -> pa.Schema:
