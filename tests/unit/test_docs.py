@@ -48,6 +48,7 @@ VARIABLES_OF_MAKE = {"BASE", "BUILDER", "BUILD_OPTIONS"}
 
 MADE_BY_THE_READER = {
     "trades.csv",
+    "trades.png",
     "monday.csv.gz",
     "tuesday.ndjson",
     "monday.parquet",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from data.recordings.dialects.parsers import MAKERS_SIDE, MOMENT, epochs_of
+from data.recordings.dialects.parsers import MAKERS_SIDE, epochs_of
 from data.recordings.dialects.tables.known import Table
 from data.recordings.fields import FIELDS
 
@@ -66,7 +66,9 @@ class ColumnMap(NamedTuple):
 
     def table(self) -> Table:
         """Return the map as a table of trades."""
-        fields = {**FIELDS, "event_time": MOMENT if self.unit is None else epochs_of(UNITS_NS[self.unit])}
+        fields = dict(FIELDS)
+        if self.unit is not None:
+            fields["event_time"] = epochs_of(UNITS_NS[self.unit])
         if "maker_side" in self.names:
             fields["side"] = MAKERS_SIDE
         needed = {_FIELDS[key]: (name,) for key, name in self.names.items()}

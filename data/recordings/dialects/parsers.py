@@ -105,17 +105,6 @@ EPOCH: Final = Field(
 )
 
 
-def _moments(column: pa.Array) -> tuple[NDArray[Any], Mask]:
-    """Parse times with a zone, and times since 1970 in the unit that the size of the number tells."""
-    if not is_text(column.type):
-        return _epochs(column)
-    values, good = _epochs(column)
-    if good.all():
-        return values, good
-    others, are_times = FIELDS["event_time"].parse(column)
-    return np.where(good, values, others), good | are_times
-
-
 def epochs_of(unit: int) -> Field:
     """Return the parser of times since 1970 in one unit.
 
@@ -128,9 +117,3 @@ def epochs_of(unit: int) -> Field:
         return _ns(epochs, np.full(len(epochs.whole), unit), 0)
 
     return Field(parse, lambda _: f"must be a number of units of {unit:,} ns since 1970")
-
-
-MOMENT: Final = Field(
-    _moments,
-    lambda text: f"{FIELDS['event_time'].explain(text)}, or a number of s, ms, us or ns since 1970",
-)

@@ -14,7 +14,7 @@ import numpy as np
 from data.features.spec import FeatureSpec
 from data.recordings.dialects.bars.base import BarBatch, BarDialect
 from data.recordings.dialects.column_map import ColumnMap
-from data.recordings.readers import Batch, read_bars, read_trades
+from data.recordings.readers import Batch, is_newest_first, read_bars, read_trades
 from data.recordings.recognition import recognize
 from data.recordings.tally import Tally
 from data.times import NS, time_texts
@@ -35,6 +35,8 @@ class Product:
         rows: number of trades or bars.
         first_ns, last_ns: times, ns since 1970.
         same_time: number of trades at exactly the time of the trade before.
+        falls: number of taken trades whose time falls behind the trade before.
+        missing_ids: number of ids that are left out between the first and the last trade.
         low, high: lowest and highest price.
         holes: number of holes.
         in_holes_s: length of all holes, seconds.
@@ -45,11 +47,22 @@ class Product:
     first_ns: int = 0
     last_ns: int = 0
     same_time: int = 0
+    falls: int = 0
+    missing_ids: int = 0
     low: float = np.inf
     high: float = 0.0
     holes: int = 0
     in_holes_s: float = 0.0
     longest: list[tuple[float, int, int]] = field(default_factory=list)
+    _last: tuple[int, int] | None = None  # id and recorded time of the last trade
+
+    def add_trades(self, time: Int64s, trade_id: Int64s, price: Floats, hole_s: float) -> None:
+        """Count further trades, see `add`."""
+        last_id, last_time = self._last or (int(trade_id[0]) - 1, int(time[0]))
+        self.falls += int(np.sum(np.diff(time, prepend=last_time) < 0))
+        self.missing_ids += int(np.sum(np.diff(trade_id, prepend=last_id) - 1))
+        self._last = int(trade_id[-1]), int(time[-1])
+        self.add(time, price, price, hole_s)
 
     def add(self, time: Int64s, low: Floats, high: Floats, hole_s: float) -> None:
         """Count further rows; a step in time of more than `hole_s` is a hole."""
@@ -76,6 +89,7 @@ class Inspection:
     Attributes:
         step_s: seconds that a bar covers; None for trades.
         products_named: whether the recording names its products.
+        is_newest_first: the recording is read from its last row to its first.
         hole_s: seconds; a longer step in time is a hole.
         tally: trades or bars, and rejects by kind.
         skipped: number of messages of other kinds.
@@ -89,6 +103,7 @@ class Inspection:
     step_s: int | None = None
     has_ids: bool = False
     products_named: bool = True
+    is_newest_first: bool = False
     hole_s: float = 0.0
     products: dict[str, Product] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
@@ -118,6 +133,7 @@ def inspect(path: Path, product_id: str = "BTC-USD", columns: ColumnMap | None =
         else:
             found.has_ids, found.products_named = dialect.has_ids, "product_id" in dialect.columns
             found.hole_s = FeatureSpec().gap_s
+            found.is_newest_first = is_newest_first(path, dialect, product_id)
             for trades in read_trades(path, product_id=product_id, columns=columns):
                 _add(found, trades)
                 found.skipped += trades.skipped
@@ -129,12 +145,14 @@ def inspect(path: Path, product_id: str = "BTC-USD", columns: ColumnMap | None =
 
 def _add(found: Inspection, batch: Batch | BarBatch) -> None:
     rows = batch.trades if isinstance(batch, Batch) else batch.bars
-    low, high = (rows.price, rows.price) if isinstance(rows, Trades) else (rows.low, rows.high)
     for place, key in enumerate(rows.keys):
         mine = rows.stream == place
         if mine.any():
             product = found.products.setdefault(key.product_id, Product())
-            product.add(rows.event_time[mine], low[mine], high[mine], found.hole_s)
+            if isinstance(rows, Trades):
+                product.add_trades(rows.event_time[mine], rows.trade_id[mine], rows.price[mine], found.hole_s)
+            else:
+                product.add(rows.event_time[mine], rows.low[mine], rows.high[mine], found.hole_s)
     found.tally.add(len(rows), batch.rejects)
 
 
@@ -148,13 +166,20 @@ def as_json(found: Inspection) -> dict[str, Any]:
         "step_s": found.step_s,
         "trade_ids": found.has_ids,
         "products_named": found.products_named,
+        "newest_first": found.is_newest_first,
         "rows": sum(product.rows for product in found.products.values()),
         "rejected": found.tally.rejected,
         "skipped": found.skipped,
         "skipped_types": dict(found.skipped_types.most_common()),
         "columns_not_read": list(found.unread),
         "rejects": [
-            {"reason": kind, "rows": reason.rows, "first_line": reason.first.line, "first_text": reason.first.text}
+            {
+                "reason": kind,
+                "rows": reason.rows,
+                "first_line": reason.first.line,
+                "first_text": reason.first.text,
+                "last_line": reason.last.last_line or reason.last.line,
+            }
             for kind, reason in found.tally.reasons.items()
         ],
         "hole_s": found.hole_s,
@@ -170,6 +195,8 @@ def _product_json(name: str, product: Product, found: Inspection) -> dict[str, A
     if found.step_s is None:
         facts["rate_outside_holes"] = product.rows / active_s if active_s > 0 else None
         facts["same_time_share"] = product.same_time / (product.rows - 1) if product.rows > 1 else None
+        facts["falling_time_share"] = product.falls / (product.rows - 1) if product.rows > 1 else None
+        facts["missing_ids"] = product.missing_ids if found.has_ids else None
     else:
         facts["missing_bars"] = round(span_s) // found.step_s + 1 - product.rows
     facts["price_low"], facts["price_high"] = product.low, product.high
@@ -193,6 +220,8 @@ def as_text(found: Inspection) -> str:
             ids = "of the recording" if found.has_ids else "none, rows are numbered"
             named = "" if found.products_named else "; no product named, --product is taken"
             lines.append(f"  trade ids: {ids}{named}")
+            if found.is_newest_first:
+                lines.append("  the newest row comes first: read from the last row on")
         skipped = f", {found.skipped:,} messages of other kinds" if found.step_s is None else ""
         lines.append(f"  {facts['rows']:,} {what}, {found.tally.rejected:,} rejected{skipped}")
         if kinds := [f"{count:,} {kind}" for kind, count in found.skipped_types.most_common(KINDS_SHOWN) if kind]:
@@ -210,15 +239,17 @@ def as_text(found: Inspection) -> str:
             )
         if facts["rejects"]:
             lines.append("  rejected:")
-            lines += _table([(f"{r['rows']:,}", f"{r['reason']}; first in line {r['first_line']}: {r['first_text']}")
-                             for r in facts["rejects"]])  # fmt: skip
+            lines += _table([(f"{r['rows']:,}", f"{r['reason']}; first in line {r['first_line']}, last in line "
+                              f"{r['last_line']}: {r['first_text']}") for r in facts["rejects"]])  # fmt: skip
+    if (warning := found.tally.warning()) is not None and found.error is None:
+        lines.append("  warning: " + warning)
     if found.error is not None:
         lines.append("  error: " + found.error)
     return "\n".join(lines)
 
 
 def _product_rows(products: Sequence[dict[str, Any]], found: Inspection) -> list[tuple[str, ...]]:
-    own = ("missing",) if found.step_s is not None else ("rows/s", "same time")
+    own = ("missing",) if found.step_s is not None else ("rows/s", "same time", "falling", "ids missing")
     ends = ("from", "to") if found.step_s is None else ("first ends", "last ends")
     rows = [("product", "rows", *ends, *own, "price from", "to")] if products else []
     for p in products:
@@ -226,7 +257,12 @@ def _product_rows(products: Sequence[dict[str, Any]], found: Inspection) -> list
             facts = [f"{p['missing_bars']:,}"]
         else:
             rate, same = p["rate_outside_holes"], p["same_time_share"]
-            facts = ["–" if rate is None else f"{rate:,.2f}", "–" if same is None else f"{same:.1%}"]
+            falling, missing = p["falling_time_share"], p["missing_ids"]
+            facts = [
+                "–" if rate is None else f"{rate:,.2f}",
+                *("–" if s is None else f"{s:.1%}" for s in (same, falling)),
+            ]
+            facts.append("–" if missing is None else f"{missing:,}")
         prices = f"{p['price_low']:,}", f"{p['price_high']:,}"
         rows.append((p["product_id"], f"{p['rows']:,}", _time(p["first"]), _time(p["last"]), *facts, *prices))
     return rows
