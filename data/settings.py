@@ -168,6 +168,16 @@ class ProcessSettings(HostSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class RecordingSettings(Settings):
+    """How recordings are read that no dialect knows."""
+
+    recording_columns: str = Field(
+        "",
+        pattern="^([a-z_]+=[^,=]+(,[a-z_]+=[^,=]+)*)?$",
+        description="names of columns, as time=ts,price=px,size=qty; empty: none",
+    )
+
+
 class PageSettings(Settings):
     """Addresses of the pages for people, for links."""
 

@@ -30,12 +30,41 @@ class StreamKey(NamedTuple):
 
 
 class Reject(NamedTuple):
-    """A rejected row, with file, line and reason: no trade, or a trade that its stream does not take."""
+    """A rejected row, with file, line and reason: no trade, or a trade that its stream does not take.
+
+    After many rejects of a recording, a reject stands for several rows of a reason, and has no text.
+
+    Attributes:
+        line: 1-based; of several rows, the line that was read first.
+        rows: number of rejected rows.
+        last_line: of several rows, the line that was read last; 0 for one row.
+    """
 
     file: str
     line: int
     reason: str
     text: str
+    rows: int = 1
+    last_line: int = 0
+
+    @property
+    def kind(self) -> str:
+        """Return the reason without the rejected value."""
+        return kind_of(self.reason)
+
+    @property
+    def where(self) -> str:
+        """Return file and line, or the lines from the first to the last."""
+        return f"{self.file}:{self.line}" + (f"-{self.last_line}" if self.last_line else "")
+
+
+def kind_of(reason: str) -> str:
+    """Return a reject's reason without the rejected value.
+
+    >>> kind_of("price must be a finite number above 0, was '-1'")
+    'price must be a finite number above 0'
+    """
+    return reason.partition(", was ")[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,10 @@ from data.features.spec import FeatureRows, FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.files import replacing
 from data.names import check_product_id
+from data.recordings.dialects.column_map import ColumnMap
 from data.recordings.read_ahead import read_ahead
 from data.recordings.readers import read_trades
+from data.recordings.tally import Tally
 from offline.lake.parquet import RowGroups
 
 BAD_RECORDING = 2
@@ -54,36 +56,42 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m offline.backfill", description=main.__doc__)
     parser.add_argument("recordings", nargs="+", type=Path, metavar="RECORDING")
     parser.add_argument("--product", default="BTC-USD", help="product of recordings without a product; BTC-USD")
+    parser.add_argument("--columns", default="", metavar="MAP", help="names of columns, as time=ts,price=px,size=qty")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a Parquet file")
     args = parser.parse_args()
     spec = FeatureSpec()
     try:
         check_product_id(args.product)
-        count, rejected = backfill_files(args.recordings, args.out, spec, args.product)
+        found = backfill_files(args.recordings, args.out, spec, args.product, ColumnMap.parse(args.columns))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_RECORDING
-    print(f"{args.out}: {count:,} feature rows of spec {spec.spec_id}; {rejected:,} rows of the recordings rejected")
+    print(
+        f"{args.out}: {found.taken:,} feature rows of spec {spec.spec_id}; "
+        f"{found.rejected:,} rows of the recordings rejected"
+    )
+    if (warning := found.warning()) is not None:
+        print(f"warning: {warning}", file=sys.stderr)
     return 0
 
 
 def backfill_files(
-    recordings: list[Path], out: Path, spec: FeatureSpec, product_id: str = "BTC-USD"
-) -> tuple[int, int]:
-    """Write the feature rows of a source to a Parquet file, whole or not at all.
-
-    Returns:
-        Numbers of feature rows and of rejected recording rows.
+    recordings: list[Path],
+    out: Path,
+    spec: FeatureSpec,
+    product_id: str = "BTC-USD",
+    columns: ColumnMap | None = None,
+) -> Tally:
+    """Write the feature rows of a source to a Parquet file, whole or not at all, and return the rows by outcome.
 
     Raises:
         ValueError: see `read_trades`.
     """
-    windows, count, rejected = Windows(spec), 0, 0
+    windows, tally = Windows(spec), Tally()
 
     def made_rows() -> Generator[FeatureRows]:
-        nonlocal rejected
-        for batch in read_trades(recordings, product_id=product_id):
-            rejected += len(batch.rejects)
+        for batch in read_trades(recordings, product_id=product_id, columns=columns):
+            tally.add(len(batch.trades), batch.rejects)
             yield feature_rows(batch.trades, windows)
 
     # A thread helps: the slow parts of both sides release the interpreter lock.
@@ -94,8 +102,7 @@ def backfill_files(
     ):
         for some in rows:
             groups.write(feature_batch(some, spec))
-            count += len(some.values)
-    return count, rejected
+    return tally
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from data.features.spec import FeatureSpec
-from data.recordings.dialects.bars import Bars
+from data.recordings.dialects.bars.base import Bars
 from data.times import NS
 from data.trades import Side, Trades
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
-from data.recordings.dialects.bars import BarDialect, Bars
+from data.recordings.dialects.bars.base import BarDialect, Bars
 from data.recordings.readers import read_bars, read_trades
 from data.recordings.recognition import recognize
 from data.times import NS
@@ -130,8 +130,8 @@ def read_history(paths: Sequence[Path], product_id: str = "BTC-USD") -> History:
     Raises:
         ValueError: a file cannot be read, files differ in kind, or there is no counted row with a target.
     """
-    if isinstance(recognize(paths[0]), BarDialect):
-        bars = [batch.bars for batch in read_bars(paths)]
+    if isinstance(recognize(paths[0], product_id), BarDialect):
+        bars = [batch.bars for batch in read_bars(paths, product_id=product_id)]
         spec = spec_of_candles(bars[0].step_s, paths[0]) if bars else FeatureSpec()
         parts: list[Trades] = [trades_of_candles(each) for each in _by_product(bars)]
     else:

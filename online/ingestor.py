@@ -23,8 +23,10 @@ from data.names import Stopped, new_replay_id
 from data.process.logs import configure_logs
 from data.process.metrics import SIDE_BY_SIDE, serve_metrics
 from data.process.running import REFUSED, until_stopped
+from data.recordings.dialects.column_map import ColumnMap
 from data.recordings.read_ahead import read_ahead
 from data.recordings.readers import Batch, read_trades
+from data.recordings.tally import Tally
 from data.stream.clients import UNUSED, idempotent_config, refusal
 from data.stream.codec import encode, encode_trades
 from data.stream.origin import difference, read_origin, write_origin
@@ -144,7 +146,7 @@ class Ingestor:
         with read_ahead(self._pieces(batches, speed, max_wait_s), AHEAD, self._running) as pieces:
             for piece in pieces:
                 for reject in piece.rejects:
-                    self._metrics.rejects.labels("recording", self._purpose).inc()
+                    self._metrics.rejects.labels("recording", self._purpose).inc(reject.rows)
                     self._reject(reject)
                 trades = piece.trades
                 if not len(trades):
@@ -276,12 +278,13 @@ class Ingestor:
         self._producer.poll(0)
 
     def _reject(self, reject: Reject) -> None:
-        where = f"{reject.file}:{reject.line}"
-        self.rejected += 1
+        where = reject.where
+        self.rejected += reject.rows
         if where in self._progress.rejected:
             return
-        log.warning("rejected", where=where, reason=reject.reason)
-        record = Rejected("ingestor", where, reject.reason, reject.text, self._source_id)
+        reason = reject.reason if not reject.last_line else f"{reject.reason} ({reject.rows:,} rows of these lines)"
+        log.warning("rejected", where=where, reason=reason)
+        record = Rejected("ingestor", where, reason, reject.text, self._source_id)
         self._produce(REJECTED, reject.file, encode(record), self._on_record)
 
     def _on_trade(self, error: KafkaError | None, message: Message) -> None:
@@ -307,12 +310,17 @@ class Ingestor:
                     raise NotDelivered("the broker did not answer") from None
 
 
-def _batches(recordings: list[Path], product_id: str) -> Generator[Batch]:
+def _batches(recordings: list[Path], product_id: str, columns: ColumnMap | None = None) -> Generator[Batch]:
     """Read the recordings of a source; raise `BadRecording` for an error of a recording, not of the program."""
+    tally = Tally()
     try:
-        yield from read_trades(recordings, product_id=product_id)
+        for batch in read_trades(recordings, product_id=product_id, columns=columns):
+            tally.add(len(batch.trades), batch.rejects)
+            yield batch
     except ValueError as error:
         raise BadRecording(f"this recording cannot be read: {error}") from error
+    if (warning := tally.warning()) is not None:
+        log.warning(warning)
 
 
 def run(recordings: list[Path], settings: IngestorSettings, running: Callable[[], bool], *, is_new: bool) -> int:
@@ -373,7 +381,7 @@ def _write_source(
         SourceTaken: the right to write the source is lost.
         Stopped: told to stop before the broker answered.
     """
-    note = write_origin(recordings, settings.product_id, settings.replay_speed)
+    note = write_origin(recordings, settings.product_id, settings.replay_speed, settings.recording_columns)
     progress = find_progress(settings, source_id, running, lease, note, is_new=is_new)
     is_same = settings.ingestor_restarted and not _difference(progress.note, recordings, settings)
     if progress.is_finished and (is_new or is_same):  # a process before this one died after its last record
@@ -399,7 +407,8 @@ def _write_source(
     code = 0
     try:
         try:
-            whole = ingestor.replay(_batches(recordings, settings.product_id), speed, settings.max_wait_s)
+            batches = _batches(recordings, settings.product_id, ColumnMap.parse(settings.recording_columns))
+            whole = ingestor.replay(batches, speed, settings.max_wait_s)
         except (BadRecording, ProgressUnknown) as error:
             ingestor.flush()
             log.error(str(error), trades=ingestor.delivered)
@@ -416,9 +425,6 @@ def _write_source(
         said = str(error) or UNANSWERED
         log.error(f"{said}; start again with this id to go on", REPLAY_ID=source_id, trades=ingestor.delivered)
         return 1
-    if whole and code == 0 and not ingestor.delivered and not progress.last:
-        log.error(f"not one of {ingestor.rejected} rows is a trade; the reasons are above", recordings=names)
-        return REFUSED
     log.info("replay ended" if whole else "replay stopped", source_id=source_id, trades=ingestor.delivered)
     return code
 
@@ -432,7 +438,7 @@ def _difference(note: str, recordings: list[Path], settings: IngestorSettings) -
     except ValueError:
         log.warning("the note of this source's recordings cannot be read: they are not compared")
         return None
-    return difference(origin, recordings, settings.product_id, settings.replay_speed)
+    return difference(origin, recordings, settings.product_id, settings.replay_speed, settings.recording_columns)
 
 
 def end_source(source_id: str, settings: IngestorSettings, running: Callable[[], bool]) -> int:
@@ -477,6 +483,7 @@ def main() -> int:
     configure_logs(settings)
     try:
         parse_speed(settings.replay_speed)
+        ColumnMap.parse(settings.recording_columns)
     except ValueError as error:
         log.error(str(error))
         return REFUSED

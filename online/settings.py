@@ -8,7 +8,7 @@ from pydantic import Field
 
 from data.models.settings import RegistrySettings
 from data.names import PRODUCT_PATTERN, SOURCE_PATTERN
-from data.settings import KafkaSettings, PageSettings, Port, ProcessSettings
+from data.settings import KafkaSettings, PageSettings, Port, ProcessSettings, RecordingSettings
 from data.stream.records import Purpose
 
 RESTARTED = {"INGESTOR_RESTARTED": "true"}
@@ -20,7 +20,7 @@ class OnlineSettings(ProcessSettings, KafkaSettings):
     """Hold the settings of every online process."""
 
 
-class IngestorSettings(OnlineSettings):
+class IngestorSettings(OnlineSettings, RecordingSettings):
     """Hold the settings of the ingestor."""
 
     product_id: str = Field("BTC-USD", pattern=PRODUCT_PATTERN, description="of recordings that name none")

@@ -69,7 +69,7 @@ def definitions() -> dg.Definitions:
                 first_day=settings.lake_first_day.isoformat(),
                 pictures_path=urlsplit(settings.dagster_url).path.rstrip("/") + PICTURES,
             ),
-            "inbox": Inbox(path=str(settings.inbox_dir)),
+            "inbox": Inbox(path=str(settings.inbox_dir), columns=settings.recording_columns),
             # Without a config of its own: the limit must not be part of what a run is launched with.
             "recording_places": dg.ResourceDefinition.hardcoded_resource(settings.recording_places),
             "drift_folder": DriftFolder(path=str(settings.var_dir / "drift")),

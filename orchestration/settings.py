@@ -15,7 +15,15 @@ from pydantic_settings import SettingsConfigDict
 
 from data.names import is_loopback
 from data.recordings.folders import RecordingFolders
-from data.settings import SECRET_IN_URI, HostSettings, PageSettings, Port, Settings, StateSettings
+from data.settings import (
+    SECRET_IN_URI,
+    HostSettings,
+    PageSettings,
+    Port,
+    RecordingSettings,
+    Settings,
+    StateSettings,
+)
 from offline.lake.remote import is_uri
 from offline.recordings.places import SETTING, RecordingPlaces, split_places
 from offline.recordings.prefixes import RecordingPrefix
@@ -100,7 +108,7 @@ class WebserverSettings(HostSettings, PageSettings, DagsterSettings):
         return self.ui_login.in_url(url) if self.ui_login else url
 
 
-class OrchestrationSettings(StateSettings, PageSettings, DagsterSettings):
+class OrchestrationSettings(StateSettings, PageSettings, DagsterSettings, RecordingSettings):
     """Inbox, recordings, schedules and alerts; read when Dagster loads the definitions."""
 
     model_config = SettingsConfigDict(hide_input_in_errors=True)

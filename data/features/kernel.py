@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.compiled import compiled
-from data.features.admission import TAKEN, admit_one
+from data.features.admission import LEAP_ROWS, RESTARTED, TAKEN, goes_on, is_calm, judge_one
 from data.features.moments import trailing_moments
 from data.features.spec import CONTRACT
 from data.times import DAY_S, NS
@@ -283,13 +283,20 @@ def _judge(w: Any, rows: Int64s, batch: Batch, status: NDArray[np.int8], anchor:
     Returns:
         the number of taken trades; `rows` then begins with the rows of the taken trades.
     """
-    last_id, last_time, newest = w.last_id, w.last_time, w.anchor
+    last_id, last_time, newest, memory = w.last_id, w.last_time, w.anchor, w.memory
     taken = 0
+    calm = is_calm(memory)
     for row in rows:
         t = batch.event_time[row]
-        status[row] = admit_one(batch.trade_id[row], t, last_id, last_time)
-        if status[row] == TAKEN:
-            if t >= last_time:
+        if calm and goes_on(batch.trade_id[row], t, last_id, last_time):
+            status[row] = TAKEN
+        else:
+            status[row] = judge_one(batch.trade_id[row], t, last_id, last_time, memory)
+            calm = is_calm(memory)
+            if memory[LEAP_ROWS] == 1 and status[row] == TAKEN:
+                w.leap_anchor = newest
+        if status[row] == TAKEN or status[row] == RESTARTED:
+            if t >= last_time or status[row] == RESTARTED:
                 newest, last_time = batch.position[row], t
             batch.event_time[row] = last_time
             anchor[row] = newest
@@ -302,9 +309,20 @@ def _judge(w: Any, rows: Int64s, batch: Batch, status: NDArray[np.int8], anchor:
 
 @compiled
 def _move(
-    w: Any, rows: Int64s, batch: Batch, anchor: Int64s, grid: Grid, values: Floats, series: Floats, held: Int64s
+    w: Any,
+    rows: Int64s,
+    batch: Batch,
+    status: NDArray[np.int8],
+    anchor: Int64s,
+    grid: Grid,
+    values: Floats,
+    series: Floats,
+    held: Int64s,
 ) -> None:
-    """Move one stream's window to each trade of `rows`: append the return, and write the grid columns."""
+    """Move one stream's window to each trade of `rows`: append the return, and write the grid columns.
+
+    RESTARTED in `status` becomes TAKEN.
+    """
     on_grid = values.shape[1] > GRID
     window = len(w.returns) + 1
     price, step = batch.price, grid.step
@@ -314,9 +332,10 @@ def _move(
     for k in range(len(rows)):
         row = rows[k]
         t = batch.event_time[row]
-        if t - last_time > grid.gap:
+        if t - last_time > grid.gap or status[row] == RESTARTED:
             _start_segment(w)
             n = trades = 0
+            status[row] = TAKEN
         if on_grid:
             if t >= next_time or t < point_time:
                 point = t // step
@@ -374,6 +393,6 @@ def window_kernel(
         if len(mine) > 0:
             series, held = np.empty(w.kept + len(mine)), np.empty(len(mine), np.int64)
             series[: w.kept] = w.returns[: w.kept]
-            _move(w, mine, batch, anchor, grid, values, series, held)
+            _move(w, mine, batch, status, anchor, grid, values, series, held)
             _contract(w, mine, series, held, values)
     return status

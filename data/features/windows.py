@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.compiled import compiled
-from data.features.admission import NOTHING_YET, TAKEN
+from data.features.admission import AGREEING, LEAP_ROWS, MEMORY, NO_MEMORY, NOTHING_YET, TAKEN
 from data.features.kernel import GRID, SUMS, Batch, Grid, window_kernel
 from data.features.spec import FeatureRows, FeatureSpec
 from data.slots import Slots
@@ -28,6 +28,8 @@ def _window_type(spec: FeatureSpec) -> np.dtype[Any]:
         [
             ("last_id", "i8"),
             ("last_time", "i8"),
+            ("memory", "i8", (MEMORY,)),  # of the judging of trades
+            ("leap_anchor", "i8"),  # anchor of the last trade before the last leap
             ("last_price", "f8"),
             ("anchor", "i8"),  # position of the newest trade whose event time had not fallen: a rebuild may start there
             ("n", "i8"),  # returns in the window
@@ -68,6 +70,7 @@ class Windows:
         self.spec = spec
         new = np.zeros(1, _window_type(spec))
         new["last_id"], new["last_time"] = NOTHING_YET
+        new["memory"] = NO_MEMORY
         self._slots = Slots(new)
         self.grid = Grid(
             spec.block_weights,
@@ -98,6 +101,8 @@ class Windows:
         w, spec = self._slots.record(key), self.spec
         ring, blocks = len(w["anchors"]), len(w["closed"])
         oldest = int(w["anchors"][w["next_anchor"] if w["trades"] == ring else 0])
+        if w["memory"][LEAP_ROWS] < AGREEING:  # the trades before the leap may go on
+            oldest = min(oldest, int(w["leap_anchor"]))
         if not w["has_grid"]:
             return oldest
         oldest_block = max(w["block"] - (blocks - 1), w["first_point"] // spec.block_steps)

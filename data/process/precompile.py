@@ -13,6 +13,7 @@ import numpy as np
 from data.compiled import CompilerSettings
 from data.features.admission import Admission
 from data.features.spec import FeatureSpec
+from data.features.strays import judged
 from data.features.windows import compile_kernel
 from data.models.served import Scores
 from data.models.settings import RegistrySettings
@@ -29,6 +30,7 @@ def precompile(spec: FeatureSpec) -> None:
     compile_kernel(spec)
     compile_adaptation(spec)
     Admission().judge(trades)
+    judged(trades)
     targets = target_volatility(time, price, spec)
     judge = Judge(spec)
     judge.follow(time, price, price)

@@ -20,6 +20,12 @@ _DIGITS = r"^\d+$"
 _TIME = r"^\d{4}-\d\d-\d\d[ T]\d\d(:?\d\d){0,2}(\.\d{1,9})?(Z|[+-]\d\d(:?\d\d)?)$"
 _ZONELESS_TIME = _TIME.replace("(Z|", "((Z|").replace("$", ")?$")
 _ZONE = r"[ T].*(Z|[+-]\d\d(:?\d\d)?)$"
+_EPOCH = r"^(\d{10}(\.\d{0,9})?|\d{13}(\.\d{0,6})?|\d{16}(\.\d{0,3})?|\d{19}(\.0*)?)$"
+"""Seconds, ms, us or ns since 1970: the number of digits tells the unit of any time from September 2001 on."""
+_EPOCH_DIGITS = 19  # of ns
+_FIRST_EPOCH_S = 10**9
+_MOST_EXACT = 2**53  # whole numbers up to here are exact in a double
+_INTEGRAL = r"^(\d+)\.0*$"
 _EMPTY, _UTC_SUFFIX = texts_of([""])[0], texts_of(["Z"])[0]
 _NO_TEXT = pa.nulls(1, pa.string())[0]
 
@@ -92,11 +98,19 @@ def _counts(column: pa.Array) -> tuple[Int64s, Mask]:
 
 
 def whole_numbers(column: pa.Array) -> tuple[Int64s, Mask]:
-    """Parse whole numbers from 0 to 2^63 - 1."""
+    """Parse whole numbers from 0 to 2^63 - 1, also if written as 7.0; in a column of doubles up to 2^53."""
     if is_text(column.type):
         texts = _trimmed(_texts(column))
+        are_digits = pc.utf8_is_digit(texts)
+        if not is_true(are_digits).all():
+            texts = pc.replace_substring_regex(texts, pattern=_INTEGRAL, replacement=r"\1")
+            are_digits = pc.utf8_is_digit(texts)
         # A cast alone would accept -5 and 0x1F.
-        column = _parsed(pc.if_else(pc.utf8_is_digit(texts), texts, _NO_TEXT), pa.int64(), _DIGITS)
+        column = _parsed(pc.if_else(are_digits, texts, _NO_TEXT), pa.int64(), _DIGITS)
+    elif pa.types.is_floating(column.type):
+        values, _ = _numbers(column)
+        good = (values >= 0) & (values <= _MOST_EXACT) & (values == np.floor(values))
+        return np.where(good, values, 0).astype(np.int64), good
     elif column.type != pa.int64():
         column = column.cast(pa.int64(), safe=False)
     numbers, good = _counts(column)
@@ -104,9 +118,62 @@ def whole_numbers(column: pa.Array) -> tuple[Int64s, Mask]:
 
 
 def times(column: pa.Array) -> tuple[Int64s, Mask]:
-    """Parse times with a zone to ns since 1970."""
+    """Parse times with a zone, or epochs of seconds, ms, us or ns, to ns since 1970."""
     if is_text(column.type):
-        column = _parsed(_texts(column), UTC, _TIME)
+        texts = _texts(column)
+        try:
+            column = texts.cast(UTC)
+        except pa.ArrowInvalid:
+            return _times_of_texts(texts)
+    if pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_decimal(column.type):
+        return _epochs(column)
+    return _instants(column)
+
+
+def _times_of_texts(texts: pa.Array) -> tuple[Int64s, Mask]:
+    """Parse times and epochs that may be mixed, and texts that are neither."""
+    is_epoch = pc.match_substring_regex(texts, pattern=_EPOCH)
+    if not is_true(is_epoch).any():
+        return _instants(_parsed(texts, UTC, _TIME))
+    # Digits without the point, filled up with zeros, are ns whatever the unit.
+    digits = pc.utf8_rpad(pc.replace_substring(texts, ".", ""), _EPOCH_DIGITS, padding="0")
+    digits = pc.utf8_slice_codeunits(digits, 0, _EPOCH_DIGITS)
+    ns, good = _counts(_parsed(pc.if_else(is_epoch, digits, _NO_TEXT), pa.int64(), _DIGITS))
+    good &= ns < END_NS
+    times_ns, are_times = _instants(_parsed(pc.if_else(is_epoch, _NO_TEXT, texts), UTC, _TIME))
+    return np.where(good, ns, times_ns), good | are_times
+
+
+def _epochs(column: pa.Array) -> tuple[Int64s, Mask]:
+    """Parse numbers since 1970; doubles of seconds and ms are rounded to us, doubles of ns are not exact enough."""
+    if pa.types.is_decimal(column.type):
+        return _times_of_texts(_texts(column.cast(pa.string())))
+    is_double = pa.types.is_floating(column.type)
+    values: Floats | Int64s
+    if is_double:
+        values, _ = _numbers(column)
+        good = np.isfinite(values)
+        values = np.where(good, values, 0.0)
+    else:
+        values, good = whole_numbers(column)
+    ns = np.zeros(len(values), np.int64)
+    known = np.zeros(len(values), np.bool_)
+    for unit in (1, 1_000, 1_000_000, NS):
+        mine = good & (values >= _FIRST_EPOCH_S * unit) & (values < 10 * _FIRST_EPOCH_S * unit)
+        if not is_double:
+            mine &= values < END_NS // NS * unit
+            ns[mine] = values[mine].astype(np.int64) * (NS // unit)
+        elif unit < NS:
+            mine &= values < END_NS // NS * float(unit)
+            ns[mine] = np.rint(values[mine] * (1_000_000 // unit)).astype(np.int64) * 1_000
+        else:
+            continue
+        known |= mine
+    return ns, known
+
+
+def _instants(column: pa.Array) -> tuple[Int64s, Mask]:
+    """Return times of any unit as ns since 1970."""
     in_a_second = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": NS}[column.type.unit]
     count, good = _counts(column)
     good = good & (count >= 0) & (count < END_NS // NS * in_a_second)
@@ -117,7 +184,7 @@ def zoneless_times(column: pa.Array) -> tuple[Int64s, Mask]:
     """Parse times to ns since 1970; times without a zone are UTC."""
     if is_text(column.type):
         texts = _texts(column)
-        has_zone = pc.match_substring_regex(texts, pattern=_ZONE)
+        has_zone = pc.match_substring_regex(texts, pattern=f"{_ZONE}|{_EPOCH}")
         column = pc.if_else(has_zone, texts, pc.binary_join_element_wise(texts, _UTC_SUFFIX, _EMPTY))
     return times(column)
 
@@ -126,7 +193,10 @@ def explain_time(text: str) -> str:
     """Return the rule for times that a rejected text breaks, for an error message."""
     if is_present(_parsed(texts_of([text]), pa.timestamp("ns"), _ZONELESS_TIME))[0]:
         return "has no zone: a time must end with Z or an offset like +00:00"
-    return f"must be a time like 2025-01-06T00:00:00.123456789Z, from {FIRST_YEAR} to {LAST_YEAR}"
+    return (
+        f"must be a time like 2025-01-06T00:00:00.123456789Z, from {FIRST_YEAR} to {LAST_YEAR}, or an epoch of 10, 13, "
+        "16 or 19 digits"
+    )
 
 
 def _numbers(column: pa.Array) -> tuple[Floats, Mask]:
@@ -160,12 +230,12 @@ def sizes(column: pa.Array) -> tuple[Floats, Mask]:
     return values, unknown | (np.isfinite(values) & (values >= 0))
 
 
-_SIDES = {"sell": Side.SELL, "": Side.UNKNOWN, "buy": Side.BUY}
+_SIDES = {"sell": Side.SELL, "s": Side.SELL, "": Side.UNKNOWN, "buy": Side.BUY, "b": Side.BUY}
 
 
 def sides(column: pa.Array) -> tuple[NDArray[np.int8], Mask]:
-    """Parse the taker's side; an empty text means unknown."""
-    code, found = _by_name(column, lambda names: [_SIDES.get(name) for name in names])
+    """Parse the taker's side, in capitals or not; an empty text means unknown."""
+    code, found = _by_name(column, lambda names: [_SIDES.get(name.lower()) for name in names])
     values = np.array([side or Side.UNKNOWN for side in found], np.int8)
     return values[code], np.array([side is not None for side in found], np.bool_)[code]
 
@@ -187,7 +257,7 @@ FIELDS: Final[Mapping[str, Field]] = {
     "event_time": Field(times, explain_time),
     "price": Field(prices, lambda _: "must be a finite number above 0"),
     "size": Field(sizes, lambda _: "must be a finite number of at least 0, or empty"),
-    "side": Field(sides, lambda _: "must be buy, sell or empty"),
+    "side": Field(sides, lambda _: "must be buy, sell, b, s or empty"),
 }
 """The fields of a trade, without the product."""
 

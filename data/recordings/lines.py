@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import os
 import re
 import zlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Final, NamedTuple
+from tempfile import TemporaryFile
+from typing import BinaryIO, Final, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 from numpy.typing import NDArray
 
+from data.arrow import rows_of
 from data.names import Damaged
 from data.trades import Int64s, Reject
 
@@ -212,12 +216,99 @@ def whole_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
             raise Damaged(f"a line has more than {LINE_BYTES:,} bytes, so it is no recording from there on")
 
 
+def lines_backwards(
+    path: Path, meter: Meter, header_lines: int = 0, text: Iterator[bytes] | None = None
+) -> Iterator[Lines]:
+    """Yield the lines of a text after its header from the last to the first, in blocks; a gzip is unpacked to disk.
+
+    Args:
+        text: the text in chunks, where the file holds no lines; written to disk.
+
+    Raises:
+        Damaged: after all whole lines, as `data_lines`.
+    """
+    with path.open("rb") as packed, ExitStack() as cleanup:
+        file: BinaryIO = packed
+        damage: Damaged | None = None
+        if text is not None or packed.read(len(GZIP_MAGIC)) == GZIP_MAGIC:
+            file = cast(BinaryIO, cleanup.enter_context(TemporaryFile()))
+            try:
+                for chunk in chunks_of(path) if text is None else text:
+                    file.write(chunk)
+            except Damaged as error:
+                damage = error
+        size = file.seek(0, os.SEEK_END)
+        packed_size = path.stat().st_size
+        for left, lines in _backwards(file, size, damage is not None, header_lines):
+            meter.read = packed_size * (size - left) // size
+            if len(lines):
+                yield lines.reversed()
+        if damage is not None:
+            raise damage
+
+
+def _backwards(file: BinaryIO, size: int, is_cut: bool, header_lines: int) -> Iterator[tuple[int, Lines]]:
+    """Yield numbered lines in blocks from the end of a file, with the number of bytes before the block.
+
+    Args:
+        is_cut: the text ends within a line, which is left out.
+    """
+    file.seek(0)
+    number, end = 1, b"\n"
+    while chunk := file.read(BLOCK_BYTES):
+        number += chunk.count(b"\n")
+        end = chunk[-1:]
+    number += end != b"\n"  # behind the last line
+    left, tail = size, b""
+    while left:
+        step = min(BLOCK_BYTES, left)
+        left -= step
+        file.seek(left)
+        text = file.read(step) + tail
+        if left + len(text) == size and end != b"\n":
+            whole = text.rfind(b"\n") + 1
+            text = text[:whole] if is_cut else text + b"\n"
+            number -= is_cut
+            size = -1  # once
+        first = text.find(b"\n") + 1 if left else 0
+        tail, text = text[:first] if first else text if left else b"", text[first:] if first or not left else b""
+        if len(tail) > LINE_BYTES:
+            raise Damaged(f"a line has more than {LINE_BYTES:,} bytes, so it is no recording before it")
+        if not left:
+            text = text.removeprefix(codecs.BOM_UTF8)
+        number -= text.count(b"\n")
+        lines, _ = Lines.of(text, number)
+        yield left, lines if left else lines.cut(min(header_lines, len(lines)), len(lines))
+
+
+class Fault(NamedTuple):
+    """Why rows are rejected.
+
+    Attributes:
+        at, row: index of the line, and of the row, or -1 for a line that cannot be split.
+        last: of several rows, index of the last line.
+        rows: number of rows.
+    """
+
+    at: int
+    row: int
+    reason: str
+    last: int = -1
+    rows: int = 1
+
+    def reject(self, file: str, number: Int64s, text: Callable[[int], str]) -> Reject:
+        """Return the reject; of several rows without a text."""
+        if self.last < 0:
+            return Reject(file, int(number[self.at]), self.reason, text(self.at))
+        return Reject(file, int(number[self.at]), self.reason, "", self.rows, int(number[self.last]))
+
+
 def cut_rows(
     file: str,
     number: Int64s,
     text: Callable[[int], str],
     at: NDArray[np.intp],
-    reasons: Sequence[tuple[int, int, str]],
+    reasons: Sequence[Fault | tuple[int, int, str]],
     batch_rows: int,
 ) -> Iterator[tuple[tuple[int, int], slice, list[Reject]]]:
     """Cut n lines in batches of `batch_rows` lines; yield the lines, the accepted rows, and the rejects of each batch.
@@ -226,12 +317,12 @@ def cut_rows(
         number: shape (n,), number of each line in the file.
         text: returns the text of a line by its index.
         at: shape (m,), line index of each accepted row, not falling.
-        reasons: line index, row index and reason of each reject, sorted.
+        reasons: sorted.
     """
     for first in range(0, len(number), batch_rows):
         span = first, first + batch_rows
         begin, end = (bisect_left(reasons, (bound,)) for bound in span)
-        rejects = [Reject(file, int(number[i]), reason, text(i)) for i, _, reason in reasons[begin:end]]
+        rejects = [Fault(*reason).reject(file, number, text) for reason in reasons[begin:end]]
         yield span, slice(*np.searchsorted(at, span)), rejects
 
 
@@ -252,17 +343,29 @@ class Fields(NamedTuple):
 def csv_fields(lines: Lines, width: int, wanted: Sequence[int]) -> Fields:
     """Split readable lines into `width` CSV fields; the result for a line does not depend on neighbouring lines.
 
+    A comma behind the last field is no further field.
+
     Args:
         wanted: indexes of the columns to return.
     """
     broken: dict[int, str] = {}
     schema = pa.schema([(str(i), pa.string()) for i in wanted])
     pieces = _pieces(lines, np.arange(len(lines)), width, schema, broken)
+    one_more = f"expected {width} fields, found {width + 1}"
+    if trailing := [i for i, reason in sorted(broken.items()) if reason == one_more and lines[i].endswith(b",")]:
+        for i in trailing:
+            del broken[i]
+        again = Lines(b"".join(lines[i][:-1] + b"\n" for i in trailing), lines.number[trailing])
+        pieces += _pieces(again, np.array(trailing), width, schema, broken)
     if not pieces:
         pieces = [(np.empty(0, np.intp), schema.empty_table())]
     table = pa.concat_tables([table for _, table in pieces])
+    at = np.concatenate([at for at, _ in pieces])
+    if trailing:
+        order = np.argsort(at)
+        at, table = at[order], table.take(rows_of(order))
     texts = {i: table[str(i)].combine_chunks() for i in wanted}
-    return Fields(np.concatenate([at for at, _ in pieces]), texts, broken)
+    return Fields(at, texts, broken)
 
 
 def _pieces(

@@ -4,22 +4,48 @@ from __future__ import annotations
 
 import codecs
 import csv
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from data.names import Damaged
-from data.recordings.dialects.bars import BarDialect
-from data.recordings.dialects.base import Dialect, TextDialect
-from data.recordings.dialects.candles import candle_dialect
-from data.recordings.dialects.lean import lean_dialect
-from data.recordings.dialects.messages import MESSAGE_DIALECTS
-from data.recordings.dialects.tables import TABLES, CsvDialect, parquet_dialect, table_of
-from data.recordings.lines import GZIP_MAGIC, chunks_of, head_of
+from data.recordings.dialects.bars.base import BarDialect
+from data.recordings.dialects.bars.candles import Text, candle_dialect, parquet_text
+from data.recordings.dialects.bars.lean import lean_dialect
+from data.recordings.dialects.base import Chunks, Dialect, TextDialect
+from data.recordings.dialects.column_map import ColumnMap
+from data.recordings.dialects.documents import array_rows, member_chunks, object_lines, zip_members
+from data.recordings.dialects.messages.base import JsonDialect
+from data.recordings.dialects.messages.channels import ADVANCED_CHANNELS, EXCHANGE_TYPES, MESSAGE_DIALECTS
+from data.recordings.dialects.messages.kraken import KRAKEN_NAME, kraken_dialect
+from data.recordings.dialects.messages.objects import JSON_TABLES, ObjectDialect, keys_of, object_match, values_of_key
+from data.recordings.dialects.symbols import product_in_name
+from data.recordings.dialects.tables.headerless import headerless_match
+from data.recordings.dialects.tables.headers import described_miss, suggested_columns, table_of
+from data.recordings.dialects.tables.known import TABLES
+from data.recordings.dialects.tables.parquet import parquet_dialect, schema_of
+from data.recordings.dialects.tables.text import CsvDialect
+from data.recordings.lines import GZIP_MAGIC, HEAD_BYTES, chunks_of, data_lines, head_of
+
+AnyDialect = Dialect[Any] | BarDialect
+
+DEFAULT_PRODUCT: Final = "BTC-USD"
 
 
-def recognize(path: Path) -> Dialect[Any] | BarDialect:
+MOST_NAMES: Final = 10
+"""Files of a zip and columns of a table that a refusal names."""
+
+
+def recognize(path: Path, product_id: str = DEFAULT_PRODUCT, columns: ColumnMap | None = None) -> AnyDialect:
     """Return the dialect of a recording.
+
+    Args:
+        product_id: product of a recording without product names; of a symbol without a separator the product tells base
+            and quote.
+        columns: names of columns that no dialect knows.
 
     Raises:
         ValueError: the file is no recording, or cannot be read.
@@ -37,44 +63,238 @@ def recognize(path: Path) -> Dialect[Any] | BarDialect:
         raise _unknown(path, f"cannot be read ({error.strerror})") from None
     if not head:
         raise _unknown(path, "is empty")
+    recognition = _Recognition(path, product_id, columns)
     try:
-        dialect = _dialect_of(path, head)
+        dialect = recognition.dialect_of(head)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if dialect is not None:
         return dialect
+    if recognition.found:
+        raise _unknown(path, recognition.found)
     for magic, name in _MAGIC.items():
         if head.startswith(magic):
             raise _unknown(path, f"starts with the bytes of {name}")
     raise _unknown(path, _described(head))
 
 
-def _dialect_of(path: Path, head: bytes) -> Dialect[Any] | BarDialect | None:
-    for magic, dialect_of in _PACKED.items():
-        if head.startswith(magic):
-            with path.open("rb") as file:
-                if file.read(len(GZIP_MAGIC)) == GZIP_MAGIC:
-                    raise ValueError("is a gzip of a file that is packed already: unpack it with gzip -d")
-            return dialect_of(path)
-    lines = head.removeprefix(codecs.BOM_UTF8).split(b"\n")
-    return text_dialect([line for line in lines if line.strip(b"\r")]) or candle_dialect(path, lines)
+class _Recognition:
+    """Search for the dialect of one file.
+
+    Attributes:
+        found: what the file is, for a refusal; empty if nothing is known.
+    """
+
+    def __init__(self, path: Path, told: str, columns: ColumnMap | None) -> None:
+        self._path, self._told, self._columns = path, told, columns
+        self._tables = TABLES if columns is None else (columns.table(), *TABLES)
+        self._json_tables = JSON_TABLES if columns is None else (columns.table(), *JSON_TABLES)
+        self.found = self._lacking = ""
+
+    def dialect_of(self, head: bytes) -> AnyDialect | None:
+        """Return the dialect of a file that starts with `head`, unpacked."""
+        dialect = self._of_content(head)
+        self.found = self._lacking or self.found
+        return dialect
+
+    def _of_content(self, head: bytes) -> AnyDialect | None:
+        for magic, dialect_of in ((b"PAR1", self._parquet), (b"PK\x03\x04", self._zip)):
+            if head.startswith(magic):
+                with self._path.open("rb") as file:
+                    if file.read(len(GZIP_MAGIC)) == GZIP_MAGIC:
+                        raise ValueError("is a gzip of a file that is packed already: unpack it with gzip -d")
+                return dialect_of()
+        return self._text(head, chunks_of)
+
+    def _parquet(self) -> AnyDialect | None:
+        schema = schema_of(self._path)
+        names = list(schema.names)
+        self._check_map(names)
+        trades = parquet_dialect(schema, self._told, product_in_name(self._path, self._told), self._tables)
+        if trades is not None:
+            return trades
+        text = parquet_text(self._path)
+        bars = candle_dialect(self._path, text, head_of(text()).split(b"\n"), self._told)
+        if bars is None:
+            shown = ", ".join(map(repr, names[:MOST_NAMES])) + (", ..." if len(names) > MOST_NAMES else "")
+            miss = described_miss(names) or f"a column map reads other names, as {suggested_columns(names)}"
+            self.found = f"starts with the bytes of a Parquet file of other columns: {shown}; it {miss}"
+        return bars
+
+    def _zip(self) -> AnyDialect | None:
+        members = zip_members(self._path)
+        shown = ", ".join(map(repr, members[:MOST_NAMES])) + (", ..." if len(members) > MOST_NAMES else "")
+        self.found = f"starts with the bytes of a zip archive, with {len(members)} files: {shown}"
+        if len(members) != 1:
+            self.found += "; a zip of one file is read, so unpack it" if members else ""
+            return None
+        member = members[0]
+        try:
+            head = head_of(member_chunks(self._path, member))
+        except Damaged:
+            raise ValueError("starts as a zip archive, but cannot be read; copy or download it again") from None
+        lean = lean_dialect(self._path, member, head.split(b"\n")[0], self._told)
+        if lean is not None:
+            return lean
+        said, self.found = f"starts with the bytes of a zip archive; its file {member!r} ", ""
+        dialect = self._text(head, lambda path, meter: member_chunks(path, member, meter))
+        self.found = said + (self.found or _described(head))
+        return dialect
+
+    def _text(self, head: bytes, chunks: Chunks) -> AnyDialect | None:
+        """Return the dialect of a text.
+
+        Args:
+            chunks: reads the text.
+        """
+        text = head.removeprefix(codecs.BOM_UTF8)
+        opened = text.lstrip(b" \t\r\n")
+        if (kraken := kraken_dialect(text, self._told)) is not None:
+            return kraken.reading(_composed(object_lines, chunks))
+        if opened.startswith(b"["):
+            if opened[1:].lstrip().startswith(b"{"):
+                return self._objects(opened, chunks)
+            return self._rows(opened, chunks)
+        lines = _whole(text)
+        filled = [line for line in lines if line.strip(b"\r \t")]
+        if not filled:
+            return None
+        if opened.startswith(b"{"):
+            found = self._messages(filled, chunks)
+            return found or (self._objects(opened, chunks) if not _is_object(filled[0]) else None)
+        return self._csv(filled, chunks) or candle_dialect(self._path, self._reader(chunks), lines, self._told)
+
+    def _reader(self, chunks: Chunks) -> Text:
+        return lambda: chunks(self._path, None)
+
+    def _product(self) -> str | None:
+        return product_in_name(self._path, self._told)
+
+    def _csv(self, lines: Sequence[bytes], chunks: Chunks) -> TextDialect | None:
+        """Return the dialect of CSV of trades, with a header or without."""
+        header = _fields(lines[0])
+        self._check_map(header)
+        if (match := table_of(header, self._tables)) is not None:
+            rows = [row for row in map(_fields, lines[1:50]) if len(row) == len(header)]
+            if "trade_id" in match.columns:
+                place = header.index(match.columns["trade_id"])
+                match = match.with_number_ids([row[place] for row in rows])
+            product = self._product() if match.table.in_file_name else None
+            return CsvDialect(match, header, told=self._told, product=product).reading(chunks)
+        self.found = described_miss(header)
+        return self._headerless(lines, chunks)
+
+    def _headerless(self, lines: Sequence[bytes], chunks: Chunks) -> TextDialect | None:
+        found = headerless_match(lines)
+        if found is None:
+            return None
+        match = found.match
+        if "trade_id" in match.columns:
+            place = found.names.index(match.columns["trade_id"])
+            match = match.with_number_ids([row[place] for row in map(_fields, lines[:50]) if len(row) > place])
+        product = self._product()
+        return CsvDialect(match, found.names, header_lines=0, told=self._told, product=product).reading(chunks)
+
+    def _rows(self, text: bytes, chunks: Chunks) -> AnyDialect | None:
+        """Return the dialect of a JSON array of arrays."""
+        rows = _whole(b"".join(array_rows(iter([text]))))
+        composed = _composed(array_rows, chunks)
+        found = self._headerless(rows, composed)
+        return found or candle_dialect(self._path, self._reader(composed), rows, self._told)
+
+    def _objects(self, text: bytes, chunks: Chunks) -> TextDialect | None:
+        """Return the dialect of JSON objects in an array, or printed over several lines."""
+        return self._messages(_whole(b"".join(object_lines(iter([text])))), _composed(object_lines, chunks))
+
+    def _messages(self, lines: Sequence[bytes], chunks: Chunks) -> TextDialect | None:
+        """Return the dialect of JSON lines: messages of a feed, or objects with the keys of a table."""
+        known = [dialect.recognizes(lines) for dialect in MESSAGE_DIALECTS]
+        if max(known) == len(_STRENGTHS) - 1:
+            return MESSAGE_DIALECTS[known.index(max(known))].reading(chunks)
+        if max(known) or _FEED_START.match(lines[0]):
+            later = _first_with_trades(chunks(self._path, None))
+            if later is not None or max(known):
+                return (later or MESSAGE_DIALECTS[known.index(max(known))]).reading(chunks)
+        keys = keys_of(lines)
+        self._check_map(keys)
+        match = object_match(lines, self._json_tables)
+        if match is None:
+            self.found = described_miss(keys)
+            return None
+        if "trade_id" in match.columns:
+            match = match.with_number_ids(values_of_key(lines, match.columns["trade_id"]))
+        product = self._product() if match.table.in_file_name else None
+        return ObjectDialect(match, self._told, product).reading(chunks)
+
+    def _check_map(self, names: list[str]) -> None:
+        """Note the columns of the column map that are not there, if no dialect knows the columns."""
+        if self._columns is None or not (missing := self._columns.missing(names)):
+            return
+        if table_of(names) is None:
+            self._lacking = (
+                f"lacks the columns {', '.join(map(repr, missing))} of the column map {self._columns.text!r}"
+            )
 
 
-_PACKED: Final[dict[bytes, Callable[[Path], Dialect[Any] | BarDialect | None]]] = {
-    b"PAR1": parquet_dialect,
-    b"PK\x03\x04": lean_dialect,
-}
+_STRENGTHS: Final = ("none", "message", "trade")
+"""See `JsonDialect.recognizes`."""
+_FEED_START: Final = re.compile(
+    rb'\s*\{\s*"(type|channel)"\s*:\s*"('
+    + b"|".join(sorted(name.encode() for name in EXCHANGE_TYPES | ADVANCED_CHANNELS))
+    + rb')"'
+)
+"""Start of a message of Coinbase's feeds: a snapshot of an order book can be longer than the head."""
+_TRADE_MARKS: Final = (b"ticker", b"match", b"market_trades")
+
+
+def _first_with_trades(chunks: Iterator[bytes]) -> JsonDialect | None:
+    """Return the dialect of the first message with a trade, anywhere in a text."""
+    try:
+        for lines in data_lines(chunks):
+            marked = [line for line in lines.data.split(b"\n") if any(mark in line for mark in _TRADE_MARKS)]
+            if marked:
+                known = [dialect.recognizes(marked) for dialect in MESSAGE_DIALECTS]
+                if max(known) == len(_STRENGTHS) - 1:
+                    return MESSAGE_DIALECTS[known.index(max(known))]
+    except Damaged:
+        pass  # the reader tells of the damage
+    return None
+
+
+def _composed(unfold: Callable[[Iterator[bytes]], Iterator[bytes]], chunks: Chunks) -> Chunks:
+    return lambda path, meter: unfold(chunks(path, meter))
+
+
+def _whole(text: bytes) -> list[bytes]:
+    """Return the lines of a head; the last line may be cut, and counts if it is the only one."""
+    lines = text.split(b"\n")
+    return lines[:-1] if len(lines) > 1 and len(text) >= HEAD_BYTES - len(codecs.BOM_UTF8) else lines
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        msgspec.json.decode(line)
+    except (msgspec.MsgspecError, UnicodeError):
+        return False
+    return True
+
+
+def _fields(line: bytes) -> list[str]:
+    try:
+        return next(csv.reader([line.decode().rstrip("\r")]), [])
+    except (UnicodeDecodeError, csv.Error):
+        return []
+
 
 _MAGIC: Final = {
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
     b"%PDF": "a PDF",
-    b"PK\x03\x04": "a zip archive",
-    b"PAR1": "a Parquet file of other columns",
     b"SQLite": "an SQLite database",
     b"BZh": "a bzip2 archive",
     b"\xfd7zXZ": "an xz archive",
     b"\x28\xb5\x2f\xfd": "a zstd archive",
+    b"ARROW1": "an Arrow file (feather): write it as Parquet",
     b"\xff\xfe": "a UTF-16 text",
     b"\xfe\xff": "a UTF-16 text",
 }
@@ -93,27 +313,15 @@ def _unknown(path: Path, found: str) -> ValueError:
     return ValueError("\n  - ".join([said, *TRADE_DIALECTS, *bars]))
 
 
-def text_dialect(head: Sequence[bytes]) -> TextDialect | None:
-    """Return the dialect of a text by its first lines that are not blank; None if the text is no recording."""
-    if not head:
-        return None
-    try:
-        header = next(csv.reader([head[0].decode()]))
-    except (UnicodeDecodeError, csv.Error):
-        header = []
-    if (header_match := table_of(header)) is not None:
-        return CsvDialect(*header_match, header)
-    return next((dialect for dialect in MESSAGE_DIALECTS if dialect.recognizes(head)), None)
-
-
 TRADE_DIALECTS: Final[Sequence[str]] = (
     *(f"CSV or Parquet with {table.name}" for table in TABLES),
     *(dialect.name for dialect in MESSAGE_DIALECTS),
+    KRAKEN_NAME,
 )
 """Dialects of trades, for people."""
 
 BAR_DIALECTS: Final[Sequence[str]] = (
-    "LEAN trade bars: .../second/btcusd/20161007_trade.zip or .../minute/...",
-    "CSV of CryptoDataDownload candles: [address,] unix,date,symbol,open,high,low,close,and two volumes",
+    "LEAN trade bars: .../second/btcusd/20161007_trade.zip, .../minute/..., .../hour/btcusd_trade.zip, .../daily/...",
+    "candles of CryptoDataDownload, Coinbase, Binance, Kraken and others: time,open,high,low,close,volume",
 )
 """Dialects of bars, for people."""

@@ -46,6 +46,7 @@ class Origin(Struct, frozen=True):
         product_id: product of trades in recordings without product names.
         speed: `real-time` moves times; all other speeds keep times.
         rest: digest of the further recordings; None if there are none, or if a file could not be read.
+        columns: the column map, `RECORDING_COLUMNS`.
     """
 
     recordings: list[Recording]
@@ -53,6 +54,7 @@ class Origin(Struct, frozen=True):
     product_id: str
     speed: str
     rest: str | None = None
+    columns: str = ""
 
 
 def recording_of(path: Path, size: int | None = None) -> Recording:
@@ -71,18 +73,20 @@ def recording_of(path: Path, size: int | None = None) -> Recording:
     return Recording(name, size, digest.hexdigest()[:16])
 
 
-def write_origin(recordings: Sequence[Path], product_id: str, speed: str) -> str:
+def write_origin(recordings: Sequence[Path], product_id: str, speed: str, columns: str = "") -> str:
     """Describe a source in at most `MAX_NOTE` bytes; the last recordings are left out if they do not fit."""
     found = [recording_of(path) for path in recordings]
     rests = [_digest_of(found[count:]) for count in range(len(found) + 1)]
     kept = 0
-    while kept < len(found) and len(_text(found, kept + 1, rests, product_id, speed)) <= MAX_NOTE:
+    while kept < len(found) and len(_text(found, kept + 1, rests, product_id, speed, columns)) <= MAX_NOTE:
         kept += 1
-    return _text(found, kept, rests, product_id, speed).decode()
+    return _text(found, kept, rests, product_id, speed, columns).decode()
 
 
-def _text(found: list[Recording], kept: int, rests: list[str | None], product_id: str, speed: str) -> bytes:
-    return msgspec.json.encode(Origin(found[:kept], len(found) - kept, product_id, speed, rests[kept]))
+def _text(
+    found: list[Recording], kept: int, rests: list[str | None], product_id: str, speed: str, columns: str
+) -> bytes:
+    return msgspec.json.encode(Origin(found[:kept], len(found) - kept, product_id, speed, rests[kept], columns))
 
 
 def _digest_of(recordings: list[Recording]) -> str | None:
@@ -99,7 +103,9 @@ def _describe(recording: Recording) -> str:
     return f"{recording.size} bytes, digest {recording.digest}"
 
 
-def difference(origin: Origin, recordings: Sequence[Path], product_id: str, speed: str) -> str | None:
+def difference(
+    origin: Origin, recordings: Sequence[Path], product_id: str, speed: str, columns: str = ""
+) -> str | None:
     """Return the reason why a source cannot continue with a list of recordings, None if the source can.
 
     The list must begin with the recordings of the source's start; the last recording of the start may have grown.
@@ -114,8 +120,15 @@ def difference(origin: Origin, recordings: Sequence[Path], product_id: str, spee
             return f"recording {number} of its start is {was.path} ({_describe(was)}), {path} {found}"
     if origin.rest != _digest_of([recording_of(path) for path in recordings[len(origin.recordings) : count]]):
         return f"one of its recordings from number {len(origin.recordings) + 1} to {count} is another one now"
+    return _other_settings(origin, product_id, speed, columns)
+
+
+def _other_settings(origin: Origin, product_id: str, speed: str, columns: str) -> str | None:
+    """Return the setting that differs from the source's start, None without one."""
     if origin.product_id != product_id:
         return f"trades of recordings that name no product were {origin.product_id}, PRODUCT_ID is {product_id}"
+    if origin.columns != columns:
+        return f"its RECORDING_COLUMNS were {origin.columns!r} and are {columns!r}"
     if (origin.speed == "real-time") != (speed == "real-time"):
         return f"its REPLAY_SPEED was {origin.speed} and is {speed}: real-time moves times, other speeds keep them"
     return None

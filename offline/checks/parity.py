@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.features.admission import TAKEN, Admission
+from data.features.admission import Admission, is_taken
 from data.features.reach import reach_s
 from data.features.spec import FeatureSpec
 from data.settings import KafkaSettings
@@ -207,7 +207,7 @@ def find_ends(batches: Iterable[Sequence[bytes]], key: StreamKey) -> tuple[tuple
         if key not in trades.keys:
             continue
         mine = trades.take(trades.stream == trades.keys.index(key))
-        taken = mine.take(admission.judge(mine) == TAKEN)
+        taken = mine.take(is_taken(admission.judge(mine)))
         if len(taken):
             first = first or (int(taken.trade_id[0]), int(taken.event_time[0]))
             last = int(taken.trade_id[-1]), max(int(taken.event_time.max()), last[1])

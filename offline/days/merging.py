@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.features.admission import MAX_FALL_S, TAKEN, Admission
+from data.features.admission import MAX_FALL_S, TAKEN
+from data.features.strays import judged
 from data.times import NS
 from data.trades import Int64s, Trades
 
@@ -140,7 +141,7 @@ def _joined(
     dropped["duplicates"] += int(np.sum(~is_first))
     dropped["conflicts"] += int(np.sum(joined.price[order] != joined.price[taken_of]))
     joined, source = joined.take(order[is_first]), source[order[is_first]]
-    is_taken = Admission().judge(joined) == TAKEN
+    is_taken = judged(joined) == TAKEN
     dropped["fallen"] += int(np.sum(~is_taken))
     return joined.take(is_taken), source[is_taken]
 

@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
 import msgspec
@@ -22,11 +23,12 @@ import pyarrow as pa
 from data.arrow import NAMES, UTC, batch_of, names_of, numbers_of, texts_of
 from data.names import check_product_id
 from data.recordings.dialects.base import Dialect
+from data.recordings.dialects.column_map import ColumnMap
 from data.recordings.readers import read_trades
 from data.recordings.recognition import recognize
 from data.simulator.day import simulate_day
 from data.times import DAY_S, NS, to_datetime
-from data.trades import StreamKey, Trades
+from data.trades import Reject, StreamKey, Trades
 from offline.days.merging import counted_times
 from offline.lake.objects import ANY
 from offline.lake.state import RECEIPTS, Entry, PartitionKey, Receipt, decoded_notes
@@ -42,7 +44,7 @@ SIMULATED = "simulated"
 SERVED = "served"
 """Name of the recording that holds the trades of finished days from the topic, see `offline.served.finished`."""
 
-MEANING = "2"
+MEANING = "3"
 """Raise this number when staging gives another result for the same recording: all recordings are then staged again."""
 
 
@@ -58,7 +60,16 @@ STAGED = pa.schema(
 """Trades of one recording: times as recorded, -1 for sell, 1 for buy; in the order of the recording."""
 TRADE_COLUMNS = STAGED.append(pa.field("recording", NAMES))
 """Columns of `recordings` and of `trades`: a day of one recording, none of it dropped, is one object for both."""
-_REJECT_COLUMNS = pa.schema([("line", pa.int64()), ("reason", pa.string()), ("text", pa.string())])
+_REJECT_COLUMNS = pa.schema(
+    [
+        ("line", pa.int64()),
+        ("reason", pa.string()),
+        ("text", pa.string()),
+        ("rows", pa.int64()),
+        ("last_line", pa.int64()),
+    ]
+)
+"""Columns of rejects, see `Reject`."""
 
 _REJECT_CHARACTERS = 200
 _NAME_CHARACTERS = 200
@@ -88,6 +99,7 @@ class RecordingNotes(msgspec.Struct, frozen=True, kw_only=True):
         sha256: of the recording.
         version: of the recording where it came from, see `taken`; empty: unknown.
         product_id: for recordings without a product.
+        columns: the column map.
         days: product, day, number of rows and content hash of each staged partition.
         rejects: number of rejected rows, by reason.
     """
@@ -98,6 +110,7 @@ class RecordingNotes(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     days: list[tuple[str, date, int, str]] = []
     rejects: dict[str, int] = {}
+    columns: str = ""
 
 
 class Staged(NamedTuple):
@@ -181,6 +194,7 @@ def ingest(
     name: str | None = None,
     first_day: date = date.min,
     version: str = "",
+    columns: str = "",
 ) -> Ingested:
     """Stage the trades of a recording of any dialect, by product and day: the whole recording or nothing.
 
@@ -191,10 +205,11 @@ def ingest(
         name: of the recording in the lake; default is the file name.
         first_day: of the lake; a recording with trades of an earlier day is refused.
         version: of the recording where it came from, for `taken`.
+        columns: a column map for recordings that no dialect knows.
 
     Raises:
-        ValueError: the recording is damaged or holds no trades, see `read_trades`; or a trade comes before the first
-            day; or the name is invalid, `simulated`, or as of `served_name`.
+        ValueError: the column map is wrong; or the recording is damaged or holds no trades, see `read_trades`; or a
+            trade comes before the first day; or the name is invalid, `simulated`, or as of `served_name`.
         OSError: the lake cannot be written.
     """
     name = recording.name if name is None else name
@@ -203,11 +218,13 @@ def ingest(
     table = recording_table(name)
     if is_served(table):
         raise ValueError(f"the name {name!r} is that of trades from the topic: give {recording} another one")
-    batches = read_trades(recording, product_id=product_id)  # raises at once if the file is no recording
-    dialect = recognize(recording)
+    mapped = ColumnMap.parse(columns)
+    batches = read_trades(recording, product_id=product_id, columns=mapped)  # raises if the file is no recording
+    dialect = recognize(recording, product_id, mapped)
     assert isinstance(dialect, Dialect)
     with recording.open("rb") as file:
-        made_from = RecordingNotes(sha256=hashlib.file_digest(file, "sha256").hexdigest(), product_id=product_id)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    made_from = RecordingNotes(sha256=digest, product_id=product_id, columns=columns)
     receipt = receipt_of(lake, name)
     with lake.batch() as batch:
         held = _held(batch, table, receipt)
@@ -227,7 +244,8 @@ def ingest(
             for part in batches:
                 stage.add(part.trades)
                 if part.rejects:
-                    reasons.update(reject.reason.partition(", was ")[0] for reject in part.rejects)
+                    for reject in part.rejects:
+                        reasons[reject.kind] += reject.rows
                     rejected.write(_reject_batch(part.rejects))
             found = stage.finish()
             rejects = rejected.finish()
@@ -247,7 +265,7 @@ def ingest(
     return Ingested(name, sorted(staged), dict(reasons), is_new)
 
 
-def taken(lake: Lake, name: str, product_id: str, version: str) -> Ingested | None:
+def taken(lake: Lake, name: str, product_id: str, version: str, columns: str = "") -> Ingested | None:
     """Return the result of the ingest of a recording that the lake holds in this version; None: it must be read.
 
     The recording itself is not looked at.
@@ -255,6 +273,7 @@ def taken(lake: Lake, name: str, product_id: str, version: str) -> Ingested | No
     Args:
         product_id: for recordings without a product.
         version: as given to `ingest` before; not empty.
+        columns: a column map, as given to `ingest`.
 
     Raises:
         ValueError: the name or the receipt is invalid.
@@ -264,7 +283,7 @@ def taken(lake: Lake, name: str, product_id: str, version: str) -> Ingested | No
     if before is None or before.version != version:
         return None
     days = [(*place, entry.rows, entry.content_hash) for place, entry in _held(lake, table, receipt).items()]
-    same = msgspec.structs.replace(before, product_id=product_id, meaning=MEANING, days=days)
+    same = msgspec.structs.replace(before, product_id=product_id, meaning=MEANING, columns=columns, days=days)
     return _unchanged(name, before) if before == same else None
 
 
@@ -376,11 +395,11 @@ class _Stage:
     def add(self, trades: Trades) -> None:
         """Add the next trades of the recording."""
         order = np.argsort(trades.stream, kind="stable")
-        ends = np.cumsum(np.bincount(trades.stream, minlength=len(trades.keys)))
-        for key, rows in zip(trades.keys, np.split(order, ends[:-1]), strict=True):
-            if not len(rows):
+        ends = np.cumsum(np.bincount(trades.stream, minlength=len(trades.keys))).tolist()
+        for key, (begin, end) in zip(trades.keys, pairwise([0, *ends]), strict=True):
+            if begin == end:
                 continue
-            mine = trades.take(rows)
+            mine = trades.take(order[begin:end])
             counted = counted_times(mine.event_time, self._last_time.get(key.product_id, 0))
             self._last_time[key.product_id] = int(counted[-1])
             days = counted // (DAY_S * NS)
@@ -432,7 +451,7 @@ def trade_batch(trades: Trades, recording: pa.Array) -> pa.RecordBatch:
     return batch_of(TRADE_COLUMNS, [*(getattr(trades, name) for name in STAGED.names), recording])
 
 
-def _reject_batch(rejects: Sequence[Any]) -> pa.RecordBatch:
-    lines = np.array([reject.line for reject in rejects], np.int64)
-    reasons, texts = zip(*((reject.reason, reject.text[:_REJECT_CHARACTERS]) for reject in rejects), strict=True)
-    return batch_of(_REJECT_COLUMNS, [lines, texts_of(reasons), texts_of(texts)])
+def _reject_batch(rejects: Sequence[Reject]) -> pa.RecordBatch:
+    lines, rows, last_lines = np.array([(each.line, each.rows, each.last_line) for each in rejects], np.int64).T
+    reasons, texts = zip(*((each.reason, each.text[:_REJECT_CHARACTERS]) for each in rejects), strict=True)
+    return batch_of(_REJECT_COLUMNS, [lines, texts_of(reasons), texts_of(texts), rows, last_lines])

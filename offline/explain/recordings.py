@@ -13,6 +13,7 @@ import numpy as np
 
 from data.names import Damaged
 from data.recordings.dialects.base import Dialect
+from data.recordings.dialects.column_map import ColumnMap
 from data.recordings.lines import chunks_of, head_of, whole_lines
 from data.recordings.readers import Batch, read_trades
 from data.recordings.recognition import recognize
@@ -103,7 +104,7 @@ def _find_line(each: Explanation, paths: Sequence[Path], product_id: str, origin
     is_number = re.compile(rf"(?<![\w.+-]){trade_id}(?![\w.+-])".encode())
     with suppress(ValueError, OSError, Damaged):
         for path in paths:
-            if not (isinstance(dialect := recognize(path), Dialect) and dialect.has_ids):
+            if not (isinstance(dialect := _dialect(path, origin), Dialect) and dialect.has_ids):
                 return False
             header = head_of(chunks_of(path)).partition(b"\n")[0] + b"\n"
             for number, line in islice(_lines_with(path, str(trade_id).encode()), MOST_LINES):
@@ -118,12 +119,18 @@ def _find_line(each: Explanation, paths: Sequence[Path], product_id: str, origin
     return False
 
 
+def _dialect(path: Path, origin: Origin) -> object:
+    return recognize(path, origin.product_id, ColumnMap.parse(origin.columns))
+
+
 def _parsed_alone(recording: bytes, origin: Origin, product_id: str, trade_id: int) -> RecordedRow | None:
     """Return a trade from a recording's text of one line, or None if the line is another trade."""
     with TemporaryDirectory() as folder, suppress(ValueError):
         path = Path(folder) / "recording"
         path.write_bytes(recording)
-        return dict(_recorded(read_trades(path, product_id=origin.product_id), product_id, {trade_id})).get(trade_id)
+        columns = ColumnMap.parse(origin.columns)
+        batches = read_trades(path, product_id=origin.product_id, columns=columns)
+        return dict(_recorded(batches, product_id, {trade_id})).get(trade_id)
     return None
 
 
@@ -147,7 +154,8 @@ def _read_recordings(
     """Return recorded trades by trade id, and the fault of a damaged recording, or ""."""
     found: dict[int, RecordedRow] = {}
     try:
-        batches = read_trades(paths, product_id=origin.product_id) if paths and trade_ids else ()
+        columns = ColumnMap.parse(origin.columns)
+        batches = read_trades(paths, product_id=origin.product_id, columns=columns) if paths and trade_ids else ()
         found.update(_recorded(batches, product_id, trade_ids))
     except ValueError as error:  # a recording is damaged, and was damaged when replayed
         return found, str(error)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.features.admission import TAKEN, Admission
+from data.features.admission import RESTARTED, Admission, is_taken
 from data.features.reach import oldest_block, oldest_trade
 from data.features.spec import FeatureSpec
 from data.stream.codec import decode_records, decode_trades
@@ -56,6 +56,7 @@ class Passage(NamedTuple):
         trades: n trades, taken or not.
         offsets: shape (n,).
         is_taken: shape (n,).
+        restarts: indexes of the trades at which the stream starts anew after rejects, see `judge_one`.
         counts_as: counted time of the first trade, ns since 1970.
         is_whole: no row reaches back beyond the first trade.
         purposes: purpose in the trades' records, by offset; only for trades of wanted forecasts.
@@ -64,6 +65,7 @@ class Passage(NamedTuple):
     trades: Trades
     offsets: Int64s
     is_taken: NDArray[np.bool_]
+    restarts: NDArray[np.intp]
     counts_as: int
     is_whole: bool
     purposes: dict[int, Purpose]
@@ -80,9 +82,13 @@ class Passage(NamedTuple):
 
     def behind_row(self, at: int, spec: FeatureSpec) -> NDArray[np.intp] | None:
         """Return the indexes of the trades behind the row of the trade at an index; None if some trades are absent."""
-        taken = np.flatnonzero(self.is_taken[: at + 1])
+        begin, counts_as, is_whole = 0, self.counts_as, self.is_whole
+        if len(restarts := self.restarts[self.restarts <= at]):
+            begin, is_whole = int(restarts[-1]), True
+            counts_as = int(self.trades.event_time[begin])
+        taken = begin + np.flatnonzero(self.is_taken[begin : at + 1])
         event_time = self.trades.event_time[taken]
-        first = oldest_trade(event_time, spec, counts_as=self.counts_as, is_whole=self.is_whole)
+        first = oldest_trade(event_time, spec, counts_as=counts_as, is_whole=is_whole)
         return None if first is None else taken[first:]
 
 
@@ -317,12 +323,14 @@ class Stream:
         event_time = trades.event_time.copy()
         if counts_as is not None:
             event_time[:1] = counts_as
-        is_taken = Admission().judge(replace(trades, event_time=event_time)) == TAKEN
+        status = Admission().judge(replace(trades, event_time=event_time))
+        taken = is_taken(status)
         if ends := [end for chunk in chunks for end in chunk.ends]:
-            is_taken &= offsets < min(ends)
+            taken &= offsets < min(ends)
         purposes = {place: said for chunk in chunks for place, said in chunk.purposes.items()}
         first = int(event_time[0]) if len(event_time) else 0
-        return Passage(trades, offsets, is_taken, counts_as=first, is_whole=is_whole, purposes=purposes)
+        restarts = np.flatnonzero(taken & (status == RESTARTED))
+        return Passage(trades, offsets, taken, restarts, counts_as=first, is_whole=is_whole, purposes=purposes)
 
 
 def _newest_streams(reader: TopicReader) -> tuple[dict[StreamKey, int], bool]:

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute
 
 from data.arrow import column_of
-from data.features.admission import TAKEN, Admission
+from data.features.admission import TAKEN
+from data.features.strays import judged
 from data.stream.codec import side_numbers
 from data.stream.records import TRADES
 from data.times import DAY_S, NS, start_ns, to_datetime
@@ -129,7 +130,7 @@ def _staged(lake: Lake, product_id: str, day: date) -> Iterator[tuple[StagedNote
 
 
 def _trades_of_source(lake: Lake, finished: FinishedDay, generation: int, source_id: str) -> Trades:
-    """Return the trades of a source on a finished day that a stream takes."""
+    """Return the trades of a source on a finished day, without the trades that the reader of a recording rejects."""
     parts: list[pa.Table] = []
     columns = ["source_id", *STAGED.names]
     for file in finished.files:
@@ -139,7 +140,7 @@ def _trades_of_source(lake: Lake, finished: FinishedDay, generation: int, source
     rows = pa.concat_tables(parts)
     side = column_of(side_numbers(rows["side"].to_pylist()), pa.int8())
     trades = trades_of(rows.set_column(STAGED.names.index("side"), "side", side), finished.product_id)
-    return trades.take(Admission().judge(trades) == TAKEN)
+    return trades.take(judged(trades) == TAKEN)
 
 
 def _add(lake: Lake, product_id: str, day: date, source: str, trades: Trades) -> Staged | None:

@@ -34,6 +34,7 @@ class Inbox(dg.ConfigurableResource):
     """The folder, or the prefix of an object store, with new recordings."""
 
     path: str
+    columns: str = ""
 
     def recordings(self, places: RecordingPlaces, other: str = "") -> list[Recording]:
         """Return the recordings of the inbox, or of another one, see `RecordingPlaces.recordings`."""
@@ -60,10 +61,10 @@ def stage_inbox(
     for name, place, _, listed in inbox.recordings(places, config.inbox):
         version = listed if is_uri(place) else ""  # the time of change of a file does not tell the content for sure
         try:
-            found = taken(held, name, config.product_id, version) if version else None
+            found = taken(held, name, config.product_id, version, inbox.columns) if version else None
             if found is None:
                 with places.local(place) as path:
-                    found = ingest(store, path, config.product_id, name, first_day, version)
+                    found = ingest(store, path, config.product_id, name, first_day, version, inbox.columns)
         except ValueError as error:
             wrong.append(f"{name}: {error}")
             context.log.error(f"not taken: {name}: {error}")

@@ -22,7 +22,7 @@ from data.features.windows import Windows, compile_kernel, feature_rows
 from data.files import CHECKOUT
 from data.models.served import ServedModel
 from data.recordings.dialects.base import OWN_COLUMNS, RowColumns
-from data.recordings.dialects.tables import CsvDialect
+from data.recordings.dialects.tables.text import CsvDialect
 from data.recordings.fields import FIELDS, products
 from data.recordings.lines import Lines, chunks_of, data_lines
 from data.recordings.readers import read_trades, write_csv

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from confluent_kafka import Producer
 
+from data.features.admission import REASONS, STRAY_TIME
 from data.recordings.readers import write_csv
 from data.simulator.day import simulate_day
 from data.stream.codec import encode, encode_trades
@@ -98,14 +99,14 @@ def test_time_that_falls_by_a_second_counts_as_the_time_before_and_by_more_is_re
     proof.saw(rows=len(found[0]), rejected=len(found[2]))
 
 
-def test_one_time_a_year_ahead_rejects_what_follows_each_row_with_its_place(
+def test_one_time_a_year_ahead_on_the_topic_costs_20_trades(
     broker: Broker, online: dict[str, str], tmp_path: Path, proof: Proof
 ) -> None:
-    """The trades before cannot tell which time was wrong: a recording may go on a year later.
+    """The trades before cannot tell which time was wrong, and the forecaster holds nothing back.
 
-    Each rejection is visible, and the next source of the product is not affected.
+    Each rejection is visible, the 21st trade begins a segment, and the next source of the product is not affected.
     """
-    proof.disturbs("one event time a year ahead")
+    proof.disturbs("one event time a year ahead, on the topic")
     servers = broker.bootstrap_servers
     trades = regular()
     expected, _, _ = deliver(servers, online, tmp_path, "without-leap", trades, "topic")
@@ -113,8 +114,23 @@ def test_one_time_a_year_ahead_rejects_what_follows_each_row_with_its_place(
     again, _, none = deliver(servers, online, tmp_path, "after-leap", trades, "topic")
     proof.equal(equal_columns(found[:900]), equal_columns(expected[:900]), "features before")
     proof.equal(equal_columns(again), equal_columns(expected), "features of the next source")
-    assert found[900]["n"] == 0, "it starts a segment of its own"
-    assert len(found) == 901
-    assert [reject["reason"] for reject in rejects] == ["event time falls by more than 1 s"] * 100
+    assert [row["n"] for row in found[900:903]] == [0, 0, 1], "the leap, and the 21st trade after it, begin a segment"
+    assert [row["trade_id"] for row in found[901:]] == [row["trade_id"] for row in expected[920:]]
+    assert [reject["reason"] for reject in rejects] == ["event time falls by more than 1 s"] * 20
     assert not none
     proof.saw(rejected=len(rejects))
+
+
+def test_one_time_a_year_ahead_in_a_recording_costs_its_own_row(
+    broker: Broker, online: dict[str, str], tmp_path: Path, proof: Proof
+) -> None:
+    """The reader looks ahead: the source has all rows of a recording without the leap."""
+    proof.disturbs("one event time a year ahead, in a recording")
+    servers = broker.bootstrap_servers
+    trades = regular()
+    expected = deliver(servers, online, tmp_path, "recorded-without-leap", trades, "recording")
+    found = deliver(servers, online, tmp_path, "recorded-leap", with_rows(trades, [(899, 1, A_YEAR)]), "recording")
+    for name, ours, theirs in zip((FEATURES, PREDICTIONS), found, expected, strict=False):
+        proof.equal(equal_columns(ours), equal_columns(theirs), name)
+    assert [reject["reason"] for reject in found[2]] == [REASONS[STRAY_TIME]]
+    proof.saw(rows=len(found[0]), rejected=len(found[2]))

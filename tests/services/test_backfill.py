@@ -32,9 +32,9 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_backfill_holds_the_bytes_of_the_kernel(recording: Path, tmp_path: Path) -> None:
     out = tmp_path / "features.parquet"
-    count, rejected = backfill_files([recording], out, SPEC)
+    tally = backfill_files([recording], out, SPEC)
     table = pyarrow.parquet.read_table(out)
-    assert (table.num_rows, rejected) == (count, 1)
+    assert (table.num_rows, tally.rejected) == (tally.taken, 1)
     assert table.schema.metadata[b"spec_id"].decode() == SPEC.spec_id
     for product in ("BTC-USD", "ETH-USD"):
         trades = simulate_day(product, dt.date(2025, 3, 5), hours=(9, 11))

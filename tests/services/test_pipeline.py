@@ -178,7 +178,7 @@ def test_rows_that_are_no_trades_are_kept_with_their_place(
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "PNG"),
         (b"", "empty"),
         (b"hello, world\n", "timestamp,price,volume"),
-        (b"timestamp,price,volume\n2025-01-01 00:00:00,100,1\n", "not one of 1 rows is a trade"),
+        (b"timestamp,price,volume\n2025-01-01 00:00:00,100,1\n", "no row is a trade: 1 rows are rejected"),
     ],
 )
 def test_a_file_without_trades_is_refused_with_what_is_read(

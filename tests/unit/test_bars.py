@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.recordings import lines
-from data.recordings.dialects.bars import CONTRADICTION, NOT_RISING, BarBatch, product_of
+from data.recordings.dialects.bars.base import CONTRADICTION, NOT_RISING, BarBatch
+from data.recordings.dialects.symbols import product_of
 from data.recordings.readers import read_bars, read_trades
 from data.recordings.recognition import recognize
 from data.times import NS
@@ -77,7 +78,7 @@ def test_lean_seconds_of_another_product(tmp_path: Path) -> None:
     ("name", "member", "said"),
     [
         ("bars.zip", "any.csv", r"path must end like second/btcusd/20161007_trade.zip .* \(within, it is 'any.csv'\)"),
-        ("minute/btcxyz/20180404_trade.zip", "any.csv", "symbol 'btcxyz' of its path must end with one of USDT"),
+        ("minute/btcxyz/20180404_trade.zip", "any.csv", "symbol 'btcxyz' of its path must end with one of FDUSD"),
         ("minute/btcusd/20180434_trade.zip", "any.csv", "day 20180434 of its path is none"),
         (
             "minute/btcusd/20180404_trade.zip",
@@ -220,7 +221,7 @@ def test_bars_of_two_lengths_are_two_sources(tmp_path: Path) -> None:
 
 def test_bars_are_no_trades_and_trades_no_bars(tmp_path: Path) -> None:
     path = candles(tmp_path, candle(0), candle(60))
-    with pytest.raises(ValueError, match=r"candles.csv: holds bars, not trades \(CryptoDataDownload.*read_bars reads"):
+    with pytest.raises(ValueError, match=r"candles.csv: holds bars, not trades \(CryptoData.*offline.evaluation"):
         read_trades(path)
     trades = tmp_path / "trades.csv"
     trades.write_text("timestamp,price,volume\n2025-01-01T00:00:00Z,1,1\n")

@@ -15,7 +15,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data.recordings.dialects.base import RowColumns
-from data.recordings.dialects.tables import CsvDialect, table_of
+from data.recordings.dialects.tables.headers import table_of
+from data.recordings.dialects.tables.text import CsvDialect
 from data.recordings.fields import FIELDS, products
 from data.recordings.lines import Lines
 from data.recordings.readers import read_trades
@@ -32,7 +33,7 @@ def block(data: bytes, header: str = HEADER) -> tuple[CsvDialect, Lines]:
     names = header.split(",")
     found = table_of(names)
     assert found is not None
-    return CsvDialect(*found, names), Lines.of(data, 2)[0]
+    return CsvDialect(found, names), Lines.of(data, 2)[0]
 
 
 def values(rows: RowColumns) -> Values:

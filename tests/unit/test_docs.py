@@ -17,6 +17,7 @@ from data.compiled import CompilerSettings
 from data.features.spec import FeatureSpec
 from data.files import CHECKOUT
 from data.process.catalog import METRICS, page
+from data.recordings.dialects.catalog import with_table
 from data.settings import KafkaSettings
 from data.stream.records import PARTITIONS, partition_of, schemas
 from monitoring.settings import ExporterSettings
@@ -47,6 +48,7 @@ VARIABLES_OF_MAKE = {"BASE", "BUILDER", "BUILD_OPTIONS"}
 
 MADE_BY_THE_READER = {
     "trades.csv",
+    "trades.png",
     "monday.csv.gz",
     "tuesday.ndjson",
     "monday.parquet",
@@ -219,6 +221,11 @@ def test_the_page_of_metrics_is_made_from_the_code() -> None:
         "make the page again: python -m data.process.catalog > docs/metrics.md"
     )
     assert {"cryptovol_rejects_total", "cryptovol_feature_age_seconds"} <= first_cells(document)
+
+
+def test_the_table_of_recordings_is_made_from_the_code() -> None:
+    page = (CHECKOUT / "docs" / "recordings.md").read_text()
+    assert with_table(page) == page, "make the table again: python -m data.recordings.dialects.catalog"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

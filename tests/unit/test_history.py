@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data.features.spec import FeatureSpec
-from data.recordings.dialects.bars import Bars
+from data.recordings.dialects.bars.base import Bars
 from data.times import NS
 from data.trades import Floats, Int64s, StreamKey, Trades
 from offline.candles import trades_of_candles

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
@@ -90,6 +91,26 @@ def test_rejects_are_counted_and_kept(lake: Lake, tmp_path: Path) -> None:
     assert kept["reason"][0].as_py() == "price must be a finite number above 0, was '-3'"
     assert kept["text"].to_pylist() == lines[1:]
     assert ingest(lake, path) == found._replace(is_new=False, days=[Staged("BTC-USD", DAY, 1, False)])
+
+
+def kept_rejects(lake: Lake, folder: Path, name: str = "r.csv") -> pa.Table:
+    rejects = receipt_of(lake, name).rejects
+    assert rejects is not None
+    return pyarrow.parquet.read_table(folder / "lake" / rejects.path)
+
+
+def test_a_block_without_a_trade_keeps_its_rejects(lake: Lake, tmp_path: Path) -> None:
+    """More than 1 MiB of bad rows, which is a block of the reader, between two trades."""
+    bad = ["2025-03-05T00:00:02Z,none,1"] * 60_000
+    lines = ["2025-03-05T00:00:01Z,100,1", *bad, "2025-03-05T00:00:03Z,101,1"]
+    (tmp_path / "r.csv").write_text("timestamp,price,volume\n" + "\n".join(lines) + "\n")
+    found = ingest(lake, tmp_path / "r.csv")
+    assert found.days == [Staged("BTC-USD", DAY, 2, True)]
+    assert found.rejects == {"price must be a finite number above 0": 60_000}
+    kept = kept_rejects(lake, tmp_path)
+    assert kept["line"].to_pylist()[:10_001] == list(range(3, 10_004))
+    assert (sum(kept["rows"].to_pylist()), kept["last_line"].to_pylist()[-1]) == (60_000, 60_002)
+    assert (kept["text"][9_999].as_py(), kept["text"][10_000].as_py()) == ("2025-03-05T00:00:02Z,none,1", "")
 
 
 def test_a_recording_is_known_by_name_and_content(lake: Lake, tmp_path: Path) -> None:

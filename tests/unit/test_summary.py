@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.recordings import summary as inspection
 from data.recordings.__main__ import main
+from data.recordings.inspection import summary as inspection
+from data.recordings.inspection.picture import PictureBins
+from data.recordings.inspection.summary import HOLES_KEPT, as_json, as_text, inspect
 from data.recordings.readers import read_trades
-from data.recordings.summary import HOLES_KEPT, REASONS_KEPT, as_json, as_text, inspect
+from data.recordings.tally import REASONS_KEPT
 
 PLAIN = "timestamp,price,volume\n"
 OWN = "product_id,trade_id,event_time,price,size,side\n"
@@ -52,6 +54,8 @@ def test_a_small_recording_counted_by_hand(tmp_path: Path) -> None:
         "span_s": 402.0,
         "rate_outside_holes": 2.0,
         "same_time_share": 1 / 3,
+        "falling_time_share": 0.0,
+        "missing_ids": 0,
         "price_low": 9.5,
         "price_high": 12.5,
         "holes": 1,
@@ -83,9 +87,9 @@ def test_how_a_recording_is_cut_into_batches_changes_nothing(tmp_path: Path, mon
 
 
 def test_what_is_kept_is_bounded(tmp_path: Path) -> None:
-    """60 holes, and rows with 1 to 60 fields too many: 60 kinds of rejects."""
+    """60 holes, and rows with 2 to 62 fields too many: 60 kinds of rejects."""
     rows = [
-        f"2025-01-{1 + i // 24:02}T{i % 24:02}:00:00Z,1,1\n2025-01-01T00:00:00Z,1,1{',' * (i + 1)}\n" for i in range(61)
+        f"2025-01-{1 + i // 24:02}T{i % 24:02}:00:00Z,1,1\n2025-01-01T00:00:00Z,1,1{',' * (i + 2)}\n" for i in range(61)
     ]
     found = inspect(recording(tmp_path, PLAIN + "".join(rows)))
     facts = as_json(found)
@@ -179,3 +183,49 @@ def test_shared_recordings_as_they_are_described(shared: Path) -> None:
     (candles,) = as_json(inspect(shared / "cryptodatadownload_coinbase_btcusd_1m_202011-12.csv.gz"))["products"]
     assert (candles["rows"], candles["missing_bars"]) == (27_950, 1)
     assert candles["longest_holes"][0]["after"] == "2020-11-24T21:09:00.000000000Z", "the end of minute 21:08"
+
+
+def test_a_summary_counts_missing_ids_falling_times_and_the_last_rejected_line(tmp_path: Path) -> None:
+    """Ids 1, 2, 5, 9: 2 and 3 ids are left out. One of the 3 steps in time falls, by half a second."""
+    head = "source_id,product_id,trade_id,event_time,ingest_time,price,size,side\n"
+    rows = [
+        f"s,BTC-USD,{i},2025-01-01T00:00:{at}Z,,{price},1,\n"
+        for i, at, price in [(1, "01", 1), (2, "02", 1), (3, "02", 0), (5, "01.5", 1), (6, "02", 0), (9, "03", 1)]
+    ]
+    found = inspect(recording(tmp_path, head + "".join(rows)))
+    facts = as_json(found)
+    (product,) = facts["products"]
+    assert (product["rows"], product["missing_ids"], product["falling_time_share"]) == (4, 5, 1 / 3)
+    assert [(r["rows"], r["first_line"], r["last_line"]) for r in facts["rejects"]] == [(2, 4, 6)]
+    assert "warning: 33.3% of the rows are lost: 2 rows are rejected" in as_text(found)
+
+
+def test_a_recording_without_a_trade_is_an_error_with_its_commonest_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = recording(tmp_path, PLAIN + "2025-01-01,1,1\n")
+    monkeypatch.setattr("sys.argv", ["data.recordings", str(path)])
+    assert main() == 2
+    said = capsys.readouterr().out
+    assert f"error: {path}: no row is a trade: 1 rows are rejected, reason: timestamp has no zone" in said
+    assert f"first in {path}:2: 2025-01-01,1,1" in said
+
+
+def test_a_picture_shows_each_trade_in_its_interval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trades at 0 s, 1 s and 1 h: two stand in the first of 1,500 intervals of 2.4 s, and one in the last."""
+    rows = "2025-01-01T00:00:00Z,5,1\n2025-01-01T00:00:01Z,7,1\n2025-01-01T01:00:00Z,6,1\n"
+    path = recording(tmp_path, PLAIN + rows)
+    bins = PictureBins(inspect(path).products["BTC-USD"])
+    for batch in read_trades(path):
+        bins.add(batch.trades.event_time, batch.trades.price)
+    assert bins.trades[[0, -1]].tolist() == [2, 1]
+    assert (bins.low[0], bins.high[0], bins.high[-1], int(bins.trades.sum())) == (5, 7, 6, 3)
+    picture = tmp_path / "picture.png"
+    monkeypatch.setattr("sys.argv", ["data.recordings", str(path), "--plot", str(picture)])
+    assert main() == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setattr("data.recordings.inspection.picture.find_spec", lambda _: None)
+    assert main() == 2
+    assert "a picture needs matplotlib, which the group `offline` has" in capsys.readouterr().err

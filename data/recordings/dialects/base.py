@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from pathlib import Path
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +14,9 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from data.arrow import texts_of
+from data.names import PRODUCT_RULE
 from data.recordings.fields import FIELDS, ZONELESS_TIME, Field
-from data.recordings.lines import Lines, Meter, chunks_of, data_lines
+from data.recordings.lines import Lines, Meter, chunks_of, data_lines, lines_backwards
 from data.trades import Int64s
 
 OWN_COLUMNS = ("source_id", "product_id", "trade_id", "event_time", "ingest_time", "price", "size", "side")
@@ -31,6 +33,7 @@ class RowColumns(NamedTuple):
         broken: by line index, the reason why a line cannot be split into fields.
         skipped: line indexes of messages of another kind.
         positions: number of positions of the n lines.
+        skipped_types: number of skipped lines by type of message.
     """
 
     at: NDArray[np.intp]
@@ -39,6 +42,7 @@ class RowColumns(NamedTuple):
     broken: Mapping[int, str]
     skipped: NDArray[np.intp]
     positions: int
+    skipped_types: Mapping[str, int] = {}
 
 
 class Block(Protocol):
@@ -64,11 +68,17 @@ class Dialect(ABC, Generic[B]):
         name: name of the dialect, for people.
         columns: by field of a trade, name of the recording's column.
         fields: by field of a trade without the product, the parser.
+        product: product of all rows, if the file's name tells the product.
+        unread: names of columns that no dialect knows.
+        product_rule: the rule for names of products, for the reason of a reject.
     """
 
     name: str
     columns: Mapping[str, str]
+    product_rule: str = PRODUCT_RULE
     fields: Mapping[str, Field] = FIELDS
+    product: str | None = None
+    unread: tuple[str, ...] = ()
 
     @property
     def has_ids(self) -> bool:
@@ -82,6 +92,14 @@ class Dialect(ABC, Generic[B]):
         Raises:
             Damaged: after all whole rows before the damage.
         """
+
+    def backwards(self, path: Path, _meter: Meter) -> Iterator[B]:
+        """Read a recording as `blocks` does, but from its last row to its first, in bounded memory.
+
+        Raises:
+            ValueError: the dialect cannot be read so.
+        """
+        raise ValueError(f"{path}: the newest row comes first, and {self.name} is read from its first row on: sort it")
 
     @abstractmethod
     def rows(self, block: B) -> RowColumns:
@@ -112,11 +130,32 @@ VOLUME_24H = "volume_24h"
 """The column that identifies the flattened channel: a running total of 24 hours, no size of a trade."""
 
 
+Chunks = Callable[[Path, Meter | None], Iterator[bytes]]
+"""Reads a file as a text of lines, in chunks, and counts its bytes in the meter."""
+
+
 class TextDialect(Dialect[Lines]):
+    """Reader of a text, line by line.
+
+    Attributes:
+        chunks: reads the text of the file; a file that is no text of lines becomes one.
+    """
+
     header_lines = 0
+    chunks: Chunks = staticmethod(chunks_of)
+
+    def reading(self, chunks: Chunks) -> Self:
+        """Return the same dialect of another text of the file."""
+        other = copy(self)
+        other.chunks = chunks
+        return other
 
     def blocks(self, path: Path, meter: Meter) -> Iterator[Lines]:
-        return data_lines(chunks_of(path, meter), self.header_lines)
+        return data_lines(self.chunks(path, meter), self.header_lines)
+
+    def backwards(self, path: Path, meter: Meter) -> Iterator[Lines]:
+        text = None if self.chunks is chunks_of else self.chunks(path, None)
+        return lines_backwards(path, meter, self.header_lines, text)
 
     def rows(self, block: Lines) -> RowColumns:
         readable, reasons = block.readable()
@@ -132,6 +171,7 @@ class TextDialect(Dialect[Lines]):
             reasons | {int(readable[i]): reason for i, reason in rows.broken.items()},
             readable[rows.skipped],
             rows.positions + len(reasons),
+            rows.skipped_types,
         )
 
     @abstractmethod

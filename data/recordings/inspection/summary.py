@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,18 +12,18 @@ from typing import Any
 import numpy as np
 
 from data.features.spec import FeatureSpec
-from data.recordings.dialects.bars import BarBatch, BarDialect
-from data.recordings.readers import Batch, read_bars, read_trades
+from data.recordings.dialects.bars.base import BarBatch, BarDialect
+from data.recordings.dialects.column_map import ColumnMap
+from data.recordings.readers import Batch, is_newest_first, read_bars, read_trades
 from data.recordings.recognition import recognize
+from data.recordings.tally import Tally
 from data.times import NS, time_texts
-from data.trades import Floats, Int64s, Reject, Trades
+from data.trades import Floats, Int64s, Trades
 
 HOLES_KEPT = 10
 """Number of longest holes in the summary of a product."""
-REASONS_KEPT = 20
-"""Kinds of rejects in a summary; a file of nonsense has any number of kinds."""
-
-_OTHER_REASONS = "other reasons"
+KINDS_SHOWN = 10
+"""Types of skipped messages in the text of a summary."""
 _MINUTE_S = 60
 
 
@@ -34,6 +35,8 @@ class Product:
         rows: number of trades or bars.
         first_ns, last_ns: times, ns since 1970.
         same_time: number of trades at exactly the time of the trade before.
+        falls: number of taken trades whose time falls behind the trade before.
+        missing_ids: number of ids that are left out between the first and the last trade.
         low, high: lowest and highest price.
         holes: number of holes.
         in_holes_s: length of all holes, seconds.
@@ -44,11 +47,22 @@ class Product:
     first_ns: int = 0
     last_ns: int = 0
     same_time: int = 0
+    falls: int = 0
+    missing_ids: int = 0
     low: float = np.inf
     high: float = 0.0
     holes: int = 0
     in_holes_s: float = 0.0
     longest: list[tuple[float, int, int]] = field(default_factory=list)
+    _last: tuple[int, int] | None = None  # id and recorded time of the last trade
+
+    def add_trades(self, time: Int64s, trade_id: Int64s, price: Floats, hole_s: float) -> None:
+        """Count further trades, see `add`."""
+        last_id, last_time = self._last or (int(trade_id[0]) - 1, int(time[0]))
+        self.falls += int(np.sum(np.diff(time, prepend=last_time) < 0))
+        self.missing_ids += int(np.sum(np.diff(trade_id, prepend=last_id) - 1))
+        self._last = int(trade_id[-1]), int(time[-1])
+        self.add(time, price, price, hole_s)
 
     def add(self, time: Int64s, low: Floats, high: Floats, hole_s: float) -> None:
         """Count further rows; a step in time of more than `hole_s` is a hole."""
@@ -69,23 +83,18 @@ class Product:
 
 
 @dataclass
-class Reason:
-    """A kind of rejects: their number, and the first reject."""
-
-    rows: int
-    first: Reject
-
-
-@dataclass
 class Inspection:
     """Summary of one file.
 
     Attributes:
         step_s: seconds that a bar covers; None for trades.
         products_named: whether the recording names its products.
+        is_newest_first: the recording is read from its last row to its first.
         hole_s: seconds; a longer step in time is a hole.
-        rejects: rejects by kind.
+        tally: trades or bars, and rejects by kind.
         skipped: number of messages of other kinds.
+        skipped_types: the same by type of message, where messages have types.
+        unread: names of columns that no dialect knows.
         error: reason why the file was not read, or not to its end.
     """
 
@@ -94,39 +103,41 @@ class Inspection:
     step_s: int | None = None
     has_ids: bool = False
     products_named: bool = True
+    is_newest_first: bool = False
     hole_s: float = 0.0
     products: dict[str, Product] = field(default_factory=dict)
-    rejects: dict[str, Reason] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
     skipped: int = 0
+    skipped_types: Counter[str] = field(default_factory=Counter)
+    unread: tuple[str, ...] = ()
     error: str | None = None
 
-    @property
-    def rejected(self) -> int:
-        return sum(reason.rows for reason in self.rejects.values())
 
-
-def inspect(path: Path, product_id: str = "BTC-USD") -> Inspection:
+def inspect(path: Path, product_id: str = "BTC-USD", columns: ColumnMap | None = None) -> Inspection:
     """Summarize a recording, in memory that does not depend on the recording's length.
 
     Args:
         product_id: product of trades in a recording without product names.
+        columns: names of columns that no dialect knows.
     """
     found = Inspection(str(path))
     try:
-        dialect = recognize(path)
-        found.dialect = dialect.name
+        dialect = recognize(path, product_id, columns)
+        found.dialect, found.unread = dialect.name, dialect.unread
         if isinstance(dialect, BarDialect):
             found.step_s = dialect.step_s
             # Quiet seconds have no bar. A quiet minute is rare enough to report, and feeds leave no minute out.
             found.hole_s = dialect.step_s if dialect.step_s >= _MINUTE_S else FeatureSpec().gap_s
-            for bars in read_bars(path):
+            for bars in read_bars(path, product_id=product_id):
                 _add(found, bars)
         else:
             found.has_ids, found.products_named = dialect.has_ids, "product_id" in dialect.columns
             found.hole_s = FeatureSpec().gap_s
-            for trades in read_trades(path, product_id=product_id):
+            found.is_newest_first = is_newest_first(path, dialect, product_id)
+            for trades in read_trades(path, product_id=product_id, columns=columns):
                 _add(found, trades)
                 found.skipped += trades.skipped
+                found.skipped_types.update(trades.skipped_types)
     except (ValueError, OSError) as error:
         found.error = str(error)
     return found
@@ -134,17 +145,15 @@ def inspect(path: Path, product_id: str = "BTC-USD") -> Inspection:
 
 def _add(found: Inspection, batch: Batch | BarBatch) -> None:
     rows = batch.trades if isinstance(batch, Batch) else batch.bars
-    low, high = (rows.price, rows.price) if isinstance(rows, Trades) else (rows.low, rows.high)
     for place, key in enumerate(rows.keys):
         mine = rows.stream == place
         if mine.any():
             product = found.products.setdefault(key.product_id, Product())
-            product.add(rows.event_time[mine], low[mine], high[mine], found.hole_s)
-    for reject in batch.rejects:
-        kind = reject.reason.partition(", was ")[0]
-        if kind not in found.rejects and len(found.rejects) >= REASONS_KEPT:
-            kind = _OTHER_REASONS
-        found.rejects.setdefault(kind, Reason(0, reject)).rows += 1
+            if isinstance(rows, Trades):
+                product.add_trades(rows.event_time[mine], rows.trade_id[mine], rows.price[mine], found.hole_s)
+            else:
+                product.add(rows.event_time[mine], rows.low[mine], rows.high[mine], found.hole_s)
+    found.tally.add(len(rows), batch.rejects)
 
 
 def as_json(found: Inspection) -> dict[str, Any]:
@@ -157,12 +166,21 @@ def as_json(found: Inspection) -> dict[str, Any]:
         "step_s": found.step_s,
         "trade_ids": found.has_ids,
         "products_named": found.products_named,
+        "newest_first": found.is_newest_first,
         "rows": sum(product.rows for product in found.products.values()),
-        "rejected": found.rejected,
+        "rejected": found.tally.rejected,
         "skipped": found.skipped,
+        "skipped_types": dict(found.skipped_types.most_common()),
+        "columns_not_read": list(found.unread),
         "rejects": [
-            {"reason": kind, "rows": reason.rows, "first_line": reason.first.line, "first_text": reason.first.text}
-            for kind, reason in found.rejects.items()
+            {
+                "reason": kind,
+                "rows": reason.rows,
+                "first_line": reason.first.line,
+                "first_text": reason.first.text,
+                "last_line": reason.last.last_line or reason.last.line,
+            }
+            for kind, reason in found.tally.reasons.items()
         ],
         "hole_s": found.hole_s,
         "products": [_product_json(name, product, found) for name, product in sorted(found.products.items())],
@@ -177,6 +195,8 @@ def _product_json(name: str, product: Product, found: Inspection) -> dict[str, A
     if found.step_s is None:
         facts["rate_outside_holes"] = product.rows / active_s if active_s > 0 else None
         facts["same_time_share"] = product.same_time / (product.rows - 1) if product.rows > 1 else None
+        facts["falling_time_share"] = product.falls / (product.rows - 1) if product.rows > 1 else None
+        facts["missing_ids"] = product.missing_ids if found.has_ids else None
     else:
         facts["missing_bars"] = round(span_s) // found.step_s + 1 - product.rows
     facts["price_low"], facts["price_high"] = product.low, product.high
@@ -200,8 +220,14 @@ def as_text(found: Inspection) -> str:
             ids = "of the recording" if found.has_ids else "none, rows are numbered"
             named = "" if found.products_named else "; no product named, --product is taken"
             lines.append(f"  trade ids: {ids}{named}")
+            if found.is_newest_first:
+                lines.append("  the newest row comes first: read from the last row on")
         skipped = f", {found.skipped:,} messages of other kinds" if found.step_s is None else ""
-        lines.append(f"  {facts['rows']:,} {what}, {found.rejected:,} rejected{skipped}")
+        lines.append(f"  {facts['rows']:,} {what}, {found.tally.rejected:,} rejected{skipped}")
+        if kinds := [f"{count:,} {kind}" for kind, count in found.skipped_types.most_common(KINDS_SHOWN) if kind]:
+            lines.append(f"  skipped messages: {', '.join(kinds)}")
+        if found.unread:
+            lines.append(f"  columns not read: {', '.join(found.unread)}")
         lines += _table(_product_rows(facts["products"], found))
         holes = [(product["product_id"], hole) for product in facts["products"] for hole in product["longest_holes"]]
         count = sum(product["holes"] for product in facts["products"])
@@ -213,15 +239,17 @@ def as_text(found: Inspection) -> str:
             )
         if facts["rejects"]:
             lines.append("  rejected:")
-            lines += _table([(f"{r['rows']:,}", f"{r['reason']}; first in line {r['first_line']}: {r['first_text']}")
-                             for r in facts["rejects"]])  # fmt: skip
+            lines += _table([(f"{r['rows']:,}", f"{r['reason']}; first in line {r['first_line']}, last in line "
+                              f"{r['last_line']}: {r['first_text']}") for r in facts["rejects"]])  # fmt: skip
+    if (warning := found.tally.warning()) is not None and found.error is None:
+        lines.append("  warning: " + warning)
     if found.error is not None:
         lines.append("  error: " + found.error)
     return "\n".join(lines)
 
 
 def _product_rows(products: Sequence[dict[str, Any]], found: Inspection) -> list[tuple[str, ...]]:
-    own = ("missing",) if found.step_s is not None else ("rows/s", "same time")
+    own = ("missing",) if found.step_s is not None else ("rows/s", "same time", "falling", "ids missing")
     ends = ("from", "to") if found.step_s is None else ("first ends", "last ends")
     rows = [("product", "rows", *ends, *own, "price from", "to")] if products else []
     for p in products:
@@ -229,7 +257,12 @@ def _product_rows(products: Sequence[dict[str, Any]], found: Inspection) -> list
             facts = [f"{p['missing_bars']:,}"]
         else:
             rate, same = p["rate_outside_holes"], p["same_time_share"]
-            facts = ["–" if rate is None else f"{rate:,.2f}", "–" if same is None else f"{same:.1%}"]
+            falling, missing = p["falling_time_share"], p["missing_ids"]
+            facts = [
+                "–" if rate is None else f"{rate:,.2f}",
+                *("–" if s is None else f"{s:.1%}" for s in (same, falling)),
+            ]
+            facts.append("–" if missing is None else f"{missing:,}")
         prices = f"{p['price_low']:,}", f"{p['price_high']:,}"
         rows.append((p["product_id"], f"{p['rows']:,}", _time(p["first"]), _time(p["last"]), *facts, *prices))
     return rows

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.arrow import texts_of
-from data.names import PRODUCT_RULE
+from data.recordings.dialects.symbols import SYMBOL_RULE, products_of
 from data.recordings.fields import FIELDS, Field, products, sizes, value_text
 from data.recordings.lines import Lines, csv_fields, cut_rows
 from data.times import LAST_YEAR, NS
@@ -79,7 +79,6 @@ NOT_RISING = "time does not rise"
 PRICE_COLUMNS = ("open", "high", "low", "close")
 
 _FIELDS: Final[Mapping[str, Field]] = {
-    "start": FIELDS["trade_id"],
     **dict.fromkeys(PRICE_COLUMNS, FIELDS["price"]),
     "volume": Field(sizes, lambda _: "must be a finite number of at least 0"),
     "count": FIELDS["trade_id"],
@@ -97,6 +96,9 @@ class BarDialect(ABC):
         columns: by field of a bar, index and name of the recording's column.
         width: number of fields of a line.
         product: product of all rows; None if each row names its product.
+        told: product whose symbol without a separator is known thereby.
+        start: parser of the column `start`.
+        unread: names of columns that no dialect knows.
     """
 
     name: str
@@ -105,6 +107,9 @@ class BarDialect(ABC):
     columns: Mapping[str, tuple[int, str]]
     width: int
     product: str | None = None
+    told: str = ""
+    start: Field = FIELDS["trade_id"]
+    unread: tuple[str, ...] = ()
 
     @abstractmethod
     def lines(self) -> Iterator[Lines]:
@@ -145,7 +150,7 @@ class BarDialect(ABC):
             np.logical_and(ok, ~bad, out=ok)
 
         values: dict[str, NDArray[Any]] = {"count": np.full(len(at), np.nan)}
-        for name, field in _FIELDS.items():
+        for name, field in {"start": self.start, **_FIELDS}.items():
             if name not in texts:
                 continue
             column, called = texts[name], self.columns[name][1]
@@ -154,11 +159,11 @@ class BarDialect(ABC):
                 good = good & ~np.isnan(values[name])
             reject(~good, lambda i, c=column, f=field, n=called: f"{n} {f.explain('')}, was {value_text(c, i)!r}")
         if self.product is None:
-            named = texts_of([product_of(symbol) for symbol in texts["product_id"].to_pylist()])
+            named = products_of(texts["product_id"], self.told)
         else:
             named = texts_of([self.product] * len(at))
         names, code, good = products(named)
-        reject(~good, lambda i: f"{self.columns['product_id'][1]} {PRODUCT_RULE}, was {value_text(named, i)!r}")
+        reject(~good, lambda i: f"{self.columns['product_id'][1]} {SYMBOL_RULE}, was {value_text(named, i)!r}")
         start = self.start_s(values["start"])
         reject(
             (start < 0) | (start > _LAST_SECOND) | (start % self.step_s != 0),
@@ -186,21 +191,3 @@ class BarDialect(ABC):
             **{name: np.asarray(values[name], np.float64) for name in (*PRICE_COLUMNS, "volume", "count")},
         ).take(ok)
         return bars, at[ok], reasons
-
-
-QUOTES = ("USDT", "USDC", "USD", "EUR", "GBP", "DAI", "BTC", "ETH")
-"""Quote currencies at the end of a symbol without a separator."""
-
-
-def product_of(symbol: str) -> str:
-    """Return the product of a symbol; the symbol in capitals if the product is unknown.
-
-    >>> product_of("btcusd"), product_of("ETH/BTC"), product_of("what")
-    ('BTC-USD', 'ETH-BTC', 'WHAT')
-    """
-    name = symbol.strip().upper().replace("/", "-")
-    if "-" not in name:
-        for quote in QUOTES:
-            if name.endswith(quote) and name != quote:
-                return f"{name.removesuffix(quote)}-{quote}"
-    return name

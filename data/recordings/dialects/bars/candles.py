@@ -1,0 +1,306 @@
+"""Read candles with one row a candle: CSV with or without a header, Parquet, and JSON arrays, which become CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from data.names import Damaged
+from data.recordings.dialects.bars.base import PRICE_COLUMNS, BarDialect
+from data.recordings.dialects.bars.starts import STARTS
+from data.recordings.dialects.bars.survey import survey
+from data.recordings.dialects.symbols import QUOTES, product_in_name
+from data.recordings.dialects.tables.headers import plain
+from data.recordings.dialects.tables.known import PRODUCT_NAMES
+from data.recordings.lines import Lines, data_lines, whole_lines
+from data.times import NS
+from data.trades import Int64s
+
+Text = Callable[[], Iterator[bytes]]
+"""Reads the candles as CSV, in chunks."""
+
+_START_NAMES: Final = (
+    "unix", "unixtimestamp", "opentime", "opentimestamp", "starttime", "start", "timestamp", "time", "ts", "datetime",
+    "date",
+)  # fmt: skip
+_COUNT_NAMES: Final = ("tradecount", "trades", "count", "numberoftrades", "numtrades", "numberoftrade")
+_LOW_FIRST: Final = ("low", "high", "open", "close")
+_KLINE_COLUMNS: Final = (
+    "open_time", "open", "high", "low", "close", "volume", "close_time", "quote_volume", "count", "taker_buy_volume",
+    "taker_buy_quote_volume", "ignore",
+)  # fmt: skip
+_HEADERLESS: Final[Mapping[int, tuple[str, Sequence[str]]]] = {
+    6: ("OHLCV", ("time", *PRICE_COLUMNS, "volume")),
+    7: ("Kraken", ("time", *PRICE_COLUMNS, "volume", "count")),
+    8: ("Kraken REST", ("time", *PRICE_COLUMNS, "vwap", "volume", "count")),
+    12: ("Binance", _KLINE_COLUMNS),
+}
+"""Venue and names of candles without a header, by the number of columns. Six columns can also have Coinbase's order."""
+_NUMBER = rb'"?[0-9][0-9.eE+-]*"?'
+_HEADERLESS_ROW = re.compile(rb'"?\d{9,19}(\.\d+)?"?(,' + _NUMBER + rb"){5,11}\s*")
+_KNOWN: Final = frozenset(
+    [
+        "id",
+        "date",
+        "quotevolume",
+        "quoteassetvolume",
+        "takerbuyvolume",
+        "takerbuyquotevolume",
+        "takerbuybaseassetvolume",
+        "takerbuyquoteassetvolume",
+        "closetime",
+        "ignore",
+        "vwap",
+        "weightedprice",
+        "unnamed:0",
+        "index",
+        "indexlevel0",
+    ]
+) | {"", *_START_NAMES}
+
+_QUOTE_NAMES: Final = {
+    "currency",
+    "quote",
+    *(quote.lower() for quote in QUOTES if quote not in ("BTC", "XBT", "ETH", "BNB")),
+}
+
+
+_ANY = "CSV with or without a header, Parquet, JSON arrays, zip of one CSV"
+CANDLES: Final = (
+    ("CryptoDataDownload", "CSV: candles", "`unix`, or `Date` and `Symbol`, with `open`, `high`, `low`, `close`",
+     "which of two volumes is the base currency's: their ratio tells"),
+    ("Coinbase", f"{_ANY}: candles", "`time` or `start`, `low`, `high`, `open`, `close`, `volume`; without a header by "
+     "the numbers: the first price is the lowest", "product; number of trades"),
+    ("Binance", f"{_ANY}: klines", f"12 columns: `{','.join(_KLINE_COLUMNS)}`",
+     "the product, where the name of the file does not tell it"),
+    ("Kraken", f"{_ANY}: OHLCVT", "7 columns: `time,open,high,low,close,volume,trades`",
+     "the product, where the name of the file does not tell it"),
+    ("ccxt, freqtrade, others", f"{_ANY}: OHLCV", "`timestamp`, `time` or `date`, then `open,high,low,close,volume`",
+     "product; the zone of a time without a zone, which is taken as UTC; a time is a start"),
+)  # fmt: skip
+"""Candles for people: venue, file, how it is told apart, what it does not tell."""
+
+
+class CandleColumns(NamedTuple):
+    """Columns of a file of candles.
+
+    Attributes:
+        venue: who writes such files, for people.
+        names: names of all columns.
+        header_line: line of the header; 0 if there is none.
+        at: index by field of a bar, without the volume.
+        volumes: indexes of one column of volumes, or of two, base and quote in an unknown order.
+        order: names of the four prices in the order of the survey, the close last.
+    """
+
+    venue: str
+    names: Sequence[str]
+    header_line: int
+    at: Mapping[str, int]
+    volumes: Sequence[int]
+    order: Sequence[str]
+
+
+class _Candles(BarDialect):
+    """Reader of candles in CSV, oldest first, in whatever order they stand."""
+
+    start = STARTS
+
+    def __init__(self, path: Path, text: Text, columns: CandleColumns, told: str) -> None:
+        self.path, self._text, self._header_line, self.told = path, text, columns.header_line, told
+        self.width = len(columns.names)
+        product = columns.at.get("product_id")
+        volumes = columns.volumes
+        found = survey(
+            self._blocks(),
+            self.width,
+            columns.at["start"],
+            product,
+            [columns.at[name] for name in columns.order],
+            volumes,
+        )
+        at = dict(columns.at)
+        venue = columns.venue
+        if columns.header_line == 0 and len(columns.names) == 6 and found.is_low_first:
+            at |= dict(zip(_LOW_FIRST, range(1, 5), strict=True))
+            venue = "Coinbase"
+        base = volumes[found.base]
+        self.step_s, self.newest_first = found.step_s, found.newest_first
+        named = columns.names if columns.header_line else _places(columns.names)
+        self.columns = {field: (i, named[i]) for field, i in at.items()} | {"volume": (base, named[base])}
+        notes = [f"{'newest' if self.newest_first else 'oldest'} first", f"base volume in {named[base]!r}"]
+        if len(found.units) > 1:
+            notes.append(f"times in {' and '.join(found.units)}, each row in its own")
+        if product is None:
+            by_name = product_in_name(path, told)
+            self.product = by_name or told
+            notes.append(
+                f"the name of the file tells the product {by_name}" if by_name else f"no product named: {told}"
+            )
+        known = {*_KNOWN, *(plain(columns.names[i]) for i in (*at.values(), *volumes))}
+        if columns.header_line:
+            self.unread = tuple(name for name in columns.names if plain(name) not in known)
+        self.name = f"{venue} candles of {self.step_s} s, {', '.join(notes)}"
+
+    def _blocks(self) -> Iterator[Lines]:
+        return map(self._data, data_lines(self._text()))
+
+    def lines(self) -> Iterator[Lines]:
+        if not self.newest_first:
+            yield from self._blocks()
+            return
+        damage = None
+        blocks: list[tuple[int, int, int]] = []  # of each block: its first line, place and bytes in the file
+        with tempfile.TemporaryFile() as spill:
+            number = 1
+            try:
+                for block in whole_lines(self._text()):
+                    blocks.append((number, spill.tell(), spill.write(block)))
+                    number += block.count(b"\n")
+            except Damaged as error:
+                damage = error
+            for number, place, size in reversed(blocks):
+                spill.seek(place)
+                yield self._data(Lines.of(spill.read(size), number)[0]).reversed()
+        if damage is not None:
+            raise damage
+
+    def _data(self, lines: Lines) -> Lines:
+        return lines.take(np.flatnonzero(lines.number > self._header_line))
+
+    def start_s(self, start: Int64s) -> Int64s:
+        return np.where(start % NS == 0, start // NS, -1)
+
+
+def _places(names: Sequence[str]) -> list[str]:
+    return [f"column {i + 1}" for i in range(len(names))]
+
+
+def candle_dialect(path: Path, text: Text, head: Sequence[bytes], told: str) -> BarDialect | None:
+    """Return the dialect of a text of candles; None if the text holds no candles.
+
+    Args:
+        text: reads the candles as CSV.
+        head: the first lines, blank lines too.
+        told: product of candles that name none, and whose symbol without a separator is known thereby.
+
+    Raises:
+        ValueError: the columns do not name a volume, or the rows do not show the length of a candle, or which volume is
+            the base currency's.
+    """
+    for number, line in enumerate(head[:5], 1):
+        try:
+            header = next(csv.reader([line.decode()]), [])
+        except (UnicodeDecodeError, csv.Error):
+            continue
+        columns = _header_columns(header, number)
+        if columns is not None:
+            if not any(line.strip() for line in head[number:]):
+                raise ValueError("has the header of candles and no row")
+            return _Candles(path, text, columns, told)
+    columns = _headerless_columns(head)
+    return None if columns is None else _Candles(path, text, columns, told)
+
+
+def _header_columns(header: Sequence[str], number: int) -> CandleColumns | None:
+    """Return the columns of a header; None if the header names no candles."""
+    at = {plain(name): i for i, name in reversed(list(enumerate(header)))}
+    start = next((at[name] for name in _START_NAMES if name in at), None)
+    if start is None or not set(PRICE_COLUMNS) <= set(at):
+        return None
+    for name in PRICE_COLUMNS:
+        if sum(plain(each) == name for each in header) > 1:
+            raise ValueError(f"has more than one column {name!r}")
+    columns = {"start": start, **{name: at[name] for name in PRICE_COLUMNS}}
+    product = next((at[plain(name)] for name in PRODUCT_NAMES if plain(name) in at), None)
+    if product is not None:
+        columns["product_id"] = product
+    if (count := next((at[name] for name in _COUNT_NAMES if name in at), None)) is not None:
+        columns["count"] = count
+    order = sorted(PRICE_COLUMNS, key=lambda name: at[name])
+    if "unix" in at or "unixtimestamp" in at or (product is not None and at.get("date") == start):
+        venue = "CryptoDataDownload"
+    elif "opentime" in at and "closetime" in at:
+        venue = "Binance"
+    else:
+        venue = "Coinbase" if tuple(order) == _LOW_FIRST else "OHLCV"
+    return CandleColumns(venue, header, number, columns, _volumes(header), PRICE_COLUMNS)
+
+
+def _volumes(header: Sequence[str]) -> list[int]:
+    """Return the index of the base currency's volume, or of two volumes whose order the numbers tell.
+
+    Raises:
+        ValueError: no column, or too many columns, can be the base currency's volume.
+    """
+    names = [plain(name) for name in header]
+    for exact in ("volume", "vol", "basevolume", "volumebase"):
+        if names.count(exact) == 1:
+            return [names.index(exact)]
+    found = [i for i, name in enumerate(names) if "vol" in name and not name.startswith(("quote", "taker"))]
+    if len(found) == 1 and names[found[0]].strip("()").removeprefix("volume").strip("()") in _QUOTE_NAMES:
+        raise ValueError(f"has candles with one volume, {header[found[0]]!r}, which is in the quote currency")
+    if not 1 <= len(found) <= 2:
+        raise ValueError(f"has candles with {len(found)} columns of volumes; one is read, or two: of base and of quote")
+    return found
+
+
+def _headerless_columns(head: Sequence[bytes]) -> CandleColumns | None:
+    rows = [line for line in head[:50] if line.strip()]
+    fitting = [line for line in rows if _HEADERLESS_ROW.fullmatch(line)]
+    if not fitting or len(fitting) < len(rows) / 2:
+        return None
+    widths = [line.count(b",") + 1 for line in fitting]
+    width = max(set(widths), key=widths.count)
+    if width not in _HEADERLESS:
+        return None
+    venue, names = _HEADERLESS[width]
+    at = {name: names.index(name) for name in PRICE_COLUMNS} | {"start": 0}
+    if "count" in names:
+        at["count"] = names.index("count")
+    return CandleColumns(venue, names, 0, at, [names.index("volume")], PRICE_COLUMNS)
+
+
+def parquet_text(path: Path) -> Text:
+    """Return a reader of a Parquet file as CSV with a header; a row's line is its number plus 1."""
+
+    def text() -> Iterator[bytes]:
+        options = pyarrow.csv.WriteOptions(include_header=False)
+        try:
+            with path.open("rb") as file:
+                parquet = pyarrow.parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+                names = io.StringIO()
+                csv.writer(names, lineterminator="\n").writerow(parquet.schema_arrow.names)
+                yield names.getvalue().encode()
+                for batch in parquet.iter_batches(1 << 14, use_threads=False):
+                    written = pa.BufferOutputStream()
+                    pyarrow.csv.write_csv(_plain_columns(batch), written, options)
+                    yield written.getvalue().to_pybytes()
+        except (pa.ArrowException, OSError) as error:
+            raise Damaged("the Parquet file is damaged") from error
+
+    return text
+
+
+def _plain_columns(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return a batch whose columns CSV can hold: no dictionaries, no decimals; a nested column becomes empty."""
+    columns = [_plain_column(column) for column in batch.columns]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
+def _plain_column(column: pa.Array) -> pa.Array:
+    if pa.types.is_nested(column.type):
+        return pa.nulls(len(column), pa.string())
+    if pa.types.is_dictionary(column.type) or pa.types.is_decimal(column.type):
+        return column.cast(pa.string())
+    return column

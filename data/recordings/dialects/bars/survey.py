@@ -1,0 +1,177 @@
+"""Read all rows of candles once, before the first candle: length, order, units of time, order of prices, volumes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from math import gcd
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from data.arrow import texts_of
+from data.names import Damaged
+from data.recordings.dialects.bars.starts import STARTS
+from data.recordings.dialects.parsers import unit_ns
+from data.recordings.fields import prices, products, sizes
+from data.recordings.lines import Lines, csv_fields
+from data.times import NS
+from data.trades import Floats, Int64s
+
+RARE_SHARE: Final = 0.01
+"""Steps that are rarer, all together, do not count for the length of a candle: their rows are rejected."""
+RATIO_OFF: Final = 0.1
+"""Allowed distance between the log ratio of the volumes and the log close: a bar's mean price is not the last price."""
+_RATIOS_OF_A_BLOCK = 1_000
+_UNIT_NAMES: Final = {NS: "s", 1_000_000: "ms", 1_000: "us", 1: "ns"}
+
+
+class Survey(NamedTuple):
+    """What all rows of a file of candles show.
+
+    Attributes:
+        step_s: seconds that a candle covers.
+        newest_first: whether times mostly fall.
+        units: units of the times that are numbers, in the order of their first row.
+        base: index of the column with the base currency's volume, among the surveyed volumes.
+        is_low_first: whether the four prices are low, high, open, close, and not open, high, low, close.
+    """
+
+    step_s: int
+    newest_first: bool
+    units: tuple[str, ...]
+    base: int
+    is_low_first: bool
+
+
+def survey(
+    blocks: Iterator[Lines], width: int, start: int, product: int | None, price: Sequence[int], volumes: Sequence[int]
+) -> Survey:
+    """Read all rows.
+
+    Args:
+        width: number of columns.
+        start, product: index of the column; None if no column names a product.
+        price: indexes of the four prices in their order; the last is the close.
+        volumes: indexes of one column of volumes, or of two that the ratio tells apart.
+
+    Raises:
+        ValueError: the rows do not show the length of a candle, or which volume is the base currency's.
+    """
+    found = _Found()
+    try:
+        for lines in blocks:
+            readable, _ = lines.readable()
+            wanted = sorted({start, *price, *volumes} | ({product} if product is not None else set()))
+            texts = csv_fields(lines.take(readable), width, wanted).texts
+            found.add(texts, start, product, price, volumes)
+    except Damaged:
+        pass  # the readable rows decide, and the reader tells of the damage
+    return Survey(
+        found.step_s(), found.falls > found.rises, tuple(found.units), found.base(volumes), found.is_low_first()
+    )
+
+
+class _Found:
+    """Counts over the rows so far."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, int] = {}
+        self.steps: Counter[int] = Counter()
+        self.rises = self.falls = 0
+        self.units: dict[str, None] = {}
+        self.ratios: list[Floats] = []
+        self.rows = self.low_first = self.open_first = 0
+
+    def add(
+        self,
+        texts: Mapping[int, pa.Array],
+        start: int,
+        product: int | None,
+        price: Sequence[int],
+        volumes: Sequence[int],
+    ) -> None:
+        ns, good = STARTS.parse(texts[start])
+        seconds = ns // NS
+        self._add_units(texts[start])
+        rows = len(seconds)
+        named = products(texts[product] if product is not None else texts_of([""] * rows))
+        for i, name in enumerate(named.names):
+            mine = seconds[good & (named.code == i)]
+            if len(mine):
+                self._add_steps(name, mine)
+        four, are_prices = zip(*(prices(texts[i]) for i in price), strict=True)
+        ok = np.logical_and.reduce(are_prices)
+        values = np.array(four)[:, ok]
+        low, high = values.min(axis=0, initial=np.inf), values.max(axis=0, initial=-np.inf)
+        self.rows += values.shape[1]
+        self.low_first += int(np.sum((values[0] == low) & (values[1] == high)))
+        self.open_first += int(np.sum((values[2] == low) & (values[1] == high)))
+        if len(volumes) == 2:
+            self._add_ratios([sizes(texts[i])[0][ok] for i in volumes], values[3])
+
+    def _add_units(self, starts: pa.Array) -> None:
+        texts = pc.ascii_trim_whitespace(starts)
+        digits = texts.filter(pc.match_substring_regex(texts, pattern=r"^[0-9]{1,18}(\.0*)?$"))
+        if len(digits):
+            whole = pc.replace_substring_regex(digits, pattern=r"\..*", replacement="").cast(pa.int64())
+            units = unit_ns(np.array(whole, np.int64))
+            for i in np.sort(np.unique(units, return_index=True)[1]):
+                self.units[_UNIT_NAMES[int(units[i])]] = None
+
+    def _add_steps(self, name: str, seconds: Int64s) -> None:
+        steps = np.diff(seconds, prepend=self.last.get(name, seconds[0]))
+        self.last[name] = int(seconds[-1])
+        self.rises += int(np.sum(steps > 0))
+        self.falls += int(np.sum(steps < 0))
+        lengths, counts = np.unique(np.abs(steps[steps != 0]), return_counts=True)
+        self.steps.update(dict(zip(lengths.tolist(), counts.tolist(), strict=True)))
+
+    def _add_ratios(self, pair: Sequence[Floats], close: Floats) -> None:
+        usable = np.flatnonzero((pair[0] > 0) & (pair[1] > 0) & np.isfinite(pair[0]) & np.isfinite(pair[1]))
+        usable = usable[:_RATIOS_OF_A_BLOCK]
+        ratio, log_price = np.log(pair[1][usable] / pair[0][usable]), np.log(close[usable])
+        self.ratios.append(np.array([abs(ratio - log_price), abs(ratio + log_price)]))
+
+    def step_s(self) -> int:
+        """Return the greatest common step of the times, without rare steps."""
+        total = self.steps.total()
+        if not total:
+            raise ValueError("has candles, but fewer than two times: how long a candle is cannot be told")
+        step, seen = 0, 0
+        for length, count in sorted(self.steps.items(), key=lambda item: (-item[1], item[0])):
+            if seen >= total * (1 - RARE_SHARE):
+                break
+            step, seen = gcd(step, length), seen + count
+        common, count = max(self.steps.items(), key=lambda item: (item[1], -item[0]))
+        if step not in self.steps and count > total / 2:
+            raise ValueError(
+                f"has candles whose times do not tell their length: most steps are {common:,} s, but the greatest "
+                f"common step is {step:,} s, and no two times lie so near; some times must be wrong, or the candles "
+                "differ in length"
+            )
+        return step
+
+    def base(self, volumes: Sequence[int]) -> int:
+        """Return which of the volumes is the base currency's.
+
+        Names of columns do not help: in some files the first name means base and the second quote, in others the
+        reverse. But the ratio of quote volume to base volume is the mean price of the bar.
+        """
+        if len(volumes) == 1:
+            return 0
+        off: NDArray[Any] = np.concatenate([np.empty((2, 0)), *self.ratios], axis=1)
+        first_is_base, second_is_base = np.median(off, axis=1) if off.size else (np.inf, np.inf)
+        found = min(first_is_base, second_is_base)
+        if not found < RATIO_OFF or abs(first_is_base - second_is_base) < RATIO_OFF:
+            raise ValueError(
+                "has candles whose volumes do not tell which of them is the base currency's: one over the other must "
+                f"be the price, within {RATIO_OFF:.0%}, and the price not near 1"
+            )
+        return 0 if first_is_base < second_is_base else 1
+
+    def is_low_first(self) -> bool:
+        return self.low_first > self.open_first

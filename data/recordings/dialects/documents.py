@@ -1,0 +1,165 @@
+"""Turn files that are no texts of lines into lines: JSON arrays, pretty-printed JSON, and zips of one member."""
+
+from __future__ import annotations
+
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.names import Damaged
+from data.recordings.lines import LINE_BYTES, Meter
+
+_BETWEEN_ROWS = re.compile(rb"\][\s,\[\]]*\[")
+_BETWEEN_OBJECTS = re.compile(rb"\}[\s,\[\]]*(?=\{)")
+_START = re.compile(rb'\{\s*("[^"]*")')
+_NOTHING = re.compile(rb"(?!)")
+_ESCAPED = re.compile(rb"\\.", re.DOTALL)
+_OPEN, _CLOSE, _QUOTE = 1, 2, 3
+_CODES = np.zeros(256, np.uint8)
+_CODES[list(b'{}"')] = (_OPEN, _CLOSE, _QUOTE)
+_BLANKS = b" \t\r\n"
+
+
+def array_rows(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the arrays of a JSON text of arrays, as [[1,"a"],[2,"b"]], as lines of CSV.
+
+    A line has the number of its array. The arrays are flat, and their texts hold no bracket and no blank.
+    """
+    rest = b""
+    started = False
+    for chunk in chunks:
+        data = rest + chunk
+        if not started:
+            data = data.lstrip(b"\xef\xbb\xbf" + _BLANKS)
+            data = data.lstrip(b"[" + _BLANKS)
+            started = bool(data)
+        *rows, rest = _BETWEEN_ROWS.split(data)
+        # A gap between two arrays may go on in the next chunk.
+        if rows:
+            yield b"".join(row.translate(None, _BLANKS) + b"\n" for row in rows)
+        _check_length(rest)
+    rest = rest.translate(None, _BLANKS).rstrip(b"],")
+    if rest:
+        yield rest + b"\n"
+
+
+def object_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the objects of a JSON text, in an array or one behind the other, as lines; each object has a line.
+
+    An object ends where all its braces are closed, or before an object that starts like the first one: so a broken
+    object costs itself alone.
+    """
+    rest = start = b""
+    for chunk in chunks:
+        data = rest + chunk
+        if not start:
+            data = data.lstrip(b"\xef\xbb\xbf" + _BLANKS).lstrip(b"[" + _BLANKS)
+            found = _START.match(data)
+            start = b"" if found is None else found[1]
+        objects, rest = _cut_objects(data, start)
+        if objects:
+            yield b"".join(map(_as_line, objects))
+        _check_length(rest)
+    if rest := rest.rstrip(b"]," + _BLANKS):
+        yield _as_line(rest)
+
+
+def _as_line(text: bytes) -> bytes:
+    return text.replace(b"\r", b" ").replace(b"\n", b" ") + b"\n"
+
+
+def _check_length(rest: bytes) -> None:
+    if len(rest) > LINE_BYTES:
+        raise Damaged(f"a JSON value has more than {LINE_BYTES:,} bytes, so it is no recording from there on")
+
+
+def _cut_objects(data: bytes, start: bytes) -> tuple[list[bytes], bytes]:
+    """Return the whole objects of a text that begins with an object, and the rest from the last object on.
+
+    Args:
+        start: the first key of the first object.
+    """
+    objects: list[bytes] = []
+    while True:
+        cut, is_broken = _cuts(data, start)
+        begin = 0
+        for end, next_begin in cut:
+            objects.append(data[begin:end])
+            begin = next_begin
+        data = data[begin:]
+        if not is_broken:
+            return objects, data
+
+
+def _cuts(data: bytes, start: bytes) -> tuple[list[tuple[int, int]], bool]:
+    """Return the end of each object and the begin of the next one, up to the first broken object.
+
+    Returns:
+        the cuts, and whether the object before the last cut is broken: the braces behind it must be counted anew.
+    """
+    gaps = [(found.start() + 1, found.end()) for found in _BETWEEN_OBJECTS.finditer(data)]
+    if not gaps or data.count(b"{") <= len(gaps) + 1:  # no objects within objects
+        return gaps, False
+    begins = np.array([begin for _, begin in gaps])
+    is_outer = _depths(data, begins) == 0
+    alike = re.compile(rb"\}[\s,\[\]]*(?=\{\s*" + re.escape(start) + rb")") if start else _NOTHING
+    are_alike = np.isin(begins, [found.end() for found in alike.finditer(data)])
+    broken = np.flatnonzero(are_alike & ~is_outer)[:1]
+    if len(broken):
+        is_outer[broken[0]] = True
+        is_outer[broken[0] + 1 :] = False
+    return [gaps[i] for i in np.flatnonzero(is_outer)], bool(len(broken))
+
+
+def _depths(data: bytes, places: NDArray[np.intp]) -> NDArray[np.int64]:
+    """Return how many braces are open before some places; braces in texts do not count."""
+    if b"\\" in data:
+        data = _ESCAPED.sub(b"__", data)
+    codes = _CODES[np.frombuffer(data, np.uint8)]
+    at = np.flatnonzero(codes)
+    code = codes[at]
+    is_outside = np.cumsum(code == _QUOTE) % 2 == 0
+    steps = ((code == _OPEN).astype(np.int8) - (code == _CLOSE)) * is_outside
+    depths = np.cumsum(steps, dtype=np.int64)
+    found: NDArray[np.int64] = depths[np.searchsorted(at, places) - 1]
+    return found
+
+
+# Errors of a zip with a damaged directory: a password, a method or version, a name, an offset beyond the end.
+_ZIP_FAULTS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, OSError, ValueError)
+
+
+def member_chunks(path: Path, member: str, meter: Meter | None = None) -> Iterator[bytes]:
+    """Yield the bytes of a member of a zip.
+
+    Raises:
+        Damaged: the rest of the member cannot be read.
+    """
+    try:
+        with path.open("rb") as packed, zipfile.ZipFile(packed) as archive, archive.open(member) as file:
+            while chunk := file.read(1 << 16):  # a wrong checksum at the end loses the last chunk
+                if meter is not None:
+                    meter.read = packed.tell()
+                yield chunk
+    except _ZIP_FAULTS as error:
+        raise Damaged(f"the zip is damaged ({error})") from error
+
+
+def zip_members(path: Path) -> list[str]:
+    """Return the names of the files within a zip, without those that a Mac adds.
+
+    Raises:
+        ValueError: the zip cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [each.filename for each in archive.infolist() if not each.is_dir()]
+    except _ZIP_FAULTS:  # their messages can show bytes of the file
+        raise ValueError("starts as a zip archive, but cannot be read; copy or download it again") from None
+    return [name for name in names if not name.startswith("__MACOSX/")]

@@ -1,0 +1,128 @@
+"""Read JSON lines, several at once where each line is whole."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from data.arrow import texts_of
+from data.recordings.dialects.base import RowColumns, TextDialect
+from data.recordings.fields import FIELDS, Field
+from data.recordings.lines import Lines
+
+Scalar = str | int | float | bool | None
+
+TYPE_CHARACTERS = 40
+"""Characters of the type of a skipped message in a summary."""
+MOST_TYPES = 50
+"""Types of skipped messages that are counted apart in a block; a file of nonsense has any number of types."""
+
+
+class Skipped(NamedTuple):
+    """A message without trades.
+
+    Attributes:
+        kind: type of the message.
+        is_known: whether the message belongs to the feed of the dialect.
+    """
+
+    kind: str
+    is_known: bool
+
+
+Ticks = list[Any] | Skipped
+"""The trades of a message, at least one, as objects with the columns of the dialect as attributes."""
+
+
+class JsonDialect(TextDialect):
+    """Reader of NDJSON: a message, or a frame of several messages, on each line.
+
+    Args:
+        channel: what a line must be, for the reason of a reject.
+        decoder: decodes a line to a message.
+        ticks_of: returns the ticks of a message.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        channel: str,
+        columns: Mapping[str, str],
+        decoder: msgspec.json.Decoder[Any],
+        ticks_of: Callable[[Any], Ticks],
+        fields: Mapping[str, Field] = FIELDS,
+    ) -> None:
+        self.name = f"NDJSON of the {name}"
+        self.columns, self.fields = columns, fields
+        self._channel, self._decoder, self._ticks_of = channel, decoder, ticks_of
+
+    def recognizes(self, head: Sequence[bytes]) -> int:
+        """Return 2 if one of the lines has a trade of the dialect, 1 if one has another message of it, else 0."""
+        found = 0
+        for line in head:
+            try:
+                ticks = self._ticks_of(self._decoder.decode(line))
+            except (msgspec.MsgspecError, UnicodeError):
+                continue
+            if isinstance(ticks, list):
+                return 2
+            found = max(found, int(ticks.is_known))
+        return found
+
+    def split(self, lines: Lines) -> RowColumns:
+        found, broken = decoded(lines, self._decoder, self._ticks_of, f"a JSON message of the {self._channel}")
+        ticks: list[Any] = []
+        count = np.ones(len(lines), np.intp)
+        skipped = np.zeros(len(lines), np.bool_)
+        types: Counter[str] = Counter()
+        for i, each in enumerate(found):
+            if type(each) is list:
+                ticks += each
+                if len(each) > 1:
+                    count[i] = len(each)
+            elif each is not None:
+                skipped[i] = True
+                types[each.kind[:TYPE_CHARACTERS] if len(types) < MOST_TYPES or each.kind in types else ""] += 1
+        line_of = np.repeat(np.arange(len(lines)), count)
+        no_tick = skipped.copy()
+        no_tick[list(broken)] = True
+        is_tick = ~no_tick[line_of]
+        columns = {field: json_texts(list(map(attrgetter(name), ticks))) for field, name in self.columns.items()}
+        return RowColumns(
+            line_of[is_tick], np.flatnonzero(is_tick), columns, broken, np.flatnonzero(skipped), len(line_of), types
+        )
+
+
+def decoded(
+    lines: Lines, decoder: msgspec.json.Decoder[Any], convert: Callable[[Any], Any], what: str
+) -> tuple[list[Any], dict[int, str]]:
+    """Return each line's message, converted, and by line index the reason why a line is none: its message is None."""
+    try:
+        messages = decoder.decode_lines(lines.data)
+        if len(messages) == len(lines):
+            return list(map(convert, messages)), {}
+    except (msgspec.MsgspecError, UnicodeError):
+        pass
+    found: list[Any] = []
+    broken: dict[int, str] = {}
+    for i, line in enumerate(lines.data.split(b"\n")[:-1]):
+        try:
+            found.append(convert(decoder.decode(line)))
+        except (msgspec.MsgspecError, UnicodeError) as error:
+            found.append(None)
+            broken[i] = f"the line must be {what}: {error}"
+    return found, broken
+
+
+def json_texts(values: list[Scalar]) -> pa.Array:
+    """Return the values of JSON as texts; null becomes the empty text."""
+    try:
+        return texts_of(values)  # type: ignore[arg-type]
+    except TypeError:
+        return texts_of([value if isinstance(value, str) else "" if value is None else str(value) for value in values])

@@ -1,0 +1,85 @@
+"""Tables of trades without a header: known by the form of their rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from data.recordings.dialects.parsers import EPOCH
+from data.recordings.dialects.tables.headers import TableMatch, table_of
+from data.recordings.dialects.tables.known import TABLES, Table
+from data.recordings.fields import FIELDS
+
+_N = r'"?\d[\d.eE+-]*"?'
+_FLAG = r"(?i:true|false)"
+
+KRAKEN_TABLE: Final = Table(
+    "Kraken",
+    "three columns without a header: time,price,volume",
+    {"event_time": ("time",), "price": ("price",), "size": ("volume",)},
+    {},
+    {**FIELDS, "event_time": EPOCH},
+    in_file_name=True,
+    unknown="side and id; the product, where the name of the file does not tell it",
+)
+
+
+class _Form(NamedTuple):
+    """Rows without a header.
+
+    Attributes:
+        row: pattern of a row.
+        names: names of the columns; a row may lack the last ones.
+        table: the meaning of the columns.
+    """
+
+    row: re.Pattern[str]
+    names: tuple[str, ...]
+    table: Table
+
+
+_BINANCE, _FREQTRADE = (
+    next(table for table in TABLES if table.venue == venue and table.in_file_name) for venue in ("Binance", "freqtrade")
+)
+
+FORMS: Final = (
+    _Form(
+        re.compile(rf"\d+,{_N},{_N},{_N},\d{{13,19}},{_FLAG}(,{_FLAG})?"),
+        ("id", "price", "qty", "quote_qty", "time", "is_buyer_maker", "is_best_match"),
+        _BINANCE,
+    ),
+    _Form(
+        re.compile(rf"\d+,{_N},{_N},-?\d+,-?\d+,\d{{13,19}},{_FLAG}(,{_FLAG})?"),
+        ("agg_trade_id", "price", "quantity", "first_trade_id", "last_trade_id", "time", "is_buyer_maker",
+         "is_best_match"),
+        _BINANCE,
+    ),
+    _Form(
+        re.compile(rf'\d{{13}},(null|"?[^,"]*"?),(null|"?[a-z]*"?),"?(?:buy|sell)"?,{_N},{_N},({_N}|null)'),
+        ("timestamp", "id", "type", "side", "price", "amount", "cost"),
+        _FREQTRADE,
+    ),
+    _Form(re.compile(r"\d{9,10}(\.\d+)?,\d[\d.eE+-]*,\d[\d.eE+-]*"), ("time", "price", "volume"), KRAKEN_TABLE),
+)  # fmt: skip
+
+
+class Headerless(NamedTuple):
+    """The table of rows without a header, and the names of all columns."""
+
+    match: TableMatch
+    names: tuple[str, ...]
+
+
+def headerless_match(head: Sequence[bytes]) -> Headerless | None:
+    """Return the table of most of the first rows; None if they have the form of no table."""
+    rows = [line.decode(errors="replace").strip() for line in head[:50]]
+    for form in FORMS:
+        fitting = [row for row in rows if form.row.fullmatch(row)]
+        if fitting and len(fitting) >= len(rows) / 2:
+            widths = [row.count(",") + 1 for row in fitting]
+            names = form.names[: max(set(widths), key=widths.count)]
+            match = table_of(names, (form.table,))
+            if match is not None:
+                return Headerless(match, names)
+    return None

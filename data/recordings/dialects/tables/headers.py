@@ -1,0 +1,183 @@
+"""Find the table of a header, and the column that a table lacks or that must not be ignored."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from data.recordings.dialects.tables.known import (
+    ID_NAMES,
+    MARKERS,
+    PRODUCT_NAMES,
+    SIDE_NAMES,
+    TABLES,
+    UNIT_NAMES,
+    Names,
+    Table,
+)
+
+
+class TableMatch(NamedTuple):
+    """The table of a header.
+
+    Attributes:
+        columns: by field of a trade, name of the header's column.
+        unread: names of columns that the table does not know.
+    """
+
+    table: Table
+    columns: dict[str, str]
+    unread: tuple[str, ...]
+
+    @property
+    def lacks_ids(self) -> bool:
+        """Return whether ids are left out, because they are no numbers."""
+        return "trade_id" in self.table.needed and "trade_id" not in self.columns
+
+    def with_number_ids(self, ids: Sequence[object]) -> TableMatch:
+        """Return the match without the column of ids, if most of some ids are no numbers and the table may lack ids."""
+        are_numbers = [str(each).strip().removesuffix(".0").isdecimal() for each in ids]
+        if not self.table.may_lack_ids or not are_numbers or sum(are_numbers) * 2 > len(are_numbers):
+            return self
+        return self._replace(columns={f: name for f, name in self.columns.items() if f != "trade_id"})
+
+
+def plain(name: str) -> str:
+    """Return a name without capitals, blanks and underscores.
+
+    >>> plain("isBuyerMaker"), plain("is_buyer_maker")
+    ('isbuyermaker', 'isbuyermaker')
+    """
+    return re.sub(r"[\s_]", "", name.lower())
+
+
+_MEANINGS: Final = {
+    "a product": {plain(name) for name in PRODUCT_NAMES},
+    "an id": {plain(name) for name in ID_NAMES},
+    "a side": {plain(name) for name in SIDE_NAMES},
+    "a unit": {plain(name) for name in UNIT_NAMES},
+}
+
+
+_ROW_LABELS: Final = ("", "unnamed:0", "index", "indexlevel0")
+"""Columns of row numbers that pandas writes."""
+
+
+def table_of(header: Sequence[str], tables: Sequence[Table] = TABLES) -> TableMatch | None:
+    """Return the table that a header identifies; None for an unknown header.
+
+    Raises:
+        ValueError: a column is there twice, or names a product, an id, a side or a unit, and no field has its meaning.
+    """
+    for table in tables:
+        columns = _columns(table, header)
+        if columns is None:
+            continue
+        own = {_key(table, name) for name in (*columns.values(), *table.ignored)}
+        own |= {_key(table, name) for marker in MARKERS for name in table.needed.get(marker, ())}
+        unread = tuple(name for name in header if _key(table, name) not in own and plain(name) not in _ROW_LABELS)
+        if table.is_complete and unread:
+            continue
+        if table in TABLES:  # with a column map a person decides
+            _check_columns(header, table, unread)
+        return TableMatch(table, columns, unread)
+    return None
+
+
+def _key(table: Table, name: str) -> str:
+    return name if table.is_exact else plain(name)
+
+
+def _columns(table: Table, header: Sequence[str]) -> dict[str, str] | None:
+    """Return the columns by field of a header that has all needed columns, else None."""
+    at = {_key(table, name): name for name in reversed(header)}
+
+    def named(spellings: Names) -> str | None:
+        return next((at[_key(table, each)] for each in spellings if _key(table, each) in at), None)
+
+    needed = {field: named(names) for field, names in table.needed.items()}
+    possible = {field: named(names) for field, names in table.possible.items()}
+    if None in needed.values():
+        return None
+    return {f: name for f, name in {**needed, **possible}.items() if name is not None and f not in MARKERS}
+
+
+def _check_columns(header: Sequence[str], table: Table, unread: Sequence[str]) -> None:
+    twice = [name for name, count in Counter(header).items() if count > 1 and name]
+    if twice:
+        raise ValueError(f"has more than one column {twice[0]!r}")
+    for name in unread:
+        for meaning, names in _MEANINGS.items():
+            if plain(name) in names:
+                raise ValueError(
+                    f"has the columns of trades ({table.name}) and a column {name!r}, which names {meaning} that would "
+                    f"be ignored: remove the column, or name all columns, {suggested_columns(header)}"
+                )
+
+
+class NearMiss(NamedTuple):
+    """The table that is nearest to an unknown header.
+
+    Attributes:
+        missing: needed columns that the header lacks.
+        present: needed columns of the header.
+    """
+
+    table: Table
+    missing: tuple[str, ...]
+    present: tuple[str, ...]
+
+
+def near_miss(header: Sequence[str]) -> NearMiss | None:
+    """Return the nearest table of a header of which at least half is there, at least 2 columns; None if none is."""
+    found = []
+    for table in TABLES:
+        names = {_key(table, name) for name in header}
+        needed = [spellings for field, spellings in table.needed.items()]
+        present = tuple(each[0] for each in needed if any(_key(table, name) in names for name in each))
+        missing = tuple(each[0] for each in needed if each[0] not in present)
+        if len(present) >= max(2, len(missing)):
+            found.append(NearMiss(table, missing, present))
+    return min(found, key=lambda miss: (len(miss.missing), -len(miss.present)), default=None)
+
+
+_GUESSES: Final = {
+    "time": ("event_time", "time", "timestamp", "ts", "datetime", "date", "trade_time", "transact_time", "created_at",
+             "trade_ts", "time_exchange", "unix", "epoch"),
+    "price": ("price", "px", "p", "rate", "last", "trade_price", "last_price"),
+    "size": ("size", "volume", "qty", "quantity", "amount", "q", "vol", "last_size", "trade_size", "base_volume"),
+    "side": ("taker_side", "side", "direction", "aggressor", "aggressor_side", "taker", "trade_side"),
+    "maker_side": ("maker_side",),
+    "id": ID_NAMES,
+    "product": PRODUCT_NAMES,
+}  # fmt: skip
+
+
+def suggested_columns(header: Sequence[str]) -> str:
+    """Return a column map for a header, as the option that sets it; `?` for a column that is not recognized.
+
+    >>> suggested_columns(["ts", "px", "qty"])
+    '--columns time=ts,price=px,size=qty'
+    """
+    names = {plain(name): name for name in reversed(header)}
+    chosen: dict[str, str] = {}
+    for key, spellings in _GUESSES.items():
+        name = next((names[plain(each)] for each in spellings if plain(each) in names), None)
+        if name is not None or key in ("time", "price"):
+            chosen[key] = "?" if name is None else name
+    return "--columns " + ",".join(f"{key}={name}" for key, name in chosen.items())
+
+
+def described_miss(header: Sequence[str]) -> str:
+    """Return what a table with named columns lacks, for a refusal; empty if the header resembles no table."""
+    miss = near_miss(header)
+    if miss is None:
+        suggested = suggested_columns(header)
+        return "" if "?" in suggested else f"has columns of trades that no dialect knows: {suggested} reads them"
+    lacking = f"lacks {', '.join(map(repr, miss.missing))}" if miss.missing else "has further columns"
+    return (
+        f"has {', '.join(map(repr, miss.present))} of the columns of {miss.table.venue}'s trades and {lacking} "
+        f"({miss.table.name}); a column map reads other names, as {suggested_columns(header)}"
+    )

@@ -1,0 +1,247 @@
+"""The tables of trades that are known by the names of their columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from data.recordings.dialects.base import (
+    FLAT_COLUMNS,
+    MESSAGE_TYPE,
+    OWN_COLUMNS,
+    TICKER,
+    TICKER_COLUMNS,
+    VOLUME_24H,
+    ZONELESS,
+)
+from data.recordings.dialects.parsers import BUYER_MAKER, EPOCH, MAKERS_SIDE
+from data.recordings.fields import FIELDS, Field
+
+Names = tuple[str, ...]
+
+
+class Table(NamedTuple):
+    """Names of columns by field of a trade, each with its other spellings.
+
+    Capitals, blanks and underscores of a name do not matter, unless the table is exact.
+
+    Attributes:
+        venue: who writes such files, for people.
+        name: the columns, for people.
+        needed: columns that identify the table; those of `MARKERS` are not read.
+        possible: optional columns.
+        ignored: further columns of the venue that are known, and not needed.
+        taken: types of messages that are trades, if a column names the type.
+        are_symbols: whether products can be named like BTCUSD or BTC/USD.
+        is_complete: whether a column that the table does not name means another table.
+        is_exact: whether capitals matter.
+        in_json: whether JSON objects with these keys are read, too.
+        in_file_name: whether the venue names the product in the name of the file.
+        may_lack_ids: whether ids that are no numbers are left out, and rows numbered.
+        unknown: what such a file does not tell, for people.
+    """
+
+    venue: str
+    name: str
+    needed: Mapping[str, Names]
+    possible: Mapping[str, Names] = {}
+    fields: Mapping[str, Field] = FIELDS
+    ignored: Names = ()
+    taken: Names = ()
+    are_symbols: bool = True
+    is_complete: bool = False
+    is_exact: bool = False
+    in_json: bool = False
+    in_file_name: bool = False
+    may_lack_ids: bool = False
+    unknown: str = ""
+
+
+MARKER: Final = "marker"
+"""A needed column that is not read."""
+MARKERS: Final = (MARKER, VOLUME_24H)
+
+PRODUCT_NAMES: Final = (
+    "product_id",
+    "product",
+    "symbol",
+    "pair",
+    "market",
+    "instrument",
+    "currency_pair",
+    "product_name",
+)
+ID_NAMES: Final = ("trade_id", "id", "tid", "trade_number")
+SIDE_NAMES: Final = (
+    "side", "taker_side", "maker_side", "taker", "maker", "is_buyer_maker", "buyer_maker", "is_buyer_taker",
+    "direction", "aggressor", "aggressor_side", "buy_sell", "trade_side",
+)  # fmt: skip
+UNIT_NAMES: Final = ("unit", "units", "time_unit", "currency", "quote_currency", "base_currency", "quote", "base")
+
+
+def _names(columns: Mapping[str, str]) -> dict[str, Names]:
+    return {field: (name,) for field, name in columns.items()}
+
+
+_BUYER_MAKER_FIELDS = {**FIELDS, "event_time": EPOCH, "side": BUYER_MAKER}
+
+TABLES: Final = (
+    Table(
+        "this project",
+        "the project's own columns: " + ",".join(OWN_COLUMNS),
+        {field: (field,) for field in ("product_id", *FIELDS)},
+        ignored=OWN_COLUMNS,
+        are_symbols=False,
+    ),
+    Table(
+        "Coinbase Exchange",
+        "columns of the Coinbase Exchange ticker channel: type,sequence,product_id,price,...,time,trade_id,last_size",
+        _names(TICKER_COLUMNS),
+        {MESSAGE_TYPE: ("type",)},
+        ignored=(
+            "sequence", "open_24h", "volume_24h", "low_24h", "high_24h", "volume_30d", "best_bid", "best_bid_size",
+            "best_ask", "best_ask_size",
+        ),
+        taken=(TICKER,),
+        are_symbols=False,
+    ),
+    Table(
+        "Coinbase Advanced Trade",
+        "columns of the Coinbase Advanced Trade ticker channel, flattened: timestamp,product_id,price,volume_24h,... "
+        "(a time without a zone is UTC)",
+        {**_names(FLAT_COLUMNS), VOLUME_24H: (VOLUME_24H,)},
+        {},
+        ZONELESS,
+        ignored=(
+            "type", "raw", "low_24h", "high_24h", "low_52_w", "high_52_w", "price_percent_chg_24_h", "best_bid",
+            "best_ask", "best_bid_quantity", "best_ask_quantity", "best_bid_size", "best_ask_size",
+        ),
+        are_symbols=False,
+        unknown="size, side and id of a trade; not each trade is there",
+    ),
+    Table(
+        "Coinbase Exchange",
+        "columns of the Coinbase Exchange matches channel: type,trade_id,maker_order_id,...,side,size,price,product_id,"
+        "sequence,time (the maker's side is turned)",
+        {
+            "product_id": ("product_id",), "trade_id": ("trade_id",), "event_time": ("time",), "price": ("price",),
+            "size": ("size",), "side": ("side",), MARKER: ("maker_order_id",),
+        },
+        {MESSAGE_TYPE: ("type",)},
+        {**FIELDS, "side": MAKERS_SIDE},
+        ignored=("taker_order_id", "sequence"),
+        taken=("match", "last_match"),
+        are_symbols=False,
+    ),
+    Table(
+        "Tardis",
+        "columns of Tardis trades: exchange,symbol,timestamp,local_timestamp,id,side,price,amount",
+        {
+            "product_id": ("symbol",), "event_time": ("timestamp",), "trade_id": ("id",), "price": ("price",),
+            "size": ("amount",), "side": ("side",), MARKER: ("local_timestamp",),
+        },
+        {},
+        {**FIELDS, "event_time": EPOCH},
+        ignored=("exchange",),
+        may_lack_ids=True,
+        unknown="the unit of amounts of contracts",
+    ),
+    Table(
+        "ccxt",
+        "columns of ccxt trades: timestamp,datetime,symbol,id,...,side,...,price,amount,cost",
+        {
+            "product_id": ("symbol",), "event_time": ("timestamp",), "trade_id": ("id",), "price": ("price",),
+            "size": ("amount",), "side": ("side",), MARKER: ("datetime", "taker_or_maker", "cost", "info"),
+        },
+        {},
+        {**FIELDS, "event_time": EPOCH},
+        ignored=("datetime", "taker_or_maker", "cost", "info", "order", "type", "fee", "fees"),
+        in_json=True,
+        may_lack_ids=True,
+        unknown="whether the exchange tells the taker's side: ccxt passes on what the exchange tells",
+    ),
+    Table(
+        "freqtrade",
+        "columns of freqtrade trades: timestamp,id,type,side,price,amount,cost",
+        {
+            "event_time": ("timestamp",), "trade_id": ("id",), "price": ("price",), "size": ("amount",),
+            "side": ("side",), MARKER: ("cost",),
+        },
+        {},
+        {**FIELDS, "event_time": EPOCH},
+        ignored=("type", "date"),
+        in_json=True,
+        in_file_name=True,
+        may_lack_ids=True,
+        unknown="the product, where the name of the file does not tell it",
+    ),
+    Table(
+        "Binance",
+        "columns of Binance trades or aggTrades: id,price,qty,quote_qty,time,is_buyer_maker (a maker's flag is turned)",
+        {
+            "event_time": ("time", "timestamp", "transact_time"), "trade_id": ("id", "trade_id", "agg_trade_id",
+            "aggregate_trade_id"), "price": ("price",), "size": ("qty", "quantity"),
+            "side": ("is_buyer_maker", "was_the_buyer_the_maker"),
+        },
+        {"product_id": ("symbol",)},
+        _BUYER_MAKER_FIELDS,
+        ignored=(
+            "quote_qty", "is_best_match", "first_trade_id", "last_trade_id", "was_the_trade_the_best_price_match",
+        ),
+        in_json=True,
+        in_file_name=True,
+        unknown="the product, where the name of the file does not tell it",
+    ),
+    Table(
+        "Binance",
+        "keys of Binance aggTrade messages: a,p,q,f,l,T,m",
+        {
+            "event_time": ("T",), "trade_id": ("a",), "price": ("p",), "size": ("q",), "side": ("m",),
+            MARKER: ("f",),
+        },
+        {"product_id": ("s",), MESSAGE_TYPE: ("e",)},
+        _BUYER_MAKER_FIELDS,
+        ignored=("E", "l", "M"),
+        taken=("aggTrade",),
+        is_exact=True,
+        in_json=True,
+        in_file_name=True,
+        unknown="the product, where neither `s` nor the name of the file tells it",
+    ),
+    Table(
+        "Binance",
+        "keys of Binance trade messages: e,E,s,t,p,q,T,m",
+        {
+            "event_time": ("T",), "trade_id": ("t",), "price": ("p",), "size": ("q",), "side": ("m",),
+            "product_id": ("s",),
+        },
+        {MESSAGE_TYPE: ("e",)},
+        _BUYER_MAKER_FIELDS,
+        ignored=("E", "M", "b", "a"),
+        taken=("trade",),
+        is_exact=True,
+        in_json=True,
+    ),
+    Table(
+        "Coinbase Exchange",
+        "columns of Coinbase Exchange REST trades: time,trade_id,price,size,side (the maker's side is turned)",
+        {
+            "event_time": ("time",), "trade_id": ("trade_id",), "price": ("price",), "size": ("size",),
+            "side": ("side",),
+        },
+        {},
+        {**FIELDS, "side": MAKERS_SIDE},
+        ignored=("",),
+        is_complete=True,
+        in_json=True,
+        unknown="the product: `PRODUCT_ID` names it",
+    ),
+    Table(
+        "any",
+        "timestamp,price,volume",
+        {"event_time": ("timestamp",), "price": ("price",), "size": ("volume",)},
+        {"product_id": PRODUCT_NAMES, "trade_id": ID_NAMES},
+        may_lack_ids=True,
+        unknown="side; id and product, where no column names them",
+    ),
+)  # fmt: skip

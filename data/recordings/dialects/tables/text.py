@@ -1,0 +1,127 @@
+"""Read trades from texts with columns: CSV with or without a header, and JSON arrays, whose rows become CSV."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from data.arrow import NAMES, UTC, is_true, names_of, rows_of, texts_of
+from data.names import PRODUCT_RULE
+from data.recordings.dialects.base import MESSAGE_TYPE, NO_ROWS, ZONELESS, RowColumns, TextDialect
+from data.recordings.dialects.symbols import SYMBOL_RULE, products_of
+from data.recordings.dialects.tables.headers import TableMatch
+from data.recordings.fields import FIELDS
+from data.recordings.lines import Lines, csv_fields, csv_table
+
+FILE_NAME = "the name of the file"
+
+
+class TradeColumns:
+    """Turns the columns of a table into columns of trades: takes trades alone, and names the product.
+
+    Args:
+        told: product whose symbol without a separator is known thereby.
+        product: product of all rows, by the name of the file.
+    """
+
+    def __init__(self, match: TableMatch, told: str = "", product: str | None = None) -> None:
+        self._table, self._told, self._lacks_ids = match.table, told, match.lacks_ids
+        self._product = None if "product_id" in match.columns else product
+        self.columns = {field: name for field, name in match.columns.items() if field != MESSAGE_TYPE}
+        if self._product is not None:
+            self.columns["product_id"] = FILE_NAME
+
+    @property
+    def product_rule(self) -> str:
+        """Return the rule for names of products."""
+        return SYMBOL_RULE if self._table.are_symbols else PRODUCT_RULE
+
+    @property
+    def note(self) -> str:
+        """Return what a person should know beside the table's name."""
+        said = "" if self._product is None else f"; {FILE_NAME} tells the product {self._product}"
+        return said + ("; ids are no numbers, so rows are numbered" if self._lacks_ids else "")
+
+    def rows(
+        self, at: NDArray[np.intp], columns: Mapping[str, pa.Array], broken: Mapping[int, str], positions: int
+    ) -> RowColumns:
+        """Return rows without those of another message type, which are skipped; `at` has the line index of each row."""
+        skipped, types = NO_ROWS, Counter[str]()
+        position = at
+        if MESSAGE_TYPE in columns:
+            kinds = columns[MESSAGE_TYPE].cast(pa.string())
+            is_trade = is_true(pa.compute.is_in(kinds, texts_of(self._table.taken)))
+            kept = rows_of(np.flatnonzero(is_trade))
+            skipped, position = at[~is_trade], at[is_trade]
+            types = Counter(_type_text(kind) for kind in kinds.filter(pa.array(~is_trade)).to_pylist())
+            columns = {field: column.take(kept) for field, column in columns.items() if field != MESSAGE_TYPE}
+        if self._product is not None:
+            columns = {**columns, "product_id": names_of(np.zeros(len(position), np.int32), [self._product])}
+        elif self._table.are_symbols and "product_id" in columns:
+            columns = {**columns, "product_id": products_of(columns["product_id"], self._told)}
+        return RowColumns(position, position, columns, broken, skipped, positions, types)
+
+
+def _type_text(kind: str | None) -> str:
+    return (kind or "")[:40]
+
+
+class CsvDialect(TextDialect):
+    """Reader of a CSV: columns are found by name, and further columns are ignored.
+
+    Args:
+        header: names of all columns.
+        header_lines: number of lines before the first row.
+    """
+
+    def __init__(
+        self,
+        match: TableMatch,
+        header: Sequence[str],
+        *,
+        header_lines: int = 1,
+        told: str = "",
+        product: str | None = None,
+    ) -> None:
+        self._trades = TradeColumns(match, told, product)
+        self.name = f"CSV with {match.table.name}{self._trades.note}"
+        self.product_rule = self._trades.product_rule
+        self.fields, self.columns, self.unread = match.table.fields, self._trades.columns, match.unread
+        self.header_lines = header_lines
+        self._width = len(header)
+        self._index = {field: header.index(column) for field, column in match.columns.items()}
+        own = {field: _TYPES[field] for field in _TYPES if self.fields.get(field) is FIELDS.get(field)}
+        self._types = pa.schema([(str(i), own.get(field, pa.string())) for field, i in self._index.items()])
+
+    def split(self, lines: Lines) -> RowColumns:
+        at, texts, broken = csv_fields(lines, self._width, list(self._index.values()))
+        return self._trades.rows(at, {field: texts[i] for field, i in self._index.items()}, broken, len(lines))
+
+    def typed_rows(self, lines: Lines) -> RowColumns | None:
+        if self.fields is ZONELESS or not lines.are_texts or b'"' in lines.data:
+            return None
+        try:
+            table = csv_table(lines.data, self._width, self._types)
+        except pa.ArrowInvalid:
+            return None
+        columns = {field: table[str(i)].combine_chunks() for field, i in self._index.items()}
+        if "size" in columns and is_true(pa.compute.is_nan(columns["size"])).any():  # the text was `nan`
+            return None
+        rows = self._trades.rows(np.arange(len(lines)), columns, {}, len(lines))
+        return None if len(rows.skipped) else rows
+
+
+_TYPES = {
+    "product_id": NAMES,
+    "trade_id": pa.string(),  # pyarrow's own integers take -0 and 0x1F
+    "event_time": UTC,
+    "price": pa.float64(),
+    "size": pa.float64(),
+    "side": NAMES,
+    MESSAGE_TYPE: NAMES,
+}
+"""Type of a column by field. pyarrow parses a text of this type to the value of `FIELDS`; a size can also be NaN."""
