@@ -8,6 +8,7 @@ import dagster as dg
 from pydantic import Field
 
 from data.names import check_product_id
+from data.recordings.tally import WARN_SHARE
 from offline.days.staging import RECORDINGS, ingest, taken
 from offline.lake.remote import is_uri
 from offline.lake.store import Lake
@@ -74,6 +75,9 @@ def stage_inbox(
         if found.is_new:
             context.log.info(f"{name}: {rows:,} trades on {len(found.days)} product-days, {rejected:,} rows rejected")
             changed += [(each.product_id, each.day) for each in found.days if each.is_new]
+            if rejected > WARN_SHARE * (rows + rejected):
+                kind = max(found.rejects, key=lambda reason: found.rejects[reason])
+                context.log.warning(f"{name}: {rejected / (rows + rejected):.1%} of the rows are lost, mostly: {kind}")
     add_products(context.instance, store)
     return sorted(set(changed)), wrong
 
