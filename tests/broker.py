@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from orchestration.local.kafka.broker import BrokerConfig, format_storage, is_ready, java_command, java_environment
 from orchestration.local.lifeline import bound_to_parent
+from tests.pipeline import wait_until
 
 # Below the ports that Linux gives to clients (from 32768): a client cannot take a port before its server starts. A
 # process never gives a port twice, and starts at a place of its own, so processes of one test run rarely meet.
@@ -125,8 +126,10 @@ class Broker:
             self._process = None
 
     def pause(self) -> None:
-        """Freeze the broker: connections stay open without an answer."""
+        """Freeze the broker: connections stay open without an answer. Return when all its threads stand."""
         self._signal(signal.SIGSTOP)
+        tasks = Path(f"/proc/{self.pid}/task")
+        wait_until(lambda: all(_stands(task) for task in tasks.iterdir()), "the broker stands")
 
     def resume(self) -> None:
         """Let a paused broker go on."""
@@ -136,6 +139,11 @@ class Broker:
         if self._process is None:
             raise RuntimeError(f"the broker on {self.bootstrap_servers} is not running")
         self._process.send_signal(number)
+
+
+def _stands(task: Path) -> bool:
+    """Return whether a signal has stopped a thread; its name in /proc may hold any character."""
+    return (task / "stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 @contextlib.contextmanager

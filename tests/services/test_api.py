@@ -883,7 +883,7 @@ def test_a_broker_that_goes_and_comes_back_is_told_and_read_again(lonely: tuple[
         for asker in askers:
             asker.join()
     assert {status for status, _ in asked} == {200, 503}
-    assert max(seconds for _, seconds in asked) < 4
+    assert max(seconds for _, seconds in asked) < 10
 
 
 def test_sigterm_ends_it_in_good_order_while_the_broker_is_silent(lonely: tuple[Api, Broker, Path]) -> None:

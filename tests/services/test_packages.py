@@ -19,8 +19,8 @@ from data.files import CHECKOUT
 
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 ROOMS = {"data", "online", "offline", "monitoring", "orchestration"}
-DRAWS = CHECKOUT / "data" / "simulator" / "report.py"
-"""Draws the pictures of docs/simulator.md, with matplotlib from the group `offline`."""
+DRAW = [CHECKOUT / "data" / name for name in ("simulator/report.py", "recordings/inspection/picture.py")]
+"""Draw pictures, of docs/simulator.md and of recordings, with matplotlib from the group `offline`."""
 
 DASHBOARDS = CHECKOUT / "monitoring" / "dashboards"
 """Write the JSON that Grafana reads, with packages of the group `dev`; no process imports them."""
@@ -105,10 +105,11 @@ def test_each_import_is_of_a_package_in_the_group(rooms: tuple[str, ...], groups
     outside = {
         str(path): imported(path) - allowed
         for path in sources(*rooms)
-        if path != DRAWS and DASHBOARDS not in path.parents
+        if path not in DRAW and DASHBOARDS not in path.parents
     }
     assert {path: names for path, names in outside.items() if names} == {}
-    assert imported(DRAWS) - allowed <= {"matplotlib"} <= packages(group("offline"))
+    for path in DRAW:
+        assert imported(path) - allowed <= {"matplotlib"} <= packages(group("offline"))
 
 
 @pytest.mark.parametrize("group_of", ["online", "offline"])

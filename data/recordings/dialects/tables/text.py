@@ -57,7 +57,7 @@ class TradeColumns:
             is_trade = is_true(pa.compute.is_in(kinds, texts_of(self._table.taken)))
             kept = rows_of(np.flatnonzero(is_trade))
             skipped, position = at[~is_trade], at[is_trade]
-            types = Counter(_type_text(kind) for kind in kinds.filter(pa.array(~is_trade)).to_pylist())
+            types = Counter(_type_text(kind) for kind in kinds.take(rows_of(np.flatnonzero(~is_trade))).to_pylist())
             columns = {field: column.take(kept) for field, column in columns.items() if field != MESSAGE_TYPE}
         if self._product is not None:
             columns = {**columns, "product_id": names_of(np.zeros(len(position), np.int32), [self._product])}
