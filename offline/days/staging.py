@@ -193,8 +193,8 @@ def ingest(
         version: of the recording where it came from, for `taken`.
 
     Raises:
-        ValueError: the recording is damaged or holds no trades, see `read_trades`; or a trade comes before the first
-            day; or the name is invalid, `simulated`, or as of `served_name`.
+        ValueError: the recording is damaged or holds no trades, see `read_trades`; or changes while it is read; or a
+            trade comes before the first day; or the name is invalid, `simulated`, or as of `served_name`.
         OSError: the lake cannot be written.
     """
     name = recording.name if name is None else name
@@ -203,6 +203,7 @@ def ingest(
     table = recording_table(name)
     if is_served(table):
         raise ValueError(f"the name {name!r} is that of trades from the topic: give {recording} another one")
+    at_first = _state_of(recording)
     batches = read_trades(recording, product_id=product_id)  # raises at once if the file is no recording
     dialect = recognize(recording)
     assert isinstance(dialect, Dialect)
@@ -231,6 +232,8 @@ def ingest(
                     rejected.write(_reject_batch(part.rejects))
             found = stage.finish()
             rejects = rejected.finish()
+        if _state_of(recording) != at_first:  # the digest could be of one content, and the trades of another
+            raise ValueError(f"{recording}: the file changed while it was read, and is not taken: take it again")
         # All objects are there by now: only the manifests and the receipt are left.
         products = {product for product, _ in found}
         _put_receipt(lake, name, Receipt(products=sorted({*receipt.products, *products})))
@@ -245,6 +248,12 @@ def ingest(
         _put_receipt(lake, name, put)
     is_new = put != receipt or any(each.is_new for each in staged)
     return Ingested(name, sorted(staged), dict(reasons), is_new)
+
+
+def _state_of(recording: Path) -> tuple[int, int, int]:
+    """Return inode, size, and time of change of a file: any write makes another state."""
+    info = recording.stat()
+    return info.st_ino, info.st_size, info.st_ctime_ns
 
 
 def taken(lake: Lake, name: str, product_id: str, version: str) -> Ingested | None:

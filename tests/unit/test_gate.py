@@ -303,7 +303,7 @@ def linked(entry_id: str, after: str, minute: int, action: str = "promote") -> E
 
 @pytest.mark.parametrize("turned", [1, -1])
 def test_links_order_entries_and_times_only_what_has_no_link(turned: int) -> None:
-    """Old entries `a` and `b` without links; then a chain with a clock that runs backwards, and two refusals after `c`."""
+    """Old entries `a` and `b` have no links; then a chain whose clock runs backwards, with two refusals after `c`."""
     chain = [linked("a", "", 1), linked("b", "", 40), linked("c", "b", 30), linked("r", "c", 50, "refuse")]
     chain += [linked("s", "c", 51, "refuse"), linked("d", "c", 20), linked("e", "d", 10)]
     assert [each.entry_id for each in in_order(chain[::turned])] == [*"abcrsde"]
