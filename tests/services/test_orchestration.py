@@ -9,6 +9,7 @@ import math
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -38,7 +39,7 @@ from data.stream.codec import encode, encode_trades
 from data.stream.figures import FiguresReader
 from data.stream.records import TRADES as TRADES_TOPIC
 from data.stream.records import End, partition_of
-from data.times import NS
+from data.times import DAY_S, NS
 from data.trades import Floats, StreamKey
 from offline.cards.pictures import POINTS
 from offline.cards.version_texts import CARD, REPORT
@@ -74,6 +75,7 @@ from orchestration.definitions import definitions
 from orchestration.instance.home import CODE_SERVER_TAG, configuration, installation_in
 from orchestration.jobs import lake as lake_jobs
 from orchestration.jobs import product_month
+from orchestration.jobs.cleaning import forget_ended
 from orchestration.jobs.ingestor_process import ProgressLine, ingest_online, last_words
 from orchestration.resources import LakeResource
 from orchestration.settings import OrchestrationSettings
@@ -172,7 +174,7 @@ def test_every_job_can_be_launched_as_it_stands() -> None:
     defs = definitions()
     dg.Definitions.validate_loadable(defs)
     names = {"replay", "ingest", "simulate", "backfill", "retrain", "promote", "rollback", "sink", "product_month"}
-    names.add("clean_lake")
+    names |= {"clean_lake", "forget_runs"}
     for name in names:
         job = defs.resolve_job_def(name)
         dg.validate_run_config(job, ONE_MONTH if name == "product_month" else {})
@@ -474,6 +476,57 @@ def test_the_lake_is_cleaned_up_each_day_unless_a_clean_up_is_at_work(side: Side
     assert tick().skip_message == f"run {run.run_id} is at work"
     side.instance.report_run_failed(run)
     assert len(tick().run_requests) == 1
+
+
+def test_the_replay_schedule_waits_for_its_own_replay_and_has_its_own_speed(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REPLAY_RECORDINGS", "/a/one.csv")
+    monkeypatch.setenv("REPLAY_SCHEDULE_SPEED", "max")
+    (replays,) = (each for each in schedules(OrchestrationSettings(_env_file=None)) if each.name == "replay_recordings")
+
+    def tick() -> Any:
+        with dg.build_schedule_context(instance=side.instance) as context:
+            return replays.evaluate_tick(context)
+
+    (request,) = tick().run_requests
+    assert request.run_config["ops"]["replay_trades"]["config"] == {"recordings": ["/a/one.csv"], "speed": "max"}
+    job = side.definitions.resolve_job_def("replay")
+    side.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)  # by hand: it holds nothing back
+    assert len(tick().run_requests) == 1
+    tags = {"dagster/schedule_name": replays.name}
+    own = side.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTING, tags=tags)
+    assert tick().skip_message == f"run {own.run_id} of this schedule goes on"
+    side.instance.report_run_failed(own)
+    assert len(tick().run_requests) == 1
+
+
+def test_ended_runs_are_forgotten_but_for_newest_results_and_moves(tmp_path: Path) -> None:
+    """Of three runs that made an asset, the last one stays; so do a promotion, and what goes on or is young."""
+
+    @dg.asset
+    def number() -> None:
+        pass
+
+    job = dg.Definitions(assets=[number], jobs=[dg.define_asset_job("make", "*")]).resolve_job_def("make")
+    moves = definitions().resolve_job_def("promote")
+    ended = dg.DagsterRunStatus.FAILURE
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        made = [job.execute_in_process(instance=instance).run_id for _ in range(3)]
+        failed = instance.create_run_for_job(job, status=ended).run_id
+        promoted = instance.create_run_for_job(moves, status=ended).run_id
+        open_one = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED).run_id
+        log = tmp_path / "storage" / made[0] / "compute_logs" / "number.out"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("a line\n")
+        assert forget_ended(instance, time.time_ns() - DAY_S * NS) == 0
+        assert forget_ended(instance, time.time_ns() + 5 * NS) == 3
+        assert {run.run_id for run in instance.get_runs()} == {made[2], promoted, open_one}
+        assert not log.parent.parent.exists()
+        newest = instance.get_latest_materialization_event(dg.AssetKey("number"))
+        assert newest is not None
+        assert newest.run_id == made[2]
+        assert failed not in {run.run_id for run in instance.get_runs()}
 
 
 def test_what_was_made_without_dagster_is_told_and_not_made_again(side: Side) -> None:
