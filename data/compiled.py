@@ -63,6 +63,7 @@ _SETTINGS = CompilerSettings()
 _CACHE = _SETTINGS.cache_folder()
 numba.config.CACHE_DIR = str(_CACHE)  # type: ignore[attr-defined]
 numba.config.CPU_NAME = _SETTINGS.numba_cpu_name  # type: ignore[attr-defined]
+numba.config.DISABLE_JIT = 0  # type: ignore[attr-defined] # NUMBA_DISABLE_JIT: the code is no plain Python
 if _SETTINGS.numba_cpu_name:  # the features of this machine must be no part of the cache's keys
     numba.config.CPU_FEATURES = ""  # type: ignore[attr-defined]
 _IS_WRITABLE = _is_writable(_CACHE)

@@ -20,12 +20,16 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import MutableMapping
 from datetime import datetime
 from ipaddress import ip_address
 from typing import Literal
 from urllib.parse import urlsplit
 
 from data.trades import StreamKey
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""Names of this machine, as `no_proxy` takes them."""
 
 
 class RegistryError(RuntimeError):
@@ -123,6 +127,24 @@ def new_replay_id(now: datetime) -> str:
         now: UTC. Two names of one second differ in their random end.
     """
     return f"replay-{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+
+
+def spare_loopback(environment: MutableMapping[str, str], *hosts: str) -> None:
+    """Add the names of this machine to the hosts that an environment reaches without a proxy.
+
+    For libraries that read the proxies of the environment themselves, as gRPC, requests and mlflow's client do.
+
+    Args:
+        hosts: further names and addresses of this machine.
+
+    >>> environment = {"no_proxy": "intern.example", "NO_PROXY": "intern.example"}
+    >>> spare_loopback(environment)
+    >>> environment["no_proxy"]
+    'intern.example,127.0.0.1,localhost,::1'
+    """
+    given = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    spared = dict.fromkeys([*filter(None, given.split(",")), *LOOPBACK, *hosts])
+    environment["no_proxy"] = environment["NO_PROXY"] = ",".join(spared)
 
 
 def is_loopback(url: str) -> bool:

@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import signal
 import socket
 import sys
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.config import STARTUP_FAILURE
 
-from online.http.routes import create_app
+from online.http import routes
+from online.http.headers import BoundedHeaders
 from online.settings import ApiSettings
 
 DRAIN_S = 5
 """How long open requests may take to end after SIGTERM."""
+
+
+def create_app() -> FastAPI:
+    """Return the application for uvicorn's own command; ends a uvicorn with several workers.
+
+    Each worker would have counters and a newest forecast of its own, and `/metrics` would jump between them.
+    """
+    if multiprocessing.parent_process() is not None and "--reload" not in sys.argv:
+        print(
+            "the API is one process, because /metrics has the counts of one: run it without --workers and "
+            "WEB_CONCURRENCY, and start further replicas on other ports, each with its own /metrics",
+            file=sys.stderr,
+        )
+        sys.exit(STARTUP_FAILURE)  # with this code, uvicorn's supervisor starts no worker again
+    return routes.create_app()
 
 
 class LeavingServer(uvicorn.Server):
@@ -39,13 +57,15 @@ class LeavingServer(uvicorn.Server):
 
 def main() -> None:
     settings = ApiSettings()
-    app = create_app(settings)
+    app = routes.create_app(settings)
     # uvicorn ends in good order and then raises the signal again: exit code 0, as of every other process.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.api_port,
+        http=BoundedHeaders,
+        workers=1,  # whatever WEB_CONCURRENCY says
         timeout_graceful_shutdown=DRAIN_S,
         access_log=False,  # 0.1 ms a request; /metrics has the counts
     )

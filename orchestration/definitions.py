@@ -17,7 +17,7 @@ from orchestration.assets.served import served
 from orchestration.automation.schedules import schedules
 from orchestration.automation.sensors import drift_retrain, failure_sensor, inbox_files, retrain_outcome
 from orchestration.jobs.backfill import backfill
-from orchestration.jobs.cleaning import clean_lake
+from orchestration.jobs.cleaning import clean_lake, forget_runs
 from orchestration.jobs.lake import ingest, simulate_job
 from orchestration.jobs.product_month import product_month
 from orchestration.jobs.promotion import promote_job, rollback
@@ -55,6 +55,7 @@ def definitions() -> dg.Definitions:
             backfill,
             product_month,
             clean_lake,
+            forget_runs,
             retrain,
             promote_job,
             rollback,

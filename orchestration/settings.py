@@ -126,6 +126,10 @@ class OrchestrationSettings(StateSettings, PageSettings, DagsterSettings, Record
     )
     replay_recordings: str = Field("", description="recordings of the replay schedule, paths as in a shell")
     replay_cron: str = Field("0 * * * *", description="times of the replay schedule, which is off by default; UTC")
+    replay_schedule_speed: str = Field("10", description="of the replay schedule: as REPLAY_SPEED of `make run`")
+    runs_keep_days: int = Field(
+        30, ge=2, description="days for which Dagster keeps ended runs with their logs; newest results and moves stay"
+    )
     lake_first_day: date = Field(date(2010, 1, 1), description="of Dagster's partitions, UTC; earlier days are refused")
     retrain_cron: str = Field("30 1 * * *", description="when models are trained anew; UTC")
     sink_cron: str = Field("*/10 * * * *", description="when new records of the topics go to the lake; UTC")

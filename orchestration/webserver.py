@@ -69,6 +69,7 @@ def main() -> int:
                 door,
                 host=settings.dagster_host,
                 port=settings.dagster_port,
+                workers=1,  # WEB_CONCURRENCY of other programs would stop this one
                 log_level="warning",
                 timeout_graceful_shutdown=DRAIN_S,
             )

@@ -80,8 +80,9 @@ class Broker:
         properties = format_storage(self.config, self._jars)
         with self.log_path.open("ab") as output:
             self._process = subprocess.Popen(
-                bound_to_parent(java_command("kafka.Kafka", str(properties))),
-                env=java_environment(self._jars),
+                bound_to_parent(java_command("kafka.Kafka", properties)),
+                cwd=self.config.folder,
+                env=java_environment(self._jars, self.config.folder),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -23,14 +23,14 @@ def save_last_good(folder: Path, version: ModelFile) -> None:
 
     The model file is named by its digest and written before the note with the digest: no reader, and no process that
     saves at the same time, sees half of a model. Of older files, and of partial files from killed processes, the newest
-    `KEPT_FILES` stay.
+    `KEPT_FILES` stay. The saved file stays whatever the clock says of its age.
     """
     place = folder / version.name
     note = {"name": version.name, "version": version.version, "digest": version.digest}
     for name, content in ((f"{version.digest}.onnx", version.model_bytes), (NOTE, json.dumps(note).encode())):
         with replacing(place / name) as file:
             file.write(content)
-    _prune(place)
+    _prune(place, f"{version.digest}.onnx")
 
 
 def load_last_good(folder: Path, name: str) -> ModelFile | None:
@@ -73,12 +73,12 @@ def forget_last_good(folder: Path, name: str) -> None:
     (folder / name / NOTE).unlink(missing_ok=True)
 
 
-def _prune(place: Path) -> None:
-    """Remove all but the newest `KEPT_FILES` models, while other processes may do the same."""
+def _prune(place: Path, saved: str) -> None:
+    """Remove all but the saved model and the newest others, while other processes may do the same."""
     written = []
     for path in place.iterdir():
         with contextlib.suppress(FileNotFoundError):  # gone, or moved to its name
             written.append((path.stat().st_mtime_ns, path))
-    models = sorted((at, path) for at, path in written if path.name != NOTE)
-    for _, path in models[:-KEPT_FILES]:
+    others = sorted((at, path) for at, path in written if path.name not in (NOTE, saved))
+    for _, path in others[: 1 - KEPT_FILES]:
         path.unlink(missing_ok=True)

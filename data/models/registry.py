@@ -27,7 +27,7 @@ TIMEOUT_S = 5.0
 TIMEOUTS = 4
 """Bound of the time in which an answer is read, in timeouts: each byte may come in time, and the last byte never."""
 MAX_ANSWER_BYTES = 64 * 2**20
-"""Bound of an answer: a model has some 10 kB, and a page of the ledger some 5 MB."""
+"""Bound of an answer that is no file: a page of the ledger has some 5 MB. MODEL_MAX_MB bounds files."""
 NAMED = 20
 """Maximum number of model names in the error message about an unknown model."""
 ERRORS = {
@@ -111,7 +111,8 @@ class Registry:
 
     def __init__(self, uri: str, timeout_s: float = TIMEOUT_S) -> None:
         self.uri, self._timeout_s = uri.rstrip("/"), timeout_s
-        login, is_here = RegistrySettings().login(), is_loopback(uri)
+        settings, is_here = RegistrySettings(), is_loopback(uri)
+        login, self._max_file_mb = settings.login(), settings.model_max_mb
         user, password, token = (login.get(f"MLFLOW_TRACKING_{name}") for name in ("USERNAME", "PASSWORD", "TOKEN"))
         self._client = httpx.Client(
             auth=(user, password) if user and password else None,  # in place of a token, as MLflow's own client does
@@ -244,14 +245,16 @@ class Registry:
         """Return the body of a successful answer."""
         timeout_s = timeout_s or self._timeout_s
         body, deadline = bytearray(), time.monotonic() + TIMEOUTS * timeout_s
+        is_file = path.startswith(FILES)
+        max_bytes = self._max_file_mb * 10**6 if is_file else MAX_ANSWER_BYTES
         try:
             with self._client.stream(method, self.uri + path, timeout=timeout_s, **sent) as answer:
                 for part in answer.iter_bytes():
                     body += part
-                    if len(body) > MAX_ANSWER_BYTES:
-                        kind = VersionNotFound if path.startswith(FILES) else RegistryError
-                        limit = f"{MAX_ANSWER_BYTES / 2**20:g} MiB"
-                        raise kind(f"MLflow at {self.uri} answers {path} with more than {limit}, the limit")
+                    if len(body) > max_bytes:
+                        kind = VersionNotFound if is_file else RegistryError
+                        limit = f"{self._max_file_mb} MB, see MODEL_MAX_MB" if is_file else f"{max_bytes:,} bytes"
+                        raise kind(f"MLflow at {self.uri} answers {path} with more than the limit of {limit}")
                     if time.monotonic() > deadline:
                         raise httpx.ReadTimeout(f"the answer was not whole after {TIMEOUTS * timeout_s:g} s")
         except (httpx.HTTPError, httpx.InvalidURL) as error:  # refused, timed out, or cut off

@@ -31,6 +31,9 @@ class RegistrySettings(StateSettings):
     mlflow_tracking_uri: Annotated[str, AfterValidator(_without_login)] = Field(
         "http://127.0.0.1:5000", pattern="^https?://", description="the MLflow server, for runs and for the registry"
     )
+    model_max_mb: int = Field(
+        64, ge=1, description="maximum size of a model file, 10 ** 6 bytes; a larger one is refused"
+    )
     mlflow_public_url: PublicUrl | None = Field(None, description="of MLflow in links; none: the server's address")
     mlflow_tracking_username: SecretStr | None = None
     mlflow_tracking_password: SecretStr | None = None

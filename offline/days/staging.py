@@ -208,8 +208,9 @@ def ingest(
         columns: a column map for recordings that no dialect knows.
 
     Raises:
-        ValueError: the column map is wrong; or the recording is damaged or holds no trades, see `read_trades`; or a
-            trade comes before the first day; or the name is invalid, `simulated`, or as of `served_name`.
+        ValueError: the column map is wrong; or the recording is damaged or holds no trades, see `read_trades`, or
+            changes while it is read; or a trade comes before the first day; or the name is invalid, `simulated`, or as
+            of `served_name`.
         OSError: the lake cannot be written.
     """
     name = recording.name if name is None else name
@@ -222,6 +223,7 @@ def ingest(
     batches = read_trades(recording, product_id=product_id, columns=mapped)  # raises if the file is no recording
     dialect = recognize(recording, product_id, mapped)
     assert isinstance(dialect, Dialect)
+    at_first = _state_of(recording)
     with recording.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     made_from = RecordingNotes(sha256=digest, product_id=product_id, columns=columns)
@@ -249,6 +251,8 @@ def ingest(
                     rejected.write(_reject_batch(part.rejects))
             found = stage.finish()
             rejects = rejected.finish()
+        if _state_of(recording) != at_first:  # the digest could be of one content, and the trades of another
+            raise ValueError(f"{recording}: the file changed while it was read, and is not taken: take it again")
         # All objects are there by now: only the manifests and the receipt are left.
         products = {product for product, _ in found}
         _put_receipt(lake, name, Receipt(products=sorted({*receipt.products, *products})))
@@ -263,6 +267,12 @@ def ingest(
         _put_receipt(lake, name, put)
     is_new = put != receipt or any(each.is_new for each in staged)
     return Ingested(name, sorted(staged), dict(reasons), is_new)
+
+
+def _state_of(recording: Path) -> tuple[int, int, int]:
+    """Return inode, size, and time of change of a file: any write makes another state."""
+    info = recording.stat()
+    return info.st_ino, info.st_size, info.st_ctime_ns
 
 
 def taken(lake: Lake, name: str, product_id: str, version: str, columns: str = "") -> Ingested | None:

@@ -28,7 +28,7 @@ from offline.explain.bisection import BadRecord
 from offline.explain.findings import Explanation, Finding, FoundModel, Outcome
 from offline.explain.recordings import find_in_recordings
 from offline.explain.streams import PROBE_BYTES, Passage, Stream
-from offline.promotion.ledger import Entry, history
+from offline.promotion.ledger import Entry, history, until
 
 GONE = "forecasts behind the adaptation are no longer kept"
 
@@ -191,7 +191,8 @@ def served_under(ledger: list[Entry] | str, record: Any) -> tuple[Entry | None, 
     name = f"volatility-{record.model_variant}"
     scored = to_datetime(record.ts)
     # The intent is written before the alias moves, and a forecaster may be faster than the `moved_at` tag.
-    until_then = [entry for entry in ledger if entry.model == name and entry.at is not None and entry.begun <= scored]
+    moves = [entry for entry in ledger if entry.model == name and entry.at is not None]
+    until_then = until(moves, lambda entry: entry.begun <= scored)
     naming = [entry for entry in until_then if entry.to_version == record.version]
     if not naming:
         model = f"{name} version {record.version}"

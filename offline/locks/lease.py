@@ -2,8 +2,9 @@
 
 A holder renews the lock until the end of the work, so a lock without renewals belongs to a killed process or to a
 machine without a network. Another process takes an abandoned lock over: at once, if the owner was a process of this
-machine and has ended; else when the lock has not changed for `LEASE_S`, by the clock of the waiting process. So the
-clocks of machines need not agree. A holder stopped for `LEASE_S` gets an error from `Lease.check`.
+machine and has ended; else when the lock has not changed while this process looked on for `LEASE_S`. So the clocks of
+machines need not agree, and a clock that jumps takes no lock from a live holder. A holder stopped for `LEASE_S` gets an
+error from `Lease.check`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ LEASE_S = 30.0
 RENEW_S = 8.0
 """Seconds between renewals by the holder."""
 LONG_AGO = timedelta(minutes=5)
-"""A lock is taken over at once if the expiry was longer ago: clocks of machines differ by less."""
+"""A lock whose expiry is longer ago is worth a look of `LEASE_S`, also for a process that would not wait."""
 LOOK_S = 0.05
 FREE, FAILED = b"{}", b'{"failed": true}'
 """Content without a holder, after finished work and after failed work."""
@@ -138,7 +139,7 @@ def leased(objects: Objects, path: str, wait_s: float = 0.0) -> Iterator[Lease]:
 
 
 def _taken(objects: Objects, path: str, deadline: float) -> Lease:
-    seen, seen_at, pause = "", 0.0, LOOK_S
+    seen, seen_at, pause, begun = "", 0.0, LOOK_S, time.monotonic()
     owner, since, token = this_process(), datetime.now(UTC), uuid.uuid4().hex
     while True:
         held = objects.get(path)
@@ -150,7 +151,7 @@ def _taken(objects: Objects, path: str, deadline: float) -> Lease:
             with suppress(Changed):  # another process was faster
                 version = objects.put(path, _encoded(mine), held.version if held is not None else None)
                 return Lease(objects, path, version, mine, held is not None and held.content == FREE)
-        elif time.monotonic() > deadline:
+        elif time.monotonic() > max(deadline, begun + (LEASE_S + RENEW_S if _looks_abandoned(lock) else 0.0)):
             raise Occupied(
                 f"another process holds {objects.where(path)} since {lock.since:%H:%M:%S} UTC ({lock.owner}): wait for "
                 f"the end of the process; the lock of a killed process is taken over {LEASE_S:.0f} s later"
@@ -160,7 +161,12 @@ def _taken(objects: Objects, path: str, deadline: float) -> Lease:
 
 
 def _is_abandoned(lock: Lock, unchanged_s: float) -> bool:
-    return lock.owner.is_gone() or unchanged_s > LEASE_S or datetime.now(UTC) - lock.until > LONG_AGO
+    return lock.owner.is_gone() or unchanged_s > LEASE_S
+
+
+def _looks_abandoned(lock: Lock) -> bool:
+    """Return whether the expiry is long ago, if clocks agree; a live holder's next renewal shows the contrary."""
+    return datetime.now(UTC) - lock.until > LONG_AGO
 
 
 def _lock_of(held: Held | None) -> Lock | None:

@@ -24,8 +24,8 @@ from data.settings import KafkaSettings
 from data.times import second_text
 from offline.lake.objects import Objects
 from offline.promotion.gate import Refused
-from offline.promotion.ledger import Entry, finish_pending, history, served_at
-from offline.promotion.moves import begun_before, promote, publish_moves, roll_back
+from offline.promotion.ledger import Entry, finish_pending, history, served_at, steps_back
+from offline.promotion.moves import promote, publish_moves, roll_back
 from offline.settings import OfflineSettings
 
 
@@ -52,6 +52,17 @@ def _print_moves_by_hand(registry: Registry, newest: dict[str, Entry]) -> None:
         serving = f"version {champion.version}" if champion else "none"
         if serving != f"version {entry.to_version}":
             print(f"the champion of {model} is {serving} now, the ledger says {entry.to_version}: moved by hand?")
+
+
+def _print_steps_back(entries: list[Entry]) -> None:
+    """Print where the times of a model's moves fall: a clock was wrong, and a time there may have two champions."""
+    for model in dict.fromkeys(entry.model for entry in entries):
+        for one, other in steps_back(entry for entry in entries if entry.model == model):
+            print(
+                f"the clock went back between two moves of {model}: to version {one.to_version} at "
+                f"{one.time:%Y-%m-%d %H:%M:%S}, and later to {other.to_version} at {other.time:%Y-%m-%d %H:%M:%S} UTC. "
+                "The order is right; which version served between these times is not sure"
+            )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -86,11 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         objects = Objects.open(settings.lake_uri)
         if args.command == "rollback":  # `roll_back` finishes pending entries itself, and then goes no further
-            asked_at = datetime.now(UTC)
             who, spec = getpass.getuser(), settings.spec()
-            entry = roll_back(registry, args.model, objects=objects, spec=spec, who=who, why=args.why)
-            if entry.begun < asked_at:
-                print(begun_before(entry))
+            entry = roll_back(registry, args.model, objects=objects, spec=spec, who=who, why=args.why, warn=print)
             print(show([entry]))
             publish_moves(registry, args.model, kafka, _warn)
             return
@@ -119,11 +127,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif args.command == "history":
             entries = history(registry, args.model)
             print(show(entries))
+            _print_steps_back(entries)
             _print_moves_by_hand(registry, {entry.model: entry for entry in entries if entry.at is not None})
         elif args.command == "served-at":
             served = served_at(registry, args.when)
             print(show(served.values()) if served else f"no model had a champion at {second_text(args.when)}")
-            _print_moves_by_hand(registry, served_at(registry, datetime.now(UTC)))
+            entries = history(registry)
+            _print_steps_back(entries)
+            _print_moves_by_hand(registry, {entry.model: entry for entry in entries if entry.at is not None})
     except (RegistryError, Refused, NotRead, ValueError) as error:
         sys.exit(str(error))
 

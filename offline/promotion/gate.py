@@ -61,10 +61,10 @@ class Refused(Exception):
         conditions: all conditions, met or not.
     """
 
-    def __init__(self, what: str, conditions: list[Condition]) -> None:
+    def __init__(self, what: str, conditions: list[Condition], advice: str = "") -> None:
         failed = [each for each in conditions if not each.is_met]
         reasons = "; ".join(f"{each.name}: found {each.found}, allowed is {each.allowed}" for each in failed)
-        super().__init__(f"{what} is refused. {reasons}")
+        super().__init__(f"{what} is refused. {reasons}{advice and f'. {advice}'}")
         self.conditions = conditions
 
 

@@ -4,18 +4,22 @@ Each promotion and each rollback is one run in the MLflow experiment `promotions
 moves (RUNNING) and closed after the move (FINISHED), so the next process finds and finishes a killed promotion. A
 refusal moves no alias, and is closed at once. No run is ever removed. Calls are plain REST, because people wait for
 promotions and importing mlflow takes seconds.
+
+Each entry names the entry before, and these links alone order the entries of a model. Times are for people: a clock may
+be set back, or be an hour ahead.
 """
 
 from __future__ import annotations
 
 import contextlib
+import heapq
 import json
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 from data.models.registry import Registry
@@ -34,7 +38,8 @@ LOCK_S = 45.0
 """Seconds to wait for other promotions and rollbacks; each takes about a second, and the lock of a process that was
 killed on another machine is taken over in this time."""
 ABANDONED_S = 60.0
-"""Age in seconds at which a pending entry of another machine counts as abandoned, and is finished here."""
+"""Age in seconds at which a pending entry of another machine counts as abandoned, and is finished here. An entry that
+begins as long after now is abandoned, too: clocks of the two machines differ, and a rollback must not wait for them."""
 PAGE = 1_000
 
 
@@ -46,7 +51,7 @@ Action = Literal["promote", "rollback", "refuse"]
 EntryState = Literal["pending", "done", "failed"]
 VERBS: dict[Action, str] = {"promote": "promote", "rollback": "roll back", "refuse": "refuse"}
 STATES: dict[str, EntryState] = {"RUNNING": "pending", "FINISHED": "done"}
-TEXTS = ("action", "model", "from_version", "to_version", "digest", "who", "why", "machine", "dagster_run_url")
+TEXTS = ("action", "model", "from_version", "to_version", "digest", "who", "why", "machine", "dagster_run_url", "after")
 """Fields of an entry that are tags of the same name; a tag without text is left out."""
 
 
@@ -70,6 +75,8 @@ class Entry:
         machine: host and user that began the entry.
         dagster_run_url: page of the Dagster run that asked for the move; empty if no Dagster run did.
         experiment_id: id of the MLflow experiment.
+        after: `entry_id` of the newest promotion or rollback of the model before this entry, also of a failed one;
+            empty for the first entry of a model, and for entries that were written before entries had links.
     """
 
     entry_id: str = ""
@@ -81,17 +88,25 @@ class Entry:
     who: str = ""
     why: str = ""
     is_forced: bool = False
-    begun: datetime = field(default_factory=partial(datetime.now, UTC))
+    begun: datetime = field(default_factory=lambda: datetime.now(UTC))
     at: datetime | None = None
     evidence: dict[str, Any] = field(default_factory=dict)
     state: EntryState = "pending"
     machine: str = ""
     dagster_run_url: str = ""
     experiment_id: str = ""
+    after: str = ""
+
+    @property
+    def time(self) -> datetime:
+        """The time of moving the alias, else of writing the entry; for people, and no order."""
+        return self.at or self.begun
 
 
 def history(registry: Registry, model: str | None = None) -> list[Entry]:
     """Return all entries, of one model or of all, oldest first.
+
+    Entries of one model are ordered by their links. The models themselves are merged by time.
 
     Raises:
         RegistryError: MLflow does not answer.
@@ -111,12 +126,54 @@ def history(registry: Registry, model: str | None = None) -> list[Entry]:
         if not found.get("next_page_token"):
             break
         search["page_token"] = found["next_page_token"]
-    entries = (_entry(run) for run in runs)
-    return sorted((entry for entry in entries if entry is not None), key=lambda entry: (entry.at or entry.begun))
+    by_model: dict[str, list[Entry]] = {}
+    for run in runs:
+        if (entry := _entry(run)) is not None:
+            by_model.setdefault(entry.model, []).append(entry)
+    return list(heapq.merge(*map(in_order, by_model.values()), key=lambda entry: entry.time))
+
+
+def in_order(entries: Iterable[Entry]) -> list[Entry]:
+    """Return entries of one model, oldest first: each one after the entry that it names.
+
+    Entries without a link to one of the others come in the order of their times, each followed by the entries that
+    name it. A refusal is named by no entry, and comes before the move that names the same entry.
+    """
+    waiting = sorted(entries, key=lambda entry: (entry.action != "refuse", entry.time))
+    ids = {entry.entry_id for entry in waiting}
+    following: dict[str, list[Entry]] = {}
+    for entry in waiting:
+        following.setdefault(entry.after if entry.after in ids else "", []).append(entry)
+    found: list[Entry] = []
+    open_ends = sorted(following.get("", ()), key=lambda entry: entry.time, reverse=True)
+    while open_ends:
+        entry = open_ends.pop()
+        found.append(entry)
+        open_ends += reversed(following.get(entry.entry_id, ()))
+    placed = {entry.entry_id for entry in found}
+    return found + [entry for entry in waiting if entry.entry_id not in placed]  # a link was edited into a circle
+
+
+def until(entries: list[Entry], is_reached: Callable[[Entry], bool]) -> list[Entry]:
+    """Return the entries of one model up to the last one that a time had reached.
+
+    An entry whose time lies after the time of a later entry was written by a clock that was ahead, so a reached entry
+    reaches all entries before, too.
+    """
+    last = max((number for number, entry in enumerate(entries, 1) if is_reached(entry)), default=0)
+    return entries[:last]
+
+
+def steps_back(entries: Iterable[Entry]) -> list[tuple[Entry, Entry]]:
+    """Return neighbours among the moves of one model whose times fall although their order rises."""
+    moves = [entry for entry in entries if entry.at is not None]
+    return [(one, other) for one, other in pairwise(moves) if other.time < one.time]
 
 
 def served_at(registry: Registry, when: datetime) -> dict[str, Entry]:
     """Return by model name the entry of the champion at a time; a model without a champion is left out.
+
+    Where a clock was set back, the time may belong to several champions: the last one counts, see `steps_back`.
 
     Raises:
         ValueError: `when` has no time zone.
@@ -124,7 +181,12 @@ def served_at(registry: Registry, when: datetime) -> dict[str, Entry]:
     """
     if when.tzinfo is None:
         raise ValueError(f"the time must say its zone, as 2026-11-20T10:00Z, was {when.isoformat()}")
-    return {entry.model: entry for entry in history(registry) if entry.at is not None and entry.at <= when}
+    moves: dict[str, list[Entry]] = {}
+    for entry in history(registry):
+        if entry.at is not None:
+            moves.setdefault(entry.model, []).append(entry)
+    reached = {name: until(each, lambda entry: entry.time <= when) for name, each in moves.items()}
+    return {name: each[-1] for name, each in reached.items() if each}
 
 
 def move_figures(entries: Iterable[Entry]) -> list[Figure]:
@@ -254,7 +316,7 @@ def record(registry: Registry, entry: Entry, model: Settled) -> Entry:
         RegistryError: MLflow refuses to move `champion`; the entry is closed as failed.
     """
     try:
-        begun = begin(registry, entry)
+        begun = begin(registry, replace(entry, after=newest_move(model.entries)))
         return complete(registry, begun, model.entries, model.lease)
     except RegistryAway as error:  # the advice in `error`, to retry, is not enough here
         moved = f", and champion names version {entry.to_version} already" if isinstance(error, NotClosed) else ""
@@ -273,10 +335,19 @@ def record_refusal(registry: Registry, entry: Entry) -> Entry:
     Raises:
         RegistryError: MLflow does not answer.
     """
-    begun = begin(registry, entry)
+    begun = begin(registry, replace(entry, after=newest_move(history(registry, entry.model))))
     with contextlib.suppress(RegistryAway):
         _write(registry, "update", begun, status="FINISHED", end_time=_ms(begun.begun))
     return replace(begun, state="done")
+
+
+def newest_move(entries: Iterable[Entry]) -> str:
+    """Return the id of the newest promotion or rollback, whatever came of it; empty if there is none.
+
+    Args:
+        entries: of one model, oldest first.
+    """
+    return next((entry.entry_id for entry in reversed([*entries]) if entry.action != "refuse"), "")
 
 
 def begin(registry: Registry, entry: Entry) -> Entry:
@@ -341,10 +412,11 @@ def _serving(registry: Registry, model: str) -> str | None:
 def _name_previous(registry: Registry, entry: Entry, stack: list[Entry]) -> None:
     """Set the alias `previous` to the target of the next rollback; delete the alias if no target is left.
 
-    A target refused by MLflow counts as none. The alias only helps people: the champion has moved in any case.
+    A rollback passes a target over that MLflow does not have any more, and so does this alias. The alias only helps
+    people: the champion has moved in any case.
     """
-    below = [each.to_version for each in stack[:-1] if each.to_version != entry.to_version]
-    for version in (*below[-1:], None):
+    below = [each.to_version for each in reversed(stack[:-1]) if each.to_version != entry.to_version]
+    for version in (*dict.fromkeys(below), None):
         try:
             set_alias(registry, entry.model, "previous", version)
         except RegistryAway:
@@ -372,7 +444,7 @@ def _finish(registry: Registry, entries: list[Entry], lease: Lease) -> list[Entr
     """Finish the pending entries; no other process with the same lake works on an entry."""
     finished = []
     for entry in (entry for entry in entries if entry.state == "pending"):
-        if entry.machine != _machine() and (datetime.now(UTC) - entry.begun).total_seconds() < ABANDONED_S:
+        if entry.machine != _machine() and abs((datetime.now(UTC) - entry.begun).total_seconds()) < ABANDONED_S:
             continue
         before = [other for other in entries if other.model == entry.model and other.state == "done"]
         try:

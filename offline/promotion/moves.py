@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data.features.spec import FeatureSpec
 from data.models.registry import Registry
 from data.models.served import BASELINE
-from data.names import RegistryError
+from data.names import RegistryError, VersionNotFound
 from data.settings import KafkaSettings
 from data.stream.figures import publish_or_warn
 from offline.lake.objects import Objects
@@ -98,11 +98,13 @@ def roll_back(
     who: str,
     why: str,
     dagster_run_url: str = "",
+    warn: Callable[[str], object] = str,
 ) -> Entry:
     """Restore the previous champion, and return the ledger's entry.
 
     The target is the promotion before the newest promotion in effect. If `champion` was moved by hand, past the ledger,
-    the target is the newest promotion in effect.
+    the target is the newest promotion in effect. A version that MLflow does not have any more, or whose file cannot
+    serve rows of `spec`, is passed over; the evidence of the entry names it under `skipped`, with the reason.
 
     A pending rollback of the model is finished and returned, with no second rollback: a caller who asks again after a
     lost answer or a killed run wants to go back once.
@@ -111,15 +113,17 @@ def roll_back(
         objects: of the lake, which has the ledger's lock.
         spec: of the rows served now.
         dagster_run_url: page of the Dagster run that asks, for the ledger.
+        warn: gets a message if the rollback was pending, and one for each version that was passed over.
 
     Raises:
-        Refused: there is no earlier promotion in effect, or the target's file cannot serve rows of `spec`.
+        Refused: there is no earlier promotion in effect whose file can serve rows of `spec`.
         VersionNotFound: the model does not exist.
         RegistryError: MLflow does not answer or refuses, or another process is promoting.
     """
     with ledger.settled(registry, objects, model) as settled:
         begun, serving = [entry for entry in settled.finished if entry.action == "rollback"], settled.serving
         if begun:
+            warn(_begun_before(begun[-1]))
             return begun[-1]
         stack = ledger.promotions_in_effect(settled.entries)
         was_moved = bool(stack) and serving is not None and serving != stack[-1].to_version
@@ -129,11 +133,12 @@ def roll_back(
             standing = f"the ledger holds {len(stack) or 'no'} promotion of {model} that stands"
             condition = Condition("an entry before the current one", False, standing, "2 or more")
             raise Refused(f"rollback of {model}", [condition])
-        target = places[-1]
-        fetched = fetch_model(registry, registry.version(model, target.to_version), spec, target.digest)
-        if not all(condition.is_met for condition in fetched.conditions):
-            raise Refused(f"rollback of {model} to version {target.to_version}", fetched.conditions)
-        evidence = {"back_to_entry": target.entry_id, "spec_id": spec.spec_id}
+        target, skipped = _newest_that_stands(registry, model, places, spec)
+        for version, reason in skipped.items():
+            warn(f"version {version} of {model} is passed over: {reason}")
+        evidence: dict[str, Any] = {"back_to_entry": target.entry_id, "spec_id": spec.spec_id}
+        if skipped:
+            evidence["skipped"] = skipped
         if was_moved:
             evidence["moved_by_hand"] = f"champion was version {serving}, the ledger had {stack[-1].to_version}"
         return ledger.record(
@@ -153,7 +158,40 @@ def roll_back(
         )
 
 
-def begun_before(entry: Entry) -> str:
+def _newest_that_stands(
+    registry: Registry, model: str, places: list[Entry], spec: FeatureSpec
+) -> tuple[Entry, dict[str, str]]:
+    """Return the newest of the promotions whose version can serve, and by version why newer ones cannot.
+
+    Args:
+        places: promotions, oldest first, at least one.
+
+    Raises:
+        Refused: no version can serve; the message names the command that helps.
+    """
+    skipped: dict[str, str] = {}
+    unmet: list[Condition] = []
+    for place in reversed(places):
+        version = place.to_version
+        if version in skipped:
+            continue
+        try:
+            conditions = fetch_model(registry, registry.version(model, version), spec, place.digest).conditions
+        except VersionNotFound as error:
+            registry.model(model)  # raises if the model itself does not exist
+            conditions = [Condition("registered", False, str(error), "a version in MLflow")]
+        if not (failed := [condition for condition in conditions if not condition.is_met]):
+            return place, skipped
+        unmet += [condition._replace(name=f"version {version} {condition.name}") for condition in failed]
+        skipped[version] = "; ".join(f"{each.name}: {each.found}" for each in failed)
+    advice = (
+        f"No earlier champion can serve: `python -m offline.promotion promote {model} VERSION --force --why REASON` "
+        "makes any version champion whose file loads"
+    )
+    raise Refused(f"rollback of {model}", unmet, advice)
+
+
+def _begun_before(entry: Entry) -> str:
     """Return the message for a pending rollback that `roll_back` finished, in place of a new rollback."""
     return (
         f"the rollback of {entry.model} to version {entry.to_version} that {entry.who} began at "

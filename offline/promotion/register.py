@@ -18,7 +18,7 @@ import numpy as np
 from data.models.registry import Registry
 from data.models.served import OUTPUTS, ServedModel
 from data.models.settings import RegistrySettings
-from data.names import AlreadyThere, ModelRefused, RegistryError, VersionNotFound, is_loopback
+from data.names import AlreadyThere, ModelRefused, RegistryError, VersionNotFound, is_loopback, spare_loopback
 from data.times import second_text
 from offline.models.candidate import Candidate
 from offline.promotion.provenance import ROWS_FILE, Provenance
@@ -29,12 +29,15 @@ CLIENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+STRAY = ("MLFLOW_RUN_ID", "MLFLOW_REGISTRY_URI")
+"""Variables that would send our models to another run or to another registry; MLFLOW_TRACKING_URI names both."""
 REASON = "reason"
 """Tag with the reason for a model that is much better than the calibrated EWMA."""
 
 
 def prepare_client(registry: Registry) -> None:
-    """Set the environment of mlflow's own client: no long retries, the login of the settings, no proxy for loopback.
+    """Set the environment of mlflow's own client: no long retries, the login of the settings, no proxy for loopback,
+    no run and no registry of another program.
 
     Raises:
         RegistryError: MLflow does not answer. The error is raised at once; mlflow's own client would retry.
@@ -45,10 +48,9 @@ def prepare_client(registry: Registry) -> None:
     for name, secret in RegistrySettings().login().items():
         os.environ[name] = secret
         os.environ.pop(f"{name}_FILE", None)  # a secret that is given twice is refused
-    if is_loopback(registry.uri):
-        for name in ("no_proxy", "NO_PROXY"):
-            hosts = [str(urlsplit(registry.uri).hostname), *os.environ.get(name, "").split(",")]
-            os.environ[name] = ",".join(dict.fromkeys(hosts))
+    for name in STRAY:
+        os.environ.pop(name, None)
+    spare_loopback(os.environ, *([str(urlsplit(registry.uri).hostname)] if is_loopback(registry.uri) else ()))
 
 
 def register(

@@ -65,8 +65,8 @@ class RecordingPlaces(NamedTuple):
             name = path.relative_to(root)
             if path.is_file() and not any(part.startswith(".") for part in name.parts):
                 info = path.stat()
-                version = f"{info.st_size} {info.st_mtime_ns}"
-                found.append(Recording(name.as_posix(), str(path), info.st_mtime, version))
+                version = f"{info.st_size} {info.st_mtime_ns} {info.st_ctime_ns} {info.st_ino}"
+                found.append(Recording(name.as_posix(), str(path), version))
         return found
 
     @contextmanager

@@ -25,13 +25,12 @@ class Recording(NamedTuple):
     Attributes:
         name: path below the folder or prefix of the listing.
         place: whole path, or URI without options.
-        changed: time of the last change, seconds since 1970.
-        version: another content has another version: size and e-tag, or size and time of change of a file.
+        version: another content has another version: size and e-tag of an object; of a file, size, times, and number of
+            the inode, whose time of change nobody can set back.
     """
 
     name: str
     place: str
-    changed: float
     version: str
 
 
@@ -86,7 +85,6 @@ class RecordingPrefix:
             Recording(
                 info["path"].removeprefix(start),
                 f"{self.uri}/{info['path']}",
-                info["last_modified"].timestamp(),
                 f"{info['size']} {info['e_tag']}",
             )
             for info in listed

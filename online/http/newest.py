@@ -67,6 +67,9 @@ class Newest(NamedTuple):
         purpose: of the source.
         ingest_time: of the trade, ns since 1970.
         value: the record on the topic, JSON.
+        offset: of the record. All records of a product are in one partition, so the offset tells which one is newer,
+            whatever the clocks of the sources say.
+        seen: time of reading, seconds of the monotonic clock.
         has_ended: the source has ended this product.
     """
 
@@ -74,12 +77,17 @@ class Newest(NamedTuple):
     purpose: Purpose
     ingest_time: int
     value: bytes
-    has_ended: bool
+    offset: int
+    seen: float
+    has_ended: bool = False
 
     @property
     def age_s(self) -> float:
-        """Return wall time minus ingest time, in seconds."""
-        return round((time.time_ns() - self.ingest_time) / NS, 3)
+        """Return wall time minus ingest time, in seconds; at least the time since the record was read.
+
+        So a clock that was set back makes no silent source look alive.
+        """
+        return round(max((time.time_ns() - self.ingest_time) / NS, time.monotonic() - self.seen), 3)
 
     def read(self) -> dict[str, Any]:
         """Return the record's fields, times as RFC 3339 texts."""
@@ -160,11 +168,11 @@ class NewestForecasts:
         return partition_of(product_id) in self._searches
 
     def newest(self, product_id: str, source_id: str | None) -> Newest | None:
-        """Return the newest forecast for a product: of one source, or of the source with the newest `ingest_time`."""
+        """Return the newest forecast for a product: of one source, or of the source that forecast last."""
         if source_id is not None:
             return self._streams.get(StreamKey(source_id, product_id))
         found = (newest for key, newest in self._streams.copy().items() if key.product_id == product_id)
-        return max(found, key=lambda newest: newest.ingest_time, default=None)
+        return max(found, key=lambda newest: newest.offset, default=None)
 
     def newest_open(self) -> Newest | None:
         """Return the newest forecast of any open source."""
@@ -264,8 +272,8 @@ class NewestForecasts:
             older: dict[StreamKey, Newest] = {}
             with TopicReader(self._settings, running=lambda: not self._stop.is_set()) as reader:
                 for block in reader.read(PREDICTIONS, partition, start, search.end):
-                    for value in block.values:
-                        self._take_older(value, older)
+                    for value, offset in zip(block.values, block.offsets, strict=True):
+                        self._take_older(value, offset, older)
             for newest in older.values():
                 self.view.remember(self._decode(newest.value))
             found = older | self._streams  # records read since the start are newer
@@ -279,10 +287,10 @@ class NewestForecasts:
             if not self._searches:
                 self._ended.clear()
 
-    def _take_older(self, value: bytes, older: dict[StreamKey, Newest]) -> None:
+    def _take_older(self, value: bytes, offset: int, older: dict[StreamKey, Newest]) -> None:
         """Take a record that is older than all known records; an unreadable record was counted when new."""
         with contextlib.suppress(ValueError):
-            key, newest, _ = self._understood(value)
+            key, newest, _ = self._understood(value, offset)
             if newest is None:
                 self._ended.add(key)
                 if key in older:  # a block is read forwards
@@ -297,17 +305,17 @@ class NewestForecasts:
             if behind and self._next[partition] >= behind.get(partition, 0):
                 behind.pop(partition, None)
             self._records_in.inc()
-            self._take((message.value() or b"")[:MAX_VALUE], f"{PREDICTIONS}[{partition}]@{offset}")
+            self._take((message.value() or b"")[:MAX_VALUE], partition, offset)
         elif error.code() == KafkaError._PARTITION_EOF:  # comes only while no new record does
             behind.pop(partition, None)
         else:
             self._tell(error)
 
-    def _take(self, value: bytes, where: str) -> None:
+    def _take(self, value: bytes, partition: int, offset: int) -> None:
         try:
-            key, newest, record = self._understood(value)
+            key, newest, record = self._understood(value, offset)
         except ValueError as error:
-            self._reject(where, str(error))
+            self._reject(f"{PREDICTIONS}[{partition}]@{offset}", str(error))
             return
         self.view.add(record)
         if newest is not None:
@@ -319,7 +327,7 @@ class NewestForecasts:
         elif self._behind or self._searches:
             self._ended.add(key)
 
-    def _understood(self, value: bytes) -> tuple[StreamKey, Newest | None, Any]:
+    def _understood(self, value: bytes, offset: int) -> tuple[StreamKey, Newest | None, Any]:
         """Return the stream of a record, its forecast (None for an end), and the decoded record.
 
         Raises:
@@ -338,7 +346,7 @@ class NewestForecasts:
             check_names(key)
         if not found.records:
             return key, None, said
-        return key, Newest(key.source_id, said.purpose, said.ingest_time, value, has_ended=False), said
+        return key, Newest(key.source_id, said.purpose, said.ingest_time, value, offset, time.monotonic()), said
 
     def _reject(self, where: str, reason: str) -> None:
         self._metrics.rejects.labels("unreadable", UNKNOWN).inc()

@@ -260,7 +260,7 @@ def _add_newest_forecast(app: FastAPI, service: Service) -> None:
     ) -> Response:
         """Return the newest live forecast of a product with its feature row.
 
-        Without `source_id`, the source with the newest `ingest_time` is chosen. An open source that is silent for too
+        Without `source_id`, the source that forecast last is chosen. An open source that is silent for too
         long has no forecast; an ended source keeps its last forecast as long as the service runs. A start reads back
         only over the newest records.
         """

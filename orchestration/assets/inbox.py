@@ -59,7 +59,7 @@ def stage_inbox(
     store, first_day = lake.open(), date.fromisoformat(lake.first_day)
     places.check(config.inbox or inbox.path)
     held, changed, wrong = store.held(), [], []
-    for name, place, _, listed in inbox.recordings(places, config.inbox):
+    for name, place, listed in inbox.recordings(places, config.inbox):
         version = listed if is_uri(place) else ""  # the time of change of a file does not tell the content for sure
         try:
             found = taken(held, name, config.product_id, version, inbox.columns) if version else None

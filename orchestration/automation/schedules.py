@@ -21,7 +21,7 @@ from orchestration.assets.drift import last_report
 from orchestration.assets.inbox import add_products
 from orchestration.assets.models import TRAINING_SET_TAG, RetrainConfig, choose_days
 from orchestration.assets.partitions import PRODUCTS, DayRange
-from orchestration.jobs.cleaning import clean_lake
+from orchestration.jobs.cleaning import clean_lake, forget_runs
 from orchestration.jobs.replay import replay
 from orchestration.jobs.sink import SinkConfig, sink_job
 from orchestration.resources import LakeResource
@@ -74,12 +74,18 @@ def schedules(settings: OrchestrationSettings, served_keep_days: int | None = No
         name="replay_recordings",
         cron_schedule=settings.replay_cron,
         default_status=dg.DefaultScheduleStatus.STOPPED,
-        description="Replay REPLAY_RECORDINGS at the times of REPLAY_CRON; off until switched on here.",
+        description="Replay REPLAY_RECORDINGS at the times of REPLAY_CRON; off until switched on here. While a replay "
+        "of this schedule goes on or waits, no run is launched.",
     )
-    def replay_recordings() -> dg.RunRequest | dg.SkipReason:
+    def replay_recordings(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         if not settings.scheduled_recordings:
             return dg.SkipReason("REPLAY_RECORDINGS names nothing to replay")
-        config = {"recordings": [str(path) for path in settings.scheduled_recordings]}
+        own = dg.RunsFilter(job_name=replay.name, tags={"dagster/schedule_name": "replay_recordings"})
+        runs = context.instance.get_runs(own, limit=1)
+        if runs and not runs[0].is_finished:
+            return dg.SkipReason(f"run {runs[0].run_id} of this schedule goes on")
+        recordings = [str(path) for path in settings.scheduled_recordings]
+        config = {"recordings": recordings, "speed": settings.replay_schedule_speed}
         return dg.RunRequest(run_config={"ops": {"replay_trades": {"config": config}}})
 
     @_schedule(
@@ -146,4 +152,13 @@ def schedules(settings: OrchestrationSettings, served_keep_days: int | None = No
             return dg.SkipReason(f"run {runs[0].run_id} is at work")
         return dg.RunRequest()
 
-    return [replay_recordings, nightly_retrain, hourly_drift, daily_clean, sink_served]
+    @_schedule(
+        job=forget_runs,
+        name="daily_forget",
+        cron_schedule=settings.clean_cron,
+        description="Forget Dagster's runs that ended RUNS_KEEP_DAYS ago, at the times of CLEAN_CRON.",
+    )
+    def daily_forget() -> dg.RunRequest:
+        return dg.RunRequest()
+
+    return [replay_recordings, nightly_retrain, hourly_drift, daily_clean, daily_forget, sink_served]

@@ -25,8 +25,6 @@ from orchestration.resources import DagsterPages, LakeResource, explained
 from orchestration.settings import OrchestrationSettings
 
 LOOK_S = 10
-QUIET_S = 5.0
-"""A file written to in the last seconds may still be incomplete."""
 AGAIN_S = 600.0
 """Pause between two runs for the same state of the inbox, if the first run failed or was cancelled."""
 STATE_TAG = "cryptovol/inbox"
@@ -47,18 +45,21 @@ REASON_TAG = "cryptovol/reason"
 def inbox_files(
     context: dg.SensorEvaluationContext, inbox: Inbox, recording_places: dg.ResourceParam[RecordingPlaces]
 ) -> dg.RunRequest | dg.SkipReason:
-    """Request a run for each state of the inbox when all files are quiet; retry until a run has done its work."""
+    """Request a run for each state of the inbox that two looks have found; retry until a run has done its work.
+
+    A file that changed since the look before may still be incomplete. No clock is asked: files may come from a machine
+    with another clock, and a copy may keep an old time.
+    """
     with explained():
         found = inbox.recordings(recording_places)
-    now = time.time()
-    arriving = [each.name for each in found if 0 <= now - each.changed < QUIET_S]
-    if arriving:
-        return dg.SkipReason(f"{arriving[0]} was written to within the last {QUIET_S:g} s")
     if not found:
         return dg.SkipReason(f"there are no files in {inbox.path}")
     files = json.dumps({each.name: each.version for each in found})
     state = hashlib.sha256(files.encode()).hexdigest()
-    if why_not := _not_again(context.instance, state, now):
+    if state != context.cursor:
+        context.update_cursor(state)
+        return dg.SkipReason(f"{inbox.path} has changed since the last look, and files may still be written to")
+    if why_not := _not_again(context.instance, state, time.time()):
         return dg.SkipReason(f"nothing new among {len(found)} files in {inbox.path}: {why_not}")
     return dg.RunRequest(tags={STATE_TAG: state})
 
@@ -74,7 +75,7 @@ def _not_again(instance: dg.DagsterInstance, state: str, now: float) -> str:
         return f"run {run.run_id} takes them or has taken them"
     if _took_the_rest(instance, run.run_id):
         return f"run {run.run_id} has taken what can be read"
-    if now - asked < AGAIN_S:
+    if abs(now - asked) < AGAIN_S:  # a clock that was set back must not keep the inbox waiting for longer
         return f"run {run.run_id} did not take them; another one is asked for {AGAIN_S / 60:g} minutes after it"
     return ""
 
@@ -94,10 +95,16 @@ def _took_the_rest(instance: dg.DagsterInstance, run_id: str) -> bool:
 )
 def drift_retrain(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
     """Request a training after drift with loss: at most once in `RETRAIN_PAUSE_S`, and only on new training rows."""
-    since = time.time() - RETRAIN_PAUSE_S
+    now = time.time()
+    since, until = now - RETRAIN_PAUSE_S, now + RETRAIN_PAUSE_S
     if not (reports := with_loss_since(context.instance, since)):
         return dg.SkipReason("no report of the last day shows drift with loss")
-    asked = dg.RunsFilter(tags={"dagster/sensor_name": drift_retrain.name}, created_after=to_datetime(int(since) * NS))
+    # A run from a time when the clock was wrong, days ahead, must not keep trainings back until that day comes.
+    asked = dg.RunsFilter(
+        tags={"dagster/sensor_name": drift_retrain.name},
+        created_after=to_datetime(int(since) * NS),
+        created_before=to_datetime(int(until) * NS),
+    )
     if runs := context.instance.get_runs(asked, limit=1):
         return dg.SkipReason(f"run {runs[0].run_id} was asked for within a day")
     request = retrain_request(context.instance, lake.open())

@@ -14,6 +14,7 @@ from pathlib import Path
 from string import Template
 
 from data.files import CHECKOUT
+from data.names import spare_loopback
 from data.settings import StateSettings
 from orchestration.settings import DagsterSettings
 
@@ -44,6 +45,7 @@ def enter_home() -> Path:
         if error.errno != errno.EBUSY:  # the error of a mount point
             raise
     os.environ["DAGSTER_HOME"] = str(home)
+    spare_loopback(os.environ)  # Dagster's processes talk by gRPC, which asks the proxies of the environment
     return home
 
 

@@ -6,7 +6,6 @@
 import contextlib
 import getpass
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -103,9 +102,8 @@ def roll_back_model(
 
     A rollback that was killed, or lost its answer, is finished by the next rollback, which then goes no further.
     """
-    from offline.promotion.moves import begun_before, publish_moves, roll_back
+    from offline.promotion.moves import publish_moves, roll_back
 
-    asked_at = datetime.now(UTC)
     client, kafka = Registry(registry.uri), KafkaSettings()
     with _refusals_explained():
         entry = roll_back(
@@ -116,9 +114,8 @@ def roll_back_model(
             who=config.who or _who(context),
             why=config.why,
             dagster_run_url=pages.run_url(context.run_id),
+            warn=context.log.warning,
         )
-    if entry.begun < asked_at:
-        context.log.warning(begun_before(entry))
     _show_entry(context, registry, entry)
     publish_moves(client, config.model, kafka, context.log.warning)
 

@@ -139,9 +139,8 @@ def _mlflow(settings: StackSettings, *, is_warm: bool) -> Part:
     `mlflow server` sets the same variables for uvicorn. Starting uvicorn directly spares the waiting process of the
     command, and 190 MB; and a kill leaves no process over.
     """
-    folder = settings.var_dir / "mlflow"
     listening = ("--host", "127.0.0.1", "--port", settings.mlflow_port)
-    store = f"sqlite:///{folder / 'mlflow.db'}"
+    store = "sqlite:///mlflow.db"  # below `mlflow_folder`, see `registry_app`
     return Part(
         "mlflow",
         _module("uvicorn", "--factory", "orchestration.local.registry_app:create_app", *listening, "--no-access-log"),
@@ -150,7 +149,7 @@ def _mlflow(settings: StackSettings, *, is_warm: bool) -> Part:
             "_MLFLOW_SERVER_REGISTRY_STORE": store,
             "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
             "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
-            "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(folder / "artifacts"),
+            "_MLFLOW_SERVER_ARTIFACT_DESTINATION": "artifacts",
             "_MLFLOW_SGI_NAME": "uvicorn",
             # With jobs MLflow starts eight more processes, 1.1 GB in all.
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

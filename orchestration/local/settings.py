@@ -74,6 +74,10 @@ class StackSettings(
         return f"http://127.0.0.1:{self.mlflow_port}"
 
     @property
+    def mlflow_folder(self) -> Path:
+        return self.var_dir / "mlflow"
+
+    @property
     def dagster_home(self) -> Path:
         return self.var_dir / "dagster"
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import re
 import signal
 import sys
 import time
@@ -23,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data.files import CHECKOUT
-from data.names import NotRead, new_replay_id
+from data.names import NotRead, new_replay_id, spare_loopback
 from data.settings import SECRET_IN_URI, UnreadableSecret
 from data.stream.clients import client_config
 from online.replay.pace import parse_speed
@@ -38,6 +39,8 @@ from orchestration.local.supervisor import PartState, Supervisor, Watched, tree_
 
 STATE_FORMAT = "4"
 """Format of the state under VAR_DIR; raised whenever an older state cannot be read on."""
+UNREADABLE = re.compile("[?\x00-\x1f\x7f\U00010000-\U0010ffff]|%[0-9a-fA-F]{2}")
+"""Dagster's database is a URI, in which `?` begins options and `%41` is a letter; Java finds no jars below an emoji."""
 PLAIN_WIDTH = 120
 PLAIN_LINES_S = 5.0  # between live lines without a terminal, which would update the lines in place
 STYLES = {
@@ -53,7 +56,10 @@ SMALL_MACHINE_LIMITS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "PYTHONUNBUFFERED": "1",
+    "PYTHONUTF8": "1",  # names of files and texts are UTF-8, whatever the locale is
 }
+STRAY = ("UVICORN_", "WEB_CONCURRENCY", "MLFLOW_RUN_ID", "MLFLOW_REGISTRY_URI", "_MLFLOW_SERVER_", "_JAVA_OPTIONS")
+"""Beginnings of variables that no part of the stack may inherit: another program's, with effects on our servers."""
 
 
 class StartRefused(Exception):
@@ -67,7 +73,10 @@ def child_environment(settings: StackSettings) -> dict[str, str]:
     ends = {} if settings.replay_id else {"REPLAY_END_ON_STOP": "true"}
     # Without a folder for compiled Python, each process would compile all imports: 2 to 5 s.
     compiled = {"PYTHONPYCACHEPREFIX": str(settings.var_dir / "pycache"), "PYTHONDONTWRITEBYTECODE": ""}
-    return {**os.environ, **SMALL_MACHINE_LIMITS, **compiled, **ends, **settings.environment(replay_id)}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(STRAY)}
+    found = {**inherited, **SMALL_MACHINE_LIMITS, **compiled, **ends, **settings.environment(replay_id)}
+    spare_loopback(found)
+    return found
 
 
 def check_recordings(settings: StackSettings) -> None:
@@ -115,11 +124,27 @@ def check_speed(settings: StackSettings) -> None:
         raise StartRefused(str(error)) from None
 
 
+def check_folder(var_dir: Path) -> None:
+    """Refuse a state folder whose name another program would not read as it stands."""
+    if found := UNREADABLE.search(str(var_dir)):
+        raise StartRefused(
+            f"VAR_DIR: {var_dir} has {found[0]!r} in its name, which Dagster's database or Java would not read as it "
+            "stands: name a folder without question marks, control characters, emoji, and a % before two digits"
+        )
+
+
 @contextlib.contextmanager
 def only_stack(var_dir: Path) -> Iterator[None]:
-    """Hold the lock of the state folder; refuse a second stack on the same state."""
-    var_dir.mkdir(parents=True, exist_ok=True)
-    with (var_dir / "stack.lock").open("a+") as lock:
+    """Hold the lock of the state folder; refuse a second stack on the same state, and a folder that cannot serve."""
+    check_folder(var_dir)
+    with contextlib.ExitStack() as stack:
+        try:
+            var_dir.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((var_dir / "stack.lock").open("a+"))
+        except OSError as error:
+            raise StartRefused(
+                f"VAR_DIR: {var_dir} is no folder that this user can write to ({error.strerror}): name another one"
+            ) from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

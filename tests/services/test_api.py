@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import hashlib
 import json
@@ -20,6 +21,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+import uvicorn
 from confluent_kafka import Consumer, Producer, TopicPartition
 from fastapi import FastAPI, Request
 from prometheus_client import CollectorRegistry, Histogram
@@ -30,8 +32,11 @@ from data.recordings.readers import write_csv
 from data.simulator.day import simulate_day
 from data.stream.records import PREDICTIONS, TRADES, with_time_texts
 from data.stream.topics.creation import create_topics
+from data.times import NS
+from online.http import headers
 from online.http.answers import Observed, Problem, handle_errors, read_body
-from online.http.newest import NewestForecasts
+from online.http.headers import BoundedHeaders
+from online.http.newest import Newest, NewestForecasts
 from online.metrics import ApiMetrics
 from online.settings import ApiSettings
 from tests.broker import Broker, free_ports, running_broker
@@ -485,23 +490,27 @@ def put(broker: Broker, *values: bytes | None, topic: str = PREDICTIONS, age_s: 
     assert producer.flush(20) == 0
 
 
-def test_without_a_source_the_newest_ingested_answers(api: Api, broker: Broker) -> None:
-    """The order of writing and an end of the source do not matter."""
-    put(
-        broker,
-        a_record("api-new", "APITWO-USD", age_s=-50, trade_id=2),
-        a_record("api-old", "APITWO-USD", age_s=0.5, trade_id=1),
-    )
-    put(broker, a_record("api-old", "APITWO-USD", end=True))
+def test_without_a_source_the_one_that_forecast_last_answers(api: Api, broker: Broker) -> None:
+    """The clock of the older source was 50 s ahead; an end of that source does not matter."""
     path = "/predict/APITWO-USD"
+    put(broker, a_record("api-old", "APITWO-USD", age_s=-50, trade_id=1), a_record("api-old", "APITWO-USD", end=True))
     wait_until(lambda: api.get(f"{path}?source_id=api-old").status_code == 200, "the older source")
     wait_until(lambda: api.get(f"{path}?source_id=api-old").json()["state"] == "ended", "the older source has ended")
+    put(broker, a_record("api-new", "APITWO-USD", trade_id=2))
+    wait_until(lambda: api.get(path).json()["trade_id"] == 2, "the newer source")
     newest = api.get(path).json()
-    assert newest["trade_id"] == 2
     assert "shadow" not in newest, "only the model that serves answers"
     assert api.get(f"{path}?source_id=api-new").json()["trade_id"] == 2
     assert api.get(f"{path}?source_id=api-old").json()["trade_id"] == 1
     assert "api-none" in check_problem(api.get(f"{path}?source_id=api-none"), 404)["detail"]
+
+
+def test_a_forecast_is_at_least_as_old_as_the_time_since_it_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read 40 s ago, and the clock was then set back by an hour: a silent source must not look alive."""
+    in_an_hour, forty_s_ago = time.time_ns() + 3_600 * NS, time.monotonic() - 40
+    ahead = Newest("a", "live", in_an_hour, b"{}", offset=1, seen=forty_s_ago)
+    assert 40 <= ahead.age_s < 50
+    assert 60 <= ahead._replace(ingest_time=time.time_ns() - 60 * NS).age_s < 70
 
 
 def test_a_record_that_cannot_be_read_stops_nothing(api: Api, broker: Broker) -> None:
@@ -547,12 +556,12 @@ def test_reading_goes_on_after_a_failure_behind_the_last_record(
     forecasts = NewestForecasts(ApiSettings(kafka_bootstrap_servers=broker.bootstrap_servers), ApiMetrics())
     take = forecasts._take
 
-    def failing(value: bytes, where: str) -> None:
+    def failing(value: bytes, partition: int, offset: int) -> None:
         if b"APIFAIL-USD" in value:
             seen.append(value)
             if b'"trade_id":2' in value:
                 raise RuntimeError("a bug")
-        take(value, where)
+        take(value, partition, offset)
 
     monkeypatch.setattr(forecasts, "_take", failing)
 
@@ -692,10 +701,75 @@ def test_a_start_finds_each_open_stream_however_old_its_forecast_is(
 def test_streams_are_bounded_and_the_one_heard_of_longest_ago_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("online.http.newest.MAX_STREAMS", 3)
     forecasts = NewestForecasts(ApiSettings(), ApiMetrics())
-    for age_s, source_id in ((40, "a"), (30, "b"), (20, "c"), (10, "a"), (5, "d"), (4, "b")):
-        forecasts._take(a_record(source_id, "BTC-USD", age_s), "here")
+    for offset, (age_s, source_id) in enumerate(((40, "a"), (30, "b"), (20, "c"), (10, "a"), (5, "d"), (4, "b"))):
+        forecasts._take(a_record(source_id, "BTC-USD", age_s), 0, offset)
     known = {source_id for source_id in "abcd" if forecasts.newest("BTC-USD", source_id)}
     assert known == {"a", "d", "b"}, "b went for d, then c for b"
+
+
+# Connections
+
+
+@contextmanager
+def served(app: FastAPI) -> Iterator[int]:
+    """Serve an application with the API's protocol in a thread; yield the port."""
+    (port,) = free_ports(1)
+    server = uvicorn.Server(uvicorn.Config(app, port=port, http=BoundedHeaders, log_level="critical"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        wait_until(lambda: server.started, "the server listens")
+        yield port
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+def answer_of(port: int, *pieces: bytes, timeout_s: float = 20.0) -> bytes:
+    """Send pieces over one connection, and return all that comes back until the server closes."""
+    with socket.create_connection(("127.0.0.1", port), timeout_s) as client:
+        for piece in pieces:
+            client.sendall(piece)
+        found = b""
+        with contextlib.suppress(ConnectionResetError):
+            while part := client.recv(65_536):
+                found += part
+    return found
+
+
+def test_headers_without_an_end_hold_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither silence, nor a header that never ends, nor headers of 1 MB; answers and slow answers are as before."""
+    monkeypatch.setattr(headers, "HEADERS_S", 1.0)
+    app = FastAPI()
+
+    @app.post("/slow")
+    async def slow(request: Request) -> int:
+        found = len(await request.body())
+        await asyncio.sleep(1.5)
+        return found
+
+    with served(app) as port:
+        assert answer_of(port) == b""
+        assert answer_of(port, b"\r\n") == b""
+        begun = b"GET / HTTP/1.1\r\nhost: localhost\r\nx-a: "
+        assert answer_of(port, begun).startswith(b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n")
+        assert answer_of(port, begun, *[b"a" * 65_536] * 16).startswith(b"HTTP/1.1 431 ")
+        body = b"b" * 300_000
+        post = b"POST /slow HTTP/1.1\r\nhost: localhost\r\ncontent-length: 300000\r\n\r\n" + body
+        last = post.replace(b"host:", b"connection: close\r\nhost:", 1)
+        both = answer_of(port, post, last)
+        assert both.count(b"HTTP/1.1 200 OK") == 2
+        assert both.count(b"300000") == 2
+
+
+def test_several_workers_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    """Each would have counters of its own; uvicorn starts no worker again."""
+    (port,) = free_ports(1)
+    options = ("online.api:create_app", "--factory", "--port", str(port))
+    process = Process("uvicorn", {"WEB_CONCURRENCY": "2", "VAR_DIR": str(tmp_path)}, tmp_path / "log", options)
+    with running(process):
+        process.process.wait(60)
+        process.await_log("the API is one process, because /metrics has the counts of one")
 
 
 # Health

@@ -69,6 +69,13 @@ def files_of(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
+def test_rows_are_computed_by_compiled_code_whatever_numbas_switch_says(tmp_path: Path) -> None:
+    """As plain Python, the windows could not be read at all."""
+    code = "from data.features.kernel import log_return; print(type(log_return).__name__)"
+    kind, _ = run(code, {"NUMBA_DISABLE_JIT": "1", "NUMBA_CACHE_DIR": str(tmp_path)})
+    assert kind == "CPUDispatcher\n"
+
+
 def test_a_checkout_that_cannot_be_written_compiles_nevertheless(tmp_path: Path) -> None:
     """A file stands where the cache folder would be: root may write anywhere, so permissions would prove nothing."""
     shutil.copytree(FOLDER, tmp_path / "data", ignore=shutil.ignore_patterns("__pycache__"))

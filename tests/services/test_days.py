@@ -25,7 +25,7 @@ from data.simulator.day import simulate_day
 from data.times import NS, to_datetime
 from offline.backfill import backfill_files
 from offline.days.feature_rows import feature_columns, make_feature_rows, span_of
-from offline.days.staging import ingest, simulate
+from offline.days.staging import RECORDINGS, ingest, simulate
 from offline.days.staleness import stale
 from offline.days.steps import FEATURE_ROWS, TRADES, TRAINING_SET, StepResult
 from offline.days.trades import make_trades
@@ -246,6 +246,27 @@ def test_a_recording_that_shrinks_or_goes_changes_its_days(four_days: Path, tmp_
     make_all(lake, ["BTC-USD"], FOUR_DAYS)
     assert {key: found for key, found in content_hashes(lake).items() if key in hashes} == hashes
     assert ingest(lake, path).is_new  # its receipt is still there, and does not hide that its days are gone
+
+
+def test_a_recording_that_changes_while_it_is_read_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The digest would be of the old content, the trades of the new one, and no later look would find it."""
+    lake = Lake.open(tmp_path / "lake")
+    path = recorded(tmp_path / "growing.csv", trades_at(MIDNIGHT + np.arange(1) * NS))
+    digest = hashlib.file_digest
+
+    def digest_then_write(*given: Any) -> Any:
+        found = digest(*given)
+        recorded(path, trades_at(MIDNIGHT + np.arange(2) * NS))
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "file_digest", digest_then_write)
+        with pytest.raises(ValueError, match=r"growing\.csv: the file changed while it was read, and is not taken"):
+            ingest(lake, path)
+    assert lake.products(RECORDINGS) == []
+    assert sum(each.rows for each in ingest(lake, path).days) == 2
 
 
 def test_a_day_whose_recordings_go_goes_too(tmp_path: Path) -> None:

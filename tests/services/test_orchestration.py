@@ -9,6 +9,7 @@ import math
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -38,7 +39,7 @@ from data.stream.codec import encode, encode_trades
 from data.stream.figures import FiguresReader
 from data.stream.records import TRADES as TRADES_TOPIC
 from data.stream.records import End, partition_of
-from data.times import NS
+from data.times import DAY_S, NS
 from data.trades import Floats, StreamKey
 from offline.cards.pictures import POINTS
 from offline.cards.version_texts import CARD, REPORT
@@ -74,6 +75,7 @@ from orchestration.definitions import definitions
 from orchestration.instance.home import CODE_SERVER_TAG, configuration, installation_in
 from orchestration.jobs import lake as lake_jobs
 from orchestration.jobs import product_month
+from orchestration.jobs.cleaning import forget_ended
 from orchestration.jobs.ingestor_process import ProgressLine, ingest_online, last_words
 from orchestration.resources import LakeResource
 from orchestration.settings import OrchestrationSettings
@@ -172,7 +174,7 @@ def test_every_job_can_be_launched_as_it_stands() -> None:
     defs = definitions()
     dg.Definitions.validate_loadable(defs)
     names = {"replay", "ingest", "simulate", "backfill", "retrain", "promote", "rollback", "sink", "product_month"}
-    names.add("clean_lake")
+    names |= {"clean_lake", "forget_runs"}
     for name in names:
         job = defs.resolve_job_def(name)
         dg.validate_run_config(job, ONE_MONTH if name == "product_month" else {})
@@ -476,6 +478,57 @@ def test_the_lake_is_cleaned_up_each_day_unless_a_clean_up_is_at_work(side: Side
     assert len(tick().run_requests) == 1
 
 
+def test_the_replay_schedule_waits_for_its_own_replay_and_has_its_own_speed(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REPLAY_RECORDINGS", "/a/one.csv")
+    monkeypatch.setenv("REPLAY_SCHEDULE_SPEED", "max")
+    (replays,) = (each for each in schedules(OrchestrationSettings(_env_file=None)) if each.name == "replay_recordings")
+
+    def tick() -> Any:
+        with dg.build_schedule_context(instance=side.instance) as context:
+            return replays.evaluate_tick(context)
+
+    (request,) = tick().run_requests
+    assert request.run_config["ops"]["replay_trades"]["config"] == {"recordings": ["/a/one.csv"], "speed": "max"}
+    job = side.definitions.resolve_job_def("replay")
+    side.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)  # by hand: it holds nothing back
+    assert len(tick().run_requests) == 1
+    tags = {"dagster/schedule_name": replays.name}
+    own = side.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTING, tags=tags)
+    assert tick().skip_message == f"run {own.run_id} of this schedule goes on"
+    side.instance.report_run_failed(own)
+    assert len(tick().run_requests) == 1
+
+
+def test_ended_runs_are_forgotten_but_for_newest_results_and_moves(tmp_path: Path) -> None:
+    """Of three runs that made an asset, the last one stays; so do a promotion, and what goes on or is young."""
+
+    @dg.asset
+    def number() -> None:
+        pass
+
+    job = dg.Definitions(assets=[number], jobs=[dg.define_asset_job("make", "*")]).resolve_job_def("make")
+    moves = definitions().resolve_job_def("promote")
+    ended = dg.DagsterRunStatus.FAILURE
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        made = [job.execute_in_process(instance=instance).run_id for _ in range(3)]
+        failed = instance.create_run_for_job(job, status=ended).run_id
+        promoted = instance.create_run_for_job(moves, status=ended).run_id
+        open_one = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED).run_id
+        log = tmp_path / "storage" / made[0] / "compute_logs" / "number.out"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("a line\n")
+        assert forget_ended(instance, time.time_ns() - DAY_S * NS) == 0
+        assert forget_ended(instance, time.time_ns() + 5 * NS) == 3
+        assert {run.run_id for run in instance.get_runs()} == {made[2], promoted, open_one}
+        assert not log.parent.parent.exists()
+        newest = instance.get_latest_materialization_event(dg.AssetKey("number"))
+        assert newest is not None
+        assert newest.run_id == made[2]
+        assert failed not in {run.run_id for run in instance.get_runs()}
+
+
 def test_what_was_made_without_dagster_is_told_and_not_made_again(side: Side) -> None:
     """As after a kill between the file and the event, or with a new DAGSTER_HOME."""
     path = record(side.folder / "one.csv", DAYS[0], (0, 10))
@@ -609,11 +662,19 @@ def test_recordings_that_number_their_trades_differently_are_warned_of(side: Sid
     assert len(np.unique(minutes)) == 20
 
 
-def look(side: Side) -> list[dg.RunRequest]:
-    """Run a tick of the sensor of the inbox."""
+def look(side: Side, cursor: str | None = None) -> tuple[list[dg.RunRequest], str | None]:
+    """Run one tick of the sensor of the inbox; return what it requests, and its cursor."""
     resources = {name: (side.definitions.resources or {})[name] for name in ("inbox", "recording_places")}
-    with dg.build_sensor_context(instance=side.instance, resources=resources) as context:
-        return list(inbox_files.evaluate_tick(context).run_requests or [])
+    with dg.build_sensor_context(instance=side.instance, resources=resources, cursor=cursor) as context:
+        found = inbox_files.evaluate_tick(context)
+        return list(found.run_requests or []), found.cursor
+
+
+def look_twice(side: Side) -> list[dg.RunRequest]:
+    """Run two ticks on the same state of the inbox; return what the second one requests."""
+    first, cursor = look(side)
+    assert not first
+    return look(side, cursor)[0]
 
 
 def take(side: Side, request: dg.RunRequest) -> dg.DagsterRun:
@@ -624,17 +685,36 @@ def take(side: Side, request: dg.RunRequest) -> dg.DagsterRun:
 
 
 def test_the_inbox_is_looked_at_until_it_is_quiet_and_taken_once(side: Side) -> None:
-    assert not look(side)
+    assert not look_twice(side)
     path = record(side.inbox / "one.csv", DAYS[0], (0, 1))
-    assert not look(side)  # written just now
-    os.utime(path, (1, 1))
-    (request,) = look(side)
-    assert take(side, request).is_success
-    assert not look(side)
-    os.utime(path, (2, 2))  # its content may be another
-    assert look(side)
+    _, cursor = look(side)
+    with path.open("a") as file:  # the copy goes on
+        file.write("\n")
+    requests, cursor = look(side, cursor)
+    assert not requests
     os.utime(path, (1e10, 1e10))  # a clock that is wrong keeps nothing back
-    assert look(side)
+    _, cursor = look(side, cursor)
+    (request,), cursor = look(side, cursor)
+    assert take(side, request).is_success
+    assert not look_twice(side)
+    os.utime(path, (2, 2))  # its content may be another
+    assert look_twice(side)
+
+
+def test_another_content_of_the_same_size_and_time_is_taken(side: Side) -> None:
+    """As after `cp -p` of a corrected file: size and time of change are those of before, and one price is another."""
+    path = record(side.inbox / "one.csv", DAYS[0], (0, 1))
+    (request,) = look_twice(side)
+    assert take(side, request).is_success
+    before, found = path.stat(), path.read_text()
+    price = found.splitlines()[1].split(",")[5]
+    other = price[:-1] + str((int(price[-1]) + 1) % 10)
+    path.write_text(found.replace(price, other, 1))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    (request,) = look_twice(side)
+    assert take(side, request).is_success
+    assert side.lake.read(TRADES, PRODUCT, DAYS[0])["price"][0].as_py() == float(other)
 
 
 def test_the_default_inbox_is_made_and_one_that_a_person_names_must_be_there(
@@ -644,12 +724,12 @@ def test_the_default_inbox_is_made_and_one_that_a_person_names_must_be_there(
     monkeypatch.setenv("INBOX_DIR", str(named))
     elsewhere = Side(side.folder, side.instance, definitions())
     with pytest.raises(dg.Failure, match=f"there is no folder {named}"):
-        look(elsewhere)
+        look_twice(elsewhere)
     assert f"there is no folder {named}" in reason(elsewhere.run("ingest"))
     assert not named.exists()
     monkeypatch.delenv("INBOX_DIR")
     monkeypatch.setenv("VAR_DIR", str(side.folder / "var"))
-    assert not look(Side(side.folder, side.instance, definitions()))
+    assert not look_twice(Side(side.folder, side.instance, definitions()))
     assert (side.folder / "var" / "inbox").is_dir()
 
 
@@ -663,14 +743,13 @@ def test_an_inbox_in_an_object_store_is_taken_once(
     monkeypatch.setenv("RECORDINGS_DIRS", f"{inbox}:{tmp_path}")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.setattr(sensors, "QUIET_S", -1.0)
     there = Side(side.folder, side.instance, definitions())
-    assert not look(there)
+    assert not look_twice(there)
     content = record(tmp_path / "one.csv", DAYS[0], (0, 5)).read_bytes()
     objects.put("monday/one.csv", content, ANY)
     objects.put("notes.txt", b"buy milk\n", ANY)
     objects.put(".half.csv", content[:100], ANY)
-    (request,) = look(there)
+    (request,) = look_twice(there)
     result = there.run("ingest")
     where = inbox.partition("?")[0]
     said = reason(result)
@@ -689,7 +768,7 @@ def test_an_inbox_in_an_object_store_is_taken_once(
     again = there.run("ingest")
     assert (again.success, made(there, again), copied) == (True, [], [])
     objects.put("monday/one.csv", record(tmp_path / "one.csv", DAYS[0], (0, 7)).read_bytes(), ANY)
-    assert look(there)[0].tags != request.tags
+    assert look_twice(there)[0].tags != request.tags
     assert there.run("ingest").success
     assert copied == ["monday/one.csv"]
     assert len(there.lake.read(TRADES, PRODUCT, DAYS[0])) > content.count(b"\n")
@@ -703,24 +782,23 @@ def test_an_inbox_in_an_object_store_is_taken_once(
 def test_what_an_ingest_did_not_take_is_asked_for_again_after_a_pause(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = record(side.inbox / "one.csv", DAYS[0], (0, 1))
-    os.utime(path, (1, 1))
+    record(side.inbox / "one.csv", DAYS[0], (0, 1))
 
     def full(*_: object) -> None:
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(lake_jobs, "stage_inbox", full)
-        assert take(side, look(side)[0]).is_failure
-    assert not look(side)
+        assert take(side, look_twice(side)[0]).is_failure
+    assert not look_twice(side)
     monkeypatch.setattr(sensors, "AGAIN_S", 0.0)
-    (again,) = look(side)
+    (again,) = look_twice(side)
     tags = {**again.tags, "dagster/sensor_name": inbox_files.name}
     cancelled = dg.DagsterRunStatus.CANCELED
     side.instance.create_run_for_job(side.definitions.resolve_job_def("ingest"), tags=tags, status=cancelled)
-    (again,) = look(side)
+    (again,) = look_twice(side)
     assert take(side, again).is_success
-    assert not look(side)
+    assert not look_twice(side)
 
 
 def test_an_ingest_that_left_out_only_what_is_no_recording_is_not_repeated(
@@ -729,9 +807,10 @@ def test_an_ingest_that_left_out_only_what_is_no_recording_is_not_repeated(
     monkeypatch.setattr(sensors, "AGAIN_S", 0.0)
     notes = side.inbox / "notes.txt"
     notes.write_text("buy milk\n")
-    os.utime(notes, (1, 1))
-    assert take(side, look(side)[0]).is_failure
-    assert not look(side)
+    assert take(side, look_twice(side)[0]).is_failure
+    assert not look_twice(side)
+    notes.chmod(0o600)  # whoever made the file readable wants another try
+    assert look_twice(side)
 
 
 def tell_of(side: Side, run: dg.DagsterRun, url: str) -> None:

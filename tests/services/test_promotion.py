@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import threading
@@ -789,15 +790,105 @@ def test_a_champion_that_was_moved_by_hand_goes_back_to_the_newest_promotion(
     assert roll_back_here(mlflow, name).to_version == "2"
 
 
-def test_a_rollback_to_a_file_that_changed_is_refused(mlflow: Registry) -> None:
-    name = "ledger-changed"
-    for version in "12":
+def test_a_rollback_passes_over_versions_that_are_gone_or_do_not_load_and_records_them(mlflow: Registry) -> None:
+    """Promoted 1 to 4, then 3 is deleted and the file of 2 does not load: back to 1."""
+    name, other = "ledger-gone", FeatureSpec(window_size=20)
+    contents = {"1": GOOD, "2": model_bytes(spec_id=other.spec_id), "3": GOOD, "4": GOOD}
+    for version, content in contents.items():
+        put(mlflow.uri, name, content)
+        spec = other if version == "2" else SPEC
+        promote_here(mlflow, name, version, spec=spec, force=True, why="a drill")
+    mlflow.call("DELETE", "model-versions/delete", {"name": name, "version": "3"}, dict)
+    back = roll_back_here(mlflow, name)
+    assert (back.from_version, back.to_version, champion(mlflow, name)) == ("4", "1", "1")
+    skipped = history(mlflow, name)[-1].evidence["skipped"]
+    assert [*skipped] == ["3", "2"]
+    assert skipped["3"].startswith(f"registered: {name} has no version 3 at ")
+    assert f"rows here are of spec {SPEC.spec_id}" in skipped["2"]
+    with pytest.raises(Refused, match="the ledger holds 1 promotion"):  # 2 and 3 are no target afterwards, either
+        roll_back_here(mlflow, name)
+
+
+def test_a_rollback_without_any_version_that_stands_names_the_command_that_helps(mlflow: Registry) -> None:
+    name = "ledger-none"
+    for version in "123":
         put(mlflow.uri, name, GOOD)
         promote_here(mlflow, name, version)
-    mlflow.call("DELETE", "model-versions/delete", {"name": name, "version": "1"}, dict)
-    with pytest.raises(RegistryError, match="ledger-changed has no version 1 at"):
+    for version in "12":
+        mlflow.call("DELETE", "model-versions/delete", {"name": name, "version": version}, dict)
+    with pytest.raises(Refused, match=r"version 2 registered: found .*version 1 registered: found ") as refused:
         roll_back_here(mlflow, name)
-    assert champion(mlflow, name) == "2"
+    helps = f"No earlier champion can serve: `python -m offline.promotion promote {name} VERSION --force --why REASON`"
+    assert helps in str(refused.value)
+    assert champion(mlflow, name) == "3"
+
+
+def test_previous_names_the_newest_version_that_mlflow_still_has(mlflow: Registry) -> None:
+    name = "previous-older"
+    for version in "123":
+        put(mlflow.uri, name, GOOD)
+        promote_here(mlflow, name, version)
+    mlflow.call("DELETE", "model-versions/delete", {"name": name, "version": "3"}, dict)
+    put(mlflow.uri, name, GOOD)
+    promote_here(mlflow, name, "4")
+    assert (champion(mlflow, name), champion(mlflow, name, "previous")) == ("4", "2")
+
+
+def set_clock(monkeypatch: Any, ahead: timedelta) -> None:
+    """Let the ledger's clock be ahead."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + ahead
+
+    monkeypatch.setattr(ledger, "datetime", Clock)
+
+
+@pytest.mark.parametrize("ahead", [timedelta(hours=1), timedelta(hours=-1)], ids=["ahead", "behind"])
+def test_a_clock_that_was_wrong_for_one_promotion_changes_no_order(
+    mlflow: Registry, ahead: timedelta, monkeypatch: Any, capsys: Any
+) -> None:
+    """Promoted 1, 2 with a wrong clock, back to 1, promoted 3: the next rollback goes to 1, not to the bad 2."""
+    name = f"clock-{ahead.days}"
+    for _ in "123":
+        put(mlflow.uri, name, GOOD)
+    promote_here(mlflow, name, "1")
+    with monkeypatch.context() as wrong:
+        set_clock(wrong, ahead)
+        promote_here(mlflow, name, "2")
+    back = roll_back_here(mlflow, name)
+    third = promote_here(mlflow, name, "3")
+    assert back.to_version == "1"
+    assert back.at and third.at
+    moves = [(entry.action, entry.to_version) for entry in history(mlflow, name)]
+    assert moves == [("promote", "1"), ("promote", "2"), ("rollback", "1"), ("promote", "3")]
+    tick = timedelta(microseconds=1)
+    for when, version in ((back.at, "1"), (third.at - tick, "1"), (third.at, "3"), (third.at + 2 * abs(ahead), "3")):
+        assert served_at(mlflow, when)[name].to_version == version
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.uri)
+    main(["history", name])
+    said = capsys.readouterr().out
+    one, other = (2, 1) if ahead > timedelta(0) else (1, 2)
+    between = f"to version {one} at .*, and later to {other} at"
+    assert re.search(rf"the clock went back between two moves of {name}: {between}", said)
+    assert said.count("the clock went back") == 1
+    assert roll_back_here(mlflow, name).to_version == "1"
+
+
+def test_a_ledger_without_links_goes_on_with_links(mlflow: Registry, monkeypatch: Any) -> None:
+    """Two promotions of the earlier form, then a rollback with the clock an hour behind: the rollback is the newest."""
+    name = "before-links"
+    for _ in "12":
+        put(mlflow.uri, name, GOOD)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(ledger, "TEXTS", tuple(each for each in ledger.TEXTS if each != "after"))
+        first, second = (promote_here(mlflow, name, version) for version in "12")
+        assert {entry.after for entry in history(mlflow, name)} == {""}
+    set_clock(monkeypatch, timedelta(hours=-1))
+    back = roll_back_here(mlflow, name)
+    assert [entry.entry_id for entry in history(mlflow, name)] == [first.entry_id, second.entry_id, back.entry_id]
+    assert (back.to_version, history(mlflow, name)[-1].after) == ("1", second.entry_id)
 
 
 def test_a_rollback_to_a_model_of_another_spec_is_refused_with_both_ids(mlflow: Registry, monkeypatch: Any) -> None:
@@ -965,7 +1056,7 @@ def test_what_another_machine_has_begun_is_left_to_it_until_it_is_abandoned(mlfl
     with pytest.raises(RegistryError, match="me began to promote elsewhere to version 2 on another at"):
         roll_back_here(mlflow, name)
     assert champion(mlflow, name) == "1"
-    monkeypatch.setattr(ledger, "ABANDONED_S", 0.0)
+    set_clock(monkeypatch, timedelta(minutes=-2))  # the other machine's clock is two minutes ahead of this one's
     (finished,) = (entry for entry in finish_pending(mlflow, locks()) if entry.model == name)
     assert finished.entry_id == begun.entry_id
     assert champion(mlflow, name) == "2"

@@ -117,6 +117,20 @@ def test_a_registry_that_accepts_and_says_nothing_is_given_up_on() -> None:
             Registry(uri, timeout_s=0.05).champion(NAME)
 
 
+def test_the_saved_model_stays_though_the_clock_was_set_back(tmp_path: Path) -> None:
+    """All older files have times in the future: by time alone, the saved model would be the oldest one, and go."""
+    file, place = model_file(), tmp_path / NAME
+    place.mkdir()
+    for number in range(2 * KEPT_FILES):
+        older = place / f"{number:064}.onnx"
+        older.touch()
+        os.utime(older, (4e9 + number, 4e9 + number))
+    save_last_good(tmp_path, file)
+    assert load_last_good(tmp_path, NAME) == file
+    newest = [f"{number:064}.onnx" for number in range(KEPT_FILES + 1, 2 * KEPT_FILES)]
+    assert sorted(path.name for path in place.iterdir()) == sorted([*newest, f"{file.digest}.onnx", "last_good.json"])
+
+
 def test_what_is_kept_on_disk_is_checked_when_it_is_read(tmp_path: Path) -> None:
     file = model_file()
     assert load_last_good(tmp_path, NAME) is None

@@ -31,7 +31,7 @@ from offline.promotion.conditions import (
     limits_of,
 )
 from offline.promotion.inputs import GateInputs, blind_test
-from offline.promotion.ledger import Entry, promotions_in_effect, tries_on
+from offline.promotion.ledger import Entry, in_order, promotions_in_effect, tries_on, until
 from offline.promotion.provenance import MADE_BY, LakeRows, Provenance, RowSample, SimulatedRows
 from offline.samples import Sample
 from tests.models import SPEC
@@ -293,3 +293,31 @@ def test_a_refusal_is_no_promotion_in_effect() -> None:
     promoted = [replace(entry("promote"), entry_id=str(i), state="done") for i in range(2)]
     refused = replace(entry("refuse"), state="done")
     assert promotions_in_effect([promoted[0], refused, promoted[1], refused]) == promoted
+
+
+def linked(entry_id: str, after: str, minute: int, action: str = "promote") -> Entry:
+    """Return an entry at 10:`minute` that names the entry before."""
+    begun = dt.datetime(2010, 1, 9, 10, minute, tzinfo=dt.UTC)
+    return replace(entry(action), entry_id=entry_id, after=after, begun=begun)
+
+
+@pytest.mark.parametrize("turned", [1, -1])
+def test_links_order_entries_and_times_only_what_has_no_link(turned: int) -> None:
+    """Old entries `a` and `b` have no links; then a chain whose clock runs backwards, with two refusals after `c`."""
+    chain = [linked("a", "", 1), linked("b", "", 40), linked("c", "b", 30), linked("r", "c", 50, "refuse")]
+    chain += [linked("s", "c", 51, "refuse"), linked("d", "c", 20), linked("e", "d", 10)]
+    assert [each.entry_id for each in in_order(chain[::turned])] == [*"abcrsde"]
+
+
+def test_an_entry_whose_link_leads_nowhere_or_in_a_circle_is_not_lost() -> None:
+    entries = [linked("a", "removed", 1), linked("b", "c", 2), linked("c", "b", 3)]
+    assert [each.entry_id for each in in_order(entries)] == [*"abc"]
+
+
+def test_a_reached_entry_reaches_all_entries_before() -> None:
+    """The second entry is of 11:40 by a clock an hour ahead: at 10:50 the third one counts."""
+    entries = [linked("a", "", 1), linked("b", "a", 40), linked("c", "b", 10)]
+    when = dt.datetime(2010, 1, 9, 10, 20, tzinfo=dt.UTC)
+    assert until(entries, lambda each: each.time <= when) == entries
+    assert until(entries[:2], lambda each: each.time <= when) == entries[:1]
+    assert until([], lambda _: True) == []

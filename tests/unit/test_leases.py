@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 import msgspec
@@ -95,10 +95,33 @@ def test_the_lock_of_another_machine_is_taken_over_when_it_has_not_changed_for_l
         assert time.monotonic() - begun >= 0.3
 
 
-def test_a_lock_that_expired_long_ago_is_taken_over_at_once(objects: Objects) -> None:
+def test_a_lock_that_expired_long_ago_is_taken_over_after_a_look_by_a_process_that_does_not_wait(
+    objects: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LEASE_S", 0.3)
     leave(objects, ELSEWHERE, expired=timedelta(minutes=6))
+    begun = time.monotonic()
     with leased(objects, PATH):
-        pass
+        assert time.monotonic() - begun >= 0.3
+
+
+def test_a_clock_that_is_an_hour_ahead_takes_no_lock_from_a_live_holder(
+    objects: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the second process, the lock of the first one expired an hour ago; the first one renews the lock."""
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Ahead:
+            return cls.fromtimestamp(time.time() + 3_600, tz)
+
+    monkeypatch.setattr(module, "RENEW_S", 0.05)
+    with leased(objects, PATH) as lease:
+        monkeypatch.setattr(module, "LEASE_S", 0.4)
+        monkeypatch.setattr(module, "_looks_abandoned", lambda lock: Ahead.now(UTC) - lock.until > module.LONG_AGO)
+        with pytest.raises(Occupied), leased(objects, PATH):
+            pass
+        lease.check()
 
 
 def test_a_holder_renews_its_lock(objects: Objects, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,7 +107,12 @@ def test_an_answer_that_is_too_large_is_not_read_to_its_end(
 ) -> None:
     found = wanted(registry)
     monkeypatch.setattr("data.models.registry.MAX_ANSWER_BYTES", 2**10)
-    with pytest.raises(ModelRefused, match=r"model\.onnx with .* MiB, the limit") as refused:
+    assert Registry(registry.uri).fetch(found) == model_file(), "files have a limit of their own"
+    monkeypatch.setenv("MODEL_MAX_MB", "1")
+    registry.broken_files = (200, b"a" * 1_000_001)
+    with pytest.raises(
+        ModelRefused, match=r"model\.onnx with more than the limit of 1 MB, see MODEL_MAX_MB"
+    ) as refused:
         Registry(registry.uri).fetch(found)
     assert refused.value.kind == "absent"
     registry.broken = (200, b"{" + b" " * 2**10 + b"}")

@@ -42,6 +42,9 @@ JVM_FLAGS = (
 )
 
 
+PROPERTIES = "server.properties"
+
+
 @dataclass(frozen=True)
 class BrokerConfig:
     """Data folder and two loopback ports of a broker."""
@@ -64,7 +67,11 @@ class BrokerConfig:
         return next((line.removeprefix("cluster.id=") for line in lines if line.startswith("cluster.id=")), None)
 
     def properties(self) -> str:
-        """Return the text of server.properties."""
+        """Return the text of server.properties, in ASCII.
+
+        The data folder is relative to the broker's own folder, where the broker runs: Java reads this file as Latin-1,
+        and Kafka splits the setting at each comma, so a whole path could hold neither `ö` nor a comma.
+        """
         values: dict[str, str | int] = {
             "process.roles": "broker,controller",
             "node.id": 1,
@@ -73,7 +80,7 @@ class BrokerConfig:
             "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
             "inter.broker.listener.name": "PLAINTEXT",
             "controller.quorum.bootstrap.servers": f"127.0.0.1:{self.controller_port}",
-            "log.dirs": str(self.folder / "data"),
+            "log.dirs": "data",
             "auto.create.topics.enable": "false",
             "default.replication.factor": 1,
             "offsets.topic.replication.factor": 1,
@@ -117,30 +124,44 @@ def java_command(*arguments: str) -> list[str]:
     return [str(JAVA), *JVM_FLAGS, *arguments]
 
 
-def java_environment(jars: Sequence[Path]) -> dict[str, str]:
-    return {**os.environ, "CLASSPATH": os.pathsep.join(map(str, jars)), "MALLOC_ARENA_MAX": "2"}
+def java_environment(jars: Sequence[Path], folder: Path) -> dict[str, str]:
+    """Return the environment of a Java process that runs in a folder.
+
+    The jars are named relative to the folder, because a whole path may hold the separator of a class path, a colon. The
+    locale says that names of files are UTF-8: in another locale, Java would write to mangled folders.
+    """
+    here = os.path.realpath(folder)
+    class_path = os.pathsep.join(os.path.relpath(os.path.realpath(jar), here) for jar in jars)
+    return {**os.environ, "CLASSPATH": class_path, "LC_ALL": "C.UTF-8", "MALLOC_ARENA_MAX": "2"}
 
 
-def format_storage(config: BrokerConfig, jars: Sequence[Path]) -> Path:
-    """Write server.properties, format the data folder if needed, and return the properties' path.
+def format_storage(config: BrokerConfig, jars: Sequence[Path]) -> str:
+    """Write server.properties, format the data folder if needed, and return the name of the properties.
+
+    The broker must run in the folder of the config, as `log.dirs` is relative.
 
     Raises:
         RuntimeError: Kafka's own tool refused; its words are in the message.
     """
     config.folder.mkdir(parents=True, exist_ok=True)
-    properties = config.folder / "server.properties"
-    properties.write_text(config.properties())
+    (config.folder / PROPERTIES).write_text(config.properties(), "ascii")
     if config.cluster_id is not None:
-        return properties
+        return PROPERTIES
     cluster_id = base64.urlsafe_b64encode(secrets.token_bytes(16)).decode().rstrip("=")
     # Joined by "=": an id in 64 begins with a dash, and would otherwise be read as an option.
-    tool = ("kafka.tools.StorageTool", "format", "--standalone", f"--cluster-id={cluster_id}", "-c", str(properties))
+    tool = ("kafka.tools.StorageTool", "format", "--standalone", f"--cluster-id={cluster_id}", "-c", PROPERTIES)
     done = subprocess.run(
-        java_command(*tool), env=java_environment(jars), capture_output=True, text=True, check=False, timeout=60
+        java_command(*tool),
+        cwd=config.folder,
+        env=java_environment(jars, config.folder),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     if done.returncode != 0:
         raise RuntimeError(f"Kafka could not format {config.folder / 'data'}: {(done.stdout + done.stderr).strip()}")
-    return properties
+    return PROPERTIES
 
 
 def is_ready(bootstrap_servers: str, cluster_id: str | None = None, timeout_s: float = 1.0) -> bool:
@@ -167,8 +188,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         jars = fetch_jars(jars_folder(options.var))
         if options.command == "serve":
             config = broker_config(options.var, options.port, options.controller_port)
-            command = java_command("kafka.Kafka", str(format_storage(config, jars)))
-            os.execve(command[0], command, java_environment(jars))
+            command = java_command("kafka.Kafka", format_storage(config, jars))
+            environment = java_environment(jars, config.folder)
+            os.chdir(config.folder)
+            os.execve(command[0], command, environment)
     except (JarsMissing, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 1

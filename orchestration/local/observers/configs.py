@@ -54,16 +54,30 @@ def write_configs(settings: StackSettings) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
         path.chmod(0o600)  # `touch` leaves the mode of an existing file
-        path.write_text(text)
+        path.write_text(text, "utf-8")
 
 
 def prometheus_config(settings: StackSettings, login: Login) -> str:
     """Return `monitoring/prometheus.yml` with the ports of a stack, Alertmanager's login, and the rules' whole path."""
     ports = dict(_ports(settings))
-    text = _ADDRESS.sub(lambda found: str(ports[int(found[0])]), (MONITORING / "prometheus.yml").read_text())
+    text = _ADDRESS.sub(lambda found: str(ports[int(found[0])]), (MONITORING / "prometheus.yml").read_text("utf-8"))
     basic_auth = {"username": login.user, "password": login.password}
-    text = text.replace(_LOGIN, f"basic_auth: {json.dumps(basic_auth)}")
-    return text.replace("rules/*.yml", json.dumps(str(MONITORING / "rules" / "*.yml")))
+    text = text.replace(_LOGIN, f"basic_auth: {_yaml(basic_auth)}")
+    return text.replace("rules/*.yml", _yaml(f"{_plain(str(MONITORING))}/rules/*.yml"))
+
+
+def _yaml(value: Any) -> str:
+    """Return a value as JSON, which is YAML if no character is written as two halves."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _plain(path: str) -> str:
+    """Return a path as a pattern that fits this path alone.
+
+    >>> _plain("/my [data]")
+    '/my \\\\[data]'
+    """
+    return re.sub(r"([\\*?\[])", r"\\\1", path)
 
 
 def _ports(settings: StackSettings) -> Iterator[tuple[int, int]]:
@@ -77,13 +91,13 @@ def _ports(settings: StackSettings) -> Iterator[tuple[int, int]]:
 
 def alertmanager_config(webhook: str | None) -> str:
     """Return `monitoring/alertmanager.yml`; pages and tickets go to the webhook if there is one."""
-    text = (MONITORING / "alertmanager.yml").read_text()
+    text = (MONITORING / "alertmanager.yml").read_text("utf-8")
     if webhook is None:
         return text
     receiver: dict[str, Any] = {"url": webhook}
     if (proxy := _proxy_of(webhook)) is not None:
         receiver["http_config"] = {"proxy_url": proxy}
-    return text.replace(_WEBHOOK, f"webhook_configs: {json.dumps([receiver])}")
+    return text.replace(_WEBHOOK, f"webhook_configs: {_yaml([receiver])}")
 
 
 def _proxy_of(url: str) -> str | None:
