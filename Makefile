@@ -22,7 +22,8 @@ BUILDER := docker
 # The format with health checks.
 export BUILDAH_FORMAT := docker
 # Each container reads its own by another user: the folder is closed, the files in it are not.
-SECRETS := postgres_password dagster_db_password mlflow_db_password ui_password grafana_password
+SECRETS := postgres_password dagster_db_password mlflow_db_password ui_password grafana_password api_cookie_secret
+SHA256 := $(if $(shell command -v sha256sum),sha256sum,shasum -a 256)
 # When `make` was typed: the stack counts the seconds to the first forecast from here.
 RUN_STARTED := $(shell date +%s)
 
@@ -70,11 +71,15 @@ image: ## the container images cryptovol-online and cryptovol-offline; BUILDER=b
 	$(BUILDER) build $(BUILD_OPTIONS) $(BASE:%=--build-arg BASE=%) --target online -t cryptovol-online:$(VERSION) .
 	$(BUILDER) build $(BUILD_OPTIONS) $(BASE:%=--build-arg BASE=%) --target offline -t cryptovol-offline:$(VERSION) .
 
-secrets: ## passwords for compose.yaml in secrets/, where they are missing, and the folder recordings/
+secrets: ## passwords and the API's first key for compose.yaml in secrets/, where they are missing, and the folder recordings/
 	@mkdir -p -m 700 secrets && mkdir -p recordings/inbox
 	@for name in $(SECRETS); do \
 	    test -s secrets/$$name || head -c 24 /dev/urandom | base64 | tr -d '/+\n' > secrets/$$name; \
 	done
+	@test -s secrets/api_keys || { \
+	    head -c 32 /dev/urandom | base64 | tr '+/' '-_' | tr -d '=\n' > secrets/api_key && \
+	    echo "stack:$$($(SHA256) < secrets/api_key | cut -d ' ' -f 1)" > secrets/api_keys; \
+	}
 	@touch secrets/alert_webhook_url && chmod 644 secrets/*
 
 compose-smoke: secrets ## compose.yaml on a machine with Docker: start, ask for a forecast through the gateway, stop

@@ -9,12 +9,20 @@ import sys
 
 import uvicorn
 from fastapi import FastAPI
+from pydantic import ValidationError
 
+from data.process.running import REFUSED
+from data.settings import UnreadableSecret
 from online.http.routes import create_app
 from online.settings import ApiSettings
 
 DRAIN_S = 5
 """How long open requests may take to end after SIGTERM."""
+STRANGERS = (
+    "HOST={host} lets other machines in, and the API has no keys: set API_KEYS or API_KEYS_FILE "
+    "(`python -m online.keys new NAME` makes a key), leave HOST at 127.0.0.1, or let everybody ask with API_OPEN=true"
+)
+"""Refusal of an API that would serve other machines without keys."""
 
 
 class LeavingServer(uvicorn.Server):
@@ -37,8 +45,15 @@ class LeavingServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def main() -> None:
-    settings = ApiSettings()
+def main() -> int:
+    try:
+        settings = ApiSettings()
+    except (UnreadableSecret, ValidationError) as error:  # the texts of both hold no secret
+        print(error, file=sys.stderr)
+        return REFUSED
+    if settings.api_lets_strangers_in:
+        print(STRANGERS.format(host=settings.host), file=sys.stderr)
+        return REFUSED
     app = create_app(settings)
     # uvicorn ends in good order and then raises the signal again: exit code 0, as of every other process.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -50,7 +65,8 @@ def main() -> None:
         access_log=False,  # 0.1 ms a request; /metrics has the counts
     )
     LeavingServer(config, app, settings.api_leave_s).run()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
