@@ -2,7 +2,7 @@
 # Settings are given as in `make run RECORDING=trades.csv REPLAY_SPEED=max`, or in .env (see .env.example).
 
 .DEFAULT_GOAL := help
-.PHONY: run unit test coverage acceptance harm bench check lock image secrets compose-smoke reset help
+.PHONY: run unit test coverage acceptance harm bench check audit lock image secrets compose-smoke reset help
 SHELL := bash
 
 UV_VERSION := 0.9.9
@@ -59,6 +59,9 @@ check: $(ENVIRONMENT) ## style and strict types
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
+
+audit: $(ENVIRONMENT) ## the locks against a database of known vulnerabilities, where one can be reached
+	@$(PYTHON) -m tests.audit
 
 lock: $(UV) ## requirements*.txt anew from pyproject.toml
 	$(LOCK) pyproject.toml --all-extras --group dev -o requirements.txt

@@ -17,6 +17,7 @@ from orchestration.local.observers.configs import (
     prometheus_file,
     write_configs,
 )
+from orchestration.local.observers.login import password_file
 from orchestration.local.observers.scrape_key import key_file, keys_environment
 from orchestration.local.settings import StackSettings
 from orchestration.settings import Login
@@ -114,7 +115,8 @@ def test_prometheus_has_the_stacks_own_key_if_the_metrics_of_the_api_ask_for_one
     ours = StackSettings(_env_file=None, var_dir=tmp_path, api_keys=keys, api_metrics_open=is_open)
     write_configs(ours)
     key = key_file(ours).read_text().strip()
-    assert [path.stat().st_mode & 0o777 for path in (key_file(ours), prometheus_file(ours))] == [0o600, 0o600]
+    files = (key_file(ours), prometheus_file(ours), password_file(ours))
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
     jobs = {job["job_name"]: job for job in loaded(str(prometheus_file(ours)))["scrape_configs"]}
     expected = {} if is_open else {"api": {"credentials": key}}
     assert {name: job["authorization"] for name, job in jobs.items() if "authorization" in job} == expected
