@@ -79,7 +79,7 @@ def start(command: list[str], settings: dict[str, str], log: Path, name: str, pr
             time.sleep(0.5)
         if command is STACK:  # ports of another network namespace are not visible here
             assert beyond_loopback(places) == []
-            expected = {int(settings[f"{part}_PORT"]) for part in ("API", "KAFKA", "MLFLOW", "FORECASTER")}
+            expected = {int(settings[f"{part}_PORT"]) for part in ("KAFKA", "MLFLOW", "FORECASTER")}
             assert expected <= {port for _, port in places}
             proof.saw(ports=len(places), ports_beyond_loopback=0)
         stack.send_signal(signal.SIGINT)
