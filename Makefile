@@ -2,7 +2,7 @@
 # Settings are given as in `make run RECORDING=trades.csv REPLAY_SPEED=max`, or in .env (see .env.example).
 
 .DEFAULT_GOAL := help
-.PHONY: run unit test coverage acceptance harm bench check lock image secrets compose-smoke reset help
+.PHONY: run unit test coverage acceptance harm bench check audit lock image secrets compose-smoke reset help
 SHELL := bash
 
 UV_VERSION := 0.9.9
@@ -23,7 +23,8 @@ BUILDER := docker
 # The format with health checks.
 export BUILDAH_FORMAT := docker
 # Each container reads its own by another user: the folder is closed, the files in it are not.
-SECRETS := postgres_password dagster_db_password mlflow_db_password ui_password grafana_password
+SECRETS := postgres_password dagster_db_password mlflow_db_password ui_password grafana_password api_cookie_secret
+SHA256 := $(if $(shell command -v sha256sum),sha256sum,shasum -a 256)
 # When `make` was typed: the stack counts the seconds to the first forecast from here.
 RUN_STARTED := $(shell date +%s)
 
@@ -60,6 +61,9 @@ check: $(ENVIRONMENT) ## style and strict types
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
 
+audit: $(ENVIRONMENT) ## the locks against a database of known vulnerabilities, where one can be reached
+	@$(PYTHON) -m tests.audit
+
 lock: $(UV) ## requirements*.txt anew from pyproject.toml
 	$(LOCK) pyproject.toml --all-extras --group dev -o requirements.txt
 	$(LOCK) pyproject.toml --extra online -c requirements.txt -o requirements-online.txt
@@ -71,11 +75,15 @@ image: ## the container images cryptovol-online and cryptovol-offline; BUILDER=b
 	$(BUILDER) build $(BUILD_OPTIONS) $(BASE:%=--build-arg BASE=%) --target online -t cryptovol-online:$(VERSION) .
 	$(BUILDER) build $(BUILD_OPTIONS) $(BASE:%=--build-arg BASE=%) --target offline -t cryptovol-offline:$(VERSION) .
 
-secrets: ## passwords for compose.yaml in secrets/, where they are missing, and the folder recordings/
+secrets: ## passwords and the API's first key for compose.yaml in secrets/, where they are missing, and the folder recordings/
 	@mkdir -p -m 700 secrets && mkdir -p recordings/inbox
 	@for name in $(SECRETS); do \
 	    test -s secrets/$$name || head -c 24 /dev/urandom | base64 | tr -d '/+\n' > secrets/$$name; \
 	done
+	@test -s secrets/api_keys || { \
+	    head -c 32 /dev/urandom | base64 | tr '+/' '-_' | tr -d '=\n' > secrets/api_key && \
+	    echo "stack:$$($(SHA256) < secrets/api_key | cut -d ' ' -f 1)" > secrets/api_keys; \
+	}
 	@touch secrets/alert_webhook_url && chmod 644 secrets/*
 
 compose-smoke: secrets ## compose.yaml on a machine with Docker: start, ask for a forecast through the gateway, stop

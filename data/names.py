@@ -153,7 +153,15 @@ def is_loopback(url: str) -> bool:
     >>> [is_loopback(f"http://{host}:5000/x") for host in ("127.0.0.1", "[::1]", "localhost", "mlflow", "10.0.0.1")]
     [True, True, True, False, False]
     """
-    host = urlsplit(url).hostname or ""
+    return is_loopback_host(urlsplit(url).hostname or "")
+
+
+def is_loopback_host(host: str) -> bool:
+    """Return whether a host is this machine alone.
+
+    >>> [is_loopback_host(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "::", "mlflow")]
+    [True, True, True, False, False, False]
+    """
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
 from pydantic_settings import SettingsConfigDict
 
-from data.names import is_loopback
+from data.names import is_loopback_host
 from data.recordings.folders import RecordingFolders
 from data.settings import (
     SECRET_IN_URI,
@@ -94,8 +94,7 @@ class WebserverSettings(HostSettings, PageSettings, DagsterSettings):
     @property
     def lets_strangers_in(self) -> bool:
         """Return whether the Dagster UI would serve other machines without a password."""
-        host = f"[{self.dagster_host}]" if ":" in self.dagster_host else self.dagster_host
-        return self.ui_login is None and not is_loopback(f"http://{host}")
+        return self.ui_login is None and not is_loopback_host(self.dagster_host)
 
     @property
     def dagster_local_url(self) -> str:

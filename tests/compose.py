@@ -15,6 +15,8 @@ DEPLOY = CHECKOUT / "orchestration" / "deploy"
 OURS = ("cryptovol-online", "cryptovol-offline")
 """Images of the Dockerfile, by its targets."""
 Service = dict[str, Any]
+SECRETS = {"api_keys": f"stack:{'0' * 64}\n", "api_cookie_secret": "s" * 32}
+"""Contents for tests of the secrets that have a form."""
 _VARIABLE = re.compile(r"\$(?:\$|\{([A-Z_]+)(:[-+])?((?:[^{}]|\{[^{}]*\})*)\})")
 
 

@@ -8,7 +8,7 @@ import hashlib
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
 from types import FrameType
@@ -157,8 +157,12 @@ def _called_first_at_stop(call: Callable[[], object]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def add_live_page(app: FastAPI, page: LivePage) -> None:
-    """Add the page at `/`, its files and its stream."""
+def add_live_page(app: FastAPI, page: LivePage, guard: Callable[[Request], Awaitable[None]]) -> None:
+    """Add the page at `/`, its files and its stream.
+
+    Args:
+        guard: refuses a request for the stream that needs a login.
+    """
 
     async def admit() -> AsyncIterator[None]:
         if page.pulse.watch(1) > MAX_BROWSERS:
@@ -180,7 +184,12 @@ def add_live_page(app: FastAPI, page: LivePage) -> None:
         """Return a file of the live page, or of its chart library."""
         return _file_answer(request, name)
 
-    @app.get(EVENTS, include_in_schema=False, response_class=EventSourceResponse, dependencies=[Depends(admit)])
+    @app.get(
+        EVENTS,
+        include_in_schema=False,
+        response_class=EventSourceResponse,
+        dependencies=[Depends(guard), Depends(admit)],
+    )
     async def live_events(
         product_id: Annotated[str | None, Query(pattern=PRODUCT_PATTERN)] = None,
         source_id: Annotated[str | None, Query(pattern=SOURCE_PATTERN)] = None,

@@ -12,7 +12,7 @@ from itertools import product
 from typing import Annotated, Any
 
 import structlog
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi import Path as UrlPath
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
@@ -26,6 +26,7 @@ from data.process.hosts import host_check
 from data.process.logs import configure_logs
 from data.process.metrics import project_version
 from data.times import time_text
+from online.http.access import REFUSALS, Access, add_login
 from online.http.answers import (
     NO_STORE,
     Endpoint,
@@ -150,6 +151,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     configure_logs(settings)
     metrics = ApiMetrics()
     service = Service(settings, metrics)
+    access = Access(settings)
     metrics.ready.set_function(service.is_ready)
     checks = Checks(service.broker.ask, lambda: service.forecasts.problem, service.described_model)
     page = LivePage(settings, project_version(), service.forecasts.view, service.served_file, checks)
@@ -173,10 +175,11 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     )
     app.state.is_leaving = False
     handle_errors(app)
-    predict = _add_predict(app, service, metrics.rows_scored)
-    _add_newest_forecast(app, service)
-    _add_operations(app, service, metrics)
-    add_live_page(app, page)
+    predict = _add_predict(app, service, access, metrics.rows_scored)
+    _add_newest_forecast(app, service, access)
+    _add_operations(app, service, access, metrics)
+    add_live_page(app, page, access.by_key_or_cookie)
+    add_login(app, access)
     for route in app.routes:
         if isinstance(route, APIRoute) and route.include_in_schema:
             for status in (HTTPStatus.OK, HTTPStatus.INTERNAL_SERVER_ERROR, *map(int, route.responses)):
@@ -194,9 +197,10 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     return app
 
 
-def _add_predict(app: FastAPI, service: Service, rows_scored: Counter) -> Endpoint:
+def _add_predict(app: FastAPI, service: Service, access: Access, rows_scored: Counter) -> Endpoint:
     batching = Batching()
     refused = (
+        *(REFUSALS if access.has_keys else ()),
         HTTPStatus.REQUEST_TIMEOUT,
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -210,6 +214,7 @@ def _add_predict(app: FastAPI, service: Service, rows_scored: Counter) -> Endpoi
         tags=FORECASTS,
         summary="Forecast for rows of features",
         openapi_extra={"requestBody": body},
+        dependencies=access.described(),
         responses=described_answer("Forecasts", Forecasts) | described_problems(*refused),
     )
     async def predict(request: Request) -> Response:
@@ -219,6 +224,7 @@ def _add_predict(app: FastAPI, service: Service, rows_scored: Counter) -> Endpoi
         columns alone a forecast with a wider interval. For each row, `missing` lists the columns that played no part,
         and `ignored` the fields without a column.
         """
+        access.check(request)
         served = service.model()
         columns = served.model.columns
         rows = read_rows(await read_body(request, MAX_BODY_BYTES, BODY_TIMEOUT_S), columns)
@@ -240,9 +246,10 @@ def _add_predict(app: FastAPI, service: Service, rows_scored: Counter) -> Endpoi
     return predict
 
 
-def _add_newest_forecast(app: FastAPI, service: Service) -> None:
+def _add_newest_forecast(app: FastAPI, service: Service, access: Access) -> None:
     settings = service.settings
     unready = HTTPStatus.SERVICE_UNAVAILABLE
+    refused = REFUSALS if access.has_keys else ()
 
     @app.get(
         "/predict/{product_id}",
@@ -251,7 +258,8 @@ def _add_newest_forecast(app: FastAPI, service: Service) -> None:
         responses=described_answer(
             "The record of `predictions` without `shadow`, its columns under `features`", newest_type()
         )
-        | described_problems(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY, unready),
+        | described_problems(*refused, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY, unready),
+        dependencies=[*access.described(), Depends(access.by_key)],
     )
     async def newest_forecast(
         request: Request,
@@ -286,7 +294,9 @@ def _add_newest_forecast(app: FastAPI, service: Service) -> None:
         return JsonAnswer(record | {"features": features, "feature_age_s": age_s, "state": state})
 
 
-def _add_operations(app: FastAPI, service: Service, metrics: ApiMetrics) -> None:
+def _add_operations(app: FastAPI, service: Service, access: Access, metrics: ApiMetrics) -> None:
+    guards = [] if service.settings.api_metrics_open else [*access.described(), Depends(access.by_key)]
+
     @app.head("/health", include_in_schema=False)
     @app.get(
         "/health",
@@ -319,7 +329,7 @@ def _add_operations(app: FastAPI, service: Service, metrics: ApiMetrics) -> None
         model = service.described_model()
         return JsonAnswer({"version": app.version, "wanted_variant": wanted, "model": model, "refused": refused})
 
-    @app.get("/metrics", tags=OPERATION, summary="Metrics for Prometheus")
+    @app.get("/metrics", tags=OPERATION, summary="Metrics for Prometheus", dependencies=guards)
     async def metrics_of() -> Response:
         """Report the metrics to Prometheus."""
         return Response(generate_latest(metrics.registry), headers=NO_STORE, media_type=CONTENT_TYPE_LATEST)

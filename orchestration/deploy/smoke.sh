@@ -22,7 +22,11 @@ until curl -fsS --max-time 5 "$gateway/health" > /dev/null 2>&1; do
   sleep 5
   waited=$((waited + 5))
 done
-curl -fsS "$gateway/predict" -H 'content-type: application/json' \
+status="$(curl -s -o /dev/null -w '%{http_code}' "$gateway/predict/BTC-USD")"
+[ "$status" = 401 ] || { echo "/predict/BTC-USD answers $status without a key" >&2; exit 1; }
+# By a file: a process list shows the words of a command.
+printf 'header = "authorization: Bearer %s"\n' "$(cat secrets/api_key)" |
+  curl -fsS --config - "$gateway/predict" -H 'content-type: application/json' \
   -d '{"rows": [{"ret_mean": 0.00001, "ret_std": 0.0002, "n": 50}]}'
 echo
 for page in dagster/ mlflow/; do
@@ -31,4 +35,4 @@ for page in dagster/ mlflow/; do
   curl -fsS -o /dev/null -u "${UI_USER:-cryptovol}:$(cat secrets/ui_password)" "$gateway/$page"
 done
 curl -fsS -o /dev/null "$gateway/grafana/login"
-echo "the API answers, the pages ask for a password"
+echo "the API answers with its key, the pages ask for a password"

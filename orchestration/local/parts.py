@@ -19,6 +19,7 @@ from online.settings import RESTARTED
 from orchestration.instance.home import WORKSPACE, own_runs
 from orchestration.local.dagster.client import end_runs, is_loaded, open_local
 from orchestration.local.kafka.broker import broker_config, is_ready
+from orchestration.local.observers.scrape_key import keys_environment
 from orchestration.local.ports import next_free_port
 from orchestration.local.settings import StackSettings
 from orchestration.local.supervisor import Part
@@ -208,6 +209,7 @@ def _api(settings: StackSettings, *, is_warm: bool) -> Part:
     return Part(
         "api",
         _module("online.api"),
+        environment=keys_environment(settings),
         needs=("topics",) if is_warm else ("topics", "training"),
         is_ready=answers(f"http://127.0.0.1:{settings.api_port}/health", timeout_s=5.0),  # /health asks the broker
         ports={"API_PORT": settings.api_port},

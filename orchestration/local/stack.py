@@ -27,11 +27,13 @@ from data.files import CHECKOUT
 from data.names import NotRead, new_replay_id, spare_loopback
 from data.settings import SECRET_IN_URI, UnreadableSecret
 from data.stream.clients import client_config
+from online.api import STRANGERS
 from online.replay.pace import parse_speed
 from orchestration.local.live_lines import LiveForecast, LiveLines
 from orchestration.local.observers.configs import write_configs
 from orchestration.local.observers.login import where_the_login_is
 from orchestration.local.observers.parts import observer_parts
+from orchestration.local.observers.scrape_key import key_file
 from orchestration.local.parts import stack_parts
 from orchestration.local.ports import port_conflicts
 from orchestration.local.settings import StackSettings, given_settings, retired_settings
@@ -133,6 +135,12 @@ def check_folder(var_dir: Path) -> None:
         )
 
 
+def check_access(settings: StackSettings) -> None:
+    """Refuse an API that would serve other machines without keys."""
+    if settings.api_lets_strangers_in:
+        raise StartRefused(STRANGERS.format(host=settings.host))
+
+
 @contextlib.contextmanager
 def only_stack(var_dir: Path) -> Iterator[None]:
     """Hold the lock of the state folder; refuse a second stack on the same state, and a folder that cannot serve."""
@@ -214,6 +222,8 @@ async def run_stack(settings: StackSettings, console: Console, began: float) -> 
         say(note, "yellow")
     if observers:
         say(where_the_login_is(settings))
+    if settings.api_keys:
+        say(f"the API asks for a key; the stack's own is in {key_file(settings)}")
     await supervisor.start()
     live_lines.start()
     try:
@@ -294,6 +304,7 @@ def main() -> int:
             began -= time.time() - settings.run_started
         check_recordings(settings)
         check_speed(settings)
+        check_access(settings)
         for sentence in retired_settings(given_settings()):
             console.print(Text(sentence, "yellow"), soft_wrap=True)
         with only_stack(settings.var_dir):

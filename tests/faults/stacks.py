@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 import psutil
@@ -53,3 +54,28 @@ def running_stack(var: Path, log: Path, **more: str) -> Iterator[tuple[psutil.Po
                 each.kill()
         psutil.wait_procs(family, timeout=20)
         process.wait(20)
+
+
+def listening(process: psutil.Popen) -> set[tuple[str, int]]:
+    """Return the addresses and TCP ports on which a process and its children listen."""
+    found = set()
+    for member in [process, *process.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            connections = member.net_connections("tcp")
+            found |= {(each.laddr.ip, each.laddr.port) for each in connections if each.status == psutil.CONN_LISTEN}
+    return found
+
+
+def beyond_loopback(places: Iterable[tuple[str, int]]) -> list[str]:
+    """Return the places of `listening` that another machine can reach.
+
+    >>> beyond_loopback([("127.0.0.1", 1), ("::1", 2), ("::ffff:127.0.0.1", 3), ("0.0.0.0", 4), ("::", 5)])
+    ['0.0.0.0:4', ':::5']
+    """
+    return [f"{host}:{port}" for host, port in sorted(places) if not _without_mapping(host).is_loopback]
+
+
+def _without_mapping(host: str) -> IPv4Address | IPv6Address:
+    """Return an address; a Java process shows its IPv4 addresses as IPv6."""
+    address = ip_address(host)
+    return getattr(address, "ipv4_mapped", None) or address

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import psutil
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
@@ -18,7 +17,7 @@ from orchestration.local.dagster import client as dagster
 from orchestration.local.dagster.client import REPOSITORY, open_local
 from orchestration.settings import Login
 from tests.browser import Errors, running_browser
-from tests.faults.stacks import running_stack
+from tests.faults.stacks import beyond_loopback, listening, running_stack
 from tests.faults.test_offline_stack import op
 from tests.other_origin import REBINDING, Socket, Target, Write, attack
 from tests.pipeline import wait_until
@@ -94,17 +93,6 @@ def targets(settings: dict[str, str]) -> list[Target]:
     ]
 
 
-def listening_ports(process: psutil.Popen) -> set[int]:
-    """Return the TCP ports on which a process and its children listen."""
-    family = [process, *process.children(recursive=True)]
-    return {
-        each.laddr.port
-        for member in family
-        for each in member.net_connections("tcp")
-        if each.status == psutil.CONN_LISTEN
-    }
-
-
 def runs_of(ui: str, job: str) -> list[dict[str, Any]]:
     query = """query($job: String!) { runsOrError(filter: {pipelineName: $job}) {
         ... on Runs { results { runId status } } } }"""
@@ -157,7 +145,9 @@ def test_a_page_of_another_origin_finds_every_door_shut(tmp_path: Path, jars: li
         assert login.password not in log.read_text()
         before = aliases(urls["MLFLOW"])
         attacked = targets(settings)
-        others = listening_ports(process) - {target.port for target in attacked}
+        places = listening(process)
+        assert beyond_loopback(places) == []
+        others = {port for _, port in places} - {target.port for target in attacked}
         attacked += [Target(f"port {port}", port, ["/", "/metrics"], [Write("/")]) for port in sorted(others)]
         found = [each for target in attacked for each in attack(browser, target)]
         visitor = {"username": login.user, "password": login.password}
@@ -172,7 +162,7 @@ def test_a_page_of_another_origin_finds_every_door_shut(tmp_path: Path, jars: li
         with open_local(login.in_url(f"{urls['ALERTMANAGER']}/api/v2/silences"), 10) as answer:
             assert json.load(answer) == []
         use_the_ui(browser, urls["DAGSTER"], tmp_path)
-        proof.saw(servers=len(attacked), answers_read=len(found))
+        proof.saw(servers=len(attacked), answers_read=len(found), ports_beyond_loopback=0)
 
 
 def use_the_ui(browser: Any, ui: str, folder: Path) -> None:

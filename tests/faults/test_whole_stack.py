@@ -15,7 +15,7 @@ import pytest
 
 from data.files import CHECKOUT
 from orchestration.local.supervisor import tree_memory
-from tests.faults.stacks import MEMORY_MIB, STACK, settings_of
+from tests.faults.stacks import MEMORY_MIB, STACK, beyond_loopback, listening, settings_of
 from tests.pipeline import wait_until
 from tests.proofs import Proof
 
@@ -56,7 +56,10 @@ def test_the_stack_comes_up_twice_within_its_memory_and_leaves_no_process(
 
 
 def start(command: list[str], settings: dict[str, str], log: Path, name: str, proof: Proof, within_s: float) -> None:
-    """Start a stack, wait for the first forecast, measure the memory, stop the stack with SIGINT."""
+    """Start a stack, wait for the first forecast, measure the memory, stop the stack with SIGINT.
+
+    Each port of the stack is for this machine alone.
+    """
     with log.open("w") as output:
         stack = psutil.Popen(command, cwd=CHECKOUT, env=os.environ | settings, stdout=output, stderr=output)
     family: set[psutil.Process] = {stack}
@@ -67,12 +70,18 @@ def start(command: list[str], settings: dict[str, str], log: Path, name: str, pr
             return re.search(r"first forecast (\S+) s after start", log.read_text())
 
         seconds = wait_until(first_forecast, f"a first forecast: {log.read_text()}", within_s).group(1)
-        heaviest = 0
+        heaviest, places = 0, set[tuple[str, int]]()
         until = time.monotonic() + 10.0  # memory grows with the first thousands of rows
         while time.monotonic() < until:
             heaviest = max(heaviest, tree_memory(stack.pid) or 0)
             family.update(stack.children(recursive=True))
+            places |= listening(stack)
             time.sleep(0.5)
+        if command is STACK:  # ports of another network namespace are not visible here
+            assert beyond_loopback(places) == []
+            expected = {int(settings[f"{part}_PORT"]) for part in ("KAFKA", "MLFLOW", "FORECASTER")}
+            assert expected <= {port for _, port in places}
+            proof.saw(ports=len(places), ports_beyond_loopback=0)
         stack.send_signal(signal.SIGINT)
         asked = time.monotonic()
         assert stack.wait(60) == 0, log.read_text()

@@ -35,9 +35,9 @@ from data.stream.topics.creation import create_topics
 from data.times import NS
 from online.http import headers
 from online.http.answers import Observed, Problem, handle_errors, read_body
-from online.http.headers import BoundedHeaders
 from online.http.newest import Newest, NewestForecasts
 from online.metrics import ApiMetrics
+from online.server.headers import BoundedHeaders
 from online.settings import ApiSettings
 from tests.broker import Broker, free_ports, running_broker
 from tests.fakes import FakeRegistry

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from data.files import CHECKOUT
+from online.keys.ring import KeyRing
 from tests import compose
 
 
@@ -42,6 +43,21 @@ def test_prometheus_reads_its_configuration(tmp_path: Path) -> None:
 @pytest.mark.parametrize("script", sorted(compose.DEPLOY.glob("*.sh")), ids=lambda path: path.name)
 def test_a_script_is_shell(script: Path) -> None:
     check("sh", "-n", str(script))
+
+
+def test_make_secrets_makes_what_is_missing_and_leaves_the_rest(tmp_path: Path) -> None:
+    """The API's key is in a file that no container has; its hash is in the API's file."""
+    make = ("make", "--silent", "-f", str(CHECKOUT / "Makefile"), "-C", str(tmp_path), "secrets")
+    check(*make)
+    made = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
+    assert set(made) == {*compose.compose()["secrets"], "api_key"}
+    assert {name for name, text in made.items() if len(text) < 30} == {"alert_webhook_url"}
+    assert KeyRing.parse(made["api_keys"]).name_of(made["api_key"].encode()) == "stack"
+    assert len(made["api_key"]) == 43, "32 bytes"
+    assert not any("api_key" in service.get("secrets", ()) for service in compose.services().values())
+    assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
+    check(*make)
+    assert {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()} == made
 
 
 @pytest.mark.parametrize("url", ["", "https://alerts.example.org/key?a=1&b=2"])

@@ -29,7 +29,7 @@ def on_this_machine(service: compose.Service, folder: Path) -> dict[str, str]:
     """Return the environment of a service with folders of this machine, and a file for each secret."""
     (folder / "secrets").mkdir(exist_ok=True)
     for secret in service.get("secrets", ()):
-        (folder / "secrets" / secret).write_text("secret")
+        (folder / "secrets" / secret).write_text(compose.SECRETS.get(secret, "secret"))
     places = {"/run/secrets": folder / "secrets", "/var/lib/cryptovol": folder, "/recordings": folder}
     found = compose.environment(service)
     for place, here in places.items():

@@ -24,6 +24,7 @@ from data.times import NS, time_text
 from data.truth.counting import counted_rows
 from data.truth.targets import target_volatility
 from online.http.live_page import LIBRARY, MAX_BROWSERS
+from online.keys.ring import hash_line, new_key
 from tests.broker import Broker, running_broker
 from tests.browser import Errors, heap_mb, running_browser
 from tests.pipeline import environment, read_topic, replay, running, wait_until
@@ -507,3 +508,33 @@ def test_a_quarter_of_an_hour_at_ten_rows_a_second_costs_10_mb_at_most(
     assert feed.rows >= 8_500
     assert grown <= 10
     assert max(delays) <= 1.0
+
+
+def test_a_page_of_an_api_with_keys_asks_for_one_and_the_browser_stays_logged_in(
+    page_environment: dict[str, str], page_broker: Broker, page: Any, tmp_path: Path
+) -> None:
+    """No script can read the cookie, and another tab needs no second login."""
+    key = new_key()
+    keys = {"API_KEYS": hash_line("desk", key), "API_COOKIE_SECRET": "a secret of all replicas"}
+    feed = Feed(page_broker, "login")
+    with running_api(page_environment | keys, tmp_path / "api.log", "online.api") as api:
+        page.goto(str(api.client.base_url))
+        page.wait_for_selector("#login:not([hidden])", timeout=20e3)
+        page.wait_for_selector("#notice:has-text('a key is needed')")
+        page.fill("#key", "wrong")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#login-problem:has-text('this key is not known')")
+        page.fill("#key", key)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#login", state="hidden")
+        await_live(page, feed)
+        assert page.evaluate("document.cookie") == ""
+        assert page.evaluate("document.getElementById('key').value") == ""
+        (cookie,) = page.context.cookies()
+        assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (True, "Strict", "/live")
+        other = page.context.new_page()
+        errors = Errors(other)
+        other.goto(str(api.client.base_url))
+        await_live(other, feed)
+        assert other.is_hidden("#login")
+        assert errors == []

@@ -221,7 +221,7 @@ def test_each_secret_is_made_by_make_secrets() -> None:
     assert declared == {name: {"file": f"./secrets/{name}"} for name in declared}
     makefile = (CHECKOUT / "Makefile").read_text()
     (made,) = re.findall(r"^SECRETS := (.*)$", makefile, re.MULTILINE)
-    assert {*made.split(), "alert_webhook_url"} == set(declared)
+    assert {*made.split(), "api_keys", "alert_webhook_url"} == set(declared)
     used = set().union(*(service.get("secrets", ()) for service in SERVICES.values()))
     assert used == set(declared)
     assert "/secrets/" in (CHECKOUT / ".gitignore").read_text().splitlines()

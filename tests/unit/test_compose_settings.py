@@ -81,11 +81,12 @@ def test_own_stores_change_services_that_are_there() -> None:
 def test_each_process_takes_the_values(
     name: str, public_host: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "secret").write_text("secret\n")
+    for secret in compose.compose()["secrets"]:
+        (tmp_path / secret).write_text(compose.SECRETS.get(secret, "secret\n"))
     service = compose.services(PUBLIC_HOST=public_host, ALERT_WEBHOOK_URL_FILE="")[name]
     monkeypatch.chdir(tmp_path)  # without the .env of the checkout
     for variable, value in compose.environment(service).items():
-        monkeypatch.setenv(variable, str(tmp_path / "secret") if value.startswith("/run/secrets/") else value)
+        monkeypatch.setenv(variable, value.replace("/run/secrets", str(tmp_path)))
     for settings in SETTINGS[name]:
         settings()
 

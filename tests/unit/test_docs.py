@@ -235,7 +235,7 @@ def test_no_document_names_a_metric_that_is_not_exported(document: Path) -> None
 
 
 def test_each_route_is_explained() -> None:
-    files = ("routes.py", "live_page.py")
+    files = ("routes.py", "live_page.py", "access.py")
     trees = [ast.parse((CHECKOUT / "online" / "http" / name).read_text()) for name in files]
     methods = ("get", "post", "put", "delete")
     routes = {

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from pathlib import Path
 
 import pytest
 
 from data.files import CHECKOUT
 from data.process.catalog import METRICS
-from orchestration.local.observers.configs import INGESTORS, SCRAPED, prometheus_config
+from orchestration.local.observers.configs import (
+    INGESTORS,
+    SCRAPED,
+    prometheus_config,
+    prometheus_file,
+    write_configs,
+)
+from orchestration.local.observers.login import password_file
+from orchestration.local.observers.scrape_key import key_file, keys_environment
 from orchestration.local.settings import StackSettings
 from orchestration.settings import Login
 from tests.rules_files import Selector, cases, loaded, rules, selectors
@@ -96,3 +106,22 @@ def test_prometheus_asks_the_ports_of_the_settings() -> None:
     ingestors = map(str, range(30_000, 30_000 + INGESTORS))
     assert re.findall(r":(\d+)\"", config) == [*(str(scraped[name]) for name in names), *ingestors]
     assert '      basic_auth: {"username": "me", "password": "pass: word"}\n' in config
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_prometheus_has_the_stacks_own_key_if_the_metrics_of_the_api_ask_for_one(is_open: bool, tmp_path: Path) -> None:
+    """The key is in files for their owner alone, and the API gets its hash beside the keys of a person."""
+    keys = f"desk:{'0' * 64}"
+    ours = StackSettings(_env_file=None, var_dir=tmp_path, api_keys=keys, api_metrics_open=is_open)
+    write_configs(ours)
+    key = key_file(ours).read_text().strip()
+    files = (key_file(ours), prometheus_file(ours), password_file(ours))
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+    jobs = {job["job_name"]: job for job in loaded(str(prometheus_file(ours)))["scrape_configs"]}
+    expected = {} if is_open else {"api": {"credentials": key}}
+    assert {name: job["authorization"] for name, job in jobs.items() if "authorization" in job} == expected
+    hashed = hashlib.sha256(key.encode()).hexdigest()
+    assert keys_environment(ours) == {"API_KEYS": f"{keys},stack:{hashed}", "API_KEYS_FILE": ""}
+    assert keys_environment(ours) == keys_environment(ours), "a later start has the same key"
+    without = StackSettings(_env_file=None, var_dir=tmp_path / "without")
+    assert (keys_environment(without), key_file(without).exists()) == ({}, False)

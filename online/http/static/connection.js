@@ -3,16 +3,19 @@
 const SILENT_MS = 4000; // the API says something each second, and each three seconds while its broker is away
 const LOOK_MS = 500;
 const AGAIN_MS = 1000;
+const UNAUTHORIZED = 401;
 
 export class Connection {
   /** `handlers`: hello, state, rows get the parsed data; lost gets the time in ms since when nothing came,
-   * and the reason if the API refuses. */
+   * and the reason if the API refuses; locked is called if the API wants a login, and then nothing is tried until
+   * `open`. */
   constructor(handlers) {
     this.handlers = handlers;
     this.heardAt = Date.now();
     this.openedAt = 0;
     this.isLost = false;
     this.refusal = null;
+    this.isLocked = false;
     setInterval(() => this.look(), LOOK_MS);
   }
 
@@ -20,6 +23,7 @@ export class Connection {
   open(stream) {
     this.stream = stream;
     this.source?.close();
+    this.isLocked = false;
     this.openedAt = Date.now();
     const query = stream ? `?${new URLSearchParams(stream)}` : "";
     const source = new EventSource(`/live/events${query}`);
@@ -51,21 +55,26 @@ export class Connection {
   async askWhy(source) {
     const asking = new AbortController();
     let refusal = null;
+    let isLocked = false;
     try {
       const answer = await fetch(source.url, { signal: asking.signal });
       const isProblem = answer.headers.get("content-type") === "application/problem+json";
+      isLocked = answer.status === UNAUTHORIZED;
       if (isProblem) refusal = (await answer.json()).detail;
     } catch {
       // The API does not answer.
     } finally {
       asking.abort(); // an accepted stream would go on without end
     }
-    if (source === this.source && source.readyState === EventSource.CLOSED) this.lose(refusal);
+    if (source !== this.source || source.readyState !== EventSource.CLOSED) return;
+    this.isLocked = isLocked;
+    this.lose(refusal);
+    if (isLocked) this.handlers.locked();
   }
 
   /** Notice silence, and open again what the browser has given up. */
   look() {
-    if (!this.source) return;
+    if (!this.source || this.isLocked) return;
     const now = Date.now();
     const isSilent = now - Math.max(this.heardAt, this.openedAt) > SILENT_MS;
     if (isSilent) this.lose(this.isLost ? this.refusal : null);

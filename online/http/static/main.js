@@ -3,6 +3,7 @@
 import { Charts, readPalette } from "./charts.js";
 import { Connection } from "./connection.js";
 import { clock, whole } from "./format.js";
+import { askForKey } from "./login.js";
 import * as panels from "./panels.js";
 import { Store } from "./store.js";
 import { drawMisses, drawServed } from "./strips.js";
@@ -69,6 +70,9 @@ const connection = new Connection({
     page.lostAt = since;
     page.refusal = refusal;
     drawSoon();
+  },
+  locked() {
+    askForKey(() => connection.open(page.chosen));
   },
 });
 

@@ -13,6 +13,7 @@ from urllib.request import getproxies, proxy_bypass
 from data.files import CHECKOUT
 from data.names import is_loopback
 from orchestration.local.observers.login import can_hash, observer_login, web_config
+from orchestration.local.observers.scrape_key import stack_key
 from orchestration.local.settings import StackSettings
 from orchestration.settings import Login
 
@@ -21,6 +22,7 @@ INGESTORS = 8
 """Ports of ingestors that Prometheus asks, from INGESTOR_PORT on."""
 SCRAPED = ("api_port", "forecaster_port", "exporter_port", "alertmanager_port")
 _LOGIN = "# basic_auth: {login of Alertmanager}"
+_KEY = "# authorization: {key of the API}"
 _WEBHOOK = "# webhook_configs: [{ALERT_WEBHOOK_URL}]"
 _ADDRESS = re.compile(r"(?<=127\.0\.0\.1:)\d+")
 
@@ -45,7 +47,7 @@ def write_configs(settings: StackSettings) -> None:
     prometheus, alertmanager = prometheus_file(settings), alertmanager_file(settings)
     login, webhook = observer_login(settings), settings.alert_webhook_url
     files = {
-        prometheus: prometheus_config(settings, login),
+        prometheus: prometheus_config(settings, login, stack_key(settings)),
         alertmanager: alertmanager_config(webhook.get_secret_value() if webhook else None),
     }
     if can_hash():
@@ -57,12 +59,18 @@ def write_configs(settings: StackSettings) -> None:
         path.write_text(text, "utf-8")
 
 
-def prometheus_config(settings: StackSettings, login: Login) -> str:
-    """Return `monitoring/prometheus.yml` with the ports of a stack, Alertmanager's login, and the rules' whole path."""
+def prometheus_config(settings: StackSettings, login: Login, key: str | None = None) -> str:
+    """Return `monitoring/prometheus.yml` with the ports of a stack, Alertmanager's login, and the rules' whole path.
+
+    Args:
+        key: of the API; used if the API's metrics ask for one.
+    """
     ports = dict(_ports(settings))
     text = _ADDRESS.sub(lambda found: str(ports[int(found[0])]), (MONITORING / "prometheus.yml").read_text("utf-8"))
     basic_auth = {"username": login.user, "password": login.password}
     text = text.replace(_LOGIN, f"basic_auth: {_yaml(basic_auth)}")
+    if key and not settings.api_metrics_open:
+        text = text.replace(_KEY, f"authorization: {_yaml({'credentials': key})}")
     return text.replace("rules/*.yml", _yaml(f"{_plain(str(MONITORING))}/rules/*.yml"))
 
 
