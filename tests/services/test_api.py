@@ -33,10 +33,10 @@ from data.simulator.day import simulate_day
 from data.stream.records import PREDICTIONS, TRADES, with_time_texts
 from data.stream.topics.creation import create_topics
 from data.times import NS
-from online.http import headers
 from online.http.answers import Observed, Problem, handle_errors, read_body
 from online.http.newest import Newest, NewestForecasts
 from online.metrics import ApiMetrics
+from online.server import headers
 from online.server.headers import BoundedHeaders
 from online.settings import ApiSettings
 from tests.broker import Broker, free_ports, running_broker
