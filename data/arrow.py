@@ -22,12 +22,17 @@ NAMES: Final = pa.dictionary(pa.int32(), pa.string())
 def texts_of(texts: Sequence[str]) -> pa.Array:
     """Return texts as a column."""
     data = "".join(texts).encode(errors="replace")
-    lengths = [len(text) for text in texts]
-    if sum(lengths) != len(data):
-        lengths = [len(text.encode(errors="replace")) for text in texts]
+    lengths = np.fromiter(map(len, texts), np.int32, len(texts))
+    if int(lengths.sum()) != len(data):
+        lengths = np.fromiter((len(text.encode(errors="replace")) for text in texts), np.int32, len(texts))
     offsets = np.zeros(len(texts) + 1, np.int32)
     np.cumsum(lengths, out=offsets[1:])
     return pa.Array.from_buffers(pa.string(), len(texts), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
+
+
+def text_of(text: str) -> pa.Scalar:
+    """Return one text for pyarrow's functions."""
+    return texts_of([text])[0]
 
 
 def rows_of(rows: NDArray[np.intp]) -> pa.Array:

@@ -126,16 +126,20 @@ class LookAhead:
     def __init__(self) -> None:
         self._streams: dict[StreamKey, int] = {}
         self._last = np.empty((0, 3), np.int64)
+        # Rows of the buffers; they are kept, because fresh memory costs more than the judging.
+        self._rows = self._done = self._read = 0
         self._stream = np.empty(0, np.int32)
         self._columns = np.empty((3, 0), np.int64)  # trade id, event time, position
         self._before = np.empty((0, 3), np.int64)
         self._status = np.empty(0, np.int8)
-        self._done = self._read = 0
 
     @property
     def settled(self) -> int:
         """Number of trades whose status no later trade can change, since the last `take`."""
-        return int(np.searchsorted(self._columns[2], self._read - 2 * LOOK_ROWS))
+        return self._until(self._read - 2 * LOOK_ROWS)
+
+    def _until(self, position: int) -> int:
+        return int(np.searchsorted(self._columns[2, : self._rows], position))
 
     def add(self, trades: Trades, position: Int64s, read: int) -> None:
         """Add the next trades of the source, and judge all trades that enough rows follow.
@@ -148,19 +152,29 @@ class LookAhead:
             self._streams.setdefault(key, len(self._streams))
         new = np.tile(np.array([*NOTHING_YET, _NONE], np.int64), (len(self._streams) - len(self._last), 1))
         self._last = np.concatenate([self._last, new])
-        code = np.array([self._streams[key] for key in trades.keys], np.int32)[trades.stream]
-        n = len(trades)
-        self._stream = np.concatenate([self._stream, code])
-        self._columns = np.concatenate([self._columns, [trades.trade_id, trades.event_time, position]], axis=1)
-        self._before = np.concatenate([self._before, np.empty((n, 3), np.int64)])
-        self._status = np.concatenate([self._status, np.empty(n, np.int8)])
-        self._read = read
-        self._settle(int(np.searchsorted(self._columns[2], read - LOOK_ROWS)))
+        begin, end = self._rows, self._rows + len(trades)
+        if end > len(self._stream):
+            self._grow(max(end, 2 * len(self._stream)))
+        np.take(np.array([self._streams[key] for key in trades.keys], np.int32), trades.stream,
+                out=self._stream[begin:end], mode="clip")  # fmt: skip
+        for column, values in zip(self._columns, (trades.trade_id, trades.event_time, position), strict=True):
+            column[begin:end] = values
+        self._rows, self._read = end, read
+        self._settle(self._until(read - LOOK_ROWS))
+
+    def _grow(self, capacity: int) -> None:
+        """Move the rows to larger buffers."""
+        n, stream, columns, before, status = self._rows, self._stream, self._columns, self._before, self._status
+        self._stream, self._status = np.empty(capacity, np.int32), np.empty(capacity, np.int8)
+        self._columns, self._before = np.empty((3, capacity), np.int64), np.empty((capacity, 3), np.int64)
+        self._stream[:n], self._status[:n] = stream[:n], status[:n]
+        self._columns[:, :n], self._before[:n] = columns[:, :n], before[:n]
 
     def _settle(self, limit: int) -> None:
         if limit > self._done:
-            trade_id, event_time, position = self._columns
-            columns = self._stream, trade_id, event_time, position, self._status, self._before
+            n = self._rows
+            trade_id, event_time, position = (column[:n] for column in self._columns)
+            columns = self._stream[:n], trade_id, event_time, position, self._status[:n], self._before[:n]
             _settle(*columns, self._done, limit, self._last)
             self._done = limit
 
@@ -170,13 +184,14 @@ class LookAhead:
         Trades that are not settled are judged as if no trade followed the added trades.
         """
         if count > self.settled:
-            self._settle(len(self._stream))
-        status, self._status = self._status[:count], self._status[count:]
-        self._stream, self._columns = self._stream[count:], self._columns[:, count:]
-        self._before = self._before[count:]
-        self._before[:, 2] -= count  # below -1: behind the reach of any judgement
+            self._settle(self._rows)
+        status = self._status[:count].copy()
+        rest = self._rows - count
+        for buffer in (self._stream, self._status, *self._columns, self._before):
+            buffer[:rest] = buffer[count : self._rows]
+        self._before[:rest, 2] -= count  # below -1: behind the reach of any judgement
         self._last[:, 2] -= count
-        self._done -= count
+        self._rows, self._done = rest, self._done - count
         return status
 
 

@@ -133,7 +133,7 @@ def is_newest_first(path: Path, dialect: Dialect[Any], product_id: str) -> bool:
 
 
 def _look(path: Path, dialect: Dialect[Any], product_id: str) -> _Ordered:
-    head = _head(dialect.blocks(path, Meter()), dialect, product_id)
+    head = _head(dialect.head(path), dialect, product_id)
     if head is None:
         return _Ordered(path, dialect, False, None)
     order = np.argsort(head.stream, kind="stable")

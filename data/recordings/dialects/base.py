@@ -93,6 +93,10 @@ class Dialect(ABC, Generic[B]):
             Damaged: after all whole rows before the damage.
         """
 
+    def head(self, path: Path) -> Iterator[B]:
+        """Read the first rows, at least 1,000 where there are so many, and maybe others."""
+        return self.blocks(path, Meter())
+
     def backwards(self, path: Path, _meter: Meter) -> Iterator[B]:
         """Read a recording as `blocks` does, but from its last row to its first, in bounded memory.
 

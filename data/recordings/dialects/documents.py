@@ -16,7 +16,6 @@ from data.names import Damaged
 from data.recordings.lines import LINE_BYTES, Meter
 
 _BETWEEN_ROWS = re.compile(rb"\][\s,\[\]]*\[")
-_BETWEEN_OBJECTS = re.compile(rb"\}[\s,\[\]]*(?=\{)")
 _START = re.compile(rb'\{\s*("[^"]*")')
 _NOTHING = re.compile(rb"(?!)")
 _ESCAPED = re.compile(rb"\\.", re.DOTALL)
@@ -24,6 +23,11 @@ _OPEN, _CLOSE, _QUOTE = 1, 2, 3
 _CODES = np.zeros(256, np.uint8)
 _CODES[list(b'{}"')] = (_OPEN, _CLOSE, _QUOTE)
 _BLANKS = b" \t\r\n"
+_FILLERS = b" \t\r\n\f\v,[]"
+_IS_FILLER = np.isin(np.arange(256), list(_FILLERS))
+_WITHOUT_LINES = bytes.maketrans(b"\r\n", b"  ")
+_LONGEST_GAP = 64
+"""Bytes of a gap that are searched for all gaps at once."""
 
 
 def array_rows(chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -57,21 +61,17 @@ def object_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """
     rest = start = b""
     for chunk in chunks:
-        data = rest + chunk
+        data = rest + chunk.translate(_WITHOUT_LINES)
         if not start:
             data = data.lstrip(b"\xef\xbb\xbf" + _BLANKS).lstrip(b"[" + _BLANKS)
             found = _START.match(data)
             start = b"" if found is None else found[1]
         objects, rest = _cut_objects(data, start)
         if objects:
-            yield b"".join(map(_as_line, objects))
+            yield b"\n".join([*objects, b""])
         _check_length(rest)
     if rest := rest.rstrip(b"]," + _BLANKS):
-        yield _as_line(rest)
-
-
-def _as_line(text: bytes) -> bytes:
-    return text.replace(b"\r", b" ").replace(b"\n", b" ") + b"\n"
+        yield rest + b"\n"
 
 
 def _check_length(rest: bytes) -> None:
@@ -103,18 +103,41 @@ def _cuts(data: bytes, start: bytes) -> tuple[list[tuple[int, int]], bool]:
     Returns:
         the cuts, and whether the object before the last cut is broken: the braces behind it must be counted anew.
     """
-    gaps = [(found.start() + 1, found.end()) for found in _BETWEEN_OBJECTS.finditer(data)]
-    if not gaps or data.count(b"{") <= len(gaps) + 1:  # no objects within objects
-        return gaps, False
-    begins = np.array([begin for _, begin in gaps])
+    ends, begins, are_nested = _gaps(data)
+    if not len(ends) or not are_nested:
+        return _pairs(ends, begins), False
     is_outer = _depths(data, begins) == 0
-    alike = re.compile(rb"\}[\s,\[\]]*(?=\{\s*" + re.escape(start) + rb")") if start else _NOTHING
-    are_alike = np.isin(begins, [found.end() for found in alike.finditer(data)])
-    broken = np.flatnonzero(are_alike & ~is_outer)[:1]
-    if len(broken):
-        is_outer[broken[0]] = True
-        is_outer[broken[0] + 1 :] = False
-    return [gaps[i] for i in np.flatnonzero(is_outer)], bool(len(broken))
+    alike = re.compile(rb"\{\s*" + re.escape(start)) if start else _NOTHING
+    inner = np.flatnonzero(~is_outer).tolist()
+    broken = next((i for i in inner if alike.match(data, int(begins[i]))), None)
+    if broken is not None:
+        is_outer[broken] = True
+        is_outer[broken + 1 :] = False
+    return _pairs(ends[is_outer], begins[is_outer]), broken is not None
+
+
+def _pairs(ends: NDArray[np.intp], begins: NDArray[np.intp]) -> list[tuple[int, int]]:
+    return list(zip(ends.tolist(), begins.tolist(), strict=True))
+
+
+def _gaps(data: bytes) -> tuple[NDArray[np.intp], NDArray[np.intp], bool]:
+    """Return end and next begin of each gap between two objects, and whether there are objects within objects.
+
+    A gap is a closed brace, blanks, commas and brackets, and an open brace.
+    """
+    text = np.frombuffer(data, np.uint8)
+    is_open = text == ord("{")
+    braces = np.flatnonzero(is_open | (text == ord("}")))
+    opens = is_open[braces]
+    pairs = np.flatnonzero(~opens[:-1] & opens[1:])
+    ends, begins = braces[pairs] + 1, braces[pairs + 1]
+    good = begins - ends <= _LONGEST_GAP
+    for far in np.flatnonzero(~good).tolist():
+        good[far] = not data[ends[far] : begins[far]].strip(_FILLERS)
+    for step in range(int((begins - ends)[begins - ends <= _LONGEST_GAP].max(initial=0))):
+        at = ends + step
+        good &= (at >= begins) | (begins - ends > _LONGEST_GAP) | _IS_FILLER[text[np.minimum(at, begins)]]
+    return ends[good], begins[good], int(opens.sum()) > int(good.sum()) + 1
 
 
 def _depths(data: bytes, places: NDArray[np.intp]) -> NDArray[np.int64]:

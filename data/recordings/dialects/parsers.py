@@ -9,12 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from data.arrow import Mask, is_text, is_true, texts_of, values_of
+from data.arrow import Mask, is_present, is_text, is_true, text_of, texts_of, values_of
 from data.recordings.fields import FIELDS, Field, sides, times
 from data.times import END_NS, NS
 from data.trades import Int64s
 
-_FLAGS = ("true", "false")
+_EMPTY, _ZERO = text_of(""), text_of("0")
+_FLAGS = texts_of(["true", "false"])
+_MOST = text_of(str(2**63 - 1))
 _EPOCH = r"^(?P<whole>[0-9]{1,19})(?:\.(?P<part>[0-9]*))?$"
 _SURE_DIGITS = 18
 """Numbers of so many digits fit into an int64."""
@@ -34,8 +36,8 @@ def _of_buyer_maker(column: pa.Array) -> tuple[NDArray[np.int8], Mask]:
     """Parse whether the buyer was the maker to the taker's side: if so, the taker sold."""
     if not is_text(column.type):
         column = column.cast(pa.string())
-    texts = pc.utf8_lower(pc.fill_null(column.cast(pa.string()), ""))
-    code = values_of(pc.fill_null(pc.index_in(texts, texts_of(_FLAGS)), -1), np.int32)
+    found = pc.index_in(pc.utf8_lower(column.cast(pa.string())), _FLAGS)
+    code = np.where(is_present(found), values_of(found, np.int32), -1)
     return np.select([code == 0, code == 1], [-1, 1], 0).astype(np.int8), code >= 0
 
 
@@ -73,12 +75,14 @@ def _split(column: pa.Array) -> _Epochs:
         return _Epochs(numbers, np.zeros(len(numbers), np.int64), np.ones(len(numbers), np.bool_))
     parts = pc.extract_regex(texts, pattern=_EPOCH)
     found = pc.is_valid(parts)
-    whole = pc.if_else(found, pc.fill_null(pc.struct_field(parts, "whole"), "0"), "0")
+    whole = pc.if_else(found, pc.fill_null(pc.struct_field(parts, "whole"), _ZERO), _ZERO)
     # 19 digits can be more than an int64.
-    fits = pc.or_(pc.less_equal(pc.binary_length(whole), _SURE_DIGITS), pc.less_equal(whole, str(2**63 - 1)))
-    digits = pc.utf8_slice_codeunits(pc.if_else(found, pc.fill_null(pc.struct_field(parts, "part"), ""), ""), 0, 9)
+    fits = pc.or_(pc.less_equal(pc.binary_length(whole), _SURE_DIGITS), pc.less_equal(whole, _MOST))
+    digits = pc.utf8_slice_codeunits(
+        pc.if_else(found, pc.fill_null(pc.struct_field(parts, "part"), _EMPTY), _EMPTY), 0, 9
+    )
     return _Epochs(
-        values_of(pc.if_else(fits, whole, "0").cast(pa.int64()), np.int64),
+        values_of(pc.if_else(fits, whole, _ZERO).cast(pa.int64()), np.int64),
         values_of(pc.utf8_rpad(digits, 9, "0").cast(pa.int64()), np.int64),
         is_true(found) & is_true(fits),
     )

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.arrow import NAMES, names_of, values_of
+from data.arrow import NAMES, names_of, text_of, values_of
 from data.names import PRODUCT_ID
 
 QUOTES: Final = tuple(
@@ -244,7 +244,7 @@ def product_of(symbol: str, told: str = "") -> str:
 def products_of(column: pa.Array, told: str) -> pa.Array:
     """Return a column of symbols as a column of products, see `product_of`."""
     if column.type != NAMES or column.null_count:
-        texts = pc.fill_null(column.cast(pa.string()), "")
+        texts = pc.fill_null(column.cast(pa.string()), text_of(""))
         column = texts.dictionary_encode()
     names = [product_of(text.decode(errors="backslashreplace"), told) for text in _distinct(column)]
     place = {name: i for i, name in enumerate(dict.fromkeys(names))}  # two symbols can name one product

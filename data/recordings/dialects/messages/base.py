@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -11,12 +12,15 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from data.arrow import texts_of
+from data.arrow import column_of, texts_of
 from data.recordings.dialects.base import RowColumns, TextDialect
 from data.recordings.fields import FIELDS, Field
 from data.recordings.lines import Lines
 
 Scalar = str | int | float | bool | None
+
+AT_ONCE = 128
+"""Lines that are decoded at once: few, because Python's collector searches all objects when many live."""
 
 TYPE_CHARACTERS = 40
 """Characters of the type of a skipped message in a summary."""
@@ -93,7 +97,9 @@ class JsonDialect(TextDialect):
         no_tick = skipped.copy()
         no_tick[list(broken)] = True
         is_tick = ~no_tick[line_of]
-        columns = {field: json_texts(list(map(attrgetter(name), ticks))) for field, name in self.columns.items()}
+        columns = {
+            field: json_column(field, list(map(attrgetter(name), ticks))) for field, name in self.columns.items()
+        }
         return RowColumns(
             line_of[is_tick], np.flatnonzero(is_tick), columns, broken, np.flatnonzero(skipped), len(line_of), types
         )
@@ -103,26 +109,36 @@ def decoded(
     lines: Lines, decoder: msgspec.json.Decoder[Any], convert: Callable[[Any], Any], what: str
 ) -> tuple[list[Any], dict[int, str]]:
     """Return each line's message, converted, and by line index the reason why a line is none: its message is None."""
-    try:
-        messages = decoder.decode_lines(lines.data)
-        if len(messages) == len(lines):
-            return list(map(convert, messages)), {}
-    except (msgspec.MsgspecError, UnicodeError):
-        pass
     found: list[Any] = []
     broken: dict[int, str] = {}
-    for i, line in enumerate(lines.data.split(b"\n")[:-1]):
+    data = memoryview(lines.data)
+    for first in range(0, len(lines), AT_ONCE):
+        last = min(first + AT_ONCE, len(lines))
+        part = data[int(lines.ends[first - 1]) + 1 if first else 0 : int(lines.ends[last - 1]) + 1]
         try:
-            found.append(convert(decoder.decode(line)))
-        except (msgspec.MsgspecError, UnicodeError) as error:
-            found.append(None)
-            broken[i] = f"the line must be {what}: {error}"
+            messages = decoder.decode_lines(part)
+            if len(messages) == last - first:
+                found += map(convert, messages)
+                continue
+        except (msgspec.MsgspecError, UnicodeError):
+            del found[first:]  # `convert` can fail, too
+        for i, line in enumerate(bytes(part).split(b"\n")[:-1], first):
+            try:
+                found.append(convert(decoder.decode(line)))
+            except (msgspec.MsgspecError, UnicodeError) as error:
+                found.append(None)
+                broken[i] = f"the line must be {what}: {error}"
     return found, broken
 
 
-def json_texts(values: list[Scalar]) -> pa.Array:
-    """Return the values of JSON as texts; null becomes the empty text."""
-    try:
+def json_column(field: str, values: list[Scalar]) -> pa.Array:
+    """Return the values of a field: numbers where all are numbers, else texts; null becomes the empty text."""
+    kinds = set(map(type, values))
+    with suppress(OverflowError):
+        if kinds == {int}:
+            return column_of(np.array(values, np.int64), pa.int64())
+        if kinds == {float} and field in ("price", "size"):  # a text of another double has digits that a reader needs
+            return column_of(np.array(values, np.float64), pa.float64())
+    if kinds <= {str}:
         return texts_of(values)  # type: ignore[arg-type]
-    except TypeError:
-        return texts_of([value if isinstance(value, str) else "" if value is None else str(value) for value in values])
+    return texts_of([value if isinstance(value, str) else "" if value is None else str(value) for value in values])

@@ -26,7 +26,7 @@ ADVANCED_CHANNELS: Final = frozenset(
 """Types and channels of Coinbase's feeds: messages that may stand beside the trades."""
 
 
-class _Message(msgspec.Struct):
+class _Message(msgspec.Struct, gc=False):
     """{"type":"ticker","product_id":"BTC-USD","price":"103472.28","side":"buy",
     "time":"2025-11-12T07:20:11.615272Z","trade_id":900701309,"last_size":"0.00068754",...}
 
@@ -49,7 +49,7 @@ class _Envelope(msgspec.Struct):
     raw: str
 
 
-class _Flat(msgspec.Struct):
+class _Flat(msgspec.Struct, gc=False):
     """{"timestamp":"2025-11-08T15:12:31.463496","product_id":"BTC-USD","price":"102020.48","volume_24h":"5410.7",...,
     "raw":{"type":"ticker",...}}, and `raw` has no time
     """
@@ -60,13 +60,13 @@ class _Flat(msgspec.Struct):
     volume_24h: Scalar
 
 
-class _Tick(msgspec.Struct):
+class _Tick(msgspec.Struct, gc=False):
     product_id: Scalar = None
     price: Scalar = None
     timestamp: Scalar = None
 
 
-class _MarketTrade(msgspec.Struct):
+class _MarketTrade(msgspec.Struct, gc=False):
     product_id: Scalar = None
     trade_id: Scalar = None
     time: Scalar = None
@@ -75,12 +75,12 @@ class _MarketTrade(msgspec.Struct):
     side: Scalar = None
 
 
-class _Event(msgspec.Struct):
+class _Event(msgspec.Struct, gc=False):
     tickers: list[_Tick] = []
     trades: list[_MarketTrade] = []
 
 
-class _Frame(msgspec.Struct):
+class _Frame(msgspec.Struct, gc=False):
     """{"channel":"ticker","timestamp":"2026-04-05T22:35:13.92532762Z","sequence_num":0,"events":
     [{"type":"snapshot","tickers":[{"type":"ticker","product_id":"BTC-USD","price":"67468.26",...}]}]}
 
@@ -93,7 +93,7 @@ class _Frame(msgspec.Struct):
     events: list[_Event] = []
 
 
-class _RecordedFrame(msgspec.Struct):
+class _RecordedFrame(msgspec.Struct, gc=False):
     """{"ingest_time":"2026-04-05T22:35:13.865365+00:00","product_id":"BTC-USD","payload":{"channel":...}}"""
 
     payload: _Frame

@@ -19,14 +19,16 @@ KRAKEN_NAME: Final = (
 _START = re.compile(
     rb'\s*\{\s*"error"\s*:\s*\[[^\]]*\]\s*,\s*"result"\s*:\s*\{\s*"(?!last")[^"]{3,20}"\s*:\s*\[\s*\[([^\]]*)\]'
 )
-_SIDES = {"b": "buy", "s": "sell"}
 
 
-class _Response(msgspec.Struct):
+_BRACKET = ord("[")
+
+
+class _Response(msgspec.Struct, gc=False):
     result: dict[str, msgspec.Raw] = {}
 
 
-class _Trade(msgspec.Struct, array_like=True):
+class _Trade(msgspec.Struct, array_like=True, gc=False):
     """["30243.40000","0.34507674",1688669597.8277369,"b","m","",61044952]"""
 
     price: Scalar = None
@@ -39,7 +41,7 @@ class _Trade(msgspec.Struct, array_like=True):
     product_id: str = ""
 
 
-class _WholeTrade(_Trade, array_like=True):
+class _WholeTrade(_Trade, array_like=True, gc=False):
     time: msgspec.Raw = msgspec.Raw()
 
 
@@ -67,7 +69,7 @@ def kraken_dialect(head: bytes, told: str) -> JsonDialect | None:
 def _ticks(result: Mapping[str, msgspec.Raw], told: str) -> Ticks:
     trades: list[_Trade] = []
     for pair, rows in result.items():
-        if bytes(memoryview(rows)[:1]) == b"[":
+        if memoryview(rows)[0] == _BRACKET:
             trades += _trades(rows, product_of(pair, told))
     return trades or Skipped("response without trades", is_known=True)
 
@@ -79,9 +81,8 @@ def _trades(rows: msgspec.Raw, product: str) -> Sequence[_Trade]:
     except msgspec.MsgspecError:
         return [_trade(product, row) for row in _ANY.decode(rows)]
     for trade in whole:
-        trade.time = bytes(trade.time).decode()  # type: ignore[assignment]
+        trade.time = str(trade.time, "utf-8")  # type: ignore[assignment]
         trade.product_id = product
-        trade.side = _SIDES.get(trade.side, trade.side)  # type: ignore[arg-type]
     return whole
 
 
@@ -91,5 +92,4 @@ def _trade(product: str, row: Any) -> _Trade:
         return _Trade(product_id=product)
     trade = _Trade(*row)
     trade.product_id = product
-    trade.side = _SIDES.get(row[3], row[3]) if isinstance(row[3], str) else row[3]
     return trade

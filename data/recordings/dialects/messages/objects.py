@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from data.recordings.dialects.base import RowColumns, TextDialect
-from data.recordings.dialects.messages.base import Scalar, decoded, json_texts
+from data.recordings.dialects.messages.base import Scalar, decoded, json_column
 from data.recordings.dialects.tables.headers import TableMatch, table_of
 from data.recordings.dialects.tables.known import TABLES, Table
 from data.recordings.dialects.tables.text import TradeColumns
@@ -34,6 +34,7 @@ class ObjectDialect(TextDialect):
         row = msgspec.defstruct(
             "Row",
             [(attribute, Scalar, None) for attribute in self._attributes.values()],
+            gc=False,
             rename={self._attributes[field]: name for field, name in match.columns.items()},
         )
         self._decoder = msgspec.json.Decoder(row)
@@ -43,7 +44,7 @@ class ObjectDialect(TextDialect):
         at = np.delete(np.arange(len(lines)), list(broken))
         objects = found if not broken else [each for each in found if each is not None]
         columns = {
-            field: json_texts(list(map(attrgetter(attribute), objects)))
+            field: json_column(field, list(map(attrgetter(attribute), objects)))
             for field, attribute in self._attributes.items()
         }
         return self._trades.rows(at, columns, broken, len(lines))

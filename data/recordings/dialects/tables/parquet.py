@@ -43,6 +43,12 @@ class _ParquetDialect(Dialect[_ParquetBlock]):
         self._names = match.columns
 
     def blocks(self, path: Path, meter: Meter) -> Iterator[_ParquetBlock]:
+        return self._blocks(path, meter, 1 << 16)
+
+    def head(self, path: Path) -> Iterator[_ParquetBlock]:
+        return self._blocks(path, Meter(), 1_024)
+
+    def _blocks(self, path: Path, meter: Meter, rows: int) -> Iterator[_ParquetBlock]:
         first = 1
         size = path.stat().st_size
         try:
@@ -50,9 +56,8 @@ class _ParquetDialect(Dialect[_ParquetBlock]):
                 # Buffered streams, because the default reads each column of a row group whole.
                 parquet = pyarrow.parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
                 for group in range(parquet.num_row_groups):  # one by one: damage in a group leaves the others whole
-                    for batch in parquet.iter_batches(
-                        1 << 16, [group], columns=list(self._names.values()), use_threads=False
-                    ):
+                    names = list(self._names.values())
+                    for batch in parquet.iter_batches(rows, [group], columns=names, use_threads=False):
                         columns = {field: batch.column(name) for field, name in self._names.items()}
                         meter.read = size * (first - 1 + len(batch)) // parquet.metadata.num_rows
                         yield _ParquetBlock(columns, self._names, first, len(batch))

@@ -55,10 +55,12 @@ class TradeColumns:
         if MESSAGE_TYPE in columns:
             kinds = columns[MESSAGE_TYPE].cast(pa.string())
             is_trade = is_true(pa.compute.is_in(kinds, texts_of(self._table.taken)))
-            kept = rows_of(np.flatnonzero(is_trade))
-            skipped, position = at[~is_trade], at[is_trade]
-            types = Counter(_type_text(kind) for kind in kinds.take(rows_of(np.flatnonzero(~is_trade))).to_pylist())
-            columns = {field: column.take(kept) for field, column in columns.items() if field != MESSAGE_TYPE}
+            columns = {field: column for field, column in columns.items() if field != MESSAGE_TYPE}
+            if not is_trade.all():
+                kept, others = rows_of(np.flatnonzero(is_trade)), rows_of(np.flatnonzero(~is_trade))
+                skipped, position = at[~is_trade], at[is_trade]
+                types = Counter(_type_text(kind) for kind in kinds.take(others).to_pylist())
+                columns = {field: column.take(kept) for field, column in columns.items()}
         if self._product is not None:
             columns = {**columns, "product_id": names_of(np.zeros(len(position), np.int32), [self._product])}
         elif self._table.are_symbols and "product_id" in columns:
