@@ -259,6 +259,13 @@ def test_a_near_miss_names_the_nearest_dialect_and_the_missing_column(tmp_path: 
         read_trades(path)
 
 
+def test_rows_below_unknown_names_are_not_read_by_their_form(tmp_path: Path) -> None:
+    """Without a header three numbers are time, price and volume, but here the amount stands before the price."""
+    (tmp_path / "a").write_text("date,amount,price\n" + "1735689600,0.5,99000.0\n" * 9)
+    with pytest.raises(ValueError, match="--columns time=date,price=price,size=amount"):
+        read_trades(tmp_path / "a")
+
+
 def test_parquet_of_other_columns_names_what_is_there_and_what_is_missing(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pa.table({"timestamp": ["x"], "price": [1.0], "weather": [1]}), tmp_path / "a")
     with pytest.raises(ValueError, match=r"other columns: 'timestamp', 'price', 'weather'; it has .* lacks 'volume'"):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from data.recordings.dialects.parsers import EPOCH
-from data.recordings.dialects.tables.headers import TableMatch, table_of
+from data.recordings.dialects.tables.headers import TableMatch, has_header, table_of
 from data.recordings.dialects.tables.known import TABLES, Table
 from data.recordings.fields import FIELDS
 
@@ -73,6 +73,8 @@ class Headerless(NamedTuple):
 
 def headerless_match(head: Sequence[bytes]) -> Headerless | None:
     """Return the table of most of the first rows; None if they have the form of no table."""
+    if has_header(head):
+        return None
     rows = [line.decode(errors="replace").strip() for line in head[:50]]
     for form in FORMS:
         fitting = [row for row in rows if form.row.fullmatch(row)]

@@ -53,6 +53,26 @@ def plain(name: str) -> str:
     return re.sub(r"[\s_]", "", name.lower())
 
 
+HEADER_WITHIN: Final = 5
+"""The header of a table stands in one of so many first lines: above it, some files have an address or a comment."""
+_VALUES: Final = ("true", "false", "buy", "sell", "null", "nan", "none")
+
+
+def names_columns(row: Sequence[str]) -> bool:
+    """Return whether a row has names of columns in place of values.
+
+    >>> names_columns(["time", "amount", "price"]), names_columns(["1735689600", "buy", "NaN"])
+    (True, False)
+    """
+    words = [text for text in row if re.match(r"\W*[^\W\d]", text) and text.strip(' "').lower() not in _VALUES]
+    return len(row) >= 2 and len(words) * 2 > len(row)
+
+
+def has_header(lines: Sequence[bytes]) -> bool:
+    """Return whether a text of a table begins with names of columns, so that its rows are not read by their form."""
+    return any(names_columns(line.decode(errors="replace").split(",")) for line in lines[:HEADER_WITHIN])
+
+
 _MEANINGS: Final = {
     "a product": {plain(name) for name in PRODUCT_NAMES},
     "an id": {plain(name) for name in ID_NAMES},
