@@ -19,6 +19,7 @@ from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.recordings.dialects.base import Dialect
 from data.recordings.dialects.column_map import ColumnMap
+from data.recordings.dialects.symbols import product_in_name
 from data.recordings.lines import Meter
 from data.recordings.readers import Batch, read_trades, write_csv
 from data.recordings.recognition import recognize
@@ -192,7 +193,7 @@ def test_a_column_map_of_other_columns_is_refused_and_known_dialects_stay(tmp_pa
     assert len(joined(list(read_trades(known, columns=given)))) == 1
 
 
-@pytest.mark.parametrize("column", ["symbol", "pair", "product", "market"])
+@pytest.mark.parametrize("column", ["symbol", "pair", "product", "market", "ticker", "instrument_id", "coin"])
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_column_of_products_keeps_products_apart(tmp_path: Path, column: str, kind: str) -> None:
     path = tmp_path / f"a.{kind}"
@@ -227,6 +228,34 @@ def test_a_column_with_a_meaning_is_never_ignored(tmp_path: Path, header: str, s
     path.write_text(header + "\n" + ",".join("1" * len(header.split(","))) + "\n")
     with pytest.raises(ValueError, match=said):
         read_trades(path)
+
+
+def test_a_volume_of_a_ticker_is_no_size(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text(
+        "timestamp,pair,price,volume,bid,ask,low,high\n2025-01-01T00:00:00Z,BTCUSD,9,7,8,9,1,9\n"
+    )
+    with pytest.raises(ValueError, match="a column 'low', as a ticker or candles have"):
+        read_trades(tmp_path / "a")
+
+
+def test_contracts_of_coins_have_the_amount_of_the_coin(tmp_path: Path) -> None:
+    header = "id,price,qty,base_qty,time,is_buyer_maker\n"
+    (tmp_path / "a").write_text(header + "7,50000.0,10,0.02,1735689601250,0\n")  # 10 contracts of 100 USD
+    trades = joined(list(read_trades(tmp_path / "a")))
+    assert (trades.size.tolist(), trades.side.tolist()) == ([0.02], [Side.BUY])
+
+
+@pytest.mark.parametrize(
+    ("name", "product"),
+    [
+        ("krakenEUR.csv", "BTC-EUR"),
+        ("ethUSD.csv", None),
+        ("BTCUSDT_2025-01-01.csv.gz", "BTC-USDT"),
+        ("ETH-USD.csv", "ETH-USD"),
+    ],
+)
+def test_the_name_of_a_dump_tells_the_product(name: str, product: str | None) -> None:
+    assert product_in_name(Path(name)) == product
 
 
 def test_columns_that_no_dialect_knows_are_named(tmp_path: Path) -> None:

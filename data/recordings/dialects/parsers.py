@@ -14,7 +14,8 @@ from data.recordings.fields import FIELDS, Field, sides, times
 from data.times import END_NS, NS
 from data.trades import Int64s
 
-_FLAGS = ("true", "false")
+_FLAGS = {"true": -1, "t": -1, "1": -1, "1.0": -1, "false": 1, "f": 1, "0": 1, "0.0": 1}
+"""The taker's side, by whether the buyer was the maker."""
 _EPOCH = r"^(?P<whole>[0-9]{1,19})(?:\.(?P<part>[0-9]*))?$"
 _SURE_DIGITS = 18
 """Numbers of so many digits fit into an int64."""
@@ -35,8 +36,9 @@ def _of_buyer_maker(column: pa.Array) -> tuple[NDArray[np.int8], Mask]:
     if not is_text(column.type):
         column = column.cast(pa.string())
     texts = pc.utf8_lower(pc.fill_null(column.cast(pa.string()), ""))
-    code = values_of(pc.fill_null(pc.index_in(texts, texts_of(_FLAGS)), -1), np.int32)
-    return np.select([code == 0, code == 1], [-1, 1], 0).astype(np.int8), code >= 0
+    code = values_of(pc.fill_null(pc.index_in(texts, texts_of(list(_FLAGS))), -1), np.int32)
+    values = np.array([*_FLAGS.values(), 0], np.int8)  # the last is for -1, no flag
+    return values[code], code >= 0
 
 
 def unit_ns(count: Int64s) -> Int64s:
@@ -98,7 +100,7 @@ def _epochs(column: pa.Array) -> tuple[NDArray[Any], Mask]:
 
 
 MAKERS_SIDE: Final = Field(_makers, FIELDS["side"].explain)
-BUYER_MAKER: Final = Field(_of_buyer_maker, lambda _: "must be true or false")
+BUYER_MAKER: Final = Field(_of_buyer_maker, lambda _: "must be true or false, or 1 or 0")
 EPOCH: Final = Field(
     _epochs,
     lambda _: "must be a time in s, ms, us or ns since 1970, as a number; the size of the number tells the unit",

@@ -24,6 +24,16 @@ KRAKEN_TABLE: Final = Table(
     unknown="side and id; the product, where the name of the file does not tell it",
 )
 
+_GATE_TABLE: Final = Table(
+    "Gate",
+    "five columns without a header: timestamp,id,price,amount,side (the side is not read)",
+    {"event_time": ("timestamp",), "trade_id": ("id",), "price": ("price",), "size": ("amount",)},
+    {},
+    {**FIELDS, "event_time": EPOCH},
+    in_file_name=True,
+    unknown="side, a number; the product, where the name of the file does not tell it",
+)
+
 
 class _Form(NamedTuple):
     """Rows without a header.
@@ -59,6 +69,9 @@ FORMS: Final = (
         re.compile(rf'\d{{13}},(null|"?[^,"]*"?),(null|"?[a-z]*"?),"?(?:buy|sell)"?,{_N},{_N},({_N}|null)'),
         ("timestamp", "id", "type", "side", "price", "amount", "cost"),
         _FREQTRADE,
+    ),
+    _Form(
+        re.compile(rf"\d{{10}}(\.\d+)?,\d+,{_N},{_N},[12]"), ("timestamp", "id", "price", "amount", "code"), _GATE_TABLE
     ),
     _Form(re.compile(r"\d{9,10}(\.\d+)?,\d[\d.eE+-]*,\d[\d.eE+-]*"), ("time", "price", "volume"), KRAKEN_TABLE),
 )  # fmt: skip

@@ -11,6 +11,7 @@ from data.recordings.dialects.tables.known import (
     ID_NAMES,
     MARKERS,
     PRODUCT_NAMES,
+    RANGE_NAMES,
     SIDE_NAMES,
     TABLES,
     UNIT_NAMES,
@@ -81,6 +82,8 @@ _MEANINGS: Final = {
 }
 
 
+_RANGES: Final = {plain(name) for name in RANGE_NAMES}
+
 _ROW_LABELS: Final = ("", "unnamed:0", "index", "indexlevel0")
 """Columns of row numbers that pandas writes."""
 
@@ -128,6 +131,12 @@ def _check_columns(header: Sequence[str], table: Table, unread: Sequence[str]) -
     twice = [name for name, count in Counter(header).items() if count > 1 and name]
     if twice:
         raise ValueError(f"has more than one column {twice[0]!r}")
+    ranges = [name for name in unread if plain(name) in _RANGES]
+    if ranges and set(table.needed) == {"event_time", "price", "size"}:
+        raise ValueError(
+            f"has the columns of trades ({table.name}) and a column {ranges[0]!r}, as a ticker or candles have: the "
+            "volume may be a running total; remove the column if each row is a trade"
+        )
     for name in unread:
         for meaning, names in _MEANINGS.items():
             if plain(name) in names:
