@@ -146,6 +146,13 @@ def test_rows_below_unknown_names_are_not_read_by_their_form(tmp_path: Path, hea
         read_bars(tmp_path / "a")
 
 
+def test_times_that_are_not_understood_are_told(tmp_path: Path) -> None:
+    text = text_of(lambda c: [iso(c, "%d/%m/%Y"), *c[1:]], "Date,Open,High,Low,Close,Volume\n")
+    (tmp_path / "a").write_text(text(market()))
+    with pytest.raises(ValueError, match="no time is understood: a time must be a number of s, ms, us or ns since"):
+        read_bars(tmp_path / "a")
+
+
 def test_a_file_without_any_bar_is_an_error(tmp_path: Path) -> None:
     text = text_of(lambda c: [c[0], c[1], c[3], c[2], c[4], c[5]], "time,open,high,low,close,volume\n")
     (tmp_path / "a").write_text(text(market()))  # the columns of high and low are exchanged

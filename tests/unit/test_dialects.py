@@ -310,6 +310,14 @@ def test_a_zip_says_what_is_inside(tmp_path: Path) -> None:
     assert "secret" not in str(refusal.value)
 
 
+def test_an_excel_workbook_is_named(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.xlsx", "w") as archive:
+        archive.writestr("[Content_Types].xml", "")
+        archive.writestr("xl/workbook.xml", "")
+    with pytest.raises(ValueError, match="it is an Excel workbook: save it as CSV"):
+        recognize(tmp_path / "a.xlsx")
+
+
 def test_trades_after_a_minute_of_other_messages_are_found_and_types_are_counted(tmp_path: Path) -> None:
     """The head of 64 KiB has an order book alone, whose first line is longer than the head."""
     row = Row(market(count=1), 0)

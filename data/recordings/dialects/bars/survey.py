@@ -143,6 +143,10 @@ class _Found:
     def step_s(self) -> int:
         """Return the greatest common step of the times, without rare steps."""
         total = self.steps.total()
+        if not self.last:
+            raise ValueError(
+                f"has candles, but no time is understood: a time {STARTS.explain('')}, date and hour together"
+            )
         if not total:
             raise ValueError("has candles, but fewer than two times: how long a candle is cannot be told")
         step, seen = 0, 0
