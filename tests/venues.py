@@ -223,6 +223,59 @@ TEXTS: dict[str, tuple[str, Callable[[list[Row]], str], str]] = {
         ),
         HAS_ALL,
     ),
+    "Coinbase Advanced in CSV": (
+        "a",
+        csv_of(
+            ",trade_id,product_id,price,size,side,time\n",
+            lambda row: f"0,{row.id},{PRODUCT},{row.price},{row.size!r},{row.maker.upper()},{row.iso}",
+        ),
+        HAS_ALL,
+    ),
+    "cryptofeed": (
+        "a",
+        csv_of(
+            "exchange,symbol,side,amount,price,id,type,timestamp,receipt_timestamp\n",
+            lambda row: f"X,BTC-USDT,{row.taker},{row.size!r},{row.price},{row.id},,{row.s},{row.s}",
+        ),
+        HAS_ALL,
+    ),
+    "Bybit spot": (
+        "BTCUSDT_2025-01-01.csv",
+        csv_of(
+            "id,timestamp,price,volume,side,rpi\n",
+            lambda row: f"{row.id},{row.ms},{row.price},{row.size!r},{row.taker},0",
+        ),
+        HAS_ALL,
+    ),
+    "OKX": (
+        "a",
+        csv_of(
+            "instrument_name,trade_id,side,price,size,created_time\n",
+            lambda row: f"BTC-USDT,{row.id},{row.taker},{row.price},{row.size!r},{row.ms}",
+        ),
+        HAS_ALL,
+    ),
+    "KuCoin": (
+        "BTCUSDT-trades-2025-01-01.csv",
+        csv_of(
+            "trade_id,trade_time,price,size,side\n",
+            lambda row: f"{row.id},{row.ms},{row.price},{row.size!r},{row.taker.upper()}",
+        ),
+        HAS_ALL,
+    ),
+    "Gate": (
+        "BTC_USDT-202501.csv",
+        csv_of("", lambda row: f"{row.s},{row.id},{row.price},{row.size!r},{2 if row.buys else 1}"),
+        NO_SIDE,
+    ),
+    "Bybit contracts": (
+        "a",
+        csv_of(
+            "timestamp,symbol,side,size,price,tickDirection,trdMatchID,grossValue,homeNotional,foreignNotional\n",
+            lambda row: f"{row.s},BTCUSDT,{row.taker.title()},{row.size!r},{row.price},PlusTick,0e8a-{row.id},1,1,1",
+        ),
+        HAS_ALL,
+    ),
     "plain with symbols": (
         "a",
         csv_of("timestamp,symbol,price,volume\n", lambda row: f"{row.iso},btcusdt,{row.price},{row.size!r}"),

@@ -230,7 +230,7 @@ def sizes(column: pa.Array) -> tuple[Floats, Mask]:
     return values, unknown | (np.isfinite(values) & (values >= 0))
 
 
-_SIDES = {"sell": Side.SELL, "s": Side.SELL, "": Side.UNKNOWN, "buy": Side.BUY, "b": Side.BUY}
+_SIDES = {"sell": Side.SELL, "s": Side.SELL, "": Side.UNKNOWN, "unknown": Side.UNKNOWN, "buy": Side.BUY, "b": Side.BUY}
 
 
 def sides(column: pa.Array) -> tuple[NDArray[np.int8], Mask]:

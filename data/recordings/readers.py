@@ -180,7 +180,7 @@ def read_bars(
 
     Raises:
         ValueError: at once, if a file is no recording of bars, or if bars differ in length; while reading, if a file is
-            damaged: all whole rows before the damage are delivered.
+            damaged: all whole rows before the damage are delivered; at the end, if no row is a bar.
     """
     check_product_id(product_id)
     recordings = _recognized(paths, batch_rows, product_id, are_bars=True)
@@ -452,14 +452,19 @@ def _trades(found: _Parsed, kept: NDArray[np.intp], position: int) -> Trades:
 
 def _read_bars(recordings: Sequence[tuple[Path, BarDialect]], batch_rows: int) -> Iterator[BarBatch]:
     last: dict[str, int] = {}
+    tally = Tally()
     for path, dialect in recordings:
         rows = 0
         try:
             for lines in dialect.lines():
-                yield from dialect.batches(lines, last, batch_rows)
+                for batch in dialect.batches(lines, last, batch_rows):
+                    tally.add(len(batch.bars), batch.rejects)
+                    yield batch
                 rows += len(lines)
         except Damaged as damage:
             raise _damaged(path, damage, rows) from damage
+    if not tally.taken:
+        raise ValueError(f"{', '.join(str(path) for path, _ in recordings)}: no row is a bar: {tally.commonest()}")
 
 
 _SIDE_TEXTS = texts_of(["sell", "", "buy"])  # at Side - Side.SELL

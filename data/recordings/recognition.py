@@ -125,6 +125,9 @@ class _Recognition:
         members = zip_members(self._path)
         shown = ", ".join(map(repr, members[:MOST_NAMES])) + (", ..." if len(members) > MOST_NAMES else "")
         self.found = f"starts with the bytes of a zip archive, with {len(members)} files: {shown}"
+        if "xl/workbook.xml" in members:
+            self.found = "is an Excel workbook: save it as CSV"
+            return None
         if len(members) != 1:
             self.found += "; a zip of one file is read, so unpack it" if members else ""
             return None
@@ -300,10 +303,24 @@ _MAGIC: Final = {
 }
 
 
+_MARKUP: Final = {b"<!doctype html": "an HTML page", b"<html": "an HTML page", b"<?xml": "XML"}
+_SEPARATORS: Final = {b";": "semicolons", b"\t": "tabs", b"|": "vertical bars"}
+
+
 def _described(head: bytes) -> str:
     """Return what kind of file has this start, without a byte of it: the file may be secret for who reads the error."""
-    if not head.strip():
+    opened = head.removeprefix(codecs.BOM_UTF8).strip().lower()
+    if not opened:
         return "has blank lines alone"
+    for start, found in _MARKUP.items():
+        if opened.startswith(start):
+            return (
+                f"is {found} in place of a recording, perhaps the answer of a server with an error: download it again"
+            )
+    first = opened.split(b"\n")[0]
+    for separator, name in _SEPARATORS.items():
+        if first.count(separator) >= 2 and b"," not in first and not first.startswith((b"{", b"[")):
+            return f"is a table whose fields are separated by {name}: save it with commas"
     return "holds no text" if b"\0" in head else "is a text without a known header or message"
 
 

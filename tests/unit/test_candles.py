@@ -83,6 +83,10 @@ TEXTS: dict[str, tuple[str, Callable[[list[Candle]], str]]] = {
     ),
     "Binance REST": ("a", lambda candles: json.dumps([kline(c) for c in candles])),
     "Kraken": ("BTCUSDT_1.csv", text_of(lambda c: [*c, 12])),
+    "Bitfinex REST": ("a", lambda candles: json.dumps([[c[0] * 1_000, c[1], c[4], c[2], c[3], c[5]] for c in candles])),
+    "Gate": ("a", text_of(lambda c: [c[0], c[5], c[4], c[2], c[3], c[1]])),
+    "KuCoin": ("a", text_of(lambda c: [c[0], c[1], c[4], c[2], c[3], c[5], f"{c[4] * c[5]:.4f}"])),
+    "Bybit": ("a", text_of(lambda c: [1_000 * c[0], *c[1:], f"{c[4] * c[5]:.4f}"])),
     "CryptoDataDownload, older": (
         "a",
         text_of(
@@ -120,6 +124,40 @@ def test_each_venue_gives_the_same_bars(tmp_path: Path, name: str) -> None:
     assert {(batch.bars.step_s, *batch.bars.keys) for batch in batches} == {(60, StreamKey("", PRODUCT))}
     assert [batch.rejects for batch in batches] == [[]] * len(batches)
     assert columns(batches) == expected(candles)
+
+
+def test_a_turnover_is_no_number_of_trades(tmp_path: Path) -> None:
+    batches = list(read_bars(write(tmp_path, "Bybit", market()), product_id=PRODUCT))
+    assert np.isnan(np.concatenate([batch.bars.count for batch in batches])).all()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "close_time,open,high,low,close,volume\n",  # ends, where starts are read without a header
+        "# downloaded today\nclose_time,open,high,low,close,volume\n",
+        "startTime,openPrice,highPrice,lowPrice,closePrice,volume,turnover\n",
+    ],
+)
+def test_rows_below_unknown_names_are_not_read_by_their_form(tmp_path: Path, header: str) -> None:
+    row = text_of(lambda c: [*c, 1] if "turnover" in header else c)
+    (tmp_path / "a").write_text(header + row(market()))
+    with pytest.raises(ValueError, match="holds no trades"):
+        read_bars(tmp_path / "a")
+
+
+def test_times_that_are_not_understood_are_told(tmp_path: Path) -> None:
+    text = text_of(lambda c: [iso(c, "%d/%m/%Y"), *c[1:]], "Date,Open,High,Low,Close,Volume\n")
+    (tmp_path / "a").write_text(text(market()))
+    with pytest.raises(ValueError, match="no time is understood: a time must be a number of s, ms, us or ns since"):
+        read_bars(tmp_path / "a")
+
+
+def test_a_file_without_any_bar_is_an_error(tmp_path: Path) -> None:
+    text = text_of(lambda c: [c[0], c[1], c[3], c[2], c[4], c[5]], "time,open,high,low,close,volume\n")
+    (tmp_path / "a").write_text(text(market()))  # the columns of high and low are exchanged
+    with pytest.raises(ValueError, match="no row is a bar: 50 rows are rejected, reason: high, low, open and close"):
+        list(read_bars(tmp_path / "a"))
 
 
 @pytest.mark.parametrize("is_typed", [True, False])

@@ -19,6 +19,7 @@ from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.recordings.dialects.base import Dialect
 from data.recordings.dialects.column_map import ColumnMap
+from data.recordings.dialects.symbols import product_in_name
 from data.recordings.lines import Meter
 from data.recordings.readers import Batch, read_trades, write_csv
 from data.recordings.recognition import recognize
@@ -192,7 +193,7 @@ def test_a_column_map_of_other_columns_is_refused_and_known_dialects_stay(tmp_pa
     assert len(joined(list(read_trades(known, columns=given)))) == 1
 
 
-@pytest.mark.parametrize("column", ["symbol", "pair", "product", "market"])
+@pytest.mark.parametrize("column", ["symbol", "pair", "product", "market", "ticker", "instrument_id", "coin"])
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_column_of_products_keeps_products_apart(tmp_path: Path, column: str, kind: str) -> None:
     path = tmp_path / f"a.{kind}"
@@ -229,6 +230,34 @@ def test_a_column_with_a_meaning_is_never_ignored(tmp_path: Path, header: str, s
         read_trades(path)
 
 
+def test_a_volume_of_a_ticker_is_no_size(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text(
+        "timestamp,pair,price,volume,bid,ask,low,high\n2025-01-01T00:00:00Z,BTCUSD,9,7,8,9,1,9\n"
+    )
+    with pytest.raises(ValueError, match="a column 'low', as a ticker or candles have"):
+        read_trades(tmp_path / "a")
+
+
+def test_contracts_of_coins_have_the_amount_of_the_coin(tmp_path: Path) -> None:
+    header = "id,price,qty,base_qty,time,is_buyer_maker\n"
+    (tmp_path / "a").write_text(header + "7,50000.0,10,0.02,1735689601250,0\n")  # 10 contracts of 100 USD
+    trades = joined(list(read_trades(tmp_path / "a")))
+    assert (trades.size.tolist(), trades.side.tolist()) == ([0.02], [Side.BUY])
+
+
+@pytest.mark.parametrize(
+    ("name", "product"),
+    [
+        ("krakenEUR.csv", "BTC-EUR"),
+        ("ethUSD.csv", None),
+        ("BTCUSDT_2025-01-01.csv.gz", "BTC-USDT"),
+        ("ETH-USD.csv", "ETH-USD"),
+    ],
+)
+def test_the_name_of_a_dump_tells_the_product(name: str, product: str | None) -> None:
+    assert product_in_name(Path(name)) == product
+
+
 def test_columns_that_no_dialect_knows_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("timestamp,price,volume,weather,mood\n2025-01-01T00:00:01Z,1,1,2,3\n")
@@ -259,6 +288,13 @@ def test_a_near_miss_names_the_nearest_dialect_and_the_missing_column(tmp_path: 
         read_trades(path)
 
 
+def test_rows_below_unknown_names_are_not_read_by_their_form(tmp_path: Path) -> None:
+    """Without a header three numbers are time, price and volume, but here the amount stands before the price."""
+    (tmp_path / "a").write_text("date,amount,price\n" + "1735689600,0.5,99000.0\n" * 9)
+    with pytest.raises(ValueError, match="--columns time=date,price=price,size=amount"):
+        read_trades(tmp_path / "a")
+
+
 def test_parquet_of_other_columns_names_what_is_there_and_what_is_missing(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pa.table({"timestamp": ["x"], "price": [1.0], "weather": [1]}), tmp_path / "a")
     with pytest.raises(ValueError, match=r"other columns: 'timestamp', 'price', 'weather'; it has .* lacks 'volume'"):
@@ -272,6 +308,14 @@ def test_a_zip_says_what_is_inside(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"zip archive, with 2 files: 'one.csv', 'two.csv'; .*unpack") as refusal:
         read_trades(tmp_path / "a.zip")
     assert "secret" not in str(refusal.value)
+
+
+def test_an_excel_workbook_is_named(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.xlsx", "w") as archive:
+        archive.writestr("[Content_Types].xml", "")
+        archive.writestr("xl/workbook.xml", "")
+    with pytest.raises(ValueError, match="it is an Excel workbook: save it as CSV"):
+        recognize(tmp_path / "a.xlsx")
 
 
 def test_trades_after_a_minute_of_other_messages_are_found_and_types_are_counted(tmp_path: Path) -> None:

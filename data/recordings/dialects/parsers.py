@@ -15,7 +15,9 @@ from data.times import END_NS, NS
 from data.trades import Int64s
 
 _EMPTY, _ZERO = text_of(""), text_of("0")
-_FLAGS = texts_of(["true", "false"])
+_FLAGS = {"true": -1, "t": -1, "1": -1, "1.0": -1, "false": 1, "f": 1, "0": 1, "0.0": 1}
+"""The taker's side, by whether the buyer was the maker."""
+_FLAG_TEXTS = texts_of(list(_FLAGS))
 _MOST = text_of(str(2**63 - 1))
 _EPOCH = r"^(?P<whole>[0-9]{1,19})(?:\.(?P<part>[0-9]*))?$"
 _SURE_DIGITS = 18
@@ -36,9 +38,10 @@ def _of_buyer_maker(column: pa.Array) -> tuple[NDArray[np.int8], Mask]:
     """Parse whether the buyer was the maker to the taker's side: if so, the taker sold."""
     if not is_text(column.type):
         column = column.cast(pa.string())
-    found = pc.index_in(pc.utf8_lower(column.cast(pa.string())), _FLAGS)
+    found = pc.index_in(pc.utf8_lower(column.cast(pa.string())), _FLAG_TEXTS)
     code = np.where(is_present(found), values_of(found, np.int32), -1)
-    return np.select([code == 0, code == 1], [-1, 1], 0).astype(np.int8), code >= 0
+    values = np.array([*_FLAGS.values(), 0], np.int8)  # the last is for -1, no flag
+    return values[code], code >= 0
 
 
 def unit_ns(count: Int64s) -> Int64s:
@@ -102,7 +105,7 @@ def _epochs(column: pa.Array) -> tuple[NDArray[Any], Mask]:
 
 
 MAKERS_SIDE: Final = Field(_makers, FIELDS["side"].explain)
-BUYER_MAKER: Final = Field(_of_buyer_maker, lambda _: "must be true or false")
+BUYER_MAKER: Final = Field(_of_buyer_maker, lambda _: "must be true or false, or 1 or 0")
 EPOCH: Final = Field(
     _epochs,
     lambda _: "must be a time in s, ms, us or ns since 1970, as a number; the size of the number tells the unit",

@@ -260,8 +260,17 @@ def _distinct(column: pa.DictionaryArray) -> Sequence[bytes]:
 _DUMP_NAMES: Final = (
     re.compile(r"([A-Z0-9]{5,20})-(?:trades|aggTrades|\d{1,2}(?:s|m|h|d|w|mo))-\d{4}-\d\d(?:-\d\d)?"),  # Binance
     re.compile(r"([A-Z0-9]{5,12})(?:_\d{1,5})?"),  # Kraken
+    re.compile(r"([A-Z0-9]{5,20})[_-]\d{4}-\d\d(?:-\d\d)?"),  # Bybit
+    re.compile(r"([A-Z0-9]{2,10}_[A-Z0-9]{2,10})-\d{6,8}"),  # Gate
+    re.compile(r"([A-Z0-9]{2,10}-(?:USD|EUR|GBP))"),  # Yahoo
     re.compile(r"([A-Z0-9]{2,10}_[A-Z0-9]{2,10})-(?:trades|\d{1,2}[mhdwM])"),  # freqtrade
 )
+
+_BITCOINCHARTS: Final = re.compile(
+    r"(?:bitstamp|kraken|coinbase|btce|bitfinex|mtgox|btcn|itbit|cex|localbtc|bitflyer|zaif|okcoin|hitbtc|korbit|"
+    r"coincheck|gemini|bitbay|btcc|bitkonan|rock)([A-Z]{3})"
+)
+"""Name of a dump of bitcoincharts: an exchange, and the quote currency of bitcoin."""
 
 
 def product_in_name(path: Path, told: str = "") -> str | None:
@@ -271,6 +280,8 @@ def product_in_name(path: Path, told: str = "") -> str | None:
     ('BTC-USDT', None)
     """
     stem = path.name.split(".")[0]
+    if (chart := _BITCOINCHARTS.fullmatch(stem)) is not None and chart[1] in QUOTES:
+        return f"BTC-{chart[1]}"
     for form in _DUMP_NAMES:
         if (found := form.fullmatch(stem)) is not None and PRODUCT_ID.fullmatch(name := product_of(found[1], told)):
             return name

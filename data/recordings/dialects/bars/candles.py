@@ -20,7 +20,7 @@ from data.recordings.dialects.bars.base import PRICE_COLUMNS, BarDialect
 from data.recordings.dialects.bars.starts import STARTS
 from data.recordings.dialects.bars.survey import survey
 from data.recordings.dialects.symbols import QUOTES, product_in_name
-from data.recordings.dialects.tables.headers import plain
+from data.recordings.dialects.tables.headers import has_header, plain
 from data.recordings.dialects.tables.known import PRODUCT_NAMES
 from data.recordings.lines import Lines, data_lines, whole_lines
 from data.times import NS
@@ -35,18 +35,29 @@ _START_NAMES: Final = (
 )  # fmt: skip
 _COUNT_NAMES: Final = ("tradecount", "trades", "count", "numberoftrades", "numtrades", "numberoftrade")
 _LOW_FIRST: Final = ("low", "high", "open", "close")
+_CLOSE_SECOND: Final = ("open", "close", "high", "low")
 _KLINE_COLUMNS: Final = (
     "open_time", "open", "high", "low", "close", "volume", "close_time", "quote_volume", "count", "taker_buy_volume",
     "taker_buy_quote_volume", "ignore",
 )  # fmt: skip
-_HEADERLESS: Final[Mapping[int, tuple[str, Sequence[str]]]] = {
-    6: ("OHLCV", ("time", *PRICE_COLUMNS, "volume")),
-    7: ("Kraken", ("time", *PRICE_COLUMNS, "volume", "count")),
-    8: ("Kraken REST", ("time", *PRICE_COLUMNS, "vwap", "volume", "count")),
-    12: ("Binance", _KLINE_COLUMNS),
+_HEADERLESS: Final[Mapping[int, Sequence[tuple[str, Sequence[str]]]]] = {
+    6: (
+        ("OHLCV", ("time", *PRICE_COLUMNS, "volume")),
+        ("Coinbase", ("time", *_LOW_FIRST, "volume")),
+        ("Bitfinex", ("time", *_CLOSE_SECOND, "volume")),
+        ("Gate", ("time", "volume", "close", "high", "low", "open")),
+    ),
+    7: (
+        ("Kraken", ("time", *PRICE_COLUMNS, "volume", "count")),
+        ("KuCoin", ("time", *_CLOSE_SECOND, "volume", "turnover")),
+    ),
+    8: (("Kraken REST", ("time", *PRICE_COLUMNS, "vwap", "volume", "count")),),
+    12: (("Binance", _KLINE_COLUMNS),),
 }
-"""Venue and names of candles without a header, by the number of columns. Six columns can also have Coinbase's order."""
+"""Venues and names of candles without a header, by the number of columns; of several, the rows tell the order."""
+_BYBIT: Final = ("Bybit", ("time", *PRICE_COLUMNS, "volume", "turnover"))
 _NUMBER = rb'"?[0-9][0-9.eE+-]*"?'
+_WHOLE = re.compile(rb"\d+(\.0*)?")
 _HEADERLESS_ROW = re.compile(rb'"?\d{9,19}(\.\d+)?"?(,' + _NUMBER + rb"){5,11}\s*")
 _KNOWN: Final = frozenset(
     [
@@ -81,9 +92,15 @@ CANDLES: Final = (
      "which of two volumes is the base currency's: their ratio tells"),
     ("Coinbase", f"{_ANY}: candles", "`time` or `start`, `low`, `high`, `open`, `close`, `volume`; without a header by "
      "the numbers: the first price is the lowest", "product; number of trades"),
+    ("Bitfinex", f"{_ANY}: candles", "6 columns: `time,open,close,high,low,volume`, by the numbers",
+     "product; number of trades"),
+    ("Gate", f"{_ANY}: candles", "6 columns: `time,volume,close,high,low,open`, by the numbers",
+     "the product, where the name of the file does not tell it; number of trades"),
+    ("Bybit, KuCoin", f"{_ANY}: candles", "7 columns: `time,open,high,low,close,volume,turnover` (Bybit) or "
+     "`time,open,close,high,low,volume,turnover` (KuCoin), by the numbers", "product; number of trades"),
     ("Binance", f"{_ANY}: klines", f"12 columns: `{','.join(_KLINE_COLUMNS)}`",
      "the product, where the name of the file does not tell it"),
-    ("Kraken", f"{_ANY}: OHLCVT", "7 columns: `time,open,high,low,close,volume,trades`",
+    ("Kraken", f"{_ANY}: OHLCVT", "7 columns: `time,open,high,low,close,volume,trades`, the last of whole numbers",
      "the product, where the name of the file does not tell it"),
     ("ccxt, freqtrade, others", f"{_ANY}: OHLCV", "`timestamp`, `time` or `date`, then `open,high,low,close,volume`",
      "product; the zone of a time without a zone, which is taken as UTC; a time is a start"),
@@ -100,7 +117,7 @@ class CandleColumns(NamedTuple):
         header_line: line of the header; 0 if there is none.
         at: index by field of a bar, without the volume.
         volumes: indexes of one column of volumes, or of two, base and quote in an unknown order.
-        order: names of the four prices in the order of the survey, the close last.
+        others: venues and names of columns that are possible, too; the rows tell which of them a file has.
     """
 
     venue: str
@@ -108,7 +125,7 @@ class CandleColumns(NamedTuple):
     header_line: int
     at: Mapping[str, int]
     volumes: Sequence[int]
-    order: Sequence[str]
+    others: Sequence[tuple[str, Sequence[str]]] = ()
 
 
 class _Candles(BarDialect):
@@ -121,19 +138,16 @@ class _Candles(BarDialect):
         self.width = len(columns.names)
         product = columns.at.get("product_id")
         volumes = columns.volumes
-        found = survey(
-            self._blocks(),
-            self.width,
-            columns.at["start"],
-            product,
-            [columns.at[name] for name in columns.order],
-            volumes,
-        )
+        orders = [[columns.at[name] for name in PRICE_COLUMNS]]
+        orders += [[names.index(name) for name in PRICE_COLUMNS] for _, names in columns.others]
+        found = survey(self._blocks(), self.width, columns.at["start"], product, orders, volumes)
         at = dict(columns.at)
         venue = columns.venue
-        if columns.header_line == 0 and len(columns.names) == 6 and found.is_low_first:
-            at |= dict(zip(_LOW_FIRST, range(1, 5), strict=True))
-            venue = "Coinbase"
+        if found.order:
+            venue, names = columns.others[found.order - 1]
+            at |= {name: names.index(name) for name in PRICE_COLUMNS}
+            at.pop("count", None)
+            volumes = volumes if len(volumes) == 2 else [names.index("volume")]
         base = volumes[found.base]
         self.step_s, self.newest_first = found.step_s, found.newest_first
         named = columns.names if columns.header_line else _places(columns.names)
@@ -234,7 +248,7 @@ def _header_columns(header: Sequence[str], number: int) -> CandleColumns | None:
         venue = "Binance"
     else:
         venue = "Coinbase" if tuple(order) == _LOW_FIRST else "OHLCV"
-    return CandleColumns(venue, header, number, columns, _volumes(header), PRICE_COLUMNS)
+    return CandleColumns(venue, header, number, columns, _volumes(header))
 
 
 def _volumes(header: Sequence[str]) -> list[int]:
@@ -257,6 +271,8 @@ def _volumes(header: Sequence[str]) -> list[int]:
 
 def _headerless_columns(head: Sequence[bytes]) -> CandleColumns | None:
     rows = [line for line in head[:50] if line.strip()]
+    if has_header(rows):
+        return None
     fitting = [line for line in rows if _HEADERLESS_ROW.fullmatch(line)]
     if not fitting or len(fitting) < len(rows) / 2:
         return None
@@ -264,11 +280,17 @@ def _headerless_columns(head: Sequence[bytes]) -> CandleColumns | None:
     width = max(set(widths), key=widths.count)
     if width not in _HEADERLESS:
         return None
-    venue, names = _HEADERLESS[width]
+    (venue, names), *others = _HEADERLESS[width]
+    last = [line.rsplit(b",", 1)[1].strip(b'" \r') for line in fitting if line.count(b",") + 1 == width]
+    if "count" in names and not all(_WHOLE.fullmatch(text) for text in last):
+        if width != len(_BYBIT[1]):
+            return None
+        venue, names = _BYBIT
     at = {name: names.index(name) for name in PRICE_COLUMNS} | {"start": 0}
     if "count" in names:
         at["count"] = names.index("count")
-    return CandleColumns(venue, names, 0, at, [names.index("volume")], PRICE_COLUMNS)
+    volumes = [names.index(name) for name in ("volume", "turnover") if name in names]
+    return CandleColumns(venue, names, 0, at, volumes, others)
 
 
 def parquet_text(path: Path) -> Text:

@@ -37,61 +37,65 @@ class Survey(NamedTuple):
         newest_first: whether times mostly fall.
         units: units of the times that are numbers, in the order of their first row.
         base: index of the column with the base currency's volume, among the surveyed volumes.
-        is_low_first: whether the four prices are low, high, open, close, and not open, high, low, close.
+        order: index of the order of prices that most rows have, among the possible orders; of equals, the first.
     """
 
     step_s: int
     newest_first: bool
     units: tuple[str, ...]
     base: int
-    is_low_first: bool
+    order: int
 
 
 def survey(
-    blocks: Iterator[Lines], width: int, start: int, product: int | None, price: Sequence[int], volumes: Sequence[int]
+    blocks: Iterator[Lines],
+    width: int,
+    start: int,
+    product: int | None,
+    orders: Sequence[Sequence[int]],
+    volumes: Sequence[int],
 ) -> Survey:
     """Read all rows.
 
     Args:
         width: number of columns.
         start, product: index of the column; None if no column names a product.
-        price: indexes of the four prices in their order; the last is the close.
+        orders: possible indexes of open, high, low and close.
         volumes: indexes of one column of volumes, or of two that the ratio tells apart.
 
     Raises:
         ValueError: the rows do not show the length of a candle, or which volume is the base currency's.
     """
-    found = _Found()
+    found = _Found(len(orders))
     try:
         for lines in blocks:
             readable, _ = lines.readable()
-            wanted = sorted({start, *price, *volumes} | ({product} if product is not None else set()))
+            wanted = sorted({start, *volumes}.union(*orders, () if product is None else (product,)))
             texts = csv_fields(lines.take(readable), width, wanted).texts
-            found.add(texts, start, product, price, volumes)
+            found.add(texts, start, product, orders, volumes)
     except Damaged:
         pass  # the readable rows decide, and the reader tells of the damage
-    return Survey(
-        found.step_s(), found.falls > found.rises, tuple(found.units), found.base(volumes), found.is_low_first()
-    )
+    order = int(np.argmax(found.fitting))
+    return Survey(found.step_s(), found.falls > found.rises, tuple(found.units), found.base(volumes), order)
 
 
 class _Found:
     """Counts over the rows so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, orders: int) -> None:
         self.last: dict[str, int] = {}
         self.steps: Counter[int] = Counter()
         self.rises = self.falls = 0
         self.units: dict[str, None] = {}
         self.ratios: list[Floats] = []
-        self.rows = self.low_first = self.open_first = 0
+        self.fitting = np.zeros(orders, np.int64)
 
     def add(
         self,
         texts: Mapping[int, pa.Array],
         start: int,
         product: int | None,
-        price: Sequence[int],
+        orders: Sequence[Sequence[int]],
         volumes: Sequence[int],
     ) -> None:
         ns, good = STARTS.parse(texts[start])
@@ -103,15 +107,15 @@ class _Found:
             mine = seconds[good & (named.code == i)]
             if len(mine):
                 self._add_steps(name, mine)
-        four, are_prices = zip(*(prices(texts[i]) for i in price), strict=True)
-        ok = np.logical_and.reduce(are_prices)
-        values = np.array(four)[:, ok]
-        low, high = values.min(axis=0, initial=np.inf), values.max(axis=0, initial=-np.inf)
-        self.rows += values.shape[1]
-        self.low_first += int(np.sum((values[0] == low) & (values[1] == high)))
-        self.open_first += int(np.sum((values[2] == low) & (values[1] == high)))
+        parsed = {i: prices(texts[i]) for i in sorted(set().union(*orders))}
+        for place, order in enumerate(orders):
+            four, are_prices = zip(*(parsed[i] for i in order), strict=True)
+            opened, high, low, closed = np.array(four)[:, np.logical_and.reduce(are_prices)]
+            inside = (np.minimum(opened, closed) >= low) & (np.maximum(opened, closed) <= high)
+            self.fitting[place] += int(np.sum(inside))
         if len(volumes) == 2:
-            self._add_ratios([sizes(texts[i])[0][ok] for i in volumes], values[3])
+            close, is_price = parsed[orders[0][3]]
+            self._add_ratios([sizes(texts[i])[0][is_price] for i in volumes], close[is_price])
 
     def _add_units(self, starts: pa.Array) -> None:
         texts = pc.ascii_trim_whitespace(starts)
@@ -139,6 +143,10 @@ class _Found:
     def step_s(self) -> int:
         """Return the greatest common step of the times, without rare steps."""
         total = self.steps.total()
+        if not self.last:
+            raise ValueError(
+                f"has candles, but no time is understood: a time {STARTS.explain('')}, date and hour together"
+            )
         if not total:
             raise ValueError("has candles, but fewer than two times: how long a candle is cannot be told")
         step, seen = 0, 0
@@ -172,6 +180,3 @@ class _Found:
                 f"be the price, within {RATIO_OFF:.0%}, and the price not near 1"
             )
         return 0 if first_is_base < second_is_base else 1
-
-    def is_low_first(self) -> bool:
-        return self.low_first > self.open_first

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from data.recordings.dialects.parsers import EPOCH
-from data.recordings.dialects.tables.headers import TableMatch, table_of
+from data.recordings.dialects.tables.headers import TableMatch, has_header, table_of
 from data.recordings.dialects.tables.known import TABLES, Table
 from data.recordings.fields import FIELDS
 
@@ -22,6 +22,16 @@ KRAKEN_TABLE: Final = Table(
     {**FIELDS, "event_time": EPOCH},
     in_file_name=True,
     unknown="side and id; the product, where the name of the file does not tell it",
+)
+
+_GATE_TABLE: Final = Table(
+    "Gate",
+    "five columns without a header: timestamp,id,price,amount,side (the side is not read)",
+    {"event_time": ("timestamp",), "trade_id": ("id",), "price": ("price",), "size": ("amount",)},
+    {},
+    {**FIELDS, "event_time": EPOCH},
+    in_file_name=True,
+    unknown="side, a number; the product, where the name of the file does not tell it",
 )
 
 
@@ -60,6 +70,9 @@ FORMS: Final = (
         ("timestamp", "id", "type", "side", "price", "amount", "cost"),
         _FREQTRADE,
     ),
+    _Form(
+        re.compile(rf"\d{{10}}(\.\d+)?,\d+,{_N},{_N},[12]"), ("timestamp", "id", "price", "amount", "code"), _GATE_TABLE
+    ),
     _Form(re.compile(r"\d{9,10}(\.\d+)?,\d[\d.eE+-]*,\d[\d.eE+-]*"), ("time", "price", "volume"), KRAKEN_TABLE),
 )  # fmt: skip
 
@@ -73,6 +86,8 @@ class Headerless(NamedTuple):
 
 def headerless_match(head: Sequence[bytes]) -> Headerless | None:
     """Return the table of most of the first rows; None if they have the form of no table."""
+    if has_header(head):
+        return None
     rows = [line.decode(errors="replace").strip() for line in head[:50]]
     for form in FORMS:
         fitting = [row for row in rows if form.row.fullmatch(row)]

@@ -11,6 +11,7 @@ from data.recordings.dialects.tables.known import (
     ID_NAMES,
     MARKERS,
     PRODUCT_NAMES,
+    RANGE_NAMES,
     SIDE_NAMES,
     TABLES,
     UNIT_NAMES,
@@ -53,6 +54,26 @@ def plain(name: str) -> str:
     return re.sub(r"[\s_]", "", name.lower())
 
 
+HEADER_WITHIN: Final = 5
+"""The header of a table stands in one of so many first lines: above it, some files have an address or a comment."""
+_VALUES: Final = ("true", "false", "buy", "sell", "null", "nan", "none")
+
+
+def names_columns(row: Sequence[str]) -> bool:
+    """Return whether a row has names of columns in place of values.
+
+    >>> names_columns(["time", "amount", "price"]), names_columns(["1735689600", "buy", "NaN"])
+    (True, False)
+    """
+    words = [text for text in row if re.match(r"\W*[^\W\d]", text) and text.strip(' "').lower() not in _VALUES]
+    return len(row) >= 2 and len(words) * 2 > len(row)
+
+
+def has_header(lines: Sequence[bytes]) -> bool:
+    """Return whether a text of a table begins with names of columns, so that its rows are not read by their form."""
+    return any(names_columns(line.decode(errors="replace").split(",")) for line in lines[:HEADER_WITHIN])
+
+
 _MEANINGS: Final = {
     "a product": {plain(name) for name in PRODUCT_NAMES},
     "an id": {plain(name) for name in ID_NAMES},
@@ -60,6 +81,8 @@ _MEANINGS: Final = {
     "a unit": {plain(name) for name in UNIT_NAMES},
 }
 
+
+_RANGES: Final = {plain(name) for name in RANGE_NAMES}
 
 _ROW_LABELS: Final = ("", "unnamed:0", "index", "indexlevel0")
 """Columns of row numbers that pandas writes."""
@@ -108,6 +131,12 @@ def _check_columns(header: Sequence[str], table: Table, unread: Sequence[str]) -
     twice = [name for name, count in Counter(header).items() if count > 1 and name]
     if twice:
         raise ValueError(f"has more than one column {twice[0]!r}")
+    ranges = [name for name in unread if plain(name) in _RANGES]
+    if ranges and set(table.needed) == {"event_time", "price", "size"}:
+        raise ValueError(
+            f"has the columns of trades ({table.name}) and a column {ranges[0]!r}, as a ticker or candles have: the "
+            "volume may be a running total; remove the column if each row is a trade"
+        )
     for name in unread:
         for meaning, names in _MEANINGS.items():
             if plain(name) in names:

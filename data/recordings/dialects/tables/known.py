@@ -70,12 +70,21 @@ PRODUCT_NAMES: Final = (
     "instrument",
     "currency_pair",
     "product_name",
+    "instrument_id",
+    "instrument_name",
+    "inst_id",
+    "trading_pair",
+    "ticker",
+    "coin",
+    "asset",
 )
 ID_NAMES: Final = ("trade_id", "id", "tid", "trade_number")
 SIDE_NAMES: Final = (
     "side", "taker_side", "maker_side", "taker", "maker", "is_buyer_maker", "buyer_maker", "is_buyer_taker",
     "direction", "aggressor", "aggressor_side", "buy_sell", "trade_side",
 )  # fmt: skip
+RANGE_NAMES: Final = ("open", "high", "low", "vwap", "open_24h", "high_24h", "low_24h")
+"""Columns of a ticker or of candles: beside them a volume is a running total, and no size of a trade."""
 UNIT_NAMES: Final = ("unit", "units", "time_unit", "currency", "quote_currency", "base_currency", "quote", "base")
 
 
@@ -134,6 +143,20 @@ TABLES: Final = (
         are_symbols=False,
     ),
     Table(
+        "Coinbase Advanced Trade",
+        "Coinbase Advanced Trade trades: trade_id,product_id,price,size,time,side (the maker's side is turned)",
+        {
+            "product_id": ("product_id",), "trade_id": ("trade_id",), "event_time": ("time",), "price": ("price",),
+            "size": ("size",), "side": ("side",),
+        },
+        {},
+        {**FIELDS, "side": MAKERS_SIDE},
+        ignored=("bid", "ask", "exchange"),
+        are_symbols=False,
+        is_complete=True,
+        in_json=True,
+    ),
+    Table(
         "Tardis",
         "columns of Tardis trades: exchange,symbol,timestamp,local_timestamp,id,side,price,amount",
         {
@@ -145,6 +168,70 @@ TABLES: Final = (
         ignored=("exchange",),
         may_lack_ids=True,
         unknown="the unit of amounts of contracts",
+    ),
+    Table(
+        "cryptofeed",
+        "columns of cryptofeed trades: exchange,symbol,side,amount,price,id,type,timestamp,receipt_timestamp",
+        {
+            "product_id": ("symbol",), "event_time": ("timestamp",), "trade_id": ("id",), "price": ("price",),
+            "size": ("amount",), "side": ("side",), MARKER: ("receipt_timestamp",),
+        },
+        {},
+        {**FIELDS, "event_time": EPOCH},
+        ignored=("exchange", "type"),
+        may_lack_ids=True,
+    ),
+    Table(
+        "Bybit",
+        "columns of Bybit contracts: timestamp,symbol,side,size,price,tickDirection,trdMatchID,...",
+        {
+            "product_id": ("symbol",), "event_time": ("timestamp",), "price": ("price",), "size": ("size",),
+            "side": ("side",), MARKER: ("trd_match_id",),
+        },
+        {},
+        {**FIELDS, "event_time": EPOCH},
+        ignored=("tick_direction", "gross_value", "home_notional", "foreign_notional", "rpi"),
+        unknown="ids, which are no numbers; the unit of sizes of inverse contracts",
+    ),
+    Table(
+        "Bybit",
+        "columns of Bybit spot trades: id,timestamp,price,volume,side",
+        {
+            "event_time": ("timestamp",), "trade_id": ("id",), "price": ("price",), "size": ("volume",),
+            "side": ("side",),
+        },
+        {},
+        {**FIELDS, "event_time": EPOCH},
+        ignored=("rpi",),
+        is_complete=True,
+        in_file_name=True,
+        unknown="the product, where the name of the file does not tell it",
+    ),
+    Table(
+        "OKX",
+        "columns of OKX trades: instrument_name,trade_id,side,price,size,created_time",
+        {
+            "product_id": ("instrument_name",), "event_time": ("created_time",), "trade_id": ("trade_id",),
+            "price": ("price",), "size": ("size",), "side": ("side",),
+        },
+        {},
+        {**FIELDS, "event_time": EPOCH},
+        is_complete=True,
+        unknown="the unit of sizes of contracts",
+    ),
+    Table(
+        "KuCoin",
+        "columns of KuCoin trades: trade_id,trade_time,price,size,side",
+        {
+            "event_time": ("trade_time",), "trade_id": ("trade_id",), "price": ("price",), "size": ("size",),
+            "side": ("side",),
+        },
+        {},
+        {**FIELDS, "event_time": EPOCH},
+        is_complete=True,
+        in_file_name=True,
+        may_lack_ids=True,
+        unknown="the product, where the name of the file does not tell it",
     ),
     Table(
         "ccxt",
@@ -174,6 +261,19 @@ TABLES: Final = (
         in_file_name=True,
         may_lack_ids=True,
         unknown="the product, where the name of the file does not tell it",
+    ),
+    Table(
+        "Binance",
+        "columns of Binance trades of coin contracts: id,price,qty,base_qty,time,is_buyer_maker (a maker's flag is "
+        "turned)",
+        {
+            "event_time": ("time",), "trade_id": ("id",), "price": ("price",), "size": ("base_qty",),
+            "side": ("is_buyer_maker",),
+        },
+        {"product_id": ("symbol",)},
+        _BUYER_MAKER_FIELDS,
+        ignored=("qty",),
+        unknown="the product: `PRODUCT_ID` names it",
     ),
     Table(
         "Binance",
