@@ -78,7 +78,7 @@ image: ## the container images cryptovol-online and cryptovol-offline; BUILDER=b
 secrets: ## passwords and the API's first key for compose.yaml in secrets/, where they are missing, and the folder recordings/
 	@mkdir -p -m 700 secrets && mkdir -p recordings/inbox
 	@for name in $(SECRETS); do \
-	    test -s secrets/$$name || head -c 24 /dev/urandom | base64 | tr -d '/+\n' > secrets/$$name; \
+	    test -s secrets/$$name || head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n' > secrets/$$name; \
 	done
 	@test -s secrets/api_keys || { \
 	    head -c 32 /dev/urandom | base64 | tr '+/' '-_' | tr -d '=\n' > secrets/api_key && \
