@@ -16,15 +16,10 @@ from data.settings import UnreadableSecret
 from online.http import routes
 from online.server.headers import BoundedHeaders
 from online.server.leaving import LeavingServer
-from online.settings import ApiSettings
+from online.settings import STRANGERS, ApiSettings
 
 DRAIN_S = 5
 """How long open requests may take to end after SIGTERM."""
-STRANGERS = (
-    "HOST={host} lets other machines in, and the API has no keys: set API_KEYS or API_KEYS_FILE "
-    "(`python -m online.keys new NAME` makes a key), leave HOST at 127.0.0.1, or let everybody ask with API_OPEN=true"
-)
-"""Refusal of an API that would serve other machines without keys."""
 
 
 def create_app() -> FastAPI:

@@ -21,6 +21,12 @@ failed."""
 MIN_COOKIE_SECRET = 16
 """Least characters of API_COOKIE_SECRET."""
 
+STRANGERS = (
+    "HOST={host} lets other machines in, and the API has no keys: set API_KEYS or API_KEYS_FILE "
+    "(`python -m online.keys new NAME` makes a key), leave HOST at 127.0.0.1, or let everybody ask with API_OPEN=true"
+)
+"""Refusal of an API that would serve other machines without keys."""
+
 
 def _keys(keys: SecretStr) -> SecretStr:
     """Refuse what is no list of keys, without its text."""

@@ -27,8 +27,8 @@ from data.files import CHECKOUT
 from data.names import NotRead, new_replay_id, spare_loopback
 from data.settings import SECRET_IN_URI, UnreadableSecret
 from data.stream.clients import client_config
-from online.api import STRANGERS
 from online.replay.pace import parse_speed
+from online.settings import STRANGERS
 from orchestration.local.live_lines import LiveForecast, LiveLines
 from orchestration.local.observers.configs import write_configs
 from orchestration.local.observers.login import where_the_login_is
