@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import secrets
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from orchestration.local.settings import StackSettings
@@ -30,12 +31,16 @@ def observer_login(settings: StackSettings) -> Login:
     """Return the login: `UI_PASSWORD`, or a generated password in a file for the owner alone."""
     if settings.ui_login is not None:
         return settings.ui_login
-    path = password_file(settings)
+    return Login(settings.ui_user, kept_secret(password_file(settings), lambda: secrets.token_urlsafe(18)))
+
+
+def kept_secret(path: Path, made: Callable[[], str]) -> str:
+    """Return the secret in a file for the owner alone; `made` gives the secret of a file that does not exist yet."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
-        path.write_text(f"{secrets.token_urlsafe(18)}\n")
-    return Login(settings.ui_user, path.read_text().strip())
+        path.write_text(f"{made()}\n")
+    return path.read_text().strip()
 
 
 def can_hash() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from online.keys.ring import hash_line, new_key
+from orchestration.local.observers.login import kept_secret
 from orchestration.local.settings import StackSettings
 
 NAME = "stack"
@@ -19,12 +20,7 @@ def stack_key(settings: StackSettings) -> str | None:
     """Return the key, kept in a file for the owner alone; None if the API has no keys."""
     if settings.api_keys is None:
         return None
-    path = key_file(settings)
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        path.write_text(f"{new_key()}\n")
-    return path.read_text().strip()
+    return kept_secret(key_file(settings), new_key)
 
 
 def keys_environment(settings: StackSettings) -> dict[str, str]:
