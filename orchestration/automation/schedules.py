@@ -39,17 +39,21 @@ def retrain_request(instance: dg.DagsterInstance, lake: Lake) -> dg.RunRequest |
         return dg.SkipReason(f"the lake has training rows of {len(chosen.days)} day, and needs {test_days + 1}")
     tags = {TRAINING_SET_TAG: chosen.version}
     trained = dg.RunsFilter(job_name="retrain", statuses=[dg.DagsterRunStatus.SUCCESS], tags=tags)
-    if runs := instance.get_runs(trained, limit=1):
-        return dg.SkipReason(f"no training row is new since run {runs[0].run_id}")
+    if (newest := _newest_run(instance, trained)) is not None:
+        return dg.SkipReason(f"no training row is new since run {newest.run_id}")
     return dg.RunRequest(tags=tags)
+
+
+def _newest_run(instance: dg.DagsterInstance, wanted: dg.RunsFilter) -> dg.DagsterRun | None:
+    return next(iter(instance.get_runs(wanted, limit=1)), None)
 
 
 def _no_sink(instance: dg.DagsterInstance, lake: Lake, behind: int, config: SinkConfig) -> str:
     """Return the reason why no run of the sink is needed; empty: a run is needed."""
-    runs = instance.get_runs(dg.RunsFilter(job_name=sink_job.name), limit=1)
-    if runs and not runs[0].is_finished:
-        return f"run {runs[0].run_id} is at work"
-    has_failed = bool(runs) and not runs[0].is_success
+    newest = _newest_run(instance, dg.RunsFilter(job_name=sink_job.name))
+    if newest is not None and not newest.is_finished:
+        return f"run {newest.run_id} is at work"
+    has_failed = newest is not None and not newest.is_success
     if behind or has_failed:
         return ""
     now_ns, keep_days = time.time_ns(), config.keep_days
@@ -81,9 +85,9 @@ def schedules(settings: OrchestrationSettings, served_keep_days: int | None = No
         if not settings.scheduled_recordings:
             return dg.SkipReason("REPLAY_RECORDINGS names nothing to replay")
         own = dg.RunsFilter(job_name=replay.name, tags={"dagster/schedule_name": "replay_recordings"})
-        runs = context.instance.get_runs(own, limit=1)
-        if runs and not runs[0].is_finished:
-            return dg.SkipReason(f"run {runs[0].run_id} of this schedule goes on")
+        newest = _newest_run(context.instance, own)
+        if newest is not None and not newest.is_finished:
+            return dg.SkipReason(f"run {newest.run_id} of this schedule goes on")
         recordings = [str(path) for path in settings.scheduled_recordings]
         config = {"recordings": recordings, "speed": settings.replay_schedule_speed}
         return dg.RunRequest(run_config={"ops": {"replay_trades": {"config": config}}})
@@ -147,9 +151,9 @@ def schedules(settings: OrchestrationSettings, served_keep_days: int | None = No
     def daily_clean(context: dg.ScheduleEvaluationContext, lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
         if not lake.open().product_ids():
             return dg.SkipReason("the lake has no manifests")
-        runs = context.instance.get_runs(dg.RunsFilter(job_name=clean_lake.name), limit=1)
-        if runs and not runs[0].is_finished:
-            return dg.SkipReason(f"run {runs[0].run_id} is at work")
+        newest = _newest_run(context.instance, dg.RunsFilter(job_name=clean_lake.name))
+        if newest is not None and not newest.is_finished:
+            return dg.SkipReason(f"run {newest.run_id} is at work")
         return dg.RunRequest()
 
     @_schedule(
