@@ -123,14 +123,17 @@ def _dialect(path: Path, origin: Origin) -> object:
     return recognize(path, origin.product_id, ColumnMap.parse(origin.columns))
 
 
+def _read(paths: Path | Sequence[Path], origin: Origin) -> Iterator[Batch]:
+    """Read recordings as the source was read."""
+    return read_trades(paths, product_id=origin.product_id, columns=ColumnMap.parse(origin.columns))
+
+
 def _parsed_alone(recording: bytes, origin: Origin, product_id: str, trade_id: int) -> RecordedRow | None:
     """Return a trade from a recording's text of one line, or None if the line is another trade."""
     with TemporaryDirectory() as folder, suppress(ValueError):
         path = Path(folder) / "recording"
         path.write_bytes(recording)
-        columns = ColumnMap.parse(origin.columns)
-        batches = read_trades(path, product_id=origin.product_id, columns=columns)
-        return dict(_recorded(batches, product_id, {trade_id})).get(trade_id)
+        return dict(_recorded(_read(path, origin), product_id, {trade_id})).get(trade_id)
     return None
 
 
@@ -154,8 +157,7 @@ def _read_recordings(
     """Return recorded trades by trade id, and the fault of a damaged recording, or ""."""
     found: dict[int, RecordedRow] = {}
     try:
-        columns = ColumnMap.parse(origin.columns)
-        batches = read_trades(paths, product_id=origin.product_id, columns=columns) if paths and trade_ids else ()
+        batches = _read(paths, origin) if paths and trade_ids else ()
         found.update(_recorded(batches, product_id, trade_ids))
     except ValueError as error:  # a recording is damaged, and was damaged when replayed
         return found, str(error)
