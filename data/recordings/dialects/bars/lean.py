@@ -48,20 +48,33 @@ def _product_of(symbol: str, told: str) -> str:
     return product
 
 
-class _Intraday(BarDialect):
-    """Reader of one day of LEAN trade bars: a zip of one CSV without a header; day, symbol and step are in the path.
+class _LeanBars(BarDialect):
+    """Reader of LEAN trade bars: a zip of one CSV without a header; symbol and step are in the path."""
+
+    width = len(_LEAN_COLUMNS)
+
+    def __init__(self, path: Path, member: str, step: str, symbol: str, told: str) -> None:
+        self.path, self._member = path, member
+        self.name = f"LEAN trade bars: {step}/{symbol}"
+        self.step_s = _LEAN_STEPS[step]
+        self.product = _product_of(symbol, told)
+
+    def lines(self) -> Iterator[Lines]:
+        return data_lines(member_chunks(self.path, self._member))
+
+
+class _Intraday(_LeanBars):
+    """Reader of one day of bars; the day is in the path, too.
 
     Raises:
         ValueError: the path does not give day, symbol and step.
     """
 
-    width = len(_LEAN_COLUMNS)
     columns: Mapping[str, tuple[int, str]] = {
         name: (i, "milliseconds since midnight" if name == "start" else name) for i, name in enumerate(_LEAN_COLUMNS)
     }
 
     def __init__(self, path: Path, member: str, told: str) -> None:
-        self.path, self._member = path, member
         path_match = _LEAN_PATH.search(path.absolute().as_posix().lower())
         if path_match is None:
             raise ValueError(
@@ -72,16 +85,11 @@ class _Intraday(BarDialect):
         within = _LEAN_MEMBER.search(member.lower())
         if within is not None and within.groups() != (day, symbol, step):
             raise ValueError(f"says {step}/{symbol}/{day} by its path, but the file within is {member!r}")
-        self.name = f"LEAN trade bars: {step}/{symbol}"
-        self.step_s = _LEAN_STEPS[step]
-        self.product = _product_of(symbol, told)
+        super().__init__(path, member, step, symbol, told)
         try:
             self._midnight_s = int(datetime.strptime(f"{day}+0000", "%Y%m%d%z").timestamp())
         except ValueError:
             raise ValueError(f"the day {day} of its path is none") from None
-
-    def lines(self) -> Iterator[Lines]:
-        return data_lines(member_chunks(self.path, self._member))
 
     def start_s(self, start: Int64s) -> Int64s:
         within = (start < 86_400_000) & (start % 1_000 == 0)
@@ -95,21 +103,19 @@ def _dated(column: pa.Array) -> tuple[Int64s, Mask]:
     return np.where(good, values_of(parsed, np.int64), -1), good
 
 
-class _Daily(BarDialect):
-    """Reader of LEAN trade bars of hours or days: a zip of one CSV without a header, with all days of a symbol.
+class _Daily(_LeanBars):
+    """Reader of bars of hours or days, with all days of a symbol.
 
     Raises:
         ValueError: the path does not give symbol and step.
     """
 
-    width = len(_LEAN_COLUMNS)
     columns: Mapping[str, tuple[int, str]] = {
         name: (i, "time" if name == "start" else name) for i, name in enumerate(_LEAN_COLUMNS)
     }
     start = Field(_dated, lambda _: "must be a time like 20150114 07:00")
 
     def __init__(self, path: Path, member: str, told: str) -> None:
-        self.path, self._member = path, member
         path_match = _LEAN_DATED_PATH.search(path.absolute().as_posix().lower())
         if path_match is None:
             raise ValueError(
@@ -117,12 +123,7 @@ class _Daily(BarDialect):
                 f"end like hour/btcusd_trade.zip or daily/btcusd_trade.zip (within, it is {member!r})"
             )
         step, symbol = path_match.groups()
-        self.name = f"LEAN trade bars: {step}/{symbol}"
-        self.step_s = _LEAN_STEPS[step]
-        self.product = _product_of(symbol, told)
-
-    def lines(self) -> Iterator[Lines]:
-        return data_lines(member_chunks(self.path, self._member))
+        super().__init__(path, member, step, symbol, told)
 
     def start_s(self, start: Int64s) -> Int64s:
         return start
