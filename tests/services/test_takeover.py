@@ -14,7 +14,7 @@ from offline.lake.store import Lake
 from offline.lake.takeover import TakenOver, take_over
 from tests.days import DAY
 from tests.seaweed import Seaweed
-from tests.unit.test_takeover import SPEC, made, old, states
+from tests.unit.test_takeover import SPEC, be_killed_while_taking_over, made, old, states
 
 __all__ = ["made", "old"]
 
@@ -47,19 +47,7 @@ def test_a_killed_take_over_goes_on(
     made: Lake, old_objects: Objects, method: str, calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed at the first or third object, manifest or receipt, or removal of an old file."""
-    left, real = [None] * calls, getattr(type(old_objects), method)
-
-    def killed(*arguments: object) -> object:
-        if not left:
-            raise KeyboardInterrupt
-        left.pop()
-        return real(*arguments)
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(type(old_objects), method, killed)
-        take_over(old_objects)
-    with pytest.raises(ValueError, match="take it over"):
-        stale(Lake(old_objects), SPEC)
+    be_killed_while_taking_over(old_objects, method, calls, monkeypatch)
     take_over(old_objects)
     assert states(Lake(old_objects)) == states(made)
     assert old_objects.paths("objects") == made.objects.paths("objects")

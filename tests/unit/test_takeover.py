@@ -102,14 +102,9 @@ def test_all_is_there_after_a_take_over(made: Lake, old: Path, tmp_path: Path) -
     assert take_over(lake.objects) == TakenOver(0, 0)
 
 
-@pytest.mark.parametrize("method", ["copy", "put", "delete"])
-@pytest.mark.parametrize("calls", [0, 1, 2])
-def test_a_killed_take_over_goes_on(
-    made: Lake, old: Path, method: str, calls: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed at the first, second or third object, manifest or receipt, or removal of an old file."""
-    objects, left = Objects.open(old), [None] * calls
-    real = getattr(type(objects), method)
+def be_killed_while_taking_over(objects: Objects, method: str, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop a take-over at the call of a method after `calls` calls; the lake is refused then."""
+    left, real = [None] * calls, getattr(type(objects), method)
 
     def killed(*arguments: object) -> object:
         if not left:
@@ -121,7 +116,17 @@ def test_a_killed_take_over_goes_on(
         patched.setattr(type(objects), method, killed)
         take_over(objects)
     with pytest.raises(ValueError, match="take it over"):
-        stale(Lake.open(old), SPEC)
+        stale(Lake(objects), SPEC)
+
+
+@pytest.mark.parametrize("method", ["copy", "put", "delete"])
+@pytest.mark.parametrize("calls", [0, 1, 2])
+def test_a_killed_take_over_goes_on(
+    made: Lake, old: Path, method: str, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at the first, second or third object, manifest or receipt, or removal of an old file."""
+    objects = Objects.open(old)
+    be_killed_while_taking_over(objects, method, calls, monkeypatch)
     take_over(objects)
     assert states(Lake.open(old)) == states(made)
     assert names_below(old) == names_below(Path(made.objects.where("")))
