@@ -18,7 +18,7 @@ from data.recordings.dialects.bars.lean import lean_dialect
 from data.recordings.dialects.base import Chunks, Dialect, TextDialect
 from data.recordings.dialects.column_map import ColumnMap
 from data.recordings.dialects.documents import array_rows, member_chunks, object_lines, zip_members
-from data.recordings.dialects.messages.base import JsonDialect
+from data.recordings.dialects.messages.base import HAS_TRADE, JsonDialect
 from data.recordings.dialects.messages.channels import ADVANCED_CHANNELS, EXCHANGE_TYPES, MESSAGE_DIALECTS
 from data.recordings.dialects.messages.kraken import KRAKEN_NAME, kraken_dialect
 from data.recordings.dialects.messages.objects import JSON_TABLES, ObjectDialect, keys_of, object_match, values_of_key
@@ -116,15 +116,13 @@ class _Recognition:
         text = parquet_text(self._path)
         bars = candle_dialect(self._path, text, head_of(text()).split(b"\n"), self._told)
         if bars is None:
-            shown = ", ".join(map(repr, names[:MOST_NAMES])) + (", ..." if len(names) > MOST_NAMES else "")
             miss = described_miss(names) or f"a column map reads other names, as {suggested_columns(names)}"
-            self.found = f"starts with the bytes of a Parquet file of other columns: {shown}; it {miss}"
+            self.found = f"starts with the bytes of a Parquet file of other columns: {_shown(names)}; it {miss}"
         return bars
 
     def _zip(self) -> AnyDialect | None:
         members = zip_members(self._path)
-        shown = ", ".join(map(repr, members[:MOST_NAMES])) + (", ..." if len(members) > MOST_NAMES else "")
-        self.found = f"starts with the bytes of a zip archive, with {len(members)} files: {shown}"
+        self.found = f"starts with the bytes of a zip archive, with {len(members)} files: {_shown(members)}"
         if "xl/workbook.xml" in members:
             self.found = "is an Excel workbook: save it as CSV"
             return None
@@ -211,13 +209,11 @@ class _Recognition:
 
     def _messages(self, lines: Sequence[bytes], chunks: Chunks) -> TextDialect | None:
         """Return the dialect of JSON lines: messages of a feed, or objects with the keys of a table."""
-        known = [dialect.recognizes(lines) for dialect in MESSAGE_DIALECTS]
-        if max(known) == len(_STRENGTHS) - 1:
-            return MESSAGE_DIALECTS[known.index(max(known))].reading(chunks)
-        if max(known) or _FEED_START.match(lines[0]):
-            later = _first_with_trades(chunks(self._path, None))
-            if later is not None or max(known):
-                return (later or MESSAGE_DIALECTS[known.index(max(known))]).reading(chunks)
+        feed, has_trade = _feed_of(lines)
+        if not has_trade and (feed is not None or _FEED_START.match(lines[0])):
+            feed = _first_with_trades(chunks(self._path, None)) or feed
+        if feed is not None:
+            return feed.reading(chunks)
         keys = keys_of(lines)
         self._check_map(keys)
         match = object_match(lines, self._json_tables)
@@ -239,8 +235,6 @@ class _Recognition:
             )
 
 
-_STRENGTHS: Final = ("none", "message", "trade")
-"""See `JsonDialect.recognizes`."""
 _FEED_START: Final = re.compile(
     rb'\s*\{\s*"(type|channel)"\s*:\s*"('
     + b"|".join(sorted(name.encode() for name in EXCHANGE_TYPES | ADVANCED_CHANNELS))
@@ -250,15 +244,21 @@ _FEED_START: Final = re.compile(
 _TRADE_MARKS: Final = (b"ticker", b"match", b"market_trades")
 
 
+def _feed_of(lines: Sequence[bytes]) -> tuple[JsonDialect | None, bool]:
+    """Return the dialect of messages among some lines, and whether one of them has a trade."""
+    known = [dialect.recognizes(lines) for dialect in MESSAGE_DIALECTS]
+    strength = max(known)
+    return MESSAGE_DIALECTS[known.index(strength)] if strength else None, strength == HAS_TRADE
+
+
 def _first_with_trades(chunks: Iterator[bytes]) -> JsonDialect | None:
     """Return the dialect of the first message with a trade, anywhere in a text."""
     try:
         for lines in data_lines(chunks):
             marked = [line for line in lines.data.split(b"\n") if any(mark in line for mark in _TRADE_MARKS)]
-            if marked:
-                known = [dialect.recognizes(marked) for dialect in MESSAGE_DIALECTS]
-                if max(known) == len(_STRENGTHS) - 1:
-                    return MESSAGE_DIALECTS[known.index(max(known))]
+            feed, has_trade = _feed_of(marked)
+            if has_trade:
+                return feed
     except Damaged:
         pass  # the reader tells of the damage
     return None
@@ -280,6 +280,10 @@ def _is_object(line: bytes) -> bool:
     except (msgspec.MsgspecError, UnicodeError):
         return False
     return True
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:MOST_NAMES])) + (", ..." if len(names) > MOST_NAMES else "")
 
 
 def _fields(line: bytes) -> list[str]:

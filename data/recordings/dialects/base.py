@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from pathlib import Path
@@ -21,6 +22,19 @@ from data.trades import Int64s
 
 OWN_COLUMNS = ("source_id", "product_id", "trade_id", "event_time", "ingest_time", "price", "size", "side")
 """Header of the project's own CSV: the columns of `Trades`."""
+
+TYPE_CHARACTERS = 40
+"""Characters of the type of a skipped message in a summary."""
+MOST_TYPES = 50
+"""Types of skipped messages that are counted apart in a block; a file of nonsense has any number of types."""
+
+
+class SkippedTypes(Counter[str]):
+    """Numbers of the skipped messages of a block by type; the empty type stands for all types beyond `MOST_TYPES`."""
+
+    def add(self, kind: str) -> None:
+        """Count a message."""
+        self[kind[:TYPE_CHARACTERS] if len(self) < MOST_TYPES or kind in self else ""] += 1
 
 
 class RowColumns(NamedTuple):

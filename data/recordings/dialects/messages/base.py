@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from operator import attrgetter
@@ -13,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from data.arrow import column_of, texts_of
-from data.recordings.dialects.base import RowColumns, TextDialect
+from data.recordings.dialects.base import RowColumns, SkippedTypes, TextDialect
 from data.recordings.fields import FIELDS, Field
 from data.recordings.lines import Lines
 
@@ -22,10 +21,8 @@ Scalar = str | int | float | bool | None
 AT_ONCE = 128
 """Lines that are decoded at once: few, because Python's collector searches all objects when many live."""
 
-TYPE_CHARACTERS = 40
-"""Characters of the type of a skipped message in a summary."""
-MOST_TYPES = 50
-"""Types of skipped messages that are counted apart in a block; a file of nonsense has any number of types."""
+HAS_TRADE = 2
+"""Strongest result of `JsonDialect.recognizes`."""
 
 
 class Skipped(NamedTuple):
@@ -67,7 +64,7 @@ class JsonDialect(TextDialect):
         self._channel, self._decoder, self._ticks_of = channel, decoder, ticks_of
 
     def recognizes(self, head: Sequence[bytes]) -> int:
-        """Return 2 if one of the lines has a trade of the dialect, 1 if one has another message of it, else 0."""
+        """Return HAS_TRADE if a line has a trade of the dialect, 1 if a line has another message of it, else 0."""
         found = 0
         for line in head:
             try:
@@ -75,7 +72,7 @@ class JsonDialect(TextDialect):
             except (msgspec.MsgspecError, UnicodeError):
                 continue
             if isinstance(ticks, list):
-                return 2
+                return HAS_TRADE
             found = max(found, int(ticks.is_known))
         return found
 
@@ -84,7 +81,7 @@ class JsonDialect(TextDialect):
         ticks: list[Any] = []
         count = np.ones(len(lines), np.intp)
         skipped = np.zeros(len(lines), np.bool_)
-        types: Counter[str] = Counter()
+        types = SkippedTypes()
         for i, each in enumerate(found):
             if type(each) is list:
                 ticks += each
@@ -92,7 +89,7 @@ class JsonDialect(TextDialect):
                     count[i] = len(each)
             elif each is not None:
                 skipped[i] = True
-                types[each.kind[:TYPE_CHARACTERS] if len(types) < MOST_TYPES or each.kind in types else ""] += 1
+                types.add(each.kind)
         line_of = np.repeat(np.arange(len(lines)), count)
         no_tick = skipped.copy()
         no_tick[list(broken)] = True

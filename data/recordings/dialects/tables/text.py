@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from data.arrow import NAMES, UTC, is_true, names_of, rows_of, texts_of
 from data.names import PRODUCT_RULE
-from data.recordings.dialects.base import MESSAGE_TYPE, NO_ROWS, ZONELESS, RowColumns, TextDialect
+from data.recordings.dialects.base import MESSAGE_TYPE, NO_ROWS, ZONELESS, RowColumns, SkippedTypes, TextDialect
 from data.recordings.dialects.symbols import SYMBOL_RULE, products_of
 from data.recordings.dialects.tables.headers import TableMatch
 from data.recordings.fields import FIELDS
@@ -50,7 +49,7 @@ class TradeColumns:
         self, at: NDArray[np.intp], columns: Mapping[str, pa.Array], broken: Mapping[int, str], positions: int
     ) -> RowColumns:
         """Return rows without those of another message type, which are skipped; `at` has the line index of each row."""
-        skipped, types = NO_ROWS, Counter[str]()
+        skipped, types = NO_ROWS, SkippedTypes()
         position = at
         if MESSAGE_TYPE in columns:
             kinds = columns[MESSAGE_TYPE].cast(pa.string())
@@ -59,17 +58,14 @@ class TradeColumns:
             if not is_trade.all():
                 kept, others = rows_of(np.flatnonzero(is_trade)), rows_of(np.flatnonzero(~is_trade))
                 skipped, position = at[~is_trade], at[is_trade]
-                types = Counter(_type_text(kind) for kind in kinds.take(others).to_pylist())
+                for kind in kinds.take(others).to_pylist():
+                    types.add(kind or "")
                 columns = {field: column.take(kept) for field, column in columns.items()}
         if self._product is not None:
             columns = {**columns, "product_id": names_of(np.zeros(len(position), np.int32), [self._product])}
         elif self._table.are_symbols and "product_id" in columns:
             columns = {**columns, "product_id": products_of(columns["product_id"], self._told)}
         return RowColumns(position, position, columns, broken, skipped, positions, types)
-
-
-def _type_text(kind: str | None) -> str:
-    return (kind or "")[:40]
 
 
 class CsvDialect(TextDialect):
