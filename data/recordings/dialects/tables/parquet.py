@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,9 @@ from data.recordings.dialects.tables.known import TABLES, Table
 from data.recordings.dialects.tables.text import TradeColumns
 from data.recordings.fields import Field, value_text
 from data.recordings.lines import REJECT_CHARACTERS, Meter
+
+_ROWS = 1 << 16
+"""Rows of a block."""
 
 
 class _ParquetBlock:
@@ -43,52 +47,54 @@ class _ParquetDialect(Dialect[_ParquetBlock]):
         self._names = match.columns
 
     def blocks(self, path: Path, meter: Meter) -> Iterator[_ParquetBlock]:
-        return self._blocks(path, meter, 1 << 16)
+        return self._blocks(path, meter, _ROWS)
 
     def head(self, path: Path) -> Iterator[_ParquetBlock]:
         return self._blocks(path, Meter(), 1_024)
 
     def _blocks(self, path: Path, meter: Meter, rows: int) -> Iterator[_ParquetBlock]:
-        first = 1
-        size = path.stat().st_size
-        try:
-            with path.open("rb") as file:
-                # Buffered streams, because the default reads each column of a row group whole.
-                parquet = pyarrow.parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
-                for group in range(parquet.num_row_groups):  # one by one: damage in a group leaves the others whole
-                    names = list(self._names.values())
-                    for batch in parquet.iter_batches(rows, [group], columns=names, use_threads=False):
-                        columns = {field: batch.column(name) for field, name in self._names.items()}
-                        meter.read = size * (first - 1 + len(batch)) // parquet.metadata.num_rows
-                        yield _ParquetBlock(columns, self._names, first, len(batch))
-                        first += len(batch)
-        except (pa.ArrowException, OSError) as error:
-            raise Damaged(f"the Parquet file is damaged ({_first_line(error)})") from error
+        first, size = 1, path.stat().st_size
+        with _opened(path) as parquet:
+            for group in range(parquet.num_row_groups):  # one by one: damage in a group leaves the others whole
+                for batch in self._batches(parquet, group, rows):
+                    meter.read = size * (first - 1 + len(batch)) // parquet.metadata.num_rows
+                    yield self._block(batch, first)
+                    first += len(batch)
 
     def backwards(self, path: Path, meter: Meter) -> Iterator[_ParquetBlock]:
         """Read the row groups from the last to the first; one group is in memory as a whole."""
         size = path.stat().st_size
-        try:
-            with path.open("rb") as file:
-                parquet = pyarrow.parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
-                last = total = parquet.metadata.num_rows
-                for group in reversed(range(parquet.num_row_groups)):
-                    batches = parquet.iter_batches(
-                        1 << 16, [group], columns=list(self._names.values()), use_threads=False
-                    )
-                    for batch in reversed(list(batches)):
-                        turned = batch.take(rows_of(np.arange(len(batch))[::-1]))
-                        columns = {field: turned.column(name) for field, name in self._names.items()}
-                        block = _ParquetBlock(columns, self._names, last - len(batch) + 1, len(batch))
-                        block.number = block.number[::-1]
-                        last -= len(batch)
-                        meter.read = size * (total - last) // total
-                        yield block
-        except (pa.ArrowException, OSError) as error:
-            raise Damaged(f"the Parquet file is damaged ({_first_line(error)})") from error
+        with _opened(path) as parquet:
+            last = total = parquet.metadata.num_rows
+            for group in reversed(range(parquet.num_row_groups)):
+                for batch in reversed(list(self._batches(parquet, group, _ROWS))):
+                    last -= len(batch)
+                    meter.read = size * (total - last) // total
+                    block = self._block(batch.take(rows_of(np.arange(len(batch))[::-1])), last + 1)
+                    block.number = block.number[::-1]
+                    yield block
+
+    def _batches(self, parquet: pyarrow.parquet.ParquetFile, group: int, rows: int) -> Iterator[pa.RecordBatch]:
+        names = list(self._names.values())
+        return parquet.iter_batches(rows, [group], columns=names, use_threads=False)  # type: ignore[no-any-return]
+
+    def _block(self, batch: pa.RecordBatch, first: int) -> _ParquetBlock:
+        columns = {field: batch.column(name) for field, name in self._names.items()}
+        return _ParquetBlock(columns, self._names, first, len(batch))
 
     def rows(self, block: _ParquetBlock) -> RowColumns:
         return self._trades.rows(np.arange(len(block.number)), block.columns, {}, len(block.number))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
+    """Open a Parquet file; an error within the block is told as damage of the file."""
+    try:
+        with path.open("rb") as file:
+            # Buffered streams, because the default reads each column of a row group whole.
+            yield pyarrow.parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+    except (pa.ArrowException, OSError) as error:
+        raise Damaged(f"the Parquet file is damaged ({_first_line(error)})") from error
 
 
 def _first_line(error: Exception) -> str:
