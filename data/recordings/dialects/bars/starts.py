@@ -19,14 +19,19 @@ _DAY = r"^\d{4}-\d\d-\d\d$"
 _TWELVE_HOURS = r"^\d{4}-\d\d-\d\d (0?[1-9]|1[0-2])-[AP]M$"
 
 
+def whole_starts(texts: pa.Array) -> tuple[Int64s, pa.Array]:
+    """Return the starts that are whole numbers, shape (n,), 0 for other texts; and which texts are such numbers."""
+    is_number = pc.match_substring_regex(texts, pattern=_NUMBER)
+    numbers = pc.replace_substring_regex(pc.if_else(is_number, texts, "0"), pattern=r"\..*", replacement="")
+    return values_of(numbers.cast(pa.int64()), np.int64), is_number
+
+
 def _starts(column: pa.Array) -> tuple[Int64s, Mask]:
     """Parse starts to ns since 1970; a time without a zone is UTC, and each number has the unit that its size tells."""
     if not is_text(column.type):
         column = column.cast(pa.string())
     texts = pc.ascii_trim_whitespace(pc.fill_null(column.cast(pa.string()), ""))
-    is_number = pc.match_substring_regex(texts, pattern=_NUMBER)
-    numbers = pc.replace_substring_regex(pc.if_else(is_number, texts, "0"), pattern=r"\..*", replacement="")
-    count = values_of(numbers.cast(pa.int64()), np.int64)
+    count, is_number = whole_starts(texts)
     unit = unit_ns(count)
     good = is_true(is_number) & (count < END_NS // unit)
     ns = np.where(good, count, 0) * unit

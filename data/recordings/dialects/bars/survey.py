@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from data.arrow import texts_of
+from data.arrow import is_true, texts_of
 from data.names import Damaged
-from data.recordings.dialects.bars.starts import STARTS
+from data.recordings.dialects.bars.starts import STARTS, whole_starts
 from data.recordings.dialects.parsers import unit_ns
 from data.recordings.fields import prices, products, sizes
 from data.recordings.lines import Lines, csv_fields
@@ -118,13 +118,10 @@ class _Found:
             self._add_ratios([sizes(texts[i])[0][is_price] for i in volumes], close[is_price])
 
     def _add_units(self, starts: pa.Array) -> None:
-        texts = pc.ascii_trim_whitespace(starts)
-        digits = texts.filter(pc.match_substring_regex(texts, pattern=r"^[0-9]{1,18}(\.0*)?$"))
-        if len(digits):
-            whole = pc.replace_substring_regex(digits, pattern=r"\..*", replacement="").cast(pa.int64())
-            units = unit_ns(np.array(whole, np.int64))
-            for i in np.sort(np.unique(units, return_index=True)[1]):
-                self.units[_UNIT_NAMES[int(units[i])]] = None
+        count, is_number = whole_starts(pc.ascii_trim_whitespace(starts))
+        units = unit_ns(count[is_true(is_number)])
+        for i in np.sort(np.unique(units, return_index=True)[1]):
+            self.units[_UNIT_NAMES[int(units[i])]] = None
 
     def _add_steps(self, name: str, seconds: Int64s) -> None:
         steps = np.diff(seconds, prepend=self.last.get(name, seconds[0]))
