@@ -1,4 +1,4 @@
-"""Run uvicorn as the API needs it.
+"""Run uvicorn for the API.
 
-In: the application and its settings. Out: a server with bounded headers, and a notice before its stop.
+In: the application and the settings. Out: a server with bounded headers, and with a notice before the stop.
 """

@@ -1,4 +1,4 @@
-"""The whole system below a folder with an odd name, in an environment that other programs have filled."""
+"""The whole system below a folder with an odd name, in an environment full of variables of other programs."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from tests import compose
 
 
 def check(*command: str) -> None:
-    """Run a program; fail with its text unless it ends with 0."""
+    """Run a program; fail with the output unless the exit code is 0."""
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -46,7 +46,7 @@ def test_a_script_is_shell(script: Path) -> None:
 
 
 def test_make_secrets_makes_what_is_missing_and_leaves_the_rest(tmp_path: Path) -> None:
-    """The API's key is in a file that no container has; its hash is in the API's file."""
+    """No container has the file of the API's key; the API's own file has the hash."""
     make = ("make", "--silent", "-f", str(CHECKOUT / "Makefile"), "-C", str(tmp_path), "secrets")
     check(*make)
     made = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
@@ -62,7 +62,7 @@ def test_make_secrets_makes_what_is_missing_and_leaves_the_rest(tmp_path: Path) 
 
 @pytest.mark.parametrize("url", ["", "https://alerts.example.org/key?a=1&b=2"])
 def test_alertmanager_tells_the_webhook_if_there_is_one(url: str, tmp_path: Path) -> None:
-    """The URL itself stays in its file."""
+    """The URL stays in the file of the secret."""
     program, webhook, written = tmp_path / "alertmanager", tmp_path / "webhook", tmp_path / "written.yml"
     program.write_text('#!/bin/sh\necho "$@"\n')
     program.chmod(0o755)

@@ -1,4 +1,4 @@
-"""The API under requests that nobody should send: by its own schema, mutated, and by hand.
+"""The API under hostile requests: by the published schema, mutated, and by hand.
 
 No answer is a 5xx or shows anything of the program, and the process goes on.
 """
@@ -26,7 +26,7 @@ from tests.services.test_api import CONTRACT_ROW, FULL_ROW, Api, check_problem, 
 
 SEED = 18
 CASES = {"POST /predict": (150, 450), "GET /predict/{product_id}": (3_900, 500)}
-"""By operation: cases that follow the schema, and cases that break it. Bodies take the longest to make."""
+"""By operation: cases within the schema, and cases outside of the schema. Bodies take the longest to make."""
 MUTATIONS = 2_000
 BODY = json.dumps(
     {"rows": [CONTRACT_ROW, FULL_ROW, {"n": 0, "ret_mean": None}, CONTRACT_ROW | {"größe": "x"}]}
@@ -43,7 +43,7 @@ def api(online: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture(autouse=True)
 def unharmed(api: Api) -> Iterator[None]:
-    """Check after each test that the same process answers, and that its log has no failure."""
+    """Check after each test: the same process answers, and the log has no failure."""
     yield
     assert api.process.process.poll() is None
     assert api.is_healthy()
@@ -52,7 +52,7 @@ def unharmed(api: Api) -> Iterator[None]:
 
 
 def check_answer(answer: Any) -> None:
-    """Check that an answer is a forecast, or a problem of the client."""
+    """Check for a forecast, or a problem of the client."""
     check(answer.status_code, answer.headers["content-type"], answer.text)
 
 
@@ -67,7 +67,7 @@ def check(status: int, media_type: str, text: str) -> None:
 
 
 def ask_by_schema(api: Api, times: int) -> Counter[int]:
-    """Send cases that schemathesis makes of the API's own document; return the number of answers by status.
+    """Send cases of schemathesis, made from the API's own document; return the number of answers by status.
 
     Args:
         times: factor of the numbers in `CASES`.
@@ -228,7 +228,7 @@ def test_a_deep_body_is_refused(api: Api, depth: int, place: str, opening: str, 
      "application/json; charset=utf-16", "application/xml", "a" * 5_000, "application/json\t;;;", "\xff/\xfe"],
 )  # fmt: skip
 def test_another_content_type_changes_nothing(api: Api, kind: str) -> None:
-    """A body is JSON, whatever it is called."""
+    """A body is JSON, by any name."""
     headers = [(b"content-type", kind.encode("latin-1"))]
     assert api.client.post("/predict", content=BODY, headers=headers).status_code == 200
     form = b"--x\r\ncontent-disposition: form-data; name=rows\r\n\r\n1\r\n--x--\r\n"
@@ -245,7 +245,7 @@ def test_a_body_in_another_encoding_is_refused(api: Api, encoding: str) -> None:
 
 
 def test_a_compressed_body_is_refused(api: Api) -> None:
-    """Nobody unpacks it, so a small body cannot become a large one."""
+    """Nobody unpacks the body, so a small body cannot grow."""
     bomb = gzip.compress(b" " * 50_000_000 + BODY)
     for encoding in ("gzip", "deflate", "br", "identity, gzip"):
         answer = api.client.post("/predict", content=bomb, headers={"content-encoding": encoding})
@@ -333,7 +333,7 @@ def address(api: Api) -> tuple[str, int]:
 
 
 def raw(api: Api, request: bytes) -> tuple[int, str]:
-    """Send bytes; return status and text of the answer, and status 0 if the connection is closed without one."""
+    """Send bytes; return status and text of the answer, and status 0 if the connection is closed without an answer."""
     with socket.create_connection(address(api), timeout=10) as connection:
         text = b""
         try:

@@ -1,4 +1,4 @@
-"""Requests of this machine to itself, with a proxy in the environment that is not there."""
+"""Requests within a machine, while the environment names a proxy and no proxy listens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"
 
 @pytest.fixture(autouse=True)
 def proxied(nobody: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let each proxy be a port where nobody listens, and name no host without a proxy."""
+    """Let each proxy be a closed port, and name no host without a proxy."""
     for name in PROXIES:
         monkeypatch.setenv(name, nobody)
     for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
@@ -53,7 +53,7 @@ def echo(host: str, port: int) -> bytes:
 def test_dagsters_processes_reach_each_other_past_a_proxy(
     host: str, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Dagster's UI and daemon ask the code server by gRPC, which reads the proxies itself."""
+    """Dagster's UI and daemon ask the code server by gRPC, and gRPC reads the proxies."""
     with pytest.raises(grpc.RpcError, match="UNAVAILABLE"):
         echo(host, port)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))

@@ -22,7 +22,7 @@ _TOLD: Final = {"product_id": "product", "trade_id": "id", "size": "size", "side
 
 
 class Described(NamedTuple):
-    """One row of the table: who writes a file, its form, how it is told apart, and what it does not tell."""
+    """A row of the table: the writer of a file, the form, the marks of the dialect, and the gaps."""
 
     venue: str
     file: str
