@@ -23,6 +23,9 @@ RETIRED = dict.fromkeys(
 )
 """Settings of earlier releases, and their successors."""
 
+UNFINISHED_RESTORE = "restoring"
+"""File below VAR_DIR while a restore exchanges folders; it names the backup. No stack starts beside this file."""
+
 
 def retired_settings(environment: Mapping[str, str | None]) -> list[str]:
     """Return a sentence for each given setting without effect."""
