@@ -215,6 +215,13 @@ REQUEST = HistogramMetric(
     LATENCY_BOUNDS_S,
 )
 ROWS_SCORED = CounterMetric("cryptovol_rows_scored", "rows", (), "rows answered by `POST /predict`", ("api",))
+DISK_USED = GaugeMetric(
+    "cryptovol_disk_used_ratio",
+    "share",
+    (),
+    "disk of `VAR_DIR` over `VAR_MAX_GB`; 1 if the disk has less than 1 GB left; NaN before the first look",
+    ("api",),
+)
 
 # Live truth
 _FORECAST = ("product_id", *_MODEL, "role", "purpose", "in_sample")

@@ -217,7 +217,9 @@ async def run_stack(settings: StackSettings, console: Console, began: float) -> 
         say(f"first forecast {time.monotonic() - began:.1f} s after start", "bold green")
 
     environment = child_environment(settings)
-    supervisor = Supervisor(parts, settings.var_dir / "logs", say, environment, CHECKOUT)
+    supervisor = Supervisor(
+        parts, settings.var_dir / "logs", say, environment, CHECKOUT, log_max_bytes=settings.log_max_mb * 10**6
+    )
     forecaster = next(part for part in parts if part.name == "forecaster")
     live_lines = LiveLines(kafka, forecaster.address, environment["REPLAY_ID"], first)
     stopping = stop_on_signals(supervisor.kill)
