@@ -34,13 +34,14 @@ from orchestration.local.settings import StackSettings
 from tests.broker import Broker, running_broker
 from tests.mlflow_server import MlflowServer, running_mlflow
 from tests.models import baseline, forced, model_bytes, put_version, roll_back_here
+from tests.pipeline import wait_until
 from tests.proofs import Proof
 from tests.served import records_of
 from tests.services.test_explain import five_hours, made_forecasts, note_begin, outcomes, produce
 from tests.services.test_kept import texts
 
 SPEC = FeatureSpec()
-BACKUPS = 4
+BACKUPS = 3
 """Taken while versions are promoted and rolled back, and while the sink writes."""
 LONG_MS = 10**15
 """In place of now: each day of the lake has ended."""
@@ -120,10 +121,11 @@ def moved(entries: list[Entry]) -> dict[str, Entry]:
     return {entry.entry_id: entry for entry in entries if entry.at is not None}
 
 
+@pytest.mark.acceptance
 def test_each_backup_of_a_running_system_answers_as_the_system_did(
     jars: list[Path], models: Path, tmp_path: Path, proof: Proof
 ) -> None:
-    """Explained are five forecasts, from the topics before, and from a restored lake without any broker afterwards."""
+    """Explained are three forecasts, from the topics before, and from a restored lake without any broker afterwards."""
     proof.disturbs(f"{BACKUPS} backups while versions move and the sink writes")
     var = tmp_path / "var"
     (var / "mlflow").mkdir(parents=True)
@@ -131,10 +133,10 @@ def test_each_backup_of_a_running_system_answers_as_the_system_did(
         create_topics({"bootstrap.servers": broker.bootstrap_servers})
         market = Market(broker, server, var)
         forced(market.registry, BASELINE, put_version(server.uri, BASELINE, model_bytes()))
-        trades = five_hours("kept-1", "KEEP-USD")
+        trades = five_hours("kept-1", "KEEP-USD").take(slice(0, 5_000))
         note_begin(broker, "kept-1", "not a note of recordings")
         produce(broker, PREDICTIONS, partition_of("KEEP-USD"), made_forecasts(broker, trades))
-        asked = [1, 2, 700, 9_000, len(trades)]
+        asked = [1, 700, len(trades)]
         explainer = Explainer(market.kafka, market.registry, models, SPEC)
         found = explainer.explain(trades.keys[0], asked)
         assert all(set(outcomes(each).values()) == {"equal", "expired"} for each in found), "but for the recording"
@@ -144,6 +146,8 @@ def test_each_backup_of_a_running_system_answers_as_the_system_did(
         began, seconds = list[datetime](), list[float]()
         with disturbed(market, seed=7) as done:
             for number in range(BACKUPS):
+                moves, sinks = done["moves"], done["sinks"]
+                wait_until(lambda m=moves, s=sinks: done["moves"] >= m + 3 and done["sinks"] > s, "the system has moved")
                 began.append(datetime.now(UTC))
                 started = time.monotonic()
                 save(tmp_path / f"backup-{number}", market.settings)

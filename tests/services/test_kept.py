@@ -75,12 +75,12 @@ def test_the_lake_answers_as_the_topics_did_to_the_byte(
     quiet: Broker, models: Path, tmp_path: Path, jars: list[Path]
 ) -> None:
     """Half of the trades expire, then all, then the broker is another one without data, then there is no broker."""
-    trades = five_hours("kept-1", "KEEP-USD")
+    trades = five_hours("kept-1", "KEEP-USD").take(slice(0, 5_000))
     n, partition = len(trades), partition_of("KEEP-USD")
     note_begin(quiet, "kept-1", "not a note of recordings")
     begin = end_of(quiet, TRADES, partition)
     produce(quiet, PREDICTIONS, partition, made_forecasts(quiet, trades))
-    key, asked = trades.keys[0], [1, 2, 700, 9_000, n]
+    key, asked = trades.keys[0], [1, 700, n]
     lake = sunk(quiet, tmp_path / "lake")
     assert read_begin(lake, "kept-1").offsets[partition] == begin
     found = explain(quiet, models, lake, key, *asked)
@@ -92,7 +92,7 @@ def test_the_lake_answers_as_the_topics_did_to_the_byte(
     delete_before(quiet, TRADES, partition, end_of(quiet, TRADES, partition) - n // 2)
     found = explain(quiet, models, lake, key, *asked)
     assert texts(found) == before
-    assert [(each.forecast_from, each.trades_from) for each in found] == [("topic", "lake")] * 5
+    assert [(each.forecast_from, each.trades_from) for each in found] == [("topic", "lake")] * 3
     assert {outcomes(each)["trades"] for each in explain(quiet, models, None, key, 1, n)} == {"expired"}
 
     for topic in (TRADES, PREDICTIONS):
