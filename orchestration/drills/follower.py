@@ -53,10 +53,6 @@ class Follower:
         self._stop.set()
         self._thread.join()
 
-    @property
-    def has_disturbed(self) -> bool:
-        return self._last > 0.0
-
     def wait_for_end(self, within_s: float) -> bool:
         """Wait until the end of the stream has come through; return whether it has."""
         return self._ended.wait(within_s)
@@ -72,7 +68,7 @@ class Follower:
             self._ended.set()
 
     def _read(self, consumer: Consumer) -> None:
-        came = 0
+        came, has_ended = 0, False
         for message in consumer.consume(BATCH, POLL_S):
             if (error := message.error()) is not None:
                 if error.fatal():
@@ -82,16 +78,21 @@ class Follower:
             if self._mine not in value:
                 continue
             if b'"end":true' in value:
-                self._ended.set()
+                has_ended = True
             else:
                 came += 1
-        if not came:
-            return
+        if came:
+            self._note(came)
+        if has_ended:
+            self._ended.set()
+
+    def _note(self, came: int) -> None:
+        """Count new forecasts, and disturb or measure."""
         self.forecasts += came
         now = time.monotonic()
-        if self.has_disturbed:
+        if self._last:
             self.longest_wait_s = max(self.longest_wait_s, now - self._last)
             self._last = now
         elif self.forecasts >= self._after:
-            self._last = time.monotonic()
+            self._last = now
             self._disturb()

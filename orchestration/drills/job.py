@@ -138,11 +138,13 @@ def drill_stack(
         since = ends_of(reader, PRODUCT)
     recovery = Recovery(drill, find, settings)
 
+    disturbed: list[int] = []
+
     def act() -> None:
         process = find()
         recovery.begin(process.pid)
         disturb(process, drill.signal, config.pause_s)
-        tell("warning", f"{drill.done}: process {process.pid}")
+        disturbed.append(process.pid)
 
     with TemporaryDirectory(prefix="drill-") as folder:
         recording = Path(folder) / "drill.csv"
@@ -157,8 +159,9 @@ def drill_stack(
                     f"source {source_id} did not end on predictions within {END_S:.0f} s of its last trade, after "
                     f"{follower.forecasts:,} forecasts: does a forecaster run, and has it a model?"
                 )
-            if not follower.has_disturbed:
+            if not disturbed:
                 raise ValueError("the source ended before it was disturbed")
+            tell("info", f"{drill.done}: process {disturbed[0]}, after {len(trades) // 3:,} forecasts")
             back_s = follower.longest_wait_s if drill.stops_forecasts else recovery.wait()
     models = _models(settings, spec)
     with TopicReader(kafka) as reader:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -15,13 +17,19 @@ import pytest
 
 from data.features.spec import FeatureRows
 from data.models.served import ServedModel
-from data.stream.records import PREDICTIONS, Forecaster
-from offline.checks.source import compared, forecasts_again
+from data.settings import KafkaSettings
+from data.stream.codec import encode_trades
+from data.stream.reader import RecordBlock
+from data.stream.records import FEATURES, PREDICTIONS, TRADES, Forecaster
+from data.trades import StreamKey
+from offline.checks.source import TopicComparison, compare_source, compared, ends_of, forecasts_again
 from online.exactly_once.score_stage import ScoreStage
 from online.metrics import ForecasterMetrics
 from online.model_watch import ModelVersion
 from orchestration.drills import disturbances
+from orchestration.drills import follower as follower_module
 from orchestration.drills.disturbances import DRILLS, MARKS, NotHere, find_part, stack_of
+from orchestration.drills.follower import Follower
 from orchestration.drills.job import CHOOSE, DrillConfig, drill, drill_trades
 from orchestration.local.parts import stack_parts
 from orchestration.local.settings import StackSettings
@@ -138,6 +146,75 @@ def test_forecasts_computed_offline_are_those_of_the_forecaster_over_a_swap_with
     harmed[1_999] = harmed[1_999] | {"weight": harmed[1_999]["weight"] + 1e-9}
     again = compared(PREDICTIONS, forecasts_again(made, features, harmed, SPEC, model_of), harmed)
     assert (again.lost, again.twice, again.different) == (1, 0, 1)
+
+
+class Topics:
+    """Reader of three topics in memory, with an older source and an end beside the drill's records."""
+
+    def __init__(self, records: dict[str, list[bytes]]) -> None:
+        others = [b'{"source_id":"other","trade_id":1}', b'{"source_id":"s","end":true}']
+        self._values = {topic: [b"not asked for"] * 4 + others + values for topic, values in records.items()}
+
+    def span(self, topic: str, _: int) -> tuple[int, int]:
+        return 0, self._values[topic].count(b"not asked for")
+
+    def read(self, topic: str, _: int, start: int) -> Iterator[RecordBlock]:
+        values = self._values[topic][start:]
+        yield RecordBlock(list(range(start, start + len(values))), values)
+
+
+def test_a_source_is_compared_on_all_three_topics_behind_its_beginning(
+    feature_rows_of_a_day: FeatureRows,  # noqa: F811
+) -> None:
+    """What the stages write of the same trades is equal; a forecast less and a trade twice are told by topic."""
+    model = served("1")
+    stage = ScoreStage(SPEC, lambda: model, lambda *_: (), ForecasterMetrics())
+    part = columns(feature_rows_of_a_day, slice(None))
+    trades = part.trades
+    topics = {
+        TRADES: encode_trades(trades, "replay"),
+        FEATURES: part.texts,
+        PREDICTIONS: [value for _, _, _, value, _ in stage.process([part])],
+    }
+
+    def compare(records: dict[str, list[bytes]]) -> list[TopicComparison]:
+        reader: Any = Topics(records)
+        return compare_source(reader, ends_of(reader, "BTC-USD"), trades, "replay", SPEC, lambda _: model.model)
+
+    assert compare(topics) == [(topic, 3_000, 0, 0, 0, "") for topic in topics]
+    harmed = topics | {TRADES: [*topics[TRADES], topics[TRADES][7]], PREDICTIONS: topics[PREDICTIONS][1:]}
+    assert [each[1:5] for each in compare(harmed)] == [(3_000, 0, 1, 0), (3_000, 0, 0, 0), (3_000, 1, 0, 0)]
+
+
+class Broker:
+    """Consumer that hands out batches, each after a number of seconds on a clock of the test."""
+
+    def __init__(self, clock: list[float], *batches: tuple[float, Sequence[bytes]]) -> None:
+        self._clock, self._batches = clock, list(batches)
+
+    def consume(self, *_: float) -> list[Any]:
+        seconds, values = self._batches.pop(0)
+        self._clock[0] += seconds
+        return [SimpleNamespace(error=lambda: None, value=lambda value=value: value) for value in values]
+
+
+def test_a_follower_disturbs_once_and_measures_the_longest_wait_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third forecast disturbs, at 6 s; the next come 2 s and 9 s after the one before. Others do not count."""
+    clock, disturbed = [100.0], list[float]()
+    monkeypatch.setattr(follower_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    key, mine, other = StreamKey("d", "DRILL-USD"), b'{"source_id":"d","trade_id":1}', b'{"source_id":"x"}'
+    follower = Follower(KafkaSettings(_env_file=None), key, 0, 3, lambda: disturbed.append(clock[0]))
+    broker: Any = Broker(
+        clock, (5, [mine, mine]), (1, [mine]), (2, [mine, other]), (4, [other]), (5, [mine]), (1, [mine]),
+        (1, [b'{"source_id":"d","end":true}']),
+    )  # fmt: skip
+    for _ in range(6):
+        assert not follower.wait_for_end(0)
+        follower._read(broker)
+    follower._read(broker)
+    assert follower.wait_for_end(0)
+    assert disturbed == [106.0]
+    assert (follower.forecasts, follower.longest_wait_s) == (6, 9.0)
 
 
 def rows(*trade_ids: int, **more: Any) -> list[dict[str, Any]]:
