@@ -32,7 +32,7 @@ from data.stream.clients import (
     reader_config,
     refusal,
 )
-from data.stream.codec import decode_records
+from data.stream.codec import check_forecast, decode_records
 from data.stream.reader import TopicReader
 from data.stream.records import PARTITIONS, PREDICTIONS, TRADES, Purpose, partition_of, prediction_type, with_time_texts
 from data.times import NS, time_text
@@ -346,6 +346,7 @@ class NewestForecasts:
             check_names(key)
         if not found.records:
             return key, None, said
+        check_forecast(said)
         return key, Newest(key.source_id, said.purpose, said.ingest_time, value, offset, time.monotonic()), said
 
     def _reject(self, where: str, reason: str) -> None:
