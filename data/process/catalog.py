@@ -193,8 +193,9 @@ MODEL_REFUSED = GaugeMetric(
     "cryptovol_model_refused",
     "",
     ("name", "reason"),
-    "1 while a champion may not serve; reason is the check that the model failed: `absent`, `digest`, `format`, "
-    "`metadata`, `spec`, `columns`, `signature`, `answers`; or `unfetched`, a download that is tried again",
+    "1 while a champion may not serve; reason is the check that the model failed: `absent`, `size`, `digest`, "
+    "`format`, `external` (values in other files), `operators`, `metadata`, `spec`, `columns`, `signature`, `answers`; "
+    "or `unfetched`, a download that is tried again",
     _SERVING,
 )
 REGISTRY_AGE = GaugeMetric(

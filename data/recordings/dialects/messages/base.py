@@ -18,6 +18,8 @@ from data.recordings.lines import Lines
 
 Scalar = str | int | float | bool | None
 
+NO_JSON = (msgspec.MsgspecError, UnicodeError, RecursionError)
+"""Errors of a text that is no JSON of the wanted shape; the last is that of values too deep in each other."""
 AT_ONCE = 128
 """Lines that are decoded at once: few, because Python's collector searches all objects when many live."""
 
@@ -69,7 +71,7 @@ class JsonDialect(TextDialect):
         for line in head:
             try:
                 ticks = self._ticks_of(self._decoder.decode(line))
-            except (msgspec.MsgspecError, UnicodeError):
+            except NO_JSON:
                 continue
             if isinstance(ticks, list):
                 return HAS_TRADE
@@ -117,14 +119,15 @@ def decoded(
             if len(messages) == last - first:
                 found += map(convert, messages)
                 continue
-        except (msgspec.MsgspecError, UnicodeError):
+        except NO_JSON:
             del found[first:]  # `convert` can fail, too
         for i, line in enumerate(bytes(part).split(b"\n")[:-1], first):
             try:
                 found.append(convert(decoder.decode(line)))
-            except (msgspec.MsgspecError, UnicodeError) as error:
+            except NO_JSON as error:
                 found.append(None)
-                broken[i] = f"the line must be {what}: {error}"
+                too_deep = isinstance(error, RecursionError)
+                broken[i] = f"the line must be {what}: {'its values lie too deep in each other' if too_deep else error}"
     return found, broken
 
 
