@@ -15,6 +15,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
+from data.features.admission import AGREEING, LEAP_ROWS, LEAP_TIME, NEW_STREAM, REJECT_TIME, REJECTS
 from data.stream.records import Purpose
 from offline.lake.objects import Changed
 from offline.lake.store import Lake
@@ -33,7 +34,7 @@ class RowsKey(NamedTuple):
         generation: how often the topic was made anew.
         partition: of the topic.
         product_id, day: None for end records and rejects, see `offline.served.columns`. The day is UTC, of the counted
-            time: the largest event time of a stream so far.
+            time: the largest event time of a stream since the stream's last restart.
     """
 
     generation: int
@@ -102,16 +103,29 @@ class Gone(Struct, frozen=True):
     rows: int
 
 
-class OpenStream(Struct, frozen=True):
-    """A product of a source without an end record so far.
+class OpenStream(Struct, frozen=True, omit_defaults=True):
+    """A product of a source without an end record so far, with the state of the judging of its trades.
 
     Attributes:
-        last_time: largest event time, ns since 1970.
+        last_time: counted time, ns since 1970: the largest event time since the stream's last restart.
+        last_id, memory: of trades, see `StreamState`; unknown in manifests of earlier releases.
     """
 
     source_id: str
     product_id: str
     last_time: int
+    last_id: int = NEW_STREAM.last_id
+    memory: tuple[int, ...] = NEW_STREAM.memory
+
+    @property
+    def open_times(self) -> list[int]:
+        """Return the times at which later trades may go on, ns since 1970: a leap or rejects may lead to a restart."""
+        times = [self.last_time]
+        if self.memory[LEAP_ROWS] < AGREEING:
+            times.append(self.memory[LEAP_TIME])
+        if self.memory[REJECTS]:
+            times.append(self.memory[REJECT_TIME])
+        return times
 
 
 class Manifest(Struct, frozen=True, kw_only=True):

@@ -189,7 +189,7 @@ def test_records_come_from_the_lake_as_they_were_written(tmp_path: Path) -> None
         assert kept.span(PREDICTIONS, 3) == (1, 60), "offset 0 is of the other source"
         for start, stop in [(0, 60), *((i, i + 9) for i in range(60))]:
             blocks = kept.read(PREDICTIONS, 3, start, stop)
-            found = {offset: value for block in blocks for offset, value in zip(*block, strict=True)}
+            found = {at: value for block in blocks for at, value in zip(block.offsets, block.values, strict=True)}
             expected = {offset: value for offset, value in wanted.items() if start <= offset < stop}
             assert list(found) == sorted(expected)
             assert {o: msgspec.json.decode(v) for o, v in found.items()} == {

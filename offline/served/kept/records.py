@@ -18,12 +18,14 @@ from data.stream.reader import RecordBlock, TopicReader
 from data.stream.records import PREDICTIONS, TIMES, TRADES
 from data.trades import Int64s, StreamKey
 from offline.lake.store import Lake
+from offline.served.columns import OTHERS
 from offline.served.files import read_rows
 from offline.served.kept.begins import Begin, read_begin
 from offline.served.manifest import Manifest, ServedFile, read_manifest
 
 Place = Literal["topic", "lake"]
 
+_OTHERS = pa.schema([OTHERS.field(name) for name in ("record_offset", "value")])
 BLOCK = 2_000
 """Offsets of one block that is read from the lake."""
 GROUPS_KEPT = 4
@@ -161,7 +163,7 @@ class KeptTopic:
         if partition not in self._others:
             mark = mark_of(self._key)
             files = [file for file in self._other_files if file.partition == partition]
-            tables = [read_rows(self._lake.objects, file.path, ["record_offset", "value"]) for file in files]
+            tables = [read_rows(self._lake.objects, file.path, _OTHERS) for file in files]
             rows = [(row["record_offset"], row["value"]) for table in tables for row in table.to_pylist()]
             self._others[partition] = {offset: value for offset, value in rows if mark in value}
         return self._others[partition]
