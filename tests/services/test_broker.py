@@ -79,8 +79,9 @@ def test_topics_are_made_once_with_their_settings(broker: Broker) -> None:
 
 def config_of(broker: Broker, topic: str) -> dict[str, str]:
     resource = ConfigResource(ResourceType.TOPIC, topic)
-    found = AdminClient({"bootstrap.servers": broker.bootstrap_servers}).describe_configs([resource])[resource]
-    return {name: entry.value for name, entry in found.result(10).items()}
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})  # lives until the answer is there
+    found = admin.describe_configs([resource])[resource].result(10)
+    return {name: entry.value for name, entry in found.items()}
 
 
 def test_topics_keep_to_their_time_and_size_and_old_ones_only_if_asked(broker: Broker) -> None:
