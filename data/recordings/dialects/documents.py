@@ -13,9 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.names import Damaged
-from data.recordings.lines import LINE_BYTES, Meter
+from data.recordings.limits import RecordingLimits
+from data.recordings.lines import BLOCK_BYTES, Meter
 
 _BETWEEN_ROWS = re.compile(rb"\][\s,\[\]]*\[")
+_RUN = re.compile(rb"\][\s,\[\]]*+")
+_LONG_RUN = re.compile(rb"[\s,\[\]]{256}")
+_MANY_BRACKETS = 1_000
 _START = re.compile(rb'\{\s*("[^"]*")')
 _NOTHING = re.compile(rb"(?!)")
 _ESCAPED = re.compile(rb"\\.", re.DOTALL)
@@ -26,6 +30,7 @@ _BLANKS = b" \t\r\n"
 _FILLERS = b" \t\r\n\f\v,[]"
 _IS_FILLER = np.isin(np.arange(256), list(_FILLERS))
 _WITHOUT_LINES = bytes.maketrans(b"\r\n", b"  ")
+_WINDOW = 1 << 14
 _LONGEST_GAP = 64
 """Bytes of a gap that are searched for all gaps at once."""
 
@@ -43,7 +48,7 @@ def array_rows(chunks: Iterator[bytes]) -> Iterator[bytes]:
             data = data.lstrip(b"\xef\xbb\xbf" + _BLANKS)
             data = data.lstrip(b"[" + _BLANKS)
             started = bool(data)
-        *rows, rest = _BETWEEN_ROWS.split(data)
+        *rows, rest = _rows_of(data)
         # A gap between two arrays may go on in the next chunk.
         if rows:
             yield b"".join(row.translate(None, _BLANKS) + b"\n" for row in rows)
@@ -74,9 +79,22 @@ def object_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
         yield rest + b"\n"
 
 
+def _rows_of(data: bytes) -> list[bytes]:
+    """Split a text of arrays between the arrays."""
+    if data.count(b"]") < _MANY_BRACKETS or _LONG_RUN.search(data) is None:
+        return _BETWEEN_ROWS.split(data)
+    # In a long run of brackets, each bracket would look for the end of the run: so each run is looked at once.
+    found, begin = [], 0
+    for run in _RUN.finditer(data):
+        if (last := run[0].rfind(b"[")) > 0:
+            found.append(data[begin : run.start()])
+            begin = run.start() + last + 1
+    return [*found, data[begin:]]
+
+
 def _check_length(rest: bytes) -> None:
-    if len(rest) > LINE_BYTES:
-        raise Damaged(f"a JSON value has more than {LINE_BYTES:,} bytes, so it is no recording from there on")
+    if len(rest) > BLOCK_BYTES:  # else there is nothing to ask the environment for
+        RecordingLimits.here().check_line(len(rest), "a JSON value")
 
 
 def _cut_objects(data: bytes, start: bytes) -> tuple[list[bytes], bytes]:
@@ -86,15 +104,21 @@ def _cut_objects(data: bytes, start: bytes) -> tuple[list[bytes], bytes]:
         start: the first key of the first object.
     """
     objects: list[bytes] = []
+    at, window = 0, len(data)
     while True:
-        cut, is_broken = _cuts(data, start)
+        part = data[at : at + window]
+        cut, is_broken = _cuts(part, start)
         begin = 0
         for end, next_begin in cut:
-            objects.append(data[begin:end])
+            objects.append(part[begin:end])
             begin = next_begin
-        data = data[begin:]
-        if not is_broken:
-            return objects, data
+        at += begin
+        if is_broken:
+            window = _WINDOW  # behind a broken object there may be many more, and each counts anew from its begin
+        elif at - begin + window >= len(data):
+            return objects, data[at:]
+        else:
+            window *= 2
 
 
 def _cuts(data: bytes, start: bytes) -> tuple[list[tuple[int, int]], bool]:
@@ -126,9 +150,10 @@ def _gaps(data: bytes) -> tuple[NDArray[np.intp], NDArray[np.intp], bool]:
     A gap is a closed brace, blanks, commas and brackets, and an open brace.
     """
     text = np.frombuffer(data, np.uint8)
-    is_open = text == ord("{")
-    braces = np.flatnonzero(is_open | (text == ord("}")))
-    opens = is_open[braces]
+    # In parts: masks of a whole text of one long value would be several times as long.
+    parts = [(begin, text[begin : begin + BLOCK_BYTES]) for begin in range(0, max(1, len(text)), BLOCK_BYTES)]
+    braces = np.concatenate([begin + np.flatnonzero((p == ord("{")) | (p == ord("}"))) for begin, p in parts])
+    opens = text[braces] == ord("{")
     pairs = np.flatnonzero(~opens[:-1] & opens[1:])
     ends, begins = braces[pairs] + 1, braces[pairs + 1]
     good = begins - ends <= _LONGEST_GAP
@@ -166,7 +191,10 @@ def member_chunks(path: Path, member: str, meter: Meter | None = None) -> Iterat
     """
     try:
         with path.open("rb") as packed, zipfile.ZipFile(packed) as archive, archive.open(member) as file:
+            size, limits, packed_size = 0, RecordingLimits.here(), path.stat().st_size
             while chunk := file.read(1 << 16):  # a wrong checksum at the end loses the last chunk
+                size += len(chunk)
+                limits.check_unpacked(size, packed_size)
                 if meter is not None:
                     meter.read = packed.tell()
                 yield chunk
