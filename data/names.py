@@ -24,6 +24,7 @@ import re
 import secrets
 from collections.abc import MutableMapping
 from datetime import datetime
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Literal
 from urllib.parse import urlsplit
@@ -139,8 +140,22 @@ def check_names(key: StreamKey) -> None:
         ValueError: a name is not allowed; the message has the name and the allowed pattern.
     """
     for what, name, pattern in zip(StreamKey._fields, key, (SOURCE_PATTERN, PRODUCT_PATTERN), strict=True):
-        if not re.match(pattern, name):
+        if not re.fullmatch(pattern, name):
             raise ValueError(f"{what} must match {pattern}, was {name[:100]!r}")
+
+
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+"""A variant, or a version, as records of forecasts name a model."""
+
+
+@lru_cache(1_000)
+def is_model_name(variant: str, version: str) -> bool:
+    """Return whether variant and version may name a model, in a path and in a label of a metric.
+
+    >>> is_model_name("ml", "7"), is_model_name("../ml", "7"), is_model_name("ml", "")
+    (True, False, False)
+    """
+    return bool(MODEL_NAME.fullmatch(variant) and MODEL_NAME.fullmatch(version))
 
 
 def new_replay_id(now: datetime) -> str:
