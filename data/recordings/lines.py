@@ -267,7 +267,7 @@ def _backwards(file: BinaryIO, size: int, is_cut: bool, header_lines: int) -> It
     while chunk := file.read(BLOCK_BYTES):
         number += chunk.count(b"\n")
         end = chunk[-1:]
-        limits.check_rows(number)
+        limits.check_rows(number - 1)
     number += end != b"\n"  # behind the last line
     left, tail = size, b""
     while left:

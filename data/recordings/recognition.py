@@ -50,6 +50,8 @@ def recognize(path: Path, product_id: str = DEFAULT_PRODUCT, columns: ColumnMap 
     Raises:
         ValueError: the file is no recording, or cannot be read.
     """
+    if not _is_utf8(str(path)):  # topics and the lake name the file of a reject
+        raise _unknown(path, "has a name that is no UTF-8: rename it")
     if path.is_dir():
         raise _unknown(path, "is a directory")
     if not path.exists():
@@ -279,6 +281,14 @@ def _whole(text: bytes) -> list[bytes]:
     """Return the lines of a head; the last line may be cut, and counts if it is the only one."""
     lines = text.split(b"\n")
     return lines[:-1] if len(lines) > 1 and len(text) >= HEAD_BYTES - len(codecs.BOM_UTF8) else lines
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_object(line: bytes) -> bool:

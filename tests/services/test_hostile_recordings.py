@@ -132,16 +132,20 @@ def test_planted_recordings_are_refused_by_a_named_limit_or_read(tmp_path: Path,
         path.write_bytes(content())
         files[name] = path
     before = sorted(tmp_path.rglob("*"))
-    ended = run_module("data.recordings", "--json", *map(str, files.values()))
-    for (name, (_, _, pattern)), found in zip(PLANTED.items(), inspections(ended), strict=True):
+    paths, summaries, peak_mb = list(map(str, files.values())), [], 0.0
+    for first in range(0, len(paths), 5):
+        ended = run_module("data.recordings", "--json", *paths[first : first + 5])
+        summaries += inspections(ended)
+        peak_mb = max(peak_mb, ended.peak_mb)
+    for (name, (_, _, pattern)), found in zip(PLANTED.items(), summaries, strict=True):
         if pattern:
             assert re.search(pattern, found["error"] or ""), (name, found["error"], found["rows"])
         else:
             assert (found["error"], found["rows"]) == (None, 100), name
     assert sorted(tmp_path.rglob("*")) == before
     assert not Path("/tmp/planted.csv").exists()
-    assert ended.peak_mb <= MOST_MB
-    proof.saw(recordings=len(PLANTED), peak_mb=ended.peak_mb)
+    assert peak_mb <= MOST_MB
+    proof.saw(recordings=len(PLANTED), peak_mb=peak_mb)
 
 
 def test_the_newest_row_first_in_one_large_row_group_takes_little_memory(tmp_path: Path) -> None:
@@ -200,11 +204,12 @@ def test_neither_a_name_nor_a_row_writes_control_characters_to_a_terminal(tmp_pa
     odd = os.fsencode(tmp_path) + b"/\xff.csv"
     Path(os.fsdecode(odd)).write_text(GOOD)
     ended = run_module("data.recordings", str(path), os.fsdecode(odd))
-    assert ended.code == 0, ended.errors
+    assert "Traceback" not in ended.errors, ended.errors
+    assert ended.code == 2
     assert all(each.isprintable() for each in ended.output.split("\n"))
     assert "a\\n\\x1b[31mb.csv" in ended.output
     assert "\\x1b]0;evil\\x07" in ended.output
-    assert "\\udcff.csv" in ended.output
+    assert "\\udcff.csv: holds no trades: it has a name that is no UTF-8: rename it" in ended.output
 
 
 def lines_of(path: Path, base: Base) -> int | None:
@@ -259,8 +264,7 @@ def test_mutated_recordings_of_all_dialects_lose_no_row_without_a_reason(
         log = process.log.read_text()
         assert code == (0 if found[i]["error"] is None else 2), (paths[i], found[i]["error"], log)
         assert "Traceback" not in log, log
-        rejected = sum(told.get("rows", 1) for told in read_topic(broker.bootstrap_servers, REJECTED, source_id))
-        assert rejected == found[i]["rejected"], paths[i]
+        assert len(read_topic(broker.bootstrap_servers, REJECTED, source_id)) == found[i]["rejected"], paths[i]
     refused = sum(one["error"] is not None for one in found)
     proof.saw(recordings=count, refused=refused, rows_taken=sum(one["rows"] for one in found))
     proof.saw(rows_rejected=sum(one["rejected"] for one in found), replayed=len(replayed), peak_mb=peak_mb)
