@@ -102,7 +102,7 @@ def plants(canary: Path) -> dict[str, Plant]:
         "external data, a whole path": Plant({"model.onnx": external(str(canary))}, "external"),
         "external data, a URL": Plant({"model.onnx": external(canary.as_uri())}, "external"),
         "custom operator": Plant({"model.onnx": custom()}, "operators"),
-        "2 GB": Plant({"model.onnx": GOOD}, "size", size=LARGE),
+        "2 GB": Plant({"model.onnx": model_bytes(coverage="0.7")}, "size", size=LARGE),
     }
 
 
