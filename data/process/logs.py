@@ -41,10 +41,15 @@ class LossyLogStream:
 
 def _printable(_: object, __: str, event: EventDict) -> EventDict:
     """Escape what a text from outside, as a line of a recording, could do to a terminal or to the lines of a log."""
-    return {
-        name: printable(value) if isinstance(value, str) and name != "exception" else value
-        for name, value in event.items()
-    }
+    found: EventDict = {}
+    for name, value in event.items():
+        if name == "event" and isinstance(value, str):
+            found[name] = printable(value)
+        elif isinstance(value, str) and name != "exception":  # the renderer itself quotes a value of several lines
+            found[name] = "\n".join(map(printable, value.split("\n")))
+        else:
+            found[name] = value
+    return found
 
 
 def configure_logs(settings: ProcessSettings) -> None:
