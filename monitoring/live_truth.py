@@ -15,6 +15,7 @@ from data.features.spec import FeatureSpec
 from data.names import check_names
 from data.process import catalog
 from data.process.declarations import Metric
+from data.stream.codec import check_forecast
 from data.stream.records import End
 from data.times import NS
 from data.trades import Int64s, StreamKey
@@ -50,6 +51,9 @@ KEPT_AFTER_END_S = 3_600
 
 MOST_STREAMS = 1_000
 """Streams in memory; the stream whose newest forecast is the oldest goes first."""
+
+MOST_SUBJECTS = 64
+"""Subjects of a stream: forecasts of further versions are not judged."""
 
 BASELINE = "baseline"
 
@@ -176,9 +180,10 @@ class LiveTruth:
             self._take(stream, end.product_id, stream.judge.end())
 
     def check(self, record: Any) -> None:
-        """Raise ValueError for a forecast with other names or another horizon than allowed."""
+        """Raise ValueError for a forecast with other names, figures or another horizon than allowed."""
         if record.horizon_s != self._spec.horizon_s:
             raise ValueError(f"horizon_s must be {self._spec.horizon_s}, was {record.horizon_s}")
+        check_forecast(record)
         if (key := StreamKey(record.source_id, record.product_id)) not in self._streams:
             check_names(key)
 
@@ -217,6 +222,8 @@ class LiveTruth:
                 in_sample = record.in_sample if model.in_sample is None else model.in_sample
                 names = product_id, model.model_variant, model.version, role, stream.purpose
                 subject = Subject(*names, "true" if in_sample else "false")
+                if subject not in stream.sums and subject not in rows and len(stream.sums) + len(rows) >= MOST_SUBJECTS:
+                    continue
                 if subject not in facts:
                     facts[subject] = self._known(model, record.spec_id)
                 lower, upper = model.interval or (np.nan, np.nan)

@@ -32,7 +32,7 @@ from data.stream.clients import (
     reader_config,
     refusal,
 )
-from data.stream.codec import decode_records
+from data.stream.codec import check_forecast, decode_records
 from data.stream.reader import TopicReader
 from data.stream.records import (
     PARTITIONS,
@@ -362,6 +362,8 @@ class NewestForecasts:
         key = StreamKey(said.source_id, said.product_id)
         if key not in self._streams:
             check_names(key)
+        if found.records:
+            check_forecast(said)
         return key, said
 
     def _reject(self, where: str, reason: str) -> None:

@@ -23,6 +23,8 @@ log = structlog.get_logger()
 
 MAX_STREAMS = 12
 """Most streams in memory, about 2 MB each after a day; an ended stream goes first, then that heard of longest ago."""
+MAX_MODELS = 200
+"""Most models of a stream; a stream with more of them starts anew."""
 FLUSH_S = 0.1
 """How long records may wait to be added: a batch costs less than its rows one by one."""
 FLUSH_RECORDS = 500
@@ -93,6 +95,8 @@ class LiveView:
                     self._streams.pop(key, None)
 
     def _take(self, key: StreamKey, rows: list[Any], heard: Heard, now: float, *, is_live: bool) -> None:
+        if key in self._streams and len(self._streams[key].models) > MAX_MODELS:
+            del self._streams[key]  # each frame names all models
         stream = self._stream(key)
         stream.take(rows)
         stream.heard, stream.seen = heard, now

@@ -800,6 +800,8 @@ def test_health_says_what_was_checked(api: Api) -> None:
     assert 0 < found["checks"]["broker"]["answered_ms"] < 2_000
     assert found["checks"]["model"] == {"ok": True, "model_variant": "baseline", "version": "1"}
     assert found["checks"]["stream"]["ok"]
+    disk = found["checks"]["disk"]
+    assert (disk["ok"], disk["max_mb"], "warning" in disk) == (True, 20_000, disk["free_mb"] < 1_000)
 
 
 @pytest.fixture(scope="module")
