@@ -69,12 +69,11 @@ class DrillResult(NamedTuple):
     """How a drill ended.
 
     Attributes:
-        sent: trades that the ingestor delivered, as its log has it.
+        compared: of each topic, trades first.
         recovery_s: longest time without a forecast after the disturbance, in seconds; for a part that no forecast
             needs, until it answered again.
     """
 
-    sent: int
     compared: Sequence[TopicComparison]
     recovery_s: float
 
@@ -84,9 +83,10 @@ class DrillResult(NamedTuple):
 
     def metadata(self) -> dict[str, Any]:
         sums = {name: sum(getattr(each, name) for each in self.compared) for name in ("lost", "twice", "different")}
+        trades = self.compared[0]
         faults = "; ".join(each.first for each in self.compared if each.first)
         return {
-            "trades sent": self.sent,
+            "trades sent": trades.expected - trades.lost + trades.twice,
             "rows compared": sum(each.expected for each in self.compared),
             **sums,
             "recovery seconds": round(self.recovery_s, 1),
@@ -150,7 +150,7 @@ def drill_stack(
         recording = Path(folder) / "drill.csv"
         write_csv(recording, [trades])
         with Follower(kafka, trades.keys[0], since["predictions"], len(trades) // 3, act) as follower:
-            sent = _replay(recording, trades, config, source_id, tell)
+            _replay(recording, trades, config, source_id, tell)
             has_ended = follower.wait_for_end(END_S)
             if follower.failure is not None:
                 raise ValueError(f"the drill could not go on: {follower.failure}") from follower.failure
@@ -166,7 +166,7 @@ def drill_stack(
     models = _models(settings, spec)
     with TopicReader(kafka) as reader:
         compared = compare_source(reader, since, trades, "drill", spec, models)
-    return DrillResult(sent, compared, back_s)
+    return DrillResult(compared, back_s)
 
 
 def drill_trades(config: DrillConfig, source_id: str) -> Trades:
@@ -177,8 +177,8 @@ def drill_trades(config: DrillConfig, source_id: str) -> Trades:
 
 def _replay(
     recording: Path, trades: Trades, config: DrillConfig, source_id: str, tell: Callable[[str, str], None]
-) -> int:
-    """Replay a recording to its end, and return the number of delivered trades."""
+) -> None:
+    """Replay a recording to its end."""
     span_s = float(trades.event_time[-1] - trades.event_time[0]) / 1e9
     environment = {
         "REPLAY_ID": source_id,
@@ -196,7 +196,6 @@ def _replay(
     if ended.code != 0:
         what = "is refused" if ended.code == REFUSED else f"ended with code {ended.code}"
         raise ValueError(f"the drill's replay {what}: {ended.reason or 'it did not say why'}")
-    return ended.trades
 
 
 def _finder(drill: Disturbance, var_dir: Path) -> Callable[[], Any]:

@@ -72,6 +72,11 @@ def expected_ports(settings: Mapping[str, str]) -> dict[str, int]:
     return {name: int(settings[name]) for name in sorted(ports & settings.keys()) if name not in (*absent, *NO_SERVER)}
 
 
+def says(log: Path, text: str) -> bool:
+    """Return whether a text stands in a log."""
+    return text in log.read_text()
+
+
 def listening(process: psutil.Popen) -> set[tuple[str, int]]:
     """Return the addresses and TCP ports on which a process and its children listen."""
     found = set()
