@@ -182,10 +182,10 @@ class Exporter(Collector):
         if values:
             self._records_in.labels(PREDICTIONS).inc(len(values))
             found = decode_records(values, self._decode)
+            found = found.reject(self._wrong(found))
             for version in named_versions(found.records):
                 self._versions.facts(version)  # may wait for the registry, and no scrape shall wait
             with self._lock:
-                found = found.reject(self._wrong(found))
                 self._truth.follow(found.records)
                 for _, end in found.ends:
                     self._truth.end(end)
