@@ -126,7 +126,7 @@ def test_a_network_that_comes_back_costs_nothing(
         with drill.services():
             assert drill.undisturbed(recording) == TRADES_REPLAYED
             with running(replayed.ingestor):
-                replayed.await_rows(TRADES_REPLAYED // 4)
+                replayed.await_rows(TRADES_REPLAYED // 20)
                 assert not replayed.part.is_over
                 fault(proxy, replayed.look_for)
                 began, seen = time.monotonic(), replayed.rows()
