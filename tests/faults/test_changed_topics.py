@@ -92,6 +92,40 @@ def test_offsets_that_the_broker_lost_while_all_runs_are_refused_and_found_again
 
 
 @pytest.mark.acceptance
+def test_trades_that_are_deleted_while_all_runs_are_a_refusal_and_a_new_source_is_whole(
+    drill: Drill, recording: Path, proof: Proof
+) -> None:
+    """Forecaster and ingestor end in words. The old source is refused: its trades would have two rows each."""
+    proof.disturbs(f"{TRADES} deleted in a paced replay, then made anew, SLOT={drill.environ['SLOT']!r}")
+    servers = drill.broker.bootstrap_servers
+    drill.undisturbed(recording)
+    replayed = Replayed(drill, recording, speed="5")
+    with running(replayed.ingestor):
+        replayed.await_rows(TRADES_REPLAYED // 20)
+        assert not replayed.part.is_over
+        delete(drill.broker, TRADES)
+        assert drill.forecaster.process.wait(120) == 2
+        assert "python -m online.forecaster --find-place" in drill.forecaster.log.read_text()
+        assert replayed.ingestor.process.wait(120) == 1
+        assert "the broker refuses what is sent" in replayed.ingestor.log.read_text().splitlines()[-1]
+    create_topics({"bootstrap.servers": servers})
+    drill.forecaster.start()
+    assert drill.forecaster.process.wait(60) == 2
+    find_place(drill, within_s=90)
+    drill.forecaster.start()
+    replayed.ingestor.start()
+    assert replayed.ingestor.process.wait(60) == 2
+    assert f"{TRADES} was deleted after this source had begun" in replayed.ingestor.log.read_text()
+    drill.undisturbed(recording, "anew")
+    with reader_of(servers) as reader:
+        for topic in (FEATURES, PREDICTIONS):
+            begun, anew, undisturbed = rows_of(reader, topic, PARTITION, "disturbed", "anew", "undisturbed")
+            proof.equal(anew, undisturbed, topic)
+            proof.equal(begun, undisturbed[: len(begun)], f"{topic} before")
+    proof.saw(rows_before=len(begun), rows=len(anew))
+
+
+@pytest.mark.acceptance
 @pytest.mark.parametrize("topic", [FEATURES, PREDICTIONS])
 def test_outcomes_that_are_deleted_while_all_runs_go_on_behind_the_hole(
     drill: Drill, recording: Path, proof: Proof, topic: str
