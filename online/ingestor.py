@@ -382,7 +382,11 @@ def _write_source(
         Stopped: told to stop before the broker answered.
     """
     note = write_origin(recordings, settings.product_id, settings.replay_speed, settings.recording_columns)
-    progress = find_progress(settings, source_id, running, lease, note, is_new=is_new)
+    try:
+        progress = find_progress(settings, source_id, running, lease, note, is_new=is_new)
+    except ProgressUnknown as error:
+        log.error(f"this source cannot go on: {error}", source_id=source_id)
+        return REFUSED
     is_same = settings.ingestor_restarted and not _difference(progress.note, recordings, settings)
     if progress.is_finished and (is_new or is_same):  # a process before this one died after its last record
         log.info("replay ended", source_id=source_id, trades=0)
@@ -456,7 +460,7 @@ def end_source(source_id: str, settings: IngestorSettings, running: Callable[[],
             )
             ingestor.end()
             ingestor.flush()
-    except (NotDelivered, SourceTaken) as error:
+    except (NotDelivered, SourceTaken, ProgressUnknown) as error:
         log.error(f"not ended: {error}", source_id=source_id)
         return 1
     except KafkaException as error:

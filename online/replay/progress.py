@@ -86,6 +86,7 @@ def find_progress(
         is_new: a source without a beginning is not searched.
 
     Raises:
+        ProgressUnknown: `coinbase-trades` was deleted after the source had begun.
         SourceTaken: this process may not write the source.
         Stopped: told to stop before the broker answered.
         KafkaException: the broker refuses.
@@ -96,6 +97,11 @@ def find_progress(
         spans = {(topic, p): reader.span(topic, p) for topic in both for p in range(PARTITIONS)}
         oldest, ends = ({at: span[i] for at, span in spans.items()} for i in (0, 1))
         starts = {at: offset for at, (offset, _) in begun.items()}
+        if starts and not any(topic == TRADES for topic, _ in starts):
+            raise ProgressUnknown(  # the broker forgets a topic's offsets with the topic; the outcomes are still there
+                f"{TRADES} was deleted after this source had begun, and its first trades have outcomes already: replay "
+                "the recording under a new id"
+            )
         progress = SourceProgress(note=next((text for at, (_, text) in begun.items() if text and at != NOTED_AT), ""))
         if starts or not is_new:
             if not starts:

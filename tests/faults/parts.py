@@ -97,15 +97,3 @@ class Replayed:
             return self.part.is_over and self._drill.predictions.ends("disturbed") > 0
 
         wait_until(is_over, "the end", within_s)
-
-    def await_failure(self, process: Process, within_s: float = 90.0) -> int:
-        """Return the exit code of a process that must fail."""
-
-        def has_ended() -> bool:
-            self._drill.predictions.read()
-            return process.process.poll() is not None
-
-        wait_until(has_ended, f"{process.module} ends", within_s)
-        code = process.process.poll()
-        assert code is not None
-        return code

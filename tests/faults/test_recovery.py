@@ -29,8 +29,6 @@ from tests.proofs import Proof
 SPEC = FeatureSpec()
 NAMES = ("BTC", "ETH", "SOL", "XRP", "DOGE", "ADA", "AVAX", "LINK", "LTC", "DOT", "BCH", "UNI")
 PRODUCTS = tuple(f"{name}-USD" for name in NAMES)
-RECOVERY_S = 5.0
-"""Limit from the start of the process to the next row, in 95 of 100 cases: an operator may expect it."""
 
 
 def busy(product_id: str, hours: tuple[int, int]) -> Trades:
@@ -45,14 +43,33 @@ def batches(trades: Trades, rows: int = 50_000) -> Iterator[Trades]:
     return (trades.take(slice(start, start + rows)) for start in range(0, len(trades), rows))
 
 
-@pytest.mark.parametrize(("kills", "hours"), [(1, (13, 14)), pytest.param(20, (10, 15), marks=pytest.mark.acceptance)])
-def test_a_killed_forecaster_with_full_windows_writes_its_next_row_within_5_s(
-    own_broker: Broker, models: Path, tmp_path: Path, proof: Proof, kills: int, hours: tuple[int, int]
+@pytest.mark.parametrize(
+    ("slot", "kills", "hours", "limit_s"),
+    [
+        ("0", 1, (13, 14), 5.0),
+        pytest.param("0", 20, (10, 15), 3.0, marks=pytest.mark.acceptance),
+        pytest.param("", 20, (10, 15), 15.0, marks=pytest.mark.acceptance),
+    ],
+)
+def test_a_killed_forecaster_with_full_windows_writes_its_next_row_in_seconds(
+    own_broker: Broker,
+    models: Path,
+    tmp_path: Path,
+    proof: Proof,
+    slot: str,
+    kills: int,
+    hours: tuple[int, int],
+    limit_s: float,
 ) -> None:
-    """12 products; after each kill comes a trade, and the trade's row has the bytes of the kernel over all trades."""
-    proof.disturbs(f"forecaster killed with SIGKILL {kills} times, windows of {len(PRODUCTS)} products to rebuild")
+    """12 products; after each kill comes a trade, and the trade's row has the bytes of the kernel over all trades.
+
+    `make run` gives its forecaster SLOT=0. Without a slot, a killed member blocks its group until its session is over.
+    The limit holds from the start of the process to the next row, in 95 of 100 cases.
+    """
+    to_rebuild = f"windows of {len(PRODUCTS)} products to rebuild"
+    proof.disturbs(f"forecaster with SLOT={slot!r} killed with SIGKILL {kills} times, {to_rebuild}")
     servers = own_broker.bootstrap_servers
-    service = Process("online.forecaster", environment(servers, models), tmp_path / "forecaster.log")
+    service = Process("online.forecaster", environment(servers, models, SLOT=slot), tmp_path / "forecaster.log")
     producer = Producer(
         {"bootstrap.servers": servers, "partitioner": "murmur2_random", "compression.type": "lz4", "log_level": 0}
     )
@@ -104,7 +121,7 @@ def test_a_killed_forecaster_with_full_windows_writes_its_next_row_within_5_s(
     proof.saw(median_of_its_processor_s=float(np.median(worked)), load=os.getloadavg()[0])
     found = np.array([[row[name] for name in SPEC.columns] for row in rows], np.float64)
     proof.equal([row.tobytes() for row in found], [row.tobytes() for row in expected], FEATURES)
-    assert p95 <= RECOVERY_S
+    assert p95 <= limit_s
 
 
 def await_caught_up(servers: str) -> None:
