@@ -24,7 +24,7 @@ from data.recordings.dialects.messages.kraken import KRAKEN_NAME, kraken_dialect
 from data.recordings.dialects.messages.objects import JSON_TABLES, ObjectDialect, keys_of, object_match, values_of_key
 from data.recordings.dialects.symbols import product_in_name
 from data.recordings.dialects.tables.headerless import headerless_match
-from data.recordings.dialects.tables.headers import described_miss, suggested_columns, table_of
+from data.recordings.dialects.tables.headers import described_miss, names_columns, suggested_columns, table_of
 from data.recordings.dialects.tables.known import TABLES
 from data.recordings.dialects.tables.parquet import parquet_dialect, schema_of
 from data.recordings.dialects.tables.text import CsvDialect
@@ -325,7 +325,15 @@ def _described(head: bytes) -> str:
     for separator, name in _SEPARATORS.items():
         if first.count(separator) >= 2 and b"," not in first and not first.startswith((b"{", b"[")):
             return f"is a table whose fields are separated by {name}: save it with commas"
-    return "holds no text" if b"\0" in head else "is a text without a known header or message"
+    if b"\0" in head:
+        return "holds no text"
+    names = _fields(opened.split(b"\n")[0])
+    if len(names) > 1 and names_columns(names):
+        return (
+            f"is a table of {len(names)} columns that no dialect knows, and no two are named like a time and a price; "
+            "a column map names them, as --columns time=?,price=?"
+        )
+    return "is a text without a known header or message"
 
 
 def _unknown(path: Path, found: str) -> ValueError:
