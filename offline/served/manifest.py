@@ -88,6 +88,21 @@ class Hole(Struct, frozen=True):
     last: int
 
 
+class Gone(Struct, frozen=True):
+    """Rows of a product in a partition that were removed for their age.
+
+    Attributes:
+        last: the last removed offset; older rows of the product may be there or not.
+        rows: number of removed rows.
+    """
+
+    generation: int
+    partition: int
+    product_id: str
+    last: int
+    rows: int
+
+
 class OpenStream(Struct, frozen=True, omit_defaults=True):
     """A product of a source without an end record so far, with the state of the judging of its trades.
 
@@ -125,6 +140,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
         open_streams: streams of the current generation.
         rejects, ends: numbers of unreadable records and of end records, of all generations.
         removed: number of records that were removed for their age, see `offline.served.retention`.
+        gone: the removed records, one entry for each generation, partition and product. Manifests of earlier releases
+            counted the records alone.
         cleanings: how often garbage was removed.
     """
 
@@ -139,6 +156,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     rejects: int = 0
     ends: int = 0
     removed: int = 0
+    gone: list[Gone] = []
     cleanings: int = 0
 
     def files_by_key(self) -> dict[RowsKey, list[ServedFile]]:

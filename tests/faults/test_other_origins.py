@@ -17,7 +17,7 @@ from orchestration.local.dagster import client as dagster
 from orchestration.local.dagster.client import REPOSITORY, open_local
 from orchestration.settings import Login
 from tests.browser import Errors, running_browser
-from tests.faults.stacks import beyond_loopback, listening, running_stack
+from tests.faults.stacks import beyond_loopback, expected_ports, listening, running_stack
 from tests.faults.test_offline_stack import op
 from tests.other_origin import REBINDING, Socket, Target, Write, attack
 from tests.pipeline import wait_until
@@ -147,7 +147,9 @@ def test_a_page_of_another_origin_finds_every_door_shut(tmp_path: Path, jars: li
         attacked = targets(settings)
         places = listening(process)
         assert beyond_loopback(places) == []
-        others = {port for _, port in places} - {target.port for target in attacked}
+        ports = {port for _, port in places}
+        assert {name: port for name, port in expected_ports(settings).items() if port not in ports} == {}, "not scanned"
+        others = ports - {target.port for target in attacked}
         attacked += [Target(f"port {port}", port, ["/", "/metrics"], [Write("/")]) for port in sorted(others)]
         found = [each for target in attacked for each in attack(browser, target)]
         visitor = {"username": login.user, "password": login.password}
