@@ -348,3 +348,15 @@ def test_the_gate_refuses_a_version_of_candles_in_words() -> None:
     (loads,) = (each for each in fetched.conditions if not each.is_met)
     assert loads.name == "loads"
     assert "candles of 60 s" in loads.found
+
+
+def test_rows_above_a_header_are_rows(tmp_path: Path) -> None:
+    """As of files that were joined wrongly; a first line that is no row is a comment, other lines are rejects."""
+    rows = text_of(lambda c: [iso(c), *c[1:]])(market(6)).splitlines()
+    header = "date,open,high,low,close,volume"
+    (tmp_path / "rows").write_text("\n".join([*rows[:2], header, *rows[2:]]))
+    (tmp_path / "comments").write_text("\n".join(["https://example.org", "of today", header, *rows]))
+    found = [list(read_bars(tmp_path / name, product_id=PRODUCT)) for name in ("rows", "comments")]
+    assert [columns(each) for each in found] == [expected(market(6))] * 2
+    rejects = [[(reject.line, reject.reason) for batch in each for reject in batch.rejects] for each in found]
+    assert rejects == [[], [(2, "expected 6 fields, found 1")]]
