@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.recordings.dialects.bars.base import BarDialect, Bars
+from data.recordings.dialects.column_map import ColumnMap
 from data.recordings.readers import read_bars, read_trades
 from data.recordings.recognition import recognize
 from data.times import NS
@@ -121,22 +122,23 @@ class History:
         return with_prior(self.known_steps, np.nan_to_num(mean), prior)
 
 
-def read_history(paths: Sequence[Path], product_id: str = "BTC-USD") -> History:
+def read_history(paths: Sequence[Path], product_id: str = "BTC-USD", columns: ColumnMap | None = None) -> History:
     """Return the history of one source: recordings of trades, or of bars of 1 s or 60 s, in the order of time.
 
     Args:
         product_id: product of recordings without product names.
+        columns: names of columns of trades that no dialect knows.
 
     Raises:
         ValueError: a file cannot be read, files differ in kind, or there is no counted row with a target.
     """
-    if isinstance(recognize(paths[0], product_id), BarDialect):
+    if isinstance(recognize(paths[0], product_id, columns), BarDialect):
         bars = [batch.bars for batch in read_bars(paths, product_id=product_id)]
         spec = spec_of_candles(bars[0].step_s, paths[0]) if bars else FeatureSpec()
         parts: list[Trades] = [trades_of_candles(each) for each in _by_product(bars)]
     else:
         spec = FeatureSpec()
-        trades = Trades.join([batch.trades for batch in read_trades(paths, product_id=product_id)])
+        trades = Trades.join([batch.trades for batch in read_trades(paths, product_id=product_id, columns=columns)])
         parts = [trades.take(trades.stream == stream) for stream in range(len(trades.keys))]
     history = history_of(parts, spec)
     if np.isnan(history.targets).all():

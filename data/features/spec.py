@@ -126,6 +126,19 @@ class FeatureSpec:
         return np.asarray(0.5 ** (ages / half_lives[:, None]), dtype=np.float64)
 
 
+CANDLE_STEPS_S = (60, 180, 300, 900, 1_800, 3_600, 7_200, 14_400, 21_600, 28_800, 43_200, 86_400)
+"""Usual lengths of candles, seconds."""
+
+
+def candle_step_of(spec_id: str) -> int | None:
+    """Return the length of the candles of a spec, seconds; None if the spec is not one of usual candles.
+
+    >>> candle_step_of(FeatureSpec.for_candles(60).spec_id), candle_step_of(FeatureSpec().spec_id)
+    (60, None)
+    """
+    return next((step for step in CANDLE_STEPS_S if FeatureSpec.for_candles(step).spec_id == spec_id), None)
+
+
 def _are_rising(half_lives: tuple[int, ...]) -> bool:
     return list(half_lives) == sorted(set(half_lives)) and min(half_lives, default=1) > 0
 

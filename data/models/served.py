@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from data.features.spec import CONTRACT, FeatureSpec
+from data.features.spec import CONTRACT, FeatureSpec, candle_step_of
 from data.models.contents import check_contents
 from data.models.input_sets import Steps, with_less_input
 from data.names import ModelRefused
@@ -258,6 +258,12 @@ def _metadata(session: ort.InferenceSession) -> dict[str, Any]:
     absent = [name for name in METADATA if not metadata.get(name)]
     if absent:
         raise ModelRefused(f"metadata_props lack {absent}, a model must state {list(METADATA)}", "metadata")
+    if (step_s := candle_step_of(metadata["spec_id"])) is not None:
+        raise ModelRefused(
+            f"the model is of candles of {step_s} s (feature spec {metadata['spec_id']}): models of candles are never "
+            "registered or served, because the served rows are of trades; `python -m offline.evaluation` judges them",
+            "spec",
+        )
     try:
         train_end = datetime.fromisoformat(metadata["train_end"])
         offset = train_end.utcoffset()

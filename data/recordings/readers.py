@@ -55,6 +55,7 @@ class Batch(NamedTuple):
         share: of the bytes of all recordings, the share up to the last line, 0 to 1; within a block of lines, bytes
             are counted by lines.
         skipped_types: number of skipped lines by type of message; the first batch of a block has those of the block.
+        has_ids: the recording has trade ids; else its rows are numbered.
     """
 
     trades: Trades
@@ -64,6 +65,7 @@ class Batch(NamedTuple):
     skipped: int
     share: float
     skipped_types: Mapping[str, int] = {}
+    has_ids: bool = True
 
 
 def read_trades(
@@ -216,6 +218,8 @@ def _recognized(
             if not are_bars:
                 how = "it cannot be replayed; `python -m offline.evaluation` and read_bars read it"
             raise ValueError(f"{path}: holds {held}, not {wanted} ({dialect.name}): {how}")
+        if dialect.unread:
+            log.info("columns that no dialect knows are not read", recording=str(path), columns=list(dialect.unread))
         recordings.append((path, dialect))
     return recordings
 
@@ -374,7 +378,7 @@ def _batches(waiting: _Waiting, status: NDArray[np.int8], details: dict[Path, in
         read = min(1.0, span[1] / len(block.number))
         share = before + (after - before) * read
         types = rows.skipped_types if span[0] == 0 else {}
-        yield Batch(trades.take(part), file, line[part], rejects, end - begin, share, types)
+        yield Batch(trades.take(part), file, line[part], rejects, end - begin, share, types, waiting.dialect.has_ids)
 
 
 _BROKEN, _NO_VALUE = -1, 100  # codes of faults; a fault of a value has `_NO_VALUE` and the index of the field

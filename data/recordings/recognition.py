@@ -12,6 +12,14 @@ from typing import Any, Final
 import msgspec
 
 from data.names import Damaged
+from data.recordings.dialects.answers import (
+    Answer,
+    answer_of,
+    described_form,
+    described_json,
+    is_of_other_feed,
+    objects_as_csv,
+)
 from data.recordings.dialects.bars.base import BarDialect
 from data.recordings.dialects.bars.candles import Text, candle_dialect, parquet_text
 from data.recordings.dialects.bars.lean import lean_dialect
@@ -24,7 +32,7 @@ from data.recordings.dialects.messages.kraken import KRAKEN_NAME, kraken_dialect
 from data.recordings.dialects.messages.objects import JSON_TABLES, ObjectDialect, keys_of, object_match, values_of_key
 from data.recordings.dialects.symbols import product_in_name
 from data.recordings.dialects.tables.headerless import headerless_match
-from data.recordings.dialects.tables.headers import described_miss, suggested_columns, table_of
+from data.recordings.dialects.tables.headers import described_miss, names_columns, suggested_columns, table_of
 from data.recordings.dialects.tables.known import TABLES
 from data.recordings.dialects.tables.parquet import parquet_dialect, schema_of
 from data.recordings.dialects.tables.text import CsvDialect
@@ -160,18 +168,44 @@ class _Recognition:
         opened = text.lstrip(b" \t\r\n")
         if (kraken := kraken_dialect(text, self._told)) is not None:
             return kraken.reading(_composed(object_lines, chunks))
-        if opened.startswith(b"["):
-            if opened[1:].lstrip().startswith(b"{"):
-                return self._objects(opened, chunks)
-            return self._rows(opened, chunks)
+        if opened.startswith((b"[", b"{")):
+            return self._json(text, opened, chunks)
         lines = _whole(text)
         filled = [line for line in lines if line.strip(b"\r \t")]
         if not filled:
             return None
-        if opened.startswith(b"{"):
-            found = self._messages(filled, chunks)
-            return found or (self._objects(opened, chunks) if not _is_object(filled[0]) else None)
         return self._csv(filled, chunks) or candle_dialect(self._path, self._reader(chunks), lines, self._told)
+
+    def _json(self, text: bytes, opened: bytes, chunks: Chunks) -> AnyDialect | None:
+        """Return the dialect of JSON: an array, objects one a line or over several lines, or answers of a server."""
+        found: AnyDialect | None = None
+        if opened.startswith(b"["):
+            found = self._objects(opened, chunks) if _OBJECTS.match(opened) else self._rows(opened, chunks)
+        elif not is_of_other_feed(opened):
+            lines = [line for line in _whole(text) if line.strip(b"\r \t")]
+            found = self._messages(lines, chunks)
+            if found is None and not _is_object(lines[0]):
+                found = self._objects(opened, chunks)
+        if found is None and (answer := answer_of(opened, self._told)) is not None:
+            found = self._answers(answer, chunks)
+        if found is None:
+            self.found = described_form(opened) or self.found or described_json(opened)
+        return found
+
+    def _answers(self, answer: Answer, chunks: Chunks) -> AnyDialect | None:
+        """Return the dialect of the rows that stand within answers of a server."""
+        lines = answer.first_rows(chunks(self._path, None))
+        if lines is None:
+            self.found = "is an answer of a server that ends early or is damaged: download it again"
+            return None
+        composed = _composed(answer.rows, chunks)
+        told, self._told = self._told, answer.product_id or self._told
+        try:
+            if answer.has_objects:
+                return self._messages(lines, composed)
+            return candle_dialect(self._path, self._reader(composed), lines, self._told)
+        finally:
+            self._told = told
 
     def _reader(self, chunks: Chunks) -> Text:
         return lambda: chunks(self._path, None)
@@ -211,12 +245,12 @@ class _Recognition:
         found = self._headerless(rows, composed)
         return found or candle_dialect(self._path, self._reader(composed), rows, self._told)
 
-    def _objects(self, text: bytes, chunks: Chunks) -> TextDialect | None:
+    def _objects(self, text: bytes, chunks: Chunks) -> AnyDialect | None:
         """Return the dialect of JSON objects in an array, or printed over several lines."""
         return self._messages(_whole(b"".join(object_lines(iter([text])))), _composed(object_lines, chunks))
 
-    def _messages(self, lines: Sequence[bytes], chunks: Chunks) -> TextDialect | None:
-        """Return the dialect of JSON lines: messages of a feed, or objects with the keys of a table."""
+    def _messages(self, lines: Sequence[bytes], chunks: Chunks) -> AnyDialect | None:
+        """Return the dialect of JSON lines: messages of a feed, or objects with the keys of a table or of candles."""
         feed, has_trade = _feed_of(lines)
         if not has_trade and (feed is not None or _FEED_START.match(lines[0])):
             feed = _first_with_trades(chunks(self._path, None)) or feed
@@ -226,8 +260,11 @@ class _Recognition:
         self._check_map(keys)
         match = object_match(lines, self._json_tables)
         if match is None:
-            self.found = described_miss(keys)
-            return None
+            candles = _composed(objects_as_csv, chunks)
+            text = b"".join(objects_as_csv(iter([b"\n".join(lines)])))
+            bars = candle_dialect(self._path, self._reader(candles), text.split(b"\n"), self._told) if keys else None
+            self.found = "" if bars is not None else described_miss(keys)
+            return bars
         if "trade_id" in match.columns:
             match = match.with_number_ids(values_of_key(lines, match.columns["trade_id"]))
         product = self._product() if match.table.in_file_name else None
@@ -243,6 +280,7 @@ class _Recognition:
             )
 
 
+_OBJECTS: Final = re.compile(rb"\[\s*\{")
 _PACKED_TWICE: Final = "is a gzip of a file that is packed already: unpack it with gzip -d"
 _FEED_START: Final = re.compile(
     rb'\s*\{\s*"(type|channel)"\s*:\s*"('
@@ -342,7 +380,15 @@ def _described(head: bytes) -> str:
     for separator, name in _SEPARATORS.items():
         if first.count(separator) >= 2 and b"," not in first and not first.startswith((b"{", b"[")):
             return f"is a table whose fields are separated by {name}: save it with commas"
-    return "holds no text" if b"\0" in head else "is a text without a known header or message"
+    if b"\0" in head:
+        return "holds no text"
+    names = _fields(opened.split(b"\n")[0])
+    if len(names) > 1 and names_columns(names):
+        return (
+            f"is a table of {len(names)} columns that no dialect knows, and no two are named like a time and a price; "
+            "a column map names them, as --columns time=?,price=?"
+        )
+    return described_form(head) or "is a text without a known header or message"
 
 
 def _unknown(path: Path, found: str) -> ValueError:

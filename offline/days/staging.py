@@ -22,10 +22,8 @@ import pyarrow as pa
 
 from data.arrow import NAMES, UTC, batch_of, names_of, numbers_of, texts_of
 from data.names import check_product_id
-from data.recordings.dialects.base import Dialect
 from data.recordings.dialects.column_map import ColumnMap
 from data.recordings.readers import read_trades
-from data.recordings.recognition import recognize
 from data.simulator.day import simulate_day
 from data.times import DAY_S, NS, to_datetime
 from data.trades import Reject, StreamKey, Trades
@@ -198,7 +196,8 @@ def ingest(
 ) -> Ingested:
     """Stage the trades of a recording of any dialect, by product and day: the whole recording or nothing.
 
-    A recording of the same name and content is not read again; other content under the same name replaces the old.
+    A recording of the same name and content is not read again; other content under the same name replaces the old. Of a
+    recording that is not taken, for example because no row is a trade, the rejects are kept.
 
     Args:
         product_id: for recordings without a product.
@@ -219,10 +218,8 @@ def ingest(
     table = recording_table(name)
     if is_served(table):
         raise ValueError(f"the name {name!r} is that of trades from the topic: give {recording} another one")
-    mapped = ColumnMap.parse(columns)
-    batches = read_trades(recording, product_id=product_id, columns=mapped)  # raises if the file is no recording
-    dialect = recognize(recording, product_id, mapped)
-    assert isinstance(dialect, Dialect)
+    # Raises if the file is no recording.
+    batches = read_trades(recording, product_id=product_id, columns=ColumnMap.parse(columns))
     at_first = _state_of(recording)
     with recording.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -241,14 +238,18 @@ def ingest(
 
         reasons: Counter[str] = Counter()
         with ExitStack() as cleanup:
-            stage = _Stage(batch, table, name, dialect.has_ids, cleanup, first_day)
+            stage = _Stage(batch, table, name, cleanup, first_day)
             rejected = cleanup.enter_context(batch.writing(f"{RECEIPTS}/{name}", _REJECT_COLUMNS))
-            for part in batches:
-                stage.add(part.trades)
-                if part.rejects:
-                    for reject in part.rejects:
-                        reasons[reject.kind] += reject.rows
-                    rejected.write(_reject_batch(part.rejects))
+            try:
+                for part in batches:
+                    _add_rejects(part.rejects, rejected, reasons)
+                    stage.add(part.trades, part.has_ids)
+            except ValueError as error:
+                if not reasons:
+                    raise
+                refused = _noted(rejected.finish(), msgspec.structs.replace(made_from, rejects=dict(reasons)))
+                _put_receipt(lake, name, msgspec.structs.replace(receipt, refused=refused))
+                raise ValueError(f"{error}; the lake keeps the rejects in {refused.path}") from error
             found = stage.finish()
             rejects = rejected.finish()
         if _state_of(recording) != at_first:  # the digest could be of one content, and the trades of another
@@ -262,8 +263,8 @@ def ingest(
             staged.append(Staged(product, day, 0, True))
         batch.publish()
         days = [(*place, entry.rows, entry.content_hash) for place, entry in found.items()]
-        notes = msgspec.structs.replace(made_from, days=days, rejects=dict(reasons))
-        put = _taken(sorted(products), rejects, notes, version)
+        made_from = msgspec.structs.replace(made_from, days=days, rejects=dict(reasons))
+        put = _taken(sorted(products), rejects, made_from, version)
         _put_receipt(lake, name, put)
     is_new = put != receipt or any(each.is_new for each in staged)
     return Ingested(name, sorted(staged), dict(reasons), is_new)
@@ -314,8 +315,11 @@ def _unchanged(name: str, notes: RecordingNotes) -> Ingested:
 def _taken(products: list[str], rejects: Entry | None, notes: RecordingNotes, version: str) -> Receipt:
     """Return the receipt of a recording that is taken."""
     assert rejects is not None
-    noted = msgspec.json.encode(msgspec.structs.replace(notes, version=version))
-    return Receipt(products=products, rejects=msgspec.structs.replace(rejects, notes=msgspec.Raw(noted)))
+    return Receipt(products=products, rejects=_noted(rejects, msgspec.structs.replace(notes, version=version)))
+
+
+def _noted(rejects: Entry, notes: RecordingNotes) -> Entry:
+    return msgspec.structs.replace(rejects, notes=msgspec.Raw(msgspec.json.encode(notes)))
 
 
 def receipt_of(lake: Lake, name: str) -> Receipt:
@@ -393,17 +397,16 @@ class _OpenDay(NamedTuple):
 class _Stage:
     """Writer of one recording's trades to objects: all products at once, one day of each product at a time."""
 
-    def __init__(
-        self, lake: HeldLake, table: str, name: str, has_ids: bool, cleanup: ExitStack, first_day: date
-    ) -> None:
-        self.notes = StagedNotes(name, has_ids)
+    def __init__(self, lake: HeldLake, table: str, name: str, cleanup: ExitStack, first_day: date) -> None:
+        self.notes = StagedNotes(name, has_ids=True)
         self._lake, self._table, self._cleanup, self._first_day = lake, table, cleanup, first_day
         self._last_time: dict[str, int] = {}
         self._open: dict[str, _OpenDay] = {}
         self._finished: dict[tuple[str, date], Entry] = {}
 
-    def add(self, trades: Trades) -> None:
-        """Add the next trades of the recording."""
+    def add(self, trades: Trades, has_ids: bool) -> None:
+        """Add the next trades of the recording, all of which have ids or none."""
+        self.notes = StagedNotes(self.notes.name, has_ids)
         order = np.argsort(trades.stream, kind="stable")
         ends = np.cumsum(np.bincount(trades.stream, minlength=len(trades.keys))).tolist()
         for key, (begin, end) in zip(trades.keys, pairwise([0, *ends]), strict=True):
@@ -459,6 +462,14 @@ def trade_batch(trades: Trades, recording: pa.Array) -> pa.RecordBatch:
         recording: name of each trade's recording, shape (n,).
     """
     return batch_of(TRADE_COLUMNS, [*(getattr(trades, name) for name in STAGED.names), recording])
+
+
+def _add_rejects(rejects: Sequence[Reject], rejected: Writing, reasons: Counter[str]) -> None:
+    """Write rejects, and count the rows by reason."""
+    for reject in rejects:
+        reasons[reject.kind] += reject.rows
+    if rejects:
+        rejected.write(_reject_batch(rejects))
 
 
 def _reject_batch(rejects: Sequence[Reject]) -> pa.RecordBatch:

@@ -17,6 +17,7 @@ from rich.table import Table
 from data.features.spec import FeatureSpec
 from data.files import may_lose_its_reader, replacing
 from data.names import ModelRefused, RegistryError, check_product_id
+from data.recordings.dialects.column_map import ColumnMap
 from offline.evaluation.report import Subject, html_report, markdown_table, meaning_of_columns, model_card
 from offline.evaluation.rivals import BASELINE, ML, recipes
 from offline.evaluation.scoring import Scores, score
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--simulated", action="store_true", help="judge models like those of `make run`, trained on simulated days"
     )
     parser.add_argument("--product", default="BTC-USD", help="of trades in files that name none; default BTC-USD")
+    parser.add_argument("--columns", default="", metavar="MAP", help="names of columns, as time=ts,price=px,size=qty")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--html", type=Path, metavar="PATH", help="write a report with plots")
     parser.add_argument("--card", type=Path, metavar="PATH", help="write a model card")
@@ -63,7 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--days must be at least 1, was {args.days}")
     try:
         check_product_id(args.product)
-        history = simulated_history(args.days, FeatureSpec()) if args.days else read_history(args.files, args.product)
+        columns = ColumnMap.parse(args.columns)
+        if args.days:
+            history = simulated_history(args.days, FeatureSpec())
+        else:
+            history = read_history(args.files, args.product, columns)
         run, made = _run(history, champions_of_registry=args.champions, simulated=args.simulated)
         if args.days:
             run = with_oracle(run)

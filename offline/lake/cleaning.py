@@ -161,8 +161,7 @@ def _receipts(lake: Lake) -> Iterator[str]:
     for path in lake.objects.paths(RECEIPTS):
         if (held := lake.objects.get(path)) is not None:
             receipt = msgspec.json.decode(held.content, type=Receipt)
-            if receipt.rejects is not None:
-                yield receipt.rejects.path
+            yield from (each.path for each in receipt.objects)
 
 
 def _content_hash(path: str) -> str:

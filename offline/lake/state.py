@@ -85,10 +85,17 @@ class Receipt(Struct, frozen=True, kw_only=True):
     Attributes:
         products: with partitions of the recording, also of a former version that was not removed.
         rejects: the rejected rows, with the notes of the recording; None while the recording is being staged.
+        refused: the rejected rows of newer content that was not taken, with notes.
     """
 
     products: list[str]
     rejects: Entry | None = None
+    refused: Entry | None = None
+
+    @property
+    def objects(self) -> list[Entry]:
+        """Return the kept rejects."""
+        return [each for each in (self.rejects, self.refused) if each is not None]
 
 
 class Partition(Struct, frozen=True):

@@ -8,6 +8,7 @@ import dagster as dg
 from pydantic import Field
 
 from data.names import check_product_id
+from data.recordings.dialects.column_map import ColumnMap
 from data.recordings.tally import WARN_SHARE
 from offline.days.staging import RECORDINGS, ingest, taken
 from offline.lake.remote import is_uri
@@ -23,12 +24,15 @@ from orchestration.assets.partitions import (
 )
 from orchestration.resources import LakeResource, explained
 
+COLUMNS = "names of columns that no dialect knows, as time=ts,price=px,size=qty; empty: RECORDING_COLUMNS"
+
 
 class InboxConfig(dg.Config):
     """Source of the recordings."""
 
     inbox: str = Field(default="", description="a folder or prefix in those of RECORDINGS_DIRS; empty: INBOX_DIR")
     product_id: str = Field(default="BTC-USD", description="for recordings without a product")
+    columns: str = Field(default="", description=COLUMNS)
 
 
 class Inbox(dg.ConfigurableResource):
@@ -52,20 +56,23 @@ def stage_inbox(
     """Stage all recordings in the inbox; return the changed products and days, and the errors of rejected files.
 
     Raises:
-        ValueError: the inbox itself is outside the folders and prefixes; the run config can name any inbox.
+        ValueError: the inbox itself is outside the folders and prefixes, as the run config can name any inbox; or the
+            column map is wrong.
         OSError: the inbox is missing, the store does not answer, or the lake cannot be written.
     """
     check_product_id(config.product_id)
     store, first_day = lake.open(), date.fromisoformat(lake.first_day)
     places.check(config.inbox or inbox.path)
+    columns = config.columns or inbox.columns
+    ColumnMap.parse(columns)
     held, changed, wrong = store.held(), [], []
     for name, place, listed in inbox.recordings(places, config.inbox):
         version = listed if is_uri(place) else ""  # the time of change of a file does not tell the content for sure
         try:
-            found = taken(held, name, config.product_id, version, inbox.columns) if version else None
+            found = taken(held, name, config.product_id, version, columns) if version else None
             if found is None:
                 with places.local(place) as path:
-                    found = ingest(store, path, config.product_id, name, first_day, version, inbox.columns)
+                    found = ingest(store, path, config.product_id, name, first_day, version, columns)
         except ValueError as error:
             wrong.append(f"{name}: {error}")
             context.log.error(f"not taken: {name}: {error}")

@@ -13,8 +13,10 @@ from pydantic import Field
 from data.files import CHECKOUT
 from data.names import check_names, new_replay_id
 from data.process.running import REFUSED
+from data.recordings.dialects.column_map import ColumnMap
 from data.trades import StreamKey
 from offline.recordings.places import RecordingPlaces
+from orchestration.assets.inbox import COLUMNS
 from orchestration.jobs.ingestor_process import ProgressLine, ingest_online
 from orchestration.local.parts import SIMULATED_DAY, simulated_recording
 from orchestration.local.settings import StackSettings
@@ -48,6 +50,7 @@ class ReplayConfig(dg.Config):
         default="", description="name of the source; a known name goes on where the source stopped; empty: a new name"
     )
     product_id: str = Field(default="BTC-USD", description="for recordings without a product")
+    columns: str = Field(default="", description=COLUMNS)
     max_wait_s: float = Field(default=10.0, description="a longer wait between two trades is cut to this, in seconds")
     ends_when_cancelled: bool = Field(
         default=True, description="whether a cancelled replay ends the source; an open source can go on by replay_id"
@@ -68,6 +71,7 @@ def replay_trades(
         check_names(StreamKey(source_id, config.product_id))
         if not config.max_wait_s >= 0:  # also true for NaN
             raise ValueError(f"max_wait_s must be 0 or more seconds, was {config.max_wait_s}")
+        ColumnMap.parse(config.columns)
         recordings = [str(recording_places.local_path(path)) for path in config.recordings]
     recordings = recordings or [_simulated_day(context)]
     settings = {
@@ -78,6 +82,8 @@ def replay_trades(
         "PRODUCT_ID": config.product_id,
         "MAX_WAIT_S": str(config.max_wait_s),
     }
+    if config.columns:
+        settings["RECORDING_COLUMNS"] = config.columns
     context.log.info(f"source {source_id}: {', '.join(recordings)} at speed {config.speed}")
 
     def tell(line: ProgressLine) -> None:

@@ -91,6 +91,23 @@ def test_three_minutes_of_trades_are_too_short(tmp_path: Path, capsys: pytest.Ca
     assert "needs 8 horizons of 60 s" in said
 
 
+def test_a_column_map_judges_a_table_that_no_dialect_knows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same forty minutes of trades under known names and under names of their own."""
+    rows = [f"2025-11-17T23:{10 + i // 60:02}:{i % 60:02}Z,{100 + i % 7},{1 + i % 3}" for i in range(2_400)]
+    known, other = tmp_path / "known.csv", tmp_path / "other.csv"
+    known.write_text("timestamp,price,volume\n" + "\n".join(rows) + "\n")
+    other.write_text("wann,preis,menge\n" + "\n".join(rows) + "\n")
+    assert main([str(other), "--json"]) == CANNOT_EVALUATE
+    assert "a column map names them" in capsys.readouterr().err
+    figures = []
+    for arguments in ([str(known)], [str(other), "--columns", "time=wann,price=preis,size=menge"]):
+        assert main([*arguments, "--json"]) == 0
+        figures.append(json.loads(capsys.readouterr().out)["models"])
+    assert figures[0] == figures[1]
+    assert main([str(other), "--columns", "price=preis"]) == CANNOT_EVALUATE
+    assert "must name the column of time" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("flag", ["--simulated", "--champions"])
 def test_candles_have_no_served_model(flag: str, shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = shared / "lean" / "minute" / "btcusd" / "20180405_trade.zip"

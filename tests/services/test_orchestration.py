@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from logging import WARNING
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ from orchestration.instance.home import CODE_SERVER_TAG, configuration, installa
 from orchestration.jobs import lake as lake_jobs
 from orchestration.jobs import product_month
 from orchestration.jobs.cleaning import forget_ended
-from orchestration.jobs.ingestor_process import ProgressLine, ingest_online, last_words
+from orchestration.jobs.ingestor_process import Ended, ProgressLine, ingest_online, last_words
 from orchestration.resources import LakeResource
 from orchestration.settings import OrchestrationSettings
 from orchestration.ui.pictures import picture_route
@@ -733,6 +734,45 @@ def test_the_default_inbox_is_made_and_one_that_a_person_names_must_be_there(
     assert (side.folder / "var" / "inbox").is_dir()
 
 
+def test_a_run_of_ingest_may_name_the_columns_of_its_recordings(side: Side) -> None:
+    """A column map of the run config stands in for RECORDING_COLUMNS, and a wrong one is refused before any file."""
+    (side.inbox / "a.csv").write_text("wann,preis\n2010-01-04T00:00:01Z,100\n2010-01-04T00:00:02Z,101\n")
+    assert "a column map names them" in reason(side.run("ingest", "ingest_inbox", then_backfill=False))
+    said = reason(side.run("ingest", "ingest_inbox", then_backfill=False, columns="price=preis"))
+    assert said == "a column map must name the column of time: 'price=preis' does not"
+    assert side.run("ingest", "ingest_inbox", then_backfill=False, columns="time=wann,price=preis").success
+    rows = side.lake.read(f"{RECORDINGS}/a.csv", PRODUCT, dt.date(2010, 1, 4))
+    assert rows["price"].to_pylist() == [100.0, 101.0]
+
+
+def test_a_replay_hands_its_column_map_to_the_ingestor(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, str]] = []
+
+    def ended(_: Any, settings: dict[str, str], __: Any) -> Ended:
+        given.append(settings)
+        return Ended(0, 2, "")
+
+    monkeypatch.setattr("orchestration.jobs.replay.ingest_online", ended)
+    path = str(record(side.folder / "a.csv", DAYS[0], (0, 5)))
+    for columns in ("time=wann,price=preis", ""):
+        assert side.run("replay", "replay_trades", recordings=[path], columns=columns).success
+    assert [settings.get("RECORDING_COLUMNS") for settings in given] == ["time=wann,price=preis", None]
+
+
+def test_a_recording_of_the_inbox_that_loses_many_rows_is_a_warning(side: Side) -> None:
+    """2 of 102 rows are 2.0 %; 1 of 101 is below the limit of 1 % and is told in the line of the file alone."""
+    good = [f"2010-01-04T00:{i // 60:02}:{i % 60:02}Z,{100 + i},1" for i in range(100)]
+    for name, bad in (("many.csv", 2), ("few.csv", 1)):
+        lines = ["timestamp,price,volume", *good, *["2010-01-04T00:03:00Z,-1,1"] * bad]
+        (side.inbox / name).write_text("\n".join(lines) + "\n")
+    result = side.run("ingest", "ingest_inbox", then_backfill=False)
+    assert result.success
+    logs = side.instance.all_logs(result.run_id)
+    warnings = [log.user_message for log in logs if log.level == WARNING]
+    said = "many.csv: 2.0% of the rows are lost, mostly: price must be a finite number above 0"
+    assert [text for text in warnings if "rows are lost" in text] == [said]
+
+
 def test_an_inbox_in_an_object_store_is_taken_once(
     side: Side, seaweed: Seaweed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1222,6 +1262,7 @@ def test_a_cancelled_replay_delivers_what_was_read_and_ends_its_source(broker: A
         ({"max_wait_s": -1.0}, "max_wait_s must be 0 or more seconds, was -1.0"),
         ({"max_wait_s": math.nan}, "max_wait_s must be 0 or more seconds, was nan"),
         ({"replay_id": "a b/c"}, "source_id must match ^[A-Za-z0-9._:-]{1,100}$, was 'a b/c'"),
+        ({"columns": "price=px"}, "a column map must name the column of time: 'price=px' does not"),
         ({"product_id": "bitcoin"}, "product_id must match ^[A-Z0-9]{1,20}-[A-Z0-9]{1,20}$, was 'bitcoin'"),
     ],
 )

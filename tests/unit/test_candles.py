@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
 import random
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +18,7 @@ import pyarrow.parquet
 import pytest
 
 from data.features.spec import FeatureSpec
+from data.models.registry import Registry, Version
 from data.models.served import ServedModel
 from data.names import ModelRefused
 from data.recordings.dialects.bars.base import BarBatch
@@ -24,6 +27,7 @@ from data.recordings.recognition import recognize
 from data.times import NS
 from data.trades import StreamKey
 from offline.history import read_history
+from offline.promotion.gate import fetch_model
 from tests.models import model_bytes
 
 MIDNIGHT = 17_625 * 86_400  # 2018-04-04: 48 years of 365 days, 12 leap days, 31 + 28 + 31 + 3 days
@@ -320,12 +324,30 @@ def test_a_replay_of_candles_is_refused_and_names_the_evaluation(tmp_path: Path)
         read_trades(path)
 
 
-def test_a_model_of_candles_is_no_served_model() -> None:
-    """Models of minute candles forecast an hour. What does not load is never registered: a candidate is loaded."""
-    spec = FeatureSpec.for_candles(60)
-    content = model_bytes(spec_id=spec.spec_id, horizon_s=str(spec.horizon_s))
-    with pytest.raises(ModelRefused, match="horizon_s must be 60, was 3600"):
-        ServedModel.load(content, spec_id=spec.spec_id)
+@pytest.mark.parametrize("step_s", [60, 3_600])
+@pytest.mark.parametrize("horizon_s", ["60", "3600"])
+def test_a_model_of_candles_is_no_served_model(step_s: int, horizon_s: str) -> None:
+    """A model is of candles by its feature spec, whatever its horizon, and whatever the rows are that it would score.
+
+    What does not load is never registered: a candidate is loaded.
+    """
+    spec = FeatureSpec.for_candles(step_s)
+    content = model_bytes(spec_id=spec.spec_id, horizon_s=horizon_s)
+    for asked in (spec, FeatureSpec()):
+        with pytest.raises(ModelRefused, match=f"of candles of {step_s} s .*never registered or served") as refused:
+            ServedModel.load(content, spec_id=asked.spec_id)
+        assert refused.value.kind == "spec"
+
+
+def test_the_gate_refuses_a_version_of_candles_in_words() -> None:
+    content = model_bytes(spec_id=FeatureSpec.for_candles(60).spec_id, horizon_s="3600")
+    registry = cast(Registry, SimpleNamespace(download=lambda *_: content))
+    held = Version("volatility-ml", "1", {"digest": hashlib.sha256(content).hexdigest()}, "")
+    fetched = fetch_model(registry, held, FeatureSpec())
+    assert fetched.model is None
+    (loads,) = (each for each in fetched.conditions if not each.is_met)
+    assert loads.name == "loads"
+    assert "candles of 60 s" in loads.found
 
 
 def test_rows_above_a_header_are_rows(tmp_path: Path) -> None:

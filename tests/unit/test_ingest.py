@@ -113,6 +113,46 @@ def test_a_block_without_a_trade_keeps_its_rejects(lake: Lake, tmp_path: Path) -
     assert (kept["text"][9_999].as_py(), kept["text"][10_000].as_py()) == ("2025-03-05T00:00:02Z,none,1", "")
 
 
+def test_a_recording_without_a_trade_keeps_its_rejects_and_is_not_taken(lake: Lake, tmp_path: Path) -> None:
+    """The rows that an older content of the same name gave stay, and a clean-up keeps both kinds of rejects."""
+    path, head = tmp_path / "r.csv", "timestamp,price,volume\n"
+    path.write_text(head + "2025-01-01,1,1\nnever,2,1\n")
+    with pytest.raises(ValueError, match=r"no row is a trade: 2 rows are rejected.*the lake keeps the rejects in"):
+        ingest(lake, path)
+    receipt = receipt_of(lake, "r.csv")
+    assert (receipt.products, receipt.rejects) == ([], None)
+    path.write_text(head + "2025-03-05T00:00:01Z,100,1\n2025-03-05T00:00:01Z,-1,1\n")
+    assert ingest(lake, path).days == [Staged("BTC-USD", DAY, 1, True)]
+    assert receipt_of(lake, "r.csv").refused is None
+    path.write_text(head + "2025-03-05T00:00:01Z,,1\n2025-03-05T00:00:01Z,x,7\n")
+    with pytest.raises(ValueError, match="no row is a trade"):
+        ingest(lake, path)
+    receipt = receipt_of(lake, "r.csv")
+    assert receipt.refused is not None
+    assert kept_rejects(lake, tmp_path)["text"].to_pylist() == ["2025-03-05T00:00:01Z,-1,1"]
+    kept = pyarrow.parquet.read_table(tmp_path / "lake" / receipt.refused.path)
+    assert kept["line"].to_pylist() == [2, 3]
+    assert kept["text"].to_pylist() == ["2025-03-05T00:00:01Z,,1", "2025-03-05T00:00:01Z,x,7"]
+    assert kept["reason"].to_pylist() == [f"price must be a finite number above 0, was {text!r}" for text in ("", "x")]
+    assert [each.rows for each in lake.partitions("recordings/r.csv")] == [1]
+    clean(lake, 0, time.time_ns() + 10**15)
+    assert all(lake.objects.info(each.path) is not None for each in receipt.objects)
+
+
+def test_a_damaged_recording_keeps_the_rejects_before_the_damage(lake: Lake, tmp_path: Path) -> None:
+    lines = [f"2025-03-05T00:{i // 60 % 60:02}:{i % 60:02}.{i:06}Z,{100 + i},1" for i in range(3_600)]
+    lines[1] = "never,1,1"
+    packed = gzip.compress(("timestamp,price,volume\n" + "\n".join(lines) + "\n").encode())
+    (tmp_path / "r.csv.gz").write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(ValueError, match=r"the gzip ends early.*the lake keeps the rejects in"):
+        ingest(lake, tmp_path / "r.csv.gz")
+    receipt = receipt_of(lake, "r.csv.gz")
+    assert receipt.rejects is None
+    assert receipt.refused is not None
+    assert pyarrow.parquet.read_table(tmp_path / "lake" / receipt.refused.path)["line"].to_pylist() == [3]
+    assert lake.partitions("recordings/r.csv.gz") == []
+
+
 def test_a_recording_is_known_by_name_and_content(lake: Lake, tmp_path: Path) -> None:
     path = recorded(tmp_path / "r.csv", at(1, 2))
     assert ingest(lake, path).is_new

@@ -102,6 +102,10 @@ CANDLES: Final = (
      "the product, where the name of the file does not tell it"),
     ("Kraken", f"{_ANY}: OHLCVT", "7 columns: `time,open,high,low,close,volume,trades`, the last of whole numbers",
      "the product, where the name of the file does not tell it"),
+    ("Coinbase Advanced Trade, Kraken, Bybit, OKX, KuCoin, Bitstamp, CryptoCompare", "JSON: answers of REST interfaces",
+     "a list under `candles`, `result`, `result.list`, `data`, `data.ohlc` or `Data.Data`",
+     "the product, where no symbol or pair stands before the list; whether the newest candle is finished, but for "
+     "Kraken and OKX, whose unfinished candles are rejected"),
     ("ccxt, freqtrade, others", f"{_ANY}: OHLCV", "`timestamp`, `time` or `date`, then `open,high,low,close,volume`",
      "product; the zone of a time without a zone, which is taken as UTC; a time is a start"),
 )  # fmt: skip

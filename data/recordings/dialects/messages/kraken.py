@@ -17,7 +17,7 @@ KRAKEN_NAME: Final = (
     'Kraken REST trades: {"error":[],"result":{"XXBTZUSD":[[price,volume,time,side,type,misc,id],...]}}'
 )
 _START = re.compile(
-    rb'\s*\{\s*"error"\s*:\s*\[[^\]]*\]\s*,\s*"result"\s*:\s*\{\s*"(?!last")[^"]{3,20}"\s*:\s*\[\s*\[([^\]]*)\]'
+    rb'\s*\{\s*"error"\s*:\s*\[[^\]]*\]\s*,\s*"result"\s*:\s*\{\s*(?:"last"\s*:\s*"\d+"\s*,\s*)?"(?!last")[^"]{3,20}"\s*:\s*\[\s*\[([^\]]*)\]'
 )
 
 

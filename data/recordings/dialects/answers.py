@@ -1,0 +1,237 @@
+"""Unfold answers of REST interfaces: JSON documents whose list of trades or candles stands within an object."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from data.recordings.dialects.documents import object_lines
+from data.recordings.dialects.symbols import product_of
+
+_TOKEN = re.compile(rb'\s*(?:("(?:[^"\\]|\\.)*")|([{}\[\],:])|([^\s{}\[\],:"]+))')
+_SYMBOL = re.compile(rb'"(?:symbol|pair)"\s*:\s*"([A-Za-z0-9/_-]{3,30})"')
+_BLANKS = b" \t\r\n"
+
+KNOWN_PATHS: Final = (
+    ("Coinbase Advanced Trade", ("trades",)),
+    ("Coinbase Advanced Trade", ("candles",)),
+    ("Bybit", ("result", "list")),
+    ("Kraken", ("result", "*")),
+    ("OKX or KuCoin", ("data",)),
+    ("Bitstamp", ("data", "ohlc")),
+    ("CryptoCompare", ("Data", "Data")),
+)
+"""Venue and keys that lead to the list of an answer; `*` is a name of a pair."""
+
+
+class Answer(NamedTuple):
+    """The form of a file of answers.
+
+    Attributes:
+        path: keys that lead to the list.
+        has_objects: whether the list holds objects; else it holds arrays.
+        product_id: of the pair that the answer names outside of its rows; empty without one.
+    """
+
+    venue: str
+    path: tuple[str, ...]
+    has_objects: bool
+    product_id: str
+
+    def rows(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield the rows of the lists as lines: objects as they are, arrays as CSV.
+
+        A document without a list, as the answer of a server with an error, is a line itself.
+        """
+        for chunk in object_lines(chunks):
+            for document in chunk.splitlines():
+                yield b"".join(line + b"\n" for line in self._lines_of(document) or [document])
+
+    def first_rows(self, chunks: Iterator[bytes]) -> list[bytes] | None:
+        """Return the rows of the first document; None if its list is not whole."""
+        return self._lines_of(next(object_lines(chunks), b"").partition(b"\n")[0])
+
+    def _lines_of(self, document: bytes) -> list[bytes] | None:
+        """Return the rows of a document; None without a list."""
+        around: dict[str, msgspec.Raw] = {}
+        inner = msgspec.Raw(document)
+        try:
+            for key in self.path:
+                around = _OBJECT.decode(inner)
+                inner = around[key]
+            rows = list(map(bytes, _LIST.decode(inner)))
+        except (msgspec.MsgspecError, UnicodeError, KeyError):
+            return None
+        if self.has_objects:
+            return rows
+        last = bytes(around.get("last", msgspec.Raw())).strip(b'"')
+        newest = int(last) if self.venue == "Kraken" and last.isdigit() else None
+        return [_array_line(row, newest) for row in rows]
+
+
+_OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_LIST: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_OKX_WIDTH: Final = 9
+"""Values of a candle of OKX; the last one tells whether the candle is finished."""
+
+
+def answer_of(head: bytes, told: str) -> Answer | None:
+    """Return the form of a text that starts with an answer of a known venue, else None.
+
+    Args:
+        told: product whose symbol without a separator is known thereby.
+    """
+    found = _first_list(head)
+    if found is None:
+        return None
+    path, at = found
+    for venue, keys in KNOWN_PATHS:
+        if len(keys) == len(path) and all(key in ("*", name) for key, name in zip(keys, path, strict=True)):
+            symbol = _SYMBOL.search(head, 0, at)
+            pair = path[-1] if keys[-1] == "*" else symbol[1].decode() if symbol else ""
+            product = product_of(pair, told) if pair else ""
+            return Answer(venue, path, head[at:].lstrip(_BLANKS).startswith(b"{"), product if "-" in product else "")
+    return None
+
+
+def _first_list(head: bytes) -> tuple[tuple[str, ...], int] | None:
+    """Return the keys that lead to the first list of objects or arrays in an object, and the place of its first row."""
+    keys: list[str] = []
+    is_key = False
+    flat = 0  # open brackets of lists without objects and arrays
+    at = 0
+    while (token := _TOKEN.match(head, at)) is not None:
+        at = token.end()
+        mark = token[2] or b""
+        if flat:
+            flat += (mark == b"[") - (mark == b"]")
+        elif mark == b"{":
+            keys.append("")
+            is_key = True
+        elif mark == b"}":
+            keys.pop()
+            if not keys:
+                return None
+        elif mark == b"[":
+            if not keys:
+                return None
+            if head[at:].lstrip(_BLANKS)[:1] in (b"{", b"["):
+                return tuple(keys), at
+            flat = 1
+        elif mark == b",":
+            is_key = True
+        elif token[1] and is_key:
+            keys[-1] = token[1][1:-1].decode(errors="replace")
+            is_key = False
+        elif not keys:
+            return None
+    return None
+
+
+def _array_line(row: bytes, newest: int | None) -> bytes:
+    """Return an array as a line of CSV, candles of OKX in the order of Bybit's.
+
+    A candle that its venue calls unfinished has a field more, and is rejected for that.
+
+    Args:
+        newest: start of the last finished candle of Kraken; None: unknown.
+    """
+    fields = row.translate(None, _BLANKS).strip(b"[]").split(b",")
+    if len(fields) == _OKX_WIDTH and fields[-1].strip(b'"') == b"1":
+        fields = [*fields[:6], fields[7]]
+    elif newest is not None and (start := fields[0].strip(b'"')).isdigit() and int(start) > newest:
+        fields.append(b"unfinished")
+    return b",".join(fields)
+
+
+def objects_as_csv(lines: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield flat JSON objects, one a line, as CSV with the keys of the first object as header.
+
+    A line that is no object with these keys stays as it is.
+    """
+    keys: list[str] = []
+    for chunk in lines:
+        rows = []
+        for line in chunk.splitlines():
+            try:
+                found = _OBJECT.decode(line)
+                if not keys:
+                    keys = list(found)
+                    rows.append(",".join(keys).encode())
+                rows.append(b",".join(bytes(found[key]) for key in keys))
+            except (msgspec.MsgspecError, UnicodeError, KeyError):
+                rows.append(line)
+        yield b"".join(row + b"\n" for row in rows)
+
+
+_ASK = "in place of trades: ask the server again"
+_BY_MAP = "save the objects of their `data`, one a line, and read them with a column map"
+_NOT_READ: Final[Sequence[tuple[str, str]]] = (
+    (r'^\{"error":\["E', f"is an error of Kraken's REST interface {_ASK}"),
+    (r'^\{"retCode":(?!0\b)', f"is an error of Bybit's REST interface {_ASK}"),
+    (
+        r'^\{"code":"?-?\d+"?,"(msg|message)":"[^"]',
+        f"is an error of the REST of Binance, OKX or KuCoin {_ASK}",
+    ),
+    (r'^\{"label":"', f"is an error of Gate's REST interface {_ASK}"),
+    (r'^\{"message":"[^"]*"\}', f"is an error of Coinbase's REST interface {_ASK}"),
+    (r'^\["error",', f"is an error of Bitfinex's REST interface {_ASK}"),
+    (r"^(\[\]|\{\}|null)$", "is a JSON document without content: it has no row"),
+    (r'"topic":"publicTrade\.', f"has messages of Bybit's websocket, which are not read: {_BY_MAP}"),
+    (
+        r'^\{"channel":"[a-z_]+","type":"(snapshot|update)","data":',
+        f"has messages of Kraken's websocket (version 2), which are not read: {_BY_MAP}",
+    ),
+    (r'^\[\d+,.*,"[a-z-]+\d*","[A-Z]+/[A-Z]+"\]', "has messages of Kraken's websocket (version 1), which are not read"),
+    (r'^\{"stream":"\w+@', f"has messages of Binance's combined streams, which are not read: {_BY_MAP}"),
+    (r'^\{"e":"kline"', "has Binance's kline messages, whose candles are not finished: they are not read"),
+    (r'^\{"u":\d+,"s":"\w+","b":', "has Binance's bookTicker messages: best bids and asks, and no trades"),
+    (r'"ch":"market\.', "is of HTX (Huobi), whose answers are not read: save the trades as a table"),
+    (r'"jsonrpc":"2', "is an answer of Deribit, which is not read: save the trades as a table"),
+    (r'"(asks|bids)":\[', "is an order book, with bids and asks: it has no trades"),
+    (r'"(lastPrice|volume24h|priceChange|bid1Price)":', "is a ticker or a statistic of 24 hours: it has no trades"),
+    (
+        r"^\[\[\d+,\d{13},-?[\d.]+,[\d.]+\]",
+        "has rows of four numbers, as Bitfinex's trades: the sign of the third is the side, and such rows are not "
+        "read; save them as a table with a column of sides",
+    ),
+    (r'^\{"(trades|candles)":\[\]', "is an answer of Coinbase Advanced Trade with an empty list: it has no row"),
+    (r'^\{"error":\[\],"result":', "is an answer of Kraken's REST interface without trades or candles"),
+    (r'^\{"retCode":0', "is an answer of Bybit's REST interface without trades or candles"),
+    (r'^\{"ticker":"X:', "is an answer of Polygon, whose keys are letters: save its candles with a header"),
+)
+"""Forms of JSON that are known and not read, without blanks, and what to say of each."""
+_FORMS: Final = tuple((re.compile(form.encode()), said) for form, said in _NOT_READ)
+
+
+_OTHER_FEED: Final = re.compile(rb'\s*\{[^{\[]*"data"\s*:\s*\[')
+
+
+def is_of_other_feed(head: bytes) -> bool:
+    """Return whether a text starts with an object that has a list `data`, as messages of other venues than Coinbase."""
+    return _OTHER_FEED.match(head) is not None
+
+
+def described_form(head: bytes) -> str:
+    """Return what a JSON text is, if it is a known form that no dialect reads; else an empty text."""
+    text = head.removeprefix(codecs.BOM_UTF8).translate(None, _BLANKS)
+    return next((said for form, said in _FORMS if form.search(text)), "")
+
+
+def described_json(head: bytes) -> str:
+    """Return what a JSON text is that no dialect reads, without a byte of it; empty if the text is no JSON."""
+    text = head.translate(None, _BLANKS)
+    if not text.startswith((b"{", b"[")):
+        return ""
+    if text.startswith(b"[["):
+        return f"is a JSON array of arrays of {text.partition(b']')[0].count(b',') + 1} values, which no dialect knows"
+    if _first_list(head) is not None:
+        return (
+            "is JSON with a list within an object, as the answer of a server, and no dialect knows its keys: save the "
+            "list alone, if its elements are trades or candles, and read it with a column map"
+        )
+    return "is JSON whose keys no dialect knows, and no two are named like a time and a price: a column map names them"
