@@ -7,6 +7,7 @@ jobs catch too, stays beside the conditions that it carries. Nobody catches all 
     RegistryError          commands and jobs: the message ends the work; model watch: the old model keeps serving
     ├── RegistryAway       ledger: the entry stays pending; maker of the first model: a new process retries
     ├── VersionNotFound    gate: a condition fails; ledger: no entry yet; `Registry.champion`: no champion
+    │   └── FileTooLarge   `Registry.fetch`: the refusal names the size
     └── AlreadyThere       writer of models and experiments: another process was faster
     ModelRefused           model watch: the old model keeps serving; gate: a condition fails; explain: the file differs
     NotRead                commands and jobs that read topics: the message ends the work
@@ -22,6 +23,7 @@ import re
 import secrets
 from collections.abc import MutableMapping
 from datetime import datetime
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Literal
 from urllib.parse import urlsplit
@@ -44,11 +46,17 @@ class VersionNotFound(RegistryError):
     """MLflow has no model, version, alias or experiment of the name, or no file that a forecaster may load."""
 
 
+class FileTooLarge(VersionNotFound):
+    """A file at MLflow is larger than `MODEL_MAX_MB`."""
+
+
 class AlreadyThere(RegistryError):
     """MLflow already has a model or experiment of the name."""
 
 
-RefusalKind = Literal["absent", "digest", "format", "metadata", "spec", "columns", "signature", "answers"]
+RefusalKind = Literal[
+    "absent", "size", "digest", "format", "external", "operators", "metadata", "spec", "columns", "signature", "answers"
+]
 
 
 class ModelRefused(ValueError):
@@ -116,8 +124,22 @@ def check_names(key: StreamKey) -> None:
         ValueError: a name is not allowed; the message has the name and the allowed pattern.
     """
     for what, name, pattern in zip(StreamKey._fields, key, (SOURCE_PATTERN, PRODUCT_PATTERN), strict=True):
-        if not re.match(pattern, name):
+        if not re.fullmatch(pattern, name):
             raise ValueError(f"{what} must match {pattern}, was {name[:100]!r}")
+
+
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+"""A variant, or a version, as records of forecasts name a model."""
+
+
+@lru_cache(1_000)
+def is_model_name(variant: str, version: str) -> bool:
+    """Return whether variant and version may name a model, in a path and in a label of a metric.
+
+    >>> is_model_name("ml", "7"), is_model_name("../ml", "7"), is_model_name("ml", "")
+    (True, False, False)
+    """
+    return bool(MODEL_NAME.fullmatch(variant) and MODEL_NAME.fullmatch(version))
 
 
 def new_replay_id(now: datetime) -> str:

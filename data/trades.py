@@ -14,6 +14,10 @@ Int64s = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
+MIN_PRICE, MAX_PRICE, MAX_SIZE = 1e-100, 1e100, 1e100
+"""Limits of a price and of a size: the ratio of two prices, and each sum of sizes, is a finite number."""
+
+
 class Side(IntEnum):
     """The taker's side, as stored in a column of int8."""
 
@@ -77,8 +81,8 @@ class Trades:
         trade_id: shape (n,), rises within a stream; the row's position in its source if a recording has no ids.
         event_time: shape (n,), ns since 1970, UTC: when the trade happened.
         ingest_time: shape (n,), ns since 1970, UTC: when the trade was published; 0 before the publication.
-        price: shape (n,), finite and above 0, quote currency for one unit of the base currency.
-        size: shape (n,), units of the base currency, NaN if unknown.
+        price: shape (n,), from `MIN_PRICE` to `MAX_PRICE`, quote currency for one unit of the base currency.
+        size: shape (n,), units of the base currency, at most `MAX_SIZE`, NaN if unknown.
         side: shape (n,), int8, see `Side`.
     """
 

@@ -10,9 +10,6 @@ from data.stream.records import Figure
 from data.times import NS
 from monitoring.live_truth import Sample
 
-PREFIX = "cryptovol_"
-_METRICS = {metric.name.removeprefix(PREFIX): metric for metric in catalog.FIGURES}
-
 
 class BatchFigures:
     """The newest figure of each name and labels.
@@ -27,13 +24,9 @@ class BatchFigures:
         """Keep a figure in place of an older one.
 
         Raises:
-            ValueError: the catalog has no such figure, or the figure has other labels.
+            ValueError: see `catalog.metric_of`.
         """
-        metric = _METRICS.get(figure.name)
-        if metric is None:
-            raise ValueError(f"the catalog has no figure {figure.name!r}; it has {', '.join(_METRICS)}")
-        if figure.labels.keys() != set(metric.labels):
-            raise ValueError(f"{figure.name} has the labels {metric.labels}, were {sorted(figure.labels)}")
+        catalog.metric_of(figure)
         kept = self._kept[figure.name, figure.labels.get("product_id", "")]
         if "product_id" in figure.labels and any(each.at != figure.at for each in kept.values()):
             kept.clear()
@@ -46,7 +39,7 @@ class BatchFigures:
             now: wall time, ns since 1970.
         """
         for shown, kept in self._kept.items():
-            metric = _METRICS[shown[0]]
             for figure in kept.values():
+                metric = catalog.metric_of(figure)
                 yield Sample(metric, tuple(figure.labels[name] for name in metric.labels), figure.value)
             yield Sample(catalog.FIGURE_AGE, shown, (now - max(figure.at for figure in kept.values())) / NS)

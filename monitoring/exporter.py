@@ -18,7 +18,7 @@ from data.names import Stopped
 from data.process import catalog
 from data.process.logs import configure_logs
 from data.process.metrics import ProcessMetrics, serve_metrics
-from data.process.running import REFUSED, until_stopped
+from data.process.running import REFUSED, end_if_set_back, until_stopped
 from data.stream.clients import MAX_VALUE, UNUSED, ClientLog, checked, reader_config, refusal
 from data.stream.codec import Records, decode_records
 from data.stream.figures import FiguresReader
@@ -182,10 +182,10 @@ class Exporter(Collector):
         if values:
             self._records_in.labels(PREDICTIONS).inc(len(values))
             found = decode_records(values, self._decode)
+            found = found.reject(self._wrong(found))
             for version in named_versions(found.records):
                 self._versions.facts(version)  # may wait for the registry, and no scrape shall wait
             with self._lock:
-                found = found.reject(self._wrong(found))
                 self._truth.follow(found.records)
                 for _, end in found.ends:
                     self._truth.end(end)
@@ -239,6 +239,7 @@ def main() -> int:
     configure_logs(settings)
     metrics = ProcessMetrics("exporter")
     running = until_stopped()
+    end_if_set_back()
     exporter = Exporter(settings, metrics, running)
     try:
         with serve_metrics(metrics.registry, settings.host, settings.exporter_port, names=settings.host_names) as port:

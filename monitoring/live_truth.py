@@ -15,6 +15,7 @@ from data.features.spec import FeatureSpec
 from data.names import check_names
 from data.process import catalog
 from data.process.declarations import Metric
+from data.stream.codec import check_forecast
 from data.stream.records import End
 from data.times import NS
 from data.trades import Int64s, StreamKey
@@ -50,6 +51,9 @@ KEPT_AFTER_END_S = 3_600
 
 MOST_STREAMS = 1_000
 """Streams in memory; the stream whose newest forecast is the oldest goes first."""
+
+MOST_SUBJECTS = 64
+"""Subjects of a stream: forecasts of further versions are not judged."""
 
 BASELINE = "baseline"
 
@@ -101,12 +105,13 @@ class Stream:
 
     Attributes:
         newest_event, newest_ingest: of the newest forecast, ns since 1970.
+        heard: number of forecasts of all streams up to the newest one of this stream: a place in the order of reading.
         ended_at: wall time of the end, ns since 1970; None while the stream is open.
     """
 
     def __init__(self, spec: FeatureSpec, purpose: str) -> None:
         self.judge, self.purpose = Judge(spec), purpose
-        self.newest_event = self.newest_ingest = 0
+        self.newest_event = self.newest_ingest = self.heard = 0
         self.ended_at: int | None = None
         self.newest: Newest | None = None
         self.sums: dict[Subject, WindowSums] = {}
@@ -140,6 +145,7 @@ class LiveTruth:
         self._difference_sum: dict[tuple[str, str], float] = {}  # by product and purpose
         self._serves_since: dict[tuple[str, str], int] = {}  # by variant and version
         self._versions: dict[tuple[str, str], VersionKey] = {}
+        self._followed = 0  # forecasts
 
     def follow(self, records: Sequence[Any]) -> None:
         """Take forecasts, of any streams, in the order of the topic.
@@ -148,8 +154,12 @@ class LiveTruth:
             records: of `prediction_type`, with names and horizon that `check` accepts.
         """
         by_stream: defaultdict[StreamKey, list[Any]] = defaultdict(list)
-        for record in records:
-            by_stream[StreamKey(record.source_id, record.product_id)].append(record)
+        heard: dict[StreamKey, int] = {}
+        for number, record in enumerate(records, self._followed + 1):
+            key = StreamKey(record.source_id, record.product_id)
+            by_stream[key].append(record)
+            heard[key] = number
+        self._followed += len(records)
         for key, mine in by_stream.items():
             stream = self._streams.get(key)
             if stream is None:
@@ -160,6 +170,7 @@ class LiveTruth:
             event_time = np.array([record.event_time for record in mine], np.int64)
             price = np.array([record.price for record in mine], np.float64)
             stream.newest_event, stream.newest_ingest = mine[-1].event_time, mine[-1].ingest_time
+            stream.heard = heard[key]
             self._take(stream, key.product_id, stream.judge.follow(event_time, price, forecasts))
 
     def end(self, end: End) -> None:
@@ -169,9 +180,10 @@ class LiveTruth:
             self._take(stream, end.product_id, stream.judge.end())
 
     def check(self, record: Any) -> None:
-        """Raise ValueError for a forecast with other names or another horizon than allowed."""
+        """Raise ValueError for a forecast with other names, figures or another horizon than allowed."""
         if record.horizon_s != self._spec.horizon_s:
             raise ValueError(f"horizon_s must be {self._spec.horizon_s}, was {record.horizon_s}")
+        check_forecast(record)
         if (key := StreamKey(record.source_id, record.product_id)) not in self._streams:
             check_names(key)
 
@@ -198,7 +210,7 @@ class LiveTruth:
 
     def _make_room(self) -> None:
         if len(self._streams) >= MOST_STREAMS:
-            del self._streams[min(self._streams, key=lambda key: self._streams[key].newest_ingest)]
+            del self._streams[min(self._streams, key=lambda key: self._streams[key].heard)]
 
     def _take(self, stream: Stream, product_id: str, judged: Judged) -> None:
         """Add judged forecasts to the sums of each of their models."""
@@ -210,6 +222,8 @@ class LiveTruth:
                 in_sample = record.in_sample if model.in_sample is None else model.in_sample
                 names = product_id, model.model_variant, model.version, role, stream.purpose
                 subject = Subject(*names, "true" if in_sample else "false")
+                if subject not in stream.sums and subject not in rows and len(stream.sums) + len(rows) >= MOST_SUBJECTS:
+                    continue
                 if subject not in facts:
                     facts[subject] = self._known(model, record.spec_id)
                 lower, upper = model.interval or (np.nan, np.nan)
@@ -263,7 +277,7 @@ class LiveTruth:
         yield list(self._models())
         yield list(self._products())
         by_subject: defaultdict[Subject, list[Stream]] = defaultdict(list)
-        for stream in sorted(self._streams.values(), key=lambda stream: -stream.newest_ingest):
+        for stream in sorted(self._streams.values(), key=lambda stream: -stream.heard):
             for subject in stream.sums:
                 by_subject[subject].append(stream)
         for subject, streams in by_subject.items():
@@ -297,7 +311,7 @@ class LiveTruth:
     def _products(self) -> Iterator[Sample]:
         """Yield the newest judged forecast of each product, of the source that published last."""
         newest: dict[tuple[str, str], Newest] = {}
-        for key, stream in sorted(self._streams.items(), key=lambda item: item[1].newest_ingest):
+        for key, stream in sorted(self._streams.items(), key=lambda item: item[1].heard):
             if stream.newest is not None:
                 newest[key.product_id, stream.purpose] = stream.newest
         metrics = (

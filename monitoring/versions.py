@@ -20,6 +20,9 @@ log = structlog.get_logger()
 TIMEOUT_S = 2.0
 AGAIN_S = 30.0
 """Seconds between two questions about the versions that a registry could not answer for."""
+MOST_OPEN, MOST_KNOWN = 50, 500
+"""Versions that wait for an answer, and versions whose answer is kept: a foreign program may name any number. While
+`MOST_OPEN` wait, nobody asks about a further version."""
 
 
 class VersionKey(NamedTuple):
@@ -68,8 +71,10 @@ class Versions:
 
     def facts(self, key: VersionKey) -> VersionFacts:
         """Return what is known of a version; asks on the first call for a version."""
-        if key not in self._known and key not in self._open:
+        if key not in self._known and key not in self._open and len(self._open) < MOST_OPEN:
             self._ask(key)
+            if len(self._known) > MOST_KNOWN:
+                del self._known[next(iter(self._known))]
         return self._known.get(key, UNKNOWN)
 
     def ask_again(self) -> None:

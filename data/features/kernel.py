@@ -61,6 +61,22 @@ class Grid(NamedTuple):
     horizon_steps: int
 
 
+FALLEN = 1e-12
+"""Share of a price, below which log1p has lost all digits of the smaller price: of 2^-54, it returns -inf."""
+
+
+@compiled
+def far_log_return(before: float, price: float) -> float:
+    """Return ln(price / before) of prices that differ by percents: finite for all prices that a trade may have.
+
+    >>> far_log_return(100.0, 1e-100) == math.log(1e-100) - math.log(100.0)
+    True
+    """
+    if price < before * FALLEN:
+        return math.log(price) - math.log(before)
+    return math.log1p((price - before) / before)
+
+
 @compiled
 def log_return(before: float, price: float) -> float:
     """Return ln(price / before), within an ulp or two.
@@ -74,7 +90,7 @@ def log_return(before: float, price: float) -> float:
     """
     s = (price - before) / (price + before)
     if abs(s) > 1 / 128:  # beyond, the term after the last one below would count
-        return math.log1p((price - before) / before)
+        return far_log_return(before, price)
     z = s * s
     return 2 * s + 2 * s * z * (1 / 3 + z * (1 / 5 + z * (1 / 7 + z / 9)))
 

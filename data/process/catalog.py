@@ -12,7 +12,7 @@ from typing import Final, get_args
 
 from data.files import may_lose_its_reader
 from data.process.declarations import CounterMetric, GaugeMetric, HistogramMetric, Metric, Process
-from data.stream.records import FEATURES, PREDICTIONS, TRADES, Purpose
+from data.stream.records import FEATURES, PREDICTIONS, TRADES, Figure, Purpose
 from data.stream.records import FIGURES as FIGURES_TOPIC
 
 PROCESSES: Final[tuple[Process, ...]] = get_args(Process)
@@ -193,8 +193,9 @@ MODEL_REFUSED = GaugeMetric(
     "cryptovol_model_refused",
     "",
     ("name", "reason"),
-    "1 while a champion may not serve; reason is the check that the model failed: `absent`, `digest`, `format`, "
-    "`metadata`, `spec`, `columns`, `signature`, `answers`; or `unfetched`, a download that is tried again",
+    "1 while a champion may not serve; reason is the check that the model failed: `absent`, `size`, `digest`, "
+    "`format`, `external` (values in other files), `operators`, `metadata`, `spec`, `columns`, `signature`, `answers`; "
+    "or `unfetched`, a download that is tried again",
     _SERVING,
 )
 REGISTRY_AGE = GaugeMetric(
@@ -215,6 +216,13 @@ REQUEST = HistogramMetric(
     LATENCY_BOUNDS_S,
 )
 ROWS_SCORED = CounterMetric("cryptovol_rows_scored", "rows", (), "rows answered by `POST /predict`", ("api",))
+DISK_USED = GaugeMetric(
+    "cryptovol_disk_used_ratio",
+    "share",
+    (),
+    "disk of `VAR_DIR` over `VAR_MAX_GB`; 1 if the disk has less than 1 GB left; NaN before the first look",
+    ("api",),
+)
 
 # Live truth
 _FORECAST = ("product_id", *_MODEL, "role", "purpose", "in_sample")
@@ -424,6 +432,28 @@ FIGURES: Final = (
     SINK_OFFSETS_BEHIND,
 )
 """Gauges whose values travel on the topic `figures`; a figure's name is the metric's name without `cryptovol_`."""
+PREFIX: Final = "cryptovol_"
+_FIGURES_BY_NAME: Final = {metric.name.removeprefix(PREFIX): metric for metric in FIGURES}
+MOST_LABEL = 100
+"""Characters of a label of a figure."""
+
+
+def metric_of(figure: Figure) -> GaugeMetric:
+    """Return the metric of a figure; any program may write to the topic of figures.
+
+    Raises:
+        ValueError: there is no such figure, or the figure has other labels.
+    """
+    metric = _FIGURES_BY_NAME.get(figure.name)
+    if metric is None:
+        raise ValueError(f"the catalog has no figure {figure.name!r}; it has {', '.join(_FIGURES_BY_NAME)}")
+    if figure.labels.keys() != set(metric.labels):
+        raise ValueError(f"{figure.name} has the labels {metric.labels}, were {sorted(figure.labels)}")
+    if any(len(value) > MOST_LABEL for value in figure.labels.values()):
+        raise ValueError(f"a label of {figure.name} has at most {MOST_LABEL} characters")
+    return metric
+
+
 FIGURE_AGE = GaugeMetric(
     "cryptovol_figure_age_seconds",
     "seconds",

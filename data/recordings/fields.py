@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from data.arrow import NAMES, UTC, Mask, is_present, is_text, is_true, texts_of, values_of
 from data.names import PRODUCT_ID
 from data.times import END_NS, FIRST_YEAR, LAST_YEAR, NS
-from data.trades import Floats, Int64s, Side
+from data.trades import MAX_PRICE, MAX_SIZE, MIN_PRICE, Floats, Int64s, Side
 
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _DIGITS = r"^\d+$"
@@ -216,16 +218,35 @@ def _numbers(column: pa.Array) -> tuple[Floats, Mask]:
 
 
 def prices(column: pa.Array) -> tuple[Floats, Mask]:
-    """Parse finite numbers above 0."""
+    """Parse numbers from `MIN_PRICE` to `MAX_PRICE`."""
     values, _ = _numbers(column)
-    return values, np.isfinite(values) & (values > 0)
+    return values, (values >= MIN_PRICE) & (values <= MAX_PRICE)
+
+
+def _is_finite(text: str) -> bool:
+    """Return whether a text is a finite number above 0."""
+    return re.fullmatch(_NUMBER, text.strip()) is not None and 0 < float(text) < math.inf
+
+
+def explain_price(text: str) -> str:
+    """Return the rule that a rejected price breaks.
+
+    >>> explain_price("nan"), explain_price("1e308")
+    ('must be a finite number above 0', 'must be from 1e-100 to 1e+100')
+    """
+    return f"must be from {MIN_PRICE:g} to {MAX_PRICE:g}" if _is_finite(text) else "must be a finite number above 0"
 
 
 def sizes(column: pa.Array) -> tuple[Floats, Mask]:
-    """Parse finite numbers of at least 0; an empty text, or NaN in a column of numbers, means unknown."""
+    """Parse numbers from 0 to `MAX_SIZE`; an empty text, or NaN in a column of numbers, means unknown."""
     values, given = _numbers(column)
     unknown = np.isnan(values) if pa.types.is_floating(column.type) else ~given
-    return values, unknown | (np.isfinite(values) & (values >= 0))
+    return values, unknown | ((values >= 0) & (values <= MAX_SIZE))
+
+
+def explain_size(text: str) -> str:
+    """Return the rule that a rejected size breaks, see `explain_price`."""
+    return f"must be at most {MAX_SIZE:g}" if _is_finite(text) else "must be a finite number of at least 0, or empty"
 
 
 _SIDES = {
@@ -256,8 +277,8 @@ class Field(NamedTuple):
 FIELDS: Final[Mapping[str, Field]] = {
     "trade_id": Field(whole_numbers, lambda _: "must be a whole number from 0 to 2^63 - 1"),
     "event_time": Field(times, explain_time),
-    "price": Field(prices, lambda _: "must be a finite number above 0"),
-    "size": Field(sizes, lambda _: "must be a finite number of at least 0, or empty"),
+    "price": Field(prices, explain_price),
+    "size": Field(sizes, explain_size),
     "side": Field(sides, lambda _: "must be buy, sell, b, s or empty"),
 }
 """The fields of a trade, without the product."""

@@ -27,7 +27,9 @@ UNUSED = "unused"
 READ_BATCH = 10_000
 MAX_VALUE = 16_384
 """Bytes that are read of a record; our records are much shorter. A longer record is cut and cannot be decoded, so a
-reject with the record's text stays short enough for the broker."""
+reject with the record's bytes stays short enough for the broker."""
+MAX_REJECT = 32_768
+"""Bytes that are read of a reject: a rejected record's `MAX_VALUE` bytes in base64, and the other fields."""
 REPEAT_S = 60.0
 """Seconds between two log lines of one kind of client error."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
-from itertools import repeat
+from itertools import repeat, starmap
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.features.spec import FeatureRows, FeatureSpec
-from data.names import check_names
+from data.names import check_names, is_model_name
 from data.stream.records import (
     AdaptedBy,
     End,
@@ -38,11 +38,19 @@ _decode_end = msgspec.json.Decoder(End).decode
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """Errors of a decoder; RecursionError for a record nested a thousand deep."""
 
+MAX_VOLATILITY = 1e6
+"""Limit of a volatility per horizon; no market moves by a millionth of this."""
+
 _COLUMN_BITS = 32
 """More bits than a model has columns."""
 
 _SIDES: dict[TakerSide | None, Side] = {"sell": Side.SELL, None: Side.UNKNOWN, "buy": Side.BUY}
 _SIDE_TEXTS: dict[int, TakerSide | None] = {int(side): text for text, side in _SIDES.items()}
+
+
+def mark_of(key: StreamKey) -> bytes:
+    """Return the bytes present in every record of a source, for a fast filter."""
+    return f'"source_id":"{key.source_id}"'.encode()
 
 
 class Unreadable(NamedTuple):
@@ -124,8 +132,23 @@ class Streams(NamedTuple):
 _names = attrgetter("source_id", "product_id")
 
 
+def _with_named_ends(found: Records) -> Records:
+    """Return the same batch; an end with a bad name becomes unreadable."""
+    bad: dict[int, str] = {}
+    for place, end in found.ends:
+        try:
+            check_names(end.key)
+        except ValueError as error:
+            bad[place] = str(error)
+    if not bad:
+        return found
+    ends = [(place, end) for place, end in found.ends if place not in bad]
+    return found._replace(ends=ends, unreadable=sorted([*found.unreadable, *starmap(Unreadable, bad.items())]))
+
+
 def streams_of(found: Records) -> tuple[Records, Streams]:
-    """Return the streams of a batch's records; a record with a bad name becomes unreadable."""
+    """Return the streams of a batch's records; a record or an end with a bad name becomes unreadable."""
+    found = _with_named_ends(found)
     index: dict[tuple[str, str], int] = {}
     stream = [index.setdefault(names, len(index)) for names in map(_names, found.records)]
     keys = tuple(StreamKey(*names) for names in index)
@@ -145,6 +168,28 @@ def streams_of(found: Records) -> tuple[Records, Streams]:
 def field_values(records: Sequence[Any], name: str, dtype: type[np.generic]) -> NDArray[Any]:
     """Return one field of n records, shape (n,); null becomes NaN."""
     return np.array([getattr(record, name) for record in records], dtype)
+
+
+def check_forecast(record: Any) -> None:
+    """Check what the type of a forecast leaves open: names of models and volatilities, of shadows too.
+
+    Names become labels and paths, and one absurd volatility would spoil all sums that count it.
+
+    Args:
+        record: of `prediction_type`.
+
+    Raises:
+        ValueError: a name or a volatility is not allowed.
+    """
+    for each in (record, *record.shadow):
+        if not is_model_name(each.model_variant, each.version):
+            raise ValueError(f"a model must be named like ml 7, was {each.model_variant!r} {each.version!r}")
+        lower, upper = each.interval or (each.score, each.score)
+        if not (each.score < MAX_VOLATILITY and 0 < lower <= upper < MAX_VOLATILITY):
+            raise ValueError(
+                f"score and interval must be above 0, below {MAX_VOLATILITY:g} and in order, were {each.score:g}, "
+                f"{lower:g} to {upper:g}"
+            )
 
 
 class TradeRecords(NamedTuple):

@@ -11,7 +11,7 @@ import numpy as np
 
 from data.features.spec import FeatureSpec
 from data.stream.codec import field_values
-from data.stream.records import AdaptedBy
+from data.stream.records import AdaptedBy, Int64, Time
 from data.truth.adaptation import Published, shortest_ewma
 
 
@@ -22,8 +22,8 @@ def published_type(spec: FeatureSpec) -> type[Any]:
     named: list[Any] = [("digest", str | None, None), ("in_sample", bool | None, None)]
     interval = tuple[float, float]
     shadow: Any = msgspec.defstruct("PublishedShadow", [("interval", interval | None, None), *named, *state], gc=False)
-    row: list[Any] = [("source_id", str), ("product_id", str), ("event_time", int), ("price", float)]
-    row += [("kafka_offset", int), ("interval", interval), (shortest_ewma(spec), number)]
+    row: list[Any] = [("source_id", str), ("product_id", str), ("event_time", Time), ("price", float)]
+    row += [("kafka_offset", Int64), ("interval", interval), (shortest_ewma(spec), number)]
     return msgspec.defstruct(
         "PublishedForecast", [*row, *named, *state, ("shadow", list[shadow], [])], gc=False, kw_only=True
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, TypeVar
 
@@ -21,6 +21,7 @@ from confluent_kafka.admin import AdminClient
 from data.names import NotRead, Stopped
 from data.settings import KafkaSettings
 from data.stream.clients import (
+    MAX_REJECT,
     MAX_VALUE,
     MISSING_RIGHTS,
     PASSING,
@@ -33,6 +34,7 @@ from data.stream.clients import (
     refusal,
     retry,
 )
+from data.stream.records import REJECTED
 
 PATIENCE_S = 10.0
 """Seconds that the broker may be silent."""
@@ -47,15 +49,18 @@ T = TypeVar("T")
 
 
 class RecordBlock(NamedTuple):
-    """Consecutive records of one partition, without their times.
+    """Consecutive records of one partition.
 
     Attributes:
         offsets: offset of each record.
-        values: value of each record, at most `MAX_VALUE` bytes; empty for a record without a value.
+        values: value of each record, at most `MAX_VALUE` bytes, of rejects `MAX_REJECT`; empty for a record without a
+            value.
+        times_ms: time of each record, ms since 1970.
     """
 
     offsets: list[int]
     values: list[bytes]
+    times_ms: Sequence[int] = ()
 
 
 class TopicReader(AbstractContextManager["TopicReader"]):
@@ -156,7 +161,7 @@ class TopicReader(AbstractContextManager["TopicReader"]):
             self._consumer.assign([TopicPartition(topic, partition, start)])
             is_over = False
             while not is_over:
-                block, is_over = _before(end, self._poll())
+                block, is_over = _before(end, self._poll(), MAX_REJECT if topic == REJECTED else MAX_VALUE)
                 if block.offsets:
                     yield block
         except KafkaException as error:
@@ -200,19 +205,24 @@ class TopicReader(AbstractContextManager["TopicReader"]):
         )
 
 
-def _before(end: int, messages: Iterable[Message]) -> tuple[RecordBlock, bool]:
+def _before(end: int, messages: Iterable[Message], most: int) -> tuple[RecordBlock, bool]:
     """Return the records before an offset, and whether the offset or the end of the partition was reached.
+
+    Args:
+        most: bytes of each value.
 
     Raises:
         KafkaException: the broker refuses to read.
     """
-    block, is_over = RecordBlock([], []), False
+    times_ms: list[int] = []
+    block, is_over = RecordBlock([], [], times_ms), False
     for message in messages:
         error, offset = message.error(), message.offset() or 0
         if error is None:
             if offset < end:
                 block.offsets.append(offset)
-                block.values.append((message.value() or b"")[:MAX_VALUE])
+                block.values.append((message.value() or b"")[:most])
+                times_ms.append(message.timestamp()[1])
             is_over = is_over or offset >= end - 1
         elif error.code() == KafkaError._PARTITION_EOF:
             is_over = True

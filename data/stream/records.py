@@ -16,7 +16,7 @@ from data.features.spec import FeatureSpec
 from data.files import may_lose_its_reader
 from data.names import PRODUCT_PATTERN, SOURCE_PATTERN
 from data.times import END_NS, time_text
-from data.trades import StreamKey
+from data.trades import MAX_PRICE, MAX_SIZE, MIN_PRICE, StreamKey
 
 TRADES, FEATURES, PREDICTIONS, REJECTED = "coinbase-trades", "features", "predictions", "trades-rejected"
 TOPICS = (TRADES, FEATURES, PREDICTIONS, REJECTED)
@@ -38,6 +38,8 @@ SourceId = Annotated[str, _text("one pass over recordings, or the live feed", pa
 ProductId = Annotated[str, _text("base and quote currency", pattern=PRODUCT_PATTERN, examples=["BTC-USD"])]
 Time = Annotated[int, Meta(ge=0, lt=END_NS, description="nanoseconds since 1970, UTC")]
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+_Partition = Annotated[int, Meta(ge=0, lt=2**31, description="of the trade on coinbase-trades")]
+_Offset = Annotated[int, Meta(ge=0, le=2**63 - 1, description="of the trade on coinbase-trades")]
 Purpose = Literal["live", "replay", "drill"]
 TakerSide = Literal["buy", "sell"]
 
@@ -47,7 +49,8 @@ _Weight = Annotated[float, Meta(description="of past forecasts in the scale, in 
 _OffsetLow = Annotated[float, Meta(description="logarithm of the factor on the lower end")]
 _OffsetHigh = Annotated[float, Meta(description="logarithm of the factor on the upper end")]
 _JudgedHorizons = Annotated[float, Meta(ge=0, description="forecasts judged so far, twelve in a horizon")]
-_Digest = Annotated[str, Meta(description="SHA-256 of the model")]
+_ModelName = Annotated[str, Meta(max_length=100)]
+_Digest = Annotated[str, Meta(max_length=100, description="SHA-256 of the model")]
 _InSample = Annotated[bool, Meta(description="the model was trained on data as late as this row")]
 
 
@@ -60,13 +63,13 @@ class TradeStart(Struct, frozen=True, gc=False):
     trade_id: Int64
     event_time: Time
     ingest_time: Time
-    price: Annotated[float, Meta(gt=0)]
+    price: Annotated[float, Meta(ge=MIN_PRICE, le=MAX_PRICE)]
 
 
 class Trade(TradeStart, frozen=True, gc=False):
     """A trade, on `coinbase-trades`."""
 
-    size: Annotated[float, Meta(ge=0)] | None = None
+    size: Annotated[float, Meta(ge=0, le=MAX_SIZE)] | None = None
     side: TakerSide | None = None
 
 
@@ -90,7 +93,11 @@ class End(Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class Rejected(Struct, frozen=True, gc=False):
-    """A record or row that a stage rejected, on `trades-rejected`."""
+    """A record or row that a stage rejected, on `trades-rejected`.
+
+    A refused record has its bytes and its place; rows of a recording, and rejects of earlier releases, have neither. A
+    replay writes a receipt for each replayed reject: the reject again, without its bytes, with the last two fields.
+    """
 
     stage: Literal["ingestor", "forecaster"]
     where: Annotated[str, Meta(description="file:line, or topic[partition]@offset")]
@@ -98,13 +105,19 @@ class Rejected(Struct, frozen=True, gc=False):
     text: Annotated[str, Meta(description="what stood there, cut to 200 characters")]
     source_id: str | None = None
     product_id: str | None = None
+    original: Annotated[bytes, Meta(description="the refused record's first 16,384 bytes, base64")] | None = None
+    topic: Annotated[str, Meta(description="that held the record")] | None = None
+    kafka_partition: Annotated[int, Meta(description="of the record on its topic")] | None = None
+    kafka_offset: Annotated[int, Meta(description="of the record on its topic")] | None = None
+    replayed_as: Annotated[str, Meta(description="in a receipt: the source of the replay")] | None = None
+    reject_offset: Annotated[int, Meta(description="in a receipt: of the reject in the same partition")] | None = None
 
 
 class Shadow(Struct, frozen=True, gc=False):
     """A forecast by a model that does not serve. Shadows of earlier releases have a score alone."""
 
-    model_variant: str
-    version: str
+    model_variant: _ModelName
+    version: _ModelName
     score: Annotated[float, Meta(gt=0, description="forecast volatility per horizon, adapted, not annualized")]
     interval: Annotated[tuple[float, float], Meta(description="nominal coverage 90 %")] | None = None
     raw_score: _RawScore | None = None
@@ -139,16 +152,16 @@ class Figure(Struct, frozen=True, gc=False):
 class RowStart(TradeStart, frozen=True, gc=False):
     """The fields of a feature row before the columns of its spec."""
 
-    kafka_partition: Annotated[int, Meta(description="of the trade on coinbase-trades")]
-    kafka_offset: Annotated[int, Meta(description="of the trade on coinbase-trades")]
-    spec_id: Annotated[str, Meta(description="of the feature spec that the columns follow")]
+    kafka_partition: _Partition
+    kafka_offset: _Offset
+    spec_id: Annotated[str, Meta(max_length=100, description="of the feature spec that the columns follow")]
 
 
 class ScoredAt(Struct, frozen=True, gc=False):
     """The first fields that a forecast adds to its feature row, equal in a batch."""
 
     ts: Annotated[Time, Meta(description="when it was scored, nanoseconds since 1970, UTC")]
-    horizon_s: int
+    horizon_s: Annotated[int, Meta(gt=0, lt=2**31)]
 
 
 class Figures(Struct, frozen=True, gc=False):
@@ -175,8 +188,8 @@ class AdaptedBy(Struct, frozen=True, gc=False):
 class ScoredBy(Struct, frozen=True, gc=False):
     """The fields that a forecast adds to its feature row: the model, after the figures. Few rows differ in them."""
 
-    model_variant: str
-    version: str
+    model_variant: _ModelName
+    version: _ModelName
     digest: _Digest
     in_sample: _InSample
     missing: Annotated[list[str], Meta(description="columns of the model that this score did without")]

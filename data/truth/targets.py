@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from data.compiled import compiled
+from data.features.kernel import far_log_return
 from data.features.spec import FeatureSpec
 from data.times import NS
 from data.trades import Floats, Int64s
@@ -65,7 +66,7 @@ def squared_return(before: float, price: float) -> float:
     >>> squared_return(100.0, 100.0)
     0.0
     """
-    moved = math.log1p((price - before) / before)
+    moved = far_log_return(before, price)
     return moved * moved
 
 

@@ -203,8 +203,6 @@ class FeatureStage:
             self._incomplete(partition, expected)
             expected = low
         for block in self._read(partition, expected, offset):
-            if block.offsets[0] > expected:
-                self._incomplete(partition, expected)
             expected = block.offsets[-1] + 1
             found = decode_trades(block.values)
             offsets = np.array(block.offsets, np.int64)[found.places]

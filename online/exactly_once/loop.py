@@ -355,11 +355,23 @@ class _Loop:
             if due < 0:
                 due = low  # records that were removed before the first start are no loss
             else:
-                self._stage.restore(partition, due, found.metadata or "", low)
+                low = self._restore(partition, due, found.metadata or "", low)
             if low > (told := self._behind.get(partition, due)):
                 self._hole(partition, told, low)
             self._due[partition] = max(due, low)
         return [TopicPartition(TRADES, found.partition, self._due[found.partition]) for found in committed]
+
+    def _restore(self, partition: int, due: int, note: str, low: int) -> int:
+        """Restore the stage at an offset, once more if the topic loses records meanwhile; return the oldest offset.
+
+        The offsets of the records tell no loss: they leave out the markers of other writers' transactions.
+        """
+        while True:
+            self._stage.restore(partition, due, note, low)
+            if (oldest := self._oldest(partition, due)) == low:
+                return low
+            self._stage.drop(partition)
+            low = oldest
 
     def _on_assign(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         if partitions:
@@ -417,5 +429,6 @@ def rejected(message: Incoming, reason: str, key: StreamKey | None) -> Record:
     where = f"{message.topic}[{message.partition}]@{message.offset}"
     text = message.value.decode(errors="replace")[:200]
     source_id, product_id = key or (None, None)
-    value = encode(Rejected("forecaster", where, reason[:1_000], text, source_id, product_id))
+    at = message.topic, message.partition, message.offset
+    value = encode(Rejected("forecaster", where, reason[:1_000], text, source_id, product_id, message.value, *at))
     return REJECTED, message.partition, product_id or "", value, message.ingest_time_ms

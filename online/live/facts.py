@@ -15,6 +15,7 @@ from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from data.names import NotRead, Stopped, is_loopback
+from data.process.catalog import metric_of
 from data.settings import KafkaSettings
 from data.stream.clients import UNUSED, GroupMembers, checked, client_config, offsets_reader, refusal
 from data.stream.figures import FiguresReader
@@ -158,7 +159,7 @@ class SlowFacts:
             if FIGURES not in self._asked_admin().list_topics(timeout=ANSWER_S).topics:
                 return
             self._reader = FiguresReader(self._settings, running=lambda: not self._stop.is_set())
-        self._figures = self._figures | {figure.key: figure for figure in self._reader.read().records}
+        self._figures = self._figures | {each.key: each for each in self._reader.read().records if _is_declared(each)}
 
     def _ask_writers(self) -> None:
         """Ask for the ingestor of each silent source, one source after the other, see `GroupMembers`."""
@@ -195,3 +196,12 @@ class SlowFacts:
                     socket.create_connection((place.hostname or "", place.port), PROBE_S).close()
                     found[name] = True
         self.reachable = found
+
+
+def _is_declared(figure: Figure) -> bool:
+    """Return whether a figure is one of the catalog's; the exporter counts all others."""
+    try:
+        metric_of(figure)
+    except ValueError:
+        return False
+    return True

@@ -54,9 +54,8 @@ class Versions:
     def learn(self, names: Iterable[ModelName]) -> None:
         """Ask the registry for new versions; a version that is not given is asked for again later."""
         now = time.monotonic()
-        for name in sorted(set(names) - self._known.keys()):
-            if now < self._again.get(name, 0.0):
-                continue
+        self._again = {name: at for name, at in self._again.items() if at > now}
+        for name in sorted(set(names) - self._known.keys() - self._again.keys())[:MAX_VERSIONS]:
             try:
                 version = self._registry.version(f"volatility-{name.model_variant}", name.version)
                 facts = self._facts(version)

@@ -17,7 +17,7 @@ from data.process import catalog
 from data.settings import KafkaSettings
 from data.stream.records import Figure
 from data.times import NS
-from monitoring.batch_figures import PREFIX, BatchFigures
+from monitoring.batch_figures import BatchFigures
 from offline import training
 from offline.checks.parity import Certificate
 from offline.promotion import __main__ as command
@@ -54,7 +54,7 @@ def test_every_declared_figure_has_a_writer() -> None:
     files = [path for room in ("offline", "orchestration") for path in (CHECKOUT / room).rglob("*.py")]
     text = "".join(path.read_text() for path in files)
     for metric in catalog.FIGURES:
-        name = metric.name.removeprefix(PREFIX)
+        name = metric.name.removeprefix(catalog.PREFIX)
         assert f'Figure("{name}"' in text or f'Figure(\n        "{name}"' in text, name
 
 

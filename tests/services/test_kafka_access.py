@@ -17,10 +17,13 @@ from data.names import NotRead
 from data.recordings.readers import write_csv
 from data.settings import KafkaSettings
 from data.simulator.day import simulate_day
+from data.stream.clients import Incoming
+from data.stream.codec import encode
 from data.stream.figures import publish_figures
-from data.stream.records import FIGURES, PREDICTIONS, TOPICS, TRADES, Figure, partition_of
+from data.stream.records import FIGURES, PREDICTIONS, TOPICS, TRADES, Figure, Trade, partition_of
 from data.stream.topics.creation import create_topics
 from offline.explain.findings import EXPIRED
+from online.exactly_once.loop import rejected
 from tests.broker import free_ports, started
 from tests.guarded_broker import GuardedBroker, Right, rights_in
 from tests.pipeline import Process, environment, read_topic, replay, running, wait_until
@@ -197,12 +200,30 @@ def run_offline(place: Place, stop: Stop) -> str:
     return said + (WORKED if codes == {0, EXPIRED} else str(codes))
 
 
+def run_rejects(place: Place, stop: Stop) -> str:
+    """List the rejects, and send again the record that is a trade."""
+    del stop
+    producer = Producer({"bootstrap.servers": place.broker.bootstrap_servers})
+    trade = Trade("late", PRODUCT, "replay", 1, 1_741_183_200_000_000_000, 1_741_183_200_000_000_000, 1.0)
+    reject = rejected(Incoming(TRADES, partition_of(PRODUCT), 0, encode(trade), 1), "its source has ended", None)
+    producer.produce(reject[0], reject[3], partition=reject[1])
+    assert producer.flush(10) == 0
+    said, codes = "", set()
+    for arguments in (("list",), ("replay", "--all")):
+        process = place.process("online.rejects", "rejects", *arguments)
+        with running(process):
+            codes.add(process.process.wait(60))
+        said += process.log.read_text()
+    return said + (WORKED if codes == {0} and "sent 1 trades as 1 sources" in said else str(codes))
+
+
 USERS = {
     "topics": run_topics,
     "ingestor": run_ingestor,
     "forecaster": run_forecaster,
     "api": run_api,
     "exporter": run_exporter,
+    "rejects": run_rejects,
     "offline": run_offline,
 }
 

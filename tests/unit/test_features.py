@@ -22,7 +22,7 @@ from data.features.windows import Windows, feature_rows
 from data.recordings.readers import read_trades
 from data.simulator.day import simulate_day
 from data.times import NS
-from data.trades import StreamKey, Trades
+from data.trades import MAX_PRICE, MAX_SIZE, MIN_PRICE, StreamKey, Trades
 
 SPEC = FeatureSpec()
 SMALL = FeatureSpec(
@@ -214,6 +214,12 @@ def test_a_log_return_is_exact_to_two_units_in_the_last_place(before: float, mov
     with localcontext(prec=50):
         expected = float((Decimal(price) / Decimal(before)).ln())
     assert abs(log_return(before, price) - expected) <= 2 * math.ulp(expected)
+
+
+@given(st.lists(st.sampled_from([MIN_PRICE, MAX_PRICE, 1.0, 1e-12, 3e99]), min_size=2, max_size=60), st.integers(0, 2))
+def test_no_trade_that_is_allowed_makes_an_infinite_feature(prices: list[float], step: int) -> None:
+    trades = replace(trades_of([i * step for i in range(len(prices))], prices), size=np.full(len(prices), MAX_SIZE))
+    assert not np.isinf(feature_rows(trades, Windows(SPEC)).values).any()
 
 
 def test_contract_only_gives_the_same_three_columns() -> None:

@@ -435,9 +435,26 @@ def test_a_forecast_with_another_horizon_or_a_bad_name_is_refused() -> None:
         ({"horizon_s": 3_600}, "horizon_s must be 60, was 3600"),
         ({"product_id": "bitcoin"}, "product_id must match"),
         ({"source_id": ""}, "source_id must match"),
+        ({"source_id": "s\n"}, "source_id must match"),
+        ({"model_variant": "../ml"}, "a model must be named like ml 7, was '../ml' '7'"),
+        ({"version": "7\x00"}, "a model must be named"),
+        ({"shadow": [Shadow("baseline", "", 1e-4)]}, "a model must be named"),
+        ({"score": 1e300}, "score and interval must be above 0, below 1e\\+06 and in order"),
+        ({"interval": (-1e-4, 2e-4)}, "score and interval must be above 0"),
+        ({"interval": (2e-4, 1e-4)}, "in order, were 0.0001, 0.0002 to 0.0001"),
+        ({"shadow": [Shadow("baseline", "1", 1e7)]}, "score and interval must be above 0"),
     ):
         with pytest.raises(ValueError, match=reason):
-            truth.check(record(NS, 1.0, 1e-4, **fields))
+            truth.check(replace(good, **fields))
+
+
+def test_memory_is_bounded_by_the_models_of_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each forecast names another version, as a foreign program may."""
+    monkeypatch.setattr(live_truth, "MOST_SUBJECTS", 3)
+    times = np.arange(1_700_000_000, 1_700_000_900) * NS
+    truth = follow([record(int(t), 100.0, 4e-4, version=str(i)) for i, t in enumerate(times)], ends=0)
+    judged = [sample for sample in samples(truth) if sample.metric is catalog.JUDGED_FORECASTS]
+    assert len(judged) == 3
 
 
 def test_memory_is_bounded_by_streams() -> None:
@@ -445,6 +462,17 @@ def test_memory_is_bounded_by_streams() -> None:
     for number in range(MOST_STREAMS + 50):
         truth.follow([record(NS + number, 1.0, 1e-4, source_id=f"s{number}")])
     assert value(truth, catalog.OPEN_SOURCES, "replay") == MOST_STREAMS
+
+
+def test_a_clock_that_stepped_back_costs_no_stream_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each source of a clock an hour further back: the newest forecast, and the places, go to those heard of last."""
+    monkeypatch.setattr("monitoring.live_truth.MOST_STREAMS", 2)
+    truth = LiveTruth(SPEC, lambda _: FACTS)
+    for number in range(3):
+        fields = {"source_id": f"s{number}", "ingest_time": (10 - number) * 3_600 * NS}
+        truth.follow([record(second * NS, 1.0, 1e-4 + number, **fields) for second in range(1, 122)])
+        assert value(truth, catalog.FORECAST_VOLATILITY, "BTC-USD", "replay") == 1e-4 + number
+    assert {key.source_id for key in truth._streams} == {"s1", "s2"}
 
 
 def test_facts_are_asked_by_the_versions_that_a_record_names() -> None:

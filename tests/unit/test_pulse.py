@@ -11,7 +11,8 @@ from confluent_kafka import KafkaError, KafkaException
 
 from data.features.spec import FeatureSpec
 from data.settings import KafkaSettings
-from data.stream.records import PARTITIONS
+from data.stream.codec import Records
+from data.stream.records import PARTITIONS, Figure
 from data.trades import StreamKey
 from online.live import facts as facts_module
 from online.live import pulse as pulse_module
@@ -155,3 +156,22 @@ def test_a_refused_partition_gives_no_lag(question: str, monkeypatch: pytest.Mon
     with pytest.raises(KafkaException, match="authorization"):
         facts._ask_lag()
     assert facts.trades_behind is None
+
+
+def test_a_figure_that_is_none_of_ours_costs_the_page_nothing() -> None:
+    """A record stays on the compacted topic: the page would never be drawn again."""
+    unused: Any = None
+    facts = SlowFacts(KafkaSettings(_env_file=None), unused, unused, {}, list)
+    good = Figure("drift_report_timestamp_seconds", {"product_id": "BTC-USD"}, 1.0, 5)
+    bad = [
+        Figure("drift_alarm", {}, 1.0, 6),
+        Figure("drift_ratio", {"product_id": "BTC-USD"}, 1.0, 6),
+        Figure("drift_report_timestamp_seconds", {"product_id": "B" * 101}, 1.0, 6),
+    ]
+    reader: Any = SimpleNamespace(read=lambda: Records([good, *bad], [0, 1, 2, 3], [], []))
+    facts._reader = reader
+    facts._ask_figures()
+    assert facts.drift() == {
+        "figures": [{"name": good.name, "value": 1.0, "at": 5e-6, "product_id": "BTC-USD"}],
+        "at": 5e-6,
+    }

@@ -26,7 +26,7 @@ from data.recordings.readers import Batch, read_bars, read_trades, write_csv
 from data.recordings.recognition import recognize
 from data.simulator.day import simulate_day
 from data.times import NS, time_texts
-from data.trades import Reject, Side, StreamKey, Trades
+from data.trades import MAX_PRICE, MIN_PRICE, Reject, Side, StreamKey, Trades
 
 PLAIN = "timestamp,price,volume\n"
 OWN = "source_id,product_id,trade_id,event_time,ingest_time,price,size,side\n"
@@ -224,6 +224,9 @@ GOOD = "s,BTC-USD,{},2025-01-01T00:00:01Z,,1,1,buy"
         ("s,BTC-USD,5,2025-01-01T00:00:01Z,,-1,1,buy", "price must be a finite number above 0, was '-1'"),
         ("s,BTC-USD,5,2025-01-01T00:00:01Z,,nan,1,buy", "price must be a finite number above 0, was 'nan'"),
         ("s,BTC-USD,5,2025-01-01T00:00:01Z,,1e999,1,buy", "price must be a finite number above 0, was '1e999'"),
+        ("s,BTC-USD,5,2025-01-01T00:00:01Z,,1e308,1,buy", "price must be from 1e-100 to 1e+100, was '1e308'"),
+        ("s,BTC-USD,5,2025-01-01T00:00:01Z,,5e-324,1,buy", "price must be from 1e-100 to 1e+100, was '5e-324'"),
+        ("s,BTC-USD,5,2025-01-01T00:00:01Z,,1,1e101,buy", "size must be at most 1e+100, was '1e101'"),
         ("s,BTC-USD,5,2025-01-01T00:00:01Z,,,1,buy", "price must be a finite number above 0, was ''"),
         ("s,BTC-USD,5,2025-01-01T00:00:01Z,,0x10,1,buy", "price must be a finite number above 0, was '0x10'"),
         ("s,BTC-USD,5,2025-01-01T00:00:01Z,,1_0,1,buy", "price must be a finite number above 0, was '1_0'"),
@@ -482,7 +485,7 @@ def test_what_becomes_of_a_line_does_not_depend_on_its_neighbours(
 
 
 @settings(deadline=None)  # files on a busy disk
-@given(price=st.floats(min_value=1e-300, max_value=1e300), ns=st.integers(0, 7_258_118_399_999_999_999))
+@given(price=st.floats(min_value=MIN_PRICE, max_value=MAX_PRICE), ns=st.integers(0, 7_258_118_399_999_999_999))
 def test_any_price_and_time_survive(tmp_path_factory: pytest.TempPathFactory, price: float, ns: int) -> None:
     """Python's own float is the nearest double, and integers of nanoseconds are exact."""
     time = str(np.datetime64(ns, "ns")) + "Z"

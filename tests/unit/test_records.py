@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.simulator.day import simulate_day
-from data.stream.codec import decode_trades, encode_features, encode_trades
+from data.stream.codec import decode_records, decode_trades, encode_features, encode_trades
 from data.stream.records import FEATURES, FIGURES, TOPICS, End, Trade, feature_type, schemas
 from data.trades import StreamKey, Trades
 
@@ -92,6 +94,33 @@ def test_whatever_stands_on_the_topic_is_read_as_the_general_parser_reads_it(val
         assert getattr(ours.trades, name).tobytes() == getattr(general.trades, name).tobytes(), name
     keys = [[found.trades.keys[i] for i in found.trades.stream] for found in (ours, general)]
     assert keys[0] == keys[1]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("s\n", "BTC-USD"), ("s", "BTC-USD\n"), ("a/b", "BTC-USD"), ("s" * 101, "BTC-USD"), ("s", "btc-usd"), ("s", "")],
+)
+def test_a_trade_or_an_end_with_a_name_that_is_not_allowed_is_unreadable(names: tuple[str, str]) -> None:
+    end = msgspec.json.encode(End(*names, "live", 1, end=True))
+    trade = msgspec.json.encode(Trade(*names, "live", 1, 1, 1, 1.0))
+    found = decode_trades([END, end, RECORD, trade])
+    assert [place for place, _ in found.ends] == [0]
+    assert found.places.tolist() == [2]
+    assert [bad.place for bad in found.unreadable] == [1, 3]
+    assert all("must match" in bad.reason for bad in found.unreadable)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"kafka_partition": 2**31}, {"kafka_offset": 2**63}, {"kafka_offset": -1}, {"spec_id": "a" * 101}]
+)
+def test_a_row_with_a_number_or_a_name_that_no_table_can_hold_is_unreadable(fields: dict[str, Any]) -> None:
+    """The lake has the partition as int32 and the offset as int64."""
+    trades = some_trades().take(slice(0, 1))
+    [good] = encode_features(feature_rows(trades, Windows(SPEC)), SPEC, {trades.keys[0]: "live"}, 4, np.zeros(1, int))
+    bad = msgspec.json.encode(msgspec.json.decode(good) | fields)
+    found = decode_records([good, bad], msgspec.json.Decoder(feature_type(SPEC)).decode)
+    assert found.places == [0]
+    assert [each.place for each in found.unreadable] == [1]
 
 
 def test_each_topic_has_a_schema_that_names_all_fields() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from data.features.spec import FeatureSpec
 from data.times import NS
+from data.trades import MAX_PRICE, MIN_PRICE
 from data.truth.losses import coverage, qlike, volatility_terciles
 from data.truth.targets import target_volatility, variance_floor
 
@@ -52,6 +53,14 @@ def test_a_target_does_not_see_what_comes_after_its_horizon() -> None:
     known = np.isfinite(head)
     assert known.sum() > 1_000
     assert head[known].tobytes() == whole[:cut][known].tobytes()
+
+
+def test_the_furthest_fall_and_rise_of_a_price_have_finite_targets() -> None:
+    """Prices by second: 1e100, 1e-100, 1e100: each return is 200 ln 10, up or down."""
+    found = target_volatility(
+        times(0, 1, 2, 3), np.array([MAX_PRICE, MIN_PRICE, MAX_PRICE, 1.0]), FeatureSpec(horizon_s=2)
+    )
+    assert found[0] == pytest.approx(math.sqrt(2) * 200 * math.log(10))
 
 
 def test_falling_times_are_refused() -> None:

@@ -19,6 +19,8 @@ from data.recordings.lines import Lines
 
 Scalar = str | int | float | bool | None
 
+NO_JSON = (msgspec.MsgspecError, UnicodeError, RecursionError)
+"""Errors of a text that is no JSON of the wanted shape; the last is that of values too deep in each other."""
 AT_ONCE = 128
 """Lines that are decoded at once: few, because Python's collector searches all objects when many live."""
 
@@ -80,7 +82,7 @@ class JsonDialect(TextDialect):
         for line in head:
             try:
                 (ticks,) = self._ticks([self._decoder.decode(line)])
-            except (msgspec.MsgspecError, UnicodeError):
+            except NO_JSON:
                 continue
             if not isinstance(ticks, Skipped):
                 return HAS_TRADE
@@ -126,7 +128,7 @@ def decoded(
     for first in range(0, len(lines), AT_ONCE):
         last = min(first + AT_ONCE, len(lines))
         part = data[int(lines.ends[first - 1]) + 1 if first else 0 : int(lines.ends[last - 1]) + 1]
-        with suppress(msgspec.MsgspecError, UnicodeError):
+        with suppress(*NO_JSON):
             messages = decoder.decode_lines(part)
             if len(messages) == last - first:
                 found += convert(messages)
@@ -134,9 +136,10 @@ def decoded(
         for i, line in enumerate(bytes(part).split(b"\n")[:-1], first):
             try:
                 found += convert([decoder.decode(line)])
-            except (msgspec.MsgspecError, UnicodeError) as error:
+            except NO_JSON as error:
                 found.append(None)
-                broken[i] = f"the line must be {what}: {error}"
+                too_deep = isinstance(error, RecursionError)
+                broken[i] = f"the line must be {what}: {'its values lie too deep in each other' if too_deep else error}"
     return found, broken
 
 

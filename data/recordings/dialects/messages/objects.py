@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from data.recordings.dialects.base import RowColumns, TextDialect
-from data.recordings.dialects.messages.base import Scalar, decoded, json_column, themselves
+from data.recordings.dialects.messages.base import NO_JSON, Scalar, decoded, json_column, themselves
 from data.recordings.dialects.tables.headers import TableMatch, table_of
 from data.recordings.dialects.tables.known import TABLES, Table
 from data.recordings.dialects.tables.text import TradeColumns
@@ -57,7 +57,7 @@ def keys_of(head: Sequence[bytes]) -> list[str]:
     for line in head:
         try:
             keys |= dict.fromkeys(decoder.decode(line))
-        except (msgspec.MsgspecError, UnicodeError):
+        except NO_JSON:
             continue
     return list(keys)
 
@@ -77,7 +77,7 @@ def values_of_key(head: Sequence[bytes], key: str) -> list[object]:
     for line in head:
         try:
             found = msgspec.json.decode(line)
-        except (msgspec.MsgspecError, UnicodeError):
+        except NO_JSON:
             continue
         if isinstance(found, dict) and key in found:
             values.append(found[key])
