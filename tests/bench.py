@@ -38,7 +38,7 @@ from tests.benchmarks.measure import Row, ToolMissing
 
 FILE_ROWS = (1_000_000, 10_000_000)
 STREAMED = 500_000
-DIALECT_ROWS = 1_000_000
+DIALECT_ROWS = 500_000
 PACKAGES = (
     "numpy",
     "numba",
@@ -58,16 +58,11 @@ def file_rows() -> list[Row]:
         return files.rows(Path(folder), FILE_ROWS)
 
 
-def dialect_rows() -> list[Row]:
-    with TemporaryDirectory() as folder:
-        return dialects.rows(Path(folder), DIALECT_ROWS)
-
-
 PARTS: dict[str, Callable[[], Sequence[Row]]] = {
     "core": core.rows,
     "records": lambda: records.rows(core.simulated_trades(records.SKIPPED + records.BATCH)),
     "files": file_rows,
-    "dialects": dialect_rows,
+    "dialects": lambda: dialects.rows(DIALECT_ROWS),
     "streams": lambda: streams.rows(core.simulated_trades(STREAMED)),
     "members": lambda: members.rows(core.simulated_trades(STREAMED)),
     "adaptation": lambda: adaptation.rows(core.simulated_trades(STREAMED)),

@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from data.files import CHECKOUT
+from tests.benchmarks import dialects
 
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 ROOMS = {"data", "online", "offline", "monitoring", "orchestration"}
@@ -158,3 +159,26 @@ def test_online_needs_no_package_of_the_other_groups() -> None:
     online = group("online")
     assert {"numpy", "pyarrow", "onnxruntime", "uvloop"} <= online
     assert online & {"dagster", "mlflow", "pandas", "scikit-learn", "scipy", "matplotlib", "evidently"} == set()
+
+
+READ_ALL = """
+import sys
+from pathlib import Path
+from data.recordings.readers import read_bars, read_trades
+for kind, path in zip(sys.argv[1::2], sys.argv[2::2]):
+    rows = sum(len(batch.line) for batch in {"trades": read_trades, "bars": read_bars}[kind](Path(path)))
+    assert rows and "pandas" not in sys.modules, (path, rows)
+"""
+
+
+def test_reading_imports_no_pandas(tmp_path: Path) -> None:
+    """In 75 MB lies the difference: a value of Python in a call of pyarrow is enough for the import."""
+    arguments = []
+    for name, sample in dialects.SAMPLES.items():
+        path = tmp_path / name.replace(" ", "-") / sample.file
+        path.parent.mkdir()
+        sample.write(path, 100)
+        arguments += [sample.kind, str(path)]
+    command = [sys.executable, "-c", READ_ALL, *arguments]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

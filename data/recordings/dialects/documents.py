@@ -60,8 +60,8 @@ def array_rows(chunks: Iterator[bytes]) -> Iterator[bytes]:
 def object_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Yield the objects of a JSON text, in an array or one behind the other, as lines; each object has a line.
 
-    An object ends where all its braces are closed, or before an object that starts like the first one: so a broken
-    object costs itself alone.
+    An object ends where all its braces are closed, or before an object that starts like the first one, and an object
+    without an object in it before the next brace: so a broken object costs itself alone.
     """
     rest = start = b""
     for chunk in chunks:
@@ -114,7 +114,7 @@ def _write_objects(data: Bytes, start: Bytes, out: Bytes) -> tuple[int, int]:
     Returns:
         the number of bytes written, and the begin of the last object, which may go on behind the text.
     """
-    begin = written = depth = i = 0
+    begin = written = depth = opened = i = 0
     in_text = False
     while True:
         while i < len(data) and _CODES[data[i]] == 0:
@@ -129,6 +129,7 @@ def _write_objects(data: Bytes, start: Bytes, out: Bytes) -> tuple[int, int]:
             in_text = not in_text
         elif code == _OPEN:
             depth += not in_text
+            opened += 1
         else:
             depth -= not in_text
             after = i
@@ -136,12 +137,13 @@ def _write_objects(data: Bytes, start: Bytes, out: Bytes) -> tuple[int, int]:
                 after += 1
             if after == len(data) or data[after] != _BRACE:
                 continue
-            if (depth == 0 and not in_text) or _starts_with(data, after + 1, start):
+            is_whole = depth == 0 and not in_text
+            if is_whole or opened == 1 or _starts_with(data, after + 1, start):
                 end = written + i - begin
                 out[written:end] = data[begin:i]
                 out[end] = _NEWLINE
                 written, begin, i = end + 1, after, after
-                depth, in_text = 0, False
+                depth, opened, in_text = 0, 0, False
 
 
 @compiled

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from data.arrow import Mask, is_present, is_text, is_true, text_of, texts_of, values_of
+from data.arrow import Mask, is_present, is_text, is_true, mask_of, text_of, texts_of, values_of
 from data.recordings.fields import FIELDS, Field, sides, times
 from data.times import END_NS, NS
 from data.trades import Int64s
@@ -79,15 +79,15 @@ def _split(column: pa.Array) -> _Epochs:
     parts = pc.extract_regex(texts, pattern=_EPOCH)
     found = pc.is_valid(parts)
     whole = pc.if_else(found, pc.fill_null(pc.struct_field(parts, "whole"), _ZERO), _ZERO)
-    # 19 digits can be more than an int64.
-    fits = pc.or_(pc.less_equal(pc.binary_length(whole), _SURE_DIGITS), pc.less_equal(whole, _MOST))
+    # 19 digits can be more than an int64. A number of Python in a call of pyarrow would import pandas.
+    fits = (values_of(pc.binary_length(whole), np.int32) <= _SURE_DIGITS) | is_true(pc.less_equal(whole, _MOST))
     digits = pc.utf8_slice_codeunits(
         pc.if_else(found, pc.fill_null(pc.struct_field(parts, "part"), _EMPTY), _EMPTY), 0, 9
     )
     return _Epochs(
-        values_of(pc.if_else(fits, whole, _ZERO).cast(pa.int64()), np.int64),
+        values_of(pc.if_else(mask_of(fits), whole, _ZERO).cast(pa.int64()), np.int64),
         values_of(pc.utf8_rpad(digits, 9, "0").cast(pa.int64()), np.int64),
-        is_true(found) & is_true(fits),
+        is_true(found) & fits,
     )
 
 

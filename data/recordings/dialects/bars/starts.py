@@ -8,12 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.arrow import Mask, is_present, is_text, is_true, values_of
+from data.arrow import Mask, is_present, is_text, is_true, text_of, values_of
 from data.recordings.dialects.parsers import unit_ns
 from data.recordings.fields import Field, zoneless_times
 from data.times import END_NS, FIRST_YEAR, LAST_YEAR, NS
 from data.trades import Int64s
 
+_EMPTY, _ZERO, _MIDNIGHT, _BLANK = map(text_of, ("", "0", "00:00", " "))
 _NUMBER = r"^[0-9]{1,18}(\.0*)?$"
 _DAY = r"^\d{4}-\d\d-\d\d$"
 _TWELVE_HOURS = r"^\d{4}-\d\d-\d\d (0?[1-9]|1[0-2])-[AP]M$"
@@ -22,7 +23,7 @@ _TWELVE_HOURS = r"^\d{4}-\d\d-\d\d (0?[1-9]|1[0-2])-[AP]M$"
 def whole_starts(texts: pa.Array) -> tuple[Int64s, pa.Array]:
     """Return the starts that are whole numbers, shape (n,), 0 for other texts; and which texts are such numbers."""
     is_number = pc.match_substring_regex(texts, pattern=_NUMBER)
-    numbers = pc.replace_substring_regex(pc.if_else(is_number, texts, "0"), pattern=r"\..*", replacement="")
+    numbers = pc.replace_substring_regex(pc.if_else(is_number, texts, _ZERO), pattern=r"\..*", replacement="")
     return values_of(numbers.cast(pa.int64()), np.int64), is_number
 
 
@@ -30,7 +31,7 @@ def _starts(column: pa.Array) -> tuple[Int64s, Mask]:
     """Parse starts to ns since 1970; a time without a zone is UTC, and each number has the unit that its size tells."""
     if not is_text(column.type):
         column = column.cast(pa.string())
-    texts = pc.ascii_trim_whitespace(pc.fill_null(column.cast(pa.string()), ""))
+    texts = pc.ascii_trim_whitespace(pc.fill_null(column.cast(pa.string()), _EMPTY))
     count, is_number = whole_starts(texts)
     unit = unit_ns(count)
     good = is_true(is_number) & (count < END_NS // unit)
@@ -38,10 +39,12 @@ def _starts(column: pa.Array) -> tuple[Int64s, Mask]:
     if is_true(is_number).all():
         return ns, good
     is_day = pc.match_substring_regex(texts, pattern=_DAY)
-    others = pc.if_else(is_number, "", texts)
-    times, are_times = zoneless_times(pc.if_else(is_day, pc.binary_join_element_wise(others, "00:00", " "), others))
+    others = pc.if_else(is_number, _EMPTY, texts)
+    times, are_times = zoneless_times(
+        pc.if_else(is_day, pc.binary_join_element_wise(others, _MIDNIGHT, _BLANK), others)
+    )
     is_twelve = pc.match_substring_regex(texts, pattern=_TWELVE_HOURS)
-    twelve = pc.strptime(pc.if_else(is_twelve, texts, ""), format="%Y-%m-%d %I-%p", unit="s", error_is_null=True)
+    twelve = pc.strptime(pc.if_else(is_twelve, texts, _EMPTY), format="%Y-%m-%d %I-%p", unit="s", error_is_null=True)
     are_twelve = is_present(twelve)
     seconds = values_of(twelve, np.int64)
     are_twelve &= (seconds >= 0) & (seconds < END_NS // NS)
