@@ -2,7 +2,7 @@
 # Settings are given as in `make run RECORDING=trades.csv REPLAY_SPEED=max`, or in .env (see .env.example).
 
 .DEFAULT_GOAL := help
-.PHONY: run unit test coverage acceptance harm bench check audit lock image secrets compose-smoke reset help
+.PHONY: run unit test coverage acceptance harm bench check audit lock image secrets compose-smoke backup restore reset help
 SHELL := bash
 
 UV_VERSION := 0.9.9
@@ -88,6 +88,12 @@ secrets: ## passwords and the API's first key for compose.yaml in secrets/, wher
 
 compose-smoke: secrets ## compose.yaml on a machine with Docker: start, ask for a forecast through the gateway, stop
 	@sh orchestration/deploy/smoke.sh
+
+backup: $(ENVIRONMENT) ## registry, ledger and lake to the new folder BACKUP=, while the stack runs
+	@$(PYTHON) -m orchestration.backup save "$(BACKUP)"
+
+restore: $(ENVIRONMENT) ## registry, ledger and lake from BACKUP= again, while no stack runs; REPLACE=1 moves aside what is there
+	@$(PYTHON) -m orchestration.backup restore $(if $(REPLACE),--replace) "$(BACKUP)"
 
 reset: ## forget var/: topics, models, recordings, logs; a VAR_DIR elsewhere is yours to remove
 	rm -rf var

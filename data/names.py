@@ -7,6 +7,7 @@ jobs catch too, stays beside the conditions that it carries. Nobody catches all 
     RegistryError          commands and jobs: the message ends the work; model watch: the old model keeps serving
     ├── RegistryAway       ledger: the entry stays pending; maker of the first model: a new process retries
     ├── VersionNotFound    gate: a condition fails; ledger: no entry yet; `Registry.champion`: no champion
+    │   └── FileTooLarge   `Registry.fetch`: the refusal names the size
     └── AlreadyThere       writer of models and experiments: another process was faster
     ModelRefused           model watch: the old model keeps serving; gate: a condition fails; explain: the file differs
     NotRead                commands and jobs that read topics: the message ends the work
@@ -45,11 +46,17 @@ class VersionNotFound(RegistryError):
     """MLflow has no model, version, alias or experiment of the name, or no file that a forecaster may load."""
 
 
+class FileTooLarge(VersionNotFound):
+    """A file at MLflow is larger than `MODEL_MAX_MB`."""
+
+
 class AlreadyThere(RegistryError):
     """MLflow already has a model or experiment of the name."""
 
 
-RefusalKind = Literal["absent", "digest", "format", "metadata", "spec", "columns", "signature", "answers"]
+RefusalKind = Literal[
+    "absent", "size", "digest", "format", "external", "operators", "metadata", "spec", "columns", "signature", "answers"
+]
 
 
 class ModelRefused(ValueError):

@@ -232,4 +232,7 @@ class TopicSettings(KafkaSettings):
     """Hold the settings of new topics."""
 
     topic_retention_days: float = Field(7.0, gt=0)
+    topic_max_mb: int = Field(
+        2_000, ge=4, description="disk of one partition of a topic, 10^6 bytes; oldest records go first"
+    )
     kafka_replication_factor: int = Field(1, ge=1, description="brokers that keep a copy of each record")

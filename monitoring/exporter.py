@@ -18,7 +18,7 @@ from data.names import Stopped
 from data.process import catalog
 from data.process.logs import configure_logs
 from data.process.metrics import ProcessMetrics, serve_metrics
-from data.process.running import REFUSED, until_stopped
+from data.process.running import REFUSED, end_if_set_back, until_stopped
 from data.stream.clients import MAX_VALUE, UNUSED, ClientLog, checked, reader_config, refusal
 from data.stream.codec import Records, decode_records
 from data.stream.figures import FiguresReader
@@ -239,6 +239,7 @@ def main() -> int:
     configure_logs(settings)
     metrics = ProcessMetrics("exporter")
     running = until_stopped()
+    end_if_set_back()
     exporter = Exporter(settings, metrics, running)
     try:
         with serve_metrics(metrics.registry, settings.host, settings.exporter_port, names=settings.host_names) as port:

@@ -105,12 +105,13 @@ class Stream:
 
     Attributes:
         newest_event, newest_ingest: of the newest forecast, ns since 1970.
+        heard: number of forecasts of all streams up to the newest one of this stream: a place in the order of reading.
         ended_at: wall time of the end, ns since 1970; None while the stream is open.
     """
 
     def __init__(self, spec: FeatureSpec, purpose: str) -> None:
         self.judge, self.purpose = Judge(spec), purpose
-        self.newest_event = self.newest_ingest = 0
+        self.newest_event = self.newest_ingest = self.heard = 0
         self.ended_at: int | None = None
         self.newest: Newest | None = None
         self.sums: dict[Subject, WindowSums] = {}
@@ -144,6 +145,7 @@ class LiveTruth:
         self._difference_sum: dict[tuple[str, str], float] = {}  # by product and purpose
         self._serves_since: dict[tuple[str, str], int] = {}  # by variant and version
         self._versions: dict[tuple[str, str], VersionKey] = {}
+        self._followed = 0  # forecasts
 
     def follow(self, records: Sequence[Any]) -> None:
         """Take forecasts, of any streams, in the order of the topic.
@@ -152,8 +154,12 @@ class LiveTruth:
             records: of `prediction_type`, with names and horizon that `check` accepts.
         """
         by_stream: defaultdict[StreamKey, list[Any]] = defaultdict(list)
-        for record in records:
-            by_stream[StreamKey(record.source_id, record.product_id)].append(record)
+        heard: dict[StreamKey, int] = {}
+        for number, record in enumerate(records, self._followed + 1):
+            key = StreamKey(record.source_id, record.product_id)
+            by_stream[key].append(record)
+            heard[key] = number
+        self._followed += len(records)
         for key, mine in by_stream.items():
             stream = self._streams.get(key)
             if stream is None:
@@ -164,6 +170,7 @@ class LiveTruth:
             event_time = np.array([record.event_time for record in mine], np.int64)
             price = np.array([record.price for record in mine], np.float64)
             stream.newest_event, stream.newest_ingest = mine[-1].event_time, mine[-1].ingest_time
+            stream.heard = heard[key]
             self._take(stream, key.product_id, stream.judge.follow(event_time, price, forecasts))
 
     def end(self, end: End) -> None:
@@ -203,7 +210,7 @@ class LiveTruth:
 
     def _make_room(self) -> None:
         if len(self._streams) >= MOST_STREAMS:
-            del self._streams[min(self._streams, key=lambda key: self._streams[key].newest_ingest)]
+            del self._streams[min(self._streams, key=lambda key: self._streams[key].heard)]
 
     def _take(self, stream: Stream, product_id: str, judged: Judged) -> None:
         """Add judged forecasts to the sums of each of their models."""
@@ -270,7 +277,7 @@ class LiveTruth:
         yield list(self._models())
         yield list(self._products())
         by_subject: defaultdict[Subject, list[Stream]] = defaultdict(list)
-        for stream in sorted(self._streams.values(), key=lambda stream: -stream.newest_ingest):
+        for stream in sorted(self._streams.values(), key=lambda stream: -stream.heard):
             for subject in stream.sums:
                 by_subject[subject].append(stream)
         for subject, streams in by_subject.items():
@@ -304,7 +311,7 @@ class LiveTruth:
     def _products(self) -> Iterator[Sample]:
         """Yield the newest judged forecast of each product, of the source that published last."""
         newest: dict[tuple[str, str], Newest] = {}
-        for key, stream in sorted(self._streams.items(), key=lambda item: item[1].newest_ingest):
+        for key, stream in sorted(self._streams.items(), key=lambda item: item[1].heard):
             if stream.newest is not None:
                 newest[key.product_id, stream.purpose] = stream.newest
         metrics = (

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 from uvicorn.config import STARTUP_FAILURE
 
-from data.process.running import REFUSED
+from data.process.running import REFUSED, end_if_set_back, stop_this_process
 from data.settings import UnreadableSecret
 from online.http import routes
 from online.server.headers import BoundedHeaders
@@ -58,6 +58,7 @@ def main() -> int:
         timeout_graceful_shutdown=DRAIN_S,
         access_log=False,  # 0.1 ms a request; /metrics has the counts
     )
+    end_if_set_back(stop_this_process)
     LeavingServer(config, app, settings.api_leave_s).run()
     return 0
 

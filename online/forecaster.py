@@ -19,7 +19,7 @@ from data.names import NotRead
 from data.process.catalog import PURPOSES
 from data.process.logs import configure_logs
 from data.process.metrics import SIDE_BY_SIDE, serve_metrics
-from data.process.running import REFUSED, until_stopped
+from data.process.running import REFUSED, end_if_set_back, until_stopped
 from data.stream.clients import Incoming, consumer_config, reader_config, transactional_config
 from data.stream.reader import RecordBlock, TopicReader
 from data.stream.records import FEATURES, PARTITIONS, PREDICTIONS, TRADES
@@ -201,6 +201,7 @@ def main() -> int:
             return 1
     metrics = ForecasterMetrics()
     running = until_stopped()
+    end_if_set_back()
     with ExitStack() as served:
         ports = SIDE_BY_SIDE if settings.slot is None else 1  # a replica with a slot has a port that others know
         try:

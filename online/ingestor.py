@@ -22,7 +22,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer, Topic
 from data.names import Stopped, new_replay_id
 from data.process.logs import configure_logs
 from data.process.metrics import SIDE_BY_SIDE, serve_metrics
-from data.process.running import REFUSED, until_stopped
+from data.process.running import REFUSED, end_if_set_back, until_stopped
 from data.recordings.dialects.column_map import ColumnMap
 from data.recordings.read_ahead import read_ahead
 from data.recordings.readers import Batch, read_trades
@@ -491,6 +491,7 @@ def main() -> int:
     gc.freeze()  # lasting objects are not scanned again while a trade is due
     if arguments.end:
         return end_source(arguments.end, settings, until_stopped())
+    end_if_set_back()
     return run(arguments.recordings, settings, until_stopped(), is_new=arguments.new)
 
 

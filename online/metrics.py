@@ -61,6 +61,7 @@ class ApiMetrics(ServingMetrics):
         super().__init__("api", PREDICTIONS)
         self.requests = self.histogram(catalog.REQUEST)
         self.rows_scored = self.counter(catalog.ROWS_SCORED)
+        self.disk_used = self.gauge(catalog.DISK_USED)
 
 
 class IngestorMetrics(ProcessMetrics):

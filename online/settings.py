@@ -77,6 +77,7 @@ class ApiSettings(ModelSettings, PageSettings):
     """Hold the settings of the API."""
 
     api_port: Port = 8000
+    var_max_gb: float = Field(20.0, gt=0, description="cap of VAR_DIR, 10^9 bytes; `/health` warns from 80 % on")
     api_leave_s: float = Field(
         0.0, ge=0, description="how long `/health/live` answers 503 after SIGTERM before the API stops; for a gateway"
     )

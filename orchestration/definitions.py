@@ -16,6 +16,7 @@ from orchestration.assets.product_days import product_day_assets
 from orchestration.assets.served import served
 from orchestration.automation.schedules import schedules
 from orchestration.automation.sensors import drift_retrain, failure_sensor, inbox_files, retrain_outcome
+from orchestration.drills.job import drill, drill_results
 from orchestration.jobs.backfill import backfill
 from orchestration.jobs.cleaning import clean_lake, forget_runs
 from orchestration.jobs.lake import ingest, simulate_job
@@ -45,10 +46,11 @@ def definitions() -> dg.Definitions:
         "them with the champions on the same rows, and register them as challengers. Nothing is promoted.",
     )
     return dg.Definitions(
-        assets=[served, drift, recordings_asset(partitions), *product_day_assets(partitions), models],
+        assets=[served, drift, recordings_asset(partitions), *product_day_assets(partitions), models, drill_results],
         asset_checks=[parity],
         jobs=[
             replay,
+            drill,
             ingest,
             simulate_job,
             sink_job,

@@ -69,12 +69,8 @@ class Broker:
         """Whether the broker was started and ended by itself; `kill` clears its remains."""
         return self._process is not None and self._process.poll() is not None
 
-    def start(self, timeout_s: float = 60.0) -> None:
-        """Start the broker, and return when the broker answers.
-
-        Raises:
-            RuntimeError: the broker ended, or did not answer in time; the end of its log is in the message.
-        """
+    def launch(self) -> None:
+        """Start the broker, and do not wait for its first answer."""
         if self._process is not None:
             raise RuntimeError(f"the broker on {self.bootstrap_servers} is running already")
         properties = format_storage(self.config, self._jars)
@@ -88,6 +84,15 @@ class Broker:
                 stderr=output,
                 start_new_session=True,
             )
+
+    def start(self, timeout_s: float = 60.0) -> None:
+        """Start the broker, and return when the broker answers.
+
+        Raises:
+            RuntimeError: the broker ended, or did not answer in time; the end of its log is in the message.
+        """
+        self.launch()
+        assert self._process is not None
         deadline = time.monotonic() + timeout_s
         while not self.is_ready():
             returncode = self._process.poll()

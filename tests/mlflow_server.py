@@ -35,12 +35,16 @@ class MlflowServer:
 
     def start(self) -> None:
         """Start the server and wait for an answer."""
+        self.launch()
+        wait_until(self._answers, "MLflow is ready", within_s=120)
+
+    def launch(self) -> None:
+        """Start the server, and do not wait for its first answer."""
         command, environment = [sys.executable, "-m", *self.command()], os.environ | self.environment()
         with self._log.open("a") as log:
             self._server = subprocess.Popen(
                 command, env=environment, cwd=CHECKOUT, stdout=log, stderr=log, start_new_session=True
             )
-        wait_until(self._answers, "MLflow is ready", within_s=120)
 
     def question(self) -> urllib.request.Request:
         """Return the request whose answer tells that the server is ready."""
@@ -50,6 +54,16 @@ class MlflowServer:
         if self._server.poll() is None:
             os.killpg(self._server.pid, signal.SIGTERM)
             self._server.wait(20)
+
+    def exit_code(self) -> int | None:
+        """Return the code with which the server has ended; None while it runs."""
+        return self._server.poll()
+
+    def kill(self) -> None:
+        """End the server as a power cut would, by SIGKILL."""
+        if self._server.poll() is None:
+            os.killpg(self._server.pid, signal.SIGKILL)
+            self._server.wait()
 
     def _answers(self) -> bool:
         assert self._server.poll() is None, self._log.read_text()

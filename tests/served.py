@@ -14,7 +14,7 @@ from data.stream.codec import encode
 from data.stream.reader import RecordBlock, TopicReader
 from data.stream.records import FEATURES, TRADES, End, Purpose, feature_type, prediction_type, record_types
 from offline.lake.store import Lake
-from offline.served.columns import columns_of
+from offline.served.columns import IS_TAKEN, OTHERS, columns_of
 from offline.served.files import read_rows
 from offline.served.manifest import read_manifest
 
@@ -98,7 +98,7 @@ def records_of(lake: Lake, topic: str, generation: int = 0) -> dict[tuple[int, i
     for file in read_manifest(lake, topic).files:
         if file.generation != generation:
             continue
-        rows = read_rows(lake.objects, file.path)
+        rows = read_rows(lake.objects, file.path, OTHERS if file.day is None else columns_of(topic))
         assert len(rows) == file.rows
         assert rows["record_offset"][0].as_py() == file.first
         assert rows["record_offset"][-1].as_py() == file.last
@@ -116,7 +116,8 @@ def _as_records(rows: Any, topic: str) -> Iterator[dict[str, Any]]:
         rows = rows.set_column(rows.schema.get_field_index(name), name, rows[name].cast("int64"))
     for row in rows.to_pylist():
         place = {name: row.pop(name) for name in ("generation", "record_partition", "record_offset")}
-        assert list(row) == columns_of(topic).names[3:]
+        row.pop(IS_TAKEN, None)
+        assert list(row) == [name for name in columns_of(topic).names[3:] if name != IS_TAKEN]
         yield place | {"value": encode(row)}
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -120,18 +123,45 @@ def is_taken(status: NDArray[np.int8]) -> NDArray[np.bool_]:
     return np.asarray((status == TAKEN) | (status == RESTARTED), np.bool_)
 
 
+class StreamState(NamedTuple):
+    """What the judgement of a stream's next trade depends on.
+
+    Attributes:
+        last_id, last_time: of the last taken trade; the time is the largest since the last restart, ns since 1970.
+        memory: shape (MEMORY,), see `judge_one`.
+    """
+
+    last_id: int
+    last_time: int
+    memory: tuple[int, ...]
+
+
+NEW_STREAM = StreamState(*NOTHING_YET, NO_MEMORY)
+"""State of a stream before its first trade."""
+
+
 class Admission:
-    """Judges the trades of each stream as the forecaster does, without a look ahead, see `judge_one`."""
+    """Judges the trades of each stream as the forecaster does, without a look ahead, see `judge_one`.
+
+    Attributes:
+        states: of each stream.
+    """
 
     def __init__(self) -> None:
-        self._last: dict[StreamKey, Int64s] = {}
-        self._memory: dict[StreamKey, Int64s] = {}
+        self.states: dict[StreamKey, StreamState] = {}
 
     def judge(self, trades: Trades) -> NDArray[np.int8]:
         """Return TAKEN, RESTARTED, PASSED_ID or FALLEN_TIME for each trade, shape (n,), and remember the trades."""
-        last = np.array([self._last.get(key, NOTHING_YET) for key in trades.keys], np.int64).reshape(-1, 2)
-        memory = np.array([self._memory.get(key, NO_MEMORY) for key in trades.keys], np.int64).reshape(-1, MEMORY)
-        status = _admit(trades.stream, trades.trade_id, trades.event_time, last, memory)
-        self._last.update(zip(trades.keys, last, strict=True))
-        self._memory.update(zip(trades.keys, memory, strict=True))
+        return self.judge_columns(trades.keys, trades.stream, trades.trade_id, trades.event_time)
+
+    def judge_columns(
+        self, keys: Sequence[StreamKey], stream: NDArray[np.int32], trade_id: Int64s, event_time: Int64s
+    ) -> NDArray[np.int8]:
+        """Judge trades by the columns that count, see `judge` and `Trades`."""
+        states = [self.states.get(key, NEW_STREAM) for key in keys]
+        last = np.array([state[:2] for state in states], np.int64).reshape(-1, 2)
+        memory = np.array([state.memory for state in states], np.int64).reshape(-1, MEMORY)
+        status = _admit(stream, trade_id, event_time, last, memory)
+        for key, (last_id, last_time), remembered in zip(keys, last.tolist(), memory.tolist(), strict=True):
+            self.states[key] = StreamState(last_id, last_time, tuple(remembered))
         return status

@@ -6,6 +6,10 @@ trades go on from before. The smaller group is rejected. A live stream cannot lo
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +20,22 @@ from data.trades import Int64s, StreamKey, Trades
 LOOK_ROWS = 4_096
 """Rows of a recording, of all products and bad rows too, that a judgement may look ahead, and may look back."""
 _NONE = -1
+
+
+@compiled
+def _are_taken(stream: NDArray[np.int32], trade_id: Int64s, event_time: Int64s, last: Int64s) -> bool:
+    """Return whether each trade is taken by those before it; if so, `last` is moved behind the trades.
+
+    Args:
+        last: shape (streams, 2), last id and time. Changed in place, and without meaning if a trade is not taken.
+    """
+    for i in range(len(trade_id)):
+        k = stream[i]
+        if admit_one(trade_id[i], event_time[i], last[k, 0], last[k, 1]) != TAKEN:
+            return False
+        last[k, 0] = trade_id[i]
+        last[k, 1] = max(last[k, 1], event_time[i])
+    return True
 
 
 @compiled
@@ -117,29 +137,113 @@ def _settle(
         last[k, 0], last[k, 1], last[k, 2] = trade_id[i], max(last[k, 1], event_time[i]), i
 
 
+class _Rows(NamedTuple):
+    """Trades of a source in columns, each of shape (n,); `stream` has the number of each trade's stream."""
+
+    stream: NDArray[np.int32]
+    trade_id: Int64s
+    event_time: Int64s
+    position: Int64s
+
+    @property
+    def total(self) -> int:
+        """Return the number of trades."""
+        return len(self.position)
+
+    def take(self, rows: slice | NDArray[np.bool_]) -> _Rows:
+        """Return the chosen trades."""
+        return _Rows(self.stream[rows], self.trade_id[rows], self.event_time[rows], self.position[rows])
+
+    def followed_by(self, rows: _Rows) -> _Rows:
+        """Return these trades, and others after them."""
+        return _Rows(
+            np.concatenate([self.stream, rows.stream]),
+            np.concatenate([self.trade_id, rows.trade_id]),
+            np.concatenate([self.event_time, rows.event_time]),
+            np.concatenate([self.position, rows.position]),
+        )
+
+    def are_taken(self, last: Int64s) -> bool:
+        """Return whether each trade is taken, see `_are_taken`."""
+        return _are_taken(self.stream, self.trade_id, self.event_time, last)
+
+    def until(self, position: int) -> int:
+        """Return the number of trades before a position."""
+        return int(np.searchsorted(self.position, position))
+
+
+class _Calm(NamedTuple):
+    """Trades that are all taken, as far as is known, and last id and time of each stream behind them."""
+
+    rows: _Rows
+    last: Int64s
+
+
+class _Search:
+    """Judges trades one by one and keeps the ways back.
+
+    Attributes:
+        begin: shape (streams, 2), last id and time of each stream before the trades.
+        rows: the trades.
+    """
+
+    def __init__(self, begin: Int64s, rows: Sequence[_Rows]) -> None:
+        self.begin, self.rows = begin, rows[0].take(slice(0, 0))
+        self._last = np.column_stack([begin, np.full(len(begin), _NONE)])
+        self._before = np.empty((0, 3), np.int64)
+        self._status = np.empty(0, np.int8)
+        self._done = 0
+        for each in rows:
+            self.add(each, len(begin))
+
+    def add(self, rows: _Rows, streams: int) -> None:
+        """Add the next trades; there are `streams` streams now."""
+        nothing_yet = np.tile(np.array([*NOTHING_YET, _NONE], np.int64), (streams - len(self._last), 1))
+        self.begin = _with_streams(self.begin, streams)
+        self._last = np.concatenate([self._last, nothing_yet])
+        self.rows = self.rows.followed_by(rows)
+        self._status = np.concatenate([self._status, np.empty(rows.total, np.int8)])
+        self._before = np.concatenate([self._before, np.empty((rows.total, 3), np.int64)])
+
+    def settle(self, limit: int) -> None:
+        """Judge the trades up to `limit`."""
+        if limit > self._done:
+            stream, trade_id, event_time, position = self.rows
+            columns = stream, trade_id, event_time, position, self._status, self._before
+            _settle(*columns, self._done, limit, self._last)
+            self._done = limit
+
+    def take(self, count: int) -> NDArray[np.int8]:
+        """Return the status of the first trades, and forget them."""
+        status = self._status[:count]
+        self.rows.take(slice(0, count)).take(status == TAKEN).are_taken(self.begin)
+        self.rows = self.rows.take(slice(count, None))
+        self._status, self._before = self._status[count:], self._before[count:]
+        self._before[:, 2] -= count  # below -1: behind the reach of any judgement
+        self._last[:, 2] -= count
+        self._done -= count
+        return status
+
+
 class LookAhead:
     """Judges the trades of a source, each when the trades after it are known.
 
-    The result for a trade does not depend on the batches.
+    The result for a trade does not depend on the batches. While no trade falls behind the trades before, all are taken:
+    a search begins with the first trade that falls, and ends when the trades that are known are all taken again.
     """
 
     def __init__(self) -> None:
         self._streams: dict[StreamKey, int] = {}
-        self._last = np.empty((0, 3), np.int64)
-        # Rows of the buffers; they are kept, because fresh memory costs more than the judging.
-        self._rows = self._done = self._read = 0
-        self._stream = np.empty(0, np.int32)
-        self._columns = np.empty((3, 0), np.int64)  # trade id, event time, position
-        self._before = np.empty((0, 3), np.int64)
-        self._status = np.empty(0, np.int8)
+        self._read = 0
+        self._begin = np.empty((0, 2), np.int64)  # last id and time of each stream before the first of `_calm`
+        self._calm: deque[_Calm] = deque()
+        self._search: _Search | None = None
 
     @property
     def settled(self) -> int:
         """Number of trades whose status no later trade can change, since the last `take`."""
-        return self._until(self._read - 2 * LOOK_ROWS)
-
-    def _until(self, position: int) -> int:
-        return int(np.searchsorted(self._columns[2, : self._rows], position))
+        known = [self._search.rows] if self._search is not None else [calm.rows for calm in self._calm]
+        return sum(rows.until(self._read - 2 * LOOK_ROWS) for rows in known)
 
     def add(self, trades: Trades, position: Int64s, read: int) -> None:
         """Add the next trades of the source, and judge all trades that enough rows follow.
@@ -148,51 +252,61 @@ class LookAhead:
             position: shape (n,), of each trade among all rows of the source, rising; at least 0.
             read: number of rows that were read.
         """
-        for key in trades.keys:
-            self._streams.setdefault(key, len(self._streams))
-        new = np.tile(np.array([*NOTHING_YET, _NONE], np.int64), (len(self._streams) - len(self._last), 1))
-        self._last = np.concatenate([self._last, new])
-        begin, end = self._rows, self._rows + len(trades)
-        if end > len(self._stream):
-            self._grow(max(end, 2 * len(self._stream)))
-        np.take(np.array([self._streams[key] for key in trades.keys], np.int32), trades.stream,
-                out=self._stream[begin:end], mode="clip")  # fmt: skip
-        for column, values in zip(self._columns, (trades.trade_id, trades.event_time, position), strict=True):
-            column[begin:end] = values
-        self._rows, self._read = end, read
-        self._settle(self._until(read - LOOK_ROWS))
-
-    def _grow(self, capacity: int) -> None:
-        """Move the rows to larger buffers."""
-        n, stream, columns, before, status = self._rows, self._stream, self._columns, self._before, self._status
-        self._stream, self._status = np.empty(capacity, np.int32), np.empty(capacity, np.int8)
-        self._columns, self._before = np.empty((3, capacity), np.int64), np.empty((capacity, 3), np.int64)
-        self._stream[:n], self._status[:n] = stream[:n], status[:n]
-        self._columns[:, :n], self._before[:n] = columns[:, :n], before[:n]
-
-    def _settle(self, limit: int) -> None:
-        if limit > self._done:
-            n = self._rows
-            trade_id, event_time, position = (column[:n] for column in self._columns)
-            columns = self._stream[:n], trade_id, event_time, position, self._status[:n], self._before[:n]
-            _settle(*columns, self._done, limit, self._last)
-            self._done = limit
+        code = np.array([self._streams.setdefault(key, len(self._streams)) for key in trades.keys], np.int32)
+        rows = _Rows(
+            np.take(code, trades.stream, mode="clip"),
+            # A read-only array would be compiled for again.
+            np.require(trades.trade_id, requirements=["C", "W"]),
+            np.require(trades.event_time, requirements=["C", "W"]),
+            position,
+        )
+        self._read = read
+        if self._search is None:
+            last = _with_streams(self._calm[-1].last if self._calm else self._begin, len(self._streams))
+            if rows.are_taken(last):
+                self._calm.append(_Calm(rows, last))
+                return
+            begin = _with_streams(self._begin, len(self._streams))
+            self._search = _Search(begin, [*(calm.rows for calm in self._calm), rows])
+            self._calm.clear()
+        else:
+            self._search.add(rows, len(self._streams))
+        self._search.settle(self._search.rows.until(read - LOOK_ROWS))
 
     def take(self, count: int) -> NDArray[np.int8]:
         """Return the status of the next trades, shape (count,): TAKEN, PASSED_ID, FALLEN_TIME, STRAY_ID or STRAY_TIME.
 
         Trades that are not settled are judged as if no trade followed the added trades.
         """
+        if self._search is None:
+            self._forget(count)
+            return np.full(count, TAKEN, np.int8)
+        search = self._search
         if count > self.settled:
-            self._settle(self._rows)
-        status = self._status[:count].copy()
-        rest = self._rows - count
-        for buffer in (self._stream, self._status, *self._columns, self._before):
-            buffer[:rest] = buffer[count : self._rows]
-        self._before[:rest, 2] -= count  # below -1: behind the reach of any judgement
-        self._last[:, 2] -= count
-        self._rows, self._done = rest, self._done - count
+            search.settle(search.rows.total)
+        status = search.take(count)
+        last = search.begin.copy()
+        if search.rows.are_taken(last):
+            self._begin, self._search = search.begin, None
+            self._calm.append(_Calm(search.rows, last))
         return status
+
+    def _forget(self, count: int) -> None:
+        """Drop the first of the calm trades."""
+        while count:
+            rows, last = self._calm.popleft()
+            if rows.total > count:
+                self._begin = _with_streams(self._begin, len(last))
+                rows.take(slice(0, count)).are_taken(self._begin)
+                self._calm.appendleft(_Calm(rows.take(slice(count, None)), last))
+                return
+            self._begin = last
+            count -= rows.total
+
+
+def _with_streams(last: Int64s, streams: int) -> Int64s:
+    """Return a copy of last ids and times with rows for new streams."""
+    return np.concatenate([last, np.tile(np.array(NOTHING_YET, np.int64), (streams - len(last), 1))])
 
 
 def judged(trades: Trades) -> NDArray[np.int8]:

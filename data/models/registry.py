@@ -19,7 +19,15 @@ import msgspec
 from msgspec import Struct
 
 from data.models.settings import RegistrySettings
-from data.names import AlreadyThere, ModelRefused, RegistryAway, RegistryError, VersionNotFound, is_loopback
+from data.names import (
+    AlreadyThere,
+    FileTooLarge,
+    ModelRefused,
+    RegistryAway,
+    RegistryError,
+    VersionNotFound,
+    is_loopback,
+)
 
 API = "/api/2.0/mlflow"
 FILES = "/api/2.0/mlflow-artifacts/artifacts"
@@ -211,6 +219,8 @@ class Registry:
             raise ModelRefused(f"{what} has no tag `digest`: was it registered by hand?", "digest")
         try:
             model_bytes = self.download(wanted.name, wanted.version)
+        except FileTooLarge as error:
+            raise ModelRefused(f"{what} is too large: {error}", "size") from error
         except VersionNotFound as error:
             raise ModelRefused(f"{what} is not at the registry: {error}", "absent") from error
         return ModelFile(wanted.name, wanted.version, wanted.digest, model_bytes)
@@ -252,7 +262,7 @@ class Registry:
                 for part in answer.iter_bytes():
                     body += part
                     if len(body) > max_bytes:
-                        kind = VersionNotFound if is_file else RegistryError
+                        kind = FileTooLarge if is_file else RegistryError
                         limit = f"{self._max_file_mb} MB, see MODEL_MAX_MB" if is_file else f"{max_bytes:,} bytes"
                         raise kind(f"MLflow at {self.uri} answers {path} with more than the limit of {limit}")
                     if time.monotonic() > deadline:

@@ -14,6 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from data.features.spec import CONTRACT, FeatureSpec
+from data.models.contents import check_contents
 from data.models.input_sets import Steps, with_less_input
 from data.names import ModelRefused
 from data.times import second_text
@@ -143,12 +144,14 @@ class ServedModel:
             known_columns: all columns that rows of the spec have; None: not checked.
 
         Raises:
-            ModelRefused: wrong digest, not ONNX, metadata missing, unreadable or impossible, another spec, unknown
-                columns, other inputs or outputs, or an answer that is not usable, see `Scores.are_usable`.
+            ModelRefused: wrong digest, not ONNX, values in other files, foreign operators, metadata missing, unreadable
+                or impossible, another spec, unknown columns, other inputs or outputs, or an answer that is not usable,
+                see `Scores.are_usable`.
         """
         found = hashlib.sha256(model_bytes).hexdigest()
         if digest is not None and digest != found:
             raise ModelRefused(f"the file's SHA-256 is {found}, the registry promised {digest}", "digest")
+        check_contents(model_bytes)
         session = _open(model_bytes)
         metadata = _metadata(session)
         model = cls(**metadata, digest=found, _session=session)
@@ -241,6 +244,7 @@ def _open(model_bytes: bytes) -> ort.InferenceSession:
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # see CHUNK
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 4  # onnxruntime also raises what onnxruntime would print
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # not its own format, which nobody looks into
     try:
         return ort.InferenceSession(model_bytes, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises unrelated classes, one for each of its status codes

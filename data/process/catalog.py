@@ -193,8 +193,9 @@ MODEL_REFUSED = GaugeMetric(
     "cryptovol_model_refused",
     "",
     ("name", "reason"),
-    "1 while a champion may not serve; reason is the check that the model failed: `absent`, `digest`, `format`, "
-    "`metadata`, `spec`, `columns`, `signature`, `answers`; or `unfetched`, a download that is tried again",
+    "1 while a champion may not serve; reason is the check that the model failed: `absent`, `size`, `digest`, "
+    "`format`, `external` (values in other files), `operators`, `metadata`, `spec`, `columns`, `signature`, `answers`; "
+    "or `unfetched`, a download that is tried again",
     _SERVING,
 )
 REGISTRY_AGE = GaugeMetric(
@@ -215,6 +216,13 @@ REQUEST = HistogramMetric(
     LATENCY_BOUNDS_S,
 )
 ROWS_SCORED = CounterMetric("cryptovol_rows_scored", "rows", (), "rows answered by `POST /predict`", ("api",))
+DISK_USED = GaugeMetric(
+    "cryptovol_disk_used_ratio",
+    "share",
+    (),
+    "disk of `VAR_DIR` over `VAR_MAX_GB`; 1 if the disk has less than 1 GB left; NaN before the first look",
+    ("api",),
+)
 
 # Live truth
 _FORECAST = ("product_id", *_MODEL, "role", "purpose", "in_sample")

@@ -17,6 +17,7 @@ from data.features.strays import judged
 from data.features.windows import compile_kernel
 from data.models.served import Scores
 from data.models.settings import RegistrySettings
+from data.recordings.dialects.documents import object_lines
 from data.simulator.day import simulate_day
 from data.truth.adaptation import adapted_by_targets, compile_adaptation
 from data.truth.judging import Judge
@@ -31,6 +32,8 @@ def precompile(spec: FeatureSpec) -> None:
     compile_adaptation(spec)
     Admission().judge(trades)
     judged(trades)
+    judged(trades.take(np.arange(len(trades))[::-1]))  # times that fall are searched for strays
+    list(object_lines(iter([b'[{"a":1},{"a":2}]'])))
     targets = target_volatility(time, price, spec)
     judge = Judge(spec)
     judge.follow(time, price, price)

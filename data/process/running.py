@@ -1,4 +1,4 @@
-"""Set up a process: exit codes and signals."""
+"""Set up a process: exit codes, signals, and a clock that is set back."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ AGAIN = 75
 
 LAST_RESORT_S = 7
 """Time from a stop signal to the forced end of a process that hangs; a supervisor would kill the process after 10 s."""
+
+SET_BACK_S = 3.0
+"""A wall clock that is set back by more ends a process with a Kafka client."""
+LOOK_S = 0.5
+"""Seconds between two looks at the clock."""
 
 
 def until_stopped() -> Callable[[], bool]:
@@ -46,3 +51,34 @@ def until_stopped() -> Callable[[], bool]:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     return lambda: not stopped
+
+
+def end_if_set_back(end: Callable[[], object] = lambda: os._exit(AGAIN)) -> None:
+    """Watch the wall clock in a thread, and end the process when the clock is set back.
+
+    The Kafka client waits until times of the wall clock (librdkafka #2145): its threads would sleep for as long as the
+    clock was set back, without a heartbeat. A new process goes on from the broker's records.
+
+    Args:
+        end: ends the process.
+    """
+
+    def watch() -> None:
+        ahead = time.time() - time.monotonic()
+        while True:
+            time.sleep(LOOK_S)
+            ahead, before = time.time() - time.monotonic(), ahead
+            if before - ahead > SET_BACK_S:
+                log.error(
+                    "the clock was set back, and the Kafka client would sleep for as long: the next start goes on",
+                    seconds=round(before - ahead, 1),
+                )
+                end()
+                return
+
+    threading.Thread(target=watch, name="clock", daemon=True).start()
+
+
+def stop_this_process() -> None:
+    """Send this process the signal of an operator's stop."""
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -64,7 +64,7 @@ def _trimmed(texts: pa.Array) -> pa.Array:
     return pc.ascii_trim(texts, characters=" \t")
 
 
-def _by_name(column: pa.Array, meaning: Callable[[list[str]], list[Any]]) -> tuple[NDArray[np.int32], list[Any]]:
+def by_name(column: pa.Array, meaning: Callable[[list[str]], list[Any]]) -> tuple[NDArray[np.int32], list[Any]]:
     """Return for each text the index of its meaning, and the meanings of the distinct texts."""
     if column.type != NAMES or column.null_count:
         column = _texts(column).dictionary_encode()
@@ -88,27 +88,25 @@ class Products(NamedTuple):
 
 def products(column: pa.Array) -> Products:
     """Parse names of products, shape (n,)."""
-    code, names = _by_name(column, list)
+    code, names = by_name(column, list)
     good = np.array([bool(PRODUCT_ID.fullmatch(name)) for name in names], np.bool_)
     return Products(names, code, good[code])
 
 
 def _counts(column: pa.Array) -> tuple[Int64s, Mask]:
     """Return whole numbers, or times in their unit, with a mask of values that are not null; null becomes 0."""
-    present = is_present(column)
-    return np.where(present, values_of(column, np.int64), 0), present
+    present, values = is_present(column), values_of(column, np.int64)
+    return np.where(present, values, 0) if column.null_count else values, present
 
 
 def whole_numbers(column: pa.Array) -> tuple[Int64s, Mask]:
     """Parse whole numbers from 0 to 2^63 - 1, also if written as 7.0; in a column of doubles up to 2^53."""
     if is_text(column.type):
-        texts = _trimmed(_texts(column))
-        are_digits = pc.utf8_is_digit(texts)
-        if not is_true(are_digits).all():
-            texts = pc.replace_substring_regex(texts, pattern=_INTEGRAL, replacement=r"\1")
-            are_digits = pc.utf8_is_digit(texts)
-        # A cast alone would accept -5 and 0x1F.
-        column = _parsed(pc.if_else(are_digits, texts, _NO_TEXT), pa.int64(), _DIGITS)
+        texts = _texts(column)
+        if not is_true(pc.utf8_is_digit(texts)).all():  # a cast alone would accept -5 and 0x1F
+            texts = pc.replace_substring_regex(_trimmed(texts), pattern=_INTEGRAL, replacement=r"\1")
+            texts = pc.if_else(pc.utf8_is_digit(texts), texts, _NO_TEXT)
+        column = _parsed(texts, pa.int64(), _DIGITS)
     elif pa.types.is_floating(column.type):
         values, _ = _numbers(column)
         good = (values >= 0) & (values <= _MOST_EXACT) & (values == np.floor(values))
@@ -251,12 +249,15 @@ def explain_size(text: str) -> str:
     return f"must be at most {MAX_SIZE:g}" if _is_finite(text) else "must be a finite number of at least 0, or empty"
 
 
-_SIDES = {"sell": Side.SELL, "s": Side.SELL, "": Side.UNKNOWN, "unknown": Side.UNKNOWN, "buy": Side.BUY, "b": Side.BUY}
+_SIDES = {
+    "sell": Side.SELL, "s": Side.SELL, "": Side.UNKNOWN, "unknown": Side.UNKNOWN, "unknown_order_side": Side.UNKNOWN,
+    "buy": Side.BUY, "b": Side.BUY,
+}  # fmt: skip
 
 
 def sides(column: pa.Array) -> tuple[NDArray[np.int8], Mask]:
     """Parse the taker's side, in capitals or not; an empty text means unknown."""
-    code, found = _by_name(column, lambda names: [_SIDES.get(name.lower()) for name in names])
+    code, found = by_name(column, lambda names: [_SIDES.get(name.lower()) for name in names])
     values = np.array([side or Side.UNKNOWN for side in found], np.int8)
     return values[code], np.array([side is not None for side in found], np.bool_)[code]
 

@@ -270,14 +270,16 @@ def _read_trades(recordings: Sequence[_Ordered], product_id: str, batch_rows: in
                 kept = np.flatnonzero(found.ok)
                 trades = _trades(found, kept, position)
                 shares = share, min(1.0, (sum(sizes[:nth]) + meter.read) / sum(sizes))
-                look.add(trades, position + found.rows.position[kept], position + found.rows.positions)
+                rows = found.rows
+                at = rows.position if len(kept) == len(rows.position) else rows.position[kept]
+                look.add(trades, position + at, position + rows.positions)
                 waiting.append(_Waiting(path, dialect, block, found, kept, trades, shares))
                 yield from batches(is_over=False)
                 share = shares[1]
-                position += found.rows.positions
+                position += rows.positions
                 lines += len(block.number)
-                skipped += len(found.rows.skipped)
-                types.update(found.rows.skipped_types)
+                skipped += len(rows.skipped)
+                types.update(rows.skipped_types)
         except Damaged as damage:
             error = _damaged(path, damage, lines)
             error.__cause__ = damage
@@ -375,13 +377,13 @@ _BROKEN, _NO_VALUE = -1, 100  # codes of faults; a fault of a value has `_NO_VAL
 def _faults(waiting: _Waiting, status: NDArray[np.int8], details: dict[Path, int]) -> list[Fault]:
     """Return why rows of a block are rejected, sorted; one by one as long as `details` lasts, then by reason."""
     found, rows = waiting.found, waiting.found.rows
+    if len(waiting.kept) == len(rows.at) and not rows.broken and (status == TAKEN).all():
+        return []
     broken = np.array(sorted(rows.broken), np.intp)
     masks = [found.products.good, *found.good.values()]
     bad = np.delete(np.arange(len(rows.at)), waiting.kept)
     first_bad = np.argmin([mask[bad] for mask in masks], axis=0) if len(bad) else bad
     refused = waiting.kept[status != TAKEN]
-    if not len(broken) + len(bad) + len(refused):
-        return []
     row = np.concatenate([np.full(len(broken), -1), bad, refused])
     at = np.concatenate([broken, rows.at[bad], rows.at[refused]])
     code = np.concatenate([np.full(len(broken), _BROKEN), _NO_VALUE + first_bad, status[status != TAKEN]])

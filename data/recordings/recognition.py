@@ -18,7 +18,7 @@ from data.recordings.dialects.bars.lean import lean_dialect
 from data.recordings.dialects.base import Chunks, Dialect, TextDialect
 from data.recordings.dialects.column_map import ColumnMap
 from data.recordings.dialects.documents import array_rows, member_chunks, object_lines, zip_members
-from data.recordings.dialects.messages.base import HAS_TRADE, JsonDialect
+from data.recordings.dialects.messages.base import HAS_TRADE, NO_JSON, JsonDialect
 from data.recordings.dialects.messages.channels import ADVANCED_CHANNELS, EXCHANGE_TYPES, MESSAGE_DIALECTS
 from data.recordings.dialects.messages.kraken import KRAKEN_NAME, kraken_dialect
 from data.recordings.dialects.messages.objects import JSON_TABLES, ObjectDialect, keys_of, object_match, values_of_key
@@ -277,7 +277,7 @@ def _whole(text: bytes) -> list[bytes]:
 def _is_object(line: bytes) -> bool:
     try:
         msgspec.json.decode(line)
-    except (msgspec.MsgspecError, UnicodeError):
+    except NO_JSON:
         return False
     return True
 

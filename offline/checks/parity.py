@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.features.admission import Admission, is_taken
+from data.features.admission import MAX_FALL_S, NEW_STREAM, NOTHING_YET, STRAY_ID, STRAY_TIME, Admission, is_taken
 from data.features.reach import reach_s
 from data.features.spec import FeatureSpec
+from data.features.strays import judged
 from data.settings import KafkaSettings
 from data.stream.codec import decode_features, decode_trades
 from data.stream.reader import TopicReader
@@ -45,6 +46,8 @@ class Certificate(NamedTuple):
         has_ended: the source has ended.
         covers_from, covers_to: event times of the first and the last compared row.
         rows_of_day: number of rows in the lake, compared or not.
+        strays: published rows that are not compared: the stream left their trades behind when it started anew, and the
+            lake leaves such trades out, see `offline.served.finished`.
     """
 
     source_id: str
@@ -62,6 +65,7 @@ class Certificate(NamedTuple):
     covers_from: str
     covers_to: str
     rows_of_day: int
+    strays: int = 0
 
     @property
     def compared(self) -> int:
@@ -82,21 +86,32 @@ class Published:
     Attributes:
         first: id and counted time of the first trade, if known; else of the oldest row, on any day.
         has_beginning: the source begins at `first`; else older rows have expired.
-        last_time: event time of the newest row, ns since 1970.
         has_day: the source has rows of the day.
         parts: the rows of the day, unless a newer source has begun the day.
         has_ended: the source has ended.
         last_trade: id and counted time of the last taken trade, if known.
+        restarts: id and counted time of each trade at which the stream started anew after rejects, see `judge_one`.
+        newest: id and event time of the newest row.
     """
 
     source_id: str
     first: tuple[int, int]
     has_beginning: bool
-    last_time: int = 0
+    newest: tuple[int, int] = NOTHING_YET
     has_day: bool = False
     parts: list[StoredFeatureColumns] = field(default_factory=list)
     has_ended: bool = False
     last_trade: tuple[int, int] | None = None
+    restarts: list[tuple[int, int]] = field(default_factory=list)
+
+    def add(self, rows: StoredFeatureColumns) -> None:
+        """Note the time of the newest row, and the restarts: rows without a return, with an id or a time that fell."""
+        ids = np.append(self.newest[0], rows.trade_id)
+        times = np.append(self.newest[1], rows.event_time)
+        fell = (np.diff(ids) <= 0) | (np.diff(times) < 0)
+        for row in np.flatnonzero(fell & (rows.values[:, 0] == 0)):
+            self.restarts.append((int(rows.trade_id[row]), int(rows.event_time[row])))
+        self.newest = int(rows.trade_id[-1]), int(rows.event_time[-1])
 
 
 def certify(
@@ -166,7 +181,7 @@ def find_published(
                 first = int(some.trade_id[0]), int(some.event_time[0])
                 known[source] = Published(source, first, some.values[0, 0] == 0)
             each = known[source]
-            each.last_time = int(some.event_time[-1])
+            each.add(some)
             of_day = some.take((some.event_time >= start) & (some.event_time < end))
             if not len(of_day.trade_id) or source_id not in (None, source):
                 continue
@@ -200,7 +215,6 @@ def find_ends(batches: Iterable[Sequence[bytes]], key: StreamKey) -> tuple[tuple
     source, product = f'"source_id":"{key.source_id}"'.encode(), f'"product_id":"{key.product_id}"'.encode()
     admission = Admission()
     first: tuple[int, int] | None = None
-    last = (0, 0)
     for batch in batches:
         values = [value for value in batch if source in value and product in value]
         trades = decode_trades(values).trades
@@ -208,9 +222,9 @@ def find_ends(batches: Iterable[Sequence[bytes]], key: StreamKey) -> tuple[tuple
             continue
         mine = trades.take(trades.stream == trades.keys.index(key))
         taken = mine.take(is_taken(admission.judge(mine)))
-        if len(taken):
-            first = first or (int(taken.trade_id[0]), int(taken.event_time[0]))
-            last = int(taken.trade_id[-1]), max(int(taken.event_time.max()), last[1])
+        if first is None and len(taken):
+            first = int(taken.trade_id[0]), int(taken.event_time[0])
+    last = admission.states.get(key, NEW_STREAM)[:2]
     return None if first is None else (first, last)
 
 
@@ -219,9 +233,9 @@ def compare(lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, publis
     lake = lake.held()
     has_ids = make_trades.stored(lake, product_id, day).facts.has_ids
     by = 0 if has_ids else 1
-    theirs = StoredFeatureColumns.join(published.parts)
+    theirs, strays = _without_strays(StoredFeatureColumns.join(published.parts), published)
     ours, remade, spoilt = _rows_as_seen(lake, spec, product_id, day, published, by)
-    last = published.last_trade or (int(theirs.trade_id[-1]), published.last_time)
+    last = published.last_trade or (int(theirs.trade_id[-1]), published.newest[1])
     if last[1] < start_ns(day) + DAY_S * NS:
         ours = ours.take(slice(int(np.searchsorted(ours[by], last[by], "right"))))
     one, other = (ours.trade_id, theirs.trade_id) if has_ids else (_time_keys(ours), _time_keys(theirs))
@@ -264,7 +278,20 @@ def compare(lake: Lake, spec: FeatureSpec, product_id: str, day: dt.date, publis
         covers_from=covers_from,
         covers_to=covers_to,
         rows_of_day=make_feature_rows.stored(lake, product_id, day).facts.rows,
+        strays=strays,
     )
+
+
+def _without_strays(rows: StoredFeatureColumns, published: Published) -> tuple[StoredFeatureColumns, int]:
+    """Return the rows of a day without the rows of trades that the stream left behind, and the number of the latter."""
+    if not published.restarts:
+        return rows, 0
+    n, key = len(rows.trade_id), StreamKey(published.source_id, "")
+    no_sizes, no_times = np.full(n, np.nan), np.zeros(n, np.int64)
+    stream, side = np.zeros(n, np.int32), np.zeros(n, np.int8)
+    status = judged(Trades((key,), stream, rows.trade_id, rows.event_time, no_times, rows.price, no_sizes, side))
+    is_stray = (status == STRAY_ID) | (status == STRAY_TIME)
+    return rows.take(~is_stray), int(np.sum(is_stray))
 
 
 def _rows_as_seen(
@@ -274,8 +301,8 @@ def _rows_as_seen(
 
     Without ids, the first row is the first one with the event time of the source's first trade.
 
-    A row that reaches back beyond the source's first trade is made again without older trades, if the lake has older
-    trades.
+    A row that reaches back beyond the source's first trade, or beyond a trade at which the source started anew, is made
+    again without older trades, if the lake has older trades.
 
     Args:
         by: 0: trade ids order the rows; 1: event times.
@@ -284,27 +311,37 @@ def _rows_as_seen(
         The rows; the number of remade rows; and a mask of rows that differ from rows made of the lake's own trades.
     """
     rows = feature_columns(lake, spec, product_id, day)
-    start, first_time, reach = start_ns(day), published.first[1], reach_s(spec) * NS
-    begins = int(np.searchsorted(rows[by], published.first[by])) if first_time >= start else 0
-    rows = rows.take(slice(begins, None))
-    sound = np.zeros(len(rows.trade_id), np.bool_)
-    if not published.has_beginning or first_time + reach < start:
-        return rows, 0, sound
-    trades, has_older = _trades_from(lake, spec, product_id, day, published.first, by)
-    if not has_older:
-        return rows, 0, sound
-    seen = _rows_of(trades, None, spec)
-    seen = seen.take(seen.event_time >= start)
-    ends = int(np.searchsorted(seen.event_time, first_time + reach, "right"))
-    of_day = trades_of(lake.read(TRADES, product_id, day, STAGED.names), product_id)
-    whole = _rows_of(of_day, history(lake, product_id, day, spec), spec).take(slice(begins, begins + ends))
-    stand = rows.take(slice(ends))
-    if len(whole.trade_id) != len(stand.trade_id):
-        spoilt = np.ones(ends, np.bool_)
-    else:
-        spoilt = (whole.trade_id != stand.trade_id) | _differs(whole, stand).any(axis=1)
-    ours = StoredFeatureColumns.join([seen.take(slice(ends)), rows.take(slice(ends, None))])
-    return ours, ends, np.append(spoilt, np.zeros(len(ours.trade_id) - ends, np.bool_))
+    start, reach = start_ns(day), reach_s(spec) * NS
+    firsts = sorted([published.first, *published.restarts], key=lambda first: first[1])
+    firsts = [first for first in firsts if first[1] < start + DAY_S * NS]
+    bounds = [int(np.searchsorted(rows[by], first[by])) if first[1] >= start else 0 for first in firsts]
+    parts, spoilt, remade, whole = [], [], 0, None
+    ends = [*bounds[1:], len(rows.trade_id)]
+    for first, following, begin, end in zip(firsts, [*firsts[1:], None], bounds, ends, strict=True):
+        mine = rows.take(slice(begin, end))
+        parts.append(mine)
+        spoilt.append(np.zeros(len(mine.trade_id), np.bool_))
+        is_beginning = published.has_beginning or first != published.first
+        if not len(mine.trade_id) or not is_beginning or first[1] + reach < start:
+            continue
+        trades, has_older = _trades_from(lake, spec, product_id, day, first, by)
+        if not has_older:
+            continue
+        if following is not None:
+            trades = trades.take((trades.trade_id, trades.event_time)[by] < following[by])
+        seen = _rows_of(trades, None, spec)
+        seen = seen.take(seen.event_time >= start)
+        count = int(np.searchsorted(seen.event_time, first[1] + reach, "right"))
+        parts[-1] = StoredFeatureColumns.join([seen.take(slice(count)), mine.take(slice(count, None))])
+        remade += count
+        if whole is None:
+            of_day = trades_of(lake.read(TRADES, product_id, day, STAGED.names), product_id)
+            whole = _rows_of(of_day, history(lake, product_id, day, spec), spec)
+        made, stand = (each.take(slice(begin, begin + count)) for each in (whole, rows))
+        is_same = len(made.trade_id) == len(stand.trade_id) and np.array_equal(made.trade_id, stand.trade_id)
+        differs = _differs(made, stand).any(axis=1) if is_same else np.ones(count, np.bool_)
+        spoilt[-1] = np.append(differs, np.zeros(len(parts[-1].trade_id) - count, np.bool_))
+    return StoredFeatureColumns.join(parts), remade, np.concatenate(spoilt)
 
 
 def _rows_of(trades: Trades, before: Trades | None, spec: FeatureSpec) -> StoredFeatureColumns:
@@ -328,7 +365,14 @@ def _trades_from(
         parts.insert(0, before)
     trades = Trades.join(parts)
     n = 0 if before is None else len(before)
-    begins = n + int(np.argmax((trades.trade_id, trades.event_time)[by][n:] >= first[by]))
+    later = trades.take(slice(n, None))
+    if by == 0:  # days before may hold other numberings, so that ids alone order nothing
+        is_later = (later.trade_id >= first[0]) & (later.event_time >= first[1] - MAX_FALL_S * NS)
+        if (is_first := is_later & (later.trade_id == first[0])).any():
+            is_later = is_first
+    else:
+        is_later = later.event_time >= first[1]
+    begins = n + int(np.argmax(is_later))
     has_older = begins > 0 and first[1] - int(trades.event_time[:begins].max()) <= spec.gap_s * NS
     return trades.take(slice(begins, None)), has_older
 

@@ -16,6 +16,7 @@ from offline.explain.findings import DIFFERENT, NOT_FOUND, OUTCOMES
 from offline.explain.remake import Explainer
 from offline.explain.report import described, rendered
 from offline.explain.streams import ForecastNotFound
+from offline.lake.store import Lake
 from offline.settings import OfflineSettings
 
 
@@ -26,7 +27,7 @@ def main() -> int:
         description=main.__doc__,
         epilog="Exit code: 0 all is equal, 1 something differs or cannot be read, 2 there is no such forecast, 3 a "
         "part has expired. The broker is KAFKA_BOOTSTRAP_SERVERS, 127.0.0.1:9092 where that is not set; the registry "
-        "MLFLOW_TRACKING_URI.",
+        "MLFLOW_TRACKING_URI; what the topics no longer hold is read from the lake, LAKE_URI.",
     )
     parser.add_argument("source", metavar="SOURCE", help="source_id of the forecast, as replay-1")
     parser.add_argument("product", metavar="PRODUCT", help="as BTC-USD")
@@ -41,7 +42,7 @@ def main() -> int:
         parser.error(str(error))
     settings = OfflineSettings()
     registry = Registry(settings.mlflow_tracking_uri)
-    explainer = Explainer(KafkaSettings(), registry, settings.models_dir, settings.spec())
+    explainer = Explainer(KafkaSettings(), registry, settings.models_dir, settings.spec(), Lake.open(settings.lake_uri))
     try:
         (explanation,) = explainer.explain(key, [args.trade])
     except (BadRecord, ForecastNotFound, NotRead) as error:

@@ -13,10 +13,10 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from data.stream.codec import decode_records
-from data.stream.reader import TopicReader
+from data.stream.codec import decode_records, mark_of
 from data.stream.records import PREDICTIONS, Time
 from data.trades import StreamKey
+from offline.served.kept.records import Records
 
 NEAR = 1_000
 """A range of up to this many offsets is read in order, not bisected."""
@@ -98,7 +98,7 @@ class ForecastSearch:
         start: the first offset of the search; the stream has no earlier forecast.
     """
 
-    def __init__(self, reader: TopicReader, prober: TopicReader, key: StreamKey, partition: int, start: int) -> None:
+    def __init__(self, reader: Records, prober: Records, key: StreamKey, partition: int, start: int) -> None:
         self._reader, self._prober, self._key = reader, prober, key
         self.partition, self.start = partition, start
         self._end = prober.span(PREDICTIONS, partition)[1]
@@ -243,7 +243,7 @@ class ForecastSearch:
         return self._forecasts(self._reader, start, end, after_end=LOOK)
 
     def _forecasts(
-        self, reader: TopicReader, start: int, end: int, after_end: int = sys.maxsize
+        self, reader: Records, start: int, end: int, after_end: int = sys.maxsize
     ) -> Iterator[TopicForecast]:
         """Read the forecasts in a range of offsets.
 
@@ -275,8 +275,3 @@ class ForecastSearch:
 
 
 decode_name, _decode_row = msgspec.json.Decoder(_Name).decode, msgspec.json.Decoder(ForecastRow).decode
-
-
-def mark_of(key: StreamKey) -> bytes:
-    """Return the bytes present in every record of a source, for a fast filter."""
-    return f'"source_id":"{key.source_id}"'.encode()

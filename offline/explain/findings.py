@@ -9,6 +9,7 @@ from data.models.served import ServedModel
 from data.stream.records import TRADES, with_time_texts
 from data.trades import Trades
 from offline.promotion.ledger import Entry
+from offline.served.kept.records import Place
 
 EQUAL, DIFFERENT, NOT_FOUND, EXPIRED = range(4)
 """Exit codes: all parts were made again and are equal; a part differs, or the record cannot be read; the forecast does
@@ -76,6 +77,7 @@ class Explanation:
         recorded: the trade in the recording; None if not found.
         remade: the record's fields that were made again, by name.
         findings: one per part.
+        forecast_from, trades_from: where the record, and the trades behind its row, were read; None if no trade was.
     """
 
     prediction: Any
@@ -88,6 +90,8 @@ class Explanation:
     recorded: RecordedRow | None = None
     remade: dict[str, Any] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    forecast_from: Place = "topic"
+    trades_from: Place | None = None
 
     @property
     def exit_code(self) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,12 @@ from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.models.registry import Registry
 from data.models.served import Scores, ServedModel
-from data.names import ModelRefused, RegistryError
+from data.names import ModelRefused, NotRead, RegistryError
 from data.settings import KafkaSettings
 from data.stream.origin import group_of
 from data.stream.published import forecast_of
 from data.stream.reader import TopicReader
-from data.stream.records import TRADES, AdaptedBy, Shadow, prediction_type
+from data.stream.records import PREDICTIONS, TRADES, AdaptedBy, Shadow, prediction_type
 from data.times import time_text, to_datetime, to_ns
 from data.trades import StreamKey
 from data.truth.adaptation import Adapted
@@ -27,9 +29,13 @@ from offline.explain.adaptation import adapted_again, records_behind, scores_of
 from offline.explain.bisection import BadRecord
 from offline.explain.findings import Explanation, Finding, FoundModel, Outcome
 from offline.explain.recordings import find_in_recordings
-from offline.explain.streams import PROBE_BYTES, Passage, Stream
+from offline.explain.streams import PROBE_BYTES, ForecastNotFound, Passage, Stream
+from offline.lake.store import Lake
 from offline.promotion.ledger import Entry, history, until
+from offline.served.kept.records import JoinedRecords, KeptRecords, kept_records
 
+TRIES = 3
+"""Readings, before a lake that changes meanwhile is an error."""
 GONE = "forecasts behind the adaptation are no longer kept"
 
 
@@ -38,43 +44,89 @@ class Explainer:
 
     Args:
         models: folder in which the forecaster keeps loaded models.
+        lake: what the topics no longer hold is read from the lake; None: the topics alone are read.
     """
 
-    def __init__(self, kafka: KafkaSettings, registry: Registry, models: Path, spec: FeatureSpec) -> None:
-        self._kafka, self._registry, self._models, self._spec = kafka, registry, models, spec
+    def __init__(
+        self, kafka: KafkaSettings, registry: Registry, models: Path, spec: FeatureSpec, lake: Lake | None = None
+    ) -> None:
+        self._kafka, self._registry, self._models, self._spec, self._lake = kafka, registry, models, spec, lake
 
     def explain(self, key: StreamKey, trade_ids: Sequence[int]) -> list[Explanation]:
         """Explain forecasts of one stream, in the order of `trade_ids`.
 
         Raises:
-            ForecastNotFound: a trade has no forecast.
+            ForecastNotFound: a trade has no forecast, on the topics and in the lake.
             BadRecord: the record of a forecast cannot be read.
-            NotRead: the broker does not answer.
+            NotRead: the broker does not answer, and the lake does not have the stream; or the lake cannot be read.
         """
+        for is_last in (False,) * (TRIES - 1) + (True,):
+            try:
+                return self._from_topics(key, trade_ids)
+            except FileNotFoundError as error:  # a merge of days has taken a file of the lake away
+                if is_last:
+                    raise NotRead(f"the lake changes while it is read: {error}") from error
+            except OSError as error:
+                raise NotRead(f"the lake does not answer: {error}") from error
+        raise AssertionError
+
+    def _from_topics(self, key: StreamKey, trade_ids: Sequence[int]) -> list[Explanation]:
+        """Explain from the topics, before their oldest record from the lake; without the stream from the lake alone."""
+        try:
+            with (
+                TopicReader(self._kafka, group_of(key.source_id)) as reader,
+                TopicReader(self._kafka, fetch_bytes=PROBE_BYTES) as prober,
+            ):
+                kept = self._kept(key, {topic: prober.topic_id(topic) for topic in (TRADES, PREDICTIONS)})
+                joined = JoinedRecords(reader, kept)
+                return self._explain(key, trade_ids, joined, JoinedRecords(prober, kept))
+        except (ForecastNotFound, NotRead):
+            kept = self._kept(key)
+            if kept is None or PREDICTIONS not in kept.topics:
+                raise
+            with suppress(ForecastNotFound):
+                return self._explain(key, trade_ids, kept, kept)
+            raise
+
+    def _kept(self, key: StreamKey, topic_ids: dict[str, str] | None = None) -> KeptRecords | None:
+        """Return the lake's records of a stream, see `kept_records`; None, and a line on stderr, if damaged."""
+        if self._lake is None:
+            return None
+        try:
+            return kept_records(self._lake, key, topic_ids)
+        except ValueError as error:
+            print(f"the lake is left out: {error}", file=sys.stderr)
+            return None
+
+    def _explain(
+        self,
+        key: StreamKey,
+        trade_ids: Sequence[int],
+        reader: JoinedRecords | KeptRecords,
+        prober: JoinedRecords | KeptRecords,
+    ) -> list[Explanation]:
         found: dict[int, Explanation] = {}
-        with (
-            TopicReader(self._kafka, group_of(key.source_id)) as reader,
-            TopicReader(self._kafka, fetch_bytes=PROBE_BYTES) as prober,
-        ):
-            stream = Stream(reader, prober, key)
-            forecasts = stream.find(set(trade_ids))
-            ledger = read_ledger(self._registry)
-            model_of = cache(partial(find_model, self._registry, self._models))
-            for trade_id, forecast in forecasts.items():
-                record = read_record(forecast.value, self._spec, stream.partition, forecast.offset)
-                model = model_of(record.model_variant, record.version, record.digest, record.spec_id)
-                entry, finding = served_under(ledger, record)
-                each = found[trade_id] = Explanation(record, stream.partition, forecast.offset, model, entry)
-                each.findings += [model.finding, finding]
-            for together, passage in stream.passages(found.values(), self._spec):
-                for each in together:
-                    if (at := place_of(each, passage, stream)) is not None:
-                        each.trade = passage.trades.take(slice(at, at + 1))
-                        remake_row(each, passage, at, stream, self._spec)
-            for each in found.values():
-                records = records_behind(stream, each.kafka_offset, self._spec)
-                remake_score(each, records, self._spec)
-                remake_shadows(each, model_of, records, self._spec)
+        stream = Stream(reader, prober, key)
+        forecasts = stream.find(set(trade_ids))
+        ledger = read_ledger(self._registry)
+        model_of = cache(partial(find_model, self._registry, self._models))
+        for trade_id, forecast in forecasts.items():
+            record = read_record(forecast.value, self._spec, stream.partition, forecast.offset)
+            model = model_of(record.model_variant, record.version, record.digest, record.spec_id)
+            entry, finding = served_under(ledger, record)
+            each = found[trade_id] = Explanation(record, stream.partition, forecast.offset, model, entry)
+            each.forecast_from = reader.place_of(PREDICTIONS, stream.partition, forecast.offset)
+            each.findings += [model.finding, finding]
+        for together, passage in stream.passages(found.values(), self._spec):
+            for each in together:
+                if (at := place_of(each, passage, stream)) is not None:
+                    each.trade = passage.trades.take(slice(at, at + 1))
+                    first = remake_row(each, passage, at, stream, self._spec)
+                    each.trades_from = reader.place_of(TRADES, stream.partition, int(passage.offsets[first]))
+        for each in found.values():
+            records = records_behind(stream, each.kafka_offset, self._spec)
+            remake_score(each, records, self._spec)
+            remake_shadows(each, model_of, records, self._spec)
         find_in_recordings(list(found.values()), key.product_id, stream.note)
         return [found[trade_id] for trade_id in trade_ids]
 
@@ -115,18 +167,22 @@ def place_of(each: Explanation, passage: Passage, stream: Stream) -> int | None:
     return None
 
 
-def remake_row(each: Explanation, passage: Passage, at: int, stream: Stream, spec: FeatureSpec) -> None:
-    """Make the row of a passage's trade again from the trades in reach, and compare all fields."""
+def remake_row(each: Explanation, passage: Passage, at: int, stream: Stream, spec: FeatureSpec) -> int:
+    """Make the row of a passage's trade again from the trades in reach, and compare all fields.
+
+    Returns:
+        The index of the first trade that was needed; `at` if the row is not made again.
+    """
     record = each.prediction
     if record.spec_id != spec.spec_id:
         said = f"the row is of feature spec {record.spec_id}, rows here are of {spec.spec_id}: is WINDOW_SIZE another?"
         each.found("row", "expired", said)
-        return
+        return at
     rows = passage.behind_row(at, spec)
     if rows is None:
         said = f"the row's window begins before {TRADES}[{stream.partition}]@{stream.oldest}, the oldest kept offset"
         each.found("trades", "expired", said)
-        return
+        return at
     each.window = passage.trades.take(rows)
     made = feature_rows(each.window, Windows(spec))
     each.found("trades", "equal", f"{len(each.window):,} in the row's window")
@@ -138,6 +194,7 @@ def remake_row(each: Explanation, passage: Passage, at: int, stream: Stream, spe
     remade["price"] = float(made.trades.price[-1])
     remade["purpose"] = passage.purposes[record.kafka_offset]
     each.compare("row", remade, f"all {len(spec.columns)} columns")
+    return int(rows[0])
 
 
 def find_model(registry: Registry, models: Path, variant: str, version: str, digest: str, spec_id: str) -> FoundModel:

@@ -42,6 +42,7 @@ def described(each: Explanation, *, all_trades: bool) -> dict[str, Any]:
                 "kafka_partition": each.kafka_partition,
                 "kafka_offset": each.kafka_offset,
             },
+            "read_from": {"prediction": each.forecast_from, "trades": each.trades_from},
             "recording": None if each.recorded is None else {"file": each.recorded.file, "line": each.recorded.line},
         },
         "model": {
@@ -110,11 +111,20 @@ def rendered(each: Explanation, *, all_trades: bool) -> str:
     recorded = f"{each.recorded.file}:{each.recorded.line}" if each.recorded is not None else "unknown, see below"
     lines += [
         f"topic       trade {each.trade_place}, forecast {PREDICTIONS}[{each.kafka_partition}]@{each.kafka_offset}",
+        f"read from   {_places(each)}",
         f"recording   {recorded}",
         "",
     ]
     lines += [f"{finding.outcome:<12}{finding.part}: {finding.said}" for finding in each.findings]
     return "\n".join(lines)
+
+
+def _places(each: Explanation) -> str:
+    """Return where forecast and trades were read; the lake has what its topic no longer holds."""
+    found = [f"forecast: {each.forecast_from}"]
+    if each.trades_from is not None:
+        found.append(f"trades: {each.trades_from}")
+    return ", ".join(found)
 
 
 def _promotion_lines(entry: Entry | None) -> list[str]:

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from data.features.admission import RESTARTED, Admission, is_taken
 from data.features.reach import oldest_block, oldest_trade
 from data.features.spec import FeatureSpec
-from data.stream.codec import decode_records, decode_trades
-from data.stream.reader import TopicReader
+from data.stream.codec import decode_records, decode_trades, mark_of
 from data.stream.records import PARTITIONS, PREDICTIONS, TRADES, Purpose, partition_of
 from data.trades import Int64s, StreamKey, Trades
 from offline.explain.bisection import (
@@ -29,9 +28,9 @@ from offline.explain.bisection import (
     ForecastSearch,
     TopicForecast,
     decode_name,
-    mark_of,
 )
 from offline.explain.findings import Explanation
+from offline.served.kept.records import Records
 
 SHOWN = 20
 """Maximum number of sources or products in an error message."""
@@ -124,7 +123,7 @@ class Stream:
         ForecastNotFound: the stream has no forecast.
     """
 
-    def __init__(self, reader: TopicReader, prober: TopicReader, key: StreamKey) -> None:
+    def __init__(self, reader: Records, prober: Records, key: StreamKey) -> None:
         self._reader, self._prober, self._key = reader, prober, key
         self._begin = reader.committed(TRADES, range(PARTITIONS))
         self.note = next((note for _, note in self._begin.values() if note), "")
@@ -298,7 +297,7 @@ class Stream:
         return any(trade_id in chunk.trades.trade_id for chunk in chunks)
 
     def _read_chunks(
-        self, reader: TopicReader, start: int, end: int, wanted: Collection[int] = ()
+        self, reader: Records, start: int, end: int, wanted: Collection[int] = ()
     ) -> Iterator[_TradeChunk]:
         """Read the stream's trades in a range of offsets, and the purposes at the `wanted` offsets."""
         mine = mark_of(self._key)
@@ -333,7 +332,7 @@ class Stream:
         return Passage(trades, offsets, taken, restarts, counts_as=first, is_whole=is_whole, purposes=purposes)
 
 
-def _newest_streams(reader: TopicReader) -> tuple[dict[StreamKey, int], bool]:
+def _newest_streams(reader: Records) -> tuple[dict[StreamKey, int], bool]:
     """Return the partitions of all streams among the newest forecasts, and whether older forecasts were skipped."""
     there: dict[StreamKey, int] = {}
     is_cut = False

@@ -12,6 +12,7 @@ from offline.lake.store import Lake
 from offline.served.columns import SERVED_TOPICS
 from offline.served.compaction import compact
 from offline.served.finished import stage_finished
+from offline.served.kept.begins import keep_begins
 from offline.served.retention import remove_old
 from offline.served.sink import sink, topic_reader
 from offline.settings import OfflineSettings
@@ -29,6 +30,7 @@ def main() -> int:
                 merged = compact(lake, topic, time.time_ns())
                 print(f"{topic}: {done.rows:,} rows, {done.ends} ends, {done.rejects} rejects and {done.lost} lost "
                       f"offsets are new; {merged} days were merged")  # fmt: skip
+        keep_begins(lake, KafkaSettings())
         for day in stage_finished(lake):
             print(f"{day.product_id} {day.day}: {day.rows:,} trades for the table trades; `backfill` makes the rest")
         if (keep_days := settings.served_keep_days) is not None:

@@ -58,9 +58,10 @@ def _merge(writer: ManifestWriter, topic: str, files: Sequence[ServedFile]) -> N
     key, first, last = files[0].key, files[0].first, files[-1].last
     path = path_of(topic, key, first, last)
     objects = writer.lake.objects
-    with rows_to(objects, path, OTHERS if key.day is None else columns_of(topic)) as merged:
+    schema = OTHERS if key.day is None else columns_of(topic)
+    with rows_to(objects, path, schema) as merged:
         for file in files:
-            for batch in row_batches(objects, file.path):
+            for batch in row_batches(objects, file.path, schema):
                 merged.write(batch)
     sources: dict[str, Purpose] = {}
     for file in files:

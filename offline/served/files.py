@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,25 +28,37 @@ def rows_to(objects: Objects, path: str, schema: pa.Schema) -> Iterator[RowGroup
             objects.add(path, file)
 
 
-def read_rows(objects: Objects, path: str, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:
+def read_rows(objects: Objects, path: str, schema: pa.Schema, filters: Any = None) -> pa.Table:
     """Return rows of a file.
 
     Args:
+        schema: the columns to return; a column that the file lacks, as files of earlier releases do, is null.
         filters: as of `pyarrow.parquet.read_table`; row groups without a matching row are not read.
 
     Raises:
         FileNotFoundError: the file does not exist.
     """
-    wanted = None if columns is None else list(columns)
     with objects.opened(path) as file:
-        return pa.parquet.read_table(file, columns=wanted, filters=filters)
+        present = set(pa.parquet.read_schema(file).names)
+        file.seek(0)
+        wanted = [name for name in schema.names if name in present]
+        table = pa.parquet.read_table(file, columns=wanted, filters=filters)
+    return _filled(table, schema)
 
 
-def row_batches(objects: Objects, path: str) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a file in batches.
+def row_batches(objects: Objects, path: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a file in batches; a column that the file lacks is null.
 
     Raises:
         FileNotFoundError: the file does not exist.
     """
     with objects.opened(path) as file:
-        yield from pa.parquet.ParquetFile(file).iter_batches(READ_ROWS)
+        for batch in pa.parquet.ParquetFile(file).iter_batches(READ_ROWS):
+            yield _filled(batch, schema)
+
+
+def _filled(rows: Any, schema: pa.Schema) -> Any:
+    """Return a table or batch with the columns of a schema, and nulls where the rows lack a column."""
+    present = set(rows.schema.names)
+    columns = [rows[f.name] if f.name in present else pa.nulls(len(rows), f.type) for f in schema]
+    return type(rows).from_arrays(columns, schema=schema)

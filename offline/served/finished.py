@@ -3,6 +3,10 @@
 The table `recordings/served` holds the trades of all sources whose ids and times agree, each trade once. A source that
 disagrees, as a replay with moved times, gets a table of its own: `recordings/served-2` and so on. The table `trades`
 then merges all recordings, and recordings of the inbox come first.
+
+Trades are those that the forecaster took, so each has a published row. A stream that started anew after rejects goes on
+in its table; the stray trades that it left behind are left out. If the stream goes on behind its own past, as with ids
+that begin anew, the later trades are added as if they were another source's.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from data.arrow import column_of
-from data.features.admission import TAKEN
+from data.features.admission import FALLEN_TIME, PASSED_ID, TAKEN, Admission, is_taken
 from data.features.strays import judged
 from data.stream.codec import side_numbers
 from data.stream.records import TRADES
@@ -38,6 +42,7 @@ from offline.days.staging import (
 from offline.days.steps import SEEN_BY_NEIGHBOURS
 from offline.lake.state import Partition
 from offline.lake.store import Lake
+from offline.served.columns import IS_TAKEN, columns_of
 from offline.served.files import read_rows
 from offline.served.manifest import Manifest, ServedFile, read_manifest
 
@@ -59,7 +64,9 @@ class FinishedDay(NamedTuple):
 def finished_days(manifest: Manifest) -> list[FinishedDay]:
     """Return the finished days of sources of purpose `live` and `replay`, sorted by product and day."""
     unfinished = {
-        (each.source_id, each.product_id, to_datetime(each.last_time).date()) for each in manifest.open_streams
+        (each.source_id, each.product_id, to_datetime(time).date())
+        for each in manifest.open_streams
+        for time in each.open_times
     }
     by_day: dict[tuple[str, date], list[ServedFile]] = {}
     for key, files in manifest.files_by_key().items():
@@ -112,9 +119,9 @@ def stage_finished(lake: Lake) -> list[Staged]:
                 name = _source_name(generation, source_id)
                 if name in known:
                     continue
-                trades = _trades_of_source(batch, finished, generation, source_id)
-                if (staged := _add(batch, finished.product_id, finished.day, name, trades)) is not None:
-                    changed[staged.product_id, staged.day] = staged
+                for trades in _passages(_taken_trades(batch, finished, generation, source_id)):
+                    if (staged := _add(batch, finished.product_id, finished.day, name, trades)) is not None:
+                        changed[staged.product_id, staged.day] = staged
     return list(changed.values())
 
 
@@ -129,18 +136,29 @@ def _staged(lake: Lake, product_id: str, day: date) -> Iterator[tuple[StagedNote
             yield staged.notes_as(StagedNotes), staged
 
 
-def _trades_of_source(lake: Lake, finished: FinishedDay, generation: int, source_id: str) -> Trades:
-    """Return the trades of a source on a finished day, without the trades that the reader of a recording rejects."""
-    parts: list[pa.Table] = []
-    columns = ["source_id", *STAGED.names]
-    for file in finished.files:
-        if file.generation == generation and source_id in file.sources:
-            rows = read_rows(lake.objects, file.path, columns, [("source_id", "==", source_id)])
-            parts.append(rows.select(STAGED.names))
-    rows = pa.concat_tables(parts)
+def _taken_trades(lake: Lake, finished: FinishedDay, generation: int, source_id: str) -> Trades:
+    """Return the trades of a source on a finished day that the forecaster took, in the order of the topic."""
+    columns = columns_of(TRADES)
+    schema = pa.schema([columns.field(name) for name in ("source_id", *STAGED.names, IS_TAKEN)])
+    parts = [
+        read_rows(lake.objects, file.path, schema, [("source_id", "==", source_id)])
+        for file in finished.files
+        if file.generation == generation and source_id in file.sources
+    ]
+    rows = pa.concat_tables(parts).drop_columns("source_id")
     side = column_of(side_numbers(rows["side"].to_pylist()), pa.int8())
     trades = trades_of(rows.set_column(STAGED.names.index("side"), "side", side), finished.product_id)
-    return trades.take(judged(trades) == TAKEN)
+    if rows[IS_TAKEN].null_count:
+        return trades.take(is_taken(Admission().judge(trades)))
+    return trades.take(rows[IS_TAKEN].to_numpy())
+
+
+def _passages(trades: Trades) -> Iterator[Trades]:
+    """Yield trades whose ids rise and whose times do not fall: all trades but strays, or the passages of a stream."""
+    while len(trades):
+        status = judged(trades)
+        yield trades.take(status == TAKEN)
+        trades = trades.take((status == PASSED_ID) | (status == FALLEN_TIME))
 
 
 def _add(lake: Lake, product_id: str, day: date, source: str, trades: Trades) -> Staged | None:
@@ -158,7 +176,8 @@ def _add(lake: Lake, product_id: str, day: date, source: str, trades: Trades) ->
                            SEEN_BY_NEIGHBOURS.gap_s)  # fmt: skip
             if merged.id_spaces > 1:
                 continue
-            joined, sources, before = merged.trades, [*old.notes_as(StagedNotes).sources, source], old.content_hash
+            sources = list(dict.fromkeys([*old.notes_as(StagedNotes).sources, source]))
+            joined, before = merged.trades, old.content_hash
         notes = StagedNotes(name, True, sources=sources)
         made = lake.write(table, product_id, day, [staged_batch(joined, name)], TRADE_COLUMNS, notes)
         return Staged(product_id, day, made.rows, True) if made.content_hash != before else None

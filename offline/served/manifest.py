@@ -15,6 +15,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
+from data.features.admission import AGREEING, LEAP_ROWS, LEAP_TIME, NEW_STREAM, REJECT_TIME, REJECTS
 from data.stream.records import Purpose
 from offline.lake.objects import Changed
 from offline.lake.store import Lake
@@ -33,7 +34,7 @@ class RowsKey(NamedTuple):
         generation: how often the topic was made anew.
         partition: of the topic.
         product_id, day: None for end records and rejects, see `offline.served.columns`. The day is UTC, of the counted
-            time: the largest event time of a stream so far.
+            time: the largest event time of a stream since the stream's last restart.
     """
 
     generation: int
@@ -87,16 +88,44 @@ class Hole(Struct, frozen=True):
     last: int
 
 
-class OpenStream(Struct, frozen=True):
-    """A product of a source without an end record so far.
+class Gone(Struct, frozen=True):
+    """Rows of a product in a partition that were removed for their age.
 
     Attributes:
-        last_time: largest event time, ns since 1970.
+        last: the last removed offset; older rows of the product may be there or not.
+        rows: number of removed rows.
+    """
+
+    generation: int
+    partition: int
+    product_id: str
+    last: int
+    rows: int
+
+
+class OpenStream(Struct, frozen=True, omit_defaults=True):
+    """A product of a source without an end record so far, with the state of the judging of its trades.
+
+    Attributes:
+        last_time: counted time, ns since 1970: the largest event time since the stream's last restart.
+        last_id, memory: of trades, see `StreamState`; unknown in manifests of earlier releases.
     """
 
     source_id: str
     product_id: str
     last_time: int
+    last_id: int = NEW_STREAM.last_id
+    memory: tuple[int, ...] = NEW_STREAM.memory
+
+    @property
+    def open_times(self) -> list[int]:
+        """Return the times at which later trades may go on, ns since 1970: a leap or rejects may lead to a restart."""
+        times = [self.last_time]
+        if self.memory[LEAP_ROWS] < AGREEING:
+            times.append(self.memory[LEAP_TIME])
+        if self.memory[REJECTS]:
+            times.append(self.memory[REJECT_TIME])
+        return times
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -111,6 +140,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
         open_streams: streams of the current generation.
         rejects, ends: numbers of unreadable records and of end records, of all generations.
         removed: number of records that were removed for their age, see `offline.served.retention`.
+        gone: the removed records, one entry for each generation, partition and product. Manifests of earlier releases
+            counted the records alone.
         cleanings: how often garbage was removed.
     """
 
@@ -125,6 +156,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     rejects: int = 0
     ends: int = 0
     removed: int = 0
+    gone: list[Gone] = []
     cleanings: int = 0
 
     def files_by_key(self) -> dict[RowsKey, list[ServedFile]]:

@@ -15,7 +15,7 @@ from data.stream.records import TRADES
 from data.times import DAY_S, NS
 from offline.lake.store import Lake
 from offline.served.finished import are_staged
-from offline.served.manifest import Manifest, ServedFile, read_manifest, writing_manifest
+from offline.served.manifest import Gone, Manifest, ServedFile, read_manifest, writing_manifest
 
 READ_DAYS = timedelta(days=12)
 """Days of event time, up to the newest record of a product, that stay: a drift report may read so far back."""
@@ -42,8 +42,20 @@ def remove_old(lake: Lake, topic: str, now_ns: int, keep_days: int, *, feeds_tra
         gone = removable(lake, manifest, now_ns, keep_days, feeds_trades=feeds_trades)
         paths, rows = {file.path for file in gone}, sum(file.rows for file in gone)
         files = [file for file in manifest.files if file.path not in paths]
-        writer.publish(msgspec.structs.replace(manifest, files=files, removed=manifest.removed + rows))
+        noted = with_gone(manifest.gone, gone)
+        writer.publish(msgspec.structs.replace(manifest, files=files, removed=manifest.removed + rows, gone=noted))
     return rows
+
+
+def with_gone(noted: Sequence[Gone], files: Sequence[ServedFile]) -> list[Gone]:
+    """Return the notes on removed rows with the rows of some more files."""
+    found = {(each.generation, each.partition, each.product_id): each for each in noted}
+    for file in files:
+        assert file.product_id is not None
+        place = file.generation, file.partition, file.product_id
+        before = found.get(place, Gone(*place, -1, 0))
+        found[place] = Gone(*place, max(before.last, file.last), before.rows + file.rows)
+    return list(found.values())
 
 
 def removable(

@@ -80,10 +80,9 @@ def _read(lake: Lake, manifest: Manifest, product_id: str, span: tuple[int, int]
     files = [file for file in files if file.end >= span[0] and file.begin < span[1]]
     place = ["generation", "record_partition", "record_offset"]
     wanted = [*place, *(name for name in names if name not in place)]
-    schema = columns_of(manifest.topic)
-    empty = pa.schema([schema.field(name) for name in wanted]).empty_table()
-    parts = [read_rows(lake.objects, file.path, wanted, filters) for file in files]
-    table = pa.concat_tables([empty, *parts]).unify_dictionaries()
+    schema = pa.schema([columns_of(manifest.topic).field(name) for name in wanted])
+    parts = [read_rows(lake.objects, file.path, schema, filters) for file in files]
+    table = pa.concat_tables([schema.empty_table(), *parts]).unify_dictionaries()
     # A file of a day may lie between the offsets of another day's file.
     table = table.sort_by([(name, "ascending") for name in place])
     return table.select(names)

@@ -14,15 +14,13 @@ import structlog
 from data.settings import KafkaSettings
 from data.stream.reader import TopicReader
 from data.stream.records import Figure, Purpose
-from data.trades import StreamKey
 from offline.lake.store import Lake
-from offline.served.columns import OTHERS, SERVED_TOPICS, Rows, block_rows, columns_of
+from offline.served.columns import OTHERS, SERVED_TOPICS, OpenStreams, Rows, block_rows, columns_of
 from offline.served.files import rows_to
 from offline.served.manifest import (
     Hole,
     Manifest,
     ManifestWriter,
-    OpenStream,
     RowsKey,
     ServedFile,
     folder_of,
@@ -107,7 +105,7 @@ class _Taking:
 
     def __init__(self, writer: ManifestWriter, manifest: Manifest) -> None:
         self._writer, self.manifest = writer, manifest
-        self._open = {StreamKey(each.source_id, each.product_id): each.last_time for each in manifest.open_streams}
+        self._open = OpenStreams(manifest.topic, manifest.open_streams)
         self._waiting: dict[RowsKey, list[Rows]] = {}
         self._count = self._rejects = self._ends = 0
 
@@ -141,7 +139,7 @@ class _Taking:
             self.manifest,
             next=self.manifest.next | {partition: following},
             files=self.manifest.files + files,
-            open_streams=[OpenStream(*key, last_time) for key, last_time in sorted(self._open.items())],
+            open_streams=self._open.sorted(),
             rejects=self.manifest.rejects + self._rejects,
             ends=self.manifest.ends + self._ends,
         )

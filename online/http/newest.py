@@ -34,10 +34,20 @@ from data.stream.clients import (
 )
 from data.stream.codec import check_forecast, decode_records
 from data.stream.reader import TopicReader
-from data.stream.records import PARTITIONS, PREDICTIONS, TRADES, Purpose, partition_of, prediction_type, with_time_texts
+from data.stream.records import (
+    PARTITIONS,
+    PREDICTIONS,
+    TRADES,
+    End,
+    Purpose,
+    partition_of,
+    prediction_type,
+    with_time_texts,
+)
 from data.times import NS, time_text
 from data.trades import StreamKey
 from online.exactly_once.offset_note import GROUP, read_note, short_name
+from online.live.arrival import Arrivals, Heard
 from online.live.view import LiveView
 from online.metrics import ApiMetrics
 from online.settings import ApiSettings
@@ -45,7 +55,7 @@ from online.settings import ApiSettings
 log = structlog.get_logger()
 
 MAX_STREAMS = 10_000
-"""Most streams in memory; the stream with the oldest forecast goes first."""
+"""Most streams in memory; the stream heard of longest ago goes first."""
 MAX_AHEAD_S = 3_600
 """Limit of an ingest time in the future: a later time is no clock's error, and would stay the newest until then."""
 RECENT_OFFSETS = 10_000
@@ -67,8 +77,7 @@ class Newest(NamedTuple):
         purpose: of the source.
         ingest_time: of the trade, ns since 1970.
         value: the record on the topic, JSON.
-        offset: of the record. All records of a product are in one partition, so the offset tells which one is newer,
-            whatever the clocks of the sources say.
+        heard: place of the record on the topic, which tells which one is newer, whatever the clocks of the sources say.
         seen: time of reading, seconds of the monotonic clock.
         has_ended: the source has ended this product.
     """
@@ -77,7 +86,7 @@ class Newest(NamedTuple):
     purpose: Purpose
     ingest_time: int
     value: bytes
-    offset: int
+    heard: Heard
     seen: float
     has_ended: bool = False
 
@@ -127,6 +136,7 @@ class NewestForecasts:
         self.view = LiveView(settings.spec())
         self._records_in = metrics.messages_in.labels(PREDICTIONS)
         self._streams: dict[StreamKey, Newest] = {}
+        self._arrivals = Arrivals()
         self._next: dict[int, int] = {}  # by partition, the offset to read next
         metrics.lag.positions = self._next
         self._behind: dict[int, int] | None = None  # by partition, the end at the start where it is not yet reached
@@ -172,12 +182,12 @@ class NewestForecasts:
         if source_id is not None:
             return self._streams.get(StreamKey(source_id, product_id))
         found = (newest for key, newest in self._streams.copy().items() if key.product_id == product_id)
-        return max(found, key=lambda newest: newest.offset, default=None)
+        return max(found, key=lambda newest: newest.heard, default=None)
 
     def newest_open(self) -> Newest | None:
         """Return the newest forecast of any open source."""
         found = (newest for newest in self._streams.copy().values() if not newest.has_ended)
-        return max(found, key=lambda newest: newest.ingest_time, default=None)
+        return max(found, key=lambda newest: newest.heard, default=None)
 
     def _follow(self) -> None:
         """Read until stopped; log an error once, and continue after the last record."""
@@ -274,12 +284,14 @@ class NewestForecasts:
                 for block in reader.read(PREDICTIONS, partition, start, search.end):
                     for value, offset in zip(block.values, block.offsets, strict=True):
                         self._take_older(value, offset, older)
-            for newest in older.values():
-                self.view.remember(self._decode(newest.value))
+            for key, newest in sorted(older.items(), key=lambda item: item[1].heard.offset, reverse=True):
+                heard = self._arrivals.older(partition, newest.heard.offset, newest.ingest_time)
+                older[key] = newest._replace(heard=heard)
+                self.view.remember(self._decode(newest.value), heard)
             found = older | self._streams  # records read since the start are newer
             if len(found) > MAX_STREAMS:
-                by_age = sorted(found, key=lambda key: found[key].ingest_time)
-                found = {key: found[key] for key in by_age[-MAX_STREAMS:]}
+                by_place = sorted(found, key=lambda key: found[key].heard)
+                found = {key: found[key] for key in by_place[-MAX_STREAMS:]}
             self._streams = found
             search.end = start
         else:
@@ -288,47 +300,53 @@ class NewestForecasts:
                 self._ended.clear()
 
     def _take_older(self, value: bytes, offset: int, older: dict[StreamKey, Newest]) -> None:
-        """Take a record that is older than all known records; an unreadable record was counted when new."""
+        """Take a record that is older than all known records; an unreadable record was counted when new.
+
+        Its place is known once the whole block is: a block is read forwards.
+        """
         with contextlib.suppress(ValueError):
-            key, newest, _ = self._understood(value, offset)
-            if newest is None:
+            key, said = self._understood(value)
+            if isinstance(said, End):
                 self._ended.add(key)
-                if key in older:  # a block is read forwards
+                if key in older:
                     older[key] = older[key]._replace(has_ended=True)
             elif key not in self._streams:
-                older[key] = newest._replace(has_ended=key in self._ended)
+                unplaced = Heard(0, said.ingest_time, offset)
+                older[key] = _newest(said, value, unplaced)._replace(has_ended=key in self._ended)
 
     def _read(self, message: Message, behind: dict[int, int]) -> None:
         partition, offset, error = message.partition() or 0, message.offset() or 0, message.error()
         if error is None:
             self._next[partition] = offset + 1
+            is_live = not behind
             if behind and self._next[partition] >= behind.get(partition, 0):
                 behind.pop(partition, None)
             self._records_in.inc()
-            self._take((message.value() or b"")[:MAX_VALUE], partition, offset)
+            self._take((message.value() or b"")[:MAX_VALUE], partition, offset, is_live=is_live)
         elif error.code() == KafkaError._PARTITION_EOF:  # comes only while no new record does
             behind.pop(partition, None)
         else:
             self._tell(error)
 
-    def _take(self, value: bytes, partition: int, offset: int) -> None:
+    def _take(self, value: bytes, partition: int, offset: int, *, is_live: bool) -> None:
         try:
-            key, newest, record = self._understood(value, offset)
+            key, said = self._understood(value)
         except ValueError as error:
             self._reject(f"{PREDICTIONS}[{partition}]@{offset}", str(error))
             return
-        self.view.add(record)
-        if newest is not None:
+        heard = self._arrivals.newer(partition, offset, said.ingest_time, is_live=is_live)
+        self.view.add(said, heard)
+        if not isinstance(said, End):
             if key not in self._streams and len(self._streams) >= MAX_STREAMS:
-                del self._streams[min(self._streams, key=lambda known: self._streams[known].ingest_time)]
-            self._streams[key] = newest
+                del self._streams[min(self._streams, key=lambda known: self._streams[known].heard)]
+            self._streams[key] = _newest(said, value, heard)
         elif key in self._streams:
             self._streams[key] = self._streams[key]._replace(has_ended=True)
         elif self._behind or self._searches:
             self._ended.add(key)
 
-    def _understood(self, value: bytes, offset: int) -> tuple[StreamKey, Newest | None, Any]:
-        """Return the stream of a record, its forecast (None for an end), and the decoded record.
+    def _understood(self, value: bytes) -> tuple[StreamKey, Any]:
+        """Return the stream of a record, and the decoded record: a forecast or an end.
 
         Raises:
             ValueError: the record is neither a forecast nor an end.
@@ -344,13 +362,17 @@ class NewestForecasts:
         key = StreamKey(said.source_id, said.product_id)
         if key not in self._streams:
             check_names(key)
-        if not found.records:
-            return key, None, said
-        check_forecast(said)
-        return key, Newest(key.source_id, said.purpose, said.ingest_time, value, offset, time.monotonic()), said
+        if found.records:
+            check_forecast(said)
+        return key, said
 
     def _reject(self, where: str, reason: str) -> None:
         self._metrics.rejects.labels("unreadable", UNKNOWN).inc()
         if time.monotonic() >= self._told_unreadable + TELL_S:
             self._told_unreadable = time.monotonic()
             log.warning("unreadable prediction", where=where, reason=reason[:200])
+
+
+def _newest(record: Any, value: bytes, heard: Heard) -> Newest:
+    """Return the newest forecast of a stream, read now."""
+    return Newest(record.source_id, record.purpose, record.ingest_time, value, heard, time.monotonic())

@@ -47,6 +47,7 @@ from online.http.newest import RECENT_OFFSETS, NewestForecasts
 from online.live.pulse import Checks
 from online.metrics import ApiMetrics
 from online.model_watch import ModelVersion, ModelWatch
+from online.server.disk import DiskWatch
 from online.settings import ApiSettings
 
 log = structlog.get_logger()
@@ -71,12 +72,15 @@ class Service:
         self.forecasts = NewestForecasts(settings, metrics)
         self.models = ModelWatch(settings, metrics, self._prepare)
         self.broker = BrokerCheck(settings)
+        self.disk = DiskWatch(settings.var_dir, round(settings.var_max_gb * 10**9))
 
     def start(self) -> None:
         self.forecasts.start()
         self.models.start()
+        self.disk.start()
 
     def stop(self) -> None:
+        self.disk.stop()
         self.forecasts.begin_stop()
         self.models.stop()
         self.forecasts.stop()
@@ -140,7 +144,7 @@ class Service:
         stream: dict[str, Any] = {"ok": problem is None, "feature_age_s": newest and newest.age_s}
         if problem is not None:
             stream["problem"] = problem
-        checks = {"broker": broker, "model": model, "stream": stream}
+        checks = {"broker": broker, "model": model, "stream": stream, "disk": self.disk.answer()}
         status = "healthy" if all(check["ok"] for check in checks.values()) else "unhealthy"
         return {"status": status, "checks": checks}
 
@@ -153,6 +157,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     service = Service(settings, metrics)
     access = Access(settings)
     metrics.ready.set_function(service.is_ready)
+    metrics.disk_used.set_function(service.disk.share)
     checks = Checks(service.broker.ask, lambda: service.forecasts.problem, service.described_model)
     page = LivePage(settings, project_version(), service.forecasts.view, service.served_file, checks)
 

@@ -15,6 +15,7 @@ from data.trades import Floats, Int64s
 from data.truth.counting import TWELFTH
 from data.truth.judging import Judge, Judged
 from data.truth.losses import coverage, qlike
+from online.live.arrival import Heard
 
 POINT_NS = NS
 """A point is the last forecast in each second of event time: a chart has no room for more."""
@@ -152,6 +153,8 @@ class LiveStream:
         newest: the newest record; None before the first.
         has_ended: the source has ended the product.
         rows: number of forecasts.
+        heard, seen: place of the newest record on the topic, and when it was read, seconds of the monotonic clock; both
+            are noted by the view.
         pace: of the forecasts since the reader has reached the end of the topic.
     """
 
@@ -166,6 +169,7 @@ class LiveStream:
         self.newest: Any = None
         self.has_ended = False
         self.rows = 0
+        self.heard, self.seen = Heard(0, 0, 0), 0.0
         self.pace = Pace()
 
     def take(self, records: Sequence[Any]) -> None:

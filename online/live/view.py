@@ -16,12 +16,13 @@ from data.features.spec import FeatureSpec
 from data.stream.records import End
 from data.times import NS
 from data.trades import StreamKey
+from online.live.arrival import Heard
 from online.live.points import Cursor, LiveStream, ModelName
 
 log = structlog.get_logger()
 
 MAX_STREAMS = 12
-"""Most streams in memory, about 2 MB each after a day; an ended stream goes first, then the oldest."""
+"""Most streams in memory, about 2 MB each after a day; an ended stream goes first, then that heard of longest ago."""
 MAX_MODELS = 200
 """Most models of a stream; a stream with more of them starts anew."""
 FLUSH_S = 0.1
@@ -45,14 +46,18 @@ class LiveView:
         self._lock = threading.Lock()
         self._streams: dict[StreamKey, LiveStream] = {}
         self._made = 0
-        self._pending: list[Any] = []
+        self._pending: list[tuple[Any, Heard]] = []
         self._arrived: list[int] = []  # wall time of each pending record, ns
         self._latencies: deque[tuple[float, float]] = deque(maxlen=LATENCIES)
         self._flushed = 0.0
 
-    def add(self, record: Any) -> None:
-        """Take the next record of the topic: a forecast, or an end."""
-        self._pending.append(record)
+    def add(self, record: Any, heard: Heard) -> None:
+        """Take the next record of the topic: a forecast, or an end.
+
+        Args:
+            heard: place of the record on the topic.
+        """
+        self._pending.append((record, heard))
         self._arrived.append(time.time_ns())
 
     def flush(self, *, is_live: bool) -> None:
@@ -66,10 +71,14 @@ class LiveView:
             return
         pending, arrived, self._pending, self._arrived, self._flushed = self._pending, self._arrived, [], [], now
         by_stream: dict[StreamKey, list[Any]] = {}
-        for record in pending:
-            by_stream.setdefault(StreamKey(record.source_id, record.product_id), []).append(record)
+        places: dict[StreamKey, Heard] = {}
+        for record, heard in pending:
+            key = StreamKey(record.source_id, record.product_id)
+            by_stream.setdefault(key, []).append(record)
+            if not isinstance(record, End):
+                places[key] = heard
         if is_live:
-            took = ((now, (at - record.ingest_time) / NS) for at, record in zip(arrived, pending, strict=True))
+            took = ((now, (at - record.ingest_time) / NS) for at, (record, _) in zip(arrived, pending, strict=True))
             with self._lock:
                 self._latencies.extend(took)
         for key, records in by_stream.items():
@@ -77,38 +86,41 @@ class LiveView:
             rows = [record for record in records if not isinstance(record, End)]
             with self._lock:
                 try:
-                    self._take(key, rows, now, ends=ends, is_live=is_live)
+                    if rows:
+                        self._take(key, rows, places[key], now, is_live=is_live)
+                    if ends and key in self._streams:
+                        self._streams[key].end()
                 except Exception as error:  # of any kind: the page is not worth a forecast of the API
                     log.error("the live page starts a stream anew", source_id=key.source_id, exc_info=error)
                     self._streams.pop(key, None)
 
-    def _take(self, key: StreamKey, rows: list[Any], now: float, *, ends: bool, is_live: bool) -> None:
-        if rows:
-            if key in self._streams and len(self._streams[key].models) > MAX_MODELS:
-                del self._streams[key]  # each frame names all models
-            stream = self._stream(key)
-            stream.take(rows)
-            if is_live:
-                stream.pace.mark(now, stream.rows, rows[-1].event_time)
-        if ends and key in self._streams:
-            self._streams[key].end()
+    def _take(self, key: StreamKey, rows: list[Any], heard: Heard, now: float, *, is_live: bool) -> None:
+        if key in self._streams and len(self._streams[key].models) > MAX_MODELS:
+            del self._streams[key]  # each frame names all models
+        stream = self._stream(key)
+        stream.take(rows)
+        stream.heard, stream.seen = heard, now
+        if is_live:
+            stream.pace.mark(now, stream.rows, rows[-1].event_time)
 
-    def remember(self, record: Any) -> None:
+    def remember(self, record: Any, heard: Heard) -> None:
         """Take the newest forecast of an open stream that was found in older records."""
         key = StreamKey(record.source_id, record.product_id)
         with self._lock:
             if key not in self._streams:
-                self._stream(key).take([record])
+                self._take(key, [record], heard, time.monotonic(), is_live=False)
 
     def _stream(self, key: StreamKey) -> LiveStream:
         if key not in self._streams:
             if len(self._streams) >= MAX_STREAMS:
-                ages = {k: (not each.has_ended, each.newest.ingest_time) for k, each in self._streams.items()}
-                oldest = min(ages, key=ages.__getitem__)
-                del self._streams[oldest]
+                del self._streams[min(self._streams, key=self._worth)]
             self._made += 1
             self._streams[key] = LiveStream(self._made, self._spec)
         return self._streams[key]
+
+    def _worth(self, key: StreamKey) -> tuple[bool, Heard]:
+        """Return a key that is the least for the stream to forget first, and the greatest for the stream to show."""
+        return not self._streams[key].has_ended, self._streams[key].heard
 
     def frame(
         self, wanted: StreamKey | None, cursor: Cursor | None, floor_of: Callable[[ModelName], float | None]
@@ -118,7 +130,7 @@ class LiveView:
         A slow browser asks later, and gets more at once: nothing waits for it in memory.
 
         Args:
-            wanted: None, and a stream that is not here: the stream with the newest record.
+            wanted: None, and a stream that is not here: the open stream that was heard of last.
             cursor: as returned before; None at first.
         """
         with self._lock:
@@ -143,8 +155,7 @@ class LiveView:
         return msgspec.json.encode(frame), following
 
     def _newest(self) -> StreamKey | None:
-        streams = self._streams
-        return max(streams, key=lambda key: (not streams[key].has_ended, streams[key].newest.ingest_time), default=None)
+        return max(self._streams, key=self._worth, default=None)
 
     def models(self) -> set[ModelName]:
         """Return the models of all forecasts in memory."""
@@ -159,6 +170,7 @@ class LiveView:
             rows = []
             for key, stream in self._streams.items():
                 pace = None if stream.has_ended else stream.pace.read(now)
+                age_s = max((wall - stream.newest.ingest_time) / NS, now - stream.seen)  # no clock makes it younger
                 rows.append(
                     {
                         "source_id": key.source_id,
@@ -166,7 +178,7 @@ class LiveView:
                         "purpose": stream.purpose,
                         "has_ended": stream.has_ended,
                         "is_newest": key == newest,
-                        "age_s": round((wall - stream.newest.ingest_time) / NS, 1),
+                        "age_s": round(age_s, 1),
                         "event_time": stream.newest.event_time / 1e6,
                         "rows": stream.rows,
                         "rows_per_s": pace and round(pace[0], 1),

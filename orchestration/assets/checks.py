@@ -125,12 +125,13 @@ def parity(context: dg.AssetCheckExecutionContext, config: ParityConfig, lake: L
         if found.remade
         else ""
     )
+    strays = f"{found.strays:,} rows of stray trades, which the stream left behind, are apart. " if found.strays else ""
     return dg.AssetCheckResult(
         passed=found.holds,
         description=f"{product_id} {day}, source {found.source_id}: {found.equal:,} rows equal, {found.missing:,} "
         f"missing, {found.extra:,} extra, {found.different:,} different; covers "
         f"from {found.covers_from} to {found.covers_to}, {found.compared:,} of {found.rows_of_day:,} rows of the day. "
-        f"{remade}{found.first_difference}".rstrip(),
+        f"{remade}{strays}{found.first_difference}".rstrip(),
         metadata={
             name: value if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
             for name, value in found._asdict().items()

@@ -14,6 +14,7 @@ from data.stream.figures import publish_or_warn
 from data.stream.records import FEATURES, PREDICTIONS, TRADES
 from offline.lake.store import Lake
 from offline.served.compaction import compact
+from offline.served.kept.begins import keep_begins
 from offline.served.manifest import folder_of, read_manifest
 from offline.served.sink import offsets_behind, sink, sink_figures, topic_reader
 from orchestration.assets.partitions import LAKE
@@ -68,6 +69,7 @@ def sink_topics(context: dg.OpExecutionContext | dg.AssetExecutionContext, lake:
             }
             sunk.append(SunkTopic(asset, hashlib.sha256(offsets.encode()).hexdigest(), metadata))
         behind = offsets_behind(lake, reader)
+    keep_begins(lake, settings)
     publish_or_warn(settings, sink_figures(behind), context.log.warning)
     return sunk
 

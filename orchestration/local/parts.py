@@ -128,7 +128,14 @@ def _topics(settings: StackSettings, kafka: Mapping[str, str]) -> Part:
     replication = 1 if settings.starts_kafka else settings.kafka_replication_factor
     return Part(
         "topics",
-        action=functools.partial(create_topics, kafka, retention=retention, replication=replication),
+        action=functools.partial(
+            create_topics,
+            kafka,
+            retention=retention,
+            partition_bytes=settings.topic_max_mb * 10**6,
+            replication=replication,
+            keeps_to_it=settings.starts_kafka,  # a broker of a person's own has a retention of its own
+        ),
         needs=("kafka",) if settings.starts_kafka else (),
         advice=f"The broker is {kafka['bootstrap.servers']}; KAFKA_BOOTSTRAP_SERVERS names another.",
     )

@@ -23,6 +23,9 @@ RETIRED = dict.fromkeys(
 )
 """Settings of earlier releases, and their successors."""
 
+UNFINISHED_RESTORE = "restoring"
+"""File below VAR_DIR while a restore exchanges folders; it names the backup. No stack starts beside this file."""
+
 
 def retired_settings(environment: Mapping[str, str | None]) -> list[str]:
     """Return a sentence for each given setting without effect."""
@@ -51,6 +54,7 @@ class StackSettings(
     mlflow_port: Port = 5000
     prometheus_port: Port = 9090
     alertmanager_port: Port = 9095
+    log_max_mb: int = Field(20, ge=1, description="of the log of a part, 10^6 bytes; the lines before go to .previous")
     run_started: float | None = Field(None, description="seconds since 1970 when `make run` was typed")
 
     @field_validator("*")

@@ -36,7 +36,7 @@ from orchestration.local.observers.parts import observer_parts
 from orchestration.local.observers.scrape_key import key_file
 from orchestration.local.parts import stack_parts
 from orchestration.local.ports import port_conflicts
-from orchestration.local.settings import StackSettings, given_settings, retired_settings
+from orchestration.local.settings import UNFINISHED_RESTORE, StackSettings, given_settings, retired_settings
 from orchestration.local.supervisor import PartState, Supervisor, Watched, tree_memory
 
 STATE_FORMAT = "4"
@@ -105,9 +105,14 @@ def check_state(settings: StackSettings) -> None:
     """Refuse topics of another release, and note the format of new topics.
 
     Raises:
-        StartRefused: the broker's data is of another format.
+        StartRefused: the broker's data is of another format, or a restore was not finished.
     """
     var_dir = settings.var_dir
+    if (unfinished := var_dir / UNFINISHED_RESTORE).exists():
+        raise StartRefused(
+            f"a restore of {unfinished.read_text().strip()} was not finished, so registry and lake may be of different "
+            "backups: run `make restore` with the same BACKUP again"
+        )
     note = var_dir / "format"
     found = note.read_text().strip() if note.exists() else "none"
     if (var_dir / "broker" / "kafka" / "data").exists() and found != STATE_FORMAT:
@@ -212,7 +217,9 @@ async def run_stack(settings: StackSettings, console: Console, began: float) -> 
         say(f"first forecast {time.monotonic() - began:.1f} s after start", "bold green")
 
     environment = child_environment(settings)
-    supervisor = Supervisor(parts, settings.var_dir / "logs", say, environment, CHECKOUT)
+    supervisor = Supervisor(
+        parts, settings.var_dir / "logs", say, environment, CHECKOUT, log_max_bytes=settings.log_max_mb * 10**6
+    )
     forecaster = next(part for part in parts if part.name == "forecaster")
     live_lines = LiveLines(kafka, forecaster.address, environment["REPLAY_ID"], first)
     stopping = stop_on_signals(supervisor.kill)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 import signal
 import time
 from collections import deque
@@ -31,6 +32,9 @@ QUICK_DEATHS = 3  # after so many equal errors in a row, each a quick death, a p
 BACKOFF_S = 0.5  # the first pause before a restart; each quick death doubles the pause
 LONGEST_PAUSE_S = 5.0
 ACT_S = 10.0  # between two tries of a part for which a person must act
+LOG_MAX_BYTES = 20_000_000
+LOGS_S = 10.0
+"""Seconds between two looks at the sizes of the logs."""
 LOG_LINES = 12  # how much of a dead part's log is shown
 _WORD = re.compile(r"[\w.:+-]+")
 
@@ -279,6 +283,18 @@ class Watched:
         self._told += len(whole) + bool(whole)
         return [line.decode(errors="replace") for line in whole.splitlines() if line]
 
+    def bound_log(self, max_bytes: int) -> None:
+        """Move the lines of a log that is too large to `.previous.log`, and begin the log anew.
+
+        The process appends to the same file, and goes on at its new end. Lines that are written just between the copy
+        and the cut are lost.
+        """
+        with contextlib.suppress(OSError):  # a full disk, or no log yet
+            if self.log_path.stat().st_size > max_bytes:
+                shutil.copyfile(self.log_path, self.log_path.with_suffix(".previous.log"))
+                os.truncate(self.log_path, 0)
+                self._log_start = self._told = 0
+
     def last_words(self) -> str:
         """Return the last line of the newest process."""
         return (self.log_tail() or ["(its log is empty)"])[-1]
@@ -347,6 +363,7 @@ class Supervisor:
         environment: of every part, besides the part's own.
         directory: where the parts run.
         backoff_s: the first pause before a part is started again.
+        log_max_bytes: of a log; the log of before has as many at most.
     """
 
     def __init__(
@@ -357,6 +374,7 @@ class Supervisor:
         environment: Mapping[str, str] | None = None,
         directory: Path = Path(),
         backoff_s: float = BACKOFF_S,
+        log_max_bytes: int = LOG_MAX_BYTES,
     ) -> None:
         self.watched: dict[str, Watched] = {}
         for part in parts:
@@ -369,6 +387,7 @@ class Supervisor:
         self._environment = dict(os.environ if environment is None else environment)
         self._directory = directory
         self._backoff_s = backoff_s
+        self._log_max_bytes = log_max_bytes
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Condition()
 
@@ -379,6 +398,7 @@ class Supervisor:
             if watched.log_path.exists():
                 watched.log_path.replace(watched.log_path.with_suffix(".previous.log"))
             self._tasks.append(asyncio.create_task(self._keep(watched), name=watched.part.name))
+        self._tasks.append(asyncio.create_task(self._bound_logs(), name="logs"))
 
     async def wait_until_up(self) -> bool:
         """Wait until every part is ready or done, in the background, or cannot start because a need has failed.
@@ -411,6 +431,13 @@ class Supervisor:
         """End every part at once."""
         for watched in self.watched.values():
             watched.signal(signal.SIGKILL)
+
+    async def _bound_logs(self) -> None:
+        """Keep the logs within their size, again and again."""
+        while True:
+            await asyncio.sleep(LOGS_S)
+            for watched in self.watched.values():
+                watched.bound_log(self._log_max_bytes)
 
     async def _keep(self, watched: Watched) -> None:
         """Run one part, again and again, until the part is done or given up."""

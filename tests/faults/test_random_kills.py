@@ -35,7 +35,7 @@ KILLED = {
     "online.forecaster": "forecaster",
     "online.ingestor": "ingestor",
     "online.api": "api",
-    "mlflow.server": "mlflow",
+    "registry_app": "mlflow",
 }
 """Text in the command line of each part, and the part's name."""
 

@@ -118,7 +118,7 @@ def check(servers: str, lake: Lake, proof: Proof) -> None:
         assert set(offsets_behind(lake, reader).values()) == {0}
     for topic in SERVED_TOPICS:
         on_topic = normal(records_on(servers, topic), topic)
-        proof.equal(sorted(records_of(lake, topic).items()), sorted(on_topic.items()), topic)
+        proof.equal(sorted(records_of(lake, topic).items()), sorted(on_topic.items()), f"lake {topic}")
         files = {path for path in lake.objects.paths(folder_of(topic)) if path.endswith(".parquet")}
         assert files == {file.path for file in read_manifest(lake, topic).files}
 

@@ -35,6 +35,7 @@ from data.stream.topics.creation import create_topics
 from data.times import NS
 from online.http.answers import Observed, Problem, handle_errors, read_body
 from online.http.newest import Newest, NewestForecasts
+from online.live.arrival import Heard
 from online.metrics import ApiMetrics
 from online.server import headers
 from online.server.headers import BoundedHeaders
@@ -508,7 +509,7 @@ def test_without_a_source_the_one_that_forecast_last_answers(api: Api, broker: B
 def test_a_forecast_is_at_least_as_old_as_the_time_since_it_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read 40 s ago, and the clock was then set back by an hour: a silent source must not look alive."""
     in_an_hour, forty_s_ago = time.time_ns() + 3_600 * NS, time.monotonic() - 40
-    ahead = Newest("a", "live", in_an_hour, b"{}", offset=1, seen=forty_s_ago)
+    ahead = Newest("a", "live", in_an_hour, b"{}", Heard(1, in_an_hour, 1), seen=forty_s_ago)
     assert 40 <= ahead.age_s < 50
     assert 60 <= ahead._replace(ingest_time=time.time_ns() - 60 * NS).age_s < 70
 
@@ -556,12 +557,12 @@ def test_reading_goes_on_after_a_failure_behind_the_last_record(
     forecasts = NewestForecasts(ApiSettings(kafka_bootstrap_servers=broker.bootstrap_servers), ApiMetrics())
     take = forecasts._take
 
-    def failing(value: bytes, partition: int, offset: int) -> None:
+    def failing(value: bytes, partition: int, offset: int, *, is_live: bool) -> None:
         if b"APIFAIL-USD" in value:
             seen.append(value)
             if b'"trade_id":2' in value:
                 raise RuntimeError("a bug")
-        take(value, partition, offset)
+        take(value, partition, offset, is_live=is_live)
 
     monkeypatch.setattr(forecasts, "_take", failing)
 
@@ -702,9 +703,20 @@ def test_streams_are_bounded_and_the_one_heard_of_longest_ago_goes(monkeypatch: 
     monkeypatch.setattr("online.http.newest.MAX_STREAMS", 3)
     forecasts = NewestForecasts(ApiSettings(), ApiMetrics())
     for offset, (age_s, source_id) in enumerate(((40, "a"), (30, "b"), (20, "c"), (10, "a"), (5, "d"), (4, "b"))):
-        forecasts._take(a_record(source_id, "BTC-USD", age_s), 0, offset)
+        forecasts._take(a_record(source_id, "BTC-USD", age_s), 0, offset, is_live=True)
     known = {source_id for source_id in "abcd" if forecasts.newest("BTC-USD", source_id)}
     assert known == {"a", "d", "b"}, "b went for d, then c for b"
+
+
+def test_a_clock_that_stepped_back_costs_no_stream_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two sources of a clock half an hour ahead, and one of the corrected clock in another partition, heard of last."""
+    monkeypatch.setattr("online.http.newest.MAX_STREAMS", 2)
+    forecasts = NewestForecasts(ApiSettings(), ApiMetrics())
+    for partition, source_id, age_s in ((0, "a", -1_800), (0, "b", -1_801), (1, "c", 0)):
+        forecasts._take(a_record(source_id, "BTC-USD", age_s), partition, 5, is_live=True)
+    assert forecasts.newest("BTC-USD", "a") is None
+    shown = forecasts.newest("BTC-USD", None), forecasts.newest_open()
+    assert [newest and newest.source_id for newest in shown] == ["c", "c"]
 
 
 # Connections
@@ -788,6 +800,8 @@ def test_health_says_what_was_checked(api: Api) -> None:
     assert 0 < found["checks"]["broker"]["answered_ms"] < 2_000
     assert found["checks"]["model"] == {"ok": True, "model_variant": "baseline", "version": "1"}
     assert found["checks"]["stream"]["ok"]
+    disk = found["checks"]["disk"]
+    assert (disk["ok"], disk["max_mb"], "warning" in disk) == (True, 20_000, disk["free_mb"] < 1_000)
 
 
 @pytest.fixture(scope="module")

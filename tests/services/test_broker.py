@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -73,6 +75,27 @@ def test_topics_are_made_once_with_their_settings(broker: Broker) -> None:
     settings = admin.describe_configs([resource])[resource].result(10)
     assert settings["retention.ms"].value == str(7 * 24 * 3600 * 1000)
     assert settings["message.timestamp.type"].value == "CreateTime"
+
+
+def config_of(broker: Broker, topic: str) -> dict[str, str]:
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    found = AdminClient({"bootstrap.servers": broker.bootstrap_servers}).describe_configs([resource])[resource]
+    return {name: entry.value for name, entry in found.result(10).items()}
+
+
+def test_topics_keep_to_their_time_and_size_and_old_ones_only_if_asked(broker: Broker) -> None:
+    """The rest of an old topic's configuration stays."""
+    client = {"bootstrap.servers": broker.bootstrap_servers}
+    bounds = ("retention.ms", "retention.bytes", "segment.bytes", "segment.ms", "message.timestamp.type")
+    make = partial(create_topics, client, topics=["bounded"], partitions=1)
+    make(retention=timedelta(days=2), partition_bytes=40_000_000)
+    before = config_of(broker, "bounded")
+    assert [before[name] for name in bounds] == ["172800000", "40000000", "10000000", "86400000", "CreateTime"]
+    make(retention=timedelta(hours=1), partition_bytes=8_000_000)
+    assert config_of(broker, "bounded") == before
+    make(retention=timedelta(hours=1), partition_bytes=8_000_000, keeps_to_it=True)
+    after = config_of(broker, "bounded")
+    assert [after[name] for name in bounds] == ["3600000", "8000000", "2000000", "3600000", "CreateTime"]
 
 
 def test_only_the_topic_of_figures_keeps_the_newest_of_each_key(broker: Broker) -> None:

@@ -296,6 +296,7 @@ def test_the_chart_s_instance_is_that_of_one_machine_with_more_runs() -> None:
     given = cluster.values()["additionalInstanceConfig"]
     same = own.keys() & given.keys() - {"concurrency"}
     assert {name: given[name] for name in same} == {name: own[name] for name in same}
+    assert "retention" in same, "looks of schedules and sensors have an end, too"
     assert given["concurrency"]["pools"] == own["concurrency"]["pools"]
     runs = given["concurrency"]["runs"]
     limits = {(limit["key"], str(limit["value"])): limit["limit"] for limit in runs["tag_concurrency_limits"]}

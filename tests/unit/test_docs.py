@@ -43,7 +43,7 @@ SETTINGS: tuple[type[BaseSettings], ...] = (
 )
 BETWEEN_PROCESSES = {"INGESTOR_RESTARTED", "RUN_STARTED"}
 """Set by the stack for its own processes, not by a person."""
-VARIABLES_OF_MAKE = {"BASE", "BUILDER", "BUILD_OPTIONS"}
+VARIABLES_OF_MAKE = {"BASE", "BUILDER", "BUILD_OPTIONS", "BACKUP", "REPLACE"}
 """Read by the Makefile alone."""
 
 MADE_BY_THE_READER = {

@@ -464,6 +464,17 @@ def test_memory_is_bounded_by_streams() -> None:
     assert value(truth, catalog.OPEN_SOURCES, "replay") == MOST_STREAMS
 
 
+def test_a_clock_that_stepped_back_costs_no_stream_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each source of a clock an hour further back: the newest forecast, and the places, go to those heard of last."""
+    monkeypatch.setattr("monitoring.live_truth.MOST_STREAMS", 2)
+    truth = LiveTruth(SPEC, lambda _: FACTS)
+    for number in range(3):
+        fields = {"source_id": f"s{number}", "ingest_time": (10 - number) * 3_600 * NS}
+        truth.follow([record(second * NS, 1.0, 1e-4 + number, **fields) for second in range(1, 122)])
+        assert value(truth, catalog.FORECAST_VOLATILITY, "BTC-USD", "replay") == 1e-4 + number
+    assert {key.source_id for key in truth._streams} == {"s1", "s2"}
+
+
 def test_facts_are_asked_by_the_versions_that_a_record_names() -> None:
     asked: set[VersionKey] = set()
 

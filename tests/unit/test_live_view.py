@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,11 +20,13 @@ from data.truth.counting import counted_rows
 from data.truth.targets import target_volatility
 from online.live import points as points_module
 from online.live import states
+from online.live.arrival import Arrivals, Heard
 from online.live.points import POINT, LiveStream, ModelName, Ring
 from online.live.view import MAX_STREAMS, LiveView
 from tests.unit.test_streaming import market
 
 SPEC = FeatureSpec()
+ARRIVALS = count(1)
 
 
 class Row(NamedTuple):
@@ -187,8 +189,9 @@ def test_a_ring_keeps_the_newest_points_in_order() -> None:
 
 
 def add(view: LiveView, *records: Any) -> None:
+    """Add records as they arrive, in one partition."""
     for record in records:
-        view.add(record)
+        view.add(record, Heard(next(ARRIVALS), record.ingest_time, 0))
     view._flushed = 0.0
     view.flush(is_live=True)
 
@@ -202,12 +205,55 @@ def test_the_newest_open_stream_is_shown_unless_another_is_wanted() -> None:
     view = LiveView(SPEC)
     times, price = np.arange(1, 4) * NS, np.full(3, 100.0)
     add(view, *rows(times, price), *rows(times, price, source_id="b"))
+    assert frame_of(view, None)["stream"]["source_id"] == "b"
+    add(view, *rows(times + 3 * NS, price))
     assert frame_of(view, None)["stream"]["source_id"] == "a"
     add(view, End("a", "BTC-USD", "replay", 9, True))
     assert frame_of(view, None)["stream"]["source_id"] == "b"
     assert frame_of(view, StreamKey("a", "BTC-USD"))["stream"]["has_ended"]
     assert frame_of(view, StreamKey("nobody", "BTC-USD"))["stream"]["source_id"] == "b"
     assert [(row["source_id"], row["has_ended"]) for row in view.summary()] == [("b", False), ("a", True)]
+
+
+def test_a_clock_that_was_ahead_leaves_neither_the_default_stream_nor_a_place() -> None:
+    """The ingest times fall by an hour a source, as on a machine whose clock is set back again and again."""
+    view = LiveView(SPEC)
+    one = np.array([NS]), np.array([100.0])
+    for i in range(MAX_STREAMS + 1):
+        add(view, *(row._replace(ingest_time=(100 - i) * 3_600 * NS) for row in rows(*one, source_id=f"s{i}")))
+        assert frame_of(view, None)["stream"]["source_id"] == f"s{i}"
+    assert {row["source_id"] for row in view.summary()} == {f"s{i}" for i in range(1, MAX_STREAMS + 1)}
+
+
+def test_a_silent_source_of_a_clock_ahead_gets_older_on_the_page() -> None:
+    view = LiveView(SPEC)
+    add(view, *rows(np.array([NS]), np.array([100.0])))
+    key = StreamKey("a", "BTC-USD")
+    view._streams[key].newest = view._streams[key].newest._replace(ingest_time=time.time_ns() + 3_600 * NS)
+    view._streams[key].seen -= 40
+    assert 40 <= view.summary()[0]["age_s"] < 50
+
+
+def test_places_never_fall_in_a_partition_whatever_clocks_say() -> None:
+    """Of two partitions: before the start times compare them, after it arrivals do; older records come last of all."""
+    order = Arrivals()
+    first = order.newer(0, 10, 500, is_live=False)
+    fallen = order.newer(0, 11, 300, is_live=False)
+    other = order.newer(1, 900, 400, is_live=False)
+    older = order.older(0, 9, 700)
+    oldest = order.older(0, 8, 100)
+    live = order.newer(1, 901, 1, is_live=True)
+    caught_up = order.newer(1, 902, 0, is_live=False)  # after a lost broker
+    assert sorted([caught_up, live, other, fallen, first, older, oldest]) == [
+        oldest,  # 100
+        other,  # 400
+        older,  # 500 at most, as is the record behind it
+        first,
+        fallen,
+        live,
+        caught_up,
+    ]
+    assert (fallen.time, older.time) == (500, 500)
 
 
 def test_streams_are_bounded_and_an_ended_stream_goes_first() -> None:
@@ -226,7 +272,7 @@ def test_latency_is_of_rows_that_came_after_the_start() -> None:
     view = LiveView(SPEC)
     ago = time.time_ns() - NS // 2
     [row] = rows(np.array([NS]), np.array([100.0]))
-    view.add(row._replace(ingest_time=ago))
+    view.add(row._replace(ingest_time=ago), Heard(0, ago, 0))
     view._flushed = 0.0
     view.flush(is_live=False)
     assert view.latency() is None

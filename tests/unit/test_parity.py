@@ -29,7 +29,10 @@ from offline.days.feature_rows import make_feature_rows
 from offline.days.staging import ingest
 from offline.days.trades import make_trades
 from offline.lake.store import Lake
+from offline.served.finished import stage_finished
+from offline.served.sink import sink
 from tests.days import DAY, DAY_NS, MIDNIGHT, recorded, rough_times, trades_at, without
+from tests.served import FakeTopic
 
 SPEC = FeatureSpec()
 NO_BROKER = KafkaSettings()
@@ -352,3 +355,106 @@ def test_a_certificate_is_kept_until_rows_or_spec_change_or_a_comparison_fails(l
     )
     made(own, "BTC-USD", DAY)
     assert kept_certificate(own, SPEC) == ""
+
+
+REJECTED = 20
+"""A stream starts anew with the 21st trade after a stray trade; the 20 trades before have no row."""
+DENSE = trades_at(rough_times(MIDNIGHT + 21 * HOUR, MIDNIGHT + 27 * HOUR, 5))
+"""20 rejects in this stream are no hole in time."""
+BEFORE_MIDNIGHT = int(np.flatnonzero(np.maximum.accumulate(DENSE.event_time) >= MIDNIGHT + DAY_NS)[0]) - 40
+
+
+def served_lake(folder: Path, trades: Trades) -> Lake:
+    """Return a lake whose only trades are those of a source that has ended, taken from the topic."""
+    lake = Lake.open(folder)
+    named = replace(trades, keys=(StreamKey("s", "BTC-USD"),))
+    end = encode(End("s", "BTC-USD", "replay", 9, end=True))
+    topic = FakeTopic({0: [*encode_trades(named, "replay"), end]}, block=1_000)
+    sink(lake, topic.reader, TRADES)
+    staged = stage_finished(lake)
+    made(lake, "BTC-USD", *sorted(each.day for each in staged))
+    return lake
+
+
+def moved(at: int, column: str, by: int) -> Trades:
+    """Return `DENSE` with one id or one time moved."""
+    values = getattr(DENSE, column).copy()
+    values[at] += by
+    return replace(DENSE, **{column: values})
+
+
+@pytest.mark.parametrize("kind", ["event_time", "trade_id"])
+@pytest.mark.parametrize("at", [1_000, BEFORE_MIDNIGHT])
+@pytest.mark.parametrize("by", [HOUR, DAY_NS, 10 * DAY_NS])
+def test_a_served_stream_that_started_anew_is_in_the_lake_as_published(
+    tmp_path: Path, kind: str, at: int, by: int
+) -> None:
+    """One time or id is ahead, hours or minutes before midnight.
+
+    Of the trades after the stray, 20 are rejected, and the 21st begins a segment. The stray has a row on its own day.
+    """
+    trades = moved(at, kind, by)
+    lake = served_lake(tmp_path, trades)
+    published = records(trades, has_ended=True)
+    assert len(published) == len(trades) - REJECTED + 1
+    found = [certified(lake, day, published) for day in (DAY, NEXT)]
+    assert [(each.holds, each.first_difference) for each in found] == [(True, "")] * 2
+    assert [each.missing + each.extra + each.different for each in found] == [0, 0]
+    of_two_days = len(trades) - REJECTED - 1
+    assert sum(each.equal for each in found) == of_two_days
+    assert sum(each.strays for each in found) == (kind == "trade_id" or by < 10 * DAY_NS)
+    assert sum(each.remade for each in found) > 100, "the rows after the restart know no older trade"
+    ids = lake.read("trades", "BTC-USD", DAY)["trade_id"].to_pylist()
+    ids += lake.read("trades", "BTC-USD", NEXT)["trade_id"].to_pylist()
+    assert ids == np.delete(DENSE.trade_id, slice(at, at + REJECTED + 1)).tolist()
+
+
+def test_a_day_is_not_finished_while_its_stream_may_come_back(tmp_path: Path) -> None:
+    """The sink reads up to a stray trade of the next day and half of the rejects, and the rest later."""
+    trades = replace(moved(1_000, "event_time", DAY_NS), keys=(StreamKey("s", "BTC-USD"),))
+    lake, topic = Lake.open(tmp_path), FakeTopic({0: []}, block=1_000)
+    values: list[bytes] = list(encode_trades(trades, "replay"))
+    for begin, end in ((0, 1_001), (1_001, 1_011)):
+        topic.records[0] += values[begin:end]
+        sink(lake, topic.reader, TRADES)
+        assert stage_finished(lake) == []
+    topic.records[0] += [*values[1_011:], encode(End("s", "BTC-USD", "replay", 9, end=True))]
+    sink(lake, topic.reader, TRADES)
+    assert [each.day for each in stage_finished(lake)] == [DAY, NEXT]
+    made(lake, "BTC-USD", DAY, NEXT)
+    assert all(certified(lake, day, records(trades, has_ended=True)).holds for day in (DAY, NEXT))
+
+
+def test_a_wrong_row_after_a_restart_is_found(tmp_path: Path) -> None:
+    trades = moved(1_000, "event_time", DAY_NS)
+    lake = served_lake(tmp_path, trades)
+    published = records(trades, has_ended=True)
+    record = msgspec.json.decode(published[1_010] or b"")
+    published[1_010] = msgspec.json.encode(record | {"ret_mean": 0.5})
+    found = certified(lake, DAY, published)
+    assert (found.holds, found.different, found.missing, found.extra) == (False, 1, 0, 0)
+    assert found.first_difference.startswith(f"trade {trades.trade_id[1_010 + REJECTED]} at ")
+
+
+def test_a_served_stream_whose_ids_begin_anew_goes_on(tmp_path: Path) -> None:
+    """The exchange counts from 1 again: two numberings in one stream, both in the lake, and parity by time."""
+    ids = DENSE.trade_id.copy()
+    ids[1_000:] = np.arange(1, len(ids) - 999)
+    ids[:1_000] += 10**9
+    trades = replace(DENSE, trade_id=ids)
+    lake = served_lake(tmp_path, trades)
+    published = records(trades, has_ended=True)
+    found = [certified(lake, day, published) for day in (DAY, NEXT)]
+    assert [(each.holds, each.first_difference, each.strays) for each in found] == [(True, "", 0)] * 2
+    assert sum(each.equal for each in found) == len(trades) - REJECTED
+
+
+def test_a_late_trade_behind_midnight_is_no_trade_of_the_next_day(tmp_path: Path) -> None:
+    """The forecaster rejects a repetition of an old trade; a look at the next day alone would take the repetition."""
+    begin = BEFORE_MIDNIGHT + 40
+    repeated = DENSE.take(slice(100, 101))
+    trades = Trades.join([DENSE.take(slice(0, begin)), repeated, DENSE.take(slice(begin, None))])
+    lake = served_lake(tmp_path, trades)
+    assert [certified(lake, day, records(trades, has_ended=True)).holds for day in (DAY, NEXT)] == [True, True]
+    ids = [lake.read("trades", "BTC-USD", day)["trade_id"].to_pylist() for day in (DAY, NEXT)]
+    assert ids[0] + ids[1] == DENSE.trade_id.tolist()

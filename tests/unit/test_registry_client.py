@@ -114,7 +114,7 @@ def test_an_answer_that_is_too_large_is_not_read_to_its_end(
         ModelRefused, match=r"model\.onnx with more than the limit of 1 MB, see MODEL_MAX_MB"
     ) as refused:
         Registry(registry.uri).fetch(found)
-    assert refused.value.kind == "absent"
+    assert refused.value.kind == "size"
     registry.broken = (200, b"{" + b" " * 2**10 + b"}")
     with pytest.raises(RegistryError, match="alias with more than") as told:
         Registry(registry.uri).champion(NAME)

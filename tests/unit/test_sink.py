@@ -17,8 +17,9 @@ from offline.lake.objects import ANY
 from offline.lake.store import Lake
 from offline.locks.lease import Occupied
 from offline.served import sink as sink_module
-from offline.served.columns import SERVED_TOPICS
+from offline.served.columns import IS_TAKEN, SERVED_TOPICS, columns_of
 from offline.served.compaction import compact, mergeable
+from offline.served.files import read_rows, rows_to
 from offline.served.finished import finished_days, stage_finished
 from offline.served.manifest import Hole, folder_of, read_manifest, writing_manifest
 from offline.served.rows import served_rows
@@ -243,7 +244,7 @@ def staged_ids(lake: Lake, name: str = "served", day: dt.date = DAY) -> list[int
 
 
 def test_trades_of_finished_days_are_staged_and_no_others(lake: Lake) -> None:
-    """`one` goes on to the next day; `two` is open; `three` is a drill; `four` has ended."""
+    """`one` goes on to the next day, by 20 trades; `two` is open; `three` is a drill; `four` has ended."""
     topic = served(lake, record(TRADES, 1, AT + 1))
     served(
         lake,
@@ -253,7 +254,7 @@ def test_trades_of_finished_days_are_staged_and_no_others(lake: Lake) -> None:
         end("three", purpose="drill"),
         *(record(TRADES, i, AT + i, source_id="four", purpose="live") for i in (7, 8)),
         end("four", purpose="live"),
-        record(TRADES, 9, AT + DAY_NS),
+        *(record(TRADES, i, AT + DAY_NS + i) for i in range(9, 29)),
         topic=topic,
     )
     assert [(each.day, each.sources) for each in finished_days(read_manifest(lake, TRADES))] == [
@@ -263,7 +264,7 @@ def test_trades_of_finished_days_are_staged_and_no_others(lake: Lake) -> None:
     assert staged_ids(lake) == [1, 2, 7, 8]
     assert stage_finished(lake) == []
     served(lake, end("two"), end("one"), topic=topic)
-    assert {(each.day, each.rows) for each in stage_finished(lake)} == {(DAY, 6), (DAY + dt.timedelta(1), 1)}
+    assert {(each.day, each.rows) for each in stage_finished(lake)} == {(DAY, 6), (DAY + dt.timedelta(1), 20)}
     assert staged_ids(lake) == [1, 2, 3, 4, 7, 8]
     assert compact(lake, TRADES, LATER) == 1
     assert stage_finished(lake) == []
@@ -297,6 +298,22 @@ def test_a_source_with_moved_times_is_staged_apart(lake: Lake) -> None:
     made = make_trades(lake, PRODUCT, DAY)
     assert made.facts.id_spaces == 2
     assert made.facts.rows == 2 * 399  # the moved hour follows the first one
+
+
+def test_files_of_an_earlier_release_are_staged_and_merged(lake: Lake) -> None:
+    """They do not tell which trades the forecaster took: here trade 1 came twice."""
+    at = [AT + i * NS for i in range(9)]
+    topic = served(lake, *(record(TRADES, i, at[i]) for i in (1, 2, 1, 3)))
+    manifest = read_manifest(lake, TRADES)
+    for file in manifest.files:
+        rows = read_rows(lake.objects, file.path, columns_of(TRADES)).drop_columns(IS_TAKEN)
+        with rows_to(lake.objects, file.path, rows.schema) as old:
+            old.write(*rows.to_batches())
+    served(lake, record(TRADES, 4, at[4]), end(), topic=topic)
+    assert compact(lake, TRADES, LATER) == 1
+    assert served_rows(lake, TRADES, PRODUCT, *hours(0, 24))["is_taken"].isna().tolist() == [True] * 4 + [False]
+    stage_finished(lake)
+    assert staged_ids(lake) == [1, 2, 3, 4]
 
 
 def test_a_replay_of_a_recording_of_the_inbox_changes_no_trade(lake: Lake, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,46 @@ def test_batches_change_no_judgement(jumps: list[tuple[int, int]], cuts: list[in
         found.append(look.take(look.settled))
     found.append(look.take(n - sum(map(len, found))))
     assert np.concatenate(found).tolist() == expected.tolist()
+
+
+SHIFTS = st.tuples(
+    st.integers(0, 8_900),
+    st.sampled_from([1, 2, AGREEING - 1, AGREEING, AGREEING + 1, 300]),
+    st.sampled_from([(0, -50), (0, -2), (0, 3), (0, A_DAY), (-40, 0), (1, 0), (10**6, 0), (10**6, A_DAY)]),
+)
+"""First trade, number of trades, and what their ids and times are moved by."""
+
+
+@settings(deadline=None)
+@given(
+    shifts=st.lists(SHIFTS, max_size=4),
+    cuts=st.lists(st.tuples(st.integers(0, 3), st.sampled_from([-4_100, -1, 0, 1, 19, 20, 21, 4_097])), max_size=6),
+    products=st.sampled_from([1, 3]),
+)
+def test_calm_blocks_are_judged_as_a_search_judges_them(
+    shifts: list[tuple[int, int, tuple[int, int]]], cuts: list[tuple[int, int]], products: int
+) -> None:
+    """A trade of another product that falls at the end makes one search of all trades; blocks begin near the shifts."""
+    n = 9_000
+    ids, times = (np.array(column) for column in regular(n))
+    for at, length, (by_id, by_s) in shifts:
+        ids[at : at + length] += by_id
+        times[at : at + length] += by_s
+    of = [i * products // n for i in range(n)] if len(shifts) % 2 else [i % products for i in range(n)]
+    trades = stream(ids.tolist(), times.tolist(), of)
+    falling = stream([*ids.tolist(), 1, 2], [*times.tolist(), 100.0, 0.0], [*of, products, products])
+    *expected, fall = judged(falling).tolist()
+    assert fall == FALLEN_TIME
+
+    near = [shifts[which][0] + by for which, by in cuts if which < len(shifts)]
+    bounds = sorted({0, n, *(at for at in near if 0 < at < n)})
+    look = LookAhead()
+    found = []
+    for begin, end in pairwise(bounds):
+        look.add(trades.take(slice(begin, end)), np.arange(begin, end), end)
+        found.append(look.take(look.settled))
+    found.append(look.take(n - sum(map(len, found))))
+    assert np.concatenate(found).tolist() == expected[:-1]
 
 
 @pytest.mark.parametrize("block_bytes", [50, 1_000, 1 << 20])

@@ -12,22 +12,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data.compiled import compiled
 from data.names import Damaged
 from data.recordings.lines import LINE_BYTES, Meter
 
+Bytes = NDArray[np.uint8]
+
 _BETWEEN_ROWS = re.compile(rb"\][\s,\[\]]*\[")
 _START = re.compile(rb'\{\s*("[^"]*")')
-_NOTHING = re.compile(rb"(?!)")
-_ESCAPED = re.compile(rb"\\.", re.DOTALL)
-_OPEN, _CLOSE, _QUOTE = 1, 2, 3
+_OPEN, _CLOSE, _QUOTE, _ESCAPE = 1, 2, 3, 4
 _CODES = np.zeros(256, np.uint8)
-_CODES[list(b'{}"')] = (_OPEN, _CLOSE, _QUOTE)
+_CODES[list(b'{}"\\')] = (_OPEN, _CLOSE, _QUOTE, _ESCAPE)
+_BRACE, _NEWLINE = b"{\n"
 _BLANKS = b" \t\r\n"
-_FILLERS = b" \t\r\n\f\v,[]"
-_IS_FILLER = np.isin(np.arange(256), list(_FILLERS))
+_IS_BLANK = np.isin(np.arange(256), list(b" \t\r\n\f\v"))
+_IS_FILLER = np.isin(np.arange(256), list(b" \t\r\n\f\v,[]"))
 _WITHOUT_LINES = bytes.maketrans(b"\r\n", b"  ")
-_LONGEST_GAP = 64
-"""Bytes of a gap that are searched for all gaps at once."""
 
 
 def array_rows(chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -61,17 +61,23 @@ def object_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """
     rest = start = b""
     for chunk in chunks:
-        data = rest + chunk.translate(_WITHOUT_LINES)
+        data = rest + (chunk.translate(_WITHOUT_LINES) if b"\n" in chunk or b"\r" in chunk else chunk)
         if not start:
             data = data.lstrip(b"\xef\xbb\xbf" + _BLANKS).lstrip(b"[" + _BLANKS)
             found = _START.match(data)
             start = b"" if found is None else found[1]
-        objects, rest = _cut_objects(data, start)
-        if objects:
-            yield b"\n".join([*objects, b""])
+        lines = np.empty(2 * len(data), np.uint8)
+        written, begin = _write_objects(_bytes_of(data), _bytes_of(start), lines)
+        if written:
+            yield lines[:written].tobytes()
+        rest = data[begin:]
         _check_length(rest)
     if rest := rest.rstrip(b"]," + _BLANKS):
         yield rest + b"\n"
+
+
+def _bytes_of(text: bytes) -> Bytes:
+    return np.frombuffer(text, np.uint8)
 
 
 def _check_length(rest: bytes) -> None:
@@ -79,79 +85,54 @@ def _check_length(rest: bytes) -> None:
         raise Damaged(f"a JSON value has more than {LINE_BYTES:,} bytes, so it is no recording from there on")
 
 
-def _cut_objects(data: bytes, start: bytes) -> tuple[list[bytes], bytes]:
-    """Return the whole objects of a text that begins with an object, and the rest from the last object on.
+@compiled
+def _write_objects(data: Bytes, start: Bytes, out: Bytes) -> tuple[int, int]:
+    """Write the whole objects of a text as lines.
 
     Args:
-        start: the first key of the first object.
-    """
-    objects: list[bytes] = []
-    while True:
-        cut, is_broken = _cuts(data, start)
-        begin = 0
-        for end, next_begin in cut:
-            objects.append(data[begin:end])
-            begin = next_begin
-        data = data[begin:]
-        if not is_broken:
-            return objects, data
-
-
-def _cuts(data: bytes, start: bytes) -> tuple[list[tuple[int, int]], bool]:
-    """Return the end of each object and the begin of the next one, up to the first broken object.
+        data: a text without line ends that begins with an object.
+        start: the first key of the first object, in quotation marks.
+        out: room for all objects, each with a line end.
 
     Returns:
-        the cuts, and whether the object before the last cut is broken: the braces behind it must be counted anew.
+        the number of bytes written, and the begin of the last object, which may go on behind the text.
     """
-    ends, begins, are_nested = _gaps(data)
-    if not len(ends) or not are_nested:
-        return _pairs(ends, begins), False
-    is_outer = _depths(data, begins) == 0
-    alike = re.compile(rb"\{\s*" + re.escape(start)) if start else _NOTHING
-    inner = np.flatnonzero(~is_outer).tolist()
-    broken = next((i for i in inner if alike.match(data, int(begins[i]))), None)
-    if broken is not None:
-        is_outer[broken] = True
-        is_outer[broken + 1 :] = False
-    return _pairs(ends[is_outer], begins[is_outer]), broken is not None
+    begin = written = depth = i = 0
+    in_text = False
+    while True:
+        while i < len(data) and _CODES[data[i]] == 0:
+            i += 1
+        if i >= len(data):
+            return written, begin
+        code = _CODES[data[i]]
+        i += 1
+        if code == _ESCAPE:
+            i += 1
+        elif code == _QUOTE:
+            in_text = not in_text
+        elif code == _OPEN:
+            depth += not in_text
+        else:
+            depth -= not in_text
+            after = i
+            while after < len(data) and _IS_FILLER[data[after]]:
+                after += 1
+            if after == len(data) or data[after] != _BRACE:
+                continue
+            if (depth == 0 and not in_text) or _starts_with(data, after + 1, start):
+                end = written + i - begin
+                out[written:end] = data[begin:i]
+                out[end] = _NEWLINE
+                written, begin, i = end + 1, after, after
+                depth, in_text = 0, False
 
 
-def _pairs(ends: NDArray[np.intp], begins: NDArray[np.intp]) -> list[tuple[int, int]]:
-    return list(zip(ends.tolist(), begins.tolist(), strict=True))
-
-
-def _gaps(data: bytes) -> tuple[NDArray[np.intp], NDArray[np.intp], bool]:
-    """Return end and next begin of each gap between two objects, and whether there are objects within objects.
-
-    A gap is a closed brace, blanks, commas and brackets, and an open brace.
-    """
-    text = np.frombuffer(data, np.uint8)
-    is_open = text == ord("{")
-    braces = np.flatnonzero(is_open | (text == ord("}")))
-    opens = is_open[braces]
-    pairs = np.flatnonzero(~opens[:-1] & opens[1:])
-    ends, begins = braces[pairs] + 1, braces[pairs + 1]
-    good = begins - ends <= _LONGEST_GAP
-    for far in np.flatnonzero(~good).tolist():
-        good[far] = not data[ends[far] : begins[far]].strip(_FILLERS)
-    for step in range(int((begins - ends)[begins - ends <= _LONGEST_GAP].max(initial=0))):
-        at = ends + step
-        good &= (at >= begins) | (begins - ends > _LONGEST_GAP) | _IS_FILLER[text[np.minimum(at, begins)]]
-    return ends[good], begins[good], int(opens.sum()) > int(good.sum()) + 1
-
-
-def _depths(data: bytes, places: NDArray[np.intp]) -> NDArray[np.int64]:
-    """Return how many braces are open before some places; braces in texts do not count."""
-    if b"\\" in data:
-        data = _ESCAPED.sub(b"__", data)
-    codes = _CODES[np.frombuffer(data, np.uint8)]
-    at = np.flatnonzero(codes)
-    code = codes[at]
-    is_outside = np.cumsum(code == _QUOTE) % 2 == 0
-    steps = ((code == _OPEN).astype(np.int8) - (code == _CLOSE)) * is_outside
-    depths = np.cumsum(steps, dtype=np.int64)
-    found: NDArray[np.int64] = depths[np.searchsorted(at, places) - 1]
-    return found
+@compiled
+def _starts_with(data: Bytes, at: int, start: Bytes) -> bool:
+    """Return whether a text goes on with `start`, which is not empty, behind blanks."""
+    while at < len(data) and _IS_BLANK[data[at]]:
+        at += 1
+    return len(start) > 0 and np.array_equal(data[at : at + len(start)], start)
 
 
 # Errors of a zip with a damaged directory: a password, a method or version, a name, an offset beyond the end.

@@ -20,16 +20,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m data.stream.topics",
         description=main.__doc__,
-        epilog="The broker is KAFKA_BOOTSTRAP_SERVERS. TOPIC_RETENTION_DAYS and KAFKA_REPLICATION_FACTOR are for new "
-        "topics. Exit code: 0 all topics are there, 1 the broker does not answer, or refuses, 2 a topic has another "
-        "number of partitions.",
+        epilog="The broker is KAFKA_BOOTSTRAP_SERVERS. TOPIC_RETENTION_DAYS, TOPIC_MAX_MB and "
+        "KAFKA_REPLICATION_FACTOR are for new topics. Exit code: 0 all topics are there, 1 the broker does not answer, "
+        "or refuses, 2 a topic has another number of partitions.",
     )
     parser.parse_args()
     settings = TopicSettings()
     retention, replication = timedelta(days=settings.topic_retention_days), settings.kafka_replication_factor
     try:
         kafka = client_config(settings)
-        created = create_topics(kafka, retention=retention, replication=replication)
+        created = create_topics(
+            kafka, retention=retention, partition_bytes=settings.topic_max_mb * 10**6, replication=replication
+        )
     except NotRead as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

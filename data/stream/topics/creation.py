@@ -7,12 +7,23 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec  # type: ignore[attr-defined] # untyped
+from confluent_kafka.admin import (  # type: ignore[attr-defined] # untyped
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    OffsetSpec,
+)
 from confluent_kafka.cimpl import NewTopic
 
 from data.stream.records import FIGURES, PARTITIONS, TOPICS
 
 RETENTION = timedelta(days=7)
+PARTITION_BYTES = 2_000_000_000
+MIN_SEGMENT, MAX_SEGMENT = 1 << 20, 256 << 20
+"""Bytes of a segment. The broker removes whole segments that are closed: so a partition may be a segment larger."""
+SEGMENT_TIME = timedelta(days=1)
+"""Time after which the broker closes a segment: so a record may stay a day longer than its retention."""
 COMPACTED = {"cleanup.policy": "compact", "segment.ms": str(24 * 3600 * 1000), "message.timestamp.type": "CreateTime"}
 """Configuration of `figures`. The broker compacts closed segments alone, so a segment closes after a day."""
 ANSWER_S = 5.0
@@ -27,15 +38,19 @@ def create_topics(
     topics: Iterable[str] = (*TOPICS, FIGURES),
     partitions: int = PARTITIONS,
     retention: timedelta = RETENTION,
+    partition_bytes: int = PARTITION_BYTES,
     replication: int = 1,
+    keeps_to_it: bool = False,
 ) -> list[str]:
-    """Make the missing topics and return their names. Existing topics are left alone.
+    """Make the missing topics and return their names.
 
     Args:
         kafka: client configuration: `bootstrap.servers`, and the keys for a secured broker.
         partitions: of each topic but `figures`, which has one.
         retention: how long a record is kept, counted from its ingest time; `figures` keeps the newest of each key.
+        partition_bytes: disk of a partition; the oldest records go first. `figures` has no such limit.
         replication: brokers that keep a copy of each record.
+        keeps_to_it: existing topics get the retention too; by default, existing topics are left alone.
 
     Raises:
         ValueError: a topic exists with another number of partitions.
@@ -45,7 +60,8 @@ def create_topics(
     admin = AdminClient(dict(kafka))
     # Without this question, a missing broker would be asked until `MADE_S`.
     known = admin.list_topics(timeout=ANSWER_S).topics
-    config = {"retention.ms": str(int(retention.total_seconds() * 1000)), "message.timestamp.type": "CreateTime"}
+    bounds = retention_config(retention, partition_bytes)
+    config = bounds | {"message.timestamp.type": "CreateTime"}
     wanted = [
         NewTopic(name, 1, replication, config=COMPACTED)
         if name == FIGURES
@@ -55,6 +71,8 @@ def create_topics(
     # A user without the right to make topics may still find all of them.
     missing = [topic for topic in wanted if topic.topic not in known]
     created = []
+    if old := [topic.topic for topic in wanted if topic.topic in known and topic.topic != FIGURES and keeps_to_it]:
+        _set_config(admin, old, bounds)
     if missing:
         for name, future in admin.create_topics(missing, operation_timeout=MADE_S, request_timeout=MADE_S).items():
             try:
@@ -71,6 +89,30 @@ def create_topics(
                 f"and another number would split a key's history; delete the topic, or use another broker"
             )
     return created
+
+
+def retention_config(retention: timedelta, partition_bytes: int) -> dict[str, str]:
+    """Return the configuration of a topic that bounds its records by time and size.
+
+    >>> retention_config(timedelta(days=7), 400_000_000)["retention.ms"]
+    '604800000'
+    >>> retention_config(timedelta(days=7), 400_000_000)["segment.bytes"]
+    '100000000'
+    """
+    return {
+        "retention.ms": str(int(retention.total_seconds() * 1000)),
+        "retention.bytes": str(partition_bytes),
+        "segment.bytes": str(min(MAX_SEGMENT, max(MIN_SEGMENT, partition_bytes // 4))),
+        "segment.ms": str(max(1, int(min(retention, SEGMENT_TIME).total_seconds() * 1000))),
+    }
+
+
+def _set_config(admin: AdminClient, topics: Iterable[str], config: Mapping[str, str]) -> None:
+    """Set some configuration of topics; the rest of their configuration stays."""
+    entries = [ConfigEntry(*each, incremental_operation=AlterConfigOpType.SET) for each in config.items()]
+    resources = [ConfigResource(ConfigResource.Type.TOPIC, name, incremental_configs=entries) for name in topics]
+    for future in admin.incremental_alter_configs(resources, request_timeout=MADE_S).values():
+        future.result()
 
 
 def keeps_newest(kafka: Mapping[str, str | int | float | bool], topic: str) -> bool:

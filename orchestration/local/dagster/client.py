@@ -88,11 +88,12 @@ def is_loaded(url: str) -> bool:
     )
 
 
-def launch(url: str, job: str, config: Mapping[str, Any] | None = None) -> str:
+def launch(url: str, job: str, config: Mapping[str, Any] | None = None, partition: str | None = None) -> str:
     """Launch a job and return the run's id.
 
     Args:
         config: run config, as in the launchpad.
+        partition: of a job with partitions.
 
     Raises:
         DagsterRefused: the job does not exist, or does not take the config.
@@ -101,7 +102,9 @@ def launch(url: str, job: str, config: Mapping[str, Any] | None = None) -> str:
         ... on LaunchRunSuccess { run { runId } } ... on Error { message }
         ... on RunConfigValidationInvalid { errors { message } } } }"""
     selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, "jobName": job}
-    found = ask(url, query, LAUNCH_S, params={"selector": selector, "runConfigData": dict(config or {})})["launchRun"]
+    tags = [] if partition is None else [{"key": "dagster/partition", "value": partition}]
+    params = {"selector": selector, "runConfigData": dict(config or {}), "executionMetadata": {"tags": tags}}
+    found = ask(url, query, LAUNCH_S, params=params)["launchRun"]
     if found["__typename"] != "LaunchRunSuccess":
         reasons = [error["message"] for error in found.get("errors", [])] or [found.get("message", "")]
         raise DagsterRefused(f"{job} was not launched, {found['__typename']}: {'; '.join(reasons)}")

@@ -89,6 +89,9 @@ class BrokerConfig:
             "transaction.state.log.replication.factor": 1,
             "transaction.state.log.min.isr": 1,
             "transaction.state.log.num.partitions": 4,
+            # Compaction leaves the newest segment alone: small ones, so that offsets and transactions stay small.
+            "offsets.topic.segment.bytes": 16 * 1024 * 1024,
+            "transaction.state.log.segment.bytes": 16 * 1024 * 1024,
             # Readers wait for the end of a dead writer's transaction: the timeout, and up to this interval on top.
             "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1_000,
             "share.coordinator.state.topic.replication.factor": 1,

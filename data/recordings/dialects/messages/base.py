@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,6 +19,8 @@ from data.recordings.lines import Lines
 
 Scalar = str | int | float | bool | None
 
+NO_JSON = (msgspec.MsgspecError, UnicodeError, RecursionError)
+"""Errors of a text that is no JSON of the wanted shape; the last is that of values too deep in each other."""
 AT_ONCE = 128
 """Lines that are decoded at once: few, because Python's collector searches all objects when many live."""
 
@@ -25,20 +28,28 @@ HAS_TRADE = 2
 """Strongest result of `JsonDialect.recognizes`."""
 
 
-class Skipped(NamedTuple):
-    """A message without trades.
+class Skipped(list[Any]):
+    """The trades of a message without trades: none.
 
     Attributes:
         kind: type of the message.
         is_known: whether the message belongs to the feed of the dialect.
     """
 
-    kind: str
-    is_known: bool
+    def __init__(self, kind: str, is_known: bool) -> None:
+        self.kind, self.is_known = kind, is_known
 
 
-Ticks = list[Any] | Skipped
-"""The trades of a message, at least one, as objects with the columns of the dialect as attributes."""
+Ticks = list[Any]
+"""The trades of a message as objects with the columns of the dialect as attributes; without a trade it is `Skipped`."""
+
+
+Convert = Callable[[list[Any]], list[Any]]
+"""Converts decoded messages."""
+
+
+def themselves(messages: list[Any]) -> list[Any]:
+    return messages
 
 
 class JsonDialect(TextDialect):
@@ -48,6 +59,7 @@ class JsonDialect(TextDialect):
         channel: what a line must be, for the reason of a reject.
         decoder: decodes a line to a message.
         ticks_of: returns the ticks of a message.
+        unpacked: returns what the decoded messages hold, each one message.
     """
 
     def __init__(
@@ -58,41 +70,41 @@ class JsonDialect(TextDialect):
         decoder: msgspec.json.Decoder[Any],
         ticks_of: Callable[[Any], Ticks],
         fields: Mapping[str, Field] = FIELDS,
+        unpacked: Convert = themselves,
     ) -> None:
         self.name = f"NDJSON of the {name}"
         self.columns, self.fields = columns, fields
-        self._channel, self._decoder, self._ticks_of = channel, decoder, ticks_of
+        self._channel, self._decoder, self._ticks_of, self._unpacked = channel, decoder, ticks_of, unpacked
 
     def recognizes(self, head: Sequence[bytes]) -> int:
         """Return HAS_TRADE if a line has a trade of the dialect, 1 if a line has another message of it, else 0."""
         found = 0
         for line in head:
             try:
-                ticks = self._ticks_of(self._decoder.decode(line))
-            except (msgspec.MsgspecError, UnicodeError):
+                (ticks,) = self._ticks([self._decoder.decode(line)])
+            except NO_JSON:
                 continue
-            if isinstance(ticks, list):
+            if not isinstance(ticks, Skipped):
                 return HAS_TRADE
             found = max(found, int(ticks.is_known))
         return found
 
+    def _ticks(self, messages: list[Any]) -> list[Ticks]:
+        return list(map(self._ticks_of, self._unpacked(messages)))
+
     def split(self, lines: Lines) -> RowColumns:
-        found, broken = decoded(lines, self._decoder, self._ticks_of, f"a JSON message of the {self._channel}")
-        ticks: list[Any] = []
-        count = np.ones(len(lines), np.intp)
-        skipped = np.zeros(len(lines), np.bool_)
+        found, broken = decoded(lines, self._decoder, self._ticks, f"a JSON message of the {self._channel}")
+        for i in broken:
+            found[i] = []
+        count = np.fromiter(map(len, found), np.intp, len(lines))
+        no_tick = count == 0
+        skipped = no_tick.copy()
+        skipped[list(broken)] = False
         types = SkippedTypes()
-        for i, each in enumerate(found):
-            if type(each) is list:
-                ticks += each
-                if len(each) > 1:
-                    count[i] = len(each)
-            elif each is not None:
-                skipped[i] = True
-                types.add(each.kind)
-        line_of = np.repeat(np.arange(len(lines)), count)
-        no_tick = skipped.copy()
-        no_tick[list(broken)] = True
+        for i in np.flatnonzero(skipped).tolist():
+            types.add(found[i].kind)
+        ticks = list(chain.from_iterable(found))
+        line_of = np.repeat(np.arange(len(lines)), np.maximum(count, 1))
         is_tick = ~no_tick[line_of]
         columns = {
             field: json_column(field, list(map(attrgetter(name), ticks))) for field, name in self.columns.items()
@@ -103,28 +115,31 @@ class JsonDialect(TextDialect):
 
 
 def decoded(
-    lines: Lines, decoder: msgspec.json.Decoder[Any], convert: Callable[[Any], Any], what: str
+    lines: Lines, decoder: msgspec.json.Decoder[Any], convert: Convert, what: str
 ) -> tuple[list[Any], dict[int, str]]:
-    """Return each line's message, converted, and by line index the reason why a line is none: its message is None."""
+    """Return each line's message, converted, and by line index the reason why a line is none: its message is None.
+
+    Args:
+        convert: returns as many values as there are messages; a message's value does not depend on the others.
+    """
     found: list[Any] = []
     broken: dict[int, str] = {}
     data = memoryview(lines.data)
     for first in range(0, len(lines), AT_ONCE):
         last = min(first + AT_ONCE, len(lines))
         part = data[int(lines.ends[first - 1]) + 1 if first else 0 : int(lines.ends[last - 1]) + 1]
-        try:
+        with suppress(*NO_JSON):
             messages = decoder.decode_lines(part)
             if len(messages) == last - first:
-                found += map(convert, messages)
+                found += convert(messages)
                 continue
-        except (msgspec.MsgspecError, UnicodeError):
-            del found[first:]  # `convert` can fail, too
         for i, line in enumerate(bytes(part).split(b"\n")[:-1], first):
             try:
-                found.append(convert(decoder.decode(line)))
-            except (msgspec.MsgspecError, UnicodeError) as error:
+                found += convert([decoder.decode(line)])
+            except NO_JSON as error:
                 found.append(None)
-                broken[i] = f"the line must be {what}: {error}"
+                too_deep = isinstance(error, RecursionError)
+                broken[i] = f"the line must be {what}: {'its values lie too deep in each other' if too_deep else error}"
     return found, broken
 
 

@@ -43,7 +43,7 @@ class _Message(msgspec.Struct, gc=False):
     side: Scalar = None
 
 
-class _Envelope(msgspec.Struct):
+class _Envelope(msgspec.Struct, gc=False):
     """{"ts":1762932011.629353,"pair":"BTC-USD","raw":"{\\"type\\":\\"ticker\\",...}"}"""
 
     raw: str
@@ -127,16 +127,27 @@ def _of_market_trades(frame: _Frame) -> Ticks:
     trades: list[_MarketTrade] = []
     for event in frame.events:
         trades += event.trades
-    for trade in trades:
-        if isinstance(trade.side, str):
-            trade.side = _ADVANCED_SIDES.get(trade.side, trade.side)
     if len(trades) > 1:
         with suppress(TypeError, ValueError):  # an id that is no number is rejected later
-            trades.sort(key=lambda trade: int(trade.trade_id))  # type: ignore[arg-type]
+            trades.sort(key=_id_of)
     return trades or Skipped(frame.channel, is_known=True)
 
 
-_ADVANCED_SIDES = {"BUY": "buy", "SELL": "sell", "UNKNOWN_ORDER_SIDE": ""}
+def _id_of(trade: _MarketTrade) -> int:
+    return int(trade.trade_id)  # type: ignore[arg-type]
+
+
+def _messages_in(envelopes: list[_Envelope]) -> list[_Message]:
+    """Return the message in each envelope."""
+    raws = [envelope.raw for envelope in envelopes]
+    text = "\n".join(raws)
+    if text.count("\n") == len(raws) - 1:
+        with suppress(msgspec.MsgspecError, UnicodeError):
+            found = _messages.decode_lines(text)
+            if len(found) == len(raws):
+                return found
+    return list(map(_messages.decode, raws))
+
 
 _messages, _envelopes = msgspec.json.Decoder(_Message), msgspec.json.Decoder(_Envelope)
 _frames, _recorded = msgspec.json.Decoder(_Frame), msgspec.json.Decoder(_RecordedFrame)
@@ -153,7 +164,8 @@ MESSAGE_DIALECTS: Final = (
         "ticker channel",
         TICKER_COLUMNS,
         _envelopes,
-        lambda envelope: _of_ticker(_messages.decode(envelope.raw)),
+        _of_ticker,
+        unpacked=_messages_in,
     ),
     JsonDialect(
         f'{_MATCHES}: {{"type":"match","maker_order_id":...}} (the maker\'s side is turned)',
@@ -168,8 +180,9 @@ MESSAGE_DIALECTS: Final = (
         "matches channel",
         _TRADE_COLUMNS,
         _envelopes,
-        lambda envelope: _of_match(_messages.decode(envelope.raw)),
+        _of_match,
         _MAKERS,
+        _messages_in,
     ),
     JsonDialect(
         f'{_ADVANCED}: {{"channel":"ticker","timestamp":...,"events":[...]}}',

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from data.recordings.dialects.base import RowColumns, TextDialect
-from data.recordings.dialects.messages.base import Scalar, decoded, json_column
+from data.recordings.dialects.messages.base import NO_JSON, Scalar, decoded, json_column, themselves
 from data.recordings.dialects.tables.headers import TableMatch, table_of
 from data.recordings.dialects.tables.known import TABLES, Table
 from data.recordings.dialects.tables.text import TradeColumns
@@ -40,7 +40,7 @@ class ObjectDialect(TextDialect):
         self._decoder = msgspec.json.Decoder(row)
 
     def split(self, lines: Lines) -> RowColumns:
-        found, broken = decoded(lines, self._decoder, _itself, "a JSON object of a trade")
+        found, broken = decoded(lines, self._decoder, themselves, "a JSON object of a trade")
         at = np.delete(np.arange(len(lines)), list(broken))
         objects = found if not broken else [each for each in found if each is not None]
         columns = {
@@ -50,10 +50,6 @@ class ObjectDialect(TextDialect):
         return self._trades.rows(at, columns, broken, len(lines))
 
 
-def _itself(row: object) -> object:
-    return row
-
-
 def keys_of(head: Sequence[bytes]) -> list[str]:
     """Return the keys of the first objects; empty if no line is an object."""
     keys: dict[str, None] = {}
@@ -61,7 +57,7 @@ def keys_of(head: Sequence[bytes]) -> list[str]:
     for line in head:
         try:
             keys |= dict.fromkeys(decoder.decode(line))
-        except (msgspec.MsgspecError, UnicodeError):
+        except NO_JSON:
             continue
     return list(keys)
 
@@ -81,7 +77,7 @@ def values_of_key(head: Sequence[bytes], key: str) -> list[object]:
     for line in head:
         try:
             found = msgspec.json.decode(line)
-        except (msgspec.MsgspecError, UnicodeError):
+        except NO_JSON:
             continue
         if isinstance(found, dict) and key in found:
             values.append(found[key])

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data.arrow import NAMES, UTC, is_true, names_of, rows_of, texts_of
+from data.arrow import NAMES, UTC, is_true, names_of, rows_of
 from data.names import PRODUCT_RULE
 from data.recordings.dialects.base import MESSAGE_TYPE, NO_ROWS, ZONELESS, RowColumns, SkippedTypes, TextDialect
 from data.recordings.dialects.symbols import SYMBOL_RULE, products_of
 from data.recordings.dialects.tables.headers import TableMatch
-from data.recordings.fields import FIELDS
+from data.recordings.fields import FIELDS, by_name
 from data.recordings.lines import Lines, csv_fields, csv_table
 
 FILE_NAME = "the name of the file"
@@ -52,14 +52,14 @@ class TradeColumns:
         skipped, types = NO_ROWS, SkippedTypes()
         position = at
         if MESSAGE_TYPE in columns:
-            kinds = columns[MESSAGE_TYPE].cast(pa.string())
-            is_trade = is_true(pa.compute.is_in(kinds, texts_of(self._table.taken)))
+            code, kinds = by_name(columns[MESSAGE_TYPE], list)
             columns = {field: column for field, column in columns.items() if field != MESSAGE_TYPE}
-            if not is_trade.all():
-                kept, others = rows_of(np.flatnonzero(is_trade)), rows_of(np.flatnonzero(~is_trade))
+            are_taken = np.array([kind in self._table.taken for kind in kinds], np.bool_)
+            if not are_taken.all() and not (is_trade := are_taken[code]).all():
+                kept = rows_of(np.flatnonzero(is_trade))
                 skipped, position = at[~is_trade], at[is_trade]
-                for kind in kinds.take(others).to_pylist():
-                    types.add(kind or "")
+                for other in code[~is_trade].tolist():
+                    types.add(kinds[other])
                 columns = {field: column.take(kept) for field, column in columns.items()}
         if self._product is not None:
             columns = {**columns, "product_id": names_of(np.zeros(len(position), np.int32), [self._product])}

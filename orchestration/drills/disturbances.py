@@ -1,0 +1,146 @@
+"""What a drill does to the running stack, and how it finds the process."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import psutil
+
+
+class NotHere(ValueError):
+    """The process that a drill disturbs cannot be disturbed from here; the text tells why, and what to do instead."""
+
+
+class Disturbance(NamedTuple):
+    """One kind of disturbance.
+
+    Attributes:
+        part: process of `make run` that is disturbed; empty: the drill's own ingestor.
+        signal: sent to the process; SIGSTOP: the process goes on after some seconds.
+        stops_forecasts: no forecast comes meanwhile; recovery ends with the next one. Otherwise recovery ends once the
+            part answers again.
+        done: what is done, for the report.
+        harm: what sources of other purposes notice.
+    """
+
+    part: str
+    signal: signal.Signals
+    stops_forecasts: bool
+    done: str
+    harm: str
+
+
+_WAITS = "Forecasts of all sources wait until it is back, as at a restart; none is lost."
+DRILLS: Mapping[str, Disturbance] = MappingProxyType(
+    {
+        "kill_forecaster": Disturbance("forecaster", signal.SIGKILL, True, "forecaster killed", _WAITS),
+        "kill_ingestor": Disturbance(
+            "", signal.SIGKILL, True, "the drill's ingestor killed", "Other sources notice nothing."
+        ),
+        "kill_broker": Disturbance("kafka", signal.SIGKILL, True, "broker killed", _WAITS),
+        "pause_broker": Disturbance("kafka", signal.SIGSTOP, True, "broker paused", _WAITS),
+        "restart_api": Disturbance(
+            "api",
+            signal.SIGTERM,
+            False,
+            "API ended with SIGTERM",
+            "The API answers nobody until it is back; forecasts go on on the topic.",
+        ),
+        "kill_registry": Disturbance(
+            "mlflow",
+            signal.SIGKILL,
+            False,
+            "MLflow killed",
+            "A training or a promotion that runs meanwhile fails; the loaded model serves on.",
+        ),
+    }
+)
+"""The drills by name, in the order of the list in the Dagster UI."""
+MARKS: Mapping[str, str] = MappingProxyType(
+    {
+        "forecaster": "online.forecaster",
+        "kafka": "kafka.Kafka",
+        "api": "online.api",
+        "mlflow": "orchestration.local.registry_app:create_app",
+    }
+)
+"""Argument in the command of each part."""
+_PAUSE = 'kill -STOP "$1" && sleep "$2"; kill -CONT "$1"'
+
+
+def stack_of(var_dir: Path) -> psutil.Process:
+    """Return the process of `make run` that holds the lock of a state folder.
+
+    Raises:
+        NotHere: no such process runs.
+    """
+    try:
+        with (var_dir / "stack.lock").open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return psutil.Process(int(lock.read()))
+    except (OSError, ValueError, psutil.NoSuchProcess):
+        pass
+    raise NotHere(
+        f"no `make run` runs here on {var_dir}, so nothing would start it again: this drill is for `make run`. "
+        "On compose or Kubernetes, end the container or the pod yourself, and compare by the drill kill_ingestor"
+    )
+
+
+def find_part(var_dir: Path, part: str) -> psutil.Process:
+    """Return the running process of a part of `make run`.
+
+    Raises:
+        NotHere: no `make run` runs here, or it runs no such part.
+    """
+    for process in stack_of(var_dir).children():
+        try:
+            if MARKS[part] in process.cmdline():
+                return process
+        except psutil.Error:
+            continue
+    raise NotHere(
+        f"`make run` runs no {part} of its own: this drill disturbs that one alone, and the settings name another one, "
+        "or it has just ended; the log of `make run` says which"
+    )
+
+
+def find_ingestor() -> psutil.Process:
+    """Return the ingestor that this process has started.
+
+    Raises:
+        NotHere: there is none.
+    """
+    for process in psutil.Process().children():
+        try:
+            if "online.ingestor" in process.cmdline():
+                return process
+        except psutil.Error:
+            continue
+    raise NotHere("the drill's own ingestor has ended before it could be killed; give the drill more trades")
+
+
+def disturb(process: psutil.Process, number: signal.Signals, pause_s: float) -> None:
+    """Send a signal to a process; a stopped process goes on after a pause, whatever becomes of this process.
+
+    Args:
+        pause_s: of SIGSTOP, in seconds.
+    """
+    if number is not signal.SIGSTOP:
+        os.kill(process.pid, number)
+        return
+    subprocess.Popen(
+        ["/bin/sh", "-c", _PAUSE, "pause", str(process.pid), str(pause_s)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
