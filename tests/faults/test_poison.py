@@ -29,6 +29,7 @@ from data.stream.reader import TopicReader
 from data.stream.records import FEATURES, PREDICTIONS, REJECTED, TRADES, End, Rejected, record_types
 from data.trades import StreamKey
 from offline.lake.store import Lake
+from offline.served.columns import OTHERS
 from offline.served.files import read_rows
 from offline.served.manifest import read_manifest
 from tests.faults.drill import Drill
@@ -37,7 +38,7 @@ from tests.pipeline import Process, running, wait_until
 from tests.proofs import Proof
 
 INGEST_TIME = 1_741_183_200_000_000_000
-MOST_MB = 400.0
+MOST_MIB = 400
 PRODUCT = "ETH-USD"
 LANDS_S = 300.0
 
@@ -82,11 +83,11 @@ class Poisoner:
 
 
 class Watched:
-    """The largest memory of processes, in MB, read while they live."""
+    """The largest memory of processes, in MiB, read while they live."""
 
     def __init__(self, *processes: Process) -> None:
         self._processes, self._over = processes, threading.Event()
-        self.peak_mb: Counter[str] = Counter()
+        self.peak_mib: Counter[str] = Counter()
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -109,7 +110,7 @@ class Watched:
             for line in lines:
                 if line.startswith("VmHWM:"):
                     name = each.module.rpartition(".")[2]
-                    self.peak_mb[name] = max(self.peak_mb[name], int(line.split()[1]) * 1_024 // 1_000_000)
+                    self.peak_mib[name] = max(self.peak_mib[name], int(line.split()[1]) // 1_024)
 
 
 def is_trade(value: bytes) -> bool:
@@ -254,7 +255,7 @@ class Poisoned:
             watched = Watched(sink)
             with watched.watching():
                 assert sink.process.wait(LANDS_S) == 0, sink.log.read_text()
-        self.memory.peak_mb |= watched.peak_mb
+        self.memory.peak_mib |= watched.peak_mib
         lake = Lake.open(self.folder / "lake")
         for topic in (TRADES, FEATURES, PREDICTIONS):
             manifest = read_manifest(lake, topic)
@@ -263,7 +264,7 @@ class Poisoned:
                 row
                 for file in manifest.files
                 if file.product_id is None
-                for row in read_rows(lake.objects, file.path).to_pylist()
+                for row in read_rows(lake.objects, file.path, OTHERS).to_pylist()
             ]
             bad = {(row["record_partition"], row["record_offset"]): row for row in others if row["reason"] is not None}
             assert len(bad) == manifest.rejects
@@ -307,16 +308,16 @@ class Poisoned:
         proof.saw(exporter_rejects=int(sum(found["cryptovol_rejects_total"].values())))
 
     def check_processes(self, proof: Proof) -> None:
-        """All live, none has said a stack trace, and none has needed more than 400 MB."""
+        """All live, none has said a stack trace, and none has needed more than 400 MiB."""
         self.memory.look()
         processes = (self.drill.forecaster, self.api, self.exporter)
         assert [each.process.poll() for each in processes] == [None] * 3
         logs = "".join(path.read_text() for path in self.folder.glob("*.log"))
         assert "Traceback" not in logs
-        peaks = dict(self.memory.peak_mb)
-        proof.saw(**{f"{name}_mb": float(peak) for name, peak in peaks.items()})
+        peaks = dict(self.memory.peak_mib)
+        proof.saw(**{f"{name}_mib": peak for name, peak in peaks.items()})
         assert peaks.keys() == {"forecaster", "api", "exporter", "served"}
-        assert max(peaks.values()) <= MOST_MB
+        assert max(peaks.values()) <= MOST_MIB
 
 
 def poison(drill: Drill, recording: Path, folder: Path, proof: Proof, count: int, *, kills: bool) -> None:
