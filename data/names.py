@@ -15,6 +15,7 @@ jobs catch too, stays beside the conditions that it carries. Nobody catches all 
     Unanswered             forecaster: the process ends with code 75, and the next start goes on
     RecordRefused          forecaster: the process ends with code 1, and a person must act
     Damaged                readers of recordings: the rows before the damage count, and the message is reported
+    └── BeyondLimit        the same; the message names a limit
 """
 
 from __future__ import annotations
@@ -97,6 +98,21 @@ class Damaged(Exception):
     def __init__(self, how: str, rescue: str = "") -> None:
         super().__init__(how)
         self.rescue = rescue
+
+
+class BeyondLimit(Damaged):
+    """A file holds more than a limit allows. The message has the limit and the name of its setting."""
+
+
+def printable(text: str) -> str:
+    """Return a text from outside for a terminal or a log: what no printer shows, and half a character, is escaped.
+
+    >>> print(printable("a" + chr(27) + "[31mb" + chr(13) + chr(0xDCFF)))
+    a\\x1b[31mb\\r\\udcff
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 PRODUCT_ID = re.compile(r"[A-Z0-9]{1,20}-[A-Z0-9]{1,20}")

@@ -169,12 +169,19 @@ class ProcessSettings(HostSettings):
 
 
 class RecordingSettings(Settings):
-    """How recordings are read that no dialect knows."""
+    """How recordings are read that no dialect knows, and how much a recording may hold."""
 
     recording_columns: str = Field(
         "",
         pattern="^([a-z_]+=[^,=]+(,[a-z_]+=[^,=]+)*)?$",
         description="names of columns, as time=ts,price=px,size=qty; empty: none",
+    )
+    recording_max_line_mb: int = Field(16, ge=1, le=64, description="10 ** 6 bytes of a line or of a JSON value")
+    recording_max_rows: int = Field(2 * 10**9, ge=1, description="lines of a text, rows of a Parquet file")
+    recording_max_gb: int = Field(200, ge=1, description="10 ** 9 bytes that a gzip or zip may unpack to")
+    recording_max_products: int = Field(5_000, ge=1, description="different products of a recording")
+    recording_max_ratio: int = Field(
+        200, ge=10, description="unpacked bytes for each byte of a packed file or Parquet file, from 64 MB on"
     )
 
 

@@ -27,6 +27,8 @@ from rich.table import Table
 
 WIDTH = 150
 NOTHING = object()
+UNFINISHED = "unfinished"
+"""Outcome of a test whose session was interrupted."""
 
 
 @dataclass
@@ -36,14 +38,14 @@ class Proof:
     Attributes:
         name: of the test.
         compared: the compared records, and whether they were equal.
-        outcome: passed, failed, or why the test was skipped.
+        outcome: passed, failed, unfinished, or why the test was skipped.
     """
 
     name: str
     disturbed: str = ""
     figures: dict[str, float | int | str] = field(default_factory=dict)
     compared: dict[str, bool] = field(default_factory=dict)
-    outcome: str = "passed"
+    outcome: str = UNFINISHED
     seconds: float = 0.0
 
     def disturbs(self, what: str) -> None:
@@ -117,6 +119,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
             line.outcome = "FAILED"
         elif report.skipped:
             line.outcome = f"skipped: {report.longrepr[-1] if isinstance(report.longrepr, tuple) else ''}"
+        elif report.when == "call":
+            line.outcome = "passed"
         report.user_properties.append(("proof", json.dumps(asdict(line))))
     return report
 

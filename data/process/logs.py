@@ -8,7 +8,9 @@ import sys
 from typing import TextIO
 
 import structlog
+from structlog.typing import EventDict, Processor
 
+from data.names import printable
 from data.settings import ProcessSettings
 
 
@@ -37,12 +39,25 @@ class LossyLogStream:
         """Do nothing: each write is flushed."""
 
 
+def _printable(_: object, __: str, event: EventDict) -> EventDict:
+    """Escape what a text from outside, as a line of a recording, could do to a terminal or to the lines of a log."""
+    found: EventDict = {}
+    for name, value in event.items():
+        if name == "event" and isinstance(value, str):
+            found[name] = printable(value)
+        elif isinstance(value, str) and name != "exception":  # the renderer itself quotes a value of several lines
+            found[name] = "\n".join(map(printable, value.split("\n")))
+        else:
+            found[name] = value
+    return found
+
+
 def configure_logs(settings: ProcessSettings) -> None:
     """Send this process's logs to stderr in the chosen form."""
-    renderer = (
-        structlog.processors.JSONRenderer()
+    renderers: list[Processor] = (
+        [structlog.processors.JSONRenderer()]
         if settings.log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else [_printable, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     )
     structlog.configure(
         processors=[
@@ -50,7 +65,7 @@ def configure_logs(settings: ProcessSettings) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            renderer,
+            *renderers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log_level.upper())),
         logger_factory=structlog.WriteLoggerFactory(LossyLogStream(sys.stderr)),  # type: ignore[arg-type] # it writes

@@ -22,18 +22,21 @@ from numpy.typing import NDArray
 
 from data.arrow import rows_of
 from data.names import Damaged
+from data.recordings.limits import RecordingLimits
 from data.trades import Int64s, Reject
 
 BLOCK_BYTES: Final = 1 << 20
 """Bytes of text that are parsed at once: enough to hide the cost of a call, little beside the memory limit."""
 HEAD_BYTES: Final = 1 << 16
 """Bytes at the start of a file that decide the dialect."""
-LINE_BYTES: Final = 16 << 20
-"""Longest line; a longer line is no row of any dialect."""
 REJECT_CHARACTERS: Final = 200
 """Characters of a rejected line in a reject."""
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
+_FIELD = rb'(?:"(?:[^"]|"")*+"[^,]*+|(?!")[^,]*+)'
+_CLOSED = re.compile(_FIELD + rb"(?:," + _FIELD + rb")*+", re.DOTALL)
+"""A line of CSV whose quotation marks are closed, as pyarrow reads them. No part gives back what it took: a long line
+takes a time in proportion."""
 
 
 class Lines:
@@ -135,12 +138,18 @@ def chunks_of(path: Path, meter: Meter | None = None) -> Iterator[bytes]:
     """Yield the bytes of a file; a gzip is unpacked.
 
     Raises:
-        Damaged: the rest of the gzip cannot be read.
+        Damaged: the rest of the gzip cannot be read, or is too much.
     """
+    limits, size = RecordingLimits.here(), 0
     try:
         with path.open("rb") as file, gzip.GzipFile(fileobj=file) as unpacked:
-            stream = unpacked if file.peek(2)[:2] == GZIP_MAGIC else file
+            is_packed = file.peek(2)[:2] == GZIP_MAGIC
+            stream = unpacked if is_packed else file
+            packed_size = path.stat().st_size
             while chunk := stream.read1(1 << 20):
+                size += len(chunk)
+                if is_packed:
+                    limits.check_unpacked(size, packed_size)
                 if meter is not None:
                     meter.read = file.tell()
                 yield chunk
@@ -172,12 +181,13 @@ def data_lines(chunks: Iterable[bytes], header_lines: int = 0) -> Iterator[Lines
     """Yield the lines of a text after its header, without a byte order mark, in blocks.
 
     Raises:
-        Damaged: after all whole lines, if `chunks` raises Damaged or a line is longer than `LINE_BYTES`.
+        Damaged: after all whole lines, if `chunks` raises Damaged, a line is too long, or the lines are too many.
     """
-    number = 1
+    limits, number = RecordingLimits.here(), 1
     to_skip = header_lines
     for block in whole_lines(iter(chunks)):
         lines, number = Lines.of(block, number)
+        limits.check_rows(number - 1)
         if skipped := min(to_skip, len(lines)):
             to_skip -= skipped
             lines = lines.cut(skipped, len(lines))
@@ -187,7 +197,7 @@ def data_lines(chunks: Iterable[bytes], header_lines: int = 0) -> Iterator[Lines
 
 def whole_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Yield a text, without a byte order mark, in blocks that end with a line end; raises as `data_lines`."""
-    text, wanted = bytearray(), BLOCK_BYTES
+    text, wanted, limits = bytearray(), BLOCK_BYTES, RecordingLimits.here()
     damage = None
     start = True
     while True:
@@ -212,8 +222,7 @@ def whole_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
         if not chunk:
             return
         wanted = len(text) + BLOCK_BYTES
-        if len(text) > LINE_BYTES:
-            raise Damaged(f"a line has more than {LINE_BYTES:,} bytes, so it is no recording from there on")
+        limits.check_line(len(text))
 
 
 def lines_backwards(
@@ -254,10 +263,11 @@ def _backwards(file: BinaryIO, size: int, is_cut: bool, header_lines: int) -> It
         is_cut: the text ends within a line, which is left out.
     """
     file.seek(0)
-    number, end = 1, b"\n"
+    number, end, limits = 1, b"\n", RecordingLimits.here()
     while chunk := file.read(BLOCK_BYTES):
         number += chunk.count(b"\n")
         end = chunk[-1:]
+        limits.check_rows(number - 1)
     number += end != b"\n"  # behind the last line
     left, tail = size, b""
     while left:
@@ -272,8 +282,7 @@ def _backwards(file: BinaryIO, size: int, is_cut: bool, header_lines: int) -> It
             size = -1  # once
         first = text.find(b"\n") + 1 if left else 0
         tail, text = text[:first] if first else text if left else b"", text[first:] if first or not left else b""
-        if len(tail) > LINE_BYTES:
-            raise Damaged(f"a line has more than {LINE_BYTES:,} bytes, so it is no recording before it")
+        limits.check_line(len(tail), where="before it")
         if not left:
             text = text.removeprefix(codecs.BOM_UTF8)
         number -= text.count(b"\n")
@@ -397,7 +406,11 @@ def _pieces(
     if table.num_rows + len(wrong) == len(lines) + 1:
         broken |= {int(at[i]): reason for i, reason in wrong.items()}
         return [(np.delete(at, list(wrong)), table[:-1])]
-    # A row spans lines: a quotation mark is open. The lines are halved until only the line with the mark is lost.
+    # A row spans lines: a quotation mark is open. Only the line with the mark is lost.
+    closed = np.array([_CLOSED.fullmatch(line) is not None for line in lines.data.split(b"\n")[:-1]], np.bool_)
+    if not closed.all():
+        broken |= dict.fromkeys(at[~closed].tolist(), "a quotation mark is not closed on its line")
+        return _pieces(lines.take(np.flatnonzero(closed)), at[closed], width, schema, broken)
     if len(lines) == 1:
         broken[int(at[0])] = "a quotation mark is not closed on its line"
         return []

@@ -20,11 +20,12 @@ from data.arrow import Mask, texts_of
 from data.features.admission import REASONS, TAKEN
 from data.features.strays import LookAhead, judged
 from data.files import replacing
-from data.names import Damaged, check_product_id
+from data.names import PRODUCT_ID, BeyondLimit, Damaged, check_product_id
 from data.recordings.dialects.bars.base import BarBatch, BarDialect
 from data.recordings.dialects.base import OWN_COLUMNS, Block, Dialect, RowColumns
 from data.recordings.dialects.column_map import ColumnMap
 from data.recordings.fields import Products, products, value_text
+from data.recordings.limits import RecordingLimits
 from data.recordings.lines import Fault, Lines, Meter, cut_rows
 from data.recordings.recognition import DEFAULT_PRODUCT, recognize
 from data.recordings.tally import OTHER_REASONS, Tally
@@ -220,6 +221,8 @@ def _recognized(
 
 
 def _damaged(path: Path, damage: Damaged, rows: int) -> ValueError:
+    if isinstance(damage, BeyondLimit):
+        return ValueError(f"{path}: {damage}; {rows:,} whole rows before were read")
     keep = f", or keep its readable part: {damage.rescue} {path.name} > part.csv" if damage.rescue else ""
     return ValueError(
         f"{path}: {damage} after {rows:,} whole rows, which were read; copy or download the file again{keep}"
@@ -256,6 +259,7 @@ def _read_trades(recordings: Sequence[_Ordered], product_id: str, batch_rows: in
                 tally.add(len(batch.trades), batch.rejects)
                 yield batch
 
+    limits, named = RecordingLimits.here(), set[str]()
     position = 1  # of the next row in the source: the row's trade id if recordings have no ids
     sizes = [each.path.stat().st_size for each in recordings]
     share = 0.0
@@ -267,6 +271,8 @@ def _read_trades(recordings: Sequence[_Ordered], product_id: str, batch_rows: in
         try:
             for block in dialect.backwards(path, meter) if is_turned else dialect.blocks(path, meter):
                 found = _parse(block, dialect, product_id)
+                named.update(filter(PRODUCT_ID.fullmatch, found.products.names))
+                limits.check_products(len(named))
                 kept = np.flatnonzero(found.ok)
                 trades = _trades(found, kept, position)
                 shares = share, min(1.0, (sum(sizes[:nth]) + meter.read) / sum(sizes))
@@ -454,11 +460,12 @@ def _trades(found: _Parsed, kept: NDArray[np.intp], position: int) -> Trades:
 
 def _read_bars(recordings: Sequence[tuple[Path, BarDialect]], batch_rows: int) -> Iterator[BarBatch]:
     last: dict[str, int] = {}
-    tally = Tally()
+    tally, limits = Tally(), RecordingLimits.here()
     for path, dialect in recordings:
         rows = 0
         try:
             for lines in dialect.lines():
+                limits.check_products(len(last))
                 for batch in dialect.batches(lines, last, batch_rows):
                     tally.add(len(batch.bars), batch.rejects)
                     yield batch

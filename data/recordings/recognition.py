@@ -50,10 +50,14 @@ def recognize(path: Path, product_id: str = DEFAULT_PRODUCT, columns: ColumnMap 
     Raises:
         ValueError: the file is no recording, or cannot be read.
     """
+    if not _is_utf8(str(path)):  # topics and the lake name the file of a reject
+        raise _unknown(path, "has a name that is no UTF-8: rename it")
     if path.is_dir():
         raise _unknown(path, "is a directory")
     if not path.exists():
         raise _unknown(path, "does not exist")
+    if not path.is_file():  # a device or a pipe may have no end, or give nothing for ever
+        raise _unknown(path, "is no regular file, but a device, a pipe or a socket")
     try:
         head = head_of(chunks_of(path))
     except Damaged as damage:
@@ -102,8 +106,10 @@ class _Recognition:
             if head.startswith(magic):
                 with self._path.open("rb") as file:
                     if file.read(len(GZIP_MAGIC)) == GZIP_MAGIC:
-                        raise ValueError("is a gzip of a file that is packed already: unpack it with gzip -d")
+                        raise ValueError(_PACKED_TWICE)
                 return dialect_of()
+        if head.startswith(GZIP_MAGIC):
+            raise ValueError(_PACKED_TWICE)
         return self._text(head, chunks_of)
 
     def _parquet(self) -> AnyDialect | None:
@@ -134,6 +140,8 @@ class _Recognition:
             head = head_of(member_chunks(self._path, member))
         except Damaged:
             raise ValueError("starts as a zip archive, but cannot be read; copy or download it again") from None
+        if head.startswith((b"PK\x03\x04", GZIP_MAGIC)):
+            raise ValueError(f"is a zip whose file {member[:80]!r} is packed, too: unpack it")
         lean = lean_dialect(self._path, member, head.split(b"\n")[0], self._told)
         if lean is not None:
             return lean
@@ -235,6 +243,7 @@ class _Recognition:
             )
 
 
+_PACKED_TWICE: Final = "is a gzip of a file that is packed already: unpack it with gzip -d"
 _FEED_START: Final = re.compile(
     rb'\s*\{\s*"(type|channel)"\s*:\s*"('
     + b"|".join(sorted(name.encode() for name in EXCHANGE_TYPES | ADVANCED_CHANNELS))
@@ -272,6 +281,14 @@ def _whole(text: bytes) -> list[bytes]:
     """Return the lines of a head; the last line may be cut, and counts if it is the only one."""
     lines = text.split(b"\n")
     return lines[:-1] if len(lines) > 1 and len(text) >= HEAD_BYTES - len(codecs.BOM_UTF8) else lines
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_object(line: bytes) -> bool:

@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import structlog
 
-from data.process.logs import LossyLogStream
+from data.process.logs import LossyLogStream, configure_logs
+from online.settings import OnlineSettings
 
 
 class Disk(io.StringIO):
@@ -53,6 +55,26 @@ print("goes on")
             [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=full, check=False, timeout=30
         )
     assert done.stdout == b"goes on\n"
+
+
+def test_a_text_from_outside_writes_neither_lines_nor_commands_into_a_log(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row of a recording could forge a line, or move a terminal's cursor. A stack trace keeps its lines."""
+    monkeypatch.setenv("LOG_FORMAT", "text")
+    configure_logs(OnlineSettings())
+    log = structlog.get_logger()
+    log.warning("rejected\n2026", where="a\n2026 [info] all is well", text="\x1b[2J\r\x07")
+    try:
+        raise ValueError("wrong")
+    except ValueError:
+        log.exception("failed")
+    first, *others = capsys.readouterr().err.splitlines()
+    assert "rejected\\n2026" in first
+    assert "'a\\n2026 [info] all is well'" in first
+    assert "\\x1b[2J\\r\\x07" in first
+    assert first.isprintable()
+    assert "ValueError: wrong" in others
 
 
 def test_a_signal_in_the_middle_of_a_line_stops_the_process() -> None:

@@ -326,3 +326,15 @@ def test_a_model_of_candles_is_no_served_model() -> None:
     content = model_bytes(spec_id=spec.spec_id, horizon_s=str(spec.horizon_s))
     with pytest.raises(ModelRefused, match="horizon_s must be 60, was 3600"):
         ServedModel.load(content, spec_id=spec.spec_id)
+
+
+def test_rows_above_a_header_are_rows(tmp_path: Path) -> None:
+    """As of files that were joined wrongly; a first line that is no row is a comment, other lines are rejects."""
+    rows = text_of(lambda c: [iso(c), *c[1:]])(market(6)).splitlines()
+    header = "date,open,high,low,close,volume"
+    (tmp_path / "rows").write_text("\n".join([*rows[:2], header, *rows[2:]]))
+    (tmp_path / "comments").write_text("\n".join(["https://example.org", "of today", header, *rows]))
+    found = [list(read_bars(tmp_path / name, product_id=PRODUCT)) for name in ("rows", "comments")]
+    assert [columns(each) for each in found] == [expected(market(6))] * 2
+    rejects = [[(reject.line, reject.reason) for batch in each for reject in batch.rejects] for each in found]
+    assert rejects == [[], [(2, "expected 6 fields, found 1")]]

@@ -43,3 +43,11 @@ def test_each_proof_has_a_line_and_a_failure_shows_as_such(pytester: pytest.Pyte
     assert "away │ │ │ skipped:" in text
     assert "no proof" not in text
     assert any("2 found, 3 expected; the first that differs is number 1: found 2" in line for line in result.outlines)
+
+
+def test_an_interrupted_proof_has_not_passed(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest('pytest_plugins = ["tests.proofs"]')
+    pytester.makepyfile("import pytest\n\ndef test_long(proof):\n    pytest.exit('stopped by a person')")
+    result = pytester.runpytest_inprocess("-m", "proof", "-p", "no:cacheprovider")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert [line.split("│")[4].strip() for line in result.outlines if line.startswith("│")] == ["unfinished"]

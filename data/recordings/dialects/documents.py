@@ -14,11 +14,15 @@ from numpy.typing import NDArray
 
 from data.compiled import compiled
 from data.names import Damaged
-from data.recordings.lines import LINE_BYTES, Meter
+from data.recordings.limits import RecordingLimits
+from data.recordings.lines import BLOCK_BYTES, Meter
 
 Bytes = NDArray[np.uint8]
 
 _BETWEEN_ROWS = re.compile(rb"\][\s,\[\]]*\[")
+_RUN = re.compile(rb"\][\s,\[\]]*+")
+_LONG_RUN = re.compile(rb"[\s,\[\]]{256}")
+_MANY_BRACKETS = 1_000
 _START = re.compile(rb'\{\s*("[^"]*")')
 _OPEN, _CLOSE, _QUOTE, _ESCAPE = 1, 2, 3, 4
 _CODES = np.zeros(256, np.uint8)
@@ -43,7 +47,7 @@ def array_rows(chunks: Iterator[bytes]) -> Iterator[bytes]:
             data = data.lstrip(b"\xef\xbb\xbf" + _BLANKS)
             data = data.lstrip(b"[" + _BLANKS)
             started = bool(data)
-        *rows, rest = _BETWEEN_ROWS.split(data)
+        *rows, rest = _rows_of(data)
         # A gap between two arrays may go on in the next chunk.
         if rows:
             yield b"".join(row.translate(None, _BLANKS) + b"\n" for row in rows)
@@ -76,13 +80,26 @@ def object_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
         yield rest + b"\n"
 
 
+def _rows_of(data: bytes) -> list[bytes]:
+    """Split a text of arrays between the arrays."""
+    if data.count(b"]") < _MANY_BRACKETS or _LONG_RUN.search(data) is None:
+        return _BETWEEN_ROWS.split(data)
+    # In a long run of brackets, each bracket would look for the end of the run: so each run is looked at once.
+    found, begin = [], 0
+    for run in _RUN.finditer(data):
+        if (last := run[0].rfind(b"[")) > 0:
+            found.append(data[begin : run.start()])
+            begin = run.start() + last + 1
+    return [*found, data[begin:]]
+
+
 def _bytes_of(text: bytes) -> Bytes:
     return np.frombuffer(text, np.uint8)
 
 
 def _check_length(rest: bytes) -> None:
-    if len(rest) > LINE_BYTES:
-        raise Damaged(f"a JSON value has more than {LINE_BYTES:,} bytes, so it is no recording from there on")
+    if len(rest) > BLOCK_BYTES:  # else there is nothing to ask the environment for
+        RecordingLimits.here().check_line(len(rest), "a JSON value")
 
 
 @compiled
@@ -147,7 +164,10 @@ def member_chunks(path: Path, member: str, meter: Meter | None = None) -> Iterat
     """
     try:
         with path.open("rb") as packed, zipfile.ZipFile(packed) as archive, archive.open(member) as file:
+            size, limits, packed_size = 0, RecordingLimits.here(), path.stat().st_size
             while chunk := file.read(1 << 16):  # a wrong checksum at the end loses the last chunk
+                size += len(chunk)
+                limits.check_unpacked(size, packed_size)
                 if meter is not None:
                     meter.read = packed.tell()
                 yield chunk

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from data.features.spec import FeatureSpec
+from data.names import printable
 from data.recordings.dialects.bars.base import BarBatch, BarDialect
 from data.recordings.dialects.column_map import ColumnMap
 from data.recordings.readers import Batch, is_newest_first, read_bars, read_trades
@@ -22,6 +23,7 @@ from data.trades import Floats, Int64s, Trades
 
 HOLES_KEPT = 10
 """Number of longest holes in the summary of a product."""
+COLUMNS_SHOWN = 50
 KINDS_SHOWN = 10
 """Types of skipped messages in the text of a summary."""
 _MINUTE_S = 60
@@ -212,7 +214,7 @@ def _product_json(name: str, product: Product, found: Inspection) -> dict[str, A
 def as_text(found: Inspection) -> str:
     """Return a summary as text for people."""
     facts = as_json(found)
-    lines = [found.file]
+    lines = [printable(found.file)]
     if found.dialect:
         what = facts["holds"]
         lines.append(f"  {what}: {found.dialect}")
@@ -227,7 +229,8 @@ def as_text(found: Inspection) -> str:
         if kinds := [f"{count:,} {kind}" for kind, count in found.skipped_types.most_common(KINDS_SHOWN) if kind]:
             lines.append(f"  skipped messages: {', '.join(kinds)}")
         if found.unread:
-            lines.append(f"  columns not read: {', '.join(found.unread)}")
+            more = f", and {len(found.unread) - COLUMNS_SHOWN:,} others" * (len(found.unread) > COLUMNS_SHOWN)
+            lines.append(f"  columns not read: {', '.join(found.unread[:COLUMNS_SHOWN])}{more}")
         lines += _table(_product_rows(facts["products"], found))
         holes = [(product["product_id"], hole) for product in facts["products"] for hole in product["longest_holes"]]
         count = sum(product["holes"] for product in facts["products"])
@@ -245,7 +248,7 @@ def as_text(found: Inspection) -> str:
         lines.append("  warning: " + warning)
     if found.error is not None:
         lines.append("  error: " + found.error)
-    return "\n".join(lines)
+    return "\n".join(map(printable, "\n".join(lines).split("\n")))
 
 
 def _product_rows(products: Sequence[dict[str, Any]], found: Inspection) -> list[tuple[str, ...]]:

@@ -190,7 +190,14 @@ class _Candles(BarDialect):
             raise damage
 
     def _data(self, lines: Lines) -> Lines:
-        return lines.take(np.flatnonzero(lines.number > self._header_line))
+        """Return the lines without the header, and without a first line above the header that is no row of its width.
+
+        Other lines above the header are read as rows: none may get lost without a reason.
+        """
+        is_row = lines.number > self._header_line
+        for i in np.flatnonzero(lines.number < self._header_line).tolist():
+            is_row[i] = lines.number[i] > 1 or lines[i].count(b",") + 1 == self.width
+        return lines.take(np.flatnonzero(is_row))
 
     def start_s(self, start: Int64s) -> Int64s:
         return np.where(start % NS == 0, start // NS, -1)

@@ -17,6 +17,7 @@ from data.names import Damaged
 from data.recordings.dialects.bars.starts import STARTS, whole_starts
 from data.recordings.dialects.parsers import unit_ns
 from data.recordings.fields import prices, products, sizes
+from data.recordings.limits import RecordingLimits
 from data.recordings.lines import Lines, csv_fields
 from data.times import NS
 from data.trades import Floats, Int64s
@@ -26,6 +27,8 @@ RARE_SHARE: Final = 0.01
 RATIO_OFF: Final = 0.1
 """Allowed distance between the log ratio of the volumes and the log close: a bar's mean price is not the last price."""
 _RATIOS_OF_A_BLOCK = 1_000
+MOST_STEPS: Final = 100_000
+"""Different steps of time; candles have a few, whatever holes they have."""
 _UNIT_NAMES: Final = {NS: "s", 1_000_000: "ms", 1_000: "us", 1: "ns"}
 
 
@@ -83,6 +86,7 @@ class _Found:
     """Counts over the rows so far."""
 
     def __init__(self, orders: int) -> None:
+        self.limits = RecordingLimits.here()
         self.last: dict[str, int] = {}
         self.steps: Counter[int] = Counter()
         self.rises = self.falls = 0
@@ -103,6 +107,7 @@ class _Found:
         self._add_units(texts[start])
         rows = len(seconds)
         named = products(texts[product] if product is not None else texts_of([""] * rows))
+        self.limits.check_products(len(named.names))
         for i, name in enumerate(named.names):
             mine = seconds[good & (named.code == i)]
             if len(mine):
@@ -129,6 +134,10 @@ class _Found:
         self.rises += int(np.sum(steps > 0))
         self.falls += int(np.sum(steps < 0))
         lengths, counts = np.unique(np.abs(steps[steps != 0]), return_counts=True)
+        if len(self.steps) > MOST_STEPS:
+            raise ValueError(
+                f"has candles whose times do not tell their length: more than {MOST_STEPS:,} different steps"
+            )
         self.steps.update(dict(zip(lengths.tolist(), counts.tolist(), strict=True)))
 
     def _add_ratios(self, pair: Sequence[Floats], close: Floats) -> None:

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
 from data.arrow import is_text, rows_of
-from data.names import Damaged
+from data.names import BeyondLimit, Damaged
 from data.recordings.dialects.base import ZONELESS, Dialect, RowColumns
 from data.recordings.dialects.parsers import BUYER_MAKER
 from data.recordings.dialects.tables.headers import TableMatch, table_of
 from data.recordings.dialects.tables.known import TABLES, Table
 from data.recordings.dialects.tables.text import TradeColumns
 from data.recordings.fields import Field, value_text
+from data.recordings.limits import RecordingLimits
 from data.recordings.lines import REJECT_CHARACTERS, Meter
 
 _ROWS = 1 << 16
 """Rows of a block."""
+_MOST_BYTES = 32 << 20
+"""Bytes of rows that are in memory at once."""
+_LONG_VALUE = 1 << 12
+"""Bytes of a value, on average over a large column."""
 
 
 class _ParquetBlock:
@@ -39,12 +46,13 @@ class _ParquetBlock:
 class _ParquetDialect(Dialect[_ParquetBlock]):
     """Reader of trades in Parquet: columns are found by name, as in CSV, and may be typed or texts."""
 
-    def __init__(self, match: TableMatch, told: str = "", product: str | None = None) -> None:
+    def __init__(self, match: TableMatch, texts: Sequence[str], told: str = "", product: str | None = None) -> None:
+        """Take the names of the columns, and which of them hold texts."""
         self._trades = TradeColumns(match, told, product)
         self.name = f"Parquet with {match.table.name}{self._trades.note}"
         self.product_rule = self._trades.product_rule
         self.columns, self.fields, self.unread = self._trades.columns, match.table.fields, match.unread
-        self._names = match.columns
+        self._names, self._texts = match.columns, texts
 
     def blocks(self, path: Path, meter: Meter) -> Iterator[_ParquetBlock]:
         return self._blocks(path, meter, _ROWS)
@@ -54,29 +62,34 @@ class _ParquetDialect(Dialect[_ParquetBlock]):
 
     def _blocks(self, path: Path, meter: Meter, rows: int) -> Iterator[_ParquetBlock]:
         first, size = 1, path.stat().st_size
-        with _opened(path) as parquet:
+        with _opened(path, self._texts) as parquet:
+            weights = _Weights(size, self._names.values())
             for group in range(parquet.num_row_groups):  # one by one: damage in a group leaves the others whole
-                for batch in self._batches(parquet, group, rows):
-                    meter.read = size * (first - 1 + len(batch)) // parquet.metadata.num_rows
+                for batch in self._batches(parquet, group, rows, weights):
+                    meter.read = size * (first - 1 + len(batch)) // max(1, parquet.metadata.num_rows)
                     yield self._block(batch, first)
                     first += len(batch)
 
     def backwards(self, path: Path, meter: Meter) -> Iterator[_ParquetBlock]:
-        """Read the row groups from the last to the first; one group is in memory as a whole."""
+        """Read the row groups from the last to the first; a large group is written to disk."""
         size = path.stat().st_size
-        with _opened(path) as parquet:
+        with _opened(path, self._texts) as parquet:
+            weights = _Weights(size, self._names.values())
             last = total = parquet.metadata.num_rows
             for group in reversed(range(parquet.num_row_groups)):
-                for batch in reversed(list(self._batches(parquet, group, _ROWS))):
+                for batch in _reversed(self._batches(parquet, group, _ROWS, weights)):
                     last -= len(batch)
-                    meter.read = size * (total - last) // total
+                    meter.read = size * (total - last) // max(1, total)
                     block = self._block(batch.take(rows_of(np.arange(len(batch))[::-1])), last + 1)
                     block.number = block.number[::-1]
                     yield block
 
-    def _batches(self, parquet: pyarrow.parquet.ParquetFile, group: int, rows: int) -> Iterator[pa.RecordBatch]:
-        names = list(self._names.values())
-        return parquet.iter_batches(rows, [group], columns=names, use_threads=False)  # type: ignore[no-any-return]
+    def _batches(
+        self, parquet: pyarrow.parquet.ParquetFile, group: int, rows: int, weights: _Weights
+    ) -> Iterator[pa.RecordBatch]:
+        weights.check_group(parquet.metadata, group)
+        for batch in parquet.iter_batches(rows, [group], columns=list(self._names.values()), use_threads=False):
+            yield from weights.plain(batch)
 
     def _block(self, batch: pa.RecordBatch, first: int) -> _ParquetBlock:
         columns = {field: batch.column(name) for field, name in self._names.items()}
@@ -86,13 +99,94 @@ class _ParquetDialect(Dialect[_ParquetBlock]):
         return self._trades.rows(np.arange(len(block.number)), block.columns, {}, len(block.number))
 
 
+class _Weights:
+    """Keep the rows of a Parquet file within the limits: a page of a few bytes may stand for gigabytes.
+
+    Args:
+        size: bytes of the file.
+        names: of the columns that are read.
+    """
+
+    def __init__(self, size: int, names: Collection[str]) -> None:
+        self._size, self._names, self._unpacked, self._rows = size, names, 0, 0
+        self._columns: list[tuple[int, str]] = []
+        self._limits = RecordingLimits.here()
+
+    def check_group(self, metadata: pyarrow.parquet.FileMetaData, group: int) -> None:
+        """Raise BeyondLimit if a row group says that it has too many rows, or very long values."""
+        found = metadata.row_group(group)
+        self._limits.check_rows(self._rows + found.num_rows)
+        for i, name in self._columns_of(metadata.schema):
+            column = found.column(i)
+            if column.total_uncompressed_size > max(_MOST_BYTES, _LONG_VALUE * column.num_values):
+                raise BeyondLimit(
+                    f"column {name[:80]!r} has {column.total_uncompressed_size:,} bytes in {column.num_values:,} "
+                    f"values, and the limit is {_LONG_VALUE:,} for each value"
+                )
+
+    def _columns_of(self, schema: pyarrow.parquet.ParquetSchema) -> list[tuple[int, str]]:
+        """Return index and name of the columns that are read; a file may have very many others."""
+        if not self._columns:
+            self._columns = [(i, name) for i, name in enumerate(schema.names) if name in self._names]
+        return self._columns
+
+    def plain(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        """Yield rows with whole texts in place of numbers of a dictionary, not more than `_MOST_BYTES` at once."""
+        size = sum(_plain_size(column) for column in batch.columns)
+        if size > _MOST_BYTES:
+            self._limits.check_unpacked(self._unpacked + size, self._size)
+            self._limits.check_line(size // len(batch), "a row")
+            if len(batch) > 1:
+                half = len(batch) // 2
+                yield from self.plain(batch.slice(0, half))
+                yield from self.plain(batch.slice(half))
+                return
+        self._rows += len(batch)
+        self._unpacked += size
+        self._limits.check_rows(self._rows)
+        self._limits.check_unpacked(self._unpacked, self._size)
+        columns = [each.dictionary_decode() if _is_dictionary(each) else each for each in batch.columns]
+        yield pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
+def _is_dictionary(column: pa.Array) -> bool:
+    return bool(pa.types.is_dictionary(column.type))
+
+
+def _plain_size(column: pa.Array) -> int:
+    """Return the bytes of a column without its dictionary."""
+    if not _is_dictionary(column) or not is_text(column.type.value_type):
+        return int(column.nbytes)
+    lengths = pa.compute.binary_length(column.dictionary).take(column.indices)
+    return int(pa.compute.sum(lengths.cast(pa.int64())).as_py() or 0)
+
+
+def _reversed(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield batches of one schema from the last to the first."""
+    first = next(batches, None)
+    if first is None:
+        return
+    with SpooledTemporaryFile(_MOST_BYTES) as spill:
+        with pa.ipc.new_file(spill, first.schema) as writer:
+            for batch in chain([first], batches):
+                writer.write_batch(batch)
+        spill.seek(0)
+        reader = pa.ipc.open_file(pa.PythonFile(spill, "r"))
+        for i in reversed(range(reader.num_record_batches)):
+            yield reader.get_batch(i)
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
-    """Open a Parquet file; an error within the block is told as damage of the file."""
+def _opened(path: Path, texts: Sequence[str]) -> Iterator[pyarrow.parquet.ParquetFile]:
+    """Open a Parquet file; an error within the block is told as damage of the file.
+
+    Args:
+        texts: columns that are read as numbers of a dictionary: a long text that all rows share is in memory once.
+    """
     try:
         with path.open("rb") as file:
             # Buffered streams, because the default reads each column of a row group whole.
-            yield pyarrow.parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+            yield pyarrow.parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False, read_dictionary=list(texts))
     except (pa.ArrowException, OSError) as error:
         raise Damaged(f"the Parquet file is damaged ({_first_line(error)})") from error
 
@@ -148,4 +242,5 @@ def parquet_dialect(
     for field, name in match.columns.items():
         if fault := _column_fault(field, schema.field(name).type, match.table.fields):
             raise ValueError(f"column {name!r} must be {fault}; it is {schema.field(name).type}")
-    return _ParquetDialect(match, told, product if match.table.in_file_name else None)
+    texts = [name for name in match.columns.values() if is_text(schema.field(name).type)]
+    return _ParquetDialect(match, texts, told, product if match.table.in_file_name else None)
