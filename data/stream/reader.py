@@ -190,7 +190,9 @@ class TopicReader(AbstractContextManager["TopicReader"]):
             except KafkaException as error:
                 if error.args[0].code() in MISSING_RIGHTS:
                     raise self._refused(error, topic) from None
-                if error.args[0].code() not in PASSING or time.monotonic() > deadline:
+                # A client that has just begun may not know the partitions yet.
+                is_passing = error.args[0].code() in PASSING | {KafkaError._UNKNOWN_PARTITION}
+                if not is_passing or time.monotonic() > deadline:
                     raise self._unreachable(error) from None
                 time.sleep(RETRY_S)
 

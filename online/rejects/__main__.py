@@ -15,7 +15,7 @@ from data.files import may_lose_its_reader
 from data.names import NotRead, RecordRefused, new_replay_id
 from data.process.running import REFUSED
 from data.settings import KafkaSettings
-from data.stream.clients import PASSING, refusal
+from data.stream.clients import PASSING, UNUSED, refusal
 from data.stream.reader import TopicReader
 from data.stream.records import REJECTED, TRADES
 from data.times import to_ns
@@ -173,7 +173,8 @@ def _reason(error: KafkaError) -> str:
         return f"nothing was sent: another replay of rejects has begun; look at `{LIST}`, and start again"
     if error.retriable() or error.code() in PASSING:
         return "the broker did not answer in time; start the replay again, which leaves out what was sent"
-    return f"nothing was sent: the broker refuses: {refusal(error, (TRADES, REJECTED), (TRANSACTIONS,))}"
+    said = refusal(error, (TRADES, REJECTED), (UNUSED, f"{TRANSACTIONS}-"))
+    return f"nothing was sent: the broker refuses: {said}"
 
 
 if __name__ == "__main__":
