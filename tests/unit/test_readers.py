@@ -506,8 +506,11 @@ def test_any_price_and_time_survive(tmp_path_factory: pytest.TempPathFactory, pr
         (b'<?xml version="1.0"?>\n<Error/>\n', "it is XML in place of a recording"),
         (b"timestamp;price;volume\n1;2;3\n", "it is a table whose fields are separated by semicolons: save it with"),
         (b"Dear reader,\n", "it is a text without a known header or message"),
-        (b"timestamp,open,close\n1,2,3\n", "it is a text without a known header or message"),
-        (b'{"a": 1}\n', "it is a text without a known header or message"),
+        (
+            b"timestamp,open,close\n1,2,3\n",
+            "it is a table of 3 columns that no dialect knows, and no two are named like",
+        ),
+        (b'{"a": 1}\n', "it is JSON whose keys no dialect knows, and no two are named like a time and a price"),
         (b"\x7fELF\0\0", "it holds no text"),
         (gzip.compress(b"", mtime=0), "it is empty"),
         (b"\x1f\x8b\x08", "it cannot be read .the gzip ends early before its first byte"),
