@@ -26,6 +26,8 @@ _EPOCH = r"^(\d{10}(\.\d{0,9})?|\d{13}(\.\d{0,6})?|\d{16}(\.\d{0,3})?|\d{19}(\.0
 """Seconds, ms, us or ns since 1970: the number of digits tells the unit of any time from September 2001 on."""
 _EPOCH_DIGITS = 19  # of ns
 _FIRST_EPOCH_S = 10**9
+_US = 1_000  # ns
+_SURE_DIGITS = 18  # numbers of so many digits fit into an int64
 _MOST_EXACT = 2**53  # whole numbers up to here are exact in a double
 _INTEGRAL = r"^(\d+)\.0*$"
 _EMPTY, _UTC_SUFFIX = texts_of([""])[0], texts_of(["Z"])[0]
@@ -126,7 +128,7 @@ def times(column: pa.Array) -> tuple[Int64s, Mask]:
         except pa.ArrowInvalid:
             return _times_of_texts(texts)
     if pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_decimal(column.type):
-        return _epochs(column)
+        return epochs(column)
     return _instants(column)
 
 
@@ -135,19 +137,21 @@ def _times_of_texts(texts: pa.Array) -> tuple[Int64s, Mask]:
     is_epoch = pc.match_substring_regex(texts, pattern=_EPOCH)
     if not is_true(is_epoch).any():
         return _instants(_parsed(texts, UTC, _TIME))
-    # Digits without the point, filled up with zeros, are ns whatever the unit.
-    digits = pc.utf8_rpad(pc.replace_substring(texts, ".", ""), _EPOCH_DIGITS, padding="0")
-    digits = pc.utf8_slice_codeunits(digits, 0, _EPOCH_DIGITS)
-    ns, good = _counts(_parsed(pc.if_else(is_epoch, digits, _NO_TEXT), pa.int64(), _DIGITS))
-    good &= ns < END_NS
+    ns, good = _epochs_of_texts(texts)
     times_ns, are_times = _instants(_parsed(pc.if_else(is_epoch, _NO_TEXT, texts), UTC, _TIME))
     return np.where(good, ns, times_ns), good | are_times
 
 
-def _epochs(column: pa.Array) -> tuple[Int64s, Mask]:
-    """Parse numbers since 1970; doubles of seconds and ms are rounded to us, doubles of ns are not exact enough."""
-    if pa.types.is_decimal(column.type):
-        return _times_of_texts(_texts(column.cast(pa.string())))
+def epochs(column: pa.Array) -> tuple[Int64s, Mask]:
+    """Parse numbers of s, ms, us or ns since 1970, each in the unit that its size tells, to ns since 1970, exactly.
+
+    A double of s, ms or us is rounded to us, and a double of ns is not exact enough. A time before September 2001 could
+    be another number, and is none.
+    """
+    if pa.types.is_timestamp(column.type):
+        return _instants(column)
+    if is_text(column.type) or pa.types.is_decimal(column.type):
+        return _epochs_of_texts(_texts(column.cast(pa.string())))
     is_double = pa.types.is_floating(column.type)
     values: Floats | Int64s
     if is_double:
@@ -156,20 +160,40 @@ def _epochs(column: pa.Array) -> tuple[Int64s, Mask]:
         values = np.where(good, values, 0.0)
     else:
         values, good = whole_numbers(column)
-    ns = np.zeros(len(values), np.int64)
-    known = np.zeros(len(values), np.bool_)
-    for unit in (1, 1_000, 1_000_000, NS):
-        mine = good & (values >= _FIRST_EPOCH_S * unit) & (values < 10 * _FIRST_EPOCH_S * unit)
-        if not is_double:
-            mine &= values < END_NS // NS * unit
-            ns[mine] = values[mine].astype(np.int64) * (NS // unit)
-        elif unit < NS:
-            mine &= values < END_NS // NS * float(unit)
-            ns[mine] = np.rint(values[mine] * (1_000_000 // unit)).astype(np.int64) * 1_000
-        else:
-            continue
-        known |= mine
-    return ns, known
+    unit = unit_ns(values)
+    good = good & (values >= _FIRST_EPOCH_S * (NS // unit)) & (values < END_NS // unit) & (not is_double or unit > 1)
+    values = np.where(good, values, 0)
+    if is_double:
+        return np.rint(values * (unit // _US)).astype(np.int64) * _US, good
+    return values.astype(np.int64) * unit, good
+
+
+def _epochs_of_texts(texts: pa.Array) -> tuple[Int64s, Mask]:
+    if (numbers := plain_numbers(texts)) is not None:
+        return epochs(numbers)
+    is_epoch = pc.match_substring_regex(texts, pattern=_EPOCH)
+    # Digits without the point, filled up with zeros, are ns whatever the unit.
+    digits = pc.utf8_rpad(pc.replace_substring(texts, ".", ""), _EPOCH_DIGITS, padding="0")
+    digits = pc.utf8_slice_codeunits(digits, 0, _EPOCH_DIGITS)
+    ns, good = _counts(_parsed(pc.if_else(is_epoch, digits, _NO_TEXT), pa.int64(), _DIGITS))
+    good = good & (ns < END_NS)
+    return np.where(good, ns, 0), good
+
+
+def plain_numbers(texts: pa.Array) -> pa.Array | None:
+    """Return texts of digits alone as int64; None if a text is another one, or has more digits than surely fit."""
+    if texts.null_count or not len(texts) or pc.max(pc.binary_length(texts)).as_py() > _SURE_DIGITS:
+        return None
+    are_digits = pc.and_(pc.ascii_is_decimal(texts), pc.string_is_ascii(texts))
+    return texts.cast(pa.int64()) if is_true(are_digits).all() else None
+
+
+def unit_ns(count: Floats | Int64s) -> Int64s:
+    """Return the length in ns of each time's unit (s, ms, us or ns), told by the size of the number.
+
+    As a number of the next longer unit, each would be in the year 5138 or later.
+    """
+    return np.select([count < 10**11, count < 10**14, count < 10**17], [NS, 1_000_000, _US], 1)
 
 
 def _instants(column: pa.Array) -> tuple[Int64s, Mask]:

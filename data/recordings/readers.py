@@ -55,6 +55,7 @@ class Batch(NamedTuple):
         share: of the bytes of all recordings, the share up to the last line, 0 to 1; within a block of lines, bytes
             are counted by lines.
         skipped_types: number of skipped lines by type of message; the first batch of a block has those of the block.
+        read_types: number of lines with trades or rejects by type of message, in the same way.
         has_ids: the recording has trade ids; else its rows are numbered.
     """
 
@@ -66,6 +67,7 @@ class Batch(NamedTuple):
     share: float
     skipped_types: Mapping[str, int] = {}
     has_ids: bool = True
+    read_types: Mapping[str, int] = {}
 
 
 def read_trades(
@@ -377,8 +379,18 @@ def _batches(waiting: _Waiting, status: NDArray[np.int8], details: dict[Path, in
         begin, end = np.searchsorted(rows.skipped, span).tolist()
         read = min(1.0, span[1] / len(block.number))
         share = before + (after - before) * read
-        types = rows.skipped_types if span[0] == 0 else {}
-        yield Batch(trades.take(part), file, line[part], rejects, end - begin, share, types, waiting.dialect.has_ids)
+        skipped_types, read_types = (rows.skipped_types, rows.read_types) if span[0] == 0 else ({}, {})
+        yield Batch(
+            trades.take(part),
+            file,
+            line[part],
+            rejects,
+            end - begin,
+            share,
+            skipped_types,
+            waiting.dialect.has_ids,
+            read_types,
+        )
 
 
 _BROKEN, _NO_VALUE = -1, 100  # codes of faults; a fault of a value has `_NO_VALUE` and the index of the field

@@ -42,7 +42,7 @@ SIMULATED = "simulated"
 SERVED = "served"
 """Name of the recording that holds the trades of finished days from the topic, see `offline.served.finished`."""
 
-MEANING = "3"
+MEANING = "4"
 """Raise this number when staging gives another result for the same recording: all recordings are then staged again."""
 
 

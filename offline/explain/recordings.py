@@ -101,6 +101,7 @@ def _find_line(each: Explanation, paths: Sequence[Path], product_id: str, origin
     if each.trade is None:
         return False
     trade_id = each.prediction.trade_id
+    key = product_id, trade_id
     is_number = re.compile(rf"(?<![\w.+-]){trade_id}(?![\w.+-])".encode())
     with suppress(ValueError, OSError, Damaged):
         for path in paths:
@@ -109,7 +110,7 @@ def _find_line(each: Explanation, paths: Sequence[Path], product_id: str, origin
             header = head_of(chunks_of(path)).partition(b"\n")[0] + b"\n"
             for number, line in islice(_lines_with(path, str(trade_id).encode()), MOST_LINES):
                 recording = line if line.startswith(b"{") else header + line
-                if is_number.search(line) and (found := _parsed_alone(recording, origin, product_id, trade_id)):
+                if is_number.search(line) and (found := _parsed_alone(path.name, recording, origin, key)):
                     recorded = found._replace(file=str(path), line=number)
                     finding = compare_recorded(recorded, each.trade, origin)
                     if finding.outcome == "equal":
@@ -128,10 +129,16 @@ def _read(paths: Path | Sequence[Path], origin: Origin) -> Iterator[Batch]:
     return read_trades(paths, product_id=origin.product_id, columns=ColumnMap.parse(origin.columns))
 
 
-def _parsed_alone(recording: bytes, origin: Origin, product_id: str, trade_id: int) -> RecordedRow | None:
-    """Return a trade from a recording's text of one line, or None if the line is another trade."""
+def _parsed_alone(name: str, recording: bytes, origin: Origin, key: tuple[str, int]) -> RecordedRow | None:
+    """Return a trade from a recording's text of one line, or None if the line is another trade.
+
+    Args:
+        name: of the recording's file, which may tell the product.
+        key: product and id of the trade.
+    """
+    product_id, trade_id = key
     with TemporaryDirectory() as folder, suppress(ValueError):
-        path = Path(folder) / "recording"
+        path = Path(folder) / name
         path.write_bytes(recording)
         return dict(_recorded(_read(path, origin), product_id, {trade_id})).get(trade_id)
     return None

@@ -330,6 +330,8 @@ def test_an_epoch_tells_its_unit_by_its_digits(tmp_path: Path, text: str, ns: in
     assert batch.trades.event_time.tolist() == [SECOND_1 * NS, SECOND_1 * NS + ns]
     assert [reject.line for reject in batch.rejects] == [4]
     assert only(recording(tmp_path, json.dumps(ticker(time=text)), "j")).trades.event_time[0] == SECOND_1 * NS + ns
+    bybit = f"id,timestamp,price,volume,side\n1,{text},9,1,buy\n"
+    assert only(recording(tmp_path, bybit, "bybit")).trades.event_time.tolist() == [SECOND_1 * NS + ns]
 
 
 @pytest.mark.parametrize(
@@ -343,6 +345,9 @@ def test_an_epoch_that_could_be_another_number_is_no_time(tmp_path: Path, text: 
     """7,258,118,400 s are the begin of 2200."""
     (batch,) = read(recording(tmp_path, PLAIN + text + ",1,1\n"))
     assert batch.rejects[0].reason.startswith("timestamp must be a time like")
+    bybit = f"id,timestamp,price,volume,side\n1,{text},9,1,buy\n"
+    (batch,) = read(recording(tmp_path, bybit, "bybit"))
+    assert batch.rejects[0].reason.startswith("timestamp must be a time in s, ms, us or ns since 1970")
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,43 @@ def test_a_small_recording_counted_by_hand(tmp_path: Path) -> None:
     ]
 
 
+def message(kind: str, trade_id: int, price: str = "9") -> str:
+    return json.dumps(
+        {"type": kind, "product_id": "A-USD", "trade_id": trade_id, "time": f"2025-01-01T00:00:{trade_id:02}Z",
+         "price": price, "size": "1", "last_size": "1", "side": "buy"}
+    ) + "\n"  # fmt: skip
+
+
+def test_a_mixed_recording_names_the_messages_read_and_skipped(tmp_path: Path) -> None:
+    """A ticker with a wrong price is read, and rejected; a line that is no message has no type."""
+    content = message("ticker", 1) + message("match", 1) + message("last_match", 2) + "{\n" + message("ticker", 2)
+    found = inspect(recording(tmp_path, content + message("heartbeat", 3) + message("ticker", 4, "0")))
+    facts = as_json(found)
+    assert (facts["rows"], facts["rejected"], facts["skipped"]) == (2, 2, 3)
+    assert facts["read_types"] == {"ticker": 3}
+    assert facts["skipped_types"] == {"match": 1, "last_match": 1, "heartbeat": 1}
+    assert "  read messages: 3 ticker\n  skipped messages: 1 match, 1 last_match, 1 heartbeat\n" in as_text(found)
+
+
+def test_messages_of_one_channel_are_counted_by_their_own_type(tmp_path: Path) -> None:
+    matches = recording(tmp_path, message("last_match", 1) + message("match", 2) + message("match", 3))
+    assert as_json(inspect(matches))["read_types"] == {"match": 2, "last_match": 1}
+    tick = {"type": "ticker", "product_id": "A-USD", "price": "9"}
+    frames = [
+        {"channel": channel, "timestamp": f"2025-01-01T00:00:0{i}Z", "events": [{"tickers": [tick, tick]}]}
+        for i, channel in enumerate(["ticker", "ticker_batch", "ticker_batch"])
+    ]
+    facts = as_json(inspect(recording(tmp_path, "".join(json.dumps(frame) + "\n" for frame in frames))))
+    assert (facts["rows"], facts["read_types"]) == (6, {"ticker_batch": 2, "ticker": 1})
+
+
+def test_a_table_with_types_of_messages_names_the_rows_read(tmp_path: Path) -> None:
+    rows = "".join(f"{kind},A-USD,{i},2025-01-01T00:00:0{i}Z,9,1,buy\n" for i, kind in enumerate(["ticker", "x"], 1))
+    table = recording(tmp_path, "type,product_id,trade_id,time,price,last_size,side\n" + rows)
+    facts = as_json(inspect(table))
+    assert (facts["read_types"], facts["skipped_types"]) == ({"ticker": 1}, {"x": 1})
+
+
 def test_how_a_recording_is_cut_into_batches_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     times = np.datetime64("2025-01-01", "ms") + np.cumsum(rng.choice([0, 700, 301_000], 200, p=[0.5, 0.45, 0.05]))

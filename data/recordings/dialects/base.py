@@ -48,6 +48,7 @@ class RowColumns(NamedTuple):
         skipped: line indexes of messages of another kind.
         positions: number of positions of the n lines.
         skipped_types: number of skipped lines by type of message.
+        read_types: number of lines with rows by type of message, where messages have types.
     """
 
     at: NDArray[np.intp]
@@ -57,6 +58,7 @@ class RowColumns(NamedTuple):
     skipped: NDArray[np.intp]
     positions: int
     skipped_types: Mapping[str, int] = {}
+    read_types: Mapping[str, int] = {}
 
 
 class Block(Protocol):
@@ -190,6 +192,7 @@ class TextDialect(Dialect[Lines]):
             readable[rows.skipped],
             rows.positions + len(reasons),
             rows.skipped_types,
+            rows.read_types,
         )
 
     @abstractmethod

@@ -25,7 +25,7 @@ HOLES_KEPT = 10
 """Number of longest holes in the summary of a product."""
 COLUMNS_SHOWN = 50
 KINDS_SHOWN = 10
-"""Types of skipped messages in the text of a summary."""
+"""Types of read messages, and of skipped messages, in the text of a summary."""
 _MINUTE_S = 60
 
 
@@ -96,6 +96,7 @@ class Inspection:
         tally: trades or bars, and rejects by kind.
         skipped: number of messages of other kinds.
         skipped_types: the same by type of message, where messages have types.
+        read_types: number of messages that were read, taken or rejected, by type, where messages have types.
         unread: names of columns that no dialect knows.
         error: reason why the file was not read, or not to its end.
     """
@@ -111,6 +112,7 @@ class Inspection:
     tally: Tally = field(default_factory=Tally)
     skipped: int = 0
     skipped_types: Counter[str] = field(default_factory=Counter)
+    read_types: Counter[str] = field(default_factory=Counter)
     unread: tuple[str, ...] = ()
     error: str | None = None
 
@@ -140,6 +142,7 @@ def inspect(path: Path, product_id: str = "BTC-USD", columns: ColumnMap | None =
                 _add(found, trades)
                 found.skipped += trades.skipped
                 found.skipped_types.update(trades.skipped_types)
+                found.read_types.update(trades.read_types)
     except (ValueError, OSError) as error:
         found.error = str(error)
     return found
@@ -172,6 +175,7 @@ def as_json(found: Inspection) -> dict[str, Any]:
         "rows": sum(product.rows for product in found.products.values()),
         "rejected": found.tally.rejected,
         "skipped": found.skipped,
+        "read_types": dict(found.read_types.most_common()),
         "skipped_types": dict(found.skipped_types.most_common()),
         "columns_not_read": list(found.unread),
         "rejects": [
@@ -226,8 +230,9 @@ def as_text(found: Inspection) -> str:
                 lines.append("  the newest row comes first: read from the last row on")
         skipped = f", {found.skipped:,} messages of other kinds" if found.step_s is None else ""
         lines.append(f"  {facts['rows']:,} {what}, {found.tally.rejected:,} rejected{skipped}")
-        if kinds := [f"{count:,} {kind}" for kind, count in found.skipped_types.most_common(KINDS_SHOWN) if kind]:
-            lines.append(f"  skipped messages: {', '.join(kinds)}")
+        for done, types in (("read", found.read_types), ("skipped", found.skipped_types)):
+            if kinds := [f"{count:,} {kind}" for kind, count in types.most_common(KINDS_SHOWN) if kind]:
+                lines.append(f"  {done} messages: {', '.join(kinds)}")
         if found.unread:
             more = f", and {len(found.unread) - COLUMNS_SHOWN:,} others" * (len(found.unread) > COLUMNS_SHOWN)
             lines.append(f"  columns not read: {', '.join(found.unread[:COLUMNS_SHOWN])}{more}")

@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.arrow import Mask, is_present, is_text, is_true, text_of, values_of
-from data.recordings.dialects.parsers import unit_ns
-from data.recordings.fields import Field, zoneless_times
+from data.recordings.fields import Field, unit_ns, zoneless_times
 from data.times import END_NS, FIRST_YEAR, LAST_YEAR, NS
 from data.trades import Int64s
 

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from data.arrow import is_true, texts_of
 from data.names import Damaged
 from data.recordings.dialects.bars.starts import STARTS, whole_starts
-from data.recordings.dialects.parsers import unit_ns
-from data.recordings.fields import prices, products, sizes
+from data.recordings.fields import prices, products, sizes, unit_ns
 from data.recordings.limits import RecordingLimits
 from data.recordings.lines import Lines, csv_fields
 from data.times import NS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from itertools import chain
+from itertools import chain, compress
 from operator import attrgetter
 from typing import Any
 
@@ -48,6 +48,10 @@ Convert = Callable[[list[Any]], list[Any]]
 """Converts decoded messages."""
 
 
+TypesOf = Callable[[list[Ticks]], Mapping[str, int]]
+"""Counts messages with trades by type."""
+
+
 def themselves(messages: list[Any]) -> list[Any]:
     return messages
 
@@ -60,6 +64,7 @@ class JsonDialect(TextDialect):
         decoder: decodes a line to a message.
         ticks_of: returns the ticks of a message.
         unpacked: returns what the decoded messages hold, each one message.
+        types_of: counts messages with trades by type, where messages have types.
     """
 
     def __init__(
@@ -71,10 +76,12 @@ class JsonDialect(TextDialect):
         ticks_of: Callable[[Any], Ticks],
         fields: Mapping[str, Field] = FIELDS,
         unpacked: Convert = themselves,
+        types_of: TypesOf = lambda _: {},
     ) -> None:
         self.name = f"NDJSON of the {name}"
         self.columns, self.fields = columns, fields
         self._channel, self._decoder, self._ticks_of, self._unpacked = channel, decoder, ticks_of, unpacked
+        self._types_of = types_of
 
     def recognizes(self, head: Sequence[bytes]) -> int:
         """Return HAS_TRADE if a line has a trade of the dialect, 1 if a line has another message of it, else 0."""
@@ -104,13 +111,21 @@ class JsonDialect(TextDialect):
         for i in np.flatnonzero(skipped).tolist():
             types.add(found[i].kind)
         ticks = list(chain.from_iterable(found))
+        with_ticks = list(compress(found, ~no_tick)) if no_tick.any() else found
         line_of = np.repeat(np.arange(len(lines)), np.maximum(count, 1))
         is_tick = ~no_tick[line_of]
         columns = {
             field: json_column(field, list(map(attrgetter(name), ticks))) for field, name in self.columns.items()
         }
         return RowColumns(
-            line_of[is_tick], np.flatnonzero(is_tick), columns, broken, np.flatnonzero(skipped), len(line_of), types
+            line_of[is_tick],
+            np.flatnonzero(is_tick),
+            columns,
+            broken,
+            np.flatnonzero(skipped),
+            len(line_of),
+            types,
+            self._types_of(with_ticks),
         )
 
 

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import suppress
+from operator import attrgetter
 from typing import Final
 
 import msgspec
 
 from data.recordings.dialects.base import FLAT_COLUMNS, TICKER, TICKER_COLUMNS, ZONELESS
-from data.recordings.dialects.messages.base import JsonDialect, Scalar, Skipped, Ticks
+from data.recordings.dialects.messages.base import JsonDialect, Scalar, Skipped, Ticks, TypesOf
 from data.recordings.dialects.parsers import MAKERS_SIDE
 from data.recordings.fields import FIELDS
 
 MATCHES: Final = ("match", "last_match")
 MARKET_TRADES: Final = "market_trades"
+TICKER_BATCH: Final = "ticker_batch"
 
 EXCHANGE_TYPES: Final = frozenset(
     [TICKER, *MATCHES, "subscriptions", "heartbeat", "snapshot", "l2update", "status", "received", "open", "done",
      "change", "activate", "auction", "rfq_match", "error"]
 )  # fmt: skip
 ADVANCED_CHANNELS: Final = frozenset(
-    [TICKER, "ticker_batch", MARKET_TRADES, "subscriptions", "heartbeats", "l2_data", "candles", "status", "user",
+    [TICKER, TICKER_BATCH, MARKET_TRADES, "subscriptions", "heartbeats", "l2_data", "candles", "status", "user",
      "futures_balance_summary"]
 )  # fmt: skip
 """Types and channels of Coinbase's feeds: messages that may stand beside the trades."""
@@ -64,6 +67,7 @@ class _Tick(msgspec.Struct, gc=False):
     product_id: Scalar = None
     price: Scalar = None
     timestamp: Scalar = None
+    channel: str = TICKER
 
 
 class _MarketTrade(msgspec.Struct, gc=False):
@@ -112,11 +116,11 @@ def _of_match(message: _Message) -> Ticks:
 
 
 def _of_tickers(frame: _Frame) -> Ticks:
-    if frame.channel not in (TICKER, "ticker_batch"):
+    if frame.channel not in (TICKER, TICKER_BATCH):
         return Skipped(frame.channel, frame.channel in ADVANCED_CHANNELS)
     ticks = [tick for event in frame.events for tick in event.tickers]
     for tick in ticks:
-        tick.timestamp = frame.timestamp
+        tick.timestamp, tick.channel = frame.timestamp, frame.channel
     return ticks or Skipped(frame.channel, is_known=True)
 
 
@@ -149,6 +153,15 @@ def _messages_in(envelopes: list[_Envelope]) -> list[_Message]:
     return list(map(_messages.decode, raws))
 
 
+def _only(kind: str) -> TypesOf:
+    return lambda found: {kind: len(found)} if found else {}
+
+
+def _by(attribute: str) -> TypesOf:
+    type_of = attrgetter(attribute)
+    return lambda found: Counter(type_of(ticks[0]) for ticks in found)
+
+
 _messages, _envelopes = msgspec.json.Decoder(_Message), msgspec.json.Decoder(_Envelope)
 _frames, _recorded = msgspec.json.Decoder(_Frame), msgspec.json.Decoder(_RecordedFrame)
 
@@ -158,7 +171,14 @@ _MAKERS = {**FIELDS, "side": MAKERS_SIDE}
 _TRADE_COLUMNS = {**TICKER_COLUMNS, "size": "size"}
 
 MESSAGE_DIALECTS: Final = (
-    JsonDialect(f'{_EXCHANGE}: {{"type":"ticker",...}}', "ticker channel", TICKER_COLUMNS, _messages, _of_ticker),
+    JsonDialect(
+        f'{_EXCHANGE}: {{"type":"ticker",...}}',
+        "ticker channel",
+        TICKER_COLUMNS,
+        _messages,
+        _of_ticker,
+        types_of=_only(TICKER),
+    ),
     JsonDialect(
         f'{_EXCHANGE}, as recorded: {{"ts":...,"pair":...,"raw":"{{\\"type\\":\\"ticker\\",...}}"}}',
         "ticker channel",
@@ -166,6 +186,7 @@ MESSAGE_DIALECTS: Final = (
         _envelopes,
         _of_ticker,
         unpacked=_messages_in,
+        types_of=_only(TICKER),
     ),
     JsonDialect(
         f'{_MATCHES}: {{"type":"match","maker_order_id":...}} (the maker\'s side is turned)',
@@ -174,6 +195,7 @@ MESSAGE_DIALECTS: Final = (
         _messages,
         _of_match,
         _MAKERS,
+        types_of=_by("type"),
     ),
     JsonDialect(
         f'{_MATCHES}, as recorded: {{"ts":...,"pair":...,"raw":"{{\\"type\\":\\"match\\",...}}"}}',
@@ -183,6 +205,7 @@ MESSAGE_DIALECTS: Final = (
         _of_match,
         _MAKERS,
         _messages_in,
+        _by("type"),
     ),
     JsonDialect(
         f'{_ADVANCED}: {{"channel":"ticker","timestamp":...,"events":[...]}}',
@@ -190,6 +213,7 @@ MESSAGE_DIALECTS: Final = (
         FLAT_COLUMNS,
         _frames,
         _of_tickers,
+        types_of=_by("channel"),
     ),
     JsonDialect(
         f'{_ADVANCED}, as recorded: {{"ingest_time":...,"product_id":...,"payload":{{"channel":...}}}}',
@@ -197,6 +221,7 @@ MESSAGE_DIALECTS: Final = (
         FLAT_COLUMNS,
         _recorded,
         lambda recorded: _of_tickers(recorded.payload),
+        types_of=_by("channel"),
     ),
     JsonDialect(
         f'{_MARKET_TRADES}: {{"channel":"market_trades","events":[{{"trades":[...]}}]}} (the maker\'s side is turned)',
@@ -205,6 +230,7 @@ MESSAGE_DIALECTS: Final = (
         _frames,
         _of_market_trades,
         _MAKERS,
+        types_of=_only(MARKET_TRADES),
     ),
     JsonDialect(
         f'{_MARKET_TRADES}, as recorded: {{"ingest_time":...,"product_id":...,"payload":{{"channel":...}}}}',
@@ -213,6 +239,7 @@ MESSAGE_DIALECTS: Final = (
         _recorded,
         lambda recorded: _of_market_trades(recorded.payload),
         _MAKERS,
+        types_of=_only(MARKET_TRADES),
     ),
     JsonDialect(
         f'{_ADVANCED}, flattened: {{"timestamp":...,"product_id":...,"price":...,"volume_24h":...}} (a time without '

@@ -49,12 +49,14 @@ class TradeColumns:
         self, at: NDArray[np.intp], columns: Mapping[str, pa.Array], broken: Mapping[int, str], positions: int
     ) -> RowColumns:
         """Return rows without those of another message type, which are skipped; `at` has the line index of each row."""
-        skipped, types = NO_ROWS, SkippedTypes()
+        skipped, types, read = NO_ROWS, SkippedTypes(), dict[str, int]()
         position = at
         if MESSAGE_TYPE in columns:
             code, kinds = by_name(columns[MESSAGE_TYPE], list)
             columns = {field: column for field, column in columns.items() if field != MESSAGE_TYPE}
             are_taken = np.array([kind in self._table.taken for kind in kinds], np.bool_)
+            counts = np.bincount(code, minlength=len(kinds)).tolist()
+            read = {kind: n for kind, n in zip(kinds, counts, strict=True) if n and kind in self._table.taken}
             if not are_taken.all() and not (is_trade := are_taken[code]).all():
                 kept = rows_of(np.flatnonzero(is_trade))
                 skipped, position = at[~is_trade], at[is_trade]
@@ -65,7 +67,7 @@ class TradeColumns:
             columns = {**columns, "product_id": names_of(np.zeros(len(position), np.int32), [self._product])}
         elif self._table.are_symbols and "product_id" in columns:
             columns = {**columns, "product_id": products_of(columns["product_id"], self._told)}
-        return RowColumns(position, position, columns, broken, skipped, positions, types)
+        return RowColumns(position, position, columns, broken, skipped, positions, types, read)
 
 
 class CsvDialect(TextDialect):
