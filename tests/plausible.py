@@ -201,6 +201,7 @@ def _figure(name: str, labels: Mapping[str, str], swing: float, at: float, until
         "promised_qlike": {"0.05": 0.11, "0.5": 0.16, "0.95": 0.24}.get(labels.get("quantile", ""), 0.0),
         "promised_coverage": {"0.05": 0.83, "0.5": 0.9, "0.95": 0.96}.get(labels.get("quantile", ""), 0.0),
         "consumer_lag": max(0.0, 6 + 12 * swing),
+        "disk_used_ratio": 0.42 + 0.01 * swing,
         "replay_progress_ratio": min(1.0, max(0.0, 1 - (until - at) / (8 * HOUR_S))),
         "replay_speed": 10.0 if labels.get("kind") == "asked" else 10 + 0.3 * swing,
         "sink_offsets_behind": 2_000 * ((at / HOUR_S) % 1),

@@ -20,7 +20,7 @@ from orchestration.settings import DagsterSettings
 
 CONFIGURATION = CHECKOUT / "orchestration" / "dagster.yaml"
 LOCATION = "cryptovol"
-OTHER_RUNS = 8
+OTHER_RUNS = 9
 """Three replays, a run of each pool, a backfill that waits for its product-months, a clean-up, and a rollback."""
 WORKSPACE = "workspace.json"
 """In Dagster's home: names the code server of this machine. JSON is YAML."""

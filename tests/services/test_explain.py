@@ -431,7 +431,7 @@ def test_a_record_that_cannot_be_read_is_told_with_its_place(
     ("field", "value", "part", "says"),
     [
         ("kafka_partition", 3, "trades", "is no trade of this stream, which stands in partition 5"),
-        ("kafka_offset", 10**30, "trades", "is no trade of this stream"),
+        ("kafka_offset", 2**63 - 1, "trades", "is no trade of this stream"),
         (
             "ingest_time",
             1_741_269_600_000_000_001,
