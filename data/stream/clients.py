@@ -39,6 +39,9 @@ SESSION_MS = 6_000
 ANSWER_S = 2.0
 """Timeout of one request to the broker; after a timeout, `retry` checks whether to stop."""
 RETRY_S = 0.05
+KNOWN_WITHIN_S = 10.0
+"""Seconds of waiting between requests, after which an unknown topic or partition does not exist. The waits alone count:
+a process without processor time learns nothing meanwhile."""
 SILENT_S = 3.0
 """A longer wait for the broker is logged: a broker that has just started needs one or two seconds."""
 STILL_SILENT_S = 30.0
@@ -66,35 +69,43 @@ PASSING = frozenset(
 )
 """Errors of a broker that is starting; the client calls these errors retriable in transactions only."""
 
-NEW_PROCESS_HELPS = PASSING | {
-    KafkaError._FENCED,
-    KafkaError.PRODUCER_FENCED,
-    KafkaError.INVALID_PRODUCER_EPOCH,
-    KafkaError.INVALID_PRODUCER_ID_MAPPING,
-    KafkaError.UNKNOWN_PRODUCER_ID,
-    KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER,
-    KafkaError.INVALID_TXN_STATE,
-    KafkaError.CONCURRENT_TRANSACTIONS,
-    KafkaError.TRANSACTION_COORDINATOR_FENCED,
-    KafkaError.FENCED_INSTANCE_ID,
-    KafkaError.UNKNOWN_MEMBER_ID,
-    KafkaError.ILLEGAL_GENERATION,
-    KafkaError.REBALANCE_IN_PROGRESS,
-    KafkaError._MAX_POLL_EXCEEDED,
-    KafkaError._ASSIGNMENT_LOST,
-    KafkaError._STATE,  # the client learns by itself which partitions the group took away
-    KafkaError._FATAL,  # of a consumer: fenced
-    KafkaError._MSG_TIMED_OUT,
-    KafkaError._TIMED_OUT_QUEUE,
-    KafkaError.REQUEST_TIMED_OUT,
-    KafkaError.NETWORK_EXCEPTION,
-    KafkaError.NOT_ENOUGH_REPLICAS,
-    KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
-    KafkaError.KAFKA_STORAGE_ERROR,
-    KafkaError.FENCED_LEADER_EPOCH,
-    KafkaError.UNKNOWN_LEADER_EPOCH,
-    KafkaError.OFFSET_NOT_AVAILABLE,
-}
+UNKNOWN_YET = frozenset({KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC})
+"""Errors of a client that knows no leader of a partition: the client has just begun or has asked a broker that was
+starting, and soon knows better; or there is no such topic or partition. The error is the same in both cases."""
+
+NEW_PROCESS_HELPS = (
+    PASSING
+    | UNKNOWN_YET
+    | {
+        KafkaError._FENCED,
+        KafkaError.PRODUCER_FENCED,
+        KafkaError.INVALID_PRODUCER_EPOCH,
+        KafkaError.INVALID_PRODUCER_ID_MAPPING,
+        KafkaError.UNKNOWN_PRODUCER_ID,
+        KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER,
+        KafkaError.INVALID_TXN_STATE,
+        KafkaError.CONCURRENT_TRANSACTIONS,
+        KafkaError.TRANSACTION_COORDINATOR_FENCED,
+        KafkaError.FENCED_INSTANCE_ID,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError._MAX_POLL_EXCEEDED,
+        KafkaError._ASSIGNMENT_LOST,
+        KafkaError._STATE,  # the client learns by itself which partitions the group took away
+        KafkaError._FATAL,  # of a consumer: fenced
+        KafkaError._MSG_TIMED_OUT,
+        KafkaError._TIMED_OUT_QUEUE,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.NETWORK_EXCEPTION,
+        KafkaError.NOT_ENOUGH_REPLICAS,
+        KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+        KafkaError.KAFKA_STORAGE_ERROR,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+    }
+)
 """Errors that a new process does not meet again: the broker takes the process for another or for dead, or the broker's
 trouble passes. A new process would meet all other errors again: a missing right or topic, a forbidden setting."""
 
@@ -388,6 +399,15 @@ def refusal(error: KafkaError, topics: Iterable[str], groups: Iterable[str] = ()
     return f"{text}: the login needs a right on {', '.join(names)} (docs/kafka-access.md)"
 
 
+def is_passing(error: KafkaError) -> bool:
+    """Return whether the same request may succeed later; of `UNKNOWN_YET`, within `KNOWN_WITHIN_S`.
+
+    A transaction in which a record had no partition is over: only another transaction may succeed.
+    """
+    is_unknown_yet = error.code() in UNKNOWN_YET and not error.txn_requires_abort()
+    return error.retriable() or error.code() in PASSING or is_unknown_yet
+
+
 def new_process_helps(error: KafkaError) -> bool:
     """Return whether a new process can continue after an error."""
     return error.retriable() or error.code() in NEW_PROCESS_HELPS
@@ -405,21 +425,27 @@ def retry(ask: Callable[[float], T], running: Callable[[], bool], address: str, 
     Raises:
         Stopped: `running` returned False before an answer. The next start repeats uncommitted work.
         Unanswered: no answer for `patience_s`.
-        KafkaException: the broker refuses the request.
+        KafkaException: the broker refuses the request; `UNKNOWN_TOPIC_OR_PART` if the client knew no such topic or
+            partition for `KNOWN_WITHIN_S`.
     """
-    began = time.monotonic()
+    began, unknown_s = time.monotonic(), 0.0
     log_at, is_logged = began + SILENT_S, False
     while True:
         try:
             answer = ask(ANSWER_S)
         except KafkaException as error:
-            if not (error.args[0].retriable() or error.args[0].code() in PASSING):
+            if not is_passing(error.args[0]):
                 raise
             if not running():
                 raise Stopped from error
             now = time.monotonic()
             if now - began > patience_s:
                 raise Unanswered from error
+            if error.args[0].code() in UNKNOWN_YET:
+                if unknown_s >= KNOWN_WITHIN_S:
+                    said = f"{error.args[0].str()}, for {KNOWN_WITHIN_S:g} s"
+                    raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, said)) from error
+                unknown_s += RETRY_S
             if now >= log_at:
                 waited_s, reason = round(now - began, 1), error.args[0].str()
                 log.warning("waiting for the broker", address=address, waited_s=waited_s, reason=reason)

@@ -24,12 +24,12 @@ from data.stream.clients import (
     MAX_REJECT,
     MAX_VALUE,
     MISSING_RIGHTS,
-    PASSING,
     READ_BATCH,
     RETRY_S,
     UNUSED,
     checked,
     client_config,
+    is_passing,
     reader_config,
     refusal,
     retry,
@@ -190,9 +190,7 @@ class TopicReader(AbstractContextManager["TopicReader"]):
             except KafkaException as error:
                 if error.args[0].code() in MISSING_RIGHTS:
                     raise self._refused(error, topic) from None
-                # A client that has just begun may not know the partitions yet.
-                is_passing = error.args[0].code() in PASSING | {KafkaError._UNKNOWN_PARTITION}
-                if not is_passing or time.monotonic() > deadline:
+                if not is_passing(error.args[0]) or time.monotonic() > deadline:
                     raise self._unreachable(error) from None
                 time.sleep(RETRY_S)
 

@@ -15,6 +15,8 @@ from data.arrow import is_present, is_text
 
 GROUP_ROWS = 131_072
 """Rows per row group: a few MB, so that readers can skip groups and memory use stays small."""
+GROUP_BYTES = 33_554_432
+"""Bytes in memory beyond which a row group has fewer rows: a row may be as long as a rejected record."""
 READ_ROWS = 65_536
 """Rows per batch when a file is read in batches."""
 
@@ -41,7 +43,7 @@ class RowGroups:
             },
         )
         self._waiting: list[pa.RecordBatch] = []
-        self._count = 0
+        self._count = self._bytes = 0
 
     def __enter__(self) -> Self:
         return self
@@ -57,14 +59,16 @@ class RowGroups:
         """Append rows."""
         self._waiting.append(batch)
         self._count += len(batch)
-        if self._count >= GROUP_ROWS:
+        self._bytes += batch.nbytes
+        if self._count >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
             self.flush()
 
     def flush(self) -> None:
         """Write the waiting rows as a row group."""
         if self._waiting:
             self._writer.write_table(pa.Table.from_batches(self._waiting), GROUP_ROWS)
-        self._waiting, self._count = [], 0
+        self._waiting = []
+        self._count = self._bytes = 0
 
     def close(self) -> None:
         """Write the waiting rows and the end of the file."""

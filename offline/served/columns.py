@@ -33,7 +33,8 @@ SERVED_TOPICS = (TRADES, FEATURES, PREDICTIONS)
 _PLACE = [("generation", pa.int32()), ("record_partition", pa.int32()), ("record_offset", pa.int64())]
 OTHERS = pa.schema([*_PLACE, ("reason", pa.string()), ("value", pa.binary())])
 """Columns of end records, whose reason is null, and of rejects. The first `MAX_VALUE` bytes of a record are kept."""
-
+OTHERS_ROWS = 512
+"""Rows of `OTHERS` that are read at once: up to 8 MB."""
 
 IS_TAKEN = "is_taken"
 """Column of `coinbase-trades`: the forecaster takes the trade. Null in files of earlier releases."""

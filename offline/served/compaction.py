@@ -8,8 +8,9 @@ import msgspec
 
 from data.stream.records import Purpose
 from data.times import NS, to_datetime
+from offline.lake.parquet import READ_ROWS
 from offline.lake.store import Lake
-from offline.served.columns import OTHERS, columns_of
+from offline.served.columns import OTHERS, OTHERS_ROWS, columns_of
 from offline.served.files import row_batches, rows_to
 from offline.served.manifest import Manifest, ManifestWriter, RowsKey, ServedFile, read_manifest, writing_manifest
 from offline.served.sink import path_of
@@ -58,10 +59,10 @@ def _merge(writer: ManifestWriter, topic: str, files: Sequence[ServedFile]) -> N
     key, first, last = files[0].key, files[0].first, files[-1].last
     path = path_of(topic, key, first, last)
     objects = writer.lake.objects
-    schema = OTHERS if key.day is None else columns_of(topic)
+    schema, rows = (OTHERS, OTHERS_ROWS) if key.day is None else (columns_of(topic), READ_ROWS)
     with rows_to(objects, path, schema) as merged:
         for file in files:
-            for batch in row_batches(objects, file.path, schema):
+            for batch in row_batches(objects, file.path, schema, rows):
                 merged.write(batch)
     sources: dict[str, Purpose] = {}
     for file in files:

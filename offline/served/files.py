@@ -46,14 +46,19 @@ def read_rows(objects: Objects, path: str, schema: pa.Schema, filters: Any = Non
     return _filled(table, schema)
 
 
-def row_batches(objects: Objects, path: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def row_batches(
+    objects: Objects, path: str, schema: pa.Schema, batch_rows: int = READ_ROWS
+) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a file in batches; a column that the file lacks is null.
+
+    Args:
+        batch_rows: most rows of a batch.
 
     Raises:
         FileNotFoundError: the file does not exist.
     """
     with objects.opened(path) as file:
-        for batch in pa.parquet.ParquetFile(file).iter_batches(READ_ROWS):
+        for batch in pa.parquet.ParquetFile(file).iter_batches(batch_rows):
             yield _filled(batch, schema)
 
 

@@ -14,6 +14,7 @@ import structlog
 from data.settings import KafkaSettings
 from data.stream.reader import TopicReader
 from data.stream.records import Figure, Purpose
+from offline.lake.parquet import GROUP_BYTES
 from offline.lake.store import Lake
 from offline.served.columns import OTHERS, SERVED_TOPICS, OpenStreams, Rows, block_rows, columns_of
 from offline.served.files import rows_to
@@ -29,7 +30,12 @@ from offline.served.manifest import (
 )
 
 FLUSH_ROWS = 131_072
-"""Records in memory before files and manifest are written: about 100 MB of forecasts."""
+"""Records in memory before files and manifest are written."""
+FLUSH_BYTES = GROUP_BYTES
+"""Bytes of rows in memory before files and manifest are written: about 75,000 forecasts, or 2,000 of the longest
+rejects. Rows of the reader's last block come on top."""
+FETCH_BYTES = 262_144
+"""Bytes of one fetch. A block of records is at most as large as what the client keeps in memory, some 8 MB."""
 
 log = structlog.get_logger()
 
@@ -52,7 +58,7 @@ class SinkReport(NamedTuple):
 
 def topic_reader(settings: KafkaSettings) -> TopicReader:
     """Return a reader for `sink` and `offsets_behind`."""
-    return TopicReader(settings, skips_lost=False)
+    return TopicReader(settings, fetch_bytes=FETCH_BYTES, skips_lost=False)
 
 
 def sink(lake: Lake, reader: TopicReader, topic: str) -> SinkReport:
@@ -107,7 +113,7 @@ class _Taking:
         self._writer, self.manifest = writer, manifest
         self._open = OpenStreams(manifest.topic, manifest.open_streams)
         self._waiting: dict[RowsKey, list[Rows]] = {}
-        self._count = self._rejects = self._ends = 0
+        self._count = self._bytes = self._rejects = self._ends = 0
 
     def read(self, reader: TopicReader, partition: int, low: int, end: int) -> None:
         """Take the records of a partition up to, not with, offset `end`; `low` is the oldest that the broker holds."""
@@ -123,10 +129,11 @@ class _Taking:
             found = block_rows(topic, block, generation, partition, self._open)
             for key, rows in found.rows.items():
                 self._waiting.setdefault(key, []).append(rows)
+                self._bytes += rows.batch.nbytes
             self._rejects += found.rejects
             self._ends += found.ends
             self._count += len(block.offsets)
-            if self._count >= FLUSH_ROWS:
+            if self._count >= FLUSH_ROWS or self._bytes >= FLUSH_BYTES:
                 self._flush(partition, block.offsets[-1] + 1)
         # Behind the last record, there may be markers of transactions.
         if self.manifest.next.get(partition) != max(start, end):
@@ -145,7 +152,8 @@ class _Taking:
         )
         self._writer.publish(manifest)
         self.manifest = manifest
-        self._waiting, self._count, self._rejects, self._ends = {}, 0, 0, 0
+        self._waiting = {}
+        self._count = self._bytes = self._rejects = self._ends = 0
 
     def _write(self, key: RowsKey, parts: list[Rows]) -> ServedFile:
         """Write a file, and return the file's entry in the manifest."""

@@ -15,7 +15,7 @@ from data.files import may_lose_its_reader
 from data.names import NotRead, RecordRefused, new_replay_id
 from data.process.running import REFUSED
 from data.settings import KafkaSettings
-from data.stream.clients import PASSING, UNUSED, refusal
+from data.stream.clients import UNUSED, is_passing, refusal
 from data.stream.reader import TopicReader
 from data.stream.records import REJECTED, TRADES
 from data.times import to_ns
@@ -171,7 +171,7 @@ def main(given: list[str] | None = None) -> int:
 def _reason(error: KafkaError) -> str:
     if error.code() in FENCED:
         return f"nothing was sent: another replay of rejects has begun; look at `{LIST}`, and start again"
-    if error.retriable() or error.code() in PASSING:
+    if is_passing(error):
         return "the broker did not answer in time; start the replay again, which leaves out what was sent"
     said = refusal(error, (TRADES, REJECTED), (UNUSED, f"{TRANSACTIONS}-"))
     return f"nothing was sent: the broker refuses: {said}"

@@ -95,6 +95,8 @@ class Consumer:
         (KafkaError.INVALID_PRODUCER_EPOCH, AGAIN),
         (KafkaError._FATAL, AGAIN),
         (KafkaError._TRANSPORT, AGAIN),
+        (KafkaError._UNKNOWN_PARTITION, AGAIN),
+        (KafkaError._UNKNOWN_TOPIC, AGAIN),
         (KafkaError.GROUP_AUTHORIZATION_FAILED, 1),
         (KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, 1),
         (KafkaError.INVALID_TRANSACTION_TIMEOUT, 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import count
 
 import pytest
 import structlog
@@ -11,7 +12,7 @@ from confluent_kafka import KafkaError, KafkaException
 from data.names import NotRead, Stopped, Unanswered
 from data.settings import KafkaSettings
 from data.stream import clients as kafka
-from data.stream.clients import client_config, retry
+from data.stream.clients import client_config, new_process_helps, retry
 
 
 def broker_that_answers(after: int, code: int = KafkaError._TIMED_OUT) -> tuple[list[float], object]:
@@ -27,11 +28,56 @@ def broker_that_answers(after: int, code: int = KafkaError._TIMED_OUT) -> tuple[
     return asked, ask
 
 
-@pytest.mark.parametrize("code", [KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN, KafkaError.NOT_COORDINATOR])
+@pytest.mark.parametrize(
+    "code",
+    [
+        KafkaError._TIMED_OUT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError._UNKNOWN_TOPIC,
+    ],
+)
 def test_a_passing_error_is_retried(code: int) -> None:
     asked, ask = broker_that_answers(2, code)
     assert retry(ask, lambda: True, "here:1") == "answer"  # type: ignore[arg-type]
     assert len(asked) == 3
+
+
+def test_a_partition_that_stays_unknown_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 0.25 s between two requests, the waits reach 1 s after four; the fifth answer is the last."""
+    monkeypatch.setattr(kafka, "RETRY_S", 0.25)
+    monkeypatch.setattr(kafka, "KNOWN_WITHIN_S", 1.0)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    asked, ask = broker_that_answers(1_000, KafkaError._UNKNOWN_PARTITION)
+    with pytest.raises(KafkaException) as said:
+        retry(ask, lambda: True, "here:1")  # type: ignore[arg-type]
+    error = said.value.args[0]
+    assert (error.code(), error.str()) == (KafkaError.UNKNOWN_TOPIC_OR_PART, "Local: Unknown partition, for 1 s")
+    assert not new_process_helps(error)
+    assert len(asked) == 5
+
+
+def test_time_in_which_a_process_does_not_run_is_no_wait_for_a_partition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour passes with each request."""
+    hours = count(0, 3_600)
+    monkeypatch.setattr("time.monotonic", lambda: next(hours))
+    asked, ask = broker_that_answers(2, KafkaError._UNKNOWN_PARTITION)
+    assert retry(ask, lambda: True, "here:1") == "answer"  # type: ignore[arg-type]
+    assert len(asked) == 3
+
+
+def test_a_transaction_without_a_partition_is_not_asked_again() -> None:
+    """The forecaster aborts such a transaction, and makes another."""
+    asked: list[float] = []
+
+    def commit(timeout_s: float) -> None:
+        asked.append(timeout_s)
+        raise KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION, txn_requires_abort=True))
+
+    with pytest.raises(KafkaException):
+        retry(commit, lambda: True, "here:1")
+    assert len(asked) == 1
 
 
 def test_a_refusal_is_not_retried() -> None:

@@ -7,17 +7,22 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
+from data.stream.clients import MAX_VALUE
 from data.stream.records import FEATURES, PREDICTIONS, TRADES
 from data.times import NS
 from offline.days.staging import RECORDINGS, ingest, trades_of
 from offline.days.trades import make_trades
+from offline.lake import parquet
 from offline.lake.objects import ANY
 from offline.lake.store import Lake
 from offline.locks.lease import Occupied
+from offline.served import compaction
 from offline.served import sink as sink_module
-from offline.served.columns import IS_TAKEN, SERVED_TOPICS, columns_of
+from offline.served.columns import IS_TAKEN, OTHERS, SERVED_TOPICS, columns_of
 from offline.served.compaction import compact, mergeable
 from offline.served.files import read_rows, rows_to
 from offline.served.finished import finished_days, stage_finished
@@ -116,6 +121,46 @@ def test_a_sink_killed_at_any_point_is_continued(lake: Lake, monkeypatch: pytest
             file.path for file in read_manifest(again, FEATURES).files
         }
     assert after > 10
+
+
+def test_long_records_are_written_before_they_fill_the_memory(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three rejects of 16,384 bytes are 49,152 bytes and their reasons, four are 65,536: the fourth is too much."""
+    monkeypatch.setattr(sink_module, "FLUSH_BYTES", 50_000)
+    fake = FakeTopic({0: [b"{" * MAX_VALUE] * 10}, block=1)
+    assert sink(lake, fake.reader, FEATURES).rejects == 10
+    assert [(file.first, file.last) for file in read_manifest(lake, FEATURES).files] == [(0, 3), (4, 7), (8, 9)]
+    assert records_of(lake, FEATURES) == fake.all()
+
+
+@pytest.mark.parametrize("topic", SERVED_TOPICS)
+def test_where_a_sink_cuts_files_changes_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, topic: str) -> None:
+    """One lake has a file for each of 80 records, the other a file for all of a key; merged, both are the same."""
+    records = [each for i in range(1, 41) for each in (record(topic, i, AT + i), b"%d" % i)]
+    lakes = whole, cut = Lake.open(tmp_path / "whole"), Lake.open(tmp_path / "cut")
+    sink(whole, FakeTopic({0: list(records)}).reader, topic)
+    monkeypatch.setattr(sink_module, "FLUSH_BYTES", 1)
+    sink(cut, FakeTopic({0: list(records)}, block=1).reader, topic)
+    assert [len(read_manifest(each, topic).files) for each in lakes] == [2, 80]
+    compact(cut, topic, LATER)
+    others, rows = f"served/{topic}/0/0/others/1-79.parquet", f"served/{topic}/0/0/BTC-USD/2025-03-05/0-78.parquet"
+    for lake in lakes:
+        assert sorted(file.path for file in read_manifest(lake, topic).files) == [rows, others]
+    for path, schema in ((others, OTHERS), (rows, columns_of(topic))):
+        found, wanted = (read_rows(lake.objects, path, schema) for lake in (cut, whole))
+        assert found.to_pylist() == wanted.to_pylist()
+
+
+def test_long_records_are_merged_in_groups_that_fit_in_memory(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 40 rejects of 16,384 bytes, two are read at once; two are less than 50,000 bytes, four are more."""
+    monkeypatch.setattr(sink_module, "FLUSH_BYTES", 1)
+    sink(lake, FakeTopic({0: [b"{" * MAX_VALUE] * 40}, block=1).reader, FEATURES)
+    monkeypatch.setattr(parquet, "GROUP_BYTES", 50_000)
+    monkeypatch.setattr(compaction, "OTHERS_ROWS", 2)
+    assert compact(lake, FEATURES, LATER) == 1
+    merged = pa.parquet.read_metadata(tmp_path / "served/features/0/0/others/0-39.parquet")
+    assert [merged.row_group(i).num_rows for i in range(merged.num_row_groups)] == [4] * 10
 
 
 def test_a_file_that_no_manifest_names_is_removed(lake: Lake, tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from data.stream.reader import RecordBlock, TopicReader
 from data.stream.records import PREDICTIONS, TIMES, TRADES
 from data.trades import Int64s, StreamKey
 from offline.lake.store import Lake
-from offline.served.columns import OTHERS
-from offline.served.files import read_rows
+from offline.served.columns import OTHERS, OTHERS_ROWS
+from offline.served.files import row_batches
 from offline.served.kept.begins import Begin, read_begin
 from offline.served.manifest import Manifest, ServedFile, read_manifest
 
@@ -163,9 +163,9 @@ class KeptTopic:
         if partition not in self._others:
             mark = mark_of(self._key)
             files = [file for file in self._other_files if file.partition == partition]
-            tables = [read_rows(self._lake.objects, file.path, _OTHERS) for file in files]
-            rows = [(row["record_offset"], row["value"]) for table in tables for row in table.to_pylist()]
-            self._others[partition] = {offset: value for offset, value in rows if mark in value}
+            parts = (row_batches(self._lake.objects, file.path, _OTHERS, OTHERS_ROWS) for file in files)
+            rows = (row for batches in parts for batch in batches for row in batch.to_pylist())
+            self._others[partition] = {row["record_offset"]: row["value"] for row in rows if mark in row["value"]}
         return self._others[partition]
 
 
