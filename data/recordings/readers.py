@@ -24,10 +24,11 @@ from data.names import PRODUCT_ID, BeyondLimit, Damaged, check_product_id
 from data.recordings.dialects.bars.base import BarBatch, BarDialect
 from data.recordings.dialects.base import OWN_COLUMNS, Block, Dialect, RowColumns
 from data.recordings.dialects.column_map import ColumnMap
+from data.recordings.dialects.file_names import DEFAULT_PRODUCT
 from data.recordings.fields import Products, products, value_text
 from data.recordings.limits import RecordingLimits
 from data.recordings.lines import Fault, Lines, Meter, cut_rows
-from data.recordings.recognition import DEFAULT_PRODUCT, recognize
+from data.recordings.recognition import recognize
 from data.recordings.tally import OTHER_REASONS, Tally
 from data.trades import Int64s, Reject, Side, StreamKey, Trades, kind_of
 

@@ -26,22 +26,25 @@ from data.recordings.dialects.bars.lean import lean_dialect
 from data.recordings.dialects.base import Chunks, Dialect, TextDialect
 from data.recordings.dialects.column_map import ColumnMap
 from data.recordings.dialects.documents import array_rows, member_chunks, object_lines, zip_members
+from data.recordings.dialects.file_names import DEFAULT_PRODUCT, product_in_name
 from data.recordings.dialects.messages.base import HAS_TRADE, NO_JSON, JsonDialect
 from data.recordings.dialects.messages.channels import ADVANCED_CHANNELS, EXCHANGE_TYPES, MESSAGE_DIALECTS
 from data.recordings.dialects.messages.kraken import KRAKEN_NAME, kraken_dialect
 from data.recordings.dialects.messages.objects import JSON_TABLES, ObjectDialect, keys_of, object_match, values_of_key
-from data.recordings.dialects.symbols import product_in_name
 from data.recordings.dialects.tables.headerless import headerless_match
-from data.recordings.dialects.tables.headers import described_miss, names_columns, suggested_columns, table_of
+from data.recordings.dialects.tables.headers import (
+    TableMatch,
+    described_miss,
+    names_columns,
+    suggested_columns,
+    table_of,
+)
 from data.recordings.dialects.tables.known import TABLES
 from data.recordings.dialects.tables.parquet import parquet_dialect, schema_of
 from data.recordings.dialects.tables.text import CsvDialect
 from data.recordings.lines import GZIP_MAGIC, HEAD_BYTES, chunks_of, data_lines, head_of
 
 AnyDialect = Dialect[Any] | BarDialect
-
-DEFAULT_PRODUCT: Final = "BTC-USD"
-
 
 MOST_NAMES: Final = 10
 """Files of a zip and columns of a table that a refusal names."""
@@ -102,6 +105,7 @@ class _Recognition:
         self._tables = TABLES if columns is None else (columns.table(), *TABLES)
         self._json_tables = JSON_TABLES if columns is None else (columns.table(), *JSON_TABLES)
         self.found = self._lacking = ""
+        self._is_told_inside = False  # the text names the product beside its rows
 
     def dialect_of(self, head: bytes) -> AnyDialect | None:
         """Return the dialect of a file that starts with `head`, unpacked."""
@@ -124,7 +128,7 @@ class _Recognition:
         schema = schema_of(self._path)
         names = list(schema.names)
         self._check_map(names)
-        trades = parquet_dialect(schema, self._told, product_in_name(self._path, self._told), self._tables)
+        trades = parquet_dialect(schema, self._told, self._product, self._tables)
         if trades is not None:
             return trades
         text = parquet_text(self._path)
@@ -200,17 +204,23 @@ class _Recognition:
             return None
         composed = _composed(answer.rows, chunks)
         told, self._told = self._told, answer.product_id or self._told
+        self._is_told_inside = bool(answer.product_id)
         try:
             if answer.has_objects:
                 return self._messages(lines, composed)
-            return candle_dialect(self._path, self._reader(composed), lines, self._told)
+            return candle_dialect(
+                self._path, self._reader(composed), lines, self._told, is_told_inside=self._is_told_inside
+            )
         finally:
             self._told = told
 
     def _reader(self, chunks: Chunks) -> Text:
         return lambda: chunks(self._path, None)
 
-    def _product(self) -> str | None:
+    def _product(self, match: TableMatch) -> str | None:
+        """Return the product that the name of the file tells of a table whose rows name none."""
+        if "product_id" in match.columns or self._is_told_inside:
+            return None
         return product_in_name(self._path, self._told)
 
     def _csv(self, lines: Sequence[bytes], chunks: Chunks) -> TextDialect | None:
@@ -222,7 +232,7 @@ class _Recognition:
             if "trade_id" in match.columns:
                 place = header.index(match.columns["trade_id"])
                 match = match.with_number_ids([row[place] for row in rows])
-            product = self._product() if match.table.in_file_name else None
+            product = self._product(match)
             return CsvDialect(match, header, told=self._told, product=product).reading(chunks)
         self.found = described_miss(header)
         return self._headerless(lines, chunks)
@@ -235,7 +245,7 @@ class _Recognition:
         if "trade_id" in match.columns:
             place = found.names.index(match.columns["trade_id"])
             match = match.with_number_ids([row[place] for row in map(_fields, lines[:50]) if len(row) > place])
-        product = self._product()
+        product = self._product(match)
         return CsvDialect(match, found.names, header_lines=0, told=self._told, product=product).reading(chunks)
 
     def _rows(self, text: bytes, chunks: Chunks) -> AnyDialect | None:
@@ -267,7 +277,7 @@ class _Recognition:
             return bars
         if "trade_id" in match.columns:
             match = match.with_number_ids(values_of_key(lines, match.columns["trade_id"]))
-        product = self._product() if match.table.in_file_name else None
+        product = self._product(match)
         return ObjectDialect(match, self._told, product).reading(chunks)
 
     def _check_map(self, names: list[str]) -> None:

@@ -19,7 +19,7 @@ from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.recordings.dialects.base import Dialect
 from data.recordings.dialects.column_map import ColumnMap
-from data.recordings.dialects.symbols import product_in_name
+from data.recordings.dialects.file_names import product_in_name
 from data.recordings.lines import Meter
 from data.recordings.readers import Batch, read_trades, write_csv
 from data.recordings.recognition import recognize
@@ -249,13 +249,71 @@ def test_contracts_of_coins_have_the_amount_of_the_coin(tmp_path: Path) -> None:
     ("name", "product"),
     [
         ("krakenEUR.csv", "BTC-EUR"),
-        ("ethUSD.csv", None),
+        ("ethUSD.csv", "ETH-USD"),
+        ("BTCUSDT-agg.json", "BTC-USDT"),
+        ("btcusdt_trades_jan.csv", "BTC-USDT"),
+        ("coinbase_eth-eur_2025.csv.gz", "ETH-EUR"),
+        ("trades.ETHBTC.csv", "ETH-BTC"),
+        ("binance-btc_usdt-btcusdt.csv", "BTC-USDT"),
+        *(
+            (f"{word}.csv", None)
+            for word in (
+                "trades",
+                "recording",
+                "monday",
+                "seth",
+                "INDUSTRIAL",
+                "part-0001",
+                "usd",
+                "2025-01-06",
+                "DATA_2025",
+                "btc-trades",
+                "sand",
+                "trades_in_usd",
+                "big",
+                "0",
+            )
+        ),
         ("BTCUSDT_2025-01-01.csv.gz", "BTC-USDT"),
         ("ETH-USD.csv", "ETH-USD"),
     ],
 )
 def test_the_name_of_a_dump_tells_the_product(name: str, product: str | None) -> None:
     assert product_in_name(Path(name)) == product
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("FOOUSDT-agg.json", "FOO-USDT"),
+        ("FOO_USD_2025.csv", "FOO-USD"),
+        ("eth-trades.csv", "ETH with an unknown quote currency"),
+        ("btc-eth.csv", "ETH with an unknown quote currency"),
+        ("BTC-USD_ETH-USD.csv", "BTC-USD or ETH-USD"),
+    ],
+)
+def test_a_name_that_tells_a_product_unclearly_is_refused_unless_somebody_tells_it(name: str, said: str) -> None:
+    with pytest.raises(ValueError, match=f"its name tells {said}, which is not clear: set PRODUCT_ID"):
+        product_in_name(Path(name))
+    assert product_in_name(Path(name), "SOL-EUR") is None
+
+
+def test_no_table_without_a_product_gets_the_default_in_spite_of_its_name(tmp_path: Path) -> None:
+    plain = "timestamp,price,volume\n2025-01-01T00:00:00Z,9,1\n"
+    aggregated = {"a": 1, "p": "9", "q": "1", "f": 1, "l": 1, "T": 1735689600000, "m": True, "M": True}
+    for name, content, product in (
+        ("ETHUSD-sample.csv", plain, "ETH-USD"),
+        ("BTCUSDT-agg.json", json.dumps([aggregated]), "BTC-USDT"),
+        ("trades.csv", plain, "BTC-USD"),
+    ):
+        (tmp_path / name).write_text(content)
+        assert [key.product_id for key in joined(list(read_trades(tmp_path / name))).keys] == [product]
+    (tmp_path / "eth.csv").write_text(plain)
+    with pytest.raises(ValueError, match=r"eth\.csv: has no product in its rows, and its name tells ETH"):
+        read_trades(tmp_path / "eth.csv")
+    named = "timestamp,product,price,volume\n2025-01-01T00:00:00Z,SOL-USD,9,1\n"
+    (tmp_path / "eth.csv").write_text(named)
+    assert joined(list(read_trades(tmp_path / "eth.csv"))).keys[0].product_id == "SOL-USD"
 
 
 def test_columns_that_no_dialect_knows_are_named(tmp_path: Path) -> None:

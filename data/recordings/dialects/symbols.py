@@ -1,11 +1,10 @@
-"""Read product names out of venues' symbols and file names."""
+"""Read product names out of venues' symbols."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -13,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.arrow import NAMES, names_of, text_of, values_of
-from data.names import PRODUCT_ID
 
 QUOTES: Final = tuple(
     sorted(
@@ -54,7 +52,7 @@ QUOTES: Final = tuple(
 )
 """Quote currencies at the end of a symbol without a separator, longest first."""
 
-_BASES: Final = frozenset(
+BASES: Final = frozenset(
     [
         "BTC",
         "XBT",
@@ -204,7 +202,7 @@ _BASES: Final = frozenset(
 )
 """Base assets that decide between two splits of a symbol, as in BNBUSD: BNB-USD, not BN-BUSD."""
 
-_ALIASES: Final = {"XBT": "BTC", "XDG": "DOGE"}
+ALIASES: Final = {"XBT": "BTC", "XDG": "DOGE"}
 _KRAKEN = re.compile(r"[XZ]([A-Z]{3})[XZ]([A-Z]{3})")
 
 SYMBOL_RULE: Final = (
@@ -226,19 +224,19 @@ def product_of(symbol: str, told: str = "") -> str:
     """
     name = symbol.strip().upper().replace("/", "-").replace("_", "-")
     if "-" in name:
-        return "-".join(_ALIASES.get(part, part) for part in name.split("-"))
+        return "-".join(ALIASES.get(part, part) for part in name.split("-"))
     if told and name == told.replace("-", ""):
         return told
     kraken = _KRAKEN.fullmatch(name)
-    if kraken is not None and kraken[1] in _BASES and kraken[2] in QUOTES:
+    if kraken is not None and kraken[1] in BASES and kraken[2] in QUOTES:
         splits = [(kraken[1], kraken[2])]
     else:
         splits = [(name.removesuffix(quote), quote) for quote in QUOTES if name.endswith(quote) and name != quote]
-    known = [split for split in splits if split[0] in _BASES]
+    known = [split for split in splits if split[0] in BASES]
     if not splits or len(known) > 1:
         return name
     base, quote = known[0] if known else splits[0]
-    return f"{_ALIASES.get(base, base)}-{_ALIASES.get(quote, quote)}"
+    return f"{ALIASES.get(base, base)}-{ALIASES.get(quote, quote)}"
 
 
 def products_of(column: pa.Array, told: str) -> pa.Array:
@@ -255,34 +253,3 @@ def products_of(column: pa.Array, told: str) -> pa.Array:
 def _distinct(column: pa.DictionaryArray) -> Sequence[bytes]:
     found: list[bytes] = column.dictionary.cast(pa.binary()).to_pylist()
     return found
-
-
-_DUMP_NAMES: Final = (
-    re.compile(r"([A-Z0-9]{5,20})-(?:trades|aggTrades|\d{1,2}(?:s|m|h|d|w|mo))-\d{4}-\d\d(?:-\d\d)?"),  # Binance
-    re.compile(r"([A-Z0-9]{5,12})(?:_\d{1,5})?"),  # Kraken
-    re.compile(r"([A-Z0-9]{5,20})[_-]\d{4}-\d\d(?:-\d\d)?"),  # Bybit
-    re.compile(r"([A-Z0-9]{2,10}_[A-Z0-9]{2,10})-\d{6,8}"),  # Gate
-    re.compile(r"([A-Z0-9]{2,10}-(?:USD|EUR|GBP))"),  # Yahoo
-    re.compile(r"([A-Z0-9]{2,10}_[A-Z0-9]{2,10})-(?:trades|\d{1,2}[mhdwM])"),  # freqtrade
-)
-
-_BITCOINCHARTS: Final = re.compile(
-    r"(?:bitstamp|kraken|coinbase|btce|bitfinex|mtgox|btcn|itbit|cex|localbtc|bitflyer|zaif|okcoin|hitbtc|korbit|"
-    r"coincheck|gemini|bitbay|btcc|bitkonan|rock)([A-Z]{3})"
-)
-"""Name of a dump of bitcoincharts: an exchange, and the quote currency of bitcoin."""
-
-
-def product_in_name(path: Path, told: str = "") -> str | None:
-    """Return the product that a venue's dump names in its file name; None if the name is not of that form.
-
-    >>> product_in_name(Path("BTCUSDT-trades-2025-01-01.csv.gz")), product_in_name(Path("trades.csv"))
-    ('BTC-USDT', None)
-    """
-    stem = path.name.split(".")[0]
-    if (chart := _BITCOINCHARTS.fullmatch(stem)) is not None and chart[1] in QUOTES:
-        return f"BTC-{chart[1]}"
-    for form in _DUMP_NAMES:
-        if (found := form.fullmatch(stem)) is not None and PRODUCT_ID.fullmatch(name := product_of(found[1], told)):
-            return name
-    return None

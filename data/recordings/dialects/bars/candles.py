@@ -19,7 +19,8 @@ from data.names import Damaged
 from data.recordings.dialects.bars.base import PRICE_COLUMNS, BarDialect
 from data.recordings.dialects.bars.starts import STARTS
 from data.recordings.dialects.bars.survey import survey
-from data.recordings.dialects.symbols import QUOTES, product_in_name
+from data.recordings.dialects.file_names import product_in_name
+from data.recordings.dialects.symbols import QUOTES
 from data.recordings.dialects.tables.headers import has_header, plain
 from data.recordings.dialects.tables.known import PRODUCT_NAMES
 from data.recordings.lines import Lines, data_lines, whole_lines
@@ -137,7 +138,7 @@ class _Candles(BarDialect):
 
     start = STARTS
 
-    def __init__(self, path: Path, text: Text, columns: CandleColumns, told: str) -> None:
+    def __init__(self, path: Path, text: Text, columns: CandleColumns, told: str, is_told_inside: bool) -> None:
         self.path, self._text, self._header_line, self.told = path, text, columns.header_line, told
         self.width = len(columns.names)
         product = columns.at.get("product_id")
@@ -160,7 +161,7 @@ class _Candles(BarDialect):
         if len(found.units) > 1:
             notes.append(f"times in {' and '.join(found.units)}, each row in its own")
         if product is None:
-            by_name = product_in_name(path, told)
+            by_name = None if is_told_inside else product_in_name(path, told)
             self.product = by_name or told
             notes.append(
                 f"the name of the file tells the product {by_name}" if by_name else f"no product named: {told}"
@@ -211,13 +212,16 @@ def _places(names: Sequence[str]) -> list[str]:
     return [f"column {i + 1}" for i in range(len(names))]
 
 
-def candle_dialect(path: Path, text: Text, head: Sequence[bytes], told: str) -> BarDialect | None:
+def candle_dialect(
+    path: Path, text: Text, head: Sequence[bytes], told: str, *, is_told_inside: bool = False
+) -> BarDialect | None:
     """Return the dialect of a text of candles; None if the text holds no candles.
 
     Args:
         text: reads the candles as CSV.
         head: the first lines, blank lines too.
         told: product of candles that name none, and whose symbol without a separator is known thereby.
+        is_told_inside: the file has `told` beside its rows, so the name of the file does not matter.
 
     Raises:
         ValueError: the columns do not name a volume, or the rows do not show the length of a candle, or which volume is
@@ -232,9 +236,9 @@ def candle_dialect(path: Path, text: Text, head: Sequence[bytes], told: str) -> 
         if columns is not None:
             if not any(line.strip() for line in head[number:]):
                 raise ValueError("has the header of candles and no row")
-            return _Candles(path, text, columns, told)
+            return _Candles(path, text, columns, told, is_told_inside)
     columns = _headerless_columns(head)
-    return None if columns is None else _Candles(path, text, columns, told)
+    return None if columns is None else _Candles(path, text, columns, told, is_told_inside)
 
 
 def _header_columns(header: Sequence[str], number: int) -> CandleColumns | None:

@@ -20,7 +20,6 @@ KRAKEN_TABLE: Final = Table(
     {"event_time": ("time",), "price": ("price",), "size": ("volume",)},
     {},
     {**FIELDS, "event_time": EPOCH},
-    in_file_name=True,
     unknown="side and id; the product, where the name of the file does not tell it",
 )
 
@@ -30,7 +29,6 @@ _GATE_TABLE: Final = Table(
     {"event_time": ("timestamp",), "trade_id": ("id",), "price": ("price",), "size": ("amount",)},
     {},
     {**FIELDS, "event_time": EPOCH},
-    in_file_name=True,
     unknown="side, a number; the product, where the name of the file does not tell it",
 )
 
@@ -50,7 +48,7 @@ class _Form(NamedTuple):
 
 
 _BINANCE, _FREQTRADE = (
-    next(table for table in TABLES if table.venue == venue and table.in_file_name) for venue in ("Binance", "freqtrade")
+    next(table for table in TABLES if table.venue == venue and table.in_json) for venue in ("Binance", "freqtrade")
 )
 
 FORMS: Final = (

@@ -36,7 +36,6 @@ class Table(NamedTuple):
         is_complete: whether a column that the table does not name means another table.
         is_exact: whether capitals matter.
         in_json: whether JSON objects with these keys are read, too.
-        in_file_name: whether the venue names the product in the name of the file.
         may_lack_ids: whether ids that are no numbers are left out, and rows numbered.
         unknown: what such a file does not tell, for people.
     """
@@ -52,7 +51,6 @@ class Table(NamedTuple):
     is_complete: bool = False
     is_exact: bool = False
     in_json: bool = False
-    in_file_name: bool = False
     may_lack_ids: bool = False
     unknown: str = ""
 
@@ -204,7 +202,6 @@ TABLES: Final = (
         {**FIELDS, "event_time": EPOCH},
         ignored=("rpi",),
         is_complete=True,
-        in_file_name=True,
         unknown="the product, where the name of the file does not tell it",
     ),
     Table(
@@ -245,7 +242,6 @@ TABLES: Final = (
         {**FIELDS, "event_time": EPOCH},
         is_complete=True,
         in_json=True,
-        in_file_name=True,
         unknown="the product, where the name of the file does not tell it",
     ),
     Table(
@@ -271,7 +267,7 @@ TABLES: Final = (
         {**FIELDS, "event_time": EPOCH},
         ignored=("timestamp", "exchange", "broken"),
         in_json=True,
-        unknown="the product: `PRODUCT_ID` names it",
+        unknown="the product, where the name of the file does not tell it",
     ),
     Table(
         "OKX",
@@ -295,7 +291,6 @@ TABLES: Final = (
         {},
         {**FIELDS, "event_time": EPOCH},
         is_complete=True,
-        in_file_name=True,
         may_lack_ids=True,
         unknown="the product, where the name of the file does not tell it",
     ),
@@ -324,7 +319,6 @@ TABLES: Final = (
         {**FIELDS, "event_time": EPOCH},
         ignored=("type", "date"),
         in_json=True,
-        in_file_name=True,
         may_lack_ids=True,
         unknown="the product, where the name of the file does not tell it",
     ),
@@ -339,7 +333,7 @@ TABLES: Final = (
         {"product_id": ("symbol",)},
         _BUYER_MAKER_FIELDS,
         ignored=("qty",),
-        unknown="the product: `PRODUCT_ID` names it",
+        unknown="the product, where the name of the file does not tell it",
     ),
     Table(
         "Binance",
@@ -355,7 +349,6 @@ TABLES: Final = (
             "quote_qty", "is_best_match", "first_trade_id", "last_trade_id", "was_the_trade_the_best_price_match",
         ),
         in_json=True,
-        in_file_name=True,
         unknown="the product, where the name of the file does not tell it",
     ),
     Table(
@@ -371,7 +364,6 @@ TABLES: Final = (
         taken=("aggTrade",),
         is_exact=True,
         in_json=True,
-        in_file_name=True,
         unknown="the product, where neither `s` nor the name of the file tells it",
     ),
     Table(
@@ -400,7 +392,7 @@ TABLES: Final = (
         ignored=("",),
         is_complete=True,
         in_json=True,
-        unknown="the product: `PRODUCT_ID` names it",
+        unknown="the product, where the name of the file does not tell it",
     ),
     Table(
         "any",
@@ -408,6 +400,6 @@ TABLES: Final = (
         {"event_time": ("timestamp",), "price": ("price",), "size": ("volume",)},
         {"product_id": PRODUCT_NAMES, "trade_id": ID_NAMES},
         may_lack_ids=True,
-        unknown="side; id and product, where no column names them",
+        unknown="side; id and product, where no column names them, nor the name of the file the product",
     ),
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -226,12 +226,13 @@ def schema_of(path: Path) -> pa.Schema:
 
 
 def parquet_dialect(
-    schema: pa.Schema, told: str = "", product: str | None = None, tables: Sequence[Table] = TABLES
+    schema: pa.Schema, told: str, product: Callable[[TableMatch], str | None], tables: Sequence[Table] = TABLES
 ) -> _ParquetDialect | None:
     """Return the dialect of a Parquet file of trades; None if the file holds other columns.
 
     Args:
-        told, product: see `TradeColumns`.
+        told: see `TradeColumns`.
+        product: returns the product of all rows, by the name of the file.
 
     Raises:
         ValueError: a column has a type that trades cannot have, or see `table_of`.
@@ -243,4 +244,4 @@ def parquet_dialect(
         if fault := _column_fault(field, schema.field(name).type, match.table.fields):
             raise ValueError(f"column {name!r} must be {fault}; it is {schema.field(name).type}")
     texts = [name for name in match.columns.values() if is_text(schema.field(name).type)]
-    return _ParquetDialect(match, texts, told, product if match.table.in_file_name else None)
+    return _ParquetDialect(match, texts, told, product(match))
