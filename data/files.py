@@ -1,4 +1,4 @@
-"""Write files whole or not at all, and end quietly when the reader of a pipe is gone."""
+"""Write files whole or not at all, wait for the disk, and end quietly when the reader of a pipe is gone."""
 
 from __future__ import annotations
 
@@ -27,6 +27,15 @@ def replacing(path: Path) -> Iterator[BinaryIO | gzip.GzipFile]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def until_on_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 CHECKOUT = Path(__file__).resolve().parents[1]

@@ -27,6 +27,7 @@ from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 
+from data.files import until_on_disk
 from offline.lake.remote import explained, is_uri, remote_store
 from offline.settings import without_key
 
@@ -210,14 +211,14 @@ class _Folder(Objects):
                         file.flush()
                         os.fsync(file.fileno())
                     part.replace(at)
-                    _sync(at.parent)
+                    until_on_disk(at.parent)
         return _digest(content)
 
     def add(self, path: str, file: Path) -> bool:
         at = self._at(path)
         with self._explained(path):
             at.parent.mkdir(parents=True, exist_ok=True)
-            _sync(file)
+            until_on_disk(file)
             try:
                 os.link(file, at)  # a second name for the same bytes: no copy
             except FileExistsError:
@@ -227,7 +228,7 @@ class _Folder(Objects):
                     return False
                 with self._part(at.parent) as part:
                     shutil.copyfile(file, part)
-                    _sync(part)
+                    until_on_disk(part)
                     part.replace(at)
         return True  # the new name reaches the disk before the name of any later put
 
@@ -460,15 +461,6 @@ def _checked(path: str) -> str:
 
 def _digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _changed(where: str) -> str:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from data.files import until_on_disk
+
 SUMS = "SHA256SUMS"
 CHUNK = 1 << 20
 TRIES = 5
@@ -138,12 +140,12 @@ def made_whole(folder: Path) -> Iterator[Copies]:
             (part / SUMS).write_text("".join(lines), encoding="utf-8")
             check(part)
             for each in (part / SUMS, *(path for path in part.rglob("*") if path.is_dir()), part):
-                _sync(each)
+                until_on_disk(each)
             part.rename(folder)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
-    _sync(folder.parent)
+    until_on_disk(folder.parent)
 
 
 @contextmanager
@@ -201,12 +203,3 @@ def listed(folder: Path) -> dict[str, str]:
     if extra := sorted(there - digests.keys() - {SUMS}):
         raise BackupRefused(f"the backup {folder} is broken: {extra[0]} is in the folder, and not in {SUMS}")
     return digests
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import struct
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,8 @@ def empty_lines() -> bytes:
     return GOOD.encode() + b"\n" * 70_000_000
 
 
+OUTSIDE = Path(tempfile.gettempdir(), "planted.csv")
+"""File that a reading of a zip must not write."""
 TOO_DENSE = "200 times as many, the limit RECORDING_MAX_RATIO"
 PLANTED: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "gzip bomb": ("a.csv.gz", lambda: gzip.compress(empty_lines(), 9), TOO_DENSE),
@@ -85,7 +88,7 @@ PLANTED: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "zip that says 4 GB": ("a.zip", lambda: lying(24, 2**32 - 2), ""),
     "zip that packs 4 GB": ("a.zip", lambda: lying(20, 2**32 - 2), ""),
     "zip that climbs": ("a.zip", lambda: zipped("../../planted.csv", GOOD.encode()), ""),
-    "zip of a whole path": ("a.zip", lambda: zipped("/tmp/planted.csv", GOOD.encode()), ""),
+    "zip of a whole path": ("a.zip", lambda: zipped(str(OUTSIDE), GOOD.encode()), ""),
     "zip of Windows": ("a.zip", lambda: zipped("C:\\x\\..\\planted.csv", GOOD.encode()), ""),
     "line of 100 MB": (
         "a.csv",
@@ -143,7 +146,7 @@ def test_planted_recordings_are_refused_by_a_named_limit_or_read(tmp_path: Path,
         else:
             assert (found["error"], found["rows"]) == (None, 100), name
     assert sorted(tmp_path.rglob("*")) == before
-    assert not Path("/tmp/planted.csv").exists()
+    assert not OUTSIDE.exists()
     assert peak_mb <= MOST_MB
     proof.saw(recordings=len(PLANTED), peak_mb=peak_mb)
 
