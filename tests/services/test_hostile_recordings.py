@@ -19,6 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from data.features.spec import FeatureSpec
+from data.process.precompile import precompile
 from data.stream.records import REJECTED
 from tests.broker import Broker
 from tests.hostile import MOST_MB, Base, inspections, mutated, run_module
@@ -124,6 +126,12 @@ PLANTED: dict[str, tuple[str, Callable[[], bytes], str]] = {
     ),
 }  # fmt: skip
 """Recordings, and a pattern of their refusal; of "", all 100 rows are read."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compiled() -> None:
+    """Compile all code: the compiler's memory is none of a recording's."""
+    precompile(FeatureSpec())
 
 
 def test_planted_recordings_are_refused_by_a_named_limit_or_read(tmp_path: Path, proof: Proof) -> None:
