@@ -109,6 +109,8 @@ def printable(text: str) -> str:
 
     >>> print(printable("a" + chr(27) + "[31mb" + chr(13) + chr(0xDCFF)))
     a\\x1b[31mb\\r\\udcff
+    >>> print(printable("price" + chr(27) + "[2J" + chr(10) + chr(0x202E) + "5"))
+    price\\x1b[2J\\n\\u202e5
     """
     if text.isprintable():
         return text

@@ -39,7 +39,7 @@ class BatchFigures:
             now: wall time, ns since 1970.
         """
         for shown, kept in self._kept.items():
+            metric = catalog.FIGURES_BY_NAME[shown[0]]
             for figure in kept.values():
-                metric = catalog.metric_of(figure)
                 yield Sample(metric, tuple(figure.labels[name] for name in metric.labels), figure.value)
             yield Sample(catalog.FIGURE_AGE, shown, (now - max(figure.at for figure in kept.values())) / NS)

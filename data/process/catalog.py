@@ -433,7 +433,7 @@ FIGURES: Final = (
 )
 """Gauges whose values travel on the topic `figures`; a figure's name is the metric's name without `cryptovol_`."""
 PREFIX: Final = "cryptovol_"
-_FIGURES_BY_NAME: Final = {metric.name.removeprefix(PREFIX): metric for metric in FIGURES}
+FIGURES_BY_NAME: Final = {metric.name.removeprefix(PREFIX): metric for metric in FIGURES}
 MOST_LABEL = 100
 """Characters of a label of a figure."""
 
@@ -444,9 +444,9 @@ def metric_of(figure: Figure) -> GaugeMetric:
     Raises:
         ValueError: there is no such figure, or the figure has other labels.
     """
-    metric = _FIGURES_BY_NAME.get(figure.name)
+    metric = FIGURES_BY_NAME.get(figure.name)
     if metric is None:
-        raise ValueError(f"the catalog has no figure {figure.name!r}; it has {', '.join(_FIGURES_BY_NAME)}")
+        raise ValueError(f"the catalog has no figure {figure.name!r}; it has {', '.join(FIGURES_BY_NAME)}")
     if figure.labels.keys() != set(metric.labels):
         raise ValueError(f"{figure.name} has the labels {metric.labels}, were {sorted(figure.labels)}")
     if any(len(value) > MOST_LABEL for value in figure.labels.values()):

@@ -48,9 +48,9 @@ _SIDES: dict[TakerSide | None, Side] = {"sell": Side.SELL, None: Side.UNKNOWN, "
 _SIDE_TEXTS: dict[int, TakerSide | None] = {int(side): text for text, side in _SIDES.items()}
 
 
-def mark_of(key: StreamKey) -> bytes:
+def mark_of(source_id: str) -> bytes:
     """Return the bytes present in every record of a source, for a fast filter."""
-    return f'"source_id":"{key.source_id}"'.encode()
+    return f'"source_id":"{source_id}"'.encode()
 
 
 class Unreadable(NamedTuple):

@@ -16,7 +16,7 @@ from data.features.reach import reach_s
 from data.features.spec import FeatureSpec
 from data.features.strays import judged
 from data.settings import KafkaSettings
-from data.stream.codec import decode_features, decode_trades
+from data.stream.codec import decode_features, decode_trades, mark_of
 from data.stream.reader import TopicReader
 from data.stream.records import FEATURES, partition_of
 from data.stream.records import TRADES as TRADES_TOPIC
@@ -212,7 +212,7 @@ def find_ends(batches: Iterable[Sequence[bytes]], key: StreamKey) -> tuple[tuple
     Returns:
         Id and counted time, ns since 1970, of each of the two trades; None if the topic holds no trade of the stream.
     """
-    source, product = f'"source_id":"{key.source_id}"'.encode(), f'"product_id":"{key.product_id}"'.encode()
+    source, product = mark_of(key.source_id), f'"product_id":"{key.product_id}"'.encode()
     admission = Admission()
     first: tuple[int, int] | None = None
     for batch in batches:
@@ -338,7 +338,7 @@ def _rows_as_seen(
             of_day = trades_of(lake.read(TRADES, product_id, day, STAGED.names), product_id)
             whole = _rows_of(of_day, history(lake, product_id, day, spec), spec)
         made, stand = (each.take(slice(begin, begin + count)) for each in (whole, rows))
-        is_same = len(made.trade_id) == len(stand.trade_id) and np.array_equal(made.trade_id, stand.trade_id)
+        is_same = np.array_equal(made.trade_id, stand.trade_id)
         differs = _differs(made, stand).any(axis=1) if is_same else np.ones(count, np.bool_)
         spoilt[-1] = np.append(differs, np.zeros(len(parts[-1].trade_id) - count, np.bool_))
     return StoredFeatureColumns.join(parts), remade, np.concatenate(spoilt)

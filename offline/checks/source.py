@@ -13,7 +13,7 @@ import numpy as np
 from data.features.spec import FeatureRows, FeatureSpec
 from data.features.windows import Windows, feature_rows
 from data.models.served import ServedModel
-from data.stream.codec import encode_features, encode_trades
+from data.stream.codec import encode_features, encode_trades, mark_of
 from data.stream.reader import TopicReader
 from data.stream.records import FEATURES, PREDICTIONS, TRADES, AdaptedBy, Forecaster, Purpose, partition_of
 from data.times import to_ns
@@ -119,7 +119,7 @@ def _differing(record: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]
 
 def _records(reader: TopicReader, topic: str, partition: int, start: int, source_id: str) -> Iterator[dict[str, Any]]:
     """Yield the records of a source without ends, in the order of the topic."""
-    mine = f'"source_id":"{source_id}"'.encode()
+    mine = mark_of(source_id)
     for block in reader.read(topic, partition, start):
         for value in block.values:
             if mine in value:

@@ -251,7 +251,7 @@ class ForecastSearch:
             after_end: number of offsets to read after an end record of the stream; no forecast should follow.
         """
         start, end = max(start, self.start), min(end, self._end)
-        mine, is_long = mark_of(self._key), False
+        mine, is_long = mark_of(self._key.source_id), False
         for block in reader.read(PREDICTIONS, self.partition, start, end):
             if block.offsets[-1] - start > LONG and not is_long:
                 is_long = True

@@ -300,7 +300,7 @@ class Stream:
         self, reader: Records, start: int, end: int, wanted: Collection[int] = ()
     ) -> Iterator[_TradeChunk]:
         """Read the stream's trades in a range of offsets, and the purposes at the `wanted` offsets."""
-        mine = mark_of(self._key)
+        mine = mark_of(self._key.source_id)
         for block in reader.read(TRADES, self.partition, start, end):
             kept = {offset: value for offset, value in zip(block.offsets, block.values, strict=True) if mine in value}
             found, offsets = decode_trades([*kept.values()]), np.array([*kept], np.int64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from data.process.running import REFUSED
 from offline.lake.objects import Objects
 from offline.lake.takeover import take_over
 from offline.settings import OfflineSettings
@@ -20,7 +21,7 @@ def main() -> int:
         taken = take_over(Objects.open(OfflineSettings().lake_uri), print)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
-        return 2
+        return REFUSED
     print(f"{taken.partitions:,} partitions and the rejects of {taken.recordings:,} recordings were taken over")
     return 0
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from confluent_kafka import KafkaError, KafkaException
 
 from data.files import may_lose_its_reader
-from data.names import NotRead, RecordRefused, new_replay_id
+from data.names import NotRead, RecordRefused, new_replay_id, printable
 from data.process.running import REFUSED
 from data.settings import KafkaSettings
 from data.stream.clients import UNUSED, is_passing, refusal
@@ -22,7 +22,6 @@ from data.times import to_ns
 from online.rejects.choice import Choice
 from online.rejects.kept import REPLAY_PREFIX, RejectsReader
 from online.rejects.pages import as_json, count, list_document, list_page, reject_page
-from online.rejects.readable import printable
 from online.rejects.repair import BadRepair, read_repaired
 from online.rejects.resend import TRANSACTIONS, Plan, plan, replayer, send
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import msgspec
 
+from data.names import printable
 from data.stream.records import REJECTED
 from data.times import time_text
 from data.trades import kind_of
 from online.rejects.choice import product_of, source_of
 from online.rejects.kept import Kept
-from online.rejects.readable import fields_of, printable, readable, shortened
+from online.rejects.readable import fields_of, readable, shortened
 
 KINDS = 50
 """Most reasons that are counted apart: bytes of nonsense have any number of reasons."""

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from data.names import printable
+
 HEX_COLUMNS = 16
 LINE = 110
 """Most characters of a line of text."""
@@ -18,15 +20,6 @@ def fields_of(original: bytes | None) -> dict[str, Any] | None:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def printable(text: str) -> str:
-    r"""Return a text with escapes in place of all characters that a terminal might obey.
-
-    >>> printable("price\x1b[2J\n\u202e5")
-    'price\\x1b[2J\\n\\u202e5'
-    """
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def shortened(text: str, most: int) -> str:

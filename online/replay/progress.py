@@ -10,7 +10,7 @@ import structlog
 from confluent_kafka import TopicPartition
 
 from data.settings import KafkaSettings
-from data.stream.codec import decode_records, decode_trades
+from data.stream.codec import decode_records, decode_trades, mark_of
 from data.stream.reader import TopicReader
 from data.stream.records import PARTITIONS, REJECTED, TRADES, Purpose, Rejected, partition_of
 from online.replay.lease import SourceLease
@@ -125,7 +125,7 @@ def find_progress(
 
 def _read_source(progress: SourceProgress, reader: TopicReader, source_id: str, starts: Offsets, ends: Offsets) -> None:
     """Add the records of a source on both topics to its progress."""
-    mine = f'"source_id":"{source_id}"'.encode()
+    mine = mark_of(source_id)
     decode_rejected = msgspec.json.Decoder(Rejected).decode
     for (topic, partition), start in starts.items():
         for block in reader.read(topic, partition, start, ends[topic, partition]):

@@ -64,9 +64,9 @@ def disk_answer(used: int | None, max_bytes: int, free: int, folder: Path) -> di
         answer["warning"] = f"the disk of {folder} has {free / 1e9:.2f} GB left: make room"
     elif used is not None and used >= WARN_SHARE * max_bytes:
         answer["warning"] = (
-            f"{folder} has {used / 1e9:.1f} GB, {used / max_bytes:.0%} of VAR_MAX_GB={max_bytes / 1e9:g}: "
+            f"{folder} has {used / 1e9:.1f} GB, {100 * used / max_bytes:.0f} % of VAR_MAX_GB={max_bytes / 1e9:g}: "
             "docs/operate.md says what may go"
-        ).replace("%", " %", 1)
+        )
     return answer
 
 

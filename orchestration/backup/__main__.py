@@ -12,12 +12,13 @@ import msgspec
 from pydantic import ValidationError
 
 from data.process.metrics import project_version
+from data.process.running import REFUSED
+from offline.lake.remote import is_uri
 from offline.lake.store import Lake
 from orchestration.backup.copies import BackupRefused, check, made_whole
 from orchestration.backup.lake import LAKE, copy_lake
 from orchestration.backup.registry import REGISTRY, copy_registry, registry_in
 from orchestration.backup.restoring import (
-    is_folder,
     parts_of,
     refuse_full,
     restore_folder,
@@ -76,7 +77,7 @@ def restore(folder: Path, settings: StackSettings, *, replaces: bool) -> str:
         places = {}
         if REGISTRY in parts and settings.starts_mlflow:
             places[REGISTRY] = settings.mlflow_folder
-        if LAKE in parts and is_folder(settings.lake_uri):
+        if LAKE in parts and not is_uri(settings.lake_uri):
             places[LAKE] = Path(settings.lake_uri)
         for place in places.values():
             refuse_full(place, replaces=replaces)
@@ -116,7 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if str(options.folder) in ("", "."):
         print("name the folder of the backup: make backup BACKUP=/srv/backups/monday", file=sys.stderr)
-        return 2
+        return REFUSED
     folder, began = options.folder.expanduser().absolute(), time.monotonic()
     try:
         if options.command == "save":
@@ -127,10 +128,10 @@ def main(arguments: list[str] | None = None) -> int:
             said = restore(folder, StackSettings(), replaces=options.replace)
     except ValidationError as error:
         print("\n".join(wrong_settings(error)), file=sys.stderr)
-        return 2
+        return REFUSED
     except (BackupRefused, StartRefused, ValueError, OSError) as error:
         print(error, file=sys.stderr)
-        return 2
+        return REFUSED
     print(f"{said}\nin {time.monotonic() - began:.1f} s")
     return 0
 

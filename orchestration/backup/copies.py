@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -60,7 +61,7 @@ class Copies:
 
     def add_bytes(self, path: str, content: bytes) -> None:
         """Write a copy of some bytes."""
-        self.add(path, _Bytes(content))
+        self.add(path, io.BytesIO(content))
 
     def add_file(self, path: str, source: Path) -> bool:
         """Copy a file that other processes may write; return False if the file has gone.
@@ -96,15 +97,6 @@ class Copies:
         at = self.folder / path
         at.parent.mkdir(parents=True, exist_ok=True)
         return at
-
-
-class _Bytes:
-    def __init__(self, content: bytes) -> None:
-        self._rest = content
-
-    def read(self, size: int, /) -> bytes:
-        found, self._rest = self._rest[:size], self._rest[size:]
-        return found
 
 
 def _look(path: Path) -> tuple[int, int, int]:
@@ -161,11 +153,8 @@ def _alone(folder: Path, otherwise: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def check(folder: Path, each: Callable[[str, Path], None] = lambda *_: None) -> Mapping[str, str]:
+def check(folder: Path) -> Mapping[str, str]:
     """Return the digests of a backup's files by path, after each file was read and compared.
-
-    Args:
-        each: called with path and place of each whole file.
 
     Raises:
         BackupRefused: the folder is no whole backup; the text says which file is missing, changed or too many.
@@ -179,7 +168,6 @@ def check(folder: Path, each: Callable[[str, Path], None] = lambda *_: None) -> 
             raise BackupRefused(f"the backup {folder} is broken: {path} cannot be read ({error.strerror})") from None
         if found != digest:
             raise BackupRefused(f"the backup {folder} is broken: {path} has the SHA-256 {found}, listed is {digest}")
-        each(path, folder / path)
     return digests
 
 

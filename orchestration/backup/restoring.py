@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from offline.lake.objects import ANY, Objects
-from offline.lake.remote import is_uri
-from orchestration.backup.copies import CHUNK, BackupRefused
+from orchestration.backup.copies import BackupRefused, Copies
 from orchestration.backup.lake import LAKE, write_order
 from orchestration.backup.registry import REGISTRY
 from orchestration.local.settings import UNFINISHED_RESTORE
@@ -44,11 +42,14 @@ def restore_folder(backup: Path, digests: Mapping[str, str], part: str, place: P
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     try:
+        copies = Copies(beside)
         for path, digest in digests.items():
             if path.startswith(f"{part}/"):
-                at = beside / path.removeprefix(f"{part}/")
-                at.parent.mkdir(parents=True, exist_ok=True)
-                _copy_checked(backup / path, at, digest)
+                at = path.removeprefix(f"{part}/")
+                with (backup / path).open("rb") as source:
+                    copies.add(at, source)
+                if copies.digests[at] != digest:
+                    raise BackupRefused(f"{backup / path} changed while it was restored: nothing was replaced")
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
@@ -89,21 +90,6 @@ def unfinished(var_dir: Path, backup: Path) -> Iterator[None]:
     note.unlink()
 
 
-def is_folder(lake_uri: str) -> bool:
-    """Return whether a lake lies in a folder of this machine."""
-    return not is_uri(lake_uri)
-
-
 def parts_of(digests: Mapping[str, str]) -> set[str]:
     """Return which of registry and lake a backup has."""
     return {path.partition("/")[0] for path in digests} & {REGISTRY, LAKE}
-
-
-def _copy_checked(source: Path, target: Path, digest: str) -> None:
-    found = hashlib.sha256()
-    with source.open("rb") as reading, target.open("wb") as writing:
-        while chunk := reading.read(CHUNK):
-            found.update(chunk)
-            writing.write(chunk)
-    if found.hexdigest() != digest:
-        raise BackupRefused(f"{source} changed while it was restored: nothing was replaced")

@@ -11,6 +11,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from data.settings import KafkaSettings
 from data.stream.clients import reader_config
+from data.stream.codec import mark_of
 from data.stream.records import PREDICTIONS, partition_of
 from data.trades import StreamKey
 
@@ -36,7 +37,7 @@ class Follower:
         self, settings: KafkaSettings, key: StreamKey, start: int, after: int, disturb: Callable[[], None]
     ) -> None:
         self._settings, self._start, self._after, self._disturb = settings, start, after, disturb
-        self._mine = f'"source_id":"{key.source_id}"'.encode()
+        self._mine = mark_of(key.source_id)
         self._place = TopicPartition(PREDICTIONS, partition_of(key.product_id), start)
         self.forecasts = 0
         self.longest_wait_s = 0.0

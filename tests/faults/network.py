@@ -17,7 +17,6 @@ from tests.broker import Broker, free_ports
 CHUNK = 65_536
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER for a connection that is reset: what is still on the way is lost."""
-LOOK_S = 0.02
 
 
 class Proxy:
@@ -40,8 +39,8 @@ class Proxy:
         self._lock = threading.Lock()
         self._ends: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", port), backlog=128)
-        self._threads = [threading.Thread(target=self._accept, name="proxy", daemon=True)]
-        self._threads[0].start()
+        self._acceptor = threading.Thread(target=self._accept, name="proxy", daemon=True)
+        self._acceptor.start()
         self.resume()
 
     def cut(self) -> None:
@@ -79,10 +78,11 @@ class Proxy:
 
     def close(self) -> None:
         self._is_closed = True
+        self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
         self._listener.close()
         self.cut()
         self.resume()
-        self._threads[0].join(5.0)
+        self._acceptor.join(5.0)
 
     def __enter__(self) -> Self:
         return self

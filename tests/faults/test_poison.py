@@ -22,10 +22,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from data.features.spec import FeatureSpec
 from data.recordings.readers import read_trades
-from data.settings import KafkaSettings
 from data.stream.clients import MAX_VALUE
 from data.stream.codec import encode, encode_trades
-from data.stream.reader import TopicReader
 from data.stream.records import FEATURES, PREDICTIONS, REJECTED, TRADES, End, Rejected, record_types
 from data.trades import StreamKey
 from offline.lake.store import Lake
@@ -34,6 +32,7 @@ from offline.served.files import read_rows
 from offline.served.manifest import read_manifest
 from tests.faults.drill import Drill
 from tests.faults.mutations import mutations
+from tests.faults.test_sink import records_on
 from tests.pipeline import Process, running, wait_until
 from tests.proofs import Proof
 
@@ -130,16 +129,6 @@ def is_trade(value: bytes) -> bool:
     ids = [found.get(name) for name in ("trade_id", "event_time", "ingest_time")]
     is_number = isinstance(price, int | float) and not isinstance(price, bool)
     return is_number and 0 < price < float("inf") and all(type(each) is int for each in ids)
-
-
-def records_on(servers: str, topic: str) -> dict[Place, bytes]:
-    """Return all committed records of a topic by place."""
-    found: dict[Place, bytes] = {}
-    with TopicReader(KafkaSettings(kafka_bootstrap_servers=servers)) as reader:
-        for partition in reader.partitions(topic):
-            for block in reader.read(topic, partition):
-                found.update(zip(((partition, offset) for offset in block.offsets), block.values, strict=True))
-    return found
 
 
 def outcomes(servers: str, own: dict[Place, bytes]) -> tuple[dict[Place, bytes], dict[Place, Rejected]]:

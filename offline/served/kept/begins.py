@@ -34,8 +34,8 @@ class Begin(Struct, frozen=True):
     note: str
 
 
-def keep_begins(lake: Lake, settings: KafkaSettings) -> int:
-    """Write the beginnings of new and of open sources into the lake; return how many were written.
+def keep_begins(lake: Lake, settings: KafkaSettings) -> None:
+    """Write the beginnings of new and of open sources into the lake.
 
     An open source is asked for again, as a resumed replay may have written another note.
 
@@ -47,7 +47,6 @@ def keep_begins(lake: Lake, settings: KafkaSettings) -> int:
     now = {source for file in manifest.files if file.generation == manifest.generation for source in file.sources}
     are_open = {each.source_id for each in manifest.open_streams}
     kept = set(lake.objects.paths(BEGINS))
-    count = 0
     for source_id in sorted(source for source in now if source in are_open or _path_of(source) not in kept):
         with TopicReader(settings, group_of(source_id)) as reader:
             found = reader.committed(TRADES, range(PARTITIONS))
@@ -55,8 +54,6 @@ def keep_begins(lake: Lake, settings: KafkaSettings) -> int:
         begin = Begin(source_id, {partition: offset for partition, (offset, _) in found.items()}, note)
         if begin != read_begin(lake, source_id) and (begin.offsets or _path_of(source_id) not in kept):
             lake.objects.put(_path_of(source_id), msgspec.json.encode(begin), ANY)
-            count += 1
-    return count
 
 
 def read_begin(lake: Lake, source_id: str) -> Begin:

@@ -161,7 +161,7 @@ class KeptTopic:
     def _others_of(self, partition: int) -> dict[int, bytes]:
         """Return the end records of the source and its unreadable records, by offset."""
         if partition not in self._others:
-            mark = mark_of(self._key)
+            mark = mark_of(self._key.source_id)
             files = [file for file in self._other_files if file.partition == partition]
             parts = (row_batches(self._lake.objects, file.path, _OTHERS, OTHERS_ROWS) for file in files)
             rows = (row for batches in parts for batch in batches for row in batch.to_pylist())
