@@ -482,8 +482,8 @@ def _read_bars(recordings: Sequence[tuple[Path, BarDialect]], batch_rows: int) -
         rows = 0
         try:
             for lines in dialect.lines():
-                limits.check_products(len(last))
                 for batch in dialect.batches(lines, last, batch_rows):
+                    limits.check_products(len(last))
                     tally.add(len(batch.bars), batch.rejects)
                     yield batch
                 rows += len(lines)

@@ -132,7 +132,7 @@ class _Recognition:
         if trades is not None:
             return trades
         text = parquet_text(self._path)
-        bars = candle_dialect(self._path, text, head_of(text()).split(b"\n"), self._told)
+        bars = self._candles(text, head_of(text()).split(b"\n"))
         if bars is None:
             miss = described_miss(names) or f"a column map reads other names, as {suggested_columns(names)}"
             self.found = f"starts with the bytes of a Parquet file of other columns: {_shown(names)}; it {miss}"
@@ -178,7 +178,7 @@ class _Recognition:
         filled = [line for line in lines if line.strip(b"\r \t")]
         if not filled:
             return None
-        return self._csv(filled, chunks) or candle_dialect(self._path, self._reader(chunks), lines, self._told)
+        return self._csv(filled, chunks) or self._candles(self._reader(chunks), lines)
 
     def _json(self, text: bytes, opened: bytes, chunks: Chunks) -> AnyDialect | None:
         """Return the dialect of JSON: an array, objects one a line or over several lines, or answers of a server."""
@@ -203,19 +203,15 @@ class _Recognition:
             self.found = "is an answer of a server that ends early or is damaged: download it again"
             return None
         composed = _composed(answer.rows, chunks)
-        told, self._told = self._told, answer.product_id or self._told
-        self._is_told_inside = bool(answer.product_id)
-        try:
-            if answer.has_objects:
-                return self._messages(lines, composed)
-            return candle_dialect(
-                self._path, self._reader(composed), lines, self._told, is_told_inside=self._is_told_inside
-            )
-        finally:
-            self._told = told
+        self._told, self._is_told_inside = answer.product_id or self._told, bool(answer.product_id)
+        return self._messages(lines, composed) if answer.has_objects else self._candles(self._reader(composed), lines)
 
     def _reader(self, chunks: Chunks) -> Text:
         return lambda: chunks(self._path, None)
+
+    def _candles(self, text: Text, head: Sequence[bytes]) -> BarDialect | None:
+        """Return the dialect of candles in a text that begins with `head`."""
+        return candle_dialect(self._path, text, head, self._told, is_told_inside=self._is_told_inside)
 
     def _product(self, match: TableMatch) -> str | None:
         """Return the product that the name of the file tells of a table whose rows name none."""
@@ -253,7 +249,7 @@ class _Recognition:
         rows = _whole(b"".join(array_rows(iter([text]))))
         composed = _composed(array_rows, chunks)
         found = self._headerless(rows, composed)
-        return found or candle_dialect(self._path, self._reader(composed), rows, self._told)
+        return found or self._candles(self._reader(composed), rows)
 
     def _objects(self, text: bytes, chunks: Chunks) -> AnyDialect | None:
         """Return the dialect of JSON objects in an array, or printed over several lines."""
@@ -272,7 +268,7 @@ class _Recognition:
         if match is None:
             candles = _composed(objects_as_csv, chunks)
             text = b"".join(objects_as_csv(iter([b"\n".join(lines)])))
-            bars = candle_dialect(self._path, self._reader(candles), text.split(b"\n"), self._told) if keys else None
+            bars = self._candles(self._reader(candles), text.split(b"\n")) if keys else None
             self.found = "" if bars is not None else described_miss(keys)
             return bars
         if "trade_id" in match.columns:

@@ -185,6 +185,8 @@ def test_one_candle_has_no_known_length(tmp_path: Path) -> None:
         ("60000,100,101,102,100,1", CONTRADICTION),
         ("60000,0,1,0,1,1", "open must be a finite number above 0, was '0'"),
         ("60000,1,1,1,inf,1", "close must be a finite number above 0, was 'inf'"),
+        ("60000,1e200,1e200,1,1,1", "open must be from 1e-100 to 1e+100, was '1e200'"),
+        ("60000,1,1,1,1,1e200", "volume must be at most 1e+100, was '1e200'"),
         ("60000,1,1,1,1,", "volume must be a finite number of at least 0, was ''"),
         ("60000,1,1,1,1,-1", "volume must be a finite number of at least 0, was '-1'"),
         ("60000,1,1,1,1", "expected 6 fields, found 5"),

@@ -9,7 +9,7 @@ import pytest
 
 from data.names import BeyondLimit
 from data.recordings.limits import GB, RATIO_FROM, RecordingLimits
-from data.recordings.readers import read_trades
+from data.recordings.readers import read_bars, read_trades
 
 HEADER = "product_id,trade_id,event_time,price,size,side\n"
 
@@ -47,6 +47,18 @@ def test_products_are_counted_to_the_limit_and_names_that_are_none_are_not(
     monkeypatch.setenv("RECORDING_MAX_PRODUCTS", "1")
     with pytest.raises(ValueError, match=r"more than 1 products, the limit RECORDING_MAX_PRODUCTS"):
         count(path)
+
+
+def test_products_of_candles_are_counted_to_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.csv"
+    names = ("BTC-USD", "ETH-USD")
+    rows = "".join(f"{60 * i},{name},9,11,10,10,1\n" for name in names for i in range(1, 6))
+    path.write_text("time,symbol,low,high,open,close,volume\n" + rows)
+    monkeypatch.setenv("RECORDING_MAX_PRODUCTS", "2")
+    assert sum(len(batch.bars) for batch in read_bars(path)) == 10
+    monkeypatch.setenv("RECORDING_MAX_PRODUCTS", "1")
+    with pytest.raises(ValueError, match=r"more than 1 products, the limit RECORDING_MAX_PRODUCTS"):
+        list(read_bars(path))
 
 
 def test_a_long_line_ends_a_recording_and_a_shorter_one_is_a_reject(

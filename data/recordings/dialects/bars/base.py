@@ -6,15 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from data.arrow import texts_of
 from data.recordings.dialects.symbols import SYMBOL_RULE, products_of
-from data.recordings.fields import FIELDS, Field, products, sizes, value_text
+from data.recordings.fields import FIELDS, Field, explain_size, products, sizes, value_text
 from data.recordings.lines import Lines, csv_fields, cut_rows
 from data.times import LAST_YEAR, NS
 from data.trades import Floats, Int64s, Reject, StreamKey
@@ -80,7 +82,7 @@ PRICE_COLUMNS = ("open", "high", "low", "close")
 
 _FIELDS: Final[Mapping[str, Field]] = {
     **dict.fromkeys(PRICE_COLUMNS, FIELDS["price"]),
-    "volume": Field(sizes, lambda _: "must be a finite number of at least 0"),
+    "volume": Field(sizes, lambda text: explain_size(text).removesuffix(", or empty")),
     "count": FIELDS["trade_id"],
 }
 _LAST_SECOND = int(datetime(LAST_YEAR, 12, 31, tzinfo=UTC).timestamp())
@@ -157,7 +159,7 @@ class BarDialect(ABC):
             values[name], good = field.parse(column)
             if name == "volume":
                 good = good & ~np.isnan(values[name])
-            reject(~good, lambda i, c=column, f=field, n=called: f"{n} {f.explain('')}, was {value_text(c, i)!r}")
+            reject(~good, partial(_broken_rule, field, called, column))
         if self.product is None:
             named = products_of(texts["product_id"], self.told)
         else:
@@ -191,3 +193,9 @@ class BarDialect(ABC):
             **{name: np.asarray(values[name], np.float64) for name in (*PRICE_COLUMNS, "volume", "count")},
         ).take(ok)
         return bars, at[ok], reasons
+
+
+def _broken_rule(field: Field, name: str, column: pa.Array, row: int) -> str:
+    """Return the rule of a field that a row breaks."""
+    text = value_text(column, row)
+    return f"{name} {field.explain(text)}, was {text!r}"

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from data.arrow import is_true, texts_of
-from data.names import Damaged
+from data.names import BeyondLimit, Damaged
 from data.recordings.dialects.bars.starts import STARTS, whole_starts
 from data.recordings.fields import prices, products, sizes, unit_ns
 from data.recordings.limits import RecordingLimits
@@ -106,7 +106,10 @@ class _Found:
         self._add_units(texts[start])
         rows = len(seconds)
         named = products(texts[product] if product is not None else texts_of([""] * rows))
-        self.limits.check_products(len(named.names))
+        try:
+            self.limits.check_products(len(self.last.keys() | set(named.names)))
+        except BeyondLimit as error:  # `survey` takes damage for the end of the rows
+            raise ValueError(str(error)) from None
         for i, name in enumerate(named.names):
             mine = seconds[good & (named.code == i)]
             if len(mine):
