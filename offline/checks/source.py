@@ -95,21 +95,17 @@ def compared(topic: str, expected: Records, published: Records) -> TopicComparis
     lost = [record["trade_id"] for record in expected if record["trade_id"] not in counts]
     wanted = {record["trade_id"] for record in expected}
     twice = [trade_id for trade_id, count in counts.items() for _ in range(count - (trade_id in wanted))]
-    different, said = 0, []
+    pairs = [(record, known[record["trade_id"]]) for record in expected if record["trade_id"] in known]
+    different = [(record, found, names[0]) for record, found in pairs if (names := _differing(record, found))]
+    first = ""
     if lost:
-        said.append(f"trade {lost[0]} is not on {topic}")
-    if twice:
-        said.append(f"trade {twice[0]} is on {topic} once more")
-    for record in expected:
-        if (found := known.get(record["trade_id"])) is None or not (names := _differing(record, found)):
-            continue
-        different += 1
-        if different == 1:
-            name = names[0]
-            said.append(
-                f"trade {record['trade_id']} on {topic}: {name} is {found.get(name)!r}, computed {record.get(name)!r}"
-            )
-    return TopicComparison(topic, len(expected), len(lost), len(twice), different, said[0] if said else "")
+        first = f"trade {lost[0]} is not on {topic}"
+    elif twice:
+        first = f"trade {twice[0]} is on {topic} once more"
+    elif different:
+        record, found, name = different[0]
+        first = f"trade {record['trade_id']} on {topic}: {name} is {found.get(name)!r}, computed {record.get(name)!r}"
+    return TopicComparison(topic, len(expected), len(lost), len(twice), len(different), first)
 
 
 def _differing(record: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:

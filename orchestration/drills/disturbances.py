@@ -7,11 +7,14 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 import psutil
+
+from orchestration.local.settings import STACK_LOCK
 
 
 class NotHere(ValueError):
@@ -82,7 +85,7 @@ def stack_of(var_dir: Path) -> psutil.Process:
         NotHere: no such process runs.
     """
     try:
-        with (var_dir / "stack.lock").open() as lock:
+        with (var_dir / STACK_LOCK).open() as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:
@@ -101,12 +104,8 @@ def find_part(var_dir: Path, part: str) -> psutil.Process:
     Raises:
         NotHere: no `make run` runs here, or it runs no such part.
     """
-    for process in stack_of(var_dir).children():
-        try:
-            if MARKS[part] in process.cmdline():
-                return process
-        except psutil.Error:
-            continue
+    if (found := _child(stack_of(var_dir), MARKS[part])) is not None:
+        return found
     raise NotHere(
         f"`make run` runs no {part} of its own: this drill disturbs that one alone, and the settings name another one, "
         "or it has just ended; the log of `make run` says which"
@@ -119,13 +118,18 @@ def find_ingestor() -> psutil.Process:
     Raises:
         NotHere: there is none.
     """
-    for process in psutil.Process().children():
-        try:
-            if "online.ingestor" in process.cmdline():
-                return process
-        except psutil.Error:
-            continue
+    if (found := _child(psutil.Process(), "online.ingestor")) is not None:
+        return found
     raise NotHere("the drill's own ingestor has ended before it could be killed; give the drill more trades")
+
+
+def _child(parent: psutil.Process, argument: str) -> psutil.Process | None:
+    """Return the first child with an argument in its command."""
+    for process in parent.children():
+        with suppress(psutil.Error):
+            if argument in process.cmdline():
+                return process
+    return None
 
 
 def disturb(process: psutil.Process, number: signal.Signals, pause_s: float) -> None:

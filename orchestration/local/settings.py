@@ -23,6 +23,8 @@ RETIRED = dict.fromkeys(
 )
 """Settings of earlier releases, and their successors."""
 
+STACK_LOCK = "stack.lock"
+"""File below VAR_DIR with the process of `make run`, which holds a lock on the file."""
 UNFINISHED_RESTORE = "restoring"
 """File below VAR_DIR while a restore exchanges folders; it names the backup. No stack starts beside this file."""
 

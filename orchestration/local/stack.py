@@ -36,7 +36,7 @@ from orchestration.local.observers.parts import observer_parts
 from orchestration.local.observers.scrape_key import key_file
 from orchestration.local.parts import stack_parts
 from orchestration.local.ports import port_conflicts
-from orchestration.local.settings import UNFINISHED_RESTORE, StackSettings, given_settings, retired_settings
+from orchestration.local.settings import STACK_LOCK, UNFINISHED_RESTORE, StackSettings, given_settings, retired_settings
 from orchestration.local.supervisor import PartState, Supervisor, Watched, tree_memory
 
 STATE_FORMAT = "4"
@@ -153,7 +153,7 @@ def only_stack(var_dir: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             var_dir.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context((var_dir / "stack.lock").open("a+"))
+            lock = stack.enter_context((var_dir / STACK_LOCK).open("a+"))
         except OSError as error:
             raise StartRefused(
                 f"VAR_DIR: {var_dir} is no folder that this user can write to ({error.strerror}): name another one"

@@ -32,9 +32,9 @@ MOST_TYPES = 50
 class SkippedTypes(Counter[str]):
     """Numbers of the skipped messages of a block by type; the empty type stands for all types beyond `MOST_TYPES`."""
 
-    def add(self, kind: str) -> None:
-        """Count a message."""
-        self[kind[:TYPE_CHARACTERS] if len(self) < MOST_TYPES or kind in self else ""] += 1
+    def add(self, kind: str, count: int = 1) -> None:
+        """Count messages."""
+        self[kind[:TYPE_CHARACTERS] if len(self) < MOST_TYPES or kind in self else ""] += count
 
 
 class RowColumns(NamedTuple):

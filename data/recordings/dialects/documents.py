@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from data.compiled import compiled
 from data.names import Damaged
 from data.recordings.limits import RecordingLimits
-from data.recordings.lines import BLOCK_BYTES, Meter
+from data.recordings.lines import Meter
 
 Bytes = NDArray[np.uint8]
 
@@ -39,8 +39,7 @@ def array_rows(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
     A line has the number of its array. The arrays are flat, and their texts hold no bracket and no blank.
     """
-    rest = b""
-    started = False
+    rest, started, limits = b"", False, RecordingLimits.here()
     for chunk in chunks:
         data = rest + chunk
         if not started:
@@ -51,7 +50,7 @@ def array_rows(chunks: Iterator[bytes]) -> Iterator[bytes]:
         # A gap between two arrays may go on in the next chunk.
         if rows:
             yield b"".join(row.translate(None, _BLANKS) + b"\n" for row in rows)
-        _check_length(rest)
+        limits.check_line(len(rest), "a JSON value")
     rest = rest.translate(None, _BLANKS).rstrip(b"],")
     if rest:
         yield rest + b"\n"
@@ -63,7 +62,7 @@ def object_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
     An object ends where all its braces are closed, or before an object that starts like the first one, and an object
     without an object in it before the next brace: so a broken object costs itself alone.
     """
-    rest = start = b""
+    rest, start, limits = b"", b"", RecordingLimits.here()
     for chunk in chunks:
         data = rest + (chunk.translate(_WITHOUT_LINES) if b"\n" in chunk or b"\r" in chunk else chunk)
         if not start:
@@ -75,7 +74,7 @@ def object_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
         if written:
             yield lines[:written].tobytes()
         rest = data[begin:]
-        _check_length(rest)
+        limits.check_line(len(rest), "a JSON value")
     if rest := rest.rstrip(b"]," + _BLANKS):
         yield rest + b"\n"
 
@@ -95,11 +94,6 @@ def _rows_of(data: bytes) -> list[bytes]:
 
 def _bytes_of(text: bytes) -> Bytes:
     return np.frombuffer(text, np.uint8)
-
-
-def _check_length(rest: bytes) -> None:
-    if len(rest) > BLOCK_BYTES:  # else there is nothing to ask the environment for
-        RecordingLimits.here().check_line(len(rest), "a JSON value")
 
 
 @compiled

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from data.arrow import Mask, is_present, is_text, is_true, mask_of, text_of, texts_of, values_of
+from data.arrow import Mask, is_present, is_text, is_true, text_of, texts_of, values_of
 from data.recordings.fields import FIELDS, Field, epochs, plain_numbers, sides
 from data.times import END_NS, NS
 from data.trades import Int64s
@@ -18,8 +18,8 @@ _EMPTY, _ZERO = text_of(""), text_of("0")
 _FLAGS = {"true": -1, "t": -1, "1": -1, "1.0": -1, "false": 1, "f": 1, "0": 1, "0.0": 1}
 """The taker's side, by whether the buyer was the maker."""
 _FLAG_TEXTS = texts_of(list(_FLAGS))
-_MOST_TEXT = str(2**63 - 1)
-_MOST = text_of(_MOST_TEXT)
+_MOST = text_of(str(2**63 - 1))
+_MOST_DIGITS = pc.binary_length(_MOST)  # a number of Python in a call of pyarrow would import pandas
 _EPOCH = r"^(?P<whole>[0-9]{1,19})(?:\.(?P<part>[0-9]*))?$"
 
 
@@ -61,15 +61,15 @@ def _split(column: pa.Array) -> _Epochs:
     parts = pc.extract_regex(texts, pattern=_EPOCH)
     found = pc.is_valid(parts)
     whole = pc.if_else(found, pc.fill_null(pc.struct_field(parts, "whole"), _ZERO), _ZERO)
-    # 19 digits can be more than an int64. A number of Python in a call of pyarrow would import pandas.
-    fits = (values_of(pc.binary_length(whole), np.int32) < len(_MOST_TEXT)) | is_true(pc.less_equal(whole, _MOST))
+    # 19 digits can be more than an int64.
+    fits = pc.or_(pc.less(pc.binary_length(whole), _MOST_DIGITS), pc.less_equal(whole, _MOST))
     digits = pc.utf8_slice_codeunits(
         pc.if_else(found, pc.fill_null(pc.struct_field(parts, "part"), _EMPTY), _EMPTY), 0, 9
     )
     return _Epochs(
-        values_of(pc.if_else(mask_of(fits), whole, _ZERO).cast(pa.int64()), np.int64),
+        values_of(pc.if_else(fits, whole, _ZERO).cast(pa.int64()), np.int64),
         values_of(pc.utf8_rpad(digits, 9, "0").cast(pa.int64()), np.int64),
-        is_true(found) & fits,
+        is_true(found) & is_true(fits),
     )
 
 

@@ -24,7 +24,13 @@ MIN_SEGMENT, MAX_SEGMENT = 1 << 20, 256 << 20
 """Bytes of a segment. The broker removes whole segments that are closed: so a partition may be a segment larger."""
 SEGMENT_TIME = timedelta(days=1)
 """Time after which the broker closes a segment: so a record may stay a day longer than its retention."""
-COMPACTED = {"cleanup.policy": "compact", "segment.ms": str(24 * 3600 * 1000), "message.timestamp.type": "CreateTime"}
+
+
+def _ms(time: timedelta) -> int:
+    return time // timedelta(milliseconds=1)
+
+
+COMPACTED = {"cleanup.policy": "compact", "segment.ms": str(_ms(SEGMENT_TIME)), "message.timestamp.type": "CreateTime"}
 """Configuration of `figures`. The broker compacts closed segments alone, so a segment closes after a day."""
 ANSWER_S = 5.0
 """Limit before a silent broker counts as away."""
@@ -100,10 +106,10 @@ def retention_config(retention: timedelta, partition_bytes: int) -> dict[str, st
     '100000000'
     """
     return {
-        "retention.ms": str(int(retention.total_seconds() * 1000)),
+        "retention.ms": str(_ms(retention)),
         "retention.bytes": str(partition_bytes),
         "segment.bytes": str(min(MAX_SEGMENT, max(MIN_SEGMENT, partition_bytes // 4))),
-        "segment.ms": str(max(1, int(min(retention, SEGMENT_TIME).total_seconds() * 1000))),
+        "segment.ms": str(max(1, _ms(min(retention, SEGMENT_TIME)))),
     }
 
 

@@ -56,12 +56,14 @@ class TradeColumns:
             columns = {field: column for field, column in columns.items() if field != MESSAGE_TYPE}
             are_taken = np.array([kind in self._table.taken for kind in kinds], np.bool_)
             counts = np.bincount(code, minlength=len(kinds)).tolist()
-            read = {kind: n for kind, n in zip(kinds, counts, strict=True) if n and kind in self._table.taken}
+            for kind, count in zip(kinds, counts, strict=True):
+                if count and kind in self._table.taken:
+                    read[kind] = count
+                elif count:
+                    types.add(kind, count)
             if not are_taken.all() and not (is_trade := are_taken[code]).all():
                 kept = rows_of(np.flatnonzero(is_trade))
                 skipped, position = at[~is_trade], at[is_trade]
-                for other in code[~is_trade].tolist():
-                    types.add(kinds[other])
                 columns = {field: column.take(kept) for field, column in columns.items()}
         if self._product is not None:
             columns = {**columns, "product_id": names_of(np.zeros(len(position), np.int32), [self._product])}
