@@ -32,10 +32,9 @@ from offline.explain.recordings import find_in_recordings
 from offline.explain.streams import PROBE_BYTES, ForecastNotFound, Passage, Stream
 from offline.lake.store import Lake
 from offline.promotion.ledger import Entry, history, until
+from offline.served.files import read_again
 from offline.served.kept.records import JoinedRecords, KeptRecords, kept_records
 
-TRIES = 3
-"""Readings, before a lake that changes meanwhile is an error."""
 GONE = "forecasts behind the adaptation are no longer kept"
 
 
@@ -60,15 +59,12 @@ class Explainer:
             BadRecord: the record of a forecast cannot be read.
             NotRead: the broker does not answer, and the lake does not have the stream; or the lake cannot be read.
         """
-        for is_last in (False,) * (TRIES - 1) + (True,):
-            try:
-                return self._from_topics(key, trade_ids)
-            except FileNotFoundError as error:  # a merge of days has taken a file of the lake away
-                if is_last:
-                    raise NotRead(f"the lake changes while it is read: {error}") from error
-            except OSError as error:
-                raise NotRead(f"the lake does not answer: {error}") from error
-        raise AssertionError
+        try:
+            return read_again(lambda: self._from_topics(key, trade_ids))
+        except FileNotFoundError as error:
+            raise NotRead(f"the lake changes while it is read: {error}") from error
+        except OSError as error:
+            raise NotRead(f"the lake does not answer: {error}") from error
 
     def _from_topics(self, key: StreamKey, trade_ids: Sequence[int]) -> list[Explanation]:
         """Explain from the topics, before their oldest record from the lake; without the stream from the lake alone."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet
 
 from offline.lake.objects import Objects
 from offline.lake.parquet import READ_ROWS, RowGroups
+
+T = TypeVar("T")
+TRIES = 5
+"""Readings, before a missing file is an error: a merge of days may remove files meanwhile."""
 
 
 @contextmanager
@@ -44,6 +48,18 @@ def read_rows(objects: Objects, path: str, schema: pa.Schema, filters: Any = Non
         wanted = [name for name in schema.names if name in present]
         table = pa.parquet.read_table(file, columns=wanted, filters=filters)
     return _filled(table, schema)
+
+
+def read_again(read: Callable[[], T]) -> T:
+    """Return what `read` returns; read again where a merge of days has taken a file away.
+
+    Raises:
+        FileNotFoundError: a file was missing each of `TRIES` times.
+    """
+    for _ in range(TRIES - 1):
+        with suppress(FileNotFoundError):
+            return read()
+    return read()
 
 
 def row_batches(

@@ -14,14 +14,11 @@ from data.arrow import UTC
 from data.times import to_ns
 from offline.lake.store import Lake
 from offline.served.columns import SERVED_TOPICS, columns_of
-from offline.served.files import read_rows
+from offline.served.files import read_again, read_rows
 from offline.served.manifest import Manifest, read_manifest
 
 if TYPE_CHECKING:
     import pandas as pd
-
-TRIES = 5
-"""Readings of the manifest, before a missing file is an error: a compaction may remove files meanwhile."""
 
 
 def served_rows(
@@ -62,15 +59,8 @@ def served_rows(
             f"{topic} has no column {', '.join(sorted(unknown))}; it has {', '.join(columns_of(topic).names)}"
         )
     store = lake if isinstance(lake, Lake) else Lake.open(lake)
-    for last in (False,) * (TRIES - 1) + (True,):
-        try:
-            found = _read(store, read_manifest(store, topic), product_id, (to_ns(begin), to_ns(end)), names)
-        except FileNotFoundError:
-            if last:
-                raise
-        else:
-            return found.to_pandas()
-    raise AssertionError
+    span = to_ns(begin), to_ns(end)
+    return read_again(lambda: _read(store, read_manifest(store, topic), product_id, span, names)).to_pandas()
 
 
 def _read(lake: Lake, manifest: Manifest, product_id: str, span: tuple[int, int], names: list[str]) -> pa.Table:

@@ -111,9 +111,7 @@ def test_rollbacks_and_served_at_are_right_whatever_the_clock_says(
 
         def move(*words: str, to: str) -> None:
             """Promote or roll back as a person does; the forecasts go on with the version."""
-            command = [sys.executable, "-m", "offline.promotion", *words, "--why", "a drill"]
-            done = subprocess.run(command, env=drill.environ, cwd=CHECKOUT, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr
+            told(drill, *words, "--why", "a drill")
             moved_at.append((clock.now_ns(), to))
             assert registry.champion(NAME).version == to  # type: ignore[union-attr]
 
@@ -165,7 +163,9 @@ def test_rollbacks_and_served_at_are_right_whatever_the_clock_says(
 def told(drill: Drill, *words: str) -> str:
     """Return what the command of promotions prints."""
     command = [sys.executable, "-m", "offline.promotion", *words]
-    return subprocess.run(command, env=drill.environ, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
+    done = subprocess.run(command, env=drill.environ, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def same_features(drill: Drill, proof: Proof) -> None:

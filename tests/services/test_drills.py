@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +13,7 @@ import psutil
 import pytest
 
 from orchestration.drills.job import drill
+from orchestration.local.stack import only_stack
 from tests.broker import Broker
 from tests.pipeline import Process, environment, running
 
@@ -49,10 +48,7 @@ def supervised(process: Process, var_dir: Path) -> Iterator[list[int]]:
             exits.append(code)
             process.start()
 
-    with (var_dir / "stack.lock").open("w") as lock, running(process):
-        lock.write(str(os.getpid()))
-        lock.flush()
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with only_stack(var_dir), running(process):
         process.await_log('"event": ?"assigned"')
         keeper = threading.Thread(target=keep, daemon=True)
         keeper.start()

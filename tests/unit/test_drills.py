@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -33,6 +32,7 @@ from orchestration.drills.follower import Follower
 from orchestration.drills.job import CHOOSE, DrillConfig, drill, drill_trades
 from orchestration.local.parts import stack_parts
 from orchestration.local.settings import StackSettings
+from orchestration.local.stack import only_stack
 from tests.models import baseline
 from tests.unit.test_score_stage import SPEC, columns, decoded, served
 from tests.unit.test_score_stage import rows as feature_rows_of_a_day  # noqa: F401 - a fixture
@@ -76,10 +76,7 @@ def test_without_make_run_a_drill_says_so_before_a_trade_is_sent(
 
 
 def test_the_stack_is_the_holder_of_the_lock_and_names_the_part_that_it_does_not_run(tmp_path: Path) -> None:
-    with (tmp_path / "stack.lock").open("w") as lock:
-        lock.write(str(os.getpid()))
-        lock.flush()
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with only_stack(tmp_path):
         assert stack_of(tmp_path).pid == os.getpid()
         with pytest.raises(NotHere, match="`make run` runs no mlflow of its own"):
             find_part(tmp_path, "mlflow")
