@@ -86,10 +86,10 @@ def _write_own(path: Path, rows: int) -> None:
     write_csv(path, (market(1_735_689_601_250 + 900 * at, PIECE, at + 1) for at in range(0, rows, PIECE)))
 
 
-def _write_parquet(path: Path, rows: int) -> None:
-    with pyarrow.parquet.ParquetWriter(path, _batch(0).schema) as file:
+def _write_parquet(batch: Callable[[int], pa.RecordBatch], path: Path, rows: int) -> None:
+    with pyarrow.parquet.ParquetWriter(path, batch(0).schema) as file:
         for at in range(0, rows, PIECE):
-            file.write_batch(_batch(at))
+            file.write_batch(batch(at))
 
 
 def _batch(at: int) -> pa.RecordBatch:
@@ -107,9 +107,15 @@ def _batch(at: int) -> pa.RecordBatch:
     )
 
 
+def _batch_of_texts(at: int) -> pa.RecordBatch:
+    batch = _batch(at)
+    return pa.RecordBatch.from_arrays([column.cast(pa.string()) for column in batch.columns], batch.schema.names)
+
+
 SAMPLES = {
     "own CSV": Sample("trades", "own.csv", _write_own),
-    "own Parquet": Sample("trades", "own.parquet", _write_parquet),
+    "own Parquet": Sample("trades", "own.parquet", partial(_write_parquet, _batch)),
+    "Parquet of texts": Sample("trades", "texts.parquet", partial(_write_parquet, _batch_of_texts)),
     **{
         name: Sample("trades", TEXTS[name][0], partial(_write_text, partial(_trade_pieces, name)))
         for name in TEXTS
@@ -159,7 +165,9 @@ def rows(count: int) -> list[Row]:
 
 
 def main(count: str, *names: str) -> None:
-    for name in names:
+    if unknown := {*names} - {*SAMPLES}:
+        sys.exit(f"no dialect is called {', '.join(sorted(unknown))}; allowed: {', '.join(SAMPLES)}")
+    for name in names or SAMPLES:
         for row in measured(name, int(count), with_peer=False):
             print(f"{row.name}: {row.value:,.0f} {row.unit}", flush=True)
 

@@ -114,6 +114,16 @@ PLANTED: dict[str, tuple[str, Callable[[], bytes], str]] = {
         lambda: parquet({"side": same("x" * 10**6, 60_000)}, 60_000),
         "the limit RECORDING_MAX_(RATIO|LINE_MB)",
     ),
+    "Parquet of one long text in a large row group": (
+        "a.parquet",
+        lambda: parquet({"side": same("x" * 10**6, 200_000)}, 200_000),
+        "the limit RECORDING_MAX_(RATIO|LINE_MB)",
+    ),
+    "Parquet of many long texts": (
+        "a.parquet",
+        lambda: parquet({"side": pa.array(["x" * 4_000] * 200_000)}, 200_000, use_dictionary=False),
+        "the limit RECORDING_MAX_RATIO",
+    ),
     "Parquet of one value": (
         "a.parquet",
         lambda: parquet(dict.fromkeys(("trade_id", "event_time"), np.full(9_000_000, 1_736_121_600)), 9_000_000),

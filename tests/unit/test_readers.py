@@ -736,6 +736,31 @@ def test_parquet_columns_may_be_typed_or_texts(
     assert batch.line.tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("longest", [3, 40_000])
+def test_a_large_row_group_of_texts_is_read_like_numbers(tmp_path: Path, longest: int) -> None:
+    """Sides are whole texts where all are short, and else numbers of a dictionary; the long one is rejected."""
+    rows = 70_000
+    number = np.arange(rows)
+    texts = {
+        "product_id": pa.array(["BTC-USD"] * rows),
+        "trade_id": pa.array((number + 1).astype(str)),
+        "event_time": pa.array([str(SECOND_1 * 1_000 + i) for i in range(rows)]),
+        "price": pa.array((100 + number % 50 / 4).astype(str)),
+        "size": pa.array((number % 7).astype(str)),
+        "side": pa.array(["buy", "sell"] * (rows // 2 - 1) + ["buy", "x" * longest]),
+    }
+    pyarrow.parquet.write_table(pa.table(texts), tmp_path / "x")
+    batches = list(read_trades(tmp_path / "x"))
+    (reject,) = [reject for batch in batches for reject in batch.rejects]
+    assert (reject.line, reject.reason[:12]) == (rows, "side must be")
+    trades = Trades.join([batch.trades for batch in batches])
+    whole = number[:-1]
+    assert trades.trade_id.tolist() == (whole + 1).tolist()
+    assert trades.event_time.tolist() == (SECOND_1 * NS + whole * 10**6).tolist()
+    assert trades.price.tolist() == (100 + whole % 50 / 4).tolist()
+    assert trades.side.tolist() == np.where(whole % 2 == 0, 1, -1).tolist()
+
+
 def test_an_unknown_size_of_parquet_is_null_or_nan(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(as_own("size", [None, math.nan, 0.0], pa.float64()), tmp_path / "x")
     assert np.isnan(only(tmp_path / "x").trades.size).tolist() == [True, True, False]

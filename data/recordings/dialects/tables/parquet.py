@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +29,8 @@ _ROWS = 1 << 16
 """Rows of a block."""
 _MOST_BYTES = 32 << 20
 """Bytes of rows that are in memory at once."""
+_MOST_TEXT_BYTES = 1 << 27
+"""Bytes of texts of a row group that are read whole."""
 _LONG_VALUE = 1 << 12
 """Bytes of a value, on average over a large column."""
 
@@ -62,33 +66,31 @@ class _ParquetDialect(Dialect[_ParquetBlock]):
 
     def _blocks(self, path: Path, meter: Meter, rows: int) -> Iterator[_ParquetBlock]:
         first, size = 1, path.stat().st_size
-        with _opened(path, self._texts) as parquet:
+        with _opened(path, self._texts) as groups:
             weights = _Weights(size, self._names.values())
-            for group in range(parquet.num_row_groups):  # one by one: damage in a group leaves the others whole
-                for batch in self._batches(parquet, group, rows, weights):
-                    meter.read = size * (first - 1 + len(batch)) // max(1, parquet.metadata.num_rows)
+            for group in range(groups.metadata.num_row_groups):  # one by one: damage leaves other groups whole
+                for batch in self._batches(groups, group, rows, weights):
+                    meter.read = size * (first - 1 + len(batch)) // max(1, groups.metadata.num_rows)
                     yield self._block(batch, first)
                     first += len(batch)
 
     def backwards(self, path: Path, meter: Meter) -> Iterator[_ParquetBlock]:
         """Read the row groups from the last to the first; a large group is written to disk."""
         size = path.stat().st_size
-        with _opened(path, self._texts) as parquet:
+        with _opened(path, self._texts) as groups:
             weights = _Weights(size, self._names.values())
-            last = total = parquet.metadata.num_rows
-            for group in reversed(range(parquet.num_row_groups)):
-                for batch in _reversed(self._batches(parquet, group, _ROWS, weights)):
+            last = total = groups.metadata.num_rows
+            for group in reversed(range(groups.metadata.num_row_groups)):
+                for batch in _reversed(self._batches(groups, group, _ROWS, weights)):
                     last -= len(batch)
                     meter.read = size * (total - last) // max(1, total)
                     block = self._block(batch.take(rows_of(np.arange(len(batch))[::-1])), last + 1)
                     block.number = block.number[::-1]
                     yield block
 
-    def _batches(
-        self, parquet: pyarrow.parquet.ParquetFile, group: int, rows: int, weights: _Weights
-    ) -> Iterator[pa.RecordBatch]:
-        weights.check_group(parquet.metadata, group)
-        for batch in parquet.iter_batches(rows, [group], columns=list(self._names.values()), use_threads=False):
+    def _batches(self, groups: _Groups, group: int, rows: int, weights: _Weights) -> Iterator[pa.RecordBatch]:
+        weights.check_group(groups.metadata, group)
+        for batch in groups.batches(group, rows, list(self._names.values())):
             yield from weights.plain(batch)
 
     def _block(self, batch: pa.RecordBatch, first: int) -> _ParquetBlock:
@@ -97,6 +99,44 @@ class _ParquetDialect(Dialect[_ParquetBlock]):
 
     def rows(self, block: _ParquetBlock) -> RowColumns:
         return self._trades.rows(np.arange(len(block.number)), block.columns, {}, len(block.number))
+
+
+class _Groups:
+    """Row groups of a Parquet file, whose texts are read whole where all of them are short.
+
+    A long text that many rows share is in memory once, because texts are else read as numbers of a dictionary.
+
+    Args:
+        texts: columns of texts.
+    """
+
+    def __init__(self, file: IO[bytes], texts: Sequence[str]) -> None:
+        # Buffered streams, because the default reads each column of a row group whole.
+        open_ = partial(pyarrow.parquet.ParquetFile, file, buffer_size=1 << 20, pre_buffer=False)
+        self._numbered = open_(read_dictionary=list(texts))
+        self.metadata = self._numbered.metadata
+        self._whole = open_(metadata=self.metadata)
+        self._texts = texts
+
+    def batches(self, group: int, rows: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Read columns of a row group in batches of `rows` rows."""
+        parquet = self._whole if self._are_short(group, rows) else self._numbered
+        yield from parquet.iter_batches(rows, [group], columns=columns, use_threads=False)
+
+    def _are_short(self, group: int, rows: int) -> bool:
+        """Return whether `rows` texts take little memory, wherever in the row group they stand.
+
+        A text stands in a page, whose bytes the file names, or is a number of the dictionary, which comes with the
+        first row. For the rows of less than a block, this look would take longer than numbers take.
+        """
+        found = self.metadata.row_group(group)
+        if found.num_rows < _ROWS:
+            return False
+        columns = [found.column(i) for i, name in enumerate(self.metadata.schema.names) if name in self._texts]
+        if sum(column.total_uncompressed_size for column in columns) > _MOST_TEXT_BYTES:
+            return False
+        first = next(self._numbered.iter_batches(1, [group], columns=list(self._texts), use_threads=False))
+        return rows * sum(map(_longest, first.columns)) <= _MOST_BYTES
 
 
 class _Weights:
@@ -161,6 +201,11 @@ def _plain_size(column: pa.Array) -> int:
     return int(pa.compute.sum(lengths.cast(pa.int64())).as_py() or 0)
 
 
+def _longest(column: pa.DictionaryArray) -> int:
+    """Return the bytes of the longest text in the dictionary of a column."""
+    return int(pa.compute.max(pa.compute.binary_length(column.dictionary)).as_py() or 0)
+
+
 def _reversed(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Yield batches of one schema from the last to the first."""
     first = next(batches, None)
@@ -177,16 +222,11 @@ def _reversed(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 @contextmanager
-def _opened(path: Path, texts: Sequence[str]) -> Iterator[pyarrow.parquet.ParquetFile]:
-    """Open a Parquet file; an error within the block is told as damage of the file.
-
-    Args:
-        texts: columns that are read as numbers of a dictionary: a long text that all rows share is in memory once.
-    """
+def _opened(path: Path, texts: Sequence[str]) -> Iterator[_Groups]:
+    """Open a Parquet file; an error within the block is told as damage of the file."""
     try:
         with path.open("rb") as file:
-            # Buffered streams, because the default reads each column of a row group whole.
-            yield pyarrow.parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False, read_dictionary=list(texts))
+            yield _Groups(file, texts)
     except (pa.ArrowException, OSError) as error:
         raise Damaged(f"the Parquet file is damaged ({_first_line(error)})") from error
 
