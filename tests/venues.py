@@ -122,6 +122,10 @@ def freqtrade(row: Row) -> list[Any]:
     return [row.ms, str(row.id), None, row.taker, row.price, row.size, row.price * row.size]
 
 
+def bitfinex(row: Row) -> list[Any]:
+    return [row.id, row.ms, row.size if row.buys else -row.size, row.price]
+
+
 CCXT_HEADER = ",timestamp,datetime,symbol,id,order,type,takerOrMaker,side,price,amount,cost,fee,fees\n"
 TARDIS_HEADER = "exchange,symbol,timestamp,local_timestamp,id,side,price,amount\n"
 HAS_ALL, NO_SIDE = "ids, sides", "neither"
@@ -261,6 +265,12 @@ TEXTS: dict[str, tuple[str, Callable[[list[Row]], str], str]] = {
             "trade_id,trade_time,price,size,side\n",
             lambda row: f"{row.id},{row.ms},{row.price},{row.size!r},{row.taker.upper()}",
         ),
+        HAS_ALL,
+    ),
+    "Bitfinex REST": ("a", lambda rows: json.dumps([bitfinex(row) for row in rows]), HAS_ALL),
+    "Bitfinex without header": (
+        "a",
+        csv_of("", lambda row: ",".join(map(str, bitfinex(row)))),
         HAS_ALL,
     ),
     "Gate": (

@@ -17,6 +17,8 @@ from data.recordings.dialects.answers import (
     answer_of,
     described_form,
     described_json,
+    finished_rows,
+    have_flags,
     is_of_other_feed,
     objects_as_csv,
 )
@@ -248,6 +250,9 @@ class _Recognition:
         """Return the dialect of a JSON array of arrays."""
         rows = _whole(b"".join(array_rows(iter([text]))))
         composed = _composed(array_rows, chunks)
+        if have_flags(rows):
+            composed = _composed(finished_rows, composed)
+            rows = b"".join(finished_rows(iter([b"\n".join(rows)]))).splitlines()
         found = self._headerless(rows, composed)
         return found or self._candles(self._reader(composed), rows)
 

@@ -121,6 +121,8 @@ _NAMED = [dict(zip(("start", *_PRICES, "volume"), row, strict=True)) for row in 
             {"code": "200000", "data": candles("time", "open", "close", "high", "low", "volume", "turnover")[::-1]},
             "ETH-BTC",
         ),
+        (candles("ms", *_PRICES, "volume", "volume", "turnover", "1")[::-1], "ETH-BTC"),
+        (candles("time", "turnover", "close", "high", "low", "open", "volume", "true"), "ETH-BTC"),
         ({"data": {"pair": "BTC/USD", "ohlc": [{**each, "timestamp": each["start"]} for each in _NAMED]}}, "BTC-USD"),
     ],
 )
@@ -156,10 +158,14 @@ def test_candles_within_an_answer(tmp_path: Path, file: str, answer: Any, produc
                 candle(4, "ms", *_PRICES, "volume", "turnover", "turnover", "0"),
             ],
         },
+        [
+            *candles("time", "turnover", "close", "high", "low", "open", "volume", "true")[:4],
+            candle(4, "time", "turnover", "close", "high", "low", "open", "volume", "false"),
+        ],
     ],
 )
 def test_a_candle_that_its_venue_calls_unfinished_is_rejected(tmp_path: Path, answer: Any) -> None:
-    """Kraken names the last finished candle, the fourth; OKX has a flag."""
+    """Kraken names the last finished candle, the fourth; OKX and Gate have a flag."""
     path = tmp_path / "answer.json"
     path.write_text(json.dumps(answer))
     batches = list(read_bars(path))
@@ -187,7 +193,6 @@ def test_a_candle_that_its_venue_calls_unfinished_is_rejected(tmp_path: Path, an
         ('{"trades":[],"best_bid":"","best_ask":""}', "Coinbase Advanced Trade with an empty list"),
         ('{"bids":[["1","2",3]],"asks":[["2","1",1]],"sequence":1}', "an order book"),
         ('{"symbol":"BTCUSDT","priceChange":"-1","lastPrice":"4"}', "a ticker or a statistic"),
-        ("[[1001,1735689600000,-0.5,94000.5],[1000,1735689599000,0.5,94000]]", "as Bitfinex's trades"),
         ('{"stream":"btcusdt@trade","data":{"e":"trade","t":1}}', "Binance's combined streams"),
         ('{"topic":"publicTrade.BTCUSDT","type":"snapshot","data":[{"p":"1"}]}', "Bybit's websocket"),
         ('{"channel":"trade","type":"update","data":[{"symbol":"BTC/USD"}]}', "Kraken's websocket (version 2)"),

@@ -75,8 +75,10 @@ class Answer(NamedTuple):
 
 _OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _LIST: Final = msgspec.json.Decoder(list[msgspec.Raw])
-_OKX_WIDTH: Final = 9
-"""Values of a candle of OKX; the last one tells whether the candle is finished."""
+_OKX, _GATE = 9, 8
+_ORDERS: Final = {(_OKX, b"1"): (0, 1, 2, 3, 4, 5, 7), (_GATE, b"true"): (0, 5, 3, 4, 2, 6, 1)}
+"""Indexes of start, open, high, low, close, base and quote volume, by the number of values and the last value, which
+tells that the candle is finished."""
 
 
 def answer_of(head: bytes, told: str) -> Answer | None:
@@ -133,19 +135,32 @@ def _first_list(head: bytes) -> tuple[tuple[str, ...], int] | None:
 
 
 def _array_line(row: bytes, newest: int | None) -> bytes:
-    """Return an array as a line of CSV, candles of OKX in the order of Bybit's.
+    """Return an array as a line of CSV, candles of Gate and OKX in the order of Bybit's.
 
-    A candle that its venue calls unfinished has a field more, and is rejected for that.
+    A candle that its venue calls unfinished keeps its flag as one field more, and is rejected for that.
 
     Args:
         newest: start of the last finished candle of Kraken; None: unknown.
     """
     fields = row.translate(None, _BLANKS).strip(b"[]").split(b",")
-    if len(fields) == _OKX_WIDTH and fields[-1].strip(b'"') == b"1":
-        fields = [*fields[:6], fields[7]]
+    order = _ORDERS.get((len(fields), fields[-1].strip(b'"')))
+    if order is not None:
+        fields = [fields[i] for i in order]
     elif newest is not None and (start := fields[0].strip(b'"')).isdigit() and int(start) > newest:
         fields.append(b"unfinished")
     return b",".join(fields)
+
+
+def have_flags(rows: Sequence[bytes]) -> bool:
+    """Return whether most arrays of a text, as lines, are candles that a flag calls finished."""
+    flags = [(row.count(b",") + 1, row.rpartition(b",")[2].strip(b'"')) in _ORDERS for row in rows]
+    return sum(flags) * 2 > len(flags)
+
+
+def finished_rows(lines: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield candles of Gate and OKX in the order of Bybit's; unfinished ones stay as they are."""
+    for chunk in lines:
+        yield b"".join(_array_line(line, None) + b"\n" for line in chunk.splitlines())
 
 
 def objects_as_csv(lines: Iterator[bytes]) -> Iterator[bytes]:
@@ -194,11 +209,6 @@ _NOT_READ: Final[Sequence[tuple[str, str]]] = (
     (r'"jsonrpc":"2', "is an answer of Deribit, which is not read: save the trades as a table"),
     (r'"(asks|bids)":\[', "is an order book, with bids and asks: it has no trades"),
     (r'"(lastPrice|volume24h|priceChange|bid1Price)":', "is a ticker or a statistic of 24 hours: it has no trades"),
-    (
-        r"^\[\[\d+,\d{13},-?[\d.]+,[\d.]+\]",
-        "has rows of four numbers, as Bitfinex's trades: the sign of the third is the side, and such rows are not "
-        "read; save them as a table with a column of sides",
-    ),
     (r'^\{"(trades|candles)":\[\]', "is an answer of Coinbase Advanced Trade with an empty list: it has no row"),
     (r'^\{"error":\[\],"result":', "is an answer of Kraken's REST interface without trades or candles"),
     (r'^\{"retCode":0', "is an answer of Bybit's REST interface without trades or candles"),

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from data.arrow import Mask, is_present, is_text, is_true, text_of, texts_of, values_of
-from data.recordings.fields import FIELDS, Field, epochs, plain_numbers, sides
+from data.recordings.fields import FIELDS, Field, epochs, plain_numbers, sides, sizes
 from data.times import END_NS, NS
 from data.trades import Int64s
 
@@ -37,6 +37,19 @@ def _of_buyer_maker(column: pa.Array) -> tuple[NDArray[np.int8], Mask]:
     code = np.where(is_present(found), values_of(found, np.int32), -1)
     values = np.array([*_FLAGS.values(), 0], np.int8)  # the last is for -1, no flag
     return values[code], code >= 0
+
+
+def _amounts(column: pa.Array) -> tuple[NDArray[np.float64], Mask]:
+    """Parse signed amounts to sizes."""
+    texts = column.cast(pa.string())
+    return sizes(pc.replace_substring_regex(texts, pattern="^-", replacement=""))
+
+
+def _signs(column: pa.Array) -> tuple[NDArray[np.int8], Mask]:
+    """Parse signed amounts to the taker's side: the taker sold a negative amount."""
+    values, good = _amounts(column)
+    are_negative = is_true(pc.starts_with(pc.fill_null(column.cast(pa.string()), _EMPTY), "-"))
+    return np.where(values > 0, np.where(are_negative, -1, 1), 0).astype(np.int8), good
 
 
 class _Epochs(NamedTuple):
@@ -75,6 +88,8 @@ def _split(column: pa.Array) -> _Epochs:
 
 MAKERS_SIDE: Final = Field(_makers, FIELDS["side"].explain)
 BUYER_MAKER: Final = Field(_of_buyer_maker, lambda _: "must be true or false, or 1 or 0")
+AMOUNT: Final = Field(_amounts, lambda _: "must be a finite number; the sign is the taker's side")
+AMOUNT_SIDE: Final = Field(_signs, AMOUNT.explain)
 EPOCH: Final = Field(
     epochs,
     lambda _: "must be a time in s, ms, us or ns since 1970, as a number; the size of the number tells the unit",

@@ -56,7 +56,7 @@ _HEADERLESS: Final[Mapping[int, Sequence[tuple[str, Sequence[str]]]]] = {
     12: (("Binance", _KLINE_COLUMNS),),
 }
 """Venues and names of candles without a header, by the number of columns; of several, the rows tell the order."""
-_BYBIT: Final = ("Bybit", ("time", *PRICE_COLUMNS, "volume", "turnover"))
+_BYBIT: Final = ("Bybit, Gate or OKX", ("time", *PRICE_COLUMNS, "volume", "turnover"))
 _NUMBER = rb'"?[0-9][0-9.eE+-]*"?'
 _WHOLE = re.compile(rb"\d+(\.0*)?")
 _HEADERLESS_ROW = re.compile(rb'"?\d{9,19}(\.\d+)?"?(,' + _NUMBER + rb"){5,11}\s*")
@@ -99,6 +99,10 @@ CANDLES: Final = (
      "the product, where the name of the file does not tell it; number of trades"),
     ("Bybit, KuCoin", f"{_ANY}: candles", "7 columns: `time,open,high,low,close,volume,turnover` (Bybit) or "
      "`time,open,close,high,low,volume,turnover` (KuCoin), by the numbers", "product; number of trades"),
+    ("Gate, OKX", "JSON arrays: candles", "8 values, the last `\"true\"` (Gate: "
+     "`time,turnover,close,high,low,open,volume,finished`), or 9 values, the last `\"1\"` (OKX: "
+     "`time,open,high,low,close,volume,volume,turnover,finished`)",
+     "product; number of trades; an unfinished candle is rejected"),
     ("Binance", f"{_ANY}: klines", f"12 columns: `{','.join(_KLINE_COLUMNS)}`",
      "the product, where the name of the file does not tell it"),
     ("Kraken", f"{_ANY}: OHLCVT", "7 columns: `time,open,high,low,close,volume,trades`, the last of whole numbers",

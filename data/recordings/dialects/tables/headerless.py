@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from data.recordings.dialects.parsers import EPOCH
+from data.recordings.dialects.parsers import AMOUNT, AMOUNT_SIDE, EPOCH
 from data.recordings.dialects.tables.headers import TableMatch, has_header, table_of
 from data.recordings.dialects.tables.known import TABLES, Table
 from data.recordings.fields import FIELDS
@@ -30,6 +30,15 @@ _GATE_TABLE: Final = Table(
     {},
     {**FIELDS, "event_time": EPOCH},
     unknown="side, a number; the product, where the name of the file does not tell it",
+)
+
+_BITFINEX_TABLE: Final = Table(
+    "Bitfinex",
+    "four columns without a header: id,time,amount,price (an amount below 0 was sold by the taker)",
+    {"event_time": ("time",), "trade_id": ("id",), "price": ("price",), "size": ("amount",), "side": ("amount",)},
+    {},
+    {**FIELDS, "event_time": EPOCH, "size": AMOUNT, "side": AMOUNT_SIDE},
+    unknown="the product, where the name of the file does not tell it",
 )
 
 
@@ -71,6 +80,7 @@ FORMS: Final = (
     _Form(
         re.compile(rf"\d{{10}}(\.\d+)?,\d+,{_N},{_N},[12]"), ("timestamp", "id", "price", "amount", "code"), _GATE_TABLE
     ),
+    _Form(re.compile(rf"\d+,\d{{13}},-?{_N},{_N}"), ("id", "time", "amount", "price"), _BITFINEX_TABLE),
     _Form(re.compile(r"\d{9,10}(\.\d+)?,\d[\d.eE+-]*,\d[\d.eE+-]*"), ("time", "price", "volume"), KRAKEN_TABLE),
 )  # fmt: skip
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data.arrow import NAMES, UTC, is_true, names_of, rows_of
+from data.arrow import NAMES, UTC, is_text, is_true, names_of, rows_of
 from data.names import PRODUCT_RULE
 from data.recordings.dialects.base import MESSAGE_TYPE, NO_ROWS, ZONELESS, RowColumns, SkippedTypes, TextDialect
 from data.recordings.dialects.symbols import SYMBOL_RULE, products_of
@@ -97,10 +97,12 @@ class CsvDialect(TextDialect):
         self._width = len(header)
         self._index = {field: header.index(column) for field, column in match.columns.items()}
         own = {field: _TYPES[field] for field in _TYPES if self.fields.get(field) is FIELDS.get(field)}
-        self._types = pa.schema([(str(i), own.get(field, pa.string())) for field, i in self._index.items()])
+        # Two fields can be of one column: the sign of an amount is the side.
+        types = {i: own.get(field, pa.string()) for field, i in self._index.items()}
+        self._types = pa.schema([(str(i), type_) for i, type_ in types.items()])
 
     def split(self, lines: Lines) -> RowColumns:
-        at, texts, broken = csv_fields(lines, self._width, list(self._index.values()))
+        at, texts, broken = csv_fields(lines, self._width, sorted({*self._index.values()}))
         return self._trades.rows(at, {field: texts[i] for field, i in self._index.items()}, broken, len(lines))
 
     def typed_rows(self, lines: Lines) -> RowColumns | None:
@@ -111,7 +113,8 @@ class CsvDialect(TextDialect):
         except pa.ArrowInvalid:
             return None
         columns = {field: table[str(i)].combine_chunks() for field, i in self._index.items()}
-        if "size" in columns and is_true(pa.compute.is_nan(columns["size"])).any():  # the text was `nan`
+        size = columns.get("size")
+        if size is not None and not is_text(size.type) and is_true(pa.compute.is_nan(size)).any():  # a text `nan`
             return None
         rows = self._trades.rows(np.arange(len(lines)), columns, {}, len(lines))
         return None if len(rows.skipped) else rows
