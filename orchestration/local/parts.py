@@ -255,7 +255,7 @@ def _ingestor(settings: StackSettings, recordings: Sequence[Path], needs: tuple[
     another = "another RECORDING"
     if settings.replay_id:  # the source may have ended, or begun with other recordings
         another = f"another REPLAY_ID than {settings.replay_id}, or the RECORDING that it was begun with"
-    port = next_free_port(settings.ingestor_port)  # other replays may run beside this one
+    port = next_free_port(settings.ingestor_port, settings.ports_of_others)  # other replays may run beside this one
     metrics = f"http://127.0.0.1:{port}/metrics"
     return Part(
         "ingestor",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import psutil
 
@@ -22,9 +22,9 @@ def port_conflicts(parts: Iterable[Part]) -> list[str]:
     ]
 
 
-def next_free_port(port: int) -> int:
-    """Return the first free port, from `port` on."""
-    return next(candidate for candidate in range(port, 65536) if _is_free(candidate))
+def next_free_port(port: int, ports_of_others: Collection[int]) -> int:
+    """Return the first free port from `port` on that is not one of other parts, which may start later."""
+    return next(each for each in range(port, 65536) if each not in ports_of_others and _is_free(each))
 
 
 def _is_free(port: int) -> bool:

@@ -80,6 +80,12 @@ class StackSettings(
         return f"http://127.0.0.1:{self.mlflow_port}"
 
     @property
+    def ports_of_others(self) -> frozenset[int]:
+        """Return the ports of all parts but the ingestor, which takes the next free port."""
+        names = [name for name in type(self).model_fields if name.endswith("_port") and name != "ingestor_port"]
+        return frozenset(getattr(self, name) for name in names)
+
+    @property
     def mlflow_folder(self) -> Path:
         return self.var_dir / "mlflow"
 

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import SecretStr, ValidationError
 
 from data.files import CHECKOUT
@@ -17,8 +18,10 @@ from offline.lake.store import Lake
 from offline.promotion.register import CLIENT, prepare_client
 from offline.settings import OfflineSettings
 from online.settings import ForecasterSettings, ModelSettings
+from orchestration.local.observers.configs import prometheus_config
+from orchestration.local.ports import next_free_port
 from orchestration.local.settings import StackSettings
-from orchestration.settings import DagsterSettings, OrchestrationSettings
+from orchestration.settings import DagsterSettings, Login, OrchestrationSettings
 
 
 def test_sasl_and_tls_reach_the_client_under_its_own_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,3 +226,14 @@ def test_the_address_of_dagsters_database_quotes_the_login() -> None:
     )
     assert settings.postgres_url() == "postgresql+psycopg2://a%20b:p%40ss%2Fword%3A1@pg:5432/dagster"
     assert "p@ss" not in repr(settings)
+
+
+def test_prometheus_asks_no_port_of_another_part_for_the_metrics_of_an_ingestor() -> None:
+    """A broker that gets a request of HTTP logs a warning; an ingestor passes over the port, too."""
+    first = 18_500
+    ours = StackSettings(_env_file=None, ingestor_port=first, kafka_port=first + 1, api_port=first + 3)
+    jobs = {job["job_name"]: job for job in yaml.safe_load(prometheus_config(ours, Login("a", "b")))["scrape_configs"]}
+    targets = [target for config in jobs["ingestor"]["static_configs"] for target in config["targets"]]
+    assert targets == [f"127.0.0.1:{first + i}" for i in (0, 2, 4, 5, 6, 7)]
+    assert jobs["api"]["static_configs"] == [{"targets": [f"127.0.0.1:{first + 3}"]}]
+    assert next_free_port(first + 1, ours.ports_of_others) > first + 1

@@ -67,6 +67,9 @@ def prometheus_config(settings: StackSettings, login: Login, key: str | None = N
     """
     ports = dict(_ports(settings))
     text = _ADDRESS.sub(lambda found: str(ports[int(found[0])]), (MONITORING / "prometheus.yml").read_text("utf-8"))
+    for number in range(INGESTORS):
+        if (port := settings.ingestor_port + number) in settings.ports_of_others:  # it is never an ingestor's
+            text = text.replace(f'          - "127.0.0.1:{port}"\n', "")
     basic_auth = {"username": login.user, "password": login.password}
     text = text.replace(_LOGIN, f"basic_auth: {_yaml(basic_auth)}")
     if key and not settings.api_metrics_open:
