@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from data.names import Damaged
+from data.names import BeyondLimit, Damaged
 from data.recordings.dialects.answers import (
     Answer,
     answer_of,
@@ -42,7 +42,7 @@ from data.recordings.dialects.tables.headers import (
     table_of,
 )
 from data.recordings.dialects.tables.known import TABLES
-from data.recordings.dialects.tables.parquet import parquet_dialect, schema_of
+from data.recordings.dialects.tables.parquet import DAMAGED_PARQUET, parquet_dialect, schema_of
 from data.recordings.dialects.tables.text import CsvDialect
 from data.recordings.lines import GZIP_MAGIC, HEAD_BYTES, chunks_of, data_lines, head_of
 
@@ -133,8 +133,14 @@ class _Recognition:
         trades = parquet_dialect(schema, self._told, self._product, self._tables)
         if trades is not None:
             return trades
-        text = parquet_text(self._path)
-        bars = self._candles(text, head_of(text()).split(b"\n"))
+        text = parquet_text(self._path, schema)
+        try:
+            head = head_of(text())
+        except BeyondLimit as error:
+            raise ValueError(str(error)) from None
+        except Damaged:
+            raise ValueError(DAMAGED_PARQUET) from None
+        bars = self._candles(text, head.split(b"\n"))
         if bars is None:
             miss = described_miss(names) or f"a column map reads other names, as {suggested_columns(names)}"
             self.found = f"starts with the bytes of a Parquet file of other columns: {_shown(names)}; it {miss}"

@@ -607,6 +607,23 @@ def test_trades_are_judged_as_the_stream_judged_them_wherever_the_reading_begins
         assert each.window.trade_id.tolist() == window_of(trades, row)
 
 
+def test_a_stream_that_begins_again_after_a_stray_time_is_explained_on_both_sides(quiet: Broker, models: Path) -> None:
+    """Trade 150 is a day ahead and taken; 20 trades behind are too late, and trade 171 begins a segment."""
+    trades = simulated("STRAY-USD", 300, "stray")
+    event_time = trades.event_time.copy()
+    event_time[150] += 86_400 * NS
+    trades = replace(trades, event_time=event_time)
+    write_forecasts(quiet, trades)
+    found = explainer(quiet, models).explain(trades.keys[0], trades.trade_id[[149, 150, 171, 172, 299]].tolist())
+    assert [outcomes(each)["row"] for each in found] == ["equal"] * 5
+    windows = [each.window.trade_id.tolist() for each in found if each.window is not None]
+    ids = trades.trade_id.tolist()
+    assert windows == [ids[:150], ids[150:151], ids[171:172], ids[171:173], ids[171:300]]
+    for rejected in (151, 170):
+        with pytest.raises(ForecastNotFound):
+            explainer(quiet, models).explain(trades.keys[0], [ids[rejected]])
+
+
 def test_rows_at_the_edge_of_what_is_kept_are_expired_or_equal_and_never_different(quiet: Broker, models: Path) -> None:
     """The oldest kept trade counts at the time of an expired trade, the next is too late for the counted time, and the
     third begins a segment.

@@ -72,6 +72,15 @@ def same(value: Any, rows: int) -> pa.Array:
     return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([value]))
 
 
+def candles_of(note: str, rows: int) -> bytes:
+    """Return a Parquet file of candles with a note in each row."""
+    prices = {name: np.full(rows, 1.0) for name in ("open", "high", "low", "close", "volume")}
+    columns = {"time": 1_736_121_600 + 60 * np.arange(rows), **prices, "note": same(note, rows)}
+    written = io.BytesIO()
+    pyarrow.parquet.write_table(pa.table(columns), written, compression="zstd")
+    return written.getvalue()
+
+
 def empty_lines() -> bytes:
     return GOOD.encode() + b"\n" * 70_000_000
 
@@ -117,6 +126,11 @@ PLANTED: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "Parquet of one long text in a large row group": (
         "a.parquet",
         lambda: parquet({"side": same("x" * 10**6, 200_000)}, 200_000),
+        "the limit RECORDING_MAX_(RATIO|LINE_MB)",
+    ),
+    "Parquet of candles with a long text": (
+        "a.parquet",
+        lambda: candles_of("x" * 10**6, 200_000),
         "the limit RECORDING_MAX_(RATIO|LINE_MB)",
     ),
     "Parquet of many long texts": (

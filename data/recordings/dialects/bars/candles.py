@@ -13,7 +13,6 @@ from typing import Final, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet
 
 from data.names import Damaged
 from data.recordings.dialects.bars.base import PRICE_COLUMNS, BarDialect
@@ -23,6 +22,7 @@ from data.recordings.dialects.file_names import product_in_name
 from data.recordings.dialects.symbols import QUOTES
 from data.recordings.dialects.tables.headers import has_header, plain
 from data.recordings.dialects.tables.known import PRODUCT_NAMES
+from data.recordings.dialects.tables.parquet import flat_batches
 from data.recordings.lines import Lines, data_lines, whole_lines
 from data.times import NS
 from data.trades import Int64s
@@ -312,36 +312,31 @@ def _headerless_columns(head: Sequence[bytes]) -> CandleColumns | None:
     return CandleColumns(venue, names, 0, at, volumes, others)
 
 
-def parquet_text(path: Path) -> Text:
+def parquet_text(path: Path, schema: pa.Schema) -> Text:
     """Return a reader of a Parquet file as CSV with a header; a row's line is its number plus 1."""
 
     def text() -> Iterator[bytes]:
         options = pyarrow.csv.WriteOptions(include_header=False)
-        try:
-            with path.open("rb") as file:
-                parquet = pyarrow.parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
-                names = io.StringIO()
-                csv.writer(names, lineterminator="\n").writerow(parquet.schema_arrow.names)
-                yield names.getvalue().encode()
-                for batch in parquet.iter_batches(1 << 14, use_threads=False):
-                    written = pa.BufferOutputStream()
-                    pyarrow.csv.write_csv(_plain_columns(batch), written, options)
-                    yield written.getvalue().to_pybytes()
-        except (pa.ArrowException, OSError) as error:
-            raise Damaged("the Parquet file is damaged") from error
+        header = io.StringIO()
+        csv.writer(header, lineterminator="\n").writerow(schema.names)
+        ahead = header.getvalue().encode()  # goes with the first rows, without which the file is damaged
+        for batch in flat_batches(path, schema):
+            columns = [_csv_column(batch, name) for name in schema.names]
+            written = pa.BufferOutputStream()
+            written.write(ahead)
+            ahead = b""
+            pyarrow.csv.write_csv(pa.RecordBatch.from_arrays(columns, names=schema.names), written, options)
+            yield written.getvalue().to_pybytes()
+        if ahead:
+            yield ahead
 
     return text
 
 
-def _plain_columns(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return a batch whose columns CSV can hold: no dictionaries, no decimals; a nested column becomes empty."""
-    columns = [_plain_column(column) for column in batch.columns]
-    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
-
-
-def _plain_column(column: pa.Array) -> pa.Array:
-    if pa.types.is_nested(column.type):
-        return pa.nulls(len(column), pa.string())
-    if pa.types.is_dictionary(column.type) or pa.types.is_decimal(column.type):
-        return column.cast(pa.string())
-    return column
+def _csv_column(batch: pa.RecordBatch, name: str) -> pa.Array:
+    """Return a column that CSV can hold: no decimals, and empty texts for a nested column or one of two of a name."""
+    at = batch.schema.get_field_index(name)
+    if at < 0:
+        return pa.nulls(len(batch), pa.string())
+    column = batch.column(at)
+    return column.cast(pa.string()) if pa.types.is_decimal(column.type) else column

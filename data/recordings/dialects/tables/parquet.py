@@ -8,7 +8,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
-from typing import IO
+from typing import IO, Final
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ from data.recordings.fields import Field, value_text
 from data.recordings.limits import RecordingLimits
 from data.recordings.lines import REJECT_CHARACTERS, Meter
 
+DAMAGED_PARQUET: Final = "starts as a Parquet file, but cannot be read; copy or download it again"
 _ROWS = 1 << 16
 """Rows of a block."""
 _MOST_BYTES = 32 << 20
@@ -89,9 +90,7 @@ class _ParquetDialect(Dialect[_ParquetBlock]):
                     yield block
 
     def _batches(self, groups: _Groups, group: int, rows: int, weights: _Weights) -> Iterator[pa.RecordBatch]:
-        weights.check_group(groups.metadata, group)
-        for batch in groups.batches(group, rows, list(self._names.values())):
-            yield from weights.plain(batch)
+        return _plain_batches(groups, group, rows, weights, list(self._names.values()))
 
     def _block(self, batch: pa.RecordBatch, first: int) -> _ParquetBlock:
         columns = {field: batch.column(name) for field, name in self._names.items()}
@@ -189,6 +188,28 @@ class _Weights:
         yield pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
+def _plain_batches(
+    groups: _Groups, group: int, rows: int, weights: _Weights, names: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """Read a row group within the limits."""
+    weights.check_group(groups.metadata, group)
+    for batch in groups.batches(group, rows, names):
+        yield from weights.plain(batch)
+
+
+def flat_batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Read all columns of a Parquet file that hold no lists and no structures, within the limits of recordings.
+
+    Raises:
+        Damaged: the rest of the file cannot be read, or is beyond a limit.
+    """
+    flat = [field.name for field in schema if not pa.types.is_nested(field.type)]
+    with _opened(path, [field.name for field in schema if is_text(field.type)]) as groups:
+        weights = _Weights(path.stat().st_size, flat)
+        for group in range(groups.metadata.num_row_groups):
+            yield from _plain_batches(groups, group, _ROWS, weights, flat)
+
+
 def _is_dictionary(column: pa.Array) -> bool:
     return bool(pa.types.is_dictionary(column.type))
 
@@ -262,7 +283,7 @@ def schema_of(path: Path) -> pa.Schema:
         with path.open("rb") as file:
             return pyarrow.parquet.read_schema(file)
     except (pa.ArrowException, OSError):  # their messages can show bytes of the file
-        raise ValueError("starts as a Parquet file, but cannot be read; copy or download it again") from None
+        raise ValueError(DAMAGED_PARQUET) from None
 
 
 def parquet_dialect(
