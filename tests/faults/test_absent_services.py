@@ -66,6 +66,7 @@ def test_forecasts_flow_on_while_registry_dagster_and_prometheus_hang(
 
         wait_until(lambda: said("replay ended; the stack stays up"), "a first replay", within_s=600)
         wait_until(lambda: "dagster daemon" in found(stack).values(), "Dagster's daemon", within_s=600)
+        wait_until(lambda: said("training done"), "the baseline is registered", within_s=600)
         wait_until(lambda: said("volatility-ml is not made"), "no training", within_s=600)
         environ = environment(servers, tmp_path / "models")
         with running(calm := replay(environ, tmp_path, "undisturbed", recording)):
