@@ -61,18 +61,19 @@ class PublishedForecasts:
 
     def _records(self, partition: int, group: dict[StreamKey, StreamTail]) -> dict[StreamKey, list[Any]]:
         """Read the forecasts of some streams, in order; a trade that was forecast again is left out."""
-        records: dict[StreamKey, list[Any]] = {key: [] for key in group}
+        records: dict[tuple[str, str], list[Any]] = {key: [] for key in group}
+        tails: dict[tuple[str, str], StreamTail] = dict(group.items())
         last = max(tail.last for tail in group.values())
         for block in self._read(partition, min(tail.since_ms for tail in group.values())):
             for record in decode_records(block.values, self._decode).records:
-                key = StreamKey(record.source_id, record.product_id)
-                if (tail := group.get(key)) is not None and tail.first <= record.kafka_offset <= tail.last:
+                tail = tails.get(key := (record.source_id, record.product_id))
+                if tail is not None and tail.first <= record.kafka_offset <= tail.last:
                     mine = records[key]
                     if not mine or mine[-1].kafka_offset < record.kafka_offset:
                         mine.append(record)
             if any(mine and mine[-1].kafka_offset == last for mine in records.values()):
                 break
-        return records
+        return {key: records[key] for key in group}
 
 
 def _groups(tails: dict[StreamKey, StreamTail]) -> Iterator[dict[StreamKey, StreamTail]]:

@@ -38,8 +38,8 @@ READY_S = 3.0
 
 
 def forecasts_of(key: StreamKey, count: int) -> list[bytes]:
-    """Return the forecasts of the first trades of a simulated hour, ingested now."""
-    trades = busy(key.product_id, (14, 16)).take(slice(0, count))
+    """Return the forecasts of the first trades of two simulated hours."""
+    trades = busy((14, 16), [key.product_id]).take(slice(0, count))
     texts = encode_trades(replace(trades, keys=(key,)), "replay")
     incoming = [Incoming(TRADES, 0, offset, text, 0) for offset, text in enumerate(texts)]
     made = FeatureStage(SPEC, lambda *_: (), ForecasterMetrics()).process(incoming)
