@@ -1,4 +1,4 @@
-"""Comparison of all that a source has put on the topics with an offline computation of its trades."""
+"""Comparison of all records of a source on the topics with an offline computation of the source's trades."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class TopicComparison(NamedTuple):
 
     Attributes:
         expected: number of computed records, each of which was compared.
-        lost: computed records that are not on the topic.
-        twice: records that are there again, or were never computed.
+        lost: computed records that the topic lacks.
+        twice: records of the topic beyond the first of each trade, or without a computed record.
         different: records with another value in any column.
-        first: the first fault in words; empty if there is none.
+        first: the first fault in words; empty without a fault.
     """
 
     topic: str
@@ -50,7 +50,7 @@ class TopicComparison(NamedTuple):
 
 
 def ends_of(reader: TopicReader, product_id: str) -> dict[str, int]:
-    """Return by topic the end of a product's partition: a source that begins now lies behind it."""
+    """Return by topic the end of a product's partition: a source that begins now lies behind the end."""
     return {topic: reader.span(topic, partition_of(product_id))[1] for topic in (TRADES, FEATURES, PREDICTIONS)}
 
 
@@ -62,15 +62,15 @@ def compare_source(
     spec: FeatureSpec,
     model_of: ModelOf,
 ) -> list[TopicComparison]:
-    """Compare the records of an ended source on the three topics with those computed from its trades.
+    """Compare the records of an ended source on the three topics with records computed from the source's trades.
 
     Args:
         since: see `ends_of`, asked before the source began.
-        trades: of one stream, all of them, with the names of source and product.
-        model_of: returns a model that a forecast names.
+        trades: all trades of one stream, with the names of source and product.
+        model_of: returns the model of a forecast.
 
     Raises:
-        ValueError: a record is no JSON object, or a named model is not there.
+        ValueError: a record is no JSON object, or the model of a forecast is missing.
         NotRead: the broker does not answer.
     """
     (key,) = trades.keys

@@ -1,4 +1,4 @@
-"""What a drill does to the running stack, and how it finds the process."""
+"""Disturbances of a running stack, and the search for the disturbed process."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from orchestration.local.settings import STACK_LOCK
 
 
 class NotHere(ValueError):
-    """The process that a drill disturbs cannot be disturbed from here; the text tells why, and what to do instead."""
+    """No process of a drill is within reach; the text has the cause and another way."""
 
 
 class Disturbance(NamedTuple):
     """One kind of disturbance.
 
     Attributes:
-        part: process of `make run` that is disturbed; empty: the drill's own ingestor.
-        signal: sent to the process; SIGSTOP: the process goes on after some seconds.
-        stops_forecasts: no forecast comes meanwhile; recovery ends with the next one. Otherwise recovery ends once the
-            part answers again.
-        done: what is done, for the report.
-        harm: what sources of other purposes notice.
+        part: disturbed process of `make run`; empty: the drill's own ingestor.
+        signal: sent to the process; after SIGSTOP the process goes on some seconds later.
+        stops_forecasts: whether forecasts stop meanwhile: recovery ends with the next forecast, and else with the next
+            answer of the part.
+        done: the disturbance in words, for the report.
+        harm: effect on sources of other purposes, in words.
     """
 
     part: str
@@ -40,7 +40,7 @@ class Disturbance(NamedTuple):
     harm: str
 
 
-_WAITS = "Forecasts of all sources wait until it is back, as at a restart; none is lost."
+_WAITS = "Forecasts of all sources wait for the end of the drill, as at a restart; no forecast is lost."
 DRILLS: Mapping[str, Disturbance] = MappingProxyType(
     {
         "kill_forecaster": Disturbance("forecaster", signal.SIGKILL, True, "forecaster killed", _WAITS),
@@ -54,14 +54,14 @@ DRILLS: Mapping[str, Disturbance] = MappingProxyType(
             signal.SIGTERM,
             False,
             "API ended with SIGTERM",
-            "The API answers nobody until it is back; forecasts go on on the topic.",
+            "The API answers nobody until the new process is ready; forecasts go on on the topic.",
         ),
         "kill_registry": Disturbance(
             "mlflow",
             signal.SIGKILL,
             False,
             "MLflow killed",
-            "A training or a promotion that runs meanwhile fails; the loaded model serves on.",
+            "A training or a promotion fails meanwhile; the loaded model serves on.",
         ),
     }
 )
@@ -79,7 +79,7 @@ _PAUSE = 'kill -STOP "$1" && sleep "$2"; kill -CONT "$1"'
 
 
 def stack_of(var_dir: Path) -> psutil.Process:
-    """Return the process of `make run` that holds the lock of a state folder.
+    """Return the process of `make run`, the holder of the lock of a state folder.
 
     Raises:
         NotHere: no such process runs.
@@ -93,7 +93,7 @@ def stack_of(var_dir: Path) -> psutil.Process:
     except (OSError, ValueError, psutil.NoSuchProcess):
         pass
     raise NotHere(
-        f"no `make run` runs here on {var_dir}, so nothing would start it again: this drill is for `make run`. "
+        f"no `make run` runs here on {var_dir}, so nothing would start the part again: this drill is for `make run`. "
         "On compose or Kubernetes, end the container or the pod yourself, and compare by the drill kill_ingestor"
     )
 
@@ -102,25 +102,25 @@ def find_part(var_dir: Path, part: str) -> psutil.Process:
     """Return the running process of a part of `make run`.
 
     Raises:
-        NotHere: no `make run` runs here, or it runs no such part.
+        NotHere: no `make run` runs here, or no such part of `make run`.
     """
     if (found := _child(stack_of(var_dir), MARKS[part])) is not None:
         return found
     raise NotHere(
-        f"`make run` runs no {part} of its own: this drill disturbs that one alone, and the settings name another one, "
-        "or it has just ended; the log of `make run` says which"
+        f"`make run` runs no {part} of its own: the settings name another {part}, which a drill does not disturb, or "
+        "the part has just ended; the log of `make run` has the cause"
     )
 
 
 def find_ingestor() -> psutil.Process:
-    """Return the ingestor that this process has started.
+    """Return the ingestor, a child of the calling process.
 
     Raises:
-        NotHere: there is none.
+        NotHere: no ingestor runs.
     """
     if (found := _child(psutil.Process(), "online.ingestor")) is not None:
         return found
-    raise NotHere("the drill's own ingestor has ended before it could be killed; give the drill more trades")
+    raise NotHere("the drill's own ingestor has ended before the kill; give the drill more trades")
 
 
 def _child(parent: psutil.Process, argument: str) -> psutil.Process | None:
@@ -133,10 +133,10 @@ def _child(parent: psutil.Process, argument: str) -> psutil.Process | None:
 
 
 def disturb(process: psutil.Process, number: signal.Signals, pause_s: float) -> None:
-    """Send a signal to a process; a stopped process goes on after a pause, whatever becomes of this process.
+    """Send a signal to a process; a stopped process goes on after a pause, even if the caller ends before.
 
     Args:
-        pause_s: of SIGSTOP, in seconds.
+        pause_s: length of the pause behind SIGSTOP, in seconds.
     """
     if number is not signal.SIGSTOP:
         os.kill(process.pid, number)

@@ -1,4 +1,4 @@
-"""Unfold answers of REST interfaces: JSON documents whose list of trades or candles stands within an object."""
+"""Unfold answers of REST interfaces: JSON objects around a list of trades or candles."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ KNOWN_PATHS: Final = (
     ("Bitstamp", ("data", "ohlc")),
     ("CryptoCompare", ("Data", "Data")),
 )
-"""Venue and keys that lead to the list of an answer; `*` is a name of a pair."""
+"""Venue, and the keys above the list of an answer; `*` is a name of a pair."""
 
 
 class Answer(NamedTuple):
     """The form of a file of answers.
 
     Attributes:
-        path: keys that lead to the list.
+        path: keys above the list.
         has_objects: whether the list holds objects; else it holds arrays.
-        product_id: of the pair that the answer names outside of its rows; empty without one.
+        product_id: of the pair named beside the rows; empty without a pair.
     """
 
     venue: str
@@ -43,16 +43,16 @@ class Answer(NamedTuple):
     product_id: str
 
     def rows(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        """Yield the rows of the lists as lines: objects as they are, arrays as CSV.
+        """Yield the rows of the lists as lines: objects unchanged, arrays as CSV.
 
-        A document without a list, as the answer of a server with an error, is a line itself.
+        A document without a list, as an error of a server, is a line itself.
         """
         for chunk in object_lines(chunks):
             for document in chunk.splitlines():
                 yield b"".join(line + b"\n" for line in self._lines_of(document) or [document])
 
     def first_rows(self, chunks: Iterator[bytes]) -> list[bytes] | None:
-        """Return the rows of the first document; None if its list is not whole."""
+        """Return the rows of the first document; None for a list without an end."""
         return self._lines_of(next(object_lines(chunks), b"").partition(b"\n")[0])
 
     def _lines_of(self, document: bytes) -> list[bytes] | None:
@@ -77,12 +77,12 @@ _OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _LIST: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _OKX, _GATE = 9, 8
 _ORDERS: Final = {(_OKX, b"1"): (0, 1, 2, 3, 4, 5, 7), (_GATE, b"true"): (0, 5, 3, 4, 2, 6, 1)}
-"""Indexes of start, open, high, low, close, base and quote volume, by the number of values and the last value, which
-tells that the candle is finished."""
+"""Indexes of start, open, high, low, close, base and quote volume, by the number of values and the last value, the flag
+of a finished candle."""
 
 
 def answer_of(head: bytes, told: str) -> Answer | None:
-    """Return the form of a text that starts with an answer of a known venue, else None.
+    """Return the form of a text with an answer of a known venue at its start, else None.
 
     Args:
         told: product whose symbol without a separator is known thereby.
@@ -101,7 +101,7 @@ def answer_of(head: bytes, told: str) -> Answer | None:
 
 
 def _first_list(head: bytes) -> tuple[tuple[str, ...], int] | None:
-    """Return the keys that lead to the first list of objects or arrays in an object, and the place of its first row."""
+    """Return the keys above the first list of objects or arrays in an object, and the place of the first row."""
     keys: list[str] = []
     is_key = False
     flat = 0  # open brackets of lists without objects and arrays
@@ -137,7 +137,7 @@ def _first_list(head: bytes) -> tuple[tuple[str, ...], int] | None:
 def _array_line(row: bytes, newest: int | None) -> bytes:
     """Return an array as a line of CSV, candles of Gate and OKX in the order of Bybit's.
 
-    A candle that its venue calls unfinished keeps its flag as one field more, and is rejected for that.
+    An unfinished candle keeps the venue's flag as one field more, and is rejected for the field.
 
     Args:
         newest: start of the last finished candle of Kraken; None: unknown.
@@ -152,7 +152,7 @@ def _array_line(row: bytes, newest: int | None) -> bytes:
 
 
 def have_flags(rows: Sequence[bytes]) -> bool:
-    """Return whether most arrays of a text, as lines, are candles that a flag calls finished."""
+    """Return whether most arrays of a text, as lines, are candles with the flag of a finished candle."""
     flags = [(row.count(b",") + 1, row.rpartition(b",")[2].strip(b'"')) in _ORDERS for row in rows]
     return sum(flags) * 2 > len(flags)
 
@@ -166,7 +166,7 @@ def finished_rows(lines: Iterator[bytes]) -> Iterator[bytes]:
 def objects_as_csv(lines: Iterator[bytes]) -> Iterator[bytes]:
     """Yield flat JSON objects, one a line, as CSV with the keys of the first object as header.
 
-    A line that is no object with these keys stays as it is.
+    Any other line stays unchanged.
     """
     keys: list[str] = []
     for chunk in lines:
@@ -214,7 +214,7 @@ _NOT_READ: Final[Sequence[tuple[str, str]]] = (
     (r'^\{"retCode":0', "is an answer of Bybit's REST interface without trades or candles"),
     (r'^\{"ticker":"X:', "is an answer of Polygon, whose keys are letters: save its candles with a header"),
 )
-"""Forms of JSON that are known and not read, without blanks, and what to say of each."""
+"""Known forms of JSON without a dialect, blanks left out, and the sentence for each."""
 _FORMS: Final = tuple((re.compile(form.encode()), said) for form, said in _NOT_READ)
 
 
@@ -222,18 +222,18 @@ _OTHER_FEED: Final = re.compile(rb'\s*\{[^{\[]*"data"\s*:\s*\[')
 
 
 def is_of_other_feed(head: bytes) -> bool:
-    """Return whether a text starts with an object that has a list `data`, as messages of other venues than Coinbase."""
+    """Return whether a text starts with an object with a list `data`, as messages of other venues than Coinbase."""
     return _OTHER_FEED.match(head) is not None
 
 
 def described_form(head: bytes) -> str:
-    """Return what a JSON text is, if it is a known form that no dialect reads; else an empty text."""
+    """Return the name of a known form of JSON without a dialect; empty for any other text."""
     text = head.removeprefix(codecs.BOM_UTF8).translate(None, _BLANKS)
     return next((said for form, said in _FORMS if form.search(text)), "")
 
 
 def described_json(head: bytes) -> str:
-    """Return what a JSON text is that no dialect reads, without a byte of it; empty if the text is no JSON."""
+    """Return the kind of a JSON text without a dialect, and no byte of the text; empty for a text of another kind."""
     text = head.translate(None, _BLANKS)
     if not text.startswith((b"{", b"[")):
         return ""
