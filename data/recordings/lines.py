@@ -27,6 +27,8 @@ from data.trades import Int64s, Reject
 
 BLOCK_BYTES: Final = 1 << 20
 """Bytes of text that are parsed at once: enough to hide the cost of a call, little beside the memory limit."""
+_ENOUGH_BYTES: Final = BLOCK_BYTES * 3 // 4
+"""Bytes of a block that wait for no further chunk: a chunk of JSON is a little shorter once it is lines."""
 HEAD_BYTES: Final = 1 << 16
 """Bytes at the start of a file that decide the dialect."""
 REJECT_CHARACTERS: Final = 200
@@ -197,7 +199,7 @@ def data_lines(chunks: Iterable[bytes], header_lines: int = 0) -> Iterator[Lines
 
 def whole_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Yield a text, without a byte order mark, in blocks that end with a line end; raises as `data_lines`."""
-    text, wanted, limits = bytearray(), BLOCK_BYTES, RecordingLimits.here()
+    text, wanted, limits = bytearray(), _ENOUGH_BYTES, RecordingLimits.here()
     damage = None
     start = True
     while True:
@@ -221,7 +223,7 @@ def whole_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
             raise damage
         if not chunk:
             return
-        wanted = len(text) + BLOCK_BYTES
+        wanted = len(text) + _ENOUGH_BYTES
         limits.check_line(len(text))
 
 
