@@ -30,6 +30,8 @@ from tests.venues import PRODUCT, TEXTS, market, texts
 
 PIECE = 10_000
 """Rows that are written at once."""
+GROUP = 1_000_000
+"""Rows of a row group, about as pandas writes."""
 FEW = 1_000
 """Rows that are read before the clock starts: what is compiled is loaded then."""
 
@@ -88,8 +90,9 @@ def _write_own(path: Path, rows: int) -> None:
 
 def _write_parquet(batch: Callable[[int], pa.RecordBatch], path: Path, rows: int) -> None:
     with pyarrow.parquet.ParquetWriter(path, batch(0).schema) as file:
-        for at in range(0, rows, PIECE):
-            file.write_batch(batch(at))
+        for first in range(0, rows, GROUP):
+            pieces = [batch(at) for at in range(first, min(first + GROUP, rows), PIECE)]
+            file.write_table(pa.Table.from_batches(pieces))
 
 
 def _batch(at: int) -> pa.RecordBatch:
