@@ -22,9 +22,11 @@ from data.names import ModelRefused
 from offline.evaluation.served import champions
 from offline.promotion.gate import Refused
 from offline.promotion.register import set_alias
+from orchestration.local.parts import fetch_text
+from tests.broker import Broker, free_ports
 from tests.mlflow_server import MlflowServer, running_mlflow
 from tests.models import SPEC, forced, model_bytes, put_version
-from tests.pipeline import environment, wait_until
+from tests.pipeline import Process, environment, running, wait_until
 from tests.proofs import Proof
 from tests.services.test_api import CONTRACT_ROW, Api, running_api
 
@@ -137,6 +139,18 @@ def peak_mb(api: Api) -> float:
     return int(found[1]) * 1_024 / 10**6
 
 
+def running_forecaster(broker: Broker, server: MlflowServer, folder: Path) -> Process:
+    """Return a forecaster with the registry, not yet started."""
+    (port,) = free_ports(1)
+    more = {"MLFLOW_TRACKING_URI": server.uri, "FORECASTER_PORT": str(port)}
+    environ = environment(broker.bootstrap_servers, folder / "forecaster-models", **more)
+    return Process("online.forecaster", environ, folder / "forecaster.log")
+
+
+def shows(metrics: str, sample: str) -> bool:
+    return sample in (fetch_text(metrics) or "")
+
+
 def forecast(api: Api) -> dict[str, Any]:
     """Return the answer about a row, without the time of the answer."""
     return {name: value for name, value in api.predict(CONTRACT_ROW).items() if name != "ts"}
@@ -149,9 +163,9 @@ def refusals(api: Api, version: str) -> list[dict[str, str]]:
 
 @pytest.mark.filterwarnings("default")  # mlflow warns about its own code
 def test_planted_models_are_refused_unseen_and_the_old_model_serves_on(
-    server: MlflowServer, tmp_path: Path, proof: Proof, monkeypatch: pytest.MonkeyPatch
+    server: MlflowServer, own_broker: Broker, tmp_path: Path, proof: Proof, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The API, a promotion (forced, too) and an evaluation meet each planted version."""
+    """The API, the forecaster, a promotion (forced, too) and an evaluation meet each planted version."""
     canary = tmp_path / "canary"
     planted = plants(canary)
     proof.disturbs(f"{len(planted)} planted versions as champion: {', '.join(planted)}")
@@ -160,7 +174,10 @@ def test_planted_models_are_refused_unseen_and_the_old_model_serves_on(
     good = put_version(server.uri, NAME, GOOD)
     set_alias(registry, NAME, "champion", good)
     environ = environment("127.0.0.1:9", tmp_path / "models") | {"MLFLOW_TRACKING_URI": server.uri}
-    with running_api(environ, tmp_path / "api.log", "online.api") as api:
+    forecaster = running_forecaster(own_broker, server, tmp_path)
+    with running(forecaster), running_api(environ, tmp_path / "api.log", "online.api") as api:
+        metrics = f"http://127.0.0.1:{forecaster.environment['FORECASTER_PORT']}/metrics"
+        forecaster.await_log(rf'"version": "{good}".*"event": "model"')
         wait_until(lambda: (api.get("/version").json()["model"] or {}).get("version") == good, "the good model serves")
         answer, before_mb = forecast(api), peak_mb(api)
         for name, plant in planted.items():
@@ -169,11 +186,12 @@ def test_planted_models_are_refused_unseen_and_the_old_model_serves_on(
             [refused] = wait_until(partial(refusals, api, version), f"{name} is refused")
             assert refused["kind"] == plant.kind, (name, refused)
             assert forecast(api) == answer, name
-            exported = api.get("/metrics").text
-            assert f'cryptovol_model_refused{{name="{NAME}",reason="{plant.kind}"}} 1.0' in exported, name
-            assert re.search(
-                rf'"version": "{version}", "kind": "{plant.kind}".*"model refused"', api.process.log.read_text()
-            )
+            gauge = f'cryptovol_model_refused{{name="{NAME}",reason="{plant.kind}"}} 1.0'
+            assert gauge in api.get("/metrics").text, name
+            told_of = rf'"version": "{version}", "kind": "{plant.kind}".*"model refused"'
+            assert re.search(told_of, api.process.log.read_text())
+            forecaster.await_log(told_of)
+            wait_until(partial(shows, metrics, gauge), f"{name} is refused by the forecaster")
             with pytest.raises(ModelRefused) as told:
                 champions(server.uri, SPEC)
             assert told.value.kind == plant.kind, name
@@ -186,7 +204,9 @@ def test_planted_models_are_refused_unseen_and_the_old_model_serves_on(
         set_alias(registry, NAME, "champion", good)
         wait_until(lambda: not api.get("/version").json()["refused"], "the good model is champion again")
         assert "cryptovol_model_swaps_total 0.0" in api.get("/metrics").text
-        assert "Traceback" not in api.process.log.read_text()
+        assert "Traceback" not in api.process.log.read_text() + forecaster.log.read_text()
+        assert shows(metrics, "cryptovol_model_swaps_total 0.0")
+        assert forecaster.process.poll() is None
     pickle.loads(planted["pickle"].files["model.onnx"]).close()
     assert canary.exists(), "the canary would have told"
     proof.saw(planted=len(planted), refused=len(planted), more_memory_mb=more_mb)
