@@ -47,6 +47,10 @@ WARM_UP = 1 / 3
 LOOK_S = 5.0
 GROWTH = 1.05
 """Most growth of a process's memory after warm-up: its median in the last tenth, against that in the first tenth."""
+FILLS = "prometheus "
+"""Process whose memory is not judged: Prometheus keeps the samples of two hours in memory before the first block."""
+OF_POOLS = 2
+"""Open files more than before: a pool of connections opens one when two requests meet."""
 UP_S = 600.0
 A_WARNING = re.compile(
     r"\[(?:warning|error|critical)\s*\]|\"level\": ?\"(?:warning|error|critical)\"|level=(?:warn|error)"
@@ -207,19 +211,20 @@ def test_half_an_hour_of_1000_trades_a_second_lets_nothing_grow(tmp_path: Path, 
     report += [f"{count} times in minute {what[0]}: {what[1]}: {what[2]}" for what, count in repeated.items()]
     print("\n".join(report))  # shown with a failure, and with pytest -s
     (tmp_path / "looks.json").write_text(json.dumps([each._asdict() for each in looks]))
-    largest = max(memory, key=lambda name: memory[name][1] / memory[name][0])
+    ours = {name: pair for name, pair in memory.items() if not name.startswith(FILLS)}
+    largest = max(ours, key=lambda name: ours[name][1] / ours[name][0])
     proof.saw(
         trades_a_second=RATE,
         minutes=LENGTH_S / 60,
         lag_first=lags[0],
         lag_last=lags[1],
         processes=len(memory),
-        largest_growth=f"{memory[largest][1] / memory[largest][0] - 1:+.1%} {largest}",
+        largest_growth=f"{ours[largest][1] / ours[largest][0] - 1:+.1%} {largest}",
         more_open_files=sum(max(0.0, last - first) for first, last in files.values()),
         repeated_warnings=len(repeated),
     )
     assert lags[1] <= max(lags[0], 2 * RATE)
-    assert {name: pair for name, pair in memory.items() if pair[1] > GROWTH * pair[0]} == {}
-    assert {name: pair for name, pair in files.items() if pair[1] > pair[0]} == {}
+    assert {name: pair for name, pair in ours.items() if pair[1] > GROWTH * pair[0]} == {}
+    assert {name: pair for name, pair in files.items() if pair[1] > pair[0] + OF_POOLS} == {}
     assert repeated == {}
     assert "it starts again" not in text, "no part has ended meanwhile"
