@@ -267,6 +267,41 @@ TEXTS: dict[str, tuple[str, Callable[[list[Row]], str], str]] = {
         ),
         HAS_ALL,
     ),
+    "Bitget REST": (
+        "a",
+        lambda rows: json.dumps(
+            [
+                {
+                    "symbol": "BTCUSDT",
+                    "tradeId": str(row.id),
+                    "side": row.taker.title(),
+                    "price": str(row.price),
+                    "size": repr(row.size),
+                    "ts": str(row.ms),
+                }
+                for row in rows
+            ]
+        ),
+        HAS_ALL,
+    ),
+    "Poloniex REST": (
+        "a",
+        lambda rows: json.dumps(
+            [
+                {
+                    "id": str(row.id),
+                    "price": str(row.price),
+                    "quantity": repr(row.size),
+                    "amount": "1",
+                    "takerSide": row.taker.upper(),
+                    "ts": row.ms,
+                    "createTime": row.ms + 5,
+                }
+                for row in rows
+            ]
+        ),
+        HAS_ALL,
+    ),
     "Bitfinex REST": ("a", lambda rows: json.dumps([bitfinex(row) for row in rows]), HAS_ALL),
     "Bitfinex without header": (
         "a",

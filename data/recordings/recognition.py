@@ -142,8 +142,9 @@ class _Recognition:
             raise ValueError(DAMAGED_PARQUET) from None
         bars = self._candles(text, head.split(b"\n"))
         if bars is None:
-            miss = described_miss(names) or f"a column map reads other names, as {suggested_columns(names)}"
-            self.found = f"starts with the bytes of a Parquet file of other columns: {_shown(names)}; it {miss}"
+            miss = described_miss(names)
+            miss = f"it {miss}" if miss else f"a column map reads other names, as {suggested_columns(names)}"
+            self.found = f"starts with the bytes of a Parquet file of other columns: {_shown(names)}; {miss}"
         return bars
 
     def _zip(self) -> AnyDialect | None:
@@ -399,13 +400,25 @@ def _described(head: bytes) -> str:
             return f"is a table whose fields are separated by {name}: save it with commas"
     if b"\0" in head:
         return "holds no text"
-    names = _fields(opened.split(b"\n")[0])
-    if len(names) > 1 and names_columns(names):
+    return _described_table(_fields(opened.split(b"\n")[0])) or described_form(head) or _NO_FORM
+
+
+_NO_FORM: Final = "is a text without a known header or message"
+
+
+def _described_table(first: Sequence[str]) -> str:
+    """Return what a table with this first line lacks; empty for another text."""
+    if len(first) > 1 and names_columns(first):
         return (
-            f"is a table of {len(names)} columns that no dialect knows, and no two are named like a time and a price; "
+            f"is a table of {len(first)} columns that no dialect knows, and no two are named like a time and a price; "
             "a column map names them, as --columns time=?,price=?"
         )
-    return described_form(head) or "is a text without a known header or message"
+    if len(first) > 2 and all(re.match(r"[-\w.]", text) for text in first):
+        return (
+            f"is a table of {len(first)} columns without a header, and no dialect knows its rows: write a header above "
+            "them, as time,open,high,low,close,volume"
+        )
+    return ""
 
 
 def _unknown(path: Path, found: str) -> ValueError:

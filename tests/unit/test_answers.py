@@ -185,6 +185,7 @@ def test_a_candle_that_its_venue_calls_unfinished_is_rejected(tmp_path: Path, an
         ('{"retCode":10001,"retMsg":"params error","result":{}}', "error of Bybit"),
         ('{"code":-1121,"msg":"Invalid symbol."}', "error of the REST of Binance, OKX or KuCoin"),
         ('{"code":"51001","msg":"Instrument ID does not exist","data":[]}', "error of the REST of Binance, OKX"),
+        ('{"code":"00000","msg":"success","data":[]}', "Bitget's REST interface without trades"),
         ('{"label":"INVALID_CURRENCY_PAIR","message":"Invalid"}', "error of Gate"),
         ('{"message":"NotFound"}', "error of Coinbase"),
         ('["error",10020,"symbol: invalid"]', "error of Bitfinex"),

@@ -360,3 +360,74 @@ def test_rows_above_a_header_are_rows(tmp_path: Path) -> None:
     assert [columns(each) for each in found] == [expected(market(6))] * 2
     rejects = [[(reject.line, reject.reason) for batch in each for reject in batch.rejects] for each in found]
     assert rejects == [[], [(2, "expected 6 fields, found 1")]]
+
+
+# Closes of 200 and 400; 3 and 5 units of the base currency, so 600 and 2,000 of the quote currency.
+@pytest.mark.parametrize(
+    ("header", "rows"),
+    [
+        ("time,open,close,low,high,amount,vol,count", ["200,200,200,200,3,600,7", "400,400,400,400,5,2000,7"]),
+        ("date,high,low,open,close,volume,quoteVolume", ["200,200,200,200,600,3", "400,400,400,400,2000,5"]),
+        ("time,open,high,low,close,volume,base_volume", ["200,200,200,200,600,3", "400,400,400,400,2000,5"]),
+        ("time,open,high,low,close,volume,turnover", ["200,200,200,200,3,600", "400,400,400,400,5,2000"]),
+        ("time,open,high,low,close,vol,volCcyQuote", ["200,200,200,200,3,600", "400,400,400,400,5,2000"]),
+        ("time,open,high,low,close,volume,turnover", ["200,200,200,200,3,9", "400,400,400,400,5,9"]),
+    ],
+    ids=["HTX", "Poloniex", "base named", "Bybit", "OKX", "a turnover of something else"],
+)
+def test_the_numbers_tell_the_base_volume_of_two(tmp_path: Path, header: str, rows: list[str]) -> None:
+    (tmp_path / "a").write_text(f"{header}\n{MIDNIGHT},{rows[0]}\n{MIDNIGHT + 60},{rows[1]}\n")
+    (batch,) = read_bars(tmp_path / "a")
+    assert (batch.bars.volume.tolist(), batch.rejects) == ([3.0, 5.0], [])
+
+
+@pytest.mark.parametrize(
+    "header", ["", "open_time,open,high,low,close,volume,close_time,quote_volume,count,a,b,ignore\n"]
+)
+def test_klines_of_coin_contracts_have_the_volume_of_the_coin(tmp_path: Path, header: str) -> None:
+    """6 contracts of 100 USD at 200 USD are 3 coins, and 20 contracts at 400 USD are 5 coins."""
+    rows = ["200,200,200,200,6,1,3,7,1,1,0", "400,400,400,400,20,1,5,7,1,1,0"]
+    (tmp_path / "a").write_text(f"{header}{MIDNIGHT}000,{rows[0]}\n{MIDNIGHT + 60}000,{rows[1]}\n")
+    (batch,) = read_bars(tmp_path / "a")
+    assert batch.bars.volume.tolist() == [3.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        ("Adj Close", "Yahoo Finance"),
+        ("Dividends", "Yahoo Finance"),
+        ("Market Cap", "CoinMarketCap"),
+        ("homeNotional,foreignNotional", "BitMEX, whose times are ends"),
+    ],
+)
+def test_candles_of_venues_with_other_volumes_are_refused(tmp_path: Path, column: str, said: str) -> None:
+    (tmp_path / "a").write_text(f"Date,Open,High,Low,Close,Volume,{column}\n2025-01-06,1,1,1,1,9,1,1\n")
+    with pytest.raises(ValueError, match=said):
+        read_bars(tmp_path / "a")
+
+
+@pytest.mark.parametrize("flags", [("closed", "False", "True"), ("confirm", "0", "1"), ("is_final", "false", "true")])
+def test_a_row_that_its_flag_calls_unfinished_is_rejected(tmp_path: Path, flags: tuple[str, str, str]) -> None:
+    """Each candle stands there twice: half of its volume before its end, and all."""
+    name, no, yes = flags
+    starts = [MIDNIGHT, MIDNIGHT + 60]
+    text = "".join(f"{s},1,1,1,1,2,{no}\n{s},1,1,1,1,4,{yes}\n" for s in starts)
+    (tmp_path / "a").write_text(f"time,open,high,low,close,volume,{name}\n{text}")
+    (batch,) = read_bars(tmp_path / "a")
+    assert batch.bars.volume.tolist() == [4.0, 4.0]
+    assert [(r.line, r.reason) for r in batch.rejects] == [
+        (i, f"{name} must be true or 1: another candle is not finished, was {no!r}") for i in (2, 4)
+    ]
+
+
+def test_a_date_of_digits_is_a_day_and_no_number_of_seconds(tmp_path: Path) -> None:
+    """20180404 s after 1970 would be a day in August 1970."""
+    rows = "".join(f"{day},1,1,1,1,2\n" for day in (20180404, 20180405, 20180406))
+    (tmp_path / "a").write_text("date,open,high,low,close,volume\n" + rows)
+    (batch,) = read_bars(tmp_path / "a")
+    assert batch.bars.step_s == 86_400
+    assert [time // NS - MIDNIGHT for time in batch.bars.event_time.tolist()] == [86_400, 2 * 86_400, 3 * 86_400]
+    (tmp_path / "a").write_text("date,open,high,low,close,volume\n201804040000,1,1,1,1,2\n201804040001,1,1,1,1,2\n")
+    with pytest.raises(ValueError, match="no time is understood"):
+        read_bars(tmp_path / "a")

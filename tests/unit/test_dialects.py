@@ -20,6 +20,7 @@ from data.features.windows import Windows, feature_rows
 from data.recordings.dialects.base import Dialect
 from data.recordings.dialects.column_map import ColumnMap
 from data.recordings.dialects.file_names import product_in_name
+from data.recordings.dialects.symbols import product_of
 from data.recordings.lines import Meter
 from data.recordings.readers import Batch, read_trades, write_csv
 from data.recordings.recognition import recognize
@@ -275,6 +276,7 @@ def test_contracts_of_coins_have_the_amount_of_the_coin(tmp_path: Path) -> None:
             )
         ),
         ("BTCUSDT_2025-01-01.csv.gz", "BTC-USDT"),
+        ("tETHUSD_1m.json", "ETH-USD"),
         ("ETH-USD.csv", "ETH-USD"),
     ],
 )
@@ -286,6 +288,8 @@ def test_the_name_of_a_dump_tells_the_product(name: str, product: str | None) ->
     ("name", "said"),
     [
         ("FOOUSDT-agg.json", "FOO-USDT"),
+        ("foousdt-trades.csv", "FOO-USDT"),
+        ("tBTCUST_1m.json", "BTCUST"),
         ("FOO_USD_2025.csv", "FOO-USD"),
         ("eth-trades.csv", "ETH with an unknown quote currency"),
         ("btc-eth.csv", "ETH with an unknown quote currency"),
@@ -426,3 +430,51 @@ def test_the_newest_trade_may_come_first(tmp_path: Path, name: str) -> None:
     assert given.event_time.tolist() == trades.event_time.tolist()
     if tells == HAS_ALL:
         assert columns(given) == columns(trades)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1,50000,5,0.01,1735689600000,true\n2,50000,10,0.02,1735689601000,false\n",
+        '[{"id":1,"price":"50000","qty":"5","baseQty":"0.01","time":1735689600000,"isBuyerMaker":true},'
+        '{"id":2,"price":"50000","qty":"10","baseQty":"0.02","time":1735689601000,"isBuyerMaker":false}]',
+    ],
+    ids=["without header", "REST"],
+)
+def test_contracts_of_coins_are_known_without_a_header_and_in_json(tmp_path: Path, text: str) -> None:
+    """5 contracts of 100 USD at 50,000 USD are 0.01 coins."""
+    (tmp_path / "a").write_text(text)
+    trades = joined(list(read_trades(tmp_path / "a")))
+    assert (trades.size.tolist(), trades.side.tolist()) == ([0.01, 0.02], [Side.SELL, Side.BUY])
+
+
+def test_a_price_of_ten_makes_no_contracts_of_coins(tmp_path: Path) -> None:
+    """At a price of 10, the quote amount of 5 units is 50, as if 5 contracts of 100 were 50 coins."""
+    (tmp_path / "a").write_text("1,10,5,50,1735689600000,true\n")
+    assert joined(list(read_trades(tmp_path / "a"))).size.tolist() == [5.0]
+
+
+@pytest.mark.parametrize(
+    ("symbol", "product"),
+    [
+        ("KRW-BTC", "BTC-KRW"),
+        ("USDT-ETH", "ETH-USDT"),
+        ("EUR-USDT", "EUR-USDT"),
+        ("USDT/USD", "USDT-USD"),
+        ("BTC-KRW", "BTC-KRW"),
+    ],
+)
+def test_a_quote_currency_before_its_base_asset_is_turned(symbol: str, product: str) -> None:
+    assert product_of(symbol) == product
+
+
+def test_a_market_cap_makes_a_volume_no_size(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("timestamp,price,volume,market_cap\n1735689600000,9,1e9,1e12\n")
+    with pytest.raises(ValueError, match="the volume may be a running total"):
+        read_trades(tmp_path / "a")
+
+
+def test_a_table_without_a_header_that_no_dialect_knows_asks_for_one(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("2025-01-06 00:00:00,1,1,1,1,2\n")
+    with pytest.raises(ValueError, match="a table of 6 columns without a header, and no dialect knows its rows"):
+        recognize(tmp_path / "a")

@@ -189,12 +189,13 @@ _NOT_READ: Final[Sequence[tuple[str, str]]] = (
     (r'^\{"error":\["E', f"is an error of Kraken's REST interface {_ASK}"),
     (r'^\{"retCode":(?!0\b)', f"is an error of Bybit's REST interface {_ASK}"),
     (
-        r'^\{"code":"?-?\d+"?,"(msg|message)":"[^"]',
+        r'^\{"code":"?(?!00000")-?\d+"?,"(msg|message)":"[^"]',
         f"is an error of the REST of Binance, OKX or KuCoin {_ASK}",
     ),
     (r'^\{"label":"', f"is an error of Gate's REST interface {_ASK}"),
     (r'^\{"message":"[^"]*"\}', f"is an error of Coinbase's REST interface {_ASK}"),
     (r'^\["error",', f"is an error of Bitfinex's REST interface {_ASK}"),
+    (r'^\{"code":"00000"', "is an answer of Bitget's REST interface without trades that are read"),
     (r"^(\[\]|\{\}|null)$", "is a JSON document without content: it has no row"),
     (r'"topic":"publicTrade\.', f"has messages of Bybit's websocket, which are not read: {_BY_MAP}"),
     (

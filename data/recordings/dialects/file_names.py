@@ -21,6 +21,7 @@ _DUMP_NAMES: Final = (
     re.compile(r"([A-Z0-9]{2,10}_[A-Z0-9]{2,10})-\d{6,8}"),  # Gate
     re.compile(r"([A-Z0-9]{2,10}-(?:USD|EUR|GBP))"),  # Yahoo
     re.compile(r"([A-Z0-9]{2,10}_[A-Z0-9]{2,10})-(?:trades|\d{1,2}[mhdwM])"),  # freqtrade
+    re.compile(r"t([A-Z0-9]{6,12})(?:[_-].*)?"),  # Bitfinex
 )
 
 _BITCOINCHARTS: Final = re.compile(
@@ -35,6 +36,7 @@ _DOLLARS: Final = ("USD", "USDT", "USDC", "BUSD", "FDUSD", "TUSD")
 """Quote currencies at which no word of a language ends."""
 _ASSETS: Final = ("BTC", "XBT", "ETH", "LTC", "BCH", "XRP", "XLM", "XMR", "ZEC", "ETC", "DOGE", "ADA", "BNB", "AVAX")
 """Base assets that are no words: alone in a name, they name a product whose quote currency is unknown."""
+_BITFINEX: Final = re.compile(r"t[A-Z0-9]{6,12}")
 _FEWEST = 2
 """Letters of a base asset in a name; the letter S before ETH is a first name."""
 
@@ -81,12 +83,18 @@ def _known_products(words: list[str]) -> Iterator[str]:
 
 
 def _unclear_products(words: list[str], told: str) -> Iterator[str]:
-    """Yield what may be products: an unknown base asset before a dollar, in capitals, and a base asset alone."""
+    """Yield what may be products: an unknown base asset before a dollar, and a base asset alone.
+
+    Before USD, and in two words, a base asset has capitals: `trades_usd` names none.
+    """
     for symbol in [*words, *map("-".join, pairwise(words))]:
         base, _, quote = product_of(symbol).partition("-")
-        if symbol.isupper() and quote in _DOLLARS and len(base) >= _FEWEST and not base.isdigit():
+        is_symbol = symbol.isupper() or (symbol in words and quote != "USD")
+        if is_symbol and quote in _DOLLARS and len(base) >= _FEWEST and not base.isdigit():
             yield f"{base}-{quote}"
     for word in words:
+        if _BITFINEX.fullmatch(word):
+            yield word[1:]
         asset = word.upper()
         if asset in _ASSETS and ALIASES.get(asset, asset) != told.partition("-")[0]:
             yield f"{asset} with an unknown quote currency"

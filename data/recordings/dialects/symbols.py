@@ -202,6 +202,11 @@ BASES: Final = frozenset(
 )
 """Base assets that decide between two splits of a symbol, as in BNBUSD: BNB-USD, not BN-BUSD."""
 
+_QUOTES_FIRST: Final = ("KRW", "USD", "EUR", "GBP", "JPY", "TRY", "BRL", "USDT")
+"""Quote currencies that Upbit and others write before the base asset, as in KRW-BTC."""
+_MONEY: Final = (*_QUOTES_FIRST, "USDC", "DAI", "TUSD", "BUSD", "FDUSD", "UST")
+"""Assets that have markets in other currencies, as EUR-USDT: such a name is not turned."""
+
 ALIASES: Final = {"XBT": "BTC", "XDG": "DOGE"}
 _KRAKEN = re.compile(r"[XZ]([A-Z]{3})[XZ]([A-Z]{3})")
 
@@ -224,7 +229,10 @@ def product_of(symbol: str, told: str = "") -> str:
     """
     name = symbol.strip().upper().replace("/", "-").replace("_", "-")
     if "-" in name:
-        return "-".join(ALIASES.get(part, part) for part in name.split("-"))
+        parts = [ALIASES.get(part, part) for part in name.split("-")]
+        if len(parts) == 2 and parts[0] in _QUOTES_FIRST and parts[1] in BASES and parts[1] not in _MONEY:
+            parts.reverse()
+        return "-".join(parts)
     if told and name == told.replace("-", ""):
         return told
     kraken = _KRAKEN.fullmatch(name)

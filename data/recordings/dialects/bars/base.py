@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from data.arrow import texts_of
 from data.recordings.dialects.symbols import SYMBOL_RULE, products_of
-from data.recordings.fields import FIELDS, Field, explain_size, products, sizes, value_text
+from data.recordings.fields import FIELDS, Field, by_name, explain_size, products, sizes, value_text
 from data.recordings.lines import Lines, csv_fields, cut_rows
 from data.times import LAST_YEAR, NS
 from data.trades import Floats, Int64s, Reject, StreamKey
@@ -80,10 +80,19 @@ NOT_RISING = "time does not rise"
 
 PRICE_COLUMNS = ("open", "high", "low", "close")
 
+
+def _finished(column: pa.Array) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Parse whether a candle is finished; only a finished candle is allowed."""
+    code, are_finished = by_name(column, lambda names: [name.strip().lower() in ("true", "1", "1.0") for name in names])
+    values = np.array(are_finished, np.bool_)[code]
+    return values, values
+
+
 _FIELDS: Final[Mapping[str, Field]] = {
     **dict.fromkeys(PRICE_COLUMNS, FIELDS["price"]),
     "volume": Field(sizes, lambda text: explain_size(text).removesuffix(", or empty")),
     "count": FIELDS["trade_id"],
+    "finished": Field(_finished, lambda _: "must be true or 1: another candle is not finished"),
 }
 _LAST_SECOND = int(datetime(LAST_YEAR, 12, 31, tzinfo=UTC).timestamp())
 

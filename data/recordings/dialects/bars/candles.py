@@ -35,6 +35,15 @@ _START_NAMES: Final = (
     "date",
 )  # fmt: skip
 _COUNT_NAMES: Final = ("tradecount", "trades", "count", "numberoftrades", "numtrades", "numberoftrade")
+_FINISHED_NAMES: Final = (
+    "confirm", "confirmed", "closed", "isclosed", "complete", "iscomplete", "finished", "isfinished", "final",
+    "isfinal",
+)  # fmt: skip
+"""Columns that tell whether a candle is finished."""
+_SECOND_VOLUMES: Final = (
+    "quotevolume", "quoteassetvolume", "volumequote", "basevolume", "volumebase", "turnover", "amount",
+)  # fmt: skip
+"""Columns beside a volume: the ratio tells which of the two is the base currency's."""
 _LOW_FIRST: Final = ("low", "high", "open", "close")
 _CLOSE_SECOND: Final = ("open", "close", "high", "low")
 _KLINE_COLUMNS: Final = (
@@ -79,6 +88,11 @@ _KNOWN: Final = frozenset(
         "indexlevel0",
     ]
 ) | {"", *_START_NAMES}
+
+_VOLUMES_IN_QUOTE: Final = {
+    "adjclose": "Yahoo Finance", "dividends": "Yahoo Finance", "marketcap": "CoinMarketCap or CoinGecko",
+}  # fmt: skip
+"""Columns of venues whose volume is in the quote currency, and the venues."""
 
 _QUOTE_NAMES: Final = {
     "currency",
@@ -126,6 +140,7 @@ class CandleColumns(NamedTuple):
         header_line: line of the header; 0 if there is none.
         at: index by field of a bar, without the volume.
         volumes: indexes of one column of volumes, or of two, base and quote in an unknown order.
+        is_named: the first of two volumes is the base currency's, unless the numbers contradict.
         others: venues and names of columns that are possible, too; the rows tell which of them a file has.
     """
 
@@ -134,6 +149,7 @@ class CandleColumns(NamedTuple):
     header_line: int
     at: Mapping[str, int]
     volumes: Sequence[int]
+    is_named: bool = False
     others: Sequence[tuple[str, Sequence[str]]] = ()
 
 
@@ -149,7 +165,8 @@ class _Candles(BarDialect):
         volumes = columns.volumes
         orders = [[columns.at[name] for name in PRICE_COLUMNS]]
         orders += [[names.index(name) for name in PRICE_COLUMNS] for _, names in columns.others]
-        found = survey(self._blocks(), self.width, columns.at["start"], product, orders, volumes)
+        start, is_named = columns.at["start"], columns.is_named
+        found = survey(self._blocks(), self.width, start, product, orders, volumes, is_named=is_named)
         at = dict(columns.at)
         venue = columns.venue
         if found.order:
@@ -260,6 +277,8 @@ def _header_columns(header: Sequence[str], number: int) -> CandleColumns | None:
         columns["product_id"] = product
     if (count := next((at[name] for name in _COUNT_NAMES if name in at), None)) is not None:
         columns["count"] = count
+    if (finished := next((at[name] for name in _FINISHED_NAMES if name in at), None)) is not None:
+        columns["finished"] = finished
     order = sorted(PRICE_COLUMNS, key=lambda name: at[name])
     if "unix" in at or "unixtimestamp" in at or (product is not None and at.get("date") == start):
         venue = "CryptoDataDownload"
@@ -267,25 +286,41 @@ def _header_columns(header: Sequence[str], number: int) -> CandleColumns | None:
         venue = "Binance"
     else:
         venue = "Coinbase" if tuple(order) == _LOW_FIRST else "OHLCV"
-    return CandleColumns(venue, header, number, columns, _volumes(header))
+    return CandleColumns(venue, header, number, columns, *_volumes(header))
 
 
-def _volumes(header: Sequence[str]) -> list[int]:
+def _volumes(header: Sequence[str]) -> tuple[list[int], bool]:
     """Return the index of the base currency's volume, or of two volumes whose order the numbers tell.
+
+    Of two volumes, the second value is whether the first one is the base currency's if the numbers do not tell.
 
     Raises:
         ValueError: no column, or too many columns, can be the base currency's volume.
     """
     names = [plain(name) for name in header]
+    for name, venue in _VOLUMES_IN_QUOTE.items():
+        if name in names:
+            raise ValueError(
+                f"has candles of {venue}, as the column {header[names.index(name)]!r} tells: their volume is in the "
+                "quote currency"
+            )
+    if {"homenotional", "foreignnotional"} <= set(names):
+        raise ValueError(
+            "has candles of BitMEX, whose times are ends, and whose volume counts contracts: write the times of the "
+            "starts, and `homeNotional` alone as volume"
+        )
+    if "vol" in names and (second := next((n for n in ("amount", "volccyquote") if n in names), None)) is not None:
+        return [names.index("vol"), names.index(second)], False  # HTX's `vol` is in the quote currency, OKX's in base
     for exact in ("volume", "vol", "basevolume", "volumebase"):
         if names.count(exact) == 1:
-            return [names.index(exact)]
+            second = next((name for name in _SECOND_VOLUMES if name != exact and names.count(name) == 1), None)
+            return [names.index(each) for each in (exact, second) if each is not None], second is not None
     found = [i for i, name in enumerate(names) if "vol" in name and not name.startswith(("quote", "taker"))]
     if len(found) == 1 and names[found[0]].strip("()").removeprefix("volume").strip("()") in _QUOTE_NAMES:
         raise ValueError(f"has candles with one volume, {header[found[0]]!r}, which is in the quote currency")
     if not 1 <= len(found) <= 2:
         raise ValueError(f"has candles with {len(found)} columns of volumes; one is read, or two: of base and of quote")
-    return found
+    return found, False
 
 
 def _headerless_columns(head: Sequence[bytes]) -> CandleColumns | None:
@@ -309,7 +344,10 @@ def _headerless_columns(head: Sequence[bytes]) -> CandleColumns | None:
     if "count" in names:
         at["count"] = names.index("count")
     volumes = [names.index(name) for name in ("volume", "turnover") if name in names]
-    return CandleColumns(venue, names, 0, at, volumes, others)
+    is_named = "quote_volume" in names
+    if is_named:
+        volumes.append(names.index("quote_volume"))
+    return CandleColumns(venue, names, 0, at, volumes, is_named, others)
 
 
 def parquet_text(path: Path, schema: pa.Schema) -> Text:

@@ -26,6 +26,8 @@ RARE_SHARE: Final = 0.01
 RATIO_OFF: Final = 0.1
 """Allowed distance between the log ratio of the volumes and the log close: a bar's mean price is not the last price."""
 _RATIOS_OF_A_BLOCK = 1_000
+_CONTRACTS: Final = (10, 100)
+"""Size of a contract of Binance's coin contracts, USD."""
 MOST_STEPS: Final = 100_000
 """Different steps of time; candles have a few, whatever holes they have."""
 _UNIT_NAMES: Final = {NS: "s", 1_000_000: "ms", 1_000: "us", 1: "ns"}
@@ -56,6 +58,8 @@ def survey(
     product: int | None,
     orders: Sequence[Sequence[int]],
     volumes: Sequence[int],
+    *,
+    is_named: bool = False,
 ) -> Survey:
     """Read all rows.
 
@@ -64,6 +68,7 @@ def survey(
         start, product: index of the column; None if no column names a product.
         orders: possible indexes of open, high, low and close.
         volumes: indexes of one column of volumes, or of two that the ratio tells apart.
+        is_named: the first of two volumes is the base currency's by its name, unless the ratio contradicts.
 
     Raises:
         ValueError: the rows do not show the length of a candle, or which volume is the base currency's.
@@ -78,7 +83,7 @@ def survey(
     except Damaged:
         pass  # the readable rows decide, and the reader tells of the damage
     order = int(np.argmax(found.fitting))
-    return Survey(found.step_s(), found.falls > found.rises, tuple(found.units), found.base(volumes), order)
+    return Survey(found.step_s(), found.falls > found.rises, tuple(found.units), found.base(volumes, is_named), order)
 
 
 class _Found:
@@ -146,7 +151,7 @@ class _Found:
         usable = np.flatnonzero((pair[0] > 0) & (pair[1] > 0) & np.isfinite(pair[0]) & np.isfinite(pair[1]))
         usable = usable[:_RATIOS_OF_A_BLOCK]
         ratio, log_price = np.log(pair[1][usable] / pair[0][usable]), np.log(close[usable])
-        self.ratios.append(np.array([abs(ratio - log_price), abs(ratio + log_price)]))
+        self.ratios.append(np.array([abs(ratio - log_price), abs(ratio + log_price), ratio + log_price]))
 
     def step_s(self) -> int:
         """Return the greatest common step of the times, without rare steps."""
@@ -171,18 +176,22 @@ class _Found:
             )
         return step
 
-    def base(self, volumes: Sequence[int]) -> int:
+    def base(self, volumes: Sequence[int], is_named: bool) -> int:
         """Return which of the volumes is the base currency's.
 
         Names of columns do not help: in some files the first name means base and the second quote, in others the
-        reverse. But the ratio of quote volume to base volume is the mean price of the bar.
+        reverse. But the ratio of quote volume to base volume is the mean price of the bar. Of coin contracts the first
+        volume counts contracts, and the second is the base currency's.
         """
         if len(volumes) == 1:
             return 0
-        off: NDArray[Any] = np.concatenate([np.empty((2, 0)), *self.ratios], axis=1)
-        first_is_base, second_is_base = np.median(off, axis=1) if off.size else (np.inf, np.inf)
+        off: NDArray[Any] = np.concatenate([np.empty((3, 0)), *self.ratios], axis=1)
+        first_is_base, second_is_base, contract = np.median(off, axis=1) if off.size else (np.inf, np.inf, np.inf)
         found = min(first_is_base, second_is_base)
         if not found < RATIO_OFF or abs(first_is_base - second_is_base) < RATIO_OFF:
+            if is_named:
+                are_contracts = found >= RATIO_OFF and min(abs(contract - np.log(_CONTRACTS))) < RATIO_OFF
+                return 1 if are_contracts else 0
             raise ValueError(
                 "has candles whose volumes do not tell which of them is the base currency's: one over the other must "
                 f"be the price, within {RATIO_OFF:.0%}, and the price not near 1"

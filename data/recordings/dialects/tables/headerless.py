@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from data.recordings.dialects.parsers import AMOUNT, AMOUNT_SIDE, EPOCH
@@ -56,14 +57,21 @@ class _Form(NamedTuple):
     table: Table
 
 
-_BINANCE, _FREQTRADE = (
-    next(table for table in TABLES if table.venue == venue and table.in_json) for venue in ("Binance", "freqtrade")
+_COINS, _BINANCE, _FREQTRADE = (
+    next(table for table in TABLES if table.venue == venue and column in table.ignored)
+    for venue, column in (("Binance", "qty"), ("Binance", "quote_qty"), ("freqtrade", "type"))
 )
+_TRADES: Final = ("id", "price", "qty", "quote_qty", "time", "is_buyer_maker", "is_best_match")
+_CONTRACT_TRADES: Final = ("id", "price", "qty", "base_qty", "time", "is_buyer_maker")
+_CONTRACTS: Final = (10, 100)
+"""Size of a contract of Binance's coin contracts, USD."""
+_RATIO_OFF: Final = 0.01
+"""Allowed relative distance of an amount, which is rounded, from the product of price and quantity."""
 
 FORMS: Final = (
     _Form(
         re.compile(rf"\d+,{_N},{_N},{_N},\d{{13,19}},{_FLAG}(,{_FLAG})?"),
-        ("id", "price", "qty", "quote_qty", "time", "is_buyer_maker", "is_best_match"),
+        _TRADES,
         _BINANCE,
     ),
     _Form(
@@ -101,8 +109,23 @@ def headerless_match(head: Sequence[bytes]) -> Headerless | None:
         fitting = [row for row in rows if form.row.fullmatch(row)]
         if fitting and len(fitting) >= len(rows) / 2:
             widths = [row.count(",") + 1 for row in fitting]
-            names = form.names[: max(set(widths), key=widths.count)]
-            match = table_of(names, (form.table,))
+            names, table = form.names, form.table
+            if names is _TRADES and _have_contracts(fitting):
+                names, table = _CONTRACT_TRADES, _COINS
+            names = names[: max(set(widths), key=widths.count)]
+            match = table_of(names, (table,))
             if match is not None:
                 return Headerless(match, names)
     return None
+
+
+def _have_contracts(rows: Sequence[str]) -> bool:
+    """Return whether most of Binance's trades count contracts of 10 or 100 USD, and have the coins behind them."""
+    found = 0
+    for row in rows:
+        with suppress(ValueError):  # the reader tells of a text that is no number
+            price, contracts, amount = (float(text.strip('"')) for text in row.split(",")[1:4])
+            is_quote = abs(amount - price * contracts) <= _RATIO_OFF * price * contracts
+            coins = [size * contracts / price for size in _CONTRACTS] if price else []
+            found += not is_quote and any(abs(amount - each) <= _RATIO_OFF * each for each in coins)
+    return found * 2 > len(rows)

@@ -81,8 +81,8 @@ SIDE_NAMES: Final = (
     "side", "taker_side", "maker_side", "taker", "maker", "is_buyer_maker", "buyer_maker", "is_buyer_taker",
     "direction", "aggressor", "aggressor_side", "buy_sell", "trade_side",
 )  # fmt: skip
-RANGE_NAMES: Final = ("open", "high", "low", "vwap", "open_24h", "high_24h", "low_24h")
-"""Columns of a ticker or of candles: beside them a volume is a running total, and no size of a trade."""
+RANGE_NAMES: Final = ("open", "high", "low", "vwap", "open_24h", "high_24h", "low_24h", "market_cap")
+"""Columns of a ticker, of candles or of CoinGecko: beside them a volume is a running total, and no size of a trade."""
 UNIT_NAMES: Final = ("unit", "units", "time_unit", "currency", "quote_currency", "base_currency", "quote", "base")
 
 
@@ -232,6 +232,32 @@ TABLES: Final = (
         unknown="the unit of sizes of contracts",
     ),
     Table(
+        "Bitget",
+        "keys of Bitget REST trades: symbol,tradeId,side,price,size,ts",
+        {
+            "product_id": ("symbol",), "event_time": ("ts",), "trade_id": ("trade_id",), "price": ("price",),
+            "size": ("size",), "side": ("side",),
+        },
+        {},
+        {**FIELDS, "event_time": EPOCH},
+        is_complete=True,
+        in_json=True,
+        unknown="the unit of sizes of inverse contracts",
+    ),
+    Table(
+        "Poloniex",
+        "keys of Poloniex REST trades: id,price,quantity,amount,takerSide,ts,createTime",
+        {
+            "event_time": ("ts",), "trade_id": ("id",), "price": ("price",), "size": ("quantity",),
+            "side": ("taker_side",),
+        },
+        {"product_id": ("symbol",)},
+        {**FIELDS, "event_time": EPOCH},
+        ignored=("amount", "create_time"),
+        in_json=True,
+        unknown="the product, where the name of the file does not tell it",
+    ),
+    Table(
         "KuCoin",
         "keys of KuCoin REST trades: sequence,price,size,side,time",
         {
@@ -333,6 +359,7 @@ TABLES: Final = (
         {"product_id": ("symbol",)},
         _BUYER_MAKER_FIELDS,
         ignored=("qty",),
+        in_json=True,
         unknown="the product, where the name of the file does not tell it",
     ),
     Table(
@@ -349,7 +376,7 @@ TABLES: Final = (
             "quote_qty", "is_best_match", "first_trade_id", "last_trade_id", "was_the_trade_the_best_price_match",
         ),
         in_json=True,
-        unknown="the product, where the name of the file does not tell it",
+        unknown="the product, where the name of the file does not tell it; the unit of coin contracts in aggTrades",
     ),
     Table(
         "Binance",
