@@ -108,9 +108,11 @@ def forecast(settings: ForecasterSettings, metrics: ForecasterMetrics, running: 
             with TopicReader(settings, running=running) as reader:
                 yield from reader.read(TRADES, partition, start, end)
 
-        def read_predictions(partition: int, since_ms: int) -> Iterator[RecordBlock]:
+        def read_predictions(partition: int, since_ms: int, most: int | None) -> Iterator[RecordBlock]:
             with TopicReader(settings, running=running) as reader:
                 start = reader.offset_at(PREDICTIONS, partition, since_ms)
+                if most is not None:
+                    start = max(start, reader.span(PREDICTIONS, partition)[1] - most)
                 yield from reader.read(PREDICTIONS, partition, start)
 
         features = FeatureStage(spec, read_trades, metrics)

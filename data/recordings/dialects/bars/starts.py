@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.arrow import Mask, is_present, is_text, is_true, text_of, values_of
+from data.arrow import Mask, is_present, is_text, is_true, mask_of, text_of, values_of
 from data.recordings.fields import Field, unit_ns, zoneless_times
 from data.times import END_NS, FIRST_YEAR, LAST_YEAR, NS
 from data.trades import Int64s
@@ -39,7 +39,7 @@ def _starts(column: pa.Array) -> tuple[Int64s, Mask]:
     ns = np.where(good, count, 0) * unit
     if good.all():
         return ns, good
-    others = pc.if_else(pa.array(good), _EMPTY, texts)
+    others = pc.if_else(mask_of(good), _EMPTY, texts)
     is_digits = pc.match_substring_regex(others, pattern=_DAY_OF_DIGITS)
     dashed = pc.replace_substring_regex(others, pattern=r"^(\d{4})(\d\d)(\d\d)$", replacement=r"\1-\2-\3")
     others = pc.if_else(is_digits, dashed, pc.if_else(is_number, _EMPTY, others))
