@@ -46,11 +46,6 @@ def column_of(values: NDArray[Any], type_: pa.DataType, present: Mask | None = N
     return pa.Array.from_buffers(type_, len(values), [bits, pa.py_buffer(np.ascontiguousarray(values))])
 
 
-def mask_of(values: Mask) -> pa.Array:
-    """Return a mask as a boolean column."""
-    return pa.Array.from_buffers(pa.bool_(), len(values), [None, pa.py_buffer(np.packbits(values, bitorder="little"))])
-
-
 def batch_of(schema: pa.Schema, columns: Iterable[NDArray[Any] | pa.Array]) -> pa.RecordBatch:
     """Return rows of a schema; NaN becomes null."""
     arrays = [

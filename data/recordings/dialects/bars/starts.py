@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.arrow import Mask, is_present, is_text, is_true, mask_of, text_of, values_of
+from data.arrow import Mask, is_present, is_text, is_true, text_of, values_of
 from data.recordings.fields import Field, unit_ns, zoneless_times
 from data.times import END_NS, FIRST_YEAR, LAST_YEAR, NS
 from data.trades import Int64s
@@ -17,7 +17,7 @@ _EMPTY, _ZERO, _MIDNIGHT, _BLANK = map(text_of, ("", "0", "00:00", " "))
 _NUMBER = r"^[0-9]{1,18}(\.0*)?$"
 _DAY = r"^\d{4}-\d\d-\d\d$"
 _DAY_OF_DIGITS = r"^(19|20|21)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$"
-_FIRST_EPOCH_S = 10**9  # September 2001: a smaller number can be another one, as a date of digits
+_FIRST_EPOCH_S = 10**9  # September 2001: fewer ms, us or ns may be a date and an hour in digits
 _TWELVE_HOURS = r"^\d{4}-\d\d-\d\d (0?[1-9]|1[0-2])-[AP]M$"
 
 
@@ -35,14 +35,14 @@ def _starts(column: pa.Array) -> tuple[Int64s, Mask]:
     texts = pc.ascii_trim_whitespace(pc.fill_null(column.cast(pa.string()), _EMPTY))
     count, is_number = whole_starts(texts)
     unit = unit_ns(count)
-    good = is_true(is_number) & (count >= _FIRST_EPOCH_S * (NS // unit)) & (count < END_NS // unit)
+    is_digits = pc.match_substring_regex(texts, pattern=_DAY_OF_DIGITS)
+    is_epoch = (unit == NS) | (count >= _FIRST_EPOCH_S * (NS // unit))
+    good = is_true(is_number) & ~is_true(is_digits) & is_epoch & (count < END_NS // unit)
     ns = np.where(good, count, 0) * unit
     if good.all():
         return ns, good
-    others = pc.if_else(mask_of(good), _EMPTY, texts)
-    is_digits = pc.match_substring_regex(others, pattern=_DAY_OF_DIGITS)
-    dashed = pc.replace_substring_regex(others, pattern=r"^(\d{4})(\d\d)(\d\d)$", replacement=r"\1-\2-\3")
-    others = pc.if_else(is_digits, dashed, pc.if_else(is_number, _EMPTY, others))
+    dashed = pc.replace_substring_regex(texts, pattern=r"^(\d{4})(\d\d)(\d\d)$", replacement=r"\1-\2-\3")
+    others = pc.if_else(is_digits, dashed, pc.if_else(is_number, _EMPTY, texts))
     is_day = pc.match_substring_regex(others, pattern=_DAY)
     times, are_times = zoneless_times(
         pc.if_else(is_day, pc.binary_join_element_wise(others, _MIDNIGHT, _BLANK), others)
