@@ -14,6 +14,8 @@ from data.recordings.dialects.symbols import ALIASES, BASES, QUOTES, product_of
 DEFAULT_PRODUCT: Final = "BTC-USD"
 """Product of a recording that names none, where nobody tells another."""
 
+_BITFINEX: Final = r"t([A-Z0-9]{6,12})"
+"""Symbols of Bitfinex, as tBTCUSD."""
 _DUMP_NAMES: Final = (
     re.compile(r"([A-Z0-9]{5,20})-(?:trades|aggTrades|\d{1,2}(?:s|m|h|d|w|mo))-\d{4}-\d\d(?:-\d\d)?"),  # Binance
     re.compile(r"([A-Z0-9]{5,12})(?:_\d{1,5})?"),  # Kraken
@@ -21,7 +23,7 @@ _DUMP_NAMES: Final = (
     re.compile(r"([A-Z0-9]{2,10}_[A-Z0-9]{2,10})-\d{6,8}"),  # Gate
     re.compile(r"([A-Z0-9]{2,10}-(?:USD|EUR|GBP))"),  # Yahoo
     re.compile(r"([A-Z0-9]{2,10}_[A-Z0-9]{2,10})-(?:trades|\d{1,2}[mhdwM])"),  # freqtrade
-    re.compile(r"t([A-Z0-9]{6,12})(?:[_-].*)?"),  # Bitfinex
+    re.compile(rf"{_BITFINEX}(?:[_-].*)?"),
 )
 
 _BITCOINCHARTS: Final = re.compile(
@@ -36,7 +38,6 @@ _DOLLARS: Final = ("USD", "USDT", "USDC", "BUSD", "FDUSD", "TUSD")
 """Quote currencies at which no word of a language ends."""
 _ASSETS: Final = ("BTC", "XBT", "ETH", "LTC", "BCH", "XRP", "XLM", "XMR", "ZEC", "ETC", "DOGE", "ADA", "BNB", "AVAX")
 """Base assets that are no words: alone in a name, they name a product whose quote currency is unknown."""
-_BITFINEX: Final = re.compile(r"t[A-Z0-9]{6,12}")
 _FEWEST = 2
 """Letters of a base asset in a name; the letter S before ETH is a first name."""
 
@@ -93,8 +94,8 @@ def _unclear_products(words: list[str], told: str) -> Iterator[str]:
         if is_symbol and quote in _DOLLARS and len(base) >= _FEWEST and not base.isdigit():
             yield f"{base}-{quote}"
     for word in words:
-        if _BITFINEX.fullmatch(word):
-            yield word[1:]
+        if bitfinex := re.fullmatch(_BITFINEX, word):
+            yield bitfinex[1]
         asset = word.upper()
         if asset in _ASSETS and ALIASES.get(asset, asset) != told.partition("-")[0]:
             yield f"{asset} with an unknown quote currency"

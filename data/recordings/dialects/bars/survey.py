@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from data.arrow import is_true, texts_of
 from data.names import BeyondLimit, Damaged
 from data.recordings.dialects.bars.starts import STARTS, whole_starts
+from data.recordings.dialects.tables.known import COIN_CONTRACTS
 from data.recordings.fields import prices, products, sizes, unit_ns
 from data.recordings.limits import RecordingLimits
 from data.recordings.lines import Lines, csv_fields
@@ -26,8 +27,6 @@ RARE_SHARE: Final = 0.01
 RATIO_OFF: Final = 0.1
 """Allowed distance between the log ratio of the volumes and the log close: a bar's mean price is not the last price."""
 _RATIOS_OF_A_BLOCK = 1_000
-_CONTRACTS: Final = (10, 100)
-"""Size of a contract of Binance's coin contracts, USD."""
 MOST_STEPS: Final = 100_000
 """Different steps of time; candles have a few, whatever holes they have."""
 _UNIT_NAMES: Final = {NS: "s", 1_000_000: "ms", 1_000: "us", 1: "ns"}
@@ -190,7 +189,7 @@ class _Found:
         found = min(first_is_base, second_is_base)
         if not found < RATIO_OFF or abs(first_is_base - second_is_base) < RATIO_OFF:
             if is_named:
-                are_contracts = found >= RATIO_OFF and min(abs(contract - np.log(_CONTRACTS))) < RATIO_OFF
+                are_contracts = found >= RATIO_OFF and min(abs(contract - np.log(COIN_CONTRACTS))) < RATIO_OFF
                 return 1 if are_contracts else 0
             raise ValueError(
                 "has candles whose volumes do not tell which of them is the base currency's: one over the other must "

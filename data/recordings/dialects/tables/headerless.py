@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from data.recordings.dialects.parsers import AMOUNT, AMOUNT_SIDE, EPOCH
 from data.recordings.dialects.tables.headers import TableMatch, has_header, table_of
-from data.recordings.dialects.tables.known import TABLES, Table
+from data.recordings.dialects.tables.known import COIN_CONTRACTS, TABLES, Table
 from data.recordings.fields import FIELDS
 
 _N = r'"?\d[\d.eE+-]*"?'
@@ -63,8 +63,6 @@ _COINS, _BINANCE, _FREQTRADE = (
 )
 _TRADES: Final = ("id", "price", "qty", "quote_qty", "time", "is_buyer_maker", "is_best_match")
 _CONTRACT_TRADES: Final = ("id", "price", "qty", "base_qty", "time", "is_buyer_maker")
-_CONTRACTS: Final = (10, 100)
-"""Size of a contract of Binance's coin contracts, USD."""
 _RATIO_OFF: Final = 0.01
 """Allowed relative distance of an amount, which is rounded, from the product of price and quantity."""
 
@@ -126,6 +124,6 @@ def _have_contracts(rows: Sequence[str]) -> bool:
         with suppress(ValueError):  # the reader tells of a text that is no number
             price, contracts, amount = (float(text.strip('"')) for text in row.split(",")[1:4])
             is_quote = abs(amount - price * contracts) <= _RATIO_OFF * price * contracts
-            coins = [size * contracts / price for size in _CONTRACTS] if price else []
+            coins = [size * contracts / price for size in COIN_CONTRACTS] if price else []
             found += not is_quote and any(abs(amount - each) <= _RATIO_OFF * each for each in coins)
     return found * 2 > len(rows)

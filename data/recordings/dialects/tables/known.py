@@ -83,6 +83,8 @@ SIDE_NAMES: Final = (
 )  # fmt: skip
 RANGE_NAMES: Final = ("open", "high", "low", "vwap", "open_24h", "high_24h", "low_24h", "market_cap")
 """Columns of a ticker, of candles or of CoinGecko: beside them a volume is a running total, and no size of a trade."""
+COIN_CONTRACTS: Final = (10, 100)
+"""Sizes of Binance's coin contracts, USD."""
 UNIT_NAMES: Final = ("unit", "units", "time_unit", "currency", "quote_currency", "base_currency", "quote", "base")
 
 
