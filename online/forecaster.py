@@ -20,7 +20,7 @@ from data.process.catalog import PURPOSES
 from data.process.logs import configure_logs
 from data.process.metrics import SIDE_BY_SIDE, serve_metrics
 from data.process.running import REFUSED, end_if_set_back, until_stopped
-from data.stream.clients import Incoming, consumer_config, reader_config, transactional_config
+from data.stream.clients import ClientLog, Incoming, consumer_config, reader_config, transactional_config
 from data.stream.reader import RecordBlock, TopicReader
 from data.stream.records import FEATURES, PARTITIONS, PREDICTIONS, TRADES
 from data.trades import Int64s
@@ -108,18 +108,23 @@ def forecast(settings: ForecasterSettings, metrics: ForecasterMetrics, running: 
             with TopicReader(settings, running=running) as reader:
                 yield from reader.read(TRADES, partition, start, end)
 
-        def read_predictions(partition: int, since_ms: int) -> Iterator[RecordBlock]:
+        def read_predictions(partition: int, since_ms: int, most: int | None) -> Iterator[RecordBlock]:
             with TopicReader(settings, running=running) as reader:
                 start = reader.offset_at(PREDICTIONS, partition, since_ms)
+                if most is not None:
+                    start = max(start, reader.span(PREDICTIONS, partition)[1] - most)
                 yield from reader.read(PREDICTIONS, partition, start)
 
         features = FeatureStage(spec, read_trades, metrics)
         shadows.await_first_look()
         scores = ScoreStage(spec, lambda: models.served or served, read_predictions, metrics, lambda: shadows.shadows)
         stage = Forecasting(features, scores, metrics)
-        consumer = Consumer(consumer_config(settings, GROUP, settings.slot) | {"stats_cb": metrics.lag.read_statistics})
+        client_log = ClientLog()
+        callbacks = {"stats_cb": metrics.lag.read_statistics, "error_cb": client_log}
+        consumer = Consumer(consumer_config(settings, GROUP, settings.slot) | callbacks)
         producers = [Producer(transactional_config(settings, GROUP, settings.slot, turn)) for turn in range(TURNS)]
-        serve(consumer, producers, stage, check_new, running, metrics, settings.kafka_bootstrap_servers)
+        address = settings.kafka_bootstrap_servers
+        serve(consumer, producers, stage, check_new, client_log.missed_topic, running, metrics, address)
     finally:
         models.stop()
         shadows.stop()

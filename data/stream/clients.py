@@ -141,8 +141,15 @@ class ClientLog:
 
     def __init__(self) -> None:
         self._last_logged: dict[int, float] = {}
+        self._has_missed_topic = False
+
+    def missed_topic(self) -> bool:
+        """Return whether the client has missed a topic or a partition since the last call."""
+        missed, self._has_missed_topic = self._has_missed_topic, False
+        return missed
 
     def __call__(self, error: KafkaError) -> None:
+        self._has_missed_topic |= error.code() in (*UNKNOWN_YET, KafkaError.UNKNOWN_TOPIC_OR_PART)
         now = time.monotonic()
         if now - self._last_logged.get(error.code(), -math.inf) >= REPEAT_S:
             self._last_logged[error.code()] = now

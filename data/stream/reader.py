@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, TypeVar
@@ -205,7 +206,7 @@ class TopicReader(AbstractContextManager["TopicReader"]):
         )
 
 
-def _before(end: int, messages: Iterable[Message], most: int) -> tuple[RecordBlock, bool]:
+def _before(end: int, messages: Sequence[Message], most: int) -> tuple[RecordBlock, bool]:
     """Return the records before an offset, and whether the offset or the end of the partition was reached.
 
     Args:
@@ -214,18 +215,19 @@ def _before(end: int, messages: Iterable[Message], most: int) -> tuple[RecordBlo
     Raises:
         KafkaException: the broker refuses to read.
     """
-    times_ms: list[int] = []
-    block, is_over = RecordBlock([], [], times_ms), False
-    for message in messages:
-        error, offset = message.error(), message.offset() or 0
-        if error is None:
-            if offset < end:
-                block.offsets.append(offset)
-                block.values.append((message.value() or b"")[:most])
-                times_ms.append(message.timestamp()[1])
-            is_over = is_over or offset >= end - 1
-        elif error.code() == KafkaError._PARTITION_EOF:
+    read = [message for message in messages if message.error() is None]
+    is_over = False
+    for message in messages if len(read) < len(messages) else ():
+        if (error := message.error()) is None:
+            continue
+        if error.code() == KafkaError._PARTITION_EOF:
             is_over = True
         elif error.fatal() or not error.retriable():
             raise KafkaException(error)
+    offsets = [message.offset() or 0 for message in read]
+    count = bisect_left(offsets, end)
+    read = read[:count]
+    values = [(message.value() or b"")[:most] for message in read]
+    block = RecordBlock(offsets[:count], values, [message.timestamp()[1] for message in read])
+    is_over = is_over or (bool(offsets) and offsets[-1] >= end - 1)
     return block, is_over

@@ -94,6 +94,7 @@ def serve(
     producers: Sequence[Producer],
     stage: Stage,
     check_new: Callable[[list[int]], None],
+    missed_topic: Callable[[], bool],
     running: Callable[[], bool],
     metrics: ForecasterMetrics,
     address: str,
@@ -109,6 +110,7 @@ def serve(
             again only after 20 ms.
         check_new: called with the partitions for which the group has no offset; raises `LostPlace` if a partition was
             read before.
+        missed_topic: see `ClientLog`, of the consumer.
         address: of the broker, for the log.
 
     Raises:
@@ -118,7 +120,7 @@ def serve(
     """
     tune_garbage_collector()
     sys.setswitchinterval(SWITCH_S)
-    loop = _Loop(consumer, producers, stage, check_new, running, metrics, address)
+    loop = _Loop(consumer, producers, stage, check_new, missed_topic, running, metrics, address)
     try:
         loop.run()
     except Stopped as stopped:
@@ -171,6 +173,7 @@ class _Loop:
     _producers: Sequence[Producer]
     _stage: Stage
     _check_new: Callable[[list[int]], None]
+    _missed_topic: Callable[[], bool]
     _running: Callable[[], bool]
     _metrics: ForecasterMetrics
     _address: str
@@ -206,6 +209,8 @@ class _Loop:
                 if self._behind:
                     self._transact([], started)
                 self._settle()
+                if self._missed_topic():
+                    self._check_places()
                 continue
             read = (first, *self._consumer.consume(MAX_BATCH - 1, 0))
             # The second call may take partitions away.
@@ -341,6 +346,18 @@ class _Loop:
                 f"made anew? {FIND_PLACE} finds where to go on; under `make run`, `make reset` forgets all"
             )
         return int(low)
+
+    def _check_places(self) -> None:
+        """Check that the broker has still the offsets of partitions that were read: it forgets those of deleted topics.
+
+        Raises:
+            LostPlace: an offset is gone.
+        """
+        places = [TopicPartition(TRADES, partition) for partition in self._due]
+        ask = self._consumer.committed
+        committed = checked(self._ask(lambda timeout_s: ask(places, timeout=timeout_s), math.inf)) if places else []
+        if lost := [found.partition for found in committed if found.offset < 0]:
+            self._check_new(lost)
 
     def _restored(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
         """Restore the stage at the committed offsets of partitions, and return the next offsets to read."""

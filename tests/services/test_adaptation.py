@@ -70,7 +70,7 @@ class Topic:
     def __init__(self) -> None:
         self.values: deque[bytes] = deque(maxlen=KEPT)
 
-    def read(self, *_: int) -> Iterator[RecordBlock]:
+    def read(self, *_: int | None) -> Iterator[RecordBlock]:
         values = list(self.values)
         yield RecordBlock(list(range(len(values))), values)
 

@@ -110,7 +110,8 @@ def test_only_what_passes_is_worth_another_start_whatever_goes_wrong_while_closi
     monkeypatch.setattr(loop, "SWITCH_S", sys.getswitchinterval())
     stage = object()
     with pytest.raises(SystemExit) as ended:
-        loop.serve(Consumer(KafkaError(said)), [], stage, lambda _: None, lambda: True, ForecasterMetrics(), "")  # type: ignore[arg-type]
+        never, always = (lambda: False), (lambda: True)
+        loop.serve(Consumer(KafkaError(said)), [], stage, lambda _: None, never, always, ForecasterMetrics(), "")  # type: ignore[arg-type]
     assert ended.value.code == code
 
 

@@ -37,9 +37,9 @@ class Pipeline:
         scores = ScoreStage(SPEC, lambda: VERSION, self.read, self.metrics)
         self.stage = Forecasting(FeatureStage(SPEC, self.trades.read, self.metrics), scores, self.metrics)
 
-    def read(self, partition: int, since_ms: int) -> Iterator[RecordBlock]:
+    def read(self, partition: int, since_ms: int, most: int | None) -> Iterator[RecordBlock]:
         assert (partition, since_ms) == (PARTITION, 0), "simulated trades have no ingest time"
-        for at in range(0, len(self.predictions), 1_000):
+        for at in range(max(0, len(self.predictions) - (most or len(self.predictions))), len(self.predictions), 1_000):
             values = self.predictions[at : at + 1_000]
             yield RecordBlock(list(range(at, at + len(values))), values)
 

@@ -182,19 +182,25 @@ def test_a_batch_ends_with_the_model_with_which_it_began_and_the_next_has_the_ne
 
 
 class PublishedTopic:
-    """One partition of `predictions`, in a list; its first records may be hidden from the first looks."""
+    """One partition of `predictions`, in a list; its first records may be hidden from the first looks.
+
+    Attributes:
+        aborted: offsets that aborted transactions have among the newest.
+        read_rows: number of records in all blocks that were read.
+    """
 
     def __init__(self) -> None:
         self.values: list[bytes] = []
-        self.looks = 0
+        self.looks = self.aborted = self.read_rows = 0
         self.shown: Iterator[int] = iter(())  # by look, how many records are visible
 
-    def read(self, partition: int, since_ms: int) -> Iterator[RecordBlock]:
+    def read(self, partition: int, since_ms: int, most: int | None) -> Iterator[RecordBlock]:
         assert (partition, since_ms) == (5, 0)
         self.looks += 1
         count = next(self.shown, len(self.values))
-        for at in range(0, count, 100):
+        for at in range(0 if most is None else max(0, count - max(0, most - self.aborted)), count, 100):
             values = self.values[at : min(at + 100, count)]
+            self.read_rows += len(values)
             yield RecordBlock(list(range(at, at + len(values))), values)
 
 
@@ -215,14 +221,19 @@ def resumed(topic: PublishedTopic, tails: dict[StreamKey, StreamTail], metrics: 
     return again
 
 
+@pytest.mark.parametrize("aborted", [0, 2_000])
 @pytest.mark.parametrize("end", [1, 2, 700, 1_500, 2_999])
-def test_a_stage_resumed_from_the_topic_goes_on_with_the_same_bytes(rows: FeatureRows, end: int) -> None:
+def test_a_stage_resumed_from_the_topic_goes_on_with_the_same_bytes(rows: FeatureRows, end: int, aborted: int) -> None:
+    """Where aborted transactions fill the end of the topic, the forecasts are found by their time."""
     whole = stage().process([columns(rows, slice(None))])
     topic = PublishedTopic()
+    topic.aborted = aborted
     topic.values = [record[3] for record in whole[:end]]
     metrics = ForecasterMetrics()
     again = resumed(topic, {KEY: tail(rows, end)}, metrics)
     assert equal_but_for_time(again.process([columns(rows, slice(end, None))])) == equal_but_for_time(whole[end:])
+    needed = end - tail(rows, end).first
+    assert topic.read_rows <= (2 * needed + 100 if not aborted else end + 100), "not the topic from its begin"
     assert metrics.registry.get_sample_value("cryptovol_errors_total", {"kind": "adaptation_incomplete"}) == 0
 
 
