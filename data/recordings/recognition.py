@@ -6,6 +6,7 @@ import codecs
 import csv
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,9 +41,10 @@ from data.recordings.dialects.tables.headers import (
     names_columns,
     suggested_columns,
     table_of,
+    with_index_time,
 )
 from data.recordings.dialects.tables.known import TABLES
-from data.recordings.dialects.tables.parquet import DAMAGED_PARQUET, parquet_dialect, schema_of
+from data.recordings.dialects.tables.parquet import DAMAGED_PARQUET, column_names, parquet_dialect, schema_of
 from data.recordings.dialects.tables.text import CsvDialect
 from data.recordings.lines import GZIP_MAGIC, HEAD_BYTES, chunks_of, data_lines, head_of
 
@@ -128,9 +130,9 @@ class _Recognition:
 
     def _parquet(self) -> AnyDialect | None:
         schema = schema_of(self._path)
-        names = list(schema.names)
+        names = column_names(schema)
         self._check_map(names)
-        trades = parquet_dialect(schema, self._told, self._product, self._tables)
+        trades = parquet_dialect(self._path, schema, self._told, self._product, self._tables)
         if trades is not None:
             return trades
         text = parquet_text(self._path, schema)
@@ -230,13 +232,11 @@ class _Recognition:
 
     def _csv(self, lines: Sequence[bytes], chunks: Chunks) -> TextDialect | None:
         """Return the dialect of CSV of trades, with a header or without."""
-        header = _fields(lines[0])
+        rows = [_fields(line) for line in lines[:50]]
+        header = with_index_time(rows[0], next(iter(rows[1:]), []))
         self._check_map(header)
         if (match := table_of(header, self._tables)) is not None:
-            rows = [row for row in map(_fields, lines[1:50]) if len(row) == len(header)]
-            if "trade_id" in match.columns:
-                place = header.index(match.columns["trade_id"])
-                match = match.with_number_ids([row[place] for row in rows])
+            match = match.settled(partial(_column_of, rows[1:], header))
             product = self._product(match)
             return CsvDialect(match, header, told=self._told, product=product).reading(chunks)
         self.found = described_miss(header)
@@ -247,9 +247,7 @@ class _Recognition:
         if found is None:
             return None
         match = found.match
-        if "trade_id" in match.columns:
-            place = found.names.index(match.columns["trade_id"])
-            match = match.with_number_ids([row[place] for row in map(_fields, lines[:50]) if len(row) > place])
+        match = match.settled(partial(_column_of, [_fields(line) for line in lines[:50]], found.names))
         product = self._product(match)
         return CsvDialect(match, found.names, header_lines=0, told=self._told, product=product).reading(chunks)
 
@@ -283,8 +281,7 @@ class _Recognition:
             bars = self._candles(self._reader(candles), text.split(b"\n")) if keys else None
             self.found = "" if bars is not None else described_miss(keys)
             return bars
-        if "trade_id" in match.columns:
-            match = match.with_number_ids(values_of_key(lines, match.columns["trade_id"]))
+        match = match.settled(partial(values_of_key, lines))
         product = self._product(match)
         return ObjectDialect(match, self._told, product).reading(chunks)
 
@@ -357,6 +354,11 @@ def _is_object(line: bytes) -> bool:
 
 def _shown(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:MOST_NAMES])) + (", ..." if len(names) > MOST_NAMES else "")
+
+
+def _column_of(rows: Sequence[Sequence[str]], names: Sequence[str], name: str) -> list[str]:
+    """Return the values of a column in the rows of the right width."""
+    return [row[names.index(name)] for row in rows if len(row) == len(names)]
 
 
 def _fields(line: bytes) -> list[str]:

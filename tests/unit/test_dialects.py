@@ -330,16 +330,20 @@ def test_columns_that_no_dialect_knows_are_named(tmp_path: Path) -> None:
     ("header", "said"),
     [
         (
-            "id,price,qty,time",
-            "'time', 'id', 'price', 'qty' of the columns of Binance's trades and lacks 'is_bu",
+            "id,price,qty,is_buyer_maker",
+            "'id', 'price', 'qty', 'is_buyer_maker' of the columns of trades of Binance and lacks 'time'",
         ),
         (
             "ts,px,qty",
-            "no dialect knows: --columns time=ts,price=px,size=qty reads them",
+            "has 'ts', 'qty' of the columns of trades and lacks 'price' .*--columns time=ts,price=px,size=qty",
         ),
         (
-            "timestamp,price,amount",
-            r"has 'timestamp', 'price' of .* lacks 'volume'.*time=timestamp,price=price,size=amount",
+            "when,px,lots",
+            "a table of 3 columns that no dialect knows, and no two are named like a time and a price",
+        ),
+        (
+            "trade_time,px,qty",
+            "has columns of trades that no dialect knows: --columns time=trade_time,price=px,size=qty reads them",
         ),
     ],
 )

@@ -20,9 +20,9 @@ from data.recordings.dialects.bars.starts import STARTS
 from data.recordings.dialects.bars.survey import survey
 from data.recordings.dialects.file_names import product_in_name
 from data.recordings.dialects.symbols import QUOTES
-from data.recordings.dialects.tables.headers import has_header, plain
-from data.recordings.dialects.tables.known import PRODUCT_NAMES
-from data.recordings.dialects.tables.parquet import flat_batches
+from data.recordings.dialects.tables.headers import has_header, plain, with_index_time
+from data.recordings.dialects.tables.known import PRODUCT_NAMES, VENUE_NAMES
+from data.recordings.dialects.tables.parquet import column_names, flat_batches
 from data.recordings.lines import Lines, data_lines, whole_lines
 from data.times import NS
 from data.trades import Int64s
@@ -89,6 +89,11 @@ _KNOWN: Final = frozenset(
     ]
 ) | {"", *_START_NAMES}
 
+_ALIKE_NAMES: Final = (
+    "interval", "granularity", "timeframe", "resolution", "barsize", *map(plain, VENUE_NAMES),
+)  # fmt: skip
+"""Columns of which all rows must have the same value: the length of a candle, and the exchange."""
+
 _VOLUMES_IN_QUOTE: Final = {
     "adjclose": "Yahoo Finance", "dividends": "Yahoo Finance", "marketcap": "CoinMarketCap or CoinGecko",
 }  # fmt: skip
@@ -141,6 +146,7 @@ class CandleColumns(NamedTuple):
         at: index by field of a bar, without the volume.
         volumes: indexes of one column of volumes, or of two, base and quote in an unknown order.
         is_named: the first of two volumes is the base currency's, unless the numbers contradict.
+        alike: indexes of columns of which all rows must have the same value.
         others: venues and names of columns that are possible, too; the rows tell which of them a file has.
     """
 
@@ -150,6 +156,7 @@ class CandleColumns(NamedTuple):
     at: Mapping[str, int]
     volumes: Sequence[int]
     is_named: bool = False
+    alike: Sequence[int] = ()
     others: Sequence[tuple[str, Sequence[str]]] = ()
 
 
@@ -166,7 +173,8 @@ class _Candles(BarDialect):
         orders = [[columns.at[name] for name in PRICE_COLUMNS]]
         orders += [[names.index(name) for name in PRICE_COLUMNS] for _, names in columns.others]
         start, is_named = columns.at["start"], columns.is_named
-        found = survey(self._blocks(), self.width, start, product, orders, volumes, is_named=is_named)
+        alike = {i: columns.names[i] for i in columns.alike}
+        found = survey(self._blocks(), self.width, start, product, orders, volumes, is_named=is_named, alike=alike)
         at = dict(columns.at)
         venue = columns.venue
         if found.order:
@@ -187,7 +195,7 @@ class _Candles(BarDialect):
             notes.append(
                 f"the name of the file tells the product {by_name}" if by_name else f"no product named: {told}"
             )
-        known = {*_KNOWN, *(plain(columns.names[i]) for i in (*at.values(), *volumes))}
+        known = {*_KNOWN, *(plain(columns.names[i]) for i in (*at.values(), *volumes, *alike))}
         if columns.header_line:
             self.unread = tuple(name for name in columns.names if plain(name) not in known)
         self.name = f"{venue} candles of {self.step_s} s, {', '.join(notes)}"
@@ -250,10 +258,12 @@ def candle_dialect(
     """
     for number, line in enumerate(head[:5], 1):
         try:
-            header = next(csv.reader([line.decode()]), [])
+            header, row = (
+                next(csv.reader([text.decode()]), []) for text in (line, b"".join(head[number : number + 1]))
+            )
         except (UnicodeDecodeError, csv.Error):
             continue
-        columns = _header_columns(header, number)
+        columns = _header_columns(with_index_time(header, row), number)
         if columns is not None:
             if not any(line.strip() for line in head[number:]):
                 raise ValueError("has the header of candles and no row")
@@ -286,7 +296,8 @@ def _header_columns(header: Sequence[str], number: int) -> CandleColumns | None:
         venue = "Binance"
     else:
         venue = "Coinbase" if tuple(order) == _LOW_FIRST else "OHLCV"
-    return CandleColumns(venue, header, number, columns, *_volumes(header))
+    alike = [i for i, name in enumerate(header) if plain(name) in _ALIKE_NAMES]
+    return CandleColumns(venue, header, number, columns, *_volumes(header), alike)
 
 
 def _volumes(header: Sequence[str]) -> tuple[list[int], bool]:
@@ -347,7 +358,7 @@ def _headerless_columns(head: Sequence[bytes]) -> CandleColumns | None:
     is_named = "quote_volume" in names
     if is_named:
         volumes.append(names.index("quote_volume"))
-    return CandleColumns(venue, names, 0, at, volumes, is_named, others)
+    return CandleColumns(venue, names, 0, at, volumes, is_named, others=others)
 
 
 def parquet_text(path: Path, schema: pa.Schema) -> Text:
@@ -356,7 +367,7 @@ def parquet_text(path: Path, schema: pa.Schema) -> Text:
     def text() -> Iterator[bytes]:
         options = pyarrow.csv.WriteOptions(include_header=False)
         header = io.StringIO()
-        csv.writer(header, lineterminator="\n").writerow(schema.names)
+        csv.writer(header, lineterminator="\n").writerow(column_names(schema))
         ahead = header.getvalue().encode()  # goes with the first rows, without which the file is damaged
         for batch in flat_batches(path, schema):
             columns = [_csv_column(batch, name) for name in schema.names]

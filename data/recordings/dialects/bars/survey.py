@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from math import gcd
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from data.arrow import is_true, texts_of
 from data.names import BeyondLimit, Damaged
 from data.recordings.dialects.bars.starts import STARTS, whole_starts
 from data.recordings.dialects.tables.known import COIN_CONTRACTS
-from data.recordings.fields import prices, products, sizes, unit_ns
+from data.recordings.fields import by_name, prices, products, sizes, unit_ns
 from data.recordings.limits import RecordingLimits
 from data.recordings.lines import Lines, csv_fields
 from data.times import NS
@@ -59,6 +60,7 @@ def survey(
     volumes: Sequence[int],
     *,
     is_named: bool = False,
+    alike: Mapping[int, str] = MappingProxyType({}),
 ) -> Survey:
     """Read all rows.
 
@@ -68,17 +70,20 @@ def survey(
         orders: possible indexes of open, high, low and close.
         volumes: indexes of one column of volumes, or of two that the ratio tells apart.
         is_named: the first of two volumes is the base currency's by its name, unless the ratio contradicts.
+        alike: index and name of the columns of which all rows must have the same value.
 
     Raises:
-        ValueError: the rows do not show the length of a candle, or which volume is the base currency's.
+        ValueError: the rows do not show the length of a candle, or which volume is the base currency's, or rows differ
+            that must be alike.
     """
     found = _Found(len(orders))
     try:
         for lines in blocks:
             readable, _ = lines.readable()
-            wanted = sorted({start, *volumes}.union(*orders, () if product is None else (product,)))
+            wanted = sorted({start, *volumes, *alike}.union(*orders, () if product is None else (product,)))
             texts = csv_fields(lines.take(readable), width, wanted).texts
             found.add(texts, start, product, orders, volumes)
+            found.check_alike(texts, alike)
     except Damaged:
         pass  # the readable rows decide, and the reader tells of the damage
     order = int(np.argmax(found.fitting))
@@ -96,6 +101,7 @@ class _Found:
         self.units: dict[str, None] = {}
         self.ratios: list[Floats] = []
         self.fitting = np.zeros(orders, np.int64)
+        self.alike: dict[int, str] = {}  # value of each column of which all rows must have the same
 
     def add(
         self,
@@ -127,6 +133,16 @@ class _Found:
         if len(volumes) == 2:
             close, is_price = parsed[orders[0][3]]
             self._add_ratios([sizes(texts[i])[0][is_price] for i in volumes], close[is_price])
+
+    def check_alike(self, texts: Mapping[int, pa.Array], alike: Mapping[int, str]) -> None:
+        """Raise ValueError if the rows so far have several values in a column of which they must have the same."""
+        for i, name in alike.items():
+            for value in filter(None, by_name(texts[i], list)[1]):
+                if (first := self.alike.setdefault(i, value)) != value:
+                    raise ValueError(
+                        f"has candles that are no single series, as the column {name!r} tells: {first[:40]!r} and "
+                        f"{value[:40]!r}; write one file for each"
+                    )
 
     def _add_units(self, starts: pa.Array) -> None:
         count, is_number = whole_starts(pc.ascii_trim_whitespace(starts))

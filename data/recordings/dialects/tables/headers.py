@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from data.recordings.dialects.tables.known import (
+    ANY_VENUE,
     ID_NAMES,
     MARKERS,
     PRODUCT_NAMES,
@@ -15,6 +16,8 @@ from data.recordings.dialects.tables.known import (
     SIDE_NAMES,
     TABLES,
     UNIT_NAMES,
+    VENUE,
+    VENUE_NAMES,
     Names,
     Table,
 )
@@ -26,23 +29,47 @@ class TableMatch(NamedTuple):
     Attributes:
         columns: by field of a trade, name of the header's column.
         unread: names of columns that the table does not know.
+        venue: exchange of all trades, if a column names exchanges.
     """
 
     table: Table
     columns: dict[str, str]
     unread: tuple[str, ...]
+    venue: str = ""
 
     @property
     def lacks_ids(self) -> bool:
         """Return whether ids are left out, because they are no numbers."""
         return "trade_id" in self.table.needed and "trade_id" not in self.columns
 
-    def with_number_ids(self, ids: Sequence[object]) -> TableMatch:
-        """Return the match without the column of ids, if most of some ids are no numbers and the table may lack ids."""
-        are_numbers = [str(each).strip().removesuffix(".0").isdecimal() for each in ids]
-        if not self.table.may_lack_ids or not are_numbers or sum(are_numbers) * 2 > len(are_numbers):
-            return self
-        return self._replace(columns={f: name for f, name in self.columns.items() if f != "trade_id"})
+    def settled(self, first_values: Callable[[str], Sequence[object]]) -> TableMatch:
+        """Return the match after a look at the first rows: without ids that are no numbers, and with the exchange.
+
+        Ids are left out only if most of them are no numbers and the table may lack ids.
+
+        Args:
+            first_values: returns the first values of a column.
+
+        Raises:
+            ValueError: the trades are of several exchanges.
+        """
+        columns, venue = dict(self.columns), ""
+        if self.table.may_lack_ids and "trade_id" in columns:
+            ids = first_values(columns["trade_id"])
+            are_numbers = [str(each).strip().removesuffix(".0").isdecimal() for each in ids]
+            if ids and sum(are_numbers) * 2 <= len(ids):
+                del columns["trade_id"]
+        if (name := columns.get(VENUE)) is not None:
+            found = list(dict.fromkeys(str(each) for each in first_values(name) if each not in (None, "")))
+            if len(found) > 1:
+                shown = ", ".join(repr(each[:40]) for each in found[:3])
+                raise ValueError(
+                    f"has trades of several exchanges, as the column {name!r} tells: {shown}; write one file for each"
+                )
+            venue = next(iter(found), "")
+            if not found:
+                del columns[VENUE]
+        return self._replace(columns=columns, venue=venue)
 
 
 def plain(name: str) -> str:
@@ -83,9 +110,23 @@ _MEANINGS: Final = {
 
 
 _RANGES: Final = {plain(name) for name in RANGE_NAMES}
+_BAR_NAMES: Final = {"open", "high", "low"}
+_VENUES: Final = {plain(name) for name in VENUE_NAMES}
 
 _ROW_LABELS: Final = ("", "unnamed:0", "index", "indexlevel0")
 """Columns of row numbers that pandas writes."""
+INDEX_TIME: Final = "timestamp"
+"""Name of the column that pandas writes for a nameless index of times."""
+
+
+def with_index_time(header: Sequence[str], row: Sequence[str]) -> list[str]:
+    """Return a header whose nameless first column has a name, if its value in the first row is a date.
+
+    >>> with_index_time(["", "price"], ["2025-01-01 00:00:00+00:00", "1"]), with_index_time(["", "price"], ["0", "1"])
+    (['timestamp', 'price'], ['', 'price'])
+    """
+    is_time = header[:1] == [""] and INDEX_TIME not in header and re.match(r"\d{4}-\d\d-\d\d", "".join(row[:1]))
+    return [INDEX_TIME, *header[1:]] if is_time else list(header)
 
 
 def table_of(header: Sequence[str], tables: Sequence[Table] = TABLES) -> TableMatch | None:
@@ -103,6 +144,10 @@ def table_of(header: Sequence[str], tables: Sequence[Table] = TABLES) -> TableMa
         unread = tuple(name for name in header if _key(table, name) not in own and plain(name) not in _ROW_LABELS)
         if table.is_complete and unread:
             continue
+        venue = next((name for name in unread if plain(name) in _VENUES), None)
+        if venue is not None:
+            columns[VENUE] = venue
+            unread = tuple(name for name in unread if name != venue)
         if table in TABLES:  # with a column map a person decides
             _check_columns(header, table, unread)
         return TableMatch(table, columns, unread)
@@ -151,7 +196,7 @@ class NearMiss(NamedTuple):
 
     Attributes:
         missing: needed columns that the header lacks.
-        present: needed columns of the header.
+        present: needed columns of the header, as the header names them.
     """
 
     table: Table
@@ -163,10 +208,12 @@ def near_miss(header: Sequence[str]) -> NearMiss | None:
     """Return the nearest table of a header of which at least half is there, at least 2 columns; None if none is."""
     found = []
     for table in TABLES:
-        names = {_key(table, name) for name in header}
-        needed = [spellings for field, spellings in table.needed.items()]
-        present = tuple(each[0] for each in needed if any(_key(table, name) in names for name in each))
-        missing = tuple(each[0] for each in needed if each[0] not in present)
+        names = {_key(table, name): name for name in reversed(header)}
+        spelled = [
+            [names[key] for each in needed if (key := _key(table, each)) in names] for needed in table.needed.values()
+        ]
+        present = tuple(each[0] for each in spelled if each)
+        missing = tuple(needed[0] for needed, each in zip(table.needed.values(), spelled, strict=True) if not each)
         if len(present) >= max(2, len(missing)):
             found.append(NearMiss(table, missing, present))
     return min(found, key=lambda miss: (len(miss.missing), -len(miss.present)), default=None)
@@ -201,12 +248,19 @@ def suggested_columns(header: Sequence[str]) -> str:
 
 def described_miss(header: Sequence[str]) -> str:
     """Return what a table with named columns lacks, for a refusal; empty if the header resembles no table."""
+    ranges = [name for name in header if plain(name) in _BAR_NAMES]
+    if len(ranges) > 1:
+        return (
+            f"has {', '.join(map(repr, ranges))}, as candles or a ticker have, in a form that no dialect knows: "
+            "candles are read with the columns time,open,high,low,close,volume"
+        )
     miss = near_miss(header)
     if miss is None:
         suggested = suggested_columns(header)
         return "" if "?" in suggested else f"has columns of trades that no dialect knows: {suggested} reads them"
+    venue = f" of {miss.table.venue}" if miss.table.venue != ANY_VENUE else ""
     lacking = f"lacks {', '.join(map(repr, miss.missing))}" if miss.missing else "has further columns"
     return (
-        f"has {', '.join(map(repr, miss.present))} of the columns of {miss.table.venue}'s trades and {lacking} "
+        f"has {', '.join(map(repr, miss.present))} of the columns of trades{venue} and {lacking} "
         f"({miss.table.name}); a column map reads other names, as {suggested_columns(header)}"
     )

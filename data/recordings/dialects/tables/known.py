@@ -58,6 +58,9 @@ class Table(NamedTuple):
 MARKER: Final = "marker"
 """A needed column that is not read."""
 MARKERS: Final = (MARKER, VOLUME_24H)
+VENUE: Final = "venue"
+"""The field of a column of exchanges: all rows of a recording must have the same one."""
+VENUE_NAMES: Final = ("exchange", "venue", "exch", "exchange_id", "exchange_name")
 
 PRODUCT_NAMES: Final = (
     "product_id",
@@ -85,6 +88,7 @@ RANGE_NAMES: Final = ("open", "high", "low", "vwap", "open_24h", "high_24h", "lo
 """Columns of a ticker, of candles or of CoinGecko: beside them a volume is a running total, and no size of a trade."""
 COIN_CONTRACTS: Final = (10, 100)
 """Sizes of Binance's coin contracts, USD."""
+ANY_VENUE: Final = "any"
 UNIT_NAMES: Final = ("unit", "units", "time_unit", "currency", "quote_currency", "base_currency", "quote", "base")
 
 
@@ -165,7 +169,6 @@ TABLES: Final = (
         },
         {},
         {**FIELDS, "event_time": EPOCH},
-        ignored=("exchange",),
         may_lack_ids=True,
         unknown="the unit of amounts of contracts",
     ),
@@ -178,7 +181,7 @@ TABLES: Final = (
         },
         {},
         {**FIELDS, "event_time": EPOCH},
-        ignored=("exchange", "type"),
+        ignored=("type",),
         may_lack_ids=True,
     ),
     Table(
@@ -424,9 +427,12 @@ TABLES: Final = (
         unknown="the product, where the name of the file does not tell it",
     ),
     Table(
-        "any",
+        ANY_VENUE,
         "timestamp,price,volume",
-        {"event_time": ("timestamp",), "price": ("price",), "size": ("volume",)},
+        {
+            "event_time": ("timestamp", "time", "datetime", "ts"), "price": ("price",),
+            "size": ("volume", "size", "qty", "quantity", "amount"),
+        },
         {"product_id": PRODUCT_NAMES, "trade_id": ID_NAMES},
         may_lack_ids=True,
         unknown="side; id and product, where no column names them, nor the name of the file the product",

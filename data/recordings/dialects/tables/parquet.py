@@ -18,8 +18,8 @@ from data.arrow import is_text, rows_of
 from data.names import BeyondLimit, Damaged
 from data.recordings.dialects.base import ZONELESS, Dialect, RowColumns
 from data.recordings.dialects.parsers import BUYER_MAKER
-from data.recordings.dialects.tables.headers import TableMatch, table_of
-from data.recordings.dialects.tables.known import TABLES, Table
+from data.recordings.dialects.tables.headers import INDEX_TIME, TableMatch, table_of
+from data.recordings.dialects.tables.known import TABLES, VENUE, Table
 from data.recordings.dialects.tables.text import TradeColumns
 from data.recordings.fields import Field, value_text
 from data.recordings.limits import RecordingLimits
@@ -32,6 +32,8 @@ _MOST_BYTES = 32 << 20
 """Bytes of rows that are in memory at once."""
 _MOST_TEXT_BYTES = 1 << 27
 """Bytes of texts of a row group that are read whole."""
+_HEAD_ROWS = 50
+_INDEX: Final = "__index_level_0__"
 _LONG_VALUE = 1 << 12
 """Bytes of a value, on average over a large column."""
 
@@ -259,7 +261,7 @@ def _first_line(error: Exception) -> str:
 def _column_fault(field: str, type_: pa.DataType, fields: Mapping[str, Field]) -> str | None:
     """Return the allowed types if the type of a column is wrong, else None."""
     types = pa.types
-    if is_text(type_) or types.is_null(type_):
+    if is_text(type_) or types.is_null(type_) or field == VENUE:
         return None
     is_number = types.is_integer(type_) or types.is_floating(type_) or types.is_decimal(type_)
     if field == "event_time":
@@ -286,8 +288,26 @@ def schema_of(path: Path) -> pa.Schema:
         raise ValueError(DAMAGED_PARQUET) from None
 
 
+def column_names(schema: pa.Schema) -> list[str]:
+    """Return the names of the columns; a nameless index of times that pandas wrote is `timestamp`."""
+    is_time = _INDEX in schema.names and INDEX_TIME not in schema.names
+    is_time = is_time and pa.types.is_timestamp(schema.field(_INDEX).type)
+    return [INDEX_TIME if is_time and name == _INDEX else name for name in schema.names]
+
+
+def _first_values(path: Path, name: str) -> list[object]:
+    """Return the first values of a column."""
+    with _opened(path, []) as groups:
+        batch = next(groups.batches(0, _HEAD_ROWS, [name]), None) if groups.metadata.num_row_groups else None
+        return [] if batch is None else list(batch.column(0).to_pylist())
+
+
 def parquet_dialect(
-    schema: pa.Schema, told: str, product: Callable[[TableMatch], str | None], tables: Sequence[Table] = TABLES
+    path: Path,
+    schema: pa.Schema,
+    told: str,
+    product: Callable[[TableMatch], str | None],
+    tables: Sequence[Table] = TABLES,
 ) -> _ParquetDialect | None:
     """Return the dialect of a Parquet file of trades; None if the file holds other columns.
 
@@ -298,9 +318,12 @@ def parquet_dialect(
     Raises:
         ValueError: a column has a type that trades cannot have, or see `table_of`.
     """
-    match = table_of(schema.names, tables)
+    names = column_names(schema)
+    match = table_of(names, tables)
     if match is None:
         return None
+    match = match._replace(columns={f: schema.names[names.index(name)] for f, name in match.columns.items()})
+    match = match.settled(partial(_first_values, path))
     for field, name in match.columns.items():
         if fault := _column_fault(field, schema.field(name).type, match.table.fields):
             raise ValueError(f"column {name!r} must be {fault}; it is {schema.field(name).type}")

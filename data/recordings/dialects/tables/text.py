@@ -13,6 +13,7 @@ from data.names import PRODUCT_RULE
 from data.recordings.dialects.base import MESSAGE_TYPE, NO_ROWS, ZONELESS, RowColumns, SkippedTypes, TextDialect
 from data.recordings.dialects.symbols import SYMBOL_RULE, products_of
 from data.recordings.dialects.tables.headers import TableMatch
+from data.recordings.dialects.tables.known import VENUE
 from data.recordings.fields import FIELDS, by_name
 from data.recordings.lines import Lines, csv_fields, csv_table
 
@@ -28,9 +29,10 @@ class TradeColumns:
     """
 
     def __init__(self, match: TableMatch, told: str = "", product: str | None = None) -> None:
-        self._table, self._told, self._lacks_ids = match.table, told, match.lacks_ids
+        self._table, self._told, self._lacks_ids, self._venue = match.table, told, match.lacks_ids, match.venue
         self._product = None if "product_id" in match.columns else product
-        self.columns = {field: name for field, name in match.columns.items() if field != MESSAGE_TYPE}
+        self._venue_name = match.columns.get(VENUE, "")
+        self.columns = {f: name for f, name in match.columns.items() if f not in (MESSAGE_TYPE, VENUE)}
         if self._product is not None:
             self.columns["product_id"] = FILE_NAME
 
@@ -48,7 +50,12 @@ class TradeColumns:
     def rows(
         self, at: NDArray[np.intp], columns: Mapping[str, pa.Array], broken: Mapping[int, str], positions: int
     ) -> RowColumns:
-        """Return rows without those of another message type, which are skipped; `at` has the line index of each row."""
+        """Return rows without those of another message type, which are skipped; `at` has the line index of each row.
+
+        Rows of another exchange are rejected: see `TableMatch.settled`.
+        """
+        if VENUE in columns:
+            at, columns, broken = self._of_one_venue(at, columns, broken)
         skipped, types, read = NO_ROWS, SkippedTypes(), dict[str, int]()
         position = at
         if MESSAGE_TYPE in columns:
@@ -70,6 +77,23 @@ class TradeColumns:
         elif self._table.are_symbols and "product_id" in columns:
             columns = {**columns, "product_id": products_of(columns["product_id"], self._told)}
         return RowColumns(position, position, columns, broken, skipped, positions, types, read)
+
+    def _of_one_venue(
+        self, at: NDArray[np.intp], columns: Mapping[str, pa.Array], broken: Mapping[int, str]
+    ) -> tuple[NDArray[np.intp], dict[str, pa.Array], Mapping[int, str]]:
+        """Return the rows of the recording's exchange, without its column, and a reason for each other row."""
+        code, names = by_name(columns[VENUE], list)
+        others = {field: column for field, column in columns.items() if field != VENUE}
+        are_own = np.array([name in ("", self._venue) for name in names], np.bool_)
+        if are_own.all():
+            return at, others, broken
+        is_own = are_own[code]
+        rule = (
+            f"{self._venue_name} must be {self._venue!r}, as in the first rows: write one file for each exchange; was "
+        )
+        reasons = {int(at[i]): rule + repr(names[code[i]]) for i in np.flatnonzero(~is_own)}
+        kept = rows_of(np.flatnonzero(is_own))
+        return at[is_own], {field: column.take(kept) for field, column in others.items()}, {**broken, **reasons}
 
 
 class CsvDialect(TextDialect):
@@ -128,5 +152,6 @@ _TYPES = {
     "size": pa.float64(),
     "side": NAMES,
     MESSAGE_TYPE: NAMES,
+    VENUE: NAMES,
 }
 """Type of a column by field. pyarrow parses a text of this type to the value of `FIELDS`; a size can also be NaN."""
