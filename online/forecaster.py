@@ -87,6 +87,8 @@ def forecast(settings: ForecasterSettings, metrics: ForecasterMetrics, running: 
     """
     spec = settings.spec()
     models, shadows = ModelWatch(settings, metrics), ShadowWatch(settings, metrics)
+    # A producer that is asked before it is connected looks for its coordinator again only after half a second.
+    producers = [Producer(transactional_config(settings, GROUP, settings.slot, turn)) for turn in range(TURNS)]
     models.start()
     shadows.start()
     try:
@@ -122,7 +124,6 @@ def forecast(settings: ForecasterSettings, metrics: ForecasterMetrics, running: 
         client_log = ClientLog()
         callbacks = {"stats_cb": metrics.lag.read_statistics, "error_cb": client_log}
         consumer = Consumer(consumer_config(settings, GROUP, settings.slot) | callbacks)
-        producers = [Producer(transactional_config(settings, GROUP, settings.slot, turn)) for turn in range(TURNS)]
         address = settings.kafka_bootstrap_servers
         serve(consumer, producers, stage, check_new, client_log.missed_topic, running, metrics, address)
     finally:

@@ -213,6 +213,7 @@ def consumer_config(settings: KafkaSettings, group: str, slot: int | None) -> Co
             "auto.offset.reset": "error",  # records that were removed unread are no reason to go on in silence
             "partition.assignment.strategy": "cooperative-sticky",
             "fetch.queue.backoff.ms": 5,
+            "fetch.wait.max.ms": 100,  # a first request waits for the partitions that it names, not for the others
             "queued.min.messages": 200_000,
             "queued.max.messages.kbytes": 32_768,  # bounds the memory of a process that is far behind
             "statistics.interval.ms": 1_000,
