@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from urllib.parse import urlsplit
 
 import uvicorn
 from dagster import DagsterInstance, __version__
@@ -46,8 +45,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return REFUSED
-    public_path = urlsplit(settings.dagster_public_url or "").path
-    prefix = (public_path if arguments.path_prefix is None else arguments.path_prefix).rstrip("/")
+    prefix = settings.dagster_path if arguments.path_prefix is None else arguments.path_prefix.rstrip("/")
     home = enter_home()
     configure_loggers(log_level="INFO")
     # uvicorn ends in good order and then raises the signal again: exit code 0, as of every other process.

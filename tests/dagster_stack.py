@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -31,7 +32,8 @@ class DagsterStack:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.environment['DAGSTER_PORT']}"
+        path = urlsplit(self.environment.get("DAGSTER_PUBLIC_URL", "")).path
+        return f"http://127.0.0.1:{self.environment['DAGSTER_PORT']}{path}"
 
     @contextmanager
     def running(self) -> Iterator[dict[str, psutil.Process]]:

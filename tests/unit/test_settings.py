@@ -213,6 +213,10 @@ def test_links_lead_to_the_public_addresses(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("GRAFANA_PUBLIC_URL", "https://vol.example/grafana")
     public = StackSettings(_env_file=None, mlflow_tracking_uri="http://mlflow:5000")
     assert public.dagster_url == "https://vol.example/dagster"
+    assert (usual.dagster_local_url, public.dagster_local_url) == (
+        "http://127.0.0.1:3101",
+        "http://127.0.0.1:3001/dagster",  # the webserver serves below the path of the public URL, too
+    )
     assert (public.mlflow_url, public.grafana_url) == ("https://vol.example/mlflow", "https://vol.example/grafana")
     monkeypatch.setenv("GRAFANA_PUBLIC_URL", "https://me:sesame@vol.example/grafana")
     with pytest.raises(ValidationError) as said:
