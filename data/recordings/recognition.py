@@ -110,6 +110,7 @@ class _Recognition:
         self._json_tables = JSON_TABLES if columns is None else (columns.table(), *JSON_TABLES)
         self.found = self._lacking = ""
         self._is_told_inside = False  # the text names the product beside its rows
+        self._member_product: str | None = None  # by the name of the file in a zip
 
     def dialect_of(self, head: bytes) -> AnyDialect | None:
         """Return the dialect of a file that starts with `head`, unpacked."""
@@ -165,6 +166,9 @@ class _Recognition:
             raise ValueError("starts as a zip archive, but cannot be read; copy or download it again") from None
         if head.startswith((b"PK\x03\x04", GZIP_MAGIC)):
             raise ValueError(f"is a zip whose file {member[:80]!r} is packed, too: unpack it")
+        if product_in_name(self._path, self._told) is None and (inside := product_in_name(Path(member), self._told)):
+            self._member_product = self._told = inside
+            self._is_told_inside = True
         lean = lean_dialect(self._path, member, head.split(b"\n")[0], self._told)
         if lean is not None:
             return lean
@@ -226,8 +230,10 @@ class _Recognition:
 
     def _product(self, match: TableMatch) -> str | None:
         """Return the product that the name of the file tells of a table whose rows name none."""
-        if "product_id" in match.columns or self._is_told_inside:
+        if "product_id" in match.columns:
             return None
+        if self._is_told_inside:
+            return self._member_product
         return product_in_name(self._path, self._told)
 
     def _csv(self, lines: Sequence[bytes], chunks: Chunks) -> TextDialect | None:
@@ -237,6 +243,7 @@ class _Recognition:
         self._check_map(header)
         if (match := table_of(header, self._tables)) is not None:
             match = match.settled(partial(_column_of, rows[1:], header))
+            _check_name(self._path.name, match)
             product = self._product(match)
             return CsvDialect(match, header, told=self._told, product=product).reading(chunks)
         self.found = described_miss(header)
@@ -356,6 +363,17 @@ def _shown(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:MOST_NAMES])) + (", ..." if len(names) > MOST_NAMES else "")
 
 
+def _check_name(name: str, match: TableMatch) -> None:
+    """Raise ValueError if the name of a file tells that its rows are no trades, or that their sizes are contracts."""
+    if "liquidation" in name.lower():
+        raise ValueError("has liquidations, as its name tells, and no trades of their own")
+    if match.columns.get("size") == "quantity" and re.search(r"USD_(PERP|\d{6})-aggTrades", name):
+        raise ValueError(
+            "has aggTrades of coin contracts, as its name tells, whose quantities count contracts: the files `trades` "
+            "of the same contracts have the coins"
+        )
+
+
 def _column_of(rows: Sequence[Sequence[str]], names: Sequence[str], name: str) -> list[str]:
     """Return the values of a column in the rows of the right width."""
     return [row[names.index(name)] for row in rows if len(row) == len(names)]
@@ -418,7 +436,7 @@ def _described_table(first: Sequence[str]) -> str:
     if len(first) > 2 and all(re.match(r"[-\w.]", text) for text in first):
         return (
             f"is a table of {len(first)} columns without a header, and no dialect knows its rows: write a header above "
-            "them, as time,open,high,low,close,volume"
+            "them, as time,price,size or time,open,high,low,close,volume"
         )
     return ""
 

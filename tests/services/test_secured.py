@@ -185,8 +185,8 @@ def test_everything_works_by_settings_alone(site: Site, proof: Proof) -> None:  
     """Commands and jobs of a deployment, one after the other; then no secret is found anywhere."""
     proof.disturbs("Kafka: TLS and password; MLflow: password; Dagster and MLflow on PostgreSQL; secrets in files")
     api = f"http://127.0.0.1:{site.ports['API_PORT']}"
-    recording = site.folder / "inbox" / "recording.csv"
-    recording.parent.mkdir()
+    recording = site.folder / "var" / "recordings" / "recording.csv"
+    recording.parent.mkdir(parents=True, exist_ok=True)
     trades = simulate_day(PRODUCT, DAY, hours=(14, 16)).take(slice(0, TRADES))
     write_csv(recording, [trades])
     last = int(trades.trade_id[-1])

@@ -169,12 +169,12 @@ def test_the_numbers_identify_the_base_volume(tmp_path: Path, base: str, quote: 
 )
 def test_ambiguous_volumes_are_refused(tmp_path: Path, row: tuple[str, str, str]) -> None:
     with pytest.raises(ValueError, match="volumes do not tell which of them is the base currency's"):
-        read_bars(candles(tmp_path, candle(0, *row), candle(60, *row)))
+        read_bars(candles(tmp_path, candle(MIDNIGHT, *row), candle(MIDNIGHT + 60, *row)))
 
 
 def test_one_candle_has_no_known_length(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="fewer than two times"):
-        read_bars(candles(tmp_path, candle(0)))
+        read_bars(candles(tmp_path, candle(MIDNIGHT)))
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_bars_of_two_lengths_are_two_sources(tmp_path: Path) -> None:
 
 
 def test_bars_are_no_trades_and_trades_no_bars(tmp_path: Path) -> None:
-    path = candles(tmp_path, candle(0), candle(60))
+    path = candles(tmp_path, candle(MIDNIGHT), candle(MIDNIGHT + 60))
     with pytest.raises(ValueError, match=r"candles.csv: holds bars, not trades \(CryptoData.*offline.evaluation"):
         read_trades(path)
     trades = tmp_path / "trades.csv"

@@ -235,7 +235,7 @@ def test_a_volume_of_a_ticker_is_no_size(tmp_path: Path) -> None:
     (tmp_path / "a").write_text(
         "timestamp,pair,price,volume,bid,ask,low,high\n2025-01-01T00:00:00Z,BTCUSD,9,7,8,9,1,9\n"
     )
-    with pytest.raises(ValueError, match="a column 'low', as a ticker or candles have"):
+    with pytest.raises(ValueError, match="a column 'bid', as a ticker or candles have"):
         read_trades(tmp_path / "a")
 
 

@@ -401,7 +401,7 @@ def test_a_line_that_is_not_one_message_is_rejected_alone(tmp_path: Path, line: 
 
 
 def test_a_column_named_type_means_something_only_in_the_ticker_channel(tmp_path: Path) -> None:
-    batch = only(recording(tmp_path, "type,timestamp,price,volume\nbuy,2025-01-01T00:00:01Z,1,1\n"))
+    batch = only(recording(tmp_path, "type,timestamp,price,volume\nlimit,2025-01-01T00:00:01Z,1,1\n"))
     assert (len(batch.trades), batch.skipped) == (1, 0)
 
 

@@ -52,7 +52,7 @@ def test_products_are_counted_to_the_limit_and_names_that_are_none_are_not(
 def test_products_of_candles_are_counted_to_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.csv"
     names = ("BTC-USD", "ETH-USD")
-    rows = "".join(f"{60 * i},{name},9,11,10,10,1\n" for name in names for i in range(1, 6))
+    rows = "".join(f"{1735689600 + 60 * i},{name},9,11,10,10,1\n" for name in names for i in range(1, 6))
     path.write_text("time,symbol,low,high,open,close,volume\n" + rows)
     monkeypatch.setenv("RECORDING_MAX_PRODUCTS", "2")
     assert sum(len(batch.bars) for batch in read_bars(path)) == 10

@@ -176,11 +176,11 @@ def test_a_product_must_be_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 def test_candles_with_a_missing_minute(tmp_path: Path) -> None:
     header = "unix,date,symbol,open,high,low,close,volume btc,volume usd\n"
-    rows = [f"{60 * minute},x,BTC/USD,10,12,{9 - minute / 10},11,2,22\n" for minute in (3, 1, 0)]
+    rows = [f"{1735689600 + 60 * minute},x,BTC/USD,10,12,{9 - minute / 10},11,2,22\n" for minute in (3, 1, 0)]
     found = inspect(recording(tmp_path, header + "".join(rows)))
     (product,) = as_json(found)["products"]
     assert (product["rows"], product["missing_bars"], product["holes"]) == (3, 1, 1)
-    assert (product["first"], product["price_low"]) == ("1970-01-01T00:01:00.000000000Z", 8.7)
+    assert (product["first"], product["price_low"]) == ("2025-01-01T00:01:00.000000000Z", 8.7)
     assert "1 hole of more than 60 s" in as_text(found)
 
 

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from data.names import Damaged
 from data.recordings.dialects.documents import object_lines
 from data.recordings.dialects.symbols import product_of
 
@@ -35,17 +36,22 @@ class Answer(NamedTuple):
         path: keys above the list.
         has_objects: whether the list holds objects; else it holds arrays.
         product_id: of the pair named beside the rows; empty without a pair.
+        pair: the pair as the first document names it.
     """
 
     venue: str
     path: tuple[str, ...]
     has_objects: bool
     product_id: str
+    pair: str = ""
 
     def rows(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         """Yield the rows of the lists as lines: objects unchanged, arrays as CSV.
 
         A document without a list, as an error of a server, is a line itself.
+
+        Raises:
+            Damaged: at a document of another pair.
         """
         for chunk in object_lines(chunks):
             for document in chunk.splitlines():
@@ -57,6 +63,8 @@ class Answer(NamedTuple):
 
     def _lines_of(self, document: bytes) -> list[bytes] | None:
         """Return the rows of a document; None without a list."""
+        if self.pair and (other := self._other_pair(document)):
+            raise Damaged(f"answers of {other} follow answers of {self.pair}, and a file holds one pair")
         around: dict[str, msgspec.Raw] = {}
         inner = msgspec.Raw(document)
         try:
@@ -72,7 +80,19 @@ class Answer(NamedTuple):
         newest = int(last) if self.venue == "Kraken" and last.isdigit() else None
         return [_array_line(row, newest) for row in rows]
 
+    def _other_pair(self, document: bytes) -> str:
+        """Return the pair of a document, if another one than the first document's; else an empty text."""
+        if self.venue == "Kraken":
+            found = _first_list(document[:_START_BYTES])
+            other = found[0][-1] if found is not None and found[0][:-1] == self.path[:-1] else self.pair
+        else:
+            symbol = _SYMBOL.search(document, 0, _START_BYTES)
+            other = symbol[1].decode() if symbol else self.pair
+        return "" if other == self.pair else other[:40]
 
+
+_START_BYTES: Final = 500
+"""Bytes of a document in which the pair stands, before the first rows or in the first row."""
 _OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _LIST: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _OKX, _GATE = 9, 8
@@ -96,7 +116,8 @@ def answer_of(head: bytes, told: str) -> Answer | None:
             symbol = _SYMBOL.search(head, 0, at)
             pair = path[-1] if keys[-1] == "*" else symbol[1].decode() if symbol else ""
             product = product_of(pair, told) if pair else ""
-            return Answer(venue, path, head[at:].lstrip(_BLANKS).startswith(b"{"), product if "-" in product else "")
+            has_objects = head[at:].lstrip(_BLANKS).startswith(b"{")
+            return Answer(venue, path, has_objects, product if "-" in product else "", pair)
     return None
 
 

@@ -93,6 +93,8 @@ def _unclear_products(words: list[str], told: str) -> Iterator[str]:
         is_symbol = symbol.isupper() or (symbol in words and quote != "USD")
         if is_symbol and quote in _DOLLARS and len(base) >= _FEWEST and not base.isdigit():
             yield f"{base}-{quote}"
+        if symbol.isupper() and not quote and symbol.endswith("USD") and len(symbol) >= len("FOOUSD"):
+            yield f"{symbol.removesuffix('USD')}-USD"  # or a base asset and TUSD
     for word in words:
         if bitfinex := re.fullmatch(_BITFINEX, word):
             yield bitfinex[1]

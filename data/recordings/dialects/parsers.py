@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from data.arrow import Mask, is_present, is_text, is_true, text_of, texts_of, values_of
-from data.recordings.fields import FIELDS, Field, epochs, plain_numbers, sides, sizes
+from data.recordings.fields import FIELDS, Field, epochs, plain_numbers, sides, sizes, times
 from data.times import END_NS, NS
 from data.trades import Int64s
 
@@ -52,6 +52,15 @@ def _signs(column: pa.Array) -> tuple[NDArray[np.int8], Mask]:
     return np.where(values > 0, np.where(are_negative, -1, 1), 0).astype(np.int8), good
 
 
+def _epochs_or_times(column: pa.Array) -> tuple[NDArray[Any], Mask]:
+    """Parse times since 1970, and texts of times with a zone among them."""
+    ns, good = epochs(column)
+    if good.all() or not is_text(column.type):
+        return ns, good
+    others, are_times = times(column)
+    return np.where(good, ns, others), good | are_times
+
+
 class _Epochs(NamedTuple):
     """Numbers as texts, split at the point.
 
@@ -91,8 +100,9 @@ BUYER_MAKER: Final = Field(_of_buyer_maker, lambda _: "must be true or false, or
 AMOUNT: Final = Field(_amounts, lambda _: "must be a finite number; the sign is the taker's side")
 AMOUNT_SIDE: Final = Field(_signs, AMOUNT.explain)
 EPOCH: Final = Field(
-    epochs,
-    lambda _: "must be a time in s, ms, us or ns since 1970, as a number; the size of the number tells the unit",
+    _epochs_or_times,
+    lambda _: "must be a time in s, ms, us or ns since 1970, as a number; the size of the number tells the unit; or a "
+    "time with a zone",
 )
 
 

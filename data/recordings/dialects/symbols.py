@@ -198,6 +198,30 @@ BASES: Final = frozenset(
         "OKB",
         "LEO",
         "HYPE",
+        "QNT",
+        "LPT",
+        "PNUT",
+        "MOG",
+        "MNT",
+        "HNT",
+        "ANT",
+        "GOAT",
+        "POPCAT",
+        "MOODENG",
+        "ACT",
+        "BNT",
+        "KARRAT",
+        "CFG",
+        "DRIFT",
+        "GST",
+        "LIT",
+        "HFT",
+        "ALT",
+        "NOT",
+        "BIT",
+        "FWOG",
+        "STG",
+        "USDG",
     ]
 )
 """Base assets that decide between two splits of a symbol, as in BNBUSD: BNB-USD, not BN-BUSD."""
@@ -209,6 +233,10 @@ _MONEY: Final = (*_QUOTES_FIRST, "USDC", "DAI", "TUSD", "BUSD", "FDUSD", "UST")
 
 ALIASES: Final = {"XBT": "BTC", "XDG": "DOGE"}
 _KRAKEN = re.compile(r"[XZ]([A-Z]{3})[XZ]([A-Z]{3})")
+_KRAKEN_MONEY = re.compile(r"([A-Z0-9]{2,8})Z(USD|EUR|GBP|CAD|JPY|AUD|CHF)")
+_BITFINEX = re.compile(r"t[A-Z0-9]{6,}")
+_ONE_LETTER_MORE: Final = ("TUSD", "GUSD", "BUSD")
+"""Quote currencies whose first letter may be the last one of the base asset, as in QNTUSD."""
 
 SYMBOL_RULE: Final = (
     "must be named like BTC-USD, BTC/USD or BTCUSD; of a symbol without a separator PRODUCT_ID can tell base and quote"
@@ -224,10 +252,11 @@ def product_of(symbol: str, told: str = "") -> str:
 
     >>> product_of("btcusd"), product_of("ETH/BTC"), product_of("BTCBUSD"), product_of("XXBTZUSD"), product_of("what")
     ('BTC-USD', 'ETH-BTC', 'BTC-BUSD', 'BTC-USD', 'WHAT')
-    >>> product_of("BTCXYZ", "BTC-XYZ")
-    'BTC-XYZ'
+    >>> product_of("BTCXYZ", "BTC-XYZ"), product_of("tBTCUSD"), product_of("USDTZUSD"), product_of("FOOTUSD")
+    ('BTC-XYZ', 'BTC-USD', 'USDT-USD', 'FOOTUSD')
     """
-    name = symbol.strip().upper().replace("/", "-").replace("_", "-")
+    symbol = symbol.strip()
+    name = (symbol[1:] if _BITFINEX.fullmatch(symbol) else symbol).upper().replace("/", "-").replace("_", "-")
     if "-" in name:
         parts = [ALIASES.get(part, part) for part in name.split("-")]
         if len(parts) == 2 and parts[0] in _QUOTES_FIRST and parts[1] in BASES and parts[1] not in _MONEY:
@@ -238,10 +267,12 @@ def product_of(symbol: str, told: str = "") -> str:
     kraken = _KRAKEN.fullmatch(name)
     if kraken is not None and kraken[1] in BASES and kraken[2] in QUOTES:
         splits = [(kraken[1], kraken[2])]
+    elif (money := _KRAKEN_MONEY.fullmatch(name)) is not None and money[1] in BASES and f"{money[1]}Z" not in BASES:
+        splits = [(money[1], money[2])]
     else:
         splits = [(name.removesuffix(quote), quote) for quote in QUOTES if name.endswith(quote) and name != quote]
     known = [split for split in splits if split[0] in BASES]
-    if not splits or len(known) > 1:
+    if not splits or len(known) > 1 or (not known and splits[0][1] in _ONE_LETTER_MORE):
         return name
     base, quote = known[0] if known else splits[0]
     return f"{ALIASES.get(base, base)}-{ALIASES.get(quote, quote)}"

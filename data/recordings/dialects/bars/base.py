@@ -12,9 +12,10 @@ from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from data.arrow import texts_of
+from data.arrow import is_true, text_of, texts_of
 from data.recordings.dialects.symbols import SYMBOL_RULE, products_of
 from data.recordings.fields import FIELDS, Field, by_name, explain_size, products, sizes, value_text
 from data.recordings.lines import Lines, csv_fields, cut_rows
@@ -76,7 +77,7 @@ class BarBatch(NamedTuple):
 
 
 CONTRADICTION = "high, low, open and close contradict: low must be the least of them and high the greatest"
-NOT_RISING = "time does not rise"
+NOT_RISING = "time does not rise: rows must be sorted by time"
 
 PRICE_COLUMNS = ("open", "high", "low", "close")
 
@@ -88,10 +89,18 @@ def _finished(column: pa.Array) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     return values, values
 
 
+def _trade_counts(column: pa.Array) -> tuple[Floats, NDArray[np.bool_]]:
+    """Parse numbers of trades; NaN where none is given."""
+    values, good = FIELDS["trade_id"].parse(column)
+    texts = pc.utf8_lower(pc.utf8_trim_whitespace(pc.fill_null(column.cast(pa.string()), text_of(""))))
+    is_absent = is_true(pc.is_in(texts, texts_of(["", "nan", "null", "none"])))
+    return np.where(is_absent, np.nan, values), good | is_absent
+
+
 _FIELDS: Final[Mapping[str, Field]] = {
     **dict.fromkeys(PRICE_COLUMNS, FIELDS["price"]),
     "volume": Field(sizes, lambda text: explain_size(text).removesuffix(", or empty")),
-    "count": FIELDS["trade_id"],
+    "count": Field(_trade_counts, FIELDS["trade_id"].explain),
     "finished": Field(_finished, lambda _: "must be true or 1: another candle is not finished"),
 }
 _LAST_SECOND = int(datetime(LAST_YEAR, 12, 31, tzinfo=UTC).timestamp())
@@ -104,6 +113,7 @@ class BarDialect(ABC):
         name: name of the dialect, for people.
         path: path of the recording.
         step_s: seconds that a bar covers.
+        phase_s: seconds between a multiple of the step since 1970 and the start of a bar, as of weeks from Monday on.
         columns: by field of a bar, index and name of the recording's column.
         width: number of fields of a line.
         product: product of all rows; None if each row names its product.
@@ -115,6 +125,7 @@ class BarDialect(ABC):
     name: str
     path: Path
     step_s: int
+    phase_s: int = 0
     columns: Mapping[str, tuple[int, str]]
     width: int
     product: str | None = None
@@ -177,7 +188,7 @@ class BarDialect(ABC):
         reject(~good, lambda i: f"{self.columns['product_id'][1]} {SYMBOL_RULE}, was {value_text(named, i)!r}")
         start = self.start_s(values["start"])
         reject(
-            (start < 0) | (start > _LAST_SECOND) | (start % self.step_s != 0),
+            (start < 0) | (start > _LAST_SECOND) | (start % self.step_s != self.phase_s),
             lambda i: f"{self.columns['start'][1]} must be a time at which a bar of {self.step_s} s starts, from 1970 "
             f"to {LAST_YEAR}, was {value_text(texts['start'], i)!r}",
         )

@@ -19,7 +19,7 @@ from data.recordings.dialects.bars.base import PRICE_COLUMNS, BarDialect
 from data.recordings.dialects.bars.starts import STARTS
 from data.recordings.dialects.bars.survey import survey
 from data.recordings.dialects.file_names import product_in_name
-from data.recordings.dialects.symbols import QUOTES
+from data.recordings.dialects.symbols import ALIASES, BASES, QUOTES, product_of
 from data.recordings.dialects.tables.headers import has_header, plain, with_index_time
 from data.recordings.dialects.tables.known import PRODUCT_NAMES, VENUE_NAMES
 from data.recordings.dialects.tables.parquet import column_names, flat_batches
@@ -90,14 +90,18 @@ _KNOWN: Final = frozenset(
 ) | {"", *_START_NAMES}
 
 _ALIKE_NAMES: Final = (
-    "interval", "granularity", "timeframe", "resolution", "barsize", *map(plain, VENUE_NAMES),
+    "source", "markettype", "frequency", "tf", "market", *map(plain, VENUE_NAMES),
 )  # fmt: skip
-"""Columns of which all rows must have the same value: the length of a candle, and the exchange."""
+"""Columns of which all rows must have the same value: the exchange, the kind of market, and other lengths' names."""
+_LENGTH_NAMES: Final = ("interval", "granularity", "timeframe", "resolution", "barsize")
+_END_NAMES: Final = ("closetime", "endtime", "stop", "end")
 
 _VOLUMES_IN_QUOTE: Final = {
     "adjclose": "Yahoo Finance", "dividends": "Yahoo Finance", "marketcap": "CoinMarketCap or CoinGecko",
 }  # fmt: skip
 """Columns of venues whose volume is in the quote currency, and the venues."""
+
+_BASE_UNITS: Final = ("base", "base_currency", "baseasset", "coin", "coins", "asset", "crypto", "traded")
 
 _QUOTE_NAMES: Final = {
     "currency",
@@ -147,6 +151,8 @@ class CandleColumns(NamedTuple):
         volumes: indexes of one column of volumes, or of two, base and quote in an unknown order.
         is_named: the first of two volumes is the base currency's, unless the numbers contradict.
         alike: indexes of columns of which all rows must have the same value.
+        length, end: index of a column with the length of a candle, or with its end.
+        asset: base asset that the name of the volume tells.
         others: venues and names of columns that are possible, too; the rows tell which of them a file has.
     """
 
@@ -157,6 +163,9 @@ class CandleColumns(NamedTuple):
     volumes: Sequence[int]
     is_named: bool = False
     alike: Sequence[int] = ()
+    length: int | None = None
+    end: int | None = None
+    asset: str = ""
     others: Sequence[tuple[str, Sequence[str]]] = ()
 
 
@@ -174,7 +183,10 @@ class _Candles(BarDialect):
         orders += [[names.index(name) for name in PRICE_COLUMNS] for _, names in columns.others]
         start, is_named = columns.at["start"], columns.is_named
         alike = {i: columns.names[i] for i in columns.alike}
-        found = survey(self._blocks(), self.width, start, product, orders, volumes, is_named=is_named, alike=alike)
+        found = survey(
+            self._blocks(), self.width, start, product, orders, volumes, is_named=is_named, alike=alike,
+            length=columns.length, end=columns.end,
+        )  # fmt: skip
         at = dict(columns.at)
         venue = columns.venue
         if found.order:
@@ -183,7 +195,7 @@ class _Candles(BarDialect):
             at.pop("count", None)
             volumes = volumes if len(volumes) == 2 else [names.index("volume")]
         base = volumes[found.base]
-        self.step_s, self.newest_first = found.step_s, found.newest_first
+        self.step_s, self.phase_s, self.newest_first = found.step_s, found.phase_s, found.newest_first
         named = columns.names if columns.header_line else _places(columns.names)
         self.columns = {field: (i, named[i]) for field, i in at.items()} | {"volume": (base, named[base])}
         notes = [f"{'newest' if self.newest_first else 'oldest'} first", f"base volume in {named[base]!r}"]
@@ -195,10 +207,20 @@ class _Candles(BarDialect):
             notes.append(
                 f"the name of the file tells the product {by_name}" if by_name else f"no product named: {told}"
             )
-        known = {*_KNOWN, *(plain(columns.names[i]) for i in (*at.values(), *volumes, *alike))}
+        self._check_asset(columns, found.products)
+        known = {*_KNOWN, *(plain(columns.names[i]) for i in (*at.values(), *volumes, *alike, columns.end or 0))}
         if columns.header_line:
             self.unread = tuple(name for name in columns.names if plain(name) not in known)
         self.name = f"{venue} candles of {self.step_s} s, {', '.join(notes)}"
+
+    def _check_asset(self, columns: CandleColumns, symbols: Sequence[str]) -> None:
+        """Raise ValueError if the volume is in the quote currency of a product, as `Volume BTC` of ETH/BTC."""
+        for symbol in symbols if self.product is None else (self.product,):
+            base, _, quote = product_of(symbol, self.told).partition("-")
+            if columns.asset and columns.asset == quote != base:
+                raise ValueError(
+                    f"has candles of {base}-{quote} with one volume in {quote}, which is the quote currency"
+                )
 
     def _blocks(self) -> Iterator[Lines]:
         return map(self._data, data_lines(self._text()))
@@ -296,14 +318,37 @@ def _header_columns(header: Sequence[str], number: int) -> CandleColumns | None:
         venue = "Binance"
     else:
         venue = "Coinbase" if tuple(order) == _LOW_FIRST else "OHLCV"
-    alike = [i for i, name in enumerate(header) if plain(name) in _ALIKE_NAMES]
-    return CandleColumns(venue, header, number, columns, *_volumes(header), alike)
+    if {"base", "quote"} <= set(at) and product is None:
+        raise ValueError(
+            "has candles whose product stands in two columns, 'base' and 'quote': join them as one, 'symbol'"
+        )
+    if header[1:] == ["Close", "High", "Low", "Open", "Volume"]:
+        raise ValueError(
+            "has candles of Yahoo Finance, as the order of the columns tells: their volume is in the quote currency"
+        )
+    constant = (*_ALIKE_NAMES, *_LENGTH_NAMES, *(() if product is not None else ("name",)))
+    alike = [i for i, name in enumerate(header) if plain(name) in constant and i != product]
+    length, end = (next((at[name] for name in names if name in at), None) for names in (_LENGTH_NAMES, _END_NAMES))
+    found = _volumes(header)
+    return CandleColumns(venue, header, number, columns, found.places, found.is_named, alike, length, end, found.asset)
 
 
-def _volumes(header: Sequence[str]) -> tuple[list[int], bool]:
-    """Return the index of the base currency's volume, or of two volumes whose order the numbers tell.
+class _Volumes(NamedTuple):
+    """Columns of volumes.
 
-    Of two volumes, the second value is whether the first one is the base currency's if the numbers do not tell.
+    Attributes:
+        places: index of the base currency's volume, or of two volumes whose order the numbers tell.
+        is_named: whether the first of two is the base currency's if the numbers do not tell.
+        asset: base asset that the name of the only volume tells.
+    """
+
+    places: list[int]
+    is_named: bool = False
+    asset: str = ""
+
+
+def _volumes(header: Sequence[str]) -> _Volumes:
+    """Return the columns of volumes.
 
     Raises:
         ValueError: no column, or too many columns, can be the base currency's volume.
@@ -321,17 +366,30 @@ def _volumes(header: Sequence[str]) -> tuple[list[int], bool]:
             "starts, and `homeNotional` alone as volume"
         )
     if "vol" in names and (second := next((n for n in ("amount", "volccyquote") if n in names), None)) is not None:
-        return [names.index("vol"), names.index(second)], False  # HTX's `vol` is in the quote currency, OKX's in base
+        return _Volumes(
+            [names.index("vol"), names.index(second)]
+        )  # HTX's `vol` is in the quote currency, OKX's in base
     for exact in ("volume", "vol", "basevolume", "volumebase"):
         if names.count(exact) == 1:
             second = next((name for name in _SECOND_VOLUMES if name != exact and names.count(name) == 1), None)
-            return [names.index(each) for each in (exact, second) if each is not None], second is not None
+            return _Volumes([names.index(each) for each in (exact, second) if each is not None], second is not None)
     found = [i for i, name in enumerate(names) if "vol" in name and not name.startswith(("quote", "taker"))]
-    if len(found) == 1 and names[found[0]].strip("()").removeprefix("volume").strip("()") in _QUOTE_NAMES:
-        raise ValueError(f"has candles with one volume, {header[found[0]]!r}, which is in the quote currency")
     if not 1 <= len(found) <= 2:
         raise ValueError(f"has candles with {len(found)} columns of volumes; one is read, or two: of base and of quote")
-    return found, False
+    units = [re.sub(r"volume|vol|\W", "", names[i]) for i in found]
+    if len(found) == 2:
+        first_is_quote, second_is_quote = (unit in _QUOTE_NAMES for unit in units)
+        ordered = found[::-1] if first_is_quote and not second_is_quote else found
+        return _Volumes(ordered, is_named=first_is_quote != second_is_quote)
+    if units[0] in _QUOTE_NAMES:
+        raise ValueError(f"has candles with one volume, {header[found[0]]!r}, which is in the quote currency")
+    asset = units[0].upper()
+    if asset not in BASES and units[0] not in _BASE_UNITS:
+        raise ValueError(
+            f"has candles with one volume, {header[found[0]]!r}, of an unknown unit: call the column `volume` if the "
+            "unit is the base currency"
+        )
+    return _Volumes(found, asset=ALIASES.get(asset, asset) if asset in BASES else "")
 
 
 def _headerless_columns(head: Sequence[bytes]) -> CandleColumns | None:
@@ -351,6 +409,8 @@ def _headerless_columns(head: Sequence[bytes]) -> CandleColumns | None:
         if width != len(_BYBIT[1]):
             return None
         venue, names = _BYBIT
+    if "vwap" in names and not _have_vwaps(fitting, names):
+        return None
     at = {name: names.index(name) for name in PRICE_COLUMNS} | {"start": 0}
     if "count" in names:
         at["count"] = names.index("count")
@@ -358,7 +418,26 @@ def _headerless_columns(head: Sequence[bytes]) -> CandleColumns | None:
     is_named = "quote_volume" in names
     if is_named:
         volumes.append(names.index("quote_volume"))
-    return CandleColumns(venue, names, 0, at, volumes, is_named, others=others)
+    return CandleColumns(
+        venue,
+        names,
+        0,
+        at,
+        volumes,
+        is_named,
+        end=names.index("close_time") if "close_time" in names else None,
+        others=others,
+    )
+
+
+def _have_vwaps(rows: Sequence[bytes], names: Sequence[str]) -> bool:
+    """Return whether most mean prices lie between low and high, or are 0, as of candles without a trade."""
+    low, high, mean = (names.index(name) for name in ("low", "high", "vwap"))
+    found = 0
+    for row in rows:
+        values = [float(text.strip(b'"')) for text in row.strip().split(b",")]
+        found += len(values) == len(names) and (values[low] <= values[mean] <= values[high] or not values[mean])
+    return found * 2 > len(rows)
 
 
 def parquet_text(path: Path, schema: pa.Schema) -> Text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from math import gcd
@@ -27,10 +28,29 @@ RARE_SHARE: Final = 0.01
 """Steps that are rarer, all together, do not count for the length of a candle: their rows are rejected."""
 RATIO_OFF: Final = 0.1
 """Allowed distance between the log ratio of the volumes and the log close: a bar's mean price is not the last price."""
-_RATIOS_OF_A_BLOCK = 1_000
+_SOME_OF_A_BLOCK = 1_000
+_DAY, _MINUTE = 86_400, 60
+_LENGTH = re.compile(r"(\d{1,6})\s*(s|sec|m|min|t|h|hour|d|day|w|week)?")
+_UNIT_S: Final = {"s": 1, "sec": 1, "m": 60, "min": 60, "t": 60, "h": 3_600, "hour": 3_600, "d": _DAY, "day": _DAY,
+                  "w": 7 * _DAY, "week": 7 * _DAY}  # fmt: skip
+_MOST_A_DAY: Final = 1e14
+"""Volume times price in a day, in any currency: Bitcoin's markets together have a thousandth of that in dollars."""
 MOST_STEPS: Final = 100_000
 """Different steps of time; candles have a few, whatever holes they have."""
 _UNIT_NAMES: Final = {NS: "s", 1_000_000: "ms", 1_000: "us", 1: "ns"}
+
+
+_MONTHS_S: Final = tuple(days * _DAY for days in (28, 29, 30, 31))
+
+
+def _length_s(text: str) -> int:
+    """Return the length of a candle that a text names, in seconds; 0 for another text. M is a month, and none.
+
+    >>> _length_s("5m"), _length_s("1H"), _length_s("300"), _length_s("1M")
+    (300, 3600, 300, 0)
+    """
+    found = _LENGTH.fullmatch(text.strip() if text.endswith("M") else text.strip().lower())
+    return int(found[1]) * _UNIT_S[found[2] or "s"] if found else 0
 
 
 class Survey(NamedTuple):
@@ -38,17 +58,21 @@ class Survey(NamedTuple):
 
     Attributes:
         step_s: seconds that a candle covers.
+        phase_s: start of most candles behind a multiple of the step since 1970; 0 for candles up to a minute.
         newest_first: whether times mostly fall.
         units: units of the times that are numbers, in the order of their first row.
         base: index of the column with the base currency's volume, among the surveyed volumes.
         order: index of the order of prices that most rows have, among the possible orders; of equals, the first.
+        products: names of products as they stand in the rows.
     """
 
     step_s: int
+    phase_s: int
     newest_first: bool
     units: tuple[str, ...]
     base: int
     order: int
+    products: tuple[str, ...]
 
 
 def survey(
@@ -61,6 +85,8 @@ def survey(
     *,
     is_named: bool = False,
     alike: Mapping[int, str] = MappingProxyType({}),
+    length: int | None = None,
+    end: int | None = None,
 ) -> Survey:
     """Read all rows.
 
@@ -71,6 +97,7 @@ def survey(
         volumes: indexes of one column of volumes, or of two that the ratio tells apart.
         is_named: the first of two volumes is the base currency's by its name, unless the ratio contradicts.
         alike: index and name of the columns of which all rows must have the same value.
+        length, end: index of a column with the length of a candle, as 5m or 300, or with its end.
 
     Raises:
         ValueError: the rows do not show the length of a candle, or which volume is the base currency's, or rows differ
@@ -80,14 +107,19 @@ def survey(
     try:
         for lines in blocks:
             readable, _ = lines.readable()
-            wanted = sorted({start, *volumes, *alike}.union(*orders, () if product is None else (product,)))
+            others = [i for i in (product, length, end) if i is not None]
+            wanted = sorted({start, *volumes, *alike, *others}.union(*orders))
             texts = csv_fields(lines.take(readable), width, wanted).texts
             found.add(texts, start, product, orders, volumes)
             found.check_alike(texts, alike)
+            found.add_lengths(texts, start, length, end)
     except Damaged:
         pass  # the readable rows decide, and the reader tells of the damage
     order = int(np.argmax(found.fitting))
-    return Survey(found.step_s(), found.falls > found.rises, tuple(found.units), found.base(volumes, is_named), order)
+    step_s = found.step_s()
+    base = found.base(volumes, is_named, step_s)
+    falls = found.falls > found.rises
+    return Survey(step_s, found.phase_s(step_s), falls, tuple(found.units), base, order, tuple(found.last))
 
 
 class _Found:
@@ -102,6 +134,9 @@ class _Found:
         self.ratios: list[Floats] = []
         self.fitting = np.zeros(orders, np.int64)
         self.alike: dict[int, str] = {}  # value of each column of which all rows must have the same
+        self.lengths: Counter[int] = Counter()  # by the column of lengths, or of ends
+        self.some: list[Int64s] = []  # times, of which most tell the phase
+        self.turnovers: list[float] = []  # volume times close, of each block
 
     def add(
         self,
@@ -113,6 +148,7 @@ class _Found:
     ) -> None:
         ns, good = STARTS.parse(texts[start])
         seconds = ns // NS
+        self.some.append(seconds[good][:_SOME_OF_A_BLOCK])
         self._add_units(texts[start])
         rows = len(seconds)
         named = products(texts[product] if product is not None else texts_of([""] * rows))
@@ -130,9 +166,23 @@ class _Found:
             opened, high, low, closed = np.array(four)[:, np.logical_and.reduce(are_prices)]
             inside = (np.minimum(opened, closed) >= low) & (np.maximum(opened, closed) <= high)
             self.fitting[place] += int(np.sum(inside))
+        close, is_price = parsed[orders[0][3]]
+        given = [sizes(texts[i])[0][is_price] for i in volumes]
         if len(volumes) == 2:
-            close, is_price = parsed[orders[0][3]]
-            self._add_ratios([sizes(texts[i])[0][is_price] for i in volumes], close[is_price])
+            self._add_ratios(given, close[is_price])
+        elif is_price.any():
+            self.turnovers.append(float(np.median(np.nan_to_num(given[0]) * close[is_price])))
+
+    def add_lengths(self, texts: Mapping[int, pa.Array], start: int, length: int | None, end: int | None) -> None:
+        """Note the lengths of candles that a column names, or that their ends tell; an end may be 1 ms earlier."""
+        if length is not None:
+            code, names = by_name(texts[length], list)
+            counts = np.bincount(code, minlength=len(names)).tolist()
+            self.lengths.update({_length_s(name): count for name, count in zip(names, counts, strict=True)})
+        elif end is not None:
+            (starts, are_starts), (ends, are_ends) = STARTS.parse(texts[start]), STARTS.parse(texts[end])
+            found = -(-(ends - starts)[are_starts & are_ends] // NS)
+            self.lengths.update(dict(zip(*map(np.ndarray.tolist, np.unique(found, return_counts=True)), strict=True)))
 
     def check_alike(self, texts: Mapping[int, pa.Array], alike: Mapping[int, str]) -> None:
         """Raise ValueError if the rows so far have several values in a column of which they must have the same."""
@@ -164,7 +214,7 @@ class _Found:
 
     def _add_ratios(self, pair: Sequence[Floats], close: Floats) -> None:
         usable = np.flatnonzero((pair[0] > 0) & (pair[1] > 0) & np.isfinite(pair[0]) & np.isfinite(pair[1]))
-        usable = usable[:_RATIOS_OF_A_BLOCK]
+        usable = usable[:_SOME_OF_A_BLOCK]
         ratio, log_price = np.log(pair[1][usable] / pair[0][usable]), np.log(close[usable])
         self.ratios.append(np.array([abs(ratio - log_price), abs(ratio + log_price), ratio + log_price]))
 
@@ -182,6 +232,13 @@ class _Found:
             if seen >= total * (1 - RARE_SHARE):
                 break
             step, seen = gcd(step, length), seen + count
+        if all(length in _MONTHS_S for length, count in self.steps.items() if count > total * RARE_SHARE):
+            raise ValueError(
+                "has candles of months, whose times do not tell their length: candles up to weeks are read"
+            )
+        named, rows = max(self.lengths.items(), key=lambda item: item[1], default=(0, 0))
+        if named > 0 and rows >= self.lengths.total() * (1 - RARE_SHARE) and step % named == 0:
+            return named
         common, count = max(self.steps.items(), key=lambda item: (item[1], -item[0]))
         if step not in self.steps and count > total / 2:
             raise ValueError(
@@ -191,7 +248,14 @@ class _Found:
             )
         return step
 
-    def base(self, volumes: Sequence[int], is_named: bool) -> int:
+    def phase_s(self, step_s: int) -> int:
+        """Return where in a step most candles start; 0 for candles up to a minute, which lie on the grid."""
+        if step_s <= _MINUTE:
+            return 0
+        phases, counts = np.unique(np.concatenate(self.some) % step_s, return_counts=True)
+        return int(phases[np.argmax(counts)])
+
+    def base(self, volumes: Sequence[int], is_named: bool, step_s: int) -> int:
         """Return which of the volumes is the base currency's.
 
         Names of columns do not help: in some files the first name means base and the second quote, in others the
@@ -199,16 +263,27 @@ class _Found:
         volume counts contracts, and the second is the base currency's.
         """
         if len(volumes) == 1:
+            a_day = float(np.median(self.turnovers or [0.0])) * _DAY / step_s
+            if a_day > _MOST_A_DAY:
+                raise ValueError(
+                    f"has candles whose volume times price is {a_day:.0e} a day, more than any market trades: the "
+                    "volume is in the quote currency, or counts contracts"
+                )
             return 0
         off: NDArray[Any] = np.concatenate([np.empty((3, 0)), *self.ratios], axis=1)
         first_is_base, second_is_base, contract = np.median(off, axis=1) if off.size else (np.inf, np.inf, np.inf)
         found = min(first_is_base, second_is_base)
         if not found < RATIO_OFF or abs(first_is_base - second_is_base) < RATIO_OFF:
-            if is_named:
-                are_contracts = found >= RATIO_OFF and min(abs(contract - np.log(COIN_CONTRACTS))) < RATIO_OFF
-                return 1 if are_contracts else 0
+            # A constant factor beside the price is of lots, and beside its inverse of contracts of the quote currency.
+            lots, contracts = (float(np.median(np.abs(off[i] - middle))) if off.size else np.inf
+                               for i, middle in ((0, first_is_base), (2, contract)))  # fmt: skip
+            are_coins = contracts < lots and min(abs(contract - np.log(COIN_CONTRACTS))) < RATIO_OFF
+            if is_named and found >= RATIO_OFF and are_coins:
+                return 1
+            if is_named and (found < RATIO_OFF or lots >= RATIO_OFF):
+                return 0
             raise ValueError(
                 "has candles whose volumes do not tell which of them is the base currency's: one over the other must "
-                f"be the price, within {RATIO_OFF:.0%}, and the price not near 1"
+                f"be the price, within {RATIO_OFF:.0%}, and the price not near 1; a volume of lots or contracts is none"
             )
         return 0 if first_is_base < second_is_base else 1

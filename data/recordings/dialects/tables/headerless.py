@@ -105,6 +105,8 @@ def headerless_match(head: Sequence[bytes]) -> Headerless | None:
     rows = [line.decode(errors="replace").strip() for line in head[:50]]
     for form in FORMS:
         fitting = [row for row in rows if form.row.fullmatch(row)]
+        if form.table is _BITFINEX_TABLE and not any(row.split(",")[2].startswith("-") for row in fitting):
+            continue  # without a sale, the third number may be the price, and the fourth the amount
         if fitting and len(fitting) >= len(rows) / 2:
             widths = [row.count(",") + 1 for row in fitting]
             names, table = form.names, form.table

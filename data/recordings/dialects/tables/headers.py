@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
+from data.recordings.dialects.parsers import MAKERS_SIDE
 from data.recordings.dialects.tables.known import (
     ANY_VENUE,
     ID_NAMES,
@@ -51,9 +52,17 @@ class TableMatch(NamedTuple):
             first_values: returns the first values of a column.
 
         Raises:
-            ValueError: the trades are of several exchanges.
+            ValueError: the trades are of several exchanges, or a column that the table does not know holds sides.
         """
         columns, venue = dict(self.columns), ""
+        for unread in self.unread if "side" not in columns else ():
+            if (said := {str(each).strip().lower() for each in first_values(unread)}) and said <= _SIDES:
+                raise ValueError(
+                    f"has the columns of trades ({self.table.name}) and a column {unread!r} of sides "
+                    f"({', '.join(sorted(said))}), which would be ignored: name all columns, as --columns "
+                    "...,side=COLUMN (the taker's) or maker_side=COLUMN, or remove the column; bids and asks are an "
+                    "order book, and no trades"
+                )
         if self.table.may_lack_ids and "trade_id" in columns:
             ids = first_values(columns["trade_id"])
             are_numbers = [str(each).strip().removesuffix(".0").isdecimal() for each in ids]
@@ -83,6 +92,7 @@ def plain(name: str) -> str:
 
 HEADER_WITHIN: Final = 5
 """The header of a table stands in one of so many first lines: above it, some files have an address or a comment."""
+_SIDES: Final = frozenset(("buy", "sell", "buyer", "seller", "b", "s", "a", "bid", "ask", "long", "short"))
 _VALUES: Final = ("true", "false", "buy", "sell", "null", "nan", "none")
 
 
@@ -182,13 +192,28 @@ def _check_columns(header: Sequence[str], table: Table, unread: Sequence[str]) -
             f"has the columns of trades ({table.name}) and a column {ranges[0]!r}, as a ticker or candles have: the "
             "volume may be a running total; remove the column if each row is a trade"
         )
+    if table.venue == ANY_VENUE:
+        _check_alternatives(header, table)
     for name in unread:
+        if (said := _OTHER_FEEDS.get(plain(name))) is not None:
+            raise ValueError(said)
         for meaning, names in _MEANINGS.items():
             if plain(name) in names:
                 raise ValueError(
                     f"has the columns of trades ({table.name}) and a column {name!r}, which names {meaning} that would "
                     f"be ignored: remove the column, or name all columns, {suggested_columns(header)}"
                 )
+
+
+def _check_alternatives(header: Sequence[str], table: Table) -> None:
+    """Raise ValueError if two columns could be one field, as a running volume and a size."""
+    for field, spellings in table.needed.items():
+        found = [name for name in header if plain(name) in map(plain, spellings)]
+        if len(found) > 1:
+            raise ValueError(
+                f"has {len(found)} columns that may be the {_FIELD_NAMES[field]} of a trade, "
+                f"{' and '.join(map(repr, found))}: name the columns, as {suggested_columns(header)}"
+            )
 
 
 class NearMiss(NamedTuple):
@@ -219,11 +244,22 @@ def near_miss(header: Sequence[str]) -> NearMiss | None:
     return min(found, key=lambda miss: (len(miss.missing), -len(miss.present)), default=None)
 
 
+_FIELD_NAMES: Final = {"event_time": "time", "price": "price", "size": "size"}
+_OTHER_FEEDS: Final = {
+    "issnapshot": "is an order book, with bids and asks: it has no trades",
+    "fundingrate": "is a ticker of derivatives, with funding rates: it has no trades",
+    "openinterest": "is a ticker of derivatives, with open interest: it has no trades",
+    "markprice": "is a ticker of derivatives, with mark prices: it has no trades",
+    "candledatetimeutc": "has candles of Upbit, whose keys are not read: save them with the columns "
+    "time,open,high,low,close,volume",
+}
+"""Columns of feeds without trades, and what to say."""
 _GUESSES: Final = {
     "time": ("event_time", "time", "timestamp", "ts", "datetime", "date", "trade_time", "transact_time", "created_at",
              "trade_ts", "time_exchange", "unix", "epoch"),
     "price": ("price", "px", "p", "rate", "last", "trade_price", "last_price"),
-    "size": ("size", "volume", "qty", "quantity", "amount", "q", "vol", "last_size", "trade_size", "base_volume"),
+    "size": ("size", "volume", "qty", "quantity", "amount", "q", "vol", "last_size", "trade_size", "base_volume", "sz",
+             "trade_volume", "size(base)"),
     "side": ("taker_side", "side", "direction", "aggressor", "aggressor_side", "taker", "trade_side"),
     "maker_side": ("maker_side",),
     "id": ID_NAMES,
@@ -239,15 +275,39 @@ def suggested_columns(header: Sequence[str]) -> str:
     """
     names = {plain(name): name for name in reversed(header)}
     chosen: dict[str, str] = {}
+    makers = any(_has_makers_side(table, header) for table in TABLES)
     for key, spellings in _GUESSES.items():
         name = next((names[plain(each)] for each in spellings if plain(each) in names), None)
+        if key == "side" and makers:
+            chosen["maker_side"] = name or "?"
+            continue
         if name is not None or key in ("time", "price"):
             chosen[key] = "?" if name is None else name
     return "--columns " + ",".join(f"{key}={name}" for key, name in chosen.items())
 
 
+def _has_makers_side(table: Table, header: Sequence[str]) -> bool:
+    """Return whether a header has all columns of a table whose sides are the makers'."""
+    return table.fields.get("side") is MAKERS_SIDE and _columns(table, header) is not None
+
+
 def described_miss(header: Sequence[str]) -> str:
     """Return what a table with named columns lacks, for a refusal; empty if the header resembles no table."""
+    names = [plain(name) for name in header]
+    for name, said in _OTHER_FEEDS.items():
+        if name in names:
+            return said
+    if {"open", "high", "low", "close"} <= set(names):
+        return (
+            "has the prices of candles, and no column is named like their start: name the column `time`, as in "
+            "time,open,high,low,close,volume"
+        )
+    numbered = list(filter(None, names))
+    if len(numbered) > 2 and numbered == list(map(str, range(len(numbered)))):
+        return (
+            "has numbers in place of names of columns: write names, as time,price,size, or "
+            "time,open,high,low,close,volume"
+        )
     ranges = [name for name in header if plain(name) in _BAR_NAMES]
     if len(ranges) > 1:
         return (

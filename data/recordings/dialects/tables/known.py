@@ -14,7 +14,7 @@ from data.recordings.dialects.base import (
     VOLUME_24H,
     ZONELESS,
 )
-from data.recordings.dialects.parsers import BUYER_MAKER, EPOCH, MAKERS_SIDE
+from data.recordings.dialects.parsers import AMOUNT, AMOUNT_SIDE, BUYER_MAKER, EPOCH, MAKERS_SIDE
 from data.recordings.fields import FIELDS, Field
 
 Names = tuple[str, ...]
@@ -67,8 +67,8 @@ PRODUCT_NAMES: Final = (
     "product",
     "symbol",
     "pair",
-    "market",
     "instrument",
+    "market",
     "currency_pair",
     "product_name",
     "instrument_id",
@@ -78,13 +78,23 @@ PRODUCT_NAMES: Final = (
     "ticker",
     "coin",
     "asset",
+    "sym",
+    "pair_name",
+    "contract",
+    "security",
+    "asset_id",
+    "crypto",
 )
 ID_NAMES: Final = ("trade_id", "id", "tid", "trade_number")
 SIDE_NAMES: Final = (
     "side", "taker_side", "maker_side", "taker", "maker", "is_buyer_maker", "buyer_maker", "is_buyer_taker",
-    "direction", "aggressor", "aggressor_side", "buy_sell", "trade_side",
+    "direction", "aggressor", "aggressor_side", "buy_sell", "trade_side", "is_buy", "is_sell", "is_bid", "is_ask",
+    "taker_side_sell", "tks",
 )  # fmt: skip
-RANGE_NAMES: Final = ("open", "high", "low", "vwap", "open_24h", "high_24h", "low_24h", "market_cap")
+RANGE_NAMES: Final = (
+    "open", "high", "low", "vwap", "open_24h", "high_24h", "low_24h", "market_cap", "bid", "ask", "best_bid",
+    "best_ask",
+)  # fmt: skip
 """Columns of a ticker, of candles or of CoinGecko: beside them a volume is a running total, and no size of a trade."""
 COIN_CONTRACTS: Final = (10, 100)
 """Sizes of Binance's coin contracts, USD."""
@@ -105,6 +115,7 @@ TABLES: Final = (
         {field: (field,) for field in ("product_id", *FIELDS)},
         ignored=OWN_COLUMNS,
         are_symbols=False,
+        in_json=True,
     ),
     Table(
         "Coinbase Exchange",
@@ -145,6 +156,7 @@ TABLES: Final = (
         ignored=("taker_order_id", "sequence"),
         taken=("match", "last_match"),
         are_symbols=False,
+        in_json=True,
     ),
     Table(
         "Coinbase Advanced Trade",
@@ -170,7 +182,7 @@ TABLES: Final = (
         {},
         {**FIELDS, "event_time": EPOCH},
         may_lack_ids=True,
-        unknown="the unit of amounts of contracts",
+        unknown="the unit of sizes of contracts",
     ),
     Table(
         "cryptofeed",
@@ -183,6 +195,16 @@ TABLES: Final = (
         {**FIELDS, "event_time": EPOCH},
         ignored=("type",),
         may_lack_ids=True,
+    ),
+    Table(
+        "Bitfinex",
+        "columns of Bitfinex trades: id,mts,amount,price (an amount below 0 was sold by the taker)",
+        {
+            "event_time": ("mts",), "trade_id": ("id",), "price": ("price",), "size": ("amount",), "side": ("amount",),
+        },
+        {"product_id": ("symbol", "pair")},
+        {**FIELDS, "event_time": EPOCH, "size": AMOUNT, "side": AMOUNT_SIDE},
+        unknown="the product, where the name of the file does not tell it",
     ),
     Table(
         "Bybit",

@@ -45,6 +45,9 @@ class TradeColumns:
     def note(self) -> str:
         """Return what a person should know beside the table's name."""
         said = "" if self._product is None else f"; {FILE_NAME} tells the product {self._product}"
+        said += "".join(
+            f"; not told: {gap}" for gap in self._table.unknown.split("; ") if gap.startswith("the unit of s")
+        )
         return said + ("; ids are no numbers, so rows are numbered" if self._lacks_ids else "")
 
     def rows(
