@@ -92,6 +92,8 @@ def _finished(column: pa.Array) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
 def _trade_counts(column: pa.Array) -> tuple[Floats, NDArray[np.bool_]]:
     """Parse numbers of trades; NaN where none is given."""
     values, good = FIELDS["trade_id"].parse(column)
+    if good.all():
+        return values.astype(np.float64), good
     texts = pc.utf8_lower(pc.utf8_trim_whitespace(pc.fill_null(column.cast(pa.string()), text_of(""))))
     is_absent = is_true(pc.is_in(texts, texts_of(["", "nan", "null", "none"])))
     return np.where(is_absent, np.nan, values), good | is_absent

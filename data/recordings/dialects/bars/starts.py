@@ -18,6 +18,7 @@ _NUMBER = r"^[0-9]{1,18}(\.0*)?$"
 _DAY = r"^\d{4}-\d\d-\d\d$"
 _DAY_OF_DIGITS = r"^(19|20|21)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$"
 _HOUR_OF_DIGITS = r"^20\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])([01]\d|2[0-3])$"  # as s, in the years 2033 and 2034
+_FIRST_HOUR_OF_DIGITS = 2_000_010_100
 _FIRST_EPOCH_S = 10**9  # September 2001: fewer may be a day of Excel, a row number, or a date and an hour in digits
 _TWELVE_HOURS = r"^\d{4}-\d\d-\d\d (0?[1-9]|1[0-2])-[AP]M$"
 
@@ -38,7 +39,8 @@ def _starts(column: pa.Array) -> tuple[Int64s, Mask]:
     unit = unit_ns(count)
     is_digits = pc.match_substring_regex(texts, pattern=_DAY_OF_DIGITS)
     is_epoch = count >= _FIRST_EPOCH_S * (NS // unit)
-    is_epoch &= ~is_true(pc.match_substring_regex(texts, pattern=_HOUR_OF_DIGITS))
+    if ((count >= _FIRST_HOUR_OF_DIGITS) & (unit == NS)).any():
+        is_epoch &= ~is_true(pc.match_substring_regex(texts, pattern=_HOUR_OF_DIGITS))
     good = is_true(is_number) & ~is_true(is_digits) & is_epoch & (count < END_NS // unit)
     ns = np.where(good, count, 0) * unit
     if good.all():

@@ -167,11 +167,11 @@ class _Found:
             inside = (np.minimum(opened, closed) >= low) & (np.maximum(opened, closed) <= high)
             self.fitting[place] += int(np.sum(inside))
         close, is_price = parsed[orders[0][3]]
-        given = [sizes(texts[i])[0][is_price] for i in volumes]
         if len(volumes) == 2:
-            self._add_ratios(given, close[is_price])
+            self._add_ratios([sizes(texts[i])[0][is_price] for i in volumes], close[is_price])
         elif is_price.any():
-            self.turnovers.append(float(np.median(np.nan_to_num(given[0]) * close[is_price])))
+            some = close[:_SOME_OF_A_BLOCK] * sizes(texts[volumes[0]].slice(0, _SOME_OF_A_BLOCK))[0]
+            self.turnovers.append(float(np.median(np.nan_to_num(some))))
 
     def add_lengths(self, texts: Mapping[int, pa.Array], start: int, length: int | None, end: int | None) -> None:
         """Note the lengths of candles that a column names, or that their ends tell; an end may be 1 ms earlier."""
@@ -180,7 +180,8 @@ class _Found:
             counts = np.bincount(code, minlength=len(names)).tolist()
             self.lengths.update({_length_s(name): count for name, count in zip(names, counts, strict=True)})
         elif end is not None:
-            (starts, are_starts), (ends, are_ends) = STARTS.parse(texts[start]), STARTS.parse(texts[end])
+            both = (texts[i].slice(0, _SOME_OF_A_BLOCK) for i in (start, end))
+            (starts, are_starts), (ends, are_ends) = map(STARTS.parse, both)
             found = -(-(ends - starts)[are_starts & are_ends] // NS)
             self.lengths.update(dict(zip(*map(np.ndarray.tolist, np.unique(found, return_counts=True)), strict=True)))
 
