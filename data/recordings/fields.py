@@ -248,15 +248,16 @@ def prices(column: pa.Array) -> tuple[Floats, Mask]:
 
 
 def _is_finite(text: str) -> bool:
-    """Return whether a text is a finite number above 0."""
-    return re.fullmatch(_NUMBER, text.strip()) is not None and 0 < float(text) < math.inf
+    """Return whether a text is a finite number above 0, with blanks and tabs around it."""
+    number = text.strip(" \t")  # as in `_trimmed`; other blanks, as \x1d, are none to `float`
+    return re.fullmatch(_NUMBER, number) is not None and 0 < float(number) < math.inf
 
 
 def explain_price(text: str) -> str:
-    """Return the rule that a rejected price breaks.
+    r"""Return the rule that a rejected price breaks.
 
-    >>> explain_price("nan"), explain_price("1e308")
-    ('must be a finite number above 0', 'must be from 1e-100 to 1e+100')
+    >>> explain_price("nan"), explain_price("1.97\x1d"), explain_price("1e308 ")
+    ('must be a finite number above 0', 'must be a finite number above 0', 'must be from 1e-100 to 1e+100')
     """
     return f"must be from {MIN_PRICE:g} to {MAX_PRICE:g}" if _is_finite(text) else "must be a finite number above 0"
 

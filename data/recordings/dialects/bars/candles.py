@@ -7,6 +7,7 @@ import io
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -435,8 +436,9 @@ def _have_vwaps(rows: Sequence[bytes], names: Sequence[str]) -> bool:
     low, high, mean = (names.index(name) for name in ("low", "high", "vwap"))
     found = 0
     for row in rows:
-        values = [float(text.strip(b'"')) for text in row.strip().split(b",")]
-        found += len(values) == len(names) and (values[low] <= values[mean] <= values[high] or not values[mean])
+        with suppress(ValueError):  # the reader tells of a text that is no number
+            values = [float(text.strip(b'"')) for text in row.strip().split(b",")]
+            found += len(values) == len(names) and (values[low] <= values[mean] <= values[high] or not values[mean])
     return found * 2 > len(rows)
 
 
