@@ -65,6 +65,9 @@ def test_candles_that_would_be_read_wrongly_are_refused(tmp_path: Path, text: st
         ("ask,bid,volume,price,time\n9,8,8123.4,9,1735689600000\n", "the volume may be a running total"),
         ("timestamp,tid,price,amount,type\n1735689600123,7,9,1,buy\n", r"a column 'type' of sides \(buy\)"),
         ("timestamp,symbol,type,price,amount\n1735689600123,BTC-USD,a,9,1\n", "bids and asks are an order book"),
+        ("timestamp,type,price,size\n1735689600123,0,9,1\n", r"a column 'type' of sides \(0\)"),
+        ("timestamp,symbol,side,size,price,tickDirection,trdMatchID,grossValue,homeNotional,foreignNotional,trdType\n"
+         "2025-01-01T00:00:01Z,XBTUSD,Buy,100,90000,PlusTick,x,1,0.001,100,Regular\n", "size=homeNotional"),
         ("timestamp,is_bid,price,size\n1735689600123,1,9,1\n", "'is_bid', which names a side"),
         ("exchange,symbol,timestamp,local_timestamp,is_snapshot,side,price,amount\nx,BTC-USD,1,1,false,bid,9,1\n",
          "is an order book"),
@@ -148,10 +151,16 @@ def test_answers_of_another_pair_end_the_reading_in_words(tmp_path: Path, first:
         ([START - 8 * 3_600 + 86_400 * day for day in range(4)], 86_400),  # days of OKX begin at 16:00 UTC
     ],
 )
-def test_candles_may_start_at_any_phase(tmp_path: Path, starts: list[int], step_s: int) -> None:
+def test_candles_may_start_at_any_quarter_of_an_hour(tmp_path: Path, starts: list[int], step_s: int) -> None:
     (batch,) = read_bars(written(tmp_path, bars(starts)))
     assert batch.rejects == []
     assert batch.bars.event_time.tolist() == [(start + step_s) * 1_000_000_000 for start in starts]
+
+
+def test_ends_of_candles_are_no_starts(tmp_path: Path) -> None:
+    path = written(tmp_path, bars([start + 3_599 for start in HOURS]))
+    with pytest.raises(ValueError, match="must be a time at which a bar of 3600 s starts"):
+        list(read_bars(path))
 
 
 @pytest.mark.parametrize(("column", "value"), [("interval", "1m"), ("granularity", "60"), ("close_time", None)])

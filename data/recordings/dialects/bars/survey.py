@@ -29,7 +29,7 @@ RARE_SHARE: Final = 0.01
 RATIO_OFF: Final = 0.1
 """Allowed distance between the log ratio of the volumes and the log close: a bar's mean price is not the last price."""
 _SOME_OF_A_BLOCK = 1_000
-_DAY, _MINUTE = 86_400, 60
+_DAY, _QUARTER, _MINUTE = 86_400, 900, 60
 _LENGTH = re.compile(r"(\d{1,6})\s*(s|sec|m|min|t|h|hour|d|day|w|week)?")
 _UNIT_S: Final = {"s": 1, "sec": 1, "m": 60, "min": 60, "t": 60, "h": 3_600, "hour": 3_600, "d": _DAY, "day": _DAY,
                   "w": 7 * _DAY, "week": 7 * _DAY}  # fmt: skip
@@ -58,7 +58,7 @@ class Survey(NamedTuple):
 
     Attributes:
         step_s: seconds that a candle covers.
-        phase_s: start of most candles behind a multiple of the step since 1970; 0 for candles up to a minute.
+        phase_s: start of most candles behind a multiple of the step since 1970, a multiple of a quarter of an hour.
         newest_first: whether times mostly fall.
         units: units of the times that are numbers, in the order of their first row.
         base: index of the column with the base currency's volume, among the surveyed volumes.
@@ -250,11 +250,15 @@ class _Found:
         return step
 
     def phase_s(self, step_s: int) -> int:
-        """Return where in a step most candles start; 0 for candles up to a minute, which lie on the grid."""
+        """Return where in a step most candles start, a quarter of an hour as in a time zone; 0 for other places.
+
+        Candles up to a minute lie on the grid.
+        """
         if step_s <= _MINUTE:
             return 0
         phases, counts = np.unique(np.concatenate(self.some) % step_s, return_counts=True)
-        return int(phases[np.argmax(counts)])
+        phase = int(phases[np.argmax(counts)])
+        return phase if phase % _QUARTER == 0 else 0  # a second before the hour is the end of a candle, and no start
 
     def base(self, volumes: Sequence[int], is_named: bool, step_s: int) -> int:
         """Return which of the volumes is the base currency's.

@@ -56,7 +56,9 @@ class TableMatch(NamedTuple):
         """
         columns, venue = dict(self.columns), ""
         for unread in self.unread if "side" not in columns else ():
-            if (said := {str(each).strip().lower() for each in first_values(unread)}) and said <= _SIDES:
+            if (said := {str(each).strip().lower() for each in first_values(unread)}) and (
+                said <= _SIDES or (plain(unread) == "type" and said <= _BITSTAMP)
+            ):
                 raise ValueError(
                     f"has the columns of trades ({self.table.name}) and a column {unread!r} of sides "
                     f"({', '.join(sorted(said))}), which would be ignored: name all columns, as --columns "
@@ -93,6 +95,8 @@ def plain(name: str) -> str:
 HEADER_WITHIN: Final = 5
 """The header of a table stands in one of so many first lines: above it, some files have an address or a comment."""
 _SIDES: Final = frozenset(("buy", "sell", "buyer", "seller", "b", "s", "a", "bid", "ask", "long", "short"))
+_BITSTAMP: Final = frozenset(("0", "1", "0.0", "1.0"))
+"""Sides of Bitstamp, in a column `type`: 0 bought, 1 sold."""
 _VALUES: Final = ("true", "false", "buy", "sell", "null", "nan", "none")
 
 
@@ -249,6 +253,8 @@ _OTHER_FEEDS: Final = {
     "issnapshot": "is an order book, with bids and asks: it has no trades",
     "fundingrate": "is a ticker of derivatives, with funding rates: it has no trades",
     "openinterest": "is a ticker of derivatives, with open interest: it has no trades",
+    "trdtype": "has trades of BitMEX, whose sizes count contracts: name the columns, as --columns "
+    "time=timestamp,price=price,size=homeNotional,side=side,product=symbol",
     "markprice": "is a ticker of derivatives, with mark prices: it has no trades",
     "candledatetimeutc": "has candles of Upbit, whose keys are not read: save them with the columns "
     "time,open,high,low,close,volume",

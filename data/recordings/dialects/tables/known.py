@@ -89,7 +89,7 @@ ID_NAMES: Final = ("trade_id", "id", "tid", "trade_number")
 SIDE_NAMES: Final = (
     "side", "taker_side", "maker_side", "taker", "maker", "is_buyer_maker", "buyer_maker", "is_buyer_taker",
     "direction", "aggressor", "aggressor_side", "buy_sell", "trade_side", "is_buy", "is_sell", "is_bid", "is_ask",
-    "taker_side_sell", "tks",
+    "taker_side_sell", "tks", "m",
 )  # fmt: skip
 RANGE_NAMES: Final = (
     "open", "high", "low", "vwap", "open_24h", "high_24h", "low_24h", "market_cap", "bid", "ask", "best_bid",
