@@ -91,7 +91,7 @@ _KNOWN: Final = frozenset(
 ) | {"", *_START_NAMES}
 
 _ALIKE_NAMES: Final = (
-    "source", "markettype", "frequency", "tf", "market", *map(plain, VENUE_NAMES),
+    "source", "markettype", "frequency", "tf", *map(plain, VENUE_NAMES),
 )  # fmt: skip
 """Columns of which all rows must have the same value: the exchange, the kind of market, and other lengths' names."""
 _LENGTH_NAMES: Final = ("interval", "granularity", "timeframe", "resolution", "barsize")
@@ -327,7 +327,8 @@ def _header_columns(header: Sequence[str], number: int) -> CandleColumns | None:
         raise ValueError(
             "has candles of Yahoo Finance, as the order of the columns tells: their volume is in the quote currency"
         )
-    constant = (*_ALIKE_NAMES, *_LENGTH_NAMES, *(() if product is not None else ("name",)))
+    others = ("name",) if product is None else ("market",) if at.get("instrument") == product else ()
+    constant = (*_ALIKE_NAMES, *_LENGTH_NAMES, *others)
     alike = [i for i, name in enumerate(header) if plain(name) in constant and i != product]
     length, end = (next((at[name] for name in names if name in at), None) for names in (_LENGTH_NAMES, _END_NAMES))
     found = _volumes(header)
@@ -367,9 +368,8 @@ def _volumes(header: Sequence[str]) -> _Volumes:
             "starts, and `homeNotional` alone as volume"
         )
     if "vol" in names and (second := next((n for n in ("amount", "volccyquote") if n in names), None)) is not None:
-        return _Volumes(
-            [names.index("vol"), names.index(second)]
-        )  # HTX's `vol` is in the quote currency, OKX's in base
+        # HTX's `vol` is in the quote currency, and OKX's in the base currency.
+        return _Volumes([names.index("vol"), names.index(second)])
     for exact in ("volume", "vol", "basevolume", "volumebase"):
         if names.count(exact) == 1:
             second = next((name for name in _SECOND_VOLUMES if name != exact and names.count(name) == 1), None)
@@ -419,16 +419,8 @@ def _headerless_columns(head: Sequence[bytes]) -> CandleColumns | None:
     is_named = "quote_volume" in names
     if is_named:
         volumes.append(names.index("quote_volume"))
-    return CandleColumns(
-        venue,
-        names,
-        0,
-        at,
-        volumes,
-        is_named,
-        end=names.index("close_time") if "close_time" in names else None,
-        others=others,
-    )
+    end = names.index("close_time") if "close_time" in names else None
+    return CandleColumns(venue, names, 0, at, volumes, is_named, end=end, others=others)
 
 
 def _have_vwaps(rows: Sequence[bytes], names: Sequence[str]) -> bool:

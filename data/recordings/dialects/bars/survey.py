@@ -233,7 +233,8 @@ class _Found:
             if seen >= total * (1 - RARE_SHARE):
                 break
             step, seen = gcd(step, length), seen + count
-        if all(length in _MONTHS_S for length, count in self.steps.items() if count > total * RARE_SHARE):
+        usual = [length for length, count in self.steps.items() if count > total * RARE_SHARE]
+        if usual and set(usual) <= set(_MONTHS_S):
             raise ValueError(
                 "has candles of months, whose times do not tell their length: candles up to weeks are read"
             )
