@@ -56,7 +56,7 @@ class RecordBlock(NamedTuple):
         offsets: offset of each record.
         values: value of each record, at most `MAX_VALUE` bytes, of rejects `MAX_REJECT`; empty for a record without a
             value.
-        times_ms: time of each record, ms since 1970.
+        times_ms: time of each reject, ms since 1970; empty on other topics.
     """
 
     offsets: list[int]
@@ -162,7 +162,7 @@ class TopicReader(AbstractContextManager["TopicReader"]):
             self._consumer.assign([TopicPartition(topic, partition, start)])
             is_over = False
             while not is_over:
-                block, is_over = _before(end, self._poll(), MAX_REJECT if topic == REJECTED else MAX_VALUE)
+                block, is_over = _before(end, self._poll(), are_rejects=topic == REJECTED)
                 if block.offsets:
                     yield block
         except KafkaException as error:
@@ -206,15 +206,16 @@ class TopicReader(AbstractContextManager["TopicReader"]):
         )
 
 
-def _before(end: int, messages: Sequence[Message], most: int) -> tuple[RecordBlock, bool]:
+def _before(end: int, messages: Sequence[Message], *, are_rejects: bool) -> tuple[RecordBlock, bool]:
     """Return the records before an offset, and whether the offset or the end of the partition was reached.
 
     Args:
-        most: bytes of each value.
+        are_rejects: rejects may be longer than other records, and their times are wanted.
 
     Raises:
         KafkaException: the broker refuses to read.
     """
+    most = MAX_REJECT if are_rejects else MAX_VALUE
     read = [message for message in messages if message.error() is None]
     is_over = False
     for message in messages if len(read) < len(messages) else ():
@@ -228,6 +229,7 @@ def _before(end: int, messages: Sequence[Message], most: int) -> tuple[RecordBlo
     count = bisect_left(offsets, end)
     read = read[:count]
     values = [(message.value() or b"")[:most] for message in read]
-    block = RecordBlock(offsets[:count], values, [message.timestamp()[1] for message in read])
+    times_ms = [message.timestamp()[1] for message in read] if are_rejects else []
+    block = RecordBlock(offsets[:count], values, times_ms)
     is_over = is_over or (bool(offsets) and offsets[-1] >= end - 1)
     return block, is_over
