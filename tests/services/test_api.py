@@ -738,12 +738,13 @@ def served(app: FastAPI) -> Iterator[int]:
 
 
 def answer_of(port: int, *pieces: bytes, timeout_s: float = 20.0) -> bytes:
-    """Send pieces over one connection, and return all that comes back until the server closes."""
+    """Send pieces over one connection, and return all that comes back until the server closes, also while sending."""
     with socket.create_connection(("127.0.0.1", port), timeout_s) as client:
-        for piece in pieces:
-            client.sendall(piece)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for piece in pieces:
+                client.sendall(piece)
         found = b""
-        with contextlib.suppress(ConnectionResetError):
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             while part := client.recv(65_536):
                 found += part
     return found
