@@ -14,7 +14,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from confluent_kafka import Consumer, TopicPartition
 from msgspec import Struct
 
 from data.process.running import AGAIN
@@ -276,14 +275,13 @@ def offsets_of(trades: Trades) -> dict[int, range]:
 
 def await_committed(drill: Drill, expected: dict[int, range]) -> None:
     """Wait until the group has committed all trades."""
-    group = Consumer({"bootstrap.servers": drill.broker.bootstrap_servers, "group.id": GROUP, "log_level": 0})
-    places = [TopicPartition(TRADES, partition) for partition in expected]
+    with TopicReader(KafkaSettings(kafka_bootstrap_servers=drill.broker.bootstrap_servers), GROUP) as reader:
 
-    def is_committed() -> bool:
-        return all(found.offset >= len(expected[found.partition]) for found in group.committed(places, timeout=10))
+        def is_committed() -> bool:
+            committed = reader.committed(TRADES, expected)
+            return all(committed.get(partition, (0, ""))[0] >= len(each) for partition, each in expected.items())
 
-    wait_until(is_committed, "all trades are processed", within_s=180)
-    group.close()
+        wait_until(is_committed, "all trades are processed", within_s=180)
 
 
 def pause(seconds: float) -> None:

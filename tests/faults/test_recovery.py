@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Producer
 
 from data.features.spec import FeatureSpec
 from data.features.windows import Windows, feature_rows
+from data.settings import KafkaSettings
 from data.simulator.day import simulate_day
 from data.stream.codec import encode_trades
+from data.stream.reader import TopicReader
 from data.stream.records import FEATURES, PARTITIONS, TRADES
 from data.trades import StreamKey, Trades
 from online.exactly_once.offset_note import GROUP
@@ -137,13 +139,12 @@ def test_a_killed_forecaster_with_full_windows_writes_its_next_row_in_seconds(
 
 def await_caught_up(servers: str) -> None:
     """Wait until the forecaster has committed the whole topic."""
-    group = Consumer({"bootstrap.servers": servers, "group.id": GROUP, "enable.auto.commit": False})
-    places = [TopicPartition(TRADES, partition) for partition in range(PARTITIONS)]
-    ends = {place.partition: group.get_watermark_offsets(place, timeout=10)[1] for place in places}
+    with TopicReader(KafkaSettings(kafka_bootstrap_servers=servers), GROUP) as reader:
+        ends = {partition: reader.span(TRADES, partition)[1] for partition in range(PARTITIONS)}
 
-    def caught_up() -> bool:
-        # The last offset before the end of a partition that was written without transactions is its last record.
-        return all(max(found.offset, 0) == ends[found.partition] for found in group.committed(places, timeout=10))
+        def caught_up() -> bool:
+            # The last offset before the end of a partition that was written without transactions is its last record.
+            committed = reader.committed(TRADES, ends)
+            return all(committed.get(partition, (0, ""))[0] == end for partition, end in ends.items())
 
-    wait_until(caught_up, "all trades are processed", within_s=120)
-    group.close()
+        wait_until(caught_up, "all trades are processed", within_s=120)
