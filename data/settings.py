@@ -199,6 +199,11 @@ class PageSettings(Settings):
         return self.dagster_public_url or f"http://127.0.0.1:{self.dagster_port}"
 
     @property
+    def dagster_path(self) -> str:
+        """Return the path below which the Dagster UI serves: of the public URL; empty: at the root."""
+        return urlsplit(self.dagster_public_url or "").path.rstrip("/")
+
+    @property
     def grafana_url(self) -> str:
         """Grafana in links."""
         return self.grafana_public_url or f"http://127.0.0.1:{self.grafana_port}"

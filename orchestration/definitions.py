@@ -2,8 +2,6 @@
 
 # No `from __future__ import annotations` here: Dagster reads the real types.
 
-from urllib.parse import urlsplit
-
 import dagster as dg
 
 from offline.settings import OfflineSettings
@@ -70,7 +68,7 @@ def definitions() -> dg.Definitions:
                 window_size=offline.window_size,
                 train_max_mb=offline.train_max_mb,
                 first_day=settings.lake_first_day.isoformat(),
-                pictures_path=urlsplit(settings.dagster_url).path.rstrip("/") + PICTURES,
+                pictures_path=settings.dagster_path + PICTURES,
             ),
             "inbox": Inbox(path=str(settings.inbox_dir), columns=settings.recording_columns),
             # Without a config of its own: the limit must not be part of what a run is launched with.

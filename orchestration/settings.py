@@ -7,7 +7,7 @@ import shlex
 from datetime import date
 from pathlib import Path
 from typing import Annotated, NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_core import PydanticCustomError
@@ -101,11 +101,6 @@ class WebserverSettings(HostSettings, PageSettings, DagsterSettings):
         """Return the address of the Dagster UI for processes of this machine."""
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.dagster_host, self.dagster_host)
         return f"http://{host}:{self.dagster_port}{self.dagster_path}"
-
-    @property
-    def dagster_path(self) -> str:
-        """Return the path below which the Dagster UI serves: of the public URL; empty: at the root."""
-        return urlsplit(self.dagster_public_url or "").path.rstrip("/")
 
     def with_login(self, url: str) -> str:
         """Return a URL of the Dagster UI for a request: with the login if the UI asks for one."""

@@ -102,7 +102,7 @@ _VOLUMES_IN_QUOTE: Final = {
 }  # fmt: skip
 """Columns of venues whose volume is in the quote currency, and the venues."""
 
-_BASE_UNITS: Final = ("base", "base_currency", "baseasset", "coin", "coins", "asset", "crypto", "traded")
+_BASE_UNITS: Final = ("base", "baseasset", "coin", "coins", "asset", "crypto", "traded")
 
 _QUOTE_NAMES: Final = {
     "currency",
