@@ -110,6 +110,7 @@ class _Recognition:
         self._json_tables = JSON_TABLES if columns is None else (columns.table(), *JSON_TABLES)
         self.found = self._lacking = ""
         self._is_told_inside = False  # the text names the product beside its rows
+        self._names = [path.name]  # and the name of the file in a zip
         self._member_product: str | None = None  # by the name of the file in a zip
 
     def dialect_of(self, head: bytes) -> AnyDialect | None:
@@ -160,6 +161,7 @@ class _Recognition:
             self.found += "; a zip of one file is read, so unpack it" if members else ""
             return None
         member = members[0]
+        self._names.append(member)
         try:
             head = head_of(member_chunks(self._path, member))
         except Damaged:
@@ -229,7 +231,13 @@ class _Recognition:
         return candle_dialect(self._path, text, head, self._told, is_told_inside=self._is_told_inside)
 
     def _product(self, match: TableMatch) -> str | None:
-        """Return the product that the name of the file tells of a table whose rows name none."""
+        """Return the product that the name of the file tells of a table whose rows name none.
+
+        Raises:
+            ValueError: the name tells that the rows are no trades, or that their sizes are contracts.
+        """
+        for name in self._names:
+            _check_name(name, match)
         if "product_id" in match.columns:
             return None
         if self._is_told_inside:
@@ -243,7 +251,6 @@ class _Recognition:
         self._check_map(header)
         if (match := table_of(header, self._tables)) is not None:
             match = match.settled(partial(_column_of, rows[1:], header))
-            _check_name(self._path.name, match)
             product = self._product(match)
             return CsvDialect(match, header, told=self._told, product=product).reading(chunks)
         self.found = described_miss(header)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data.recordings.dialects.symbols import product_of
@@ -90,12 +92,25 @@ def test_trades_that_would_be_read_wrongly_are_refused(tmp_path: Path, text: str
         ("BTCUSD_PERP-aggTrades-2025-01-01.csv",
          "agg_trade_id,price,quantity,first_trade_id,last_trade_id,transact_time,is_buyer_maker\n"
          "7,9,16,1,1,1735689600123,false\n", "quantities count contracts"),
+        ("BTCUSD_PERP-aggTrades-2020-09.csv", "7,9,16,1,1,1598918400123,false\n", "quantities count contracts"),
+        ("liquidations.json", '[{"timestamp":1735689600123,"side":"sell","price":9,"amount":1}]', "has liquidations"),
         ("FOOTUSD.csv", "1735689600,9,1\n", "FOOT-USD, which is not clear"),
     ],
 )  # fmt: skip
 def test_the_name_of_a_file_tells_of_other_rows(tmp_path: Path, name: str, text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         recognize(written(tmp_path, text, name))
+
+
+def test_the_name_of_a_parquet_file_or_inside_a_zip_tells_of_other_rows(tmp_path: Path) -> None:
+    table = pa.table({"timestamp": [1_735_689_600_123], "side": ["sell"], "price": [9.0], "amount": [1.0]})
+    pq.write_table(table, tmp_path / "liquidations.parquet")
+    with zipfile.ZipFile(tmp_path / "september.zip", "w") as archive:
+        archive.writestr("BTCUSD_PERP-aggTrades-2020-09.csv", "7,9,16,1,1,1598918400123,false\n")
+    with pytest.raises(ValueError, match="has liquidations"):
+        recognize(tmp_path / "liquidations.parquet")
+    with pytest.raises(ValueError, match="quantities count contracts"):
+        recognize(tmp_path / "september.zip")
 
 
 @pytest.mark.parametrize(
