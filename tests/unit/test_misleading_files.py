@@ -93,7 +93,8 @@ def test_trades_that_would_be_read_wrongly_are_refused(tmp_path: Path, text: str
          "agg_trade_id,price,quantity,first_trade_id,last_trade_id,transact_time,is_buyer_maker\n"
          "7,9,16,1,1,1735689600123,false\n", "quantities count contracts"),
         ("BTCUSD_PERP-aggTrades-2020-09.csv", "7,9,16,1,1,1598918400123,false\n", "quantities count contracts"),
-        ("liquidations.json", '[{"timestamp":1735689600123,"side":"sell","price":9,"amount":1}]', "has liquidations"),
+        ("liquidations.json", '[{"time":1735689600123,"trade_id":7,"side":"sell","price":9,"size":1}]',
+         "has liquidations"),
         ("FOOTUSD.csv", "1735689600,9,1\n", "FOOT-USD, which is not clear"),
     ],
 )  # fmt: skip
@@ -103,7 +104,7 @@ def test_the_name_of_a_file_tells_of_other_rows(tmp_path: Path, name: str, text:
 
 
 def test_the_name_of_a_parquet_file_or_inside_a_zip_tells_of_other_rows(tmp_path: Path) -> None:
-    table = pa.table({"timestamp": [1_735_689_600_123], "side": ["sell"], "price": [9.0], "amount": [1.0]})
+    table = pa.table({"timestamp": [1_735_689_600_123], "price": [9.0], "volume": [1.0]})
     pq.write_table(table, tmp_path / "liquidations.parquet")
     with zipfile.ZipFile(tmp_path / "september.zip", "w") as archive:
         archive.writestr("BTCUSD_PERP-aggTrades-2020-09.csv", "7,9,16,1,1,1598918400123,false\n")

@@ -17,6 +17,7 @@ import pyarrow.csv
 
 from data.names import Damaged
 from data.recordings.dialects.bars.base import PRICE_COLUMNS, BarDialect
+from data.recordings.dialects.bars.columns import CandleColumns
 from data.recordings.dialects.bars.starts import STARTS
 from data.recordings.dialects.bars.survey import survey
 from data.recordings.dialects.file_names import product_in_name
@@ -141,35 +142,6 @@ CANDLES: Final = (
 """Candles for people: venue, file, how it is told apart, what it does not tell."""
 
 
-class CandleColumns(NamedTuple):
-    """Columns of a file of candles.
-
-    Attributes:
-        venue: who writes such files, for people.
-        names: names of all columns.
-        header_line: line of the header; 0 if there is none.
-        at: index by field of a bar, without the volume.
-        volumes: indexes of one column of volumes, or of two, base and quote in an unknown order.
-        is_named: the first of two volumes is the base currency's, unless the numbers contradict.
-        alike: indexes of columns of which all rows must have the same value.
-        length, end: index of a column with the length of a candle, or with its end.
-        asset: base asset that the name of the volume tells.
-        others: venues and names of columns that are possible, too; the rows tell which of them a file has.
-    """
-
-    venue: str
-    names: Sequence[str]
-    header_line: int
-    at: Mapping[str, int]
-    volumes: Sequence[int]
-    is_named: bool = False
-    alike: Sequence[int] = ()
-    length: int | None = None
-    end: int | None = None
-    asset: str = ""
-    others: Sequence[tuple[str, Sequence[str]]] = ()
-
-
 class _Candles(BarDialect):
     """Reader of candles in CSV, oldest first, in whatever order they stand."""
 
@@ -178,18 +150,9 @@ class _Candles(BarDialect):
     def __init__(self, path: Path, text: Text, columns: CandleColumns, told: str, is_told_inside: bool) -> None:
         self.path, self._text, self._header_line, self.told = path, text, columns.header_line, told
         self.width = len(columns.names)
-        product = columns.at.get("product_id")
-        volumes = columns.volumes
-        orders = [[columns.at[name] for name in PRICE_COLUMNS]]
-        orders += [[names.index(name) for name in PRICE_COLUMNS] for _, names in columns.others]
-        start, is_named = columns.at["start"], columns.is_named
-        alike = {i: columns.names[i] for i in columns.alike}
-        found = survey(
-            self._blocks(), self.width, start, product, orders, volumes, is_named=is_named, alike=alike,
-            length=columns.length, end=columns.end,
-        )  # fmt: skip
+        found = survey(self._blocks(), columns)
         at = dict(columns.at)
-        venue = columns.venue
+        venue, volumes = columns.venue, columns.volumes
         if found.order:
             venue, names = columns.others[found.order - 1]
             at |= {name: names.index(name) for name in PRICE_COLUMNS}
@@ -202,14 +165,17 @@ class _Candles(BarDialect):
         notes = [f"{'newest' if self.newest_first else 'oldest'} first", f"base volume in {named[base]!r}"]
         if len(found.units) > 1:
             notes.append(f"times in {' and '.join(found.units)}, each row in its own")
-        if product is None:
+        if "product_id" not in at:
             by_name = None if is_told_inside else product_in_name(path, told)
             self.product = by_name or told
             notes.append(
                 f"the name of the file tells the product {by_name}" if by_name else f"no product named: {told}"
             )
         self._check_asset(columns, found.products)
-        known = {*_KNOWN, *(plain(columns.names[i]) for i in (*at.values(), *volumes, *alike, columns.end or 0))}
+        known = {
+            *_KNOWN,
+            *(plain(columns.names[i]) for i in (*at.values(), *volumes, *columns.alike, columns.end or 0)),
+        }
         if columns.header_line:
             self.unread = tuple(name for name in columns.names if plain(name) not in known)
         self.name = f"{venue} candles of {self.step_s} s, {', '.join(notes)}"

@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from math import gcd
-from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from data.arrow import is_true, texts_of
 from data.names import BeyondLimit, Damaged
+from data.recordings.dialects.bars.columns import CandleColumns
 from data.recordings.dialects.bars.starts import STARTS, whole_starts
 from data.recordings.dialects.tables.known import COIN_CONTRACTS
 from data.recordings.fields import by_name, prices, products, sizes, unit_ns
@@ -75,49 +75,23 @@ class Survey(NamedTuple):
     products: tuple[str, ...]
 
 
-def survey(
-    blocks: Iterator[Lines],
-    width: int,
-    start: int,
-    product: int | None,
-    orders: Sequence[Sequence[int]],
-    volumes: Sequence[int],
-    *,
-    is_named: bool = False,
-    alike: Mapping[int, str] = MappingProxyType({}),
-    length: int | None = None,
-    end: int | None = None,
-) -> Survey:
+def survey(blocks: Iterator[Lines], columns: CandleColumns) -> Survey:
     """Read all rows.
-
-    Args:
-        width: number of columns.
-        start, product: index of the column; None if no column names a product.
-        orders: possible indexes of open, high, low and close.
-        volumes: indexes of one column of volumes, or of two that the ratio tells apart.
-        is_named: the first of two volumes is the base currency's by its name, unless the ratio contradicts.
-        alike: index and name of the columns of which all rows must have the same value.
-        length, end: index of a column with the length of a candle, as 5m or 300, or with its end.
 
     Raises:
         ValueError: the rows do not show the length of a candle, or which volume is the base currency's, or rows differ
             that must be alike.
     """
-    found = _Found(len(orders))
+    found = _Found(columns)
     try:
         for lines in blocks:
             readable, _ = lines.readable()
-            others = [i for i in (product, length, end) if i is not None]
-            wanted = sorted({start, *volumes, *alike, *others}.union(*orders))
-            texts = csv_fields(lines.take(readable), width, wanted).texts
-            found.add(texts, start, product, orders, volumes)
-            found.check_alike(texts, alike)
-            found.add_lengths(texts, start, length, end)
+            found.add(csv_fields(lines.take(readable), len(columns.names), found.wanted).texts)
     except Damaged:
         pass  # the readable rows decide, and the reader tells of the damage
     order = int(np.argmax(found.fitting))
     step_s = found.step_s()
-    base = found.base(volumes, is_named, step_s)
+    base = found.base(step_s)
     falls = found.falls > found.rises
     return Survey(step_s, found.phase_s(step_s), falls, tuple(found.units), base, order, tuple(found.last))
 
@@ -125,31 +99,34 @@ def survey(
 class _Found:
     """Counts over the rows so far."""
 
-    def __init__(self, orders: int) -> None:
+    def __init__(self, columns: CandleColumns) -> None:
+        self.columns, self.start, self.orders = columns, columns.at["start"], columns.orders
+        others = (i for i in (columns.product, columns.length, columns.end) if i is not None)
+        self.wanted = sorted({self.start, *columns.volumes, *columns.alike, *others}.union(*self.orders))
         self.limits = RecordingLimits.here()
         self.last: dict[str, int] = {}
         self.steps: Counter[int] = Counter()
         self.rises = self.falls = 0
         self.units: dict[str, None] = {}
         self.ratios: list[Floats] = []
-        self.fitting = np.zeros(orders, np.int64)
+        self.fitting = np.zeros(len(self.orders), np.int64)
         self.alike: dict[int, str] = {}  # value of each column of which all rows must have the same
         self.lengths: Counter[int] = Counter()  # by the column of lengths, or of ends
         self.some: list[Int64s] = []  # times, of which most tell the phase
         self.turnovers: list[float] = []  # volume times close, of each block
 
-    def add(
-        self,
-        texts: Mapping[int, pa.Array],
-        start: int,
-        product: int | None,
-        orders: Sequence[Sequence[int]],
-        volumes: Sequence[int],
-    ) -> None:
-        ns, good = STARTS.parse(texts[start])
+    def add(self, texts: Mapping[int, pa.Array]) -> None:
+        """Note some rows, by the index of a column; raises as `survey`."""
+        self._add_candles(texts)
+        self._check_alike(texts)
+        self._add_lengths(texts)
+
+    def _add_candles(self, texts: Mapping[int, pa.Array]) -> None:
+        product, volumes = self.columns.product, self.columns.volumes
+        ns, good = STARTS.parse(texts[self.start])
         seconds = ns // NS
         self.some.append(seconds[good][:_SOME_OF_A_BLOCK])
-        self._add_units(texts[start])
+        self._add_units(texts[self.start])
         rows = len(seconds)
         named = products(texts[product] if product is not None else texts_of([""] * rows))
         try:
@@ -160,39 +137,40 @@ class _Found:
             mine = seconds[good & (named.code == i)]
             if len(mine):
                 self._add_steps(name, mine)
-        parsed = {i: prices(texts[i]) for i in sorted(set().union(*orders))}
-        for place, order in enumerate(orders):
+        parsed = {i: prices(texts[i]) for i in sorted(set().union(*self.orders))}
+        for place, order in enumerate(self.orders):
             four, are_prices = zip(*(parsed[i] for i in order), strict=True)
             opened, high, low, closed = np.array(four)[:, np.logical_and.reduce(are_prices)]
             inside = (np.minimum(opened, closed) >= low) & (np.maximum(opened, closed) <= high)
             self.fitting[place] += int(np.sum(inside))
-        close, is_price = parsed[orders[0][3]]
+        close, is_price = parsed[self.orders[0][3]]
         if len(volumes) == 2:
             self._add_ratios([sizes(texts[i])[0][is_price] for i in volumes], close[is_price])
         elif is_price.any():
             some = close[:_SOME_OF_A_BLOCK] * sizes(texts[volumes[0]].slice(0, _SOME_OF_A_BLOCK))[0]
             self.turnovers.append(float(np.median(np.nan_to_num(some))))
 
-    def add_lengths(self, texts: Mapping[int, pa.Array], start: int, length: int | None, end: int | None) -> None:
+    def _add_lengths(self, texts: Mapping[int, pa.Array]) -> None:
         """Note the lengths of candles that a column names, or that their ends tell; an end may be 1 ms earlier."""
+        length, end = self.columns.length, self.columns.end
         if length is not None:
             code, names = by_name(texts[length], list)
             counts = np.bincount(code, minlength=len(names)).tolist()
             self.lengths.update({_length_s(name): count for name, count in zip(names, counts, strict=True)})
         elif end is not None:
-            both = (texts[i].slice(0, _SOME_OF_A_BLOCK) for i in (start, end))
+            both = (texts[i].slice(0, _SOME_OF_A_BLOCK) for i in (self.start, end))
             (starts, are_starts), (ends, are_ends) = map(STARTS.parse, both)
             found = -(-(ends - starts)[are_starts & are_ends] // NS)
             self.lengths.update(dict(zip(*map(np.ndarray.tolist, np.unique(found, return_counts=True)), strict=True)))
 
-    def check_alike(self, texts: Mapping[int, pa.Array], alike: Mapping[int, str]) -> None:
+    def _check_alike(self, texts: Mapping[int, pa.Array]) -> None:
         """Raise ValueError if the rows so far have several values in a column of which they must have the same."""
-        for i, name in alike.items():
+        for i in self.columns.alike:
             for value in filter(None, by_name(texts[i], list)[1]):
                 if (first := self.alike.setdefault(i, value)) != value:
                     raise ValueError(
-                        f"has candles that are no single series, as the column {name!r} tells: {first[:40]!r} and "
-                        f"{value[:40]!r}; write one file for each"
+                        f"has candles that are no single series, as the column {self.columns.names[i]!r} tells: "
+                        f"{first[:40]!r} and {value[:40]!r}; write one file for each"
                     )
 
     def _add_units(self, starts: pa.Array) -> None:
@@ -261,14 +239,15 @@ class _Found:
         phase = int(phases[np.argmax(counts)])
         return phase if phase % _QUARTER == 0 else 0  # a second before the hour is the end of a candle, and no start
 
-    def base(self, volumes: Sequence[int], is_named: bool, step_s: int) -> int:
+    def base(self, step_s: int) -> int:
         """Return which of the volumes is the base currency's.
 
         Names of columns do not help: in some files the first name means base and the second quote, in others the
         reverse. But the ratio of quote volume to base volume is the mean price of the bar. Of coin contracts the first
         volume counts contracts, and the second is the base currency's.
         """
-        if len(volumes) == 1:
+        is_named = self.columns.is_named
+        if len(self.columns.volumes) == 1:
             a_day = float(np.median(self.turnovers or [0.0])) * _DAY / step_s
             if a_day > _MOST_A_DAY:
                 raise ValueError(
