@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from data.recordings.dialects.parsers import AMOUNT, AMOUNT_SIDE, EPOCH
+from data.recordings.dialects.parsers import EPOCH
 from data.recordings.dialects.tables.headers import TableMatch, has_header, table_of
 from data.recordings.dialects.tables.known import COIN_CONTRACTS, TABLES, Table
 from data.recordings.fields import FIELDS
@@ -33,15 +33,6 @@ _GATE_TABLE: Final = Table(
     unknown="side, a number; the product, where the name of the file does not tell it",
 )
 
-_BITFINEX_TABLE: Final = Table(
-    "Bitfinex",
-    "four columns without a header: id,time,amount,price (an amount below 0 was sold by the taker)",
-    {"event_time": ("time",), "trade_id": ("id",), "price": ("price",), "size": ("amount",), "side": ("amount",)},
-    {},
-    {**FIELDS, "event_time": EPOCH, "size": AMOUNT, "side": AMOUNT_SIDE},
-    unknown="the product, where the name of the file does not tell it",
-)
-
 
 class _Form(NamedTuple):
     """Rows without a header.
@@ -61,6 +52,7 @@ _COINS, _BINANCE, _FREQTRADE = (
     next(table for table in TABLES if table.venue == venue and column in table.ignored)
     for venue, column in (("Binance", "qty"), ("Binance", "quote_qty"), ("freqtrade", "type"))
 )
+_BITFINEX: Final = next(table for table in TABLES if table.venue == "Bitfinex")
 _TRADES: Final = ("id", "price", "qty", "quote_qty", "time", "is_buyer_maker", "is_best_match")
 _CONTRACT_TRADES: Final = ("id", "price", "qty", "base_qty", "time", "is_buyer_maker")
 _RATIO_OFF: Final = 0.01
@@ -86,7 +78,7 @@ FORMS: Final = (
     _Form(
         re.compile(rf"\d{{10}}(\.\d+)?,\d+,{_N},{_N},[12]"), ("timestamp", "id", "price", "amount", "code"), _GATE_TABLE
     ),
-    _Form(re.compile(rf"\d+,\d{{13}},-?{_N},{_N}"), ("id", "time", "amount", "price"), _BITFINEX_TABLE),
+    _Form(re.compile(rf"\d+,\d{{13}},-?{_N},{_N}"), ("id", "mts", "amount", "price"), _BITFINEX),
     _Form(re.compile(r"\d{9,10}(\.\d+)?,\d[\d.eE+-]*,\d[\d.eE+-]*"), ("time", "price", "volume"), KRAKEN_TABLE),
 )  # fmt: skip
 
@@ -105,7 +97,7 @@ def headerless_match(head: Sequence[bytes]) -> Headerless | None:
     rows = [line.decode(errors="replace").strip() for line in head[:50]]
     for form in FORMS:
         fitting = [row for row in rows if form.row.fullmatch(row)]
-        if form.table is _BITFINEX_TABLE and not any(row.split(",")[2].startswith("-") for row in fitting):
+        if form.table is _BITFINEX and not any(row.split(",")[2].startswith("-") for row in fitting):
             continue  # without a sale, the third number may be the price, and the fourth the amount
         if fitting and len(fitting) >= len(rows) / 2:
             widths = [row.count(",") + 1 for row in fitting]
