@@ -119,3 +119,13 @@ def compiled(function: F) -> F:
     if not _IS_WRITABLE:
         dispatcher._cache = _FixedCache(function)  # type: ignore[no-untyped-call]
     return cast(F, dispatcher)
+
+
+@compiled
+def copy(values: Any, out: Any) -> None:
+    """Copy values into the first places of an array.
+
+    `out[:n] = values` would compile numba's check of the shapes, with the texts of its errors: about 2 s and 20 MiB.
+    """
+    for i in range(len(values)):
+        out[i] = values[i]

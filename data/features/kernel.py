@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.compiled import compiled
+from data.compiled import compiled, copy
 from data.features.admission import LEAP_ROWS, RESTARTED, TAKEN, goes_on, is_calm, judge_one
 from data.features.moments import trailing_moments
 from data.features.spec import CONTRACT
@@ -120,12 +120,21 @@ def _start_step(w: Any) -> None:
 
 
 @compiled
+def _copy_sums(sums: Floats, out: Floats) -> None:
+    """Copy the sums of a block: all are read before the first write, as the compiler cannot tell the two places apart."""
+    first = sums[VARIANCE], sums[RANGE], sums[TRADES]
+    second = sums[VOLUME], sums[STEPS], sums[MOVE]
+    out[VARIANCE], out[RANGE], out[TRADES] = first
+    out[VOLUME], out[STEPS], out[MOVE] = second
+
+
+@compiled
 def _start_block(w: Any, block: int, grid: Grid) -> None:
     """Close the open block if `block` is the next block, and weigh the closed blocks in reach, newest first."""
     if block == w.block:
         return
     blocks = w.closed.shape[0]
-    w.closed[w.block % blocks] = w.open
+    _copy_sums(w.open, w.closed[w.block % blocks])
     w.open[:] = 0.0
     w.block = block
     reach = min(blocks - 1, block - w.first_point // grid.block_steps)
@@ -212,7 +221,7 @@ def _grid_features(w: Any, point: int, out: Floats, grid: Grid) -> None:
     if not w.has_grid or point <= w.first_point:
         return
     sums = w.now
-    sums[:] = w.open
+    _copy_sums(w.open, sums)
     if point == w.next_point:  # the trade stands on a grid point: its step counts as it is now, ties may yet change it
         _add_step(sums, w, w.last_price)
     for half_life in range(count):
@@ -279,7 +288,7 @@ def _contract(w: Any, rows: Int64s, series: Floats, held: Int64s, values: Floats
             values[row, 2] = deviation[k]
         i += alike
     w.kept = min(held[-1], window - 1)
-    w.returns[: w.kept] = series[end - w.kept : end]
+    copy(series[end - w.kept : end], w.returns)
 
 
 @compiled
@@ -408,7 +417,7 @@ def window_kernel(
             mine = mine[: _judge(w, mine, batch, status, anchor)]
         if len(mine) > 0:
             series, held = np.empty(w.kept + len(mine)), np.empty(len(mine), np.int64)
-            series[: w.kept] = w.returns[: w.kept]
+            copy(w.returns[: w.kept], series)
             _move(w, mine, batch, status, anchor, grid, values, series, held)
             _contract(w, mine, series, held, values)
     return status

@@ -11,7 +11,7 @@ Source: Chan, Golub, LeVeque (1983), The American Statistician 37(3), 242-247.
 
 from __future__ import annotations
 
-from data.compiled import compiled
+from data.compiled import compiled, copy
 from data.trades import Floats
 
 
@@ -58,7 +58,7 @@ def trailing_moments(values: Floats, window: int, mean: Floats, squares: Floats,
     windows = len(values) - window + 1
     merged = window & 1
     if merged:
-        mean[:windows] = values[window - 1 :]
+        copy(values[window - 1 :], mean)
         squares[:windows] = 0.0
     if window == 1:
         return
@@ -72,8 +72,8 @@ def trailing_moments(values: Floats, window: int, mean: Floats, squares: Floats,
             first = window - merged - size
             run_mean, run_squares = level_mean[first : first + windows], level_squares[first : first + windows]
             if merged == 0:
-                mean[:windows] = run_mean
-                squares[:windows] = run_squares
+                copy(run_mean, mean)
+                copy(run_squares, squares)
             else:
                 _prepend(size, run_mean, run_squares, merged, mean[:windows], squares[:windows])
             merged += size

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.compiled import compiled
+from data.compiled import compiled, copy
 from data.features.admission import AGREEING, NOTHING_YET, PASSED_ID, STRAY_ID, STRAY_TIME, TAKEN, admit_one
 from data.trades import Int64s, StreamKey, Trades
 
@@ -131,9 +131,9 @@ def _settle(
             while stray >= first:
                 status[stray] = STRAY_ID if fault == PASSED_ID else STRAY_TIME
                 stray = before[stray, 2]
-            last[k] = before[first]
+            copy(before[first], last[k])
         status[i] = TAKEN
-        before[i] = last[k]
+        copy(last[k], before[i])
         last[k, 0], last[k, 1], last[k, 2] = trade_id[i], max(last[k, 1], event_time[i]), i
 
 

@@ -12,17 +12,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data.compiled import compiled
+from data.compiled import compiled, copy
 from data.names import Damaged
 from data.recordings.limits import RecordingLimits
 from data.recordings.lines import Meter
 
 Bytes = NDArray[np.uint8]
 
-_BETWEEN_ROWS = re.compile(rb"\][\s,\[\]]*\[")
-_RUN = re.compile(rb"\][\s,\[\]]*+")
-_LONG_RUN = re.compile(rb"[\s,\[\]]{256}")
-_MANY_BRACKETS = 1_000
+_RUN = re.compile(rb"\][,\[\]]*+")
 _START = re.compile(rb'\{\s*("[^"]*")')
 _OPEN, _CLOSE, _QUOTE, _ESCAPE = 1, 2, 3, 4
 _CODES = np.zeros(256, np.uint8)
@@ -41,17 +38,15 @@ def array_rows(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """
     rest, started, limits = b"", False, RecordingLimits.here()
     for chunk in chunks:
-        data = rest + chunk
+        data = rest + chunk.translate(None, _BLANKS)
         if not started:
-            data = data.lstrip(b"\xef\xbb\xbf" + _BLANKS)
-            data = data.lstrip(b"[" + _BLANKS)
+            data = data.lstrip(b"\xef\xbb\xbf").lstrip(b"[")
             started = bool(data)
-        *rows, rest = _rows_of(data)
-        # A gap between two arrays may go on in the next chunk.
+        rows, rest = _rows_of(data)
         if rows:
-            yield b"".join(row.translate(None, _BLANKS) + b"\n" for row in rows)
+            yield rows
         limits.check_line(len(rest), "a JSON value")
-    rest = rest.translate(None, _BLANKS).rstrip(b"],")
+    rest = rest.rstrip(b"],")
     if rest:
         yield rest + b"\n"
 
@@ -79,17 +74,17 @@ def object_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
         yield rest + b"\n"
 
 
-def _rows_of(data: bytes) -> list[bytes]:
-    """Split a text of arrays between the arrays."""
-    if data.count(b"]") < _MANY_BRACKETS or _LONG_RUN.search(data) is None:
-        return _BETWEEN_ROWS.split(data)
-    # In a long run of brackets, each bracket would look for the end of the run: so each run is looked at once.
+def _rows_of(data: bytes) -> tuple[bytes, bytes]:
+    """Return the whole arrays of a text without blanks as lines, and the rest, which may go on behind the text."""
+    lines, between, rest = data.replace(b"],[", b"\n").rpartition(b"\n")
+    if b"[" not in lines and b"]" not in lines and b"[" not in rest:
+        return lines + between, rest
     found, begin = [], 0
-    for run in _RUN.finditer(data):
+    for run in _RUN.finditer(data):  # several brackets, or commas, between two arrays
         if (last := run[0].rfind(b"[")) > 0:
-            found.append(data[begin : run.start()])
+            found += [data[begin : run.start()], b"\n"]
             begin = run.start() + last + 1
-    return [*found, data[begin:]]
+    return b"".join(found), data[begin:]
 
 
 def _bytes_of(text: bytes) -> Bytes:
@@ -133,8 +128,8 @@ def _write_objects(data: Bytes, start: Bytes, out: Bytes) -> tuple[int, int]:
                 continue
             is_whole = depth == 0 and not in_text
             if is_whole or opened == 1 or _starts_with(data, after + 1, start):
+                copy(data[begin:i], out[written:])
                 end = written + i - begin
-                out[written:end] = data[begin:i]
                 out[end] = _NEWLINE
                 written, begin, i = end + 1, after, after
                 depth, opened, in_text = 0, 0, False
@@ -145,7 +140,10 @@ def _starts_with(data: Bytes, at: int, start: Bytes) -> bool:
     """Return whether a text goes on with `start`, which is not empty, behind blanks."""
     while at < len(data) and _IS_BLANK[data[at]]:
         at += 1
-    return len(start) > 0 and np.array_equal(data[at : at + len(start)], start)
+    alike = 0
+    while alike < min(len(start), len(data) - at) and data[at + alike] == start[alike]:
+        alike += 1
+    return 0 < alike == len(start)
 
 
 # Errors of a zip with a damaged directory: a password, a method or version, a name, an offset beyond the end.

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from math import gcd
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,7 @@ RARE_SHARE: Final = 0.01
 RATIO_OFF: Final = 0.1
 """Allowed distance between the log ratio of the volumes and the log close: a bar's mean price is not the last price."""
 _SOME_OF_A_BLOCK = 1_000
+_MOST_BLOCKS = 256
 _DAY, _QUARTER, _MINUTE = 86_400, 900, 60
 _LENGTH = re.compile(r"(\d{1,6})\s*(s|sec|m|min|t|h|hour|d|day|w|week)?")
 _UNIT_S: Final = {"s": 1, "sec": 1, "m": 60, "min": 60, "t": 60, "h": 3_600, "hour": 3_600, "d": _DAY, "day": _DAY,
@@ -96,6 +97,31 @@ def survey(blocks: Iterator[Lines], columns: CandleColumns) -> Survey:
     return Survey(step_s, found.phase_s(step_s), falls, tuple(found.units), base, order, tuple(found.last))
 
 
+T = TypeVar("T")
+
+
+class _Some(list[T]):
+    """Findings of blocks that lie evenly in a file, at most `_MOST_BLOCKS`: memory does not grow with the rows.
+
+    >>> some = _Some[int]()
+    >>> for block in range(1_000):
+    ...     some.add(block)
+    >>> len(some), some[:3]
+    (250, [0, 4, 8])
+    """
+
+    _seen, _every = 0, 1
+
+    def add(self, finding: T) -> None:
+        """Keep the finding of a block; beyond the limit, keep the findings of half the blocks."""
+        if self._seen % self._every == 0:
+            self.append(finding)
+        self._seen += 1
+        if len(self) > _MOST_BLOCKS:
+            del self[1::2]
+            self._every *= 2
+
+
 class _Found:
     """Counts over the rows so far."""
 
@@ -108,12 +134,12 @@ class _Found:
         self.steps: Counter[int] = Counter()
         self.rises = self.falls = 0
         self.units: dict[str, None] = {}
-        self.ratios: list[Floats] = []
+        self.ratios = _Some[Floats]()
         self.fitting = np.zeros(len(self.orders), np.int64)
         self.alike: dict[int, str] = {}  # value of each column of which all rows must have the same
         self.lengths: Counter[int] = Counter()  # by the column of lengths, or of ends
-        self.some: list[Int64s] = []  # times, of which most tell the phase
-        self.turnovers: list[float] = []  # volume times close, of each block
+        self.some = _Some[Int64s]()  # times, of which most tell the phase
+        self.turnovers = _Some[float]()  # volume times close, of each block
 
     def add(self, texts: Mapping[int, pa.Array]) -> None:
         """Note some rows, by the index of a column; raises as `survey`."""
@@ -125,7 +151,7 @@ class _Found:
         product, volumes = self.columns.product, self.columns.volumes
         ns, good = STARTS.parse(texts[self.start])
         seconds = ns // NS
-        self.some.append(seconds[good][:_SOME_OF_A_BLOCK])
+        self.some.add(seconds[np.flatnonzero(good)[:_SOME_OF_A_BLOCK]])
         self._add_units(texts[self.start])
         rows = len(seconds)
         named = products(texts[product] if product is not None else texts_of([""] * rows))
@@ -148,7 +174,7 @@ class _Found:
             self._add_ratios([sizes(texts[i])[0][is_price] for i in volumes], close[is_price])
         elif is_price.any():
             some = close[:_SOME_OF_A_BLOCK] * sizes(texts[volumes[0]].slice(0, _SOME_OF_A_BLOCK))[0]
-            self.turnovers.append(float(np.median(np.nan_to_num(some))))
+            self.turnovers.add(float(np.median(np.nan_to_num(some))))
 
     def _add_lengths(self, texts: Mapping[int, pa.Array]) -> None:
         """Note the lengths of candles that a column names, or that their ends tell; an end may be 1 ms earlier."""
@@ -157,7 +183,7 @@ class _Found:
             code, names = by_name(texts[length], list)
             counts = np.bincount(code, minlength=len(names)).tolist()
             self.lengths.update({_length_s(name): count for name, count in zip(names, counts, strict=True)})
-        elif end is not None:
+        elif end is not None and len(self.lengths) <= MOST_STEPS:
             both = (texts[i].slice(0, _SOME_OF_A_BLOCK) for i in (self.start, end))
             (starts, are_starts), (ends, are_ends) = map(STARTS.parse, both)
             found = -(-(ends - starts)[are_starts & are_ends] // NS)
@@ -195,7 +221,7 @@ class _Found:
         usable = np.flatnonzero((pair[0] > 0) & (pair[1] > 0) & np.isfinite(pair[0]) & np.isfinite(pair[1]))
         usable = usable[:_SOME_OF_A_BLOCK]
         ratio, log_price = np.log(pair[1][usable] / pair[0][usable]), np.log(close[usable])
-        self.ratios.append(np.array([abs(ratio - log_price), abs(ratio + log_price), ratio + log_price]))
+        self.ratios.add(np.array([abs(ratio - log_price), abs(ratio + log_price), ratio + log_price]))
 
     def step_s(self) -> int:
         """Return the greatest common step of the times, without rare steps."""
