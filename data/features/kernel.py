@@ -121,7 +121,7 @@ def _start_step(w: Any) -> None:
 
 @compiled
 def _copy_sums(sums: Floats, out: Floats) -> None:
-    """Copy the sums of a block: all are read before the first write, as the compiler cannot tell the two places apart."""
+    """Copy the sums of a block; all are read before the first write, as the compiler cannot tell the places apart."""
     first = sums[VARIANCE], sums[RANGE], sums[TRADES]
     second = sums[VOLUME], sums[STEPS], sums[MOVE]
     out[VARIANCE], out[RANGE], out[TRADES] = first
