@@ -155,7 +155,7 @@ class _Candles(BarDialect):
         venue, volumes = columns.venue, columns.volumes
         if found.order:
             venue, names = columns.others[found.order - 1]
-            at |= {name: names.index(name) for name in PRICE_COLUMNS}
+            at |= zip(PRICE_COLUMNS, columns.orders[found.order], strict=True)
             at.pop("count", None)
             volumes = volumes if len(volumes) == 2 else [names.index("volume")]
         base = volumes[found.base]
