@@ -22,11 +22,12 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 import pytest
-from confluent_kafka import Consumer, TopicPartition
 
 from data.models.kept import save_last_good
 from data.recordings.readers import write_csv
+from data.settings import KafkaSettings
 from data.simulator.day import simulate_day
+from data.stream.reader import TopicReader
 from data.stream.records import PARTITIONS, TRADES
 from data.times import NS, start_ns
 from data.trades import Trades
@@ -132,15 +133,15 @@ def open_files(pid: int, topics: Path) -> int:
     return found
 
 
-def look(stack: psutil.Process, group: Consumer, topics: Path) -> Look:
+def look(stack: psutil.Process, group: TopicReader, topics: Path) -> Look:
     memory, fds = {}, {}
     for name, process in names_of(stack).items():
         with suppress(psutil.Error, FileNotFoundError):
             memory[name], fds[name] = own_memory(process.pid), open_files(process.pid, topics)
-    places = [TopicPartition(TRADES, partition) for partition in range(PARTITIONS)]
-    committed = {found.partition: max(found.offset, 0) for found in group.committed(places, timeout=30)}
-    ends = {place.partition: group.get_watermark_offsets(place, timeout=30)[1] for place in places}
-    return Look(time.monotonic(), memory, fds, sum(max(0, ends[place] - committed[place]) for place in ends))
+    committed = group.committed(TRADES, range(PARTITIONS))
+    ends = {partition: group.span(TRADES, partition)[1] for partition in range(PARTITIONS)}
+    lag = sum(max(0, end - committed.get(partition, (0, ""))[0]) for partition, end in ends.items())
+    return Look(time.monotonic(), memory, fds, lag)
 
 
 class Warnings:
@@ -181,20 +182,17 @@ def test_half_an_hour_of_1000_trades_a_second_lets_nothing_grow(tmp_path: Path, 
     with running_stack(var, log, **more) as (stack, settings):
         for part in ("first forecast", "dagster_daemon ready"):  # the first training may go on
             wait_until(functools.partial(says, log, part), part, UP_S)
-        servers = f"127.0.0.1:{settings['KAFKA_PORT']}"
-        group = Consumer({"bootstrap.servers": servers, "group.id": GROUP, "enable.auto.commit": False})
+        kafka = KafkaSettings(kafka_bootstrap_servers=f"127.0.0.1:{settings['KAFKA_PORT']}")
         warnings, looks, began = Warnings(var / "logs"), list[Look](), time.monotonic()
         warnings.read(-1)  # of the start, which are not judged
         warnings.minutes.clear()
-        try:
+        with TopicReader(kafka, GROUP) as group:
             while (now := time.monotonic() - began) < LENGTH_S:
                 looks.append(look(stack, group, var / "broker" / "kafka"))
                 warnings.read(int(now // 60))
                 with suppress(psutil.TimeoutExpired):
                     stack.wait(LOOK_S)
                     pytest.fail(log.read_text())
-        finally:
-            group.close()
         text = log.read_text()
     judged = [each for each in looks if each.at - began >= WARM_UP * LENGTH_S]
     tenth = max(1, len(judged) // 10)
